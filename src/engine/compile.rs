@@ -1,0 +1,579 @@
+//! From what was typed to what is meant: parameters substituted, stages decoded, references resolved to
+//! outputs of the right type, siblings put in an order in which they can run. Done once for each stage of
+//! the file, however often a loop repeats it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::input::{self, Origin, Use};
+use super::reference::Reference;
+use super::source::{At, Diagnostic, Source};
+use super::spec::{Item, LoopSpec, Params, Pipeline, StageSpec};
+use super::stage::{Decoded, Kind, Registry};
+use super::tree::{Key, Tree, Value};
+
+/// A checked pipeline, loops not yet unrolled.
+pub struct Program {
+    pub name: String,
+    pub seed: u64,
+    pub params: Params,
+    pub steps: Vec<Step>,
+}
+
+pub enum Step {
+    Stage(StageStep),
+    Loop(LoopStep),
+}
+
+pub struct StageStep {
+    pub name: String,
+    pub kind: &'static Kind,
+    pub seed: Option<u64>,
+    pub variants: Vec<Variant>,
+}
+
+/// One combination of a stage's matrix; a stage without one has a single variant without a label.
+pub struct Variant {
+    pub label: Option<String>,
+    pub decoded: Arc<Decoded>,
+    pub feeds: Vec<(Origin, Link)>,
+}
+
+pub struct LoopStep {
+    pub name: String,
+    pub repeat: usize,
+    pub keep: Keep,
+    pub carry: Vec<(String, Link)>,
+    pub steps: Vec<Step>,
+    pub next: Vec<(String, Link)>,
+}
+
+/// Which rounds of a loop keep the bulky artifacts they hand on. The last round always does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    All,
+    Last,
+    Every(usize),
+}
+
+/// A resolved source of an artifact, relative to the scope it is used in.
+#[derive(Clone, Debug)]
+pub enum Link {
+    Output { stage: String, variant: Option<String>, output: usize },
+    Carried { name: String },
+    LoopResult { repeat: String, name: String },
+    Path { path: PathBuf, at: At },
+}
+
+/// What a name means in a scope, and the type of artifact behind it.
+enum Binding {
+    Stage { kind: &'static Kind, labels: Vec<Option<String>> },
+    Carried(Option<&'static str>),
+    Loop(BTreeMap<String, Option<&'static str>>),
+}
+
+struct Scope<'a> {
+    parent: Option<&'a Scope<'a>>,
+    names: BTreeMap<String, Binding>,
+}
+
+impl Scope<'_> {
+    fn find(&self, name: &str) -> Option<&Binding> {
+        self.names.get(name).or_else(|| self.parent?.find(name))
+    }
+
+    fn all_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.names.keys().map(String::as_str).collect();
+        names.extend(self.parent.iter().flat_map(|parent| parent.all_names()));
+        names
+    }
+}
+
+/// An entry of `stages:` decoded, its references not yet resolved.
+enum Draft<'a> {
+    Stage { spec: &'a StageSpec, kind: &'static Kind, seed: Option<u64>, variants: Vec<DraftVariant> },
+    Loop { spec: &'a LoopSpec, repeat: usize, keep: Keep, body: Vec<Draft<'a>> },
+}
+
+struct DraftVariant {
+    label: Option<String>,
+    decoded: Decoded,
+    uses: Vec<(Use, At)>,
+}
+
+struct Compiler<'a> {
+    source: &'a Source,
+    registry: &'a Registry,
+}
+
+pub fn compile(
+    source: &Source,
+    spec: &Pipeline,
+    params: &Params,
+    registry: &Registry,
+) -> Result<Program, Diagnostic> {
+    let compiler = Compiler { source, registry };
+    let drafts = compiler.decode_all(&spec.stages, params)?;
+    let root = Scope { parent: None, names: BTreeMap::new() };
+    let (steps, _) = compiler.resolve_all(drafts, root)?;
+    let Some(Value::Int(seed)) = params.get("seed") else {
+        return Err(Diagnostic::of_file(&source.path, "`seed` should be a whole number"));
+    };
+    Ok(Program { name: spec.name.clone(), seed: *seed as u64, params: params.clone(), steps })
+}
+
+impl Compiler<'_> {
+    // First pass: substitute parameters and decode.
+
+    fn decode_all<'a>(&self, items: &'a [Item], params: &Params) -> Result<Vec<Draft<'a>>, Diagnostic> {
+        items
+            .iter()
+            .map(|item| match item {
+                Item::Stage(spec) => self.decode_stage(spec, params),
+                Item::Loop(spec) => self.decode_loop(spec, params),
+            })
+            .collect()
+    }
+
+    fn decode_loop<'a>(&self, spec: &'a LoopSpec, params: &Params) -> Result<Draft<'a>, Diagnostic> {
+        let repeat = self.substitute(&spec.repeat, params)?;
+        let repeat = match repeat.value {
+            Value::Int(count) if (0..=1_000_000).contains(&count) => count as usize,
+            _ => return Err(self.source.error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000")),
+        };
+        let keep = spec.keep.as_ref().map(|tree| self.keep(tree)).transpose()?.unwrap_or(Keep::Last);
+        Ok(Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, params)? })
+    }
+
+    fn keep(&self, tree: &Tree) -> Result<Keep, Diagnostic> {
+        match (&tree.value, tree.get("every").map(|every| &every.value)) {
+            (Value::Text(text), _) if text == "all" => Ok(Keep::All),
+            (Value::Text(text), _) if text == "last" => Ok(Keep::Last),
+            (Value::Map(entries), Some(Value::Int(every @ 1..))) if entries.len() == 1 => {
+                Ok(Keep::Every(*every as usize))
+            }
+            _ => Err(self.source.error(tree.at, "`keep` is `last`, `all` or { every: N }")),
+        }
+    }
+
+    fn decode_stage<'a>(&self, spec: &'a StageSpec, params: &Params) -> Result<Draft<'a>, Diagnostic> {
+        let (kind_name, kind_at) = &spec.kind;
+        let Some((kind, decode)) = self.registry.find(kind_name) else {
+            let error = self.source.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
+            return Err(error.suggest(kind_name, self.registry.names()));
+        };
+        let seed = match &spec.seed {
+            None => None,
+            Some(tree) => match self.substitute(tree, params)?.value {
+                Value::Int(seed @ 0..) => Some(seed as u64),
+                _ => return Err(self.source.error(tree.at, "`seed` is a whole number from 0")),
+            },
+        };
+        let mut variants = Vec::new();
+        for (label, axes) in combinations(&spec.matrix) {
+            let mut params = params.clone();
+            params.extend(axes);
+            let body = self.substitute(&spec.body, &params)?;
+            let decoded = decode(body.to_json()).map_err(|error| self.decode_error(spec, &body, error))?;
+            let uses = input::uses(&decoded.params)
+                .into_iter()
+                .map(|found| {
+                    let at = descend(&body, &found.path).map_or(spec.name.at, |tree| tree.at);
+                    (found, at)
+                })
+                .collect();
+            variants.push(DraftVariant { label, decoded, uses });
+        }
+        Ok(Draft::Stage { spec, kind, seed, variants })
+    }
+
+    /// A serde error, at the place of the value it is about, in the words of this grammar.
+    fn decode_error(&self, spec: &StageSpec, body: &Tree, error: super::stage::DecodeError) -> Diagnostic {
+        let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
+        let whole = format!("stage `{}` (kind {})", spec.name.name, spec.kind.0);
+        if error.message.starts_with("unknown field") {
+            let (given, known) = quoted.split_first().map_or(("", &[][..]), |(given, known)| (*given, known));
+            let key = find_key(body, &error.path, given).unwrap_or(spec.name.at);
+            return self.source.error(key, format!("{whole} has no key `{given}`")).suggest(given, known.iter().copied());
+        }
+        if error.message.starts_with("missing field") {
+            let at = descend(body, &error.path).filter(|tree| tree.at != body.at).map_or(spec.name.at, |tree| tree.at);
+            return self.source.error(at, format!("{whole} needs the key `{}`", quoted.first().unwrap_or(&"?")));
+        }
+        if let Some((given, known)) = quoted.split_first().filter(|_| error.message.starts_with("unknown variant")) {
+            let at = find_key(body, &error.path, given).or_else(|| descend(body, &error.path).map(|tree| tree.at));
+            return self
+                .source
+                .error(at.unwrap_or(spec.name.at), format!("`{given}` is not a value of this key"))
+                .suggest(given, known.iter().copied());
+        }
+        let at = descend(body, &error.path).filter(|_| !error.path.is_empty()).map_or(spec.name.at, |tree| tree.at);
+        let what = if error.path.is_empty() { whole } else { format!("`{}`", error.path.join(".")) };
+        self.source.error(at, format!("{what}: {}", error.message))
+    }
+
+    /// The tree with every `$name` replaced by its value and every `${name}` inside text by its text.
+    fn substitute(&self, tree: &Tree, params: &Params) -> Result<Tree, Diagnostic> {
+        let value = match &tree.value {
+            Value::Text(text) if text.contains('$') => self.substitute_text(text, tree.at, params)?,
+            Value::List(items) => {
+                Value::List(items.iter().map(|item| self.substitute(item, params)).collect::<Result<_, _>>()?)
+            }
+            Value::Map(entries) => Value::Map(
+                entries
+                    .iter()
+                    .map(|(key, value)| Ok((key.clone(), self.substitute(value, params)?)))
+                    .collect::<Result<_, Diagnostic>>()?,
+            ),
+            other => other.clone(),
+        };
+        Ok(Tree { value, at: tree.at })
+    }
+
+    fn substitute_text(&self, text: &str, at: At, params: &Params) -> Result<Value, Diagnostic> {
+        let lookup = |name: &str| {
+            params.get(name).ok_or_else(|| {
+                self.source
+                    .error(at, format!("there is no parameter `{name}`"))
+                    .suggest(name, params.keys().map(String::as_str))
+            })
+        };
+        if let Some(name) = text.strip_prefix('$').filter(|name| super::reference::is_name(name)) {
+            return lookup(name).cloned();
+        }
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, after) = after.split_once('}').ok_or_else(|| self.source.error(at, "`${` without `}`"))?;
+            out += before;
+            match lookup(name)?.to_json() {
+                serde_json::Value::String(text) => out += &text,
+                other => out += &other.to_string(),
+            }
+            rest = after;
+        }
+        Ok(Value::Text(out + rest))
+    }
+
+    // Second pass: order siblings, resolve references, check types.
+
+    fn resolve_all<'s>(
+        &self,
+        drafts: Vec<Draft<'_>>,
+        mut scope: Scope<'s>,
+    ) -> Result<(Vec<Step>, Scope<'s>), Diagnostic> {
+        for draft in &drafts {
+            let name = &draft.key().name;
+            if scope.names.contains_key(name) {
+                let message = format!("`{name}` is carried by this loop; a stage needs a name of its own");
+                return Err(self.source.error(draft.key().at, message));
+            }
+        }
+        let order = self.order(&drafts)?;
+        let mut slots: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();
+        let siblings: Vec<String> = slots.iter().flatten().map(|draft| draft.key().name.clone()).collect();
+        let mut steps = Vec::with_capacity(slots.len());
+        for index in order {
+            let Some(draft) = slots[index].take() else { continue };
+            match draft {
+                Draft::Stage { spec, kind, seed, variants } => {
+                    let labels = variants.iter().map(|variant| variant.label.clone()).collect();
+                    let variants = variants
+                        .into_iter()
+                        .map(|variant| self.resolve_variant(variant, &scope, &siblings))
+                        .collect::<Result<_, _>>()?;
+                    let name = spec.name.name.clone();
+                    scope.names.insert(name.clone(), Binding::Stage { kind, labels });
+                    steps.push(Step::Stage(StageStep { name, kind, seed, variants }));
+                }
+                Draft::Loop { spec, repeat, keep, body } => {
+                    let (step, results) = self.resolve_loop(spec, repeat, keep, body, &scope, &siblings)?;
+                    scope.names.insert(spec.name.name.clone(), Binding::Loop(results));
+                    steps.push(Step::Loop(step));
+                }
+            }
+        }
+        Ok((steps, scope))
+    }
+
+    fn resolve_variant(
+        &self,
+        variant: DraftVariant,
+        scope: &Scope,
+        siblings: &[String],
+    ) -> Result<Variant, Diagnostic> {
+        let mut feeds = Vec::new();
+        for (found, at) in variant.uses {
+            let (link, artifact) = self.resolve(&found.origin, at, scope, siblings)?;
+            if let Some(artifact) = artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact)) {
+                let message = format!(
+                    "`{}` takes {}, but `{}` is of type {artifact}",
+                    found.path.join("."),
+                    found.accepts.join(" or "),
+                    origin_text(&found.origin)
+                );
+                return Err(self.source.error(at, message));
+            }
+            feeds.push((found.origin, link));
+        }
+        Ok(Variant { label: variant.label, decoded: Arc::new(variant.decoded), feeds })
+    }
+
+    fn resolve_loop(
+        &self,
+        spec: &LoopSpec,
+        repeat: usize,
+        keep: Keep,
+        body: Vec<Draft<'_>>,
+        scope: &Scope,
+        siblings: &[String],
+    ) -> Result<(LoopStep, BTreeMap<String, Option<&'static str>>), Diagnostic> {
+        let (mut carry, mut types) = (Vec::new(), BTreeMap::new());
+        for (key, tree) in &spec.carry {
+            let (link, artifact) = self.resolve(&self.origin(tree)?, tree.at, scope, siblings)?;
+            carry.push((key.name.clone(), link));
+            types.insert(key.name.clone(), artifact);
+        }
+        let names = types.iter().map(|(name, artifact)| (name.clone(), Binding::Carried(*artifact))).collect();
+        let (steps, inner) = self.resolve_all(body, Scope { parent: Some(scope), names })?;
+        let mut next = Vec::new();
+        for (key, tree) in &spec.next {
+            let Some(carried) = types.get(&key.name) else {
+                let error = self.source.error(key.at, format!("`{}` is not carried by this loop", key.name));
+                return Err(error.suggest(&key.name, types.keys().map(String::as_str)));
+            };
+            let (link, artifact) = self.resolve(&self.origin(tree)?, tree.at, &inner, &[])?;
+            if let (Some(carried), Some(artifact)) = (carried, artifact)
+                && *carried != artifact
+            {
+                let message = format!("`{}` carries {carried}, but this is of type {artifact}", key.name);
+                return Err(self.source.error(tree.at, message));
+            }
+            next.push((key.name.clone(), link));
+        }
+        Ok((LoopStep { name: spec.name.name.clone(), repeat, keep, carry, steps, next }, types))
+    }
+
+    /// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
+    fn origin(&self, tree: &Tree) -> Result<Origin, Diagnostic> {
+        let path = tree.get("path").map(|path| &path.value);
+        match (&tree.value, path) {
+            (Value::Text(text), _) => Ok(Origin::Reference(text.clone())),
+            (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => Ok(Origin::Path(path.into())),
+            _ => Err(self.source.error(tree.at, "expected a reference such as `warmup.model`, or { path: FILE }")),
+        }
+    }
+
+    fn resolve(
+        &self,
+        origin: &Origin,
+        at: At,
+        scope: &Scope,
+        siblings: &[String],
+    ) -> Result<(Link, Option<&'static str>), Diagnostic> {
+        let text = match origin {
+            Origin::Path(path) => return Ok((Link::Path { path: path.clone(), at }, None)),
+            Origin::Reference(text) => text,
+        };
+        let reference = Reference::parse(text).map_err(|message| self.source.error(at, message))?;
+        let unknown = |what: &str, given: &str, known: &[&str]| {
+            Err(self.source.error(at, format!("{what} `{given}`")).suggest(given, known.iter().copied()))
+        };
+        let name = &reference.name;
+        match scope.find(name) {
+            None => {
+                let mut known = scope.all_names();
+                known.extend(siblings.iter().map(String::as_str));
+                known.sort_unstable();
+                known.dedup();
+                unknown("there is no stage or carried value", name, &known)
+            }
+            Some(Binding::Stage { kind, labels }) => {
+                if !labels.contains(&reference.variant) {
+                    let known: Vec<&str> = labels.iter().flatten().map(String::as_str).collect();
+                    let help = match known.first() {
+                        None => format!("`{name}` has no matrix: drop the brackets"),
+                        Some(first) => format!("`{name}` has the variants {}: write {name}[{first}]", known.join(", ")),
+                    };
+                    return Err(self.source.error(at, format!("`{text}` does not name a variant")).help(help));
+                }
+                let index = match &reference.output {
+                    None => Some(0),
+                    Some(output) => kind.outputs.iter().position(|declared| declared.name == output),
+                };
+                let Some(index) = index else {
+                    let known: Vec<&str> = kind.outputs.iter().map(|output| output.name).collect();
+                    let what = format!("`{name}` (kind {}) has no output", kind.name);
+                    return unknown(&what, reference.output.as_deref().unwrap_or(""), &known);
+                };
+                let link = Link::Output { stage: name.clone(), variant: reference.variant, output: index };
+                Ok((link, Some(kind.outputs[index].artifact)))
+            }
+            Some(Binding::Carried(artifact)) => match (&reference.variant, &reference.output) {
+                (None, None) => Ok((Link::Carried { name: name.clone() }, *artifact)),
+                _ => Err(self.source.error(at, format!("`{name}` is a carried value: write just `{name}`"))),
+            },
+            Some(Binding::Loop(results)) => match &reference.output {
+                Some(output) if reference.variant.is_none() => match results.get(output) {
+                    Some(artifact) => {
+                        let link = Link::LoopResult { repeat: name.clone(), name: output.clone() };
+                        Ok((link, *artifact))
+                    }
+                    None => {
+                        let known: Vec<&str> = results.keys().map(String::as_str).collect();
+                        unknown(&format!("loop `{name}` does not carry"), output, &known)
+                    }
+                },
+                _ => {
+                    let known: Vec<String> = results.keys().map(|result| format!("{name}.{result}")).collect();
+                    let help = format!("what a loop gives is what it carries: {}", known.join(", "));
+                    Err(self.source.error(at, format!("`{text}` is a loop")).help(help))
+                }
+            },
+        }
+    }
+
+    /// An order in which every sibling comes after those it refers to; the file's order where it is free.
+    fn order(&self, drafts: &[Draft]) -> Result<Vec<usize>, Diagnostic> {
+        let index: BTreeMap<&str, usize> =
+            drafts.iter().enumerate().map(|(i, draft)| (draft.key().name.as_str(), i)).collect();
+        let needs: Vec<Vec<(usize, At)>> = drafts
+            .iter()
+            .map(|draft| {
+                let mut names = Vec::new();
+                self.free_names(draft, &mut names);
+                names.iter().filter_map(|(name, at)| Some((*index.get(name.as_str())?, *at))).collect()
+            })
+            .collect();
+        let mut visit = Visit { needs: &needs, open: Vec::new(), order: Vec::new() };
+        for start in 0..drafts.len() {
+            if let Err((cycle, at)) = visit.from(start) {
+                let names: Vec<&str> = cycle.iter().map(|&i| drafts[i].key().name.as_str()).collect();
+                return Err(self.source.error(at, format!("a cycle: {}", names.join(" → "))).help(
+                    "a stage cannot use what comes after it; carry a value through `repeat` instead",
+                ));
+            }
+        }
+        Ok(visit.order)
+    }
+
+    /// The names that a draft uses from the scope around it.
+    fn free_names(&self, draft: &Draft, names: &mut Vec<(String, At)>) {
+        let mut add = |origin: &Origin, at: At| {
+            if let Origin::Reference(text) = origin
+                && let Ok(reference) = Reference::parse(text)
+            {
+                names.push((reference.name, at));
+            }
+        };
+        match draft {
+            Draft::Stage { variants, .. } => {
+                variants.iter().flat_map(|variant| &variant.uses).for_each(|(found, at)| add(&found.origin, *at));
+            }
+            Draft::Loop { spec, body, .. } => {
+                for (_, tree) in &spec.carry {
+                    if let Ok(origin) = self.origin(tree) {
+                        add(&origin, tree.at);
+                    }
+                }
+                let mut inner = Vec::new();
+                body.iter().for_each(|draft| self.free_names(draft, &mut inner));
+                for (_, tree) in &spec.next {
+                    if let Ok(Origin::Reference(text)) = self.origin(tree)
+                        && let Ok(reference) = Reference::parse(&text)
+                    {
+                        inner.push((reference.name, tree.at));
+                    }
+                }
+                let bound = |name: &str| {
+                    spec.carry.iter().any(|(key, _)| key.name == name)
+                        || body.iter().any(|draft| draft.key().name == name)
+                };
+                names.extend(inner.into_iter().filter(|(name, _)| !bound(name)));
+            }
+        }
+    }
+}
+
+impl Draft<'_> {
+    fn key(&self) -> &Key {
+        match self {
+            Draft::Stage { spec, .. } => &spec.name,
+            Draft::Loop { spec, .. } => &spec.name,
+        }
+    }
+}
+
+/// Depth-first topological sort. `open` is the trail from the start to where it is now.
+struct Visit<'a> {
+    needs: &'a [Vec<(usize, At)>],
+    open: Vec<usize>,
+    order: Vec<usize>,
+}
+
+impl Visit<'_> {
+    /// On a cycle: its nodes from the one that closes it back to itself, and the reference that closes it.
+    fn from(&mut self, node: usize) -> Result<(), (Vec<usize>, At)> {
+        if self.order.contains(&node) {
+            return Ok(());
+        }
+        self.open.push(node);
+        for &(need, at) in &self.needs[node] {
+            if let Some(start) = self.open.iter().position(|&open| open == need) {
+                let mut cycle = self.open[start..].to_vec();
+                cycle.push(need);
+                return Err((cycle, at));
+            }
+            self.from(need)?;
+        }
+        self.open.pop();
+        self.order.push(node);
+        Ok(())
+    }
+}
+
+/// Every combination of the axes' values, with its label and the parameters it adds.
+fn combinations(axes: &[(Key, Vec<Tree>)]) -> Vec<(Option<String>, Params)> {
+    let mut all: Vec<(Vec<String>, Params)> = vec![(Vec::new(), Params::new())];
+    for (axis, values) in axes {
+        all = all
+            .iter()
+            .flat_map(|(labels, params)| {
+                values.iter().map(move |value| {
+                    let (mut labels, mut params) = (labels.clone(), params.clone());
+                    labels.push(match value.to_json() {
+                        serde_json::Value::String(text) => text,
+                        other => other.to_string(),
+                    });
+                    params.insert(axis.name.clone(), value.value.clone());
+                    (labels, params)
+                })
+            })
+            .collect();
+    }
+    all.into_iter().map(|(labels, params)| ((!labels.is_empty()).then(|| labels.join(",")), params)).collect()
+}
+
+fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
+    path.iter().try_fold(tree, |tree, step| match &tree.value {
+        Value::List(items) => items.get(step.parse::<usize>().ok()?),
+        _ => tree.get(step),
+    })
+}
+
+/// The place of a key named `given`, in the map at `path` or in the one around it.
+fn find_key(tree: &Tree, path: &[String], given: &str) -> Option<At> {
+    let within = |tree: &Tree| match &tree.value {
+        Value::Map(entries) => entries.iter().find(|(key, _)| key.name == given).map(|(key, _)| key.at),
+        _ => None,
+    };
+    let parent = &path[..path.len().saturating_sub(1)];
+    descend(tree, path).and_then(within).or_else(|| descend(tree, parent).and_then(within))
+}
+
+fn origin_text(origin: &Origin) -> String {
+    match origin {
+        Origin::Reference(text) => text.clone(),
+        Origin::Path(path) => path.display().to_string(),
+    }
+}

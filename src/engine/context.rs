@@ -1,0 +1,95 @@
+//! What a running stage sees: its inputs, its seed, a folder for its outputs, and a way to say how far it is.
+
+use std::any::Any;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::graph::Node;
+use super::input::{Input, InputFile, Origin};
+use super::memory::Memory;
+use super::progress::Progress;
+use crate::store::{Digest, Seed};
+
+/// An artifact on disk: a file or a flat folder, and the digest of its content.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    pub digest: Digest,
+    pub path: PathBuf,
+}
+
+/// Keeps a value in memory under the digest of an output, once that is known.
+pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
+
+/// A stage's view of the world while it runs.
+pub struct Context<'a> {
+    pub(super) node: &'a Node,
+    /// In the order of the node's feeds.
+    pub(super) inputs: Vec<Artifact>,
+    pub(super) workspace: &'a Path,
+    pub(super) memory: &'a Memory,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) remember: Vec<(&'static str, Remember)>,
+    pub(super) note: String,
+}
+
+impl Context<'_> {
+    /// The artifact behind an input.
+    pub fn input<T>(&self, input: &Input<T>) -> anyhow::Result<&Artifact> {
+        self.find(&input.origin)
+    }
+
+    /// The file behind an input.
+    pub fn file(&self, input: &InputFile) -> anyhow::Result<&Artifact> {
+        self.find(&Origin::Path(input.0.clone()))
+    }
+
+    fn find(&self, origin: &Origin) -> anyhow::Result<&Artifact> {
+        let index = self.node.feeds.iter().position(|(known, _)| known == origin);
+        index
+            .and_then(|index| self.inputs.get(index))
+            .ok_or_else(|| anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name))
+    }
+
+    /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says
+    /// about how many bytes it holds.
+    pub fn load<T: Any + Send + Sync>(
+        &self,
+        artifact: &Artifact,
+        load: impl FnOnce(&Path) -> anyhow::Result<(T, usize)>,
+    ) -> anyhow::Result<Arc<T>> {
+        if let Some(value) = self.memory.get(artifact.digest) {
+            return Ok(value);
+        }
+        let (value, bytes) = load(&artifact.path)?;
+        let value = Arc::new(value);
+        self.memory.put(artifact.digest, value.clone(), bytes);
+        Ok(value)
+    }
+
+    /// Keeps what an output holds in memory, for the nodes that load it next.
+    pub fn remember<T: Any + Send + Sync>(&mut self, output: &'static str, value: T, bytes: usize) {
+        let value = Arc::new(value);
+        self.remember.push((output, Box::new(move |memory, digest| memory.put(digest, value, bytes))));
+    }
+
+    /// Where to write an output: a file, or a flat folder that the stage creates.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.workspace.join(name)
+    }
+
+    /// The seed for all randomness of this node.
+    pub fn seed(&self) -> Seed {
+        self.node.seed
+    }
+
+    /// The rounds of the loops around this node, outermost first, from 1.
+    pub fn position(&self) -> &[u32] {
+        &self.node.position
+    }
+
+    /// Says how far the stage is: `done` of `total`, and a short note that is also shown when it ends.
+    pub fn progress(&mut self, done: usize, total: usize, note: impl Into<String>) {
+        self.note = note.into();
+        self.progress.node_progress(done as u64, total as u64, &self.note);
+    }
+}

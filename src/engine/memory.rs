@@ -1,0 +1,88 @@
+//! Loaded artifacts kept between nodes of a chain, so that a model is read once however many nodes use it.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::store::Digest;
+
+type Key = (Digest, TypeId);
+
+/// A pool of loaded values by content digest with a byte budget; the least recently used goes first.
+pub struct Memory {
+    budget: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    values: HashMap<Key, Entry>,
+    bytes: usize,
+    clock: u64,
+}
+
+struct Entry {
+    value: Arc<dyn Any + Send + Sync>,
+    bytes: usize,
+    used: u64,
+}
+
+impl Memory {
+    /// A pool that holds values of at most `budget` bytes in all.
+    pub fn new(budget: usize) -> Memory {
+        Memory { budget, entries: Mutex::default() }
+    }
+
+    pub fn get<T: Any + Send + Sync>(&self, digest: Digest) -> Option<Arc<T>> {
+        let mut entries = self.lock();
+        entries.clock += 1;
+        let now = entries.clock;
+        let entry = entries.values.get_mut(&(digest, TypeId::of::<T>()))?;
+        entry.used = now;
+        entry.value.clone().downcast().ok()
+    }
+
+    /// Keeps a value of about `bytes` bytes, dropping others where the budget asks for it.
+    pub fn put<T: Any + Send + Sync>(&self, digest: Digest, value: Arc<T>, bytes: usize) {
+        if bytes > self.budget {
+            return;
+        }
+        let mut entries = self.lock();
+        entries.clock += 1;
+        let entry = Entry { value, bytes, used: entries.clock };
+        entries.bytes += bytes;
+        if let Some(replaced) = entries.values.insert((digest, TypeId::of::<T>()), entry) {
+            entries.bytes -= replaced.bytes;
+        }
+        while entries.bytes > self.budget {
+            let Some(oldest) = entries.values.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key) else {
+                return;
+            };
+            if let Some(dropped) = entries.values.remove(&oldest) {
+                entries.bytes -= dropped.bytes;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let memory = Memory::new(10);
+        let [a, b, c] = [b"a", b"b", b"c"].map(|name| Digest::of_bytes(name));
+        memory.put(a, Arc::new(1u8), 4);
+        memory.put(b, Arc::new(2u8), 4);
+        assert_eq!(memory.get::<u8>(a).as_deref(), Some(&1));
+        memory.put(c, Arc::new(3u8), 4);
+        assert_eq!(memory.get::<u8>(b), None);
+        assert_eq!(memory.get::<u8>(a).as_deref(), Some(&1));
+        assert_eq!(memory.get::<u16>(a), None, "another type is another entry");
+    }
+}

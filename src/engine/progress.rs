@@ -1,0 +1,20 @@
+//! What the engine tells the outside while it runs.
+
+/// What the engine tells the outside while it runs. All methods may be called from any thread.
+pub trait Progress: Send + Sync {
+    fn run_started(&self, pipeline: &str, total: usize);
+    fn node_started(&self, node: &str, kind: &str);
+    /// The node at work says how far it is: `done` of `total` units and a short note.
+    fn node_progress(&self, done: u64, total: u64, note: &str);
+    fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64);
+    fn message(&self, text: &str);
+    fn run_finished(&self);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ran,
+    Cached,
+    Failed,
+    Skipped,
+}

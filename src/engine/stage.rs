@@ -1,0 +1,124 @@
+//! What the engine asks of a stage kind, and the registry of kinds.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::context::Context;
+
+/// A stage kind's static description.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// What `kind:` says in a pipeline.
+    pub name: &'static str,
+    /// Raised whenever the code changes what the stage makes from the same parameters and inputs.
+    pub version: u32,
+    /// The first output is the one that a bare stage name refers to.
+    pub outputs: &'static [Output],
+    /// Whether results depend on the device and number type that models are computed with.
+    pub numerics: bool,
+}
+
+/// An output that a kind declares.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Output {
+    pub name: &'static str,
+    /// The type of artifact: an input takes it if its [`super::ArtifactType::ACCEPTS`] names it.
+    pub artifact: &'static str,
+    /// Large and cheap to make again: dropped inside loops once its successor is recorded.
+    pub bulky: bool,
+}
+
+impl Output {
+    pub const fn new(name: &'static str, artifact: &'static str) -> Output {
+        Output { name, artifact, bulky: false }
+    }
+
+    pub const fn bulky(name: &'static str, artifact: &'static str) -> Output {
+        Output { name, artifact, bulky: true }
+    }
+}
+
+/// A stage: typed parameters, and the function from inputs and seed to outputs.
+///
+/// The parameters are what serde reads (unknown keys must be refused) and writes back with every default
+/// filled in: the written form is hashed into the key. A stage must be a function of its parameters, its
+/// inputs and `context.seed()`: no clock, no other randomness, no undeclared file or variable.
+pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
+    const KIND: Kind;
+
+    /// What types cannot say about the parameters; the message says what was expected.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Does the work and writes every declared output to `context.output(name)`.
+    fn run(&self, context: &mut Context) -> anyhow::Result<()>;
+}
+
+/// A decoded stage of any kind.
+pub trait AnyStage: Send + Sync {
+    fn run(&self, context: &mut Context) -> anyhow::Result<()>;
+}
+
+struct Erased<S>(S);
+
+impl<S: Stage> AnyStage for Erased<S> {
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        self.0.run(context)
+    }
+}
+
+/// A decoded stage and its canonical parameters: defaults filled in, inputs marked.
+pub struct Decoded {
+    pub stage: Box<dyn AnyStage>,
+    pub params: Value,
+}
+
+/// Why parameters could not be decoded, and the keys and indices that lead to the place.
+#[derive(Debug)]
+pub struct DecodeError {
+    pub path: Vec<String>,
+    pub message: String,
+}
+
+type Decode = fn(Value) -> Result<Decoded, DecodeError>;
+
+/// The stage kinds that pipelines can name.
+#[derive(Default)]
+pub struct Registry {
+    kinds: Vec<(&'static Kind, Decode)>,
+}
+
+impl Registry {
+    /// Adds a kind.
+    pub fn with<S: Stage>(mut self) -> Registry {
+        self.kinds.push((const { &S::KIND }, decode::<S>));
+        self
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds.iter().map(|(kind, _)| kind.name)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<(&'static Kind, Decode)> {
+        self.kinds.iter().find(|(kind, _)| kind.name == name).copied()
+    }
+}
+
+fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
+    let stage: S = serde_path_to_error::deserialize(params).map_err(|error| {
+        use serde_path_to_error::Segment;
+        let step = |segment: &Segment| match segment {
+            Segment::Seq { index } => index.to_string(),
+            Segment::Map { key } => key.clone(),
+            Segment::Enum { variant } => variant.clone(),
+            Segment::Unknown => "?".to_owned(),
+        };
+        DecodeError { path: error.path().iter().map(step).collect(), message: error.inner().to_string() }
+    })?;
+    stage.check().map_err(|message| DecodeError { path: Vec::new(), message })?;
+    let params = serde_json::to_value(&stage)
+        .map_err(|error| DecodeError { path: Vec::new(), message: error.to_string() })?;
+    Ok(Decoded { stage: Box::new(Erased(stage)), params })
+}

@@ -1,0 +1,112 @@
+//! BLAKE3 digests and how files and folders are digested.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Files from this size on are memory-mapped and hashed by all threads.
+const PARALLEL_FROM: u64 = 1 << 20;
+
+/// A BLAKE3 hash: the name of a content. Shown and serialised as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of_bytes(bytes: &[u8]) -> Digest {
+        Digest(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The digest of a file's bytes.
+    pub fn of_file(path: &Path) -> io::Result<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        if fs::metadata(path)?.len() >= PARALLEL_FROM {
+            hasher.update_mmap_rayon(path)?;
+        } else {
+            hasher.update(&fs::read(path)?);
+        }
+        Ok(hasher.into())
+    }
+
+    /// The digest of a flat folder: the names and digests of its files, in name order.
+    pub fn of_folder(path: &Path) -> io::Result<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"folder\0");
+        for (name, file) in flat_files(path)? {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            hasher.update(&Digest::of_file(&file)?.0);
+        }
+        Ok(hasher.into())
+    }
+
+    /// The digest of a file or of a flat folder.
+    pub fn of_path(path: &Path) -> io::Result<Digest> {
+        if path.is_dir() { Digest::of_folder(path) } else { Digest::of_file(path) }
+    }
+
+    /// The first twelve digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+/// The files of a folder in name order; a nested folder or a name that is not UTF-8 is an error.
+pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            return Err(io::Error::other(format!(
+                "{} is a folder inside a folder: artifacts are flat",
+                path.display()
+            )));
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let name = name.ok_or_else(|| io::Error::other(format!("{}: name is not UTF-8", path.display())))?;
+        files.push((name, path));
+    }
+    files.sort();
+    Ok(files)
+}
+
+impl From<blake3::Hasher> for Digest {
+    fn from(hasher: blake3::Hasher) -> Digest {
+        Digest(*hasher.finalize().as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({})", self.short())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Digest, String> {
+        let hash = blake3::Hash::from_hex(text).map_err(|error| format!("not a digest: {text:?} ({error})"))?;
+        Ok(Digest(*hash.as_bytes()))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
