@@ -17,6 +17,8 @@ mod source;
 mod spec;
 mod stage;
 mod tree;
+#[cfg(test)]
+mod tests;
 mod unroll;
 
 pub use context::{Artifact, Context};
@@ -25,7 +27,7 @@ pub use input::{ArtifactType, Input, InputFile};
 pub use manifest::manifest;
 pub use memory::Memory;
 pub use run::{NodeOutput, NodeReport, Report, RunError, run};
-pub use source::{Diagnostic, Source};
+pub use source::{Diagnostic, Source, nearest};
 pub use stage::{Kind, Output, Registry, Stage};
 
 use std::path::Path;

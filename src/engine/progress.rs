@@ -16,5 +16,4 @@ pub enum Outcome {
     Ran,
     Cached,
     Failed,
-    Skipped,
 }

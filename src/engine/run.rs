@@ -15,7 +15,7 @@ use super::graph::{Feed, Graph, NodeId};
 use super::manifest::manifest;
 use super::memory::Memory;
 use super::progress::{Outcome, Progress};
-use crate::store::{self, Digest, Store, canonical_digest};
+use crate::store::{Digest, Store, canonical_digest};
 
 /// What one node came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub fn run(
 ) -> Report {
     progress.run_started(&graph.pipeline, graph.nodes.node_count());
     let done = vec![None; graph.nodes.node_count()];
-    let mut runner = Runner { graph, store, memory, progress, done, users: HashMap::new() };
+    let mut runner = Runner { graph, store, memory, progress, done, users: HashMap::new(), made_again: Vec::new() };
     let mut report = Report::default();
     for id in graph.nodes.node_indices() {
         let node = &graph.nodes[id];
@@ -89,6 +89,11 @@ pub fn run(
             }
         }
     }
+    for id in std::mem::take(&mut runner.made_again) {
+        if let Err(error) = runner.release(id) {
+            progress.message(&format!("warning: {error:#}"));
+        }
+    }
     progress.run_finished();
     report
 }
@@ -102,6 +107,7 @@ struct Runner<'a> {
     done: Vec<Option<Vec<NodeOutput>>>,
     /// How many outputs with this content are still wanted; at none, the blob is dropped.
     users: HashMap<Digest, usize>,
+    made_again: Vec<NodeId>,
 }
 
 impl Runner<'_> {
@@ -124,14 +130,13 @@ impl Runner<'_> {
             self.finish(id, &record.outputs)?;
             return Ok(report(record.outputs, true, record.seconds));
         }
-        let made_again = self.ensure_inputs(id)?;
+        self.ensure_inputs(id)?;
         let begun = Instant::now();
         let outputs = self.execute(id)?;
         let seconds = begun.elapsed().as_secs_f64();
         let record = json!({ "manifest": manifest, "outputs": outputs, "seconds": seconds });
         self.store.write_record(&key, &record)?;
         self.finish(id, &outputs)?;
-        made_again.into_iter().try_for_each(|id| self.release(id))?;
         Ok(report(outputs, false, seconds))
     }
 
@@ -191,8 +196,8 @@ impl Runner<'_> {
     }
 
     /// Makes the blobs that `id` needs and that were dropped again, from the nearest ones that are there.
-    /// Returns the nodes that were run for it.
-    fn ensure_inputs(&mut self, id: NodeId) -> anyhow::Result<Vec<NodeId>> {
+    /// They stay until the run ends: whoever asks for one round of a loop tends to ask for the next.
+    fn ensure_inputs(&mut self, id: NodeId) -> anyhow::Result<()> {
         let mut missing = BTreeSet::new();
         let mut open = vec![id];
         while let Some(id) = open.pop() {
@@ -222,8 +227,9 @@ impl Runner<'_> {
                 }
             }
             self.adopt(again, outputs);
+            self.made_again.push(again);
         }
-        Ok(missing.into_iter().collect())
+        Ok(())
     }
 
     /// Enters a node's outputs and drops the inputs that it was the last to need.
@@ -265,10 +271,4 @@ impl Runner<'_> {
 struct Record {
     outputs: Vec<NodeOutput>,
     seconds: f64,
-}
-
-impl From<store::Error> for RunError {
-    fn from(error: store::Error) -> RunError {
-        RunError { node: "cache".into(), cause: error.into() }
-    }
 }

@@ -1,1 +1,36 @@
+//! The stage kinds, one file each. A stage decodes its parameters, calls the layers below and declares its
+//! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
+//! [`registry`].
 
+mod artifact;
+mod collect;
+mod evaluate;
+mod generate;
+mod judge;
+mod pool;
+mod respond;
+mod reward;
+mod sandbox;
+mod sft;
+mod tokenizer;
+mod update;
+mod vote;
+
+use crate::engine::Registry;
+
+/// All stage kinds that a pipeline can name.
+pub fn registry() -> Registry {
+    Registry::default()
+        .with::<sandbox::Sandbox>()
+        .with::<tokenizer::Tokenizer>()
+        .with::<sft::Sft>()
+        .with::<generate::Generate>()
+        .with::<respond::Respond>()
+        .with::<judge::Judge>()
+        .with::<vote::Vote>()
+        .with::<collect::Collect>()
+        .with::<reward::Reward>()
+        .with::<pool::Pool>()
+        .with::<update::Update>()
+        .with::<evaluate::Evaluate>()
+}

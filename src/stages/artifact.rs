@@ -1,0 +1,144 @@
+//! The types of artifacts that pass between stages, and how stages read and write them.
+
+use std::sync::Arc;
+
+use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
+use crate::engine::{ArtifactType, Context, Input};
+use crate::game::Role;
+use crate::model::Checkpoint;
+use crate::rollout::{self, Sampling};
+use crate::store::Seed;
+
+macro_rules! artifact_types {
+    ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+;)*) => {$(
+        $(#[$doc])*
+        pub struct $name;
+        impl ArtifactType for $name {
+            const ACCEPTS: &'static [&'static str] = &[$($accepts),+];
+        }
+    )*};
+}
+
+artifact_types! {
+    /// A Hugging Face folder, after RL with the optimizer's state beside it.
+    Model: "model";
+    /// A folder with tokenizer.json.
+    Vocabulary: "tokenizer";
+    Texts: "texts";
+    Seeds: "seeds";
+    SftRows: "sft";
+    Attacks: "attacks";
+    Responses: "responses";
+    /// Attack and response pairs to be judged.
+    Pairs: "pairs";
+    /// Anything with an attack and a response in each row.
+    Judgeable: "responses" | "labels";
+    Verdicts: "verdicts";
+    Labels: "labels";
+    Rewards: "rewards";
+    SuccessPool: "pool";
+    /// The sandbox's declaration: its grammar is the oracle.
+    World: "world";
+}
+
+/// The rows of a dataset, kept in memory for the nodes that read them next.
+pub fn rows<R: Row + Send + Sync + 'static, T>(
+    context: &Context,
+    input: &Input<T>,
+) -> anyhow::Result<Arc<Vec<R>>> {
+    context.load(context.input(input)?, |path| {
+        let rows = data::read::<R>(path)?;
+        let bytes = std::fs::metadata(path)?.len() as usize * 4;
+        Ok((rows, bytes))
+    })
+}
+
+/// The model in a Hugging Face folder.
+pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
+    context.load(context.input(input)?, |path| {
+        let checkpoint = Checkpoint::load(path)?;
+        let bytes = checkpoint.bytes();
+        Ok((checkpoint, bytes))
+    })
+}
+
+/// Where in its loops a node is, as the columns that every row carries.
+pub fn position(context: &Context) -> Position {
+    let round = |depth: usize| context.position().get(depth).copied().unwrap_or(0);
+    Position { iteration: round(0), step: round(1), rng_seed: context.seed().to_hex()[..16].to_owned() }
+}
+
+/// `count` draws from `0..available`: without replacement, starting over when all were taken.
+pub fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
+    use rand::seq::SliceRandom;
+    let mut stream = seed.stream("draw");
+    let mut drawn = Vec::with_capacity(count);
+    while drawn.len() < count && available > 0 {
+        let mut order: Vec<usize> = (0..available).collect();
+        order.shuffle(&mut stream);
+        drawn.extend(order.into_iter().take(count - drawn.len()));
+    }
+    drawn
+}
+
+/// The columns that follow a seed prompt through all datasets.
+pub fn origin(seed: &SeedRow) -> Origin {
+    Origin {
+        seed_id: seed.seed_id.clone(),
+        category: seed.category.clone(),
+        split: seed.split.clone(),
+        task: seed.task.clone(),
+        seed: seed.text.clone(),
+    }
+}
+
+/// Samples one completion for each rendered prompt and reports tokens per second under way. `what` names
+/// the random streams and is shown with the progress.
+pub fn sample(
+    context: &mut Context,
+    model: &Input<Model>,
+    role: Role,
+    prompts: Vec<String>,
+    sampling: &Sampling,
+    what: &str,
+) -> anyhow::Result<Vec<Sample>> {
+    let checkpoint = self::model(context, model)?;
+    let tokenizer = &checkpoint.tokenizer;
+    let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+    let seed = context.seed().child(what);
+    let begun = std::time::Instant::now();
+    let total = sampling.max_new_tokens;
+    let mut tokens = 0;
+    let completions = rollout::sample(&checkpoint, &ids, sampling, seed, &mut |step, active| {
+        tokens += active;
+        let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
+        context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
+    })?;
+    prompts
+        .into_iter()
+        .zip(ids)
+        .zip(completions)
+        .map(|((prompt, prompt_ids), completion)| {
+            Ok(Sample {
+                role: role.to_string(),
+                prompt,
+                prompt_ids,
+                completion: tokenizer.decode(&completion.ids)?,
+                completion_ids: completion.ids,
+                logprobs: completion.logprobs,
+                finished: completion.finished,
+            })
+        })
+        .collect()
+}
+
+/// A unit vector for each text (mean-pooled last hidden states of a decoder), or empty ones without a model.
+pub fn embed(context: &Context, embedder: Option<&Input<Model>>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+    let Some(embedder) = embedder else { return Ok(vec![Vec::new(); texts.len()]) };
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let checkpoint = model(context, embedder)?;
+    let ids = texts.iter().map(|text| checkpoint.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(checkpoint.embed(&ids)?)
+}

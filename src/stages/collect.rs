@@ -1,0 +1,59 @@
+//! `collect`: keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Pairs, Responses};
+use crate::data::{self, PairRow, ResponseRow};
+use crate::engine::{Context, Input, Kind, Output, Stage};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    data: Input<Responses>,
+    /// The pairs collected so far.
+    into: Input<Pairs>,
+    /// How many of the responses to take, drawn at random; all by default.
+    #[serde(default)]
+    take: Option<usize>,
+    /// The oldest pairs beyond this number are forgotten.
+    #[serde(default = "default_capacity")]
+    capacity: usize,
+}
+
+fn default_capacity() -> usize {
+    2000
+}
+
+impl Stage for Collect {
+    const KIND: Kind =
+        Kind { name: "collect", version: 1, outputs: &[Output::new("pairs", "pairs")], numerics: false };
+
+    fn check(&self) -> Result<(), String> {
+        if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let responses = artifact::rows::<ResponseRow, _>(context, &self.data)?;
+        let mut pairs = artifact::rows::<PairRow, _>(context, &self.into)?.to_vec();
+        let mut order: Vec<usize> = (0..responses.len()).collect();
+        order.shuffle(&mut context.seed().stream("collect"));
+        order.truncate(self.take.unwrap_or(responses.len()));
+        order.sort_unstable();
+        pairs.extend(order.into_iter().map(|index| {
+            let row = &responses[index];
+            PairRow {
+                origin: row.origin.clone(),
+                answer: row.answer.clone(),
+                attack: row.attack.clone(),
+                response: row.text.clone(),
+                defender: row.defender.clone(),
+                class: None,
+                at: row.at.clone(),
+            }
+        }));
+        pairs.drain(..pairs.len().saturating_sub(self.capacity));
+        context.progress(1, 1, format!("{} pairs", pairs.len()));
+        Ok(data::write(&context.output("pairs"), &pairs)?)
+    }
+}

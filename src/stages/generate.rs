@@ -1,0 +1,99 @@
+//! `generate`: the attacker wraps seed prompts. Draws seeds, samples a group of attacks for each.
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Model, Seeds};
+use crate::data::{self, AttackRow, Sample, SeedRow};
+use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::game::{Prompt, Role};
+use crate::rollout::Sampling;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    model: Input<Model>,
+    /// The seeds to draw from.
+    data: Input<Seeds>,
+    /// How many seeds to draw.
+    prompts: usize,
+    /// Attacks for each seed; they are one group of GRPO.
+    #[serde(default = "one")]
+    group: usize,
+    #[serde(default = "default_split")]
+    split: String,
+    #[serde(default = "default_task")]
+    task: String,
+    #[serde(default)]
+    sampling: Sampling,
+    /// The template of the attacker's prompt; knows `seed`.
+    #[serde(default = "default_prompt")]
+    prompt: String,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_split() -> String {
+    "train".into()
+}
+
+fn default_task() -> String {
+    "hazard".into()
+}
+
+fn default_prompt() -> String {
+    Role::Attacker.default_prompt().into()
+}
+
+impl Stage for Generate {
+    const KIND: Kind =
+        Kind { name: "generate", version: 1, outputs: &[Output::new("attacks", "attacks")], numerics: true };
+
+    fn check(&self) -> Result<(), String> {
+        if self.prompts == 0 || self.group == 0 {
+            return Err("`prompts` and `group` are at least 1".into());
+        }
+        Prompt::parse(Role::Attacker, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let seeds = artifact::rows::<SeedRow, _>(context, &self.data)?;
+        let eligible: Vec<&SeedRow> =
+            seeds.iter().filter(|row| row.split == self.split && row.task == self.task).collect();
+        anyhow::ensure!(
+            !eligible.is_empty(),
+            "`{}` has no seeds of split `{}` and task `{}`",
+            self.data.text(),
+            self.split,
+            self.task
+        );
+        let drawn = artifact::draw(eligible.len(), self.prompts, context.seed());
+        let chosen: Vec<&SeedRow> =
+            drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
+        let prompt = Prompt::parse(Role::Attacker, &self.prompt)?;
+        let prompts = chosen.iter().map(|seed| prompt.render(&[("seed", &seed.text)])).collect::<Result<_, _>>()?;
+        let samples = artifact::sample(context, &self.model, Role::Attacker, prompts, &self.sampling, "attacks")?;
+        let at = artifact::position(context);
+        let rows: Vec<AttackRow> = chosen
+            .iter()
+            .zip(samples)
+            .enumerate()
+            .map(|(index, (seed, sample))| attack(index, self.group, seed, sample, &at))
+            .collect();
+        Ok(data::write(&context.output("attacks"), &rows)?)
+    }
+}
+
+fn attack(index: usize, group: usize, seed: &SeedRow, sample: Sample, at: &data::Position) -> AttackRow {
+    AttackRow {
+        attack_id: index as u32,
+        origin: artifact::origin(seed),
+        technique: None,
+        group: (index / group) as u32,
+        text: sample.completion.clone(),
+        answer: seed.answer.clone(),
+        sample,
+        at: at.clone(),
+    }
+}

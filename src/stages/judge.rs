@@ -1,0 +1,85 @@
+//! `judge`: the evaluator says of each response whether it is negative, rejective or positive.
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Judgeable, Model};
+use crate::data::{self, VerdictRow};
+use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::game::{Class, Prompt, Role, label};
+use crate::rollout::Sampling;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    data: Input<Judgeable>,
+    model: Input<Model>,
+    /// Verdicts for each pair; they are one group of GRPO when the evaluator is trained.
+    #[serde(default = "one")]
+    group: usize,
+    /// Greedy by default; an evaluator in training samples at temperature 1.
+    #[serde(default = "greedy")]
+    sampling: Sampling,
+    /// The template of the evaluator's prompt; knows `prompt` and `response`.
+    #[serde(default = "default_prompt")]
+    prompt: String,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// A label is one word and the end of text.
+pub fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
+}
+
+fn default_prompt() -> String {
+    Role::Evaluator.default_prompt().into()
+}
+
+impl Stage for Judge {
+    const KIND: Kind =
+        Kind { name: "judge", version: 1, outputs: &[Output::new("verdicts", "verdicts")], numerics: true };
+
+    fn check(&self) -> Result<(), String> {
+        if self.group == 0 {
+            return Err("`group` is at least 1".into());
+        }
+        Prompt::parse(Role::Evaluator, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let pairs = artifact::rows::<Pair, _>(context, &self.data)?;
+        let asked: Vec<(usize, &Pair)> =
+            pairs.iter().enumerate().flat_map(|pair| std::iter::repeat_n(pair, self.group)).collect();
+        let prompt = Prompt::parse(Role::Evaluator, &self.prompt)?;
+        let prompts = asked
+            .iter()
+            .map(|(_, pair)| prompt.render(&[("prompt", &pair.attack), ("response", &pair.response)]))
+            .collect::<Result<_, _>>()?;
+        let samples =
+            artifact::sample(context, &self.model, Role::Evaluator, prompts, &self.sampling, "verdicts")?;
+        let at = artifact::position(context);
+        let rows: Vec<VerdictRow> = asked
+            .into_iter()
+            .zip(samples)
+            .enumerate()
+            .map(|(index, ((group, pair), sample))| VerdictRow {
+                verdict_id: index as u32,
+                response_id: pair.response_id,
+                attack_id: pair.attack_id,
+                origin: pair.origin.clone(),
+                attack: pair.attack.clone(),
+                response: pair.response.clone(),
+                defender: pair.defender.clone(),
+                weight: pair.weight,
+                group: group as u32,
+                class: label(Class::parse(&sample.completion)).to_owned(),
+                text: sample.completion.clone(),
+                sample,
+                at: at.clone(),
+            })
+            .collect();
+        Ok(data::write(&context.output("verdicts"), &rows)?)
+    }
+}

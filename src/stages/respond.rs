@@ -1,0 +1,136 @@
+//! `respond`: every defense model answers every attack. Benign prompts can be mixed in, so that a defender
+//! in training also meets what it should help with.
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Attacks, Model};
+use crate::data::{self, AttackRow, ResponseRow};
+use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::game::{Prompt, Role};
+use crate::rollout::Sampling;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    data: Input<Attacks>,
+    models: Vec<Defense>,
+    /// Benign prompts to mix in, drawn from `data`.
+    #[serde(default)]
+    benign: Option<Benign>,
+    /// Responses of each model to each attack; they are one group of GRPO.
+    #[serde(default = "one")]
+    group: usize,
+    #[serde(default)]
+    sampling: Sampling,
+    /// The template of the defender's prompt; knows `prompt`.
+    #[serde(default = "default_prompt")]
+    prompt: String,
+}
+
+/// A defense model and its weight w_i in the attacker's reward.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Defense {
+    model: Input<Model>,
+    #[serde(default = "default_name")]
+    name: String,
+    #[serde(default = "default_weight")]
+    weight: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Benign {
+    data: Input<Attacks>,
+    prompts: usize,
+    /// Of which split of the seeds.
+    #[serde(default = "default_split")]
+    split: String,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_name() -> String {
+    "defender".into()
+}
+
+fn default_weight() -> f64 {
+    1.0
+}
+
+fn default_split() -> String {
+    "train".into()
+}
+
+fn default_prompt() -> String {
+    Role::Defender.default_prompt().into()
+}
+
+impl Stage for Respond {
+    const KIND: Kind =
+        Kind { name: "respond", version: 1, outputs: &[Output::new("responses", "responses")], numerics: true };
+
+    fn check(&self) -> Result<(), String> {
+        if self.models.is_empty() || self.group == 0 {
+            return Err("needs at least one model, and `group` of at least 1".into());
+        }
+        for (index, defense) in self.models.iter().enumerate() {
+            if self.models[..index].iter().any(|other| other.name == defense.name) {
+                return Err(format!("two models are called `{}`: give each a `name`", defense.name));
+            }
+        }
+        Prompt::parse(Role::Defender, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let attacks = self.attacks(context)?;
+        let prompt = Prompt::parse(Role::Defender, &self.prompt)?;
+        let at = artifact::position(context);
+        let mut rows: Vec<ResponseRow> = Vec::new();
+        for (index, defense) in self.models.iter().enumerate() {
+            let asked: Vec<&AttackRow> =
+                attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
+            let prompts =
+                asked.iter().map(|attack| prompt.render(&[("prompt", &attack.text)])).collect::<Result<_, _>>()?;
+            let what = format!("responses {}/{}", index + 1, self.models.len());
+            let samples =
+                artifact::sample(context, &defense.model, Role::Defender, prompts, &self.sampling, &what)?;
+            for (position, (attack, sample)) in asked.iter().zip(samples).enumerate() {
+                rows.push(ResponseRow {
+                    response_id: rows.len() as u32,
+                    attack_id: attack.attack_id,
+                    origin: attack.origin.clone(),
+                    attack: attack.text.clone(),
+                    answer: attack.answer.clone(),
+                    defender: defense.name.clone(),
+                    weight: defense.weight,
+                    group: (index * attacks.len() + position / self.group) as u32,
+                    text: sample.completion.clone(),
+                    sample,
+                    at: at.clone(),
+                });
+            }
+        }
+        Ok(data::write(&context.output("responses"), &rows)?)
+    }
+}
+
+impl Respond {
+    /// The attacks, then the benign prompts drawn for this node, numbered on.
+    fn attacks(&self, context: &Context) -> anyhow::Result<Vec<AttackRow>> {
+        let mut attacks = artifact::rows::<AttackRow, _>(context, &self.data)?.to_vec();
+        if let Some(benign) = &self.benign {
+            let pool = artifact::rows::<AttackRow, _>(context, &benign.data)?;
+            let pool: Vec<&AttackRow> = pool.iter().filter(|row| row.origin.split == benign.split).collect();
+            anyhow::ensure!(!pool.is_empty(), "`{}` has no rows of split `{}`", benign.data.text(), benign.split);
+            let first = attacks.iter().map(|attack| attack.attack_id + 1).max().unwrap_or(0);
+            let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
+            for (number, index) in drawn.into_iter().enumerate() {
+                attacks.push(AttackRow { attack_id: first + number as u32, ..pool[index].clone() });
+            }
+        }
+        Ok(attacks)
+    }
+}

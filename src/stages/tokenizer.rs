@@ -1,0 +1,51 @@
+//! `tokenizer`: trains a tokenizer on texts.
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Texts};
+use crate::data::TextRow;
+use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::game::SPECIAL_TOKENS;
+use crate::model::{self, Algorithm, TokenizerSpec};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenizer {
+    data: Input<Texts>,
+    /// `word_level` or `bpe`.
+    algorithm: Algorithm,
+    #[serde(default = "default_vocabulary")]
+    vocab_size: usize,
+    /// Tokens that are never split, besides padding, end and unknown.
+    #[serde(default = "default_special")]
+    special_tokens: Vec<String>,
+}
+
+fn default_vocabulary() -> usize {
+    4096
+}
+
+fn default_special() -> Vec<String> {
+    SPECIAL_TOKENS.iter().map(|token| (*token).to_owned()).collect()
+}
+
+impl Stage for Tokenizer {
+    const KIND: Kind =
+        Kind { name: "tokenizer", version: 1, outputs: &[Output::new("tokenizer", "tokenizer")], numerics: false };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let rows = artifact::rows::<TextRow, _>(context, &self.data)?;
+        let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
+        let spec = TokenizerSpec {
+            algorithm: self.algorithm,
+            vocab_size: self.vocab_size,
+            special_tokens: self.special_tokens.clone(),
+        };
+        let tokenizer = model::Tokenizer::train(&texts, &spec)?;
+        let folder = context.output("tokenizer");
+        std::fs::create_dir(&folder)?;
+        tokenizer.save(&folder)?;
+        context.progress(1, 1, format!("{} tokens", tokenizer.vocab_size()));
+        Ok(())
+    }
+}
