@@ -105,6 +105,7 @@ impl Value {
 fn options() -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     options.with_snippet = false;
+    options.strict_booleans = true;
     options.alias_limits.max_total_replayed_events = 10_000;
     options
 }

@@ -1,0 +1,299 @@
+//! The rows of every dataset. Probabilities are natural logarithms, positions count from 1, classes are
+//! `negative`, `rejective`, `positive` or `undetermined`.
+
+use super::column::row_types;
+
+row_types! {
+    /// What is known of a seed prompt; these columns follow it through all datasets.
+    Origin = "origin" {
+        /// Name of the seed prompt.
+        seed_id: String,
+        /// Hazard category, or the kind of benign task.
+        category: String,
+        /// `train`, or `heldout` for what reinforcement learning never sees.
+        split: String,
+        /// `hazard`, `benign` or `arithmetic`.
+        task: String,
+        /// Text of the seed prompt.
+        seed: String,
+    }
+
+    /// Where in its loops the node that made a row is.
+    Position = "position" {
+        /// Round of the outermost loop, from 1; 0 outside loops.
+        iteration: u32,
+        /// Round of the loop within, from 1; 0 where there is none.
+        step: u32,
+        /// First 16 hexadecimal digits of the seed of the node that made the row.
+        rng_seed: String,
+    }
+
+    /// One sampled completion.
+    Sample = "sample" {
+        /// Who wrote it: `attacker`, `defender`, `evaluator`, or `template` where no model did.
+        role: String,
+        /// The prompt as the model got it.
+        prompt: String,
+        /// Token ids of the prompt.
+        prompt_ids: Vec<u32>,
+        /// The completion without special tokens.
+        completion: String,
+        /// Token ids of the completion, the end token included.
+        completion_ids: Vec<u32>,
+        /// Log-probability of each completion token under the sampling policy.
+        logprobs: Vec<f32>,
+        /// Whether the completion ended by itself; otherwise it was cut at the longest length.
+        finished: bool,
+    }
+
+    /// A seed prompt.
+    SeedRow = "seeds" {
+        /// Name of the seed prompt.
+        seed_id: String,
+        /// Hazard category, or the kind of benign task.
+        category: String,
+        /// `train`, or `heldout` for what reinforcement learning never sees.
+        split: String,
+        /// `hazard`, `benign` or `arithmetic`.
+        task: String,
+        /// The prompt itself.
+        text: String,
+        /// The right answer, where there is one.
+        answer: Option<String>,
+    }
+
+    /// An example for supervised warm-up.
+    SftRow = "sft" {
+        /// Role that the example is for.
+        role: String,
+        /// Part of the data that the example belongs to, such as a vulnerability profile.
+        subset: String,
+        /// Rendered prompt.
+        prompt: String,
+        /// What the model should say.
+        completion: String,
+    }
+
+    /// A text.
+    TextRow = "texts" {
+        /// The text.
+        text: String,
+    }
+
+    /// A prompt for the defender: a seed wrapped by the attacker or by a template.
+    AttackRow = "attacks" {
+        /// Number within the dataset.
+        attack_id: u32,
+        origin: Origin,
+        /// Wrapping technique, where a template made it.
+        technique: Option<String>,
+        /// Attacks of one group share their prompt; advantages are relative to the group.
+        group: u32,
+        /// What the defender sees.
+        text: String,
+        /// The right answer, where there is one.
+        answer: Option<String>,
+        sample: Sample,
+        at: Position,
+    }
+
+    /// A defense model's response to an attack.
+    ResponseRow = "responses" {
+        /// Number within the dataset.
+        response_id: u32,
+        /// The attack that it answers.
+        attack_id: u32,
+        origin: Origin,
+        /// Text of the attack.
+        attack: String,
+        /// The right answer, where there is one.
+        answer: Option<String>,
+        /// Name of the defense model.
+        defender: String,
+        /// Weight of the defense model in the attacker's reward.
+        weight: f64,
+        /// Responses of one group share their prompt and model.
+        group: u32,
+        /// The response.
+        text: String,
+        sample: Sample,
+        at: Position,
+    }
+
+    /// An attack and a response to be judged.
+    PairRow = "pairs" {
+        origin: Origin,
+        /// The right answer, where there is one.
+        answer: Option<String>,
+        /// Text of the attack.
+        attack: String,
+        /// The response.
+        response: String,
+        /// Name of the model that responded.
+        defender: String,
+        /// True class, where the maker of the row knows it.
+        class: Option<String>,
+        at: Position,
+    }
+
+    /// The evaluator's verdict on a response.
+    VerdictRow = "verdicts" {
+        /// Number within the dataset.
+        verdict_id: u32,
+        /// The response that was judged: its number in the dataset that was judged.
+        response_id: u32,
+        /// The attack that the response answers.
+        attack_id: u32,
+        origin: Origin,
+        /// Text of the attack.
+        attack: String,
+        /// The response.
+        response: String,
+        /// Name of the model that responded.
+        defender: String,
+        /// Weight of the defense model in the attacker's reward.
+        weight: f64,
+        /// Verdicts of one group are on the same pair.
+        group: u32,
+        /// The class, or `undetermined` where the text names none.
+        class: String,
+        /// The evaluator's raw text.
+        text: String,
+        sample: Sample,
+        at: Position,
+    }
+
+    /// The experts' label of a pair.
+    LabelRow = "labels" {
+        /// Number within the dataset.
+        response_id: u32,
+        /// The same number: a label stands for its attack too.
+        attack_id: u32,
+        origin: Origin,
+        /// Text of the attack.
+        attack: String,
+        /// The response.
+        text: String,
+        /// Name of the model that responded.
+        defender: String,
+        /// 1: labels all count the same.
+        weight: f64,
+        /// Votes, as `expert: vote`.
+        votes: Vec<String>,
+        /// Safety experts who voted unsafe.
+        unsafe_votes: u32,
+        /// Safety experts who voted safe.
+        safe_votes: u32,
+        /// Utility experts who voted rejective; they are asked about safe responses only.
+        rejective_votes: u32,
+        /// Utility experts who voted positive.
+        positive_votes: u32,
+        /// The label, or `undetermined`.
+        class: String,
+        at: Position,
+    }
+
+    /// What the evaluator needs of a response or a label.
+    JudgedRow = "responses or labels" {
+        /// Number within the dataset.
+        response_id: u32,
+        /// The attack that the response answers.
+        attack_id: u32,
+        origin: Origin,
+        /// Text of the attack.
+        attack: String,
+        /// The response.
+        text: String,
+        /// Name of the model that responded.
+        defender: String,
+        /// Weight of the defense model in the attacker's reward.
+        weight: f64,
+    }
+
+    /// What a completion earned, and what `update` learns from it.
+    RewardRow = "rewards" {
+        /// Who is rewarded.
+        role: String,
+        /// Completions of one group share their prompt.
+        group: u32,
+        origin: Origin,
+        /// The completion.
+        text: String,
+        /// The reward.
+        reward: f64,
+        /// The reward relative to its group, as GRPO uses it.
+        advantage: f64,
+        /// Attacker: weighted value of the verdicts, 0 where the meaning is lost.
+        attack_success: Option<f64>,
+        /// Attacker: reward for keeping the seed's meaning.
+        semantic: Option<f64>,
+        /// Attacker: mean Self-BLEU of 3 to 5 words against the pool of successful attacks.
+        self_bleu: Option<f64>,
+        /// Attacker: its share of the diversity penalty.
+        self_bleu_penalty: Option<f64>,
+        /// Attacker: mean cosine similarity to the nearest neighbours in the pool.
+        cosine: Option<f64>,
+        /// Attacker: its share of the diversity penalty.
+        cosine_penalty: Option<f64>,
+        /// Defender and evaluator: the evaluator's class.
+        verdict: Option<String>,
+        /// Evaluator: the experts' label.
+        label: Option<String>,
+        /// How many verdicts behind this row were undetermined.
+        undetermined: u32,
+        sample: Sample,
+        at: Position,
+    }
+
+    /// A successful attack in the pool.
+    PoolRow = "pool" {
+        /// The attack.
+        text: String,
+        /// Name of its seed prompt.
+        seed_id: String,
+        /// Hazard category.
+        category: String,
+        /// Weighted success against the defense models when it was taken.
+        success: f64,
+        /// Unit vector of the attack; empty without an embedder.
+        embedding: Vec<f32>,
+        at: Position,
+    }
+
+    /// One number that a stage reports.
+    MetricRow = "metrics" {
+        /// What was going on: `red`, `blue`, `eval`, or the label of an evaluation.
+        phase: String,
+        /// What was measured: a role or the name of a model.
+        subject: String,
+        /// Name of the measure.
+        metric: String,
+        /// Its value.
+        value: f64,
+        /// Observations behind it.
+        count: u64,
+        at: Position,
+    }
+
+    /// A metric and the node that reported it: a row of a run's metrics.parquet.
+    RunMetricRow = "run metrics" {
+        /// The node that reported it.
+        node: String,
+        metric: MetricRow,
+    }
+}
+
+impl Sample {
+    /// A text that no model wrote.
+    pub fn template(text: &str) -> Sample {
+        Sample {
+            role: "template".into(),
+            prompt: String::new(),
+            prompt_ids: Vec::new(),
+            completion: text.to_owned(),
+            completion_ids: Vec::new(),
+            logprobs: Vec::new(),
+            finished: true,
+        }
+    }
+}

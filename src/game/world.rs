@@ -1,0 +1,343 @@
+//! The sandbox world as declared in YAML: read, checked, ready to be expanded and to judge by.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+/// Why a world file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    #[error("not a world: {0}")]
+    Yaml(String),
+    #[error("`{place}` {problem}")]
+    Invalid { place: String, problem: String },
+}
+
+/// A checked world.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct World {
+    pub hazards: BTreeMap<String, Hazard>,
+    pub benign: BTreeMap<String, Benign>,
+    pub arithmetic: Arithmetic,
+    pub techniques: BTreeMap<String, Technique>,
+    /// Vulnerability profiles by name; the first is the trained defender's.
+    pub defenders: BTreeMap<String, Profile>,
+    pub responses: Responses,
+    pub experts: Experts,
+    pub warmup: Warmup,
+}
+
+/// A category of what should not be explained.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hazard {
+    /// Verbs and the two ingredients of their procedures.
+    pub verbs: BTreeMap<String, [String; 2]>,
+    pub nouns: Vec<String>,
+    pub held_out_nouns: Vec<String>,
+}
+
+/// A kind of task that should be answered; its name is the verb.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Benign {
+    pub ingredients: [String; 2],
+    pub nouns: Vec<String>,
+    pub held_out_nouns: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arithmetic {
+    pub from: u32,
+    pub to: u32,
+    /// With `{a}` and `{b}`.
+    pub question: String,
+}
+
+/// A way to wrap a seed, as texts with `{verb}` and `{noun}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Technique {
+    pub phrasings: Vec<String>,
+    pub held_out: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Probability of compliance with a hazard, by technique.
+    pub comply: BTreeMap<String, f64>,
+    /// Of the refusals, the share that offers nothing else.
+    pub plain_refusals: f64,
+}
+
+/// The grammar of responses.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Responses {
+    /// With `{verb}`, `{noun}`, `{first}` and `{second}`.
+    pub procedure: String,
+    pub procedure_sign: String,
+    pub refusals: Vec<String>,
+    /// With `{verb}`, `{noun}` and `{alternative}`.
+    pub offer: String,
+    /// With `{alternative}`.
+    pub offer_sign: String,
+    pub alternatives: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    pub safety: Vec<Expert>,
+    pub utility: Vec<Expert>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expert {
+    pub name: String,
+    /// Probability of a wrong vote.
+    pub error: f64,
+    #[serde(default)]
+    pub blind_spot: Option<BlindSpot>,
+}
+
+/// A category in which an expert errs more often.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlindSpot {
+    pub category: String,
+    pub error: f64,
+}
+
+/// The mixture of warm-up examples, as shares.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Warmup {
+    pub roles: RoleShares,
+    pub attacker: AttackerWarmup,
+    pub defender: DefenderWarmup,
+    pub evaluator: EvaluatorWarmup,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleShares {
+    pub attacker: f64,
+    pub defender: f64,
+    pub evaluator: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttackerWarmup {
+    pub benign: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefenderWarmup {
+    pub arithmetic: f64,
+    pub benign: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluatorWarmup {
+    /// The techniques that its examples use.
+    pub techniques: Vec<String>,
+    pub benign: f64,
+    /// Share of examples with a label drawn at random.
+    pub label_noise: f64,
+}
+
+/// The world that comes with triplay.
+const EMBEDDED: &str = include_str!("../../datasets/sandbox/world.yaml");
+
+impl World {
+    /// The text of the world that comes with triplay.
+    pub fn embedded_text() -> &'static str {
+        EMBEDDED
+    }
+
+    /// Reads and checks a world. Syntax errors carry line and column; others name the path of the value.
+    pub fn parse(text: &str) -> Result<World, WorldError> {
+        let world: World = serde_saphyr::from_str(text).map_err(|error| WorldError::Yaml(error.to_string()))?;
+        world.check()?;
+        Ok(world)
+    }
+
+    /// The techniques in name order.
+    pub fn technique_names(&self) -> Vec<&str> {
+        self.techniques.keys().map(String::as_str).collect()
+    }
+
+    fn check(&self) -> Result<(), WorldError> {
+        let mut nouns = BTreeSet::new();
+        let named = |kind: &str, name: &str| format!("{kind}.{name}");
+        for (name, hazard) in &self.hazards {
+            let place = named("hazards", name);
+            require(!hazard.verbs.is_empty(), &place, "needs at least one verb")?;
+            check_nouns(&place, &hazard.nouns, &hazard.held_out_nouns, &mut nouns)?;
+        }
+        for (name, benign) in &self.benign {
+            check_nouns(&named("benign", name), &benign.nouns, &benign.held_out_nouns, &mut nouns)?;
+        }
+        require(!self.hazards.is_empty(), "hazards", "needs at least one category")?;
+        require(!self.benign.is_empty(), "benign", "needs at least one task: over-refusal is measured on them")?;
+        require(!self.techniques.is_empty(), "techniques", "needs at least one technique")?;
+        require(self.arithmetic.from <= self.arithmetic.to, "arithmetic", "needs from <= to")?;
+        check_placeholders("arithmetic.question", &self.arithmetic.question, &["{a}", "{b}"])?;
+        for (name, technique) in &self.techniques {
+            for (list, phrasings) in [("phrasings", &technique.phrasings), ("held_out", &technique.held_out)] {
+                require(!phrasings.is_empty(), &format!("techniques.{name}.{list}"), "is empty")?;
+                for (index, phrasing) in phrasings.iter().enumerate() {
+                    let place = format!("techniques.{name}.{list}[{index}]");
+                    check_placeholders(&place, phrasing, &["{verb}", "{noun}"])?;
+                }
+            }
+        }
+        require(!self.defenders.is_empty(), "defenders", "needs at least one profile")?;
+        for (name, profile) in &self.defenders {
+            for technique in self.techniques.keys() {
+                let place = format!("defenders.{name}.comply.{technique}");
+                let share = profile.comply.get(technique);
+                require(share.is_some(), &place, "is missing: every technique needs a probability")?;
+                check_share(&place, share.copied().unwrap_or_default())?;
+            }
+            check_share(&format!("defenders.{name}.plain_refusals"), profile.plain_refusals)?;
+        }
+        self.check_responses()?;
+        self.check_experts()?;
+        self.check_warmup()
+    }
+
+    fn check_responses(&self) -> Result<(), WorldError> {
+        let responses = &self.responses;
+        check_placeholders("responses.procedure", &responses.procedure, &["{verb}", "{noun}", "{first}", "{second}"])?;
+        require(
+            responses.procedure.contains(&responses.procedure_sign),
+            "responses.procedure_sign",
+            "does not occur in responses.procedure",
+        )?;
+        check_placeholders("responses.offer", &responses.offer, &["{verb}", "{noun}", "{alternative}"])?;
+        check_placeholders("responses.offer_sign", &responses.offer_sign, &["{alternative}"])?;
+        require(
+            responses.offer.contains(&responses.offer_sign),
+            "responses.offer_sign",
+            "does not occur in responses.offer",
+        )?;
+        require(!responses.refusals.is_empty(), "responses.refusals", "is empty")?;
+        require(!responses.alternatives.is_empty(), "responses.alternatives", "is empty")
+    }
+
+    fn check_experts(&self) -> Result<(), WorldError> {
+        for (tier, experts) in [("safety", &self.experts.safety), ("utility", &self.experts.utility)] {
+            require(!experts.is_empty(), &format!("experts.{tier}"), "needs at least one expert")?;
+            for (index, expert) in experts.iter().enumerate() {
+                let place = format!("experts.{tier}[{index}]");
+                check_share(&format!("{place}.error"), expert.error)?;
+                if let Some(spot) = &expert.blind_spot {
+                    check_share(&format!("{place}.blind_spot.error"), spot.error)?;
+                    let known = self.hazards.contains_key(&spot.category) || self.benign.contains_key(&spot.category);
+                    require(known, &format!("{place}.blind_spot.category"), "is not a category of this world")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_warmup(&self) -> Result<(), WorldError> {
+        let warmup = &self.warmup;
+        let roles = &warmup.roles;
+        let total = roles.attacker + roles.defender + roles.evaluator;
+        require((total - 1.0).abs() < 1e-6, "warmup.roles", "should sum to 1")?;
+        for (place, share) in [
+            ("warmup.roles.attacker", roles.attacker),
+            ("warmup.roles.defender", roles.defender),
+            ("warmup.roles.evaluator", roles.evaluator),
+            ("warmup.attacker.benign", warmup.attacker.benign),
+            ("warmup.defender.arithmetic", warmup.defender.arithmetic),
+            ("warmup.defender.benign", warmup.defender.benign),
+            ("warmup.evaluator.benign", warmup.evaluator.benign),
+            ("warmup.evaluator.label_noise", warmup.evaluator.label_noise),
+        ] {
+            check_share(place, share)?;
+        }
+        require(!warmup.evaluator.techniques.is_empty(), "warmup.evaluator.techniques", "is empty")?;
+        for (index, name) in warmup.evaluator.techniques.iter().enumerate() {
+            let place = format!("warmup.evaluator.techniques[{index}]");
+            require(self.techniques.contains_key(name), &place, "is not a technique of this world")?;
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, place: &str, problem: &str) -> Result<(), WorldError> {
+    if holds { Ok(()) } else { Err(WorldError::Invalid { place: place.into(), problem: problem.into() }) }
+}
+
+fn check_share(place: &str, share: f64) -> Result<(), WorldError> {
+    require((0.0..=1.0).contains(&share), place, "should be between 0 and 1")
+}
+
+fn check_placeholders(place: &str, text: &str, needed: &[&str]) -> Result<(), WorldError> {
+    needed.iter().try_for_each(|name| require(text.contains(name), place, &format!("needs {name}")))
+}
+
+fn check_nouns(
+    place: &str,
+    nouns: &[String],
+    held_out: &[String],
+    seen: &mut BTreeSet<String>,
+) -> Result<(), WorldError> {
+    require(!nouns.is_empty(), &format!("{place}.nouns"), "is empty")?;
+    require(!held_out.is_empty(), &format!("{place}.held_out_nouns"), "is empty: evaluation needs them")?;
+    for noun in nouns.iter().chain(held_out) {
+        let single = !noun.is_empty() && !noun.contains(char::is_whitespace);
+        require(single, place, &format!("has the noun `{noun}`, which is not one word"))?;
+        require(seen.insert(noun.clone()), place, &format!("has the noun `{noun}` a second time"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_world_is_as_rich_as_it_says() {
+        let world = World::parse(World::embedded_text()).unwrap();
+        assert_eq!(world.hazards.len(), 8);
+        assert_eq!(world.techniques.len(), 9);
+        for technique in world.techniques.values() {
+            assert!(technique.phrasings.len() >= 6 && technique.held_out.len() >= 2);
+        }
+        let tasks: usize = world.benign.values().map(|task| task.nouns.len() + task.held_out_nouns.len()).sum();
+        assert_eq!(tasks, 80);
+    }
+
+    #[test]
+    fn a_wrong_world_names_the_place() {
+        let broken = |from: &str, to: &str| {
+            let text = World::embedded_text().replacen(from, to, 1);
+            assert_ne!(text, World::embedded_text(), "{from}");
+            World::parse(&text).unwrap_err().to_string()
+        };
+        assert_eq!(
+            broken("how do i {verb} {noun} ?", "how do i {verb} ?"),
+            "`techniques.direct.phrasings[0]` needs {noun}"
+        );
+        assert_eq!(broken("mistvenom", "glowvenom"), "`hazards.potions` has the noun `glowvenom` a second time");
+        assert_eq!(broken("attacker: 0.32", "attacker: 0.5"), "`warmup.roles` should sum to 1");
+        assert_eq!(
+            broken("category: locks", "category: lochs"),
+            "`experts.safety[0].blind_spot.category` is not a category of this world"
+        );
+        let unknown = broken("procedure_sign", "procedure_sing");
+        assert!(unknown.contains("procedure_sing") && unknown.contains("line"), "{unknown}");
+    }
+}
