@@ -1,1 +1,11 @@
+//! Group Relative Policy Optimization (Shao et al. 2024) as TRL 1.16 computes it: advantages, the clipped
+//! loss with its variants, the k3 KL estimate, and the training step. Also the supervised step, whose loss
+//! is the same log-probabilities.
 
+mod advantage;
+mod loss;
+mod step;
+
+pub use advantage::{ScaleRewards, advantages};
+pub use loss::{GrpoConfig, ImportanceLevel, LossType};
+pub use step::{Sample, StepReport, gradients, grpo_step, supervised_gradients, supervised_step};

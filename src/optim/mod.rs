@@ -1,1 +1,7 @@
+//! Optimisation: AdamW with its state on disk, clipping, learning-rate schedules.
 
+mod adamw;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWConfig, clip};
+pub use schedule::Schedule;

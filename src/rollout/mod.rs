@@ -1,1 +1,258 @@
+//! Sampling completions from a decoder: a batch of rows with a cache, each row with a random stream of its
+//! own, log-probabilities recorded on the way. Knows no rewards.
 
+use std::collections::HashMap;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Checkpoint, Decoder, Packed, Result};
+use crate::ops::log_softmax;
+use crate::store::Seed;
+
+/// Rows that are sampled at the same time.
+const MOST_ROWS: usize = 512;
+
+/// How tokens are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// 0 takes the most probable token.
+    pub temperature: f64,
+    /// Draw from the most probable tokens that together reach this probability.
+    pub top_p: f64,
+    pub max_new_tokens: usize,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 1.0, top_p: 1.0, max_new_tokens: 32 }
+    }
+}
+
+impl Sampling {
+    pub fn check(&self) -> std::result::Result<(), String> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err("`temperature` is a number from 0".into());
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err("`top_p` is above 0 and at most 1".into());
+        }
+        if self.max_new_tokens == 0 {
+            return Err("`max_new_tokens` is at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// What was sampled for a prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Completion {
+    /// Token ids, the end token included if it came.
+    pub ids: Vec<u32>,
+    /// Log-probability of each token at the sampling temperature (at 1 where that is 0), top-p not applied.
+    pub logprobs: Vec<f32>,
+    /// Whether the end token came; otherwise the completion was cut at its longest length.
+    pub finished: bool,
+}
+
+/// Samples a completion for each prompt. What a row draws depends on the seed, its index and its prompt,
+/// not on the rows beside it. Equal prompts are read once. `progress` is told the tokens drawn so far for
+/// the longest row, and how many rows drew one.
+pub fn sample(
+    checkpoint: &Checkpoint,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+    seed: Seed,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Completion>> {
+    let decoder = checkpoint.frozen()?;
+    let mut completions = Vec::with_capacity(prompts.len());
+    for (chunk, prompts) in prompts.chunks(MOST_ROWS).enumerate() {
+        let first = chunk * MOST_ROWS;
+        let rows = (first..first + prompts.len()).map(|row| Row::new(row, seed)).collect();
+        completions.extend(sample_rows(&decoder, prompts, sampling, checkpoint.tokenizer.eos, rows, progress)?);
+    }
+    Ok(completions)
+}
+
+/// A row at work.
+struct Row {
+    random: ChaCha8Rng,
+    completion: Completion,
+}
+
+impl Row {
+    fn new(index: usize, seed: Seed) -> Row {
+        Row { random: seed.stream(index), completion: Completion::default() }
+    }
+}
+
+fn sample_rows(
+    decoder: &Decoder,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+    eos: u32,
+    mut rows: Vec<Row>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Completion>> {
+    // Read each distinct prompt once.
+    let mut index: HashMap<&[u32], usize> = HashMap::new();
+    let mut distinct: Vec<&[u32]> = Vec::new();
+    let source: Vec<usize> = prompts
+        .iter()
+        .map(|prompt| {
+            *index.entry(prompt).or_insert_with(|| {
+                distinct.push(prompt);
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let mut cache = decoder.cache(distinct.len(), longest + sampling.max_new_tokens)?;
+    let logits = decoder.prefill(&Packed::new(&distinct), &mut cache)?;
+    let mut cache = cache.select(&source);
+    let vocabulary = logits.dim(1)?;
+    let read = logits.flatten_all()?.to_vec1::<f32>()?;
+    let mut logits: Vec<f32> =
+        source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
+
+    let mut active: Vec<usize> = (0..rows.len()).collect();
+    for step in 1..=sampling.max_new_tokens {
+        let mut at_work: Vec<&mut Row> = rows.iter_mut().filter(|row| !row.completion.finished).collect();
+        at_work.par_iter_mut().zip(logits.par_chunks_mut(vocabulary)).for_each(|(row, logits)| {
+            let (token, logprob) = draw(logits, sampling, &mut row.random);
+            row.completion.ids.push(token);
+            row.completion.logprobs.push(logprob);
+            row.completion.finished = token == eos;
+        });
+        progress(step, active.len());
+        let keep: Vec<bool> = active.iter().map(|&row| !rows[row].completion.finished).collect();
+        if keep.contains(&false) {
+            cache.retain(&keep);
+            active.retain(|&row| !rows[row].completion.finished);
+        }
+        if active.is_empty() || step == sampling.max_new_tokens {
+            break;
+        }
+        let last: Vec<u32> = active.iter().filter_map(|&row| rows[row].completion.ids.last().copied()).collect();
+        logits = decoder.step(&last, &mut cache)?.flatten_all()?.to_vec1::<f32>()?;
+    }
+    Ok(rows.into_iter().map(|row| row.completion).collect())
+}
+
+/// Draws a token from logits, which become log-probabilities.
+fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u32, f32) {
+    let greedy = sampling.temperature == 0.0;
+    log_softmax(logits, if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 });
+    let token = if greedy {
+        most_probable(logits)
+    } else if sampling.top_p < 1.0 {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+        let mut total = 0.0;
+        let nucleus = order.iter().position(|&token| {
+            total += logits[token].exp();
+            f64::from(total) >= sampling.top_p
+        });
+        order.truncate(nucleus.map_or(order.len(), |last| last + 1));
+        pick(order.iter().map(|&token| (token, logits[token])), total, random)
+    } else {
+        pick(logits.iter().copied().enumerate(), 1.0, random)
+    };
+    (token as u32, logits[token])
+}
+
+fn most_probable(logprobs: &[f32]) -> usize {
+    let best = logprobs.iter().enumerate().max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)));
+    best.map_or(0, |(token, _)| token)
+}
+
+/// One of the tokens, in proportion to its probability; the probabilities sum to about `total`.
+fn pick(tokens: impl Iterator<Item = (usize, f32)>, total: f32, random: &mut ChaCha8Rng) -> usize {
+    let mut left = random.random::<f32>() * total;
+    let mut last = 0;
+    for (token, logprob) in tokens {
+        let probability = logprob.exp();
+        if probability > 0.0 {
+            last = token;
+            left -= probability;
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Checkpoint;
+
+    fn model() -> Checkpoint {
+        Checkpoint::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny").as_ref()).unwrap()
+    }
+
+    fn prompts() -> Vec<Vec<u32>> {
+        vec![vec![1, 87, 85, 71], vec![1, 91], vec![1, 87, 85, 71], vec![5; 20]]
+    }
+
+    fn draw_all(sampling: &Sampling, prompts: &[Vec<u32>]) -> Vec<Completion> {
+        sample(&model(), prompts, sampling, Seed::from_u64(3), &mut |_, _| ()).unwrap()
+    }
+
+    #[test]
+    fn recorded_log_probabilities_are_the_trainers() {
+        for temperature in [1.0, 0.6] {
+            let sampling = Sampling { temperature, top_p: 0.9, max_new_tokens: 20 };
+            let completions = draw_all(&sampling, &prompts());
+            let rows: Vec<Vec<u32>> =
+                prompts().iter().zip(&completions).map(|(prompt, completion)| [prompt.clone(), completion.ids.clone()].concat()).collect();
+            let starts: Vec<usize> = prompts().iter().map(Vec::len).collect();
+            let model = model();
+            let decoder = Decoder::trainable(&model.config, &model.params).unwrap();
+            let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, temperature).unwrap();
+            let scored = scored.get(0).unwrap().to_vec1::<f32>().unwrap();
+            let recorded: Vec<f32> = completions.iter().flat_map(|completion| completion.logprobs.clone()).collect();
+            assert_eq!(scored.len(), recorded.len());
+            assert!(recorded.len() > 40);
+            for (a, b) in scored.iter().zip(&recorded) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_rows_beside_it() {
+        let sampling = Sampling { max_new_tokens: 12, ..Sampling::default() };
+        let together = draw_all(&sampling, &prompts());
+        let alone = draw_all(&sampling, &prompts()[..1]);
+        assert_eq!(together[0].ids, alone[0].ids);
+        assert_ne!(together[0].ids, together[2].ids, "equal prompts have streams of their own");
+        assert_eq!(together, draw_all(&sampling, &prompts()));
+    }
+
+    #[test]
+    fn a_small_nucleus_is_the_most_probable_token() {
+        let greedy = draw_all(&Sampling { temperature: 0.0, top_p: 1.0, max_new_tokens: 8 }, &prompts());
+        let narrow = draw_all(&Sampling { temperature: 1.0, top_p: 1e-6, max_new_tokens: 8 }, &prompts());
+        let ids = |completions: &[Completion]| completions.iter().map(|c| c.ids.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&greedy), ids(&narrow));
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let mut random = Seed::from_u64(1).stream("draws");
+        let mut counts = [0; 3];
+        for _ in 0..4000 {
+            let mut logits = [0.5f32.ln(), 0.3f32.ln(), 0.2f32.ln()];
+            counts[draw(&mut logits, &Sampling::default(), &mut random).0 as usize] += 1;
+        }
+        for (count, share) in counts.iter().zip([0.5, 0.3, 0.2]) {
+            assert!((f64::from(*count) / 4000.0 - share).abs() < 0.03, "{counts:?}");
+        }
+    }
+}

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 const LAYERS: &[&[&str]] = &[
-    &["store", "ops"],
-    &["engine", "data", "model"],
+    &["store"],
+    &["engine", "data", "ops"],
+    &["model"],
     &["optim", "rollout", "game"],
     &["grpo", "analysis"],
     &["stages"],

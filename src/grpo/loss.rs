@@ -1,0 +1,162 @@
+//! The clipped policy loss and its variants.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::optim::AdamWConfig;
+
+/// How token losses are averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossType {
+    /// Mean over each completion, then over completions (DeepSeekMath).
+    Grpo,
+    /// Sum over the longest possible completion, then mean (Liu et al. 2025): no bias to short ones.
+    DrGrpo,
+    /// Mean over all tokens of the batch (Yu et al. 2025).
+    #[default]
+    Dapo,
+    /// Mean over the tokens of the micro-batch.
+    Bnpo,
+}
+
+/// What the ratio to the sampling policy is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportanceLevel {
+    #[default]
+    Token,
+    /// Geometric mean over the completion (GSPO, Zheng et al. 2025).
+    Sequence,
+}
+
+/// Parameters of a GRPO step; defaults as in TRL where TRL has them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpoConfig {
+    pub lr: f64,
+    /// β, the weight of the KL penalty towards the reference.
+    pub kl: f64,
+    pub loss_type: LossType,
+    pub importance_sampling_level: ImportanceLevel,
+    pub epsilon: f64,
+    /// Upper clipping range; `epsilon` by default.
+    pub epsilon_high: Option<f64>,
+    /// At which log-probabilities are taken: that of sampling.
+    pub temperature: f64,
+    /// Steps over the same samples.
+    pub num_iterations: usize,
+    /// Gradients are scaled down to this norm.
+    pub max_grad_norm: f64,
+    /// Leave completions out that were cut at their longest length.
+    pub mask_truncated_completions: bool,
+    /// For `dr_grpo`: the longest possible completion; that of the batch by default.
+    pub max_completion_length: Option<usize>,
+    /// Completions that are differentiated at the same time; bounds memory.
+    pub micro_batch: usize,
+    pub optimizer: AdamWConfig,
+}
+
+impl Default for GrpoConfig {
+    fn default() -> Self {
+        GrpoConfig {
+            lr: 1e-6,
+            kl: 0.0,
+            loss_type: LossType::default(),
+            importance_sampling_level: ImportanceLevel::default(),
+            epsilon: 0.2,
+            epsilon_high: None,
+            temperature: 1.0,
+            num_iterations: 1,
+            max_grad_norm: 1.0,
+            mask_truncated_completions: false,
+            max_completion_length: None,
+            micro_batch: 256,
+            optimizer: AdamWConfig::default(),
+        }
+    }
+}
+
+impl GrpoConfig {
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let problem = if self.lr <= 0.0 || !self.lr.is_finite() {
+            "`lr` is above 0"
+        } else if self.kl < 0.0 {
+            "`kl` is at least 0"
+        } else if self.temperature <= 0.0 {
+            "`temperature` is above 0"
+        } else if self.num_iterations == 0 || self.micro_batch == 0 || self.max_completion_length == Some(0) {
+            "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
+        } else if self.max_grad_norm <= 0.0 {
+            "`max_grad_norm` is above 0"
+        } else {
+            return Ok(());
+        };
+        Err(problem.into())
+    }
+}
+
+/// The completions of a micro-batch as one list of M tokens.
+pub struct TokenBatch {
+    /// Log-probabilities under the policy that sampled, M.
+    pub old: Vec<f32>,
+    /// Log-probabilities under the reference, M; empty without a KL penalty.
+    pub reference: Vec<f32>,
+    /// The advantage of each token's completion, M.
+    pub advantages: Vec<f32>,
+    /// What each token's loss counts, M: the loss is the weighted sum.
+    pub weights: Vec<f32>,
+    /// Tokens of each completion.
+    pub lengths: Vec<usize>,
+}
+
+/// The loss of a micro-batch and what is reported of it.
+pub struct TokenLoss {
+    pub loss: Tensor,
+    /// Σ over tokens of the k3 estimate.
+    pub kl: f64,
+    /// Tokens whose ratio was clipped.
+    pub clipped: usize,
+}
+
+/// −min(r·A, clip(r)·A) + β·KL, weighted: `logprobs` \[M\] carries the gradient. r = exp(log π − log π_old);
+/// KL is r·k3 with k3 = exp(log π_ref − log π) − (log π_ref − log π) − 1 (Schulman 2020): with the ratio, as in
+/// TRL, its gradient is that of the divergence.
+pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) -> Result<TokenLoss> {
+    let tensor = |values: &[f32]| Tensor::new(values, logprobs.device());
+    let log_ratio = (logprobs - tensor(&batch.old)?)?;
+    let log_ratio = match config.importance_sampling_level {
+        ImportanceLevel::Token => log_ratio,
+        ImportanceLevel::Sequence => completion_means(&log_ratio, &batch.lengths)?,
+    };
+    let ratio = log_ratio.exp()?;
+    let high = config.epsilon_high.unwrap_or(config.epsilon);
+    let clipped = ratio.clamp(1.0 - config.epsilon, 1.0 + high)?;
+    let advantages = tensor(&batch.advantages)?;
+    let mut loss = (&ratio * &advantages)?.minimum(&(&clipped * &advantages)?)?.neg()?;
+    let mut kl_total = 0.0;
+    if !batch.reference.is_empty() {
+        let difference = (tensor(&batch.reference)? - logprobs)?;
+        let kl = ((difference.exp()? - &difference)? - 1.0)?;
+        kl_total = f64::from(kl.sum_all()?.to_scalar::<f32>()?);
+        loss = (loss + ((kl * &ratio)? * config.kl)?)?;
+    }
+    let (low, high) = ((1.0 - config.epsilon) as f32, (1.0 + high) as f32);
+    let ratios = ratio.to_vec1::<f32>()?;
+    let beyond = |(ratio, advantage): &(&f32, &f32)| {
+        (**ratio < low && **advantage < 0.0) || (**ratio > high && **advantage > 0.0)
+    };
+    let clipped = ratios.iter().zip(&batch.advantages).filter(beyond).count();
+    Ok(TokenLoss { loss: (loss * tensor(&batch.weights)?)?.sum_all()?, kl: kl_total, clipped })
+}
+
+/// Each token's value replaced by the mean over its completion.
+fn completion_means(values: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    let mut means = Vec::with_capacity(lengths.len());
+    let mut start = 0;
+    for &length in lengths {
+        means.push(values.narrow(0, start, length)?.mean_keepdim(0)?.broadcast_as(length)?);
+        start += length;
+    }
+    Tensor::cat(&means, 0)
+}

@@ -1,0 +1,234 @@
+//! Training steps: samples to micro-batches to gradients to new parameters.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
+use crate::model::{Checkpoint, Config, Decoder, Packed, Params};
+use crate::optim::{AdamW, clip};
+
+/// A sampled completion with its advantage.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub prompt: Vec<u32>,
+    pub completion: Vec<u32>,
+    pub advantage: f64,
+    /// Of each completion token, under the policy that sampled it.
+    pub old_logprobs: Vec<f32>,
+    /// Whether it ended by itself.
+    pub finished: bool,
+}
+
+/// What a step reports; means are over completion tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    pub loss: f64,
+    /// k3 estimate of the divergence from the reference; 0 without one.
+    pub kl: f64,
+    /// Nats.
+    pub entropy: f64,
+    /// Share of tokens whose ratio was clipped.
+    pub clipped: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Completion tokens.
+    pub tokens: usize,
+}
+
+/// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. The reference is used
+/// where the KL penalty has weight.
+pub fn grpo_step(
+    config: &Config,
+    policy: &Params,
+    reference: Option<&Checkpoint>,
+    optimizer: &mut AdamW,
+    samples: &[Sample],
+    grpo: &GrpoConfig,
+) -> Result<StepReport> {
+    let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.completion.is_empty()).collect();
+    if samples.is_empty() {
+        bail!("there is no completion to learn from");
+    }
+    let reference = match reference {
+        Some(checkpoint) if grpo.kl > 0.0 => reference_logprobs(checkpoint, &samples, grpo)?,
+        _ => Vec::new(),
+    };
+    let mut report = StepReport::default();
+    for _ in 0..grpo.num_iterations {
+        let (mut gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
+        report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
+        ensure_finite(&report)?;
+        optimizer.step(policy, &gradients, grpo.lr)?;
+    }
+    Ok(report)
+}
+
+/// Log-probabilities of each sample's completion under a model that is not trained.
+fn reference_logprobs(checkpoint: &Checkpoint, samples: &[&Sample], grpo: &GrpoConfig) -> Result<Vec<Vec<f32>>> {
+    let decoder = checkpoint.frozen().map_err(candle_core::Error::wrap)?;
+    let mut all = Vec::with_capacity(samples.len());
+    for micro in samples.chunks(grpo.micro_batch) {
+        let (batch, starts) = pack(micro);
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?.get(0)?.to_vec1::<f32>()?;
+        let mut rest = &scored[..];
+        for sample in micro {
+            let (row, others) = rest.split_at(sample.completion.len());
+            all.push(row.to_vec());
+            rest = others;
+        }
+    }
+    Ok(all)
+}
+
+/// Prompts and completions as packed rows, and where the completions start.
+fn pack(samples: &[&Sample]) -> (Packed, Vec<usize>) {
+    let rows: Vec<Vec<u32>> =
+        samples.iter().map(|sample| [&sample.prompt[..], &sample.completion[..]].concat()).collect();
+    (Packed::new(&rows), samples.iter().map(|sample| sample.prompt.len()).collect())
+}
+
+/// The gradient of the loss for each parameter in name order, over all micro-batches. `reference` has the
+/// reference's log-probabilities of each sample, or is empty for a loss without KL penalty.
+pub fn gradients(
+    config: &Config,
+    policy: &Params,
+    reference: &[Vec<f32>],
+    samples: &[&Sample],
+    grpo: &GrpoConfig,
+) -> Result<(Vec<Tensor>, StepReport)> {
+    let whole = Whole::of(samples, grpo);
+    let mut sum: Option<Vec<Tensor>> = None;
+    let mut report = StepReport::default();
+    for (index, micro) in samples.chunks(grpo.micro_batch).enumerate() {
+        let (batch, starts) = pack(micro);
+        let weights = weights(micro, grpo, &whole);
+        let decoder = Decoder::trainable(config, policy)?;
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
+        let reference = reference.iter().skip(index * grpo.micro_batch).take(micro.len());
+        let per_token = |value: fn(&Sample) -> f32| {
+            micro.iter().flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len())).collect()
+        };
+        let tokens = TokenBatch {
+            old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
+            reference: reference.flatten().copied().collect(),
+            advantages: per_token(|sample| sample.advantage as f32),
+            weights,
+            lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
+        };
+        let loss = token_loss(&scored.get(0)?, &tokens, grpo)?;
+        let entropy = scored.get(1)?.detach().sum_all()?.to_scalar::<f32>()?;
+        report.loss += f64::from(loss.loss.to_scalar::<f32>()?);
+        report.kl += loss.kl;
+        report.entropy += f64::from(entropy);
+        report.clipped += loss.clipped as f64;
+        report.tokens += tokens.old.len();
+        accumulate(&mut sum, &loss.loss, policy)?;
+    }
+    let tokens = report.tokens.max(1) as f64;
+    report.kl /= tokens;
+    report.entropy /= tokens;
+    report.clipped /= tokens;
+    Ok((sum.unwrap_or_default(), report))
+}
+
+/// What averages over all micro-batches divide by.
+struct Whole {
+    completions: usize,
+    tokens: usize,
+    longest: usize,
+}
+
+impl Whole {
+    fn of(samples: &[&Sample], grpo: &GrpoConfig) -> Whole {
+        let lengths = || samples.iter().map(|sample| sample.completion.len());
+        let counted = samples.iter().filter(|sample| !left_out(sample, grpo));
+        Whole {
+            completions: samples.len(),
+            tokens: counted.map(|sample| sample.completion.len()).sum(),
+            longest: grpo.max_completion_length.unwrap_or_else(|| lengths().max().unwrap_or(1)),
+        }
+    }
+}
+
+fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
+    grpo.mask_truncated_completions && !sample.finished
+}
+
+/// What the loss of each token counts, so that the weighted sum over all micro-batches is the loss.
+fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
+    let mut weights = Vec::new();
+    let counted = micro.iter().filter(|sample| !left_out(sample, grpo));
+    let micro_tokens: usize = counted.map(|sample| sample.completion.len()).sum();
+    for sample in micro {
+        let length = sample.completion.len();
+        let share = match grpo.loss_type {
+            LossType::Grpo => 1.0 / (whole.completions * length) as f64,
+            LossType::DrGrpo => 1.0 / (whole.completions * whole.longest) as f64,
+            LossType::Dapo => 1.0 / whole.tokens.max(1) as f64,
+            // Micro-batches weigh by their completions.
+            LossType::Bnpo => micro.len() as f64 / (whole.completions * micro_tokens.max(1)) as f64,
+        };
+        let share = if left_out(sample, grpo) { 0.0 } else { share };
+        weights.extend(std::iter::repeat_n(share as f32, length));
+    }
+    weights
+}
+
+/// One step on prompts and what should follow them.
+pub fn supervised_step(
+    config: &Config,
+    policy: &Params,
+    optimizer: &mut AdamW,
+    examples: &[(&[u32], &[u32])],
+    lr: f64,
+    max_grad_norm: f64,
+) -> Result<StepReport> {
+    let (mut gradients, report) = supervised_gradients(config, policy, examples)?;
+    let report = StepReport { grad_norm: clip(&mut gradients, max_grad_norm)?, ..report };
+    ensure_finite(&report)?;
+    optimizer.step(policy, &gradients, lr)?;
+    Ok(report)
+}
+
+/// The gradient of the mean negative log-likelihood of all completion tokens, for each parameter in name
+/// order.
+pub fn supervised_gradients(
+    config: &Config,
+    policy: &Params,
+    examples: &[(&[u32], &[u32])],
+) -> Result<(Vec<Tensor>, StepReport)> {
+    let rows: Vec<Vec<u32>> = examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
+    let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
+    let decoder = Decoder::trainable(config, policy)?;
+    let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
+    let loss = scored.get(0)?.mean_all()?.neg()?;
+    let entropy = f64::from(scored.get(1)?.detach().mean_all()?.to_scalar::<f32>()?);
+    let mut sum = None;
+    accumulate(&mut sum, &loss, policy)?;
+    let loss = f64::from(loss.to_scalar::<f32>()?);
+    let report = StepReport { loss, entropy, tokens: scored.dim(1)?, ..StepReport::default() };
+    Ok((sum.unwrap_or_default(), report))
+}
+
+fn ensure_finite(report: &StepReport) -> Result<()> {
+    if report.loss.is_finite() && report.grad_norm.is_finite() {
+        return Ok(());
+    }
+    bail!("loss {} with gradient norm {}: lower the learning rate", report.loss, report.grad_norm)
+}
+
+/// Adds the gradients of a loss, in name order.
+fn accumulate(sum: &mut Option<Vec<Tensor>>, loss: &Tensor, params: &Params) -> Result<()> {
+    let store = loss.backward()?;
+    let mut gradients = Vec::new();
+    for (name, var) in params.iter() {
+        match store.get(var) {
+            Some(gradient) => gradients.push(gradient.clone()),
+            None => bail!("parameter `{name}` has no gradient: an operation without a backward pass"),
+        }
+    }
+    *sum = Some(match sum.take() {
+        None => gradients,
+        Some(before) => before.iter().zip(&gradients).map(|(a, b)| a + b).collect::<Result<_>>()?,
+    });
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Holds a fused operation against the plain composition, and its gradient against finite differences.
+
+use candle_core::{Device, Result, Tensor, Var};
+
+use crate::store::Seed;
+
+/// Numbers between −1 and 1.
+pub fn random(shape: &[usize], seed: u64) -> Tensor {
+    use rand::Rng;
+    let mut stream = Seed::from_u64(seed).stream("gradient check");
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| stream.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// Compares values and gradients of two functions of the same inputs, under a random weighting of the
+/// outputs, and a few entries of the gradient with central differences.
+pub fn check(
+    inputs: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let (a, b) = (fused(&tensors).unwrap(), plain(&tensors).unwrap());
+    assert_eq!(a.dims(), b.dims());
+    assert!(largest_difference(&a, &b) < 2e-5, "values differ by {}", largest_difference(&a, &b));
+    let weighting = random(a.dims(), 99);
+    let loss = |value: &Tensor| (value * &weighting).unwrap().sum_all().unwrap();
+    let (grads_a, grads_b) = (loss(&a).backward().unwrap(), loss(&b).backward().unwrap());
+    for (index, var) in vars.iter().enumerate() {
+        let (mine, plain) = (grads_a.get(var).expect("a gradient"), grads_b.get(var).unwrap());
+        let scale: f32 = plain.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+        let difference = largest_difference(mine, plain);
+        assert!(difference < 1e-4 * scale.max(1.0), "gradient {index} differs by {difference} of {scale}");
+        let values: Vec<f32> = inputs[index].flatten_all().unwrap().to_vec1().unwrap();
+        let gradient: Vec<f32> = mine.flatten_all().unwrap().to_vec1().unwrap();
+        for entry in (0..values.len()).step_by(values.len() / 3 + 1) {
+            let moved = |by: f32| {
+                let mut values = values.clone();
+                values[entry] += by;
+                let mut moved: Vec<Tensor> = inputs.to_vec();
+                moved[index] = Tensor::from_vec(values, inputs[index].shape(), &Device::Cpu).unwrap();
+                let value = fused(&moved).unwrap();
+                let products = (value * &weighting).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                products.into_iter().map(f64::from).sum::<f64>()
+            };
+            let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            let exact = f64::from(gradient[entry]);
+            assert!((numeric - exact).abs() < 2e-2 * exact.abs().max(1.0), "finite difference {numeric}, gradient {exact}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Log-probabilities of given tokens, and the entropy of the distributions they come from, straight from
+//! hidden states: logits exist for one block of tokens at a time, forward and backward, so that memory does
+//! not grow with tokens × vocabulary.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu::{Matrix, matmul, slice, with};
+use super::simd::{dot, kernel, softmax};
+
+/// Tokens whose logits exist at the same time.
+const BLOCK: usize = 512;
+
+struct TokenLogProbabilities {
+    targets: Vec<u32>,
+    /// 1 / temperature.
+    sharpness: f32,
+}
+
+/// For hidden states \[M, D\] and the output weight \[V, D\]: a tensor \[2, M\] with the log-probability of
+/// each of the M targets at this temperature, and the entropy (nats) of each distribution. Both have
+/// gradients.
+pub fn token_log_probabilities(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: Vec<u32>,
+    temperature: f64,
+) -> Result<Tensor> {
+    let (tokens, vocabulary) = (hidden.dim(0)?, weight.dim(0)?);
+    if targets.len() != tokens {
+        bail!("{} targets for {tokens} hidden states", targets.len());
+    }
+    if let Some(target) = targets.iter().find(|target| **target as usize >= vocabulary) {
+        bail!("token {target} is outside the vocabulary of {vocabulary}");
+    }
+    let op = TokenLogProbabilities { targets, sharpness: (1.0 / temperature) as f32 };
+    hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
+}
+
+kernel! {
+    /// Log-softmax in place of one row of logits, scaled first.
+    pub fn log_softmax(logits: &mut [f32], sharpness: f32) {
+        let mut most = f32::NEG_INFINITY;
+        for logit in logits.iter_mut() {
+            *logit *= sharpness;
+            most = if *logit > most { *logit } else { most };
+        }
+        let mut total = [0f32; 8];
+        let chunks = logits.chunks_exact(8);
+        let rest: f32 = chunks.remainder().iter().map(|logit| super::simd::exp(logit - most)).sum();
+        for chunk in chunks {
+            for lane in 0..8 {
+                total[lane] += super::simd::exp(chunk[lane] - most);
+            }
+        }
+        let log_total = most + (total.iter().sum::<f32>() + rest).ln();
+        for logit in logits.iter_mut() {
+            *logit -= log_total;
+        }
+    }
+}
+
+kernel! {
+    /// One row of logits becomes probabilities; returns log-probability of the target and entropy.
+    fn statistics(logits: &mut [f32], sharpness: f32, target: usize) -> (f32, f32) {
+        for logit in logits.iter_mut() {
+            *logit *= sharpness;
+        }
+        let scores = logits.to_vec();
+        let log_total = softmax(logits);
+        // H = log Z − Σ p·score
+        (scores[target] - log_total, log_total - dot(logits, &scores))
+    }
+}
+
+kernel! {
+    /// One row of logits becomes the gradient with respect to itself.
+    fn gradient(logits: &mut [f32], sharpness: f32, target: usize, d_log_probability: f32, d_entropy: f32) {
+        for logit in logits.iter_mut() {
+            *logit *= sharpness;
+        }
+        let scores = logits.to_vec();
+        let log_total = softmax(logits);
+        let entropy = log_total - dot(logits, &scores);
+        for (p, score) in logits.iter_mut().zip(&scores) {
+            // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
+            *p *= -d_log_probability - d_entropy * (score - log_total + entropy);
+            *p *= sharpness;
+        }
+        logits[target] += d_log_probability * sharpness;
+    }
+}
+
+impl CustomOp2 for TokenLogProbabilities {
+    fn name(&self) -> &'static str {
+        "token-log-probabilities"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (hidden, weight) = (slice(s1, l1)?, slice(s2, l2)?);
+        let (width, vocabulary) = (l2.dims()[1], l2.dims()[0]);
+        let tokens = self.targets.len();
+        let mut out = vec![0f32; 2 * tokens];
+        let (log_probabilities, entropies) = out.split_at_mut(tokens);
+        let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
+        let blocks = log_probabilities.chunks_mut(BLOCK).zip(entropies.chunks_mut(BLOCK));
+        for (((log_probabilities, entropies), hidden), targets) in
+            blocks.zip(hidden.chunks(BLOCK * width)).zip(self.targets.chunks(BLOCK))
+        {
+            let rows = targets.len();
+            let logits = &mut logits[..rows * vocabulary];
+            matmul(Matrix::new(hidden, rows, width), Matrix::new(weight, vocabulary, width).t(), logits, false);
+            let outputs = log_probabilities.par_iter_mut().zip(entropies.par_iter_mut());
+            logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(|((logits, (lp, entropy)), target)| {
+                (*lp, *entropy) = statistics(logits, self.sharpness, *target as usize);
+            });
+        }
+        Ok((CpuStorage::F32(out), Shape::from((2, tokens))))
+    }
+
+    fn bwd(&self, hidden: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (vocabulary, width) = weight.dims2()?;
+        let (d_hidden, d_weight) = with(hidden, |hiddens| {
+            with(weight, |weights| {
+                with(grad, |grads| {
+                    let tokens = self.targets.len();
+                    let (d_lp, d_entropy) = grads.split_at(tokens);
+                    let mut d_hidden = vec![0f32; tokens * width];
+                    let mut d_weight = vec![0f32; vocabulary * width];
+                    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
+                    for start in (0..tokens).step_by(BLOCK) {
+                        let block = start..(start + BLOCK).min(tokens);
+                        let rows = block.len();
+                        let logits = &mut logits[..rows * vocabulary];
+                        let h = Matrix::new(&hiddens[block.start * width..block.end * width], rows, width);
+                        let w = Matrix::new(weights, vocabulary, width);
+                        matmul(h, w.t(), logits, false);
+                        let grads = d_lp[block.clone()].par_iter().zip(&d_entropy[block.clone()]);
+                        let targets = self.targets[block.clone()].par_iter();
+                        logits.par_chunks_mut(vocabulary).zip(targets).zip(grads).for_each(
+                            |((logits, target), (d_lp, d_entropy))| {
+                                gradient(logits, self.sharpness, *target as usize, *d_lp, *d_entropy);
+                            },
+                        );
+                        let d_logits = Matrix::new(logits, rows, vocabulary);
+                        matmul(d_logits, w, &mut d_hidden[block.start * width..block.end * width], false);
+                        matmul(d_logits.t(), h, &mut d_weight, true);
+                    }
+                    Ok((d_hidden, d_weight))
+                })
+            })
+        })?;
+        let d_hidden = Tensor::from_vec(d_hidden, hidden.shape(), hidden.device())?;
+        Ok((Some(d_hidden), Some(Tensor::from_vec(d_weight, weight.shape(), weight.device())?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{check, random};
+    use super::*;
+
+    #[test]
+    fn log_probability_and_entropy_are_the_plain_composition_and_have_its_gradient() {
+        let (tokens, temperature) = (BLOCK + 37, 0.7);
+        let targets: Vec<u32> = (0..tokens as u32).map(|i| i * 7 % 19).collect();
+        let index = Tensor::from_vec(targets.clone(), (tokens, 1), &candle_core::Device::Cpu).unwrap();
+        let plain = |hidden: &Tensor, weight: &Tensor| {
+            let logits = (hidden.matmul(&weight.t()?)? / temperature)?;
+            let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
+            let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+            let entropy = (log_p.exp()? * &log_p)?.sum(1)?.neg()?;
+            Tensor::stack(&[log_p.gather(&index, 1)?.squeeze(1)?, entropy], 0)
+        };
+        check(
+            &[random(&[tokens, 12], 1), random(&[19, 12], 2)],
+            |t| token_log_probabilities(&t[0], &t[1], targets.clone(), temperature),
+            |t| plain(&t[0], &t[1]),
+        );
+    }
+
+    #[test]
+    fn log_softmax_sums_to_one() {
+        let mut logits: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+        log_softmax(&mut logits, 2.0);
+        let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        assert!((total - 1.0).abs() < 1e-5);
+    }
+}

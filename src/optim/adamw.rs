@@ -1,0 +1,246 @@
+//! AdamW (Loshchilov and Hutter 2019) whose moments and step are part of a checkpoint, so that training
+//! that was interrupted goes on as if it had not been.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{self, Params};
+
+/// Numbers that one task takes.
+const BLOCK: usize = 1 << 14;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWConfig {
+    pub betas: (f64, f64),
+    pub epsilon: f64,
+    /// Decoupled: every step takes lr · weight_decay of the matrices away; norms are left alone.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        AdamWConfig { betas: (0.9, 0.999), epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// The optimizer's state for a model's parameters.
+pub struct AdamW {
+    config: AdamWConfig,
+    step: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// First and second moment of one parameter.
+#[derive(Default)]
+struct Moments {
+    mean: Vec<f32>,
+    square: Vec<f32>,
+}
+
+impl AdamW {
+    /// Fresh state: zero moments.
+    pub fn new(params: &Params, config: AdamWConfig) -> AdamW {
+        let zeros = |count| Moments { mean: vec![0.0; count], square: vec![0.0; count] };
+        let moments = params.iter().map(|(name, var)| (name.to_owned(), zeros(var.elem_count()))).collect();
+        AdamW { config, step: 0, moments }
+    }
+
+    /// One step at learning rate `lr`, with one gradient for each parameter in name order.
+    pub fn step(&mut self, params: &Params, gradients: &[Tensor], lr: f64) -> Result<()> {
+        if gradients.len() != self.moments.len() {
+            bail!("{} gradients for {} parameters", gradients.len(), self.moments.len());
+        }
+        self.step += 1;
+        let (beta1, beta2) = self.config.betas;
+        let correction = |beta: f64| 1.0 - beta.powi(self.step.min(i32::MAX as u64) as i32);
+        for ((moments, (_, var)), gradient) in self.moments.values_mut().zip(params.iter()).zip(gradients) {
+            let decay = if var.rank() > 1 { lr * self.config.weight_decay } else { 0.0 };
+            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+            if gradient.len() != moments.mean.len() {
+                bail!("a gradient has {} numbers, its parameter {}", gradient.len(), moments.mean.len());
+            }
+            var.as_tensor().inplace_op1(&Update {
+                gradient: &gradient,
+                moments: RefCell::new(moments),
+                keep: (1.0 - decay) as f32,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                rate: (lr / correction(beta1)) as f32,
+                scale: (1.0 / correction(beta2).sqrt()) as f32,
+                epsilon: self.config.epsilon as f32,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes the state: `NAME.mean`, `NAME.square` and `step`.
+    pub fn save(&self, path: &Path) -> model::Result<()> {
+        let mut tensors = BTreeMap::new();
+        for (name, moments) in &self.moments {
+            for (part, values) in [("mean", &moments.mean), ("square", &moments.square)] {
+                let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
+                tensors.insert(format!("{name}.{part}"), tensor);
+            }
+        }
+        tensors.insert("step".to_owned(), Tensor::new(&[self.step as i64], &Device::Cpu)?);
+        model::save(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), path)
+    }
+
+    /// Reads the state that [`AdamW::save`] wrote for these parameters.
+    pub fn load(path: &Path, params: &Params, config: AdamWConfig) -> model::Result<AdamW> {
+        let invalid = |reason: String| model::Error::Invalid { path: path.into(), reason };
+        let bytes = std::fs::read(path).map_err(|source| model::Error::Read { path: path.into(), source })?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(|error| invalid(format!("not a complete safetensors file ({error}); it may be cut short")))?;
+        let find = |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")));
+        let mut optimizer = AdamW::new(params, config);
+        let step = find("step")?.to_vec1::<i64>()?;
+        optimizer.step = step.first().copied().unwrap_or_default().unsigned_abs();
+        for (name, moments) in &mut optimizer.moments {
+            for (part, values) in [("mean", &mut moments.mean), ("square", &mut moments.square)] {
+                let found = find(&format!("{name}.{part}"))?.to_vec1::<f32>()?;
+                if found.len() != values.len() {
+                    return Err(invalid(format!("`{name}.{part}` has {} numbers instead of {}", found.len(), values.len())));
+                }
+                *values = found;
+            }
+        }
+        Ok(optimizer)
+    }
+}
+
+/// The update of one parameter, in place.
+struct Update<'a> {
+    gradient: &'a [f32],
+    moments: RefCell<&'a mut Moments>,
+    /// 1 − lr · weight decay.
+    keep: f32,
+    beta1: f32,
+    beta2: f32,
+    /// lr / (1 − β1^t)
+    rate: f32,
+    /// 1 / √(1 − β2^t)
+    scale: f32,
+    epsilon: f32,
+}
+
+impl InplaceOp1 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter is contiguous") };
+        let CpuStorage::F32(values) = storage else { bail!("parameters are f32") };
+        let mut moments = self.moments.borrow_mut();
+        let Moments { mean, square } = &mut **moments;
+        let (beta1, beta2, keep) = (self.beta1, self.beta2, self.keep);
+        let (rate, scale, epsilon) = (self.rate, self.scale, self.epsilon);
+        let state = mean.par_chunks_mut(BLOCK).zip(square.par_chunks_mut(BLOCK));
+        let values = values[start..end].par_chunks_mut(BLOCK).zip(self.gradient.par_chunks(BLOCK));
+        values.zip(state).for_each(|((values, gradient), (mean, square))| {
+            for (((x, g), m), v) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *x = *x * keep - rate * *m / (v.sqrt() * scale + epsilon);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Scales gradients down to a global norm of at most `limit`; returns the norm before. Not a number in a
+/// gradient makes the norm not a number, for the caller to see.
+pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
+    let mut total = 0.0;
+    for gradient in gradients.iter() {
+        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+        // Blocks summed side by side, their sums in order.
+        let parts: Vec<f64> = values
+            .par_chunks(BLOCK)
+            .map(|block| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>())
+            .collect();
+        total += parts.iter().sum::<f64>();
+    }
+    let norm = total.sqrt();
+    if norm > limit {
+        for gradient in gradients.iter_mut() {
+            *gradient = (&*gradient * (limit / (norm + 1e-6)))?;
+        }
+    }
+    Ok(norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Architecture;
+    use crate::store::Seed;
+
+    fn params() -> Params {
+        let architecture: Architecture = serde_json::from_str(r#"{"hidden": 8, "layers": 1, "heads": 2}"#).unwrap();
+        Params::init(&architecture.config(16, 1, 0), Seed::from_u64(1)).unwrap()
+    }
+
+    fn gradients(params: &Params, round: u64) -> Vec<Tensor> {
+        let gradient = |(i, (_, var)): (usize, (&str, &candle_core::Var))| {
+            let values = (0..var.elem_count()).map(|j| ((i + j) as f32 * 0.37 + round as f32).sin()).collect();
+            Tensor::from_vec::<_, f32>(values, var.shape(), &Device::Cpu).unwrap()
+        };
+        params.iter().enumerate().map(gradient).collect()
+    }
+
+    fn values(params: &Params) -> Vec<f32> {
+        params.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_first_step_moves_each_parameter_by_the_learning_rate() {
+        let params = params();
+        let before = values(&params);
+        let mut optimizer = AdamW::new(&params, AdamWConfig::default());
+        let gradients = gradients(&params, 1);
+        optimizer.step(&params, &gradients, 0.01).unwrap();
+        let signs = gradients.iter().flat_map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        for ((before, after), g) in before.iter().zip(values(&params)).zip(signs) {
+            assert!((before - after - 0.01 * g.signum()).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn saved_and_loaded_in_between_gives_the_same_bits() {
+        let (through, broken) = (params(), params());
+        let config = || AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
+        let mut optimizer = AdamW::new(&through, config());
+        for round in 0..6 {
+            optimizer.step(&through, &gradients(&through, round), 0.01).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("optimizer.safetensors");
+        let mut optimizer = AdamW::new(&broken, config());
+        for round in 0..6 {
+            optimizer.step(&broken, &gradients(&broken, round), 0.01).unwrap();
+            optimizer.save(&path).unwrap();
+            optimizer = AdamW::load(&path, &broken, config()).unwrap();
+        }
+        assert_eq!(values(&through), values(&broken));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = AdamW::load(&path, &broken, config()).err().unwrap().to_string();
+        assert!(error.contains("optimizer.safetensors") && error.contains("cut short"), "{error}");
+    }
+
+    #[test]
+    fn clipping_bounds_the_norm_and_reports_it() {
+        let mut gradients = vec![Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
+        assert_eq!(clip(&mut gradients, 10.0).unwrap(), 5.0);
+        assert_eq!(clip(&mut gradients, 1.0).unwrap(), 5.0);
+        assert!((clip(&mut gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
+    }
+}

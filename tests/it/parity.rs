@@ -1,0 +1,180 @@
+//! Numbers of transformers, TRL and NLTK that ours must match. Walks every folder under `TRIPLAY_FIXTURES`
+//! (default `tests/fixtures`): a folder with `config.json` is a model, one whose `expected.json` names
+//! `variants` is a GRPO case. Prints what it checked and the largest deviations.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+use triplay::grpo::{GrpoConfig, Sample, gradients, supervised_gradients};
+use triplay::model::{Checkpoint, Decoder, Packed, Params};
+use triplay::rollout::{Sampling, sample};
+use triplay::store::Seed;
+
+fn folders() -> Vec<PathBuf> {
+    let root = std::env::var_os("TRIPLAY_FIXTURES").map(PathBuf::from);
+    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+fn expected(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap()
+}
+
+fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// The largest relative deviation of gradient norms.
+fn gradient_deviation(params: &Params, gradients: &[Tensor], norms: &Value) -> f64 {
+    let mut worst = 0f64;
+    let mut checked = 0;
+    for ((name, _), gradient) in params.iter().zip(gradients) {
+        let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        let Some(expected) = norms[name].as_f64() else { panic!("no expected gradient for {name}") };
+        assert!(norm > 0.0 && norm.is_finite(), "{name} has gradient norm {norm}");
+        worst = worst.max((f64::from(norm) - expected).abs() / expected);
+        checked += 1;
+    }
+    assert_eq!(checked, norms.as_object().unwrap().len());
+    worst
+}
+
+fn largest(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+fn check_model(folder: &Path) {
+    let (expected, numbers) = (expected(folder), tensors(&folder.join("expected.safetensors")));
+    let model = Checkpoint::load(folder).unwrap();
+    let sequences: Vec<Vec<u32>> = expected["input_ids"].as_array().unwrap().iter().map(ids).collect();
+    for (text, ids) in expected["chat_texts"].as_array().unwrap().iter().zip(&sequences) {
+        assert_eq!(&model.tokenizer.encode(text.as_str().unwrap()).unwrap(), ids);
+    }
+    let decoder = Decoder::frozen(&model.config, &model.params).unwrap();
+    let packed = Packed::new(&sequences);
+    let logits = decoder.logits(&decoder.hidden(&packed).unwrap()).unwrap();
+    let mut logit_deviation = 0f32;
+    for row in 0..sequences.len() {
+        let range = packed.rows.range(row);
+        let mine = logits.narrow(0, range.start, range.len()).unwrap();
+        logit_deviation = logit_deviation.max(largest(&mine, &numbers[&format!("logits_{row}")]));
+    }
+    assert!(logit_deviation < 2e-4, "logits differ by {logit_deviation}");
+
+    let scored = decoder.token_log_probabilities(&Packed::new(&sequences[..1]), &[1], 1.0).unwrap();
+    let logprob_deviation = largest(&scored.get(0).unwrap(), &numbers["token_logprobs_0"]);
+    assert!(logprob_deviation < 2e-4, "log-probabilities differ by {logprob_deviation}");
+
+    let sequence = &sequences[expected["nll_sequence"].as_u64().unwrap() as usize];
+    let example = (&sequence[..1], &sequence[1..]);
+    let (gradients, report) = supervised_gradients(&model.config, &model.params, &[example]).unwrap();
+    let loss_deviation = (report.loss - expected["nll"].as_f64().unwrap()).abs();
+    assert!(loss_deviation < 1e-5, "NLL differs by {loss_deviation}");
+    let gradient = gradient_deviation(&model.params, &gradients, &expected["grad_norms"]);
+    assert!(gradient < 1e-3, "gradient norms differ by {gradient}");
+
+    let sampling = Sampling {
+        temperature: 0.0,
+        max_new_tokens: expected["max_new_tokens"].as_u64().unwrap() as usize,
+        ..Sampling::default()
+    };
+    let greedy = sample(&model, &sequences, &sampling, Seed::from_u64(0), &mut |_, _| ()).unwrap();
+    for (row, completion) in greedy.iter().enumerate() {
+        let mut mine: Vec<i64> = completion.ids.iter().map(|id| i64::from(*id)).collect();
+        mine.resize(sampling.max_new_tokens, i64::from(model.tokenizer.pad));
+        assert_eq!(mine, numbers["greedy"].get(row).unwrap().to_vec1::<i64>().unwrap(), "greedy row {row}");
+    }
+    println!(
+        "{}: logits {logit_deviation:.1e}, log-probabilities {logprob_deviation:.1e}, NLL {loss_deviation:.1e}, \
+         gradient norms {gradient:.1e} relative, token ids and greedy tokens exact",
+        folder.display()
+    );
+}
+
+/// The part of a TRL configuration that we know, in our names.
+fn grpo_config(config: &Value) -> GrpoConfig {
+    let mut ours = serde_json::Map::new();
+    for (name, value) in config.as_object().unwrap() {
+        match name.as_str() {
+            "advantages" => {}
+            "beta" => drop(ours.insert("kl".into(), value.clone())),
+            _ => drop(ours.insert(name.clone(), value.clone())),
+        }
+    }
+    serde_json::from_value(Value::Object(ours)).unwrap()
+}
+
+fn check_grpo(folder: &Path) {
+    let (expected, inputs) = (expected(folder), tensors(&folder.join("inputs.safetensors")));
+    let model = Checkpoint::load(&folder.with_file_name(expected["model"].as_str().unwrap())).unwrap();
+    let rows = |name: &str| inputs[name].to_vec2::<i64>().unwrap();
+    let (prompts, prompt_mask) = (rows("prompt_ids"), rows("prompt_mask"));
+    let (completions, completion_mask) = (rows("completion_ids"), rows("completion_mask"));
+    let real = |ids: &[i64], mask: &[i64]| -> Vec<u32> {
+        ids.iter().zip(mask).filter(|(_, mask)| **mask == 1).map(|(id, _)| *id as u32).collect()
+    };
+    for (name, variant) in expected["variants"].as_object().unwrap() {
+        let config = grpo_config(&variant["config"]);
+        let kind = variant["config"]["advantages"].as_str().unwrap();
+        let advantages = inputs[&format!("advantages_{kind}")].to_vec1::<f32>().unwrap();
+        let old = inputs[&format!("{name}.old")].to_vec2::<f32>().unwrap();
+        let samples: Vec<Sample> = (0..prompts.len())
+            .map(|row| {
+                let completion = real(&completions[row], &completion_mask[row]);
+                Sample {
+                    prompt: real(&prompts[row], &prompt_mask[row]),
+                    old_logprobs: old[row][..completion.len()].to_vec(),
+                    completion,
+                    advantage: f64::from(advantages[row]),
+                    finished: true,
+                }
+            })
+            .collect();
+        let samples: Vec<&Sample> = samples.iter().collect();
+        // The reference's log-probabilities are given as numbers, not as a model.
+        let reference = inputs[&format!("{name}.ref")].to_vec2::<f32>().unwrap();
+        let reference: Vec<Vec<f32>> =
+            samples.iter().zip(reference).map(|(sample, row)| row[..sample.completion.len()].to_vec()).collect();
+        let mut worst = (0f64, 0f64);
+        for micro_batch in [256, 3] {
+            // BNPO averages over the tokens of each micro-batch: it has one here.
+            if micro_batch == 3 && name == "bnpo" {
+                continue;
+            }
+            let config = GrpoConfig { micro_batch, ..config.clone() };
+            let (gradients, report) =
+                gradients(&model.config, &model.params, &reference, &samples, &config).unwrap();
+            let loss = (report.loss - variant["loss"].as_f64().unwrap()).abs();
+            assert!(loss < 1e-5, "{name}: loss {} instead of {}", report.loss, variant["loss"]);
+            let gradient = gradient_deviation(&model.params, &gradients, &variant["grad_norms"]);
+            assert!(gradient < 1e-3, "{name}: gradient norms differ by {gradient}");
+            worst = (worst.0.max(loss), worst.1.max(gradient));
+        }
+        println!("{}, {name}: loss {:.1e}, gradient norms {:.1e} relative", folder.display(), worst.0, worst.1);
+    }
+}
+
+#[test]
+fn numbers_match_transformers_and_trl() {
+    let mut checked = 0;
+    for folder in folders() {
+        if folder.join("config.json").exists() {
+            check_model(&folder);
+            checked += 1;
+        } else if folder.join("expected.json").exists() && expected(&folder).get("variants").is_some() {
+            check_grpo(&folder);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 2, "only {checked} fixture folders found");
+}
