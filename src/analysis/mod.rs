@@ -1,1 +1,7 @@
+//! What a run came to: its metrics in one table, and the models that it kept where a person finds them.
 
+mod collect;
+mod table;
+
+pub use collect::{collect, link_models, write};
+pub use table::table;

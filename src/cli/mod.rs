@@ -3,8 +3,8 @@
 
 mod folder;
 mod pipeline;
-pub mod progress;
-pub mod show;
+mod progress;
+mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,9 +1,11 @@
 //! Datasets: typed rows, their Arrow schemas, and Parquet files of them. Knows no stages and no models.
 
+mod cell;
 mod column;
 mod parquet;
 mod rows;
 
+pub use cell::cell;
 pub use column::Row;
 pub use parquet::{Error, Result, Table, open, read, write};
 pub use rows::*;

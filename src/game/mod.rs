@@ -16,6 +16,7 @@ pub use class::{Class, label};
 pub use diversity::{BleuReferences, cosine, distinct_n, self_bleu};
 pub use expand::{SeedSpec, Split, Task, WarmupRow, WrappedPrompt};
 pub use experts::Votes;
+pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, evict};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,

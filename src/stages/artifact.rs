@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
 use crate::engine::{ArtifactType, Context, Input};
-use crate::game::Role;
+use crate::game::{self, Role};
 use crate::model::Checkpoint;
 use crate::rollout::{self, Sampling};
 use crate::store::Seed;
@@ -104,7 +104,7 @@ pub fn sample(
 ) -> anyhow::Result<Vec<Sample>> {
     let checkpoint = self::model(context, model)?;
     let tokenizer = &checkpoint.tokenizer;
-    let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+    let ids = tokenizer.encode_all(&prompts)?;
     let seed = context.seed().child(what);
     let begun = std::time::Instant::now();
     let total = sampling.max_new_tokens;
@@ -139,6 +139,13 @@ pub fn embed(context: &Context, embedder: Option<&Input<Model>>, texts: &[&str])
         return Ok(Vec::new());
     }
     let checkpoint = model(context, embedder)?;
-    let ids = texts.iter().map(|text| checkpoint.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
-    Ok(checkpoint.embed(&ids)?)
+    Ok(checkpoint.embed(&checkpoint.tokenizer.encode_all(texts)?)?)
+}
+
+/// The sandbox's world.
+pub fn world(context: &Context, input: &Input<World>) -> anyhow::Result<Arc<game::World>> {
+    context.load(context.input(input)?, |path| {
+        let text = std::fs::read_to_string(path)?;
+        Ok((game::World::parse(&text)?, text.len() * 4))
+    })
 }

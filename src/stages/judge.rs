@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Judgeable, Model};
-use crate::data::{self, VerdictRow};
+use crate::data::{self, JudgedRow, VerdictRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{Class, Prompt, Role, label};
 use crate::rollout::Sampling;
@@ -29,7 +29,7 @@ fn one() -> usize {
 }
 
 /// A label is one word and the end of text.
-pub fn greedy() -> Sampling {
+fn greedy() -> Sampling {
     Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }
 
@@ -49,13 +49,13 @@ impl Stage for Judge {
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let pairs = artifact::rows::<Pair, _>(context, &self.data)?;
-        let asked: Vec<(usize, &Pair)> =
+        let pairs = artifact::rows::<JudgedRow, _>(context, &self.data)?;
+        let asked: Vec<(usize, &JudgedRow)> =
             pairs.iter().enumerate().flat_map(|pair| std::iter::repeat_n(pair, self.group)).collect();
         let prompt = Prompt::parse(Role::Evaluator, &self.prompt)?;
         let prompts = asked
             .iter()
-            .map(|(_, pair)| prompt.render(&[("prompt", &pair.attack), ("response", &pair.response)]))
+            .map(|(_, pair)| prompt.render(&[&pair.attack, &pair.text]))
             .collect::<Result<_, _>>()?;
         let samples =
             artifact::sample(context, &self.model, Role::Evaluator, prompts, &self.sampling, "verdicts")?;
@@ -70,7 +70,7 @@ impl Stage for Judge {
                 attack_id: pair.attack_id,
                 origin: pair.origin.clone(),
                 attack: pair.attack.clone(),
-                response: pair.response.clone(),
+                response: pair.text.clone(),
                 defender: pair.defender.clone(),
                 weight: pair.weight,
                 group: group as u32,

@@ -93,7 +93,7 @@ impl Stage for Respond {
             let asked: Vec<&AttackRow> =
                 attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
             let prompts =
-                asked.iter().map(|attack| prompt.render(&[("prompt", &attack.text)])).collect::<Result<_, _>>()?;
+                asked.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
             let what = format!("responses {}/{}", index + 1, self.models.len());
             let samples =
                 artifact::sample(context, &defense.model, Role::Defender, prompts, &self.sampling, &what)?;

@@ -1,11 +1,18 @@
 //! `update`: one GRPO step of a role on its rewards.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards};
-use crate::data::{self, MetricRow, RewardRow};
+use crate::data::{self, MetricRow, Position, RewardRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
-use crate::grpo::{self, GrpoConfig};
+use crate::grpo::{self, GrpoConfig, StepReport, grpo_step};
+use crate::model::Checkpoint;
+use crate::optim::AdamW;
+
+/// The optimizer's state, beside the model that it belongs to.
+const OPTIMIZER: &str = "optimizer.safetensors";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +51,7 @@ impl Stage for Update {
         let Algorithm::Grpo(config) = &self.algorithm;
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
         anyhow::ensure!(!rows.is_empty(), "`{}` has no rows to learn from", self.data.text());
-        let checkpoint = artifact::model(context, &self.model)?;
+        let before = artifact::model(context, &self.model)?;
         let reference = match &self.reference {
             Some(reference) if config.kl > 0.0 => Some(artifact::model(context, reference)?),
             _ => None,
@@ -59,10 +66,74 @@ impl Stage for Update {
                 finished: row.sample.finished,
             })
             .collect();
-        let _ = (checkpoint, reference, samples);
-        let at = artifact::position(context);
-        let metrics: Vec<MetricRow> = Vec::new();
-        let _ = at;
-        Ok(data::write(&context.output("metrics"), &metrics)?)
+        let trained = Checkpoint { params: before.params.copy()?, ..(*before).clone() };
+        let state = context.input(&self.model)?.path.join(OPTIMIZER);
+        let mut optimizer = match state.exists() {
+            true => AdamW::load(&state, &trained.params, config.optimizer.clone())?,
+            false => AdamW::new(&trained.params, config.optimizer.clone()),
+        };
+        let Checkpoint { config: sizes, params, .. } = &trained;
+        let report = grpo_step(sizes, params, reference.as_deref(), &mut optimizer, &samples, config)?;
+
+        let folder = context.output("model");
+        trained.save(&folder)?;
+        optimizer.save(&folder.join(OPTIMIZER))?;
+        let metrics = metrics(&rows, &report, artifact::position(context));
+        data::write(&context.output("metrics"), &metrics)?;
+        let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
+        context.progress(1, 1, format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy));
+        let bytes = trained.bytes();
+        context.remember("model", trained, bytes);
+        Ok(())
     }
+}
+
+/// What the rewards and the step came to.
+fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricRow> {
+    let role = rows.first().map(|row| row.role.clone()).unwrap_or_default();
+    let mut metrics = Vec::new();
+    let mut add = |metric: &str, value: f64, count: usize| {
+        metrics.push(MetricRow {
+            phase: "update".into(),
+            subject: role.clone(),
+            metric: metric.into(),
+            value,
+            count: count as u64,
+            at: at.clone(),
+        });
+    };
+    let mut mean = |metric: &str, values: Vec<f64>| {
+        if !values.is_empty() {
+            add(metric, values.iter().sum::<f64>() / values.len() as f64, values.len());
+        }
+    };
+    mean("reward", rows.iter().map(|row| row.reward).collect());
+    mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
+    mean("finished", rows.iter().map(|row| f64::from(u8::from(row.sample.finished))).collect());
+    let components: [(&str, fn(&RewardRow) -> Option<f64>); 6] = [
+        ("attack_success", |row| row.attack_success),
+        ("semantic", |row| row.semantic),
+        ("self_bleu", |row| row.self_bleu),
+        ("self_bleu_penalty", |row| row.self_bleu_penalty),
+        ("cosine", |row| row.cosine),
+        ("cosine_penalty", |row| row.cosine_penalty),
+    ];
+    for (name, component) in components {
+        mean(name, rows.iter().filter_map(component).collect());
+    }
+    let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    rows.iter().for_each(|row| groups.entry(row.group).or_default().push(row.reward));
+    let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
+    add("zero_variance_groups", flat as f64, groups.len());
+    add("undetermined", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
+    for (metric, value) in [
+        ("loss", report.loss),
+        ("kl", report.kl),
+        ("entropy", report.entropy),
+        ("clipped", report.clipped),
+        ("grad_norm", report.grad_norm),
+    ] {
+        add(metric, value, report.tokens);
+    }
+    metrics
 }

@@ -1,0 +1,217 @@
+//! Progress for people: a bar and a line at work on a terminal, plain lines elsewhere. Always on standard
+//! error, so that standard output holds results alone.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::engine::progress::{Outcome, Progress};
+
+/// A bar on a terminal; plain lines where standard error is none, or where `CI` is set.
+pub fn reporter() -> Box<dyn Progress> {
+    let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    if std::io::stderr().is_terminal() && !ci {
+        Box::new(Terminal::new())
+    } else {
+        Box::new(Lines::new(Box::new(std::io::stderr())))
+    }
+}
+
+/// One bar for the run, one line for the node at work.
+struct Terminal {
+    bars: MultiProgress,
+    run: ProgressBar,
+    node: ProgressBar,
+}
+
+impl Terminal {
+    fn new() -> Terminal {
+        let bars = MultiProgress::new();
+        let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let run = bars.add(ProgressBar::new(0));
+        run.set_style(style("{prefix} {wide_bar} {pos}/{len} {elapsed} left {eta}"));
+        let node = bars.add(ProgressBar::new(0));
+        node.set_style(style("  {prefix} {pos}/{len} {wide_msg} left {eta}"));
+        Terminal { bars, run, node }
+    }
+}
+
+impl Progress for Terminal {
+    fn run_started(&self, pipeline: &str, total: usize) {
+        self.run.set_prefix(pipeline.to_owned());
+        self.run.set_length(total as u64);
+        self.run.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn node_started(&self, node: &str, _: &str) {
+        self.node.reset();
+        self.node.set_length(0);
+        self.node.set_prefix(node.to_owned());
+        self.node.set_message("");
+    }
+
+    fn node_progress(&self, done: u64, total: u64, note: &str) {
+        self.node.set_length(total);
+        self.node.set_position(done);
+        self.node.set_message(note.to_owned());
+    }
+
+    fn node_finished(&self, node: &str, outcome: Outcome, _: f64) {
+        self.run.inc(1);
+        if outcome == Outcome::Failed {
+            self.message(&format!("failed: {node}"));
+        }
+    }
+
+    fn message(&self, text: &str) {
+        // Where there is no terminal to draw on, nothing is lost that matters.
+        let _ = self.bars.println(text);
+    }
+
+    fn run_finished(&self) {
+        self.node.finish_and_clear();
+        self.run.finish_and_clear();
+        let _ = self.bars.clear();
+    }
+}
+
+/// Seconds between two lines about nodes of the same loop.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// A line now and then: a loop has hundreds of nodes, of which most say nothing new.
+struct Lines {
+    state: Mutex<State>,
+}
+
+struct State {
+    out: Box<dyn Write + Send>,
+    total: usize,
+    done: usize,
+    /// Cached nodes that no line has told of yet.
+    cached: usize,
+    note: String,
+    last: Option<Instant>,
+}
+
+impl Lines {
+    fn new(out: Box<dyn Write + Send>) -> Lines {
+        let state = State { out, total: 0, done: 0, cached: 0, note: String::new(), last: None };
+        Lines { state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn line(&mut self, text: &str) {
+        // A closed standard error is no reason to stop the work.
+        let _ = writeln!(self.out, "{text}");
+    }
+
+    fn tell_cached(&mut self) {
+        if self.cached > 0 {
+            let text = format!("[{}/{}] {} nodes were cached", self.done, self.total, self.cached);
+            self.cached = 0;
+            self.line(&text);
+        }
+    }
+}
+
+impl Progress for Lines {
+    fn run_started(&self, pipeline: &str, total: usize) {
+        let mut state = self.lock();
+        state.total = total;
+        state.line(&format!("{pipeline}: {total} nodes"));
+    }
+
+    fn node_started(&self, _: &str, _: &str) {
+        let mut state = self.lock();
+        state.tell_cached();
+        state.note.clear();
+    }
+
+    fn node_progress(&self, done: u64, total: u64, note: &str) {
+        let mut state = self.lock();
+        state.note = if done < total { format!("{done}/{total} {note}") } else { note.to_owned() };
+        if done < total && state.last.is_some_and(|last| last.elapsed() >= EVERY) {
+            state.last = Some(Instant::now());
+            let text = format!("  {}", state.note);
+            state.line(&text);
+        }
+    }
+
+    fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {
+        let mut state = self.lock();
+        state.done += 1;
+        let due = state.last.is_none_or(|last| last.elapsed() >= EVERY);
+        match outcome {
+            Outcome::Cached => state.cached += 1,
+            // Nodes outside loops are few and each is news.
+            Outcome::Ran if due || !node.contains('/') => {
+                state.last = Some(Instant::now());
+                let text = format!("[{}/{}] {node} {seconds:.2} s  {}", state.done, state.total, state.note);
+                state.line(text.trim_end());
+            }
+            Outcome::Ran => {}
+            Outcome::Failed => {
+                let text = format!("[{}/{}] {node} failed", state.done, state.total);
+                state.line(&text);
+            }
+        }
+    }
+
+    fn message(&self, text: &str) {
+        self.lock().line(text);
+    }
+
+    fn run_finished(&self) {
+        self.lock().tell_cached();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn plain_lines_tell_of_top_level_nodes_failures_and_bursts_of_cached_ones() {
+        let buffer = Buffer::default();
+        let lines = Lines::new(Box::new(buffer.clone()));
+        lines.run_started("quick", 6);
+        lines.node_finished("world", Outcome::Cached, 0.0);
+        lines.node_finished("warmup", Outcome::Cached, 0.0);
+        lines.node_started("others[b]", "sft");
+        lines.node_progress(3, 3, "loss 0.2");
+        lines.node_finished("others[b]", Outcome::Ran, 1.5);
+        lines.node_finished("play[1]/red[1]/attacks", Outcome::Ran, 0.1);
+        lines.node_finished("play[1]/red[1]/responses", Outcome::Failed, 0.1);
+        lines.node_finished("bench", Outcome::Cached, 0.0);
+        lines.run_finished();
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(
+            text,
+            "quick: 6 nodes\n[2/6] 2 nodes were cached\n[3/6] others[b] 1.50 s  loss 0.2\n\
+             [5/6] play[1]/red[1]/responses failed\n[6/6] 1 nodes were cached\n"
+        );
+    }
+}

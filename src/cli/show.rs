@@ -1,0 +1,158 @@
+//! `triplay data show`: any Parquet file, or a dataset of a run, as a table.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde_json::Value;
+
+use super::ShowArgs;
+use super::folder::Run;
+use crate::data::{self, Table};
+
+pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let path = locate(&args.target)?;
+    let table = data::open(&path)?;
+    let out = &mut std::io::stdout().lock();
+    let written = if args.schema { schema(&table, out) } else { rows(&path, &table, args, out) };
+    match written {
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {}
+        other => other?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file of this name, or an output of a node of a run.
+fn locate(target: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(target);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let Some((run, node)) = target.split_once(':') else {
+        bail!("there is no file {target}; a dataset of a run is RUN:NODE, such as latest:play[1]/red[01]/attacks")
+    };
+    let run = Run::find(run)?;
+    let (output, path) = run.output(node)?;
+    if path.is_dir() {
+        bail!("`{node}` is a {}, not a dataset: {}", output.artifact, path.display());
+    }
+    if !path.exists() {
+        bail!("`{node}` is no longer in the cache {}; run the pipeline again to make it", run.record.cache.display());
+    }
+    Ok(path)
+}
+
+/// Columns, their types and what they mean.
+fn schema(table: &Table, out: &mut dyn Write) -> anyhow::Result<()> {
+    let fields = table.schema.fields();
+    let width = |text: fn(&arrow_schema::Field) -> String| fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0);
+    let kind = |field: &arrow_schema::Field| match field.data_type() {
+        arrow_schema::DataType::List(item) => format!("list of {}", item.data_type()),
+        other => other.to_string(),
+    };
+    let (name_width, kind_width) = (width(|field| field.name().clone()), width(kind));
+    for field in fields {
+        let about = field.metadata().get("description").map(String::as_str).unwrap_or("");
+        let line = format!("{:name_width$}  {:kind_width$}  {about}", field.name(), kind(field));
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Longest text shown in a cell.
+const CELL: usize = 60;
+
+fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let fields = table.schema.fields();
+    let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+    let chosen: Vec<usize> = match &args.columns {
+        None => (0..names.len()).collect(),
+        Some(columns) => columns.iter().map(|column| position(column, &names)).collect::<anyhow::Result<_>>()?,
+    };
+    let places = table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+    let cells: Vec<Vec<Value>> = places
+        .skip(args.skip)
+        .take(args.rows)
+        .map(|(batch, row)| chosen.iter().map(|&column| data::cell(batch.column(column), row)).collect())
+        .collect();
+    if args.json {
+        for row in cells {
+            let object: serde_json::Map<String, Value> =
+                chosen.iter().map(|&column| names[column].to_owned()).zip(row).collect();
+            writeln!(out, "{}", Value::Object(object))?;
+        }
+        return Ok(());
+    }
+    let held = table.name.as_deref().map(|name| format!("{name}, ")).unwrap_or_default();
+    writeln!(out, "{}: {held}{} rows", path.display(), table.rows())?;
+    let texts: Vec<Vec<String>> = cells.iter().map(|row| row.iter().map(short).collect()).collect();
+    let numeric: Vec<bool> = chosen.iter().map(|&column| fields[column].data_type().is_numeric()).collect();
+    let headings: Vec<&str> = chosen.iter().map(|&column| names[column]).collect();
+    let widths: Vec<usize> = (0..chosen.len())
+        .map(|column| {
+            let cells = texts.iter().map(|row| row[column].chars().count());
+            cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
+        })
+        .collect();
+    // Columns that were asked for by name are all shown; else as many as fit.
+    let mut used = 0;
+    let fitting = widths.iter().take_while(|width| {
+        used += **width + 2;
+        used <= terminal_width() + 2
+    });
+    let shown = if args.columns.is_some() { widths.len() } else { fitting.count().max(1) };
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.take(shown).enumerate().map(|(column, text)| {
+            let pad = " ".repeat(widths[column] - text.chars().count());
+            if numeric[column] { format!("{pad}{text}") } else { format!("{text}{pad}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    writeln!(out, "{}", line(&mut headings.iter().copied()))?;
+    for row in &texts {
+        writeln!(out, "{}", line(&mut row.iter().map(String::as_str)))?;
+    }
+    if shown < widths.len() {
+        writeln!(out, "not shown: {} (choose with --columns A,B)", headings[shown..].join(", "))?;
+    }
+    Ok(())
+}
+
+fn position(column: &str, names: &[&str]) -> anyhow::Result<usize> {
+    if let Some(index) = names.iter().position(|name| *name == column) {
+        return Ok(index);
+    }
+    match crate::engine::nearest(column, names) {
+        Some(near) => bail!("there is no column `{column}`; did you mean `{near}`?"),
+        None => bail!("there is no column `{column}`; there are {}", names.join(", ")),
+    }
+}
+
+/// A value in few characters, on one line.
+fn short(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'"),
+        Value::Array(items) if items.is_empty() => "[]".into(),
+        Value::Array(items) => {
+            let first: Vec<String> = items.iter().take(3).map(short).collect();
+            let more = if items.len() > 3 { format!(", … {}", items.len()) } else { String::new() };
+            format!("[{}{more}]", first.join(", "))
+        }
+        Value::Number(number) if number.is_f64() => match number.as_f64() {
+            Some(value) => format!("{:.4}", value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+            None => number.to_string(),
+        },
+        other => other.to_string(),
+    };
+    if text.chars().count() <= CELL { text } else { text.chars().take(CELL - 1).collect::<String>() + "…" }
+}
+
+/// Columns of the terminal; 100 where standard output is none.
+fn terminal_width() -> usize {
+    match console::Term::stdout().size_checked() {
+        Some((_, columns)) => columns.into(),
+        None => 100,
+    }
+}

@@ -1,0 +1,147 @@
+//! `sandbox`: expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact;
+use crate::data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
+use crate::engine::{Context, InputFile, Kind, Output, Stage};
+use crate::game::{SeedSpec, WarmupRow, World, WrappedPrompt};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sandbox {
+    /// The world's YAML file; the world that comes with triplay by default.
+    #[serde(default)]
+    spec: Option<InputFile>,
+    /// Warm-up examples for all three roles.
+    #[serde(default = "default_sft")]
+    sft: usize,
+    /// Warm-up examples for each of the other defenders.
+    #[serde(default = "default_sft_others")]
+    sft_others: usize,
+    /// Attacks in the fixed benchmark.
+    #[serde(default = "default_benchmark")]
+    benchmark: usize,
+    /// Held-out pairs with their true class.
+    #[serde(default = "default_benchmark")]
+    pairs: usize,
+    /// Wrapped prompts for each benign task.
+    #[serde(default = "default_benign")]
+    benign: usize,
+}
+
+fn default_sft() -> usize {
+    20_000
+}
+
+fn default_sft_others() -> usize {
+    5_000
+}
+
+fn default_benchmark() -> usize {
+    240
+}
+
+fn default_benign() -> usize {
+    6
+}
+
+impl Stage for Sandbox {
+    const KIND: Kind = Kind {
+        name: "sandbox",
+        version: 1,
+        outputs: &[
+            Output::new("world", "world"),
+            Output::new("seeds", "seeds"),
+            Output::new("vocabulary", "texts"),
+            Output::new("sft", "sft"),
+            Output::new("sft_others", "sft"),
+            Output::new("benchmark", "attacks"),
+            Output::new("benign", "attacks"),
+            Output::new("pairs", "pairs"),
+            Output::new("empty_pool", "pool"),
+            Output::new("empty_pairs", "pairs"),
+        ],
+        numerics: false,
+    };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let text = match &self.spec {
+            None => World::embedded_text().to_owned(),
+            Some(file) => std::fs::read_to_string(&context.file(file)?.path)?,
+        };
+        let world = World::parse(&text).map_err(|error| match &self.spec {
+            None => anyhow::anyhow!(error),
+            Some(file) => anyhow::anyhow!("{}: {error}", file.0.display()),
+        })?;
+        let seed = context.seed();
+        let at = artifact::position(context);
+        std::fs::write(context.output("world"), &text)?;
+
+        let seeds: Vec<SeedRow> = world.seeds().iter().map(seed_row).collect();
+        data::write(&context.output("seeds"), &seeds)?;
+        let vocabulary: Vec<TextRow> = world.vocabulary().into_iter().map(|text| TextRow { text }).collect();
+        data::write(&context.output("vocabulary"), &vocabulary)?;
+        let sft: Vec<SftRow> = world.warmup_rows(self.sft, seed)?.into_iter().map(sft_row).collect();
+        data::write(&context.output("sft"), &sft)?;
+        let others: Vec<SftRow> =
+            world.other_defender_rows(self.sft_others, seed)?.into_iter().map(sft_row).collect();
+        data::write(&context.output("sft_others"), &others)?;
+
+        let attacks = |prompts: Vec<WrappedPrompt>| -> Vec<AttackRow> {
+            prompts.into_iter().enumerate().map(|(index, prompt)| attack_row(index, prompt, &at)).collect()
+        };
+        data::write(&context.output("benchmark"), &attacks(world.benchmark(self.benchmark, seed)))?;
+        data::write(&context.output("benign"), &attacks(world.benign_prompts(self.benign, seed)))?;
+        let pairs: Vec<PairRow> = world
+            .labelled_pairs(self.pairs, seed)
+            .into_iter()
+            .map(|pair| PairRow {
+                origin: origin(&pair.prompt.seed),
+                answer: pair.prompt.seed.answer.clone(),
+                attack: pair.prompt.text,
+                response: pair.response,
+                defender: "template".into(),
+                class: Some(pair.class.to_string()),
+                at: at.clone(),
+            })
+            .collect();
+        data::write(&context.output("pairs"), &pairs)?;
+        data::write::<PoolRow>(&context.output("empty_pool"), &[])?;
+        data::write::<PairRow>(&context.output("empty_pairs"), &[])?;
+        context.progress(1, 1, format!("{} seeds, {} warm-up examples", seeds.len(), sft.len()));
+        Ok(())
+    }
+}
+
+fn seed_row(seed: &SeedSpec) -> SeedRow {
+    SeedRow {
+        seed_id: seed.id.clone(),
+        category: seed.category.clone(),
+        split: seed.split.name().into(),
+        task: seed.task.name().into(),
+        text: seed.text.clone(),
+        answer: seed.answer.clone(),
+    }
+}
+
+fn origin(seed: &SeedSpec) -> Origin {
+    artifact::origin(&seed_row(seed))
+}
+
+fn sft_row(row: WarmupRow) -> SftRow {
+    SftRow { role: row.role.to_string(), subset: row.subset, prompt: row.prompt, completion: row.completion }
+}
+
+fn attack_row(index: usize, prompt: WrappedPrompt, at: &data::Position) -> AttackRow {
+    AttackRow {
+        attack_id: index as u32,
+        origin: origin(&prompt.seed),
+        technique: Some(prompt.technique),
+        group: index as u32,
+        sample: Sample::template(&prompt.text),
+        text: prompt.text,
+        answer: prompt.seed.answer,
+        at: at.clone(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `sft`: supervised training on prompts and completions, of a new model or of one that is there.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Model, SftRows, Vocabulary};
+use crate::data::{self, MetricRow, SftRow};
+use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::grpo::supervised_step;
+use crate::model::{Architecture, Checkpoint, Params, Tokenizer};
+use crate::optim::{AdamW, AdamWConfig, Schedule};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sft {
+    data: Input<SftRows>,
+    /// Only rows of this subset.
+    #[serde(default)]
+    subset: Option<String>,
+    /// The model to go on from; else `init` and `tokenizer` make a new one.
+    #[serde(default)]
+    model: Option<Input<Model>>,
+    #[serde(default)]
+    init: Option<Architecture>,
+    #[serde(default)]
+    tokenizer: Option<Input<Vocabulary>>,
+    steps: usize,
+    /// Examples for each step, drawn with replacement.
+    #[serde(default = "default_batch")]
+    batch: usize,
+    lr: f64,
+    #[serde(default)]
+    schedule: Schedule,
+    #[serde(default)]
+    optimizer: AdamWConfig,
+    #[serde(default = "default_norm")]
+    max_grad_norm: f64,
+}
+
+fn default_batch() -> usize {
+    64
+}
+
+fn default_norm() -> f64 {
+    1.0
+}
+
+/// Steps between two reported losses.
+const REPORT: usize = 20;
+
+impl Stage for Sft {
+    const KIND: Kind = Kind {
+        name: "sft",
+        version: 1,
+        outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
+        numerics: true,
+    };
+
+    fn check(&self) -> Result<(), String> {
+        match (&self.model, &self.init, &self.tokenizer) {
+            (Some(_), None, None) => {}
+            (None, Some(init), Some(_)) => init.check()?,
+            _ => return Err("needs either `model`, or `init` and `tokenizer` for a new one".into()),
+        }
+        if self.steps == 0 || self.batch == 0 || !(self.lr > 0.0 && self.lr.is_finite()) {
+            return Err("`steps` and `batch` are at least 1, `lr` is above 0".into());
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let checkpoint = self.start(context)?;
+        let rows = artifact::rows::<SftRow, _>(context, &self.data)?;
+        let of_subset = |row: &&SftRow| self.subset.as_ref().is_none_or(|subset| *subset == row.subset);
+        let rows: Vec<&SftRow> = rows.iter().filter(of_subset).collect();
+        let subset = self.subset.as_deref().unwrap_or("any");
+        anyhow::ensure!(!rows.is_empty(), "`{}` has no rows of subset `{subset}`", self.data.text());
+        let tokenizer = &checkpoint.tokenizer;
+        let prompts = tokenizer.encode_all(&rows.iter().map(|row| &row.prompt).collect::<Vec<_>>())?;
+        let mut completions = tokenizer.encode_all(&rows.iter().map(|row| &row.completion).collect::<Vec<_>>())?;
+        completions.iter_mut().for_each(|completion| completion.push(tokenizer.eos));
+
+        let mut random = context.seed().stream("batches");
+        let mut optimizer = AdamW::new(&checkpoint.params, self.optimizer.clone());
+        let at = artifact::position(context);
+        let mut metrics = Vec::new();
+        let (mut tokens, begun) = (0, std::time::Instant::now());
+        for step in 0..self.steps {
+            let examples: Vec<(&[u32], &[u32])> = (0..self.batch)
+                .map(|_| {
+                    let row = random.random_range(0..rows.len());
+                    (&prompts[row][..], &completions[row][..])
+                })
+                .collect();
+            let lr = self.lr * self.schedule.factor(step, self.steps);
+            let Checkpoint { config, params, .. } = &checkpoint;
+            let report = supervised_step(config, params, &mut optimizer, &examples, lr, self.max_grad_norm)?;
+            tokens += examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).sum::<usize>();
+            let rate = tokens as f64 / begun.elapsed().as_secs_f64();
+            context.progress(step + 1, self.steps, format!("loss {:.3}, {rate:.0} tokens/s", report.loss));
+            if step % REPORT == 0 || step + 1 == self.steps {
+                let metric = |metric: &str, value: f64| MetricRow {
+                    phase: format!("step {}", step + 1),
+                    subject: "sft".into(),
+                    metric: metric.into(),
+                    value,
+                    count: report.tokens as u64,
+                    at: at.clone(),
+                };
+                metrics.extend([metric("loss", report.loss), metric("grad_norm", report.grad_norm), metric("lr", lr)]);
+            }
+        }
+        checkpoint.save(&context.output("model"))?;
+        data::write(&context.output("metrics"), &metrics)?;
+        let bytes = checkpoint.bytes();
+        context.remember("model", checkpoint, bytes);
+        Ok(())
+    }
+}
+
+impl Sft {
+    /// The model before the first step, which training may change.
+    fn start(&self, context: &Context) -> anyhow::Result<Checkpoint> {
+        if let Some(model) = &self.model {
+            let before = artifact::model(context, model)?;
+            return Ok(Checkpoint { params: before.params.copy()?, ..(*before).clone() });
+        }
+        let (Some(init), Some(tokenizer)) = (&self.init, &self.tokenizer) else {
+            anyhow::bail!("needs either `model`, or `init` and `tokenizer`");
+        };
+        let tokenizer = Tokenizer::load(&context.input(tokenizer)?.path)?;
+        let config = init.config(tokenizer.vocab_size(), tokenizer.eos, tokenizer.pad);
+        let params = Params::init(&config, context.seed().child("parameters"))?;
+        Ok(Checkpoint { config, params, tokenizer })
+    }
+}
