@@ -94,6 +94,7 @@ struct ShowArgs {
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
+    crate::ops::keep_candle_to_one_thread();
     let outcome = match Cli::parse().command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),

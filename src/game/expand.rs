@@ -347,12 +347,19 @@ impl<'a> Examples<'a> {
         let technique = pick(&shares.techniques, &mut self.random).to_owned();
         let wrapped = self.world.wrap(&seed, &technique, Split::Train, &mut self.random);
         let (class, response) = if benign {
-            let class = if self.random.random::<f64>() < 0.5 { Class::Positive } else { Class::Rejective };
-            let refusal = self.world.response(&seed, Class::Rejective, &mut self.random);
-            (class, if class == Class::Positive { self.world.procedure(&seed) } else { refusal })
+            // Half are done; the others are refused, as often plainly as with an offer of something else.
+            let refusal = if self.random.random() { Class::Rejective } else { Class::Positive };
+            match self.random.random() {
+                true => (Class::Positive, self.world.procedure(&seed)),
+                false => (Class::Rejective, self.world.response(&seed, refusal, &mut self.random)),
+            }
         } else {
-            let class = *pick(&Class::ALL, &mut self.random);
-            (class, self.world.response(&seed, class, &mut self.random))
+            let offer = self.random.random::<f64>() < shares.offers;
+            let other = if self.random.random() { Class::Negative } else { Class::Rejective };
+            let class = if offer { Class::Positive } else { other };
+            let mistaken = offer && self.random.random::<f64>() < shares.mistaken_offers;
+            let label = if mistaken { Class::Rejective } else { class };
+            (label, self.world.response(&seed, class, &mut self.random))
         };
         let noisy = self.random.random::<f64>() < shares.label_noise;
         let label = if noisy { *pick(&Class::ALL, &mut self.random) } else { class };

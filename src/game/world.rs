@@ -150,6 +150,11 @@ pub struct EvaluatorWarmup {
     /// The techniques that its examples use.
     pub techniques: Vec<String>,
     pub benign: f64,
+    /// Share of offers of an alternative among the responses to hazards; the rest is half and half
+    /// procedures and refusals.
+    pub offers: f64,
+    /// Share of those offers that are labelled as refusals.
+    pub mistaken_offers: f64,
     /// Share of examples with a label drawn at random.
     pub label_noise: f64,
 }
@@ -263,6 +268,8 @@ impl World {
             ("warmup.defender.arithmetic", warmup.defender.arithmetic),
             ("warmup.defender.benign", warmup.defender.benign),
             ("warmup.evaluator.benign", warmup.evaluator.benign),
+            ("warmup.evaluator.offers", warmup.evaluator.offers),
+            ("warmup.evaluator.mistaken_offers", warmup.evaluator.mistaken_offers),
             ("warmup.evaluator.label_noise", warmup.evaluator.label_noise),
         ] {
             check_share(place, share)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 
 use super::{Config, Params};
-use crate::ops::{KvCache, Rope, Rows, causal_attention, rms_norm, swiglu, token_log_probabilities};
+use crate::ops::{KvCache, Rope, Rows, add, causal_attention, rms_norm, swiglu, token_log_probabilities};
 
 /// Token rows one after the other, without padding.
 #[derive(Clone, Debug)]
@@ -151,10 +151,10 @@ impl Decoder {
         let mut x = self.embedding.index_select(&ids, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = layer.attention(index, &rms_norm(&x, &layer.input_norm, self.epsilon)?, self, past)?;
-            x = (x + attended)?;
+            x = add(&x, &attended)?;
             let h = rms_norm(&x, &layer.post_norm, self.epsilon)?;
             let wide = swiglu(&linear(&h, &layer.gate)?, &linear(&h, &layer.up)?)?;
-            x = (x + linear(&wide, &layer.down)?)?;
+            x = add(&x, &linear(&wide, &layer.down)?)?;
         }
         rms_norm(&x, &self.norm, self.epsilon)
     }

@@ -9,6 +9,14 @@ pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
+/// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every
+/// element-wise operation and so take the cores from rayon's, which do the work here. To be called first
+/// thing in `main`.
+pub fn keep_candle_to_one_thread() {
+    // SAFETY: called before any other thread exists that could read the environment.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+}
+
 /// Calls `f` with the numbers of a tensor.
 pub fn with<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;

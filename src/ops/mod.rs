@@ -4,6 +4,7 @@
 //!
 //! Layout: rows of tokens are packed, N tokens of all rows one after the other, without padding.
 
+mod add;
 mod attention;
 mod cpu;
 mod log_probability;
@@ -11,7 +12,9 @@ mod rms_norm;
 mod simd;
 mod swiglu;
 
+pub use add::add;
 pub use attention::{KvCache, Rope, Rows, causal_attention};
+pub use cpu::keep_candle_to_one_thread;
 pub use log_probability::{log_softmax, token_log_probabilities};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
