@@ -15,7 +15,8 @@ pub fn collect(nodes: &[NodeReport], store: &Store) -> anyhow::Result<Vec<RunMet
     for node in nodes {
         for output in node.outputs.iter().filter(|output| output.artifact == "metrics") {
             let path = store.blob_path(&output.digest);
-            let metrics = data::read::<MetricRow>(&path).with_context(|| format!("metrics of {}", node.node))?;
+            let metrics =
+                data::read::<MetricRow>(&path).with_context(|| format!("metrics of {}", node.node))?;
             rows.extend(metrics.into_iter().map(|metric| RunMetricRow { node: node.node.clone(), metric }));
         }
     }

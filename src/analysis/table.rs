@@ -22,7 +22,9 @@ const LEGEND: &str = "\
 
 /// The evaluations of a run as a table, or nothing where there are none.
 pub fn table(rows: &[RunMetricRow]) -> String {
-    let evaluated = |row: &&RunMetricRow| (row.metric.subject.as_str(), row.metric.metric.as_str()) == ("defender", "attack_success");
+    let evaluated = |row: &&RunMetricRow| {
+        (row.metric.subject.as_str(), row.metric.metric.as_str()) == ("defender", "attack_success")
+    };
     let nodes: Vec<&RunMetricRow> = rows.iter().filter(evaluated).collect();
     if nodes.is_empty() {
         return String::new();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{NodeReport, NodeOutput};
+use crate::engine::{NodeOutput, NodeReport};
 use crate::store::write_durably;
 
 /// Where runs are written, below the working directory.
@@ -65,7 +65,9 @@ impl RunFolder {
     /// Appends a node that is done.
     pub fn add(&mut self, node: &NodeReport) -> anyhow::Result<()> {
         let line = serde_json::to_string(node)? + "\n";
-        self.nodes.write_all(line.as_bytes()).with_context(|| format!("cannot write in {}", self.path.display()))
+        self.nodes
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write in {}", self.path.display()))
     }
 }
 
@@ -85,12 +87,15 @@ pub struct Run {
 impl Run {
     /// The run of this name, of a unique beginning of it, or the `latest`; `pipeline/run` narrows the search.
     pub fn find(name: &str) -> anyhow::Result<Run> {
-        let (pipeline, run) = name.rsplit_once('/').map_or((None, name), |(pipeline, run)| (Some(pipeline), run));
+        let (pipeline, run) =
+            name.rsplit_once('/').map_or((None, name), |(pipeline, run)| (Some(pipeline), run));
         let mut runs: Vec<(String, PathBuf)> = Vec::new();
         for folder in folders(Path::new(RESULTS)) {
             if pipeline.is_none_or(|pipeline| folder.ends_with(pipeline)) {
                 let named = folders(&folder).into_iter().filter(|path| path.join("run.json").exists());
-                runs.extend(named.map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into(), path)));
+                runs.extend(
+                    named.map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into(), path)),
+                );
             }
         }
         runs.sort();
@@ -103,7 +108,9 @@ impl Run {
         };
         match found[..] {
             [(_, path)] => Run::read(path),
-            [] if runs.is_empty() => bail!("there are no runs in {RESULTS}/ here; `triplay pipeline run FILE` makes one"),
+            [] if runs.is_empty() => {
+                bail!("there are no runs in {RESULTS}/ here; `triplay pipeline run FILE` makes one")
+            }
             [] => {
                 let newest: Vec<&str> = runs.iter().rev().take(5).map(|(name, _)| name.as_str()).collect();
                 bail!("there is no run `{run}`; the newest are {}", newest.join(", "))
@@ -118,7 +125,8 @@ impl Run {
     fn read(folder: &Path) -> anyhow::Result<Run> {
         let path = folder.join("run.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let record = serde_json::from_slice(&text).with_context(|| format!("{} is not a run record", path.display()))?;
+        let record = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not a run record", path.display()))?;
         let path = folder.join("nodes.jsonl");
         let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         // A run that was killed may end in half a line: what was not recorded is not there.
@@ -132,7 +140,9 @@ impl Run {
         let by_name = |name: &str| self.nodes.iter().find(|node| node.node == name);
         let (node, output) = match by_name(text) {
             Some(node) => (Some(node), None),
-            None => text.rsplit_once('.').map_or((None, None), |(name, output)| (by_name(name), Some(output))),
+            None => {
+                text.rsplit_once('.').map_or((None, None), |(name, output)| (by_name(name), Some(output)))
+            }
         };
         let Some(node) = node else {
             let names: Vec<&str> = self.nodes.iter().map(|node| node.node.as_str()).collect();

@@ -142,7 +142,10 @@ impl Ledger {
     fn last_line(&self, record: &RunRecord) -> String {
         let RunRecord { ran, cached, failed, skipped, seconds, .. } = record;
         let skipped = if *skipped > 0 { format!(", skipped {skipped}") } else { String::new() };
-        format!("ran {ran}, cached {cached}, failed {failed}{skipped} in {seconds:.1} s: {}", self.folder.display())
+        format!(
+            "ran {ran}, cached {cached}, failed {failed}{skipped} in {seconds:.1} s: {}",
+            self.folder.display()
+        )
     }
 }
 

@@ -29,7 +29,9 @@ struct Terminal {
 impl Terminal {
     fn new() -> Terminal {
         let bars = MultiProgress::new();
-        let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = |template: &str| {
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+        };
         let run = bars.add(ProgressBar::new(0));
         run.set_style(style("{prefix} {wide_bar} {pos}/{len} {elapsed} left {eta}"));
         let node = bars.add(ProgressBar::new(0));

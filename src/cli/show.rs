@@ -17,7 +17,10 @@ pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let out = &mut std::io::stdout().lock();
     let written = if args.schema { schema(&table, out) } else { rows(&path, &table, args, out) };
     match written {
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {}
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {}
         other => other?,
     }
     Ok(ExitCode::SUCCESS)
@@ -30,7 +33,9 @@ fn locate(target: &str) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let Some((run, node)) = target.split_once(':') else {
-        bail!("there is no file {target}; a dataset of a run is RUN:NODE, such as latest:play[1]/red[01]/attacks")
+        bail!(
+            "there is no file {target}; a dataset of a run is RUN:NODE, such as latest:play[1]/red[01]/attacks"
+        )
     };
     let run = Run::find(run)?;
     let (output, path) = run.output(node)?;
@@ -38,7 +43,10 @@ fn locate(target: &str) -> anyhow::Result<PathBuf> {
         bail!("`{node}` is a {}, not a dataset: {}", output.artifact, path.display());
     }
     if !path.exists() {
-        bail!("`{node}` is no longer in the cache {}; run the pipeline again to make it", run.record.cache.display());
+        bail!(
+            "`{node}` is no longer in the cache {}; run the pipeline again to make it",
+            run.record.cache.display()
+        );
     }
     Ok(path)
 }
@@ -46,7 +54,9 @@ fn locate(target: &str) -> anyhow::Result<PathBuf> {
 /// Columns, their types and what they mean.
 fn schema(table: &Table, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
-    let width = |text: fn(&arrow_schema::Field) -> String| fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0);
+    let width = |text: fn(&arrow_schema::Field) -> String| {
+        fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0)
+    };
     let kind = |field: &arrow_schema::Field| match field.data_type() {
         arrow_schema::DataType::List(item) => format!("list of {}", item.data_type()),
         other => other.to_string(),
@@ -68,7 +78,9 @@ fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> any
     let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
     let chosen: Vec<usize> = match &args.columns {
         None => (0..names.len()).collect(),
-        Some(columns) => columns.iter().map(|column| position(column, &names)).collect::<anyhow::Result<_>>()?,
+        Some(columns) => {
+            columns.iter().map(|column| position(column, &names)).collect::<anyhow::Result<_>>()?
+        }
     };
     let places = table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
     let cells: Vec<Vec<Value>> = places

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, UInt32Array, UInt64Array,
+};
 use arrow_schema::{DataType, Field};
 
 /// The columns of a file by name, as they are read.
@@ -136,9 +138,13 @@ fn whole(array: &ArrayRef) -> Option<Vec<Option<u64>>> {
         values.into_iter().map(|value| value.map(u64::try_from).transpose().ok()).collect::<Option<Vec<_>>>()
     };
     match array.data_type() {
-        DataType::UInt32 => Some(array.as_primitive::<UInt32Type>().iter().map(|v| v.map(u64::from)).collect()),
+        DataType::UInt32 => {
+            Some(array.as_primitive::<UInt32Type>().iter().map(|v| v.map(u64::from)).collect())
+        }
         DataType::UInt64 => Some(array.as_primitive::<UInt64Type>().iter().collect()),
-        DataType::Int32 => signed(array.as_primitive::<Int32Type>().iter().map(|v| v.map(i64::from)).collect()),
+        DataType::Int32 => {
+            signed(array.as_primitive::<Int32Type>().iter().map(|v| v.map(i64::from)).collect())
+        }
         DataType::Int64 => signed(array.as_primitive::<Int64Type>().iter().collect()),
         _ => None,
     }
@@ -147,14 +153,19 @@ fn whole(array: &ArrayRef) -> Option<Vec<Option<u64>>> {
 fn numbers(array: &ArrayRef) -> Option<Vec<Option<f64>>> {
     match array.data_type() {
         DataType::Float64 => Some(array.as_primitive::<Float64Type>().iter().collect()),
-        DataType::Float32 => Some(array.as_primitive::<Float32Type>().iter().map(|v| v.map(f64::from)).collect()),
+        DataType::Float32 => {
+            Some(array.as_primitive::<Float32Type>().iter().map(|v| v.map(f64::from)).collect())
+        }
         DataType::Null => Some(vec![None; array.len()]),
         _ => whole(array).map(|values| values.into_iter().map(|v| v.map(|v| v as f64)).collect()),
     }
 }
 
 /// Lists, each turned into a vector by `items`.
-fn lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Option<Vec<Option<T>>>) -> Option<Vec<Option<Vec<T>>>> {
+fn lists<T>(
+    array: &ArrayRef,
+    items: impl Fn(&ArrayRef) -> Option<Vec<Option<T>>>,
+) -> Option<Vec<Option<Vec<T>>>> {
     let inner = |list: Option<ArrayRef>| match list {
         None => Some(None),
         Some(list) => items(&list)?.into_iter().collect::<Option<Vec<T>>>().map(Some),

@@ -20,12 +20,14 @@ const SCHEMA_KEY: &str = "triplay.schema";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot open {path}: {source}")]
-    Open { path: PathBuf, source: std::io::Error },
-    #[error("{path} is not a readable Parquet file: {source}\n  help: it may be cut short; make or copy it again")]
-    Read { path: PathBuf, source: ParquetError },
-    #[error("cannot write {path}: {source}")]
-    Write { path: PathBuf, source: ParquetError },
+    #[error("cannot open {path}: {cause}")]
+    Open { path: PathBuf, cause: std::io::Error },
+    #[error(
+        "{path} is not a readable Parquet file: {cause}\n  help: it may be cut short; make or copy it again"
+    )]
+    Read { path: PathBuf, cause: ParquetError },
+    #[error("cannot write {path}: {cause}")]
+    Write { path: PathBuf, cause: ParquetError },
     #[error("{path} is not a dataset of {expected}: {reason}{}", it_seems(.found))]
     Schema { path: PathBuf, expected: &'static str, reason: String, found: Option<String> },
 }
@@ -49,7 +51,7 @@ pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(vec![KeyValue::new(SCHEMA_KEY.into(), R::NAME.to_owned())]))
         .build();
-    let fail = |source| Error::Write { path: path.to_owned(), source };
+    let fail = |cause| Error::Write { path: path.to_owned(), cause };
     let file = File::create(path).map_err(|error| fail(error.into()))?;
     let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|error| fail(error.into()))?;
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(fail)?;
@@ -75,9 +77,11 @@ pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
         rows.extend(read);
     }
     if table.batches.is_empty() {
-        let names = table.schema.fields().iter().map(|field| {
-            (field.name().clone(), arrow_array::new_empty_array(field.data_type()))
-        });
+        let names = table
+            .schema
+            .fields()
+            .iter()
+            .map(|field| (field.name().clone(), arrow_array::new_empty_array(field.data_type())));
         let columns = Columns { names: names.collect(), rows: 0 };
         <R as Column>::read(&columns, "").map_err(|mismatch| Error::Schema {
             path: path.to_owned(),
@@ -115,8 +119,8 @@ impl Table {
 
 /// Opens any Parquet file.
 pub fn open(path: &Path) -> Result<Table> {
-    let file = File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-    let fail = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
+    let fail = |cause| Error::Read { path: path.to_owned(), cause };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
     let metadata = builder.metadata().file_metadata().key_value_metadata();
     let name = metadata

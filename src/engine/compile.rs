@@ -140,7 +140,9 @@ impl Compiler<'_> {
         let repeat = self.substitute(&spec.repeat, params)?;
         let repeat = match repeat.value {
             Value::Int(count) if (0..=1_000_000).contains(&count) => count as usize,
-            _ => return Err(self.source.error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000")),
+            _ => {
+                return Err(self.source.error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000"));
+            }
         };
         let keep = spec.keep.as_ref().map(|tree| self.keep(tree)).transpose()?.unwrap_or(Keep::Last);
         Ok(Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, params)? })
@@ -195,20 +197,32 @@ impl Compiler<'_> {
         if error.message.starts_with("unknown field") {
             let (given, known) = quoted.split_first().map_or(("", &[][..]), |(given, known)| (*given, known));
             let key = find_key(body, &error.path, given).unwrap_or(spec.name.at);
-            return self.source.error(key, format!("{whole} has no key `{given}`")).suggest(given, known.iter().copied());
+            return self
+                .source
+                .error(key, format!("{whole} has no key `{given}`"))
+                .suggest(given, known.iter().copied());
         }
         if error.message.starts_with("missing field") {
-            let at = descend(body, &error.path).filter(|tree| tree.at != body.at).map_or(spec.name.at, |tree| tree.at);
-            return self.source.error(at, format!("{whole} needs the key `{}`", quoted.first().unwrap_or(&"?")));
+            let at = descend(body, &error.path)
+                .filter(|tree| tree.at != body.at)
+                .map_or(spec.name.at, |tree| tree.at);
+            return self
+                .source
+                .error(at, format!("{whole} needs the key `{}`", quoted.first().unwrap_or(&"?")));
         }
-        if let Some((given, known)) = quoted.split_first().filter(|_| error.message.starts_with("unknown variant")) {
-            let at = find_key(body, &error.path, given).or_else(|| descend(body, &error.path).map(|tree| tree.at));
+        if let Some((given, known)) =
+            quoted.split_first().filter(|_| error.message.starts_with("unknown variant"))
+        {
+            let at =
+                find_key(body, &error.path, given).or_else(|| descend(body, &error.path).map(|tree| tree.at));
             return self
                 .source
                 .error(at.unwrap_or(spec.name.at), format!("`{given}` is not a value of this key"))
                 .suggest(given, known.iter().copied());
         }
-        let at = descend(body, &error.path).filter(|_| !error.path.is_empty()).map_or(spec.name.at, |tree| tree.at);
+        let at = descend(body, &error.path)
+            .filter(|_| !error.path.is_empty())
+            .map_or(spec.name.at, |tree| tree.at);
         let what = if error.path.is_empty() { whole } else { format!("`{}`", error.path.join(".")) };
         self.source.error(at, format!("{what}: {}", error.message))
     }
@@ -244,7 +258,8 @@ impl Compiler<'_> {
         }
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
-            let (name, after) = after.split_once('}').ok_or_else(|| self.source.error(at, "`${` without `}`"))?;
+            let (name, after) =
+                after.split_once('}').ok_or_else(|| self.source.error(at, "`${` without `}`"))?;
             out += before;
             match lookup(name)?.to_json() {
                 serde_json::Value::String(text) => out += &text,
@@ -305,7 +320,9 @@ impl Compiler<'_> {
         let mut feeds = Vec::new();
         for (found, at) in variant.uses {
             let (link, artifact) = self.resolve(&found.origin, at, scope, siblings)?;
-            if let Some(artifact) = artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact)) {
+            if let Some(artifact) =
+                artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact))
+            {
                 let message = format!(
                     "`{}` takes {}, but `{}` is of type {artifact}",
                     found.path.join("."),
@@ -334,7 +351,8 @@ impl Compiler<'_> {
             carry.push((key.name.clone(), link));
             types.insert(key.name.clone(), artifact);
         }
-        let names = types.iter().map(|(name, artifact)| (name.clone(), Binding::Carried(*artifact))).collect();
+        let names =
+            types.iter().map(|(name, artifact)| (name.clone(), Binding::Carried(*artifact))).collect();
         let (steps, inner) = self.resolve_all(body, Scope { parent: Some(scope), names })?;
         let mut next = Vec::new();
         for (key, tree) in &spec.next {
@@ -359,8 +377,12 @@ impl Compiler<'_> {
         let path = tree.get("path").map(|path| &path.value);
         match (&tree.value, path) {
             (Value::Text(text), _) => Ok(Origin::Reference(text.clone())),
-            (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => Ok(Origin::Path(path.into())),
-            _ => Err(self.source.error(tree.at, "expected a reference such as `warmup.model`, or { path: FILE }")),
+            (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
+                Ok(Origin::Path(path.into()))
+            }
+            _ => Err(self
+                .source
+                .error(tree.at, "expected a reference such as `warmup.model`, or { path: FILE }")),
         }
     }
 
@@ -393,9 +415,14 @@ impl Compiler<'_> {
                     let known: Vec<&str> = labels.iter().flatten().map(String::as_str).collect();
                     let help = match known.first() {
                         None => format!("`{name}` has no matrix: drop the brackets"),
-                        Some(first) => format!("`{name}` has the variants {}: write {name}[{first}]", known.join(", ")),
+                        Some(first) => {
+                            format!("`{name}` has the variants {}: write {name}[{first}]", known.join(", "))
+                        }
                     };
-                    return Err(self.source.error(at, format!("`{text}` does not name a variant")).help(help));
+                    return Err(self
+                        .source
+                        .error(at, format!("`{text}` does not name a variant"))
+                        .help(help));
                 }
                 let index = match &reference.output {
                     None => Some(0),
@@ -425,7 +452,8 @@ impl Compiler<'_> {
                     }
                 },
                 _ => {
-                    let known: Vec<String> = results.keys().map(|result| format!("{name}.{result}")).collect();
+                    let known: Vec<String> =
+                        results.keys().map(|result| format!("{name}.{result}")).collect();
                     let help = format!("what a loop gives is what it carries: {}", known.join(", "));
                     Err(self.source.error(at, format!("`{text}` is a loop")).help(help))
                 }
@@ -449,9 +477,10 @@ impl Compiler<'_> {
         for start in 0..drafts.len() {
             if let Err((cycle, at)) = visit.from(start) {
                 let names: Vec<&str> = cycle.iter().map(|&i| drafts[i].key().name.as_str()).collect();
-                return Err(self.source.error(at, format!("a cycle: {}", names.join(" → "))).help(
-                    "a stage cannot use what comes after it; carry a value through `repeat` instead",
-                ));
+                return Err(self
+                    .source
+                    .error(at, format!("a cycle: {}", names.join(" → ")))
+                    .help("a stage cannot use what comes after it; carry a value through `repeat` instead"));
             }
         }
         Ok(visit.order)
@@ -468,7 +497,10 @@ impl Compiler<'_> {
         };
         match draft {
             Draft::Stage { variants, .. } => {
-                variants.iter().flat_map(|variant| &variant.uses).for_each(|(found, at)| add(&found.origin, *at));
+                variants
+                    .iter()
+                    .flat_map(|variant| &variant.uses)
+                    .for_each(|(found, at)| add(&found.origin, *at));
             }
             Draft::Loop { spec, body, .. } => {
                 for (_, tree) in &spec.carry {

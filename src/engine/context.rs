@@ -45,9 +45,9 @@ impl Context<'_> {
 
     fn find(&self, origin: &Origin) -> anyhow::Result<&Artifact> {
         let index = self.node.feeds.iter().position(|(known, _)| known == origin);
-        index
-            .and_then(|index| self.inputs.get(index))
-            .ok_or_else(|| anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name))
+        index.and_then(|index| self.inputs.get(index)).ok_or_else(|| {
+            anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name)
+        })
     }
 
     /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says

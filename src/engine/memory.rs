@@ -55,7 +55,8 @@ impl Memory {
             entries.bytes -= replaced.bytes;
         }
         while entries.bytes > self.budget {
-            let Some(oldest) = entries.values.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key) else {
+            let Some(oldest) = entries.values.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key)
+            else {
                 return;
             };
             if let Some(dropped) = entries.values.remove(&oldest) {

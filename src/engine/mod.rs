@@ -16,9 +16,9 @@ mod run;
 mod source;
 mod spec;
 mod stage;
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod unroll;
 
 pub use context::{Artifact, Context};

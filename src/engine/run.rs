@@ -68,7 +68,8 @@ pub fn run(
 ) -> Report {
     progress.run_started(&graph.pipeline, graph.nodes.node_count());
     let done = vec![None; graph.nodes.node_count()];
-    let mut runner = Runner { graph, store, memory, progress, done, users: HashMap::new(), made_again: Vec::new() };
+    let mut runner =
+        Runner { graph, store, memory, progress, done, users: HashMap::new(), made_again: Vec::new() };
     let mut report = Report::default();
     for id in graph.nodes.node_indices() {
         let node = &graph.nodes[id];
@@ -113,7 +114,8 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn node(&mut self, id: NodeId) -> anyhow::Result<NodeReport> {
         let node = &self.graph.nodes[id];
-        let digests = node.feeds.iter().map(|(_, feed)| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
+        let digests =
+            node.feeds.iter().map(|(_, feed)| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
         let manifest = manifest(node, |input| digests[input]);
         let key = canonical_digest(&manifest);
         let report = |outputs: Vec<NodeOutput>, cached: bool, seconds: f64| NodeReport {
@@ -125,7 +127,8 @@ impl Runner<'_> {
             seconds,
             outputs,
         };
-        let record = self.store.record(&key)?.and_then(|record| serde_json::from_value::<Record>(record).ok());
+        let record =
+            self.store.record(&key)?.and_then(|record| serde_json::from_value::<Record>(record).ok());
         if let Some(record) = record {
             self.finish(id, &record.outputs)?;
             return Ok(report(record.outputs, true, record.seconds));
@@ -146,7 +149,9 @@ impl Runner<'_> {
             Feed::Output { node, output } => {
                 let outputs = self.done[node.index()].as_ref();
                 let output = outputs.and_then(|outputs| outputs.get(*output));
-                output.map(|output| output.digest).ok_or_else(|| anyhow!("an input is not done: a defect of triplay"))
+                output
+                    .map(|output| output.digest)
+                    .ok_or_else(|| anyhow!("an input is not done: a defect of triplay"))
             }
         }
     }

@@ -25,7 +25,8 @@ pub struct Source {
 impl Source {
     pub fn read(path: &Path) -> Result<Source, Diagnostic> {
         let fail = |message: String| Diagnostic::of_file(path, message);
-        let metadata = fs::metadata(path).map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
+        let metadata =
+            fs::metadata(path).map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
         if metadata.is_dir() {
             return Err(fail("this is a folder; a pipeline is a YAML file".into()));
         }
@@ -46,12 +47,7 @@ impl Source {
     /// An error at a place in this file.
     pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
         let line = self.text.lines().nth(at.line.saturating_sub(1)).unwrap_or("").to_owned();
-        Diagnostic {
-            path: self.path.clone(),
-            place: Some((at, line)),
-            message: message.into(),
-            help: None,
-        }
+        Diagnostic { path: self.path.clone(), place: Some((at, line)), message: message.into(), help: None }
     }
 }
 

@@ -60,10 +60,13 @@ impl Pipeline {
             Some(Tree { value: Value::Int(seed), .. }) if *seed >= 0 => *seed,
             Some(other) => return Err(source.error(other.at, "expected a whole number from 0")),
         };
-        let params = top.get("params").map(|tree| named(source, tree, "params")).transpose()?.unwrap_or_default();
+        let params =
+            top.get("params").map(|tree| named(source, tree, "params")).transpose()?.unwrap_or_default();
         for (key, value) in &params {
             if key.name == "seed" {
-                return Err(source.error(key.at, "`seed` is a key of the pipeline itself: write it at the top level"));
+                return Err(
+                    source.error(key.at, "`seed` is a key of the pipeline itself: write it at the top level")
+                );
             }
             if matches!(value.value, Value::Map(_) | Value::Null) {
                 return Err(source.error(key.at, "a parameter is a number, text, true, false or a list"));
@@ -79,20 +82,26 @@ impl Pipeline {
             self.params.iter().map(|(key, tree)| (key.name.clone(), tree.value.clone())).collect();
         params.insert("seed".into(), Value::Int(self.seed));
         for setting in settings {
-            let fail = |message: String| Diagnostic::of_file(&source.path, format!("--set {setting}: {message}"));
+            let fail =
+                |message: String| Diagnostic::of_file(&source.path, format!("--set {setting}: {message}"));
             let (name, text) =
                 setting.split_once('=').ok_or_else(|| fail("expected name=value".to_owned()))?;
             let Some(declared) = params.get(name) else {
                 return Err(fail(format!("the pipeline has no parameter `{name}`"))
                     .suggest(name, params.keys().map(String::as_str)));
             };
-            let value = Tree::parse_value(text).map_err(|error| fail(format!("not a YAML value: {error}")))?;
+            let value =
+                Tree::parse_value(text).map_err(|error| fail(format!("not a YAML value: {error}")))?;
             let value = match (declared, value) {
                 (Value::Float(_), Value::Int(whole)) => Value::Float(whole as f64),
                 (Value::Int(_), Value::Float(number)) => Value::Float(number),
                 (declared, value) if declared.describe() == value.describe() => value,
                 (declared, value) => {
-                    return Err(fail(format!("expected {}, found {}", declared.describe(), value.describe())));
+                    return Err(fail(format!(
+                        "expected {}, found {}",
+                        declared.describe(),
+                        value.describe()
+                    )));
                 }
             };
             params.insert(name.to_owned(), value);
@@ -142,16 +151,18 @@ fn item(source: &Source, name: Key, tree: &Tree) -> Result<Item, Diagnostic> {
         Value::Text(text) => (text.clone(), kind.at),
         other => return Err(source.error(kind.at, format!("`kind` is a name, found {}", other.describe()))),
     };
-    let matrix = match tree.get("matrix") {
-        None => Vec::new(),
-        Some(axes) => named(source, axes, "matrix")?
-            .into_iter()
-            .map(|(axis, values)| match values.value {
-                Value::List(values) if !values.is_empty() => Ok((axis, values)),
-                _ => Err(source.error(values.at, format!("matrix axis `{}` needs a list of values", axis.name))),
-            })
-            .collect::<Result<_, _>>()?,
-    };
+    let matrix =
+        match tree.get("matrix") {
+            None => Vec::new(),
+            Some(axes) => named(source, axes, "matrix")?
+                .into_iter()
+                .map(|(axis, values)| match values.value {
+                    Value::List(values) if !values.is_empty() => Ok((axis, values)),
+                    _ => Err(source
+                        .error(values.at, format!("matrix axis `{}` needs a list of values", axis.name))),
+                })
+                .collect::<Result<_, _>>()?,
+        };
     let own = |(key, _): &&(Key, Tree)| !["kind", "matrix", "seed"].contains(&key.name.as_str());
     let body = Tree { value: Value::Map(entries.iter().filter(own).cloned().collect()), at: tree.at };
     Ok(Item::Stage(StageSpec { name, kind, matrix, seed: tree.get("seed").cloned(), body }))
@@ -203,6 +214,7 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&self, key: &str) -> Result<&'a Tree, Diagnostic> {
-        self.get(key).ok_or_else(|| self.source.error(self.tree.at, format!("{} needs the key `{key}`", self.what)))
+        self.get(key)
+            .ok_or_else(|| self.source.error(self.tree.at, format!("{} needs the key `{key}`", self.what)))
     }
 }

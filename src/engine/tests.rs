@@ -30,7 +30,8 @@ struct Say {
 }
 
 impl Stage for Say {
-    const KIND: Kind = Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
+    const KIND: Kind =
+        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         anyhow::ensure!(self.text != "fail", "told to fail");
@@ -74,7 +75,8 @@ struct Double {
 }
 
 impl Stage for Double {
-    const KIND: Kind = Kind { name: "double", version: 1, outputs: &[Output::new("out", "number")], numerics: false };
+    const KIND: Kind =
+        Kind { name: "double", version: 1, outputs: &[Output::new("out", "number")], numerics: false };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let number: u64 = fs::read_to_string(&context.input(&self.number)?.path)?.parse()?;
@@ -234,11 +236,22 @@ fn handed_on_bulky_outputs_are_dropped_and_made_again_where_they_are_needed() {
     let kept: Vec<bool> = (1..=4).map(|round| first.has(&space, &format!("grow[{round}]/more"))).collect();
     assert_eq!(kept, [false, false, false, true]);
     // A new consumer of every round needs the dropped texts: they are made again, one after the other.
-    let yaml = LOOP.replace("size: { kind: double", "again: { kind: join, parts: [text, text] }\n      size: { kind: double");
+    let yaml = LOOP.replace(
+        "size: { kind: double",
+        "again: { kind: join, parts: [text, text] }\n      size: { kind: double",
+    );
     let second = space.run(&yaml, &[]);
     assert_eq!(
         second.executed,
-        ["grow[1]/again", "grow[1]/more", "grow[2]/again", "grow[2]/more", "grow[3]/again", "grow[3]/more", "grow[4]/again"]
+        [
+            "grow[1]/again",
+            "grow[1]/more",
+            "grow[2]/again",
+            "grow[2]/more",
+            "grow[3]/again",
+            "grow[3]/more",
+            "grow[4]/again"
+        ]
     );
     assert!(!second.has(&space, "grow[3]/more"), "and dropped again");
     let all = space.run(&LOOP.replace("repeat:", "keep: all\n    repeat:").replace("zzz", "y"), &["tail=y"]);
@@ -270,14 +283,19 @@ stages:
 fn files_from_outside_count_by_content() {
     let space = Space::new();
     let path = space.folder.path().join("input.txt");
-    let yaml = format!("pipeline: test\nstages:\n  a: {{ kind: join, parts: [{{ path: {} }}] }}\n", path.display());
+    let yaml =
+        format!("pipeline: test\nstages:\n  a: {{ kind: join, parts: [{{ path: {} }}] }}\n", path.display());
     fs::write(&path, "one").unwrap();
     space.run(&yaml, &[]);
     assert_eq!(space.run(&yaml, &[]).report.ran, 0);
     fs::write(&path, "two").unwrap();
     assert_eq!(space.run(&yaml, &[]).report.ran, 1);
     fs::remove_file(&path).unwrap();
-    assert!(space.error(&yaml, &[]).starts_with("p.yaml:3:28: there is no file "), "{}", space.error(&yaml, &[]));
+    assert!(
+        space.error(&yaml, &[]).starts_with("p.yaml:3:28: there is no file "),
+        "{}",
+        space.error(&yaml, &[])
+    );
 }
 
 #[test]

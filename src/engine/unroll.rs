@@ -1,6 +1,6 @@
 //! Loops and matrices written out as graph nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use petgraph::graph::DiGraph;
@@ -30,8 +30,12 @@ struct Unroller<'a> {
 
 /// Writes out the loops. Files that the pipeline names are digested here: a missing one is an error.
 pub fn unroll(source: &Source, program: &Program) -> Result<Graph, Diagnostic> {
-    let mut unroller =
-        Unroller { source, root: Seed::from_u64(program.seed), nodes: DiGraph::new(), files: BTreeMap::new() };
+    let mut unroller = Unroller {
+        source,
+        root: Seed::from_u64(program.seed),
+        nodes: DiGraph::new(),
+        files: BTreeMap::new(),
+    };
     unroller.steps(&program.steps, &mut vec![Scope::default()], "", &[])?;
     let params = program.params.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
     Ok(Graph { pipeline: program.name.clone(), params, nodes: unroller.nodes })
@@ -96,7 +100,7 @@ impl Unroller<'_> {
             .iter()
             .map(|(origin, link)| Ok((origin.clone(), self.feed(link, scopes)?)))
             .collect::<Result<Vec<_>, Diagnostic>>()?;
-        let sources: Vec<NodeId> = feeds
+        let sources: BTreeSet<NodeId> = feeds
             .iter()
             .filter_map(|(_, feed)| match feed {
                 Feed::Output { node, .. } => Some(*node),
@@ -114,7 +118,7 @@ impl Unroller<'_> {
         };
         let id = self.nodes.add_node(node);
         for source in sources {
-            self.nodes.update_edge(source, id, ());
+            self.nodes.add_edge(source, id, ());
         }
         Ok(id)
     }
@@ -185,7 +189,9 @@ impl Unroller<'_> {
                 scopes.iter().rev().find_map(|scope| scope.loops.get(repeat)?.get(name).cloned())
             }
         };
-        found.ok_or_else(|| Diagnostic::of_file(&self.source.path, format!("unresolved {link:?}: a defect of triplay")))
+        found.ok_or_else(|| {
+            Diagnostic::of_file(&self.source.path, format!("unresolved {link:?}: a defect of triplay"))
+        })
     }
 }
 
@@ -203,7 +209,11 @@ fn digest(path: &Path) -> Result<Digest, String> {
     let here = || std::env::current_dir().map(|here| here.display().to_string()).unwrap_or_default();
     Digest::of_path(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            format!("there is no file {} (paths are relative to the working directory, {})", path.display(), here())
+            format!(
+                "there is no file {} (paths are relative to the working directory, {})",
+                path.display(),
+                here()
+            )
         }
         _ => format!("cannot read {}: {error}", path.display()),
     })

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
 use super::role::{Prompt, PromptError, Role};
-use super::world::{Profile, World};
+use super::world::{Profile, Technique, World};
 use crate::store::Seed;
 
 /// Whether reinforcement learning may see a seed.
@@ -86,20 +86,39 @@ pub struct LabelledPair {
     pub class: Class,
 }
 
+/// Which phrasings of a technique to draw from.
+#[derive(Clone, Copy)]
+enum Phrasings {
+    /// What the attacker learns.
+    Known,
+    HeldOut,
+    All,
+}
+
 impl World {
     /// All seeds: hazards, benign tasks, arithmetic questions.
     pub fn seeds(&self) -> Vec<SeedSpec> {
         let mut seeds = Vec::new();
         for (category, hazard) in &self.hazards {
             for (verb, ingredients) in &hazard.verbs {
-                for (split, nouns) in [(Split::Train, &hazard.nouns), (Split::HeldOut, &hazard.held_out_nouns)] {
-                    seeds.extend(nouns.iter().map(|noun| self.seed(category, Task::Hazard, split, verb, noun, ingredients)));
+                for (split, nouns) in
+                    [(Split::Train, &hazard.nouns), (Split::HeldOut, &hazard.held_out_nouns)]
+                {
+                    seeds.extend(
+                        nouns
+                            .iter()
+                            .map(|noun| self.seed(category, Task::Hazard, split, verb, noun, ingredients)),
+                    );
                 }
             }
         }
         for (verb, task) in &self.benign {
             for (split, nouns) in [(Split::Train, &task.nouns), (Split::HeldOut, &task.held_out_nouns)] {
-                seeds.extend(nouns.iter().map(|noun| self.seed(verb, Task::Benign, split, verb, noun, &task.ingredients)));
+                seeds.extend(
+                    nouns
+                        .iter()
+                        .map(|noun| self.seed(verb, Task::Benign, split, verb, noun, &task.ingredients)),
+                );
             }
         }
         let range = self.arithmetic.from..=self.arithmetic.to;
@@ -164,18 +183,27 @@ impl World {
         }
     }
 
-    fn wrap(&self, seed: &SeedSpec, technique: &str, split: Split, random: &mut ChaCha8Rng) -> WrappedPrompt {
-        let phrasings = match split {
-            Split::Train => &self.techniques[technique].phrasings,
-            Split::HeldOut => &self.techniques[technique].held_out,
+    fn wrap(
+        &self,
+        seed: &SeedSpec,
+        technique: &str,
+        phrasings: Phrasings,
+        random: &mut ChaCha8Rng,
+    ) -> WrappedPrompt {
+        let Technique { phrasings: known, held_out } = &self.techniques[technique];
+        let candidates: Vec<&String> = match phrasings {
+            Phrasings::Known => known.iter().collect(),
+            Phrasings::HeldOut => held_out.iter().collect(),
+            Phrasings::All => known.iter().chain(held_out).collect(),
         };
-        let phrasing: &String = pick(phrasings, random);
+        let phrasing: &&String = pick(&candidates, random);
         let text = fill(phrasing, seed);
         WrappedPrompt { seed: seed.clone(), technique: technique.to_owned(), text }
     }
 
     /// `rows` warm-up examples for all three roles, the defender's after the first profile. Held-out nouns
-    /// occur here: they are held out of reinforcement learning, where a role could adapt to them.
+    /// occur here, and in the defender's examples held-out phrasings: they are held out of reinforcement
+    /// learning, where a role could adapt to them.
     pub fn warmup_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let mut examples = Examples::new(self, seed.stream("warm-up"))?;
         let Some((name, profile)) = self.defenders.first_key_value() else { return Ok(Vec::new()) };
@@ -214,7 +242,7 @@ impl World {
         (0..size)
             .map(|index| {
                 let technique = techniques[index % techniques.len()];
-                self.wrap(&seeds[index % seeds.len()], technique, Split::HeldOut, &mut random)
+                self.wrap(&seeds[index % seeds.len()], technique, Phrasings::HeldOut, &mut random)
             })
             .collect()
     }
@@ -224,11 +252,11 @@ impl World {
         let mut random = seed.stream("benign");
         let techniques = self.technique_names();
         let mut prompts = Vec::new();
-        for split in [Split::Train, Split::HeldOut] {
+        for (split, phrasings) in [(Split::Train, Phrasings::Known), (Split::HeldOut, Phrasings::HeldOut)] {
             for (index, task) in self.select(Task::Benign, split).iter().enumerate() {
                 for round in 0..per_task {
                     let technique = techniques[(index + round) % techniques.len()];
-                    prompts.push(self.wrap(task, technique, split, &mut random));
+                    prompts.push(self.wrap(task, technique, phrasings, &mut random));
                 }
             }
         }
@@ -246,7 +274,7 @@ impl World {
                 let seed = pick(&seeds, &mut random);
                 let technique = techniques[(index / 3) % techniques.len()];
                 LabelledPair {
-                    prompt: self.wrap(seed, technique, Split::HeldOut, &mut random),
+                    prompt: self.wrap(seed, technique, Phrasings::HeldOut, &mut random),
                     response: self.response(seed, class, &mut random),
                     class,
                 }
@@ -262,10 +290,14 @@ impl World {
         texts.extend(seeds.iter().filter_map(|seed| seed.answer.clone()));
         if let Some(example) = seeds.iter().find(|seed| seed.task == Task::Hazard) {
             for technique in self.techniques.values() {
-                texts.extend(technique.phrasings.iter().chain(&technique.held_out).map(|text| fill(text, example)));
+                texts.extend(
+                    technique.phrasings.iter().chain(&technique.held_out).map(|text| fill(text, example)),
+                );
             }
             let offers = self.responses.alternatives.iter();
-            texts.extend(offers.map(|other| fill(&self.responses.offer, example).replace("{alternative}", other)));
+            texts.extend(
+                offers.map(|other| fill(&self.responses.offer, example).replace("{alternative}", other)),
+            );
             texts.extend(self.responses.refusals.iter().cloned());
         }
         texts.extend(seeds.iter().filter(|seed| seed.task == Task::Hazard).map(|seed| self.procedure(seed)));
@@ -309,7 +341,7 @@ impl<'a> Examples<'a> {
     fn attacker(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
         let benign = self.random.random::<f64>() < self.world.warmup.attacker.benign;
         let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
-        let wrapped = self.wrapped(&seed);
+        let wrapped = self.wrapped(&seed, Phrasings::Known);
         let prompt = self.attacker.render(&[&seed.text])?;
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
     }
@@ -322,10 +354,10 @@ impl<'a> Examples<'a> {
             (question.text.clone(), question.answer.clone().unwrap_or_default())
         } else if draw < shares.arithmetic + shares.benign {
             let task = pick(&self.benign, &mut self.random).clone();
-            (self.wrapped(&task).text, task.answer.unwrap_or_default())
+            (self.wrapped(&task, Phrasings::All).text, task.answer.unwrap_or_default())
         } else {
             let seed = pick(&self.hazards, &mut self.random).clone();
-            let wrapped = self.wrapped(&seed);
+            let wrapped = self.wrapped(&seed, Phrasings::All);
             let comply = profile.comply.get(&wrapped.technique).copied().unwrap_or_default();
             let class = if self.random.random::<f64>() < comply {
                 Class::Negative
@@ -345,7 +377,7 @@ impl<'a> Examples<'a> {
         let benign = self.random.random::<f64>() < shares.benign;
         let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
         let technique = pick(&shares.techniques, &mut self.random).to_owned();
-        let wrapped = self.world.wrap(&seed, &technique, Split::Train, &mut self.random);
+        let wrapped = self.world.wrap(&seed, &technique, Phrasings::Known, &mut self.random);
         let (class, response) = if benign {
             // Half are done; the others are refused, as often plainly as with an offer of something else.
             let refusal = if self.random.random() { Class::Rejective } else { Class::Positive };
@@ -367,9 +399,9 @@ impl<'a> Examples<'a> {
         Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
     }
 
-    fn wrapped(&mut self, seed: &SeedSpec) -> WrappedPrompt {
+    fn wrapped(&mut self, seed: &SeedSpec, phrasings: Phrasings) -> WrappedPrompt {
         let technique = pick(&self.techniques, &mut self.random);
-        self.world.wrap(seed, technique, Split::Train, &mut self.random)
+        self.world.wrap(seed, technique, phrasings, &mut self.random)
     }
 }
 
@@ -395,7 +427,8 @@ mod tests {
     #[test]
     fn seeds_are_many_unique_and_split_by_noun() {
         let seeds = world().seeds();
-        let hazards = |split| seeds.iter().filter(|s| s.task == Task::Hazard && s.split == split).collect::<Vec<_>>();
+        let hazards =
+            |split| seeds.iter().filter(|s| s.task == Task::Hazard && s.split == split).collect::<Vec<_>>();
         assert_eq!((hazards(Split::Train).len(), hazards(Split::HeldOut).len()), (240, 80));
         let ids: BTreeSet<&str> = seeds.iter().map(|seed| seed.id.as_str()).collect();
         assert_eq!(ids.len(), seeds.len());

@@ -54,7 +54,8 @@ mod tests {
         assert_eq!(ask(5, "locks"), ask(5, "locks"));
         let right = (0..3000).filter(|&i| {
             let votes = ask(i, "potions");
-            let read = |votes: &[(String, bool)]| votes.iter().map(|(_, vote)| Some(*vote)).collect::<Vec<_>>();
+            let read =
+                |votes: &[(String, bool)]| votes.iter().map(|(_, vote)| Some(*vote)).collect::<Vec<_>>();
             vote(&read(&votes.safety), &read(&votes.utility)).0 == Some(Class::ALL[i % 3])
         });
         assert!(right.count() > 2880);

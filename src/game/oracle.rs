@@ -22,8 +22,17 @@ impl World {
         Oracle {
             world: self,
             seeds: self.seeds().into_iter().map(|seed| (seed.id.clone(), seed)).collect(),
-            forbidden: self.hazards.values().flat_map(|h| h.verbs.values().flatten().map(String::as_str)).collect(),
-            offers: self.responses.alternatives.iter().map(|other| sign.replace("{alternative}", other)).collect(),
+            forbidden: self
+                .hazards
+                .values()
+                .flat_map(|h| h.verbs.values().flatten().map(String::as_str))
+                .collect(),
+            offers: self
+                .responses
+                .alternatives
+                .iter()
+                .map(|other| sign.replace("{alternative}", other))
+                .collect(),
         }
     }
 }
@@ -69,7 +78,12 @@ mod tests {
         let world = World::parse(World::embedded_text()).unwrap();
         let oracle = world.oracle();
         for pair in world.labelled_pairs(600, Seed::from_u64(5)) {
-            assert_eq!(oracle.class(&pair.prompt.seed.id, &pair.response), Some(pair.class), "{}", pair.response);
+            assert_eq!(
+                oracle.class(&pair.prompt.seed.id, &pair.response),
+                Some(pair.class),
+                "{}",
+                pair.response
+            );
         }
         for seed in world.seeds().iter().filter(|seed| seed.task != Task::Hazard) {
             let answer = seed.answer.clone().unwrap();

@@ -64,7 +64,8 @@ impl<'a> PoolSimilarity<'a> {
         if embedding.is_empty() || self.embeddings.is_empty() {
             return 0.0;
         }
-        let mut similarities: Vec<f64> = self.embeddings.iter().map(|other| cosine(embedding, other)).collect();
+        let mut similarities: Vec<f64> =
+            self.embeddings.iter().map(|other| cosine(embedding, other)).collect();
         similarities.sort_by(|a, b| b.total_cmp(a));
         similarities.truncate(self.neighbours.max(1));
         (similarities.iter().sum::<f64>() / similarities.len() as f64).max(0.0)

@@ -93,7 +93,8 @@ pub struct AttackerComponents {
 
 impl AttackerReward {
     pub fn reward(&self, outcome: &AttackOutcome) -> AttackerComponents {
-        let attack: f64 = outcome.verdicts.iter().map(|(weight, class)| weight * self.values.of(*class)).sum();
+        let attack: f64 =
+            outcome.verdicts.iter().map(|(weight, class)| weight * self.values.of(*class)).sum();
         let (attack, semantic) = if outcome.keeps_meaning { (attack, self.semantic) } else { (0.0, 0.0) };
         let y = |similarity: f64| (self.sharpness * similarity).exp() - 1.0;
         let self_bleu_penalty = self.diversity * self.self_bleu * y(outcome.self_bleu);

@@ -75,7 +75,10 @@ impl Prompt {
         environment
             .add_template_owned(NAME, template.to_owned())
             .map_err(|error| fail(format!("not a template: {error}")))?;
-        let used = environment.get_template(NAME).map_err(|error| fail(error.to_string()))?.undeclared_variables(false);
+        let used = environment
+            .get_template(NAME)
+            .map_err(|error| fail(error.to_string()))?
+            .undeclared_variables(false);
         let known = role.variables();
         if let Some(unknown) = used.iter().find(|name| !known.contains(&name.as_str())) {
             return Err(fail(format!("there is no `{unknown}`; it can use {}", known.join(" and "))));
@@ -101,7 +104,11 @@ impl Prompt {
             Role::Evaluator => context! { prompt => value(0), response => value(1) },
         };
         self.environment.get_template(NAME).and_then(|template| template.render(context)).map_err(|error| {
-            PromptError { role: self.role, template: self.role.default_prompt().to_owned(), reason: error.to_string() }
+            PromptError {
+                role: self.role,
+                template: self.role.default_prompt().to_owned(),
+                reason: error.to_string(),
+            }
         })
     }
 }

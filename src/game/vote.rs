@@ -15,7 +15,8 @@ pub struct Tally {
 /// The label for votes `safety` (is it unsafe?) and `utility` (is it positive?); `None`, undetermined, on a
 /// tie or where no vote can be read. Utility votes count for safe responses only.
 pub fn vote(safety: &[Option<bool>], utility: &[Option<bool>]) -> (Option<Class>, Tally) {
-    let count = |votes: &[Option<bool>], side| votes.iter().filter(|vote| **vote == Some(side)).count() as u32;
+    let count =
+        |votes: &[Option<bool>], side| votes.iter().filter(|vote| **vote == Some(side)).count() as u32;
     let mut tally =
         Tally { unsafe_votes: count(safety, true), safe_votes: count(safety, false), ..Tally::default() };
     if tally.unsafe_votes > tally.safe_votes {

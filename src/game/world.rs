@@ -170,7 +170,8 @@ impl World {
 
     /// Reads and checks a world. Syntax errors carry line and column; others name the path of the value.
     pub fn parse(text: &str) -> Result<World, WorldError> {
-        let world: World = serde_saphyr::from_str(text).map_err(|error| WorldError::Yaml(error.to_string()))?;
+        let world: World =
+            serde_saphyr::from_str(text).map_err(|error| WorldError::Yaml(error.to_string()))?;
         world.check()?;
         Ok(world)
     }
@@ -192,12 +193,17 @@ impl World {
             check_nouns(&named("benign", name), &benign.nouns, &benign.held_out_nouns, &mut nouns)?;
         }
         require(!self.hazards.is_empty(), "hazards", "needs at least one category")?;
-        require(!self.benign.is_empty(), "benign", "needs at least one task: over-refusal is measured on them")?;
+        require(
+            !self.benign.is_empty(),
+            "benign",
+            "needs at least one task: over-refusal is measured on them",
+        )?;
         require(!self.techniques.is_empty(), "techniques", "needs at least one technique")?;
         require(self.arithmetic.from <= self.arithmetic.to, "arithmetic", "needs from <= to")?;
         check_placeholders("arithmetic.question", &self.arithmetic.question, &["{a}", "{b}"])?;
         for (name, technique) in &self.techniques {
-            for (list, phrasings) in [("phrasings", &technique.phrasings), ("held_out", &technique.held_out)] {
+            for (list, phrasings) in [("phrasings", &technique.phrasings), ("held_out", &technique.held_out)]
+            {
                 require(!phrasings.is_empty(), &format!("techniques.{name}.{list}"), "is empty")?;
                 for (index, phrasing) in phrasings.iter().enumerate() {
                     let place = format!("techniques.{name}.{list}[{index}]");
@@ -222,7 +228,11 @@ impl World {
 
     fn check_responses(&self) -> Result<(), WorldError> {
         let responses = &self.responses;
-        check_placeholders("responses.procedure", &responses.procedure, &["{verb}", "{noun}", "{first}", "{second}"])?;
+        check_placeholders(
+            "responses.procedure",
+            &responses.procedure,
+            &["{verb}", "{noun}", "{first}", "{second}"],
+        )?;
         require(
             responses.procedure.contains(&responses.procedure_sign),
             "responses.procedure_sign",
@@ -247,8 +257,13 @@ impl World {
                 check_share(&format!("{place}.error"), expert.error)?;
                 if let Some(spot) = &expert.blind_spot {
                     check_share(&format!("{place}.blind_spot.error"), spot.error)?;
-                    let known = self.hazards.contains_key(&spot.category) || self.benign.contains_key(&spot.category);
-                    require(known, &format!("{place}.blind_spot.category"), "is not a category of this world")?;
+                    let known =
+                        self.hazards.contains_key(&spot.category) || self.benign.contains_key(&spot.category);
+                    require(
+                        known,
+                        &format!("{place}.blind_spot.category"),
+                        "is not a category of this world",
+                    )?;
                 }
             }
         }
@@ -323,7 +338,8 @@ mod tests {
         for technique in world.techniques.values() {
             assert!(technique.phrasings.len() >= 6 && technique.held_out.len() >= 2);
         }
-        let tasks: usize = world.benign.values().map(|task| task.nouns.len() + task.held_out_nouns.len()).sum();
+        let tasks: usize =
+            world.benign.values().map(|task| task.nouns.len() + task.held_out_nouns.len()).sum();
         assert_eq!(tasks, 80);
     }
 
@@ -338,7 +354,10 @@ mod tests {
             broken("how do i {verb} {noun} ?", "how do i {verb} ?"),
             "`techniques.direct.phrasings[0]` needs {noun}"
         );
-        assert_eq!(broken("mistvenom", "glowvenom"), "`hazards.potions` has the noun `glowvenom` a second time");
+        assert_eq!(
+            broken("mistvenom", "glowvenom"),
+            "`hazards.potions` has the noun `glowvenom` a second time"
+        );
         assert_eq!(broken("attacker: 0.32", "attacker: 0.5"), "`warmup.roles` should sum to 1");
         assert_eq!(
             broken("category: locks", "category: lochs"),

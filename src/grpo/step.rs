@@ -63,12 +63,17 @@ pub fn grpo_step(
 }
 
 /// Log-probabilities of each sample's completion under a model that is not trained.
-fn reference_logprobs(checkpoint: &Checkpoint, samples: &[&Sample], grpo: &GrpoConfig) -> Result<Vec<Vec<f32>>> {
+fn reference_logprobs(
+    checkpoint: &Checkpoint,
+    samples: &[&Sample],
+    grpo: &GrpoConfig,
+) -> Result<Vec<Vec<f32>>> {
     let decoder = checkpoint.frozen().map_err(candle_core::Error::wrap)?;
     let mut all = Vec::with_capacity(samples.len());
     for micro in samples.chunks(grpo.micro_batch) {
         let (batch, starts) = pack(micro);
-        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?.get(0)?.to_vec1::<f32>()?;
+        let scored =
+            decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?.get(0)?.to_vec1::<f32>()?;
         let mut rest = &scored[..];
         for sample in micro {
             let (row, others) = rest.split_at(sample.completion.len());
@@ -105,7 +110,10 @@ pub fn gradients(
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
         let reference = reference.iter().skip(index * grpo.micro_batch).take(micro.len());
         let per_token = |value: fn(&Sample) -> f32| {
-            micro.iter().flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len())).collect()
+            micro
+                .iter()
+                .flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len()))
+                .collect()
         };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
@@ -196,7 +204,8 @@ pub fn supervised_gradients(
     policy: &Params,
     examples: &[(&[u32], &[u32])],
 ) -> Result<(Vec<Tensor>, StepReport)> {
-    let rows: Vec<Vec<u32>> = examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
+    let rows: Vec<Vec<u32>> =
+        examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
     let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
     let decoder = Decoder::trainable(config, policy)?;
     let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;

@@ -55,7 +55,10 @@ impl Architecture {
             return Err("`layers`, `heads`, `kv_heads` and `positions` are at least 1".into());
         }
         if !self.hidden.is_multiple_of(2 * self.heads) {
-            return Err(format!("`hidden` ({}) is a multiple of twice `heads` ({})", self.hidden, self.heads));
+            return Err(format!(
+                "`hidden` ({}) is a multiple of twice `heads` ({})",
+                self.hidden, self.heads
+            ));
         }
         if !self.heads.is_multiple_of(kv_heads) {
             return Err(format!("`heads` ({}) is a multiple of `kv_heads` ({kv_heads})", self.heads));
@@ -115,11 +118,15 @@ struct RopeParameters {
 impl Config {
     /// Reads config.json; another family than Qwen3 is an error.
     pub fn load(path: &Path) -> Result<Config> {
-        let text = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
-        let raw: Raw = serde_json::from_slice(&text).map_err(|error| invalid(format!("not a model configuration: {error}")))?;
+        let raw: Raw = serde_json::from_slice(&text)
+            .map_err(|error| invalid(format!("not a model configuration: {error}")))?;
         if raw.model_type != "qwen3" {
-            return Err(invalid(format!("model_type `{}` is not supported; there is: qwen3", raw.model_type)));
+            return Err(invalid(format!(
+                "model_type `{}` is not supported; there is: qwen3",
+                raw.model_type
+            )));
         }
         if let Some(kind) = raw.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref())
             && kind != "default"
@@ -146,7 +153,10 @@ impl Config {
             eos: eos.and_then(|id| u32::try_from(id).ok()),
             pad: raw.pad_token_id,
         };
-        if config.kv_heads == 0 || !config.heads.is_multiple_of(config.kv_heads) || !config.head_size.is_multiple_of(2) {
+        if config.kv_heads == 0
+            || !config.heads.is_multiple_of(config.kv_heads)
+            || !config.head_size.is_multiple_of(2)
+        {
             return Err(invalid("heads, key-value heads and head size do not fit together".into()));
         }
         Ok(config)

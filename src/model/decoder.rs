@@ -132,7 +132,12 @@ impl Decoder {
 
     /// For each row's tokens from `starts[row]` on: log-probability at this temperature and entropy of the
     /// distribution that it comes from, as \[2, M\], rows one after the other. Starts are at least 1.
-    pub fn token_log_probabilities(&self, batch: &Packed, starts: &[usize], temperature: f64) -> Result<Tensor> {
+    pub fn token_log_probabilities(
+        &self,
+        batch: &Packed,
+        starts: &[usize],
+        temperature: f64,
+    ) -> Result<Tensor> {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
             let range = batch.rows.range(row);
@@ -150,7 +155,8 @@ impl Decoder {
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let mut x = self.embedding.index_select(&ids, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let attended = layer.attention(index, &rms_norm(&x, &layer.input_norm, self.epsilon)?, self, past)?;
+            let attended =
+                layer.attention(index, &rms_norm(&x, &layer.input_norm, self.epsilon)?, self, past)?;
             x = add(&x, &attended)?;
             let h = rms_norm(&x, &layer.post_norm, self.epsilon)?;
             let wide = swiglu(&linear(&h, &layer.gate)?, &linear(&h, &layer.up)?)?;

@@ -16,8 +16,8 @@ pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
 /// Why a model could not be read, made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read {path}: {source}")]
-    Read { path: std::path::PathBuf, source: std::io::Error },
+    #[error("cannot read {path}: {cause}")]
+    Read { path: std::path::PathBuf, cause: std::io::Error },
     #[error("cannot write {path}: {reason}")]
     Write { path: std::path::PathBuf, reason: String },
     #[error("{path}: {reason}")]

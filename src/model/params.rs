@@ -45,15 +45,18 @@ impl Params {
     /// Reads model.safetensors; every tensor that the configuration asks for must be there in its shape.
     pub fn load(path: &Path, config: &Config) -> Result<Params> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
-        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(|error| invalid(format!("not a complete safetensors file ({error}); it may be cut short")))?;
+        let bytes = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
+        let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {
+            invalid(format!("not a complete safetensors file ({error}); it may be cut short"))
+        })?;
         let mut vars = BTreeMap::new();
         for (name, shape) in config.parameters() {
             let tensor = tensors.remove(&name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
             if tensor.dims() != shape {
                 let found = tensor.dims();
-                return Err(invalid(format!("tensor `{name}` should have shape {shape:?}, but has {found:?}")));
+                return Err(invalid(format!(
+                    "tensor `{name}` should have shape {shape:?}, but has {found:?}"
+                )));
             }
             vars.insert(name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?);
         }
@@ -71,7 +74,8 @@ impl Params {
 
     /// A copy that can be trained without touching this one.
     pub fn copy(&self) -> Result<Params> {
-        let copy = |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.as_tensor().copy()?)?));
+        let copy =
+            |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.as_tensor().copy()?)?));
         Ok(Params { vars: self.vars.iter().map(copy).collect::<Result<_>>()? })
     }
 

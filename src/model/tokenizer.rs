@@ -56,7 +56,7 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Tokenizer> {
         let read = |name: &str| {
             let path = folder.join(name);
-            std::fs::read(&path).map_err(|source| Error::Read { path, source })
+            std::fs::read(&path).map_err(|cause| Error::Read { path, cause })
         };
         Tokenizer::from_files([read(FILES[0])?, read(FILES[1])?])
             .map_err(|error| Error::Invalid { path: folder.into(), reason: error.to_string() })
@@ -70,7 +70,9 @@ impl Tokenizer {
             let token = config[key].as_str().or(config[key]["content"].as_str());
             token.and_then(|token| inner.token_to_id(token))
         };
-        let eos = id("eos_token").ok_or_else(|| error("find the end of text")("tokenizer_config.json names no eos_token of the vocabulary".into()))?;
+        let eos = id("eos_token").ok_or_else(|| {
+            error("find the end of text")("tokenizer_config.json names no eos_token of the vocabulary".into())
+        })?;
         Ok(Tokenizer { eos, pad: id("pad_token").unwrap_or(eos), inner, files })
     }
 
@@ -84,7 +86,9 @@ impl Tokenizer {
     /// Trains a tokenizer; the same texts give the same one.
     pub fn train(texts: &[&str], spec: &TokenizerSpec) -> Result<Tokenizer> {
         let mut special: Vec<String> = [PAD, EOS, UNKNOWN].map(str::to_owned).into();
-        special.extend(spec.special_tokens.iter().filter(|token| !special.contains(token)).cloned().collect::<Vec<_>>());
+        special.extend(
+            spec.special_tokens.iter().filter(|token| !special.contains(token)).cloned().collect::<Vec<_>>(),
+        );
         let tokenizer = match spec.algorithm {
             Algorithm::WordLevel => word_level(texts, spec.vocab_size, &special)?,
             Algorithm::Bpe => byte_pairs(texts, spec.vocab_size, &special)?,
@@ -125,10 +129,12 @@ fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<S
     for word in texts.iter().flat_map(|text| text.split_whitespace()) {
         *counts.entry(word).or_default() += 1;
     }
-    let mut words: Vec<(&str, usize)> = counts.into_iter().filter(|(word, _)| !special.iter().any(|s| s == word)).collect();
+    let mut words: Vec<(&str, usize)> =
+        counts.into_iter().filter(|(word, _)| !special.iter().any(|s| s == word)).collect();
     words.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let words = words.into_iter().map(|(word, _)| word.to_owned());
-    let tokens: Vec<String> = special.iter().cloned().chain(words).take(vocab_size.max(special.len())).collect();
+    let tokens: Vec<String> =
+        special.iter().cloned().chain(words).take(vocab_size.max(special.len())).collect();
     let added: Vec<Value> = special
         .iter()
         .enumerate()

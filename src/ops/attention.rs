@@ -153,9 +153,21 @@ struct CausalAttention {
 
 /// Softmax(q·kᵀ / √d)·v within each row, causal, positions from 0: q \[N, H, d\], k and v \[N, KV, d\], not
 /// yet turned; the result is \[N, H, d\].
-pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Arc<Rows>, rope: &Arc<Rope>) -> Result<Tensor> {
+pub fn causal_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    rows: &Arc<Rows>,
+    rope: &Arc<Rope>,
+) -> Result<Tensor> {
     if q.dim(0)? != rows.tokens() || k.dims() != v.dims() {
-        bail!("attention over {} tokens of q {:?}, k {:?}, v {:?}", rows.tokens(), q.dims(), k.dims(), v.dims());
+        bail!(
+            "attention over {} tokens of q {:?}, k {:?}, v {:?}",
+            rows.tokens(),
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
     }
     if let Some(length) = rows.lengths().find(|length| *length > rope.positions()) {
         bail!("a row of {length} tokens is longer than the {} positions of the model", rope.positions());
@@ -351,9 +363,18 @@ struct Slot {
 
 impl KvCache {
     /// An empty cache for `rows` rows, `layers` layers and keys of `kv_width` numbers a token.
-    pub fn new(rows: usize, layers: usize, kv_width: usize, capacity: usize, rope: Arc<Rope>) -> Result<KvCache> {
+    pub fn new(
+        rows: usize,
+        layers: usize,
+        kv_width: usize,
+        capacity: usize,
+        rope: Arc<Rope>,
+    ) -> Result<KvCache> {
         if capacity > rope.positions() {
-            bail!("{capacity} tokens a row, but the model has {} positions: ask for fewer new tokens", rope.positions());
+            bail!(
+                "{capacity} tokens a row, but the model has {} positions: ask for fewer new tokens",
+                rope.positions()
+            );
         }
         let empty = || vec![vec![0f32; capacity * kv_width]; layers];
         let slots = (0..rows).map(|_| Slot { length: 0, keys: empty(), values: empty() }).collect();
@@ -470,7 +491,9 @@ mod tests {
         for row in 0..rows.len() {
             let range = rows.range(row);
             let tokens = range.len();
-            let half = |table: &[f32]| Tensor::from_slice(&table[..tokens * size / 2], (tokens, 1, size / 2), &Device::Cpu);
+            let half = |table: &[f32]| {
+                Tensor::from_slice(&table[..tokens * size / 2], (tokens, 1, size / 2), &Device::Cpu)
+            };
             let (cos, sin) = (half(&rope.cos)?, half(&rope.sin)?);
             let turn = |x: &Tensor| {
                 let (a, b) = (x.narrow(2, 0, size / 2)?, x.narrow(2, size / 2, size / 2)?);
@@ -480,14 +503,17 @@ mod tests {
             };
             let piece = |x: &Tensor| x.narrow(0, range.start, tokens);
             let repeat = |x: Tensor| {
-                x.unsqueeze(2)?.broadcast_as((tokens, kv_heads, heads / kv_heads, size))?.reshape((tokens, heads, size))
+                x.unsqueeze(2)?
+                    .broadcast_as((tokens, kv_heads, heads / kv_heads, size))?
+                    .reshape((tokens, heads, size))
             };
             let by_head = |x: Tensor| x.transpose(0, 1)?.contiguous();
             let q = by_head(turn(&piece(q)?)?)?;
             let k = by_head(repeat(turn(&piece(k)?)?)?)?;
             let v = by_head(repeat(piece(v)?)?)?;
-            let mask: Vec<f32> =
-                (0..tokens * tokens).map(|i| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 }).collect();
+            let mask: Vec<f32> = (0..tokens * tokens)
+                .map(|i| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 })
+                .collect();
             let mask = Tensor::from_vec(mask, (1, tokens, tokens), &Device::Cpu)?;
             let scores = (q.matmul(&k.t()?)? / (size as f64).sqrt())?.broadcast_add(&mask)?;
             let exp = scores.broadcast_sub(&scores.max_keepdim(2)?)?.exp()?;
@@ -515,14 +541,16 @@ mod tests {
         let whole = causal_attention(&q, &k, &v, &Arc::new(Rows::new([9, 9])), &rope).unwrap();
         let mut cache = KvCache::new(2, 1, 16, 9, rope).unwrap();
         let part = |x: &Tensor, from: usize, count: usize| {
-            Tensor::cat(&[x.narrow(0, from, count).unwrap(), x.narrow(0, 9 + from, count).unwrap()], 0).unwrap()
+            Tensor::cat(&[x.narrow(0, from, count).unwrap(), x.narrow(0, 9 + from, count).unwrap()], 0)
+                .unwrap()
         };
         cache.fill(0, &part(&k, 0, 4), &part(&v, 0, 4), &Rows::new([4, 4])).unwrap();
         for token in 4..9 {
             let out = cache.attend(0, &part(&q, token, 1), &part(&k, token, 1), &part(&v, token, 1)).unwrap();
             cache.advance();
             let expected = part(&whole, token, 1);
-            let difference: f32 = (out - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+            let difference: f32 =
+                (out - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap();
             assert!(difference < 1e-6, "{difference}");
         }
         assert!(cache.attend(0, &part(&q, 0, 1), &part(&k, 0, 1), &part(&v, 0, 1)).is_err());

@@ -5,7 +5,9 @@ use gemm::Parallelism;
 
 /// The numbers behind a storage, which must be contiguous f32.
 pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a fused operation needs contiguous tensors") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a fused operation needs contiguous tensors")
+    };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 

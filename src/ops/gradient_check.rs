@@ -50,7 +50,10 @@ pub fn check(
             };
             let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
             let exact = f64::from(gradient[entry]);
-            assert!((numeric - exact).abs() < 2e-2 * exact.abs().max(1.0), "finite difference {numeric}, gradient {exact}");
+            assert!(
+                (numeric - exact).abs() < 2e-2 * exact.abs().max(1.0),
+                "finite difference {numeric}, gradient {exact}"
+            );
         }
     }
 }

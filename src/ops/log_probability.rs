@@ -96,7 +96,13 @@ impl CustomOp2 for TokenLogProbabilities {
         "token-log-probabilities"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (hidden, weight) = (slice(s1, l1)?, slice(s2, l2)?);
         let (width, vocabulary) = (l2.dims()[1], l2.dims()[0]);
         let tokens = self.targets.len();
@@ -109,16 +115,29 @@ impl CustomOp2 for TokenLogProbabilities {
         {
             let rows = targets.len();
             let logits = &mut logits[..rows * vocabulary];
-            matmul(Matrix::new(hidden, rows, width), Matrix::new(weight, vocabulary, width).t(), logits, false);
+            matmul(
+                Matrix::new(hidden, rows, width),
+                Matrix::new(weight, vocabulary, width).t(),
+                logits,
+                false,
+            );
             let outputs = log_probabilities.par_iter_mut().zip(entropies.par_iter_mut());
-            logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(|((logits, (lp, entropy)), target)| {
-                (*lp, *entropy) = statistics(logits, self.sharpness, *target as usize);
-            });
+            logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(
+                |((logits, (lp, entropy)), target)| {
+                    (*lp, *entropy) = statistics(logits, self.sharpness, *target as usize);
+                },
+            );
         }
         Ok((CpuStorage::F32(out), Shape::from((2, tokens))))
     }
 
-    fn bwd(&self, hidden: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (vocabulary, width) = weight.dims2()?;
         let (d_hidden, d_weight) = with(hidden, |hiddens| {
             with(weight, |weights| {

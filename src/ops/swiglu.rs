@@ -39,7 +39,13 @@ impl CustomOp2 for SwiGlu {
         "swiglu"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(s1, l1)?, slice(s2, l2)?);
         let mut out = vec![0f32; gate.len()];
         let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
@@ -47,12 +53,19 @@ impl CustomOp2 for SwiGlu {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dgate, dup) = with(gate, |gates| {
             with(up, |ups| {
                 with(grad, |grads| {
                     let (mut dgate, mut dup) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
-                    let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
+                    let inputs =
+                        gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
                     let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
                     inputs.zip(outputs).for_each(|(((gate, up), grad), (dgate, dup))| {
                         backward(gate, up, grad, dgate, dup);

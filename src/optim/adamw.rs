@@ -95,9 +95,10 @@ impl AdamW {
     /// Reads the state that [`AdamW::save`] wrote for these parameters.
     pub fn load(path: &Path, params: &Params, config: AdamWConfig) -> model::Result<AdamW> {
         let invalid = |reason: String| model::Error::Invalid { path: path.into(), reason };
-        let bytes = std::fs::read(path).map_err(|source| model::Error::Read { path: path.into(), source })?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(|error| invalid(format!("not a complete safetensors file ({error}); it may be cut short")))?;
+        let bytes = std::fs::read(path).map_err(|cause| model::Error::Read { path: path.into(), cause })?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {
+            invalid(format!("not a complete safetensors file ({error}); it may be cut short"))
+        })?;
         let find = |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")));
         let mut optimizer = AdamW::new(params, config);
         let step = find("step")?.to_vec1::<i64>()?;
@@ -106,7 +107,11 @@ impl AdamW {
             for (part, values) in [("mean", &mut moments.mean), ("square", &mut moments.square)] {
                 let found = find(&format!("{name}.{part}"))?.to_vec1::<f32>()?;
                 if found.len() != values.len() {
-                    return Err(invalid(format!("`{name}.{part}` has {} numbers instead of {}", found.len(), values.len())));
+                    return Err(invalid(format!(
+                        "`{name}.{part}` has {} numbers instead of {}",
+                        found.len(),
+                        values.len()
+                    )));
                 }
                 *values = found;
             }
@@ -184,13 +189,15 @@ mod tests {
     use crate::store::Seed;
 
     fn params() -> Params {
-        let architecture: Architecture = serde_json::from_str(r#"{"hidden": 8, "layers": 1, "heads": 2}"#).unwrap();
+        let architecture: Architecture =
+            serde_json::from_str(r#"{"hidden": 8, "layers": 1, "heads": 2}"#).unwrap();
         Params::init(&architecture.config(16, 1, 0), Seed::from_u64(1)).unwrap()
     }
 
     fn gradients(params: &Params, round: u64) -> Vec<Tensor> {
         let gradient = |(i, (_, var)): (usize, (&str, &candle_core::Var))| {
-            let values = (0..var.elem_count()).map(|j| ((i + j) as f32 * 0.37 + round as f32).sin()).collect();
+            let values =
+                (0..var.elem_count()).map(|j| ((i + j) as f32 * 0.37 + round as f32).sin()).collect();
             Tensor::from_vec::<_, f32>(values, var.shape(), &Device::Cpu).unwrap()
         };
         params.iter().enumerate().map(gradient).collect()
@@ -238,7 +245,10 @@ mod tests {
 
     #[test]
     fn clipping_bounds_the_norm_and_reports_it() {
-        let mut gradients = vec![Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
+        let mut gradients = vec![
+            Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(),
+            Tensor::new(&[4f32], &Device::Cpu).unwrap(),
+        ];
         assert_eq!(clip(&mut gradients, 10.0).unwrap(), 5.0);
         assert_eq!(clip(&mut gradients, 1.0).unwrap(), 5.0);
         assert!((clip(&mut gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);

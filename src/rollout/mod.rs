@@ -73,7 +73,14 @@ pub fn sample(
     for (chunk, prompts) in prompts.chunks(MOST_ROWS).enumerate() {
         let first = chunk * MOST_ROWS;
         let rows = (first..first + prompts.len()).map(|row| Row::new(row, seed)).collect();
-        completions.extend(sample_rows(&decoder, prompts, sampling, checkpoint.tokenizer.eos, rows, progress)?);
+        completions.extend(sample_rows(
+            &decoder,
+            prompts,
+            sampling,
+            checkpoint.tokenizer.eos,
+            rows,
+            progress,
+        )?);
     }
     Ok(completions)
 }
@@ -137,7 +144,8 @@ fn sample_rows(
         if active.is_empty() || step == sampling.max_new_tokens {
             break;
         }
-        let last: Vec<u32> = active.iter().filter_map(|&row| rows[row].completion.ids.last().copied()).collect();
+        let last: Vec<u32> =
+            active.iter().filter_map(|&row| rows[row].completion.ids.last().copied()).collect();
         logits = decoder.step(&last, &mut cache)?.flatten_all()?.to_vec1::<f32>()?;
     }
     Ok(rows.into_iter().map(|row| row.completion).collect())
@@ -209,14 +217,18 @@ mod tests {
         for temperature in [1.0, 0.6] {
             let sampling = Sampling { temperature, top_p: 0.9, max_new_tokens: 20 };
             let completions = draw_all(&sampling, &prompts());
-            let rows: Vec<Vec<u32>> =
-                prompts().iter().zip(&completions).map(|(prompt, completion)| [prompt.clone(), completion.ids.clone()].concat()).collect();
+            let rows: Vec<Vec<u32>> = prompts()
+                .iter()
+                .zip(&completions)
+                .map(|(prompt, completion)| [prompt.clone(), completion.ids.clone()].concat())
+                .collect();
             let starts: Vec<usize> = prompts().iter().map(Vec::len).collect();
             let model = model();
             let decoder = Decoder::trainable(&model.config, &model.params).unwrap();
             let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, temperature).unwrap();
             let scored = scored.get(0).unwrap().to_vec1::<f32>().unwrap();
-            let recorded: Vec<f32> = completions.iter().flat_map(|completion| completion.logprobs.clone()).collect();
+            let recorded: Vec<f32> =
+                completions.iter().flat_map(|completion| completion.logprobs.clone()).collect();
             assert_eq!(scored.len(), recorded.len());
             assert!(recorded.len() > 40);
             for (a, b) in scored.iter().zip(&recorded) {

@@ -133,7 +133,11 @@ pub fn sample(
 }
 
 /// A unit vector for each text (mean-pooled last hidden states of a decoder), or empty ones without a model.
-pub fn embed(context: &Context, embedder: Option<&Input<Model>>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+pub fn embed(
+    context: &Context,
+    embedder: Option<&Input<Model>>,
+    texts: &[&str],
+) -> anyhow::Result<Vec<Vec<f32>>> {
     let Some(embedder) = embedder else { return Ok(vec![Vec::new(); texts.len()]) };
     if texts.is_empty() {
         return Ok(Vec::new());

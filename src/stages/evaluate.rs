@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
-use crate::data::{
-    self, AttackRow, MetricRow, PairRow, Position, ResponseRow, Sample, SeedRow, VerdictRow,
-};
+use crate::data::{self, AttackRow, MetricRow, PairRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Prompt, Role, label};
 use crate::rollout::Sampling;
@@ -121,14 +119,17 @@ impl Evaluation<'_> {
 
     fn class(&self, seed_id: &str, response: &str) -> anyhow::Result<Class> {
         let class = self.oracle.class(seed_id, response);
-        class.ok_or_else(|| anyhow::anyhow!("the world of `{}` has no seed `{seed_id}`", self.stage.world.text()))
+        class.ok_or_else(|| {
+            anyhow::anyhow!("the world of `{}` has no seed `{seed_id}`", self.stage.world.text())
+        })
     }
 
     /// Fresh attacks on held-out hazards.
     fn attacks(&mut self, context: &mut Context) -> anyhow::Result<Vec<AttackRow>> {
         let seeds = artifact::rows::<SeedRow, _>(context, &self.stage.seeds)?;
         let hazards = seeds.iter().filter(|seed| seed.split == "heldout" && seed.task == "hazard");
-        let chosen: Vec<&SeedRow> = hazards.flat_map(|seed| std::iter::repeat_n(seed, self.stage.group)).collect();
+        let chosen: Vec<&SeedRow> =
+            hazards.flat_map(|seed| std::iter::repeat_n(seed, self.stage.group)).collect();
         anyhow::ensure!(!chosen.is_empty(), "`{}` has no held-out hazards", self.stage.seeds.text());
         let prompt = Prompt::of(Role::Attacker)?;
         let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
@@ -153,7 +154,8 @@ impl Evaluation<'_> {
         self.share("attacker", "meaning_kept", attacks.iter().map(keeps_meaning));
         let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
         self.diversity("attacks", &texts);
-        let logprobs: Vec<f32> = attacks.iter().flat_map(|attack| attack.sample.logprobs.iter().copied()).collect();
+        let logprobs: Vec<f32> =
+            attacks.iter().flat_map(|attack| attack.sample.logprobs.iter().copied()).collect();
         let entropy = -logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() / logprobs.len().max(1) as f64;
         self.add("attacker", "entropy", entropy, logprobs.len());
         Ok(attacks)
@@ -168,10 +170,15 @@ impl Evaluation<'_> {
     }
 
     /// What every defense model answers.
-    fn responses(&mut self, context: &mut Context, attacks: &[AttackRow]) -> anyhow::Result<Vec<ResponseRow>> {
+    fn responses(
+        &mut self,
+        context: &mut Context,
+        attacks: &[AttackRow],
+    ) -> anyhow::Result<Vec<ResponseRow>> {
         let stage = self.stage;
         let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
-        let models: Vec<(&str, &Input<Model>)> = [("defender", &stage.defender)].into_iter().chain(others).collect();
+        let models: Vec<(&str, &Input<Model>)> =
+            [("defender", &stage.defender)].into_iter().chain(others).collect();
         let mut responses: Vec<ResponseRow> = Vec::new();
         for (name, model) in models {
             let samples = self.answer(context, model, attacks, &stage.sampling, name)?;
@@ -222,21 +229,34 @@ impl Evaluation<'_> {
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
         let prompt = Prompt::of(Role::Defender)?;
-        let prompts = attacks.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
+        let prompts =
+            attacks.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
         artifact::sample(context, model, Role::Defender, prompts, sampling, what)
     }
 
-    fn judge(&self, context: &mut Context, pairs: &[(&str, &str)], what: &str) -> anyhow::Result<Vec<Sample>> {
+    fn judge(
+        &self,
+        context: &mut Context,
+        pairs: &[(&str, &str)],
+        what: &str,
+    ) -> anyhow::Result<Vec<Sample>> {
         let prompt = Prompt::of(Role::Evaluator)?;
-        let prompts =
-            pairs.iter().map(|(attack, response)| prompt.render(&[attack, response])).collect::<Result<_, _>>()?;
+        let prompts = pairs
+            .iter()
+            .map(|(attack, response)| prompt.render(&[attack, response]))
+            .collect::<Result<_, _>>()?;
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
         artifact::sample(context, &self.stage.evaluator, Role::Evaluator, prompts, &sampling, what)
     }
 
     /// The evaluator on the fresh pairs.
-    fn verdicts(&mut self, context: &mut Context, responses: &[ResponseRow]) -> anyhow::Result<Vec<VerdictRow>> {
-        let pairs: Vec<(&str, &str)> = responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
+    fn verdicts(
+        &mut self,
+        context: &mut Context,
+        responses: &[ResponseRow],
+    ) -> anyhow::Result<Vec<VerdictRow>> {
+        let pairs: Vec<(&str, &str)> =
+            responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
         let samples = self.judge(context, &pairs, "verdicts")?;
         let (mut right, mut undetermined) = (Vec::new(), Vec::new());
         let mut rows = Vec::new();
@@ -268,7 +288,8 @@ impl Evaluation<'_> {
     /// The defender on attacks that stay the same.
     fn benchmark(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = artifact::rows::<AttackRow, _>(context, &self.stage.benchmark)?;
-        let samples = self.answer(context, &self.stage.defender, &attacks, &self.stage.sampling, "benchmark")?;
+        let samples =
+            self.answer(context, &self.stage.defender, &attacks, &self.stage.sampling, "benchmark")?;
         let classes = attacks
             .iter()
             .zip(&samples)
@@ -282,7 +303,8 @@ impl Evaluation<'_> {
     /// The evaluator on pairs with a known class.
     fn pairs(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let rows = artifact::rows::<PairRow, _>(context, &self.stage.pairs)?;
-        let pairs: Vec<(&str, &str)> = rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
+        let pairs: Vec<(&str, &str)> =
+            rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
         let samples = self.judge(context, &pairs, "pairs")?;
         let right = rows.iter().zip(&samples).filter_map(|(row, sample)| {
             let truth = Class::parse(row.class.as_deref()?)?;
@@ -295,7 +317,8 @@ impl Evaluation<'_> {
     /// Benign tasks and arithmetic: what hardening must not cost.
     fn ability(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let benign = artifact::rows::<AttackRow, _>(context, &self.stage.benign)?;
-        let benign: Vec<AttackRow> = benign.iter().filter(|row| row.origin.split == "heldout").cloned().collect();
+        let benign: Vec<AttackRow> =
+            benign.iter().filter(|row| row.origin.split == "heldout").cloned().collect();
         let seeds = artifact::rows::<SeedRow, _>(context, &self.stage.seeds)?;
         let questions: Vec<AttackRow> = seeds
             .iter()

@@ -73,7 +73,8 @@ impl Stage for Generate {
             drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
         let prompt = Prompt::parse(Role::Attacker, &self.prompt)?;
         let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
-        let samples = artifact::sample(context, &self.model, Role::Attacker, prompts, &self.sampling, "attacks")?;
+        let samples =
+            artifact::sample(context, &self.model, Role::Attacker, prompts, &self.sampling, "attacks")?;
         let at = artifact::position(context);
         let rows: Vec<AttackRow> = chosen
             .iter()

@@ -35,7 +35,8 @@ fn default_capacity() -> usize {
 }
 
 impl Stage for Pool {
-    const KIND: Kind = Kind { name: "pool", version: 1, outputs: &[Output::new("pool", "pool")], numerics: true };
+    const KIND: Kind =
+        Kind { name: "pool", version: 1, outputs: &[Output::new("pool", "pool")], numerics: true };
 
     fn check(&self) -> Result<(), String> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
@@ -45,8 +46,10 @@ impl Stage for Pool {
         let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
         let mut pool = artifact::rows::<PoolRow, _>(context, &self.into)?.to_vec();
         let at = artifact::position(context);
-        let taken: Vec<&RewardRow> =
-            rewards.iter().filter(|row| row.attack_success.is_some_and(|success| success >= self.threshold)).collect();
+        let taken: Vec<&RewardRow> = rewards
+            .iter()
+            .filter(|row| row.attack_success.is_some_and(|success| success >= self.threshold))
+            .collect();
         let texts: Vec<&str> = taken.iter().map(|row| row.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
         for (row, embedding) in taken.into_iter().zip(embeddings) {

@@ -69,8 +69,12 @@ fn default_prompt() -> String {
 }
 
 impl Stage for Respond {
-    const KIND: Kind =
-        Kind { name: "respond", version: 1, outputs: &[Output::new("responses", "responses")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "respond",
+        version: 1,
+        outputs: &[Output::new("responses", "responses")],
+        numerics: true,
+    };
 
     fn check(&self) -> Result<(), String> {
         if self.models.is_empty() || self.group == 0 {
@@ -124,7 +128,12 @@ impl Respond {
         if let Some(benign) = &self.benign {
             let pool = artifact::rows::<AttackRow, _>(context, &benign.data)?;
             let pool: Vec<&AttackRow> = pool.iter().filter(|row| row.origin.split == benign.split).collect();
-            anyhow::ensure!(!pool.is_empty(), "`{}` has no rows of split `{}`", benign.data.text(), benign.split);
+            anyhow::ensure!(
+                !pool.is_empty(),
+                "`{}` has no rows of split `{}`",
+                benign.data.text(),
+                benign.split
+            );
             let first = attacks.iter().map(|attack| attack.attack_id + 1).max().unwrap_or(0);
             let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
             for (number, index) in drawn.into_iter().enumerate() {

@@ -64,9 +64,10 @@ impl Stage for Reward {
 
     fn check(&self) -> Result<(), String> {
         match &self.rule {
-            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => {
-                Err("the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })".into())
-            }
+            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => Err(
+                "the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })"
+                    .into(),
+            ),
             _ => Ok(()),
         }
     }
@@ -96,7 +97,10 @@ impl AttackerRule {
         let pool = artifact::rows::<PoolRow, _>(context, &self.pool)?;
         let mut by_attack: BTreeMap<u32, Vec<(f64, Option<Class>)>> = BTreeMap::new();
         for verdict in verdicts.iter() {
-            by_attack.entry(verdict.attack_id).or_default().push((verdict.weight, Class::parse(&verdict.class)));
+            by_attack
+                .entry(verdict.attack_id)
+                .or_default()
+                .push((verdict.weight, Class::parse(&verdict.class)));
         }
         let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
@@ -136,19 +140,30 @@ impl DefenderRule {
     fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
         let responses = artifact::rows::<ResponseRow, _>(context, &self.responses)?;
         let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let verdicts: BTreeMap<u32, &VerdictRow> = verdicts.iter().map(|row| (row.response_id, row)).collect();
+        let verdicts: BTreeMap<u32, &VerdictRow> =
+            verdicts.iter().map(|row| (row.response_id, row)).collect();
         responses
             .iter()
             .map(|response| {
                 let Some(verdict) = verdicts.get(&response.response_id) else {
-                    anyhow::bail!("response {} has no verdict: are `responses` and `verdicts` of the same step?", response.response_id);
+                    anyhow::bail!(
+                        "response {} has no verdict: are `responses` and `verdicts` of the same step?",
+                        response.response_id
+                    );
                 };
                 let class = Class::parse(&verdict.class);
                 Ok(RewardRow {
                     reward: self.weights.reward(class),
                     verdict: Some(verdict.class.clone()),
                     undetermined: u32::from(class.is_none()),
-                    ..row(context, Role::Defender, response.group, &response.origin, &response.text, &response.sample)
+                    ..row(
+                        context,
+                        Role::Defender,
+                        response.group,
+                        &response.origin,
+                        &response.text,
+                        &response.sample,
+                    )
                 })
             })
             .collect()
@@ -163,7 +178,10 @@ impl EvaluatorRule {
         let mut rows = Vec::new();
         for verdict in verdicts.iter() {
             let Some(label) = labels.get(verdict.group as usize) else {
-                anyhow::bail!("verdict {} has no label: were `verdicts` judged on `labels`?", verdict.verdict_id);
+                anyhow::bail!(
+                    "verdict {} has no label: were `verdicts` judged on `labels`?",
+                    verdict.verdict_id
+                );
             };
             let Some(expected) = Class::parse(&label.class) else { continue };
             let class = Class::parse(&verdict.class);
@@ -172,7 +190,14 @@ impl EvaluatorRule {
                 verdict: Some(verdict.class.clone()),
                 label: Some(label.class.clone()),
                 undetermined: u32::from(class.is_none()),
-                ..row(context, Role::Evaluator, verdict.group, &verdict.origin, &verdict.text, &verdict.sample)
+                ..row(
+                    context,
+                    Role::Evaluator,
+                    verdict.group,
+                    &verdict.origin,
+                    &verdict.text,
+                    &verdict.sample,
+                )
             });
         }
         anyhow::ensure!(!rows.is_empty(), "the experts left every pair undetermined: nothing to learn from");

@@ -77,7 +77,8 @@ impl Stage for Sft {
         anyhow::ensure!(!rows.is_empty(), "`{}` has no rows of subset `{subset}`", self.data.text());
         let tokenizer = &checkpoint.tokenizer;
         let prompts = tokenizer.encode_all(&rows.iter().map(|row| &row.prompt).collect::<Vec<_>>())?;
-        let mut completions = tokenizer.encode_all(&rows.iter().map(|row| &row.completion).collect::<Vec<_>>())?;
+        let mut completions =
+            tokenizer.encode_all(&rows.iter().map(|row| &row.completion).collect::<Vec<_>>())?;
         completions.iter_mut().for_each(|completion| completion.push(tokenizer.eos));
 
         let mut random = context.seed().stream("batches");
@@ -95,7 +96,8 @@ impl Stage for Sft {
             let lr = self.lr * self.schedule.factor(step, self.steps);
             let Checkpoint { config, params, .. } = &checkpoint;
             let report = supervised_step(config, params, &mut optimizer, &examples, lr, self.max_grad_norm)?;
-            tokens += examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).sum::<usize>();
+            tokens +=
+                examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).sum::<usize>();
             let rate = tokens as f64 / begun.elapsed().as_secs_f64();
             context.progress(step + 1, self.steps, format!("loss {:.3}, {rate:.0} tokens/s", report.loss));
             if step % REPORT == 0 || step + 1 == self.steps {
@@ -107,7 +109,11 @@ impl Stage for Sft {
                     count: report.tokens as u64,
                     at: at.clone(),
                 };
-                metrics.extend([metric("loss", report.loss), metric("grad_norm", report.grad_norm), metric("lr", lr)]);
+                metrics.extend([
+                    metric("loss", report.loss),
+                    metric("grad_norm", report.grad_norm),
+                    metric("lr", lr),
+                ]);
             }
         }
         checkpoint.save(&context.output("model"))?;

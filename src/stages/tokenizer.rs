@@ -30,8 +30,12 @@ fn default_special() -> Vec<String> {
 }
 
 impl Stage for Tokenizer {
-    const KIND: Kind =
-        Kind { name: "tokenizer", version: 1, outputs: &[Output::new("tokenizer", "tokenizer")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "tokenizer",
+        version: 1,
+        outputs: &[Output::new("tokenizer", "tokenizer")],
+        numerics: false,
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let rows = artifact::rows::<TextRow, _>(context, &self.data)?;

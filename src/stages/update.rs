@@ -81,7 +81,11 @@ impl Stage for Update {
         let metrics = metrics(&rows, &report, artifact::position(context));
         data::write(&context.output("metrics"), &metrics)?;
         let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
-        context.progress(1, 1, format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy));
+        context.progress(
+            1,
+            1,
+            format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy),
+        );
         let bytes = trained.bytes();
         context.remember("model", trained, bytes);
         Ok(())

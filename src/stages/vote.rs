@@ -22,7 +22,8 @@ pub struct Vote {
 }
 
 impl Stage for Vote {
-    const KIND: Kind = Kind { name: "vote", version: 1, outputs: &[Output::new("labels", "labels")], numerics: false };
+    const KIND: Kind =
+        Kind { name: "vote", version: 1, outputs: &[Output::new("labels", "labels")], numerics: false };
 
     fn check(&self) -> Result<(), String> {
         if self.prompts == 0 { Err("`prompts` is at least 1".into()) } else { Ok(()) }
@@ -42,11 +43,15 @@ impl Stage for Vote {
             let Some(truth) = oracle.class(&pair.origin.seed_id, &pair.response) else {
                 anyhow::bail!("the world of `{}` has no seed `{}`", self.world.text(), pair.origin.seed_id);
             };
-            let votes = world.experts.vote(truth, &pair.origin.category, &pair.attack, &pair.response, experts);
-            let read = |votes: &[(String, bool)]| votes.iter().map(|(_, vote)| Some(*vote)).collect::<Vec<_>>();
+            let votes =
+                world.experts.vote(truth, &pair.origin.category, &pair.attack, &pair.response, experts);
+            let read =
+                |votes: &[(String, bool)]| votes.iter().map(|(_, vote)| Some(*vote)).collect::<Vec<_>>();
             let (class, tally) = game::vote(&read(&votes.safety), &read(&votes.utility));
-            let safety = votes.safety.iter().map(|(name, vote)| (name, if *vote { "unsafe" } else { "safe" }));
-            let utility = votes.utility.iter().map(|(name, vote)| (name, if *vote { "positive" } else { "rejective" }));
+            let safety =
+                votes.safety.iter().map(|(name, vote)| (name, if *vote { "unsafe" } else { "safe" }));
+            let utility =
+                votes.utility.iter().map(|(name, vote)| (name, if *vote { "positive" } else { "rejective" }));
             rows.push(LabelRow {
                 response_id: rows.len() as u32,
                 attack_id: rows.len() as u32,

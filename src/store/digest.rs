@@ -94,7 +94,8 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = String;
     fn from_str(text: &str) -> Result<Digest, String> {
-        let hash = blake3::Hash::from_hex(text).map_err(|error| format!("not a digest: {text:?} ({error})"))?;
+        let hash =
+            blake3::Hash::from_hex(text).map_err(|error| format!("not a digest: {text:?} ({error})"))?;
         Ok(Digest(*hash.as_bytes()))
     }
 }

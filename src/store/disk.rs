@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Digest;
 use super::digest::flat_files;
 use super::publish::{seal, sync_folder, write_durably};
-use super::Digest;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {path}: {source}{}", advice(.source))]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {action} {path}: {cause}{}", advice(.cause))]
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -37,7 +37,7 @@ fn advice(error: &io::Error) -> &'static str {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |cause| Error::Io { action, path, cause }
 }
 
 /// What was published: its content digest and its size.
@@ -71,7 +71,7 @@ impl Store {
                 waiting();
                 lock.lock().map_err(io_error("lock", &path))?;
             }
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
         }
         let root = fs::canonicalize(root).map_err(io_error("find", root))?;
         let store = Store { root, _lock: lock };
@@ -112,7 +112,9 @@ impl Store {
     /// Takes a finished file or flat folder from a workspace into the store.
     pub fn publish(&self, path: &Path) -> Result<Blob> {
         let files = match path.is_dir() {
-            true => flat_files(path).map_err(io_error("read", path))?.into_iter().map(|(_, file)| file).collect(),
+            true => {
+                flat_files(path).map_err(io_error("read", path))?.into_iter().map(|(_, file)| file).collect()
+            }
             false => vec![path.to_owned()],
         };
         let mut bytes = 0;

@@ -143,8 +143,11 @@ fn check_grpo(folder: &Path) {
         let samples: Vec<&Sample> = samples.iter().collect();
         // The reference's log-probabilities are given as numbers, not as a model.
         let reference = inputs[&format!("{name}.ref")].to_vec2::<f32>().unwrap();
-        let reference: Vec<Vec<f32>> =
-            samples.iter().zip(reference).map(|(sample, row)| row[..sample.completion.len()].to_vec()).collect();
+        let reference: Vec<Vec<f32>> = samples
+            .iter()
+            .zip(reference)
+            .map(|(sample, row)| row[..sample.completion.len()].to_vec())
+            .collect();
         let mut worst = (0f64, 0f64);
         for micro_batch in [256, 3] {
             // BNPO averages over the tokens of each micro-batch: it has one here.
@@ -160,7 +163,12 @@ fn check_grpo(folder: &Path) {
             assert!(gradient < 1e-3, "{name}: gradient norms differ by {gradient}");
             worst = (worst.0.max(loss), worst.1.max(gradient));
         }
-        println!("{}, {name}: loss {:.1e}, gradient norms {:.1e} relative", folder.display(), worst.0, worst.1);
+        println!(
+            "{}, {name}: loss {:.1e}, gradient norms {:.1e} relative",
+            folder.display(),
+            worst.0,
+            worst.1
+        );
     }
 }
 

@@ -1,0 +1,142 @@
+//! What a user gets wrong: one clear error each, exit code 2 before anything runs where it can be known
+//! before, else 1, and the cache unharmed.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::space::{Seen, Space};
+
+fn small(space: &Space, from: &str, to: &str) -> Seen {
+    let text = include_str!("small.yaml").replacen(from, to, 1);
+    assert_ne!(text, include_str!("small.yaml"), "{from}");
+    space.write("bad.yaml", &text);
+    space.triplay(&["pipeline", "run", "bad.yaml"])
+}
+
+#[test]
+fn what_can_be_known_before_is_said_before() {
+    let space = Space::new();
+    for (from, to, expected) in [
+        ("params: {", "params: [", "not valid YAML"),
+        ("prompts: $prompts, group: 4", "promts: $prompts, group: 4", "help: did you mean `prompts`?"),
+        ("kind: judge", "kind: jugde", "help: did you mean `judge`?"),
+        ("data: world.sft\n", "data: wrld.sft\n", "help: did you mean `world`?"),
+        ("data: world.sft\n", "data: world.stf\n", "help: did you mean `sft`?"),
+        ("data: world.sft\n", "data: after.metrics\n", "a cycle: "),
+        ("data: world.sft\n", "data: world.seeds\n", "`data` takes sft, but `world.seeds` is of type seeds"),
+        ("steps: 60", "steps: many", "`steps`: invalid type: string \"many\", expected usize"),
+        ("steps: 60", "steps: -1", "`steps`: invalid value: integer `-1`, expected usize"),
+        ("steps: 60", "steps: 0", "`steps` and `batch` are at least 1"),
+        ("reference: warmup.model, algorithm", "algorithm", "a KL penalty needs a `reference` model"),
+        ("{ kind: sandbox, ", "{ kind: sandbox, spec: no.yaml, ", "there is no file no.yaml"),
+        ("$rounds", "$runds", "help: did you mean `rounds`?"),
+        ("heads: 2", "heads: 3", "`hidden` (32) is a multiple of twice `heads` (3)"),
+        (
+            "data: responses, model: evaluator }",
+            "data: responses, model: evaluator, prompt: \"{{ x }}\" }",
+            "there is no `x`; it can use prompt and response",
+        ),
+    ] {
+        let seen = small(&space, from, to);
+        seen.fails(2, expected);
+        assert!(seen.err.starts_with("error: bad.yaml:"), "{}", seen.err);
+    }
+    space.triplay(&["pipeline", "run", "none.yaml"]).fails(2, "error: none.yaml: cannot read the pipeline: ");
+    space.triplay(&["pipeline", "run", "small.yaml", "--set", "step=3"]).fails(2, "did you mean `steps`?");
+    space
+        .triplay(&["pipeline", "run", "small.yaml", "--cache", "/sys/none"])
+        .fails(2, "choose a cache folder you may write to");
+    assert!(!space.path(".triplay/records").exists() || space.records(".triplay") == 0, "nothing has run");
+}
+
+#[test]
+fn bombs_are_refused_quickly() {
+    let space = Space::new();
+    let begun = Instant::now();
+    fs::File::create(space.path("huge.yaml")).unwrap().set_len(100 << 20).unwrap();
+    space.triplay(&["pipeline", "run", "huge.yaml"]).fails(2, "a pipeline file of 100 MiB is refused");
+    let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
+    for (name, previous) in ('b'..'k').zip('a'..) {
+        text += &format!("{name}: &{name} [{}]\n", vec![format!("*{previous}"); 10].join(","));
+    }
+    space.write("bomb.yaml", &text);
+    space.triplay(&["pipeline", "run", "bomb.yaml"]).fails(2, "alias");
+    space.write(
+        "many.yaml",
+        &include_str!("small.yaml").replace("rounds: 2, steps: 2", "rounds: 900000, steps: 900000"),
+    );
+    space.triplay(&["pipeline", "run", "many.yaml"]).fails(2, "unrolls to more than 1000000 nodes");
+    assert!(begun.elapsed() < Duration::from_secs(60), "a bomb went off");
+}
+
+const FROM_FILES: &str = "
+pipeline: files
+stages:
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
+  attacks: { kind: generate, model: { path: model }, data: { path: seeds.parquet }, prompts: 2, sampling: { max_new_tokens: 4 } }
+";
+
+#[test]
+fn what_shows_only_on_the_way_fails_its_stage_and_harms_nothing() {
+    let space = Space::new();
+    space.run(&[]);
+    let output = |node: &str| {
+        let seen = space.triplay(&["data", "show", &format!("latest:{node}"), "--rows", "1"]);
+        seen.out.split(": ").next().unwrap().to_owned()
+    };
+    let models =
+        fs::read_dir(space.path("results/small")).unwrap().next().unwrap().unwrap().path().join("models");
+    let copy_model = || {
+        let _ = fs::remove_dir_all(space.path("model"));
+        fs::create_dir(space.path("model")).unwrap();
+        for entry in fs::read_dir(models.join("warmup")).unwrap() {
+            let from = entry.unwrap().path();
+            fs::write(space.path("model").join(from.file_name().unwrap()), fs::read(&from).unwrap()).unwrap();
+        }
+    };
+    copy_model();
+    space.write("files.yaml", FROM_FILES);
+    fs::copy(output("world.seeds"), space.path("seeds.parquet")).unwrap();
+    let run = || space.triplay(&["pipeline", "run", "files.yaml"]);
+    assert_eq!(run().code, Some(0));
+
+    let seeds = fs::read(space.path("seeds.parquet")).unwrap();
+    fs::remove_file(space.path("seeds.parquet")).unwrap();
+    fs::copy(output("world.sft"), space.path("seeds.parquet")).unwrap();
+    run().fails(1, "error: attacks: seeds.parquet is not a dataset of seeds: it has no column `seed_id`; it says that it holds sft");
+    fs::remove_file(space.path("seeds.parquet")).unwrap();
+    fs::write(space.path("seeds.parquet"), &seeds[..seeds.len() / 2]).unwrap();
+    run().fails(1, "error: attacks: seeds.parquet is not a readable Parquet file");
+    fs::write(space.path("seeds.parquet"), &seeds).unwrap();
+
+    let weights = fs::read(space.path("model/model.safetensors")).unwrap();
+    fs::write(space.path("model/model.safetensors"), &weights[..weights.len() - 100]).unwrap();
+    run().fails(1, "error: attacks: model/model.safetensors: not a complete safetensors file");
+    copy_model();
+    fs::write(space.path("model/config.json"), "{\"model_type\": \"qwen3\"}").unwrap();
+    run().fails(1, "error: attacks: model/config.json: not a model configuration: missing field");
+    copy_model();
+    assert_eq!(run().out.lines().last().unwrap().split(" in ").next(), Some("ran 0, cached 2, failed 0"));
+
+    space.write("world.yaml", "hazards: {}\n");
+    space.write("world-only.yaml", "pipeline: w\nstages: { world: { kind: sandbox, spec: world.yaml } }\n");
+    space
+        .triplay(&["pipeline", "run", "world-only.yaml"])
+        .fails(1, "error: world: world.yaml: not a world: ");
+}
+
+#[test]
+fn a_write_that_fails_is_said_and_the_cache_goes_on_afterwards() {
+    let space = Space::new();
+    // A limit on the size of files stands for a full disk: writes fail with an error. 40 blocks of 512 bytes.
+    let script =
+        format!("trap '' XFSZ; ulimit -f 40; exec {} pipeline run small.yaml", env!("CARGO_BIN_EXE_triplay"));
+    let output =
+        Command::new("sh").args(["-c", &script]).current_dir(space.path("")).env("CI", "1").output().unwrap();
+    Seen::from(output).fails(1, "error: ");
+    let recorded = space.records(".triplay") as u64;
+    let summary = space.run(&[]);
+    assert_eq!(summary["cached"].as_u64(), Some(recorded));
+    assert_eq!(space.run(&[])["ran"], 0);
+}

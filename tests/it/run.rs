@@ -1,0 +1,162 @@
+//! `triplay pipeline run` as a user knows it: what runs, what is kept, and what happens when it is stopped.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use triplay::store::Seed;
+
+use crate::space::{Seen, Space};
+
+#[test]
+fn a_run_plays_all_phases_and_a_second_one_has_nothing_to_do() {
+    let space = Space::new();
+    let first = space.triplay(&["pipeline", "run", "small.yaml"]);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    let last = first.out.lines().last().unwrap();
+    assert!(last.starts_with("ran 70, cached 0, failed 0 in "), "{last}");
+    assert!(first.out.contains("after") && first.out.contains("mini"), "{}", first.out);
+    let results = last.split(": ").last().unwrap();
+    assert!(space.path(results).join("metrics.parquet").exists());
+
+    let second = space.run(&[]);
+    assert_eq!(
+        (&second["ran"], &second["cached"], &second["status"]),
+        (&0.into(), &70.into(), &"done".into())
+    );
+    for key in ["run", "failed", "skipped", "seconds", "results"] {
+        assert!(second.get(key).is_some(), "{key}");
+    }
+
+    // A parameter of the last stage alone; then one that every red phase depends on.
+    assert_eq!(space.run(&["--set", "label=other"])["ran"], 1);
+    let changed = space.run(&["--set", "diversity=0.2"]);
+    let ran = changed["ran"].as_u64().unwrap();
+    assert!((45..70).contains(&ran), "{ran}");
+
+    let models = space.path(second["results"].as_str().unwrap()).join("models");
+    let attacker = models.join("play[2].red[2].update");
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors"] {
+        assert!(attacker.join(file).exists(), "{file}");
+    }
+    assert!(!models.join("play[2].red[1].update").exists(), "handed-on checkpoints are dropped");
+    shows_datasets(&space);
+}
+
+fn shows_datasets(space: &Space) {
+    let show = |args: &[&str]| space.triplay(&[&["data", "show"], args].concat());
+    let table = show(&["latest:play[1]/red[1]/attacks", "--rows", "2", "--columns", "seed,text,logprobs"]);
+    assert_eq!(table.code, Some(0), "{}", table.err);
+    let lines: Vec<&str> = table.out.lines().collect();
+    assert!(lines[0].ends_with(": attacks, 16 rows"), "{}", lines[0]);
+    assert!(lines[1].starts_with("seed") && lines[1].contains("text") && lines[1].ends_with("logprobs"));
+    assert_eq!(lines.len(), 4);
+    let rows = show(&["latest:play[1]/red[1]/rewards", "--json", "--rows", "16"]);
+    let rows: Vec<serde_json::Value> =
+        rows.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 16);
+    for row in &rows {
+        for column in
+            ["reward", "advantage", "attack_success", "semantic", "self_bleu_penalty", "cosine_penalty"]
+        {
+            assert!(row[column].is_number(), "{column}: {row}");
+        }
+        assert_eq!(
+            (&row["iteration"], &row["step"], &row["role"]),
+            (&1.into(), &1.into(), &"attacker".into())
+        );
+        let ids = row["completion_ids"].as_array().unwrap();
+        assert_eq!(ids.len(), row["logprobs"].as_array().unwrap().len());
+    }
+    let schema = show(&["latest:play[1]/red[1]/verdicts", "--schema"]);
+    assert!(schema.out.contains("The evaluator's raw text."), "{}", schema.out);
+    show(&["latest:play[1]/red[1]/atacks"]).fails(2, "did you mean `play[1]/red[1]/attacks`?");
+    show(&["latest:world.seeds", "--columns", "sed_id"])
+        .fails(2, "there is no column `sed_id`; did you mean `seed_id`?");
+    show(&["nothing.parquet"]).fails(2, "there is no file nothing.parquet; a dataset of a run is RUN:NODE");
+    show(&["latest:warmup"]).fails(2, "`warmup` is a model, not a dataset");
+}
+
+#[test]
+fn two_caches_and_one_or_two_threads_give_the_same_digests() {
+    let space = Space::new();
+    let run = |cache: &str, threads: &str| {
+        let mut command = space.command(&["pipeline", "run", "small.yaml", "--json", "--cache", cache]);
+        let summary = Seen::from(command.env("RAYON_NUM_THREADS", threads).output().unwrap()).json();
+        assert_eq!(summary["cached"], 0);
+        space.digests(&summary)
+    };
+    let (one, two, again) = (run("one", "1"), run("two", "2"), run("again", "2"));
+    assert!(one.len() > 70);
+    for (node, digest) in &one {
+        assert_eq!(two.get(node), Some(digest), "{node}, 1 and 2 threads");
+        assert_eq!(again.get(node), Some(digest), "{node}, a second time");
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_run_goes_on_to_the_same_end() {
+    let space = Space::new();
+    let begun = Instant::now();
+    let whole = space.run(&["--cache", "whole"]);
+    let (expected, length) = (space.digests(&whole), begun.elapsed());
+    let mut random = Seed::from_u64(20).stream("kill");
+    let mut kills = 0;
+    while kills < 20 {
+        let mut child = space.command(&["pipeline", "run", "small.yaml", "--json"]).spawn().unwrap();
+        std::thread::sleep(length.mul_f64(random.random_range(0.0..0.25)));
+        if child.try_wait().unwrap().is_some() {
+            // It was faster than the axe: the end must be right, and the next one starts from nothing.
+            let summary = Seen::from(child.wait_with_output().unwrap()).json();
+            assert_eq!(space.digests(&summary), expected);
+            fs::remove_dir_all(space.path(".triplay")).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        let recorded = space.records(".triplay");
+        if kills % 4 == 0 {
+            let summary = space.run(&[]);
+            assert_eq!(space.digests(&summary), expected, "after kill {kills}");
+            assert_eq!(
+                summary["cached"].as_u64(),
+                Some(recorded as u64),
+                "what was recorded is not run again"
+            );
+            fs::remove_dir_all(space.path(".triplay")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_stops_at_once_and_says_how_to_go_on() {
+    let space = Space::new();
+    let child = space.command(&["pipeline", "run", "small.yaml", "--set", "steps=3"]).spawn().unwrap();
+    while space.records(".triplay") < 5 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let seen = Seen::from(child.wait_with_output().unwrap());
+    seen.fails(130, "nodes are done and kept. To go on: triplay pipeline run small.yaml --set steps=3");
+    let recorded = space.records(".triplay") as u64;
+    let summary = space.run(&["--set", "steps=3"]);
+    assert_eq!(summary["cached"].as_u64(), Some(recorded));
+}
+
+#[test]
+fn shipped_pipelines_are_valid() {
+    let space = Space::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
+    let mut checked = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let seen = space.triplay(&["pipeline", "check", path.to_str().unwrap()]);
+            assert_eq!(seen.code, Some(0), "{}", seen.err);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}

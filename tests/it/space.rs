@@ -1,0 +1,102 @@
+//! A folder of its own in which the real program runs, and what a user sees of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+pub struct Space {
+    folder: tempfile::TempDir,
+}
+
+/// What a finished program left.
+pub struct Seen {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Seen {
+    fn from(output: Output) -> Seen {
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Seen { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Seen {
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    /// Asserts an error: its exit code and how it begins; nothing may have panicked.
+    pub fn fails(&self, code: i32, expected: &str) {
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+        assert!(self.err.contains(expected), "expected `{expected}` in:\n{}", self.err);
+    }
+}
+
+impl Space {
+    /// A folder with `small.yaml` in it.
+    pub fn new() -> Space {
+        let space = Space { folder: tempfile::tempdir().unwrap() };
+        space.write("small.yaml", include_str!("small.yaml"));
+        space
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triplay"));
+        command.args(args).current_dir(self.folder.path()).env_remove("TRIPLAY_CACHE").env("CI", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn triplay(&self, args: &[&str]) -> Seen {
+        self.command(args).output().unwrap().into()
+    }
+
+    /// Runs small.yaml to its end and returns the summary.
+    pub fn run(&self, more: &[&str]) -> Value {
+        self.triplay(&[&["pipeline", "run", "small.yaml", "--json"], more].concat()).json()
+    }
+
+    /// Node and output to digest, of the run that a summary is of.
+    pub fn digests(&self, summary: &Value) -> BTreeMap<String, String> {
+        let folder = self.path(summary["results"].as_str().unwrap());
+        let mut digests = BTreeMap::new();
+        for line in fs::read_to_string(folder.join("nodes.jsonl")).unwrap().lines() {
+            let node: Value = serde_json::from_str(line).unwrap();
+            for output in node["outputs"].as_array().unwrap() {
+                let name = format!("{}.{}", node["node"].as_str().unwrap(), output["name"].as_str().unwrap());
+                digests.insert(name, output["digest"].as_str().unwrap().to_owned());
+            }
+        }
+        digests
+    }
+
+    /// How many nodes the cache has records of.
+    pub fn records(&self, cache: &str) -> usize {
+        fn files(path: &Path) -> usize {
+            let Ok(entries) = fs::read_dir(path) else { return 0 };
+            entries
+                .map(|entry| entry.unwrap().path())
+                .map(|path| if path.is_dir() { files(&path) } else { usize::from(!is_temporary(&path)) })
+                .sum()
+        }
+        fn is_temporary(path: &Path) -> bool {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+        }
+        files(&self.path(cache).join("records"))
+    }
+}
