@@ -15,9 +15,10 @@ const COLUMNS: [(&str, &str, &str); 8] = [
 ];
 
 const LEGEND: &str = "\
-  attack: success of fresh attacks on the defender; bench: of the fixed benchmark; refuse: plain refusals of
-  fresh attacks; eval, held: the evaluator's accuracy on fresh and on held-out pairs; benign, arith: what the
-  defender still gets right; divers: 1 - Self-BLEU of the attacks. All but the last in percent, by the oracle.
+attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
+refuse: plain refusals of fresh attacks; eval, held: the evaluator's accuracy on
+fresh and on held-out pairs; benign, arith: what the defender still gets right;
+divers: 1 - Self-BLEU of the attacks. Others in percent, truth by the oracle.
 ";
 
 /// The evaluations of a run as a table, or nothing where there are none.

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::progress::{Outcome, Progress};
 
@@ -33,7 +33,7 @@ impl Terminal {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
         };
         let run = bars.add(ProgressBar::new(0));
-        run.set_style(style("{prefix} {wide_bar} {pos}/{len} {elapsed} left {eta}"));
+        run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}"));
         let node = bars.add(ProgressBar::new(0));
         node.set_style(style("  {prefix} {pos}/{len} {wide_msg} left {eta}"));
         Terminal { bars, run, node }
@@ -73,9 +73,12 @@ impl Progress for Terminal {
     }
 
     fn run_finished(&self) {
+        self.run.disable_steady_tick();
         self.node.finish_and_clear();
         self.run.finish_and_clear();
         let _ = self.bars.clear();
+        // On an interrupt the work goes on for a moment on its own thread: it must not draw any more.
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 

@@ -133,3 +133,103 @@ pub fn open(path: &Path) -> Result<Table> {
         .map_err(|error| fail(ParquetError::ArrowError(error.to_string())))?;
     Ok(Table { schema, batches, name })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, LargeStringArray, StringArray};
+    use arrow_schema::Field;
+
+    use super::*;
+    use crate::data::{PoolRow, Position, RewardRow, SeedRow, TextRow};
+
+    fn pool(count: u32) -> Vec<PoolRow> {
+        let row = |i: u32| PoolRow {
+            text: format!("attack {i}"),
+            seed_id: "potions/brew/glowvenom".into(),
+            category: "potions".into(),
+            success: f64::from(i) / 3.0,
+            embedding: (0..i).map(|x| x as f32).collect(),
+            at: Position { iteration: 1, step: i, rng_seed: "abc".into() },
+        };
+        (0..count).map(row).collect()
+    }
+
+    #[test]
+    fn rows_come_back_and_the_same_rows_are_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        for count in [0, 1, 50] {
+            write(&a, &pool(count)).unwrap();
+            write(&b, &pool(count)).unwrap();
+            assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+            assert_eq!(read::<PoolRow>(&a).unwrap(), pool(count));
+        }
+        let table = open(&a).unwrap();
+        assert_eq!((table.rows(), table.name.as_deref()), (50, Some("pool")));
+        let success = table.schema.field_with_name("success").unwrap();
+        assert!(success.metadata()["description"].starts_with("Weighted success"));
+    }
+
+    #[test]
+    fn another_schema_is_named_even_where_the_file_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for count in [0, 3] {
+            write(&path, &pool(count)).unwrap();
+            let error = read::<RewardRow>(&path).unwrap_err().to_string();
+            let expected = format!(
+                "{} is not a dataset of rewards: it has no column `role`; it says that it holds pool",
+                path.display()
+            );
+            assert_eq!(error, expected);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        for length in [0, 3, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = read::<PoolRow>(&path).unwrap_err().to_string();
+            assert!(error.contains("is not a readable Parquet file"), "{error}");
+        }
+    }
+
+    /// A file as another program would write it.
+    fn foreign(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+        let field = |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
+        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        let batch =
+            RecordBatch::try_new(schema.clone(), columns.into_iter().map(|(_, array)| array).collect())
+                .unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn files_of_other_programs_are_read_where_nothing_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let text = |text: &str| -> ArrayRef { Arc::new(LargeStringArray::from(vec![text])) };
+        foreign(
+            &path,
+            vec![
+                ("extra", Arc::new(Int64Array::from(vec![7]))),
+                ("answer", Arc::new(arrow_array::NullArray::new(1))),
+                ("text", text("brew glowvenom")),
+                ("task", text("hazard")),
+                ("split", text("train")),
+                ("category", text("potions")),
+                ("seed_id", text("mine")),
+            ],
+        );
+        let rows = read::<SeedRow>(&path).unwrap();
+        assert_eq!((rows[0].seed_id.as_str(), rows[0].answer.as_deref()), ("mine", None));
+
+        foreign(&path, vec![("text", Arc::new(Int64Array::from(vec![7])))]);
+        let error = read::<TextRow>(&path).unwrap_err().to_string();
+        assert!(error.ends_with("column `text` should be Utf8, but is Int64"), "{error}");
+        foreign(&path, vec![("text", Arc::new(StringArray::from(vec![Some("a"), None])))]);
+        let error = read::<TextRow>(&path).unwrap_err().to_string();
+        assert!(error.ends_with("column `text` is empty in row 1"), "{error}");
+    }
+}

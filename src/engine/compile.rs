@@ -141,7 +141,9 @@ impl Compiler<'_> {
         let repeat = match repeat.value {
             Value::Int(count) if (0..=1_000_000).contains(&count) => count as usize,
             _ => {
-                return Err(self.source.error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000"));
+                return Err(self
+                    .source
+                    .error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000"));
             }
         };
         let keep = spec.keep.as_ref().map(|tree| self.keep(tree)).transpose()?.unwrap_or(Keep::Last);

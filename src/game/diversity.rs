@@ -71,9 +71,9 @@ impl<'a> BleuReferences<'a> {
         for (ngram, count) in &counts {
             matches[ngram.len()] += (*count).min(limit(ngram));
         }
-        for n in 1..=self.order {
+        for (n, matched) in matches.iter().enumerate().skip(1) {
             let total = (text.len() + 1).saturating_sub(n).max(1) as f64;
-            let matched = if matches[n] == 0 { SMOOTHING } else { f64::from(matches[n]) };
+            let matched = if *matched == 0 { SMOOTHING } else { f64::from(*matched) };
             log_precisions.push((matched / total).ln());
         }
         let penalty = self.brevity_penalty(text.len(), own);

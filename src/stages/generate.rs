@@ -54,6 +54,7 @@ impl Stage for Generate {
         if self.prompts == 0 || self.group == 0 {
             return Err("`prompts` and `group` are at least 1".into());
         }
+        self.sampling.check()?;
         Prompt::parse(Role::Attacker, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }
 

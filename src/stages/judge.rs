@@ -45,6 +45,7 @@ impl Stage for Judge {
         if self.group == 0 {
             return Err("`group` is at least 1".into());
         }
+        self.sampling.check()?;
         Prompt::parse(Role::Evaluator, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }
 

@@ -85,6 +85,7 @@ impl Stage for Respond {
                 return Err(format!("two models are called `{}`: give each a `name`", defense.name));
             }
         }
+        self.sampling.check()?;
         Prompt::parse(Role::Defender, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }
 

@@ -114,7 +114,8 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     mean("reward", rows.iter().map(|row| row.reward).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
     mean("finished", rows.iter().map(|row| f64::from(u8::from(row.sample.finished))).collect());
-    let components: [(&str, fn(&RewardRow) -> Option<f64>); 6] = [
+    type Component = fn(&RewardRow) -> Option<f64>;
+    let components: [(&str, Component); 6] = [
         ("attack_success", |row| row.attack_success),
         ("semantic", |row| row.semantic),
         ("self_bleu", |row| row.self_bleu),
