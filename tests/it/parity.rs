@@ -72,7 +72,7 @@ fn check_model(folder: &Path) {
     assert!(logit_deviation < 2e-4, "logits differ by {logit_deviation}");
 
     let scored = decoder.token_log_probabilities(&Packed::new(&sequences[..1]), &[1], 1.0).unwrap();
-    let logprob_deviation = largest(&scored.get(0).unwrap(), &numbers["token_logprobs_0"]);
+    let logprob_deviation = largest(&scored.tensor().get(0).unwrap(), &numbers["token_logprobs_0"]);
     assert!(logprob_deviation < 2e-4, "log-probabilities differ by {logprob_deviation}");
 
     let sequence = &sequences[expected["nll_sequence"].as_u64().unwrap() as usize];
