@@ -55,8 +55,8 @@ pub fn grpo_step(
     };
     let mut report = StepReport::default();
     for _ in 0..grpo.num_iterations {
-        let (mut gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
-        report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
+        let (gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
+        report = StepReport { grad_norm: clip(&gradients, grpo.max_grad_norm)?, ..this };
         ensure_finite(&report)?;
         optimizer.step(policy, &gradients, grpo.lr)?;
     }
@@ -199,8 +199,8 @@ pub fn supervised_step(
     lr: f64,
     max_grad_norm: f64,
 ) -> Result<StepReport> {
-    let (mut gradients, report) = supervised_gradients(config, policy, examples)?;
-    let report = StepReport { grad_norm: clip(&mut gradients, max_grad_norm)?, ..report };
+    let (gradients, report) = supervised_gradients(config, policy, examples)?;
+    let report = StepReport { grad_norm: clip(&gradients, max_grad_norm)?, ..report };
     ensure_finite(&report)?;
     optimizer.step(policy, &gradients, lr)?;
     Ok(report)
@@ -239,4 +239,71 @@ fn ensure_finite(report: &StepReport) -> Result<()> {
         return Ok(());
     }
     bail!("loss {} with gradient norm {}: lower the learning rate", report.loss, report.grad_norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::AdamWConfig;
+    use crate::rollout::{Sampling, sample};
+    use crate::store::Seed;
+
+    fn model() -> Checkpoint {
+        Checkpoint::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny").as_ref()).unwrap()
+    }
+
+    /// Samples, learns from the samples and returns all that came out, as bits.
+    fn sampled_and_learnt(threads: usize) -> (Vec<Vec<u32>>, Vec<u32>) {
+        let work = || {
+            let (model, reference) = (model(), model());
+            let prompts: Vec<Vec<u32>> = (0..48).map(|row| (3..7 + row / 4 % 5 * 7).collect()).collect();
+            let sampling = Sampling { max_new_tokens: 16, ..Sampling::default() };
+            let completions = sample(&model, &prompts, &sampling, Seed::from_u64(1), &mut |_, _| ()).unwrap();
+            let samples: Vec<Sample> = prompts
+                .into_iter()
+                .zip(completions)
+                .enumerate()
+                .map(|(row, (prompt, completion))| Sample {
+                    prompt,
+                    completion: completion.ids,
+                    advantage: (row % 4) as f64 - 1.5,
+                    old_logprobs: completion.logprobs,
+                    finished: completion.finished,
+                })
+                .collect();
+            let config = GrpoConfig { kl: 0.1, num_iterations: 2, lr: 1e-3, ..GrpoConfig::default() };
+            let mut optimizer = AdamW::new(&model.params, AdamWConfig::default());
+            grpo_step(&model.config, &model.params, Some(&reference), &mut optimizer, &samples, &config)
+                .unwrap();
+            let numbers =
+                model.params.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            (
+                samples.into_iter().map(|sample| sample.completion).collect(),
+                numbers.map(f32::to_bits).collect(),
+            )
+        };
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+    }
+
+    #[test]
+    fn samples_and_trained_parameters_do_not_depend_on_the_number_of_threads() {
+        let alone = sampled_and_learnt(1);
+        assert_eq!(alone, sampled_and_learnt(2));
+        assert_eq!(alone, sampled_and_learnt(3));
+        let before: Vec<u32> = model()
+            .params
+            .iter()
+            .flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .map(f32::to_bits)
+            .collect();
+        assert_ne!(alone.1, before);
+    }
+
+    #[test]
+    fn a_sample_without_a_prompt_is_an_error() {
+        let model = model();
+        let examples: [(&[u32], &[u32]); 2] = [(&[1, 2], &[3]), (&[], &[4, 5])];
+        let error = supervised_gradients(&model.config, &model.params, &examples).err().unwrap().to_string();
+        assert!(error.contains("row 1 has no token before its first prediction"), "{error}");
+    }
 }

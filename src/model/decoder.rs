@@ -181,6 +181,9 @@ impl Decoder {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
             let range = batch.rows.range(row);
+            if *start == 0 {
+                bail!("row {row} has no token before its first prediction: its prompt is empty");
+            }
             for token in range.start + start..range.end {
                 before.push(token as u32 - 1);
                 targets.push(batch.ids[token]);

@@ -25,6 +25,7 @@ pub use log_probability::{log_softmax, token_log_probabilities};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;
 pub use rows::Rows;
+pub(crate) use simd::kernel;
 pub use swiglu::swiglu;
 pub use value::{Gradients, Value};
 

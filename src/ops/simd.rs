@@ -28,7 +28,7 @@ macro_rules! kernel {
         }
     };
 }
-pub(super) use kernel;
+pub(crate) use kernel;
 
 /// Partial sums kept side by side: what a vector register or two hold.
 const LANES: usize = 8;
