@@ -12,6 +12,10 @@ use triplay::optim::{AdamW, AdamWConfig};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const VOCABULARY: usize = 640;
 
 type Outcome = triplay::model::Result<usize>;
@@ -51,7 +55,8 @@ fn time(name: &str, mut work: impl FnMut() -> Outcome) -> triplay::model::Result
     }
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (seconds, tokens) = runs[runs.len() / 2];
-    println!("{name:<44} {:>9.2} ms {:>10.0} tokens/s", seconds * 1e3, tokens as f64 / seconds);
+    let rate = tokens as f64 / seconds;
+    println!("{name:<44} {:>9.2} ms {rate:>10.0} tokens/s {:>6} runs", seconds * 1e3, runs.len());
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Training steps: samples to micro-batches to gradients to new parameters.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, Var, bail};
 
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
 use crate::model::{Checkpoint, Config, Decoder, Packed, Params};
+use crate::ops::Gradients;
 use crate::optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -54,8 +55,8 @@ pub fn grpo_step(
     };
     let mut report = StepReport::default();
     for _ in 0..grpo.num_iterations {
-        let (mut gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
-        report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
+        let (gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
+        report = StepReport { grad_norm: clip(&gradients, grpo.max_grad_norm)?, ..this };
         ensure_finite(&report)?;
         optimizer.step(policy, &gradients, grpo.lr)?;
     }
@@ -72,8 +73,11 @@ fn reference_logprobs(
     let mut all = Vec::with_capacity(samples.len());
     for micro in samples.chunks(grpo.micro_batch) {
         let (batch, starts) = pack(micro);
-        let scored =
-            decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?.get(0)?.to_vec1::<f32>()?;
+        let scored = decoder
+            .token_log_probabilities(&batch, &starts, grpo.temperature)?
+            .tensor()
+            .get(0)?
+            .to_vec1::<f32>()?;
         let mut rest = &scored[..];
         for sample in micro {
             let (row, others) = rest.split_at(sample.completion.len());
@@ -101,12 +105,12 @@ pub fn gradients(
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
-    let mut sum: Option<Vec<Tensor>> = None;
+    let decoder = Decoder::trainable(config, policy)?;
+    let mut sum = Gradients::default();
     let mut report = StepReport::default();
     for (index, micro) in samples.chunks(grpo.micro_batch).enumerate() {
         let (batch, starts) = pack(micro);
         let weights = weights(micro, grpo, &whole);
-        let decoder = Decoder::trainable(config, policy)?;
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
         let reference = reference.iter().skip(index * grpo.micro_batch).take(micro.len());
         let per_token = |value: fn(&Sample) -> f32| {
@@ -122,20 +126,25 @@ pub fn gradients(
             weights,
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
-        let loss = token_loss(&scored.get(0)?, &tokens, grpo)?;
-        let entropy = scored.get(1)?.detach().sum_all()?.to_scalar::<f32>()?;
+        // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
+        let logprobs = Var::from_tensor(&scored.tensor().get(0)?)?;
+        let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
+        let entropy = scored.tensor().get(1)?.sum_all()?.to_scalar::<f32>()?;
         report.loss += f64::from(loss.loss.to_scalar::<f32>()?);
         report.kl += loss.kl;
         report.entropy += f64::from(entropy);
         report.clipped += loss.clipped as f64;
         report.tokens += tokens.old.len();
-        accumulate(&mut sum, &loss.loss, policy)?;
+        let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
+            bail!("a loss of no completion")
+        };
+        scored.backward(Tensor::stack(&[&gradient, &gradient.zeros_like()?], 0)?, &mut sum)?;
     }
     let tokens = report.tokens.max(1) as f64;
     report.kl /= tokens;
     report.entropy /= tokens;
     report.clipped /= tokens;
-    Ok((sum.unwrap_or_default(), report))
+    Ok((decoder.gradients(sum)?, report))
 }
 
 /// What averages over all micro-batches divide by.
@@ -190,8 +199,8 @@ pub fn supervised_step(
     lr: f64,
     max_grad_norm: f64,
 ) -> Result<StepReport> {
-    let (mut gradients, report) = supervised_gradients(config, policy, examples)?;
-    let report = StepReport { grad_norm: clip(&mut gradients, max_grad_norm)?, ..report };
+    let (gradients, report) = supervised_gradients(config, policy, examples)?;
+    let report = StepReport { grad_norm: clip(&gradients, max_grad_norm)?, ..report };
     ensure_finite(&report)?;
     optimizer.step(policy, &gradients, lr)?;
     Ok(report)
@@ -209,13 +218,20 @@ pub fn supervised_gradients(
     let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
     let decoder = Decoder::trainable(config, policy)?;
     let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
-    let loss = scored.get(0)?.mean_all()?.neg()?;
-    let entropy = f64::from(scored.get(1)?.detach().mean_all()?.to_scalar::<f32>()?);
-    let mut sum = None;
-    accumulate(&mut sum, &loss, policy)?;
-    let loss = f64::from(loss.to_scalar::<f32>()?);
-    let report = StepReport { loss, entropy, tokens: scored.dim(1)?, ..StepReport::default() };
-    Ok((sum.unwrap_or_default(), report))
+    let tokens = scored.tensor().dim(1)?;
+    let means = scored.tensor().mean(1)?.to_vec1::<f32>()?;
+    let share = -1.0 / tokens as f32;
+    let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
+    let gradient = Tensor::from_vec::<_, f32>(gradient, scored.tensor().shape(), scored.tensor().device())?;
+    let mut gradients = Gradients::default();
+    scored.backward(gradient, &mut gradients)?;
+    let report = StepReport {
+        loss: -f64::from(means[0]),
+        entropy: f64::from(means[1]),
+        tokens,
+        ..StepReport::default()
+    };
+    Ok((decoder.gradients(gradients)?, report))
 }
 
 fn ensure_finite(report: &StepReport) -> Result<()> {
@@ -225,19 +241,69 @@ fn ensure_finite(report: &StepReport) -> Result<()> {
     bail!("loss {} with gradient norm {}: lower the learning rate", report.loss, report.grad_norm)
 }
 
-/// Adds the gradients of a loss, in name order.
-fn accumulate(sum: &mut Option<Vec<Tensor>>, loss: &Tensor, params: &Params) -> Result<()> {
-    let store = loss.backward()?;
-    let mut gradients = Vec::new();
-    for (name, var) in params.iter() {
-        match store.get(var) {
-            Some(gradient) => gradients.push(gradient.clone()),
-            None => bail!("parameter `{name}` has no gradient: an operation without a backward pass"),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::AdamWConfig;
+    use crate::rollout::{Sampling, sample};
+    use crate::store::Seed;
+
+    fn model() -> Checkpoint {
+        Checkpoint::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny").as_ref()).unwrap()
     }
-    *sum = Some(match sum.take() {
-        None => gradients,
-        Some(before) => before.iter().zip(&gradients).map(|(a, b)| a + b).collect::<Result<_>>()?,
-    });
-    Ok(())
+
+    /// Samples, learns from the samples and returns all that came out, as bits.
+    fn sampled_and_learnt(threads: usize) -> (Vec<Vec<u32>>, Vec<u32>) {
+        let work = || {
+            let (model, reference) = (model(), model());
+            let prompts: Vec<Vec<u32>> = (0..48).map(|row| (3..7 + row / 4 % 5 * 7).collect()).collect();
+            let sampling = Sampling { max_new_tokens: 16, ..Sampling::default() };
+            let completions = sample(&model, &prompts, &sampling, Seed::from_u64(1), &mut |_, _| ()).unwrap();
+            let samples: Vec<Sample> = prompts
+                .into_iter()
+                .zip(completions)
+                .enumerate()
+                .map(|(row, (prompt, completion))| Sample {
+                    prompt,
+                    completion: completion.ids,
+                    advantage: (row % 4) as f64 - 1.5,
+                    old_logprobs: completion.logprobs,
+                    finished: completion.finished,
+                })
+                .collect();
+            let config = GrpoConfig { kl: 0.1, num_iterations: 2, lr: 1e-3, ..GrpoConfig::default() };
+            let mut optimizer = AdamW::new(&model.params, AdamWConfig::default());
+            grpo_step(&model.config, &model.params, Some(&reference), &mut optimizer, &samples, &config)
+                .unwrap();
+            let numbers =
+                model.params.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            (
+                samples.into_iter().map(|sample| sample.completion).collect(),
+                numbers.map(f32::to_bits).collect(),
+            )
+        };
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+    }
+
+    #[test]
+    fn samples_and_trained_parameters_do_not_depend_on_the_number_of_threads() {
+        let alone = sampled_and_learnt(1);
+        assert_eq!(alone, sampled_and_learnt(2));
+        assert_eq!(alone, sampled_and_learnt(3));
+        let before: Vec<u32> = model()
+            .params
+            .iter()
+            .flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .map(f32::to_bits)
+            .collect();
+        assert_ne!(alone.1, before);
+    }
+
+    #[test]
+    fn a_sample_without_a_prompt_is_an_error() {
+        let model = model();
+        let examples: [(&[u32], &[u32]); 2] = [(&[1, 2], &[3]), (&[], &[4, 5])];
+        let error = supervised_gradients(&model.config, &model.params, &examples).err().unwrap().to_string();
+        assert!(error.contains("row 1 has no token before its first prediction"), "{error}");
+    }
 }

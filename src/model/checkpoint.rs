@@ -48,7 +48,7 @@ impl Checkpoint {
     /// A unit vector for each row of token ids: the mean of its last hidden states.
     pub fn embed(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         let batch = Packed::new(rows);
-        let hidden = self.frozen()?.hidden(&batch)?.to_vec2::<f32>()?;
+        let hidden = self.frozen()?.hidden(&batch)?.tensor().to_vec2::<f32>()?;
         let embed = |row: usize| {
             let mut mean = vec![0f32; self.config.hidden_size];
             for state in &hidden[batch.rows.range(row)] {

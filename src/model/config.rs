@@ -106,6 +106,13 @@ struct Raw {
     tie_word_embeddings: bool,
     eos_token_id: Option<Value>,
     pad_token_id: Option<u32>,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    use_sliding_window: bool,
+    hidden_act: Option<String>,
+    /// transformers 4.
+    rope_scaling: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +139,15 @@ impl Config {
             && kind != "default"
         {
             return Err(invalid(format!("rope_type `{kind}` is not supported; there is: default")));
+        }
+        let unknown = [
+            (raw.attention_bias, "attention_bias"),
+            (raw.use_sliding_window, "use_sliding_window"),
+            (raw.rope_scaling.as_ref().is_some_and(|scaling| !scaling.is_null()), "rope_scaling"),
+            (raw.hidden_act.as_deref().is_some_and(|name| name != "silu"), "a hidden_act other than silu"),
+        ];
+        if let Some((_, what)) = unknown.iter().find(|(asked, _)| *asked) {
+            return Err(invalid(format!("{what} is not supported")));
         }
         let theta = raw.rope_parameters.map(|rope| rope.rope_theta).or(raw.rope_theta);
         let eos = match &raw.eos_token_id {
@@ -215,5 +231,46 @@ impl Config {
             all.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(change: impl FnOnce(&mut Value)) -> Result<Config> {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny/config.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
+        change(&mut json);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_both_ways_to_say_theta_are_known() {
+        let config = load(|_| ()).unwrap();
+        assert_eq!((config.head_size, config.kv_heads, config.rope_theta), (24, 2, 1e6));
+        assert_eq!(load(|json| *json = config.to_json()).unwrap(), config);
+        let older = load(|json| {
+            json.as_object_mut().unwrap().remove("rope_parameters");
+            json["rope_theta"] = 5e5.into();
+        });
+        assert_eq!(older.unwrap().rope_theta, 5e5);
+    }
+
+    #[test]
+    fn what_would_be_computed_wrongly_is_refused() {
+        let error = |key: &str, value: Value| load(|json| json[key] = value).unwrap_err().to_string();
+        assert!(
+            error("model_type", "gpt2".into())
+                .contains("model_type `gpt2` is not supported; there is: qwen3")
+        );
+        assert!(error("attention_bias", true.into()).contains("attention_bias is not supported"));
+        assert!(
+            error("rope_scaling", json!({"rope_type": "yarn"})).contains("rope_scaling is not supported")
+        );
+        assert!(error("hidden_act", "gelu".into()).contains("hidden_act other than silu"));
     }
 }

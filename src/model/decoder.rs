@@ -1,12 +1,16 @@
 //! The decoder of the Qwen3 family. One forward pass serves training, scoring and sampling; what differs is
 //! where attention finds the earlier tokens, and whether the weights are followed by a gradient.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::{Config, Params};
-use crate::ops::{KvCache, Rope, Rows, add, causal_attention, rms_norm, swiglu, token_log_probabilities};
+use crate::ops::{
+    Gradients, KvCache, Rope, Rows, Value, add_linear, causal_attention, linear, rms_norm, select_rows,
+    swiglu, token_log_probabilities, transposed_in_memory,
+};
 
 /// Token rows one after the other, without padding.
 #[derive(Clone, Debug)]
@@ -24,35 +28,34 @@ impl Packed {
 
 /// A decoder over given weights.
 pub struct Decoder {
-    embedding: Tensor,
+    /// All weights in name order.
+    weights: BTreeMap<String, Value>,
+    embedding: Value,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Value,
     /// The output weight \[V, D\].
-    head: Tensor,
-    epsilon: f64,
-    rope: Arc<Rope>,
-    kv_width: usize,
+    head: Value,
+    config: Config,
 }
 
 struct Layer {
-    input_norm: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
-    q_norm: Tensor,
-    k_norm: Tensor,
-    post_norm: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
-    head_size: usize,
+    input_norm: Value,
+    q: Value,
+    k: Value,
+    v: Value,
+    o: Value,
+    q_norm: Value,
+    k_norm: Value,
+    post_norm: Value,
+    gate: Value,
+    up: Value,
+    down: Value,
 }
 
 /// Where attention finds the tokens before.
 enum Past<'a> {
     /// In the batch itself.
-    Batch(&'a Arc<Rows>),
+    Batch(&'a Arc<Rows>, &'a Arc<Rope>),
     /// In the batch itself, which is kept in a cache.
     Fill(&'a Arc<Rows>, &'a mut KvCache),
     /// In the cache; the batch has one new token a row.
@@ -62,60 +65,97 @@ enum Past<'a> {
 impl Decoder {
     /// A decoder whose results carry gradients to the parameters.
     pub fn trainable(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, |name| Ok(params.var(name)?.as_tensor().clone()))
+        Decoder::new(config, params, Value::parameter, |weight| Ok(weight.clone()))
     }
 
-    /// A decoder whose results carry none: nothing is recorded on the way.
+    /// A decoder whose results carry none: nothing is kept on the way.
     pub fn frozen(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, |name| Ok(params.var(name)?.as_detached_tensor()))
+        Decoder::new(config, params, Value::constant, |weight| Ok(weight.clone()))
     }
 
-    fn new(config: &Config, weight: impl Fn(&str) -> Result<Tensor>) -> Result<Decoder> {
+    /// A frozen decoder whose matrices are laid out for one token a row.
+    pub fn sampling(config: &Config, params: &Params) -> Result<Decoder> {
+        let turn = |weight: &Value| Ok(Value::constant(transposed_in_memory(weight.tensor())?));
+        Decoder::new(config, params, Value::constant, turn)
+    }
+
+    fn new(
+        config: &Config,
+        params: &Params,
+        value: fn(Tensor) -> Value,
+        lay_out: impl Fn(&Value) -> Result<Value>,
+    ) -> Result<Decoder> {
+        let weights: BTreeMap<String, Value> =
+            params.iter().map(|(name, var)| (name.to_owned(), value(var.as_detached_tensor()))).collect();
+        let weight = |name: &str| match weights.get(name) {
+            Some(weight) => Ok(weight.clone()),
+            None => bail!("there is no parameter `{name}`"),
+        };
+        let matrix = |name: &str| lay_out(&weight(name)?);
         let layer = |index: usize| {
             let of = |name: &str| weight(&format!("model.layers.{index}.{name}.weight"));
+            let matrix_of = |name: &str| matrix(&format!("model.layers.{index}.{name}.weight"));
             Ok(Layer {
                 input_norm: of("input_layernorm")?,
-                q: of("self_attn.q_proj")?,
-                k: of("self_attn.k_proj")?,
-                v: of("self_attn.v_proj")?,
-                o: of("self_attn.o_proj")?,
+                q: matrix_of("self_attn.q_proj")?,
+                k: matrix_of("self_attn.k_proj")?,
+                v: matrix_of("self_attn.v_proj")?,
+                o: matrix_of("self_attn.o_proj")?,
                 q_norm: of("self_attn.q_norm")?,
                 k_norm: of("self_attn.k_norm")?,
                 post_norm: of("post_attention_layernorm")?,
-                gate: of("mlp.gate_proj")?,
-                up: of("mlp.up_proj")?,
-                down: of("mlp.down_proj")?,
-                head_size: config.head_size,
+                gate: matrix_of("mlp.gate_proj")?,
+                up: matrix_of("mlp.up_proj")?,
+                down: matrix_of("mlp.down_proj")?,
             })
         };
-        let embedding = weight("model.embed_tokens.weight")?;
         Ok(Decoder {
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: weight("model.norm.weight")?,
-            head: if config.tied { embedding.clone() } else { weight("lm_head.weight")? },
-            embedding,
-            epsilon: config.rms_norm_epsilon,
-            rope: Arc::new(Rope::new(config.head_size, config.rope_theta, config.positions)),
-            kv_width: config.kv_heads * config.head_size,
+            head: matrix(if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" })?,
+            embedding: weight("model.embed_tokens.weight")?,
+            config: config.clone(),
+            weights,
         })
     }
 
+    /// The gradient of each parameter in name order.
+    pub fn gradients(&self, mut gradients: Gradients) -> Result<Vec<Tensor>> {
+        let gradient = |(name, weight): (&String, &Value)| match gradients.take(weight) {
+            Some(gradient) => Ok(gradient),
+            None => bail!("parameter `{name}` has no gradient: no result depends on it"),
+        };
+        self.weights.iter().map(gradient).collect()
+    }
+
     /// Hidden states after the last norm, \[N, D\].
-    pub fn hidden(&self, batch: &Packed) -> Result<Tensor> {
-        self.forward(&batch.ids, &mut Past::Batch(&batch.rows))
+    pub fn hidden(&self, batch: &Packed) -> Result<Value> {
+        let rope = self.rope(batch.rows.longest())?;
+        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope))
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
     pub fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache> {
-        KvCache::new(rows, self.layers.len(), self.kv_width, capacity, self.rope.clone())
+        let kv_width = self.config.kv_heads * self.config.head_size;
+        Ok(KvCache::new(rows, self.layers.len(), kv_width, self.rope(capacity)?))
+    }
+
+    /// Angles for the positions of rows of at most `longest` tokens.
+    fn rope(&self, longest: usize) -> Result<Arc<Rope>> {
+        if longest > self.config.positions {
+            bail!(
+                "a row of {longest} tokens, but the model has {} positions: shorten the prompt or the completion",
+                self.config.positions
+            );
+        }
+        Ok(Arc::new(Rope::new(self.config.head_size, self.config.rope_theta, longest)))
     }
 
     /// Reads whole prompts into an empty cache; the logits after each row's last token, \[rows, V\].
     pub fn prefill(&self, batch: &Packed, cache: &mut KvCache) -> Result<Tensor> {
         let hidden = self.forward(&batch.ids, &mut Past::Fill(&batch.rows, cache))?;
         let last: Vec<u32> = (0..batch.rows.len()).map(|row| batch.rows.range(row).end as u32 - 1).collect();
-        let last = Tensor::from_vec(last, batch.rows.len(), hidden.device())?;
-        self.logits(&hidden.index_select(&last, 0)?)
+        self.logits(&select_rows(&hidden, last)?)
     }
 
     /// Feeds one new token to each row of the cache; the logits for the next, \[rows, V\].
@@ -126,8 +166,8 @@ impl Decoder {
     }
 
     /// Next-token logits \[M, V\] for hidden states \[M, D\].
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.head.t()?)
+    pub fn logits(&self, hidden: &Value) -> Result<Tensor> {
+        Ok(linear(hidden, &self.head)?.tensor().clone())
     }
 
     /// For each row's tokens from `starts[row]` on: log-probability at this temperature and entropy of the
@@ -137,55 +177,52 @@ impl Decoder {
         batch: &Packed,
         starts: &[usize],
         temperature: f64,
-    ) -> Result<Tensor> {
+    ) -> Result<Value> {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
             let range = batch.rows.range(row);
+            if *start == 0 {
+                bail!("row {row} has no token before its first prediction: its prompt is empty");
+            }
             for token in range.start + start..range.end {
                 before.push(token as u32 - 1);
                 targets.push(batch.ids[token]);
             }
         }
-        let hidden = self.hidden(batch)?;
-        let before = Tensor::from_vec(before, targets.len(), hidden.device())?;
-        token_log_probabilities(&hidden.index_select(&before, 0)?, &self.head, targets, temperature)
+        let hidden = select_rows(&self.hidden(batch)?, before)?;
+        token_log_probabilities(&hidden, &self.head, targets, temperature)
     }
 
-    fn forward(&self, ids: &[u32], past: &mut Past) -> Result<Tensor> {
-        let ids = Tensor::new(ids, &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
+    fn forward(&self, ids: &[u32], past: &mut Past) -> Result<Value> {
+        let epsilon = self.config.rms_norm_epsilon;
+        let mut x = select_rows(&self.embedding, ids.to_vec())?;
         for (index, layer) in self.layers.iter().enumerate() {
             let attended =
-                layer.attention(index, &rms_norm(&x, &layer.input_norm, self.epsilon)?, self, past)?;
-            x = add(&x, &attended)?;
-            let h = rms_norm(&x, &layer.post_norm, self.epsilon)?;
+                layer.attention(index, &rms_norm(&x, &layer.input_norm, epsilon)?, epsilon, past)?;
+            x = add_linear(&x, &attended, &layer.o)?;
+            let h = rms_norm(&x, &layer.post_norm, epsilon)?;
             let wide = swiglu(&linear(&h, &layer.gate)?, &linear(&h, &layer.up)?)?;
-            x = add(&x, &linear(&wide, &layer.down)?)?;
+            x = add_linear(&x, &wide, &layer.down)?;
         }
-        rms_norm(&x, &self.norm, self.epsilon)
+        rms_norm(&x, &self.norm, epsilon)
     }
 }
 
 impl Layer {
-    fn attention(&self, index: usize, h: &Tensor, decoder: &Decoder, past: &mut Past) -> Result<Tensor> {
-        let tokens = h.dim(0)?;
-        let heads = |x: Tensor| x.reshape((tokens, (), self.head_size));
-        let q = rms_norm(&heads(linear(h, &self.q)?)?, &self.q_norm, decoder.epsilon)?;
-        let k = rms_norm(&heads(linear(h, &self.k)?)?, &self.k_norm, decoder.epsilon)?;
-        let v = heads(linear(h, &self.v)?)?;
-        let out = match past {
-            Past::Batch(rows) => causal_attention(&q, &k, &v, rows, &decoder.rope)?,
+    /// What the heads see of `h`, before the output projection.
+    fn attention(&self, index: usize, h: &Value, epsilon: f64, past: &mut Past) -> Result<Value> {
+        let q = rms_norm(&linear(h, &self.q)?, &self.q_norm, epsilon)?;
+        let k = rms_norm(&linear(h, &self.k)?, &self.k_norm, epsilon)?;
+        let v = linear(h, &self.v)?;
+        match past {
+            Past::Batch(rows, rope) => causal_attention(&q, &k, &v, rows, rope),
             Past::Fill(rows, cache) => {
-                cache.fill(index, &k, &v, rows)?;
-                causal_attention(&q, &k, &v, rows, &decoder.rope)?
+                cache.fill(index, k.tensor(), v.tensor(), rows)?;
+                causal_attention(&q, &k, &v, rows, cache.rope())
             }
-            Past::Cache(cache) => cache.attend(index, &q, &k, &v)?,
-        };
-        linear(&out.reshape((tokens, ()))?, &self.o)
+            Past::Cache(cache) => {
+                Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?))
+            }
+        }
     }
-}
-
-/// x·Wᵀ for x \[N, in\] and W \[out, in\].
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.matmul(&weight.t()?)
 }

@@ -84,10 +84,6 @@ impl Params {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    pub(super) fn var(&self, name: &str) -> candle_core::Result<&Var> {
-        self.vars.get(name).ok_or_else(|| candle_core::Error::Msg(format!("there is no parameter `{name}`")))
-    }
-
     /// Bytes that the numbers take.
     pub fn bytes(&self) -> usize {
         self.vars.values().map(|var| var.elem_count() * 4).sum()

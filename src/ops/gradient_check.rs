@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 
+use super::value::{Gradients, Value};
 use crate::store::Seed;
 
 /// Numbers between −1 and 1.
@@ -20,19 +21,22 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 /// outputs, and a few entries of the gradient with central differences.
 pub fn check(
     inputs: &[Tensor],
-    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+    fused: impl Fn(&[Value]) -> Result<Value>,
     plain: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
     let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let (a, b) = (fused(&tensors).unwrap(), plain(&tensors).unwrap());
+    let values: Vec<Value> = inputs.iter().map(|input| Value::parameter(input.clone())).collect();
+    let (fused_result, b) = (fused(&values).unwrap(), plain(&tensors).unwrap());
+    let a = fused_result.tensor().clone();
     assert_eq!(a.dims(), b.dims());
     assert!(largest_difference(&a, &b) < 2e-5, "values differ by {}", largest_difference(&a, &b));
     let weighting = random(a.dims(), 99);
-    let loss = |value: &Tensor| (value * &weighting).unwrap().sum_all().unwrap();
-    let (grads_a, grads_b) = (loss(&a).backward().unwrap(), loss(&b).backward().unwrap());
-    for (index, var) in vars.iter().enumerate() {
-        let (mine, plain) = (grads_a.get(var).expect("a gradient"), grads_b.get(var).unwrap());
+    let mut gradients = Gradients::default();
+    fused_result.backward(weighting.clone(), &mut gradients).unwrap();
+    let plain_gradients = (b * &weighting).unwrap().sum_all().unwrap().backward().unwrap();
+    for (index, (var, value)) in vars.iter().zip(&values).enumerate() {
+        let (mine, plain) = (&gradients.take(value).expect("a gradient"), plain_gradients.get(var).unwrap());
         let scale: f32 = plain.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
         let difference = largest_difference(mine, plain);
         assert!(difference < 1e-4 * scale.max(1.0), "gradient {index} differs by {difference} of {scale}");
@@ -42,10 +46,12 @@ pub fn check(
             let moved = |by: f32| {
                 let mut values = values.clone();
                 values[entry] += by;
-                let mut moved: Vec<Tensor> = inputs.to_vec();
-                moved[index] = Tensor::from_vec(values, inputs[index].shape(), &Device::Cpu).unwrap();
+                let mut moved: Vec<Value> = inputs.iter().cloned().map(Value::constant).collect();
+                let tensor = Tensor::from_vec(values, inputs[index].shape(), &Device::Cpu).unwrap();
+                moved[index] = Value::constant(tensor);
                 let value = fused(&moved).unwrap();
-                let products = (value * &weighting).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let products =
+                    (value.tensor() * &weighting).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 products.into_iter().map(f64::from).sum::<f64>()
             };
             let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;

@@ -2,39 +2,90 @@
 //! hidden states: logits exist for one block of tokens at a time, forward and backward, so that memory does
 //! not grow with tokens × vocabulary.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Matrix, matmul, slice, with};
+use super::cpu::{Matrix, matmul, read, tensor};
 use super::simd::{dot, kernel, softmax};
+use super::value::{Gradients, Value};
 
 /// Tokens whose logits exist at the same time.
 const BLOCK: usize = 512;
 
-struct TokenLogProbabilities {
-    targets: Vec<u32>,
-    /// 1 / temperature.
-    sharpness: f32,
-}
-
-/// For hidden states \[M, D\] and the output weight \[V, D\]: a tensor \[2, M\] with the log-probability of
-/// each of the M targets at this temperature, and the entropy (nats) of each distribution. Both have
-/// gradients.
+/// For hidden states \[M, D\] and the output weight \[V, D\]: \[2, M\], the log-probability of each of the M
+/// targets at this temperature, and the entropy (nats) of each distribution. Both have gradients.
 pub fn token_log_probabilities(
-    hidden: &Tensor,
-    weight: &Tensor,
+    hidden: &Value,
+    weight: &Value,
     targets: Vec<u32>,
     temperature: f64,
-) -> Result<Tensor> {
-    let (tokens, vocabulary) = (hidden.dim(0)?, weight.dim(0)?);
-    if targets.len() != tokens {
-        bail!("{} targets for {tokens} hidden states", targets.len());
+) -> Result<Value> {
+    let ((tokens, width), (vocabulary, inner)) = (hidden.tensor().dims2()?, weight.tensor().dims2()?);
+    if targets.len() != tokens || width != inner {
+        bail!(
+            "{} targets for {tokens} hidden states of {width} numbers and weights of {inner}",
+            targets.len()
+        );
     }
     if let Some(target) = targets.iter().find(|target| **target as usize >= vocabulary) {
         bail!("token {target} is outside the vocabulary of {vocabulary}");
     }
-    let op = TokenLogProbabilities { targets, sharpness: (1.0 / temperature) as f32 };
-    hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    let sharpness = (1.0 / temperature) as f32;
+    let (hiddens, weights) = (read(hidden.tensor())?, read(weight.tensor())?);
+    let mut out = vec![0f32; 2 * tokens];
+    let (log_probabilities, entropies) = out.split_at_mut(tokens);
+    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
+    let blocks = log_probabilities.chunks_mut(BLOCK).zip(entropies.chunks_mut(BLOCK));
+    for (((log_probabilities, entropies), hidden), targets) in
+        blocks.zip(hiddens.chunks(BLOCK * width)).zip(targets.chunks(BLOCK))
+    {
+        let rows = targets.len();
+        let logits = &mut logits[..rows * vocabulary];
+        matmul(Matrix::new(hidden, rows, width), Matrix::new(&weights, vocabulary, width).t(), logits, false);
+        let outputs = log_probabilities.par_iter_mut().zip(entropies.par_iter_mut());
+        logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(
+            |((logits, (lp, entropy)), target)| {
+                (*lp, *entropy) = statistics(logits, sharpness, *target as usize);
+            },
+        );
+    }
+    let out = tensor(out, (2, tokens))?;
+    let kept = (hidden.clone(), weight.clone());
+    Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
+        log_probabilities_backward(&kept.0, &kept.1, &targets, sharpness, &grad, gradients)
+    }))
+}
+
+fn log_probabilities_backward(
+    hidden: &Value,
+    weight: &Value,
+    targets: &[u32],
+    sharpness: f32,
+    grad: &Tensor,
+    gradients: &mut Gradients,
+) -> Result<()> {
+    let (tokens, (vocabulary, width)) = (targets.len(), weight.tensor().dims2()?);
+    let (hiddens, weights, grads) = (read(hidden.tensor())?, read(weight.tensor())?, read(grad)?);
+    let (d_lp, d_entropy) = grads.split_at(tokens);
+    let mut d_hidden = vec![0f32; tokens * width];
+    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
+    let w = Matrix::new(&weights, vocabulary, width);
+    for start in (0..tokens).step_by(BLOCK) {
+        let block = start..(start + BLOCK).min(tokens);
+        let rows = block.len();
+        let logits = &mut logits[..rows * vocabulary];
+        let h = Matrix::new(&hiddens[block.start * width..block.end * width], rows, width);
+        matmul(h, w.t(), logits, false);
+        let grads = d_lp[block.clone()].par_iter().zip(&d_entropy[block.clone()]);
+        let rows_at_work = logits.par_chunks_mut(vocabulary).zip(&targets[block.clone()]).zip(grads);
+        rows_at_work.for_each(|((logits, target), (d_lp, d_entropy))| {
+            gradient(logits, sharpness, *target as usize, *d_lp, *d_entropy);
+        });
+        let d_logits = Matrix::new(logits, rows, vocabulary);
+        matmul(d_logits, w, &mut d_hidden[block.start * width..block.end * width], false);
+        gradients.add_with(weight, |sum, more| matmul(d_logits.t(), h, sum, more))?;
+    }
+    gradients.add(hidden, tensor(d_hidden, (tokens, width))?)
 }
 
 kernel! {
@@ -88,89 +139,6 @@ kernel! {
             *p *= sharpness;
         }
         logits[target] += d_log_probability * sharpness;
-    }
-}
-
-impl CustomOp2 for TokenLogProbabilities {
-    fn name(&self) -> &'static str {
-        "token-log-probabilities"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (hidden, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let (width, vocabulary) = (l2.dims()[1], l2.dims()[0]);
-        let tokens = self.targets.len();
-        let mut out = vec![0f32; 2 * tokens];
-        let (log_probabilities, entropies) = out.split_at_mut(tokens);
-        let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
-        let blocks = log_probabilities.chunks_mut(BLOCK).zip(entropies.chunks_mut(BLOCK));
-        for (((log_probabilities, entropies), hidden), targets) in
-            blocks.zip(hidden.chunks(BLOCK * width)).zip(self.targets.chunks(BLOCK))
-        {
-            let rows = targets.len();
-            let logits = &mut logits[..rows * vocabulary];
-            matmul(
-                Matrix::new(hidden, rows, width),
-                Matrix::new(weight, vocabulary, width).t(),
-                logits,
-                false,
-            );
-            let outputs = log_probabilities.par_iter_mut().zip(entropies.par_iter_mut());
-            logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(
-                |((logits, (lp, entropy)), target)| {
-                    (*lp, *entropy) = statistics(logits, self.sharpness, *target as usize);
-                },
-            );
-        }
-        Ok((CpuStorage::F32(out), Shape::from((2, tokens))))
-    }
-
-    fn bwd(
-        &self,
-        hidden: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (vocabulary, width) = weight.dims2()?;
-        let (d_hidden, d_weight) = with(hidden, |hiddens| {
-            with(weight, |weights| {
-                with(grad, |grads| {
-                    let tokens = self.targets.len();
-                    let (d_lp, d_entropy) = grads.split_at(tokens);
-                    let mut d_hidden = vec![0f32; tokens * width];
-                    let mut d_weight = vec![0f32; vocabulary * width];
-                    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
-                    for start in (0..tokens).step_by(BLOCK) {
-                        let block = start..(start + BLOCK).min(tokens);
-                        let rows = block.len();
-                        let logits = &mut logits[..rows * vocabulary];
-                        let h = Matrix::new(&hiddens[block.start * width..block.end * width], rows, width);
-                        let w = Matrix::new(weights, vocabulary, width);
-                        matmul(h, w.t(), logits, false);
-                        let grads = d_lp[block.clone()].par_iter().zip(&d_entropy[block.clone()]);
-                        let targets = self.targets[block.clone()].par_iter();
-                        logits.par_chunks_mut(vocabulary).zip(targets).zip(grads).for_each(
-                            |((logits, target), (d_lp, d_entropy))| {
-                                gradient(logits, self.sharpness, *target as usize, *d_lp, *d_entropy);
-                            },
-                        );
-                        let d_logits = Matrix::new(logits, rows, vocabulary);
-                        matmul(d_logits, w, &mut d_hidden[block.start * width..block.end * width], false);
-                        matmul(d_logits.t(), h, &mut d_weight, true);
-                    }
-                    Ok((d_hidden, d_weight))
-                })
-            })
-        })?;
-        let d_hidden = Tensor::from_vec(d_hidden, hidden.shape(), hidden.device())?;
-        Ok((Some(d_hidden), Some(Tensor::from_vec(d_weight, weight.shape(), weight.device())?)))
     }
 }
 

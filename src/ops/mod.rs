@@ -4,20 +4,30 @@
 //!
 //! Layout: rows of tokens are packed, N tokens of all rows one after the other, without padding.
 
-mod add;
 mod attention;
 mod cpu;
+mod kv_cache;
+mod linear;
 mod log_probability;
 mod rms_norm;
+mod rope;
+mod rows;
 mod simd;
 mod swiglu;
+mod tile;
+mod value;
 
-pub use add::add;
-pub use attention::{KvCache, Rope, Rows, causal_attention};
-pub use cpu::keep_candle_to_one_thread;
+pub use attention::causal_attention;
+pub use cpu::{keep_candle_to_one_thread, read, transposed_in_memory, write};
+pub use kv_cache::KvCache;
+pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::{log_softmax, token_log_probabilities};
 pub use rms_norm::rms_norm;
+pub use rope::Rope;
+pub use rows::Rows;
+pub(crate) use simd::kernel;
 pub use swiglu::swiglu;
+pub use value::{Gradients, Value};
 
 #[cfg(test)]
 mod gradient_check;

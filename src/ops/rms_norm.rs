@@ -1,21 +1,58 @@
 //! Root mean square layer normalisation (Zhang and Sennrich 2019): y = x · w / sqrt(mean(x²) + ε).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{slice, with};
+use super::cpu::{read, tensor};
 use super::simd::{dot, kernel};
+use super::value::{Gradients, Value};
 
 /// Rows that one task takes, and whose share of the weight's gradient is summed first.
 const BLOCK: usize = 128;
 
-struct RmsNorm {
-    epsilon: f32,
+/// Normalises every run of D numbers of `x`, for `weight` \[D\]: hidden states, or each head's share of them.
+pub fn rms_norm(x: &Value, weight: &Value, epsilon: f64) -> Result<Value> {
+    let epsilon = epsilon as f32;
+    let width = weight.tensor().elem_count();
+    if !x.tensor().elem_count().is_multiple_of(width) {
+        bail!("a norm over {width} numbers does not fit {:?}", x.tensor().dims());
+    }
+    let (xs, weights) = (read(x.tensor())?, read(weight.tensor())?);
+    let mut y = vec![0f32; xs.len()];
+    let block = BLOCK * width;
+    y.par_chunks_mut(block).zip(xs.par_chunks(block)).for_each(|(y, x)| forward(x, &weights, epsilon, y));
+    let out = tensor(y, x.tensor().shape())?;
+    let kept = (x.clone(), weight.clone());
+    Ok(Value::result(out, &[x, weight], move |grad, gradients| {
+        norm_backward(&kept.0, &kept.1, epsilon, &grad, gradients)
+    }))
 }
 
-/// Normalises over the last dimension: `x` \[…, D\], `weight` \[D\].
-pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(weight, RmsNorm { epsilon: epsilon as f32 })
+fn norm_backward(
+    x: &Value,
+    weight: &Value,
+    epsilon: f32,
+    grad: &Tensor,
+    gradients: &mut Gradients,
+) -> Result<()> {
+    let (xs, weights, grads) = (read(x.tensor())?, read(weight.tensor())?, read(grad)?);
+    let (width, block) = (weights.len(), BLOCK * weights.len());
+    let mut parts = vec![0f32; xs.len().div_ceil(block) * width];
+    let mut add_to = |dx: &mut [f32]| {
+        let inputs = xs.par_chunks(block).zip(grads.par_chunks(block));
+        let outputs = dx.par_chunks_mut(block).zip(parts.par_chunks_mut(width));
+        inputs.zip(outputs).for_each(|((x, grad), (dx, dw))| backward(x, &weights, grad, epsilon, dx, dw));
+    };
+    if gradients.wants(x) {
+        gradients.add_with(x, |dx, _| add_to(dx))?;
+    } else {
+        add_to(&mut vec![0f32; xs.len()]);
+    }
+    gradients.add_with(weight, |dw, _| {
+        for part in parts.chunks_exact(width) {
+            dw.iter_mut().zip(part).for_each(|(dw, part)| *dw += part);
+        }
+    })
 }
 
 kernel! {
@@ -31,6 +68,7 @@ kernel! {
 }
 
 kernel! {
+    /// Adds to the gradients of x and of the weight.
     fn backward(x: &[f32], weight: &[f32], grad: &[f32], epsilon: f32, dx: &mut [f32], dw: &mut [f32]) {
         let width = weight.len();
         let mut weighted = vec![0f32; width];
@@ -43,61 +81,9 @@ kernel! {
             }
             let along = dot(&weighted, x) * scale * scale * scale / width as f32;
             for ((dx, gw), x) in dx.iter_mut().zip(&weighted).zip(x) {
-                *dx = gw * scale - x * along;
+                *dx += gw * scale - x * along;
             }
         }
-    }
-}
-
-impl CustomOp2 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let mut y = vec![0f32; x.len()];
-        let block = BLOCK * weight.len();
-        y.par_chunks_mut(block)
-            .zip(x.par_chunks(block))
-            .for_each(|(y, x)| forward(x, weight, self.epsilon, y));
-        Ok((CpuStorage::F32(y), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = with(x, |xs| {
-            with(weight, |weights| {
-                with(grad, |grads| {
-                    let (width, block) = (weights.len(), BLOCK * weights.len());
-                    let mut dx = vec![0f32; xs.len()];
-                    let mut parts = vec![0f32; xs.len().div_ceil(block).max(1) * width];
-                    let inputs = xs.par_chunks(block).zip(grads.par_chunks(block));
-                    let outputs = dx.par_chunks_mut(block).zip(parts.par_chunks_mut(width));
-                    inputs.zip(outputs).for_each(|((x, grad), (dx, dw))| {
-                        backward(x, weights, grad, self.epsilon, dx, dw);
-                    });
-                    let mut dw = vec![0f32; width];
-                    for part in parts.chunks_exact(width) {
-                        dw.iter_mut().zip(part).for_each(|(dw, part)| *dw += part);
-                    }
-                    Ok((dx, dw))
-                })
-            })
-        })?;
-        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        Ok((Some(dx), Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
     }
 }
 

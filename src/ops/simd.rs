@@ -28,7 +28,7 @@ macro_rules! kernel {
         }
     };
 }
-pub(super) use kernel;
+pub(crate) use kernel;
 
 /// Partial sums kept side by side: what a vector register or two hold.
 const LANES: usize = 8;
@@ -69,14 +69,6 @@ pub fn max(xs: &[f32]) -> f32 {
         }
     }
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &x| if x > most { x } else { most })
-}
-
-/// y += a·x
-#[inline(always)]
-pub fn add_scaled(a: f32, xs: &[f32], ys: &mut [f32]) {
-    for (y, x) in ys.iter_mut().zip(xs) {
-        *y += a * x;
-    }
 }
 
 /// e^x to about 1e-7 relative, without a branch: 2^n · e^r with n = round(x / ln 2) and a polynomial in r.

@@ -1,19 +1,37 @@
 //! The gate of the feed-forward block: silu(gate) · up, with silu(x) = x·σ(x) (Shazeer 2020).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::cpu::{slice, with};
+use super::cpu::{read, tensor};
 use super::simd::{kernel, sigmoid};
+use super::value::Value;
 
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;
 
-struct SwiGlu;
-
 /// silu(gate) · up, element by element.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
+    if gate.tensor().dims() != up.tensor().dims() {
+        bail!("a gate of {:?} for {:?}", gate.tensor().dims(), up.tensor().dims());
+    }
+    let (gates, ups) = (read(gate.tensor())?, read(up.tensor())?);
+    let mut out = vec![0f32; gates.len()];
+    let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK));
+    out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (gate, up))| forward(gate, up, out));
+    let out = tensor(out, gate.tensor().shape())?;
+    let kept = (gate.clone(), up.clone());
+    Ok(Value::result(out, &[gate, up], move |grad, gradients| {
+        let (gates, ups, grads) = (read(kept.0.tensor())?, read(kept.1.tensor())?, read(&grad)?);
+        let (mut dgate, mut dup) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
+        let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
+        let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+        inputs
+            .zip(outputs)
+            .for_each(|(((gate, up), grad), (dgate, dup))| backward(gate, up, grad, dgate, dup));
+        gradients.add(&kept.0, tensor(dgate, grad.shape())?)?;
+        gradients.add(&kept.1, tensor(dup, grad.shape())?)
+    }))
 }
 
 kernel! {
@@ -31,51 +49,6 @@ kernel! {
             *du = d * g * s;
             *dg = d * u * s * (1.0 + g * (1.0 - s));
         }
-    }
-}
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (slice(s1, l1)?, slice(s2, l2)?);
-        let mut out = vec![0f32; gate.len()];
-        let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-        out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (gate, up))| forward(gate, up, out));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dgate, dup) = with(gate, |gates| {
-            with(up, |ups| {
-                with(grad, |grads| {
-                    let (mut dgate, mut dup) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
-                    let inputs =
-                        gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
-                    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-                    inputs.zip(outputs).for_each(|(((gate, up), grad), (dgate, dup))| {
-                        backward(gate, up, grad, dgate, dup);
-                    });
-                    Ok((dgate, dup))
-                })
-            })
-        })?;
-        let tensor = |values| Tensor::from_vec(values, gate.shape(), gate.device()).map(Some);
-        Ok((tensor(dgate)?, tensor(dup)?))
     }
 }
 

@@ -1,15 +1,15 @@
 //! AdamW (Loshchilov and Hutter 2019) whose moments and step are part of a checkpoint, so that training
 //! that was interrupted goes on as if it had not been.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{self, Params};
+use crate::ops::{kernel, read, write};
 
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;
@@ -61,19 +61,24 @@ impl AdamW {
         let correction = |beta: f64| 1.0 - beta.powi(self.step.min(i32::MAX as u64) as i32);
         for ((moments, (_, var)), gradient) in self.moments.values_mut().zip(params.iter()).zip(gradients) {
             let decay = if var.rank() > 1 { lr * self.config.weight_decay } else { 0.0 };
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            if gradient.len() != moments.mean.len() {
+            let gradient = read(gradient)?;
+            if gradient.len() != moments.mean.len() || var.elem_count() != gradient.len() {
                 bail!("a gradient has {} numbers, its parameter {}", gradient.len(), moments.mean.len());
             }
-            var.as_tensor().inplace_op1(&Update {
-                gradient: &gradient,
-                moments: RefCell::new(moments),
+            let rates = Rates {
                 keep: (1.0 - decay) as f32,
                 beta1: beta1 as f32,
                 beta2: beta2 as f32,
                 rate: (lr / correction(beta1)) as f32,
                 scale: (1.0 / correction(beta2).sqrt()) as f32,
                 epsilon: self.config.epsilon as f32,
+            };
+            write(var.as_tensor(), |values| {
+                let state = moments.mean.par_chunks_mut(BLOCK).zip(moments.square.par_chunks_mut(BLOCK));
+                let values = values.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+                values.zip(state).for_each(|((values, gradient), (mean, square))| {
+                    update(values, gradient, mean, square, rates);
+                });
             })?;
         }
         Ok(())
@@ -120,10 +125,9 @@ impl AdamW {
     }
 }
 
-/// The update of one parameter, in place.
-struct Update<'a> {
-    gradient: &'a [f32],
-    moments: RefCell<&'a mut Moments>,
+/// What a step multiplies by.
+#[derive(Clone, Copy)]
+struct Rates {
     /// 1 − lr · weight decay.
     keep: f32,
     beta1: f32,
@@ -135,37 +139,23 @@ struct Update<'a> {
     epsilon: f32,
 }
 
-impl InplaceOp1 for Update<'_> {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter is contiguous") };
-        let CpuStorage::F32(values) = storage else { bail!("parameters are f32") };
-        let mut moments = self.moments.borrow_mut();
-        let Moments { mean, square } = &mut **moments;
-        let (beta1, beta2, keep) = (self.beta1, self.beta2, self.keep);
-        let (rate, scale, epsilon) = (self.rate, self.scale, self.epsilon);
-        let state = mean.par_chunks_mut(BLOCK).zip(square.par_chunks_mut(BLOCK));
-        let values = values[start..end].par_chunks_mut(BLOCK).zip(self.gradient.par_chunks(BLOCK));
-        values.zip(state).for_each(|((values, gradient), (mean, square))| {
-            for (((x, g), m), v) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *x = *x * keep - rate * *m / (v.sqrt() * scale + epsilon);
-            }
-        });
-        Ok(())
+kernel! {
+    fn update(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: Rates) {
+        let Rates { keep, beta1, beta2, rate, scale, epsilon } = rates;
+        for (((x, g), m), v) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            *x = *x * keep - rate * *m / (v.sqrt() * scale + epsilon);
+        }
     }
 }
 
-/// Scales gradients down to a global norm of at most `limit`; returns the norm before. Not a number in a
+/// Scales gradients down in place to a global norm of at most `limit`; returns the norm before. Not a number in a
 /// gradient makes the norm not a number, for the caller to see.
-pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
+pub fn clip(gradients: &[Tensor], limit: f64) -> Result<f64> {
     let mut total = 0.0;
     for gradient in gradients.iter() {
-        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+        let values = read(gradient)?;
         // Blocks summed side by side, their sums in order.
         let parts: Vec<f64> = values
             .par_chunks(BLOCK)
@@ -175,8 +165,9 @@ pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
     }
     let norm = total.sqrt();
     if norm > limit {
-        for gradient in gradients.iter_mut() {
-            *gradient = (&*gradient * (limit / (norm + 1e-6)))?;
+        let share = (limit / (norm + 1e-6)) as f32;
+        for gradient in gradients.iter() {
+            write(gradient, |values| values.iter_mut().for_each(|x| *x *= share))?;
         }
     }
     Ok(norm)
@@ -249,8 +240,8 @@ mod tests {
             Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(),
             Tensor::new(&[4f32], &Device::Cpu).unwrap(),
         ];
-        assert_eq!(clip(&mut gradients, 10.0).unwrap(), 5.0);
-        assert_eq!(clip(&mut gradients, 1.0).unwrap(), 5.0);
-        assert!((clip(&mut gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
+        assert_eq!(clip(&gradients, 10.0).unwrap(), 5.0);
+        assert_eq!(clip(&gradients, 1.0).unwrap(), 5.0);
+        assert!((clip(&gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
     }
 }

@@ -9,11 +9,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Checkpoint, Decoder, Packed, Result};
-use crate::ops::log_softmax;
+use crate::ops::{KvCache, log_softmax};
 use crate::store::Seed;
 
-/// Rows that are sampled at the same time.
+/// Rows that are sampled at the same time; bounds the memory of their keys and values.
 const MOST_ROWS: usize = 512;
+
+/// Rows of a batch. Batches draw a token side by side, one to a thread, so that the threads wait for each
+/// other once a token and not at every product.
+const BATCH: usize = 32;
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +63,8 @@ pub struct Completion {
 }
 
 /// Samples a completion for each prompt. What a row draws depends on the seed, its index and its prompt,
-/// not on the rows beside it. Equal prompts are read once. `progress` is told the tokens drawn so far for
-/// the longest row, and how many rows drew one.
+/// not on the rows beside it. Equal prompts of a batch are read once. `progress` is told the tokens drawn so
+/// far for the longest row, and how many rows drew one.
 pub fn sample(
     checkpoint: &Checkpoint,
     prompts: &[Vec<u32>],
@@ -68,21 +72,31 @@ pub fn sample(
     seed: Seed,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Completion>> {
-    let decoder = checkpoint.frozen()?;
-    let mut completions = Vec::with_capacity(prompts.len());
-    for (chunk, prompts) in prompts.chunks(MOST_ROWS).enumerate() {
-        let first = chunk * MOST_ROWS;
-        let rows = (first..first + prompts.len()).map(|row| Row::new(row, seed)).collect();
-        completions.extend(sample_rows(
-            &decoder,
-            prompts,
-            sampling,
-            checkpoint.tokenizer.eos,
-            rows,
-            progress,
-        )?);
+    if let Some(row) = prompts.iter().position(Vec::is_empty) {
+        return Err(
+            candle_core::Error::Msg(format!("prompt {row} is empty: there is nothing to continue")).into()
+        );
     }
-    Ok(completions)
+    let decoder = Decoder::sampling(&checkpoint.config, &checkpoint.params)?;
+    let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
+    for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
+        let mut batches = prompts
+            .par_chunks(BATCH)
+            .zip(rows.par_chunks_mut(BATCH))
+            .map(|(prompts, rows)| Batch::read(&decoder, prompts, rows, sampling))
+            .collect::<Result<Vec<_>>>()?;
+        for step in 1..=sampling.max_new_tokens {
+            let more = step < sampling.max_new_tokens;
+            let eos = checkpoint.tokenizer.eos;
+            let drawn = batches.par_iter_mut().map(|batch| batch.advance(&decoder, sampling, eos, more));
+            let drawn: usize = drawn.sum::<Result<usize>>()?;
+            if drawn == 0 {
+                break;
+            }
+            progress(step, drawn);
+        }
+    }
+    Ok(rows.into_iter().map(|row| row.completion).collect())
 }
 
 /// A row at work.
@@ -97,58 +111,70 @@ impl Row {
     }
 }
 
-fn sample_rows(
-    decoder: &Decoder,
-    prompts: &[Vec<u32>],
-    sampling: &Sampling,
-    eos: u32,
-    mut rows: Vec<Row>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<Completion>> {
-    // Read each distinct prompt once.
-    let mut index: HashMap<&[u32], usize> = HashMap::new();
-    let mut distinct: Vec<&[u32]> = Vec::new();
-    let source: Vec<usize> = prompts
-        .iter()
-        .map(|prompt| {
-            *index.entry(prompt).or_insert_with(|| {
-                distinct.push(prompt);
-                distinct.len() - 1
-            })
-        })
-        .collect();
-    let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-    let mut cache = decoder.cache(distinct.len(), longest + sampling.max_new_tokens)?;
-    let logits = decoder.prefill(&Packed::new(&distinct), &mut cache)?;
-    let mut cache = cache.select(&source);
-    let vocabulary = logits.dim(1)?;
-    let read = logits.flatten_all()?.to_vec1::<f32>()?;
-    let mut logits: Vec<f32> =
-        source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
+/// Rows that go through the decoder together.
+struct Batch<'a> {
+    /// Those that have not finished.
+    rows: Vec<&'a mut Row>,
+    cache: KvCache,
+    /// For the next token of each row, \[rows, V\].
+    logits: Vec<f32>,
+}
 
-    let mut active: Vec<usize> = (0..rows.len()).collect();
-    for step in 1..=sampling.max_new_tokens {
-        let mut at_work: Vec<&mut Row> = rows.iter_mut().filter(|row| !row.completion.finished).collect();
-        at_work.par_iter_mut().zip(logits.par_chunks_mut(vocabulary)).for_each(|(row, logits)| {
+impl<'a> Batch<'a> {
+    /// Reads the prompts, each distinct one once.
+    fn read(
+        decoder: &Decoder,
+        prompts: &[Vec<u32>],
+        rows: &'a mut [Row],
+        sampling: &Sampling,
+    ) -> Result<Batch<'a>> {
+        let mut index: HashMap<&[u32], usize> = HashMap::new();
+        let mut distinct: Vec<&[u32]> = Vec::new();
+        let source: Vec<usize> = prompts
+            .iter()
+            .map(|prompt| {
+                *index.entry(prompt).or_insert_with(|| {
+                    distinct.push(prompt);
+                    distinct.len() - 1
+                })
+            })
+            .collect();
+        let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+        let mut cache = decoder.cache(distinct.len(), longest + sampling.max_new_tokens)?;
+        let logits = decoder.prefill(&Packed::new(&distinct), &mut cache)?;
+        let vocabulary = logits.dim(1)?;
+        let read = logits.flatten_all()?.to_vec1::<f32>()?;
+        let logits =
+            source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
+        let cache = if distinct.len() == prompts.len() { cache } else { cache.select(&source) };
+        Ok(Batch { rows: rows.iter_mut().collect(), cache, logits })
+    }
+
+    /// Draws one token for each row and, if `more` are to come, feeds them; returns how many were drawn.
+    fn advance(&mut self, decoder: &Decoder, sampling: &Sampling, eos: u32, more: bool) -> Result<usize> {
+        let drawn = self.rows.len();
+        if drawn == 0 {
+            return Ok(0);
+        }
+        let vocabulary = self.logits.len() / drawn;
+        for (row, logits) in self.rows.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)) {
             let (token, logprob) = draw(logits, sampling, &mut row.random);
             row.completion.ids.push(token);
             row.completion.logprobs.push(logprob);
             row.completion.finished = token == eos;
-        });
-        progress(step, active.len());
-        let keep: Vec<bool> = active.iter().map(|&row| !rows[row].completion.finished).collect();
-        if keep.contains(&false) {
-            cache.retain(&keep);
-            active.retain(|&row| !rows[row].completion.finished);
         }
-        if active.is_empty() || step == sampling.max_new_tokens {
-            break;
+        if self.rows.iter().any(|row| row.completion.finished) {
+            let keep: Vec<bool> = self.rows.iter().map(|row| !row.completion.finished).collect();
+            self.cache.retain(&keep);
+            self.rows.retain(|row| !row.completion.finished);
         }
-        let last: Vec<u32> =
-            active.iter().filter_map(|&row| rows[row].completion.ids.last().copied()).collect();
-        logits = decoder.step(&last, &mut cache)?.flatten_all()?.to_vec1::<f32>()?;
+        if more && !self.rows.is_empty() {
+            let last: Vec<u32> =
+                self.rows.iter().filter_map(|row| row.completion.ids.last().copied()).collect();
+            self.logits = decoder.step(&last, &mut self.cache)?.flatten_all()?.to_vec1::<f32>()?;
+        }
+        Ok(drawn)
     }
-    Ok(rows.into_iter().map(|row| row.completion).collect())
 }
 
 /// Draws a token from logits, which become log-probabilities.
@@ -226,7 +252,7 @@ mod tests {
             let model = model();
             let decoder = Decoder::trainable(&model.config, &model.params).unwrap();
             let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, temperature).unwrap();
-            let scored = scored.get(0).unwrap().to_vec1::<f32>().unwrap();
+            let scored = scored.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
             let recorded: Vec<f32> =
                 completions.iter().flat_map(|completion| completion.logprobs.clone()).collect();
             assert_eq!(scored.len(), recorded.len());

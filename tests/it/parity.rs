@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
-use triplay::grpo::{GrpoConfig, Sample, gradients, supervised_gradients};
+use triplay::grpo::{GrpoConfig, Sample, ScaleRewards, advantages, gradients, supervised_gradients};
 use triplay::model::{Checkpoint, Decoder, Packed, Params};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
@@ -72,7 +72,7 @@ fn check_model(folder: &Path) {
     assert!(logit_deviation < 2e-4, "logits differ by {logit_deviation}");
 
     let scored = decoder.token_log_probabilities(&Packed::new(&sequences[..1]), &[1], 1.0).unwrap();
-    let logprob_deviation = largest(&scored.get(0).unwrap(), &numbers["token_logprobs_0"]);
+    let logprob_deviation = largest(&scored.tensor().get(0).unwrap(), &numbers["token_logprobs_0"]);
     assert!(logprob_deviation < 2e-4, "log-probabilities differ by {logprob_deviation}");
 
     let sequence = &sequences[expected["nll_sequence"].as_u64().unwrap() as usize];
@@ -123,6 +123,20 @@ fn check_grpo(folder: &Path) {
     let real = |ids: &[i64], mask: &[i64]| -> Vec<u32> {
         ids.iter().zip(mask).filter(|(_, mask)| **mask == 1).map(|(id, _)| *id as u32).collect()
     };
+    let group_size = expected["group_size"].as_u64().unwrap() as u32;
+    let rewards: Vec<f64> = inputs["rewards"].to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
+    let groups: Vec<u32> = (0..rewards.len() as u32).map(|row| row / group_size).collect();
+    for (kind, scale) in
+        [("group", ScaleRewards::Group), ("batch", ScaleRewards::Batch), ("none", ScaleRewards::None)]
+    {
+        let theirs = inputs[&format!("advantages_{kind}")].to_vec1::<f32>().unwrap();
+        for (mine, theirs) in advantages(&rewards, &groups, scale).iter().zip(theirs) {
+            assert!(
+                (mine - f64::from(theirs)).abs() < 1e-5,
+                "advantage scaled by {kind}: {mine} instead of {theirs}"
+            );
+        }
+    }
     for (name, variant) in expected["variants"].as_object().unwrap() {
         let config = grpo_config(&variant["config"]);
         let kind = variant["config"]["advantages"].as_str().unwrap();

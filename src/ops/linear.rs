@@ -1,0 +1,124 @@
+//! Matrix products with weights, and rows picked from matrices.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::cpu::{Matrix, matmul, read, row_major, tensor};
+use super::value::{Gradients, Value};
+
+/// x·Wᵀ for x \[N, in\] and W \[out, in\].
+pub fn linear(x: &Value, weight: &Value) -> Result<Value> {
+    let out = product(x, weight, None)?;
+    let (x_kept, weight_kept) = (x.clone(), weight.clone());
+    Ok(Value::result(out, &[x, weight], move |grad, gradients| {
+        product_backward(&x_kept, &weight_kept, &grad, gradients)
+    }))
+}
+
+/// residual + x·Wᵀ for residual \[N, out\], x \[N, in\] and W \[out, in\].
+pub fn add_linear(residual: &Value, x: &Value, weight: &Value) -> Result<Value> {
+    let out = product(x, weight, Some(residual))?;
+    let (residual_kept, x_kept, weight_kept) = (residual.clone(), x.clone(), weight.clone());
+    Ok(Value::result(out, &[residual, x, weight], move |grad, gradients| {
+        product_backward(&x_kept, &weight_kept, &grad, gradients)?;
+        gradients.add(&residual_kept, grad)
+    }))
+}
+
+fn product(x: &Value, weight: &Value, residual: Option<&Value>) -> Result<Tensor> {
+    let ((rows, inner), (outputs, width)) = (x.tensor().dims2()?, weight.tensor().dims2()?);
+    if inner != width || residual.is_some_and(|residual| residual.tensor().dims() != [rows, outputs]) {
+        bail!(
+            "a linear layer of {:?} does not fit its input {:?}",
+            weight.tensor().dims(),
+            x.tensor().dims()
+        );
+    }
+    let (weight, transposed) = row_major(weight.tensor())?;
+    let (numbers, weights) = (read(x.tensor())?, read(&weight)?);
+    let weight = if transposed {
+        Matrix::new(&weights, inner, outputs)
+    } else {
+        Matrix::new(&weights, outputs, inner).t()
+    };
+    let mut out = match residual {
+        Some(residual) => read(residual.tensor())?.to_vec(),
+        None => vec![0f32; rows * outputs],
+    };
+    matmul(Matrix::new(&numbers, rows, inner), weight, &mut out, residual.is_some());
+    tensor(out, (rows, outputs))
+}
+
+/// dx += dy·W and dW += dyᵀ·x.
+fn product_backward(x: &Value, weight: &Value, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
+    let ((rows, inner), outputs) = (x.tensor().dims2()?, weight.tensor().dim(0)?);
+    let (numbers, weights, grads) = (read(x.tensor())?, read(weight.tensor())?, read(grad)?);
+    let grads = Matrix::new(&grads, rows, outputs);
+    gradients
+        .add_with(weight, |sum, more| matmul(grads.t(), Matrix::new(&numbers, rows, inner), sum, more))?;
+    gradients.add_with(x, |sum, more| matmul(grads, Matrix::new(&weights, outputs, inner), sum, more))
+}
+
+/// The rows of a matrix \[R, D\] with the given indices, \[N, D\]: an embedding, or the positions that predict.
+pub fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
+    let (rows, width) = matrix.tensor().dims2()?;
+    if let Some(index) = indices.iter().find(|index| **index as usize >= rows) {
+        bail!("row {index} of a matrix of {rows} rows (a token outside the vocabulary?)");
+    }
+    let numbers = read(matrix.tensor())?;
+    let mut out = Vec::with_capacity(indices.len() * width);
+    for &index in &indices {
+        out.extend_from_slice(&numbers[index as usize * width..][..width]);
+    }
+    let out = tensor(out, (indices.len(), width))?;
+    let kept = matrix.clone();
+    Ok(Value::result(out, &[matrix], move |grad, gradients| {
+        let grads = read(&grad)?;
+        gradients.add_with(&kept, |sum, _| {
+            for (grad, &index) in grads.chunks_exact(width).zip(&indices) {
+                let row = &mut sum[index as usize * width..][..width];
+                row.iter_mut().zip(grad).for_each(|(sum, g)| *sum += g);
+            }
+        })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::cpu::transposed_in_memory;
+    use super::super::gradient_check::{check, random};
+    use super::*;
+
+    #[test]
+    fn products_are_the_plain_composition_and_have_its_gradient() {
+        let (x, weight, residual) = (random(&[70, 24], 1), random(&[40, 24], 2), random(&[70, 40], 3));
+        check(&[x.clone(), weight.clone()], |v| linear(&v[0], &v[1]), |t| t[0].matmul(&t[1].t()?));
+        check(
+            &[residual, x, weight],
+            |v| add_linear(&v[0], &v[1], &v[2]),
+            |t| &t[0] + t[1].matmul(&t[2].t()?)?,
+        );
+    }
+
+    #[test]
+    fn a_weight_that_lies_transposed_gives_the_same_product() {
+        let (x, weight) = (Value::constant(random(&[9, 24], 1)), random(&[40, 24], 2));
+        let turned = Value::constant(transposed_in_memory(&weight).unwrap());
+        let product = |weight: &Value| linear(&x, weight).unwrap().tensor().to_vec2::<f32>().unwrap();
+        assert_eq!(product(&turned), product(&Value::constant(weight)));
+    }
+
+    #[test]
+    fn a_row_picked_twice_gets_both_gradients() {
+        let indices = vec![3, 0, 3, 1];
+        let index = Tensor::new(&indices[..], &Device::Cpu).unwrap();
+        check(
+            &[random(&[5, 24], 1)],
+            |v| select_rows(&v[0], indices.clone()),
+            |t| t[0].index_select(&index, 0),
+        );
+        let error = select_rows(&Value::constant(random(&[5, 24], 1)), vec![5]).err().unwrap().to_string();
+        assert!(error.contains("row 5 of a matrix of 5 rows"), "{error}");
+    }
+}

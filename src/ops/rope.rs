@@ -1,0 +1,89 @@
+//! Rotary positions, and the sizes of heads that they turn.
+
+use candle_core::{Result, Tensor, bail};
+
+/// Rotary position embedding (Su et al. 2021) in the halves layout of Hugging Face: dimension i turns
+/// together with dimension i + head size / 2.
+#[derive(Debug)]
+pub struct Rope {
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
+    half: usize,
+}
+
+impl Rope {
+    /// Angles for `positions` positions: position · θ^(−2i / head size).
+    pub fn new(head_size: usize, theta: f64, positions: usize) -> Rope {
+        let half = head_size / 2;
+        let angle = |i: usize| {
+            let frequency = theta.powf(-2.0 * (i % half) as f64 / head_size as f64);
+            ((i / half) as f32 * frequency as f32) as f64
+        };
+        let table = |f: fn(f64) -> f64| (0..positions * half).map(|i| f(angle(i)) as f32).collect();
+        Rope { cos: table(f64::cos), sin: table(f64::sin), half }
+    }
+
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// Turns one head's vector to its position, scaled.
+    #[inline(always)]
+    pub(super) fn turn(&self, x: &mut [f32], position: usize, scale: f32) {
+        let at = position * self.half;
+        let (cos, sin) = (&self.cos[at..][..self.half], &self.sin[at..][..self.half]);
+        let (a, b) = x.split_at_mut(self.half);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+            (*a, *b) = ((*a * cos - *b * sin) * scale, (*b * cos + *a * sin) * scale);
+        }
+    }
+
+    /// The gradient through [`Rope::turn`]: turns back.
+    #[inline(always)]
+    pub(super) fn turn_back(&self, grad: &mut [f32], position: usize, scale: f32) {
+        let at = position * self.half;
+        let (cos, sin) = (&self.cos[at..][..self.half], &self.sin[at..][..self.half]);
+        let (a, b) = grad.split_at_mut(self.half);
+        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+            (*a, *b) = ((*a * cos + *b * sin) * scale, (*b * cos - *a * sin) * scale);
+        }
+    }
+}
+
+/// Sizes of an attention layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub size: usize,
+}
+
+impl Heads {
+    /// From queries \[…, H·d\] and keys \[…, KV·d\].
+    pub fn of(q: &Tensor, k: &Tensor, rope: &Rope) -> Result<Heads> {
+        let size = 2 * rope.half;
+        let heads = Heads { heads: q.dim(1)? / size, kv_heads: k.dim(1)? / size, size };
+        let fits = heads.width() == q.dim(1)? && heads.kv_width() == k.dim(1)?;
+        if !fits || heads.kv_heads == 0 || !heads.heads.is_multiple_of(heads.kv_heads) {
+            bail!("queries {:?} and keys {:?} are not heads of {size} numbers", q.dims(), k.dims());
+        }
+        Ok(heads)
+    }
+
+    /// Query heads to a key head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    pub fn width(&self) -> usize {
+        self.heads * self.size
+    }
+
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.size
+    }
+
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.size as f32).sqrt()
+    }
+}

@@ -1,0 +1,127 @@
+//! Reverse-mode differentiation. candle has its own, but its backward pass fills a tensor with zeros and adds
+//! to it for every use of every tensor, on a pool of threads that spin beside rayon's; at the sizes trained
+//! here that took longer than the matrix products. Here a gradient moves to its one owner or is added to in
+//! place, an operation has any number of inputs and keeps what its backward pass needs, and nothing is
+//! computed for a value whose gradient nobody wants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{Result, Tensor};
+
+use super::cpu::{read, tensor, write};
+
+/// Values are numbered as they are made: whatever uses a value has a greater number.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A tensor, and how it came about where a gradient is wanted. Its numbers are never changed while it lives.
+#[derive(Clone)]
+pub struct Value {
+    tensor: Tensor,
+    node: Option<Arc<Node>>,
+}
+
+struct Node {
+    number: u64,
+    inputs: Vec<Arc<Node>>,
+    /// Takes the gradient of the result and adds to those of the inputs; nothing for a parameter.
+    backward: Option<Backward>,
+}
+
+type Backward = Box<dyn Fn(Tensor, &mut Gradients) -> Result<()> + Send + Sync>;
+
+impl Node {
+    fn make(inputs: Vec<Arc<Node>>, backward: Option<Backward>) -> Option<Arc<Node>> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Node { number, inputs, backward }))
+    }
+}
+
+impl Value {
+    /// A value without a gradient.
+    pub fn constant(tensor: Tensor) -> Value {
+        Value { tensor, node: None }
+    }
+
+    /// A value whose gradient is wanted.
+    pub fn parameter(tensor: Tensor) -> Value {
+        Value { tensor, node: Node::make(Vec::new(), None) }
+    }
+
+    /// The result of an operation. `backward` is kept if any of the inputs wants a gradient.
+    pub(super) fn result(
+        tensor: Tensor,
+        inputs: &[&Value],
+        backward: impl Fn(Tensor, &mut Gradients) -> Result<()> + Send + Sync + 'static,
+    ) -> Value {
+        let inputs: Vec<Arc<Node>> = inputs.iter().filter_map(|input| input.node.clone()).collect();
+        if inputs.is_empty() {
+            Value::constant(tensor)
+        } else {
+            Value { tensor, node: Node::make(inputs, Some(Box::new(backward))) }
+        }
+    }
+
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// Adds the gradients of Σ gradient · self to `gradients`, for every parameter on the way. What was kept
+    /// for the backward pass is let go as it is used.
+    pub fn backward(self, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
+        let Some(root) = self.node else { return Ok(()) };
+        gradients.by_number.insert(root.number, gradient);
+        let mut pending = BTreeMap::from([(root.number, root)]);
+        while let Some((number, node)) = pending.pop_last() {
+            let Some(backward) = &node.backward else { continue };
+            if let Some(gradient) = gradients.by_number.remove(&number) {
+                backward(gradient, gradients)?;
+            }
+            pending.extend(node.inputs.iter().map(|input| (input.number, input.clone())));
+        }
+        Ok(())
+    }
+}
+
+/// Gradients by value. Kept from one backward pass to the next they add up.
+#[derive(Default)]
+pub struct Gradients {
+    by_number: BTreeMap<u64, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of a parameter, if any operation gave it one.
+    pub fn take(&mut self, value: &Value) -> Option<Tensor> {
+        self.by_number.remove(&value.node.as_ref()?.number)
+    }
+
+    /// Whether the gradient of `value` is wanted.
+    pub(super) fn wants(&self, value: &Value) -> bool {
+        value.node.is_some()
+    }
+
+    /// Gives `gradient`, which nobody else holds, to `value`.
+    pub(super) fn add(&mut self, value: &Value, gradient: Tensor) -> Result<()> {
+        let Some(node) = &value.node else { return Ok(()) };
+        let Some(sum) = self.by_number.get(&node.number) else {
+            self.by_number.insert(node.number, gradient);
+            return Ok(());
+        };
+        let gradient = read(&gradient)?;
+        write(sum, |sum| sum.iter_mut().zip(&*gradient).for_each(|(sum, g)| *sum += g))
+    }
+
+    /// Lets `f` add to the numbers of the gradient of `value`; it learns whether there are any yet, otherwise
+    /// it finds zeros. Not called where no gradient is wanted.
+    pub(super) fn add_with(&mut self, value: &Value, f: impl FnOnce(&mut [f32], bool)) -> Result<()> {
+        let Some(node) = &value.node else { return Ok(()) };
+        if let Some(sum) = self.by_number.get(&node.number) {
+            return write(sum, |sum| f(sum, true));
+        }
+        let mut fresh = vec![0f32; value.tensor.elem_count()];
+        f(&mut fresh, false);
+        self.by_number.insert(node.number, tensor(fresh, value.tensor.shape())?);
+        Ok(())
+    }
+}
