@@ -71,12 +71,21 @@ impl Space {
         self.triplay(&[&["pipeline", "run", "small.yaml", "--json"], more].concat()).json()
     }
 
+    fn nodes(&self, summary: &Value) -> Vec<Value> {
+        let file = self.path(summary["results"].as_str().unwrap()).join("nodes.jsonl");
+        fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The nodes that were executed in the run that a summary is of.
+    pub fn executed(&self, summary: &Value) -> Vec<String> {
+        let nodes = self.nodes(summary).into_iter().filter(|node| node["cached"] == false);
+        nodes.map(|node| node["node"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Node and output to digest, of the run that a summary is of.
     pub fn digests(&self, summary: &Value) -> BTreeMap<String, String> {
-        let folder = self.path(summary["results"].as_str().unwrap());
         let mut digests = BTreeMap::new();
-        for line in fs::read_to_string(folder.join("nodes.jsonl")).unwrap().lines() {
-            let node: Value = serde_json::from_str(line).unwrap();
+        for node in self.nodes(summary) {
             for output in node["outputs"].as_array().unwrap() {
                 let name = format!("{}.{}", node["node"].as_str().unwrap(), output["name"].as_str().unwrap());
                 digests.insert(name, output["digest"].as_str().unwrap().to_owned());
