@@ -150,55 +150,84 @@ fn softmax_columns(scores: &mut [f32], stride: usize, seen: usize, first: usize)
     }
 }
 
-/// Probabilities \[keys, queries\] of the queries from position `first` on, of which there are `count`.
-#[inline(always)]
-fn probabilities(
-    keys_t: &[f32],
-    queries_t: &[f32],
+/// What both passes need of one key head, and of a block of queries that look at it.
+struct Head<'a> {
+    heads: Heads,
+    rope: &'a Rope,
     sizes: Sizes,
-    first: usize,
-    count: usize,
-    out: &mut [f32],
-) {
-    for query in (0..count).step_by(TILE) {
-        let seen = first + query + TILE;
-        for key in (0..seen).step_by(TILE) {
-            let keys = part(keys_t, 0, key, sizes.tokens);
-            let tile = transposed_product(keys, part(queries_t, 0, query, sizes.queries), sizes.head);
-            store(&tile, out, key, query, sizes.queries);
+    /// Turned, \[tokens, head\], and transposed.
+    keys: Vec<f32>,
+    keys_t: Vec<f32>,
+    /// \[tokens, head\]
+    values: Vec<f32>,
+    /// Turned and scaled, \[queries, head\], and transposed.
+    queries: Vec<f32>,
+    queries_t: Vec<f32>,
+    /// Probabilities \[keys, queries\].
+    p: Vec<f32>,
+}
+
+impl<'a> Head<'a> {
+    #[inline(always)]
+    fn new(tokens: usize, heads: Heads, rope: &'a Rope) -> Head<'a> {
+        let sizes = Sizes::of(tokens, heads.size);
+        let of_keys = || vec![0f32; sizes.tokens * sizes.head];
+        let of_queries = || vec![0f32; sizes.queries * sizes.head];
+        let p = vec![0f32; sizes.tokens * sizes.queries];
+        let (keys, keys_t, values) = (of_keys(), of_keys(), of_keys());
+        Head { heads, rope, sizes, keys, keys_t, values, queries: of_queries(), queries_t: of_queries(), p }
+    }
+
+    /// Takes in the keys and values of a row from those of its head on.
+    #[inline(always)]
+    fn load_keys(&mut self, k: &[f32], v: &[f32]) {
+        let (kv_width, size, stride) = (self.heads.kv_width(), self.heads.size, self.sizes.head);
+        gather(k, kv_width, size, &mut self.keys, stride);
+        turn_all(&mut self.keys[..k.len().div_ceil(kv_width) * stride], stride, size, self.rope, 0, 1.0);
+        transpose(&self.keys, stride, &mut self.keys_t, self.sizes.tokens);
+        gather(v, kv_width, size, &mut self.values, stride);
+    }
+
+    /// Takes in the `count` queries from position `first` on and computes their probabilities; `q` begins
+    /// with the first one's.
+    #[inline(always)]
+    fn load_queries(&mut self, q: &[f32], first: usize, count: usize) {
+        let (Sizes { tokens, head, queries: block }, size) = (self.sizes, self.heads.size);
+        self.queries.fill(0.0);
+        gather(q, self.heads.width(), size, &mut self.queries, head);
+        turn_all(&mut self.queries[..count * head], head, size, self.rope, first, self.heads.scale());
+        transpose(&self.queries, head, &mut self.queries_t, block);
+        for query in (0..count).step_by(TILE) {
+            let seen = first + query + TILE;
+            for key in (0..seen).step_by(TILE) {
+                let keys = part(&self.keys_t, 0, key, tokens);
+                let tile = transposed_product(keys, part(&self.queries_t, 0, query, block), head);
+                store(&tile, &mut self.p, key, query, block);
+            }
+            softmax_columns(&mut self.p[query..], block, seen, first + query);
         }
-        softmax_columns(&mut out[query..], sizes.queries, seen, first + query);
     }
 }
 
 kernel! {
     fn forward_row(q: &[f32], k: &[f32], v: &[f32], heads: Heads, rope: &Rope, out: &mut [f32]) {
-        let (width, kv_width, size) = (heads.width(), heads.kv_width(), heads.size);
+        let (width, size) = (heads.width(), heads.size);
         let tokens = q.len() / width;
-        let sizes = Sizes::of(tokens, size);
-        let scratch = |rows: usize| vec![0f32; rows * sizes.head];
-        let (mut keys, mut keys_t, mut values) = (scratch(sizes.tokens), scratch(sizes.tokens), scratch(sizes.tokens));
-        let (mut queries, mut queries_t) = (scratch(sizes.queries), scratch(sizes.queries));
-        let mut scores = vec![0f32; sizes.tokens * sizes.queries];
+        let mut at_work = Head::new(tokens, heads, rope);
+        let sizes = at_work.sizes;
         for head in 0..heads.heads {
             if head % heads.group() == 0 {
                 let at = head / heads.group() * size;
-                gather(&k[at..], kv_width, size, &mut keys, sizes.head);
-                turn_all(&mut keys[..tokens * sizes.head], sizes.head, size, rope, 0, 1.0);
-                transpose(&keys, sizes.head, &mut keys_t, sizes.tokens);
-                gather(&v[at..], kv_width, size, &mut values, sizes.head);
+                at_work.load_keys(&k[at..], &v[at..]);
             }
             for first in (0..tokens).step_by(sizes.queries) {
                 let count = sizes.queries.min(tokens - first);
-                queries.fill(0.0);
-                gather(&q[first * width + head * size..], width, size, &mut queries, sizes.head);
-                turn_all(&mut queries[..count * sizes.head], sizes.head, size, rope, first, heads.scale());
-                transpose(&queries, sizes.head, &mut queries_t, sizes.queries);
-                probabilities(&keys_t, &queries_t, sizes, first, count, &mut scores);
+                at_work.load_queries(&q[first * width + head * size..], first, count);
                 for query in (0..count).step_by(TILE) {
                     for d in (0..size).step_by(TILE) {
-                        let p = part(&scores, 0, query, sizes.queries);
-                        let tile = transposed_product(p, part(&values, 0, d, sizes.head), first + query + TILE);
+                        let p = part(&at_work.p, 0, query, sizes.queries);
+                        let values = part(&at_work.values, 0, d, sizes.head);
+                        let tile = transposed_product(p, values, first + query + TILE);
                         for (i, numbers) in tile.iter().enumerate().take(count - query) {
                             let numbers = &numbers[..TILE.min(size - d)];
                             let at = (first + query + i) * width + head * size + d;
@@ -234,81 +263,110 @@ fn softmax_columns_backward(p: &[f32], d: &mut [f32], stride: usize, seen: usize
     }
 }
 
+/// What the backward pass has besides, in the same layouts.
+struct HeadBackward {
+    values_t: Vec<f32>,
+    grads: Vec<f32>,
+    grads_t: Vec<f32>,
+    d_queries: Vec<f32>,
+    d_keys: Vec<f32>,
+    d_values: Vec<f32>,
+    d_scores: Vec<f32>,
+}
+
+impl HeadBackward {
+    #[inline(always)]
+    fn new(sizes: Sizes) -> HeadBackward {
+        let of_keys = || vec![0f32; sizes.tokens * sizes.head];
+        let of_queries = || vec![0f32; sizes.queries * sizes.head];
+        HeadBackward {
+            values_t: of_keys(),
+            grads: of_queries(),
+            grads_t: of_queries(),
+            d_queries: of_queries(),
+            d_keys: of_keys(),
+            d_values: of_keys(),
+            d_scores: vec![0f32; sizes.tokens * sizes.queries],
+        }
+    }
+
+    /// Gradients of the loaded queries, and of their scores, from those of what they saw.
+    #[inline(always)]
+    fn of_queries(&mut self, head: &Head, grad: &[f32], first: usize, count: usize) {
+        let Sizes { tokens, head: stride, queries: block } = head.sizes;
+        self.grads.fill(0.0);
+        gather(grad, head.heads.width(), head.heads.size, &mut self.grads, stride);
+        transpose(&self.grads, stride, &mut self.grads_t, block);
+        for query in (0..count).step_by(TILE) {
+            let seen = first + query + TILE;
+            for key in (0..seen).step_by(TILE) {
+                let values = part(&self.values_t, 0, key, tokens);
+                let tile = transposed_product(values, part(&self.grads_t, 0, query, block), stride);
+                store(&tile, &mut self.d_scores, key, query, block);
+            }
+            softmax_columns_backward(&head.p[query..], &mut self.d_scores[query..], block, seen);
+            for d in (0..stride).step_by(TILE) {
+                let d_scores = part(&self.d_scores, 0, query, block);
+                let tile = transposed_product(d_scores, part(&head.keys, 0, d, stride), seen);
+                store(&tile, &mut self.d_queries, query, d, stride);
+            }
+        }
+        for (token, d_query) in self.d_queries.chunks_exact_mut(stride).take(count).enumerate() {
+            head.rope.turn_back(&mut d_query[..head.heads.size], first + token, head.heads.scale());
+        }
+    }
+
+    /// Adds what the loaded queries contribute to the gradients of keys and values.
+    #[inline(always)]
+    fn add_to_keys(&mut self, head: &Head, first: usize, count: usize) {
+        let Sizes { head: stride, queries: block, .. } = head.sizes;
+        let count = count.next_multiple_of(TILE);
+        for key in (0..first + count).step_by(TILE) {
+            // Queries before the key do not see it.
+            let query = key.saturating_sub(first);
+            for d in (0..stride).step_by(TILE) {
+                let d_scores = part(&self.d_scores, key, query, block);
+                let tile = product(d_scores, part(&head.queries, query, d, stride), count - query);
+                store_sum(&tile, &mut self.d_keys, key, d, stride);
+                let p = part(&head.p, key, query, block);
+                let tile = product(p, part(&self.grads, query, d, stride), count - query);
+                store_sum(&tile, &mut self.d_values, key, d, stride);
+            }
+        }
+    }
+}
+
 kernel! {
     fn backward_row(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], heads: Heads, rope: &Rope, out: RowGradients<'_>) {
         let (width, kv_width, size) = (heads.width(), heads.kv_width(), heads.size);
         let tokens = q.len() / width;
-        let sizes = Sizes::of(tokens, size);
-        let scratch = |rows: usize| vec![0f32; rows * sizes.head];
-        let (mut keys, mut keys_t, mut d_keys) = (scratch(sizes.tokens), scratch(sizes.tokens), scratch(sizes.tokens));
-        let (mut values, mut values_t, mut d_values) =
-            (scratch(sizes.tokens), scratch(sizes.tokens), scratch(sizes.tokens));
-        let (mut queries, mut queries_t) = (scratch(sizes.queries), scratch(sizes.queries));
-        let (mut grads, mut grads_t) = (scratch(sizes.queries), scratch(sizes.queries));
-        let mut d_queries = scratch(sizes.queries);
-        let mut scores = vec![0f32; sizes.tokens * sizes.queries];
-        let mut d_scores = scores.clone();
+        let mut at_work = Head::new(tokens, heads, rope);
+        let sizes = at_work.sizes;
+        let mut backward = HeadBackward::new(sizes);
         for head in 0..heads.heads {
             let kv_at = head / heads.group() * size;
             if head % heads.group() == 0 {
-                gather(&k[kv_at..], kv_width, size, &mut keys, sizes.head);
-                turn_all(&mut keys[..tokens * sizes.head], sizes.head, size, rope, 0, 1.0);
-                transpose(&keys, sizes.head, &mut keys_t, sizes.tokens);
-                gather(&v[kv_at..], kv_width, size, &mut values, sizes.head);
-                transpose(&values, sizes.head, &mut values_t, sizes.tokens);
-                d_keys.fill(0.0);
-                d_values.fill(0.0);
+                at_work.load_keys(&k[kv_at..], &v[kv_at..]);
+                transpose(&at_work.values, sizes.head, &mut backward.values_t, sizes.tokens);
+                backward.d_keys.fill(0.0);
+                backward.d_values.fill(0.0);
             }
             for first in (0..tokens).step_by(sizes.queries) {
                 let count = sizes.queries.min(tokens - first);
                 let at = first * width + head * size;
-                queries.fill(0.0);
-                grads.fill(0.0);
-                gather(&q[at..], width, size, &mut queries, sizes.head);
-                turn_all(&mut queries[..count * sizes.head], sizes.head, size, rope, first, heads.scale());
-                transpose(&queries, sizes.head, &mut queries_t, sizes.queries);
-                gather(&grad[at..], width, size, &mut grads, sizes.head);
-                transpose(&grads, sizes.head, &mut grads_t, sizes.queries);
-                probabilities(&keys_t, &queries_t, sizes, first, count, &mut scores);
-                for query in (0..count).step_by(TILE) {
-                    let seen = first + query + TILE;
-                    for key in (0..seen).step_by(TILE) {
-                        let of_values = part(&values_t, 0, key, sizes.tokens);
-                        let of_grads = part(&grads_t, 0, query, sizes.queries);
-                        let tile = transposed_product(of_values, of_grads, sizes.head);
-                        store(&tile, &mut d_scores, key, query, sizes.queries);
-                    }
-                    softmax_columns_backward(&scores[query..], &mut d_scores[query..], sizes.queries, seen);
-                    for d in (0..size).step_by(TILE) {
-                        let ds = part(&d_scores, 0, query, sizes.queries);
-                        let tile = transposed_product(ds, part(&keys, 0, d, sizes.head), seen);
-                        store(&tile, &mut d_queries, query, d, sizes.head);
-                    }
-                }
-                for (token, d_query) in d_queries.chunks_exact_mut(sizes.head).take(count).enumerate() {
-                    rope.turn_back(&mut d_query[..size], first + token, heads.scale());
+                at_work.load_queries(&q[at..], first, count);
+                backward.of_queries(&at_work, &grad[at..], first, count);
+                for (token, d_query) in backward.d_queries.chunks_exact(sizes.head).take(count).enumerate() {
                     out.q[at + token * width..][..size].copy_from_slice(&d_query[..size]);
                 }
-                let all = count.next_multiple_of(TILE);
-                for key in (0..first + all).step_by(TILE) {
-                    // Queries before the key do not see it.
-                    let query = key.saturating_sub(first);
-                    for d in (0..size).step_by(TILE) {
-                        let ds = part(&d_scores, key, query, sizes.queries);
-                        let tile = product(ds, part(&queries, query, d, sizes.head), all - query);
-                        store_sum(&tile, &mut d_keys, key, d, sizes.head);
-                        let p = part(&scores, key, query, sizes.queries);
-                        let tile = product(p, part(&grads, query, d, sizes.head), all - query);
-                        store_sum(&tile, &mut d_values, key, d, sizes.head);
-                    }
-                }
+                backward.add_to_keys(&at_work, first, count);
             }
             if (head + 1) % heads.group() == 0 {
                 for token in 0..tokens {
                     let (at, from) = (token * kv_width + kv_at, token * sizes.head);
-                    rope.turn_back(&mut d_keys[from..from + size], token, 1.0);
-                    out.k[at..at + size].copy_from_slice(&d_keys[from..from + size]);
-                    out.v[at..at + size].copy_from_slice(&d_values[from..from + size]);
+                    rope.turn_back(&mut backward.d_keys[from..from + size], token, 1.0);
+                    out.k[at..at + size].copy_from_slice(&backward.d_keys[from..from + size]);
+                    out.v[at..at + size].copy_from_slice(&backward.d_values[from..from + size]);
                 }
             }
         }

@@ -142,8 +142,8 @@ fn weighted_sums(weights: &[f32], matrix: &[f32], first: usize, stride: usize, o
         out[done..done + TILE].copy_from_slice(&weighted_sum::<TILE>(weights, matrix, first + done, stride));
         done += TILE;
     }
-    for column in done..out.len() {
-        out[column] = weighted_sum::<1>(weights, matrix, first + column, stride)[0];
+    for (column, out) in out.iter_mut().enumerate().skip(done) {
+        *out = weighted_sum::<1>(weights, matrix, first + column, stride)[0];
     }
 }
 

@@ -41,6 +41,7 @@ pub fn transposed_product(a: Part, b: Part, depth: usize) -> Tile {
 
 /// A·B over the first `depth` columns of A and rows of B: eight rows of A by eight columns of B.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // one index for nine slices
 pub fn product(a: Part, b: Part, depth: usize) -> Tile {
     let rows: [&[f32]; TILE] = std::array::from_fn(|i| &a.numbers[i * a.stride..][..depth]);
     let mut sum = [[0f32; TILE]; TILE];

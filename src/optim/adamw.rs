@@ -236,10 +236,8 @@ mod tests {
 
     #[test]
     fn clipping_bounds_the_norm_and_reports_it() {
-        let mut gradients = vec![
-            Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(),
-            Tensor::new(&[4f32], &Device::Cpu).unwrap(),
-        ];
+        let gradients =
+            [Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
         assert_eq!(clip(&gradients, 10.0).unwrap(), 5.0);
         assert_eq!(clip(&gradients, 1.0).unwrap(), 5.0);
         assert!((clip(&gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
