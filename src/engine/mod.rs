@@ -1,11 +1,12 @@
 //! The pipeline engine: YAML to a graph of content-addressed nodes, and the runner that executes what is
 //! missing. It knows stages only as the [`Stage`] trait: nothing of machine learning, Arrow or Parquet.
 //!
-//! YAML → [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`compile`] (what is meant:
-//! decoded, ordered, type-checked) → [`unroll`] (the [`graph`]) → [`run`] (keys, cache, execution).
+//! YAML → [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`decode`] and
+//! [`compile`] (what is meant: typed, ordered, resolved) → [`unroll`] (the [`graph`]) → [`run`] (keys, cache, execution).
 
 mod compile;
 mod context;
+mod decode;
 mod graph;
 mod input;
 mod manifest;

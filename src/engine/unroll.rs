@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use petgraph::graph::DiGraph;
 
-use super::compile::{Keep, Link, LoopStep, Program, StageStep, Step, Variant};
+use super::compile::{Link, LoopStep, Program, StageStep, Step, Variant};
+use super::decode::Keep;
 use super::graph::{Feed, Graph, Node, NodeId};
 use super::source::{Diagnostic, Source};
 use crate::store::{Digest, Seed};
