@@ -2,6 +2,7 @@
 //! itself where there is no record. A node is done when its record is published, never before.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -181,7 +182,9 @@ impl Runner<'_> {
             remember: Vec::new(),
             note: String::new(),
         };
-        node.decoded.stage.run(&mut context)?;
+        // A panic is a defect, but no reason to leave the run without an end.
+        catch_unwind(AssertUnwindSafe(|| node.decoded.stage.run(&mut context)))
+            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))))?;
         let mut remember = context.remember;
         let mut outputs = Vec::new();
         for declared in node.kind.outputs {
@@ -270,6 +273,11 @@ impl Runner<'_> {
         }
         Ok(())
     }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 #[derive(Deserialize)]

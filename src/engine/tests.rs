@@ -35,6 +35,7 @@ impl Stage for Say {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         anyhow::ensure!(self.text != "fail", "told to fail");
+        assert!(self.text != "panic", "told to panic");
         let text = if self.upper { self.text.to_uppercase() } else { self.text.clone() };
         Ok(fs::write(context.output("out"), text)?)
     }
@@ -264,6 +265,11 @@ fn a_failed_stage_leaves_nothing_and_what_was_done_stays() {
     let failed = space.run(LOOP, &["tail=fail"]);
     assert_eq!((failed.report.ran, failed.report.skipped), (1, 9));
     assert_eq!(failed.report.failure.unwrap().to_string(), "b: told to fail");
+    let panicked = space.run(LOOP, &["tail=panic"]);
+    assert_eq!(
+        panicked.report.failure.unwrap().to_string(),
+        "b: panicked: told to panic: a defect of triplay"
+    );
     assert!(!space.run(LOOP, &[]).executed.contains(&"a".to_owned()));
 }
 

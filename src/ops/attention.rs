@@ -213,6 +213,9 @@ kernel! {
     fn forward_row(q: &[f32], k: &[f32], v: &[f32], heads: Heads, rope: &Rope, out: &mut [f32]) {
         let (width, size) = (heads.width(), heads.size);
         let tokens = q.len() / width;
+        if tokens == 0 {
+            return;
+        }
         let mut at_work = Head::new(tokens, heads, rope);
         let sizes = at_work.sizes;
         for head in 0..heads.heads {
@@ -340,6 +343,9 @@ kernel! {
     fn backward_row(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], heads: Heads, rope: &Rope, out: RowGradients<'_>) {
         let (width, kv_width, size) = (heads.width(), heads.kv_width(), heads.size);
         let tokens = q.len() / width;
+        if tokens == 0 {
+            return;
+        }
         let mut at_work = Head::new(tokens, heads, rope);
         let sizes = at_work.sizes;
         let mut backward = HeadBackward::new(sizes);
@@ -387,6 +393,9 @@ mod tests {
         for row in 0..rows.len() {
             let range = rows.range(row);
             let tokens = range.len();
+            if tokens == 0 {
+                continue;
+            }
             let half = |table: &[f32]| {
                 Tensor::from_slice(&table[..tokens * size / 2], (tokens, 1, size / 2), &Device::Cpu)
             };
@@ -422,7 +431,7 @@ mod tests {
     #[test]
     fn it_is_the_plain_composition_and_has_its_gradient() {
         // Sizes that are whole tiles and that are not, rows that are shorter and longer than a block.
-        for (size, lengths) in [(8, vec![5, 1, 11]), (12, vec![16, 3]), (4, vec![QUERIES + 9, 2])] {
+        for (size, lengths) in [(8, vec![5, 0, 1, 11]), (12, vec![16, 3]), (4, vec![QUERIES + 9, 2])] {
             let rows = Arc::new(Rows::new(lengths));
             let rope = Arc::new(Rope::new(size, 10_000.0, 80));
             let (tokens, wide, narrow) = (rows.tokens(), 4 * size, 2 * size);
