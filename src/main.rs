@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// Training allocates a few megabytes for every operation. The C library gives such pieces back to the
-/// system at once and fetches them again, page by page; this allocator keeps them: a third less time a step.
+/// system at once and fetches them again, page by page; this allocator keeps them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
