@@ -2,10 +2,11 @@
 //! error, so that standard output holds results alone.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::engine::progress::{Outcome, Progress};
 
@@ -24,6 +25,8 @@ struct Terminal {
     bars: MultiProgress,
     run: ProgressBar,
     node: ProgressBar,
+    /// After an interrupt the work goes on for a moment on its own thread: it must not draw any more.
+    over: AtomicBool,
 }
 
 impl Terminal {
@@ -35,8 +38,8 @@ impl Terminal {
         let run = bars.add(ProgressBar::new(0));
         run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}"));
         let node = bars.add(ProgressBar::new(0));
-        node.set_style(style("  {prefix} {pos}/{len} {wide_msg} left {eta}"));
-        Terminal { bars, run, node }
+        node.set_style(style("  {prefix} {pos}/{len} left {eta}  {msg}"));
+        Terminal { bars, run, node, over: AtomicBool::new(false) }
     }
 }
 
@@ -55,6 +58,9 @@ impl Progress for Terminal {
     }
 
     fn node_progress(&self, done: u64, total: u64, note: &str) {
+        if self.over.load(Ordering::SeqCst) {
+            return;
+        }
         self.node.set_length(total);
         self.node.set_position(done);
         self.node.set_message(note.to_owned());
@@ -73,12 +79,12 @@ impl Progress for Terminal {
     }
 
     fn run_finished(&self) {
+        self.over.store(true, Ordering::SeqCst);
         self.run.disable_steady_tick();
-        self.node.finish_and_clear();
         self.run.finish_and_clear();
+        self.node.finish_and_clear();
+        // Where there is no terminal to clear, nothing is lost that matters.
         let _ = self.bars.clear();
-        // On an interrupt the work goes on for a moment on its own thread: it must not draw any more.
-        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
