@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rand::Rng;
 use triplay::grpo::{GrpoConfig, Sample, grpo_step, supervised_step};
-use triplay::model::{Algorithm, Architecture, Checkpoint, Params, Tokenizer, TokenizerSpec};
+use triplay::model::{Algorithm, Architecture, Checkpoint, Compute, Params, Tokenizer, TokenizerSpec};
 use triplay::optim::{AdamW, AdamWConfig};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
@@ -29,7 +29,9 @@ fn model(hidden: usize, layers: usize) -> triplay::model::Result<Checkpoint> {
     let architecture =
         Architecture { hidden, layers, heads: 4, kv_heads: None, intermediate: None, positions: 256 };
     let config = architecture.config(tokenizer.vocab_size(), tokenizer.eos, tokenizer.pad);
-    Ok(Checkpoint { params: Params::init(&config, Seed::from_u64(1))?, config, tokenizer })
+    let compute = Compute::default();
+    let params = Params::init(&config, Seed::from_u64(1), &compute)?;
+    Ok(Checkpoint { params, config, adapter: None, tokenizer, compute })
 }
 
 /// `count` rows of `length` random words.
@@ -70,9 +72,9 @@ fn supervised(
     let model = model(hidden, layers)?;
     let rows = rows(count, length);
     let examples: Vec<(&[u32], &[u32])> = rows.iter().map(|row| row.split_at(1)).collect();
-    let mut optimizer = AdamW::new(&model.params, AdamWConfig::default());
+    let mut optimizer = AdamW::new(&model.params, AdamWConfig::default())?;
     time(name, || {
-        supervised_step(&model.config, &model.params, &mut optimizer, &examples, 1e-5, 1.0)?;
+        supervised_step(&model, &mut optimizer, &examples, 1e-5, 1.0)?;
         Ok(count * length)
     })
 }
@@ -91,7 +93,7 @@ fn grpo(name: &str, hidden: usize, layers: usize, groups: usize, group: usize) -
     let prompts: Vec<Vec<u32>> = rows(groups, 16).into_iter().flat_map(|row| vec![row; group]).collect();
     let sampling = Sampling { max_new_tokens: 24, ..Sampling::default() };
     let config = GrpoConfig { kl: 0.05, ..GrpoConfig::default() };
-    let mut optimizer = AdamW::new(&model.params, AdamWConfig::default());
+    let mut optimizer = AdamW::new(&model.params, AdamWConfig::default())?;
     time(name, || {
         let completions = sample(&model, &prompts, &sampling, Seed::from_u64(3), &mut |_, _| ())?;
         let samples: Vec<Sample> = prompts
@@ -106,8 +108,7 @@ fn grpo(name: &str, hidden: usize, layers: usize, groups: usize, group: usize) -
                 finished: completion.finished,
             })
             .collect();
-        Ok(grpo_step(&model.config, &model.params, Some(&reference), &mut optimizer, &samples, &config)?
-            .tokens)
+        Ok(grpo_step(&model, Some(&reference), &mut optimizer, &samples, &config)?.tokens)
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::decode::{Draft, DraftVariant, Keep, decode_all};
+use super::graph::Numerics;
 use super::input::Origin;
 use super::reference::Reference;
 use super::source::{At, Diagnostic, Source};
@@ -18,6 +19,7 @@ pub struct Program {
     pub name: String,
     pub seed: u64,
     pub params: Params,
+    pub numerics: Numerics,
     pub steps: Vec<Step>,
 }
 
@@ -98,7 +100,18 @@ pub fn compile(
     let Some(Value::Int(seed)) = params.get("seed") else {
         return Err(Diagnostic::of_file(&source.path, "`seed` should be a whole number"));
     };
-    Ok(Program { name: spec.name.clone(), seed: *seed as u64, params: params.clone(), steps })
+    let text = |key: &str| match params.get(key) {
+        Some(Value::Text(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let (device, dtype) = (text("device"), text("dtype"));
+    let resolved = registry.numerics(&device, &dtype).map_err(|message| match spec.numerics_at() {
+        Some(at) => source.error(at, message),
+        None => Diagnostic::of_file(&source.path, message),
+    })?;
+    let numerics = Numerics { device, dtype, resolved };
+    let (name, params) = (spec.name.clone(), params.clone());
+    Ok(Program { name, seed: *seed as u64, params, numerics, steps })
 }
 
 impl Compiler<'_> {

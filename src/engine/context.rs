@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::graph::Node;
+use super::graph::{Feed, Node, Numerics};
 use super::input::{Input, InputFile, Origin};
 use super::memory::Memory;
 use super::progress::Progress;
@@ -23,9 +23,12 @@ pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
 /// A stage's view of the world while it runs.
 pub struct Context<'a> {
     pub(super) node: &'a Node,
+    pub(super) numerics: &'a Numerics,
     /// In the order of the node's feeds.
     pub(super) inputs: Vec<Artifact>,
     pub(super) workspace: &'a Path,
+    /// Where failing stages leave what they saved.
+    pub(super) left: &'a Path,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
     pub(super) remember: Vec<(&'static str, Remember)>,
@@ -48,6 +51,17 @@ impl Context<'_> {
         index.and_then(|index| self.inputs.get(index)).ok_or_else(|| {
             anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name)
         })
+    }
+
+    /// Whether an input is an output of another node: in the store, where nobody changes it.
+    pub fn is_blob<T>(&self, input: &Input<T>) -> bool {
+        let feed = self.node.feeds.iter().find(|(origin, _)| *origin == input.origin);
+        matches!(feed, Some((_, Feed::Output { .. })))
+    }
+
+    /// Where and in which number type models are computed.
+    pub fn numerics(&self) -> &Numerics {
+        self.numerics
     }
 
     /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says
@@ -75,6 +89,18 @@ impl Context<'_> {
     /// Where to write an output: a file, or a flat folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
+    }
+
+    /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever
+    /// lies there from before is gone.
+    pub fn leave(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let node = self.node.name.replace('/', ".");
+        let place = self.left.join(node).join(name);
+        if place.is_dir() {
+            std::fs::remove_dir_all(&place)?;
+        }
+        std::fs::create_dir_all(place.parent().unwrap_or(&place))?;
+        Ok(place)
     }
 
     /// The seed for all randomness of this node.

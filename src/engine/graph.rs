@@ -15,9 +15,20 @@ pub type NodeId = NodeIndex<u32>;
 /// A pipeline ready to run. Nodes stand in an order in which each comes after those that feed it.
 pub struct Graph {
     pub pipeline: String,
-    /// The parameters as they were used, `seed` among them.
+    /// The parameters as they were used, `seed`, `device` and `dtype` among them.
     pub params: BTreeMap<String, serde_json::Value>,
+    pub numerics: Numerics,
     pub nodes: DiGraph<Node, ()>,
+}
+
+/// Where and in which number type models are computed.
+#[derive(Clone, Debug, Default)]
+pub struct Numerics {
+    /// As the pipeline says it.
+    pub device: String,
+    pub dtype: String,
+    /// What results depend on: it is in the keys of the stages that compute with models.
+    pub resolved: String,
 }
 
 /// One execution of a stage.

@@ -3,20 +3,18 @@
 
 use serde_json::{Value, json};
 
-use super::graph::Node;
+use super::graph::{Node, Numerics};
 use super::input;
 use crate::store::Digest;
 
 /// Raised when the meaning of manifests or records changes.
 const FORMAT: u32 = 1;
 
-/// The device and number type that models are computed with.
-const NUMERICS: &str = "cpu f32";
-
 /// Everything that the node's outputs depend on: kind and code version, canonical parameters with each
 /// input replaced by its content digest, loop position and seed, numerics. Not: names, comments, order of
-/// keys, paths, thread count. `digest_of` gives the content digest of the n-th input.
-pub fn manifest(node: &Node, digest_of: impl Fn(usize) -> Digest) -> Value {
+/// keys, paths, thread count. `digest_of` gives the content digest of the n-th input; `numerics` is what models
+/// are computed with.
+pub fn manifest(node: &Node, numerics: &Numerics, digest_of: impl Fn(usize) -> Digest) -> Value {
     let params = input::replace(&node.decoded.params, &mut |origin| {
         let index = node.feeds.iter().position(|(known, _)| known == origin);
         json!({ "digest": index.map(&digest_of) })
@@ -28,6 +26,6 @@ pub fn manifest(node: &Node, digest_of: impl Fn(usize) -> Digest) -> Value {
         "params": params,
         "position": node.position,
         "seed": node.seed.to_hex(),
-        "numerics": node.kind.numerics.then_some(NUMERICS),
+        "numerics": node.kind.numerics.then_some(&numerics.resolved),
     })
 }

@@ -117,7 +117,7 @@ impl Runner<'_> {
         let node = &self.graph.nodes[id];
         let digests =
             node.feeds.iter().map(|(_, feed)| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
-        let manifest = manifest(node, |input| digests[input]);
+        let manifest = manifest(node, &self.graph.numerics, |input| digests[input]);
         let key = canonical_digest(&manifest);
         let report = |outputs: Vec<NodeOutput>, cached: bool, seconds: f64| NodeReport {
             node: node.name.clone(),
@@ -175,8 +175,10 @@ impl Runner<'_> {
         self.progress.node_started(&node.name, node.kind.name);
         let mut context = Context {
             node,
+            numerics: &self.graph.numerics,
             inputs,
             workspace: workspace.path(),
+            left: &self.store.root().join("left"),
             memory: self.memory,
             progress: self.progress,
             remember: Vec::new(),

@@ -11,6 +11,8 @@ use super::tree::{Key, Tree, Value};
 pub struct Pipeline {
     pub name: String,
     seed: i64,
+    /// Where and in which number type models are computed, as typed; the registry knows what there is.
+    numerics: [(&'static str, Option<(String, At)>); 2],
     params: Vec<(Key, Tree)>,
     pub stages: Vec<Item>,
 }
@@ -49,7 +51,12 @@ pub type Params = BTreeMap<String, Value>;
 impl Pipeline {
     pub fn read(source: &Source) -> Result<Pipeline, Diagnostic> {
         let tree = Tree::parse(source)?;
-        let top = Fields::of(source, &tree, "a pipeline", &["pipeline", "seed", "params", "stages"])?;
+        let top = Fields::of(
+            source,
+            &tree,
+            "a pipeline",
+            &["pipeline", "seed", "device", "dtype", "params", "stages"],
+        )?;
         let name = top.required("pipeline")?;
         let name = match &name.value {
             Value::Text(text) if is_name(text) => text.clone(),
@@ -60,27 +67,37 @@ impl Pipeline {
             Some(Tree { value: Value::Int(seed), .. }) if *seed >= 0 => *seed,
             Some(other) => return Err(source.error(other.at, "expected a whole number from 0")),
         };
+        let text = |key: &'static str| match top.get(key) {
+            None => Ok((key, None)),
+            Some(Tree { value: Value::Text(text), at, .. }) => Ok((key, Some((text.clone(), *at)))),
+            Some(other) => Err(source.error(other.at, format!("`{key}` is a name"))),
+        };
+        let numerics = [text("device")?, text("dtype")?];
         let params =
             top.get("params").map(|tree| named(source, tree, "params")).transpose()?.unwrap_or_default();
         for (key, value) in &params {
-            if key.name == "seed" {
-                return Err(
-                    source.error(key.at, "`seed` is a key of the pipeline itself: write it at the top level")
-                );
+            if ["seed", "device", "dtype"].contains(&key.name.as_str()) {
+                let name = &key.name;
+                let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
+                return Err(source.error(key.at, message));
             }
             if matches!(value.value, Value::Map(_) | Value::Null) {
                 return Err(source.error(key.at, "a parameter is a number, text, true, false or a list"));
             }
         }
         let stages = items(source, top.required("stages")?)?;
-        Ok(Pipeline { name, seed, params, stages })
+        Ok(Pipeline { name, seed, numerics, params, stages })
     }
 
-    /// The values of the parameters, `seed` among them, after the command line's `name=value` settings.
+    /// The values of the parameters, `seed`, `device` and `dtype` among them, after the command line's `name=value` settings.
     pub fn parameters(&self, source: &Source, settings: &[String]) -> Result<Params, Diagnostic> {
         let mut params: Params =
             self.params.iter().map(|(key, tree)| (key.name.clone(), tree.value.clone())).collect();
         params.insert("seed".into(), Value::Int(self.seed));
+        for ((name, typed), default) in self.numerics.iter().zip(["auto", "f32"]) {
+            let text = typed.as_ref().map_or(default, |(text, _)| text);
+            params.insert((*name).into(), Value::Text(text.into()));
+        }
         for setting in settings {
             let fail =
                 |message: String| Diagnostic::of_file(&source.path, format!("--set {setting}: {message}"));
@@ -110,6 +127,13 @@ impl Pipeline {
             return Err(Diagnostic::of_file(&source.path, "--set seed: expected a whole number from 0"));
         }
         Ok(params)
+    }
+}
+
+impl Pipeline {
+    /// Where the device or, without one, the number type is written.
+    pub fn numerics_at(&self) -> Option<At> {
+        self.numerics.iter().find_map(|(_, typed)| typed.as_ref().map(|(_, at)| *at))
     }
 }
 

@@ -84,10 +84,14 @@ pub struct DecodeError {
 
 type Decode = fn(Value) -> Result<Decoded, DecodeError>;
 
-/// The stage kinds that pipelines can name.
+/// Resolves a device and a number type to what results depend on, such as `cuda bf16`; or says what there is.
+type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
+
+/// The stage kinds that pipelines can name, and what they can be computed with.
 #[derive(Default)]
 pub struct Registry {
     kinds: Vec<(&'static Kind, Decode)>,
+    numerics: Option<Numerics>,
 }
 
 impl Registry {
@@ -95,6 +99,15 @@ impl Registry {
     pub fn with<S: Stage>(mut self) -> Registry {
         self.kinds.push((const { &S::KIND }, decode::<S>));
         self
+    }
+
+    /// Says which devices and number types there are.
+    pub fn with_numerics(self, numerics: Numerics) -> Registry {
+        Registry { numerics: Some(numerics), ..self }
+    }
+
+    pub(super) fn numerics(&self, device: &str, dtype: &str) -> Result<String, String> {
+        self.numerics.map_or_else(|| Ok(String::new()), |numerics| numerics(device, dtype))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {

@@ -39,7 +39,8 @@ pub fn unroll(source: &Source, program: &Program) -> Result<Graph, Diagnostic> {
     };
     unroller.steps(&program.steps, &mut vec![Scope::default()], "", &[])?;
     let params = program.params.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
-    Ok(Graph { pipeline: program.name.clone(), params, nodes: unroller.nodes })
+    let (pipeline, numerics) = (program.name.clone(), program.numerics.clone());
+    Ok(Graph { pipeline, params, numerics, nodes: unroller.nodes })
 }
 
 impl Unroller<'_> {

@@ -18,6 +18,9 @@ pub enum LossType {
     Dapo,
     /// Mean over the tokens of the micro-batch.
     Bnpo,
+    /// Mean over all tokens of the batch; the ratio, cut at `epsilon_high`, only weighs the log-probability
+    /// (MiniMax 2025): no token loses its gradient.
+    Cispo,
 }
 
 /// What the ratio to the sampling policy is of.
@@ -40,8 +43,12 @@ pub struct GrpoConfig {
     pub loss_type: LossType,
     pub importance_sampling_level: ImportanceLevel,
     pub epsilon: f64,
-    /// Upper clipping range; `epsilon` by default.
+    /// Upper clipping range; `epsilon` by default. For `cispo` the greatest ratio itself.
     pub epsilon_high: Option<f64>,
+    /// The greatest ratio where the advantage is negative and no clip holds (two-sided clipping, INTELLECT-2).
+    pub delta: Option<f64>,
+    /// Weight of the bonus for entropy: its mean over tokens is taken off the loss.
+    pub entropy_coef: f64,
     /// At which log-probabilities are taken: that of sampling.
     pub temperature: f64,
     /// Steps over the same samples.
@@ -54,6 +61,8 @@ pub struct GrpoConfig {
     pub max_completion_length: Option<usize>,
     /// Completions that are differentiated at the same time; bounds memory.
     pub micro_batch: usize,
+    /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
+    pub gradient_checkpointing: bool,
     pub optimizer: AdamWConfig,
 }
 
@@ -66,12 +75,15 @@ impl Default for GrpoConfig {
             importance_sampling_level: ImportanceLevel::default(),
             epsilon: 0.2,
             epsilon_high: None,
+            delta: None,
+            entropy_coef: 0.0,
             temperature: 1.0,
             num_iterations: 1,
             max_grad_norm: 1.0,
             mask_truncated_completions: false,
             max_completion_length: None,
             micro_batch: 256,
+            gradient_checkpointing: false,
             optimizer: AdamWConfig::default(),
         }
     }
@@ -89,10 +101,24 @@ impl GrpoConfig {
             "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
         } else if self.max_grad_norm <= 0.0 {
             "`max_grad_norm` is above 0"
+        } else if !(self.epsilon >= 0.0) || self.epsilon_high.is_some_and(|epsilon| !(epsilon >= 0.0)) {
+            "`epsilon` and `epsilon_high` are at least 0"
+        } else if self.delta.is_some_and(|delta| !(delta > 1.0 + self.high())) {
+            "`delta` is above 1 + `epsilon_high`"
+        } else if self.delta.is_some() && self.loss_type == LossType::Cispo {
+            "`delta` is for losses that clip; `cispo` has `epsilon_high`"
+        } else if !self.entropy_coef.is_finite() {
+            "`entropy_coef` is a number"
         } else {
             return Ok(());
         };
         Err(problem.into())
+    }
+}
+
+impl GrpoConfig {
+    fn high(&self) -> f64 {
+        self.epsilon_high.unwrap_or(self.epsilon)
     }
 }
 
@@ -119,7 +145,7 @@ pub struct TokenLoss {
     pub clipped: usize,
 }
 
-/// −min(r·A, clip(r)·A) + β·KL, weighted: `logprobs` \[M\] carries the gradient. r = exp(log π − log π_old);
+/// −min(r·A, clip(r)·A) + β·KL, or −clip(r)·A·log π + β·KL for `cispo`, weighted: `logprobs` \[M\] carries the gradient. r = exp(log π − log π_old);
 /// KL is r·k3 with k3 = exp(log π_ref − log π) − (log π_ref − log π) − 1 (Schulman 2020): with the ratio, as in
 /// TRL, its gradient is that of the divergence.
 pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) -> Result<TokenLoss> {
@@ -130,10 +156,22 @@ pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) ->
         ImportanceLevel::Sequence => completion_means(&log_ratio, &batch.lengths)?,
     };
     let ratio = log_ratio.exp()?;
-    let high = config.epsilon_high.unwrap_or(config.epsilon);
-    let clipped = ratio.clamp(1.0 - config.epsilon, 1.0 + high)?;
     let advantages = tensor(&batch.advantages)?;
-    let mut loss = (&ratio * &advantages)?.minimum(&(&clipped * &advantages)?)?.neg()?;
+    let (least, most) = match config.loss_type {
+        LossType::Cispo => (f64::NEG_INFINITY, config.high()),
+        _ => (1.0 - config.epsilon, 1.0 + config.high()),
+    };
+    let clipped = ratio.clamp(least, most)?;
+    let mut loss = match config.loss_type {
+        LossType::Cispo => ((clipped.detach() * &advantages)? * logprobs)?.neg()?,
+        _ => {
+            let ratio = match config.delta {
+                Some(delta) => ratio.minimum(delta)?,
+                None => ratio.clone(),
+            };
+            (ratio * &advantages)?.minimum(&(clipped * &advantages)?)?.neg()?
+        }
+    };
     let mut kl_total = 0.0;
     if !batch.reference.is_empty() {
         let difference = (tensor(&batch.reference)? - logprobs)?;
@@ -141,7 +179,7 @@ pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) ->
         kl_total = f64::from(kl.sum_all()?.to_scalar::<f32>()?);
         loss = (loss + ((kl * &ratio)? * config.kl)?)?;
     }
-    let (low, high) = ((1.0 - config.epsilon) as f32, (1.0 + high) as f32);
+    let (low, high) = (least as f32, most as f32);
     let ratios = ratio.to_vec1::<f32>()?;
     let beyond = |(ratio, advantage): &(&f32, &f32)| {
         (**ratio < low && **advantage < 0.0) || (**ratio > high && **advantage > 0.0)

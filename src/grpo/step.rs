@@ -1,9 +1,9 @@
 //! Training steps: samples to micro-batches to gradients to new parameters.
 
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
-use crate::model::{Checkpoint, Config, Decoder, Packed, Params};
+use crate::model::{Checkpoint, Decoder, Packed, Purpose};
 use crate::ops::Gradients;
 use crate::optim::{AdamW, clip};
 
@@ -38,8 +38,7 @@ pub struct StepReport {
 /// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. The reference is used
 /// where the KL penalty has weight.
 pub fn grpo_step(
-    config: &Config,
-    policy: &Params,
+    policy: &Checkpoint,
     reference: Option<&Checkpoint>,
     optimizer: &mut AdamW,
     samples: &[Sample],
@@ -54,11 +53,14 @@ pub fn grpo_step(
         _ => Vec::new(),
     };
     let mut report = StepReport::default();
-    for _ in 0..grpo.num_iterations {
-        let (gradients, this) = gradients(config, policy, &reference, &samples, grpo)?;
-        report = StepReport { grad_norm: clip(&gradients, grpo.max_grad_norm)?, ..this };
-        ensure_finite(&report)?;
-        optimizer.step(policy, &gradients, grpo.lr)?;
+    for iteration in 1..=grpo.num_iterations {
+        let (mut gradients, this) = gradients(policy, &reference, &samples, grpo)?;
+        report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
+        ensure_finite(&report).map_err(|error| match grpo.num_iterations {
+            1 => error,
+            all => error.context(format!("iteration {iteration} of {all}")),
+        })?;
+        optimizer.step(policy.trained(), &gradients, grpo.lr)?;
     }
     Ok(report)
 }
@@ -69,15 +71,12 @@ fn reference_logprobs(
     samples: &[&Sample],
     grpo: &GrpoConfig,
 ) -> Result<Vec<Vec<f32>>> {
-    let decoder = checkpoint.frozen().map_err(candle_core::Error::wrap)?;
+    let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
     let mut all = Vec::with_capacity(samples.len());
     for micro in samples.chunks(grpo.micro_batch) {
         let (batch, starts) = pack(micro);
-        let scored = decoder
-            .token_log_probabilities(&batch, &starts, grpo.temperature)?
-            .tensor()
-            .get(0)?
-            .to_vec1::<f32>()?;
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
+        let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
         let mut rest = &scored[..];
         for sample in micro {
             let (row, others) = rest.split_at(sample.completion.len());
@@ -86,6 +85,11 @@ fn reference_logprobs(
         }
     }
     Ok(all)
+}
+
+/// Few numbers of any device and type, as the loss takes them.
+fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 /// Prompts and completions as packed rows, and where the completions start.
@@ -98,14 +102,13 @@ fn pack(samples: &[&Sample]) -> (Packed, Vec<usize>) {
 /// The gradient of the loss for each parameter in name order, over all micro-batches. `reference` has the
 /// reference's log-probabilities of each sample, or is empty for a loss without KL penalty.
 pub fn gradients(
-    config: &Config,
-    policy: &Params,
+    policy: &Checkpoint,
     reference: &[Vec<f32>],
     samples: &[&Sample],
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
-    let decoder = Decoder::trainable(config, policy)?;
+    let decoder = training(policy, grpo.gradient_checkpointing)?;
     let mut sum = Gradients::default();
     let mut report = StepReport::default();
     for (index, micro) in samples.chunks(grpo.micro_batch).enumerate() {
@@ -127,18 +130,29 @@ pub fn gradients(
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
-        let logprobs = Var::from_tensor(&scored.tensor().get(0)?)?;
+        let logprobs = Var::from_tensor(&on_cpu(&scored.tensor().get(0)?)?)?;
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
-        let entropy = scored.tensor().get(1)?.sum_all()?.to_scalar::<f32>()?;
-        report.loss += f64::from(loss.loss.to_scalar::<f32>()?);
+        let entropies = on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?;
+        // What each token's entropy counts in the loss: minus the coefficient over all tokens that count.
+        let bonus = |sample: &&Sample| {
+            let share =
+                if left_out(sample, grpo) { 0.0 } else { grpo.entropy_coef / whole.tokens.max(1) as f64 };
+            std::iter::repeat_n(-share as f32, sample.completion.len())
+        };
+        let bonus: Vec<f32> = micro.iter().flat_map(bonus).collect();
+        let rewarded: f64 = bonus.iter().zip(&entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        report.loss += f64::from(loss.loss.to_scalar::<f32>()?) + rewarded;
         report.kl += loss.kl;
-        report.entropy += f64::from(entropy);
+        report.entropy += entropies.iter().copied().map(f64::from).sum::<f64>();
         report.clipped += loss.clipped as f64;
         report.tokens += tokens.old.len();
         let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
             bail!("a loss of no completion")
         };
-        scored.backward(Tensor::stack(&[&gradient, &gradient.zeros_like()?], 0)?, &mut sum)?;
+        let gradient = Tensor::stack(&[gradient, Tensor::new(bonus, &Device::Cpu)?], 0)?;
+        let like = scored.tensor();
+        let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
+        scored.backward(gradient, &mut sum)?;
     }
     let tokens = report.tokens.max(1) as f64;
     report.kl /= tokens;
@@ -180,7 +194,7 @@ fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
         let share = match grpo.loss_type {
             LossType::Grpo => 1.0 / (whole.completions * length) as f64,
             LossType::DrGrpo => 1.0 / (whole.completions * whole.longest) as f64,
-            LossType::Dapo => 1.0 / whole.tokens.max(1) as f64,
+            LossType::Dapo | LossType::Cispo => 1.0 / whole.tokens.max(1) as f64,
             // Micro-batches weigh by their completions.
             LossType::Bnpo => micro.len() as f64 / (whole.completions * micro_tokens.max(1)) as f64,
         };
@@ -190,39 +204,44 @@ fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
     weights
 }
 
+/// A decoder whose results carry gradients to what is trained of `policy`.
+fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
+    policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
+}
+
 /// One step on prompts and what should follow them.
 pub fn supervised_step(
-    config: &Config,
-    policy: &Params,
+    policy: &Checkpoint,
     optimizer: &mut AdamW,
     examples: &[(&[u32], &[u32])],
     lr: f64,
     max_grad_norm: f64,
 ) -> Result<StepReport> {
-    let (gradients, report) = supervised_gradients(config, policy, examples)?;
-    let report = StepReport { grad_norm: clip(&gradients, max_grad_norm)?, ..report };
+    let (mut gradients, report) = supervised_gradients(policy, examples)?;
+    let report = StepReport { grad_norm: clip(&mut gradients, max_grad_norm)?, ..report };
     ensure_finite(&report)?;
-    optimizer.step(policy, &gradients, lr)?;
+    optimizer.step(policy.trained(), &gradients, lr)?;
     Ok(report)
 }
 
 /// The gradient of the mean negative log-likelihood of all completion tokens, for each parameter in name
 /// order.
 pub fn supervised_gradients(
-    config: &Config,
-    policy: &Params,
+    policy: &Checkpoint,
     examples: &[(&[u32], &[u32])],
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let rows: Vec<Vec<u32>> =
         examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
     let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
-    let decoder = Decoder::trainable(config, policy)?;
+    let decoder = training(policy, false)?;
     let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
     let tokens = scored.tensor().dim(1)?;
-    let means = scored.tensor().mean(1)?.to_vec1::<f32>()?;
+    let means = on_cpu(&scored.tensor().mean(1)?)?.to_vec1::<f32>()?;
     let share = -1.0 / tokens as f32;
     let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
-    let gradient = Tensor::from_vec::<_, f32>(gradient, scored.tensor().shape(), scored.tensor().device())?;
+    let like = scored.tensor();
+    let gradient = Tensor::from_vec::<_, f32>(gradient, like.shape(), &Device::Cpu)?;
+    let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
     let mut gradients = Gradients::default();
     scored.backward(gradient, &mut gradients)?;
     let report = StepReport {
@@ -244,12 +263,14 @@ fn ensure_finite(report: &StepReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Compute;
     use crate::optim::AdamWConfig;
     use crate::rollout::{Sampling, sample};
     use crate::store::Seed;
 
     fn model() -> Checkpoint {
-        Checkpoint::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny").as_ref()).unwrap()
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+        Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 
     /// Samples, learns from the samples and returns all that came out, as bits.
@@ -272,9 +293,8 @@ mod tests {
                 })
                 .collect();
             let config = GrpoConfig { kl: 0.1, num_iterations: 2, lr: 1e-3, ..GrpoConfig::default() };
-            let mut optimizer = AdamW::new(&model.params, AdamWConfig::default());
-            grpo_step(&model.config, &model.params, Some(&reference), &mut optimizer, &samples, &config)
-                .unwrap();
+            let mut optimizer = AdamW::new(&model.params, AdamWConfig::default()).unwrap();
+            grpo_step(&model, Some(&reference), &mut optimizer, &samples, &config).unwrap();
             let numbers =
                 model.params.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap());
             (
@@ -303,7 +323,7 @@ mod tests {
     fn a_sample_without_a_prompt_is_an_error() {
         let model = model();
         let examples: [(&[u32], &[u32]); 2] = [(&[1, 2], &[3]), (&[], &[4, 5])];
-        let error = supervised_gradients(&model.config, &model.params, &examples).err().unwrap().to_string();
+        let error = supervised_gradients(&model, &examples).err().unwrap().to_string();
         assert!(error.contains("row 1 has no token before its first prediction"), "{error}");
     }
 }

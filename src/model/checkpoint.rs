@@ -1,54 +1,238 @@
-//! A model, its configuration and its tokenizer, as a Hugging Face folder that transformers loads.
+//! A model, its configuration, its adapter and its tokenizer, as a Hugging Face folder that transformers and
+//! PEFT load.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Config, Decoder, Error, Packed, Params, Result, Tokenizer};
+use super::config::token_ids;
+use super::lora::{self, Adapter, LoraConfig};
+use super::weights::Weights;
+use super::{Compute, Config, Decoder, Error, Packed, Params, Purpose, Result, Tokenizer, gguf};
+use crate::store::Seed;
 
 /// What a model folder holds.
 #[derive(Clone)]
 pub struct Checkpoint {
     pub config: Config,
+    /// All weights; frozen where there is an adapter.
     pub params: Params,
+    pub adapter: Option<Adapter>,
     pub tokenizer: Tokenizer,
+    pub compute: Compute,
 }
 
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+
 impl Checkpoint {
-    /// Reads config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
-    pub fn load(folder: &Path) -> Result<Checkpoint> {
-        let config = Config::load(&folder.join("config.json"))?;
-        let params = Params::load(&folder.join("model.safetensors"), &config)?;
-        Ok(Checkpoint { params, tokenizer: Tokenizer::load(folder)?, config })
+    /// Reads a folder: config.json, the weights, tokenizer.json and, where there are, generation_config.json,
+    /// tokenizer_config.json, the chat template and a LoRA adapter. Or a GGUF file, alone or in its folder. An
+    /// adapter's folder without a model of its own means the folder that its adapter_config.json names.
+    pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
+        if let Some(file) = gguf::file_of(path) {
+            return gguf::load(&file, compute);
+        }
+        let base = Checkpoint::base_folder(path)?;
+        let config = Checkpoint::config(&base)?;
+        let params = Params::load(&base, &config, compute)?;
+        Checkpoint::with_base(path, &base, config, params, compute)
     }
 
-    /// Writes a new folder.
+    /// The same, with the weights of the base read already.
+    pub fn with_base(
+        folder: &Path,
+        base: &Path,
+        config: Config,
+        params: Params,
+        compute: &Compute,
+    ) -> Result<Checkpoint> {
+        let adapter = match folder.join(lora::CONFIG).exists() {
+            true => Some(Adapter::load(folder, &config, compute)?),
+            false => None,
+        };
+        let with_tokenizer = if folder.join("tokenizer.json").exists() { folder } else { base };
+        let tokenizer = Tokenizer::load(with_tokenizer, config.eos.first().copied())?;
+        Checkpoint::of(
+            config,
+            params,
+            adapter,
+            tokenizer,
+            compute.clone(),
+            &with_tokenizer.join("tokenizer.json"),
+        )
+    }
+
+    /// Of parts that fit together; `path` is the tokenizer's, for the error if it does not.
+    pub(super) fn of(
+        config: Config,
+        params: Params,
+        adapter: Option<Adapter>,
+        tokenizer: Tokenizer,
+        compute: Compute,
+        path: &Path,
+    ) -> Result<Checkpoint> {
+        if let Some((token, id)) = tokenizer.last().filter(|(_, id)| *id as usize >= config.vocab_size) {
+            let reason = format!(
+                "token `{token}` has id {id}, but the model's vocab_size is {}: they do not belong together",
+                config.vocab_size
+            );
+            return Err(Error::Invalid { path: path.into(), reason });
+        }
+        Ok(Checkpoint { config, params, adapter, tokenizer, compute })
+    }
+
+    /// The folder with the model that a folder's adapter changes: itself, or the one that its
+    /// adapter_config.json names.
+    fn base_folder(folder: &Path) -> Result<PathBuf> {
+        let adapter = folder.join(lora::CONFIG);
+        if folder.join(CONFIG).exists() || !adapter.exists() {
+            return Ok(folder.into());
+        }
+        let invalid = |reason: String| Error::Invalid { path: adapter.clone(), reason };
+        let text = std::fs::read(&adapter).map_err(|cause| Error::Read { path: adapter.clone(), cause })?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| invalid(format!("not JSON: {error}")))?;
+        let name = json["base_model_name_or_path"].as_str().unwrap_or_default();
+        let places = [folder.join(name), PathBuf::from(name)];
+        places.into_iter().find(|place| !name.is_empty() && place.join(CONFIG).exists()).ok_or_else(|| {
+            invalid(format!(
+                "its base_model_name_or_path `{name}` is no model folder here: put the model's files \
+                 ({CONFIG}, model.safetensors, tokenizer.json) beside the adapter's"
+            ))
+        })
+    }
+
+    /// config.json, with the end tokens that generation_config.json adds.
+    pub fn config(folder: &Path) -> Result<Config> {
+        let mut config = Config::load(&folder.join(CONFIG))?;
+        if let Ok(text) = std::fs::read(folder.join(GENERATION))
+            && let Ok(json) = serde_json::from_slice::<serde_json::Value>(&text)
+        {
+            let more = token_ids(json.get("eos_token_id"));
+            config.eos.extend(more.into_iter().filter(|id| !config.eos.contains(id)).collect::<Vec<_>>());
+        }
+        Ok(config)
+    }
+
+    /// A model that can be trained without touching this one: its own copy of all weights, or of its adapter
+    /// alone. `lora` puts a new adapter on a model that has none; an adapter that is there must be like it.
+    pub fn to_train(&self, lora: Option<&LoraConfig>, seed: Seed) -> Result<Checkpoint> {
+        let adapter = match (&self.adapter, lora) {
+            (Some(adapter), _) => {
+                Some(Adapter { config: adapter.config.clone(), params: adapter.params.copy(&self.compute)? })
+            }
+            (None, Some(lora)) => Some(Adapter::init(&self.config, lora, seed, &self.compute)?),
+            (None, None) => None,
+        };
+        let params = match adapter {
+            Some(_) => self.params.clone(),
+            None => self.params.copy(&self.compute)?,
+        };
+        Ok(Checkpoint { params, adapter, ..self.clone() })
+    }
+
+    /// What training changes.
+    pub fn trained(&self) -> &Params {
+        self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
+    }
+
+    /// The model without its adapter.
+    pub fn base(&self) -> Checkpoint {
+        Checkpoint { adapter: None, ..self.clone() }
+    }
+
+    /// The model with its adapter's change in its weights.
+    pub fn merged(&self) -> Result<Checkpoint> {
+        let params = match &self.adapter {
+            Some(adapter) => adapter.merge(&self.config, &self.params, &self.compute)?,
+            None => self.params.clone(),
+        };
+        Ok(Checkpoint { params, adapter: None, ..self.clone() })
+    }
+
+    /// Tokens that end a text.
+    pub fn ends(&self) -> Vec<u32> {
+        let mut ends = self.config.eos.clone();
+        if !ends.contains(&self.tokenizer.eos) {
+            ends.push(self.tokenizer.eos);
+        }
+        ends
+    }
+
+    /// Writes a new folder with all weights, merged if there is an adapter.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        if self.adapter.is_some() {
+            return self.merged()?.save(folder);
+        }
+        if self.params.is_quantized() {
+            let reason = "quantised weights are not written: their file is the model".into();
+            return Err(Error::Write { path: folder.into(), reason });
+        }
         let write = |name: &str, value: serde_json::Value| {
             let path = folder.join(name);
             std::fs::write(&path, format!("{value:#}\n"))
                 .map_err(|error| Error::Write { path, reason: error.to_string() })
         };
-        std::fs::create_dir(folder)
-            .map_err(|error| Error::Write { path: folder.into(), reason: error.to_string() })?;
-        write("config.json", self.config.to_json())?;
-        write(
-            "generation_config.json",
-            json!({ "eos_token_id": self.config.eos, "pad_token_id": self.config.pad }),
-        )?;
+        create(folder)?;
+        write(CONFIG, self.config.to_json())?;
+        let eos = match self.ends()[..] {
+            [id] => id.into(),
+            _ => serde_json::Value::from(self.ends()),
+        };
+        write(GENERATION, json!({ "eos_token_id": eos, "pad_token_id": self.config.pad }))?;
         self.params.save(&folder.join("model.safetensors"))?;
         self.tokenizer.save(folder)
     }
 
-    /// A decoder without gradients.
-    pub fn frozen(&self) -> Result<Decoder> {
-        Ok(Decoder::frozen(&self.config, &self.params)?)
+    /// Writes a new folder with the adapter and, beside it, the files of its base from the folder `base`: as
+    /// hard links where `share` says that nobody will change them, else as copies.
+    pub fn save_adapter(&self, folder: &Path, base: &Path, share: bool) -> Result<()> {
+        let Some(adapter) = &self.adapter else {
+            return Err(Error::Write { path: folder.into(), reason: "the model has no adapter".into() });
+        };
+        create(folder)?;
+        for path in Checkpoint::base_files(base)? {
+            let Some(name) = path.file_name() else { continue };
+            let to = folder.join(name);
+            let linked = share && std::fs::hard_link(&path, &to).is_ok();
+            if !linked {
+                std::fs::copy(&path, &to)
+                    .map_err(|error| Error::Write { path: to, reason: error.to_string() })?;
+            }
+        }
+        adapter.save(folder, None)
+    }
+
+    /// The files of a folder that make its model, without an adapter.
+    pub fn base_files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut files = match gguf::file_of(folder) {
+            Some(file) => vec![file],
+            None => Weights::files(folder)?,
+        };
+        let names = [
+            CONFIG,
+            GENERATION,
+            "model.safetensors.index.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            super::chat::FILE,
+        ];
+        let folder = if folder.is_file() { folder.parent().unwrap_or(folder) } else { folder };
+        files.extend(names.iter().map(|name| folder.join(name)).filter(|path| path.exists()));
+        Ok(files)
+    }
+
+    /// A decoder of this model.
+    pub fn decoder(&self, purpose: Purpose) -> Result<Decoder> {
+        Ok(Decoder::new(&self.config, &self.params, self.adapter.as_ref(), &self.compute, purpose)?)
     }
 
     /// A unit vector for each row of token ids: the mean of its last hidden states.
     pub fn embed(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         let batch = Packed::new(rows);
-        let hidden = self.frozen()?.hidden(&batch)?.tensor().to_vec2::<f32>()?;
+        let hidden = self.decoder(Purpose::Scoring)?.hidden(&batch)?;
+        let hidden = hidden.tensor().to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;
         let embed = |row: usize| {
             let mut mean = vec![0f32; self.config.hidden_size];
             for state in &hidden[batch.rows.range(row)] {
@@ -61,8 +245,13 @@ impl Checkpoint {
         Ok((0..rows.len()).map(embed).collect())
     }
 
-    /// About how much memory it takes.
+    /// About how much memory it takes; with an adapter that alone, since the base is shared.
     pub fn bytes(&self) -> usize {
-        self.params.bytes()
+        self.trained().bytes()
     }
+}
+
+fn create(folder: &Path) -> Result<()> {
+    std::fs::create_dir(folder)
+        .map_err(|error| Error::Write { path: folder.into(), reason: error.to_string() })
 }

@@ -1,15 +1,19 @@
-//! The decoder of the Qwen3 family. One forward pass serves training, scoring and sampling; what differs is
-//! where attention finds the earlier tokens, and whether the weights are followed by a gradient.
+//! The decoder of all families. One forward pass serves training, scoring and sampling; what differs is where
+//! attention finds the earlier tokens, and which weights are followed by a gradient.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::quantized::QMatMul;
+use candle_core::{DType, Result, Tensor, bail};
 
-use super::{Config, Params};
+use super::config::{Config, Module};
+use super::lora::Adapter;
+use super::{Compute, Params};
 use crate::ops::{
-    Gradients, KvCache, Rope, Rows, Value, add_linear, causal_attention, linear, rms_norm, select_rows,
-    swiglu, token_log_probabilities, transposed_in_memory,
+    Cache, Gradients, Rope, Rows, Value, add, add_bias, add_linear, cast, causal_attention, linear,
+    quantized_linear, quantized_rows, rms_norm, scale, select_rows, swiglu, token_log_probabilities,
+    transposed_in_memory,
 };
 
 /// Token rows one after the other, without padding.
@@ -26,30 +30,126 @@ impl Packed {
     }
 }
 
+/// What a decoder is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Results carry gradients to the adapter's parameters, or to all where there is none.
+    Training {
+        /// Keep only what passes between blocks, and compute the rest again in the backward pass.
+        checkpointing: bool,
+    },
+    /// Results carry none: nothing is kept on the way.
+    Scoring,
+    /// The same, with matrices laid out for one token a row.
+    Sampling,
+}
+
 /// A decoder over given weights.
 pub struct Decoder {
-    /// All weights in name order.
-    weights: BTreeMap<String, Value>,
-    embedding: Value,
-    layers: Vec<Layer>,
+    /// What is trained, in name order.
+    trained: BTreeMap<String, Value>,
+    embedding: Matrix,
+    layers: Vec<Arc<Layer>>,
     norm: Value,
     /// The output weight \[V, D\].
-    head: Value,
+    head: Matrix,
     config: Config,
+    compute: Compute,
+    checkpointing: bool,
+}
+
+/// A weight \[out, in\].
+#[derive(Clone)]
+enum Matrix {
+    Full(Value),
+    Quantized(Arc<QMatMul>),
+}
+
+impl Matrix {
+    fn linear(&self, x: &Value) -> Result<Value> {
+        match self {
+            Matrix::Full(weight) => linear(x, weight),
+            Matrix::Quantized(weight) => quantized_linear(x, weight),
+        }
+    }
+
+    fn rows(&self, indices: &[u32], dtype: DType) -> Result<Value> {
+        match self {
+            Matrix::Full(weight) => select_rows(weight, indices.to_vec()),
+            Matrix::Quantized(weight) => cast(&quantized_rows(weight, indices)?, dtype),
+        }
+    }
+
+    /// As numbers; a quantised one is unpacked.
+    fn full(&self, dtype: DType) -> Result<Value> {
+        match self {
+            Matrix::Full(weight) => Ok(weight.clone()),
+            Matrix::Quantized(weight) => Ok(Value::constant(weight.dequantize_f16()?.to_dtype(dtype)?)),
+        }
+    }
+}
+
+/// A linear layer with what may be added to it.
+struct Linear {
+    weight: Matrix,
+    bias: Option<Value>,
+    adapter: Option<LowRank>,
+}
+
+/// scale · x·Aᵀ·Bᵀ
+struct LowRank {
+    a: Value,
+    b: Value,
+    scale: f64,
+}
+
+impl Linear {
+    fn forward(&self, x: &Value) -> Result<Value> {
+        self.finish(x, self.weight.linear(x)?)
+    }
+
+    /// residual + what the layer makes of x.
+    fn add_to(&self, residual: &Value, x: &Value) -> Result<Value> {
+        let sum = match &self.weight {
+            Matrix::Full(weight) => add_linear(residual, x, weight)?,
+            Matrix::Quantized(weight) => add(residual, &quantized_linear(x, weight)?)?,
+        };
+        self.finish(x, sum)
+    }
+
+    fn finish(&self, x: &Value, mut y: Value) -> Result<Value> {
+        if let Some(bias) = &self.bias {
+            y = add_bias(&y, bias)?;
+        }
+        if let Some(LowRank { a, b, scale: factor }) = &self.adapter {
+            y = add_linear(&y, &scale(&linear(x, a)?, *factor)?, b)?;
+        }
+        Ok(y)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        let weight = match &self.weight {
+            Matrix::Full(weight) => Some(weight),
+            Matrix::Quantized(_) => None,
+        };
+        let adapter = self.adapter.iter().flat_map(|adapter| [&adapter.a, &adapter.b]);
+        weight.into_iter().chain(&self.bias).chain(adapter)
+    }
 }
 
 struct Layer {
     input_norm: Value,
-    q: Value,
-    k: Value,
-    v: Value,
-    o: Value,
-    q_norm: Value,
-    k_norm: Value,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    /// Norms of queries and keys, in families that have them.
+    qk_norm: Option<[Value; 2]>,
     post_norm: Value,
-    gate: Value,
-    up: Value,
-    down: Value,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    epsilon: f64,
 }
 
 /// Where attention finds the tokens before.
@@ -57,75 +157,61 @@ enum Past<'a> {
     /// In the batch itself.
     Batch(&'a Arc<Rows>, &'a Arc<Rope>),
     /// In the batch itself, which is kept in a cache.
-    Fill(&'a Arc<Rows>, &'a mut KvCache),
+    Fill(&'a Arc<Rows>, &'a mut Cache),
     /// In the cache; the batch has one new token a row.
-    Cache(&'a mut KvCache),
+    Cache(&'a mut Cache),
 }
 
 impl Decoder {
-    /// A decoder whose results carry gradients to the parameters.
-    pub fn trainable(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, params, Value::parameter, |weight| Ok(weight.clone()))
-    }
-
-    /// A decoder whose results carry none: nothing is kept on the way.
-    pub fn frozen(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, params, Value::constant, |weight| Ok(weight.clone()))
-    }
-
-    /// A frozen decoder whose matrices are laid out for one token a row.
-    pub fn sampling(config: &Config, params: &Params) -> Result<Decoder> {
-        let turn = |weight: &Value| Ok(Value::constant(transposed_in_memory(weight.tensor())?));
-        Decoder::new(config, params, Value::constant, turn)
-    }
-
-    fn new(
+    pub(super) fn new(
         config: &Config,
         params: &Params,
-        value: fn(Tensor) -> Value,
-        lay_out: impl Fn(&Value) -> Result<Value>,
+        adapter: Option<&Adapter>,
+        compute: &Compute,
+        purpose: Purpose,
     ) -> Result<Decoder> {
-        let weights: BTreeMap<String, Value> =
-            params.iter().map(|(name, var)| (name.to_owned(), value(var.as_detached_tensor()))).collect();
-        let weight = |name: &str| match weights.get(name) {
-            Some(weight) => Ok(weight.clone()),
-            None => bail!("there is no parameter `{name}`"),
+        let training = matches!(purpose, Purpose::Training { .. });
+        if training && adapter.is_none() && params.is_quantized() {
+            bail!("quantised weights cannot be trained: train an adapter (`lora`) on them");
+        }
+        let mut weights = Weights {
+            params,
+            adapter,
+            compute,
+            train_base: training && adapter.is_none(),
+            train_adapter: training,
+            turned: purpose == Purpose::Sampling && compute.fused(),
+            made: BTreeMap::new(),
+            trained: BTreeMap::new(),
         };
-        let matrix = |name: &str| lay_out(&weight(name)?);
-        let layer = |index: usize| {
-            let of = |name: &str| weight(&format!("model.layers.{index}.{name}.weight"));
-            let matrix_of = |name: &str| matrix(&format!("model.layers.{index}.{name}.weight"));
-            Ok(Layer {
-                input_norm: of("input_layernorm")?,
-                q: matrix_of("self_attn.q_proj")?,
-                k: matrix_of("self_attn.k_proj")?,
-                v: matrix_of("self_attn.v_proj")?,
-                o: matrix_of("self_attn.o_proj")?,
-                q_norm: of("self_attn.q_norm")?,
-                k_norm: of("self_attn.k_norm")?,
-                post_norm: of("post_attention_layernorm")?,
-                gate: matrix_of("mlp.gate_proj")?,
-                up: matrix_of("mlp.up_proj")?,
-                down: matrix_of("mlp.down_proj")?,
-            })
+        let layers = (0..config.layers)
+            .map(|index| Layer::new(&mut weights, config, index).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let head = weights.matrix(if config.tied { EMBEDDING } else { "lm_head.weight" })?;
+        let embedding = match params.quantized(EMBEDDING) {
+            Some(matrix) => Matrix::Quantized(matrix.clone()),
+            None => Matrix::Full(weights.value(EMBEDDING)?),
         };
+        let norm = weights.value("model.norm.weight")?;
         Ok(Decoder {
-            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            norm: weight("model.norm.weight")?,
-            head: matrix(if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" })?,
-            embedding: weight("model.embed_tokens.weight")?,
+            trained: weights.trained,
+            layers,
+            norm,
+            head,
+            embedding,
             config: config.clone(),
-            weights,
+            compute: compute.clone(),
+            checkpointing: purpose == Purpose::Training { checkpointing: true },
         })
     }
 
-    /// The gradient of each parameter in name order.
+    /// The gradient of each trained parameter in name order.
     pub fn gradients(&self, mut gradients: Gradients) -> Result<Vec<Tensor>> {
         let gradient = |(name, weight): (&String, &Value)| match gradients.take(weight) {
             Some(gradient) => Ok(gradient),
             None => bail!("parameter `{name}` has no gradient: no result depends on it"),
         };
-        self.weights.iter().map(gradient).collect()
+        self.trained.iter().map(gradient).collect()
     }
 
     /// Hidden states after the last norm, \[N, D\].
@@ -135,9 +221,9 @@ impl Decoder {
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
-    pub fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache> {
+    pub fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
         let kv_width = self.config.kv_heads * self.config.head_size;
-        Ok(KvCache::new(rows, self.layers.len(), kv_width, self.rope(capacity)?))
+        Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), kv_width, self.rope(capacity)?))
     }
 
     /// Angles for the positions of rows of at most `longest` tokens.
@@ -148,18 +234,18 @@ impl Decoder {
                 self.config.positions
             );
         }
-        Ok(Arc::new(Rope::new(self.config.head_size, self.config.rope_theta, longest)))
+        Ok(Arc::new(Rope::new(&self.config.rope_frequencies(), longest)))
     }
 
     /// Reads whole prompts into an empty cache; the logits after each row's last token, \[rows, V\].
-    pub fn prefill(&self, batch: &Packed, cache: &mut KvCache) -> Result<Tensor> {
+    pub fn prefill(&self, batch: &Packed, cache: &mut Cache) -> Result<Tensor> {
         let hidden = self.forward(&batch.ids, &mut Past::Fill(&batch.rows, cache))?;
         let last: Vec<u32> = (0..batch.rows.len()).map(|row| batch.rows.range(row).end as u32 - 1).collect();
         self.logits(&select_rows(&hidden, last)?)
     }
 
     /// Feeds one new token to each row of the cache; the logits for the next, \[rows, V\].
-    pub fn step(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+    pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor> {
         let hidden = self.forward(ids, &mut Past::Cache(cache))?;
         cache.advance();
         self.logits(&hidden)
@@ -167,7 +253,7 @@ impl Decoder {
 
     /// Next-token logits \[M, V\] for hidden states \[M, D\].
     pub fn logits(&self, hidden: &Value) -> Result<Tensor> {
-        Ok(linear(hidden, &self.head)?.tensor().clone())
+        Ok(self.head.linear(hidden)?.tensor().clone())
     }
 
     /// For each row's tokens from `starts[row]` on: log-probability at this temperature and entropy of the
@@ -190,30 +276,136 @@ impl Decoder {
             }
         }
         let hidden = select_rows(&self.hidden(batch)?, before)?;
-        token_log_probabilities(&hidden, &self.head, targets, temperature)
+        token_log_probabilities(&hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
     }
 
     fn forward(&self, ids: &[u32], past: &mut Past) -> Result<Value> {
-        let epsilon = self.config.rms_norm_epsilon;
-        let mut x = select_rows(&self.embedding, ids.to_vec())?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let attended =
-                layer.attention(index, &rms_norm(&x, &layer.input_norm, epsilon)?, epsilon, past)?;
-            x = add_linear(&x, &attended, &layer.o)?;
-            let h = rms_norm(&x, &layer.post_norm, epsilon)?;
-            let wide = swiglu(&linear(&h, &layer.gate)?, &linear(&h, &layer.up)?)?;
-            x = add_linear(&x, &wide, &layer.down)?;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            bail!("token {id} is outside the vocabulary of {}", self.config.vocab_size);
         }
-        rms_norm(&x, &self.norm, epsilon)
+        let mut x = self.embedding.rows(ids, self.compute.dtype)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = match &*past {
+                Past::Batch(rows, rope) if self.checkpointing => {
+                    let (kept, rows, rope) = (layer.clone(), Arc::clone(rows), Arc::clone(rope));
+                    let parameters: Vec<&Value> = layer.values().collect();
+                    x.checkpoint(&parameters, move |x| {
+                        kept.forward(index, x, &mut Past::Batch(&rows, &rope))
+                    })?
+                }
+                _ => layer.forward(index, &x, past)?,
+            };
+        }
+        rms_norm(&x, &self.norm, self.config.rms_norm_epsilon)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Weights on their way into a decoder.
+struct Weights<'a> {
+    params: &'a Params,
+    adapter: Option<&'a Adapter>,
+    compute: &'a Compute,
+    train_base: bool,
+    train_adapter: bool,
+    /// Whether matrices are laid out for one token a row.
+    turned: bool,
+    /// By name, in the type that is computed in.
+    made: BTreeMap<String, Value>,
+    trained: BTreeMap<String, Value>,
+}
+
+impl Weights<'_> {
+    fn of(&mut self, params: &Params, name: &str, train: bool) -> Result<Value> {
+        if let Some(made) = self.made.get(name) {
+            return Ok(made.clone());
+        }
+        let Some(var) = params.get(name) else { bail!("there is no parameter `{name}`") };
+        let tensor = var.as_detached_tensor();
+        let value = if train { Value::parameter(tensor) } else { Value::constant(tensor) };
+        if train {
+            self.trained.insert(name.to_owned(), value.clone());
+        }
+        let value = cast(&value, self.compute.dtype)?;
+        self.made.insert(name.to_owned(), value.clone());
+        Ok(value)
+    }
+
+    fn value(&mut self, name: &str) -> Result<Value> {
+        self.of(self.params, name, self.train_base)
+    }
+
+    fn matrix(&mut self, name: &str) -> Result<Matrix> {
+        if let Some(quantized) = self.params.quantized(name) {
+            return Ok(Matrix::Quantized(quantized.clone()));
+        }
+        let value = self.value(name)?;
+        Ok(Matrix::Full(match self.turned {
+            true => Value::constant(transposed_in_memory(value.tensor())?),
+            false => value,
+        }))
+    }
+
+    fn linear(&mut self, layer: usize, module: Module) -> Result<Linear> {
+        let path = format!("model.layers.{layer}.{}", module.path());
+        let bias = format!("{path}.bias");
+        let bias = self.params.get(&bias).is_some().then(|| self.value(&bias)).transpose()?;
+        let adapter = match self.adapter.and_then(|adapter| Some((adapter, adapter.names(layer, module)?))) {
+            Some((adapter, [a, b])) => Some(LowRank {
+                a: self.of(&adapter.params, &a, self.train_adapter)?,
+                b: self.of(&adapter.params, &b, self.train_adapter)?,
+                scale: adapter.scale(),
+            }),
+            None => None,
+        };
+        Ok(Linear { weight: self.matrix(&format!("{path}.weight"))?, bias, adapter })
     }
 }
 
 impl Layer {
+    fn new(weights: &mut Weights, config: &Config, index: usize) -> Result<Layer> {
+        let norm =
+            |weights: &mut Weights, name: &str| weights.value(&format!("model.layers.{index}.{name}.weight"));
+        let qk_norm = match config.qk_norm() {
+            true => Some([norm(weights, "self_attn.q_norm")?, norm(weights, "self_attn.k_norm")?]),
+            false => None,
+        };
+        Ok(Layer {
+            input_norm: norm(weights, "input_layernorm")?,
+            q: weights.linear(index, Module::Q)?,
+            k: weights.linear(index, Module::K)?,
+            v: weights.linear(index, Module::V)?,
+            o: weights.linear(index, Module::O)?,
+            qk_norm,
+            post_norm: norm(weights, "post_attention_layernorm")?,
+            gate: weights.linear(index, Module::Gate)?,
+            up: weights.linear(index, Module::Up)?,
+            down: weights.linear(index, Module::Down)?,
+            epsilon: config.rms_norm_epsilon,
+        })
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        let linears = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        let norms = [&self.input_norm, &self.post_norm].into_iter().chain(self.qk_norm.iter().flatten());
+        norms.chain(linears.into_iter().flat_map(Linear::values))
+    }
+
+    fn forward(&self, index: usize, x: &Value, past: &mut Past) -> Result<Value> {
+        let attended = self.attention(index, &rms_norm(x, &self.input_norm, self.epsilon)?, past)?;
+        let x = self.o.add_to(x, &attended)?;
+        let h = rms_norm(&x, &self.post_norm, self.epsilon)?;
+        let wide = swiglu(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
+        self.down.add_to(&x, &wide)
+    }
+
     /// What the heads see of `h`, before the output projection.
-    fn attention(&self, index: usize, h: &Value, epsilon: f64, past: &mut Past) -> Result<Value> {
-        let q = rms_norm(&linear(h, &self.q)?, &self.q_norm, epsilon)?;
-        let k = rms_norm(&linear(h, &self.k)?, &self.k_norm, epsilon)?;
-        let v = linear(h, &self.v)?;
+    fn attention(&self, index: usize, h: &Value, past: &mut Past) -> Result<Value> {
+        let (mut q, mut k, v) = (self.q.forward(h)?, self.k.forward(h)?, self.v.forward(h)?);
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (rms_norm(&q, q_norm, self.epsilon)?, rms_norm(&k, k_norm, self.epsilon)?);
+        }
         match past {
             Past::Batch(rows, rope) => causal_attention(&q, &k, &v, rows, rope),
             Past::Fill(rows, cache) => {

@@ -1,15 +1,27 @@
-//! Models as Hugging Face folders: configuration, parameters, the decoder, the tokenizer. Knows neither
-//! training nor sampling.
+//! Models as Hugging Face folders: configuration, parameters, adapters, the decoder, the tokenizer; and frozen
+//! ones as GGUF files and sentence encoders. Knows neither training nor sampling.
 
+mod architecture;
+mod chat;
 mod checkpoint;
+mod compute;
 mod config;
 mod decoder;
+mod embedder;
+mod gguf;
+mod lora;
 mod params;
 mod tokenizer;
+mod weights;
 
+pub use architecture::Architecture;
+pub use chat::{FIXED_DAY, Message};
 pub use checkpoint::Checkpoint;
-pub use config::{Architecture, Config};
-pub use decoder::{Decoder, Packed};
+pub use compute::Compute;
+pub use config::Config;
+pub use decoder::{Decoder, Packed, Purpose};
+pub use embedder::Embedder;
+pub use lora::{Adapter, LoraConfig};
 pub use params::{Params, save};
 pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
 

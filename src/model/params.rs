@@ -1,28 +1,34 @@
-//! Named trainable parameters, in name order.
+//! Named parameters, in name order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::Rng;
 
-use super::{Config, Error, Result};
+use super::weights::Weights;
+use super::{Compute, Config, Error, Result};
 use crate::store::Seed;
 
 /// The parameters of a model by their Hugging Face names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Params {
     vars: BTreeMap<String, Var>,
+    /// Matrices that are kept quantised, and so cannot be trained.
+    quantized: BTreeMap<String, Arc<QMatMul>>,
 }
 
 impl Params {
-    /// New parameters: norms 1, embeddings normal with deviation 0.05, matrices uniform in ±1/√inputs.
-    pub fn init(config: &Config, seed: Seed) -> Result<Params> {
-        let mut vars = BTreeMap::new();
+    /// New parameters: norms 1, biases 0, embeddings normal with deviation 0.05, matrices uniform in ±1/√inputs.
+    pub fn init(config: &Config, seed: Seed, compute: &Compute) -> Result<Params> {
+        let mut params = Params::default();
         for (name, shape) in config.parameters() {
             let mut stream = seed.stream(&name);
             let count = shape.iter().product();
             let values: Vec<f32> = match shape[..] {
+                [_] if name.ends_with(".bias") => vec![0.0; count],
                 [_] => vec![1.0; count],
                 _ if name.contains("embed") || name.contains("lm_head") => {
                     // Box and Muller: two uniform numbers make a normal one.
@@ -37,34 +43,39 @@ impl Params {
                     (0..count).map(|_| stream.random_range(-bound..bound)).collect()
                 }
             };
-            vars.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?);
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+            params.insert(name, &tensor.to_device(&compute.device)?.to_dtype(compute.trained())?)?;
         }
-        Ok(Params { vars })
+        Ok(params)
     }
 
-    /// Reads model.safetensors; every tensor that the configuration asks for must be there in its shape.
-    pub fn load(path: &Path, config: &Config) -> Result<Params> {
-        let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
-        let bytes = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
-        let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {
-            invalid(format!("not a complete safetensors file ({error}); it may be cut short"))
-        })?;
-        let mut vars = BTreeMap::new();
-        for (name, shape) in config.parameters() {
-            let tensor = tensors.remove(&name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
-            if tensor.dims() != shape {
-                let found = tensor.dims();
-                return Err(invalid(format!(
-                    "tensor `{name}` should have shape {shape:?}, but has {found:?}"
-                )));
-            }
-            vars.insert(name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?);
+    /// Reads the weights of a folder; every tensor that the configuration asks for must be there in its shape.
+    pub fn load(folder: &Path, config: &Config, compute: &Compute) -> Result<Params> {
+        let weights = Weights::of_folder(folder)?;
+        let mut params = Params::default();
+        let wanted = config.parameters();
+        for (name, shape) in &wanted {
+            params.insert(name.clone(), &weights.tensor(name, shape, compute.dtype, &compute.device)?)?;
         }
-        tensors.remove("lm_head.weight");
-        if let Some(name) = tensors.keys().min() {
-            return Err(invalid(format!("has the tensor `{name}`, which its config.json does not call for")));
+        // Copies of the embedding and tables that the configuration gives are no parameters.
+        let derived = |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
+        let called_for = |name: &str| derived(name) || params.vars.contains_key(name);
+        if let Some(name) = weights.names().find(|name| !called_for(name)) {
+            return Err(Error::Invalid {
+                path: weights.path(name).into(),
+                reason: format!("has the tensor `{name}`, which its config.json does not call for"),
+            });
         }
-        Ok(Params { vars })
+        Ok(params)
+    }
+
+    pub(super) fn insert(&mut self, name: String, tensor: &Tensor) -> Result<()> {
+        self.vars.insert(name, Var::from_tensor(tensor)?);
+        Ok(())
+    }
+
+    pub(super) fn insert_quantized(&mut self, name: String, matrix: QMatMul) {
+        self.quantized.insert(name, Arc::new(matrix));
     }
 
     pub fn save(&self, path: &Path) -> Result<()> {
@@ -72,27 +83,58 @@ impl Params {
         save(tensors, path)
     }
 
-    /// A copy that can be trained without touching this one.
-    pub fn copy(&self) -> Result<Params> {
-        let copy =
-            |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.as_tensor().copy()?)?));
-        Ok(Params { vars: self.vars.iter().map(copy).collect::<Result<_>>()? })
+    /// A copy in the type that is trained, which changes without touching this one.
+    pub fn copy(&self, compute: &Compute) -> Result<Params> {
+        let copy = |(name, var): (&String, &Var)| {
+            let tensor = var.as_detached_tensor().to_dtype(compute.trained())?;
+            Ok((name.clone(), Var::from_tensor(&tensor.copy()?)?))
+        };
+        let vars = self.vars.iter().map(copy).collect::<Result<_>>()?;
+        Ok(Params { vars, quantized: self.quantized.clone() })
     }
 
-    /// In name order.
+    /// In name order, without those that are quantised.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.vars.get(name)
+    }
+
+    pub fn quantized(&self, name: &str) -> Option<&Arc<QMatMul>> {
+        self.quantized.get(name)
+    }
+
+    /// Whether any matrix is quantised.
+    pub fn is_quantized(&self) -> bool {
+        !self.quantized.is_empty()
+    }
+
     /// Bytes that the numbers take.
     pub fn bytes(&self) -> usize {
-        self.vars.values().map(|var| var.elem_count() * 4).sum()
+        let quantized = |matrix: &Arc<QMatMul>| match &**matrix {
+            QMatMul::QTensor(tensor) => tensor.storage_size_in_bytes(),
+            QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor) => {
+                tensor.elem_count() * tensor.dtype().size_in_bytes()
+            }
+        };
+        let full = |var: &Var| var.elem_count() * var.dtype().size_in_bytes();
+        self.vars.values().map(full).sum::<usize>() + self.quantized.values().map(quantized).sum::<usize>()
     }
 }
 
 /// Writes tensors as safetensors, with the metadata that transformers asks for.
 pub fn save<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>, path: &Path) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
+    // f64 is for checking: files have what was trained in f32.
+    let tensors = tensors
+        .map(|(name, tensor)| match tensor.dtype() {
+            DType::F64 => Ok((name, tensor.to_dtype(DType::F32)?)),
+            _ => Ok((name, tensor.clone())),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let views = tensors.iter().map(|(name, tensor)| (*name, tensor));
+    safetensors::serialize_to_file(views, Some(metadata), path)
         .map_err(|error| Error::Write { path: path.into(), reason: error.to_string() })
 }

@@ -10,6 +10,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
+use super::chat::{self, ChatTemplate, Message};
 use super::{Error, Result};
 
 const PAD: &str = "<pad>";
@@ -35,49 +36,74 @@ pub struct TokenizerSpec {
     pub special_tokens: Vec<String>,
 }
 
-/// A tokenizer, and the files it came from.
+/// A tokenizer with its chat template, and the files they came from.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pub eos: u32,
     pub pad: u32,
-    /// tokenizer.json and tokenizer_config.json.
-    files: [Vec<u8>; 2],
+    pub chat: Option<ChatTemplate>,
+    /// Names and contents.
+    files: Vec<(&'static str, Vec<u8>)>,
 }
 
-const FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
+const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
 
 fn error(action: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Error {
     move |error| Error::Tokenizer { action, reason: error.to_string() }
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json and tokenizer_config.json of a folder.
-    pub fn load(folder: &Path) -> Result<Tokenizer> {
-        let read = |name: &str| {
+    /// Reads tokenizer.json and, where there are, tokenizer_config.json and the chat template of a folder.
+    /// `eos` is the end token if tokenizer_config.json does not say.
+    pub fn load(folder: &Path, eos: Option<u32>) -> Result<Tokenizer> {
+        let invalid = |name: &str, reason: String| Error::Invalid { path: folder.join(name), reason };
+        let read = |name: &'static str| {
             let path = folder.join(name);
-            std::fs::read(&path).map_err(|cause| Error::Read { path, cause })
+            std::fs::read(&path).map(|bytes| (name, bytes)).map_err(|cause| Error::Read { path, cause })
         };
-        Tokenizer::from_files([read(FILES[0])?, read(FILES[1])?])
-            .map_err(|error| Error::Invalid { path: folder.into(), reason: error.to_string() })
+        let mut files = vec![read(TOKENIZER)?];
+        let inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
+            .map_err(|error| invalid(TOKENIZER, format!("not a tokenizer: {error}")))?;
+        let mut config = Value::Null;
+        if folder.join(CONFIG).exists() {
+            files.push(read(CONFIG)?);
+            config = serde_json::from_slice(&files[1].1)
+                .map_err(|error| invalid(CONFIG, format!("not JSON: {error}")))?;
+        }
+        let chat = ChatTemplate::load(folder, &config)?;
+        if folder.join(chat::FILE).exists() {
+            files.push(read(chat::FILE)?);
+        }
+        let id = |key: &str| match config[key].as_str().or(config[key]["content"].as_str()) {
+            Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {
+                invalid(CONFIG, format!("{key} `{token}` is not in the vocabulary of {TOKENIZER}"))
+            }),
+            None => Ok(None),
+        };
+        let eos = id("eos_token")?.or(eos).ok_or_else(|| {
+            invalid(CONFIG, "names no eos_token, and config.json no eos_token_id: a text has no end".into())
+        })?;
+        Ok(Tokenizer { eos, pad: id("pad_token")?.unwrap_or(eos), inner, chat, files })
     }
 
-    fn from_files(files: [Vec<u8>; 2]) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_bytes(&files[0]).map_err(error("read tokenizer.json"))?;
-        let config: Value = serde_json::from_slice(&files[1])
-            .map_err(|cause| error("read tokenizer_config.json")(cause.into()))?;
-        let id = |key: &str| {
-            let token = config[key].as_str().or(config[key]["content"].as_str());
-            token.and_then(|token| inner.token_to_id(token))
-        };
-        let eos = id("eos_token").ok_or_else(|| {
-            error("find the end of text")("tokenizer_config.json names no eos_token of the vocabulary".into())
-        })?;
-        Ok(Tokenizer { eos, pad: id("pad_token").unwrap_or(eos), inner, files })
+    /// Of parts: `inner` becomes tokenizer.json.
+    pub(super) fn of(
+        inner: tokenizers::Tokenizer,
+        config: &Value,
+        chat: Option<ChatTemplate>,
+        eos: u32,
+        pad: u32,
+    ) -> Result<Tokenizer> {
+        let json = inner.to_string(true).map_err(error("be written"))?;
+        let mut files = vec![(TOKENIZER, json.into_bytes()), (CONFIG, format!("{config:#}\n").into_bytes())];
+        files.extend(chat.as_ref().map(|chat| (chat::FILE, chat.source().to_owned().into_bytes())));
+        Ok(Tokenizer { inner, eos, pad, chat, files })
     }
 
     pub fn save(&self, folder: &Path) -> Result<()> {
-        FILES.iter().zip(&self.files).try_for_each(|(name, bytes)| {
+        self.files.iter().try_for_each(|(name, bytes)| {
             let path = folder.join(name);
             std::fs::write(&path, bytes).map_err(|error| Error::Write { path, reason: error.to_string() })
         })
@@ -89,7 +115,7 @@ impl Tokenizer {
         special.extend(
             spec.special_tokens.iter().filter(|token| !special.contains(token)).cloned().collect::<Vec<_>>(),
         );
-        let tokenizer = match spec.algorithm {
+        let inner = match spec.algorithm {
             Algorithm::WordLevel => word_level(texts, spec.vocab_size, &special)?,
             Algorithm::Bpe => byte_pairs(texts, spec.vocab_size, &special)?,
         };
@@ -100,11 +126,19 @@ impl Tokenizer {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "unk_token": UNKNOWN,
         });
-        Tokenizer::from_files([tokenizer.into_bytes(), format!("{config:#}\n").into_bytes()])
+        let id = |token: &str| special.iter().position(|known| known == token).unwrap_or_default() as u32;
+        Tokenizer::of(inner, &config, None, id(EOS), id(PAD))
     }
 
+    /// The tokens of a text that says itself where it begins, such as a rendered prompt.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(error("encode text"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a plain text, with those that the model expects around it.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true).map_err(error("encode text"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -118,13 +152,35 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(error("decode tokens"))
     }
 
+    /// The tokens themselves, as the vocabulary writes them.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+
+    /// The token with the greatest id.
+    pub(super) fn last(&self) -> Option<(String, u32)> {
+        self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
+    }
+
+    /// The text of a conversation in the model's own template.
+    pub fn render_chat(&self, messages: &[Message], today: jiff::civil::Date) -> Result<String> {
+        match &self.chat {
+            Some(template) => template.render(messages, today),
+            None => Err(Error::Tokenizer {
+                action: "render a conversation",
+                reason: "the model has no chat template (chat_template.jinja or tokenizer_config.json)"
+                    .into(),
+            }),
+        }
+    }
 }
 
-/// tokenizer.json of a word-level model: special tokens, then words by falling count, ties by name.
-fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<String> {
+/// A word-level model: special tokens, then words by falling count, ties by name.
+fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<tokenizers::Tokenizer> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for word in texts.iter().flat_map(|text| text.split_whitespace()) {
         *counts.entry(word).or_default() += 1;
@@ -158,10 +214,10 @@ fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<S
         "decoder": null,
         "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": UNKNOWN },
     });
-    Ok(format!("{tokenizer:#}\n"))
+    tokenizer.to_string().parse().map_err(error("be made"))
 }
 
-fn byte_pairs(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<String> {
+fn byte_pairs(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<tokenizers::Tokenizer> {
     let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
     let bytes = ByteLevel::default().add_prefix_space(false);
     tokenizer.with_pre_tokenizer(Some(bytes)).with_decoder(Some(bytes));
@@ -175,7 +231,7 @@ fn byte_pairs(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<S
     tokenizer
         .train(&mut TrainerWrapper::from(trainer), texts.iter().copied())
         .map_err(error("be trained"))?;
-    tokenizer.to_string(true).map_err(error("be written"))
+    Ok(tokenizer)
 }
 
 #[cfg(test)]

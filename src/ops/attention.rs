@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::composition::{self, composition, fused};
 use super::cpu::{read, tensor};
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
@@ -38,6 +39,12 @@ pub fn causal_attention(
     }
     if rows.longest() > rope.positions() {
         bail!("a row of {} tokens, but angles for {} positions", rows.longest(), rope.positions());
+    }
+    if !fused(&[q, k, v]) {
+        let (rows, rope) = (rows.clone(), rope.clone());
+        return composition(&[q, k, v], move |t| {
+            composition::attention(&t[0], &t[1], &t[2], &rows, &rope, heads)
+        });
     }
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
     let mut out = vec![0f32; qs.len()];
@@ -381,64 +388,23 @@ kernel! {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
-    use super::super::gradient_check::{check, random};
+    use super::super::gradient_check::{check, frequencies, random};
     use super::*;
-
-    /// Turning and attention in candle's own operations, one row at a time.
-    fn plain(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows, rope: &Rope) -> Result<Tensor> {
-        let Heads { heads, kv_heads, size } = Heads::of(q, k, rope)?;
-        let mut outputs = Vec::new();
-        for row in 0..rows.len() {
-            let range = rows.range(row);
-            let tokens = range.len();
-            if tokens == 0 {
-                continue;
-            }
-            let half = |table: &[f32]| {
-                Tensor::from_slice(&table[..tokens * size / 2], (tokens, 1, size / 2), &Device::Cpu)
-            };
-            let (cos, sin) = (half(&rope.cos)?, half(&rope.sin)?);
-            let turn = |x: &Tensor| {
-                let (a, b) = (x.narrow(2, 0, size / 2)?, x.narrow(2, size / 2, size / 2)?);
-                let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-                let right = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-                Tensor::cat(&[left, right], 2)
-            };
-            let piece = |x: &Tensor| x.narrow(0, range.start, tokens)?.reshape((tokens, (), size));
-            let repeat = |x: Tensor| {
-                x.unsqueeze(2)?
-                    .broadcast_as((tokens, kv_heads, heads / kv_heads, size))?
-                    .reshape((tokens, heads, size))
-            };
-            let by_head = |x: Tensor| x.transpose(0, 1)?.contiguous();
-            let q = by_head(turn(&piece(q)?)?)?;
-            let k = by_head(repeat(turn(&piece(k)?)?)?)?;
-            let v = by_head(repeat(piece(v)?)?)?;
-            let mask: Vec<f32> = (0..tokens * tokens)
-                .map(|i| if i % tokens > i / tokens { f32::NEG_INFINITY } else { 0.0 })
-                .collect();
-            let mask = Tensor::from_vec(mask, (1, tokens, tokens), &Device::Cpu)?;
-            let scores = (q.matmul(&k.t()?)? / (size as f64).sqrt())?.broadcast_add(&mask)?;
-            let exp = scores.broadcast_sub(&scores.max_keepdim(2)?)?.exp()?;
-            let p = exp.broadcast_div(&exp.sum_keepdim(2)?)?;
-            outputs.push(p.matmul(&v)?.transpose(0, 1)?.reshape((tokens, ()))?);
-        }
-        Tensor::cat(&outputs, 0)
-    }
 
     #[test]
     fn it_is_the_plain_composition_and_has_its_gradient() {
         // Sizes that are whole tiles and that are not, rows that are shorter and longer than a block.
         for (size, lengths) in [(8, vec![5, 0, 1, 11]), (12, vec![16, 3]), (4, vec![QUERIES + 9, 2])] {
             let rows = Arc::new(Rows::new(lengths));
-            let rope = Arc::new(Rope::new(size, 10_000.0, 80));
+            let rope = Arc::new(Rope::new(&frequencies(size), 80));
             let (tokens, wide, narrow) = (rows.tokens(), 4 * size, 2 * size);
             check(
                 &[random(&[tokens, wide], 1), random(&[tokens, narrow], 2), random(&[tokens, narrow], 3)],
                 |v| causal_attention(&v[0], &v[1], &v[2], &rows, &rope),
-                |t| plain(&t[0], &t[1], &t[2], &rows, &rope),
+                |t| {
+                    let heads = Heads::of(&t[0], &t[1], &rope)?;
+                    composition::attention(&t[0], &t[1], &t[2], &rows, &rope, heads)
+                },
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Holds a fused operation against the plain composition, and its gradient against finite differences.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::value::{Gradients, Value};
 use crate::store::Seed;
@@ -13,12 +13,27 @@ pub fn random(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
+/// Rotary frequencies θ^(−2i / size) at θ = 10,000.
+pub fn frequencies(size: usize) -> Vec<f64> {
+    (0..size / 2).map(|i| 1e4f64.powf(-2.0 * i as f64 / size as f64)).collect()
+}
+
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    (a - b.to_dtype(a.dtype()).unwrap())
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
 }
 
 /// Compares values and gradients of two functions of the same inputs, under a random weighting of the
-/// outputs, and a few entries of the gradient with central differences.
+/// outputs, and a few entries of the gradient with central differences. The first is taken in f32, by the
+/// fused kernels, and in f64, by what runs in their place on other devices.
 pub fn check(
     inputs: &[Tensor],
     fused: impl Fn(&[Value]) -> Result<Value>,
@@ -32,6 +47,12 @@ pub fn check(
     assert_eq!(a.dims(), b.dims());
     assert!(largest_difference(&a, &b) < 2e-5, "values differ by {}", largest_difference(&a, &b));
     let weighting = random(a.dims(), 99);
+    let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
+    let wide_values: Vec<Value> = inputs.iter().map(|input| Value::parameter(wide(input))).collect();
+    let wide_result = fused(&wide_values).unwrap();
+    assert!(largest_difference(&b, wide_result.tensor()) < 2e-5, "values differ in f64");
+    let mut wide_gradients = Gradients::default();
+    wide_result.backward(wide(&weighting), &mut wide_gradients).unwrap();
     let mut gradients = Gradients::default();
     fused_result.backward(weighting.clone(), &mut gradients).unwrap();
     let plain_gradients = (b * &weighting).unwrap().sum_all().unwrap().backward().unwrap();
@@ -40,6 +61,9 @@ pub fn check(
         let scale: f32 = plain.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
         let difference = largest_difference(mine, plain);
         assert!(difference < 1e-4 * scale.max(1.0), "gradient {index} differs by {difference} of {scale}");
+        let wide = &wide_gradients.take(&wide_values[index]).expect("a gradient in f64");
+        let difference = largest_difference(plain, wide);
+        assert!(difference < 1e-4 * scale.max(1.0), "gradient {index} differs by {difference} in f64");
         let values: Vec<f32> = inputs[index].flatten_all().unwrap().to_vec1().unwrap();
         let gradient: Vec<f32> = mine.flatten_all().unwrap().to_vec1().unwrap();
         for entry in (0..values.len()).step_by(values.len() / 3 + 1) {

@@ -166,13 +166,13 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::super::attention::causal_attention;
-    use super::super::gradient_check::random;
+    use super::super::gradient_check::{frequencies, random};
     use super::super::value::Value;
     use super::*;
 
     #[test]
     fn token_by_token_over_the_cache_is_the_same_as_all_at_once() {
-        let rope = Arc::new(Rope::new(8, 10_000.0, 9));
+        let rope = Arc::new(Rope::new(&frequencies(8), 9));
         let (q, k, v) = (random(&[18, 32], 1), random(&[18, 16], 2), random(&[18, 16], 3));
         let whole = [&q, &k, &v].map(|x| Value::constant(x.clone()));
         let whole =

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use super::composition::{self, fused};
 use super::cpu::{Matrix, matmul, read, row_major, tensor};
 use super::value::{Gradients, Value};
 
@@ -33,6 +34,13 @@ fn product(x: &Value, weight: &Value, residual: Option<&Value>) -> Result<Tensor
             x.tensor().dims()
         );
     }
+    if !fused(&[x, weight]) {
+        let out = x.tensor().matmul(&weight.tensor().t()?)?;
+        return match residual {
+            Some(residual) => residual.tensor() + out,
+            None => Ok(out),
+        };
+    }
     let (weight, transposed) = row_major(weight.tensor())?;
     let (numbers, weights) = (read(x.tensor())?, read(&weight)?);
     let weight = if transposed {
@@ -50,6 +58,9 @@ fn product(x: &Value, weight: &Value, residual: Option<&Value>) -> Result<Tensor
 
 /// dx += dy·W and dW += dyᵀ·x.
 fn product_backward(x: &Value, weight: &Value, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
+    if !fused(&[x, weight]) {
+        return composition::product_backward(x, weight, grad, gradients);
+    }
     let ((rows, inner), outputs) = (x.tensor().dims2()?, weight.tensor().dim(0)?);
     let (numbers, weights, grads) = (read(x.tensor())?, read(weight.tensor())?, read(grad)?);
     let grads = Matrix::new(&grads, rows, outputs);
@@ -63,6 +74,10 @@ pub fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
     let (rows, width) = matrix.tensor().dims2()?;
     if let Some(index) = indices.iter().find(|index| **index as usize >= rows) {
         bail!("row {index} of a matrix of {rows} rows (a token outside the vocabulary?)");
+    }
+    if !fused(&[matrix]) {
+        let indices = Tensor::new(indices, matrix.tensor().device())?;
+        return composition::composition(&[matrix], move |t| t[0].index_select(&indices, 0));
     }
     let numbers = read(matrix.tensor())?;
     let mut out = Vec::with_capacity(indices.len() * width);

@@ -5,6 +5,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::composition::{self, fused};
 use super::cpu::{Matrix, matmul, read, tensor};
 use super::simd::{dot, kernel, softmax};
 use super::value::{Gradients, Value};
@@ -29,6 +30,9 @@ pub fn token_log_probabilities(
     }
     if let Some(target) = targets.iter().find(|target| **target as usize >= vocabulary) {
         bail!("token {target} is outside the vocabulary of {vocabulary}");
+    }
+    if !fused(&[hidden, weight]) {
+        return composition::token_log_probabilities(hidden, weight, targets, 1.0 / temperature);
     }
     let sharpness = (1.0 / temperature) as f32;
     let (hiddens, weights) = (read(hidden.tensor())?, read(weight.tensor())?);

@@ -1,14 +1,18 @@
-//! Differentiable operations that candle lacks or has without a gradient, fused for the CPU: each is one
+//! Differentiable operations that candle lacks or has without a gradient, fused for f32 on the CPU: each is one
 //! pass over its data, forward and backward, in parallel, with sums in an order that does not depend on the
-//! number of threads. Knows tensors, not models.
+//! number of threads. On other devices and number types each is a composition of candle's own operations.
+//! Knows tensors, not models.
 //!
 //! Layout: rows of tokens are packed, N tokens of all rows one after the other, without padding.
 
 mod attention;
+mod cache;
+mod composition;
 mod cpu;
 mod kv_cache;
 mod linear;
 mod log_probability;
+mod quantized;
 mod rms_norm;
 mod rope;
 mod rows;
@@ -18,10 +22,12 @@ mod tile;
 mod value;
 
 pub use attention::causal_attention;
+pub use cache::Cache;
+pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
 pub use cpu::{keep_candle_to_one_thread, read, transposed_in_memory, write};
-pub use kv_cache::KvCache;
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::{log_softmax, token_log_probabilities};
+pub use quantized::{quantized_linear, quantized_rows};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;
 pub use rows::Rows;

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::composition::{self, composition, fused};
 use super::cpu::{read, tensor};
 use super::simd::{dot, kernel};
 use super::value::{Gradients, Value};
@@ -12,11 +13,14 @@ const BLOCK: usize = 128;
 
 /// Normalises every run of D numbers of `x`, for `weight` \[D\]: hidden states, or each head's share of them.
 pub fn rms_norm(x: &Value, weight: &Value, epsilon: f64) -> Result<Value> {
-    let epsilon = epsilon as f32;
     let width = weight.tensor().elem_count();
     if !x.tensor().elem_count().is_multiple_of(width) {
         bail!("a norm over {width} numbers does not fit {:?}", x.tensor().dims());
     }
+    if !fused(&[x, weight]) {
+        return composition(&[x, weight], move |t| composition::rms_norm(&t[0], &t[1], epsilon));
+    }
+    let epsilon = epsilon as f32;
     let (xs, weights) = (read(x.tensor())?, read(weight.tensor())?);
     let mut y = vec![0f32; xs.len()];
     let block = BLOCK * width;
@@ -95,10 +99,6 @@ mod tests {
     #[test]
     fn it_is_the_plain_composition_and_has_its_gradient() {
         let (x, weight) = (random(&[300, 24], 1), random(&[24], 2));
-        let plain = |x: &Tensor, weight: &Tensor| {
-            let scale = (x.sqr()?.mean_keepdim(1)? + 1e-6)?.sqrt()?;
-            x.broadcast_div(&scale)?.broadcast_mul(weight)
-        };
-        check(&[x, weight], |t| rms_norm(&t[0], &t[1], 1e-6), |t| plain(&t[0], &t[1]));
+        check(&[x, weight], |t| rms_norm(&t[0], &t[1], 1e-6), |t| composition::rms_norm(&t[0], &t[1], 1e-6));
     }
 }

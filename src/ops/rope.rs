@@ -1,6 +1,8 @@
 //! Rotary positions, and the sizes of heads that they turn.
 
-use candle_core::{Result, Tensor, bail};
+use std::sync::OnceLock;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Rotary position embedding (Su et al. 2021) in the halves layout of Hugging Face: dimension i turns
 /// together with dimension i + head size / 2.
@@ -9,22 +11,35 @@ pub struct Rope {
     pub(super) cos: Vec<f32>,
     pub(super) sin: Vec<f32>,
     half: usize,
+    /// The same as tensors \[positions, d/2\], for whoever asks first.
+    tensors: OnceLock<(Tensor, Tensor)>,
 }
 
 impl Rope {
-    /// Angles for `positions` positions: position · θ^(−2i / head size).
-    pub fn new(head_size: usize, theta: f64, positions: usize) -> Rope {
-        let half = head_size / 2;
-        let angle = |i: usize| {
-            let frequency = theta.powf(-2.0 * (i % half) as f64 / head_size as f64);
-            ((i / half) as f32 * frequency as f32) as f64
-        };
+    /// Angles for `positions` positions: position · frequency, for each pair of dimensions.
+    pub fn new(frequencies: &[f64], positions: usize) -> Rope {
+        let half = frequencies.len();
+        let angle = |i: usize| ((i / half) as f32 * frequencies[i % half] as f32) as f64;
         let table = |f: fn(f64) -> f64| (0..positions * half).map(|i| f(angle(i)) as f32).collect();
-        Rope { cos: table(f64::cos), sin: table(f64::sin), half }
+        Rope { cos: table(f64::cos), sin: table(f64::sin), half, tensors: OnceLock::new() }
+    }
+
+    /// Cosines and sines \[positions, d/2\] on a device.
+    pub(super) fn tensors(&self, device: &Device, dtype: DType) -> Result<(Tensor, Tensor)> {
+        let fits = |(cos, _): &&(Tensor, Tensor)| cos.dtype() == dtype && cos.device().same_device(device);
+        if let Some(kept) = self.tensors.get().filter(fits) {
+            return Ok(kept.clone());
+        }
+        let make =
+            |table: &[f32]| Tensor::from_slice(table, (self.positions(), self.half), device)?.to_dtype(dtype);
+        let made = (make(&self.cos)?, make(&self.sin)?);
+        // Where there is one for another device already, that one stays.
+        let _ = self.tensors.set(made.clone());
+        Ok(made)
     }
 
     pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
+        self.cos.len() / self.half.max(1)
     }
 
     /// Turns one head's vector to its position, scaled.

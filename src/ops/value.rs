@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Result, Tensor};
 
+use super::composition::on_cpu_f32;
 use super::cpu::{read, tensor, write};
 
 /// Values are numbered as they are made: whatever uses a value has a greater number.
@@ -67,6 +68,26 @@ impl Value {
         &self.tensor
     }
 
+    /// `f(self)` of which only the result is kept: what its backward pass needs is computed again then.
+    /// `f` depends on `parameters` besides. Memory for a second forward pass (Chen et al. 2016).
+    pub fn checkpoint(
+        &self,
+        parameters: &[&Value],
+        f: impl Fn(&Value) -> Result<Value> + Send + Sync + 'static,
+    ) -> Result<Value> {
+        let out = f(&Value::constant(self.tensor.clone()))?.tensor;
+        let inputs: Vec<&Value> = [self].into_iter().chain(parameters.iter().copied()).collect();
+        let kept = self.clone();
+        Ok(Value::result(out, &inputs, move |grad, gradients| {
+            let again = Value::parameter(kept.tensor.clone());
+            f(&again)?.backward(grad, gradients)?;
+            match gradients.take(&again) {
+                Some(gradient) => gradients.add(&kept, gradient),
+                None => Ok(()),
+            }
+        }))
+    }
+
     /// Adds the gradients of Σ gradient · self to `gradients`, for every parameter on the way. What was kept
     /// for the backward pass is let go as it is used.
     pub fn backward(self, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
@@ -108,6 +129,11 @@ impl Gradients {
             self.by_number.insert(node.number, gradient);
             return Ok(());
         };
+        if !on_cpu_f32(sum) {
+            let total = (sum + gradient)?;
+            self.by_number.insert(node.number, total);
+            return Ok(());
+        }
         let gradient = read(&gradient)?;
         write(sum, |sum| sum.iter_mut().zip(&*gradient).for_each(|(sum, g)| *sum += g))
     }

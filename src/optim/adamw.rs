@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{self, Params};
-use crate::ops::{kernel, read, write};
+use crate::ops::{kernel, on_cpu_f32, read, write};
 
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;
@@ -36,19 +36,20 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-/// First and second moment of one parameter.
-#[derive(Default)]
+/// First and second moment of one parameter, flat, where the parameter is.
 struct Moments {
-    mean: Vec<f32>,
-    square: Vec<f32>,
+    mean: Tensor,
+    square: Tensor,
 }
 
 impl AdamW {
     /// Fresh state: zero moments.
-    pub fn new(params: &Params, config: AdamWConfig) -> AdamW {
-        let zeros = |count| Moments { mean: vec![0.0; count], square: vec![0.0; count] };
-        let moments = params.iter().map(|(name, var)| (name.to_owned(), zeros(var.elem_count()))).collect();
-        AdamW { config, step: 0, moments }
+    pub fn new(params: &Params, config: AdamWConfig) -> Result<AdamW> {
+        let zeros = |var: &Var| Tensor::zeros(var.elem_count(), var.dtype(), var.device());
+        let fresh = |(name, var): (&str, &Var)| {
+            Ok((name.to_owned(), Moments { mean: zeros(var)?, square: zeros(var)? }))
+        };
+        Ok(AdamW { config, step: 0, moments: params.iter().map(fresh).collect::<Result<_>>()? })
     }
 
     /// One step at learning rate `lr`, with one gradient for each parameter in name order.
@@ -60,26 +61,24 @@ impl AdamW {
         let (beta1, beta2) = self.config.betas;
         let correction = |beta: f64| 1.0 - beta.powi(self.step.min(i32::MAX as u64) as i32);
         for ((moments, (_, var)), gradient) in self.moments.values_mut().zip(params.iter()).zip(gradients) {
-            let decay = if var.rank() > 1 { lr * self.config.weight_decay } else { 0.0 };
-            let gradient = read(gradient)?;
-            if gradient.len() != moments.mean.len() || var.elem_count() != gradient.len() {
-                bail!("a gradient has {} numbers, its parameter {}", gradient.len(), moments.mean.len());
+            let (count, kept) = (gradient.elem_count(), moments.mean.elem_count());
+            if count != kept || var.elem_count() != count {
+                bail!("a gradient has {count} numbers, its parameter {kept}");
             }
+            let decay = if var.rank() > 1 { lr * self.config.weight_decay } else { 0.0 };
             let rates = Rates {
-                keep: (1.0 - decay) as f32,
-                beta1: beta1 as f32,
-                beta2: beta2 as f32,
-                rate: (lr / correction(beta1)) as f32,
-                scale: (1.0 / correction(beta2).sqrt()) as f32,
-                epsilon: self.config.epsilon as f32,
+                keep: 1.0 - decay,
+                beta1,
+                beta2,
+                rate: lr / correction(beta1),
+                scale: 1.0 / correction(beta2).sqrt(),
+                epsilon: self.config.epsilon,
             };
-            write(var.as_tensor(), |values| {
-                let state = moments.mean.par_chunks_mut(BLOCK).zip(moments.square.par_chunks_mut(BLOCK));
-                let values = values.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
-                values.zip(state).for_each(|((values, gradient), (mean, square))| {
-                    update(values, gradient, mean, square, rates);
-                });
-            })?;
+            if on_cpu_f32(var.as_tensor()) && on_cpu_f32(gradient) {
+                fused_step(var, gradient, moments, rates)?;
+            } else {
+                tensor_step(var, gradient, moments, rates)?;
+            }
         }
         Ok(())
     }
@@ -88,10 +87,8 @@ impl AdamW {
     pub fn save(&self, path: &Path) -> model::Result<()> {
         let mut tensors = BTreeMap::new();
         for (name, moments) in &self.moments {
-            for (part, values) in [("mean", &moments.mean), ("square", &moments.square)] {
-                let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
-                tensors.insert(format!("{name}.{part}"), tensor);
-            }
+            tensors.insert(format!("{name}.mean"), moments.mean.clone());
+            tensors.insert(format!("{name}.square"), moments.square.clone());
         }
         tensors.insert("step".to_owned(), Tensor::new(&[self.step as i64], &Device::Cpu)?);
         model::save(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), path)
@@ -105,20 +102,17 @@ impl AdamW {
             invalid(format!("not a complete safetensors file ({error}); it may be cut short"))
         })?;
         let find = |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")));
-        let mut optimizer = AdamW::new(params, config);
+        let mut optimizer = AdamW::new(params, config)?;
         let step = find("step")?.to_vec1::<i64>()?;
         optimizer.step = step.first().copied().unwrap_or_default().unsigned_abs();
         for (name, moments) in &mut optimizer.moments {
-            for (part, values) in [("mean", &mut moments.mean), ("square", &mut moments.square)] {
-                let found = find(&format!("{name}.{part}"))?.to_vec1::<f32>()?;
-                if found.len() != values.len() {
-                    return Err(invalid(format!(
-                        "`{name}.{part}` has {} numbers instead of {}",
-                        found.len(),
-                        values.len()
-                    )));
+            for (part, tensor) in [("mean", &mut moments.mean), ("square", &mut moments.square)] {
+                let found = find(&format!("{name}.{part}"))?;
+                let (count, wanted) = (found.elem_count(), tensor.elem_count());
+                if count != wanted {
+                    return Err(invalid(format!("`{name}.{part}` has {count} numbers instead of {wanted}")));
                 }
-                *values = found;
+                *tensor = found.flatten_all()?.to_dtype(tensor.dtype())?.to_device(tensor.device())?;
             }
         }
         Ok(optimizer)
@@ -129,19 +123,47 @@ impl AdamW {
 #[derive(Clone, Copy)]
 struct Rates {
     /// 1 − lr · weight decay.
-    keep: f32,
-    beta1: f32,
-    beta2: f32,
+    keep: f64,
+    beta1: f64,
+    beta2: f64,
     /// lr / (1 − β1^t)
-    rate: f32,
+    rate: f64,
     /// 1 / √(1 − β2^t)
-    scale: f32,
-    epsilon: f32,
+    scale: f64,
+    epsilon: f64,
+}
+
+fn fused_step(var: &Var, gradient: &Tensor, moments: &Moments, rates: Rates) -> Result<()> {
+    let gradient = read(gradient)?;
+    let mut outcome = Ok(());
+    write(var.as_tensor(), |values| {
+        outcome = write(&moments.mean, |mean| {
+            outcome = write(&moments.square, |square| {
+                let state = mean.par_chunks_mut(BLOCK).zip(square.par_chunks_mut(BLOCK));
+                let values = values.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+                values.zip(state).for_each(|((values, gradient), (mean, square))| {
+                    update(values, gradient, mean, square, rates);
+                });
+            });
+        });
+    })?;
+    outcome
+}
+
+/// The same in candle's operations, on any device.
+fn tensor_step(var: &Var, gradient: &Tensor, moments: &mut Moments, rates: Rates) -> Result<()> {
+    let Rates { keep, beta1, beta2, rate, scale, epsilon } = rates;
+    let gradient = gradient.flatten_all()?.to_dtype(moments.mean.dtype())?;
+    moments.mean = ((&moments.mean * beta1)? + (&gradient * (1.0 - beta1))?)?;
+    moments.square = ((&moments.square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+    let step = (&moments.mean * rate)?.div(&((moments.square.sqrt()? * scale)? + epsilon)?)?;
+    var.set(&((var.as_detached_tensor() * keep)? - step.reshape(var.shape())?)?)
 }
 
 kernel! {
     fn update(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: Rates) {
-        let Rates { keep, beta1, beta2, rate, scale, epsilon } = rates;
+        let [keep, beta1, beta2] = [rates.keep, rates.beta1, rates.beta2].map(|x| x as f32);
+        let [rate, scale, epsilon] = [rates.rate, rates.scale, rates.epsilon].map(|x| x as f32);
         for (((x, g), m), v) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
             *m = beta1 * *m + (1.0 - beta1) * g;
             *v = beta2 * *v + (1.0 - beta2) * g * g;
@@ -152,22 +174,30 @@ kernel! {
 
 /// Scales gradients down in place to a global norm of at most `limit`; returns the norm before. Not a number in a
 /// gradient makes the norm not a number, for the caller to see.
-pub fn clip(gradients: &[Tensor], limit: f64) -> Result<f64> {
+pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
     let mut total = 0.0;
     for gradient in gradients.iter() {
-        let values = read(gradient)?;
-        // Blocks summed side by side, their sums in order.
-        let parts: Vec<f64> = values
-            .par_chunks(BLOCK)
-            .map(|block| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>())
-            .collect();
-        total += parts.iter().sum::<f64>();
+        total += if on_cpu_f32(gradient) {
+            let values = read(gradient)?;
+            // Blocks summed side by side, their sums in order.
+            let parts: Vec<f64> = values
+                .par_chunks(BLOCK)
+                .map(|block| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>())
+                .collect();
+            parts.iter().sum::<f64>()
+        } else {
+            gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?
+        };
     }
     let norm = total.sqrt();
     if norm > limit {
-        let share = (limit / (norm + 1e-6)) as f32;
-        for gradient in gradients.iter() {
-            write(gradient, |values| values.iter_mut().for_each(|x| *x *= share))?;
+        let share = limit / (norm + 1e-6);
+        for gradient in gradients.iter_mut() {
+            if on_cpu_f32(gradient) {
+                write(gradient, |values| values.iter_mut().for_each(|x| *x *= share as f32))?;
+            } else {
+                *gradient = (&*gradient * share)?;
+            }
         }
     }
     Ok(norm)
@@ -176,13 +206,13 @@ pub fn clip(gradients: &[Tensor], limit: f64) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Architecture;
+    use crate::model::{Architecture, Compute};
     use crate::store::Seed;
 
     fn params() -> Params {
         let architecture: Architecture =
             serde_json::from_str(r#"{"hidden": 8, "layers": 1, "heads": 2}"#).unwrap();
-        Params::init(&architecture.config(16, 1, 0), Seed::from_u64(1)).unwrap()
+        Params::init(&architecture.config(16, 1, 0), Seed::from_u64(1), &Compute::default()).unwrap()
     }
 
     fn gradients(params: &Params, round: u64) -> Vec<Tensor> {
@@ -202,7 +232,7 @@ mod tests {
     fn the_first_step_moves_each_parameter_by_the_learning_rate() {
         let params = params();
         let before = values(&params);
-        let mut optimizer = AdamW::new(&params, AdamWConfig::default());
+        let mut optimizer = AdamW::new(&params, AdamWConfig::default()).unwrap();
         let gradients = gradients(&params, 1);
         optimizer.step(&params, &gradients, 0.01).unwrap();
         let signs = gradients.iter().flat_map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
@@ -212,16 +242,36 @@ mod tests {
     }
 
     #[test]
+    fn other_number_types_take_the_same_steps() {
+        let params = params();
+        let wide = params.copy(&Compute { dtype: DType::F64, ..Compute::default() }).unwrap();
+        let config = || AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let mut fused = AdamW::new(&params, config()).unwrap();
+        let mut composed = AdamW::new(&wide, config()).unwrap();
+        for round in 0..4 {
+            let gradients = gradients(&params, round);
+            fused.step(&params, &gradients, 0.01).unwrap();
+            let gradients: Vec<Tensor> =
+                gradients.iter().map(|gradient| gradient.to_dtype(DType::F64).unwrap()).collect();
+            composed.step(&wide, &gradients, 0.01).unwrap();
+        }
+        let composed = wide.iter().flat_map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f64>().unwrap());
+        for (a, b) in values(&params).into_iter().zip(composed) {
+            assert!((f64::from(a) - b).abs() < 1e-6, "{a} {b}");
+        }
+    }
+
+    #[test]
     fn saved_and_loaded_in_between_gives_the_same_bits() {
         let (through, broken) = (params(), params());
         let config = || AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() };
-        let mut optimizer = AdamW::new(&through, config());
+        let mut optimizer = AdamW::new(&through, config()).unwrap();
         for round in 0..6 {
             optimizer.step(&through, &gradients(&through, round), 0.01).unwrap();
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("optimizer.safetensors");
-        let mut optimizer = AdamW::new(&broken, config());
+        let mut optimizer = AdamW::new(&broken, config()).unwrap();
         for round in 0..6 {
             optimizer.step(&broken, &gradients(&broken, round), 0.01).unwrap();
             optimizer.save(&path).unwrap();
@@ -236,10 +286,10 @@ mod tests {
 
     #[test]
     fn clipping_bounds_the_norm_and_reports_it() {
-        let gradients =
+        let mut gradients =
             [Tensor::new(&[3f32, 0.0], &Device::Cpu).unwrap(), Tensor::new(&[4f32], &Device::Cpu).unwrap()];
-        assert_eq!(clip(&gradients, 10.0).unwrap(), 5.0);
-        assert_eq!(clip(&gradients, 1.0).unwrap(), 5.0);
-        assert!((clip(&gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
+        assert_eq!(clip(&mut gradients, 10.0).unwrap(), 5.0);
+        assert_eq!(clip(&mut gradients, 1.0).unwrap(), 5.0);
+        assert!((clip(&mut gradients, 10.0).unwrap() - 1.0).abs() < 1e-5);
     }
 }

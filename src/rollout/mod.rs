@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Checkpoint, Decoder, Packed, Result};
-use crate::ops::{KvCache, log_softmax};
+use crate::model::{Checkpoint, Decoder, Packed, Purpose, Result, Tokenizer};
+use crate::ops::{Cache, log_softmax};
 use crate::store::Seed;
 
 /// Rows that are sampled at the same time; bounds the memory of their keys and values.
@@ -25,14 +26,20 @@ const BATCH: usize = 32;
 pub struct Sampling {
     /// 0 takes the most probable token.
     pub temperature: f64,
+    /// Draw from this many most probable tokens; 0 from all.
+    pub top_k: usize,
     /// Draw from the most probable tokens that together reach this probability.
     pub top_p: f64,
+    /// Draw from tokens that are at least this share as probable as the most probable one.
+    pub min_p: f64,
     pub max_new_tokens: usize,
+    /// Texts that end a completion; they and what follows are no part of its text.
+    pub stop: Vec<String>,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 1.0, top_p: 1.0, max_new_tokens: 32 }
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_new_tokens: 32, stop: Vec::new() }
     }
 }
 
@@ -44,6 +51,12 @@ impl Sampling {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err("`top_p` is above 0 and at most 1".into());
         }
+        if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
+            return Err("`min_p` is between 0 and 1".into());
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err("`stop` has an empty text, which is in every completion".into());
+        }
         if self.max_new_tokens == 0 {
             return Err("`max_new_tokens` is at least 1".into());
         }
@@ -54,12 +67,14 @@ impl Sampling {
 /// What was sampled for a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// Token ids, the end token included if it came.
+    /// Token ids, the end token or the tokens of a stop text included if one came.
     pub ids: Vec<u32>,
-    /// Log-probability of each token at the sampling temperature (at 1 where that is 0), top-p not applied.
+    /// Log-probability of each token at the sampling temperature (at 1 where that is 0), over all tokens.
     pub logprobs: Vec<f32>,
-    /// Whether the end token came; otherwise the completion was cut at its longest length.
+    /// Whether the end token or a stop text came; otherwise the completion was cut at its longest length.
     pub finished: bool,
+    /// Without special tokens, up to a stop text.
+    pub text: String,
 }
 
 /// Samples a completion for each prompt. What a row draws depends on the seed, its index and its prompt,
@@ -77,18 +92,21 @@ pub fn sample(
             candle_core::Error::Msg(format!("prompt {row} is empty: there is nothing to continue")).into()
         );
     }
-    let decoder = Decoder::sampling(&checkpoint.config, &checkpoint.params)?;
+    let decoder = checkpoint.decoder(Purpose::Sampling)?;
+    let ends = checkpoint.ends();
+    let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
+    // A GPU wants all rows at once; threads of the CPU wait for each other once a token.
+    let batch = if checkpoint.compute.device.is_cpu() { BATCH } else { MOST_ROWS };
     let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
     for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
         let mut batches = prompts
-            .par_chunks(BATCH)
-            .zip(rows.par_chunks_mut(BATCH))
-            .map(|(prompts, rows)| Batch::read(&decoder, prompts, rows, sampling))
+            .par_chunks(batch)
+            .zip(rows.par_chunks_mut(batch))
+            .map(|(prompts, rows)| Batch::read(&drawing, prompts, rows))
             .collect::<Result<Vec<_>>>()?;
         for step in 1..=sampling.max_new_tokens {
             let more = step < sampling.max_new_tokens;
-            let eos = checkpoint.tokenizer.eos;
-            let drawn = batches.par_iter_mut().map(|batch| batch.advance(&decoder, sampling, eos, more));
+            let drawn = batches.par_iter_mut().map(|batch| batch.advance(&drawing, more));
             let drawn: usize = drawn.sum::<Result<usize>>()?;
             if drawn == 0 {
                 break;
@@ -96,7 +114,29 @@ pub fn sample(
             progress(step, drawn);
         }
     }
-    Ok(rows.into_iter().map(|row| row.completion).collect())
+    rows.into_par_iter()
+        .map(|row| {
+            let mut completion = row.completion;
+            completion.text = checkpoint.tokenizer.decode(&completion.ids)?;
+            if let Some(at) = stop_in(&completion.text, &sampling.stop) {
+                completion.text.truncate(at);
+            }
+            Ok(completion)
+        })
+        .collect()
+}
+
+/// Where the first stop text begins.
+fn stop_in(text: &str, stops: &[String]) -> Option<usize> {
+    stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
+}
+
+/// What all rows are drawn with.
+struct Drawing<'a> {
+    decoder: &'a Decoder,
+    tokenizer: &'a Tokenizer,
+    ends: &'a [u32],
+    sampling: &'a Sampling,
 }
 
 /// A row at work.
@@ -115,19 +155,14 @@ impl Row {
 struct Batch<'a> {
     /// Those that have not finished.
     rows: Vec<&'a mut Row>,
-    cache: KvCache,
+    cache: Cache,
     /// For the next token of each row, \[rows, V\].
     logits: Vec<f32>,
 }
 
 impl<'a> Batch<'a> {
     /// Reads the prompts, each distinct one once.
-    fn read(
-        decoder: &Decoder,
-        prompts: &[Vec<u32>],
-        rows: &'a mut [Row],
-        sampling: &Sampling,
-    ) -> Result<Batch<'a>> {
+    fn read(drawing: &Drawing, prompts: &[Vec<u32>], rows: &'a mut [Row]) -> Result<Batch<'a>> {
         let mut index: HashMap<&[u32], usize> = HashMap::new();
         let mut distinct: Vec<&[u32]> = Vec::new();
         let source: Vec<usize> = prompts
@@ -140,41 +175,54 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let mut cache = decoder.cache(distinct.len(), longest + sampling.max_new_tokens)?;
-        let logits = decoder.prefill(&Packed::new(&distinct), &mut cache)?;
+        let capacity = longest + drawing.sampling.max_new_tokens;
+        let mut cache = drawing.decoder.cache(distinct.len(), capacity)?;
+        let logits = drawing.decoder.prefill(&Packed::new(&distinct), &mut cache)?;
         let vocabulary = logits.dim(1)?;
-        let read = logits.flatten_all()?.to_vec1::<f32>()?;
+        let read = numbers(&logits)?;
         let logits =
             source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
-        let cache = if distinct.len() == prompts.len() { cache } else { cache.select(&source) };
+        let cache = if distinct.len() == prompts.len() { cache } else { cache.select(&source)? };
         Ok(Batch { rows: rows.iter_mut().collect(), cache, logits })
     }
 
     /// Draws one token for each row and, if `more` are to come, feeds them; returns how many were drawn.
-    fn advance(&mut self, decoder: &Decoder, sampling: &Sampling, eos: u32, more: bool) -> Result<usize> {
+    fn advance(&mut self, drawing: &Drawing, more: bool) -> Result<usize> {
         let drawn = self.rows.len();
         if drawn == 0 {
             return Ok(0);
         }
         let vocabulary = self.logits.len() / drawn;
         for (row, logits) in self.rows.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)) {
-            let (token, logprob) = draw(logits, sampling, &mut row.random);
-            row.completion.ids.push(token);
-            row.completion.logprobs.push(logprob);
-            row.completion.finished = token == eos;
+            let (token, logprob) = draw(logits, drawing.sampling, &mut row.random);
+            let completion = &mut row.completion;
+            completion.ids.push(token);
+            completion.logprobs.push(logprob);
+            completion.finished = drawing.ends.contains(&token) || {
+                let stops = &drawing.sampling.stop;
+                !stops.is_empty() && stop_in(&drawing.tokenizer.decode(&completion.ids)?, stops).is_some()
+            };
         }
         if self.rows.iter().any(|row| row.completion.finished) {
             let keep: Vec<bool> = self.rows.iter().map(|row| !row.completion.finished).collect();
-            self.cache.retain(&keep);
             self.rows.retain(|row| !row.completion.finished);
+            if self.rows.is_empty() {
+                return Ok(drawn);
+            }
+            self.cache.retain(&keep)?;
         }
-        if more && !self.rows.is_empty() {
+        if more {
             let last: Vec<u32> =
                 self.rows.iter().filter_map(|row| row.completion.ids.last().copied()).collect();
-            self.logits = decoder.step(&last, &mut self.cache)?.flatten_all()?.to_vec1::<f32>()?;
+            self.logits = numbers(&drawing.decoder.step(&last, &mut self.cache)?)?;
         }
         Ok(drawn)
     }
+}
+
+/// Logits of any device and type.
+fn numbers(logits: &Tensor) -> Result<Vec<f32>> {
+    Ok(logits.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?)
 }
 
 /// Draws a token from logits, which become log-probabilities.
@@ -183,20 +231,41 @@ fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u3
     log_softmax(logits, if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 });
     let token = if greedy {
         most_probable(logits)
-    } else if sampling.top_p < 1.0 {
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-        let mut total = 0.0;
-        let nucleus = order.iter().position(|&token| {
-            total += logits[token].exp();
-            f64::from(total) >= sampling.top_p
-        });
-        order.truncate(nucleus.map_or(order.len(), |last| last + 1));
-        pick(order.iter().map(|&token| (token, logits[token])), total, random)
-    } else {
+    } else if sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0 {
         pick(logits.iter().copied().enumerate(), 1.0, random)
+    } else {
+        let (kept, total) = most_probable_tokens(logits, sampling);
+        pick(kept.into_iter().map(|token| (token, logits[token])), total, random)
     };
     (token as u32, logits[token])
+}
+
+/// The tokens that top-k, top-p and min-p leave, in this order and each of what the one before left, as in
+/// transformers; the most probable first, ties by id. And what their probabilities sum to.
+fn most_probable_tokens(logprobs: &[f32], sampling: &Sampling) -> (Vec<usize>, f32) {
+    let mut order: Vec<usize> = (0..logprobs.len()).collect();
+    let by_probability = |a: &usize, b: &usize| logprobs[*b].total_cmp(&logprobs[*a]).then(a.cmp(b));
+    if (1..order.len()).contains(&sampling.top_k) {
+        order.select_nth_unstable_by(sampling.top_k - 1, by_probability);
+        order.truncate(sampling.top_k);
+    }
+    order.sort_unstable_by(by_probability);
+    let total = |order: &[usize]| order.iter().map(|token| logprobs[*token].exp()).sum::<f32>();
+    if sampling.top_p < 1.0 {
+        let (all, mut reached) = (f64::from(total(&order)), 0.0);
+        let last = order.iter().position(|&token| {
+            reached += f64::from(logprobs[token].exp());
+            reached >= sampling.top_p * all
+        });
+        order.truncate(last.map_or(order.len(), |last| last + 1));
+    }
+    if sampling.min_p > 0.0 {
+        let least = order.first().map_or(0.0, |token| logprobs[*token] + (sampling.min_p as f32).ln());
+        let kept = order.partition_point(|token| logprobs[*token] >= least);
+        order.truncate(kept.max(1));
+    }
+    let total = total(&order);
+    (order, total)
 }
 
 fn most_probable(logprobs: &[f32]) -> usize {
@@ -224,10 +293,11 @@ fn pick(tokens: impl Iterator<Item = (usize, f32)>, total: f32, random: &mut Cha
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Checkpoint;
+    use crate::model::Compute;
 
     fn model() -> Checkpoint {
-        Checkpoint::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny").as_ref()).unwrap()
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+        Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 
     fn prompts() -> Vec<Vec<u32>> {
@@ -241,7 +311,7 @@ mod tests {
     #[test]
     fn recorded_log_probabilities_are_the_trainers() {
         for temperature in [1.0, 0.6] {
-            let sampling = Sampling { temperature, top_p: 0.9, max_new_tokens: 20 };
+            let sampling = Sampling { temperature, top_p: 0.9, max_new_tokens: 20, ..Sampling::default() };
             let completions = draw_all(&sampling, &prompts());
             let rows: Vec<Vec<u32>> = prompts()
                 .iter()
@@ -250,7 +320,7 @@ mod tests {
                 .collect();
             let starts: Vec<usize> = prompts().iter().map(Vec::len).collect();
             let model = model();
-            let decoder = Decoder::trainable(&model.config, &model.params).unwrap();
+            let decoder = model.decoder(Purpose::Training { checkpointing: false }).unwrap();
             let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, temperature).unwrap();
             let scored = scored.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
             let recorded: Vec<f32> =
@@ -275,10 +345,47 @@ mod tests {
 
     #[test]
     fn a_small_nucleus_is_the_most_probable_token() {
-        let greedy = draw_all(&Sampling { temperature: 0.0, top_p: 1.0, max_new_tokens: 8 }, &prompts());
-        let narrow = draw_all(&Sampling { temperature: 1.0, top_p: 1e-6, max_new_tokens: 8 }, &prompts());
+        let of = |sampling: Sampling| draw_all(&Sampling { max_new_tokens: 8, ..sampling }, &prompts());
         let ids = |completions: &[Completion]| completions.iter().map(|c| c.ids.clone()).collect::<Vec<_>>();
-        assert_eq!(ids(&greedy), ids(&narrow));
+        let greedy = ids(&of(Sampling { temperature: 0.0, ..Sampling::default() }));
+        assert_eq!(greedy, ids(&of(Sampling { top_p: 1e-6, ..Sampling::default() })));
+        assert_eq!(greedy, ids(&of(Sampling { top_k: 1, ..Sampling::default() })));
+        assert_eq!(greedy, ids(&of(Sampling { min_p: 1.0, ..Sampling::default() })));
+        assert_ne!(greedy, ids(&of(Sampling::default())));
+    }
+
+    #[test]
+    fn filters_leave_what_they_say() {
+        let probabilities = [0.1f32, 0.4, 0.05, 0.3, 0.15];
+        let logprobs = probabilities.map(f32::ln);
+        let kept = |sampling: Sampling| most_probable_tokens(&logprobs, &sampling);
+        assert_eq!(kept(Sampling { top_k: 3, ..Sampling::default() }).0, [1, 3, 4]);
+        assert_eq!(kept(Sampling { top_p: 0.69, ..Sampling::default() }).0, [1, 3]);
+        assert_eq!(kept(Sampling { top_p: 0.71, ..Sampling::default() }).0, [1, 3, 4]);
+        assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }).0, [1, 3, 4]);
+        // Top-p of what top-k left: 0.4 of 0.7 is 0.57.
+        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.5, ..Sampling::default() }).0, [1]);
+        let (_, total) = kept(Sampling { top_k: 3, ..Sampling::default() });
+        assert!((total - 0.85).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_stop_text_ends_a_completion_and_is_not_in_its_text() {
+        let free = draw_all(&Sampling { max_new_tokens: 16, ..Sampling::default() }, &prompts());
+        let long = free.iter().find(|completion| completion.text.chars().count() > 6).unwrap();
+        let stop: String = long.text.chars().skip(3).take(2).collect();
+        let sampling = Sampling { max_new_tokens: 16, stop: vec![stop.clone()], ..Sampling::default() };
+        let stopped = draw_all(&sampling, &prompts());
+        for (free, stopped) in free.iter().zip(&stopped) {
+            assert!(!stopped.text.contains(&stop));
+            assert!(free.text.starts_with(&stopped.text));
+            assert!(free.ids.starts_with(&stopped.ids));
+            assert_eq!(
+                free.text.contains(&stop),
+                stopped.ids.len() < free.ids.len() || !free.finished && stopped.finished
+            );
+        }
+        assert!(stopped.iter().any(|completion| completion.finished));
     }
 
     #[test]

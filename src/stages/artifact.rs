@@ -1,13 +1,14 @@
 //! The types of artifacts that pass between stages, and how stages read and write them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
-use crate::engine::{ArtifactType, Context, Input};
+use crate::engine::{Artifact, ArtifactType, Context, Input};
 use crate::game::{self, Role};
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
 use crate::rollout::{self, Sampling};
-use crate::store::Seed;
+use crate::store::{Digest, Seed};
 
 macro_rules! artifact_types {
     ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+;)*) => {$(
@@ -20,7 +21,8 @@ macro_rules! artifact_types {
 }
 
 artifact_types! {
-    /// A Hugging Face folder, after RL with the optimizer's state beside it.
+    /// A Hugging Face folder, after RL with the optimizer's state beside it; a GGUF file or an encoder for what
+    /// they can do.
     Model: "model";
     /// A folder with tokenizer.json.
     Vocabulary: "tokenizer";
@@ -53,13 +55,68 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
     })
 }
 
-/// The model in a Hugging Face folder.
+/// The model in a folder. Adapters of one base share its weights in memory.
 pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
+    let compute = compute(context)?;
     context.load(context.input(input)?, |path| {
-        let checkpoint = Checkpoint::load(path)?;
+        let adapter = path.join("adapter_config.json");
+        anyhow::ensure!(
+            !adapter.exists() || path.join("config.json").exists(),
+            "{}: an adapter alone: put the files of its base (config.json, model.safetensors, tokenizer.json) \
+             beside it, so that the results depend on nothing else",
+            path.display()
+        );
+        let checkpoint = match adapter.exists() {
+            true => {
+                let base = base(context, path, &compute)?;
+                let config = Checkpoint::config(path)?;
+                Checkpoint::with_base(path, path, config, Params::clone(&base), &compute)?
+            }
+            false => Checkpoint::load(path, &compute)?,
+        };
         let bytes = checkpoint.bytes();
         Ok((checkpoint, bytes))
     })
+}
+
+/// The weights of a folder, known by their content.
+fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<Arc<Params>> {
+    let mut digests = String::new();
+    for path in Checkpoint::base_files(folder)? {
+        digests += &Digest::of_file(&path)?.to_string();
+    }
+    let artifact = Artifact { digest: Digest::of_bytes(digests.as_bytes()), path: folder.to_owned() };
+    context.load(&artifact, |path| {
+        let params = Params::load(path, &Checkpoint::config(path)?, compute)?;
+        let bytes = params.bytes();
+        Ok((params, bytes))
+    })
+}
+
+/// Writes a trained model and remembers it: all of it, or its adapter with the files of the base beside it.
+pub fn publish(
+    context: &mut Context,
+    output: &'static str,
+    trained: Checkpoint,
+    from: Option<&Input<Model>>,
+) -> anyhow::Result<()> {
+    let folder = context.output(output);
+    match (&trained.adapter, from) {
+        (Some(_), Some(from)) => {
+            let artifact = context.input(from)?;
+            trained.save_adapter(&folder, &artifact.path, context.is_blob(from))?;
+        }
+        _ => trained.save(&folder)?,
+    }
+    let bytes = trained.bytes();
+    context.remember(output, trained, bytes);
+    Ok(())
+}
+
+/// Where the pipeline computes.
+pub fn compute(context: &Context) -> anyhow::Result<Compute> {
+    let numerics = context.numerics();
+    Compute::parse(&numerics.device, &numerics.dtype).map_err(anyhow::Error::msg)
 }
 
 /// Where in its loops a node is, as the columns that every row carries.
@@ -92,18 +149,32 @@ pub fn origin(seed: &SeedRow) -> Origin {
     }
 }
 
+/// Who is asked, and how.
+pub struct Player<'a> {
+    pub model: &'a Input<Model>,
+    pub role: Role,
+    /// Whether prompts are the user's messages of a conversation in the model's chat template.
+    pub chat: bool,
+    pub sampling: &'a Sampling,
+}
+
 /// Samples one completion for each rendered prompt and reports tokens per second under way. `what` names
 /// the random streams and is shown with the progress.
 pub fn sample(
     context: &mut Context,
-    model: &Input<Model>,
-    role: Role,
-    prompts: Vec<String>,
-    sampling: &Sampling,
+    player: &Player,
+    mut prompts: Vec<String>,
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
+    let Player { model, role, chat, sampling } = *player;
     let checkpoint = self::model(context, model)?;
     let tokenizer = &checkpoint.tokenizer;
+    if chat {
+        for prompt in &mut prompts {
+            let message = Message::new("user", std::mem::take(prompt));
+            *prompt = tokenizer.render_chat(&[message], FIXED_DAY)?;
+        }
+    }
     let ids = tokenizer.encode_all(&prompts)?;
     let seed = context.seed().child(what);
     let begun = std::time::Instant::now();
@@ -123,7 +194,7 @@ pub fn sample(
                 role: role.to_string(),
                 prompt,
                 prompt_ids,
-                completion: tokenizer.decode(&completion.ids)?,
+                completion: completion.text,
                 completion_ids: completion.ids,
                 logprobs: completion.logprobs,
                 finished: completion.finished,
@@ -132,7 +203,8 @@ pub fn sample(
         .collect()
 }
 
-/// A unit vector for each text (mean-pooled last hidden states of a decoder), or empty ones without a model.
+/// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder, or
+/// empty ones without a model.
 pub fn embed(
     context: &Context,
     embedder: Option<&Input<Model>>,
@@ -141,6 +213,16 @@ pub fn embed(
     let Some(embedder) = embedder else { return Ok(vec![Vec::new(); texts.len()]) };
     if texts.is_empty() {
         return Ok(Vec::new());
+    }
+    let artifact = context.input(embedder)?;
+    if Embedder::is_in(&artifact.path) {
+        let compute = compute(context)?;
+        let encoder = context.load(artifact, |path| {
+            let encoder = Embedder::load(path, &compute)?;
+            let bytes = encoder.bytes();
+            Ok((encoder, bytes))
+        })?;
+        return Ok(encoder.embed(texts)?);
     }
     let checkpoint = model(context, embedder)?;
     Ok(checkpoint.embed(&checkpoint.tokenizer.encode_all(texts)?)?)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
+use super::artifact::{self, Attacks, Model, Pairs, Player, Seeds, World};
 use crate::data::{self, AttackRow, MetricRow, PairRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Prompt, Role, label};
@@ -134,8 +134,9 @@ impl Evaluation<'_> {
         let prompt = Prompt::of(Role::Attacker)?;
         let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
         let stage = self.stage;
-        let samples =
-            artifact::sample(context, &stage.attacker, Role::Attacker, prompts, &stage.sampling, "attacks")?;
+        let (model, sampling) = (&stage.attacker, &stage.sampling);
+        let player = Player { model, role: Role::Attacker, chat: false, sampling };
+        let samples = artifact::sample(context, &player, prompts, "attacks")?;
         let attacks: Vec<AttackRow> = chosen
             .iter()
             .zip(samples)
@@ -231,7 +232,8 @@ impl Evaluation<'_> {
         let prompt = Prompt::of(Role::Defender)?;
         let prompts =
             attacks.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
-        artifact::sample(context, model, Role::Defender, prompts, sampling, what)
+        let player = Player { model, role: Role::Defender, chat: false, sampling };
+        artifact::sample(context, &player, prompts, what)
     }
 
     fn judge(
@@ -246,7 +248,9 @@ impl Evaluation<'_> {
             .map(|(attack, response)| prompt.render(&[attack, response]))
             .collect::<Result<_, _>>()?;
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
-        artifact::sample(context, &self.stage.evaluator, Role::Evaluator, prompts, &sampling, what)
+        let (model, sampling) = (&self.stage.evaluator, &sampling);
+        let player = Player { model, role: Role::Evaluator, chat: false, sampling };
+        artifact::sample(context, &player, prompts, what)
     }
 
     /// The evaluator on the fresh pairs.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Seeds};
+use super::artifact::{self, Model, Player, Seeds};
 use crate::data::{self, AttackRow, Sample, SeedRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
@@ -28,6 +28,9 @@ pub struct Generate {
     /// The template of the attacker's prompt; knows `seed`.
     #[serde(default = "default_prompt")]
     prompt: String,
+    /// Whether the prompt is the user's message in the model's chat template.
+    #[serde(default)]
+    chat: bool,
 }
 
 fn one() -> usize {
@@ -74,8 +77,9 @@ impl Stage for Generate {
             drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
         let prompt = Prompt::parse(Role::Attacker, &self.prompt)?;
         let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
-        let samples =
-            artifact::sample(context, &self.model, Role::Attacker, prompts, &self.sampling, "attacks")?;
+        let player =
+            Player { model: &self.model, role: Role::Attacker, chat: self.chat, sampling: &self.sampling };
+        let samples = artifact::sample(context, &player, prompts, "attacks")?;
         let at = artifact::position(context);
         let rows: Vec<AttackRow> = chosen
             .iter()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Judgeable, Model};
+use super::artifact::{self, Judgeable, Model, Player};
 use crate::data::{self, JudgedRow, VerdictRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{Class, Prompt, Role, label};
@@ -22,6 +22,9 @@ pub struct Judge {
     /// The template of the evaluator's prompt; knows `prompt` and `response`.
     #[serde(default = "default_prompt")]
     prompt: String,
+    /// Whether the prompt is the user's message in the model's chat template.
+    #[serde(default)]
+    chat: bool,
 }
 
 fn one() -> usize {
@@ -58,8 +61,9 @@ impl Stage for Judge {
             .iter()
             .map(|(_, pair)| prompt.render(&[&pair.attack, &pair.text]))
             .collect::<Result<_, _>>()?;
-        let samples =
-            artifact::sample(context, &self.model, Role::Evaluator, prompts, &self.sampling, "verdicts")?;
+        let player =
+            Player { model: &self.model, role: Role::Evaluator, chat: self.chat, sampling: &self.sampling };
+        let samples = artifact::sample(context, &player, prompts, "verdicts")?;
         let at = artifact::position(context);
         let rows: Vec<VerdictRow> = asked
             .into_iter()

@@ -17,10 +17,14 @@ mod update;
 mod vote;
 
 use crate::engine::Registry;
+use crate::model::Compute;
 
 /// All stage kinds that a pipeline can name.
 pub fn registry() -> Registry {
+    let numerics =
+        |device: &str, dtype: &str| Compute::parse(device, dtype).map(|compute| compute.to_string());
     Registry::default()
+        .with_numerics(numerics)
         .with::<sandbox::Sandbox>()
         .with::<tokenizer::Tokenizer>()
         .with::<sft::Sft>()

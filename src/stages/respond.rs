@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model};
+use super::artifact::{self, Attacks, Model, Player};
 use crate::data::{self, AttackRow, ResponseRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
@@ -36,6 +36,9 @@ struct Defense {
     name: String,
     #[serde(default = "default_weight")]
     weight: f64,
+    /// Whether the prompt is the user's message in the model's chat template.
+    #[serde(default)]
+    chat: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,8 +103,13 @@ impl Stage for Respond {
             let prompts =
                 asked.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
             let what = format!("responses {}/{}", index + 1, self.models.len());
-            let samples =
-                artifact::sample(context, &defense.model, Role::Defender, prompts, &self.sampling, &what)?;
+            let player = Player {
+                model: &defense.model,
+                role: Role::Defender,
+                chat: defense.chat,
+                sampling: &self.sampling,
+            };
+            let samples = artifact::sample(context, &player, prompts, &what)?;
             for (position, (attack, sample)) in asked.iter().zip(samples).enumerate() {
                 rows.push(ResponseRow {
                     response_id: rows.len() as u32,

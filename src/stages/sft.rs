@@ -1,5 +1,6 @@
 //! `sft`: supervised training on prompts and completions, of a new model or of one that is there.
 
+use anyhow::Context as _;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,7 @@ use super::artifact::{self, Model, SftRows, Vocabulary};
 use crate::data::{self, MetricRow, SftRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::grpo::supervised_step;
-use crate::model::{Architecture, Checkpoint, Params, Tokenizer};
+use crate::model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 
 #[derive(Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Sft {
     /// The model to go on from; else `init` and `tokenizer` make a new one.
     #[serde(default)]
     model: Option<Input<Model>>,
+    /// Train a low-rank adapter on `model`, which stays as it is.
+    #[serde(default)]
+    lora: Option<LoraConfig>,
     #[serde(default)]
     init: Option<Architecture>,
     #[serde(default)]
@@ -62,6 +66,12 @@ impl Stage for Sft {
             (None, Some(init), Some(_)) => init.check()?,
             _ => return Err("needs either `model`, or `init` and `tokenizer` for a new one".into()),
         }
+        if let Some(lora) = &self.lora {
+            if self.model.is_none() {
+                return Err("`lora` adapts a `model` that is there".into());
+            }
+            lora.check()?;
+        }
         if self.steps == 0 || self.batch == 0 || !(self.lr > 0.0 && self.lr.is_finite()) {
             return Err("`steps` and `batch` are at least 1, `lr` is above 0".into());
         }
@@ -82,7 +92,7 @@ impl Stage for Sft {
         completions.iter_mut().for_each(|completion| completion.push(tokenizer.eos));
 
         let mut random = context.seed().stream("batches");
-        let mut optimizer = AdamW::new(&checkpoint.params, self.optimizer.clone());
+        let mut optimizer = AdamW::new(checkpoint.trained(), self.optimizer.clone())?;
         let at = artifact::position(context);
         let mut metrics = Vec::new();
         let (mut tokens, begun) = (0, std::time::Instant::now());
@@ -94,8 +104,19 @@ impl Stage for Sft {
                 })
                 .collect();
             let lr = self.lr * self.schedule.factor(step, self.steps);
-            let Checkpoint { config, params, .. } = &checkpoint;
-            let report = supervised_step(config, params, &mut optimizer, &examples, lr, self.max_grad_norm)?;
+            let outcome = supervised_step(&checkpoint, &mut optimizer, &examples, lr, self.max_grad_norm);
+            let report = match outcome {
+                Ok(report) => report,
+                Err(error) => {
+                    // The step that failed has not touched the parameters.
+                    let left = context.leave("model")?;
+                    checkpoint.save(&left)?;
+                    let (step, steps, left) = (step + 1, self.steps, left.display());
+                    return Err(error).with_context(|| {
+                        format!("step {step} of {steps} (the model before it is in {left})")
+                    });
+                }
+            };
             tokens +=
                 examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).sum::<usize>();
             let rate = tokens as f64 / begun.elapsed().as_secs_f64();
@@ -116,11 +137,8 @@ impl Stage for Sft {
                 ]);
             }
         }
-        checkpoint.save(&context.output("model"))?;
         data::write(&context.output("metrics"), &metrics)?;
-        let bytes = checkpoint.bytes();
-        context.remember("model", checkpoint, bytes);
-        Ok(())
+        artifact::publish(context, "model", checkpoint, self.model.as_ref())
     }
 }
 
@@ -128,15 +146,16 @@ impl Sft {
     /// The model before the first step, which training may change.
     fn start(&self, context: &Context) -> anyhow::Result<Checkpoint> {
         if let Some(model) = &self.model {
-            let before = artifact::model(context, model)?;
-            return Ok(Checkpoint { params: before.params.copy()?, ..(*before).clone() });
+            let adapter = context.seed().child("adapter");
+            return Ok(artifact::model(context, model)?.to_train(self.lora.as_ref(), adapter)?);
         }
         let (Some(init), Some(tokenizer)) = (&self.init, &self.tokenizer) else {
             anyhow::bail!("needs either `model`, or `init` and `tokenizer`");
         };
-        let tokenizer = Tokenizer::load(&context.input(tokenizer)?.path)?;
+        let compute = artifact::compute(context)?;
+        let tokenizer = Tokenizer::load(&context.input(tokenizer)?.path, None)?;
         let config = init.config(tokenizer.vocab_size(), tokenizer.eos, tokenizer.pad);
-        let params = Params::init(&config, context.seed().child("parameters"))?;
-        Ok(Checkpoint { config, params, tokenizer })
+        let params = Params::init(&config, context.seed().child("parameters"), &compute)?;
+        Ok(Checkpoint { config, params, adapter: None, tokenizer, compute })
     }
 }

@@ -1,6 +1,7 @@
 //! `update`: one GRPO step of a role on its rewards.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use super::artifact::{self, Model, Rewards};
 use crate::data::{self, MetricRow, Position, RewardRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::grpo::{self, GrpoConfig, StepReport, grpo_step};
-use crate::model::Checkpoint;
+use crate::model::LoraConfig;
 use crate::optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -19,9 +20,13 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub struct Update {
     model: Input<Model>,
     data: Input<Rewards>,
-    /// What the KL penalty measures the distance to.
+    /// What the KL penalty measures the distance to; with an adapter the model without it, by default.
     #[serde(default)]
     reference: Option<Input<Model>>,
+    /// Train a low-rank adapter on the frozen model instead of all weights. One that the model brings is
+    /// trained further.
+    #[serde(default)]
+    lora: Option<LoraConfig>,
     algorithm: Algorithm,
 }
 
@@ -41,9 +46,12 @@ impl Stage for Update {
 
     fn check(&self) -> Result<(), String> {
         let Algorithm::Grpo(config) = &self.algorithm;
-        if config.kl > 0.0 && self.reference.is_none() {
-            return Err("a KL penalty needs a `reference` model, such as warmup.model (or kl: 0)".into());
+        if config.kl > 0.0 && self.reference.is_none() && self.lora.is_none() {
+            return Err(
+                "a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)".into()
+            );
         }
+        self.lora.as_ref().map_or(Ok(()), LoraConfig::check)?;
         config.check()
     }
 
@@ -52,9 +60,11 @@ impl Stage for Update {
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
         anyhow::ensure!(!rows.is_empty(), "`{}` has no rows to learn from", self.data.text());
         let before = artifact::model(context, &self.model)?;
+        let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
-            Some(reference) if config.kl > 0.0 => Some(artifact::model(context, reference)?),
-            _ => None,
+            _ if config.kl == 0.0 => None,
+            Some(reference) => Some(artifact::model(context, reference)?),
+            None => Some(Arc::new(trained.base())),
         };
         let samples: Vec<grpo::Sample> = rows
             .iter()
@@ -66,18 +76,15 @@ impl Stage for Update {
                 finished: row.sample.finished,
             })
             .collect();
-        let trained = Checkpoint { params: before.params.copy()?, ..(*before).clone() };
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
-        let mut optimizer = match state.exists() {
-            true => AdamW::load(&state, &trained.params, config.optimizer.clone())?,
-            false => AdamW::new(&trained.params, config.optimizer.clone()),
+        // A new adapter has other parameters than what was trained before.
+        let goes_on = before.adapter.is_some() == trained.adapter.is_some();
+        let mut optimizer = match goes_on && state.exists() {
+            true => AdamW::load(&state, trained.trained(), config.optimizer.clone())?,
+            false => AdamW::new(trained.trained(), config.optimizer.clone())?,
         };
-        let Checkpoint { config: sizes, params, .. } = &trained;
-        let report = grpo_step(sizes, params, reference.as_deref(), &mut optimizer, &samples, config)?;
+        let report = grpo_step(&trained, reference.as_deref(), &mut optimizer, &samples, config)?;
 
-        let folder = context.output("model");
-        trained.save(&folder)?;
-        optimizer.save(&folder.join(OPTIMIZER))?;
         let metrics = metrics(&rows, &report, artifact::position(context));
         data::write(&context.output("metrics"), &metrics)?;
         let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
@@ -86,9 +93,8 @@ impl Stage for Update {
             1,
             format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy),
         );
-        let bytes = trained.bytes();
-        context.remember("model", trained, bytes);
-        Ok(())
+        artifact::publish(context, "model", trained, Some(&self.model))?;
+        Ok(optimizer.save(&context.output("model").join(OPTIMIZER))?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,11 +31,15 @@ impl Digest {
         Ok(hasher.into())
     }
 
-    /// The digest of a flat folder: the names and digests of its files, in name order.
+    /// The digest of a folder: the names and digests of its files, in name order. What is hidden (`.git`,
+    /// `.cache`) is no part of it.
     pub fn of_folder(path: &Path) -> io::Result<Digest> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"folder\0");
-        for (name, file) in flat_files(path)? {
+        let mut files = Vec::new();
+        files_below(path, "", &mut files)?;
+        files.sort();
+        for (name, file) in files {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
             hasher.update(&Digest::of_file(&file)?.0);
@@ -43,7 +47,7 @@ impl Digest {
         Ok(hasher.into())
     }
 
-    /// The digest of a file or of a flat folder.
+    /// The digest of a file or of a folder.
     pub fn of_path(path: &Path) -> io::Result<Digest> {
         if path.is_dir() { Digest::of_folder(path) } else { Digest::of_file(path) }
     }
@@ -54,8 +58,31 @@ impl Digest {
     }
 }
 
+/// The files of a folder and of those in it, by their names from there.
+fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = name_of(&path)?;
+        if name.starts_with('.') {
+            continue;
+        }
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            files_below(&path, &format!("{name}/"), files)?;
+        } else {
+            files.push((name, path));
+        }
+    }
+    Ok(())
+}
+
+fn name_of(path: &Path) -> io::Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    name.ok_or_else(|| io::Error::other(format!("{}: name is not UTF-8", path.display())))
+}
+
 /// The files of a folder in name order; a nested folder or a name that is not UTF-8 is an error.
-pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
+pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -65,9 +92,7 @@ pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, std::path::Pa
                 path.display()
             )));
         }
-        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let name = name.ok_or_else(|| io::Error::other(format!("{}: name is not UTF-8", path.display())))?;
-        files.push((name, path));
+        files.push((name_of(&path)?, path));
     }
     files.sort();
     Ok(files)

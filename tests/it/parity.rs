@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use triplay::grpo::{GrpoConfig, Sample, ScaleRewards, advantages, gradients, supervised_gradients};
-use triplay::model::{Checkpoint, Decoder, Packed, Params};
+use triplay::model::{Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
@@ -39,10 +39,11 @@ fn gradient_deviation(params: &Params, gradients: &[Tensor], norms: &Value) -> f
     let mut worst = 0f64;
     let mut checked = 0;
     for ((name, _), gradient) in params.iter().zip(gradients) {
-        let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        let squares = gradient.sqr().unwrap().sum_all().unwrap().to_dtype(DType::F64).unwrap();
+        let norm = squares.to_scalar::<f64>().unwrap().sqrt();
         let Some(expected) = norms[name].as_f64() else { panic!("no expected gradient for {name}") };
         assert!(norm > 0.0 && norm.is_finite(), "{name} has gradient norm {norm}");
-        worst = worst.max((f64::from(norm) - expected).abs() / expected);
+        worst = worst.max((norm - expected).abs() / expected);
         checked += 1;
     }
     assert_eq!(checked, norms.as_object().unwrap().len());
@@ -53,43 +54,69 @@ fn largest(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-fn check_model(folder: &Path) {
-    let (expected, numbers) = (expected(folder), tensors(&folder.join("expected.safetensors")));
-    let model = Checkpoint::load(folder).unwrap();
-    let sequences: Vec<Vec<u32>> = expected["input_ids"].as_array().unwrap().iter().map(ids).collect();
-    for (text, ids) in expected["chat_texts"].as_array().unwrap().iter().zip(&sequences) {
-        assert_eq!(&model.tokenizer.encode(text.as_str().unwrap()).unwrap(), ids);
-    }
-    let decoder = Decoder::frozen(&model.config, &model.params).unwrap();
-    let packed = Packed::new(&sequences);
-    let logits = decoder.logits(&decoder.hidden(&packed).unwrap()).unwrap();
-    let mut logit_deviation = 0f32;
-    for row in 0..sequences.len() {
+fn largest_logit_deviation(
+    model: &Checkpoint,
+    sequences: &[Vec<u32>],
+    numbers: &HashMap<String, Tensor>,
+) -> f32 {
+    let decoder = model.decoder(Purpose::Scoring).unwrap();
+    let packed = Packed::new(sequences);
+    let logits = decoder.logits(&decoder.hidden(&packed).unwrap()).unwrap().to_dtype(DType::F32).unwrap();
+    let deviation = |row: usize| {
         let range = packed.rows.range(row);
         let mine = logits.narrow(0, range.start, range.len()).unwrap();
-        logit_deviation = logit_deviation.max(largest(&mine, &numbers[&format!("logits_{row}")]));
+        largest(&mine, &numbers[&format!("logits_{row}")])
+    };
+    (0..sequences.len()).map(deviation).fold(0.0, f32::max)
+}
+
+fn check_model(folder: &Path) {
+    let (expected, numbers) = (expected(folder), tensors(&folder.join("expected.safetensors")));
+    let model = Checkpoint::load(folder, &Compute::default()).unwrap();
+    let sequences: Vec<Vec<u32>> = expected["input_ids"].as_array().unwrap().iter().map(ids).collect();
+    let texts = expected["chat_texts"].as_array().unwrap();
+    for ((chat, text), ids) in expected["messages"].as_array().unwrap().iter().zip(texts).zip(&sequences) {
+        let part = |message: &Value, key: &str| message[key].as_str().unwrap().to_owned();
+        let turns = chat.as_array().unwrap().iter();
+        let turns: Vec<Message> =
+            turns.map(|turn| Message::new(part(turn, "role"), part(turn, "content"))).collect();
+        let rendered = model.tokenizer.render_chat(&turns, FIXED_DAY).unwrap();
+        assert_eq!(rendered, text.as_str().unwrap());
+        assert_eq!(&model.tokenizer.encode(&rendered).unwrap(), ids);
     }
+    let logit_deviation = largest_logit_deviation(&model, &sequences, &numbers);
     assert!(logit_deviation < 2e-4, "logits differ by {logit_deviation}");
 
+    let decoder = model.decoder(Purpose::Scoring).unwrap();
     let scored = decoder.token_log_probabilities(&Packed::new(&sequences[..1]), &[1], 1.0).unwrap();
     let logprob_deviation = largest(&scored.tensor().get(0).unwrap(), &numbers["token_logprobs_0"]);
     assert!(logprob_deviation < 2e-4, "log-probabilities differ by {logprob_deviation}");
 
     let sequence = &sequences[expected["nll_sequence"].as_u64().unwrap() as usize];
     let example = (&sequence[..1], &sequence[1..]);
-    let (gradients, report) = supervised_gradients(&model.config, &model.params, &[example]).unwrap();
+    let (gradients, report) = supervised_gradients(&model, &[example]).unwrap();
     let loss_deviation = (report.loss - expected["nll"].as_f64().unwrap()).abs();
     assert!(loss_deviation < 1e-5, "NLL differs by {loss_deviation}");
-    let gradient = gradient_deviation(&model.params, &gradients, &expected["grad_norms"]);
+    let gradient = gradient_deviation(model.trained(), &gradients, &expected["grad_norms"]);
     assert!(gradient < 1e-3, "gradient norms differ by {gradient}");
+
+    // The compositions that run on other devices, in f64 on this one.
+    let wide = Compute { dtype: DType::F64, ..Compute::default() };
+    let composed = Checkpoint::load(folder, &wide).unwrap();
+    let deviation = largest_logit_deviation(&composed, &sequences, &numbers);
+    assert!(deviation < 2e-4, "logits in f64 differ by {deviation}");
+    let (gradients, _) = supervised_gradients(&composed, &[example]).unwrap();
+    let deviation = gradient_deviation(composed.trained(), &gradients, &expected["grad_norms"]);
+    assert!(deviation < 1e-3, "gradient norms in f64 differ by {deviation}");
 
     let sampling = Sampling {
         temperature: 0.0,
         max_new_tokens: expected["max_new_tokens"].as_u64().unwrap() as usize,
         ..Sampling::default()
     };
-    let greedy = sample(&model, &sequences, &sampling, Seed::from_u64(0), &mut |_, _| ()).unwrap();
-    for (row, completion) in greedy.iter().enumerate() {
+    let greedy = |model| sample(model, &sequences, &sampling, Seed::from_u64(0), &mut |_, _| ()).unwrap();
+    for (row, completion) in greedy(&model).iter().chain(&greedy(&composed)).enumerate() {
+        let row = row % sequences.len();
         let mut mine: Vec<i64> = completion.ids.iter().map(|id| i64::from(*id)).collect();
         mine.resize(sampling.max_new_tokens, i64::from(model.tokenizer.pad));
         assert_eq!(mine, numbers["greedy"].get(row).unwrap().to_vec1::<i64>().unwrap(), "greedy row {row}");
@@ -116,7 +143,8 @@ fn grpo_config(config: &Value) -> GrpoConfig {
 
 fn check_grpo(folder: &Path) {
     let (expected, inputs) = (expected(folder), tensors(&folder.join("inputs.safetensors")));
-    let model = Checkpoint::load(&folder.with_file_name(expected["model"].as_str().unwrap())).unwrap();
+    let folder_of_model = folder.with_file_name(expected["model"].as_str().unwrap());
+    let model = Checkpoint::load(&folder_of_model, &Compute::default()).unwrap();
     let rows = |name: &str| inputs[name].to_vec2::<i64>().unwrap();
     let (prompts, prompt_mask) = (rows("prompt_ids"), rows("prompt_mask"));
     let (completions, completion_mask) = (rows("completion_ids"), rows("completion_mask"));
@@ -168,12 +196,12 @@ fn check_grpo(folder: &Path) {
             if micro_batch == 3 && name == "bnpo" {
                 continue;
             }
-            let config = GrpoConfig { micro_batch, ..config.clone() };
-            let (gradients, report) =
-                gradients(&model.config, &model.params, &reference, &samples, &config).unwrap();
+            let gradient_checkpointing = micro_batch == 3;
+            let config = GrpoConfig { micro_batch, gradient_checkpointing, ..config.clone() };
+            let (gradients, report) = gradients(&model, &reference, &samples, &config).unwrap();
             let loss = (report.loss - variant["loss"].as_f64().unwrap()).abs();
             assert!(loss < 1e-5, "{name}: loss {} instead of {}", report.loss, variant["loss"]);
-            let gradient = gradient_deviation(&model.params, &gradients, &variant["grad_norms"]);
+            let gradient = gradient_deviation(model.trained(), &gradients, &variant["grad_norms"]);
             assert!(gradient < 1e-3, "{name}: gradient norms differ by {gradient}");
             worst = (worst.0.max(loss), worst.1.max(gradient));
         }

@@ -2,13 +2,13 @@
 //! `cargo run --release --example logits -- MODEL TEXT…`
 
 use anyhow::Context;
-use triplay::model::{Checkpoint, Packed};
+use triplay::model::{Checkpoint, Compute, Packed, Purpose};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let folder = args.next().context("usage: logits MODEL TEXT…")?;
-    let model = Checkpoint::load(folder.as_ref())?;
-    let decoder = model.frozen()?;
+    let model = Checkpoint::load(folder.as_ref(), &Compute::default())?;
+    let decoder = model.decoder(Purpose::Scoring)?;
     let mut all = Vec::new();
     for text in args {
         let ids = model.tokenizer.encode(&text)?;

@@ -1,0 +1,222 @@
+//! Chat templates: conversations to text, as the model was trained to see them.
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, ErrorKind, Value, context};
+
+use super::{Error, Result};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+}
+
+impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// A model's chat template.
+#[derive(Clone)]
+pub struct ChatTemplate {
+    source: String,
+    bos: String,
+    eos: String,
+}
+
+/// The day that templates see which ask for today: a stage has no clock (the day Llama 3 falls back to).
+pub const FIXED_DAY: jiff::civil::Date = jiff::civil::date(2024, 7, 26);
+
+pub(super) const FILE: &str = "chat_template.jinja";
+
+impl ChatTemplate {
+    /// From chat_template.jinja, or what tokenizer_config.json has under `chat_template`; none where there is
+    /// neither.
+    pub(super) fn load(folder: &Path, config: &serde_json::Value) -> Result<Option<ChatTemplate>> {
+        let path = folder.join(FILE);
+        let (path, source) = if path.exists() {
+            let source =
+                std::fs::read_to_string(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+            (path, source)
+        } else {
+            let named = |list: &Vec<serde_json::Value>| {
+                list.iter()
+                    .find(|entry| entry["name"] == "default")
+                    .and_then(|entry| entry["template"].as_str())
+                    .map(str::to_owned)
+            };
+            let template = &config["chat_template"];
+            let found = template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(named));
+            match found {
+                Some(source) => (folder.join("tokenizer_config.json"), source),
+                None => return Ok(None),
+            }
+        };
+        let token = |key: &str| {
+            config[key].as_str().or(config[key]["content"].as_str()).unwrap_or_default().to_owned()
+        };
+        let template = ChatTemplate { source, bos: token("bos_token"), eos: token("eos_token") };
+        template.environment(FIXED_DAY).map_err(|error| Error::Invalid {
+            path,
+            reason: format!("not a chat template: {}", describe(&error)),
+        })?;
+        Ok(Some(template))
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a conversation, ready for the assistant's turn. `today` is what `strftime_now` tells.
+    pub fn render(&self, messages: &[Message], today: jiff::civil::Date) -> Result<String> {
+        let turn = |message: &Message| {
+            Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
+        };
+        let messages: Vec<Value> = messages.iter().map(turn).collect();
+        let render = || {
+            let environment = self.environment(today)?;
+            environment.get_template(FILE)?.render(context! {
+                messages => messages,
+                add_generation_prompt => true,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
+            })
+        };
+        render().map_err(|error| Error::Tokenizer {
+            action: "render the chat template",
+            reason: describe(&error),
+        })
+    }
+
+    /// What transformers gives templates: blocks trimmed, `raise_exception`, `strftime_now`, its `tojson`.
+    fn environment(
+        &self,
+        today: jiff::civil::Date,
+    ) -> std::result::Result<Environment<'_>, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(10_000_000));
+        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", move |format: String| {
+            jiff::fmt::strtime::format(format, today)
+                .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+        });
+        environment.add_filter("tojson", to_json);
+        environment.add_template(FILE, &self.source)?;
+        Ok(environment)
+    }
+}
+
+/// The reason and what lies below it, on one line.
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = std::error::Error::source(error);
+    while let Some(cause) = below {
+        text += &format!(": {cause}");
+        below = cause.source();
+    }
+    text
+}
+
+/// json.dumps of Python, which keeps other letters than ASCII and separates by ", " and ": ".
+fn to_json(value: Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Accepted for templates that name them; non-ASCII is kept and order is the template's in any case.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    let _: Option<bool> = options.get("sort_keys")?;
+    options.assert_all_used()?;
+    if value.kind() == ValueKind::Undefined {
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "tojson of an undefined value"));
+    }
+    let json = serde_json::to_value(&value)
+        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let mut out = String::new();
+    write_json(&json, indent, 0, &mut out);
+    Ok(out)
+}
+
+fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, out: &mut String) {
+    let line = |out: &mut String, depth: usize| {
+        if let Some(width) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', width * depth));
+        }
+    };
+    let comma = if indent.is_some() { "," } else { ", " };
+    match value {
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index > 0 { comma } else { "" });
+                line(out, depth + 1);
+                write_json(item, indent, depth + 1, out);
+            }
+            line(out, depth);
+            out.push(']');
+        }
+        serde_json::Value::Object(entries) if !entries.is_empty() => {
+            out.push('{');
+            for (index, (key, item)) in entries.iter().enumerate() {
+                out.push_str(if index > 0 { comma } else { "" });
+                line(out, depth + 1);
+                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                write_json(item, indent, depth + 1, out);
+            }
+            line(out, depth);
+            out.push('}');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate { source: source.into(), bos: "<s>".into(), eos: "</s>".into() }
+    }
+
+    fn render(source: &str) -> Result<String> {
+        let messages = [Message::new("system", " be kind "), Message::new("user", "naïve?")];
+        template(source).render(&messages, FIXED_DAY)
+    }
+
+    #[test]
+    fn what_real_templates_use_works() {
+        let llama = "{{- bos_token }}{%- if strftime_now is defined %}{%- set date = strftime_now('%d %b %Y') %}\
+                     {%- endif %}{{ date }}|{%- if messages[0]['role'] == 'system' %}\
+                     {%- set system = messages[0]['content']|trim %}{%- set messages = messages[1:] %}{%- endif %}\
+                     {{- system }}{%- for m in messages %}[{{ m.role.upper() }}] {{ m['content'].strip() }}{%- endfor %}\
+                     {%- if not tools is defined %}{%- set tools = none %}{%- endif %}{{ eos_token }}";
+        assert_eq!(render(llama).unwrap(), "<s>26 Jul 2024|be kind[USER] naïve?</s>");
+        assert_eq!(render("{{ messages[1] | tojson }}").unwrap(), r#"{"role": "user", "content": "naïve?"}"#);
+        assert_eq!(render("{{ [1, '<'] | tojson(indent=2) }}").unwrap(), "[\n  1,\n  \"<\"\n]");
+        let namespace = "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
+        assert_eq!(render(namespace).unwrap(), "2");
+        assert_eq!(
+            render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}").unwrap(),
+            "naïve?"
+        );
+    }
+
+    #[test]
+    fn a_template_that_fails_says_why() {
+        let error = |source: &str| render(source).unwrap_err().to_string();
+        assert!(error("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
+        assert!(error("{{ messages | nonsense }}").contains("nonsense"));
+        assert!(
+            error("{% for i in range(100000000) %}x{% endfor %}").contains("fuel")
+                || error("{% for i in range(100000000) %}x{% endfor %}").contains("range")
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Where models are computed, and in which number type.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device};
+
+/// A device and the type of the numbers that pass through a model there. What is trained is kept in f32
+/// besides (in f64 where models are computed so).
+#[derive(Clone, Debug)]
+pub struct Compute {
+    pub device: Device,
+    pub dtype: DType,
+}
+
+impl Default for Compute {
+    /// f32 on the CPU.
+    fn default() -> Self {
+        Compute { device: Device::Cpu, dtype: DType::F32 }
+    }
+}
+
+impl Compute {
+    /// From `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, and `f32`, `bf16` or `f64`. `auto` takes a GPU where this
+    /// build and this machine have one.
+    pub fn parse(device: &str, dtype: &str) -> Result<Compute, String> {
+        let (kind, ordinal) = match device.split_once(':') {
+            Some((kind, number)) => {
+                let ordinal = number.parse::<usize>();
+                (kind, ordinal.map_err(|_| format!("device `{device}`: expected a number after the colon"))?)
+            }
+            None => (device, 0),
+        };
+        let device = match kind {
+            "auto" => cuda(0).or_else(|_| metal(0)).unwrap_or(Device::Cpu),
+            "cpu" => Device::Cpu,
+            "cuda" => cuda(ordinal)?,
+            "metal" => metal(ordinal)?,
+            _ => {
+                return Err(format!(
+                    "there is no device `{device}`; there are: auto, cpu, cuda, cuda:N, metal"
+                ));
+            }
+        };
+        let dtype = match dtype {
+            "f32" => DType::F32,
+            "bf16" if device.is_cpu() => {
+                return Err("the CPU computes in f32 (weights on disk may be bf16): write dtype: f32".into());
+            }
+            "bf16" => DType::BF16,
+            "f64" if !device.is_metal() => DType::F64,
+            _ => {
+                return Err(format!("there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64"));
+            }
+        };
+        Ok(Compute { device, dtype })
+    }
+
+    /// Whether the fused kernels of the CPU serve.
+    pub fn fused(&self) -> bool {
+        self.device.is_cpu() && self.dtype == DType::F32
+    }
+
+    /// The type of what is trained.
+    pub fn trained(&self) -> DType {
+        if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+}
+
+impl fmt::Display for Compute {
+    /// The kind of device and the number type: what results depend on.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = match self.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
+        write!(f, "{device} {}", self.dtype.as_str())
+    }
+}
+
+fn cuda(ordinal: usize) -> Result<Device, String> {
+    if !candle_core::utils::cuda_is_available() {
+        return Err("this build has no CUDA: build it with `--features cuda`, or write device: cpu".into());
+    }
+    opened(format!("cuda:{ordinal}"), || Device::new_cuda(ordinal))
+}
+
+fn metal(ordinal: usize) -> Result<Device, String> {
+    if !candle_core::utils::metal_is_available() {
+        return Err("this build has no Metal: build it with `--features metal`, or write device: cpu".into());
+    }
+    opened(format!("metal:{ordinal}"), || Device::new_metal(ordinal))
+}
+
+/// A device, opened once in a process: tensors of two openings of one GPU do not mix.
+fn opened(name: String, open: impl FnOnce() -> candle_core::Result<Device>) -> Result<Device, String> {
+    static OPENED: Mutex<BTreeMap<String, Device>> = Mutex::new(BTreeMap::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&name) {
+        return Ok(device.clone());
+    }
+    let device = open().map_err(|error| format!("cannot use {name}: {error}"))?;
+    opened.insert(name, device.clone());
+    Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_types_are_named_and_what_is_missing_is_explained() {
+        assert_eq!(Compute::parse("cpu", "f32").unwrap().to_string(), "cpu f32");
+        assert_eq!(Compute::parse("cpu", "f64").unwrap().to_string(), "cpu f64");
+        let error = |device, dtype| Compute::parse(device, dtype).unwrap_err();
+        assert!(error("tpu", "f32").contains("there are: auto, cpu, cuda, cuda:N, metal"));
+        assert!(error("cuda:x", "f32").contains("expected a number after the colon"));
+        assert!(error("cpu", "bf16").contains("write dtype: f32"));
+        assert!(error("cpu", "f8").contains("there is no dtype `f8`"));
+        if !candle_core::utils::cuda_is_available() {
+            assert!(error("cuda:0", "f32").contains("--features cuda"));
+        }
+    }
+}

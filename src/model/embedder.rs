@@ -1,0 +1,130 @@
+//! Sentence embeddings by frozen encoders of the BERT family, in the layout of sentence-transformers
+//! (all-MiniLM-L6-v2): mean of the last hidden states, normalised.
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use serde_json::Value;
+use tokenizers::{PaddingParams, TruncationParams};
+
+use super::weights::Weights;
+use super::{Compute, Error, Result};
+
+/// Texts that are embedded at the same time.
+const BATCH: usize = 32;
+
+/// A frozen sentence encoder.
+pub struct Embedder {
+    model: BertModel,
+    tokenizer: tokenizers::Tokenizer,
+    compute: Compute,
+    bytes: usize,
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::Invalid { path: path.into(), reason: format!("not JSON: {error}") })
+}
+
+impl Embedder {
+    /// Whether a folder holds an encoder, by the model_type of its config.json.
+    pub fn is_in(folder: &Path) -> bool {
+        json(&folder.join("config.json")).is_ok_and(|config| config["model_type"] == "bert")
+    }
+
+    /// Reads config.json, model.safetensors and tokenizer.json, and what sentence-transformers says of
+    /// pooling and length where it does.
+    pub fn load(folder: &Path, compute: &Compute) -> Result<Embedder> {
+        let path = folder.join("config.json");
+        let config: Config = serde_json::from_value(json(&path)?).map_err(|error| Error::Invalid {
+            path: path.clone(),
+            reason: format!("not the configuration of a BERT encoder: {error}"),
+        })?;
+        let heads = config.num_attention_heads;
+        if heads == 0 || !config.hidden_size.is_multiple_of(heads) {
+            let reason = format!("hidden_size {} is no multiple of {heads} heads", config.hidden_size);
+            return Err(Error::Invalid { path, reason });
+        }
+        let pooling = folder.join("1_Pooling/config.json");
+        if pooling.exists() && json(&pooling)?["pooling_mode_mean_tokens"] != true {
+            let reason = "pools otherwise than by the mean of the tokens, which is not supported".into();
+            return Err(Error::Invalid { path: pooling, reason });
+        }
+        let (tokenizer, longest) = tokenizer(folder, &config)?;
+        let weights = Weights::of_folder(folder)?;
+        let mut tensors = std::collections::HashMap::new();
+        let mut bytes = 0;
+        for name in weights.names().filter(|name| !name.ends_with("position_ids")) {
+            let tensor = weights.any(name, compute.dtype, &compute.device)?;
+            bytes += tensor.elem_count() * compute.dtype.size_in_bytes();
+            tensors.insert(name.to_owned(), tensor);
+        }
+        let builder = VarBuilder::from_tensors(tensors, compute.dtype, &compute.device);
+        let model = BertModel::load(builder, &config).map_err(|error| Error::Invalid {
+            path: weights.path("").into(),
+            reason: format!("does not fit its config.json: {error}"),
+        })?;
+        debug_assert!(longest <= config.max_position_embeddings);
+        Ok(Embedder { model, tokenizer, compute: compute.clone(), bytes })
+    }
+
+    /// A unit vector for each text.
+    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(BATCH) {
+            let encodings = self
+                .tokenizer
+                .encode_batch(texts.to_vec(), true)
+                .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
+            let tensor = |of: fn(&tokenizers::Encoding) -> &[u32]| {
+                let rows: Vec<Vec<u32>> = encodings.iter().map(|encoding| of(encoding).to_vec()).collect();
+                Tensor::new(rows, &self.compute.device)
+            };
+            let mask = tensor(|encoding| encoding.get_attention_mask())?;
+            let types = tensor(|encoding| encoding.get_type_ids())?;
+            let ids = tensor(|encoding| encoding.get_ids())?;
+            let hidden = self.model.forward(&ids, &types, Some(&mask))?.to_dtype(DType::F32)?;
+            let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?;
+            let mean = hidden.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)?;
+            let length = mean.sqr()?.sum_keepdim(1)?.sqrt()?.clamp(1e-12, f32::MAX)?;
+            vectors.extend(mean.broadcast_div(&length)?.to_vec2::<f32>()?);
+        }
+        Ok(vectors)
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The tokenizer, padding batches and cutting texts at the longest row, which is returned too.
+fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, usize)> {
+    let path = folder.join("tokenizer.json");
+    let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
+    let text = std::fs::read(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
+        .map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
+    let last = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+    if let Some((token, id)) = last.filter(|(_, id)| *id as usize >= config.vocab_size) {
+        let size = config.vocab_size;
+        return Err(invalid(format!(
+            "token `{token}` has id {id}, but config.json has a vocab_size of {size}"
+        )));
+    }
+    let sentence = folder.join("sentence_bert_config.json");
+    let asked = if sentence.exists() { json(&sentence)?["max_seq_length"].as_u64() } else { None };
+    let longest = asked.map_or(config.max_position_embeddings, |asked| asked as usize);
+    let longest = longest.min(config.max_position_embeddings).max(1);
+    let truncation = TruncationParams { max_length: longest, ..TruncationParams::default() };
+    let pad_id = u32::try_from(config.pad_token_id).unwrap_or_default();
+    let padding = PaddingParams { pad_id, ..PaddingParams::default() };
+    tokenizer
+        .with_padding(Some(padding))
+        .with_truncation(Some(truncation))
+        .map_err(|error| invalid(error.to_string()))?;
+    Ok((tokenizer, longest))
+}

@@ -1,0 +1,228 @@
+//! Quantised models as GGUF files hold them: sizes, tokenizer, chat template and weights in one. The weights
+//! stay quantised; the decoder is the same.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+
+use super::chat::ChatTemplate;
+use super::config::{Config, Family, Module, RopeScaling};
+use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
+
+/// The GGUF file that a path means: itself, or the only one of a folder without config.json.
+pub fn file_of(path: &Path) -> Option<PathBuf> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
+    if path.is_file() {
+        return is_gguf(path).then(|| path.to_owned());
+    }
+    if path.join("config.json").exists() {
+        return None;
+    }
+    let files = std::fs::read_dir(path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = files.filter(|path| is_gguf(path)).collect();
+    if files.len() == 1 { files.pop() } else { None }
+}
+
+/// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. The tokenizer is tokenizer.json beside it where
+/// there is one.
+pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
+    let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
+    let file = File::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
+    let mut reader = BufReader::new(file);
+    let content =
+        Content::read(&mut reader).map_err(|error| invalid(format!("not a complete GGUF file: {error}")))?;
+    let mut config = config(&content).map_err(invalid)?;
+    config.check().map_err(invalid)?;
+    let mut source = Source { path, content: &content, reader, compute };
+    if let Some(factors) = source.rope_factors(&config)? {
+        config.rope_scaling = RopeScaling::Factors(factors);
+    }
+    let params = source.params(&config)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let tokenizer = match folder.join("tokenizer.json").exists() {
+        true => Tokenizer::load(folder, config.eos.first().copied())?,
+        false => tokenizer(&content, &config).map_err(|error| {
+            invalid(format!(
+                "its tokenizer cannot be used ({error}): put the model's tokenizer.json beside it"
+            ))
+        })?,
+    };
+    Checkpoint::of(config, params, None, tokenizer, compute.clone(), path)
+}
+
+fn number(content: &Content, key: &str) -> Option<f64> {
+    let value = content.metadata.get(key)?;
+    let whole = value.to_u64().ok().map(|number| number as f64);
+    whole.or_else(|| value.to_f32().ok().map(f64::from)).or_else(|| value.to_f64().ok())
+}
+
+fn text<'a>(content: &'a Content, key: &str) -> Option<&'a str> {
+    content.metadata.get(key).and_then(|value| value.to_string().ok()).map(String::as_str)
+}
+
+fn config(content: &Content) -> std::result::Result<Config, String> {
+    let name = text(content, "general.architecture").unwrap_or_default();
+    let family = match name {
+        "qwen3" => Family::Qwen3,
+        "qwen2" => Family::Qwen2,
+        "llama" => Family::Llama,
+        _ => return Err(format!("architecture `{name}` is not supported; there are: qwen3, qwen2, llama")),
+    };
+    let optional = |key: &str| number(content, &format!("{name}.{key}"));
+    let required = |key: &str| optional(key).ok_or_else(|| format!("has no `{name}.{key}`"));
+    let size = |key: &str| required(key).map(|number| number as usize);
+    let scaling = text(content, &format!("{name}.rope.scaling.type")).unwrap_or("none");
+    let rope_scaling = match scaling {
+        "none" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: required("rope.scaling.factor")? },
+        _ => return Err(format!("rope scaling `{scaling}` is not supported; there are: none, linear")),
+    };
+    let (heads, hidden_size) = (size("attention.head_count")?, size("embedding_length")?);
+    let vocab_size = content.tensor_infos.get("token_embd.weight").and_then(|info| info.shape.dims().first());
+    let id = |key: &str| number(content, &format!("tokenizer.ggml.{key}_token_id")).map(|id| id as u32);
+    Ok(Config {
+        family,
+        vocab_size: *vocab_size.ok_or("has no tensor `token_embd.weight`")?,
+        hidden_size,
+        intermediate_size: size("feed_forward_length")?,
+        layers: size("block_count")?,
+        heads,
+        kv_heads: optional("attention.head_count_kv").map_or(heads, |number| number as usize),
+        head_size: optional("attention.key_length")
+            .map_or(hidden_size / heads.max(1), |number| number as usize),
+        rms_norm_epsilon: required("attention.layer_norm_rms_epsilon")?,
+        rope_theta: optional("rope.freq_base").unwrap_or(10_000.0),
+        rope_scaling,
+        positions: size("context_length")?,
+        qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
+        o_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
+        mlp_bias: content.tensor_infos.contains_key("blk.0.ffn_gate.bias"),
+        tied: !content.tensor_infos.contains_key("output.weight"),
+        eos: id("eos").into_iter().chain(id("eot")).collect(),
+        pad: id("padding"),
+    })
+}
+
+fn tokenizer(content: &Content, config: &Config) -> Result<Tokenizer> {
+    let inner = tokenizers::Tokenizer::from_gguf(content)?;
+    let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
+    let eos = config.eos.first().copied();
+    let bos = number(content, "tokenizer.ggml.bos_token_id").map(|id| id as u32);
+    let json = serde_json::json!({
+        "bos_token": token(bos),
+        "chat_template": text(content, "tokenizer.chat_template"),
+        "eos_token": token(eos),
+    });
+    let chat = ChatTemplate::load(Path::new(""), &json)?;
+    let Some(eos) = eos else {
+        return Err(Error::Tokenizer { action: "find the end of text", reason: "no eos_token_id".into() });
+    };
+    Tokenizer::of(inner, &json, chat, eos, config.pad.unwrap_or(eos))
+}
+
+/// A GGUF file that weights are read from.
+struct Source<'a> {
+    path: &'a Path,
+    content: &'a Content,
+    reader: BufReader<File>,
+    compute: &'a Compute,
+}
+
+impl Source<'_> {
+    /// What Llama 3 divides its rotary frequencies by.
+    fn rope_factors(&mut self, config: &Config) -> Result<Option<Vec<f64>>> {
+        const NAME: &str = "rope_freqs.weight";
+        if !self.content.tensor_infos.contains_key(NAME) {
+            return Ok(None);
+        }
+        let factors = self.tensor(NAME, &[config.head_size / 2], &Device::Cpu)?;
+        let factors = factors.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
+        Ok(Some(factors.into_iter().map(f64::from).collect()))
+    }
+
+    fn params(&mut self, config: &Config) -> Result<Params> {
+        let mut params = Params::default();
+        for (name, shape) in config.parameters() {
+            let theirs = gguf_name(&name);
+            let tensor = self.tensor(&theirs, &shape, &self.compute.device.clone())?;
+            let matrix = shape.len() > 1;
+            let tensor = match (config.family, heads(&name, config)) {
+                (Family::Llama, Some(heads)) => untwist(&tensor, heads, &self.compute.device)?,
+                _ => tensor,
+            };
+            if matrix && !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+                params.insert_quantized(name, QMatMul::from_qtensor(tensor)?);
+            } else {
+                params
+                    .insert(name, &tensor.dequantize(&self.compute.device)?.to_dtype(self.compute.dtype)?)?;
+            }
+        }
+        Ok(params)
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor> {
+        let invalid = |reason: String| Error::Invalid { path: self.path.into(), reason };
+        let Some(info) = self.content.tensor_infos.get(name) else {
+            return Err(invalid(format!("has no tensor `{name}`")));
+        };
+        if info.shape.dims() != shape {
+            let found = info.shape.dims();
+            return Err(invalid(format!("tensor `{name}` should have shape {shape:?}, but has {found:?}")));
+        }
+        let tensor = self.content.tensor(&mut self.reader, name, device);
+        tensor.map_err(|error| Error::Invalid {
+            path: self.path.into(),
+            reason: format!("tensor `{name}` ({error}); the file may be cut short"),
+        })
+    }
+}
+
+/// llama.cpp's name of a parameter.
+fn gguf_name(name: &str) -> String {
+    const NAMES: [(&str, &str); 14] = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("model.layers", "blk"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.", "ffn_"),
+        ("_proj", ""),
+    ];
+    NAMES.iter().fold(name.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours))
+}
+
+/// The heads whose rows a parameter has, where they are to be turned.
+fn heads(name: &str, config: &Config) -> Option<usize> {
+    let is = |module: Module| name.contains(module.path());
+    if is(Module::Q) { Some(config.heads) } else { is(Module::K).then_some(config.kv_heads) }
+}
+
+/// Llama files have the two halves of each head interleaved, because llama.cpp turns neighbours together; here
+/// dimension i turns with i + size / 2. Rows are quantised each on its own, so they can be put in order as they are.
+fn untwist(tensor: &QTensor, heads: usize, device: &Device) -> Result<QTensor> {
+    let shape = tensor.shape().clone();
+    let rows = shape.dims()[0];
+    let data = tensor.data()?;
+    let (row_bytes, size) = (data.len() / rows, rows / heads);
+    let mut ordered = Vec::with_capacity(data.len());
+    for row in 0..rows {
+        let (head, at) = (row / size, row % size);
+        let from = head * size + 2 * (at % (size / 2)) + at / (size / 2);
+        ordered.extend_from_slice(&data[from * row_bytes..(from + 1) * row_bytes]);
+    }
+    let storage = QStorage::from_data(Cow::Owned(ordered), device, tensor.dtype())?;
+    Ok(QTensor::new(storage, shape)?)
+}

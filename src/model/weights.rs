@@ -1,0 +1,134 @@
+//! Tensors of a checkpoint on disk: one safetensors file, or several with an index.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors by name, read when asked for.
+pub struct Weights {
+    files: Vec<(PathBuf, MmapedSafetensors)>,
+    /// The file that holds each tensor.
+    places: BTreeMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// The files of a model's folder: model.safetensors, or the shards that model.safetensors.index.json names.
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let single = folder.join(SINGLE);
+        if single.exists() {
+            return Ok(vec![single]);
+        }
+        let index = folder.join(INDEX);
+        if !index.exists() {
+            let reason = match pickle(folder) {
+                Some(name) => format!(
+                    "has `{name}` but no {SINGLE}: pickle files can run any code when they are read, so they are \
+                     refused; write safetensors with transformers' save_pretrained"
+                ),
+                None => format!("has neither {SINGLE} nor {INDEX}"),
+            };
+            return Err(Error::Invalid { path: folder.into(), reason });
+        }
+        let invalid = |reason: String| Error::Invalid { path: index.clone(), reason };
+        let text = std::fs::read(&index).map_err(|cause| Error::Read { path: index.clone(), cause })?;
+        let parsed: Index =
+            serde_json::from_slice(&text).map_err(|error| invalid(format!("not an index: {error}")))?;
+        let mut names: Vec<&String> = parsed.weight_map.values().collect();
+        names.sort();
+        names.dedup();
+        if let Some(name) = names.iter().find(|name| Path::new(name).components().count() != 1) {
+            return Err(invalid(format!("names the file `{name}`, which is not in the folder itself")));
+        }
+        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    }
+
+    /// Opens the weights of a model's folder.
+    pub fn of_folder(folder: &Path) -> Result<Weights> {
+        Weights::open(Weights::files(folder)?)
+    }
+
+    /// Opens safetensors files. Their headers are checked against their lengths before anything is read.
+    pub fn open(paths: Vec<PathBuf>) -> Result<Weights> {
+        let (mut files, mut places) = (Vec::new(), BTreeMap::new());
+        for path in paths {
+            // A missing or unreadable file is told apart from a broken one.
+            std::fs::File::open(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+            // SAFETY: the map is read while the process holds it. Checkpoints in the cache are never changed;
+            // one of the user's own that is overwritten under our eyes would give other numbers, not more
+            // than that, unless it is cut short, which ends the process as it does for every memory map.
+            let file = unsafe { MmapedSafetensors::new(&path) }.map_err(|error| Error::Invalid {
+                path: path.clone(),
+                reason: format!("not a complete safetensors file ({error}); it may be cut short"),
+            })?;
+            for (name, _) in file.tensors() {
+                places.insert(name, files.len());
+            }
+            files.push((path, file));
+        }
+        Ok(Weights { files, places })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The file that holds, or should hold, a tensor.
+    pub fn path(&self, name: &str) -> &Path {
+        let index = self.places.get(name).copied().unwrap_or(0);
+        self.files.get(index).map_or(Path::new(SINGLE), |(path, _)| path)
+    }
+
+    /// A tensor that must be there in this shape, as numbers of type `dtype`.
+    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
+        let Some((_, file)) = self.places.get(name).and_then(|index| self.files.get(*index)) else {
+            return Err(invalid(format!("has no tensor `{name}`, which config.json calls for")));
+        };
+        let found = file.get(name).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
+        if found.shape() != shape {
+            return Err(invalid(format!(
+                "tensor `{name}` should have shape {shape:?}, but has {:?}",
+                found.shape()
+            )));
+        }
+        self.any(name, dtype, device)
+    }
+
+    /// A tensor of any shape, as numbers of type `dtype`.
+    pub fn any(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
+        let Some((_, file)) = self.places.get(name).and_then(|index| self.files.get(*index)) else {
+            return Err(invalid(format!("has no tensor `{name}`")));
+        };
+        let found = file.get(name).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
+        let number_type = found.dtype();
+        let floating = DType::try_from(number_type).is_ok_and(|dtype| dtype.is_float());
+        if !floating {
+            return Err(invalid(format!(
+                "tensor `{name}` has numbers of type {number_type:?}; there are: F32, BF16, F16, F64"
+            )));
+        }
+        Ok(file.load(name, device)?.to_dtype(dtype)?)
+    }
+}
+
+/// A file of a folder that only pickle reads.
+fn pickle(folder: &Path) -> Option<String> {
+    let names =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let endings = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json"];
+    names.filter(|name| endings.iter().any(|ending| name.ends_with(ending))).min()
+}

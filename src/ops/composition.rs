@@ -1,0 +1,252 @@
+//! Operations as compositions of candle's own: what runs on devices and number types that the fused kernels
+//! do not know, and what the tests hold the kernels against. Intermediate results live in candle's graph for
+//! the length of one backward pass of one operation: they are computed again there, not kept.
+
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+
+use super::rope::{Heads, Rope};
+use super::rows::Rows;
+use super::value::{Gradients, Value};
+
+/// Whether the fused kernels can work on these: f32 on the CPU.
+pub(super) fn fused(values: &[&Value]) -> bool {
+    values.iter().all(|value| on_cpu_f32(value.tensor()))
+}
+
+pub fn on_cpu_f32(tensor: &Tensor) -> bool {
+    tensor.dtype() == DType::F32 && tensor.device().is_cpu()
+}
+
+/// The result of `f`, differentiated by candle when its gradient is asked for.
+pub(super) fn composition(
+    inputs: &[&Value],
+    f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Value> {
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor().clone()).collect();
+    let out = f(&tensors)?;
+    let kept: Vec<Value> = inputs.iter().map(|input| (*input).clone()).collect();
+    Ok(Value::result(out, inputs, move |grad, gradients| {
+        let mut variables = Vec::with_capacity(kept.len());
+        let mut tensors = Vec::with_capacity(kept.len());
+        for input in &kept {
+            let variable = gradients.wants(input).then(|| Var::from_tensor(input.tensor())).transpose()?;
+            tensors.push(variable.as_ref().map_or(input.tensor(), Var::as_tensor).clone());
+            variables.push(variable);
+        }
+        let out = f(&tensors)?;
+        let mut found = (out * grad)?.sum_all()?.backward()?;
+        for (input, variable) in kept.iter().zip(&variables) {
+            if let Some(gradient) = variable.as_ref().and_then(|variable| found.remove(variable)) {
+                gradients.add(input, gradient)?;
+            }
+        }
+        Ok(())
+    }))
+}
+
+/// The type that sums and exponentials are computed in: f32 where less is stored.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// See [`super::rms_norm`].
+pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let runs = x.reshape(((), weight.elem_count()))?.to_dtype(wide(x.dtype()))?;
+    let scale = (runs.sqr()?.mean_keepdim(1)? + epsilon)?.sqrt()?;
+    runs.broadcast_div(&scale)?.to_dtype(x.dtype())?.broadcast_mul(weight)?.reshape(x.shape())
+}
+
+/// See [`super::swiglu`].
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// Softmax over the last dimension.
+pub(super) fn softmax(scores: &Tensor) -> Result<Tensor> {
+    let wide_scores = scores.to_dtype(wide(scores.dtype()))?;
+    let shifted = wide_scores.broadcast_sub(&wide_scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(scores.dtype())
+}
+
+/// Turns vectors \[…, d\] by angles whose cosines and sines broadcast to \[…, d/2\].
+pub(super) fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let left = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+    let right = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+    Tensor::cat(&[left, right], D::Minus1)
+}
+
+/// Where each token of a padded batch \[rows · longest\] lies among the packed ones, padding at token 0, and
+/// where each packed token lies in the padded batch.
+pub(super) fn padding(rows: &Rows, left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
+    let longest = rows.longest();
+    let mut from = vec![0u32; rows.len() * longest];
+    let mut back = Vec::with_capacity(rows.tokens());
+    for row in 0..rows.len() {
+        let range = rows.range(row);
+        let first = row * longest + if left { longest - range.len() } else { 0 };
+        for (at, token) in range.enumerate() {
+            from[first + at] = token as u32;
+            back.push((first + at) as u32);
+        }
+    }
+    Ok((Tensor::new(from, device)?, Tensor::new(back, device)?))
+}
+
+/// See [`super::causal_attention`]: rows are padded at the end, where the causal mask hides the padding.
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    rows: &Rows,
+    rope: &Rope,
+    heads: Heads,
+) -> Result<Tensor> {
+    let (count, longest) = (rows.len(), rows.longest());
+    if rows.tokens() == 0 {
+        return q.zeros_like();
+    }
+    let (from, back) = padding(rows, false, q.device())?;
+    let (cos, sin) = rope.tensors(q.device(), q.dtype())?;
+    let (cos, sin) = (cos.narrow(0, 0, longest)?, sin.narrow(0, 0, longest)?);
+    let split = |x: &Tensor, heads: usize| {
+        x.index_select(&from, 0)?.reshape((count, longest, heads, ()))?.transpose(1, 2)?.contiguous()
+    };
+    let q = (turn(&split(q, heads.heads)?, &cos, &sin)? * f64::from(heads.scale()))?;
+    let repeat = |x: Tensor| {
+        let shape = (count, heads.kv_heads, heads.group(), longest, heads.size);
+        x.unsqueeze(2)?.broadcast_as(shape)?.reshape((count, heads.heads, longest, heads.size))
+    };
+    let k = repeat(turn(&split(k, heads.kv_heads)?, &cos, &sin)?)?;
+    let v = repeat(split(v, heads.kv_heads)?)?;
+    let hidden: Vec<f32> = (0..longest * longest)
+        .map(|at| if at % longest > at / longest { f32::NEG_INFINITY } else { 0.0 })
+        .collect();
+    let mask = Tensor::from_vec(hidden, (longest, longest), q.device())?.to_dtype(q.dtype())?;
+    let p = softmax(&q.matmul(&k.t()?)?.broadcast_add(&mask)?)?;
+    p.matmul(&v)?.transpose(1, 2)?.reshape((count * longest, heads.width()))?.index_select(&back, 0)
+}
+
+/// Tokens whose logits exist at the same time.
+fn block(vocabulary: usize) -> usize {
+    ((64 << 20) / (4 * vocabulary.max(1))).clamp(16, 4096)
+}
+
+/// Scores and what they sum to: logits of some tokens at a temperature, shifted so that the exponentials of
+/// each row sum to 1.
+fn log_softmax(hidden: &Tensor, weight: &Tensor, sharpness: f64) -> Result<Tensor> {
+    let logits = hidden.matmul(&weight.t()?)?;
+    let scores = (logits.to_dtype(wide(logits.dtype()))? * sharpness)?;
+    let shifted = scores.broadcast_sub(&scores.max_keepdim(1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)
+}
+
+/// See [`super::token_log_probabilities`]: in f32, or f64 where the hidden states are.
+pub(super) fn token_log_probabilities(
+    hidden: &Value,
+    weight: &Value,
+    targets: Vec<u32>,
+    sharpness: f64,
+) -> Result<Value> {
+    let tokens = targets.len();
+    let block = block(weight.tensor().dim(0)?);
+    let targets = Tensor::from_vec(targets, (tokens, 1), hidden.tensor().device())?;
+    let blocks = move || (0..tokens).step_by(block).map(move |start| (start, block.min(tokens - start)));
+    let mut parts = Vec::new();
+    for (start, count) in blocks() {
+        let log_p = log_softmax(&hidden.tensor().narrow(0, start, count)?, weight.tensor(), sharpness)?;
+        let chosen = log_p.gather(&targets.narrow(0, start, count)?, 1)?.squeeze(1)?;
+        let entropy = (log_p.exp()? * &log_p)?.sum(1)?.neg()?;
+        parts.push(Tensor::stack(&[chosen, entropy], 0)?);
+    }
+    let out = match parts.is_empty() {
+        true => Tensor::zeros((2, 0), wide(hidden.tensor().dtype()), hidden.tensor().device())?,
+        false => Tensor::cat(&parts, 1)?,
+    };
+    let kept = (hidden.clone(), weight.clone());
+    Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
+        let (hidden, weight) = (&kept.0, &kept.1);
+        let mut d_hidden = Vec::new();
+        for (start, count) in blocks() {
+            let states = hidden.tensor().narrow(0, start, count)?;
+            let log_p = log_softmax(&states, weight.tensor(), sharpness)?;
+            let p = log_p.exp()?;
+            let entropy = (&p * &log_p)?.sum_keepdim(1)?.neg()?;
+            let grad = grad.narrow(1, start, count)?;
+            let (d_chosen, d_entropy) = (grad.get(0)?.unsqueeze(1)?, grad.get(1)?.unsqueeze(1)?);
+            // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
+            let along = log_p.broadcast_add(&entropy)?.broadcast_mul(&d_entropy)?;
+            let d_scores = (p * along.broadcast_add(&d_chosen)?.neg()?)?;
+            let d_scores =
+                d_scores.scatter_add(&targets.narrow(0, start, count)?, &d_chosen.contiguous()?, 1)?;
+            let d_logits = (d_scores * sharpness)?.to_dtype(states.dtype())?;
+            if gradients.wants(weight) {
+                gradients.add(weight, d_logits.t()?.matmul(&states)?)?;
+            }
+            d_hidden.push(d_logits.matmul(weight.tensor())?);
+        }
+        match d_hidden.is_empty() {
+            true => Ok(()),
+            false => gradients.add(hidden, Tensor::cat(&d_hidden, 0)?),
+        }
+    }))
+}
+
+/// dx = dy·W and dW = dyᵀ·x of y = x·Wᵀ.
+pub(super) fn product_backward(
+    x: &Value,
+    weight: &Value,
+    grad: &Tensor,
+    gradients: &mut Gradients,
+) -> Result<()> {
+    if gradients.wants(weight) {
+        gradients.add(weight, grad.t()?.matmul(x.tensor())?)?;
+    }
+    if gradients.wants(x) {
+        gradients.add(x, grad.matmul(weight.tensor())?)?;
+    }
+    Ok(())
+}
+
+/// The same number in another type; the gradient comes back in the first one.
+pub fn cast(x: &Value, dtype: DType) -> Result<Value> {
+    if x.tensor().dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let kept = x.clone();
+    Ok(Value::result(x.tensor().to_dtype(dtype)?, &[x], move |grad, gradients| {
+        gradients.add(&kept, grad.to_dtype(kept.tensor().dtype())?)
+    }))
+}
+
+/// x + bias for x \[N, D\] and bias \[D\].
+pub fn add_bias(x: &Value, bias: &Value) -> Result<Value> {
+    let out = x.tensor().broadcast_add(bias.tensor())?;
+    let kept = (x.clone(), bias.clone());
+    Ok(Value::result(out, &[x, bias], move |grad, gradients| {
+        if gradients.wants(&kept.1) {
+            gradients.add(&kept.1, grad.sum(0)?)?;
+        }
+        gradients.add(&kept.0, grad)
+    }))
+}
+
+/// x + y.
+pub fn add(x: &Value, y: &Value) -> Result<Value> {
+    let kept = (x.clone(), y.clone());
+    Ok(Value::result((x.tensor() + y.tensor())?, &[x, y], move |grad, gradients| {
+        if gradients.wants(&kept.0) {
+            gradients.add(&kept.0, grad.copy()?)?;
+        }
+        gradients.add(&kept.1, grad)
+    }))
+}
+
+/// x · factor.
+pub fn scale(x: &Value, factor: f64) -> Result<Value> {
+    let kept = x.clone();
+    Ok(Value::result((x.tensor() * factor)?, &[x], move |grad, gradients| {
+        gradients.add(&kept, (grad * factor)?)
+    }))
+}
