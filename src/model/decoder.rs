@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, bail};
 use super::{Config, Params};
 use crate::ops::{
     Gradients, KvCache, Rope, Rows, Value, add_linear, causal_attention, linear, rms_norm, select_rows,
-    swiglu, token_log_probabilities, transposed_in_memory,
+    swiglu, token_log_probabilities,
 };
 
 /// Token rows one after the other, without padding.
@@ -65,54 +65,41 @@ enum Past<'a> {
 impl Decoder {
     /// A decoder whose results carry gradients to the parameters.
     pub fn trainable(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, params, Value::parameter, |weight| Ok(weight.clone()))
+        Decoder::new(config, params, Value::parameter)
     }
 
     /// A decoder whose results carry none: nothing is kept on the way.
     pub fn frozen(config: &Config, params: &Params) -> Result<Decoder> {
-        Decoder::new(config, params, Value::constant, |weight| Ok(weight.clone()))
+        Decoder::new(config, params, Value::constant)
     }
 
-    /// A frozen decoder whose matrices are laid out for one token a row.
-    pub fn sampling(config: &Config, params: &Params) -> Result<Decoder> {
-        let turn = |weight: &Value| Ok(Value::constant(transposed_in_memory(weight.tensor())?));
-        Decoder::new(config, params, Value::constant, turn)
-    }
-
-    fn new(
-        config: &Config,
-        params: &Params,
-        value: fn(Tensor) -> Value,
-        lay_out: impl Fn(&Value) -> Result<Value>,
-    ) -> Result<Decoder> {
+    fn new(config: &Config, params: &Params, value: fn(Tensor) -> Value) -> Result<Decoder> {
         let weights: BTreeMap<String, Value> =
             params.iter().map(|(name, var)| (name.to_owned(), value(var.as_detached_tensor()))).collect();
         let weight = |name: &str| match weights.get(name) {
             Some(weight) => Ok(weight.clone()),
             None => bail!("there is no parameter `{name}`"),
         };
-        let matrix = |name: &str| lay_out(&weight(name)?);
         let layer = |index: usize| {
             let of = |name: &str| weight(&format!("model.layers.{index}.{name}.weight"));
-            let matrix_of = |name: &str| matrix(&format!("model.layers.{index}.{name}.weight"));
             Ok(Layer {
                 input_norm: of("input_layernorm")?,
-                q: matrix_of("self_attn.q_proj")?,
-                k: matrix_of("self_attn.k_proj")?,
-                v: matrix_of("self_attn.v_proj")?,
-                o: matrix_of("self_attn.o_proj")?,
+                q: of("self_attn.q_proj")?,
+                k: of("self_attn.k_proj")?,
+                v: of("self_attn.v_proj")?,
+                o: of("self_attn.o_proj")?,
                 q_norm: of("self_attn.q_norm")?,
                 k_norm: of("self_attn.k_norm")?,
                 post_norm: of("post_attention_layernorm")?,
-                gate: matrix_of("mlp.gate_proj")?,
-                up: matrix_of("mlp.up_proj")?,
-                down: matrix_of("mlp.down_proj")?,
+                gate: of("mlp.gate_proj")?,
+                up: of("mlp.up_proj")?,
+                down: of("mlp.down_proj")?,
             })
         };
         Ok(Decoder {
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: weight("model.norm.weight")?,
-            head: matrix(if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" })?,
+            head: weight(if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" })?,
             embedding: weight("model.embed_tokens.weight")?,
             config: config.clone(),
             weights,

@@ -5,7 +5,8 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Matrix, matmul, read, tensor};
+use super::cpu::{read, tensor};
+use super::product::{Matrix, matmul};
 use super::simd::{dot, kernel, softmax};
 use super::value::{Gradients, Value};
 

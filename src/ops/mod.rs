@@ -9,6 +9,7 @@ mod cpu;
 mod kv_cache;
 mod linear;
 mod log_probability;
+mod product;
 mod rms_norm;
 mod rope;
 mod rows;
@@ -18,7 +19,7 @@ mod tile;
 mod value;
 
 pub use attention::causal_attention;
-pub use cpu::{keep_candle_to_one_thread, read, transposed_in_memory, write};
+pub use cpu::{keep_candle_to_one_thread, read, write};
 pub use kv_cache::KvCache;
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::{log_softmax, token_log_probabilities};

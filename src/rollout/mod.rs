@@ -77,7 +77,7 @@ pub fn sample(
             candle_core::Error::Msg(format!("prompt {row} is empty: there is nothing to continue")).into()
         );
     }
-    let decoder = Decoder::sampling(&checkpoint.config, &checkpoint.params)?;
+    let decoder = Decoder::frozen(&checkpoint.config, &checkpoint.params)?;
     let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
     for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
         let mut batches = prompts
