@@ -123,8 +123,7 @@ impl Decoder {
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
     pub fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache> {
-        let kv_width = self.config.kv_heads * self.config.head_size;
-        Ok(KvCache::new(rows, self.layers.len(), kv_width, self.rope(capacity)?))
+        Ok(KvCache::new(rows, self.layers.len(), self.rope(capacity)?))
     }
 
     /// Angles for the positions of rows of at most `longest` tokens.

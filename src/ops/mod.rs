@@ -15,7 +15,6 @@ mod rope;
 mod rows;
 mod simd;
 mod swiglu;
-mod tile;
 mod value;
 
 pub use attention::causal_attention;

@@ -11,10 +11,10 @@
 use rayon::prelude::*;
 
 /// Columns that are summed up side by side.
-const PANEL: usize = 32;
+pub const PANEL: usize = 32;
 
 /// Rows of a tile.
-const TILE_ROWS: usize = 8;
+pub const TILE_ROWS: usize = 8;
 
 /// Steps of the inner dimension after which sums go back to memory, for a right side that does not lie in
 /// panels: what 32 of its columns have then stays in the first-level cache.
@@ -112,8 +112,8 @@ pub fn matmul(a: Matrix, b: Matrix, out: &mut [f32], accumulate: bool) {
                     Some(rest) if column == whole => (&rest[start * PANEL..], PANEL),
                     _ => (&b.data[start * columns + column..], columns),
                 };
-                let left = Left::of(a, first, start, steps);
-                let right = Right { numbers, step, columns: PANEL.min(columns - column) };
+                let left = Left::of(a, first, out.len() / columns, start, steps);
+                let right = Right { numbers, columns: PANEL.min(columns - column), step };
                 multiply(left, right, &mut out[column..], columns, accumulate || start > 0);
             }
         }
@@ -126,8 +126,9 @@ pub fn matmul_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
     assert_eq!(inner, b.inner, "matrix shapes fit");
     for_row_blocks(out, rows, b.columns, inner, |first, out| {
         for (index, column) in (0..b.columns).step_by(PANEL).enumerate() {
-            let left = Left::of(a, first, 0, inner);
-            let right = Right { numbers: b.panel(index), step: PANEL, columns: PANEL.min(b.columns - column) };
+            let left = Left::of(a, first, out.len() / b.columns, 0, inner);
+            let right =
+                Right { numbers: b.panel(index), columns: PANEL.min(b.columns - column), step: PANEL };
             multiply(left, right, &mut out[column..], b.columns, accumulate);
         }
     });
@@ -153,36 +154,41 @@ fn for_row_blocks(
     out.par_chunks_mut(block * columns).enumerate().for_each(|(index, out)| work(index * block, out));
 }
 
-/// The left side of a product: its rows from one on, and some steps of the inner dimension.
+/// The left side of a product: some of its rows, and some steps of the inner dimension.
 #[derive(Clone, Copy)]
-struct Left<'a> {
-    numbers: &'a [f32],
-    /// Distance from one row, and from one step, to the next.
-    row: usize,
-    step: usize,
-    steps: usize,
+pub struct Left<'a> {
+    pub numbers: &'a [f32],
+    pub rows: usize,
+    /// Distance from one row to the next.
+    pub row: usize,
+    pub steps: usize,
+    /// Distance from one step to the next.
+    pub step: usize,
 }
 
 impl<'a> Left<'a> {
-    fn of(matrix: Matrix<'a>, first: usize, start: usize, steps: usize) -> Left<'a> {
+    fn of(matrix: Matrix<'a>, first: usize, rows: usize, start: usize, steps: usize) -> Left<'a> {
         let (row, step) = matrix.strides();
         let numbers = matrix.data.get(first * row + start * step..).unwrap_or_default();
-        Left { numbers, row, step, steps }
+        Left { numbers, rows, row, steps, step }
     }
 }
 
 /// The right side of a product: up to 32 columns, with zeros or other numbers in the others.
 #[derive(Clone, Copy)]
-struct Right<'a> {
-    numbers: &'a [f32],
+pub struct Right<'a> {
+    pub numbers: &'a [f32],
+    pub columns: usize,
     /// Distance from one step to the next.
-    step: usize,
-    columns: usize,
+    pub step: usize,
 }
 
-/// Products for as many rows as `out` has: its numbers from one column on, `stride` from one row to the next.
-fn multiply(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
-    let rows = out.len().div_ceil(stride);
+/// out = left·right, or out += left·right; `out` has a row every `stride` numbers.
+pub fn multiply(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
+    let rows = left.rows;
+    if rows == 0 {
+        return;
+    }
     assert!(
         left.steps == 0
             || (left.numbers.len() > (rows - 1) * left.row + (left.steps - 1) * left.step
@@ -215,20 +221,19 @@ fn multiply(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate
     unsafe { tiles::<[f32; 4]>(left, right, out, stride, accumulate) }
 }
 
-/// SAFETY: the processor has `V`'s instructions; `left` has the numbers of all rows of `out` for all its steps,
-/// `right` 32 for each step, and `out` `right.columns` in each row.
+/// SAFETY: the processor has `V`'s instructions; `left` has numbers for all its rows and steps,
+/// `right` 32 for each step, and `out` `right.columns` for each row.
 #[inline(always)]
 unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
-    let rows = out.len().div_ceil(stride);
     let mut row = 0;
-    while row < rows {
-        let height = match rows - row {
+    while row < left.rows {
+        let height = match left.rows - row {
             TILE_ROWS.. if V::REGISTERS == 32 => TILE_ROWS,
             4.. => 4,
             2.. => 2,
             _ => 1,
         };
-        // SAFETY: `row` and the `height` rows from it on are rows of `out`.
+        // SAFETY: `row` and the `height` rows from it on are rows of `left`.
         unsafe {
             let a = left.numbers.as_ptr().add(row * left.row);
             let out = out.as_mut_ptr().add(row * stride);
@@ -434,7 +439,8 @@ mod tests {
 
     #[test]
     fn products_of_all_shapes_and_directions_are_the_definition() {
-        let shapes = [(1, 1, 1), (8, 32, 4), (13, 45, 7), (70, 96, 33), (5, 7, STEPS + 9), (300, 40, 64), (3, 5, 0)];
+        let shapes =
+            [(1, 1, 1), (8, 32, 4), (13, 45, 7), (70, 96, 33), (5, 7, STEPS + 9), (300, 40, 64), (3, 5, 0)];
         for (rows, columns, inner) in shapes {
             let (a, b) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
             let before = numbers(rows * columns, 3);

@@ -5,8 +5,8 @@
 //! computed for a value whose gradient nobody wants.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
 
