@@ -8,8 +8,8 @@ use candle_core::{Result, Tensor, bail};
 
 use super::{Config, Params};
 use crate::ops::{
-    Gradients, KvCache, Rope, Rows, Value, add_linear, causal_attention, linear, rms_norm, select_rows,
-    swiglu, token_log_probabilities,
+    Gradients, KvCache, Rope, Rows, Spans, Value, add_linear, attention_of, causal_attention, linear,
+    rms_norm, select_rows, swiglu, token_log_probabilities,
 };
 
 /// Token rows one after the other, without padding.
@@ -60,6 +60,16 @@ enum Past<'a> {
     Fill(&'a Arc<Rows>, &'a mut KvCache),
     /// In the cache; the batch has one new token a row.
     Cache(&'a mut KvCache),
+}
+
+impl Past<'_> {
+    /// The rows of the batch where they are read whole.
+    fn rows(&self) -> Option<&Arc<Rows>> {
+        match self {
+            Past::Batch(rows, _) | Past::Fill(rows, _) => Some(rows),
+            Past::Cache(_) => None,
+        }
+    }
 }
 
 impl Decoder {
@@ -118,7 +128,7 @@ impl Decoder {
     /// Hidden states after the last norm, \[N, D\].
     pub fn hidden(&self, batch: &Packed) -> Result<Value> {
         let rope = self.rope(batch.rows.longest())?;
-        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope))
+        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope), None)
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
@@ -139,14 +149,15 @@ impl Decoder {
 
     /// Reads whole prompts into an empty cache; the logits after each row's last token, \[rows, V\].
     pub fn prefill(&self, batch: &Packed, cache: &mut KvCache) -> Result<Tensor> {
-        let hidden = self.forward(&batch.ids, &mut Past::Fill(&batch.rows, cache))?;
-        let last: Vec<u32> = (0..batch.rows.len()).map(|row| batch.rows.range(row).end as u32 - 1).collect();
-        self.logits(&select_rows(&hidden, last)?)
+        let rows = &batch.rows;
+        let last = Spans::new((0..rows.len()).map(|row| rows.range(row).len() - 1..rows.range(row).len()));
+        let hidden = self.forward(&batch.ids, &mut Past::Fill(rows, cache), Some(&Arc::new(last)))?;
+        self.logits(&hidden)
     }
 
     /// Feeds one new token to each row of the cache; the logits for the next, \[rows, V\].
     pub fn step(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
-        let hidden = self.forward(ids, &mut Past::Cache(cache))?;
+        let hidden = self.forward(ids, &mut Past::Cache(cache), None)?;
         cache.advance();
         self.logits(&hidden)
     }
@@ -164,51 +175,81 @@ impl Decoder {
         starts: &[usize],
         temperature: f64,
     ) -> Result<Value> {
-        let (mut before, mut targets) = (Vec::new(), Vec::new());
+        let rows = &batch.rows;
+        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
-            let range = batch.rows.range(row);
+            let range = rows.range(row);
             if *start == 0 {
                 bail!("row {row} has no token before its first prediction: its prompt is empty");
             }
-            for token in range.start + start..range.end {
-                before.push(token as u32 - 1);
-                targets.push(batch.ids[token]);
-            }
+            predicting.push(start - 1..range.len().max(*start) - 1);
+            targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
         }
-        let hidden = select_rows(&self.hidden(batch)?, before)?;
+        let (spans, rope) = (Arc::new(Spans::new(predicting)), self.rope(rows.longest())?);
+        let hidden = self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?;
         token_log_probabilities(&hidden, &self.head, targets, temperature)
     }
 
-    fn forward(&self, ids: &[u32], past: &mut Past) -> Result<Value> {
+    /// Hidden states after the last norm: of all tokens, or of those of `wanted`, for which alone the last layer
+    /// then works.
+    fn forward(&self, ids: &[u32], past: &mut Past, wanted: Option<&Arc<Spans>>) -> Result<Value> {
         let epsilon = self.config.rms_norm_epsilon;
         let mut x = select_rows(&self.embedding, ids.to_vec())?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let attended =
-                layer.attention(index, &rms_norm(&x, &layer.input_norm, epsilon)?, epsilon, past)?;
-            x = add_linear(&x, &attended, &layer.o)?;
-            let h = rms_norm(&x, &layer.post_norm, epsilon)?;
-            let wide = swiglu(&linear(&h, &layer.gate)?, &linear(&h, &layer.up)?)?;
-            x = add_linear(&x, &wide, &layer.down)?;
+            let last = index + 1 == self.layers.len();
+            x = layer.forward(index, x, epsilon, past, wanted.filter(|_| last))?;
         }
         rms_norm(&x, &self.norm, epsilon)
     }
 }
 
 impl Layer {
-    /// What the heads see of `h`, before the output projection.
-    fn attention(&self, index: usize, h: &Value, epsilon: f64, past: &mut Past) -> Result<Value> {
-        let q = rms_norm(&linear(h, &self.q)?, &self.q_norm, epsilon)?;
-        let k = rms_norm(&linear(h, &self.k)?, &self.k_norm, epsilon)?;
-        let v = linear(h, &self.v)?;
-        match past {
-            Past::Batch(rows, rope) => causal_attention(&q, &k, &v, rows, rope),
+    /// The states of the tokens of `wanted`, or of all, from those of all.
+    fn forward(
+        &self,
+        index: usize,
+        mut x: Value,
+        epsilon: f64,
+        past: &mut Past,
+        wanted: Option<&Arc<Spans>>,
+    ) -> Result<Value> {
+        let mut h = rms_norm(&x, &self.input_norm, epsilon)?;
+        let k = rms_norm(&linear(&h, &self.k)?, &self.k_norm, epsilon)?;
+        let v = linear(&h, &self.v)?;
+        if let (Some(wanted), Some(rows)) = (wanted, past.rows()) {
+            (h, x) = (select_rows(&h, wanted.indices(rows))?, select_rows(&x, wanted.indices(rows))?);
+        }
+        let q = rms_norm(&linear(&h, &self.q)?, &self.q_norm, epsilon)?;
+        let attended = self.attention(index, &q, &k, &v, past, wanted)?;
+        let x = add_linear(&x, &attended, &self.o)?;
+        let h = rms_norm(&x, &self.post_norm, epsilon)?;
+        let wide = swiglu(&linear(&h, &self.gate)?, &linear(&h, &self.up)?)?;
+        add_linear(&x, &wide, &self.down)
+    }
+
+    /// What the heads see, before the output projection.
+    fn attention(
+        &self,
+        index: usize,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        past: &mut Past,
+        wanted: Option<&Arc<Spans>>,
+    ) -> Result<Value> {
+        let (rows, rope) = match past {
+            Past::Batch(rows, rope) => (*rows, *rope),
             Past::Fill(rows, cache) => {
                 cache.fill(index, k.tensor(), v.tensor(), rows)?;
-                causal_attention(&q, &k, &v, rows, cache.rope())
+                (*rows, cache.rope())
             }
             Past::Cache(cache) => {
-                Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?))
+                return Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?));
             }
+        };
+        match wanted {
+            Some(spans) => attention_of(q, spans, k, v, rows, rope),
+            None => causal_attention(q, k, v, rows, rope),
         }
     }
 }

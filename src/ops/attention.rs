@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::cpu::{read, tensor};
 use super::product::{Left, PANEL, Right, TILE_ROWS, multiply};
 use super::rope::{Heads, Rope};
-use super::rows::Rows;
+use super::rows::{Rows, Spans};
 use super::simd::{dot, kernel, softmax};
 use super::value::{Gradients, Value};
 
@@ -28,8 +28,21 @@ pub fn causal_attention(
     rows: &Arc<Rows>,
     rope: &Arc<Rope>,
 ) -> Result<Value> {
+    attention_of(q, &Arc::new(Spans::whole(rows)), k, v, rows, rope)
+}
+
+/// The same for the queries of some tokens only: those of `spans`, in q \[M, H·d\] and the result.
+pub fn attention_of(
+    q: &Value,
+    spans: &Arc<Spans>,
+    k: &Value,
+    v: &Value,
+    rows: &Arc<Rows>,
+    rope: &Arc<Rope>,
+) -> Result<Value> {
     let heads = Heads::of(q.tensor(), k.tensor(), rope)?;
-    if q.tensor().dim(0)? != rows.tokens()
+    if q.tensor().dim(0)? != spans.rows().tokens()
+        || !spans.fit(rows)
         || k.tensor().dim(0)? != rows.tokens()
         || k.tensor().dims() != v.tensor().dims()
     {
@@ -42,21 +55,23 @@ pub fn causal_attention(
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
     let mut out = vec![0f32; qs.len()];
     let (width, kv_width) = (heads.width(), heads.kv_width());
-    let inputs =
-        rows.split(&qs, width).into_par_iter().zip(rows.split(&ks, kv_width)).zip(rows.split(&vs, kv_width));
-    rows.split_mut(&mut out, width)
-        .into_par_iter()
-        .zip(inputs)
-        .for_each(|(out, ((q, k), v))| forward_row(q, k, v, heads, rope, out));
+    let of_queries = spans.rows().split(&qs, width).into_par_iter().zip(spans.firsts());
+    let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
+    let outputs = spans.rows().split_mut(&mut out, width).into_par_iter();
+    outputs
+        .zip(of_queries)
+        .zip(of_keys)
+        .for_each(|((out, (q, first)), (k, v))| forward_row(q, *first, k, v, heads, rope, out));
     let out = tensor(out, q.tensor().shape())?;
-    let kept = ([q.clone(), k.clone(), v.clone()], rows.clone(), rope.clone());
+    let kept = ([q.clone(), k.clone(), v.clone()], spans.clone(), rows.clone(), rope.clone());
     Ok(Value::result(out, &[q, k, v], move |grad, gradients| {
-        attention_backward(&kept.0, &kept.1, &kept.2, heads, &grad, gradients)
+        attention_backward(&kept.0, &kept.1, &kept.2, &kept.3, heads, &grad, gradients)
     }))
 }
 
 fn attention_backward(
     [q, k, v]: &[Value; 3],
+    spans: &Spans,
     rows: &Rows,
     rope: &Rope,
     heads: Heads,
@@ -66,12 +81,14 @@ fn attention_backward(
     let (qs, ks, vs, grads) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?, read(grad)?);
     let (width, kv_width) = (heads.width(), heads.kv_width());
     let (mut dq, mut dk, mut dv) = (vec![0f32; qs.len()], vec![0f32; ks.len()], vec![0f32; vs.len()]);
-    let of_queries = rows.split(&qs, width).into_par_iter().zip(rows.split(&grads, width));
+    let queries = spans.rows();
+    let of_queries = queries.split(&qs, width).into_par_iter().zip(queries.split(&grads, width));
+    let of_queries = of_queries.zip(spans.firsts());
     let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
-    let outputs = rows.split_mut(&mut dq, width).into_par_iter();
+    let outputs = queries.split_mut(&mut dq, width).into_par_iter();
     let outputs = outputs.zip(rows.split_mut(&mut dk, kv_width)).zip(rows.split_mut(&mut dv, kv_width));
-    outputs.zip(of_queries).zip(of_keys).for_each(|((((dq, dk), dv), (q, grad)), (k, v))| {
-        backward_row(q, k, v, grad, heads, rope, RowGradients { q: dq, k: dk, v: dv });
+    outputs.zip(of_queries).zip(of_keys).for_each(|((((dq, dk), dv), ((q, grad), first)), (k, v))| {
+        backward_row(q, *first, k, v, grad, heads, rope, RowGradients { q: dq, k: dk, v: dv });
     });
     gradients.add(q, tensor(dq, q.tensor().shape())?)?;
     gradients.add(k, tensor(dk, k.tensor().shape())?)?;
@@ -126,9 +143,9 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn new(tokens: usize, heads: Heads, rope: &'a Rope) -> Head<'a> {
+    fn new(tokens: usize, queries: usize, heads: Heads, rope: &'a Rope) -> Head<'a> {
         let (stride, seen) = (heads.size.next_multiple_of(PANEL), tokens.next_multiple_of(PANEL));
-        let queries = tokens.min(QUERIES);
+        let queries = queries.min(QUERIES);
         Head {
             heads,
             rope,
@@ -152,13 +169,13 @@ impl<'a> Head<'a> {
     }
 
     /// Takes in the `count` queries from position `first` on and computes their probabilities; `q` begins
-    /// with the first one's.
+    /// with the first one's. Scores that no query sees are 0 up to the end of their panel.
     fn load_queries(&mut self, q: &[f32], first: usize, count: usize) {
         let (size, stride) = (self.heads.size, self.stride);
         gather(q, self.heads.width(), size, &mut self.queries, stride);
         turn_all(&mut self.queries[..count * stride], stride, size, self.rope, first, self.heads.scale());
         for group in groups(count) {
-            let seen = first + group.end;
+            let shown = (first + group.end).next_multiple_of(PANEL);
             scores(
                 &self.queries[group.start * stride..],
                 &group,
@@ -166,10 +183,10 @@ impl<'a> Head<'a> {
                 size,
                 &mut self.p,
                 self.seen,
-                seen,
+                shown,
             );
             for query in group {
-                softmax_row(&mut self.p[query * self.seen..][..seen], first + query + 1);
+                softmax_row(&mut self.p[query * self.seen..][..shown], first + query + 1);
             }
         }
     }
@@ -223,8 +240,8 @@ fn groups(count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(TILE_ROWS).map(move |start| start..(start + TILE_ROWS).min(count))
 }
 
-/// Products of a group of vectors with the first `seen` of those transposed in `others`, to the group's rows of
-/// `out`.
+/// Products of a group of vectors with the first `count` of those transposed in `others`, to the group's rows
+/// of `out`.
 fn scores(
     vectors: &[f32],
     group: &Range<usize>,
@@ -232,11 +249,11 @@ fn scores(
     size: usize,
     out: &mut [f32],
     stride: usize,
-    seen: usize,
+    count: usize,
 ) {
     let left =
         Left { numbers: vectors, rows: group.len(), row: size.next_multiple_of(PANEL), steps: size, step: 1 };
-    for column in (0..seen).step_by(PANEL) {
+    for column in (0..count).step_by(PANEL) {
         let right = Right { numbers: &others[column..], columns: PANEL, step: stride };
         multiply(left, right, &mut out[group.start * stride + column..], stride, false);
     }
@@ -261,24 +278,26 @@ kernel! {
     }
 }
 
-fn forward_row(q: &[f32], k: &[f32], v: &[f32], heads: Heads, rope: &Rope, out: &mut [f32]) {
+/// `q` are the queries of the tokens from `first` on, `k` and `v` the whole row's.
+fn forward_row(q: &[f32], first: usize, k: &[f32], v: &[f32], heads: Heads, rope: &Rope, out: &mut [f32]) {
     let (width, size) = (heads.width(), heads.size);
-    let tokens = q.len() / width;
-    if tokens == 0 {
+    let (queries, tokens) = (q.len() / width, k.len() / heads.kv_width());
+    if queries == 0 {
         return;
     }
-    let mut at_work = Head::new(tokens, heads, rope);
+    let mut at_work = Head::new(tokens, queries, heads, rope);
     for head in 0..heads.heads {
         if head % heads.group() == 0 {
             let at = head / heads.group() * size;
             at_work.load_keys(&k[at..], &v[at..]);
         }
-        for first in (0..tokens).step_by(QUERIES) {
-            let count = QUERIES.min(tokens - first);
-            at_work.load_queries(&q[first * width + head * size..], first, count);
+        for start in (0..queries).step_by(QUERIES) {
+            let count = QUERIES.min(queries - start);
+            at_work.load_queries(&q[start * width + head * size..], first + start, count);
             for group in groups(count) {
-                let out = &mut out[(first + group.start) * width + head * size..];
-                at_work.over_seen(&at_work.p, &group, first + group.end, &at_work.values, out, width);
+                let seen = first + start + group.end;
+                let out = &mut out[(start + group.start) * width + head * size..];
+                at_work.over_seen(&at_work.p, &group, seen, &at_work.values, out, width);
             }
         }
     }
@@ -319,12 +338,12 @@ impl HeadBackward {
         let (size, stride) = (head.heads.size, head.stride);
         gather(grad, head.heads.width(), size, &mut self.grads, stride);
         for group in groups(count) {
-            let seen = first + group.end;
+            let (seen, shown) = (first + group.end, (first + group.end).next_multiple_of(PANEL));
             let grads = &self.grads[group.start * stride..];
-            scores(grads, &group, &self.values_t, size, &mut self.d_scores, head.seen, seen);
+            scores(grads, &group, &self.values_t, size, &mut self.d_scores, head.seen, shown);
             for query in group.clone() {
                 let at = query * head.seen;
-                softmax_row_backward(&head.p[at..][..seen], &mut self.d_scores[at..][..seen]);
+                softmax_row_backward(&head.p[at..][..shown], &mut self.d_scores[at..][..shown]);
             }
             let d_queries = &mut self.d_queries[group.start * stride..];
             head.over_seen(&self.d_scores, &group, seen, &head.keys, d_queries, stride);
@@ -341,8 +360,10 @@ impl HeadBackward {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn backward_row(
     q: &[f32],
+    first: usize,
     k: &[f32],
     v: &[f32],
     grad: &[f32],
@@ -351,11 +372,11 @@ fn backward_row(
     out: RowGradients<'_>,
 ) {
     let (width, kv_width, size) = (heads.width(), heads.kv_width(), heads.size);
-    let tokens = q.len() / width;
-    if tokens == 0 {
+    let (queries, tokens) = (q.len() / width, k.len() / kv_width);
+    if queries == 0 {
         return;
     }
-    let mut at_work = Head::new(tokens, heads, rope);
+    let mut at_work = Head::new(tokens, queries, heads, rope);
     let mut backward = HeadBackward::new(&at_work);
     let stride = at_work.stride;
     for head in 0..heads.heads {
@@ -366,15 +387,15 @@ fn backward_row(
             backward.d_keys.fill(0.0);
             backward.d_values.fill(0.0);
         }
-        for first in (0..tokens).step_by(QUERIES) {
-            let count = QUERIES.min(tokens - first);
-            let at = first * width + head * size;
-            at_work.load_queries(&q[at..], first, count);
-            backward.of_queries(&at_work, &grad[at..], first, count);
-            for (token, d_query) in backward.d_queries.chunks_exact(stride).take(count).enumerate() {
-                out.q[at + token * width..][..size].copy_from_slice(&d_query[..size]);
+        for start in (0..queries).step_by(QUERIES) {
+            let count = QUERIES.min(queries - start);
+            let at = start * width + head * size;
+            at_work.load_queries(&q[at..], first + start, count);
+            backward.of_queries(&at_work, &grad[at..], first + start, count);
+            for (query, d_query) in backward.d_queries.chunks_exact(stride).take(count).enumerate() {
+                out.q[at + query * width..][..size].copy_from_slice(&d_query[..size]);
             }
-            backward.add_to_keys(&at_work, first, count);
+            backward.add_to_keys(&at_work, first + start, count);
         }
         if (head + 1) % heads.group() == 0 {
             for token in 0..tokens {
@@ -392,6 +413,7 @@ mod tests {
     use candle_core::Device;
 
     use super::super::gradient_check::{check, random};
+    use super::super::linear::select_rows;
     use super::*;
 
     /// Turning and attention in candle's own operations, one row at a time.
@@ -449,5 +471,19 @@ mod tests {
                 |t| plain(&t[0], &t[1], &t[2], &rows, &rope),
             );
         }
+    }
+
+    #[test]
+    fn queries_of_some_tokens_are_those_of_all_left_out() {
+        let rows = Arc::new(Rows::new([QUERIES + 20, 3, 11]));
+        let rope = Arc::new(Rope::new(8, 10_000.0, 90));
+        let spans = Arc::new(Spans::new([3..QUERIES + 19, 2..2, 5..11]));
+        let indices = spans.indices(&rows);
+        let (q, index) = (random(&[rows.tokens(), 16], 1), Tensor::new(&indices[..], &Device::Cpu).unwrap());
+        check(
+            &[q, random(&[rows.tokens(), 8], 2), random(&[rows.tokens(), 8], 3)],
+            |v| attention_of(&select_rows(&v[0], indices.clone())?, &spans, &v[1], &v[2], &rows, &rope),
+            |t| plain(&t[0], &t[1], &t[2], &rows, &rope)?.index_select(&index, 0),
+        );
     }
 }

@@ -17,15 +17,15 @@ mod simd;
 mod swiglu;
 mod value;
 
-pub use attention::causal_attention;
+pub use attention::{attention_of, causal_attention};
 pub use cpu::{keep_candle_to_one_thread, read, write};
 pub use kv_cache::KvCache;
 pub use linear::{add_linear, linear, select_rows};
-pub use log_probability::{log_softmax, token_log_probabilities};
+pub use log_probability::{exponentials, token_log_probabilities};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;
-pub use rows::Rows;
-pub(crate) use simd::kernel;
+pub use rows::{Rows, Spans};
+pub(crate) use simd::{kernel, sum};
 pub use swiglu::swiglu;
 pub use value::{Gradients, Value};
 

@@ -9,15 +9,17 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Checkpoint, Decoder, Packed, Result};
-use crate::ops::{KvCache, log_softmax};
+use crate::ops::{KvCache, exponentials, sum};
 use crate::store::Seed;
 
 /// Rows that are sampled at the same time; bounds the memory of their keys and values.
 const MOST_ROWS: usize = 512;
 
-/// Rows of a batch. Batches draw a token side by side, one to a thread, so that the threads wait for each
-/// other once a token and not at every product.
-const BATCH: usize = 32;
+/// Rows of a batch at the most. Batches draw tokens side by side, one to a thread.
+const BATCH: usize = 64;
+
+/// Tokens that each batch draws before the threads wait for each other, and for who looks at the progress.
+const AHEAD: usize = 8;
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,21 +81,32 @@ pub fn sample(
     }
     let decoder = Decoder::frozen(&checkpoint.config, &checkpoint.params)?;
     let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
+    let eos = checkpoint.tokenizer.eos;
     for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
+        // A batch for each thread: no number depends on how rows are put together.
+        let size = prompts.len().div_ceil(rayon::current_num_threads()).min(BATCH);
         let mut batches = prompts
-            .par_chunks(BATCH)
-            .zip(rows.par_chunks_mut(BATCH))
+            .par_chunks(size)
+            .zip(rows.par_chunks_mut(size))
             .map(|(prompts, rows)| Batch::read(&decoder, prompts, rows, sampling))
             .collect::<Result<Vec<_>>>()?;
-        for step in 1..=sampling.max_new_tokens {
-            let more = step < sampling.max_new_tokens;
-            let eos = checkpoint.tokenizer.eos;
-            let drawn = batches.par_iter_mut().map(|batch| batch.advance(&decoder, sampling, eos, more));
-            let drawn: usize = drawn.sum::<Result<usize>>()?;
-            if drawn == 0 {
+        for start in (0..sampling.max_new_tokens).step_by(AHEAD) {
+            let steps = start..(start + AHEAD).min(sampling.max_new_tokens);
+            let drawn = batches.par_iter_mut().map(|batch| {
+                let advance =
+                    |step| batch.advance(&decoder, sampling, eos, step + 1 < sampling.max_new_tokens);
+                steps.clone().map(advance).collect::<Result<Vec<usize>>>()
+            });
+            let drawn = drawn.collect::<Result<Vec<_>>>()?;
+            for step in steps.clone() {
+                match drawn.iter().map(|batch| batch[step - start]).sum() {
+                    0 => break,
+                    drawn => progress(step + 1, drawn),
+                }
+            }
+            if batches.iter().all(|batch| batch.rows.is_empty()) {
                 break;
             }
-            progress(step, drawn);
         }
     }
     Ok(rows.into_iter().map(|row| row.completion).collect())
@@ -177,48 +190,58 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Draws a token from logits, which become log-probabilities.
+/// Draws a token from logits, which are used up; returns its log-probability, too.
 fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u32, f32) {
     let greedy = sampling.temperature == 0.0;
-    log_softmax(logits, if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 });
-    let token = if greedy {
-        most_probable(logits)
-    } else if sampling.top_p < 1.0 {
+    let sharpness = if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 };
+    if greedy {
+        let token = most_probable(logits);
+        let logit = logits[token];
+        return (token as u32, logit - exponentials(logits, sharpness).0);
+    }
+    let (log_total, most, total) = exponentials(logits, sharpness);
+    let token = if sampling.top_p < 1.0 {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-        let mut total = 0.0;
+        let mut within = 0.0;
         let nucleus = order.iter().position(|&token| {
-            total += logits[token].exp();
-            f64::from(total) >= sampling.top_p
+            within += logits[token];
+            f64::from(within) >= sampling.top_p * f64::from(total)
         });
         order.truncate(nucleus.map_or(order.len(), |last| last + 1));
-        pick(order.iter().map(|&token| (token, logits[token])), total, random)
+        let weights: Vec<f32> = order.iter().map(|&token| logits[token]).collect();
+        order[pick(&weights, within, random)]
     } else {
-        pick(logits.iter().copied().enumerate(), 1.0, random)
+        pick(logits, total, random)
     };
-    (token as u32, logits[token])
+    (token as u32, logits[token].ln() + most - log_total)
 }
 
-fn most_probable(logprobs: &[f32]) -> usize {
-    let best = logprobs.iter().enumerate().max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)));
+fn most_probable(logits: &[f32]) -> usize {
+    let best = logits.iter().enumerate().max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)));
     best.map_or(0, |(token, _)| token)
 }
 
-/// One of the tokens, in proportion to its probability; the probabilities sum to about `total`.
-fn pick(tokens: impl Iterator<Item = (usize, f32)>, total: f32, random: &mut ChaCha8Rng) -> usize {
+/// An index, in proportion to its weight; the weights sum to about `total`.
+fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
+    /// Weights that are passed over at once.
+    const RUN: usize = 32;
     let mut left = random.random::<f32>() * total;
-    let mut last = 0;
-    for (token, logprob) in tokens {
-        let probability = logprob.exp();
-        if probability > 0.0 {
-            last = token;
-            left -= probability;
-            if left < 0.0 {
-                break;
+    for (run, weights) in weights.chunks(RUN).enumerate() {
+        let within = sum(weights);
+        if left >= within {
+            left -= within;
+            continue;
+        }
+        for (at, weight) in weights.iter().enumerate() {
+            left -= weight;
+            if left < 0.0 && *weight > 0.0 {
+                return run * RUN + at;
             }
         }
     }
-    last
+    // Rounding may leave a little.
+    weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
 }
 
 #[cfg(test)]
