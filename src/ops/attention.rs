@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
 use super::product::{Left, PANEL, Right, TILE_ROWS, multiply};
 use super::rope::{Heads, Rope};
 use super::rows::{Rows, Spans};
@@ -53,7 +53,8 @@ pub fn attention_of(
         bail!("a row of {} tokens, but angles for {} positions", rows.longest(), rope.positions());
     }
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
-    let mut out = vec![0f32; qs.len()];
+    // SAFETY: `forward_row` writes what each query sees.
+    let mut out = unsafe { room(qs.len()) };
     let (width, kv_width) = (heads.width(), heads.kv_width());
     let of_queries = spans.rows().split(&qs, width).into_par_iter().zip(spans.firsts());
     let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
@@ -263,7 +264,7 @@ kernel! {
     /// Probabilities in place of the first `seen` scores, and zeros in place of the others.
     fn softmax_row(scores: &mut [f32], seen: usize) {
         let (visible, hidden) = scores.split_at_mut(seen);
-        softmax(visible);
+        softmax::<FUSED>(visible);
         hidden.fill(0.0);
     }
 }
@@ -271,7 +272,7 @@ kernel! {
 kernel! {
     /// P ∘ (dP − Σ P·dP) in place of dP.
     fn softmax_row_backward(p: &[f32], d: &mut [f32]) {
-        let along = dot(p, d);
+        let along = dot::<FUSED>(p, d);
         for (d, p) in d.iter_mut().zip(p) {
             *d = p * (*d - along);
         }

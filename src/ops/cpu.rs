@@ -68,6 +68,18 @@ pub fn write(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
     tensor.inplace_op1(&Change(std::cell::Cell::new(Some(f))))
 }
 
+/// Room for numbers that are all written before any of them is read. Filling it with zeros first would take
+/// about a tenth of the time of sampling.
+///
+/// SAFETY: the caller writes every number before it reads any or lets go of the vector.
+#[allow(clippy::uninit_vec)]
+pub unsafe fn room(count: usize) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(count);
+    // SAFETY: the capacity is there, and every bit pattern is an f32.
+    unsafe { numbers.set_len(count) };
+    numbers
+}
+
 pub fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }

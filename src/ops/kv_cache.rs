@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
 use super::product::{Left, PANEL, Right, multiply};
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
@@ -81,7 +81,8 @@ impl KvCache {
         }
         let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
-        let mut out = vec![0f32; qs.len()];
+        // SAFETY: `attend_one` writes what each query sees.
+        let mut out = unsafe { room(qs.len()) };
         let inputs = qs.par_chunks(width).zip(ks.par_chunks(kv_width)).zip(vs.par_chunks(kv_width));
         let slots = self.slots.par_iter_mut().with_min_len(ROWS).zip(out.par_chunks_mut(width));
         slots.zip(inputs).for_each(|((slot, out), ((q, k), v))| {
@@ -101,7 +102,11 @@ impl KvCache {
 fn store_token(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, blocks: &mut Vec<f32>) {
     let (width, size) = (heads.kv_width(), heads.size);
     let (block, at_in_block) = (at / PANEL * 2 * PANEL * width, at % PANEL);
-    blocks.resize(block + 2 * PANEL * width, 0.0);
+    if blocks.len() == block {
+        let whole = rope.positions().next_multiple_of(PANEL) * 2 * width;
+        blocks.reserve_exact(whole - block);
+        blocks.resize(block + 2 * PANEL * width, 0.0);
+    }
     let (values, keys) = blocks[block..].split_at_mut(PANEL * width);
     values[at_in_block * width..][..width].copy_from_slice(v);
     let mut turned = k.to_vec();
@@ -147,7 +152,7 @@ fn attend_one(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, o
 
 kernel! {
     fn probabilities(scores: &mut [f32]) -> f32 {
-        softmax(scores)
+        softmax::<FUSED>(scores)
     }
 }
 

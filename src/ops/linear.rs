@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
 use super::product::{Matrix, matmul, matmul_panels};
 use super::value::{Gradients, Value};
 
@@ -38,7 +38,8 @@ fn product(x: &Value, weight: &Value, residual: Option<&Value>) -> Result<Tensor
     let panels = weight.panels()?;
     let mut out = match residual {
         Some(residual) => read(residual.tensor())?.to_vec(),
-        None => vec![0f32; rows * outputs],
+        // SAFETY: a product that is not added to anything is written whole.
+        None => unsafe { room(rows * outputs) },
     };
     matmul_panels(Matrix::new(&numbers, rows, inner), panels, &mut out, residual.is_some());
     tensor(out, (rows, outputs))

@@ -98,7 +98,7 @@ kernel! {
         }
         let most = max(logits);
         for logit in logits.iter_mut() {
-            *logit = exp(*logit - most);
+            *logit = exp::<FUSED>(*logit - most);
         }
         let total = sum(logits);
         (most + total.ln(), most, total)
@@ -112,9 +112,9 @@ kernel! {
             *logit *= sharpness;
         }
         let scores = logits.to_vec();
-        let log_total = softmax(logits);
+        let log_total = softmax::<FUSED>(logits);
         // H = log Z − Σ p·score
-        (scores[target] - log_total, log_total - dot(logits, &scores))
+        (scores[target] - log_total, log_total - dot::<FUSED>(logits, &scores))
     }
 }
 
@@ -125,8 +125,8 @@ kernel! {
             *logit *= sharpness;
         }
         let scores = logits.to_vec();
-        let log_total = softmax(logits);
-        let entropy = log_total - dot(logits, &scores);
+        let log_total = softmax::<FUSED>(logits);
+        let entropy = log_total - dot::<FUSED>(logits, &scores);
         for (p, score) in logits.iter_mut().zip(&scores) {
             // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
             *p *= -d_log_probability - d_entropy * (score - log_total + entropy);

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Checkpoint, Decoder, Packed, Result};
-use crate::ops::{KvCache, exponentials, sum};
+use crate::ops::{KvCache, exponentials, read, sum};
 use crate::store::Seed;
 
 /// Rows that are sampled at the same time; bounds the memory of their keys and values.
@@ -156,7 +156,7 @@ impl<'a> Batch<'a> {
         let mut cache = decoder.cache(distinct.len(), longest + sampling.max_new_tokens)?;
         let logits = decoder.prefill(&Packed::new(&distinct), &mut cache)?;
         let vocabulary = logits.dim(1)?;
-        let read = logits.flatten_all()?.to_vec1::<f32>()?;
+        let read = read(&logits)?;
         let logits =
             source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
         let cache = if distinct.len() == prompts.len() { cache } else { cache.select(&source) };
@@ -184,7 +184,9 @@ impl<'a> Batch<'a> {
         if more && !self.rows.is_empty() {
             let last: Vec<u32> =
                 self.rows.iter().filter_map(|row| row.completion.ids.last().copied()).collect();
-            self.logits = decoder.step(&last, &mut self.cache)?.flatten_all()?.to_vec1::<f32>()?;
+            let logits = decoder.step(&last, &mut self.cache)?;
+            self.logits.clear();
+            self.logits.extend_from_slice(&read(&logits)?);
         }
         Ok(drawn)
     }
