@@ -11,9 +11,9 @@ use super::config::{Config, Module};
 use super::lora::Adapter;
 use super::{Compute, Params};
 use crate::ops::{
-    Cache, Gradients, Rope, Rows, Value, add, add_bias, add_linear, cast, causal_attention, linear,
-    quantized_linear, quantized_rows, rms_norm, scale, select_rows, swiglu, token_log_probabilities,
-    transposed_in_memory,
+    Cache, Gradients, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
+    causal_attention, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows, swiglu,
+    token_log_probabilities,
 };
 
 /// Token rows one after the other, without padding.
@@ -40,8 +40,6 @@ pub enum Purpose {
     },
     /// Results carry none: nothing is kept on the way.
     Scoring,
-    /// The same, with matrices laid out for one token a row.
-    Sampling,
 }
 
 /// A decoder over given weights.
@@ -162,6 +160,16 @@ enum Past<'a> {
     Cache(&'a mut Cache),
 }
 
+impl Past<'_> {
+    /// The rows of the batch where they are read whole.
+    fn rows(&self) -> Option<&Arc<Rows>> {
+        match self {
+            Past::Batch(rows, _) | Past::Fill(rows, _) => Some(rows),
+            Past::Cache(_) => None,
+        }
+    }
+}
+
 impl Decoder {
     pub(super) fn new(
         config: &Config,
@@ -180,7 +188,6 @@ impl Decoder {
             compute,
             train_base: training && adapter.is_none(),
             train_adapter: training,
-            turned: purpose == Purpose::Sampling && compute.fused(),
             made: BTreeMap::new(),
             trained: BTreeMap::new(),
         };
@@ -217,13 +224,12 @@ impl Decoder {
     /// Hidden states after the last norm, \[N, D\].
     pub fn hidden(&self, batch: &Packed) -> Result<Value> {
         let rope = self.rope(batch.rows.longest())?;
-        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope))
+        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope), None)
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
     pub fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
-        let kv_width = self.config.kv_heads * self.config.head_size;
-        Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), kv_width, self.rope(capacity)?))
+        Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), self.rope(capacity)?))
     }
 
     /// Angles for the positions of rows of at most `longest` tokens.
@@ -239,14 +245,15 @@ impl Decoder {
 
     /// Reads whole prompts into an empty cache; the logits after each row's last token, \[rows, V\].
     pub fn prefill(&self, batch: &Packed, cache: &mut Cache) -> Result<Tensor> {
-        let hidden = self.forward(&batch.ids, &mut Past::Fill(&batch.rows, cache))?;
-        let last: Vec<u32> = (0..batch.rows.len()).map(|row| batch.rows.range(row).end as u32 - 1).collect();
-        self.logits(&select_rows(&hidden, last)?)
+        let rows = &batch.rows;
+        let last = Spans::new((0..rows.len()).map(|row| rows.range(row).len() - 1..rows.range(row).len()));
+        let hidden = self.forward(&batch.ids, &mut Past::Fill(rows, cache), Some(&Arc::new(last)))?;
+        self.logits(&hidden)
     }
 
     /// Feeds one new token to each row of the cache; the logits for the next, \[rows, V\].
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor> {
-        let hidden = self.forward(ids, &mut Past::Cache(cache))?;
+        let hidden = self.forward(ids, &mut Past::Cache(cache), None)?;
         cache.advance();
         self.logits(&hidden)
     }
@@ -264,36 +271,39 @@ impl Decoder {
         starts: &[usize],
         temperature: f64,
     ) -> Result<Value> {
-        let (mut before, mut targets) = (Vec::new(), Vec::new());
+        let rows = &batch.rows;
+        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
-            let range = batch.rows.range(row);
+            let range = rows.range(row);
             if *start == 0 {
                 bail!("row {row} has no token before its first prediction: its prompt is empty");
             }
-            for token in range.start + start..range.end {
-                before.push(token as u32 - 1);
-                targets.push(batch.ids[token]);
-            }
+            predicting.push(start - 1..range.len().max(*start) - 1);
+            targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
         }
-        let hidden = select_rows(&self.hidden(batch)?, before)?;
+        let (spans, rope) = (Arc::new(Spans::new(predicting)), self.rope(rows.longest())?);
+        let hidden = self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?;
         token_log_probabilities(&hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
     }
 
-    fn forward(&self, ids: &[u32], past: &mut Past) -> Result<Value> {
+    /// Hidden states after the last norm: of all tokens, or of those of `wanted`, for which alone the last layer
+    /// then works.
+    fn forward(&self, ids: &[u32], past: &mut Past, wanted: Option<&Arc<Spans>>) -> Result<Value> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
             bail!("token {id} is outside the vocabulary of {}", self.config.vocab_size);
         }
         let mut x = self.embedding.rows(ids, self.compute.dtype)?;
         for (index, layer) in self.layers.iter().enumerate() {
+            let wanted = wanted.filter(|_| index + 1 == self.layers.len());
             x = match &*past {
                 Past::Batch(rows, rope) if self.checkpointing => {
                     let (kept, rows, rope) = (layer.clone(), Arc::clone(rows), Arc::clone(rope));
-                    let parameters: Vec<&Value> = layer.values().collect();
+                    let (parameters, wanted): (Vec<&Value>, _) = (layer.values().collect(), wanted.cloned());
                     x.checkpoint(&parameters, move |x| {
-                        kept.forward(index, x, &mut Past::Batch(&rows, &rope))
+                        kept.forward(index, x, &mut Past::Batch(&rows, &rope), wanted.as_ref())
                     })?
                 }
-                _ => layer.forward(index, &x, past)?,
+                _ => layer.forward(index, &x, past, wanted)?,
             };
         }
         rms_norm(&x, &self.norm, self.config.rms_norm_epsilon)
@@ -309,8 +319,6 @@ struct Weights<'a> {
     compute: &'a Compute,
     train_base: bool,
     train_adapter: bool,
-    /// Whether matrices are laid out for one token a row.
-    turned: bool,
     /// By name, in the type that is computed in.
     made: BTreeMap<String, Value>,
     trained: BTreeMap<String, Value>,
@@ -340,11 +348,7 @@ impl Weights<'_> {
         if let Some(quantized) = self.params.quantized(name) {
             return Ok(Matrix::Quantized(quantized.clone()));
         }
-        let value = self.value(name)?;
-        Ok(Matrix::Full(match self.turned {
-            true => Value::constant(transposed_in_memory(value.tensor())?),
-            false => value,
-        }))
+        Ok(Matrix::Full(self.value(name)?))
     }
 
     fn linear(&mut self, layer: usize, module: Module) -> Result<Linear> {
@@ -392,29 +396,54 @@ impl Layer {
         norms.chain(linears.into_iter().flat_map(Linear::values))
     }
 
-    fn forward(&self, index: usize, x: &Value, past: &mut Past) -> Result<Value> {
-        let attended = self.attention(index, &rms_norm(x, &self.input_norm, self.epsilon)?, past)?;
-        let x = self.o.add_to(x, &attended)?;
+    /// The states of the tokens of `wanted`, or of all, from those of all.
+    fn forward(
+        &self,
+        index: usize,
+        x: &Value,
+        past: &mut Past,
+        wanted: Option<&Arc<Spans>>,
+    ) -> Result<Value> {
+        let mut h = rms_norm(x, &self.input_norm, self.epsilon)?;
+        let (mut k, v) = (self.k.forward(&h)?, self.v.forward(&h)?);
+        let mut x = x.clone();
+        if let (Some(wanted), Some(rows)) = (wanted, past.rows()) {
+            (h, x) = (select_rows(&h, wanted.indices(rows))?, select_rows(&x, wanted.indices(rows))?);
+        }
+        let mut q = self.q.forward(&h)?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (rms_norm(&q, q_norm, self.epsilon)?, rms_norm(&k, k_norm, self.epsilon)?);
+        }
+        let attended = self.attention(index, &q, &k, &v, past, wanted)?;
+        let x = self.o.add_to(&x, &attended)?;
         let h = rms_norm(&x, &self.post_norm, self.epsilon)?;
         let wide = swiglu(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
         self.down.add_to(&x, &wide)
     }
 
-    /// What the heads see of `h`, before the output projection.
-    fn attention(&self, index: usize, h: &Value, past: &mut Past) -> Result<Value> {
-        let (mut q, mut k, v) = (self.q.forward(h)?, self.k.forward(h)?, self.v.forward(h)?);
-        if let Some([q_norm, k_norm]) = &self.qk_norm {
-            (q, k) = (rms_norm(&q, q_norm, self.epsilon)?, rms_norm(&k, k_norm, self.epsilon)?);
-        }
-        match past {
-            Past::Batch(rows, rope) => causal_attention(&q, &k, &v, rows, rope),
+    /// What the heads see, before the output projection.
+    fn attention(
+        &self,
+        index: usize,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        past: &mut Past,
+        wanted: Option<&Arc<Spans>>,
+    ) -> Result<Value> {
+        let (rows, rope) = match past {
+            Past::Batch(rows, rope) => (*rows, *rope),
             Past::Fill(rows, cache) => {
                 cache.fill(index, k.tensor(), v.tensor(), rows)?;
-                causal_attention(&q, &k, &v, rows, cache.rope())
+                (*rows, cache.rope())
             }
             Past::Cache(cache) => {
-                Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?))
+                return Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?));
             }
+        };
+        match wanted {
+            Some(spans) => attention_of(q, spans, k, v, rows, rope),
+            None => causal_attention(q, k, v, rows, rope),
         }
     }
 }

@@ -17,11 +17,10 @@ pub enum Cache {
 }
 
 impl Cache {
-    /// An empty cache for `rows` rows of as many tokens as `rope` has positions, of `layers` layers and keys of
-    /// `kv_width` numbers a token.
-    pub fn new(fused: bool, rows: usize, layers: usize, kv_width: usize, rope: Arc<Rope>) -> Cache {
+    /// An empty cache for `rows` rows of as many tokens as `rope` has positions, of `layers` layers.
+    pub fn new(fused: bool, rows: usize, layers: usize, rope: Arc<Rope>) -> Cache {
         if fused {
-            Cache::Fused(KvCache::new(rows, layers, kv_width, rope))
+            Cache::Fused(KvCache::new(rows, layers, rope))
         } else {
             Cache::Tensors(TensorCache::new(rows, rope))
         }

@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
 use super::rope::{Heads, Rope};
-use super::rows::Rows;
+use super::rows::{Rows, Spans};
 use super::value::{Gradients, Value};
 
 /// Whether the fused kernels can work on these: f32 on the CPU.
@@ -94,15 +94,21 @@ pub(super) fn padding(rows: &Rows, left: bool, device: &Device) -> Result<(Tenso
     Ok((Tensor::new(from, device)?, Tensor::new(back, device)?))
 }
 
-/// See [`super::causal_attention`]: rows are padded at the end, where the causal mask hides the padding.
+/// See [`super::attention_of`]: rows are padded at the end, where the causal mask hides the padding, and
+/// queries that are not asked for are zeros.
 pub(super) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
+    spans: &Spans,
     rows: &Rows,
     rope: &Rope,
     heads: Heads,
 ) -> Result<Tensor> {
+    if spans.rows().tokens() < rows.tokens() {
+        let wanted = Tensor::new(spans.indices(rows), q.device())?;
+        let none = Tensor::zeros((rows.tokens(), heads.width()), q.dtype(), q.device())?;
+        let all = none.index_add(&wanted, q, 0)?;
+        return attention([&all, k, v], &Spans::whole(rows), rows, rope, heads)?.index_select(&wanted, 0);
+    }
     let (count, longest) = (rows.len(), rows.longest());
     if rows.tokens() == 0 {
         return q.zeros_like();

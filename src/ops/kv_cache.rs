@@ -5,40 +5,35 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
+use super::product::{Left, PANEL, Right, multiply};
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
 use super::simd::{kernel, softmax};
-use super::tile::TILE;
 
-/// Keys and values of rows that are being sampled. Holds memory for `capacity` tokens a row from the start.
+/// Rows that one task takes at least.
+const ROWS: usize = 8;
+
+/// Keys and values of rows that are being sampled. Memory grows with the tokens that are there, a block of
+/// [`PANEL`] at a time.
 pub struct KvCache {
     slots: Vec<Slot>,
-    capacity: usize,
-    /// Capacity, padded: keys are read eight tokens at a time.
-    stride: usize,
     rope: Arc<Rope>,
 }
 
 #[derive(Clone)]
 struct Slot {
     length: usize,
-    /// For each layer and key head \[size, stride\], turned.
-    keys: Vec<Vec<f32>>,
-    /// For each layer \[capacity, key heads, size\].
-    values: Vec<Vec<f32>>,
+    /// For each layer, blocks of [`PANEL`] tokens. A block has the values \[PANEL, key heads, size\], then the
+    /// keys \[key heads, size, PANEL\], turned.
+    layers: Vec<Vec<f32>>,
 }
 
 impl KvCache {
-    /// An empty cache for `rows` rows of as many tokens as `rope` has positions, of `layers` layers and keys
-    /// of `kv_width` numbers a token.
-    pub fn new(rows: usize, layers: usize, kv_width: usize, rope: Arc<Rope>) -> KvCache {
-        let capacity = rope.positions();
-        let stride = capacity.next_multiple_of(TILE);
-        let empty = |tokens: usize| vec![vec![0f32; tokens * kv_width]; layers];
-        let slots =
-            (0..rows).map(|_| Slot { length: 0, keys: empty(stride), values: empty(capacity) }).collect();
-        KvCache { slots, capacity, stride, rope }
+    /// An empty cache for `rows` rows of as many tokens as `rope` has positions, in `layers` layers.
+    pub fn new(rows: usize, layers: usize, rope: Arc<Rope>) -> KvCache {
+        let slot = Slot { length: 0, layers: vec![Vec::new(); layers] };
+        KvCache { slots: vec![slot; rows], rope }
     }
 
     pub fn rope(&self) -> &Arc<Rope> {
@@ -51,8 +46,7 @@ impl KvCache {
 
     /// The rows of a new cache: each a copy of the given row of this one.
     pub fn select(&self, rows: &[usize]) -> KvCache {
-        let slots = rows.iter().map(|&row| self.slots[row].clone()).collect();
-        KvCache { slots, capacity: self.capacity, stride: self.stride, rope: self.rope.clone() }
+        KvCache { slots: rows.iter().map(|&row| self.slots[row].clone()).collect(), rope: self.rope.clone() }
     }
 
     /// Keeps the rows for which `keep` says so.
@@ -64,14 +58,13 @@ impl KvCache {
     /// Takes in the keys and values of whole prompts, k and v \[N, KV·d\] not yet turned.
     pub fn fill(&mut self, layer: usize, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
         let heads = Heads::of(k, k, &self.rope)?;
-        let (width, stride, rope) = (heads.kv_width(), self.stride, &self.rope);
+        let (width, rope) = (heads.kv_width(), &self.rope);
         let (k, v) = (read(k)?, read(v)?);
         let pieces = rows.split(&k, width).into_par_iter().zip(rows.split(&v, width));
         self.slots.par_iter_mut().zip(pieces).for_each(|(slot, (k, v))| {
             slot.length = k.len() / width;
-            slot.values[layer][..v.len()].copy_from_slice(v);
-            for (token, k) in k.chunks_exact(width).enumerate() {
-                store_key(k, token, heads, stride, rope, &mut slot.keys[layer]);
+            for (token, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
+                store_token(k, v, token, heads, rope, &mut slot.layers[layer]);
             }
         });
         Ok(())
@@ -82,19 +75,19 @@ impl KvCache {
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = Heads::of(q, k, &self.rope)?;
         let (width, kv_width) = (heads.width(), heads.kv_width());
-        if self.slots.iter().any(|slot| slot.length >= self.capacity) {
-            bail!("the cache of keys and values is full at {} tokens", self.capacity);
+        let capacity = self.rope.positions();
+        if self.slots.iter().any(|slot| slot.length >= capacity) {
+            bail!("the cache of keys and values is full at {capacity} tokens");
         }
-        let (stride, rope) = (self.stride, &self.rope);
+        let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
-        let mut out = vec![0f32; qs.len()];
+        // SAFETY: `attend_one` writes what each query sees.
+        let mut out = unsafe { room(qs.len()) };
         let inputs = qs.par_chunks(width).zip(ks.par_chunks(kv_width)).zip(vs.par_chunks(kv_width));
-        let slots = self.slots.par_iter_mut().zip(out.par_chunks_mut(width));
+        let slots = self.slots.par_iter_mut().with_min_len(ROWS).zip(out.par_chunks_mut(width));
         slots.zip(inputs).for_each(|((slot, out), ((q, k), v))| {
-            let at = slot.length;
-            slot.values[layer][at * kv_width..][..kv_width].copy_from_slice(v);
-            store_key(k, at, heads, stride, rope, &mut slot.keys[layer]);
-            attend_one(q, &slot.keys[layer], &slot.values[layer], at, heads, rope, out);
+            store_token(k, v, slot.length, heads, rope, &mut slot.layers[layer]);
+            attend_one(q, &slot.layers[layer], slot.length, heads, rope, out);
         });
         tensor(out, q.shape())
     }
@@ -105,61 +98,61 @@ impl KvCache {
     }
 }
 
-fn store_key(k: &[f32], position: usize, heads: Heads, stride: usize, rope: &Rope, keys: &mut [f32]) {
-    let mut turned = vec![0f32; heads.size];
-    for (k, keys) in k.chunks_exact(heads.size).zip(keys.chunks_exact_mut(heads.size * stride)) {
-        turned.copy_from_slice(k);
-        rope.turn(&mut turned, position, 1.0);
-        for (keys, number) in keys.chunks_exact_mut(stride).zip(&turned) {
-            keys[position] = *number;
+/// Adds a token behind the `at` that are there.
+fn store_token(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, blocks: &mut Vec<f32>) {
+    let (width, size) = (heads.kv_width(), heads.size);
+    let (block, at_in_block) = (at / PANEL * 2 * PANEL * width, at % PANEL);
+    if blocks.len() == block {
+        let whole = rope.positions().next_multiple_of(PANEL) * 2 * width;
+        blocks.reserve_exact(whole - block);
+        blocks.resize(block + 2 * PANEL * width, 0.0);
+    }
+    let (values, keys) = blocks[block..].split_at_mut(PANEL * width);
+    values[at_in_block * width..][..width].copy_from_slice(v);
+    let mut turned = k.to_vec();
+    for (turned, keys) in turned.chunks_exact_mut(size).zip(keys.chunks_exact_mut(size * PANEL)) {
+        rope.turn(turned, at, 1.0);
+        for (keys, number) in keys.chunks_exact_mut(PANEL).zip(turned) {
+            keys[at_in_block] = *number;
         }
     }
 }
 
-/// Σ over the rows of a matrix \[…, stride\], weighted, of `W` columns from `column` on.
-#[inline(always)]
-fn weighted_sum<const W: usize>(weights: &[f32], matrix: &[f32], column: usize, stride: usize) -> [f32; W] {
-    let mut sum = [0f32; W];
-    for (weight, row) in weights.iter().zip(matrix.chunks(stride)) {
-        let row = &row[column..][..W];
-        for lane in 0..W {
-            sum[lane] += weight * row[lane];
+/// What the queries of a row's newest token, at position `at`, see.
+fn attend_one(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, out: &mut [f32]) {
+    let (size, kv_width, group) = (heads.size, heads.kv_width(), heads.group());
+    let stride = (at + 1).next_multiple_of(PANEL);
+    let mut queries = q.to_vec();
+    queries.chunks_exact_mut(size).for_each(|query| rope.turn(query, at, heads.scale()));
+    let mut scores = vec![0f32; group * stride];
+    let group_width = group * size;
+    for (kv, (queries, out)) in queries.chunks(group_width).zip(out.chunks_mut(group_width)).enumerate() {
+        let queries = Left { numbers: queries, rows: group, row: size, steps: size, step: 1 };
+        for (block, numbers) in blocks.chunks_exact(2 * PANEL * kv_width).enumerate() {
+            let keys = &numbers[PANEL * kv_width + kv * size * PANEL..];
+            let keys = Right { numbers: keys, columns: PANEL, step: PANEL };
+            multiply(queries, keys, &mut scores[block * PANEL..], stride, false);
         }
-    }
-    sum
-}
-
-/// The same for all columns that `out` has: as many at a time as keep the processor busy, then fewer.
-#[inline(always)]
-fn weighted_sums(weights: &[f32], matrix: &[f32], first: usize, stride: usize, out: &mut [f32]) {
-    let mut done = 0;
-    while out.len() - done >= 4 * TILE {
-        let sum = weighted_sum::<{ 4 * TILE }>(weights, matrix, first + done, stride);
-        out[done..done + 4 * TILE].copy_from_slice(&sum);
-        done += 4 * TILE;
-    }
-    while out.len() - done >= TILE {
-        out[done..done + TILE].copy_from_slice(&weighted_sum::<TILE>(weights, matrix, first + done, stride));
-        done += TILE;
-    }
-    for (column, out) in out.iter_mut().enumerate().skip(done) {
-        *out = weighted_sum::<1>(weights, matrix, first + column, stride)[0];
+        scores.chunks_exact_mut(stride).for_each(|scores| {
+            probabilities(&mut scores[..=at]);
+        });
+        for (block, numbers) in blocks.chunks_exact(2 * PANEL * kv_width).enumerate() {
+            let seen = PANEL.min(at + 1 - block * PANEL);
+            let left =
+                Left { numbers: &scores[block * PANEL..], rows: group, row: stride, steps: seen, step: 1 };
+            for column in (0..size).step_by(PANEL) {
+                // What lies behind a head of fewer than 32 numbers is read, not used.
+                let values = &numbers[kv * size + column..];
+                let values = Right { numbers: values, columns: PANEL.min(size - column), step: kv_width };
+                multiply(left, values, &mut out[column..], size, block > 0);
+            }
+        }
     }
 }
 
 kernel! {
-    fn attend_one(q: &[f32], keys: &[f32], values: &[f32], at: usize, heads: Heads, rope: &Rope, out: &mut [f32]) {
-        let (size, kv_width) = (heads.size, heads.kv_width());
-        let stride = keys.len() / kv_width;
-        let (mut query, mut scores) = (vec![0f32; size], vec![0f32; (at + 1).next_multiple_of(TILE)]);
-        for (head, (q, out)) in q.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
-            let kv = head / heads.group() * size;
-            query.copy_from_slice(q);
-            rope.turn(&mut query, at, heads.scale());
-            weighted_sums(&query, &keys[kv * stride..], 0, stride, &mut scores);
-            softmax(&mut scores[..=at]);
-            weighted_sums(&scores[..=at], values, kv, kv_width, out);
-        }
+    fn probabilities(scores: &mut [f32]) -> f32 {
+        softmax::<FUSED>(scores)
     }
 }
 
@@ -177,7 +170,7 @@ mod tests {
         let whole = [&q, &k, &v].map(|x| Value::constant(x.clone()));
         let whole =
             causal_attention(&whole[0], &whole[1], &whole[2], &Arc::new(Rows::new([9, 9])), &rope).unwrap();
-        let mut cache = KvCache::new(2, 1, 16, rope);
+        let mut cache = KvCache::new(2, 1, rope);
         let part = |x: &Tensor, from: usize, count: usize| {
             Tensor::cat(&[x.narrow(0, from, count).unwrap(), x.narrow(0, 9 + from, count).unwrap()], 0)
                 .unwrap()

@@ -6,8 +6,9 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, fused};
-use super::cpu::{Matrix, matmul, read, tensor};
-use super::simd::{dot, kernel, softmax};
+use super::cpu::{read, tensor};
+use super::product::{Matrix, matmul};
+use super::simd::{dot, exp, kernel, max, softmax, sum};
 use super::value::{Gradients, Value};
 
 /// Tokens whose logits exist at the same time.
@@ -93,25 +94,18 @@ fn log_probabilities_backward(
 }
 
 kernel! {
-    /// Log-softmax in place of one row of logits, scaled first.
-    pub fn log_softmax(logits: &mut [f32], sharpness: f32) {
-        let mut most = f32::NEG_INFINITY;
+    /// One row of logits, scaled, becomes e^(score − most); returns log Σ e^score, the largest score and the sum
+    /// of what the row became.
+    pub fn exponentials(logits: &mut [f32], sharpness: f32) -> (f32, f32, f32) {
         for logit in logits.iter_mut() {
             *logit *= sharpness;
-            most = if *logit > most { *logit } else { most };
         }
-        let mut total = [0f32; 8];
-        let chunks = logits.chunks_exact(8);
-        let rest: f32 = chunks.remainder().iter().map(|logit| super::simd::exp(logit - most)).sum();
-        for chunk in chunks {
-            for lane in 0..8 {
-                total[lane] += super::simd::exp(chunk[lane] - most);
-            }
-        }
-        let log_total = most + (total.iter().sum::<f32>() + rest).ln();
+        let most = max(logits);
         for logit in logits.iter_mut() {
-            *logit -= log_total;
+            *logit = exp::<FUSED>(*logit - most);
         }
+        let total = sum(logits);
+        (most + total.ln(), most, total)
     }
 }
 
@@ -122,9 +116,9 @@ kernel! {
             *logit *= sharpness;
         }
         let scores = logits.to_vec();
-        let log_total = softmax(logits);
+        let log_total = softmax::<FUSED>(logits);
         // H = log Z − Σ p·score
-        (scores[target] - log_total, log_total - dot(logits, &scores))
+        (scores[target] - log_total, log_total - dot::<FUSED>(logits, &scores))
     }
 }
 
@@ -135,8 +129,8 @@ kernel! {
             *logit *= sharpness;
         }
         let scores = logits.to_vec();
-        let log_total = softmax(logits);
-        let entropy = log_total - dot(logits, &scores);
+        let log_total = softmax::<FUSED>(logits);
+        let entropy = log_total - dot::<FUSED>(logits, &scores);
         for (p, score) in logits.iter_mut().zip(&scores) {
             // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
             *p *= -d_log_probability - d_entropy * (score - log_total + entropy);
@@ -171,10 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn log_softmax_sums_to_one() {
-        let mut logits: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
-        log_softmax(&mut logits, 2.0);
-        let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
-        assert!((total - 1.0).abs() < 1e-5);
+    fn exponentials_and_their_sum_are_probabilities() {
+        let logits: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+        let mut weights = logits.clone();
+        let (log_total, most, total) = exponentials(&mut weights, 2.0);
+        for (weight, logit) in weights.iter().zip(logits) {
+            assert!((weight / total - (2.0 * logit - log_total).exp()).abs() < 1e-6);
+            assert!((weight.ln() + most - 2.0 * logit).abs() < 1e-5);
+        }
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
 use super::simd::{dot, kernel};
 use super::value::{Gradients, Value};
 
@@ -22,7 +22,8 @@ pub fn rms_norm(x: &Value, weight: &Value, epsilon: f64) -> Result<Value> {
     }
     let epsilon = epsilon as f32;
     let (xs, weights) = (read(x.tensor())?, read(weight.tensor())?);
-    let mut y = vec![0f32; xs.len()];
+    // SAFETY: every run is written.
+    let mut y = unsafe { room(xs.len()) };
     let block = BLOCK * width;
     y.par_chunks_mut(block).zip(xs.par_chunks(block)).for_each(|(y, x)| forward(x, &weights, epsilon, y));
     let out = tensor(y, x.tensor().shape())?;
@@ -63,7 +64,7 @@ kernel! {
     fn forward(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
         let width = weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+            let scale = 1.0 / (dot::<FUSED>(x, x) / width as f32 + epsilon).sqrt();
             for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
                 *y = x * scale * w;
             }
@@ -78,12 +79,12 @@ kernel! {
         let mut weighted = vec![0f32; width];
         let rows = x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
         for ((x, grad), dx) in rows {
-            let scale = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+            let scale = 1.0 / (dot::<FUSED>(x, x) / width as f32 + epsilon).sqrt();
             for (((gw, dw), (g, w)), x) in weighted.iter_mut().zip(dw.iter_mut()).zip(grad.iter().zip(weight)).zip(x) {
                 *gw = g * w;
                 *dw += g * x * scale;
             }
-            let along = dot(&weighted, x) * scale * scale * scale / width as f32;
+            let along = dot::<FUSED>(&weighted, x) * scale * scale * scale / width as f32;
             for ((dx, gw), x) in dx.iter_mut().zip(&weighted).zip(x) {
                 *dx += gw * scale - x * along;
             }

@@ -41,7 +41,7 @@ impl Rows {
         self.lengths().max().unwrap_or(0)
     }
 
-    fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
         self.offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
@@ -58,5 +58,51 @@ impl Rows {
             data = rest;
         }
         pieces
+    }
+}
+
+/// A run of tokens within each packed row: those whose results are wanted.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    /// Where each run begins in its row.
+    firsts: Vec<usize>,
+    /// The runs, packed.
+    rows: Rows,
+}
+
+impl Spans {
+    /// For each row, `ranges` of its tokens.
+    pub fn new(ranges: impl IntoIterator<Item = std::ops::Range<usize>>) -> Spans {
+        let ranges: Vec<_> = ranges.into_iter().collect();
+        let rows = Rows::new(ranges.iter().map(|range| range.len()));
+        Spans { firsts: ranges.into_iter().map(|range| range.start).collect(), rows }
+    }
+
+    /// All tokens.
+    pub fn whole(rows: &Rows) -> Spans {
+        Spans { firsts: vec![0; rows.len()], rows: rows.clone() }
+    }
+
+    /// The runs as packed rows of their own.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    pub(super) fn firsts(&self) -> &[usize] {
+        &self.firsts
+    }
+
+    /// Where the tokens of the runs lie among those of `rows`.
+    pub fn indices(&self, rows: &Rows) -> Vec<u32> {
+        let run = |row: usize| {
+            let first = rows.range(row).start + self.firsts[row];
+            first as u32..(first + self.rows.range(row).len()) as u32
+        };
+        (0..self.rows.len()).flat_map(run).collect()
+    }
+
+    pub(super) fn fit(&self, rows: &Rows) -> bool {
+        let ends = self.firsts.iter().zip(self.rows.lengths()).map(|(first, length)| first + length);
+        self.rows.len() == rows.len() && ends.zip(rows.lengths()).all(|(end, length)| end <= length)
     }
 }

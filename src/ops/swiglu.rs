@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
-use super::cpu::{read, tensor};
+use super::cpu::{read, room, tensor};
 use super::simd::{kernel, sigmoid};
 use super::value::Value;
 
@@ -20,14 +20,16 @@ pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
         return composition(&[gate, up], |t| composition::swiglu(&t[0], &t[1]));
     }
     let (gates, ups) = (read(gate.tensor())?, read(up.tensor())?);
-    let mut out = vec![0f32; gates.len()];
+    // SAFETY: every number is written, here and below.
+    let mut out = unsafe { room(gates.len()) };
     let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK));
     out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (gate, up))| forward(gate, up, out));
     let out = tensor(out, gate.tensor().shape())?;
     let kept = (gate.clone(), up.clone());
     Ok(Value::result(out, &[gate, up], move |grad, gradients| {
         let (gates, ups, grads) = (read(kept.0.tensor())?, read(kept.1.tensor())?, read(&grad)?);
-        let (mut dgate, mut dup) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
+        // SAFETY: as above.
+        let (mut dgate, mut dup) = unsafe { (room(gates.len()), room(gates.len())) };
         let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
         let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
         inputs
@@ -41,7 +43,7 @@ pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
 kernel! {
     fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-            *out = g * sigmoid(*g) * u;
+            *out = g * sigmoid::<FUSED>(*g) * u;
         }
     }
 }
@@ -49,7 +51,7 @@ kernel! {
 kernel! {
     fn backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
         for ((((dg, du), g), u), d) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(grad) {
-            let s = sigmoid(*g);
+            let s = sigmoid::<FUSED>(*g);
             *du = d * g * s;
             *dg = d * u * s * (1.0 + g * (1.0 - s));
         }

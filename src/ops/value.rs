@@ -5,13 +5,14 @@
 //! computed for a value whose gradient nobody wants.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
 
 use super::composition::on_cpu_f32;
 use super::cpu::{read, tensor, write};
+use super::product::{Matrix, Panels};
 
 /// Values are numbered as they are made: whatever uses a value has a greater number.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -21,6 +22,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub struct Value {
     tensor: Tensor,
     node: Option<Arc<Node>>,
+    /// The transpose of a weight, cut for products with it when the first one comes.
+    panels: Arc<OnceLock<Panels>>,
 }
 
 struct Node {
@@ -42,12 +45,12 @@ impl Node {
 impl Value {
     /// A value without a gradient.
     pub fn constant(tensor: Tensor) -> Value {
-        Value { tensor, node: None }
+        Value::of(tensor, None)
     }
 
     /// A value whose gradient is wanted.
     pub fn parameter(tensor: Tensor) -> Value {
-        Value { tensor, node: Node::make(Vec::new(), None) }
+        Value::of(tensor, Node::make(Vec::new(), None))
     }
 
     /// The result of an operation. `backward` is kept if any of the inputs wants a gradient.
@@ -60,8 +63,22 @@ impl Value {
         if inputs.is_empty() {
             Value::constant(tensor)
         } else {
-            Value { tensor, node: Node::make(inputs, Some(Box::new(backward))) }
+            Value::of(tensor, Node::make(inputs, Some(Box::new(backward))))
         }
+    }
+
+    fn of(tensor: Tensor, node: Option<Arc<Node>>) -> Value {
+        Value { tensor, node, panels: Arc::default() }
+    }
+
+    /// The panels of Wᵀ for a matrix W \[out, in\]; made once and kept.
+    pub(super) fn panels(&self) -> Result<&Panels> {
+        if let Some(panels) = self.panels.get() {
+            return Ok(panels);
+        }
+        let (outputs, inputs) = self.tensor.dims2()?;
+        let panels = Panels::of(Matrix::new(&read(&self.tensor)?, outputs, inputs).t());
+        Ok(self.panels.get_or_init(|| panels))
     }
 
     pub fn tensor(&self) -> &Tensor {

@@ -10,15 +10,17 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Checkpoint, Decoder, Packed, Purpose, Result, Tokenizer};
-use crate::ops::{Cache, log_softmax};
+use crate::ops::{Cache, exponentials, sum};
 use crate::store::Seed;
 
 /// Rows that are sampled at the same time; bounds the memory of their keys and values.
 const MOST_ROWS: usize = 512;
 
-/// Rows of a batch. Batches draw a token side by side, one to a thread, so that the threads wait for each
-/// other once a token and not at every product.
-const BATCH: usize = 32;
+/// Rows of a batch at the most. Batches draw tokens side by side, one to a thread.
+const BATCH: usize = 64;
+
+/// Tokens that each batch draws before the threads wait for each other, and for who looks at the progress.
+const AHEAD: usize = 8;
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,26 +94,37 @@ pub fn sample(
             candle_core::Error::Msg(format!("prompt {row} is empty: there is nothing to continue")).into()
         );
     }
-    let decoder = checkpoint.decoder(Purpose::Sampling)?;
+    let decoder = checkpoint.decoder(Purpose::Scoring)?;
     let ends = checkpoint.ends();
     let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
-    // A GPU wants all rows at once; threads of the CPU wait for each other once a token.
-    let batch = if checkpoint.compute.device.is_cpu() { BATCH } else { MOST_ROWS };
     let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
     for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
+        // A batch for each thread: no number depends on how rows are put together.
+        let size = match checkpoint.compute.device.is_cpu() {
+            true => prompts.len().div_ceil(rayon::current_num_threads()).min(BATCH),
+            false => MOST_ROWS,
+        };
         let mut batches = prompts
-            .par_chunks(batch)
-            .zip(rows.par_chunks_mut(batch))
+            .par_chunks(size)
+            .zip(rows.par_chunks_mut(size))
             .map(|(prompts, rows)| Batch::read(&drawing, prompts, rows))
             .collect::<Result<Vec<_>>>()?;
-        for step in 1..=sampling.max_new_tokens {
-            let more = step < sampling.max_new_tokens;
-            let drawn = batches.par_iter_mut().map(|batch| batch.advance(&drawing, more));
-            let drawn: usize = drawn.sum::<Result<usize>>()?;
-            if drawn == 0 {
+        for start in (0..sampling.max_new_tokens).step_by(AHEAD) {
+            let steps = start..(start + AHEAD).min(sampling.max_new_tokens);
+            let drawn = batches.par_iter_mut().map(|batch| {
+                let advance = |step| batch.advance(&drawing, step + 1 < sampling.max_new_tokens);
+                steps.clone().map(advance).collect::<Result<Vec<usize>>>()
+            });
+            let drawn = drawn.collect::<Result<Vec<_>>>()?;
+            for step in steps.clone() {
+                match drawn.iter().map(|batch| batch[step - start]).sum() {
+                    0 => break,
+                    drawn => progress(step + 1, drawn),
+                }
+            }
+            if batches.iter().all(|batch| batch.rows.is_empty()) {
                 break;
             }
-            progress(step, drawn);
         }
     }
     rows.into_par_iter()
@@ -225,69 +238,77 @@ fn numbers(logits: &Tensor) -> Result<Vec<f32>> {
     Ok(logits.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?)
 }
 
-/// Draws a token from logits, which become log-probabilities.
+/// Draws a token from logits, which are used up; returns its log-probability, too.
 fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u32, f32) {
     let greedy = sampling.temperature == 0.0;
-    log_softmax(logits, if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 });
-    let token = if greedy {
-        most_probable(logits)
-    } else if sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0 {
-        pick(logits.iter().copied().enumerate(), 1.0, random)
+    let sharpness = if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 };
+    if greedy {
+        let token = most_probable(logits);
+        let logit = logits[token];
+        return (token as u32, logit - exponentials(logits, sharpness).0);
+    }
+    let (log_total, most, total) = exponentials(logits, sharpness);
+    let all = sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0;
+    let token = if all {
+        pick(logits, total, random)
     } else {
-        let (kept, total) = most_probable_tokens(logits, sampling);
-        pick(kept.into_iter().map(|token| (token, logits[token])), total, random)
+        let kept = most_probable_tokens(logits, sampling);
+        let weights: Vec<f32> = kept.iter().map(|token| logits[*token]).collect();
+        kept[pick(&weights, weights.iter().sum(), random)]
     };
-    (token as u32, logits[token])
+    (token as u32, logits[token].ln() + most - log_total)
 }
 
 /// The tokens that top-k, top-p and min-p leave, in this order and each of what the one before left, as in
-/// transformers; the most probable first, ties by id. And what their probabilities sum to.
-fn most_probable_tokens(logprobs: &[f32], sampling: &Sampling) -> (Vec<usize>, f32) {
-    let mut order: Vec<usize> = (0..logprobs.len()).collect();
-    let by_probability = |a: &usize, b: &usize| logprobs[*b].total_cmp(&logprobs[*a]).then(a.cmp(b));
+/// transformers; the most probable first, ties by id. Weights are probabilities but for a factor.
+fn most_probable_tokens(weights: &[f32], sampling: &Sampling) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    let by_probability = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
     if (1..order.len()).contains(&sampling.top_k) {
         order.select_nth_unstable_by(sampling.top_k - 1, by_probability);
         order.truncate(sampling.top_k);
     }
     order.sort_unstable_by(by_probability);
-    let total = |order: &[usize]| order.iter().map(|token| logprobs[*token].exp()).sum::<f32>();
     if sampling.top_p < 1.0 {
-        let (all, mut reached) = (f64::from(total(&order)), 0.0);
+        let all: f64 = order.iter().map(|token| f64::from(weights[*token])).sum();
+        let mut reached = 0.0;
         let last = order.iter().position(|&token| {
-            reached += f64::from(logprobs[token].exp());
+            reached += f64::from(weights[token]);
             reached >= sampling.top_p * all
         });
         order.truncate(last.map_or(order.len(), |last| last + 1));
     }
-    if sampling.min_p > 0.0 {
-        let least = order.first().map_or(0.0, |token| logprobs[*token] + (sampling.min_p as f32).ln());
-        let kept = order.partition_point(|token| logprobs[*token] >= least);
-        order.truncate(kept.max(1));
-    }
-    let total = total(&order);
-    (order, total)
+    let least = order.first().map_or(0.0, |token| weights[*token] * sampling.min_p as f32);
+    let kept = order.partition_point(|token| weights[*token] >= least);
+    order.truncate(kept.max(1));
+    order
 }
 
-fn most_probable(logprobs: &[f32]) -> usize {
-    let best = logprobs.iter().enumerate().max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)));
+fn most_probable(logits: &[f32]) -> usize {
+    let best = logits.iter().enumerate().max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)));
     best.map_or(0, |(token, _)| token)
 }
 
-/// One of the tokens, in proportion to its probability; the probabilities sum to about `total`.
-fn pick(tokens: impl Iterator<Item = (usize, f32)>, total: f32, random: &mut ChaCha8Rng) -> usize {
+/// An index, in proportion to its weight; the weights sum to about `total`.
+fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
+    /// Weights that are passed over at once.
+    const RUN: usize = 32;
     let mut left = random.random::<f32>() * total;
-    let mut last = 0;
-    for (token, logprob) in tokens {
-        let probability = logprob.exp();
-        if probability > 0.0 {
-            last = token;
-            left -= probability;
-            if left < 0.0 {
-                break;
+    for (run, weights) in weights.chunks(RUN).enumerate() {
+        let within = sum(weights);
+        if left >= within {
+            left -= within;
+            continue;
+        }
+        for (at, weight) in weights.iter().enumerate() {
+            left -= weight;
+            if left < 0.0 && *weight > 0.0 {
+                return run * RUN + at;
             }
         }
     }
-    last
+    // Rounding may leave a little.
+    weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -357,16 +378,13 @@ mod tests {
     #[test]
     fn filters_leave_what_they_say() {
         let probabilities = [0.1f32, 0.4, 0.05, 0.3, 0.15];
-        let logprobs = probabilities.map(f32::ln);
-        let kept = |sampling: Sampling| most_probable_tokens(&logprobs, &sampling);
-        assert_eq!(kept(Sampling { top_k: 3, ..Sampling::default() }).0, [1, 3, 4]);
-        assert_eq!(kept(Sampling { top_p: 0.69, ..Sampling::default() }).0, [1, 3]);
-        assert_eq!(kept(Sampling { top_p: 0.71, ..Sampling::default() }).0, [1, 3, 4]);
-        assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }).0, [1, 3, 4]);
+        let kept = |sampling: Sampling| most_probable_tokens(&probabilities, &sampling);
+        assert_eq!(kept(Sampling { top_k: 3, ..Sampling::default() }), [1, 3, 4]);
+        assert_eq!(kept(Sampling { top_p: 0.69, ..Sampling::default() }), [1, 3]);
+        assert_eq!(kept(Sampling { top_p: 0.71, ..Sampling::default() }), [1, 3, 4]);
+        assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 3, 4]);
         // Top-p of what top-k left: 0.4 of 0.7 is 0.57.
-        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.5, ..Sampling::default() }).0, [1]);
-        let (_, total) = kept(Sampling { top_k: 3, ..Sampling::default() });
-        assert!((total - 0.85).abs() < 1e-6);
+        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.5, ..Sampling::default() }), [1]);
     }
 
     #[test]
