@@ -1,10 +1,13 @@
 //! Training steps: samples to micro-batches to gradients to new parameters.
 
-use candle_core::{Result, Tensor, Var, bail};
+use std::ops::Range;
 
+use candle_core::{Result, Tensor, Var, bail};
+use rayon::prelude::*;
+
+use super::lanes::{Lanes, pieces};
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
 use crate::model::{Checkpoint, Config, Decoder, Packed, Params};
-use crate::ops::Gradients;
 use crate::optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -49,6 +52,7 @@ pub fn grpo_step(
     if samples.is_empty() {
         bail!("there is no completion to learn from");
     }
+    ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
     let reference = match reference {
         Some(checkpoint) if grpo.kl > 0.0 => reference_logprobs(checkpoint, &samples, grpo)?,
         _ => Vec::new(),
@@ -70,22 +74,26 @@ fn reference_logprobs(
     grpo: &GrpoConfig,
 ) -> Result<Vec<Vec<f32>>> {
     let decoder = checkpoint.frozen().map_err(candle_core::Error::wrap)?;
-    let mut all = Vec::with_capacity(samples.len());
-    for micro in samples.chunks(grpo.micro_batch) {
-        let (batch, starts) = pack(micro);
-        let scored = decoder
-            .token_log_probabilities(&batch, &starts, grpo.temperature)?
-            .tensor()
-            .get(0)?
-            .to_vec1::<f32>()?;
+    let of_piece = |piece: Range<usize>| {
+        let samples = &samples[piece];
+        let (batch, starts) = pack(samples);
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
+        let scored = scored.tensor().get(0)?.to_vec1::<f32>()?;
         let mut rest = &scored[..];
-        for sample in micro {
+        let row = |sample: &&Sample| {
             let (row, others) = rest.split_at(sample.completion.len());
-            all.push(row.to_vec());
             rest = others;
-        }
-    }
-    Ok(all)
+            row.to_vec()
+        };
+        Ok(samples.iter().map(row).collect())
+    };
+    let pieces = pieces(&lengths(samples), grpo.micro_batch).into_par_iter().map(of_piece);
+    Ok(pieces.collect::<Result<Vec<Vec<_>>>>()?.concat())
+}
+
+/// Tokens of each sample, its prompt included.
+fn lengths(samples: &[&Sample]) -> Vec<usize> {
+    samples.iter().map(|sample| sample.prompt.len() + sample.completion.len()).collect()
 }
 
 /// Prompts and completions as packed rows, and where the completions start.
@@ -105,45 +113,59 @@ pub fn gradients(
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
+    let weights: Vec<Vec<f32>> =
+        samples.chunks(grpo.micro_batch).flat_map(|micro| weights(micro, grpo, &whole)).collect();
     let decoder = Decoder::trainable(config, policy)?;
-    let mut sum = Gradients::default();
-    let mut report = StepReport::default();
-    for (index, micro) in samples.chunks(grpo.micro_batch).enumerate() {
-        let (batch, starts) = pack(micro);
-        let weights = weights(micro, grpo, &whole);
+    let lanes = Lanes::new(&lengths(samples), grpo.micro_batch, policy.bytes());
+    let (sum, reports) = lanes.accumulate(|rows, sum| {
+        let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
+        let (batch, starts) = pack(&micro);
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
-        let reference = reference.iter().skip(index * grpo.micro_batch).take(micro.len());
         let per_token = |value: fn(&Sample) -> f32| {
             micro
                 .iter()
                 .flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len()))
                 .collect()
         };
+        let of_rows = |values: &[Vec<f32>]| {
+            rows.iter().filter_map(|&row| values.get(row)).flatten().copied().collect::<Vec<f32>>()
+        };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: reference.flatten().copied().collect(),
+            reference: of_rows(reference),
             advantages: per_token(|sample| sample.advantage as f32),
-            weights,
+            weights: of_rows(&weights),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
         let logprobs = Var::from_tensor(&scored.tensor().get(0)?)?;
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
         let entropy = scored.tensor().get(1)?.sum_all()?.to_scalar::<f32>()?;
-        report.loss += f64::from(loss.loss.to_scalar::<f32>()?);
-        report.kl += loss.kl;
-        report.entropy += f64::from(entropy);
-        report.clipped += loss.clipped as f64;
-        report.tokens += tokens.old.len();
+        let report = StepReport {
+            loss: f64::from(loss.loss.to_scalar::<f32>()?),
+            kl: loss.kl,
+            entropy: f64::from(entropy),
+            clipped: loss.clipped as f64,
+            tokens: tokens.old.len(),
+            grad_norm: 0.0,
+        };
         let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
             bail!("a loss of no completion")
         };
-        scored.backward(Tensor::stack(&[&gradient, &gradient.zeros_like()?], 0)?, &mut sum)?;
-    }
-    let tokens = report.tokens.max(1) as f64;
-    report.kl /= tokens;
-    report.entropy /= tokens;
-    report.clipped /= tokens;
+        scored.backward(Tensor::stack(&[&gradient, &gradient.zeros_like()?], 0)?, sum)?;
+        Ok(report)
+    })?;
+    let total = |value: fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>();
+    let tokens = reports.iter().map(|report| report.tokens).sum::<usize>();
+    let mean = |value| total(value) / tokens.max(1) as f64;
+    let report = StepReport {
+        loss: total(|report| report.loss),
+        kl: mean(|report| report.kl),
+        entropy: mean(|report| report.entropy),
+        clipped: mean(|report| report.clipped),
+        tokens,
+        grad_norm: 0.0,
+    };
     Ok((decoder.gradients(sum)?, report))
 }
 
@@ -171,7 +193,7 @@ fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
 }
 
 /// What the loss of each token counts, so that the weighted sum over all micro-batches is the loss.
-fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
+fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<Vec<f32>> {
     let mut weights = Vec::new();
     let counted = micro.iter().filter(|sample| !left_out(sample, grpo));
     let micro_tokens: usize = counted.map(|sample| sample.completion.len()).sum();
@@ -185,7 +207,7 @@ fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
             LossType::Bnpo => micro.len() as f64 / (whole.completions * micro_tokens.max(1)) as f64,
         };
         let share = if left_out(sample, grpo) { 0.0 } else { share };
-        weights.extend(std::iter::repeat_n(share as f32, length));
+        weights.push(vec![share as f32; length]);
     }
     weights
 }
@@ -213,25 +235,41 @@ pub fn supervised_gradients(
     policy: &Params,
     examples: &[(&[u32], &[u32])],
 ) -> Result<(Vec<Tensor>, StepReport)> {
-    let rows: Vec<Vec<u32>> =
-        examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
-    let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
-    let decoder = Decoder::trainable(config, policy)?;
-    let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
-    let tokens = scored.tensor().dim(1)?;
-    let means = scored.tensor().mean(1)?.to_vec1::<f32>()?;
+    ensure_prompts(examples.iter().map(|(prompt, _)| *prompt))?;
+    let lengths: Vec<usize> =
+        examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).collect();
+    let tokens: usize = examples.iter().map(|(_, completion)| completion.len()).sum();
     let share = -1.0 / tokens as f32;
-    let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
-    let gradient = Tensor::from_vec::<_, f32>(gradient, scored.tensor().shape(), scored.tensor().device())?;
-    let mut gradients = Gradients::default();
-    scored.backward(gradient, &mut gradients)?;
+    let decoder = Decoder::trainable(config, policy)?;
+    let lanes = Lanes::new(&lengths, usize::MAX, policy.bytes());
+    let (sum, totals) = lanes.accumulate(|rows, sum| {
+        let examples = rows.iter().map(|&row| examples[row]);
+        let starts: Vec<usize> = examples.clone().map(|(prompt, _)| prompt.len()).collect();
+        let rows: Vec<Vec<u32>> =
+            examples.map(|(prompt, completion)| [prompt, completion].concat()).collect();
+        let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
+        let tokens = scored.tensor().dim(1)?;
+        let totals = scored.tensor().sum(1)?.to_vec1::<f32>()?;
+        let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
+        let gradient = Tensor::from_vec::<_, f32>(gradient, (2, tokens), scored.tensor().device())?;
+        scored.backward(gradient, sum)?;
+        Ok((f64::from(totals[0]), f64::from(totals[1])))
+    })?;
     let report = StepReport {
-        loss: -f64::from(means[0]),
-        entropy: f64::from(means[1]),
+        loss: -totals.iter().map(|total| total.0).sum::<f64>() / tokens as f64,
+        entropy: totals.iter().map(|total| total.1).sum::<f64>() / tokens as f64,
         tokens,
         ..StepReport::default()
     };
-    Ok((decoder.gradients(gradients)?, report))
+    Ok((decoder.gradients(sum)?, report))
+}
+
+/// Pieces know nothing of the batch that they are from, so its rows are looked at here.
+fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+    match prompts.position(|prompt| prompt.is_empty()) {
+        Some(row) => bail!("row {row} has no token before its first prediction: its prompt is empty"),
+        None => Ok(()),
+    }
 }
 
 fn ensure_finite(report: &StepReport) -> Result<()> {
