@@ -3,6 +3,7 @@
 //! is the same log-probabilities.
 
 mod advantage;
+mod lanes;
 mod loss;
 mod step;
 

@@ -1,10 +1,13 @@
 //! Training steps: samples to micro-batches to gradients to new parameters.
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use std::ops::Range;
 
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use rayon::prelude::*;
+
+use super::lanes::{Lanes, pieces};
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
 use crate::model::{Checkpoint, Decoder, Packed, Purpose};
-use crate::ops::Gradients;
 use crate::optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -48,6 +51,7 @@ pub fn grpo_step(
     if samples.is_empty() {
         bail!("there is no completion to learn from");
     }
+    ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
     let reference = match reference {
         Some(checkpoint) if grpo.kl > 0.0 => reference_logprobs(checkpoint, &samples, grpo)?,
         _ => Vec::new(),
@@ -72,19 +76,27 @@ fn reference_logprobs(
     grpo: &GrpoConfig,
 ) -> Result<Vec<Vec<f32>>> {
     let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-    let mut all = Vec::with_capacity(samples.len());
-    for micro in samples.chunks(grpo.micro_batch) {
-        let (batch, starts) = pack(micro);
+    let of_piece = |piece: Range<usize>| {
+        let samples = &samples[piece];
+        let (batch, starts) = pack(samples);
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
         let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
         let mut rest = &scored[..];
-        for sample in micro {
+        let row = |sample: &&Sample| {
             let (row, others) = rest.split_at(sample.completion.len());
-            all.push(row.to_vec());
             rest = others;
-        }
-    }
-    Ok(all)
+            row.to_vec()
+        };
+        Ok(samples.iter().map(row).collect())
+    };
+    let pieces =
+        pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch).into_par_iter().map(of_piece);
+    Ok(pieces.collect::<Result<Vec<Vec<_>>>>()?.concat())
+}
+
+/// Tokens of each sample, its prompt included.
+fn lengths(samples: &[&Sample]) -> Vec<usize> {
+    samples.iter().map(|sample| sample.prompt.len() + sample.completion.len()).collect()
 }
 
 /// Few numbers of any device and type, as the loss takes them.
@@ -108,25 +120,28 @@ pub fn gradients(
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
+    let weights: Vec<Vec<f32>> =
+        samples.chunks(grpo.micro_batch).flat_map(|micro| weights(micro, grpo, &whole)).collect();
     let decoder = training(policy, grpo.gradient_checkpointing)?;
-    let mut sum = Gradients::default();
-    let mut report = StepReport::default();
-    for (index, micro) in samples.chunks(grpo.micro_batch).enumerate() {
-        let (batch, starts) = pack(micro);
-        let weights = weights(micro, grpo, &whole);
+    let lanes = Lanes::new(&policy.compute, &lengths(samples), grpo.micro_batch, policy.trained().bytes());
+    let (sum, reports) = lanes.accumulate(|rows, sum| {
+        let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
+        let (batch, starts) = pack(&micro);
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
-        let reference = reference.iter().skip(index * grpo.micro_batch).take(micro.len());
         let per_token = |value: fn(&Sample) -> f32| {
             micro
                 .iter()
                 .flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len()))
                 .collect()
         };
+        let of_rows = |values: &[Vec<f32>]| {
+            rows.iter().filter_map(|&row| values.get(row)).flatten().copied().collect::<Vec<f32>>()
+        };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: reference.flatten().copied().collect(),
+            reference: of_rows(reference),
             advantages: per_token(|sample| sample.advantage as f32),
-            weights,
+            weights: of_rows(&weights),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
@@ -141,23 +156,34 @@ pub fn gradients(
         };
         let bonus: Vec<f32> = micro.iter().flat_map(bonus).collect();
         let rewarded: f64 = bonus.iter().zip(&entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-        report.loss += f64::from(loss.loss.to_scalar::<f32>()?) + rewarded;
-        report.kl += loss.kl;
-        report.entropy += entropies.iter().copied().map(f64::from).sum::<f64>();
-        report.clipped += loss.clipped as f64;
-        report.tokens += tokens.old.len();
+        let report = StepReport {
+            loss: f64::from(loss.loss.to_scalar::<f32>()?) + rewarded,
+            kl: loss.kl,
+            entropy: entropies.iter().copied().map(f64::from).sum::<f64>(),
+            clipped: loss.clipped as f64,
+            tokens: tokens.old.len(),
+            grad_norm: 0.0,
+        };
         let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
             bail!("a loss of no completion")
         };
         let gradient = Tensor::stack(&[gradient, Tensor::new(bonus, &Device::Cpu)?], 0)?;
         let like = scored.tensor();
         let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
-        scored.backward(gradient, &mut sum)?;
-    }
-    let tokens = report.tokens.max(1) as f64;
-    report.kl /= tokens;
-    report.entropy /= tokens;
-    report.clipped /= tokens;
+        scored.backward(gradient, sum)?;
+        Ok(report)
+    })?;
+    let total = |value: fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>();
+    let tokens = reports.iter().map(|report| report.tokens).sum::<usize>();
+    let mean = |value| total(value) / tokens.max(1) as f64;
+    let report = StepReport {
+        loss: total(|report| report.loss),
+        kl: mean(|report| report.kl),
+        entropy: mean(|report| report.entropy),
+        clipped: mean(|report| report.clipped),
+        tokens,
+        grad_norm: 0.0,
+    };
     Ok((decoder.gradients(sum)?, report))
 }
 
@@ -185,7 +211,7 @@ fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
 }
 
 /// What the loss of each token counts, so that the weighted sum over all micro-batches is the loss.
-fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
+fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<Vec<f32>> {
     let mut weights = Vec::new();
     let counted = micro.iter().filter(|sample| !left_out(sample, grpo));
     let micro_tokens: usize = counted.map(|sample| sample.completion.len()).sum();
@@ -199,7 +225,7 @@ fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<f32> {
             LossType::Bnpo => micro.len() as f64 / (whole.completions * micro_tokens.max(1)) as f64,
         };
         let share = if left_out(sample, grpo) { 0.0 } else { share };
-        weights.extend(std::iter::repeat_n(share as f32, length));
+        weights.push(vec![share as f32; length]);
     }
     weights
 }
@@ -230,27 +256,43 @@ pub fn supervised_gradients(
     policy: &Checkpoint,
     examples: &[(&[u32], &[u32])],
 ) -> Result<(Vec<Tensor>, StepReport)> {
-    let rows: Vec<Vec<u32>> =
-        examples.iter().map(|(prompt, completion)| [*prompt, *completion].concat()).collect();
-    let starts: Vec<usize> = examples.iter().map(|(prompt, _)| prompt.len()).collect();
-    let decoder = training(policy, false)?;
-    let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
-    let tokens = scored.tensor().dim(1)?;
-    let means = on_cpu(&scored.tensor().mean(1)?)?.to_vec1::<f32>()?;
+    ensure_prompts(examples.iter().map(|(prompt, _)| *prompt))?;
+    let lengths: Vec<usize> =
+        examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).collect();
+    let tokens: usize = examples.iter().map(|(_, completion)| completion.len()).sum();
     let share = -1.0 / tokens as f32;
-    let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
-    let like = scored.tensor();
-    let gradient = Tensor::from_vec::<_, f32>(gradient, like.shape(), &Device::Cpu)?;
-    let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
-    let mut gradients = Gradients::default();
-    scored.backward(gradient, &mut gradients)?;
+    let decoder = training(policy, false)?;
+    let lanes = Lanes::new(&policy.compute, &lengths, usize::MAX, policy.trained().bytes());
+    let (sum, totals) = lanes.accumulate(|rows, sum| {
+        let examples = rows.iter().map(|&row| examples[row]);
+        let starts: Vec<usize> = examples.clone().map(|(prompt, _)| prompt.len()).collect();
+        let rows: Vec<Vec<u32>> =
+            examples.map(|(prompt, completion)| [prompt, completion].concat()).collect();
+        let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
+        let tokens = scored.tensor().dim(1)?;
+        let totals = on_cpu(&scored.tensor().sum(1)?)?.to_vec1::<f32>()?;
+        let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
+        let like = scored.tensor();
+        let gradient = Tensor::from_vec::<_, f32>(gradient, (2, tokens), &Device::Cpu)?;
+        let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
+        scored.backward(gradient, sum)?;
+        Ok((f64::from(totals[0]), f64::from(totals[1])))
+    })?;
     let report = StepReport {
-        loss: -f64::from(means[0]),
-        entropy: f64::from(means[1]),
+        loss: -totals.iter().map(|total| total.0).sum::<f64>() / tokens as f64,
+        entropy: totals.iter().map(|total| total.1).sum::<f64>() / tokens as f64,
         tokens,
         ..StepReport::default()
     };
-    Ok((decoder.gradients(gradients)?, report))
+    Ok((decoder.gradients(sum)?, report))
+}
+
+/// Pieces know nothing of the batch that they are from, so its rows are looked at here.
+fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+    match prompts.position(|prompt| prompt.is_empty()) {
+        Some(row) => bail!("row {row} has no token before its first prediction: its prompt is empty"),
+        None => Ok(()),
+    }
 }
 
 fn ensure_finite(report: &StepReport) -> Result<()> {

@@ -51,7 +51,9 @@ impl Compute {
             "bf16" => DType::BF16,
             "f64" if !device.is_metal() => DType::F64,
             _ => {
-                return Err(format!("there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64"));
+                return Err(format!(
+                    "there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64"
+                ));
             }
         };
         Ok(Compute { device, dtype })

@@ -448,12 +448,17 @@ mod tests {
         let indices = spans.indices(&rows);
         let index = Tensor::new(&indices[..], &candle_core::Device::Cpu).unwrap();
         check(
-            &[random(&[rows.tokens(), 16], 1), random(&[rows.tokens(), 8], 2), random(&[rows.tokens(), 8], 3)],
+            &[
+                random(&[rows.tokens(), 16], 1),
+                random(&[rows.tokens(), 8], 2),
+                random(&[rows.tokens(), 8], 3),
+            ],
             |v| attention_of(&select_rows(&v[0], indices.clone())?, &spans, &v[1], &v[2], &rows, &rope),
             |t| {
                 let heads = Heads::of(&t[0], &t[1], &rope)?;
                 let qkv = [&t[0], &t[1], &t[2]];
-                composition::attention(qkv, &Spans::whole(&rows), &rows, &rope, heads)?.index_select(&index, 0)
+                composition::attention(qkv, &Spans::whole(&rows), &rows, &rope, heads)?
+                    .index_select(&index, 0)
             },
         );
     }

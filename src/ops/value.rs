@@ -9,10 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use super::composition::on_cpu_f32;
 use super::cpu::{read, tensor, write};
 use super::product::{Matrix, Panels};
+
+/// Numbers that one task adds up.
+const BLOCK: usize = 1 << 14;
 
 /// Values are numbered as they are made: whatever uses a value has a greater number.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -134,6 +138,14 @@ impl Gradients {
         self.by_number.remove(&value.node.as_ref()?.number)
     }
 
+    /// Adds the gradients of another backward pass.
+    pub fn merge(&mut self, other: Gradients) -> Result<()> {
+        for (number, gradient) in other.by_number {
+            self.add_to(number, gradient)?;
+        }
+        Ok(())
+    }
+
     /// Whether the gradient of `value` is wanted.
     pub(super) fn wants(&self, value: &Value) -> bool {
         value.node.is_some()
@@ -142,17 +154,24 @@ impl Gradients {
     /// Gives `gradient`, which nobody else holds, to `value`.
     pub(super) fn add(&mut self, value: &Value, gradient: Tensor) -> Result<()> {
         let Some(node) = &value.node else { return Ok(()) };
-        let Some(sum) = self.by_number.get(&node.number) else {
-            self.by_number.insert(node.number, gradient);
+        self.add_to(node.number, gradient)
+    }
+
+    fn add_to(&mut self, number: u64, gradient: Tensor) -> Result<()> {
+        let Some(sum) = self.by_number.get(&number) else {
+            self.by_number.insert(number, gradient);
             return Ok(());
         };
         if !on_cpu_f32(sum) {
             let total = (sum + gradient)?;
-            self.by_number.insert(node.number, total);
+            self.by_number.insert(number, total);
             return Ok(());
         }
         let gradient = read(&gradient)?;
-        write(sum, |sum| sum.iter_mut().zip(&*gradient).for_each(|(sum, g)| *sum += g))
+        write(sum, |sum| {
+            let blocks = sum.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
+            blocks.for_each(|(sum, gradient)| sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g));
+        })
     }
 
     /// Lets `f` add to the numbers of the gradient of `value`; it learns whether there are any yet, otherwise
