@@ -2,6 +2,7 @@
 //! line is wrong, 130 interrupted. No command computes anything itself.
 
 mod folder;
+mod model;
 mod pipeline;
 mod progress;
 mod show;
@@ -27,6 +28,9 @@ enum Command {
     /// Look at datasets
     #[command(subcommand)]
     Data(DataCommand),
+    /// Use a model at the prompt
+    #[command(subcommand)]
+    Model(model::ModelCommand),
 }
 
 #[derive(Subcommand)]
@@ -94,11 +98,12 @@ struct ShowArgs {
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
-    crate::ops::keep_candle_to_one_thread();
+    crate::ops::set_candle_up();
     let outcome = match Cli::parse().command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
+        Command::Model(command) => model::command(&command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

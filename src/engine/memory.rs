@@ -8,6 +8,9 @@ use crate::store::Digest;
 
 type Key = (Digest, TypeId);
 
+/// Beyond the budget there is room for this many of the largest value: the roles and a reference.
+const LARGEST: usize = 4;
+
 /// A pool of loaded values by content digest with a byte budget; the least recently used goes first.
 pub struct Memory {
     budget: usize,
@@ -18,6 +21,8 @@ pub struct Memory {
 struct Entries {
     values: HashMap<Key, Entry>,
     bytes: usize,
+    /// Of the largest value so far.
+    largest: usize,
     clock: u64,
 }
 
@@ -28,7 +33,7 @@ struct Entry {
 }
 
 impl Memory {
-    /// A pool that holds values of at most `budget` bytes in all.
+    /// A pool that holds values of at most `budget` bytes in all, and four times the largest.
     pub fn new(budget: usize) -> Memory {
         Memory { budget, entries: Mutex::default() }
     }
@@ -44,9 +49,6 @@ impl Memory {
 
     /// Keeps a value of about `bytes` bytes, dropping others where the budget asks for it.
     pub fn put<T: Any + Send + Sync>(&self, digest: Digest, value: Arc<T>, bytes: usize) {
-        if bytes > self.budget {
-            return;
-        }
         let mut entries = self.lock();
         entries.clock += 1;
         let entry = Entry { value, bytes, used: entries.clock };
@@ -54,7 +56,9 @@ impl Memory {
         if let Some(replaced) = entries.values.insert((digest, TypeId::of::<T>()), entry) {
             entries.bytes -= replaced.bytes;
         }
-        while entries.bytes > self.budget {
+        entries.largest = entries.largest.max(bytes);
+        let limit = self.budget + LARGEST * entries.largest;
+        while entries.bytes > limit {
             let Some(oldest) = entries.values.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key)
             else {
                 return;
@@ -76,12 +80,13 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes_first() {
-        let memory = Memory::new(10);
-        let [a, b, c] = [b"a", b"b", b"c"].map(|name| Digest::of_bytes(name));
-        memory.put(a, Arc::new(1u8), 4);
-        memory.put(b, Arc::new(2u8), 4);
+        let memory = Memory::new(2);
+        let [a, b, c, d, e] = [b"a", b"b", b"c", b"d", b"e"].map(|name| Digest::of_bytes(name));
+        for (number, digest) in [a, b, c, d].into_iter().enumerate() {
+            memory.put(digest, Arc::new(number as u8 + 1), 4);
+        }
         assert_eq!(memory.get::<u8>(a).as_deref(), Some(&1));
-        memory.put(c, Arc::new(3u8), 4);
+        memory.put(e, Arc::new(5u8), 4);
         assert_eq!(memory.get::<u8>(b), None);
         assert_eq!(memory.get::<u8>(a).as_deref(), Some(&1));
         assert_eq!(memory.get::<u16>(a), None, "another type is another entry");

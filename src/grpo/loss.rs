@@ -91,6 +91,8 @@ impl Default for GrpoConfig {
 
 impl GrpoConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
+        // A range does not contain a NaN.
+        let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
         let problem = if self.lr <= 0.0 || !self.lr.is_finite() {
             "`lr` is above 0"
         } else if self.kl < 0.0 {
@@ -101,9 +103,9 @@ impl GrpoConfig {
             "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
         } else if self.max_grad_norm <= 0.0 {
             "`max_grad_norm` is above 0"
-        } else if !(self.epsilon >= 0.0) || self.epsilon_high.is_some_and(|epsilon| !(epsilon >= 0.0)) {
+        } else if !at_least_0(self.epsilon) || !at_least_0(self.high()) {
             "`epsilon` and `epsilon_high` are at least 0"
-        } else if self.delta.is_some_and(|delta| !(delta > 1.0 + self.high())) {
+        } else if self.delta.is_some_and(|delta| !at_least_0(delta) || delta <= 1.0 + self.high()) {
             "`delta` is above 1 + `epsilon_high`"
         } else if self.delta.is_some() && self.loss_type == LossType::Cispo {
             "`delta` is for losses that clip; `cispo` has `epsilon_high`"

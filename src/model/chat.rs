@@ -1,6 +1,6 @@
 //! Chat templates: conversations to text, as the model was trained to see them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
@@ -24,6 +24,8 @@ impl Message {
 /// A model's chat template.
 #[derive(Clone)]
 pub struct ChatTemplate {
+    /// Where it was read, for errors.
+    path: PathBuf,
     source: String,
     bos: String,
     eos: String,
@@ -57,15 +59,24 @@ impl ChatTemplate {
                 None => return Ok(None),
             }
         };
+        ChatTemplate::of(path, source, config).map(Some)
+    }
+
+    /// From its source; `config` names the tokens that begin and end a text, as tokenizer_config.json does.
+    pub(super) fn of(path: PathBuf, source: String, config: &serde_json::Value) -> Result<ChatTemplate> {
         let token = |key: &str| {
             config[key].as_str().or(config[key]["content"].as_str()).unwrap_or_default().to_owned()
         };
-        let template = ChatTemplate { source, bos: token("bos_token"), eos: token("eos_token") };
-        template.environment(FIXED_DAY).map_err(|error| Error::Invalid {
-            path,
-            reason: format!("not a chat template: {}", describe(&error)),
-        })?;
-        Ok(Some(template))
+        let template = ChatTemplate { path, source, bos: token("bos_token"), eos: token("eos_token") };
+        template.environment(FIXED_DAY).map_err(|error| template.invalid("is not valid", &error))?;
+        Ok(template)
+    }
+
+    fn invalid(&self, what: &str, error: &minijinja::Error) -> Error {
+        Error::Invalid {
+            path: self.path.clone(),
+            reason: format!("the chat template {what}: {}", describe(error)),
+        }
     }
 
     pub(super) fn source(&self) -> &str {
@@ -87,10 +98,7 @@ impl ChatTemplate {
                 eos_token => self.eos.as_str(),
             })
         };
-        render().map_err(|error| Error::Tokenizer {
-            action: "render the chat template",
-            reason: describe(&error),
-        })
+        render().map_err(|error| self.invalid("fails", &error))
     }
 
     /// What transformers gives templates: blocks trimmed, `raise_exception`, `strftime_now`, its `tojson`.
@@ -182,13 +190,14 @@ fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, ou
 mod tests {
     use super::*;
 
-    fn template(source: &str) -> ChatTemplate {
-        ChatTemplate { source: source.into(), bos: "<s>".into(), eos: "</s>".into() }
+    fn template(source: &str) -> Result<ChatTemplate> {
+        let tokens = serde_json::json!({ "bos_token": "<s>", "eos_token": { "content": "</s>" } });
+        ChatTemplate::of(FILE.into(), source.into(), &tokens)
     }
 
     fn render(source: &str) -> Result<String> {
         let messages = [Message::new("system", " be kind "), Message::new("user", "naïve?")];
-        template(source).render(&messages, FIXED_DAY)
+        template(source)?.render(&messages, FIXED_DAY)
     }
 
     #[test]
@@ -212,6 +221,9 @@ mod tests {
     #[test]
     fn a_template_that_fails_says_why() {
         let error = |source: &str| render(source).unwrap_err().to_string();
+        assert!(
+            error("{% for").contains("chat_template.jinja: the chat template is not valid: syntax error")
+        );
         assert!(error("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
         assert!(error("{{ messages | nonsense }}").contains("nonsense"));
         assert!(

@@ -127,7 +127,10 @@ impl Checkpoint {
         };
         let params = match adapter {
             Some(_) => self.params.clone(),
-            None => self.params.copy(&self.compute)?,
+            None => {
+                self.params.ensure_trainable()?;
+                self.params.copy(&self.compute)?
+            }
         };
         Ok(Checkpoint { params, adapter, ..self.clone() })
     }

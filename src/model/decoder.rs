@@ -179,8 +179,8 @@ impl Decoder {
         purpose: Purpose,
     ) -> Result<Decoder> {
         let training = matches!(purpose, Purpose::Training { .. });
-        if training && adapter.is_none() && params.is_quantized() {
-            bail!("quantised weights cannot be trained: train an adapter (`lora`) on them");
+        if training && adapter.is_none() {
+            params.ensure_trainable()?;
         }
         let mut weights = Weights {
             params,

@@ -7,7 +7,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 
@@ -35,7 +35,7 @@ pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
     let file = File::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
     let mut reader = BufReader::new(file);
-    let content =
+    let mut content =
         Content::read(&mut reader).map_err(|error| invalid(format!("not a complete GGUF file: {error}")))?;
     let mut config = config(&content).map_err(invalid)?;
     config.check().map_err(invalid)?;
@@ -47,7 +47,7 @@ pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let tokenizer = match folder.join("tokenizer.json").exists() {
         true => Tokenizer::load(folder, config.eos.first().copied())?,
-        false => tokenizer(&content, &config).map_err(|error| {
+        false => tokenizer(path, &mut content, &config).map_err(|error| {
             invalid(format!(
                 "its tokenizer cannot be used ({error}): put the model's tokenizer.json beside it"
             ))
@@ -109,17 +109,30 @@ fn config(content: &Content) -> std::result::Result<Config, String> {
     })
 }
 
-fn tokenizer(content: &Content, config: &Config) -> Result<Tokenizer> {
+/// The tokenizer that the file holds, where it is byte-level and cuts words in a way that is known: llama.cpp
+/// knows the rules by name, candle those of other names.
+fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Tokenizer> {
+    let refuse = |reason: String| Error::Tokenizer { action: "be made of the file's", reason };
+    let mut set = |key: &str, value: Value| content.metadata.insert(format!("tokenizer.ggml.{key}"), value);
+    let rule = set("pre", Value::Bool(false));
+    match rule.as_ref().and_then(|rule| rule.to_string().ok()).map(String::as_str) {
+        Some(rule @ "qwen2") => drop(set("pre", Value::String(rule.into()))),
+        Some("llama-bpe" | "llama3" | "llama-v3") => {
+            set("pre", Value::String("llama3".into()));
+            set("ignore_merges", Value::Bool(true));
+        }
+        rule => return Err(refuse(format!("its rule for words is {}", rule.unwrap_or("not named")))),
+    }
     let inner = tokenizers::Tokenizer::from_gguf(content)?;
     let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
     let eos = config.eos.first().copied();
     let bos = number(content, "tokenizer.ggml.bos_token_id").map(|id| id as u32);
     let json = serde_json::json!({
         "bos_token": token(bos),
-        "chat_template": text(content, "tokenizer.chat_template"),
         "eos_token": token(eos),
     });
-    let chat = ChatTemplate::load(Path::new(""), &json)?;
+    let template = text(content, "tokenizer.chat_template");
+    let chat = template.map(|source| ChatTemplate::of(path.into(), source.into(), &json)).transpose()?;
     let Some(eos) = eos else {
         return Err(Error::Tokenizer { action: "find the end of text", reason: "no eos_token_id".into() });
     };

@@ -111,6 +111,14 @@ impl Params {
         !self.quantized.is_empty()
     }
 
+    /// An error where training would leave matrices out.
+    pub(super) fn ensure_trainable(&self) -> candle_core::Result<()> {
+        if self.is_quantized() {
+            candle_core::bail!("quantised weights cannot be trained: train an adapter (`lora`) on them");
+        }
+        Ok(())
+    }
+
     /// Bytes that the numbers take.
     pub fn bytes(&self) -> usize {
         let quantized = |matrix: &Arc<QMatMul>| match &**matrix {

@@ -5,11 +5,13 @@ use std::ops::{Deref, Range};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every
-/// element-wise operation and so take the cores from rayon's, which do the work here. To be called first
-/// thing in `main`.
-pub fn keep_candle_to_one_thread() {
-    // SAFETY: called before any other thread exists that could read the environment.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+/// element-wise operation and so take the cores from rayon's, which do the work here; and from printing stack
+/// frames with its errors, which are for users. To be called first thing in `main`.
+pub fn set_candle_up() {
+    for (name, value) in [("CANDLE_NUM_THREADS", "1"), ("RUST_LIB_BACKTRACE", "0")] {
+        // SAFETY: called before any other thread exists that could read the environment.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 /// The numbers of a tensor, readable while the guard of its storage is held.

@@ -24,7 +24,7 @@ mod value;
 pub use attention::{attention_of, causal_attention};
 pub use cache::Cache;
 pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
-pub use cpu::{keep_candle_to_one_thread, read, write};
+pub use cpu::{read, set_candle_up, write};
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::{exponentials, token_log_probabilities};
 pub use quantized::{quantized_linear, quantized_rows};

@@ -1,7 +1,9 @@
 //! All tests that look at triplay from outside, in one binary: each binary links everything.
 
 mod bad_input;
+mod frozen;
 mod layers;
+mod models;
 mod parity;
 mod run;
 mod space;

@@ -1,0 +1,226 @@
+//! `triplay model`: a checkpoint at the prompt.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::{ArgGroup, Args, Subcommand};
+use serde_json::json;
+
+use crate::model::{Checkpoint, Compute, Message, Packed, Purpose};
+use crate::rollout::{self, Sampling};
+use crate::store::Seed;
+
+#[derive(Subcommand)]
+pub enum ModelCommand {
+    /// Print the log-probability of each token of a text
+    Score(ScoreArgs),
+    /// Continue a prompt, or answer it with --chat
+    Generate(GenerateArgs),
+    /// Write a model with its LoRA adapter merged into its weights
+    Merge(MergeArgs),
+}
+
+/// Which model, and where it is computed.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A Hugging Face folder, a folder with a LoRA adapter, or a GGUF file
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// f32, bf16 (on a GPU) or f64
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+}
+
+impl ModelArgs {
+    fn load(&self) -> anyhow::Result<Checkpoint> {
+        let compute = Compute::parse(&self.device, &self.dtype).map_err(anyhow::Error::msg)?;
+        Ok(Checkpoint::load(&self.model, &compute)?)
+    }
+}
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true)))]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to score
+    #[arg(long, group = "what")]
+    text: Option<String>,
+    /// Token ids to score, such as 1,87,85
+    #[arg(long, group = "what", value_delimiter = ',', value_name = "ID,ID,…")]
+    ids: Option<Vec<u32>>,
+    /// A file with the text to score
+    #[arg(long, group = "what", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// At which temperature log-probabilities are taken
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue; with --chat what the user says
+    #[arg(long)]
+    prompt: String,
+    /// Ask in the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// With --chat: the system's message
+    #[arg(long, requires = "chat", value_name = "TEXT")]
+    system: Option<String>,
+    /// Take the most probable token every time
+    #[arg(long)]
+    greedy: bool,
+    #[arg(long, default_value_t = 1.0, conflicts_with = "greedy")]
+    temperature: f64,
+    /// Draw from this many most probable tokens; 0 from all
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    top_k: usize,
+    /// Draw from the most probable tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f64,
+    /// Draw from tokens at least this share as probable as the most probable one
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    min_p: f64,
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    max_new_tokens: usize,
+    /// End where this text comes up; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Another seed draws other tokens
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct MergeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The new folder
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ModelCommand::Score(args) => score(args),
+        ModelCommand::Generate(args) => generate(args),
+        ModelCommand::Merge(args) => {
+            args.model.load()?.save(&args.out)?;
+            println!("{}", args.out.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes to standard output; who reads may have gone.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
+    ensure!(args.temperature > 0.0, "--temperature is above 0");
+    let model = args.model.load()?;
+    let tokenizer = &model.tokenizer;
+    let ids = match (&args.text, &args.ids, &args.file) {
+        (_, Some(ids), _) => ids.clone(),
+        (Some(text), ..) => tokenizer.encode_plain(text)?,
+        (.., Some(file)) => {
+            let text = std::fs::read_to_string(file);
+            tokenizer.encode_plain(&text.with_context(|| format!("cannot read {}", file.display()))?)?
+        }
+        (None, None, None) => Vec::new(),
+    };
+    ensure!(ids.len() > 1, "nothing to score: a text of {} tokens predicts none", ids.len());
+    let decoder = model.decoder(Purpose::Scoring)?;
+    let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
+    let scored = scored.tensor().to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
+    let (logprobs, entropies) = (&scored[0], &scored[1]);
+    let nll = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
+    let token = |id: u32| tokenizer.token(id).unwrap_or_default();
+    if args.json {
+        let rows: Vec<_> = ids
+            .iter()
+            .enumerate()
+            .map(|(at, &id)| {
+                let of = |values: &[f64]| at.checked_sub(1).map(|before| values[before]);
+                json!({ "id": id, "token": token(id), "logprob": of(logprobs), "entropy": of(entropies) })
+            })
+            .collect();
+        return print(&format!("{}\n", json!({ "tokens": rows, "nll": nll, "perplexity": nll.exp() })));
+    }
+    let mut table = format!("{:>5} {:>8} {:>9} {:>8}  token\n", "at", "id", "logprob", "entropy");
+    for (at, &id) in ids.iter().enumerate() {
+        let token = token(id).escape_debug().to_string();
+        table += &match at.checked_sub(1) {
+            None => format!("{at:>5} {id:>8} {:>9} {:>8}  {token}\n", "", ""),
+            Some(before) => {
+                format!("{at:>5} {id:>8} {:>9.4} {:>8.4}  {token}\n", logprobs[before], entropies[before])
+            }
+        };
+    }
+    table += &format!("{} tokens, NLL {nll:.4}, perplexity {:.3}\n", logprobs.len(), nll.exp());
+    print(&table)
+}
+
+fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
+    let sampling = Sampling {
+        temperature: if args.greedy { 0.0 } else { args.temperature },
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        max_new_tokens: args.max_new_tokens,
+        stop: args.stop.clone(),
+    };
+    sampling.check().map_err(anyhow::Error::msg)?;
+    let model = args.model.load()?;
+    let tokenizer = &model.tokenizer;
+    let prompt = if args.chat {
+        let system = args.system.iter().map(|text| Message::new("system", text));
+        let turns: Vec<Message> = system.chain([Message::new("user", &args.prompt)]).collect();
+        let text = tokenizer.render_chat(&turns, jiff::Zoned::now().date())?;
+        tokenizer.encode(&text)?
+    } else {
+        tokenizer.encode_plain(&args.prompt)?
+    };
+    ensure!(!prompt.is_empty(), "the prompt has no tokens");
+    let room = model.config.positions.saturating_sub(prompt.len());
+    ensure!(
+        room > 0,
+        "the prompt has {} tokens, the model {} positions",
+        prompt.len(),
+        model.config.positions
+    );
+    let sampling = Sampling { max_new_tokens: sampling.max_new_tokens.min(room), ..sampling };
+    let seed = Seed::from_u64(args.seed);
+    let completions =
+        rollout::sample(&model, std::slice::from_ref(&prompt), &sampling, seed, &mut |_, _| ())?;
+    let completion = completions.into_iter().next().context("no completion")?;
+    if args.json {
+        let json = json!({
+            "text": completion.text,
+            "finished": completion.finished,
+            "prompt_ids": prompt,
+            "ids": completion.ids,
+            "logprobs": completion.logprobs,
+        });
+        return print(&format!("{json}\n"));
+    }
+    print(&format!("{}\n", completion.text))
+}

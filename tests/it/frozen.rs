@@ -1,0 +1,350 @@
+//! Frozen models in the files that they come in, made here: GGUF files beside candle-transformers' own
+//! decoders, and a sentence encoder.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::{bert, quantized_llama, quantized_qwen3};
+use rand::Rng;
+use serde_json::json;
+use triplay::model::{Checkpoint, Compute, Embedder, Packed, Purpose};
+use triplay::store::Seed;
+
+use crate::space::Space;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+const VOCABULARY: usize = 384;
+const IDS: [u32; 9] = [1, 87, 85, 300, 12, 44, 200, 5, 120];
+
+fn random(name: &str, shape: &[usize]) -> Tensor {
+    let mut stream = Seed::from_u64(7).stream(name);
+    // Wide enough that every part of the model shows in its logits.
+    let (mean, spread) = if name.to_lowercase().contains("norm") { (1.0, 0.2) } else { (0.0, 0.3) };
+    let count = shape.iter().product();
+    let numbers: Vec<f32> = (0..count).map(|_| mean + stream.random_range(-spread..spread)).collect();
+    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+}
+
+/// Sizes of a model of the Qwen3 or Llama family.
+struct Sizes {
+    family: &'static str,
+    hidden: usize,
+    intermediate: usize,
+    heads: usize,
+    kv_heads: usize,
+    head: usize,
+    /// What its matrices are quantised to.
+    matrices: GgmlDType,
+    tied: bool,
+    /// llama.cpp's name of how its tokenizer cuts words.
+    words: &'static str,
+}
+
+const QWEN3: Sizes = Sizes {
+    family: "qwen3",
+    hidden: 64,
+    intermediate: 96,
+    heads: 4,
+    kv_heads: 2,
+    head: 32,
+    matrices: GgmlDType::Q8_0,
+    tied: true,
+    words: "qwen2",
+};
+const LLAMA: Sizes = Sizes {
+    family: "llama",
+    hidden: 256,
+    intermediate: 512,
+    heads: 8,
+    kv_heads: 4,
+    head: 32,
+    matrices: GgmlDType::Q4K,
+    tied: false,
+    words: "llama-bpe",
+};
+const LAYERS: usize = 2;
+
+/// The tokenizer of the fixture as the metadata that llama.cpp's converter writes.
+fn tokenizer_metadata(rule: &str) -> Vec<(String, Value)> {
+    let text = fs::read(Path::new(FIXTURE).join("tokenizer.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let mut tokens = vec![String::new(); VOCABULARY];
+    let mut kinds = vec![Value::I32(1); VOCABULARY];
+    for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
+        tokens[id.as_u64().unwrap() as usize] = token.clone();
+    }
+    for added in tokenizer["added_tokens"].as_array().unwrap() {
+        let id = added["id"].as_u64().unwrap() as usize;
+        tokens[id] = added["content"].as_str().unwrap().to_owned();
+        kinds[id] = Value::I32(3);
+    }
+    let merge = |merge: &serde_json::Value| match merge {
+        serde_json::Value::Array(pair) => {
+            Value::String(format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()))
+        }
+        text => Value::String(text.as_str().unwrap().to_owned()),
+    };
+    let merges = tokenizer["model"]["merges"].as_array().unwrap().iter().map(merge).collect();
+    let template = fs::read_to_string(Path::new(FIXTURE).join("chat_template.jinja")).unwrap();
+    [
+        ("model", Value::String("gpt2".into())),
+        ("pre", Value::String(rule.into())),
+        ("tokens", Value::Array(tokens.into_iter().map(Value::String).collect())),
+        ("token_type", Value::Array(kinds)),
+        ("merges", Value::Array(merges)),
+        ("eos_token_id", Value::U32(2)),
+        ("padding_token_id", Value::U32(0)),
+    ]
+    .map(|(name, value)| (format!("tokenizer.ggml.{name}"), value))
+    .into_iter()
+    .chain([("tokenizer.chat_template".to_owned(), Value::String(template))])
+    .collect()
+}
+
+fn write_gguf(sizes: &Sizes, path: &Path) {
+    let number = |name: &str, value: usize| (format!("{}.{name}", sizes.family), Value::U32(value as u32));
+    let real = |name: &str, value: f32| (format!("{}.{name}", sizes.family), Value::F32(value));
+    let mut metadata = vec![
+        ("general.architecture".to_owned(), Value::String(sizes.family.into())),
+        // Asks candle-transformers for f32 where it would compute in f16.
+        ("general.dtype".to_owned(), Value::U32(0)),
+        number("attention.head_count", sizes.heads),
+        number("attention.head_count_kv", sizes.kv_heads),
+        number("attention.key_length", sizes.head),
+        number("rope.dimension_count", sizes.head),
+        number("block_count", LAYERS),
+        number("embedding_length", sizes.hidden),
+        number("feed_forward_length", sizes.intermediate),
+        number("context_length", 128),
+        real("attention.layer_norm_rms_epsilon", 1e-6),
+        real("rope.freq_base", 10_000.0),
+    ];
+    metadata.extend(tokenizer_metadata(sizes.words));
+    let (queries, keys) = (sizes.heads * sizes.head, sizes.kv_heads * sizes.head);
+    let mut shapes = vec![
+        ("token_embd".to_owned(), vec![VOCABULARY, sizes.hidden]),
+        ("output_norm".to_owned(), vec![sizes.hidden]),
+    ];
+    if !sizes.tied {
+        shapes.push(("output".to_owned(), vec![VOCABULARY, sizes.hidden]));
+    }
+    for layer in 0..LAYERS {
+        let mut block = vec![
+            ("attn_norm", vec![sizes.hidden]),
+            ("ffn_norm", vec![sizes.hidden]),
+            ("attn_q", vec![queries, sizes.hidden]),
+            ("attn_k", vec![keys, sizes.hidden]),
+            ("attn_v", vec![keys, sizes.hidden]),
+            ("attn_output", vec![sizes.hidden, queries]),
+            ("ffn_gate", vec![sizes.intermediate, sizes.hidden]),
+            ("ffn_up", vec![sizes.intermediate, sizes.hidden]),
+            ("ffn_down", vec![sizes.hidden, sizes.intermediate]),
+        ];
+        if sizes.family == "qwen3" {
+            block.extend([("attn_q_norm", vec![sizes.head]), ("attn_k_norm", vec![sizes.head])]);
+        }
+        shapes.extend(block.into_iter().map(|(name, shape)| (format!("blk.{layer}.{name}"), shape)));
+    }
+    let tensors: Vec<(String, QTensor)> = shapes
+        .into_iter()
+        .map(|(name, shape)| {
+            let kind = if shape.len() > 1 { sizes.matrices } else { GgmlDType::F32 };
+            let tensor = QTensor::quantize(&random(&name, &shape), kind).unwrap();
+            (format!("{name}.weight"), tensor)
+        })
+        .collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// The logits after the last token, by candle-transformers.
+fn theirs(family: &str, path: &Path) -> Vec<f32> {
+    let mut file = fs::File::open(path).unwrap();
+    let content = Content::read(&mut file).unwrap();
+    let ids = Tensor::new(&[IDS], &Device::Cpu).unwrap();
+    let logits = match family {
+        "qwen3" => {
+            let model = quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu);
+            model.unwrap().forward(&ids, 0)
+        }
+        _ => {
+            let model = quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu);
+            model.unwrap().forward(&ids, 0)
+        }
+    };
+    logits.unwrap().squeeze(0).unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn gguf_models_stay_quantised_and_have_the_logits_of_candle_transformers() {
+    let space = Space::new();
+    for sizes in [QWEN3, LLAMA] {
+        let path = space.path(&format!("{}.gguf", sizes.family));
+        write_gguf(&sizes, &path);
+        let model = Checkpoint::load(&path, &Compute::default()).unwrap();
+        assert!(model.params.is_quantized());
+        let decoder = model.decoder(Purpose::Scoring).unwrap();
+        let logits = decoder.logits(&decoder.hidden(&Packed::new(&[&IDS])).unwrap()).unwrap();
+        let mine = logits.get(IDS.len() - 1).unwrap().to_vec1::<f32>().unwrap();
+        let theirs = theirs(sizes.family, &path);
+        let scale = theirs.iter().map(|logit| logit * logit).sum::<f32>();
+        let apart = mine.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        // Activations are rounded to eight bits on the way: a last digit of theirs can fall the other way.
+        let deviation = (apart / scale).sqrt();
+        assert!(deviation < 5e-3, "{}: logits are {deviation} apart", sizes.family);
+    }
+}
+
+#[test]
+fn a_gguf_file_brings_its_tokenizer_and_plays_in_a_pipeline() {
+    let space = Space::new();
+    write_gguf(&QWEN3, &space.path("frozen.gguf"));
+    write_gguf(&LLAMA, &space.path("llama.gguf"));
+    write_gguf(&Sizes { words: "of-my-own", ..QWEN3 }, &space.path("unknown.gguf"));
+    let text = "how do i brew glowvenom ?";
+    let ids = |model: &str| {
+        let seen = space.triplay(&["model", "score", "--model", model, "--text", text, "--json"]).json();
+        let tokens = seen["tokens"].as_array().unwrap();
+        tokens.iter().map(|token| token["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("frozen.gguf"), ids(FIXTURE));
+    assert_eq!(ids("llama.gguf"), ids(FIXTURE));
+    space.triplay(&["model", "score", "--model", "unknown.gguf", "--text", text]).fails(
+        2,
+        "(the tokenizer cannot be made of the file's: its rule for words is of-my-own): put the model's \
+         tokenizer.json beside it",
+    );
+    let greedy = ["--greedy", "--max-new-tokens", "6", "--json"];
+    let generate = |model: &str| {
+        space.triplay(
+            &[&["model", "generate", "--model", model, "--chat", "--prompt", text], &greedy[..]].concat(),
+        )
+    };
+    let (first, again) = (generate("frozen.gguf").json(), generate("frozen.gguf").json());
+    assert_eq!(first, again);
+    assert_eq!(
+        first["prompt_ids"],
+        generate(FIXTURE).json()["prompt_ids"],
+        "the chat template is in the file"
+    );
+
+    space.write(
+        "frozen.yaml",
+        "
+pipeline: frozen
+stages:
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
+  responses: { kind: respond, data: world.benchmark, models: [{ model: { path: frozen.gguf }, chat: true }], sampling: { max_new_tokens: 4 } }
+  trained: { kind: sft, model: { path: frozen.gguf }, data: world.sft, steps: 1, lr: 1e-3 }
+",
+    );
+    space
+        .triplay(&["pipeline", "run", "frozen.yaml"])
+        .fails(1, "error: trained: quantised weights cannot be trained: train an adapter (`lora`) on them");
+    let rows = space.triplay(&["data", "show", "latest:responses", "--json", "--rows", "1"]).out;
+    assert!(rows.contains("<|im_start|>user"), "{rows}");
+}
+
+fn write_encoder(folder: &Path) -> bert::Config {
+    fs::create_dir(folder).unwrap();
+    let config = json!({
+        "architectures": ["BertModel"], "model_type": "bert", "vocab_size": 12, "hidden_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1, "max_position_embeddings": 16, "type_vocab_size": 2,
+        "initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": 0,
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let words = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "brew", "glow", "##venom", "pick", "vault", "##seal", "how", "to",
+    ];
+    let vocabulary: serde_json::Map<_, _> =
+        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+    let special =
+        |word: &str, id: usize| (word.to_owned(), json!({ "id": word, "ids": [id], "tokens": [word] }));
+    let piece = |word: &str| json!({ "SpecialToken": { "id": word, "type_id": 0 } });
+    let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": { "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true },
+        "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": { "type": "TemplateProcessing",
+            "single": [piece("[CLS]"), text, piece("[SEP]")], "pair": [text],
+            "special_tokens": serde_json::Map::from_iter([special("[CLS]", 2), special("[SEP]", 3)]) },
+        "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+        "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary },
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut shapes = vec![
+        ("embeddings.word_embeddings.weight".to_owned(), vec![12, 32]),
+        ("embeddings.position_embeddings.weight".to_owned(), vec![16, 32]),
+        ("embeddings.token_type_embeddings.weight".to_owned(), vec![2, 32]),
+    ];
+    let mut add = |name: &str, outputs: usize, inputs: Option<usize>| {
+        let shape = inputs.map_or(vec![outputs], |inputs| vec![outputs, inputs]);
+        shapes.extend([(format!("{name}.weight"), shape), (format!("{name}.bias"), vec![outputs])]);
+    };
+    add("embeddings.LayerNorm", 32, None);
+    for layer in ["encoder.layer.0", "encoder.layer.1"] {
+        for part in
+            ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+        {
+            add(&format!("{layer}.{part}"), 32, Some(32));
+        }
+        add(&format!("{layer}.attention.output.LayerNorm"), 32, None);
+        add(&format!("{layer}.intermediate.dense"), 64, Some(32));
+        add(&format!("{layer}.output.dense"), 32, Some(64));
+        add(&format!("{layer}.output.LayerNorm"), 32, None);
+    }
+    let tensors: std::collections::HashMap<String, Tensor> =
+        shapes.into_iter().map(|(name, shape)| (name.clone(), random(&name, &shape))).collect();
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+    serde_json::from_value(config).unwrap()
+}
+
+#[test]
+fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
+    let space = Space::new();
+    let folder = space.path("encoder");
+    let config = write_encoder(&folder);
+    let encoder = Embedder::load(&folder, &Compute::default()).unwrap();
+    let vectors = encoder.embed(&["brew glowvenom", "how to pick vaultseal", "Brew  GLOWVENOM"]).unwrap();
+    // The mean over [CLS] brew glow ##venom [SEP], without the padding that the longer text brings.
+    let weights = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let plain =
+        bert::BertModel::load(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu), &config).unwrap();
+    let ids = Tensor::new(&[[2u32, 4, 5, 6, 3]], &Device::Cpu).unwrap();
+    let hidden = plain.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap();
+    let mean = hidden.mean(1).unwrap().squeeze(0).unwrap().to_vec1::<f32>().unwrap();
+    let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt();
+    for (mine, theirs) in vectors[0].iter().zip(&mean) {
+        assert!((mine - theirs / length).abs() < 1e-5, "{mine} instead of {}", theirs / length);
+    }
+    assert_eq!(vectors[0], vectors[2], "case and spaces do not count");
+    let cosine: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+    assert!(cosine < 0.999, "another text is another vector");
+    let long = "brew ".repeat(400);
+    assert_eq!(encoder.embed(&[&long]).unwrap()[0].len(), 32, "a text beyond the positions is cut");
+
+    // As the embedder of the diversity penalty.
+    let small = include_str!("small.yaml").replace("embedder: warmup.model", "embedder: { path: encoder }");
+    space.write("small.yaml", &small);
+    space.run(&[]);
+    let rows = space.triplay(&["data", "show", "latest:play[2]/red[2]/rewards", "--json", "--rows", "1"]).out;
+    let row: serde_json::Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    assert!(row["cosine"].as_f64().unwrap() > 0.0, "{row}");
+
+    let mut tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    tensors.remove("encoder.layer.1.output.dense.weight");
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+    let error = Embedder::load(&folder, &Compute::default()).err().unwrap().to_string();
+    assert!(error.contains("encoder/model.safetensors: does not fit its config.json: "), "{error}");
+    assert!(error.contains("encoder.layer.1.output.dense.weight"), "{error}");
+}

@@ -1,0 +1,381 @@
+//! Models of other people's making in the real program: `triplay model`, adapters through a whole pipeline,
+//! where models are computed, and what is wrong with a checkpoint.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+use triplay::model::{Checkpoint, Compute, LoraConfig, Packed, Purpose};
+use triplay::store::Seed;
+
+use crate::space::Space;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A copy of a fixture that can be spoilt.
+fn copy(name: &str, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+}
+
+fn text_of(ids: &Value) -> String {
+    ids.as_array().unwrap().iter().map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn score_and_generate_give_the_numbers_of_transformers() {
+    let space = Space::new();
+    let folder = fixture("qwen3-tiny");
+    let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let model = |command: &str, args: &[&str]| {
+        space.triplay(&[&["model", command, "--model", folder.to_str().unwrap()], args].concat())
+    };
+    let ids = text_of(&expected["input_ids"][expected["nll_sequence"].as_u64().unwrap() as usize]);
+    let scored = model("score", &["--ids", &ids, "--json"]).json();
+    assert!((scored["nll"].as_f64().unwrap() - expected["nll"].as_f64().unwrap()).abs() < 1e-5);
+    assert_eq!(scored["tokens"][0]["logprob"], Value::Null, "nothing comes before the first token");
+    let table = model("score", &["--ids", &ids]).out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].ends_with("logprob  entropy  token") && lines.last().unwrap().contains("perplexity"));
+    assert_eq!(lines.len(), scored["tokens"].as_array().unwrap().len() + 2);
+    space.write("text.txt", "how do i brew glowvenom ?");
+    let of_file = model("score", &["--file", "text.txt"]).out;
+    assert_eq!(of_file, model("score", &["--text", "how do i brew glowvenom ?"]).out);
+
+    // The first conversation of the fixture, through the chat template, greedily.
+    let content = expected["messages"][0][0]["content"].as_str().unwrap();
+    let args = ["--prompt", content, "--chat", "--greedy", "--max-new-tokens", "24", "--json"];
+    let answer = model("generate", &args).json();
+    assert_eq!(answer["prompt_ids"], expected["input_ids"][0]);
+    let numbers = candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap();
+    let greedy = numbers["greedy"].get(0).unwrap().to_vec1::<i64>().unwrap();
+    let mine: Vec<i64> = answer["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+    assert_eq!(mine, greedy[..mine.len()]);
+    let again = model("generate", &[&args[..], &["--device", "cpu", "--dtype", "f64"]].concat()).json();
+    assert_eq!(again["ids"], answer["ids"]);
+    let (text, logprobs) = (answer["text"].as_str().unwrap(), answer["logprobs"].as_array().unwrap());
+    assert_eq!(logprobs.len(), mine.len());
+    let stop: String = text.chars().skip(2).take(3).collect();
+    let stopped = model("generate", &[&args[..], &["--stop", &stop]].concat()).json();
+    assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+
+    model("score", &["--ids", "1,2,999"]).fails(2, "error: token 999 is outside the vocabulary of 384\n");
+    model("score", &["--text", "x", "--ids", "1,2"]).fails(2, "cannot be used with");
+    model("score", &["--file", "none.txt"]).fails(2, "error: cannot read none.txt: ");
+    model("generate", &["--prompt", "x", "--top-p", "2"]).fails(2, "`top_p` is above 0 and at most 1");
+    model("generate", &["--prompt", "x", "--device", "cuda:0"]).fails(2, "--features cuda");
+    model("generate", &["--prompt", "x", "--dtype", "bf16"]).fails(2, "write dtype: f32");
+}
+
+/// Replaces text in a file of a spoilt checkpoint.
+fn replace(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+fn change_tensors(path: &Path, change: impl Fn(&mut std::collections::HashMap<String, Tensor>)) {
+    let mut tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, path).unwrap();
+}
+
+const UP: &str = "model.layers.1.mlp.up_proj.weight";
+
+#[test]
+fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
+    let space = Space::new();
+    let folder = space.path("spoilt");
+    let file = |name: &str| folder.join(name);
+    type Spoil<'a> = Box<dyn Fn() + 'a>;
+    let cases: Vec<(&str, Spoil, &str)> = vec![
+        (
+            "llama-tiny",
+            Box::new(|| change_tensors(&file("model.safetensors"), |t| drop(t.remove(UP)))),
+            "spoilt/model.safetensors: has no tensor `model.layers.1.mlp.up_proj.weight`, which config.json calls for",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                change_tensors(&file("model.safetensors"), |t| {
+                    t.insert(UP.into(), Tensor::zeros((4, 48), DType::F32, &Device::Cpu).unwrap());
+                })
+            }),
+            "tensor `model.layers.1.mlp.up_proj.weight` should have shape [128, 48], but has [4, 48]",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                change_tensors(&file("model.safetensors"), |t| {
+                    t.insert(UP.into(), Tensor::zeros((128, 48), DType::U32, &Device::Cpu).unwrap());
+                })
+            }),
+            "tensor `model.layers.1.mlp.up_proj.weight` has numbers of type U32; there are: F32, BF16, F16, F64",
+        ),
+        (
+            "qwen2-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"model_type\": \"qwen2\"", "\"model_type\": \"llama\"")
+            }),
+            "has the tensor `model.layers.0.self_attn.k_proj.bias`, which its config.json does not call for",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")
+            }),
+            "has the tensor `model.layers.1.",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"")
+            }),
+            "spoilt/config.json: model_type `gpt2` is not supported; there are: qwen3, qwen2, llama",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3")
+            }),
+            "num_attention_heads (4) is no multiple of num_key_value_heads (3)",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| replace(&file("config.json"), "\"low_freq_factor\": 1.0,", "")),
+            "spoilt/config.json: rope scaling has no `low_freq_factor`",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| fs::remove_file(file("model-00002-of-00003.safetensors")).unwrap()),
+            "model-00002-of-00003.safetensors: No such file",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| replace(&file("model.safetensors.index.json"), "model-00001", "../model-00001")),
+            "which is not in the folder itself",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                let path = file("tokenizer.json");
+                let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                json["model"]["vocab"]["beyond"] = json!(384);
+                fs::write(path, json.to_string()).unwrap();
+            }),
+            "token `beyond` has id 384, but the model's vocab_size is 384: they do not belong together",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| replace(&file("tokenizer_config.json"), "\"eos_token\": \"", "\"eos_token\": \"no")),
+            "is not in the vocabulary of tokenizer.json",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| fs::write(file("chat_template.jinja"), "{% for x %}").unwrap()),
+            "spoilt/chat_template.jinja: the chat template is not valid: syntax error",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| fs::rename(file("model.safetensors"), file("pytorch_model.bin")).unwrap()),
+            "pickle files can run any code when they are read, so they are refused; write safetensors",
+        ),
+        (
+            "lora-tiny",
+            Box::new(|| {
+                replace(&file("adapter_config.json"), "\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"")
+            }),
+            "spoilt/adapter_config.json: peft_type `IA3` is not supported: plain LoRA is",
+        ),
+        (
+            "lora-tiny",
+            Box::new(|| replace(&file("adapter_config.json"), "\"r\": ", "\"r\": 1")),
+            "spoilt/adapter_model.safetensors: tensor `base_model.model.model.layers.0.",
+        ),
+        (
+            "lora-tiny",
+            Box::new(|| fs::remove_file(file("config.json")).unwrap()),
+            "is no model folder here: put the model's files (config.json, model.safetensors, tokenizer.json) beside",
+        ),
+    ];
+    for (name, spoil, expected) in cases {
+        copy(name, &folder);
+        spoil();
+        space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]).fails(2, expected);
+    }
+    copy("llama-tiny", &folder);
+    fs::write(file("chat_template.jinja"), "{{ raise_exception('only in verse') }}").unwrap();
+    space
+        .triplay(&["model", "generate", "--model", "spoilt", "--chat", "--prompt", "x"])
+        .fails(2, "spoilt/chat_template.jinja: the chat template fails: invalid operation: only in verse");
+}
+
+#[test]
+fn hostile_headers_are_refused_without_panic_or_great_memory() {
+    let space = Space::new();
+    let folder = space.path("spoilt");
+    copy("llama-tiny", &folder);
+    let path = folder.join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let with_header =
+        |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &[0; 64]].concat();
+    let mut cases: Vec<Vec<u8>> = [0, 4, 8, 100, header, 8 + header, 9 + header, whole.len() - 1]
+        .map(|length| whole[..length].to_vec())
+        .into();
+    cases.extend([u64::MAX, 1 << 62, 1 << 40, 200_000_000].map(|length| {
+        let mut file = whole.clone();
+        file[..8].copy_from_slice(&length.to_le_bytes());
+        file
+    }));
+    for text in [
+        "{}",
+        "[[[[",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,64]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[16],\"data_offsets\":[64,0]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[16],\"data_offsets\":[18446744073709551615,64]}}",
+        "{\"a\":{\"dtype\":\"F9\",\"shape\":[16],\"data_offsets\":[0,64]}}",
+    ] {
+        cases.push(with_header(text));
+    }
+    cases.push(with_header(&"[".repeat(100_000)));
+    for (number, bytes) in cases.iter().enumerate() {
+        fs::write(&path, bytes).unwrap();
+        // A limit on the address space: what a header claims must not be allocated.
+        let script = format!(
+            "ulimit -v 4000000; exec {} model score --model spoilt --ids 1,2,3",
+            env!("CARGO_BIN_EXE_triplay")
+        );
+        let output =
+            std::process::Command::new("sh").args(["-c", &script]).current_dir(space.path("")).output();
+        let seen = crate::space::Seen::from(output.unwrap());
+        assert!(seen.err.starts_with("error: spoilt/model.safetensors: "), "case {number}: {}", seen.err);
+        seen.fails(2, "");
+    }
+}
+
+/// small.yaml with adapters: the roles share the warm-up's weights.
+fn with_adapters() -> String {
+    include_str!("small.yaml").replace(
+        "reference: warmup.model, algorithm",
+        "lora: { rank: 4, target_modules: [q_proj, v_proj, down_proj] }, algorithm",
+    )
+}
+
+#[test]
+fn adapters_play_all_phases_on_one_base_and_are_resumed() {
+    let space = Space::new();
+    space.write("small.yaml", &with_adapters());
+    let summary = space.run(&[]);
+    let models = space.path(summary["results"].as_str().unwrap()).join("models");
+    let (base, trained) = (models.join("warmup"), models.join("play[2].red[2].update"));
+    for file in
+        ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "tokenizer.json"]
+    {
+        assert!(trained.join(file).exists(), "{file}");
+    }
+    let inode = |folder: &Path| fs::metadata(folder.join("model.safetensors")).unwrap().ino();
+    assert_eq!(inode(&base), inode(&trained), "the base is one file on disk");
+
+    // The adapter has learnt, the base has not, and merging makes one of the two.
+    let compute = Compute::default();
+    let load = |folder: &Path| Checkpoint::load(folder, &compute).unwrap();
+    let (model, ids) = (load(&trained), vec![1u32, 5, 9, 7, 20, 3]);
+    let logits = |model: &Checkpoint| {
+        let decoder = model.decoder(Purpose::Scoring).unwrap();
+        let logits = decoder.logits(&decoder.hidden(&Packed::new(&[&ids])).unwrap()).unwrap();
+        logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert_eq!(logits(&model.base()), logits(&load(&base)));
+    assert!(apart(&logits(&model), &logits(&model.base())) > 1e-4);
+    let merge = ["model", "merge", "--model", trained.to_str().unwrap(), "--out", "merged"];
+    assert_eq!(space.triplay(&merge).code, Some(0));
+    space.triplay(&merge).fails(2, "error: cannot write merged: File exists");
+    assert!(!space.path("merged/adapter_config.json").exists());
+    assert!(apart(&logits(&model), &logits(&load(&space.path("merged")))) < 1e-5);
+
+    // Without what was handed on, the rest is made again to the same bytes.
+    let digests = space.digests(&summary);
+    let records = fs::read_dir(space.path(".triplay/records")).unwrap().count();
+    assert!(records > 0);
+    let elsewhere = space.run(&["--cache", "elsewhere"]);
+    assert_eq!(space.digests(&elsewhere), digests);
+    assert_eq!(space.run(&[])["ran"], 0);
+
+    space.write("small.yaml", &with_adapters().replace("v_proj", "w_proj"));
+    space
+        .triplay(&["pipeline", "run", "small.yaml"])
+        .fails(2, "there is no target module `w_proj`; there are: q_proj, k_proj");
+}
+
+#[test]
+fn three_roles_share_the_memory_of_their_base() {
+    let compute = Compute::default();
+    let base = Checkpoint::load(&fixture("qwen3-tiny"), &compute).unwrap();
+    let lora = LoraConfig { rank: 2, alpha: None, target_modules: vec!["q_proj".into()] };
+    let roles: Vec<Checkpoint> =
+        (0..3).map(|seed| base.to_train(Some(&lora), Seed::from_u64(seed)).unwrap()).collect();
+    let start = |model: &Checkpoint, name: &str| {
+        let var = model.params.get(name).unwrap();
+        let (storage, _) = var.storage_and_layout();
+        match &*storage {
+            candle_core::Storage::Cpu(storage) => storage.as_slice::<f32>().unwrap().as_ptr(),
+            _ => unreachable!(),
+        }
+    };
+    for (name, _) in base.params.iter() {
+        for role in &roles {
+            assert_eq!(start(role, name), start(&base, name), "{name}");
+            assert_eq!(start(&role.base(), name), start(&base, name), "{name} of the reference");
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_says_where_it_computes() {
+    let space = Space::new();
+    space.write("wide.yaml", &format!("dtype: f64\ndevice: cpu\n{}", include_str!("small.yaml")));
+    let run = |args: &[&str]| space.triplay(&[&["pipeline", "run", "wide.yaml", "--json"], args].concat());
+    let less = ["--set", "rounds=1", "--set", "steps=1"];
+    let wide = run(&less).json();
+    let narrow = run(&[&less[..], &["--set", "dtype=f32"]].concat()).json();
+    let (wide, ran) = (space.digests(&wide), space.executed(&narrow));
+    assert!(ran.contains(&"warmup".to_owned()), "another number type is another result");
+    assert!(!ran.contains(&"world".to_owned()), "what computes no model stays: {ran:?}");
+    let narrow = space.digests(&narrow);
+    assert_ne!(wide["warmup.model"], narrow["warmup.model"]);
+    run(&["--set", "dtype=bf16"]).fails(2, "write dtype: f32");
+    run(&["--set", "device=tpu"])
+        .fails(2, "there is no device `tpu`; there are: auto, cpu, cuda, cuda:N, metal");
+    run(&["--set", "device=cuda:0"]).fails(2, "--features cuda");
+}
+
+#[test]
+fn numbers_that_explode_stop_the_stage_and_leave_the_last_good_model() {
+    let space = Space::new();
+    space.write("small.yaml", &include_str!("small.yaml").replace("lr: 1e-2", "lr: 1e20"));
+    let seen = space.triplay(&["pipeline", "run", "small.yaml"]);
+    seen.fails(1, "error: warmup: step ");
+    assert!(seen.err.contains("lower the learning rate"), "{}", seen.err);
+    let left = space.path(".triplay/left/warmup/model");
+    let left = left.to_str().unwrap();
+    assert!(seen.err.contains(&format!("(the model before it is in {left})")), "{}", seen.err);
+    let scored = space.triplay(&["model", "score", "--model", left, "--ids", "3,4,5"]);
+    assert_eq!(scored.code, Some(0), "{}", scored.err);
+
+    // In reinforcement learning each step is a node: the model before it is that of the node before.
+    let text = include_str!("small.yaml").replacen("lr: 4e-4", "lr: 1e30", 1);
+    space.write("small.yaml", &text);
+    let seen = space.triplay(&["pipeline", "run", "small.yaml"]);
+    seen.fails(1, "error: play[");
+    assert!(seen.err.contains("]/update: loss "), "{}", seen.err);
+}
