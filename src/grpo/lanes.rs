@@ -28,7 +28,7 @@ impl Lanes {
     pub fn new(compute: &Compute, lengths: &[usize], most: usize, bytes: usize) -> Lanes {
         let (count, piece) = match compute.fused() {
             true if bytes <= SMALL => (2, PIECE),
-            true => (1, 8 * PIECE),
+            true => (1, 4 * PIECE),
             false => (1, usize::MAX),
         };
         let mut lanes = vec![Vec::new(); count];

@@ -11,7 +11,7 @@ use super::rope::{Heads, Rope};
 use super::rows::Rows;
 use super::simd::{kernel, softmax};
 
-/// Rows that one task takes at least.
+/// Rows that one task takes.
 const ROWS: usize = 8;
 
 /// Keys and values of rows that are being sampled. Memory grows with the tokens that are there, a block of
@@ -63,8 +63,8 @@ impl KvCache {
         let pieces = rows.split(&k, width).into_par_iter().zip(rows.split(&v, width));
         self.slots.par_iter_mut().zip(pieces).for_each(|(slot, (k, v))| {
             slot.length = k.len() / width;
-            for (token, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-                store_token(k, v, token, heads, rope, &mut slot.layers[layer]);
+            for (block, (k, v)) in k.chunks(PANEL * width).zip(v.chunks(PANEL * width)).enumerate() {
+                store(k, v, block * PANEL, heads, rope, &mut slot.layers[layer]);
             }
         });
         Ok(())
@@ -83,11 +83,21 @@ impl KvCache {
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
         // SAFETY: `attend_one` writes what each query sees.
         let mut out = unsafe { room(qs.len()) };
-        let inputs = qs.par_chunks(width).zip(ks.par_chunks(kv_width)).zip(vs.par_chunks(kv_width));
-        let slots = self.slots.par_iter_mut().with_min_len(ROWS).zip(out.par_chunks_mut(width));
-        slots.zip(inputs).for_each(|((slot, out), ((q, k), v))| {
-            store_token(k, v, slot.length, heads, rope, &mut slot.layers[layer]);
-            attend_one(q, &slot.layers[layer], slot.length, heads, rope, out);
+        let inputs = ks.par_chunks(ROWS * kv_width).zip(vs.par_chunks(ROWS * kv_width));
+        let slots = self.slots.par_chunks_mut(ROWS).zip(inputs);
+        let queries = qs.par_chunks(ROWS * width).zip(out.par_chunks_mut(ROWS * width));
+        slots.zip(queries).for_each(|((slots, (ks, vs)), (qs, out))| {
+            // All are stored before any is read: a processor waits where it loads a vector of which it has just
+            // stored one number.
+            for (slot, (k, v)) in
+                slots.iter_mut().zip(ks.chunks_exact(kv_width).zip(vs.chunks_exact(kv_width)))
+            {
+                store(k, v, slot.length, heads, rope, &mut slot.layers[layer]);
+            }
+            for (slot, (q, out)) in slots.iter().zip(qs.chunks_exact(width).zip(out.chunks_exact_mut(width)))
+            {
+                attend_one(q, &slot.layers[layer], slot.length, heads, rope, out);
+            }
         });
         tensor(out, q.shape())
     }
@@ -98,8 +108,8 @@ impl KvCache {
     }
 }
 
-/// Adds a token behind the `at` that are there.
-fn store_token(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, blocks: &mut Vec<f32>) {
+/// Adds tokens of one block behind the `at` that are there.
+fn store(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, blocks: &mut Vec<f32>) {
     let (width, size) = (heads.kv_width(), heads.size);
     let (block, at_in_block) = (at / PANEL * 2 * PANEL * width, at % PANEL);
     if blocks.len() == block {
@@ -108,12 +118,15 @@ fn store_token(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, block
         blocks.resize(block + 2 * PANEL * width, 0.0);
     }
     let (values, keys) = blocks[block..].split_at_mut(PANEL * width);
-    values[at_in_block * width..][..width].copy_from_slice(v);
+    values[at_in_block * width..][..v.len()].copy_from_slice(v);
     let mut turned = k.to_vec();
-    for (turned, keys) in turned.chunks_exact_mut(size).zip(keys.chunks_exact_mut(size * PANEL)) {
-        rope.turn(turned, at, 1.0);
-        for (keys, number) in keys.chunks_exact_mut(PANEL).zip(turned) {
-            keys[at_in_block] = *number;
+    for (token, k) in turned.chunks_exact_mut(width).enumerate() {
+        k.chunks_exact_mut(size).for_each(|k| rope.turn(k, at + token, 1.0));
+    }
+    // A line of the block has one number of each of its tokens.
+    for (dimension, line) in keys.chunks_exact_mut(PANEL).enumerate() {
+        for (to, from) in line[at_in_block..].iter_mut().zip(turned[dimension..].iter().step_by(width)) {
+            *to = *from;
         }
     }
 }

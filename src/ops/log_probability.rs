@@ -1,18 +1,20 @@
 //! Log-probabilities of given tokens, and the entropy of the distributions they come from, straight from
-//! hidden states: logits exist for one block of tokens at a time, forward and backward, so that memory does
-//! not grow with tokens × vocabulary.
+//! hidden states: logits exist for one part of the vocabulary at a time, forward and backward, so that memory
+//! grows neither with tokens × vocabulary nor with the vocabulary.
+
+use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, fused};
-use super::cpu::{read, tensor};
-use super::product::{Matrix, matmul};
-use super::simd::{dot, exp, kernel, max, softmax, sum};
+use super::cpu::{read, room, tensor};
+use super::product::{Matrix, Panels, matmul, matmul_panels};
+use super::simd::{exp, fold, kernel, max, sum};
 use super::value::{Gradients, Value};
 
-/// Tokens whose logits exist at the same time.
-const BLOCK: usize = 512;
+/// Tokens of the vocabulary whose logits exist at the same time.
+const PART: usize = 2048;
 
 /// For hidden states \[M, D\] and the output weight \[V, D\]: \[2, M\], the log-probability of each of the M
 /// targets at this temperature, and the entropy (nats) of each distribution. Both have gradients.
@@ -36,36 +38,53 @@ pub fn token_log_probabilities(
         return composition::token_log_probabilities(hidden, weight, targets, 1.0 / temperature);
     }
     let sharpness = (1.0 / temperature) as f32;
-    let (hiddens, weights) = (read(hidden.tensor())?, read(weight.tensor())?);
-    let mut out = vec![0f32; 2 * tokens];
-    let (log_probabilities, entropies) = out.split_at_mut(tokens);
-    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
-    let blocks = log_probabilities.chunks_mut(BLOCK).zip(entropies.chunks_mut(BLOCK));
-    for (((log_probabilities, entropies), hidden), targets) in
-        blocks.zip(hiddens.chunks(BLOCK * width)).zip(targets.chunks(BLOCK))
-    {
-        let rows = targets.len();
-        let logits = &mut logits[..rows * vocabulary];
-        matmul(Matrix::new(hidden, rows, width), Matrix::new(&weights, vocabulary, width).t(), logits, false);
-        let outputs = log_probabilities.par_iter_mut().zip(entropies.par_iter_mut());
-        logits.par_chunks_mut(vocabulary).zip(outputs).zip(targets).for_each(
-            |((logits, (lp, entropy)), target)| {
-                (*lp, *entropy) = statistics(logits, sharpness, *target as usize);
-            },
-        );
-    }
+    let mut rows = vec![Row::default(); tokens];
+    for_parts(
+        &read(hidden.tensor())?,
+        &read(weight.tensor())?,
+        (tokens, width, vocabulary),
+        |part, logits| {
+            let work = logits.par_chunks_mut(part.len()).zip(&mut rows).zip(&targets);
+            work.for_each(|((logits, row), target)| {
+                take_in(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
+            });
+            Ok(())
+        },
+    )?;
+    let out = rows.iter().map(|row| row.score - row.log_total());
+    let out: Vec<f32> = out.chain(rows.iter().map(Row::entropy)).collect();
     let out = tensor(out, (2, tokens))?;
     let kept = (hidden.clone(), weight.clone());
     Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
-        log_probabilities_backward(&kept.0, &kept.1, &targets, sharpness, &grad, gradients)
+        backward(&kept.0, &kept.1, &targets, sharpness, &rows, &grad, gradients)
     }))
 }
 
-fn log_probabilities_backward(
+/// Calls `work` with each part of the vocabulary and the logits of all tokens there, \[tokens, part\].
+fn for_parts(
+    hidden: &[f32],
+    weight: &[f32],
+    (tokens, width, vocabulary): (usize, usize, usize),
+    mut work: impl FnMut(Range<usize>, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    // SAFETY: a part's product is written before `work` reads it.
+    let mut logits = unsafe { room(tokens * PART.min(vocabulary)) };
+    for start in (0..vocabulary).step_by(PART) {
+        let part = start..(start + PART).min(vocabulary);
+        let weight = Matrix::new(&weight[part.start * width..part.end * width], part.len(), width);
+        let logits = &mut logits[..tokens * part.len()];
+        matmul_panels(Matrix::new(hidden, tokens, width), &Panels::of(weight.t()), logits, false);
+        work(part, logits)?;
+    }
+    Ok(())
+}
+
+fn backward(
     hidden: &Value,
     weight: &Value,
     targets: &[u32],
     sharpness: f32,
+    rows: &[Row],
     grad: &Tensor,
     gradients: &mut Gradients,
 ) -> Result<()> {
@@ -73,24 +92,100 @@ fn log_probabilities_backward(
     let (hiddens, weights, grads) = (read(hidden.tensor())?, read(weight.tensor())?, read(grad)?);
     let (d_lp, d_entropy) = grads.split_at(tokens);
     let mut d_hidden = vec![0f32; tokens * width];
-    let mut logits = vec![0f32; BLOCK.min(tokens) * vocabulary];
-    let w = Matrix::new(&weights, vocabulary, width);
-    for start in (0..tokens).step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(tokens);
-        let rows = block.len();
-        let logits = &mut logits[..rows * vocabulary];
-        let h = Matrix::new(&hiddens[block.start * width..block.end * width], rows, width);
-        matmul(h, w.t(), logits, false);
-        let grads = d_lp[block.clone()].par_iter().zip(&d_entropy[block.clone()]);
-        let rows_at_work = logits.par_chunks_mut(vocabulary).zip(&targets[block.clone()]).zip(grads);
-        rows_at_work.for_each(|((logits, target), (d_lp, d_entropy))| {
-            gradient(logits, sharpness, *target as usize, *d_lp, *d_entropy);
+    for_parts(&hiddens, &weights, (tokens, width, vocabulary), |part, logits| {
+        let grads = d_lp.par_iter().zip(d_entropy);
+        let work = logits.par_chunks_mut(part.len()).zip(targets).zip(rows).zip(grads);
+        work.for_each(|(((logits, target), row), (d_lp, d_entropy))| {
+            let target = (*target as usize).wrapping_sub(part.start);
+            gradient(logits, sharpness, target, row.log_total(), row.entropy(), *d_lp, *d_entropy);
         });
-        let d_logits = Matrix::new(logits, rows, vocabulary);
-        matmul(d_logits, w, &mut d_hidden[block.start * width..block.end * width], false);
-        gradients.add_with(weight, |sum, more| matmul(d_logits.t(), h, sum, more))?;
-    }
+        let d_logits = Matrix::new(logits, tokens, part.len());
+        let numbers = part.start * width..part.end * width;
+        let weight_part = Matrix::new(&weights[numbers.clone()], part.len(), width);
+        matmul(d_logits, weight_part, &mut d_hidden, part.start > 0);
+        gradients.add_with(weight, |sum, _| {
+            matmul(d_logits.t(), Matrix::new(&hiddens, tokens, width), &mut sum[numbers], true)
+        })
+    })?;
     gradients.add(hidden, tensor(d_hidden, (tokens, width))?)
+}
+
+/// What is known of a token's distribution when a part of the vocabulary was seen.
+#[derive(Clone, Copy)]
+struct Row {
+    /// The largest score so far.
+    most: f32,
+    /// Σ e^(score − most)
+    total: f32,
+    /// Σ e^(score − most) · (score − most)
+    weighted: f32,
+    /// Of the target.
+    score: f32,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Row { most: f32::NEG_INFINITY, total: 0.0, weighted: 0.0, score: 0.0 }
+    }
+}
+
+impl Row {
+    /// log Σ e^score
+    fn log_total(&self) -> f32 {
+        self.most + self.total.ln()
+    }
+
+    /// H = log Z − Σ p · score
+    fn entropy(&self) -> f32 {
+        self.total.ln() - self.weighted / self.total
+    }
+}
+
+kernel! {
+    /// Adds a part of a row's logits to what is known of it; `target` is beyond them where it is in another part.
+    fn take_in(logits: &mut [f32], sharpness: f32, target: usize, row: &mut Row) {
+        let most = (max(logits) * sharpness).max(row.most);
+        if let Some(logit) = logits.get(target) {
+            row.score = *logit * sharpness;
+        }
+        // What was summed below another maximum.
+        if row.total > 0.0 {
+            let lower = row.most - most;
+            let factor = exp::<FUSED>(lower);
+            row.weighted = factor * (row.weighted + row.total * lower);
+            row.total *= factor;
+        }
+        let [total, weighted] = fold(logits, |logit, [total, weighted]| {
+            let below = logit * sharpness - most;
+            let e = exp::<FUSED>(below);
+            [total + e, weighted + e * below]
+        });
+        row.most = most;
+        row.total += total;
+        row.weighted += weighted;
+    }
+}
+
+kernel! {
+    /// A part of a row's logits becomes the gradient with respect to itself.
+    fn gradient(
+        logits: &mut [f32],
+        sharpness: f32,
+        target: usize,
+        log_total: f32,
+        entropy: f32,
+        d_log_probability: f32,
+        d_entropy: f32,
+    ) {
+        for logit in logits.iter_mut() {
+            // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
+            let log_p = *logit * sharpness - log_total;
+            *logit = exp::<FUSED>(log_p) * sharpness * (-d_log_probability - d_entropy * (log_p + entropy));
+        }
+        if let Some(logit) = logits.get_mut(target) {
+            *logit += d_log_probability * sharpness;
+        }
+    }
 }
 
 kernel! {
@@ -109,37 +204,6 @@ kernel! {
     }
 }
 
-kernel! {
-    /// One row of logits becomes probabilities; returns log-probability of the target and entropy.
-    fn statistics(logits: &mut [f32], sharpness: f32, target: usize) -> (f32, f32) {
-        for logit in logits.iter_mut() {
-            *logit *= sharpness;
-        }
-        let scores = logits.to_vec();
-        let log_total = softmax::<FUSED>(logits);
-        // H = log Z − Σ p·score
-        (scores[target] - log_total, log_total - dot::<FUSED>(logits, &scores))
-    }
-}
-
-kernel! {
-    /// One row of logits becomes the gradient with respect to itself.
-    fn gradient(logits: &mut [f32], sharpness: f32, target: usize, d_log_probability: f32, d_entropy: f32) {
-        for logit in logits.iter_mut() {
-            *logit *= sharpness;
-        }
-        let scores = logits.to_vec();
-        let log_total = softmax::<FUSED>(logits);
-        let entropy = log_total - dot::<FUSED>(logits, &scores);
-        for (p, score) in logits.iter_mut().zip(&scores) {
-            // ∂ log p_t / ∂ score = 1[t] − p;  ∂ H / ∂ score = −p (log p + H)
-            *p *= -d_log_probability - d_entropy * (score - log_total + entropy);
-            *p *= sharpness;
-        }
-        logits[target] += d_log_probability * sharpness;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::gradient_check::{check, random};
@@ -147,8 +211,8 @@ mod tests {
 
     #[test]
     fn log_probability_and_entropy_are_the_plain_composition_and_have_its_gradient() {
-        let (tokens, temperature) = (BLOCK + 37, 0.7);
-        let targets: Vec<u32> = (0..tokens as u32).map(|i| i * 7 % 19).collect();
+        let (tokens, vocabulary, temperature) = (11, PART + 19, 0.7);
+        let targets: Vec<u32> = (0..tokens as u32).map(|i| i * 207 % vocabulary as u32).collect();
         let index = Tensor::from_vec(targets.clone(), (tokens, 1), &candle_core::Device::Cpu).unwrap();
         let plain = |hidden: &Tensor, weight: &Tensor| {
             let logits = (hidden.matmul(&weight.t()?)? / temperature)?;
@@ -158,7 +222,7 @@ mod tests {
             Tensor::stack(&[log_p.gather(&index, 1)?.squeeze(1)?, entropy], 0)
         };
         check(
-            &[random(&[tokens, 12], 1), random(&[19, 12], 2)],
+            &[random(&[tokens, 4], 1), random(&[vocabulary, 4], 2)],
             |t| token_log_probabilities(&t[0], &t[1], targets.clone(), temperature),
             |t| plain(&t[0], &t[1]),
         );

@@ -70,6 +70,20 @@ pub fn sum(xs: &[f32]) -> f32 {
     reduce(xs, xs, |x, _, sum| sum + x)
 }
 
+/// Two sums over `xs`, in an order that depends on the length alone; `f` adds a number to both.
+#[inline(always)]
+pub fn fold(xs: &[f32], f: impl Fn(f32, [f32; 2]) -> [f32; 2]) -> [f32; 2] {
+    let (mut firsts, mut seconds) = ([0f32; LANES], [0f32; LANES]);
+    let chunks = xs.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold([0.0; 2], |sums, x| f(*x, sums));
+    for chunk in chunks {
+        for lane in 0..LANES {
+            [firsts[lane], seconds[lane]] = f(chunk[lane], [firsts[lane], seconds[lane]]);
+        }
+    }
+    [sum(&firsts) + rest[0], sum(&seconds) + rest[1]]
+}
+
 #[inline(always)]
 pub fn max(xs: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -147,6 +161,8 @@ mod tests {
             let xs: Vec<f32> = (0..length).map(|i| i as f32).collect();
             assert_eq!(sum(&xs), xs.iter().sum::<f32>());
             assert_eq!(dot::<false>(&xs, &xs), xs.iter().map(|x| x * x).sum::<f32>());
+            let (total, squares) = (xs.iter().sum::<f32>(), xs.iter().map(|x| x * x).sum::<f32>());
+            assert_eq!(fold(&xs, |x, [sum, square]| [sum + x, square + x * x]), [total, squares]);
             assert_eq!(max(&xs), xs.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }

@@ -194,7 +194,10 @@ pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
         let share = limit / (norm + 1e-6);
         for gradient in gradients.iter_mut() {
             if on_cpu_f32(gradient) {
-                write(gradient, |values| values.iter_mut().for_each(|x| *x *= share as f32))?;
+                write(gradient, |values| {
+                    let blocks = values.par_chunks_mut(BLOCK);
+                    blocks.for_each(|block| block.iter_mut().for_each(|x| *x *= share as f32));
+                })?;
             } else {
                 *gradient = (&*gradient * share)?;
             }

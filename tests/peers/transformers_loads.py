@@ -4,6 +4,8 @@
     cargo run --release -- pipeline run pipelines/quickstart.yaml
     .venv/bin/python tests/peers/transformers_loads.py results/quickstart/RUN/models/*
 
+A folder with an adapter is loaded with PEFT, through transformers.
+
 Not part of the test command: it needs Python, torch and transformers.
 """
 
@@ -24,7 +26,7 @@ TOLERANCE = 2e-4
 
 
 def ours(folder):
-    command = ["cargo", "run", "--release", "--quiet", "--example", "logits", "--", folder, *TEXTS]
+    command = ["cargo", "run", "--release", "--quiet", "--example", "numbers", "--", folder, *TEXTS]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
