@@ -1,13 +1,17 @@
-//! Times of the work that a pipeline is made of, on the sizes of DESIGN.md section 7: a supervised step,
-//! sampling, a GRPO step. Prints medians, so that two builds can be compared on one machine.
+//! Times of the work that a pipeline is made of: a supervised step, sampling, a GRPO step, beside what the
+//! processor can do at the most. Prints medians, so that two builds can be compared on one machine;
+//! `benches/peers/train.py` does the same work in PyTorch, transformers and TRL.
 //!
 //! `cargo bench --bench train`; `-- sft` times only the lines whose name begins so.
 
 use std::time::Instant;
 
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
+use rayon::prelude::*;
 use triplay::grpo::{GrpoConfig, Sample, grpo_step, supervised_step};
 use triplay::model::{Algorithm, Architecture, Checkpoint, Compute, Params, Tokenizer, TokenizerSpec};
+use triplay::ops::{Value, linear, set_candle_up};
 use triplay::optim::{AdamW, AdamWConfig};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
@@ -17,8 +21,6 @@ use triplay::store::Seed;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const VOCABULARY: usize = 640;
-
-type Outcome = triplay::model::Result<usize>;
 
 /// A fresh model with `hidden` wide, four-headed layers.
 fn model(hidden: usize, layers: usize) -> triplay::model::Result<Checkpoint> {
@@ -40,62 +42,148 @@ fn rows(count: usize, length: usize) -> Vec<Vec<u32>> {
     (0..count).map(|_| (0..length).map(|_| stream.random_range(3..VOCABULARY as u32)).collect()).collect()
 }
 
-/// Runs `work` until three seconds have gone by, at least five times, and prints the median time, the
-/// tokens per second and the best time; `work` says how many tokens it went through.
-fn time(name: &str, mut work: impl FnMut() -> Outcome) -> triplay::model::Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    if !wanted.is_empty() && !wanted.iter().any(|prefix| name.starts_with(prefix.as_str())) {
-        return Ok(());
+/// A model of the bench, by its width and depth.
+#[derive(Clone, Copy)]
+struct Size {
+    hidden: usize,
+    layers: usize,
+}
+
+impl Size {
+    /// Operations that its matrix products and attention need at the least, forward: `rows` rows of which `from`
+    /// tokens are there already and those up to `to` are read, with logits after the last `logits` of them.
+    fn forward(self, rows: usize, from: usize, to: usize, logits: usize) -> f64 {
+        let (hidden, all) = (self.hidden as f64, (to - from) as f64);
+        // Of the last layer only keys and values count where no logits are wanted.
+        let (keys, rest) = (2.0 * hidden * hidden, 11.0 * hidden * hidden);
+        let layers = self.layers as f64;
+        let products = all * layers * keys + (all * (layers - 1.0) + logits as f64) * rest;
+        let attention = layers * hidden * (to * to - from * from) as f64;
+        2.0 * rows as f64 * (products + attention + (logits * VOCABULARY) as f64 * hidden)
     }
+
+    /// And for its gradient, twice as many again.
+    fn training(self, rows: usize, from: usize, to: usize) -> f64 {
+        3.0 * self.forward(rows, 0, to, to - from)
+    }
+
+    /// Prompts of 16 tokens, each read once, and `rows` completions of 24.
+    fn sampling(self, prompts: usize, rows: usize) -> f64 {
+        self.forward(prompts, 0, PROMPT, 1) + self.forward(rows, PROMPT, PROMPT + NEW - 1, NEW - 1)
+    }
+}
+
+const PROMPT: usize = 16;
+const NEW: usize = 24;
+
+/// Whether the command line asks for a line of this name.
+fn wanted(name: &str) -> bool {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    wanted.is_empty() || wanted.iter().any(|prefix| name.starts_with(prefix.as_str()))
+}
+
+/// Seconds of `work`, sorted: for three seconds, at least five times.
+fn seconds<T>(mut work: impl FnMut() -> triplay::model::Result<T>) -> triplay::model::Result<Vec<f64>> {
     work()?;
-    let start = Instant::now();
-    let mut runs = Vec::new();
+    let (start, mut runs) = (Instant::now(), Vec::new());
     while runs.len() < 5 || start.elapsed().as_secs_f64() < 3.0 {
         let start = Instant::now();
-        let tokens = work()?;
-        runs.push((start.elapsed().as_secs_f64(), tokens));
+        work()?;
+        runs.push(start.elapsed().as_secs_f64());
     }
-    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (seconds, tokens) = runs[runs.len() / 2];
-    let rate = tokens as f64 / seconds;
-    let (best, count) = (runs[0].0 * 1e3, runs.len());
-    println!("{name:<44} {:>9.2} ms {rate:>10.0} tokens/s {best:>9.2} ms at best of {count}", seconds * 1e3);
+    runs.sort_by(f64::total_cmp);
+    Ok(runs)
+}
+
+/// Prints the median time of `work`, tokens and operations per second, and the best time.
+fn time<T>(
+    name: &str,
+    tokens: usize,
+    operations: f64,
+    work: impl FnMut() -> triplay::model::Result<T>,
+) -> triplay::model::Result<()> {
+    if !wanted(name) {
+        return Ok(());
+    }
+    let runs = seconds(work)?;
+    let median = runs[runs.len() / 2];
+    println!(
+        "{name:<42} {:>8.2} ms {:>9.0} tokens/s {:>5.0} GFLOP/s {:>9.2} ms at best of {}",
+        median * 1e3,
+        tokens as f64 / median,
+        operations / median / 1e9,
+        runs[0] * 1e3,
+        runs.len()
+    );
     Ok(())
 }
 
-fn supervised(
-    name: &str,
-    hidden: usize,
-    layers: usize,
-    count: usize,
-    length: usize,
-) -> triplay::model::Result<()> {
-    let model = model(hidden, layers)?;
+/// What the processor can do: the largest of what candle's and our products reach, and how fast memory is
+/// copied.
+fn ceilings() -> triplay::model::Result<()> {
+    if !wanted("ceilings") {
+        return Ok(());
+    }
+    const WIDE: usize = 1024;
+    let ones = Tensor::ones((WIDE, WIDE), DType::F32, &Device::Cpu)?;
+    let operations = 2.0 * (WIDE as f64).powi(3);
+    let theirs = seconds(|| Ok(ones.matmul(&ones)?))?;
+    let value = Value::constant(ones);
+    let ours = seconds(|| Ok(linear(&value, &value)?))?;
+    let [theirs, ours] =
+        [theirs, ours].map(|runs| (operations / runs[runs.len() / 2] / 1e9, operations / runs[0] / 1e9));
+    println!(
+        "{:<42} {:>35.0} GFLOP/s {:>9.0} at best",
+        "product of 1024 x 1024, candle (gemm)", theirs.0, theirs.1
+    );
+    println!("{:<42} {:>35.0} GFLOP/s {:>9.0} at best", "the same, ours", ours.0, ours.1);
+    let (from, mut to) = (vec![1f32; 64 << 20], vec![0f32; 64 << 20]);
+    let copies = seconds(|| {
+        to.par_chunks_mut(1 << 20)
+            .zip(from.par_chunks(1 << 20))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(())
+    })?;
+    let rate = |seconds: f64| (from.len() * 8) as f64 / seconds / 1e9;
+    println!(
+        "{:<42} {:>35.1} GB/s    {:>9.1} at best",
+        "copying 256 MiB, read and written",
+        rate(copies[copies.len() / 2]),
+        rate(copies[0])
+    );
+    Ok(())
+}
+
+fn supervised(name: &str, size: Size, count: usize, length: usize) -> triplay::model::Result<()> {
+    let model = model(size.hidden, size.layers)?;
     let rows = rows(count, length);
     let examples: Vec<(&[u32], &[u32])> = rows.iter().map(|row| row.split_at(1)).collect();
     let mut optimizer = AdamW::new(&model.params, AdamWConfig::default())?;
-    time(name, || {
-        supervised_step(&model, &mut optimizer, &examples, 1e-5, 1.0)?;
-        Ok(count * length)
+    time(name, count * length, size.training(count, 1, length), || {
+        Ok(supervised_step(&model, &mut optimizer, &examples, 1e-5, 1.0)?)
     })
 }
 
-fn sampling(name: &str, hidden: usize, layers: usize, prompts: &[Vec<u32>]) -> triplay::model::Result<()> {
-    let model = model(hidden, layers)?;
-    let sampling = Sampling { max_new_tokens: 24, ..Sampling::default() };
-    time(name, || {
-        let completions = sample(&model, prompts, &sampling, Seed::from_u64(3), &mut |_, _| ())?;
-        Ok(completions.iter().map(|completion| completion.ids.len()).sum())
+fn sampling(name: &str, size: Size, groups: usize, group: usize) -> triplay::model::Result<()> {
+    let model = model(size.hidden, size.layers)?;
+    let prompts = vec![rows(groups, PROMPT); group].concat();
+    let sampling = Sampling { max_new_tokens: NEW, ..Sampling::default() };
+    time(name, groups * group * NEW, size.sampling(groups, groups * group), || {
+        sample(&model, &prompts, &sampling, Seed::from_u64(3), &mut |_, _| ())
     })
 }
 
-fn grpo(name: &str, hidden: usize, layers: usize, groups: usize, group: usize) -> triplay::model::Result<()> {
-    let (model, reference) = (model(hidden, layers)?, model(hidden, layers)?);
-    let prompts: Vec<Vec<u32>> = rows(groups, 16).into_iter().flat_map(|row| vec![row; group]).collect();
-    let sampling = Sampling { max_new_tokens: 24, ..Sampling::default() };
+fn grpo(name: &str, size: Size, groups: usize, group: usize) -> triplay::model::Result<()> {
+    let (model, reference) = (model(size.hidden, size.layers)?, model(size.hidden, size.layers)?);
+    let prompts: Vec<Vec<u32>> = rows(groups, PROMPT).into_iter().flat_map(|row| vec![row; group]).collect();
+    let sampling = Sampling { max_new_tokens: NEW, ..Sampling::default() };
     let config = GrpoConfig { kl: 0.05, ..GrpoConfig::default() };
     let mut optimizer = AdamW::new(&model.params, AdamWConfig::default())?;
-    time(name, || {
+    let (count, whole) = (groups * group, PROMPT + NEW);
+    let operations = size.sampling(groups, count)
+        + size.forward(count, 0, whole, NEW)
+        + size.training(count, PROMPT, whole);
+    time(name, count * NEW, operations, || {
         let completions = sample(&model, &prompts, &sampling, Seed::from_u64(3), &mut |_, _| ())?;
         let samples: Vec<Sample> = prompts
             .iter()
@@ -109,15 +197,19 @@ fn grpo(name: &str, hidden: usize, layers: usize, groups: usize, group: usize) -
                 finished: completion.finished,
             })
             .collect();
-        Ok(grpo_step(&model, Some(&reference), &mut optimizer, &samples, &config)?.tokens)
+        Ok(grpo_step(&model, Some(&reference), &mut optimizer, &samples, &config)?)
     })
 }
 
 fn main() -> triplay::model::Result<()> {
-    supervised("sft 0.15 M (64 wide, 2 layers), 64 x 48", 64, 2, 64, 48)?;
-    supervised("sft 0.72 M (128 wide, 3 layers), 64 x 48", 128, 3, 64, 48)?;
-    supervised("sft 3.57 M (256 wide, 4 layers), 64 x 64", 256, 4, 64, 64)?;
-    sampling("sample 0.72 M, 64 prompts of 16, 24 new", 128, 3, &rows(64, 16))?;
-    sampling("sample 0.72 M, 16 prompts x 8, 24 new", 128, 3, &vec![rows(16, 16); 8].concat())?;
-    grpo("grpo 0.72 M, 8 x 8 x 24, KL, sampling too", 128, 3, 8, 8)
+    set_candle_up();
+    let [small, middle, large] =
+        [(64, 2), (128, 3), (256, 4)].map(|(hidden, layers)| Size { hidden, layers });
+    ceilings()?;
+    supervised("sft 0.15 M (64 wide, 2 layers), 64 x 48", small, 64, 48)?;
+    supervised("sft 0.72 M (128 wide, 3 layers), 64 x 48", middle, 64, 48)?;
+    supervised("sft 3.57 M (256 wide, 4 layers), 64 x 64", large, 64, 64)?;
+    sampling("sample 0.72 M, 64 prompts of 16, 24 new", middle, 64, 1)?;
+    sampling("sample 0.72 M, 16 prompts x 8, 24 new", middle, 16, 8)?;
+    grpo("grpo 0.72 M, 8 x 8 x 24, KL, sampling too", middle, 8, 8)
 }

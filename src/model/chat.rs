@@ -218,6 +218,75 @@ mod tests {
         );
     }
 
+    /// The ways of Qwen3's template: messages backwards, tests of types, Python's methods of text.
+    const QWEN3: &str = r#"{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- for tool in tools %}
+        {{- tool | tojson }}
+    {%- endfor %}
+{%- else %}
+    {%- if messages[0].role == 'system' %}
+        {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endif %}
+{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.multi_step_tool = false %}
+        {%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string %}
+        {%- set content = message.content %}
+    {%- else %}
+        {%- set content = '' %}
+    {%- endif %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set reasoning_content = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning_content = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning_content = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning_content) %}
+            {{- '<|im_start|>' + message.role + '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\n' + content }}
+        {%- endif %}
+        {%- if message.tool_calls %}
+            {{- 'calls' }}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
+{%- endif %}"#;
+
+    #[test]
+    fn a_template_like_that_of_qwen3_gives_the_text_of_transformers() {
+        let turns = [
+            ("system", "be kind"),
+            ("user", "brew glowvenom?"),
+            ("assistant", "<think>\nno\n</think>\n\nNo."),
+            ("user", "please"),
+        ];
+        let messages = turns.map(|(role, content)| Message::new(role, content));
+        assert_eq!(
+            template(QWEN3).unwrap().render(&messages, FIXED_DAY).unwrap(),
+            "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nbrew glowvenom?<|im_end|>\n\
+             <|im_start|>assistant\nNo.<|im_end|>\n<|im_start|>user\nplease<|im_end|>\n<|im_start|>assistant\n"
+        );
+    }
+
     #[test]
     fn a_template_that_fails_says_why() {
         let error = |source: &str| render(source).unwrap_err().to_string();

@@ -6,10 +6,10 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{read, room, tensor};
-use super::product::{Left, PANEL, Right, multiply};
+use super::product::PANEL;
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
-use super::simd::{kernel, softmax};
+use super::simd::{kernel, multiply_add, softmax};
 
 /// Rows that one task takes.
 const ROWS: usize = 8;
@@ -62,10 +62,12 @@ impl KvCache {
         let (k, v) = (read(k)?, read(v)?);
         let pieces = rows.split(&k, width).into_par_iter().zip(rows.split(&v, width));
         self.slots.par_iter_mut().zip(pieces).for_each(|(slot, (k, v))| {
-            slot.length = k.len() / width;
+            let mut scratch = vec![0f32; PANEL * width];
             for (block, (k, v)) in k.chunks(PANEL * width).zip(v.chunks(PANEL * width)).enumerate() {
-                store(k, v, block * PANEL, heads, rope, &mut slot.layers[layer]);
+                let at = block * PANEL;
+                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads, rope));
             }
+            slot.length = k.len() / width;
         });
         Ok(())
     }
@@ -81,22 +83,24 @@ impl KvCache {
         }
         let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
-        // SAFETY: `attend_one` writes what each query sees.
+        // SAFETY: `attend` writes what each query sees.
         let mut out = unsafe { room(qs.len()) };
         let inputs = ks.par_chunks(ROWS * kv_width).zip(vs.par_chunks(ROWS * kv_width));
         let slots = self.slots.par_chunks_mut(ROWS).zip(inputs);
         let queries = qs.par_chunks(ROWS * width).zip(out.par_chunks_mut(ROWS * width));
         slots.zip(queries).for_each(|((slots, (ks, vs)), (qs, out))| {
+            let mut scratch = vec![0f32; capacity.next_multiple_of(PANEL) + width.max(kv_width)];
             // All are stored before any is read: a processor waits where it loads a vector of which it has just
             // stored one number.
             for (slot, (k, v)) in
                 slots.iter_mut().zip(ks.chunks_exact(kv_width).zip(vs.chunks_exact(kv_width)))
             {
-                store(k, v, slot.length, heads, rope, &mut slot.layers[layer]);
+                let at = slot.length;
+                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads, rope));
             }
             for (slot, (q, out)) in slots.iter().zip(qs.chunks_exact(width).zip(out.chunks_exact_mut(width)))
             {
-                attend_one(q, &slot.layers[layer], slot.length, heads, rope, out);
+                attend(q, &slot.layers[layer], slot.length, heads, rope, &mut scratch, out);
             }
         });
         tensor(out, q.shape())
@@ -108,65 +112,87 @@ impl KvCache {
     }
 }
 
-/// Adds tokens of one block behind the `at` that are there.
-fn store(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, blocks: &mut Vec<f32>) {
-    let (width, size) = (heads.kv_width(), heads.size);
-    let (block, at_in_block) = (at / PANEL * 2 * PANEL * width, at % PANEL);
-    if blocks.len() == block {
-        let whole = rope.positions().next_multiple_of(PANEL) * 2 * width;
-        blocks.reserve_exact(whole - block);
-        blocks.resize(block + 2 * PANEL * width, 0.0);
-    }
-    let (values, keys) = blocks[block..].split_at_mut(PANEL * width);
-    values[at_in_block * width..][..v.len()].copy_from_slice(v);
-    let mut turned = k.to_vec();
-    for (token, k) in turned.chunks_exact_mut(width).enumerate() {
-        k.chunks_exact_mut(size).for_each(|k| rope.turn(k, at + token, 1.0));
-    }
-    // A line of the block has one number of each of its tokens.
-    for (dimension, line) in keys.chunks_exact_mut(PANEL).enumerate() {
-        for (to, from) in line[at_in_block..].iter_mut().zip(turned[dimension..].iter().step_by(width)) {
-            *to = *from;
+impl Slot {
+    /// The block that token `at` of a layer falls in; made with its first token.
+    fn block(&mut self, layer: usize, at: usize, heads: Heads, rope: &Rope) -> &mut [f32] {
+        let (blocks, length) = (&mut self.layers[layer], 2 * PANEL * heads.kv_width());
+        let start = at / PANEL * length;
+        if blocks.len() == start {
+            blocks.reserve_exact(rope.positions().div_ceil(PANEL) * length - start);
+            blocks.resize(start + length, 0.0);
         }
+        &mut blocks[start..start + length]
     }
 }
 
-/// What the queries of a row's newest token, at position `at`, see.
-fn attend_one(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, out: &mut [f32]) {
-    let (size, kv_width, group) = (heads.size, heads.kv_width(), heads.group());
-    let stride = (at + 1).next_multiple_of(PANEL);
-    let mut queries = q.to_vec();
-    queries.chunks_exact_mut(size).for_each(|query| rope.turn(query, at, heads.scale()));
-    let mut scores = vec![0f32; group * stride];
-    let group_width = group * size;
-    for (kv, (queries, out)) in queries.chunks(group_width).zip(out.chunks_mut(group_width)).enumerate() {
-        let queries = Left { numbers: queries, rows: group, row: size, steps: size, step: 1 };
-        for (block, numbers) in blocks.chunks_exact(2 * PANEL * kv_width).enumerate() {
-            let keys = &numbers[PANEL * kv_width + kv * size * PANEL..];
-            let keys = Right { numbers: keys, columns: PANEL, step: PANEL };
-            multiply(queries, keys, &mut scores[block * PANEL..], stride, false);
+kernel! {
+    /// Puts tokens, the first of which is at position `at`, into their block.
+    fn store(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], block: &mut [f32]) {
+        let (width, at_in_block) = (heads.kv_width(), at % PANEL);
+        let (values, keys) = block.split_at_mut(PANEL * width);
+        values[at_in_block * width..][..v.len()].copy_from_slice(v);
+        let turned = &mut scratch[..k.len()];
+        turned.copy_from_slice(k);
+        for (token, k) in turned.chunks_exact_mut(width).enumerate() {
+            k.chunks_exact_mut(heads.size).for_each(|k| rope.turn(k, at + token, 1.0));
         }
-        scores.chunks_exact_mut(stride).for_each(|scores| {
-            probabilities(&mut scores[..=at]);
-        });
-        for (block, numbers) in blocks.chunks_exact(2 * PANEL * kv_width).enumerate() {
-            let seen = PANEL.min(at + 1 - block * PANEL);
-            let left =
-                Left { numbers: &scores[block * PANEL..], rows: group, row: stride, steps: seen, step: 1 };
-            for column in (0..size).step_by(PANEL) {
-                // What lies behind a head of fewer than 32 numbers is read, not used.
-                let values = &numbers[kv * size + column..];
-                let values = Right { numbers: values, columns: PANEL.min(size - column), step: kv_width };
-                multiply(left, values, &mut out[column..], size, block > 0);
+        // A line of the block has one number of each of its tokens.
+        for (dimension, line) in keys.chunks_exact_mut(PANEL).enumerate() {
+            for (to, from) in line[at_in_block..].iter_mut().zip(turned[dimension..].iter().step_by(width)) {
+                *to = *from;
             }
         }
     }
 }
 
 kernel! {
-    fn probabilities(scores: &mut [f32]) -> f32 {
-        softmax::<FUSED>(scores)
+    /// What the queries of a row's newest token, at position `at`, see.
+    fn attend(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], out: &mut [f32]) {
+        let (size, kv_width) = (heads.size, heads.kv_width());
+        let (queries, scores) = scratch.split_at_mut(q.len());
+        queries.copy_from_slice(q);
+        for (head, (query, out)) in queries.chunks_exact_mut(size).zip(out.chunks_exact_mut(size)).enumerate() {
+            rope.turn(query, at, heads.scale());
+            let first = head / heads.group() * size;
+            let blocks = || blocks.chunks_exact(2 * PANEL * kv_width);
+            for (scores, block) in scores.chunks_exact_mut(PANEL).zip(blocks()) {
+                scores.copy_from_slice(&weighted_sum::<FUSED>(query, &block[(kv_width + first) * PANEL..], PANEL));
+            }
+            softmax::<FUSED>(&mut scores[..=at]);
+            for (column, out) in out.chunks_mut(PANEL).enumerate() {
+                out.fill(0.0);
+                for (scores, block) in scores[..=at].chunks(PANEL).zip(blocks()) {
+                    // What lies behind a head of fewer than 32 numbers is read, not used.
+                    let seen = weighted_sum::<FUSED>(scores, &block[first + column * PANEL..], kv_width);
+                    out.iter_mut().zip(seen).for_each(|(out, seen)| *out += seen);
+                }
+            }
+        }
     }
+}
+
+/// Numbers that are summed up in one go.
+const LANES: usize = PANEL / 2;
+
+/// Σ weight · line, over lines of [`PANEL`] numbers that begin every `step` numbers.
+#[inline(always)]
+fn weighted_sum<const FUSED: bool>(weights: &[f32], lines: &[f32], step: usize) -> [f32; PANEL] {
+    // Four sums that do not wait for each other: two halves of the line, from even and from odd lines.
+    let mut sums = [[0f32; LANES]; 4];
+    let mut add = |sum: usize, weight: f32, line: &[f32]| {
+        for lane in 0..LANES {
+            sums[sum][lane] = multiply_add::<FUSED>(weight, line[lane], sums[sum][lane]);
+            sums[sum + 1][lane] = multiply_add::<FUSED>(weight, line[LANES + lane], sums[sum + 1][lane]);
+        }
+    };
+    for (at, pair) in weights.chunks(2).enumerate() {
+        let lines = &lines[2 * at * step..];
+        add(0, pair[0], &lines[..PANEL]);
+        if let Some(weight) = pair.get(1) {
+            add(2, *weight, &lines[step..step + PANEL]);
+        }
+    }
+    std::array::from_fn(|lane| sums[lane / LANES][lane % LANES] + sums[2 + lane / LANES][lane % LANES])
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! A tile of 8 × 32 numbers stays in registers while it is summed up. The left side is read where it lies, in
 //! either direction; the right side row by row, or from [`Panels`], which lie in the order of reading. On the
 //! two AVX-512 cores this was written on, that is within a few percent of what the multiply-add units can do
-//! (`cargo bench --bench roofline`), from a matrix of 32 rows on; general libraries first copy both sides.
+//! (`cargo bench --bench train`), from a matrix of 32 rows on; general libraries first copy both sides.
 
 use rayon::prelude::*;
 

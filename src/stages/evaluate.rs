@@ -50,7 +50,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 1,
+        version: 2,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("attacks", "attacks"),

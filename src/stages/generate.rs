@@ -51,7 +51,7 @@ fn default_prompt() -> String {
 
 impl Stage for Generate {
     const KIND: Kind =
-        Kind { name: "generate", version: 1, outputs: &[Output::new("attacks", "attacks")], numerics: true };
+        Kind { name: "generate", version: 2, outputs: &[Output::new("attacks", "attacks")], numerics: true };
 
     fn check(&self) -> Result<(), String> {
         if self.prompts == 0 || self.group == 0 {

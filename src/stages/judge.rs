@@ -42,7 +42,7 @@ fn default_prompt() -> String {
 
 impl Stage for Judge {
     const KIND: Kind =
-        Kind { name: "judge", version: 1, outputs: &[Output::new("verdicts", "verdicts")], numerics: true };
+        Kind { name: "judge", version: 2, outputs: &[Output::new("verdicts", "verdicts")], numerics: true };
 
     fn check(&self) -> Result<(), String> {
         if self.group == 0 {

@@ -36,7 +36,7 @@ fn default_capacity() -> usize {
 
 impl Stage for Pool {
     const KIND: Kind =
-        Kind { name: "pool", version: 1, outputs: &[Output::new("pool", "pool")], numerics: true };
+        Kind { name: "pool", version: 2, outputs: &[Output::new("pool", "pool")], numerics: true };
 
     fn check(&self) -> Result<(), String> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }

@@ -74,7 +74,7 @@ fn default_prompt() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 1,
+        version: 2,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
     };

@@ -60,7 +60,7 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 1, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 2, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), String> {
         match &self.rule {

@@ -55,7 +55,7 @@ const REPORT: usize = 20;
 impl Stage for Sft {
     const KIND: Kind = Kind {
         name: "sft",
-        version: 1,
+        version: 2,
         outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };

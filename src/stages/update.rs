@@ -39,7 +39,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 1,
+        version: 2,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
