@@ -16,7 +16,8 @@ pub enum LossType {
     /// Mean over all tokens of the batch (Yu et al. 2025).
     #[default]
     Dapo,
-    /// Mean over the tokens of the micro-batch.
+    /// Mean over all tokens of the local batch (TRL's name), which here is the whole batch, so the same as `dapo`:
+    /// TRL takes each micro-batch for itself.
     Bnpo,
     /// Mean over all tokens of the batch; the ratio, cut at `epsilon_high`, only weighs the log-probability
     /// (MiniMax 2025): no token loses its gradient.

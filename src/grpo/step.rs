@@ -120,28 +120,21 @@ pub fn gradients(
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
-    let weights: Vec<Vec<f32>> =
-        samples.chunks(grpo.micro_batch).flat_map(|micro| weights(micro, grpo, &whole)).collect();
     let decoder = training(policy, grpo.gradient_checkpointing)?;
     let lanes = Lanes::new(&policy.compute, &lengths(samples), grpo.micro_batch, policy.trained().bytes());
     let (sum, reports) = lanes.accumulate(|rows, sum| {
         let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
         let (batch, starts) = pack(&micro);
         let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
-        let per_token = |value: fn(&Sample) -> f32| {
-            micro
-                .iter()
-                .flat_map(|sample| std::iter::repeat_n(value(sample), sample.completion.len()))
-                .collect()
-        };
-        let of_rows = |values: &[Vec<f32>]| {
-            rows.iter().filter_map(|&row| values.get(row)).flatten().copied().collect::<Vec<f32>>()
+        let per_token = |value: &dyn Fn(&Sample) -> f64| -> Vec<f32> {
+            let of = |sample: &&Sample| std::iter::repeat_n(value(sample) as f32, sample.completion.len());
+            micro.iter().flat_map(of).collect()
         };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: of_rows(reference),
-            advantages: per_token(|sample| sample.advantage as f32),
-            weights: of_rows(&weights),
+            reference: rows.iter().filter_map(|&row| reference.get(row)).flatten().copied().collect(),
+            advantages: per_token(&|sample| sample.advantage),
+            weights: per_token(&|sample| whole.share(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
@@ -149,12 +142,10 @@ pub fn gradients(
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
         let entropies = on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?;
         // What each token's entropy counts in the loss: minus the coefficient over all tokens that count.
-        let bonus = |sample: &&Sample| {
-            let share =
-                if left_out(sample, grpo) { 0.0 } else { grpo.entropy_coef / whole.tokens.max(1) as f64 };
-            std::iter::repeat_n(-share as f32, sample.completion.len())
-        };
-        let bonus: Vec<f32> = micro.iter().flat_map(bonus).collect();
+        let bonus = per_token(&|sample| match left_out(sample, grpo) {
+            true => 0.0,
+            false => -grpo.entropy_coef / whole.tokens.max(1) as f64,
+        });
         let rewarded: f64 = bonus.iter().zip(&entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let report = StepReport {
             loss: f64::from(loss.loss.to_scalar::<f32>()?) + rewarded,
@@ -204,30 +195,20 @@ impl Whole {
             longest: grpo.max_completion_length.unwrap_or_else(|| lengths().max().unwrap_or(1)),
         }
     }
+
+    /// What the loss of each token of a sample counts, so that the weighted sum over all tokens is the loss.
+    fn share(&self, sample: &Sample, grpo: &GrpoConfig) -> f64 {
+        let divisor = match grpo.loss_type {
+            LossType::Grpo => self.completions * sample.completion.len(),
+            LossType::DrGrpo => self.completions * self.longest,
+            LossType::Dapo | LossType::Bnpo | LossType::Cispo => self.tokens,
+        };
+        if left_out(sample, grpo) { 0.0 } else { 1.0 / divisor.max(1) as f64 }
+    }
 }
 
 fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
     grpo.mask_truncated_completions && !sample.finished
-}
-
-/// What the loss of each token counts, so that the weighted sum over all micro-batches is the loss.
-fn weights(micro: &[&Sample], grpo: &GrpoConfig, whole: &Whole) -> Vec<Vec<f32>> {
-    let mut weights = Vec::new();
-    let counted = micro.iter().filter(|sample| !left_out(sample, grpo));
-    let micro_tokens: usize = counted.map(|sample| sample.completion.len()).sum();
-    for sample in micro {
-        let length = sample.completion.len();
-        let share = match grpo.loss_type {
-            LossType::Grpo => 1.0 / (whole.completions * length) as f64,
-            LossType::DrGrpo => 1.0 / (whole.completions * whole.longest) as f64,
-            LossType::Dapo | LossType::Cispo => 1.0 / whole.tokens.max(1) as f64,
-            // Micro-batches weigh by their completions.
-            LossType::Bnpo => micro.len() as f64 / (whole.completions * micro_tokens.max(1)) as f64,
-        };
-        let share = if left_out(sample, grpo) { 0.0 } else { share };
-        weights.push(vec![share as f32; length]);
-    }
-    weights
 }
 
 /// A decoder whose results carry gradients to what is trained of `policy`.

@@ -185,10 +185,16 @@ def grpo():
         "delta_sequence": {"loss_type": "dapo", "beta": 0.0, "delta": 1.25, "importance_sampling_level": "sequence", "epsilon": 0.01},
         "entropy": {"loss_type": "dapo", "beta": 0.03, "entropy_coef": 0.05},
         "temperature": {"loss_type": "dr_grpo", "beta": 0.01, "temperature": 0.7},
+        "truncated_dapo": {"loss_type": "dapo", "beta": 0.02, "mask_truncated_completions": True},
+        "truncated_grpo": {"loss_type": "grpo", "beta": 0.02, "mask_truncated_completions": True},
+        "truncated_bnpo": {"loss_type": "bnpo", "beta": 0.02, "mask_truncated_completions": True},
     }
     names = ["prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "rewards"]
     names += [f"advantages_{kind}" for kind in ["group", "batch", "none"]]
     tensors = {name: given[name] for name in names}
+    # Two of the eight were cut at their longest length.
+    finished = torch.tensor([1, 0, 1, 1, 1, 1, 0, 1])
+    tensors["finished"] = finished
     expected = {"model": "qwen3-tiny", "group_size": 4, "variants": {}}
     expected["made_with"] = "tests/peers/make_fixtures.py: TRL GRPOTrainer._compute_loss, float32, CPU, one micro-batch"
     for name, settings in variants.items():
@@ -202,9 +208,11 @@ def grpo():
         )
         model = trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
-        mask = given["completion_mask"]
+        # TRL leaves out what was cut before the loss sees it.
+        counts = finished[:, None] if args.mask_truncated_completions else 1
+        mask = given["completion_mask"] * counts
         ids = torch.cat([given["prompt_ids"], given["completion_ids"]], 1)
-        attention = torch.cat([given["prompt_mask"], mask], 1)
+        attention = torch.cat([given["prompt_mask"], given["completion_mask"]], 1)
         with torch.no_grad():
             logps = trainer._get_per_token_logps_and_entropies(model, ids, attention, mask.shape[1])[0]
         generator = torch.Generator().manual_seed(len(name))
@@ -212,6 +220,7 @@ def grpo():
         old = logps + 0.3 * torch.randn(logps.shape, generator=generator)
         reference = logps + 0.2 * torch.randn(logps.shape, generator=generator)
         inputs = {key: given[key] for key in names[:4]} | {
+            "completion_mask": mask,
             "advantages": given["advantages_group"],
             "old_per_token_logps": old,
             "ref_per_token_logps": reference,
