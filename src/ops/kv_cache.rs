@@ -24,8 +24,8 @@ pub struct KvCache {
 #[derive(Clone)]
 struct Slot {
     length: usize,
-    /// For each layer, blocks of [`PANEL`] tokens. A block has the values \[PANEL, key heads, size\], then the
-    /// keys \[key heads, size, PANEL\], turned.
+    /// For each layer, blocks of [`PANEL`] tokens. A block has for each key head the values \[PANEL, size\], then the
+    /// keys \[size, PANEL\], turned: what a query reads lies in one piece.
     layers: Vec<Vec<f32>>,
 }
 
@@ -128,18 +128,23 @@ impl Slot {
 kernel! {
     /// Puts tokens, the first of which is at position `at`, into their block.
     fn store(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], block: &mut [f32]) {
-        let (width, at_in_block) = (heads.kv_width(), at % PANEL);
-        let (values, keys) = block.split_at_mut(PANEL * width);
-        values[at_in_block * width..][..v.len()].copy_from_slice(v);
+        let (width, size, at_in_block) = (heads.kv_width(), heads.size, at % PANEL);
         let turned = &mut scratch[..k.len()];
         turned.copy_from_slice(k);
         for (token, k) in turned.chunks_exact_mut(width).enumerate() {
-            k.chunks_exact_mut(heads.size).for_each(|k| rope.turn(k, at + token, 1.0));
+            k.chunks_exact_mut(size).for_each(|k| rope.turn(k, at + token, 1.0));
         }
-        // A line of the block has one number of each of its tokens.
-        for (dimension, line) in keys.chunks_exact_mut(PANEL).enumerate() {
-            for (to, from) in line[at_in_block..].iter_mut().zip(turned[dimension..].iter().step_by(width)) {
-                *to = *from;
+        for (head, block) in block.chunks_exact_mut(2 * PANEL * size).enumerate() {
+            let (values, keys) = block.split_at_mut(PANEL * size);
+            let first = head * size;
+            for (to, from) in values.chunks_exact_mut(size).skip(at_in_block).zip(v.chunks_exact(width)) {
+                to.copy_from_slice(&from[first..first + size]);
+            }
+            // A line of keys has one number of each of its tokens.
+            for (line, first) in keys.chunks_exact_mut(PANEL).zip(first..) {
+                for (to, from) in line[at_in_block..].iter_mut().zip(turned[first..].iter().step_by(width)) {
+                    *to = *from;
+                }
             }
         }
     }
@@ -148,22 +153,22 @@ kernel! {
 kernel! {
     /// What the queries of a row's newest token, at position `at`, see.
     fn attend(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], out: &mut [f32]) {
-        let (size, kv_width) = (heads.size, heads.kv_width());
+        let size = heads.size;
         let (queries, scores) = scratch.split_at_mut(q.len());
         queries.copy_from_slice(q);
         for (head, (query, out)) in queries.chunks_exact_mut(size).zip(out.chunks_exact_mut(size)).enumerate() {
             rope.turn(query, at, heads.scale());
-            let first = head / heads.group() * size;
-            let blocks = || blocks.chunks_exact(2 * PANEL * kv_width);
+            let first = head / heads.group() * 2 * PANEL * size;
+            let blocks = || blocks.chunks_exact(2 * PANEL * heads.kv_width()).map(|block| &block[first..]);
             for (scores, block) in scores.chunks_exact_mut(PANEL).zip(blocks()) {
-                scores.copy_from_slice(&weighted_sum::<FUSED>(query, &block[(kv_width + first) * PANEL..], PANEL));
+                scores.copy_from_slice(&weighted_sum::<FUSED>(query, &block[PANEL * size..], PANEL));
             }
             softmax::<FUSED>(&mut scores[..=at]);
             for (column, out) in out.chunks_mut(PANEL).enumerate() {
                 out.fill(0.0);
                 for (scores, block) in scores[..=at].chunks(PANEL).zip(blocks()) {
                     // What lies behind a head of fewer than 32 numbers is read, not used.
-                    let seen = weighted_sum::<FUSED>(scores, &block[first + column * PANEL..], kv_width);
+                    let seen = weighted_sum::<FUSED>(scores, &block[column * PANEL..], size);
                     out.iter_mut().zip(seen).for_each(|(out, seen)| *out += seen);
                 }
             }
