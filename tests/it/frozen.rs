@@ -251,6 +251,30 @@ stages:
     assert!(rows.contains("<|im_start|>user"), "{rows}");
 }
 
+#[test]
+fn a_broken_gguf_file_is_refused() {
+    let space = Space::new();
+    write_gguf(&QWEN3, &space.path("whole.gguf"));
+    let whole = fs::read(space.path("whole.gguf")).unwrap();
+    let mut cases: Vec<Vec<u8>> = [0, 3, 4, 20, 100, 3000, whole.len() / 2, whole.len() - 1]
+        .map(|length| whole[..length].to_vec())
+        .into();
+    // The counts of tensors and of metadata, and the length of the first name.
+    for at in [8, 16, 24] {
+        for number in [u64::MAX, 1 << 62, 1 << 33] {
+            let mut file = whole.clone();
+            file[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            cases.push(file);
+        }
+    }
+    for (number, bytes) in cases.iter().enumerate() {
+        fs::write(space.path("broken.gguf"), bytes).unwrap();
+        let seen = space.limited(&["model", "score", "--model", "broken.gguf", "--ids", "1,2,3"]);
+        assert!(seen.err.starts_with("error: broken.gguf: "), "case {number}: {}", seen.err);
+        seen.fails(2, "");
+    }
+}
+
 fn write_encoder(folder: &Path) -> bert::Config {
     fs::create_dir(folder).unwrap();
     let config = json!({

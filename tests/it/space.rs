@@ -66,6 +66,13 @@ impl Space {
         self.command(args).output().unwrap().into()
     }
 
+    /// Runs with 4 GB of addresses: what a hostile file claims to need must not be allocated.
+    pub fn limited(&self, args: &[&str]) -> Seen {
+        let script = format!("ulimit -v 4000000; exec {} {}", env!("CARGO_BIN_EXE_triplay"), args.join(" "));
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(self.folder.path()).output().unwrap().into()
+    }
+
     /// Runs small.yaml to its end and returns the summary.
     pub fn run(&self, more: &[&str]) -> Value {
         self.triplay(&[&["pipeline", "run", "small.yaml", "--json"], more].concat()).json()
