@@ -9,7 +9,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rayon::prelude::*;
-use triplay::grpo::{GrpoConfig, Sample, grpo_step, supervised_step};
+use triplay::grpo::{GrpoConfig, Sample, SupervisedConfig, grpo_step, supervised_step};
 use triplay::model::{Algorithm, Architecture, Checkpoint, Compute, Params, Tokenizer, TokenizerSpec};
 use triplay::ops::{Value, linear, set_candle_up};
 use triplay::optim::{AdamW, AdamWConfig};
@@ -159,8 +159,9 @@ fn supervised(name: &str, size: Size, count: usize, length: usize) -> triplay::m
     let rows = rows(count, length);
     let examples: Vec<(&[u32], &[u32])> = rows.iter().map(|row| row.split_at(1)).collect();
     let mut optimizer = AdamW::new(&model.params, AdamWConfig::default())?;
+    let config = SupervisedConfig::default();
     time(name, count * length, size.training(count, 1, length), || {
-        Ok(supervised_step(&model, &mut optimizer, &examples, 1e-5, 1.0)?)
+        Ok(supervised_step(&model, &mut optimizer, &examples, &config)?)
     })
 }
 

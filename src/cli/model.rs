@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
+use candle_core::{DType, Device};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
 use crate::model::{Checkpoint, Compute, Message, Packed, Purpose};
-use crate::rollout::{self, Sampling};
+use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
 
 #[derive(Subcommand)]
@@ -135,7 +136,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 }
 
 fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
-    ensure!(args.temperature > 0.0, "--temperature is above 0");
+    ensure!(TEMPERATURES.contains(&args.temperature), "--temperature is between 0.000001 and 1000000");
     let model = args.model.load()?;
     let tokenizer = &model.tokenizer;
     let ids = match (&args.text, &args.ids, &args.file) {
@@ -150,7 +151,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     ensure!(ids.len() > 1, "nothing to score: a text of {} tokens predicts none", ids.len());
     let decoder = model.decoder(Purpose::Scoring)?;
     let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
-    let scored = scored.tensor().to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
+    let scored = scored.tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let (logprobs, entropies) = (&scored[0], &scored[1]);
     let nll = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
     let token = |id: u32| tokenizer.token(id).unwrap_or_default();

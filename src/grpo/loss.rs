@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::AdamWConfig;
+use crate::rollout::TEMPERATURES;
 
 /// How token losses are averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,13 +97,13 @@ impl GrpoConfig {
         let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
         let problem = if self.lr <= 0.0 || !self.lr.is_finite() {
             "`lr` is above 0"
-        } else if self.kl < 0.0 {
+        } else if !at_least_0(self.kl) {
             "`kl` is at least 0"
-        } else if self.temperature <= 0.0 {
-            "`temperature` is above 0"
+        } else if !TEMPERATURES.contains(&self.temperature) {
+            "`temperature` is between 0.000001 and 1000000"
         } else if self.num_iterations == 0 || self.micro_batch == 0 || self.max_completion_length == Some(0) {
             "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
-        } else if self.max_grad_norm <= 0.0 {
+        } else if !at_least_0(self.max_grad_norm) || self.max_grad_norm == 0.0 {
             "`max_grad_norm` is above 0"
         } else if !at_least_0(self.epsilon) || !at_least_0(self.high()) {
             "`epsilon` and `epsilon_high` are at least 0"
@@ -113,7 +114,7 @@ impl GrpoConfig {
         } else if !self.entropy_coef.is_finite() {
             "`entropy_coef` is a number"
         } else {
-            return Ok(());
+            return self.optimizer.check();
         };
         Err(problem.into())
     }

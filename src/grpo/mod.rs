@@ -9,4 +9,6 @@ mod step;
 
 pub use advantage::{ScaleRewards, advantages};
 pub use loss::{GrpoConfig, ImportanceLevel, LossType};
-pub use step::{Sample, StepReport, gradients, grpo_step, supervised_gradients, supervised_step};
+pub use step::{
+    Sample, StepReport, SupervisedConfig, gradients, grpo_step, supervised_gradients, supervised_step,
+};

@@ -89,9 +89,13 @@ fn reference_logprobs(
         };
         Ok(samples.iter().map(row).collect())
     };
-    let pieces =
-        pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch).into_par_iter().map(of_piece);
-    Ok(pieces.collect::<Result<Vec<Vec<_>>>>()?.concat())
+    let pieces = pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch);
+    // On a GPU one after the other: its memory is what micro-batches are for.
+    let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
+        true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
+        false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
+    };
+    Ok(rows.concat())
 }
 
 /// Tokens of each sample, its prompt included.
@@ -216,18 +220,35 @@ fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
     policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
 }
 
+/// How a supervised step is taken.
+#[derive(Clone, Debug)]
+pub struct SupervisedConfig {
+    pub lr: f64,
+    /// Gradients are scaled down to this norm.
+    pub max_grad_norm: f64,
+    /// Examples that are differentiated at the same time; bounds memory.
+    pub micro_batch: usize,
+    /// Keep only what passes between blocks and compute the rest again.
+    pub gradient_checkpointing: bool,
+}
+
+impl Default for SupervisedConfig {
+    fn default() -> Self {
+        SupervisedConfig { lr: 1e-5, max_grad_norm: 1.0, micro_batch: 256, gradient_checkpointing: false }
+    }
+}
+
 /// One step on prompts and what should follow them.
 pub fn supervised_step(
     policy: &Checkpoint,
     optimizer: &mut AdamW,
     examples: &[(&[u32], &[u32])],
-    lr: f64,
-    max_grad_norm: f64,
+    config: &SupervisedConfig,
 ) -> Result<StepReport> {
-    let (mut gradients, report) = supervised_gradients(policy, examples)?;
-    let report = StepReport { grad_norm: clip(&mut gradients, max_grad_norm)?, ..report };
+    let (mut gradients, report) = supervised_gradients(policy, examples, config)?;
+    let report = StepReport { grad_norm: clip(&mut gradients, config.max_grad_norm)?, ..report };
     ensure_finite(&report)?;
-    optimizer.step(policy.trained(), &gradients, lr)?;
+    optimizer.step(policy.trained(), &gradients, config.lr)?;
     Ok(report)
 }
 
@@ -236,14 +257,15 @@ pub fn supervised_step(
 pub fn supervised_gradients(
     policy: &Checkpoint,
     examples: &[(&[u32], &[u32])],
+    config: &SupervisedConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     ensure_prompts(examples.iter().map(|(prompt, _)| *prompt))?;
     let lengths: Vec<usize> =
         examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).collect();
     let tokens: usize = examples.iter().map(|(_, completion)| completion.len()).sum();
     let share = -1.0 / tokens as f32;
-    let decoder = training(policy, false)?;
-    let lanes = Lanes::new(&policy.compute, &lengths, usize::MAX, policy.trained().bytes());
+    let decoder = training(policy, config.gradient_checkpointing)?;
+    let lanes = Lanes::new(&policy.compute, &lengths, config.micro_batch, policy.trained().bytes());
     let (sum, totals) = lanes.accumulate(|rows, sum| {
         let examples = rows.iter().map(|&row| examples[row]);
         let starts: Vec<usize> = examples.clone().map(|(prompt, _)| prompt.len()).collect();
@@ -346,7 +368,8 @@ mod tests {
     fn a_sample_without_a_prompt_is_an_error() {
         let model = model();
         let examples: [(&[u32], &[u32]); 2] = [(&[1, 2], &[3]), (&[], &[4, 5])];
-        let error = supervised_gradients(&model, &examples).err().unwrap().to_string();
+        let error =
+            supervised_gradients(&model, &examples, &SupervisedConfig::default()).err().unwrap().to_string();
         assert!(error.contains("row 1 has no token before its first prediction"), "{error}");
     }
 }

@@ -40,7 +40,7 @@ impl Architecture {
         if !self.heads.is_multiple_of(kv_heads) {
             return Err(format!("`heads` ({}) is a multiple of `kv_heads` ({kv_heads})", self.heads));
         }
-        Ok(())
+        self.config(1, 0, 0).check()
     }
 
     pub fn config(&self, vocab_size: usize, eos: u32, pad: u32) -> Config {

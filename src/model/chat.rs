@@ -27,6 +27,8 @@ pub struct ChatTemplate {
     /// Where it was read, for errors.
     path: PathBuf,
     source: String,
+    /// The source without what minijinja does not know.
+    plain: String,
     bos: String,
     eos: String,
 }
@@ -67,7 +69,15 @@ impl ChatTemplate {
         let token = |key: &str| {
             config[key].as_str().or(config[key]["content"].as_str()).unwrap_or_default().to_owned()
         };
-        let template = ChatTemplate { path, source, bos: token("bos_token"), eos: token("eos_token") };
+        // Marks for training on the assistant's turns, which TRL's templates have.
+        let marks = ["{% generation %}", "{%- generation %}", "{% generation -%}", "{%- generation -%}"];
+        let mut plain = source.clone();
+        for mark in marks {
+            plain = plain.replace(mark, &mark.replace("generation", "if true"));
+            plain = plain
+                .replace(&mark.replace("generation", "endgeneration"), &mark.replace("generation", "endif"));
+        }
+        let template = ChatTemplate { path, source, plain, bos: token("bos_token"), eos: token("eos_token") };
         template.environment(FIXED_DAY).map_err(|error| template.invalid("is not valid", &error))?;
         Ok(template)
     }
@@ -96,6 +106,8 @@ impl ChatTemplate {
                 add_generation_prompt => true,
                 bos_token => self.bos.as_str(),
                 eos_token => self.eos.as_str(),
+                tools => (),
+                documents => (),
             })
         };
         render().map_err(|error| self.invalid("fails", &error))
@@ -118,7 +130,7 @@ impl ChatTemplate {
                 .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
         environment.add_filter("tojson", to_json);
-        environment.add_template(FILE, &self.source)?;
+        environment.add_template(FILE, &self.plain)?;
         Ok(environment)
     }
 }

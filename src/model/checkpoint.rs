@@ -31,7 +31,7 @@ impl Checkpoint {
     /// adapter's folder without a model of its own means the folder that its adapter_config.json names.
     pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
         if let Some(file) = gguf::file_of(path) {
-            return gguf::load(&file, compute);
+            return gguf::load(&file, path.is_dir().then_some(path), compute);
         }
         let base = Checkpoint::base_folder(path)?;
         let config = Checkpoint::config(&base)?;
@@ -116,9 +116,18 @@ impl Checkpoint {
     }
 
     /// A model that can be trained without touching this one: its own copy of all weights, or of its adapter
-    /// alone. `lora` puts a new adapter on a model that has none; an adapter that is there must be like it.
+    /// alone. `lora` puts a new adapter on a model that has none; one that is there must be like it.
     pub fn to_train(&self, lora: Option<&LoraConfig>, seed: Seed) -> Result<Checkpoint> {
+        self.params.ensure_trainable()?;
         let adapter = match (&self.adapter, lora) {
+            (Some(adapter), Some(lora)) if !lora.is_like(&adapter.config) => {
+                let reason = format!(
+                    "the model has an adapter already, {}, but `lora` asks for {}: ask for the same, leave `lora` out, \
+                     or start from the model without its adapter",
+                    adapter.config, lora
+                );
+                return Err(candle_core::Error::Msg(reason).into());
+            }
             (Some(adapter), _) => {
                 Some(Adapter { config: adapter.config.clone(), params: adapter.params.copy(&self.compute)? })
             }
@@ -127,10 +136,7 @@ impl Checkpoint {
         };
         let params = match adapter {
             Some(_) => self.params.clone(),
-            None => {
-                self.params.ensure_trainable()?;
-                self.params.copy(&self.compute)?
-            }
+            None => self.params.copy(&self.compute)?,
         };
         Ok(Checkpoint { params, adapter, ..self.clone() })
     }
@@ -204,7 +210,7 @@ impl Checkpoint {
                     .map_err(|error| Error::Write { path: to, reason: error.to_string() })?;
             }
         }
-        adapter.save(folder, None)
+        adapter.save(folder)
     }
 
     /// The files of a folder that make its model, without an adapter.

@@ -84,6 +84,9 @@ pub struct Config {
     pub pad: Option<u32>,
 }
 
+/// What a configuration may ask for before any weight is looked at.
+const MOST_LAYERS: usize = 4096;
+
 /// The keys of config.json that matter here.
 #[derive(Deserialize)]
 struct Raw {
@@ -104,7 +107,7 @@ struct Raw {
     #[serde(default)]
     tie_word_embeddings: bool,
     eos_token_id: Option<Value>,
-    pad_token_id: Option<u32>,
+    pad_token_id: Option<Value>,
     attention_bias: Option<bool>,
     #[serde(default)]
     mlp_bias: bool,
@@ -221,7 +224,8 @@ impl Config {
             mlp_bias: family == Family::Llama && raw.mlp_bias,
             tied: raw.tie_word_embeddings,
             eos: token_ids(raw.eos_token_id.as_ref()),
-            pad: raw.pad_token_id,
+            // Older conversions have −1 for none.
+            pad: token_ids(raw.pad_token_id.as_ref()).first().copied(),
         };
         config.check()?;
         Ok(config)
@@ -241,6 +245,9 @@ impl Config {
         ];
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 31) {
             return Err(format!("`{name}` is {size}: no model has that"));
+        }
+        if self.layers > MOST_LAYERS {
+            return Err(format!("`num_hidden_layers` is {}: at most {MOST_LAYERS} are read", self.layers));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(

@@ -232,6 +232,13 @@ impl Decoder {
         Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), self.rope(capacity)?))
     }
 
+    /// How many rows of `capacity` tokens have keys and values of so many bytes; at least one.
+    pub fn rows_within(&self, bytes: usize, capacity: usize) -> usize {
+        let Config { layers, kv_heads, head_size, .. } = self.config;
+        let token = 2 * layers * kv_heads * head_size * self.compute.dtype.size_in_bytes();
+        (bytes / token.saturating_mul(capacity).max(1)).max(1)
+    }
+
     /// Angles for the positions of rows of at most `longest` tokens.
     fn rope(&self, longest: usize) -> Result<Arc<Rope>> {
         if longest > self.config.positions {

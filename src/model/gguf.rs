@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -11,9 +11,21 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 
+use tokenizers::AddedToken;
+
 use super::chat::ChatTemplate;
 use super::config::{Config, Family, Module, RopeScaling};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
+
+/// Where the alignment is looked for, in bytes from the file's start.
+const METADATA: u64 = 32 << 20;
+
+/// Numbers of a tensor at the most.
+const MOST_NUMBERS: usize = 1 << 40;
+
+/// Kinds of tokens, as llama.cpp numbers them.
+const NORMAL: i32 = 1;
+const USER_DEFINED: i32 = 4;
 
 /// The GGUF file that a path means: itself, or the only one of a folder without config.json.
 pub fn file_of(path: &Path) -> Option<PathBuf> {
@@ -29,12 +41,13 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
     if files.len() == 1 { files.pop() } else { None }
 }
 
-/// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. The tokenizer is tokenizer.json beside it where
-/// there is one.
-pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
+/// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. `folder` is where a tokenizer.json may lie that is to
+/// be taken instead of the file's own tokenizer: nothing beside a file that was named alone counts.
+pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
     let file = File::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
     let mut reader = BufReader::new(file);
+    ensure_alignment(&mut reader).map_err(invalid)?;
     let mut content =
         Content::read(&mut reader).map_err(|error| invalid(format!("not a complete GGUF file: {error}")))?;
     let mut config = config(&content).map_err(invalid)?;
@@ -44,16 +57,33 @@ pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
         config.rope_scaling = RopeScaling::Factors(factors);
     }
     let params = source.params(&config)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let tokenizer = match folder.join("tokenizer.json").exists() {
-        true => Tokenizer::load(folder, config.eos.first().copied())?,
-        false => tokenizer(path, &mut content, &config).map_err(|error| {
+    let tokenizer = match folder.filter(|folder| folder.join("tokenizer.json").exists()) {
+        Some(folder) => Tokenizer::load(folder, config.eos.first().copied())?,
+        None => tokenizer(path, &mut content, &config).map_err(|error| {
             invalid(format!(
-                "its tokenizer cannot be used ({error}): put the model's tokenizer.json beside it"
+                "its tokenizer cannot be used ({error}): name a folder with the file and the model's tokenizer.json"
             ))
         })?,
     };
     Checkpoint::of(config, params, None, tokenizer, compute.clone(), path)
+}
+
+/// candle divides by the alignment that the file asks for.
+fn ensure_alignment(reader: &mut BufReader<File>) -> std::result::Result<(), String> {
+    const KEY: &[u8] = b"general.alignment";
+    let io = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut start = Vec::new();
+    reader.by_ref().take(METADATA).read_to_end(&mut start).map_err(io)?;
+    reader.rewind().map_err(io)?;
+    // The key, the number of its value's type, the value.
+    let value = start
+        .windows(KEY.len() + 8)
+        .find(|bytes| bytes.starts_with(KEY))
+        .map(|bytes| &bytes[KEY.len() + 4..]);
+    if value.is_some_and(|value| value.iter().all(|byte| *byte == 0)) {
+        return Err("its general.alignment is 0".into());
+    }
+    Ok(())
 }
 
 fn number(content: &Content, key: &str) -> Option<f64> {
@@ -120,10 +150,29 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
         Some("llama-bpe" | "llama3" | "llama-v3") => {
             set("pre", Value::String("llama3".into()));
             set("ignore_merges", Value::Bool(true));
+            let bos = "tokenizer.ggml.add_bos_token".to_owned();
+            content.metadata.entry(bos).or_insert(Value::Bool(true));
         }
         rule => return Err(refuse(format!("its rule for words is {}", rule.unwrap_or("not named")))),
     }
-    let inner = tokenizers::Tokenizer::from_gguf(content)?;
+    // Tokens of the users, such as <think>, are in texts; candle takes them for special ones, which are not.
+    let mut added = Vec::new();
+    let (kinds, tokens) = ("tokenizer.ggml.token_type", "tokenizer.ggml.tokens");
+    if let Some(Value::Array(mut kinds)) = content.metadata.remove(kinds) {
+        if let Some(Value::Array(tokens)) = content.metadata.get(tokens) {
+            for (kind, token) in kinds.iter_mut().zip(tokens) {
+                if kind.to_i32().is_ok_and(|kind| kind == USER_DEFINED)
+                    && let Ok(token) = token.to_string()
+                {
+                    added.push(AddedToken::from(token.clone(), false));
+                    *kind = Value::I32(NORMAL);
+                }
+            }
+        }
+        content.metadata.insert("tokenizer.ggml.token_type".to_owned(), Value::Array(kinds));
+    }
+    let mut inner = tokenizers::Tokenizer::from_gguf(content)?;
+    inner.add_tokens(added).map_err(|error| refuse(error.to_string()))?;
     let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
     let eos = config.eos.first().copied();
     let bos = number(content, "tokenizer.ggml.bos_token_id").map(|id| id as u32);
@@ -163,7 +212,7 @@ impl Source<'_> {
         let mut params = Params::default();
         for (name, shape) in config.parameters() {
             let theirs = gguf_name(&name);
-            let tensor = self.tensor(&theirs, &shape, &self.compute.device.clone())?;
+            let tensor = self.tensor(&theirs, &shape, &self.compute.device)?;
             let matrix = shape.len() > 1;
             let tensor = match (config.family, heads(&name, config)) {
                 (Family::Llama, Some(heads)) => untwist(&tensor, heads, &self.compute.device)?,
@@ -187,6 +236,10 @@ impl Source<'_> {
         if info.shape.dims() != shape {
             let found = info.shape.dims();
             return Err(invalid(format!("tensor `{name}` should have shape {shape:?}, but has {found:?}")));
+        }
+        let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+        if count.is_none_or(|count| count > MOST_NUMBERS) {
+            return Err(invalid(format!("tensor `{name}` of shape {shape:?} is larger than any model's")));
         }
         let tensor = self.content.tensor(&mut self.reader, name, device);
         tensor.map_err(|error| Error::Invalid {

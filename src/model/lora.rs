@@ -1,5 +1,7 @@
 //! Low-rank adapters (Hu et al. 2022) in PEFT's layout: y = x·Wᵀ + (α/r)·x·Aᵀ·Bᵀ, W frozen.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -58,6 +60,19 @@ impl LoraConfig {
 
     fn alpha(&self) -> f64 {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
+    }
+
+    /// Whether both make the same adapter.
+    pub(super) fn is_like(&self, other: &LoraConfig) -> bool {
+        let modules = |config: &LoraConfig| config.target_modules.iter().cloned().collect::<BTreeSet<_>>();
+        self.rank == other.rank && self.alpha() == other.alpha() && modules(self) == modules(other)
+    }
+}
+
+impl fmt::Display for LoraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let modules = self.target_modules.join(", ");
+        write!(f, "rank {}, alpha {}, on {modules}", self.rank, self.alpha())
     }
 }
 
@@ -164,12 +179,11 @@ impl Adapter {
         Ok(Adapter { config, params })
     }
 
-    /// Writes adapter_config.json and adapter_model.safetensors, as PEFT reads them. `base` is the folder or
-    /// the name of the model that is adapted, if it has one.
-    pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<()> {
+    /// Writes adapter_config.json and adapter_model.safetensors, as PEFT reads them.
+    pub fn save(&self, folder: &Path) -> Result<()> {
         let config = json!({
             "alpha_pattern": {},
-            "base_model_name_or_path": base,
+            "base_model_name_or_path": null,
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,

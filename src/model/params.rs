@@ -55,7 +55,9 @@ impl Params {
         let mut params = Params::default();
         let wanted = config.parameters();
         for (name, shape) in &wanted {
-            params.insert(name.clone(), &weights.tensor(name, shape, compute.dtype, &compute.device)?)?;
+            // What was trained is in f32 on disk, and is trained further as it was.
+            let dtype = if weights.is_f32(name) { compute.trained() } else { compute.dtype };
+            params.insert(name.clone(), &weights.tensor(name, shape, dtype, &compute.device)?)?;
         }
         // Copies of the embedding and tables that the configuration gives are no parameters.
         let derived = |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
@@ -114,7 +116,10 @@ impl Params {
     /// An error where training would leave matrices out.
     pub(super) fn ensure_trainable(&self) -> candle_core::Result<()> {
         if self.is_quantized() {
-            candle_core::bail!("quantised weights cannot be trained: train an adapter (`lora`) on them");
+            candle_core::bail!(
+                "quantised weights are frozen, and so cannot be trained, nor an adapter on them: train the checkpoint that \
+                 they were made from"
+            );
         }
         Ok(())
     }

@@ -64,8 +64,13 @@ impl Tokenizer {
             std::fs::read(&path).map(|bytes| (name, bytes)).map_err(|cause| Error::Read { path, cause })
         };
         let mut files = vec![read(TOKENIZER)?];
-        let inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
+        let mut inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
             .map_err(|error| invalid(TOKENIZER, format!("not a tokenizer: {error}")))?;
+        // What a training left in the file, and what transformers, too, leaves out unless it is asked for.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| invalid(TOKENIZER, format!("its truncation cannot be switched off: {error}")))?;
         let mut config = Value::Null;
         if folder.join(CONFIG).exists() {
             files.push(read(CONFIG)?);
@@ -157,8 +162,14 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// One more than the greatest id: ids may have gaps.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.last().map_or(0, |(_, id)| id as usize + 1)
+    }
+
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// The token with the greatest id.

@@ -174,6 +174,8 @@ pub(super) fn token_log_probabilities(
     Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
         let (hidden, weight) = (&kept.0, &kept.1);
         let mut d_hidden = Vec::new();
+        // Blocks are added up in f32, also where a model is computed in less.
+        let mut d_weight: Option<Tensor> = None;
         for (start, count) in blocks() {
             let states = hidden.tensor().narrow(0, start, count)?;
             let log_p = log_softmax(&states, weight.tensor(), sharpness)?;
@@ -188,14 +190,34 @@ pub(super) fn token_log_probabilities(
                 d_scores.scatter_add(&targets.narrow(0, start, count)?, &d_chosen.contiguous()?, 1)?;
             let d_logits = (d_scores * sharpness)?.to_dtype(states.dtype())?;
             if gradients.wants(weight) {
-                gradients.add(weight, d_logits.t()?.matmul(&states)?)?;
+                let more = d_logits.t()?.matmul(&states)?;
+                let more = more.to_dtype(wide(more.dtype()))?;
+                d_weight = Some(match d_weight {
+                    Some(sum) => (sum + more)?,
+                    None => more,
+                });
             }
             d_hidden.push(d_logits.matmul(weight.tensor())?);
+        }
+        if let Some(sum) = d_weight {
+            gradients.add(weight, sum.to_dtype(weight.tensor().dtype())?)?;
         }
         match d_hidden.is_empty() {
             true => Ok(()),
             false => gradients.add(hidden, Tensor::cat(&d_hidden, 0)?),
         }
+    }))
+}
+
+/// See [`super::select_rows`]. Gradients of a row that was picked often are added up in f32.
+pub(super) fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
+    let indices = Tensor::new(indices, matrix.tensor().device())?;
+    let (out, kept) = (matrix.tensor().index_select(&indices, 0)?, matrix.clone());
+    Ok(Value::result(out, &[matrix], move |grad, gradients| {
+        let like = kept.tensor();
+        let zeros = Tensor::zeros(like.shape(), wide(like.dtype()), like.device())?;
+        let sum = zeros.index_add(&indices, &grad.to_dtype(zeros.dtype())?.contiguous()?, 0)?;
+        gradients.add(&kept, sum.to_dtype(like.dtype())?)
     }))
 }
 

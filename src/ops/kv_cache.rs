@@ -40,10 +40,6 @@ impl KvCache {
         &self.rope
     }
 
-    pub fn rows(&self) -> usize {
-        self.slots.len()
-    }
-
     /// The rows of a new cache: each a copy of the given row of this one.
     pub fn select(&self, rows: &[usize]) -> KvCache {
         KvCache { slots: rows.iter().map(|&row| self.slots[row].clone()).collect(), rope: self.rope.clone() }
@@ -77,6 +73,10 @@ impl KvCache {
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = Heads::of(q, k, &self.rope)?;
         let (width, kv_width) = (heads.width(), heads.kv_width());
+        if [q, k, v].iter().any(|x| x.dim(0).ok() != Some(self.slots.len())) {
+            let (rows, shapes) = (self.slots.len(), [q, k, v].map(Tensor::dims));
+            bail!("queries, keys and values of shapes {shapes:?} are not one token for each of {rows} rows");
+        }
         let capacity = self.rope.positions();
         if self.slots.iter().any(|slot| slot.length >= capacity) {
             bail!("the cache of keys and values is full at {capacity} tokens");

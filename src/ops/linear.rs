@@ -73,8 +73,7 @@ pub fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
         bail!("row {index} of a matrix of {rows} rows (a token outside the vocabulary?)");
     }
     if !fused(&[matrix]) {
-        let indices = Tensor::new(indices, matrix.tensor().device())?;
-        return composition::composition(&[matrix], move |t| t[0].index_select(&indices, 0));
+        return composition::select_rows(matrix, indices);
     }
     let numbers = read(matrix.tensor())?;
     let mut out = Vec::with_capacity(indices.len() * width);

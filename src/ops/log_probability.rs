@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::composition::{self, fused};
 use super::cpu::{read, room, tensor};
 use super::product::{Matrix, Panels, matmul, matmul_panels};
-use super::simd::{exp, fold, kernel, max, sum};
+use super::simd::{exp, fold, kernel, max};
 use super::value::{Gradients, Value};
 
 /// Tokens of the vocabulary whose logits exist at the same time.
@@ -188,22 +188,6 @@ kernel! {
     }
 }
 
-kernel! {
-    /// One row of logits, scaled, becomes e^(score − most); returns log Σ e^score, the largest score and the sum
-    /// of what the row became.
-    pub fn exponentials(logits: &mut [f32], sharpness: f32) -> (f32, f32, f32) {
-        for logit in logits.iter_mut() {
-            *logit *= sharpness;
-        }
-        let most = max(logits);
-        for logit in logits.iter_mut() {
-            *logit = exp::<FUSED>(*logit - most);
-        }
-        let total = sum(logits);
-        (most + total.ln(), most, total)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::gradient_check::{check, random};
@@ -226,16 +210,5 @@ mod tests {
             |t| token_log_probabilities(&t[0], &t[1], targets.clone(), temperature),
             |t| plain(&t[0], &t[1]),
         );
-    }
-
-    #[test]
-    fn exponentials_and_their_sum_are_probabilities() {
-        let logits: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
-        let mut weights = logits.clone();
-        let (log_total, most, total) = exponentials(&mut weights, 2.0);
-        for (weight, logit) in weights.iter().zip(logits) {
-            assert!((weight / total - (2.0 * logit - log_total).exp()).abs() < 1e-6);
-            assert!((weight.ln() + most - 2.0 * logit).abs() < 1e-5);
-        }
     }
 }

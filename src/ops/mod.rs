@@ -26,12 +26,12 @@ pub use cache::Cache;
 pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
 pub use cpu::{read, set_candle_up, write};
 pub use linear::{add_linear, linear, select_rows};
-pub use log_probability::{exponentials, token_log_probabilities};
+pub use log_probability::token_log_probabilities;
 pub use quantized::{quantized_linear, quantized_rows};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;
 pub use rows::{Rows, Spans};
-pub(crate) use simd::{kernel, sum};
+pub(crate) use simd::{exponentials, kernel, sum};
 pub use swiglu::swiglu;
 pub use value::{Gradients, Value};
 

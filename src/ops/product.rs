@@ -235,10 +235,10 @@ unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: &mut [f32], stride: usi
         };
         // SAFETY: `row` and the `height` rows from it on are rows of `left`.
         unsafe {
-            let a = left.numbers.as_ptr().add(row * left.row);
+            let a = left.numbers.as_ptr().wrapping_add(row * left.row);
             let out = out.as_mut_ptr().add(row * stride);
             for column in (0..right.columns).step_by(2 * V::N) {
-                let b = right.numbers.as_ptr().add(column);
+                let b = right.numbers.as_ptr().wrapping_add(column);
                 let width = right.columns - column;
                 let out = out.add(column);
                 match height {

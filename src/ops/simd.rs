@@ -124,9 +124,9 @@ pub fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FUSED>(-x))
 }
 
-/// Turns scores into probabilities in place and returns log Σ e^score.
+/// Turns scores into probabilities in place.
 #[inline(always)]
-pub fn softmax<const FUSED: bool>(scores: &mut [f32]) -> f32 {
+pub fn softmax<const FUSED: bool>(scores: &mut [f32]) {
     let most = max(scores);
     for score in scores.iter_mut() {
         *score = exp::<FUSED>(*score - most);
@@ -136,7 +136,22 @@ pub fn softmax<const FUSED: bool>(scores: &mut [f32]) -> f32 {
     for score in scores.iter_mut() {
         *score *= scale;
     }
-    most + total.ln()
+}
+
+kernel! {
+    /// One row of logits, scaled, becomes e^(score − most); returns log Σ e^score, the largest score and the sum
+    /// of what the row became.
+    pub fn exponentials(logits: &mut [f32], sharpness: f32) -> (f32, f32, f32) {
+        for logit in logits.iter_mut() {
+            *logit *= sharpness;
+        }
+        let most = max(logits);
+        for logit in logits.iter_mut() {
+            *logit = exp::<FUSED>(*logit - most);
+        }
+        let total = sum(logits);
+        (most + total.ln(), most, total)
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +179,17 @@ mod tests {
             let (total, squares) = (xs.iter().sum::<f32>(), xs.iter().map(|x| x * x).sum::<f32>());
             assert_eq!(fold(&xs, |x, [sum, square]| [sum + x, square + x * x]), [total, squares]);
             assert_eq!(max(&xs), xs.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+
+    #[test]
+    fn exponentials_and_their_sum_are_probabilities() {
+        let logits: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+        let mut weights = logits.clone();
+        let (log_total, most, total) = exponentials(&mut weights, 2.0);
+        for (weight, logit) in weights.iter().zip(logits) {
+            assert!((weight / total - (2.0 * logit - log_total).exp()).abs() < 1e-6);
+            assert!((weight.ln() + most - 2.0 * logit).abs() < 1e-5);
         }
     }
 }

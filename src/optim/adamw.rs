@@ -29,6 +29,21 @@ impl Default for AdamWConfig {
     }
 }
 
+impl AdamWConfig {
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let share = |beta: f64| (0.0..1.0).contains(&beta);
+        if !share(self.betas.0) || !share(self.betas.1) {
+            return Err("`optimizer`: `betas` are at least 0 and below 1".into());
+        }
+        if !(f64::MIN_POSITIVE..1.0).contains(&self.epsilon)
+            || !(0.0..f64::INFINITY).contains(&self.weight_decay)
+        {
+            return Err("`optimizer`: `epsilon` is above 0 and `weight_decay` at least 0".into());
+        }
+        Ok(())
+    }
+}
+
 /// The optimizer's state for a model's parameters.
 pub struct AdamW {
     config: AdamWConfig,
@@ -137,8 +152,9 @@ fn fused_step(var: &Var, gradient: &Tensor, moments: &Moments, rates: Rates) -> 
     let gradient = read(gradient)?;
     let mut outcome = Ok(());
     write(var.as_tensor(), |values| {
-        outcome = write(&moments.mean, |mean| {
-            outcome = write(&moments.square, |square| {
+        let mut inner = Ok(());
+        let outer = write(&moments.mean, |mean| {
+            inner = write(&moments.square, |square| {
                 let state = mean.par_chunks_mut(BLOCK).zip(square.par_chunks_mut(BLOCK));
                 let values = values.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK));
                 values.zip(state).for_each(|((values, gradient), (mean, square))| {
@@ -146,6 +162,7 @@ fn fused_step(var: &Var, gradient: &Tensor, moments: &Moments, rates: Rates) -> 
                 });
             });
         });
+        outcome = outer.and(inner);
     })?;
     outcome
 }
@@ -186,7 +203,7 @@ pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
                 .collect();
             parts.iter().sum::<f64>()
         } else {
-            gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?
+            gradient.sqr()?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?
         };
     }
     let norm = total.sqrt();

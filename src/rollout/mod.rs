@@ -13,14 +13,20 @@ use crate::model::{Checkpoint, Decoder, Packed, Purpose, Result, Tokenizer};
 use crate::ops::{Cache, exponentials, sum};
 use crate::store::Seed;
 
-/// Rows that are sampled at the same time; bounds the memory of their keys and values.
+/// Rows that are sampled at the same time at the most.
 const MOST_ROWS: usize = 512;
+
+/// Bytes of their keys and values at the most.
+const CACHE: usize = 4 << 30;
 
 /// Rows of a batch at the most. Batches draw tokens side by side, one to a thread.
 const BATCH: usize = 64;
 
 /// Tokens that each batch draws before the threads wait for each other, and for who looks at the progress.
 const AHEAD: usize = 8;
+
+/// Temperatures by which scores can be divided.
+pub const TEMPERATURES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,8 +53,8 @@ impl Default for Sampling {
 
 impl Sampling {
     pub fn check(&self) -> std::result::Result<(), String> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err("`temperature` is a number from 0".into());
+        if self.temperature != 0.0 && !TEMPERATURES.contains(&self.temperature) {
+            return Err("`temperature` is 0, or between 0.000001 and 1000000".into());
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err("`top_p` is above 0 and at most 1".into());
@@ -95,14 +101,22 @@ pub fn sample(
         );
     }
     let decoder = checkpoint.decoder(Purpose::Scoring)?;
-    let ends = checkpoint.ends();
+    // A stop that is one token ends a row as such: special ones are in no text.
+    let stops = sampling.stop.iter().filter_map(|stop| checkpoint.tokenizer.id(stop));
+    let ends: Vec<u32> = checkpoint.ends().into_iter().chain(stops).collect();
     let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
     let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
-    for (prompts, rows) in prompts.chunks(MOST_ROWS).zip(rows.chunks_mut(MOST_ROWS)) {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let most = decoder.rows_within(CACHE, longest.saturating_add(sampling.max_new_tokens)).min(MOST_ROWS);
+    for (prompts, rows) in prompts.chunks(most).zip(rows.chunks_mut(most)) {
         // A batch for each thread: no number depends on how rows are put together.
-        let size = match checkpoint.compute.device.is_cpu() {
-            true => prompts.len().div_ceil(rayon::current_num_threads()).min(BATCH),
-            false => MOST_ROWS,
+        let size = match (&checkpoint.compute, checkpoint.params.is_quantized()) {
+            (compute, false) if compute.fused() => {
+                prompts.len().div_ceil(rayon::current_num_threads()).min(BATCH)
+            }
+            // candle's products may depend on how many rows there are, but not on threads.
+            (compute, _) if compute.device.is_cpu() => BATCH / 4,
+            _ => most,
         };
         let mut batches = prompts
             .par_chunks(size)
@@ -188,7 +202,7 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let capacity = longest + drawing.sampling.max_new_tokens;
+        let capacity = longest.saturating_add(drawing.sampling.max_new_tokens);
         let mut cache = drawing.decoder.cache(distinct.len(), capacity)?;
         let logits = drawing.decoder.prefill(&Packed::new(&distinct), &mut cache)?;
         let vocabulary = logits.dim(1)?;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::DType;
+
 use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
 use crate::game::{self, Role};
@@ -108,8 +110,11 @@ pub fn publish(
         }
         _ => trained.save(&folder)?,
     }
-    let bytes = trained.bytes();
-    context.remember(output, trained, bytes);
+    // Files have f32: a model in f64 is read back, so that a run that was interrupted goes on with the same bits.
+    if trained.compute.dtype != DType::F64 {
+        let bytes = trained.bytes();
+        context.remember(output, trained, bytes);
+    }
     Ok(())
 }
 
@@ -129,7 +134,7 @@ pub fn position(context: &Context) -> Position {
 pub fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
     use rand::seq::SliceRandom;
     let mut stream = seed.stream("draw");
-    let mut drawn = Vec::with_capacity(count);
+    let mut drawn = Vec::new();
     while drawn.len() < count && available > 0 {
         let mut order: Vec<usize> = (0..available).collect();
         order.shuffle(&mut stream);

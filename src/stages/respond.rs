@@ -143,10 +143,13 @@ impl Respond {
                 benign.data.text(),
                 benign.split
             );
-            let first = attacks.iter().map(|attack| attack.attack_id + 1).max().unwrap_or(0);
+            let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
             let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
             for (number, index) in drawn.into_iter().enumerate() {
-                attacks.push(AttackRow { attack_id: first + number as u32, ..pool[index].clone() });
+                attacks.push(AttackRow {
+                    attack_id: first.saturating_add(number as u32),
+                    ..pool[index].clone()
+                });
             }
         }
         Ok(attacks)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Model, SftRows, Vocabulary};
 use crate::data::{self, MetricRow, SftRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
-use crate::grpo::supervised_step;
+use crate::grpo::{SupervisedConfig, supervised_step};
 use crate::model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 
@@ -39,6 +39,12 @@ pub struct Sft {
     optimizer: AdamWConfig,
     #[serde(default = "default_norm")]
     max_grad_norm: f64,
+    /// Examples that are differentiated at the same time; bounds memory.
+    #[serde(default = "default_micro_batch")]
+    micro_batch: usize,
+    /// Keep only what passes between blocks and compute the rest again.
+    #[serde(default)]
+    gradient_checkpointing: bool,
 }
 
 fn default_batch() -> usize {
@@ -47,6 +53,10 @@ fn default_batch() -> usize {
 
 fn default_norm() -> f64 {
     1.0
+}
+
+fn default_micro_batch() -> usize {
+    256
 }
 
 /// Steps between two reported losses.
@@ -72,10 +82,14 @@ impl Stage for Sft {
             }
             lora.check()?;
         }
-        if self.steps == 0 || self.batch == 0 || !(self.lr > 0.0 && self.lr.is_finite()) {
-            return Err("`steps` and `batch` are at least 1, `lr` is above 0".into());
+        let above_0 = |value: f64| value > 0.0 && value.is_finite();
+        if self.steps == 0 || self.batch == 0 || self.micro_batch == 0 {
+            return Err("`steps`, `batch` and `micro_batch` are at least 1".into());
         }
-        Ok(())
+        if !above_0(self.lr) || !above_0(self.max_grad_norm) {
+            return Err("`lr` and `max_grad_norm` are above 0".into());
+        }
+        self.optimizer.check()
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -104,7 +118,13 @@ impl Stage for Sft {
                 })
                 .collect();
             let lr = self.lr * self.schedule.factor(step, self.steps);
-            let outcome = supervised_step(&checkpoint, &mut optimizer, &examples, lr, self.max_grad_norm);
+            let config = SupervisedConfig {
+                lr,
+                max_grad_norm: self.max_grad_norm,
+                micro_batch: self.micro_batch,
+                gradient_checkpointing: self.gradient_checkpointing,
+            };
+            let outcome = supervised_step(&checkpoint, &mut optimizer, &examples, &config);
             let report = match outcome {
                 Ok(report) => report,
                 Err(error) => {

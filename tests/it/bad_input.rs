@@ -27,7 +27,7 @@ fn what_can_be_known_before_is_said_before() {
         ("data: world.sft\n", "data: world.seeds\n", "`data` takes sft, but `world.seeds` is of type seeds"),
         ("steps: 60", "steps: many", "`steps`: invalid type: string \"many\", expected usize"),
         ("steps: 60", "steps: -1", "`steps`: invalid value: integer `-1`, expected usize"),
-        ("steps: 60", "steps: 0", "`steps` and `batch` are at least 1"),
+        ("steps: 60", "steps: 0", "`steps`, `batch` and `micro_batch` are at least 1"),
         ("reference: warmup.model, algorithm", "algorithm", "a KL penalty needs a `reference` model"),
         ("{ kind: sandbox, ", "{ kind: sandbox, spec: no.yaml, ", "there is no file no.yaml"),
         ("$rounds", "$runds", "help: did you mean `rounds`?"),

@@ -12,6 +12,7 @@ use candle_transformers::models::{bert, quantized_llama, quantized_qwen3};
 use rand::Rng;
 use serde_json::json;
 use triplay::model::{Checkpoint, Compute, Embedder, Packed, Purpose};
+use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
 use crate::space::Space;
@@ -202,6 +203,23 @@ fn gguf_models_stay_quantised_and_have_the_logits_of_candle_transformers() {
 }
 
 #[test]
+fn what_a_quantised_model_says_does_not_depend_on_the_number_of_threads() {
+    let space = Space::new();
+    write_gguf(&Sizes { matrices: GgmlDType::Q6K, ..LLAMA }, &space.path("six.gguf"));
+    let model = Checkpoint::load(&space.path("six.gguf"), &Compute::default()).unwrap();
+    let prompts: Vec<Vec<u32>> = (0..21).map(|row| vec![1, 80 + row % 7, 90 + row]).collect();
+    let sampling = Sampling { max_new_tokens: 6, ..Sampling::default() };
+    let drawn = |threads: usize, prompts: &[Vec<u32>]| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| sample(&model, prompts, &sampling, Seed::from_u64(1), &mut |_, _| ()).unwrap())
+    };
+    let one = drawn(1, &prompts);
+    assert_eq!(one, drawn(2, &prompts));
+    assert_eq!(one, drawn(3, &prompts));
+    assert_eq!(one[..1], drawn(1, &prompts[..1]), "nor on the rows beside a row");
+}
+
+#[test]
 fn a_gguf_file_brings_its_tokenizer_and_plays_in_a_pipeline() {
     let space = Space::new();
     write_gguf(&QWEN3, &space.path("frozen.gguf"));
@@ -217,8 +235,8 @@ fn a_gguf_file_brings_its_tokenizer_and_plays_in_a_pipeline() {
     assert_eq!(ids("llama.gguf"), ids(FIXTURE));
     space.triplay(&["model", "score", "--model", "unknown.gguf", "--text", text]).fails(
         2,
-        "(the tokenizer cannot be made of the file's: its rule for words is of-my-own): put the model's \
-         tokenizer.json beside it",
+        "(the tokenizer cannot be made of the file's: its rule for words is of-my-own): name a folder \
+         with the file and the model's tokenizer.json",
     );
     let greedy = ["--greedy", "--max-new-tokens", "6", "--json"];
     let generate = |model: &str| {
@@ -241,12 +259,13 @@ pipeline: frozen
 stages:
   world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
   responses: { kind: respond, data: world.benchmark, models: [{ model: { path: frozen.gguf }, chat: true }], sampling: { max_new_tokens: 4 } }
-  trained: { kind: sft, model: { path: frozen.gguf }, data: world.sft, steps: 1, lr: 1e-3 }
+  trained: { kind: sft, model: { path: frozen.gguf }, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }
 ",
     );
-    space
-        .triplay(&["pipeline", "run", "frozen.yaml"])
-        .fails(1, "error: trained: quantised weights cannot be trained: train an adapter (`lora`) on them");
+    space.triplay(&["pipeline", "run", "frozen.yaml"]).fails(
+        1,
+        "error: trained: quantised weights are frozen, and so cannot be trained, nor an adapter on them",
+    );
     let rows = space.triplay(&["data", "show", "latest:responses", "--json", "--rows", "1"]).out;
     assert!(rows.contains("<|im_start|>user"), "{rows}");
 }
@@ -267,6 +286,13 @@ fn a_broken_gguf_file_is_refused() {
             cases.push(file);
         }
     }
+    // An alignment of nothing, in place of a name of the same length.
+    let name = b"qwen3.block_count";
+    let at = whole.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    let mut file = whole.clone();
+    file[at..at + name.len()].copy_from_slice(b"general.alignment");
+    file[at + name.len() + 4..][..4].copy_from_slice(&[0; 4]);
+    cases.push(file);
     for (number, bytes) in cases.iter().enumerate() {
         fs::write(space.path("broken.gguf"), bytes).unwrap();
         let seen = space.limited(&["model", "score", "--model", "broken.gguf", "--ids", "1,2,3"]);

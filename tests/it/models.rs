@@ -59,6 +59,7 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     let greedy = numbers["greedy"].get(0).unwrap().to_vec1::<i64>().unwrap();
     let mine: Vec<i64> = answer["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
     assert_eq!(mine, greedy[..mine.len()]);
+    assert!(mine.len() == greedy.len() || answer["finished"] == true);
     let again = model("generate", &[&args[..], &["--device", "cpu", "--dtype", "f64"]].concat()).json();
     assert_eq!(again["ids"], answer["ids"]);
     let (text, logprobs) = (answer["text"].as_str().unwrap(), answer["logprobs"].as_array().unwrap());
@@ -66,6 +67,23 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     let stop: String = text.chars().skip(2).take(3).collect();
     let stopped = model("generate", &[&args[..], &["--stop", &stop]].concat()).json();
     assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+
+    // A stop text that is one token ends the row with it, also where the token is in no text.
+    let third = model("score", &["--ids", &format!("1,{}", mine[2]), "--json"]).json();
+    let token = third["tokens"][1]["token"].as_str().unwrap();
+    let stopped = model("generate", &[&args[..], &["--stop", token]].concat()).json();
+    let first = 1 + mine.iter().position(|id| *id == mine[2]).unwrap();
+    assert_eq!((stopped["ids"].as_array().unwrap().len(), &stopped["finished"]), (first, &Value::Bool(true)));
+
+    // What a training left in tokenizer.json cuts nothing.
+    copy("qwen3-tiny", &space.path("cutting"));
+    let path = space.path("cutting/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let cut = json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
+    tokenizer["truncation"] = cut;
+    fs::write(path, tokenizer.to_string()).unwrap();
+    let whole = space.triplay(&["model", "score", "--model", "cutting", "--file", "text.txt"]).out;
+    assert_eq!(whole, of_file);
 
     model("score", &["--ids", "1,2,999"]).fails(2, "error: token 999 is outside the vocabulary of 384\n");
     model("score", &["--text", "x", "--ids", "1,2"]).fails(2, "cannot be used with");
@@ -287,7 +305,10 @@ fn adapters_play_all_phases_on_one_base_and_are_resumed() {
         let logits = decoder.logits(&decoder.hidden(&Packed::new(&[&ids])).unwrap()).unwrap();
         logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let apart = |a: &[f32], b: &[f32]| {
+        assert!(a.iter().chain(b).all(|logit| logit.is_finite()));
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
     assert_eq!(logits(&model.base()), logits(&load(&base)));
     assert!(apart(&logits(&model), &logits(&model.base())) > 1e-4);
     let merge = ["model", "merge", "--model", trained.to_str().unwrap(), "--out", "merged"];
@@ -303,6 +324,17 @@ fn adapters_play_all_phases_on_one_base_and_are_resumed() {
     let elsewhere = space.run(&["--cache", "elsewhere"]);
     assert_eq!(space.digests(&elsewhere), digests);
     assert_eq!(space.run(&[])["ran"], 0);
+
+    // An adapter that is there is trained further, or refused.
+    space.write(
+        "small.yaml",
+        &(with_adapters() + "  more: { kind: sft, model: play.attacker, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }\n"),
+    );
+    space.triplay(&["pipeline", "run", "small.yaml"]).fails(
+        1,
+        "error: more: the model has an adapter already, rank 4, alpha 8, on q_proj, v_proj, down_proj, but `lora` \
+         asks for rank 2, alpha 4, on ",
+    );
 
     space.write("small.yaml", &with_adapters().replace("v_proj", "w_proj"));
     space
@@ -346,6 +378,10 @@ fn a_pipeline_says_where_it_computes() {
     assert!(!ran.contains(&"world".to_owned()), "what computes no model stays: {ran:?}");
     let narrow = space.digests(&narrow);
     assert_ne!(wide["warmup.model"], narrow["warmup.model"]);
+    // Files have f32 all the same: a run that goes on from them has the bits of one that never stopped.
+    let more = ["--set", "rounds=1", "--set", "steps=2"];
+    let resumed = space.digests(&run(&more).json());
+    assert_eq!(space.digests(&run(&[&more[..], &["--cache", "elsewhere"]].concat()).json()), resumed);
     run(&["--set", "dtype=bf16"]).fails(2, "write dtype: f32");
     run(&["--set", "device=tpu"])
         .fails(2, "there is no device `tpu`; there are: auto, cpu, cuda, cuda:N, metal");
