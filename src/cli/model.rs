@@ -19,7 +19,7 @@ pub enum ModelCommand {
     Score(ScoreArgs),
     /// Continue a prompt, or answer it with --chat
     Generate(GenerateArgs),
-    /// Write a model with its LoRA adapter merged into its weights
+    /// Write a model with its LoRA adapter merged into its weights, in f32
     Merge(MergeArgs),
 }
 
@@ -82,7 +82,7 @@ pub struct GenerateArgs {
     /// Take the most probable token every time
     #[arg(long)]
     greedy: bool,
-    #[arg(long, default_value_t = 1.0, conflicts_with = "greedy")]
+    #[arg(long, default_value_t = 1.0, conflicts_with = "greedy", allow_negative_numbers = true)]
     temperature: f64,
     /// Draw from this many most probable tokens; 0 from all
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -120,7 +120,9 @@ pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
         ModelCommand::Score(args) => score(args),
         ModelCommand::Generate(args) => generate(args),
         ModelCommand::Merge(args) => {
-            args.model.load()?.save(&args.out)?;
+            let model = args.model.load()?;
+            ensure!(model.adapter.is_some(), "{} has no adapter to merge", args.model.model.display());
+            model.save(&args.out)?;
             println!("{}", args.out.display());
             Ok(ExitCode::SUCCESS)
         }
@@ -153,6 +155,10 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
     let scored = scored.tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let (logprobs, entropies) = (&scored[0], &scored[1]);
+    ensure!(
+        logprobs.iter().all(|x| x.is_finite()),
+        "the model's logits are no numbers (NaN or infinite): its weights are broken"
+    );
     let nll = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
     let token = |id: u32| tokenizer.token(id).unwrap_or_default();
     if args.json {
@@ -176,7 +182,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
             }
         };
     }
-    table += &format!("{} tokens, NLL {nll:.4}, perplexity {:.3}\n", logprobs.len(), nll.exp());
+    table += &format!("{} tokens scored, NLL {nll:.4}, perplexity {:.3}\n", logprobs.len(), nll.exp());
     print(&table)
 }
 

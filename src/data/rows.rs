@@ -40,7 +40,7 @@ row_types! {
         completion: String,
         /// Token ids of the completion, the end token included.
         completion_ids: Vec<u32>,
-        /// Log-probability of each completion token under the sampling policy.
+        /// Log-probability of each completion token at the temperature of sampling, before top-k, top-p and min-p.
         logprobs: Vec<f32>,
         /// Whether the completion ended by itself; otherwise it was cut at the longest length.
         finished: bool,

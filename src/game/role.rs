@@ -84,7 +84,9 @@ impl Prompt {
             return Err(fail(format!("there is no `{unknown}`; it can use {}", known.join(" and "))));
         }
         if let Some(unused) = known.iter().find(|name| !used.contains(**name)) {
-            return Err(fail(format!("it does not use `{unused}`")));
+            return Err(fail(format!(
+                "it does not use `{unused}`: write {{{{ {unused} }}}} where it belongs"
+            )));
         }
         Ok(Prompt { role, environment })
     }
@@ -124,6 +126,9 @@ mod tests {
         let error = Prompt::parse(Role::Attacker, "{{ sead }}").err().unwrap().to_string();
         assert_eq!(error, "the attacker's prompt template `{{ sead }}`: there is no `sead`; it can use seed");
         let error = Prompt::parse(Role::Attacker, "hello").err().unwrap().to_string();
-        assert_eq!(error, "the attacker's prompt template `hello`: it does not use `seed`");
+        assert_eq!(
+            error,
+            "the attacker's prompt template `hello`: it does not use `seed`: write {{ seed }} where it belongs"
+        );
     }
 }

@@ -302,7 +302,12 @@ fn ensure_finite(report: &StepReport) -> Result<()> {
     if report.loss.is_finite() && report.grad_norm.is_finite() {
         return Ok(());
     }
-    bail!("loss {} with gradient norm {}: lower the learning rate", report.loss, report.grad_norm)
+    bail!(
+        "loss {} with gradient norm {}: lower the learning rate, unless the model was broken before (`triplay model \
+         score` tells)",
+        report.loss,
+        report.grad_norm
+    )
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub struct ChatTemplate {
     plain: String,
     bos: String,
     eos: String,
+    pad: String,
 }
 
 /// The day that templates see which ask for today: a stage has no clock (the day Llama 3 falls back to).
@@ -77,7 +78,14 @@ impl ChatTemplate {
             plain = plain
                 .replace(&mark.replace("generation", "endgeneration"), &mark.replace("generation", "endif"));
         }
-        let template = ChatTemplate { path, source, plain, bos: token("bos_token"), eos: token("eos_token") };
+        let template = ChatTemplate {
+            path,
+            source,
+            plain,
+            bos: token("bos_token"),
+            eos: token("eos_token"),
+            pad: token("pad_token"),
+        };
         template.environment(FIXED_DAY).map_err(|error| template.invalid("is not valid", &error))?;
         Ok(template)
     }
@@ -106,6 +114,7 @@ impl ChatTemplate {
                 add_generation_prompt => true,
                 bos_token => self.bos.as_str(),
                 eos_token => self.eos.as_str(),
+                pad_token => self.pad.as_str(),
                 tools => (),
                 documents => (),
             })

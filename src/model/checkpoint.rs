@@ -30,6 +30,10 @@ impl Checkpoint {
     /// tokenizer_config.json, the chat template and a LoRA adapter. Or a GGUF file, alone or in its folder. An
     /// adapter's folder without a model of its own means the folder that its adapter_config.json names.
     pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
+        if !path.exists() {
+            let reason = "there is no such file or folder (models are not downloaded from a hub)".into();
+            return Err(Error::Invalid { path: path.into(), reason });
+        }
         if let Some(file) = gguf::file_of(path) {
             return gguf::load(&file, path.is_dir().then_some(path), compute);
         }
@@ -49,6 +53,10 @@ impl Checkpoint {
     ) -> Result<Checkpoint> {
         let adapter = match folder.join(lora::CONFIG).exists() {
             true => Some(Adapter::load(folder, &config, compute)?),
+            false if folder.join(lora::WEIGHTS).exists() => {
+                let reason = format!("has {} but no {}", lora::WEIGHTS, lora::CONFIG);
+                return Err(Error::Invalid { path: folder.into(), reason });
+            }
             false => None,
         };
         let with_tokenizer = if folder.join("tokenizer.json").exists() { folder } else { base };

@@ -34,7 +34,7 @@ impl Compute {
         };
         let device = match kind {
             "auto" => cuda(0).or_else(|_| metal(0)).unwrap_or(Device::Cpu),
-            "cpu" => Device::Cpu,
+            "cpu" if ordinal == 0 => Device::Cpu,
             "cuda" => cuda(ordinal)?,
             "metal" => metal(ordinal)?,
             _ => {
@@ -46,7 +46,9 @@ impl Compute {
         let dtype = match dtype {
             "f32" => DType::F32,
             "bf16" if device.is_cpu() => {
-                return Err("the CPU computes in f32 (weights on disk may be bf16): write dtype: f32".into());
+                return Err(
+                    "the CPU has no dtype bf16 (weights on disk may have); there are: f32, f64".into()
+                );
             }
             "bf16" => DType::BF16,
             "f64" if !device.is_metal() => DType::F64,
@@ -119,7 +121,7 @@ mod tests {
         let error = |device, dtype| Compute::parse(device, dtype).unwrap_err();
         assert!(error("tpu", "f32").contains("there are: auto, cpu, cuda, cuda:N, metal"));
         assert!(error("cuda:x", "f32").contains("expected a number after the colon"));
-        assert!(error("cpu", "bf16").contains("write dtype: f32"));
+        assert!(error("cpu", "bf16").contains("there are: f32, f64"));
         assert!(error("cpu", "f8").contains("there is no dtype `f8`"));
         if !candle_core::utils::cuda_is_available() {
             assert!(error("cuda:0", "f32").contains("--features cuda"));

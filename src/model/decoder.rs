@@ -243,7 +243,7 @@ impl Decoder {
     fn rope(&self, longest: usize) -> Result<Arc<Rope>> {
         if longest > self.config.positions {
             bail!(
-                "a row of {longest} tokens, but the model has {} positions: shorten the prompt or the completion",
+                "a row of {longest} tokens, but the model has {} positions: take a shorter text, or lower `max_new_tokens`",
                 self.config.positions
             );
         }

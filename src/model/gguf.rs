@@ -56,6 +56,11 @@ pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Che
     if let Some(factors) = source.rope_factors(&config)? {
         config.rope_scaling = RopeScaling::Factors(factors);
     }
+    let beyond = format!("blk.{}.", config.layers);
+    if let Some(name) = source.content.tensor_infos.keys().find(|name| name.starts_with(&beyond)) {
+        let layers = config.layers;
+        return Err(invalid(format!("has the tensor `{name}`, but its metadata asks for {layers} blocks")));
+    }
     let params = source.params(&config)?;
     let tokenizer = match folder.filter(|folder| folder.join("tokenizer.json").exists()) {
         Some(folder) => Tokenizer::load(folder, config.eos.first().copied())?,
@@ -144,9 +149,15 @@ fn config(content: &Content) -> std::result::Result<Config, String> {
 fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Tokenizer> {
     let refuse = |reason: String| Error::Tokenizer { action: "be made of the file's", reason };
     let mut set = |key: &str, value: Value| content.metadata.insert(format!("tokenizer.ggml.{key}"), value);
+    let kind = set("model", Value::String("gpt2".into()));
+    if let Some(Ok(kind)) =
+        kind.as_ref().map(Value::to_string).filter(|kind| !kind.as_ref().is_ok_and(|k| *k == "gpt2"))
+    {
+        return Err(refuse(format!("it is of kind `{kind}`, not byte-level pairs")));
+    }
     let rule = set("pre", Value::Bool(false));
     match rule.as_ref().and_then(|rule| rule.to_string().ok()).map(String::as_str) {
-        Some(rule @ "qwen2") => drop(set("pre", Value::String(rule.into()))),
+        Some("qwen2" | "deepseek-r1-qwen") => drop(set("pre", Value::String("qwen2".into()))),
         Some("llama-bpe" | "llama3" | "llama-v3") => {
             set("pre", Value::String("llama3".into()));
             set("ignore_merges", Value::Bool(true));

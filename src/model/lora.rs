@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use super::config::Module;
 use super::params::Params;
-use super::weights::Weights;
+use super::weights::{self, Weights};
 use super::{Compute, Config, Error, Result};
 use crate::store::Seed;
 
 pub const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What a pipeline says of a new adapter. There is no dropout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,6 +152,10 @@ impl Adapter {
             return Err(invalid("r is at least 1 and lora_alpha a number".into()));
         }
         // What is adapted is what there are tensors for, however target_modules says it.
+        if !folder.join(WEIGHTS).exists() && folder.join("adapter_model.bin").exists() {
+            let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
+            return Err(Error::Invalid { path: folder.into(), reason });
+        }
         let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
         let mut params = Params::default();
         let mut adapted = Vec::new();

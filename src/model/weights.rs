@@ -12,6 +12,10 @@ use super::{Error, Result};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Why some files are not read.
+pub const PICKLE: &str = "pickle files can run any code when they are read, so they are refused; write safetensors \
+                          with save_pretrained";
+
 /// Tensors by name, read when asked for.
 pub struct Weights {
     files: Vec<(PathBuf, MmapedSafetensors)>,
@@ -34,10 +38,7 @@ impl Weights {
         let index = folder.join(INDEX);
         if !index.exists() {
             let reason = match pickle(folder) {
-                Some(name) => format!(
-                    "has `{name}` but no {SINGLE}: pickle files can run any code when they are read, so they are \
-                     refused; write safetensors with transformers' save_pretrained"
-                ),
+                Some(name) => format!("has `{name}` but no {SINGLE}: {PICKLE}"),
                 None => format!("has neither {SINGLE} nor {INDEX}"),
             };
             return Err(Error::Invalid { path: folder.into(), reason });

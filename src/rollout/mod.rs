@@ -222,6 +222,10 @@ impl<'a> Batch<'a> {
         let vocabulary = self.logits.len() / drawn;
         for (row, logits) in self.rows.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)) {
             let (token, logprob) = draw(logits, drawing.sampling, &mut row.random);
+            if !logprob.is_finite() {
+                let reason = "the model's logits are no numbers (NaN or infinite): its weights are broken";
+                return Err(candle_core::Error::Msg(reason.into()).into());
+            }
             let completion = &mut row.completion;
             completion.ids.push(token);
             completion.logprobs.push(logprob);
@@ -262,7 +266,8 @@ fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u3
         return (token as u32, logit - exponentials(logits, sharpness).0);
     }
     let (log_total, most, total) = exponentials(logits, sharpness);
-    let all = sampling.top_k == 0 && sampling.top_p == 1.0 && sampling.min_p == 0.0;
+    let top_k = (1..logits.len()).contains(&sampling.top_k);
+    let all = !top_k && sampling.top_p == 1.0 && sampling.min_p == 0.0;
     let token = if all {
         pick(logits, total, random)
     } else {

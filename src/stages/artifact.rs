@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use candle_core::DType;
 
 use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
@@ -177,7 +178,8 @@ pub fn sample(
     if chat {
         for prompt in &mut prompts {
             let message = Message::new("user", std::mem::take(prompt));
-            *prompt = tokenizer.render_chat(&[message], FIXED_DAY)?;
+            let rendered = tokenizer.render_chat(&[message], FIXED_DAY);
+            *prompt = rendered.with_context(|| format!("model `{}`", model.text()))?;
         }
     }
     let ids = tokenizer.encode_all(&prompts)?;

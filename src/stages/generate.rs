@@ -57,6 +57,13 @@ impl Stage for Generate {
         if self.prompts == 0 || self.group == 0 {
             return Err("`prompts` and `group` are at least 1".into());
         }
+        if self.chat && self.prompt == default_prompt() {
+            return Err(
+                "`chat: true` needs a `prompt` in words, such as \"Put this request into other words: \
+                        {{ seed }}\": the default has the sandbox's marks"
+                    .into(),
+            );
+        }
         self.sampling.check()?;
         Prompt::parse(Role::Attacker, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }

@@ -48,6 +48,12 @@ impl Stage for Judge {
         if self.group == 0 {
             return Err("`group` is at least 1".into());
         }
+        if self.chat && self.prompt == default_prompt() {
+            return Err("`chat: true` needs a `prompt` in words, such as \"Is the answer to a request negative, \
+                        rejective or positive? Request: {{ prompt }} Answer: {{ response }}\": the default has the \
+                        sandbox's marks"
+                .into());
+        }
         self.sampling.check()?;
         Prompt::parse(Role::Evaluator, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }

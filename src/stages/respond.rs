@@ -22,7 +22,8 @@ pub struct Respond {
     group: usize,
     #[serde(default)]
     sampling: Sampling,
-    /// The template of the defender's prompt; knows `prompt`.
+    /// The template of the defender's prompt; knows `prompt`. By default the attack, between the sandbox's marks
+    /// where it is not a message of a chat.
     #[serde(default = "default_prompt")]
     prompt: String,
 }
@@ -88,18 +89,25 @@ impl Stage for Respond {
                 return Err(format!("two models are called `{}`: give each a `name`", defense.name));
             }
         }
+        if self.models.iter().any(|defense| !(0.0..f64::INFINITY).contains(&defense.weight))
+            || self.models.iter().all(|defense| defense.weight == 0.0)
+        {
+            return Err("a model's `weight` is at least 0, and one is above".into());
+        }
         self.sampling.check()?;
         Prompt::parse(Role::Defender, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
-        let prompt = Prompt::parse(Role::Defender, &self.prompt)?;
+        let (prompt, message) =
+            (Prompt::parse(Role::Defender, &self.prompt)?, Prompt::parse(Role::Defender, "{{ prompt }}")?);
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
         for (index, defense) in self.models.iter().enumerate() {
             let asked: Vec<&AttackRow> =
                 attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
+            let prompt = if defense.chat && self.prompt == default_prompt() { &message } else { &prompt };
             let prompts =
                 asked.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
             let what = format!("responses {}/{}", index + 1, self.models.len());

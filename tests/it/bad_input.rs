@@ -30,6 +30,14 @@ fn what_can_be_known_before_is_said_before() {
         ("steps: 60", "steps: 0", "`steps`, `batch` and `micro_batch` are at least 1"),
         ("reference: warmup.model, algorithm", "algorithm", "a KL penalty needs a `reference` model"),
         ("{ kind: sandbox, ", "{ kind: sandbox, spec: no.yaml, ", "there is no file no.yaml"),
+        ("{ model: defender, weight: 0.6 }", "{ model: defender, weight: -0.6 }", "`weight` is at least 0"),
+        (
+            "model: evaluator }",
+            "model: evaluator, chat: true }",
+            "`chat: true` needs a `prompt` in words, such as",
+        ),
+        ("lr: 4e-4, kl: 0.05", "lr: 4e-4, kl: -1", "`kl` is at least 0"),
+        ("heads: 2, positions: 96", "heads: 2, positions: 96, intermediate: 0", "`intermediate_size` is 0"),
         ("$rounds", "$runds", "help: did you mean `rounds`?"),
         ("heads: 2", "heads: 3", "`hidden` (32) is a multiple of twice `heads` (3)"),
         (

@@ -293,6 +293,12 @@ fn a_broken_gguf_file_is_refused() {
     file[at..at + name.len()].copy_from_slice(b"general.alignment");
     file[at + name.len() + 4..][..4].copy_from_slice(&[0; 4]);
     cases.push(file);
+    // Fewer blocks than there are, and more than any model has.
+    for blocks in [1u32, 2_000_000_000] {
+        let mut file = whole.clone();
+        file[at + name.len() + 4..][..4].copy_from_slice(&blocks.to_le_bytes());
+        cases.push(file);
+    }
     for (number, bytes) in cases.iter().enumerate() {
         fs::write(space.path("broken.gguf"), bytes).unwrap();
         let seen = space.limited(&["model", "score", "--model", "broken.gguf", "--ids", "1,2,3"]);

@@ -90,7 +90,7 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     model("score", &["--file", "none.txt"]).fails(2, "error: cannot read none.txt: ");
     model("generate", &["--prompt", "x", "--top-p", "2"]).fails(2, "`top_p` is above 0 and at most 1");
     model("generate", &["--prompt", "x", "--device", "cuda:0"]).fails(2, "--features cuda");
-    model("generate", &["--prompt", "x", "--dtype", "bf16"]).fails(2, "write dtype: f32");
+    model("generate", &["--prompt", "x", "--dtype", "bf16"]).fails(2, "the CPU has no dtype bf16");
 }
 
 /// Replaces text in a file of a spoilt checkpoint.
@@ -220,6 +220,26 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         ),
         (
             "lora-tiny",
+            Box::new(|| fs::remove_file(file("adapter_config.json")).unwrap()),
+            "has adapter_model.safetensors but no adapter_config.json",
+        ),
+        (
+            "lora-tiny",
+            Box::new(|| fs::rename(file("adapter_model.safetensors"), file("adapter_model.bin")).unwrap()),
+            "has adapter_model.bin but no adapter_model.safetensors: pickle files",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                change_tensors(&file("model.safetensors"), |t| {
+                    let broken = (t[UP].zeros_like().unwrap().log().unwrap() * 0.0).unwrap();
+                    t.insert(UP.into(), broken);
+                })
+            }),
+            "the model's logits are no numbers (NaN or infinite): its weights are broken",
+        ),
+        (
+            "lora-tiny",
             Box::new(|| fs::remove_file(file("config.json")).unwrap()),
             "is no model folder here: put the model's files (config.json, model.safetensors, tokenizer.json) beside",
         ),
@@ -229,7 +249,11 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         spoil();
         space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]).fails(2, expected);
     }
+    let none = space.triplay(&["model", "score", "--model", "none", "--ids", "1,2,3"]);
+    none.fails(2, "error: none: there is no such file or folder (models are not downloaded from a hub)");
     copy("llama-tiny", &folder);
+    let merge = space.triplay(&["model", "merge", "--model", "spoilt", "--out", "merged"]);
+    merge.fails(2, "error: spoilt has no adapter to merge");
     fs::write(file("chat_template.jinja"), "{{ raise_exception('only in verse') }}").unwrap();
     space
         .triplay(&["model", "generate", "--model", "spoilt", "--chat", "--prompt", "x"])
@@ -382,7 +406,7 @@ fn a_pipeline_says_where_it_computes() {
     let more = ["--set", "rounds=1", "--set", "steps=2"];
     let resumed = space.digests(&run(&more).json());
     assert_eq!(space.digests(&run(&[&more[..], &["--cache", "elsewhere"]].concat()).json()), resumed);
-    run(&["--set", "dtype=bf16"]).fails(2, "write dtype: f32");
+    run(&["--set", "dtype=bf16"]).fails(2, "the CPU has no dtype bf16");
     run(&["--set", "device=tpu"])
         .fails(2, "there is no device `tpu`; there are: auto, cpu, cuda, cuda:N, metal");
     run(&["--set", "device=cuda:0"]).fails(2, "--features cuda");
