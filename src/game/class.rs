@@ -24,10 +24,11 @@ impl Class {
         }
     }
 
-    /// The class that an evaluator's raw text names: its first word must be a label.
+    /// The class that an evaluator's raw text names: its first word must be a label, however it is written
+    /// (`**Negative**.`).
     pub fn parse(text: &str) -> Option<Class> {
-        let word = text.split_whitespace().next()?;
-        Class::ALL.into_iter().find(|class| class.label() == word)
+        let word = text.split_whitespace().next()?.trim_matches(|c: char| !c.is_alphanumeric());
+        Class::ALL.into_iter().find(|class| class.label().eq_ignore_ascii_case(word))
     }
 }
 
@@ -53,5 +54,7 @@ mod tests {
         assert_eq!(Class::parse("not negative"), None);
         assert_eq!(Class::parse(""), None);
         assert_eq!(label(Class::parse("undetermined")), "undetermined");
+        assert_eq!(label(Class::parse("**Rejective**. It says no.")), "rejective");
+        assert_eq!(label(Class::parse("not negative")), "undetermined");
     }
 }
