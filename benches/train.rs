@@ -137,20 +137,26 @@ fn ceilings() -> triplay::model::Result<()> {
         "product of 1024 x 1024, candle (gemm)", theirs.0, theirs.1
     );
     println!("{:<42} {:>35.0} GFLOP/s {:>9.0} at best", "the same, ours", ours.0, ours.1);
-    let (from, mut to) = (vec![1f32; 64 << 20], vec![0f32; 64 << 20]);
+    let show = |name: &str, bytes: usize, runs: Vec<f64>| {
+        let rate = |seconds: f64| bytes as f64 / seconds / 1e9;
+        let (median, best) = (rate(runs[runs.len() / 2]), rate(runs[0]));
+        println!("{name:<42} {median:>35.1} GB/s    {best:>9.1} at best");
+    };
+    let (from, mut to) = (vec![1u32; 64 << 20], vec![0u32; 64 << 20]);
     let copies = seconds(|| {
-        to.par_chunks_mut(1 << 20)
-            .zip(from.par_chunks(1 << 20))
-            .for_each(|(to, from)| to.copy_from_slice(from));
+        let blocks = to.par_chunks_mut(1 << 20).zip(from.par_chunks(1 << 20));
+        blocks.for_each(|(to, from)| to.copy_from_slice(from));
         Ok(())
     })?;
-    let rate = |seconds: f64| (from.len() * 8) as f64 / seconds / 1e9;
-    println!(
-        "{:<42} {:>35.1} GB/s    {:>9.1} at best",
-        "copying 256 MiB, read and written",
-        rate(copies[copies.len() / 2]),
-        rate(copies[0])
-    );
+    show("copying 256 MiB, read and written", 8 * from.len(), copies);
+    // Beyond the second-level cache of a core, within the third.
+    let (near, times) = (4 << 18, 64);
+    let reads = seconds(|| {
+        let sum = |block: &[u32]| block.iter().fold(0, |sum: u32, number| sum.wrapping_add(*number));
+        let of_thread = |block: &[u32]| (0..times).map(|_| sum(std::hint::black_box(block))).max();
+        Ok(from.par_chunks(near).take(rayon::current_num_threads()).map(of_thread).max())
+    })?;
+    show("reading 4 MiB a thread, again and again", 4 * near * times * rayon::current_num_threads(), reads);
     Ok(())
 }
 
