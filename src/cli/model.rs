@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
-use crate::model::{Checkpoint, Compute, Message, Packed, Purpose};
+use crate::model::{Checkpoint, Compute, Error, Message, Packed, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
 
@@ -123,8 +123,7 @@ pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
             let model = args.model.load()?;
             ensure!(model.adapter.is_some(), "{} has no adapter to merge", args.model.model.display());
             model.save(&args.out)?;
-            println!("{}", args.out.display());
-            Ok(ExitCode::SUCCESS)
+            print(&format!("{}\n", args.out.display()))
         }
     }
 }
@@ -155,10 +154,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
     let scored = scored.tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let (logprobs, entropies) = (&scored[0], &scored[1]);
-    ensure!(
-        logprobs.iter().all(|x| x.is_finite()),
-        "the model's logits are no numbers (NaN or infinite): its weights are broken"
-    );
+    ensure!(logprobs.iter().all(|x| x.is_finite()), Error::Broken);
     let nll = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
     let token = |id: u32| tokenizer.token(id).unwrap_or_default();
     if args.json {
@@ -201,8 +197,8 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let prompt = if args.chat {
         let system = args.system.iter().map(|text| Message::new("system", text));
         let turns: Vec<Message> = system.chain([Message::new("user", &args.prompt)]).collect();
-        let text = tokenizer.render_chat(&turns, jiff::Zoned::now().date())?;
-        tokenizer.encode(&text)?
+        let text = tokenizer.render_chats(&[turns], jiff::Zoned::now().date())?;
+        tokenizer.encode(&text.concat())?
     } else {
         tokenizer.encode_plain(&args.prompt)?
     };

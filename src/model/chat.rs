@@ -101,23 +101,26 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of a conversation, ready for the assistant's turn. `today` is what `strftime_now` tells.
-    pub fn render(&self, messages: &[Message], today: jiff::civil::Date) -> Result<String> {
+    /// The text of each conversation, ready for the assistant's turn. `today` is what `strftime_now` tells.
+    pub fn render(&self, conversations: &[Vec<Message>], today: jiff::civil::Date) -> Result<Vec<String>> {
         let turn = |message: &Message| {
             Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
         };
-        let messages: Vec<Value> = messages.iter().map(turn).collect();
         let render = || {
             let environment = self.environment(today)?;
-            environment.get_template(FILE)?.render(context! {
-                messages => messages,
-                add_generation_prompt => true,
-                bos_token => self.bos.as_str(),
-                eos_token => self.eos.as_str(),
-                pad_token => self.pad.as_str(),
-                tools => (),
-                documents => (),
-            })
+            let template = environment.get_template(FILE)?;
+            let text = |messages: &Vec<Message>| {
+                template.render(context! {
+                    messages => messages.iter().map(turn).collect::<Vec<Value>>(),
+                    add_generation_prompt => true,
+                    bos_token => self.bos.as_str(),
+                    eos_token => self.eos.as_str(),
+                    pad_token => self.pad.as_str(),
+                    tools => (),
+                    documents => (),
+                })
+            };
+            conversations.iter().map(text).collect::<std::result::Result<_, _>>()
         };
         render().map_err(|error| self.invalid("fails", &error))
     }
@@ -217,8 +220,8 @@ mod tests {
     }
 
     fn render(source: &str) -> Result<String> {
-        let messages = [Message::new("system", " be kind "), Message::new("user", "naïve?")];
-        template(source)?.render(&messages, FIXED_DAY)
+        let messages = vec![Message::new("system", " be kind "), Message::new("user", "naïve?")];
+        Ok(template(source)?.render(&[messages], FIXED_DAY)?.concat())
     }
 
     #[test]
@@ -233,6 +236,10 @@ mod tests {
         assert_eq!(render("{{ [1, '<'] | tojson(indent=2) }}").unwrap(), "[\n  1,\n  \"<\"\n]");
         let namespace = "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
         assert_eq!(render(namespace).unwrap(), "2");
+        let marked = "{% for m in messages %}{%- generation %}{{ m.role }}{% endgeneration -%}{% endfor %}";
+        assert_eq!(render(marked).unwrap(), "systemuser");
+        let given = "{{ tools is defined }} {{ tools is none }} {{ documents is none }}{{ pad_token }}";
+        assert_eq!(render(given).unwrap(), "True True True");
         assert_eq!(
             render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}").unwrap(),
             "naïve?"
@@ -300,9 +307,9 @@ mod tests {
             ("assistant", "<think>\nno\n</think>\n\nNo."),
             ("user", "please"),
         ];
-        let messages = turns.map(|(role, content)| Message::new(role, content));
+        let messages = turns.map(|(role, content)| Message::new(role, content)).to_vec();
         assert_eq!(
-            template(QWEN3).unwrap().render(&messages, FIXED_DAY).unwrap(),
+            template(QWEN3).unwrap().render(&[messages], FIXED_DAY).unwrap()[0],
             "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nbrew glowvenom?<|im_end|>\n\
              <|im_start|>assistant\nNo.<|im_end|>\n<|im_start|>user\nplease<|im_end|>\n<|im_start|>assistant\n"
         );

@@ -179,7 +179,7 @@ impl Decoder {
         purpose: Purpose,
     ) -> Result<Decoder> {
         let training = matches!(purpose, Purpose::Training { .. });
-        if training && adapter.is_none() {
+        if training {
             params.ensure_trainable()?;
         }
         let mut weights = Weights {

@@ -10,7 +10,6 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-
 use tokenizers::AddedToken;
 
 use super::chat::ChatTemplate;
@@ -24,6 +23,7 @@ const METADATA: u64 = 32 << 20;
 const MOST_NUMBERS: usize = 1 << 40;
 
 /// Kinds of tokens, as llama.cpp numbers them.
+const TOKEN_KINDS: &str = "tokenizer.ggml.token_type";
 const NORMAL: i32 = 1;
 const USER_DEFINED: i32 = 4;
 
@@ -148,29 +148,26 @@ fn config(content: &Content) -> std::result::Result<Config, String> {
 /// knows the rules by name, candle those of other names.
 fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Tokenizer> {
     let refuse = |reason: String| Error::Tokenizer { action: "be made of the file's", reason };
-    let mut set = |key: &str, value: Value| content.metadata.insert(format!("tokenizer.ggml.{key}"), value);
-    let kind = set("model", Value::String("gpt2".into()));
-    if let Some(Ok(kind)) =
-        kind.as_ref().map(Value::to_string).filter(|kind| !kind.as_ref().is_ok_and(|k| *k == "gpt2"))
-    {
-        return Err(refuse(format!("it is of kind `{kind}`, not byte-level pairs")));
+    let kind = text(content, "tokenizer.ggml.model").unwrap_or("not named");
+    if kind != "gpt2" {
+        return Err(refuse(format!("its kind is {kind}, not byte-level pairs (gpt2)")));
     }
-    let rule = set("pre", Value::Bool(false));
-    match rule.as_ref().and_then(|rule| rule.to_string().ok()).map(String::as_str) {
-        Some("qwen2" | "deepseek-r1-qwen") => drop(set("pre", Value::String("qwen2".into()))),
-        Some("llama-bpe" | "llama3" | "llama-v3") => {
-            set("pre", Value::String("llama3".into()));
-            set("ignore_merges", Value::Bool(true));
-            let bos = "tokenizer.ggml.add_bos_token".to_owned();
-            content.metadata.entry(bos).or_insert(Value::Bool(true));
+    let rule = text(content, "tokenizer.ggml.pre").unwrap_or("not named").to_owned();
+    let metadata = &mut content.metadata;
+    let rule = match rule.as_str() {
+        "qwen2" | "deepseek-r1-qwen" => "qwen2",
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            metadata.insert("tokenizer.ggml.ignore_merges".into(), Value::Bool(true));
+            metadata.entry("tokenizer.ggml.add_bos_token".into()).or_insert(Value::Bool(true));
+            "llama3"
         }
-        rule => return Err(refuse(format!("its rule for words is {}", rule.unwrap_or("not named")))),
-    }
+        rule => return Err(refuse(format!("its rule for words is {rule}"))),
+    };
+    metadata.insert("tokenizer.ggml.pre".into(), Value::String(rule.into()));
     // Tokens of the users, such as <think>, are in texts; candle takes them for special ones, which are not.
     let mut added = Vec::new();
-    let (kinds, tokens) = ("tokenizer.ggml.token_type", "tokenizer.ggml.tokens");
-    if let Some(Value::Array(mut kinds)) = content.metadata.remove(kinds) {
-        if let Some(Value::Array(tokens)) = content.metadata.get(tokens) {
+    if let Some(Value::Array(mut kinds)) = metadata.remove(TOKEN_KINDS) {
+        if let Some(Value::Array(tokens)) = metadata.get("tokenizer.ggml.tokens") {
             for (kind, token) in kinds.iter_mut().zip(tokens) {
                 if kind.to_i32().is_ok_and(|kind| kind == USER_DEFINED)
                     && let Ok(token) = token.to_string()
@@ -180,7 +177,7 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
                 }
             }
         }
-        content.metadata.insert("tokenizer.ggml.token_type".to_owned(), Value::Array(kinds));
+        metadata.insert(TOKEN_KINDS.into(), Value::Array(kinds));
     }
     let mut inner = tokenizers::Tokenizer::from_gguf(content)?;
     inner.add_tokens(added).map_err(|error| refuse(error.to_string()))?;

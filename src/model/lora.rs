@@ -151,11 +151,11 @@ impl Adapter {
         if raw.r == 0 || !raw.lora_alpha.is_finite() {
             return Err(invalid("r is at least 1 and lora_alpha a number".into()));
         }
-        // What is adapted is what there are tensors for, however target_modules says it.
         if !folder.join(WEIGHTS).exists() && folder.join("adapter_model.bin").exists() {
             let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
             return Err(Error::Invalid { path: folder.into(), reason });
         }
+        // What is adapted is what there are tensors for, however target_modules says it.
         let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
         let mut params = Params::default();
         let mut adapted = Vec::new();

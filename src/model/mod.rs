@@ -36,6 +36,8 @@ pub enum Error {
     Invalid { path: std::path::PathBuf, reason: String },
     #[error("the tokenizer cannot {action}: {reason}")]
     Tokenizer { action: &'static str, reason: String },
+    #[error("the model's logits are no numbers (NaN or infinite): its weights are broken")]
+    Broken,
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -177,10 +177,14 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
     }
 
-    /// The text of a conversation in the model's own template.
-    pub fn render_chat(&self, messages: &[Message], today: jiff::civil::Date) -> Result<String> {
+    /// The text of each conversation in the model's own template.
+    pub fn render_chats(
+        &self,
+        conversations: &[Vec<Message>],
+        today: jiff::civil::Date,
+    ) -> Result<Vec<String>> {
         match &self.chat {
-            Some(template) => template.render(messages, today),
+            Some(template) => template.render(conversations, today),
             None => Err(Error::Tokenizer {
                 action: "render a conversation",
                 reason: "the model has no chat template (chat_template.jinja or tokenizer_config.json)"

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::{Error, Result};
@@ -88,9 +89,12 @@ impl Weights {
 
     /// Whether a tensor's numbers are f32 on disk.
     pub fn is_f32(&self, name: &str) -> bool {
-        let file = self.places.get(name).and_then(|index| self.files.get(*index));
-        let view = file.and_then(|(_, file)| file.get(name).ok());
-        view.is_some_and(|view| view.dtype() == safetensors::Dtype::F32)
+        let view = self.file(name).and_then(|file| file.get(name).ok());
+        view.is_some_and(|view| view.dtype() == Dtype::F32)
+    }
+
+    fn file(&self, name: &str) -> Option<&MmapedSafetensors> {
+        self.files.get(*self.places.get(name)?).map(|(_, file)| file)
     }
 
     /// The file that holds, or should hold, a tensor.
@@ -102,7 +106,7 @@ impl Weights {
     /// A tensor that must be there in this shape, as numbers of type `dtype`.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
-        let Some((_, file)) = self.places.get(name).and_then(|index| self.files.get(*index)) else {
+        let Some(file) = self.file(name) else {
             return Err(invalid(format!("has no tensor `{name}`, which config.json calls for")));
         };
         let found = file.get(name).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
@@ -118,12 +122,11 @@ impl Weights {
     /// A tensor of any shape, as numbers of type `dtype`.
     pub fn any(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
-        let Some((_, file)) = self.places.get(name).and_then(|index| self.files.get(*index)) else {
+        let Some(file) = self.file(name) else {
             return Err(invalid(format!("has no tensor `{name}`")));
         };
         let found = file.get(name).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
         let number_type = found.dtype();
-        use safetensors::Dtype;
         if !matches!(number_type, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F64) {
             return Err(invalid(format!(
                 "tensor `{name}` has numbers of type {number_type:?}; there are: F32, BF16, F16, F64"

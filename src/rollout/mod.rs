@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Checkpoint, Decoder, Packed, Purpose, Result, Tokenizer};
+use crate::model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
 use crate::ops::{Cache, exponentials, sum};
 use crate::store::Seed;
 
@@ -223,8 +223,7 @@ impl<'a> Batch<'a> {
         for (row, logits) in self.rows.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)) {
             let (token, logprob) = draw(logits, drawing.sampling, &mut row.random);
             if !logprob.is_finite() {
-                let reason = "the model's logits are no numbers (NaN or infinite): its weights are broken";
-                return Err(candle_core::Error::Msg(reason.into()).into());
+                return Err(Error::Broken);
             }
             let completion = &mut row.completion;
             completion.ids.push(token);

@@ -176,11 +176,10 @@ pub fn sample(
     let checkpoint = self::model(context, model)?;
     let tokenizer = &checkpoint.tokenizer;
     if chat {
-        for prompt in &mut prompts {
-            let message = Message::new("user", std::mem::take(prompt));
-            let rendered = tokenizer.render_chat(&[message], FIXED_DAY);
-            *prompt = rendered.with_context(|| format!("model `{}`", model.text()))?;
-        }
+        let turns: Vec<Vec<Message>> =
+            prompts.into_iter().map(|prompt| vec![Message::new("user", prompt)]).collect();
+        let rendered = tokenizer.render_chats(&turns, FIXED_DAY);
+        prompts = rendered.with_context(|| format!("model `{}`", model.text()))?;
     }
     let ids = tokenizer.encode_all(&prompts)?;
     let seed = context.seed().child(what);

@@ -57,15 +57,8 @@ impl Stage for Generate {
         if self.prompts == 0 || self.group == 0 {
             return Err("`prompts` and `group` are at least 1".into());
         }
-        if self.chat && self.prompt == default_prompt() {
-            return Err(
-                "`chat: true` needs a `prompt` in words, such as \"Put this request into other words: \
-                        {{ seed }}\": the default has the sandbox's marks"
-                    .into(),
-            );
-        }
         self.sampling.check()?;
-        Prompt::parse(Role::Attacker, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
+        Prompt::asked(Role::Attacker, &self.prompt, self.chat).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -82,7 +75,7 @@ impl Stage for Generate {
         let drawn = artifact::draw(eligible.len(), self.prompts, context.seed());
         let chosen: Vec<&SeedRow> =
             drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
-        let prompt = Prompt::parse(Role::Attacker, &self.prompt)?;
+        let prompt = Prompt::asked(Role::Attacker, &self.prompt, self.chat)?;
         let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
         let player =
             Player { model: &self.model, role: Role::Attacker, chat: self.chat, sampling: &self.sampling };

@@ -100,14 +100,12 @@ impl Stage for Respond {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
-        let (prompt, message) =
-            (Prompt::parse(Role::Defender, &self.prompt)?, Prompt::parse(Role::Defender, "{{ prompt }}")?);
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
         for (index, defense) in self.models.iter().enumerate() {
             let asked: Vec<&AttackRow> =
                 attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
-            let prompt = if defense.chat && self.prompt == default_prompt() { &message } else { &prompt };
+            let prompt = Prompt::asked(Role::Defender, &self.prompt, defense.chat)?;
             let prompts =
                 asked.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
             let what = format!("responses {}/{}", index + 1, self.models.len());

@@ -84,7 +84,7 @@ fn check_model(folder: &Path) {
         let turns = chat.as_array().unwrap().iter();
         let turns: Vec<Message> =
             turns.map(|turn| Message::new(part(turn, "role"), part(turn, "content"))).collect();
-        let rendered = model.tokenizer.render_chat(&turns, FIXED_DAY).unwrap();
+        let rendered = model.tokenizer.render_chats(&[turns], FIXED_DAY).unwrap().concat();
         assert_eq!(rendered, text.as_str().unwrap());
         assert_eq!(&model.tokenizer.encode(&rendered).unwrap(), ids);
     }
