@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use triplay::engine::progress::{Outcome, Progress};
-use triplay::engine::{ArtifactType, Context, Input, Kind, Memory, Output, Registry, Stage, load, run};
+use triplay::engine::{
+    ArtifactType, Context, Input, Kind, LoadOptions, Memory, Output, Registry, Stage, load, run,
+};
 use triplay::store::Store;
 
 const NODES: usize = 1000;
@@ -69,7 +71,7 @@ fn main() -> anyhow::Result<()> {
     let registry = Registry::default().with::<Begin>().with::<Next>();
     for what in ["cold", "no-op"] {
         let begun = Instant::now();
-        let graph = load(&file, &[], &registry)?;
+        let graph = load(&file, &LoadOptions::default(), &registry)?;
         let store = Store::open(&folder.path().join("cache"), || {})?;
         let report = run(&graph, &store, &Memory::new(1 << 20), &Silent, &mut |_| Ok(()));
         let seconds = begun.elapsed().as_secs_f64();

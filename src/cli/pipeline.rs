@@ -12,22 +12,27 @@ use super::folder::{RunFolder, RunRecord, write_record};
 use super::{FileArgs, RunArgs, progress};
 use crate::analysis;
 use crate::engine::progress::{Outcome, Progress};
-use crate::engine::{self, Memory, NodeReport};
+use crate::engine::{self, Graph, LoadOptions, Memory, NodeReport};
 use crate::stages;
 use crate::store::Store;
 
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
 
+fn load(args: &FileArgs) -> anyhow::Result<Graph> {
+    let options = LoadOptions { settings: &args.settings, ..LoadOptions::default() };
+    Ok(engine::load(&args.file, &options, &stages::registry())?)
+}
+
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
-    let graph = engine::load(&args.file, &args.settings, &stages::registry())?;
-    println!("{}: valid, {} nodes", args.file.display(), graph.nodes.node_count());
+    let graph = load(args)?;
+    println!("{}: valid, {} nodes", args.file.display(), graph.nodes.len());
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
-    let graph = engine::load(&args.pipeline.file, &args.pipeline.settings, &stages::registry())?;
+    let graph = load(&args.pipeline)?;
     let store = Store::open(&args.cache.cache, || {
         eprintln!("waiting: another triplay runs on the cache {}", args.cache.cache.display());
     })?;
@@ -36,10 +41,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         run,
         pipeline: graph.pipeline.clone(),
         file: args.pipeline.file.clone(),
-        params: json!(graph.params),
+        params: json!(graph.variants[0].params),
         triplay: env!("CARGO_PKG_VERSION").into(),
         cache: store.root().to_owned(),
-        nodes: graph.nodes.node_count(),
+        nodes: graph.nodes.len(),
         status: "running".into(),
         ran: 0,
         cached: 0,

@@ -1,17 +1,18 @@
 //! The second pass, to what is meant: references resolved to outputs of the right type, siblings put in an
 //! order in which they can run. Done once for each stage of the file, however often a loop repeats it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::decode::{Draft, DraftVariant, Keep, decode_all};
-use super::graph::Numerics;
+use super::graph::{Call, Numerics, Policy};
 use super::input::Origin;
 use super::reference::Reference;
 use super::source::{At, Diagnostic, Source};
 use super::spec::{LoopSpec, Params, Pipeline};
-use super::stage::{Decoded, Kind, Registry};
+use super::stage::{Kind, Output, Registry};
 use super::tree::{Tree, Value};
 
 /// A checked pipeline, loops not yet unrolled.
@@ -19,7 +20,6 @@ pub struct Program {
     pub name: String,
     pub seed: u64,
     pub params: Params,
-    pub numerics: Numerics,
     pub steps: Vec<Step>,
 }
 
@@ -30,7 +30,6 @@ pub enum Step {
 
 pub struct StageStep {
     pub name: String,
-    pub kind: &'static Kind,
     pub seed: Option<u64>,
     pub variants: Vec<Variant>,
 }
@@ -38,8 +37,9 @@ pub struct StageStep {
 /// One combination of a stage's matrix; a stage without one has a single variant without a label.
 pub struct Variant {
     pub label: Option<String>,
-    pub decoded: Arc<Decoded>,
-    pub feeds: Vec<(Origin, Link)>,
+    pub call: Arc<Call>,
+    /// In the order of the call's origins.
+    pub links: Vec<Link>,
 }
 
 pub struct LoopStep {
@@ -57,14 +57,21 @@ pub enum Link {
     Carried { name: String },
     LoopResult { repeat: String, name: String },
     Path { path: PathBuf, at: At },
+    Variable { name: String },
 }
 
 /// What a name means in a scope, and the type of artifact behind it.
 enum Binding {
-    Stage { kind: &'static Kind, labels: Vec<Option<String>> },
-    Carried(Option<&'static str>),
-    Loop(BTreeMap<String, Option<&'static str>>),
+    Stage { kind: &'static str, outputs: Vec<Output>, labels: Vec<Option<String>> },
+    Carried(Artifact),
+    Loop(BTreeMap<String, Artifact>),
 }
+
+/// What an input that takes artifacts of every type accepts.
+pub const ANY: &str = "*";
+
+/// A type of artifact; unknown for files from outside.
+type Artifact = Option<Cow<'static, str>>;
 
 struct Scope<'a> {
     parent: Option<&'a Scope<'a>>,
@@ -85,6 +92,7 @@ impl Scope<'_> {
 
 struct Compiler<'a> {
     source: &'a Source,
+    numerics: Arc<Numerics>,
 }
 
 pub fn compile(
@@ -93,10 +101,7 @@ pub fn compile(
     params: &Params,
     registry: &Registry,
 ) -> Result<Program, Diagnostic> {
-    let compiler = Compiler { source };
     let drafts = decode_all(source, registry, &spec.stages, params)?;
-    let root = Scope { parent: None, names: BTreeMap::new() };
-    let (steps, _) = compiler.resolve_all(drafts, root)?;
     let Some(Value::Int(seed)) = params.get("seed") else {
         return Err(Diagnostic::of_file(&source.path, "`seed` should be a whole number"));
     };
@@ -109,9 +114,12 @@ pub fn compile(
         Some(at) => source.error(at, message),
         None => Diagnostic::of_file(&source.path, message),
     })?;
-    let numerics = Numerics { device, dtype, resolved };
+    let numerics = Arc::new(Numerics { device, dtype, resolved });
+    let compiler = Compiler { source, numerics };
+    let root = Scope { parent: None, names: BTreeMap::new() };
+    let (steps, _) = compiler.resolve_all(drafts, root)?;
     let (name, params) = (spec.name.clone(), params.clone());
-    Ok(Program { name, seed: *seed as u64, params, numerics, steps })
+    Ok(Program { name, seed: *seed as u64, params, steps })
 }
 
 impl Compiler<'_> {
@@ -136,13 +144,16 @@ impl Compiler<'_> {
             match draft {
                 Draft::Stage { spec, kind, seed, variants } => {
                     let labels = variants.iter().map(|variant| variant.label.clone()).collect();
+                    let outputs =
+                        variants.first().map(|first| first.decoded.outputs.clone()).unwrap_or_default();
                     let variants = variants
                         .into_iter()
-                        .map(|variant| self.resolve_variant(variant, &scope, &siblings))
+                        .map(|variant| self.resolve_variant(kind, variant, &scope, &siblings))
                         .collect::<Result<_, _>>()?;
                     let name = spec.name.name.clone();
-                    scope.names.insert(name.clone(), Binding::Stage { kind, labels });
-                    steps.push(Step::Stage(StageStep { name, kind, seed, variants }));
+                    let binding = Binding::Stage { kind: kind.name, outputs, labels };
+                    scope.names.insert(name.clone(), binding);
+                    steps.push(Step::Stage(StageStep { name, seed, variants }));
                 }
                 Draft::Loop { spec, repeat, keep, body } => {
                     let (step, results) = self.resolve_loop(spec, repeat, keep, body, &scope, &siblings)?;
@@ -156,27 +167,33 @@ impl Compiler<'_> {
 
     fn resolve_variant(
         &self,
+        kind: &'static Kind,
         variant: DraftVariant,
         scope: &Scope,
         siblings: &[String],
     ) -> Result<Variant, Diagnostic> {
-        let mut feeds = Vec::new();
+        let (mut origins, mut links) = (Vec::new(), Vec::new());
         for (found, at) in variant.uses {
             let (link, artifact) = self.resolve(&found.origin, at, scope, siblings)?;
             if let Some(artifact) =
-                artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact))
+                artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact || name == ANY))
             {
                 let message = format!(
                     "`{}` takes {}, but `{}` is of type {artifact}",
                     found.path.join("."),
                     found.accepts.join(" or "),
-                    origin_text(&found.origin)
+                    found.origin
                 );
                 return Err(self.source.error(at, message));
             }
-            feeds.push((found.origin, link));
+            if !origins.contains(&found.origin) {
+                origins.push(found.origin);
+                links.push(link);
+            }
         }
-        Ok(Variant { label: variant.label, decoded: Arc::new(variant.decoded), feeds })
+        let numerics = self.numerics.clone();
+        let call = Call { kind, decoded: variant.decoded, origins, policy: Policy::default(), numerics };
+        Ok(Variant { label: variant.label, call: Arc::new(call), links })
     }
 
     fn resolve_loop(
@@ -187,7 +204,7 @@ impl Compiler<'_> {
         body: Vec<Draft<'_>>,
         scope: &Scope,
         siblings: &[String],
-    ) -> Result<(LoopStep, BTreeMap<String, Option<&'static str>>), Diagnostic> {
+    ) -> Result<(LoopStep, BTreeMap<String, Artifact>), Diagnostic> {
         let (mut carry, mut types) = (Vec::new(), BTreeMap::new());
         for (key, tree) in &spec.carry {
             let (link, artifact) = self.resolve(&self.origin(tree)?, tree.at, scope, siblings)?;
@@ -195,7 +212,7 @@ impl Compiler<'_> {
             types.insert(key.name.clone(), artifact);
         }
         let names =
-            types.iter().map(|(name, artifact)| (name.clone(), Binding::Carried(*artifact))).collect();
+            types.iter().map(|(name, artifact)| (name.clone(), Binding::Carried(artifact.clone()))).collect();
         let (steps, inner) = self.resolve_all(body, Scope { parent: Some(scope), names })?;
         let mut next = Vec::new();
         for (key, tree) in &spec.next {
@@ -235,9 +252,10 @@ impl Compiler<'_> {
         at: At,
         scope: &Scope,
         siblings: &[String],
-    ) -> Result<(Link, Option<&'static str>), Diagnostic> {
+    ) -> Result<(Link, Artifact), Diagnostic> {
         let text = match origin {
             Origin::Path(path) => return Ok((Link::Path { path: path.clone(), at }, None)),
+            Origin::Variable(name) => return Ok((Link::Variable { name: name.clone() }, None)),
             Origin::Reference(text) => text,
         };
         let reference = Reference::parse(text).map_err(|message| self.source.error(at, message))?;
@@ -253,7 +271,7 @@ impl Compiler<'_> {
                 known.dedup();
                 unknown("there is no stage or carried value", name, &known)
             }
-            Some(Binding::Stage { kind, labels }) => {
+            Some(Binding::Stage { kind, outputs, labels }) => {
                 if !labels.contains(&reference.variant) {
                     let known: Vec<&str> = labels.iter().flatten().map(String::as_str).collect();
                     let help = match known.first() {
@@ -269,25 +287,25 @@ impl Compiler<'_> {
                 }
                 let index = match &reference.output {
                     None => Some(0),
-                    Some(output) => kind.outputs.iter().position(|declared| declared.name == output),
+                    Some(output) => outputs.iter().position(|declared| declared.name == *output),
                 };
                 let Some(index) = index else {
-                    let known: Vec<&str> = kind.outputs.iter().map(|output| output.name).collect();
-                    let what = format!("`{name}` (kind {}) has no output", kind.name);
+                    let known: Vec<&str> = outputs.iter().map(|output| &*output.name).collect();
+                    let what = format!("`{name}` (kind {kind}) has no output");
                     return unknown(&what, reference.output.as_deref().unwrap_or(""), &known);
                 };
                 let link = Link::Output { stage: name.clone(), variant: reference.variant, output: index };
-                Ok((link, Some(kind.outputs[index].artifact)))
+                Ok((link, Some(outputs[index].artifact.clone())))
             }
             Some(Binding::Carried(artifact)) => match (&reference.variant, &reference.output) {
-                (None, None) => Ok((Link::Carried { name: name.clone() }, *artifact)),
+                (None, None) => Ok((Link::Carried { name: name.clone() }, artifact.clone())),
                 _ => Err(self.source.error(at, format!("`{name}` is a carried value: write just `{name}`"))),
             },
             Some(Binding::Loop(results)) => match &reference.output {
                 Some(output) if reference.variant.is_none() => match results.get(output) {
                     Some(artifact) => {
                         let link = Link::LoopResult { repeat: name.clone(), name: output.clone() };
-                        Ok((link, *artifact))
+                        Ok((link, artifact.clone()))
                     }
                     None => {
                         let known: Vec<&str> = results.keys().map(String::as_str).collect();
@@ -395,12 +413,5 @@ impl Visit<'_> {
         self.open.pop();
         self.order.push(node);
         Ok(())
-    }
-}
-
-fn origin_text(origin: &Origin) -> String {
-    match origin {
-        Origin::Reference(text) => text.clone(),
-        Origin::Path(path) => path.display().to_string(),
     }
 }

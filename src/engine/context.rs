@@ -47,7 +47,7 @@ impl Context<'_> {
     }
 
     fn find(&self, origin: &Origin) -> anyhow::Result<&Artifact> {
-        let index = self.node.feeds.iter().position(|(known, _)| known == origin);
+        let index = self.node.call.origins.iter().position(|known| known == origin);
         index.and_then(|index| self.inputs.get(index)).ok_or_else(|| {
             anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name)
         })
@@ -55,8 +55,8 @@ impl Context<'_> {
 
     /// Whether an input is an output of another node: in the store, where nobody changes it.
     pub fn is_blob<T>(&self, input: &Input<T>) -> bool {
-        let feed = self.node.feeds.iter().find(|(origin, _)| *origin == input.origin);
-        matches!(feed, Some((_, Feed::Output { .. })))
+        let index = self.node.call.origins.iter().position(|origin| *origin == input.origin);
+        matches!(index.and_then(|index| self.node.feeds.get(index)), Some(Feed::Output { .. }))
     }
 
     /// Where and in which number type models are computed.

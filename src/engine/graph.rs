@@ -3,22 +3,43 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use petgraph::graph::{DiGraph, NodeIndex};
+use std::time::Duration;
 
 use super::input::Origin;
-use super::stage::{Decoded, Kind};
+use super::stage::{Decoded, Kind, Output};
 use crate::store::{Digest, Seed};
 
-pub type NodeId = NodeIndex<u32>;
+/// A node's place in [`Graph::nodes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A pipeline ready to run. Nodes stand in an order in which each comes after those that feed it.
+#[derive(Default)]
 pub struct Graph {
     pub pipeline: String,
+    pub variants: Vec<GraphVariant>,
+    /// How much there is of each resource that the pipeline limits.
+    pub resources: BTreeMap<String, u32>,
+    pub nodes: Vec<Node>,
+    /// Files and folders of the user's.
+    pub files: Vec<(PathBuf, Digest)>,
+    /// Environment variables that count, as they are set now.
+    pub variables: Vec<(String, Option<String>)>,
+}
+
+/// The pipeline with the parameters of one ablation, or as it stands in the file where none was asked for.
+#[derive(Clone, Debug)]
+pub struct GraphVariant {
+    /// The ablation's name; the names of its nodes begin with it and a `/`.
+    pub ablation: Option<String>,
     /// The parameters as they were used, `seed`, `device` and `dtype` among them.
     pub params: BTreeMap<String, serde_json::Value>,
-    pub numerics: Numerics,
-    pub nodes: DiGraph<Node, ()>,
 }
 
 /// Where and in which number type models are computed.
@@ -35,26 +56,103 @@ pub struct Numerics {
 pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
     pub name: String,
-    pub kind: &'static Kind,
-    pub(super) decoded: Arc<Decoded>,
-    pub(super) feeds: Vec<(Origin, Feed)>,
+    pub call: Arc<Call>,
+    /// In the order of the call's origins.
+    pub feeds: Box<[Feed]>,
     /// The rounds of the loops around it, outermost first, from 1.
-    pub position: Vec<u32>,
+    pub position: Arc<[u32]>,
     pub seed: Seed,
     /// Outputs that are dropped once every consumer in this graph is done.
     pub passing: Vec<usize>,
 }
 
+/// A stage of the file with one combination of its matrix: what all its executions have in common.
+pub struct Call {
+    pub kind: &'static Kind,
+    pub decoded: Decoded,
+    /// The inputs that the parameters name, each once, in order.
+    pub origins: Vec<Origin>,
+    pub policy: Policy,
+    pub numerics: Arc<Numerics>,
+}
+
+impl Call {
+    pub fn outputs(&self) -> &[Output] {
+        &self.decoded.outputs
+    }
+}
+
+/// How a stage is run. Nothing of it counts for the key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// What it takes of each resource; empty for one `cpu`.
+    pub resources: BTreeMap<String, u32>,
+    pub timeout: Option<Duration>,
+    pub retry: Retry,
+}
+
+/// Again after a failure that the stage calls transient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    pub times: u32,
+    /// Before the first retry; doubled before each further one.
+    pub wait: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { times: 3, wait: Duration::from_secs(1) }
+    }
+}
+
 /// Where an input of a node comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
-    Output { node: NodeId, output: usize },
-    File { path: PathBuf, digest: Digest },
+    Output {
+        node: NodeId,
+        output: usize,
+    },
+    /// One of [`Graph::files`].
+    File(usize),
+    /// One of [`Graph::variables`].
+    Variable(usize),
 }
 
 impl Graph {
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
     /// The node of this name.
-    pub fn find(&self, name: &str) -> Option<&Node> {
-        self.nodes.node_weights().find(|node| node.name == name)
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.ids().find(|id| self.node(*id).name == name)
+    }
+
+    /// The nodes that use an output of each node, each once, in order.
+    pub fn consumers(&self) -> Vec<Vec<NodeId>> {
+        let mut consumers = vec![Vec::new(); self.nodes.len()];
+        for id in self.ids() {
+            for source in self.node(id).sources() {
+                let list: &mut Vec<NodeId> = &mut consumers[source.index()];
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
+        }
+        consumers
+    }
+}
+
+impl Node {
+    /// The nodes that feed this one; one that feeds it twice comes twice.
+    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.feeds.iter().filter_map(|feed| match feed {
+            Feed::Output { node, .. } => Some(*node),
+            Feed::File(_) | Feed::Variable(_) => None,
+        })
     }
 }

@@ -24,6 +24,8 @@ pub enum Origin {
     Reference(String),
     /// A file or folder of the user's, relative to the working directory.
     Path(PathBuf),
+    /// An environment variable.
+    Variable(String),
 }
 
 /// An input of a stage: `name.output` of another stage, or `{ path: FILE }`.
@@ -36,13 +38,24 @@ pub struct Input<T> {
 #[derive(Clone, Debug)]
 pub struct InputFile(pub PathBuf);
 
+/// An environment variable that a stage reads: its value counts like the content of a file.
+#[derive(Clone, Debug)]
+pub struct InputVariable(pub String);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Reference(text) => f.write_str(text),
+            Origin::Path(path) => write!(f, "{}", path.display()),
+            Origin::Variable(name) => write!(f, "${name}"),
+        }
+    }
+}
+
 impl<T> Input<T> {
     /// The reference or path as the pipeline has it.
     pub fn text(&self) -> String {
-        match &self.origin {
-            Origin::Reference(text) => text.clone(),
-            Origin::Path(path) => path.display().to_string(),
-        }
+        self.origin.to_string()
     }
 }
 
@@ -63,6 +76,7 @@ impl<T: ArtifactType> Serialize for Input<T> {
         let value = match &self.origin {
             Origin::Reference(text) => json!({ MARK: { "ref": text, "accepts": T::ACCEPTS } }),
             Origin::Path(path) => json!({ MARK: { "path": path } }),
+            Origin::Variable(name) => json!({ MARK: { "variable": name } }),
         };
         value.serialize(serializer)
     }
@@ -71,6 +85,12 @@ impl<T: ArtifactType> Serialize for Input<T> {
 impl Serialize for InputFile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         json!({ MARK: { "path": self.0 } }).serialize(serializer)
+    }
+}
+
+impl Serialize for InputVariable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        json!({ MARK: { "variable": self.0 } }).serialize(serializer)
     }
 }
 
@@ -84,6 +104,12 @@ impl<'de, T> Deserialize<'de> for Input<T> {
 impl<'de> Deserialize<'de> for InputFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         PathBuf::deserialize(deserializer).map(InputFile)
+    }
+}
+
+impl<'de> Deserialize<'de> for InputVariable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(InputVariable)
     }
 }
 
@@ -147,6 +173,9 @@ fn as_input(value: &Value) -> Option<(Origin, Vec<String>)> {
     let mark = value.as_object().filter(|fields| fields.len() == 1)?.get(MARK)?;
     if let Some(path) = mark["path"].as_str() {
         return Some((Origin::Path(path.into()), Vec::new()));
+    }
+    if let Some(name) = mark["variable"].as_str() {
+        return Some((Origin::Variable(name.into()), Vec::new()));
     }
     let accepts = mark["accepts"].as_array()?.iter().filter_map(|name| name.as_str().map(str::to_owned));
     Some((Origin::Reference(mark["ref"].as_str()?.to_owned()), accepts.collect()))

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::graph::{Node, Numerics};
+use super::graph::Node;
 use super::input;
 use crate::store::Digest;
 
@@ -14,18 +14,19 @@ const FORMAT: u32 = 1;
 /// input replaced by its content digest, loop position and seed, numerics. Not: names, comments, order of
 /// keys, paths, thread count. `digest_of` gives the content digest of the n-th input; `numerics` is what models
 /// are computed with.
-pub fn manifest(node: &Node, numerics: &Numerics, digest_of: impl Fn(usize) -> Digest) -> Value {
-    let params = input::replace(&node.decoded.params, &mut |origin| {
-        let index = node.feeds.iter().position(|(known, _)| known == origin);
+pub fn manifest(node: &Node, digest_of: impl Fn(usize) -> Digest) -> Value {
+    let call = &node.call;
+    let params = input::replace(&call.decoded.params, &mut |origin| {
+        let index = call.origins.iter().position(|known| known == origin);
         json!({ "digest": index.map(&digest_of) })
     });
     json!({
         "format": FORMAT,
-        "kind": node.kind.name,
-        "version": node.kind.version,
+        "kind": call.kind.name,
+        "version": call.kind.version,
         "params": params,
-        "position": node.position,
+        "position": *node.position,
         "seed": node.seed.to_hex(),
-        "numerics": node.kind.numerics.then_some(&numerics.resolved),
+        "numerics": call.kind.numerics.then_some(&call.numerics.resolved),
     })
 }

@@ -23,22 +23,40 @@ mod tree;
 mod unroll;
 
 pub use context::{Artifact, Context};
-pub use graph::{Feed, Graph, Node, NodeId};
-pub use input::{ArtifactType, Input, InputFile};
+pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
+pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use manifest::manifest;
 pub use memory::Memory;
 pub use run::{NodeOutput, NodeReport, Report, RunError, run};
-pub use source::{Diagnostic, Source, nearest};
+pub use source::{Diagnostic, Diagnostics, Source, nearest};
 pub use stage::{Kind, Output, Registry, Stage};
 
+use std::io;
 use std::path::Path;
 
+use crate::store::Digest;
+
+/// What the command line adds to a pipeline file.
+pub struct LoadOptions<'a> {
+    /// The `--set name=value`s.
+    pub settings: &'a [String],
+    /// The `--ablation`s; without any, the pipeline as it stands in the file.
+    pub ablations: &'a [String],
+    /// The content digest of a file or folder that the pipeline names.
+    pub digest: &'a dyn Fn(&Path) -> io::Result<Digest>,
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        LoadOptions { settings: &[], ablations: &[], digest: &Digest::of_path }
+    }
+}
+
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
-/// `settings` are the `--set name=value` of the command line.
-pub fn load(path: &Path, settings: &[String], registry: &Registry) -> Result<Graph, Diagnostic> {
+pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
     let source = Source::read(path)?;
     let spec = spec::Pipeline::read(&source)?;
-    let params = spec.parameters(&source, settings)?;
+    let params = spec.parameters(&source, options.settings)?;
     let program = compile::compile(&source, &spec, &params, registry)?;
-    unroll::unroll(&source, &program)
+    Ok(unroll::unroll(&source, &program, options)?)
 }

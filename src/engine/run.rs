@@ -6,8 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
-use petgraph::Direction;
-use petgraph::visit::EdgeRef;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -67,13 +65,22 @@ pub fn run(
     progress: &dyn Progress,
     observe: &mut dyn FnMut(&NodeReport) -> anyhow::Result<()>,
 ) -> Report {
-    progress.run_started(&graph.pipeline, graph.nodes.node_count());
-    let done = vec![None; graph.nodes.node_count()];
-    let mut runner =
-        Runner { graph, store, memory, progress, done, users: HashMap::new(), made_again: Vec::new() };
+    progress.run_started(&graph.pipeline, graph.nodes.len());
+    let done = vec![None; graph.nodes.len()];
+    let consumers = graph.consumers();
+    let mut runner = Runner {
+        graph,
+        store,
+        memory,
+        progress,
+        done,
+        consumers,
+        users: HashMap::new(),
+        made_again: Vec::new(),
+    };
     let mut report = Report::default();
-    for id in graph.nodes.node_indices() {
-        let node = &graph.nodes[id];
+    for id in graph.ids() {
+        let node = graph.node(id);
         let begun = Instant::now();
         let outcome = runner.node(id).and_then(|done| observe(&done).map(|()| done));
         match outcome {
@@ -86,7 +93,7 @@ pub fn run(
             Err(cause) => {
                 progress.node_finished(&node.name, Outcome::Failed, begun.elapsed().as_secs_f64());
                 report.failure = Some(RunError { node: node.name.clone(), cause });
-                report.skipped = graph.nodes.node_count() - id.index() - 1;
+                report.skipped = graph.nodes.len() - id.index() - 1;
                 break;
             }
         }
@@ -107,6 +114,7 @@ struct Runner<'a> {
     progress: &'a dyn Progress,
     /// The outputs of the nodes that are done, by node index.
     done: Vec<Option<Vec<NodeOutput>>>,
+    consumers: Vec<Vec<NodeId>>,
     /// How many outputs with this content are still wanted; at none, the blob is dropped.
     users: HashMap<Digest, usize>,
     made_again: Vec<NodeId>,
@@ -114,17 +122,16 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn node(&mut self, id: NodeId) -> anyhow::Result<NodeReport> {
-        let node = &self.graph.nodes[id];
-        let digests =
-            node.feeds.iter().map(|(_, feed)| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
-        let manifest = manifest(node, &self.graph.numerics, |input| digests[input]);
+        let node = &self.graph.nodes[id.index()];
+        let digests = node.feeds.iter().map(|feed| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
+        let manifest = manifest(node, |input| digests[input]);
         let key = canonical_digest(&manifest);
         let report = |outputs: Vec<NodeOutput>, cached: bool, seconds: f64| NodeReport {
             node: node.name.clone(),
-            kind: node.kind.name.to_owned(),
+            kind: node.call.kind.name.to_owned(),
             cached,
             key,
-            position: node.position.clone(),
+            position: node.position.to_vec(),
             seconds,
             outputs,
         };
@@ -146,7 +153,8 @@ impl Runner<'_> {
 
     fn digest(&self, feed: &Feed) -> anyhow::Result<Digest> {
         match feed {
-            Feed::File { digest, .. } => Ok(*digest),
+            Feed::File(index) => Ok(self.graph.files[*index].1),
+            Feed::Variable(index) => Ok(canonical_digest(&json!(self.graph.variables[*index].1))),
             Feed::Output { node, output } => {
                 let outputs = self.done[node.index()].as_ref();
                 let output = outputs.and_then(|outputs| outputs.get(*output));
@@ -158,24 +166,25 @@ impl Runner<'_> {
     }
 
     fn execute(&self, id: NodeId) -> anyhow::Result<Vec<NodeOutput>> {
-        let node = &self.graph.nodes[id];
+        let node = &self.graph.nodes[id.index()];
         let workspace = self.store.workspace()?;
         let inputs = node
             .feeds
             .iter()
-            .map(|(_, feed)| {
+            .map(|feed| {
                 let digest = self.digest(feed)?;
                 let path = match feed {
-                    Feed::File { path, .. } => path.clone(),
+                    Feed::File(index) => self.graph.files[*index].0.clone(),
+                    Feed::Variable(index) => self.graph.variables[*index].0.clone().into(),
                     Feed::Output { .. } => self.store.blob_path(&digest),
                 };
                 Ok(Artifact { digest, path })
             })
             .collect::<anyhow::Result<_>>()?;
-        self.progress.node_started(&node.name, node.kind.name);
+        self.progress.node_started(&node.name, node.call.kind.name);
         let mut context = Context {
             node,
-            numerics: &self.graph.numerics,
+            numerics: &node.call.numerics,
             inputs,
             workspace: workspace.path(),
             left: &self.store.root().join("left"),
@@ -185,19 +194,19 @@ impl Runner<'_> {
             note: String::new(),
         };
         // A panic is a defect, but no reason to leave the run without an end.
-        catch_unwind(AssertUnwindSafe(|| node.decoded.stage.run(&mut context)))
+        catch_unwind(AssertUnwindSafe(|| node.call.decoded.stage.run(&mut context)))
             .unwrap_or_else(|panic| Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))))?;
         let mut remember = context.remember;
         let mut outputs = Vec::new();
-        for declared in node.kind.outputs {
-            let path = workspace.path().join(declared.name);
+        for declared in node.call.outputs() {
+            let path = workspace.path().join(&*declared.name);
             let blob = self.store.publish(&path).with_context(|| format!("output `{}`", declared.name))?;
             while let Some(index) = remember.iter().position(|(name, _)| *name == declared.name) {
                 (remember.swap_remove(index).1)(self.memory, blob.digest);
             }
             outputs.push(NodeOutput {
-                name: declared.name.to_owned(),
-                artifact: declared.artifact.to_owned(),
+                name: declared.name.to_string(),
+                artifact: declared.artifact.to_string(),
                 digest: blob.digest,
                 bytes: blob.bytes,
             });
@@ -211,7 +220,7 @@ impl Runner<'_> {
         let mut missing = BTreeSet::new();
         let mut open = vec![id];
         while let Some(id) = open.pop() {
-            for (_, feed) in &self.graph.nodes[id].feeds {
+            for feed in &self.graph.nodes[id.index()].feeds {
                 if let Feed::Output { node, .. } = feed
                     && !self.store.has_blob(&self.digest(feed)?)
                     && missing.insert(*node)
@@ -221,7 +230,7 @@ impl Runner<'_> {
             }
         }
         for &again in &missing {
-            let name = &self.graph.nodes[again].name;
+            let name = &self.graph.nodes[again.index()].name;
             self.progress.message(&format!("making {name} again: its output was dropped and is needed"));
             let outputs = self.execute(again)?;
             let before = self.done[again.index()].take().unwrap_or_default();
@@ -245,8 +254,7 @@ impl Runner<'_> {
     /// Enters a node's outputs and drops the inputs that it was the last to need.
     fn finish(&mut self, id: NodeId, outputs: &[NodeOutput]) -> anyhow::Result<()> {
         self.adopt(id, outputs.to_vec());
-        let sources: BTreeSet<NodeId> =
-            self.graph.nodes.edges_directed(id, Direction::Incoming).map(|edge| edge.source()).collect();
+        let sources: BTreeSet<NodeId> = self.graph.node(id).sources().collect();
         sources.into_iter().chain([id]).try_for_each(|source| self.release(source))
     }
 
@@ -259,8 +267,8 @@ impl Runner<'_> {
 
     /// Drops the passing outputs of a node whose consumers are all done.
     fn release(&mut self, id: NodeId) -> anyhow::Result<()> {
-        let node = &self.graph.nodes[id];
-        let mut consumers = self.graph.nodes.neighbors_directed(id, Direction::Outgoing);
+        let node = &self.graph.nodes[id.index()];
+        let mut consumers = self.consumers[id.index()].iter();
         if node.passing.is_empty() || !consumers.all(|consumer| self.done[consumer.index()].is_some()) {
             return Ok(());
         }

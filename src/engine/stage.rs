@@ -1,5 +1,7 @@
 //! What the engine asks of a stage kind, and the registry of kinds.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,29 +15,29 @@ pub struct Kind {
     pub name: &'static str,
     /// Raised whenever the code changes what the stage makes from the same parameters and inputs.
     pub version: u32,
-    /// The first output is the one that a bare stage name refers to.
+    /// The first output is the one that a bare stage name refers to. Empty where they depend on the parameters.
     pub outputs: &'static [Output],
     /// Whether results depend on the device and number type that models are computed with.
     pub numerics: bool,
 }
 
 /// An output that a kind declares.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The type of artifact: an input takes it if its [`super::ArtifactType::ACCEPTS`] names it.
-    pub artifact: &'static str,
+    pub artifact: Cow<'static, str>,
     /// Large and cheap to make again: dropped inside loops once its successor is recorded.
     pub bulky: bool,
 }
 
 impl Output {
     pub const fn new(name: &'static str, artifact: &'static str) -> Output {
-        Output { name, artifact, bulky: false }
+        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false }
     }
 
     pub const fn bulky(name: &'static str, artifact: &'static str) -> Output {
-        Output { name, artifact, bulky: true }
+        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: true }
     }
 }
 
@@ -50,6 +52,11 @@ pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What types cannot say about the parameters; the message says what was expected.
     fn check(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The outputs, where they depend on the parameters. The first is the one that a bare stage name refers to.
+    fn outputs(&self) -> Vec<Output> {
+        Self::KIND.outputs.to_vec()
     }
 
     /// Does the work and writes every declared output to `context.output(name)`.
@@ -72,6 +79,7 @@ impl<S: Stage> AnyStage for Erased<S> {
 /// A decoded stage and its canonical parameters: defaults filled in, inputs marked.
 pub struct Decoded {
     pub stage: Box<dyn AnyStage>,
+    pub outputs: Vec<Output>,
     pub params: Value,
 }
 
@@ -133,5 +141,6 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
     stage.check().map_err(|message| DecodeError { path: Vec::new(), message })?;
     let params = serde_json::to_value(&stage)
         .map_err(|error| DecodeError { path: Vec::new(), message: error.to_string() })?;
-    Ok(Decoded { stage: Box::new(Erased(stage)), params })
+    let outputs = stage.outputs();
+    Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params })
 }

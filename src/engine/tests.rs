@@ -135,11 +135,11 @@ impl Space {
         Store::open(&self.folder.path().join("cache"), || panic!("the cache is held")).unwrap()
     }
 
-    fn load(&self, yaml: &str, settings: &[&str]) -> Result<Graph, Diagnostic> {
+    fn load(&self, yaml: &str, settings: &[&str]) -> Result<Graph, Diagnostics> {
         let file = self.folder.path().join("p.yaml");
         fs::write(&file, yaml).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        load(&file, &settings, &registry())
+        load(&file, &LoadOptions { settings: &settings, ..LoadOptions::default() }, &registry())
     }
 
     fn run(&self, yaml: &str, settings: &[&str]) -> Ran {
@@ -385,6 +385,6 @@ fn a_huge_file_is_refused_unread() {
     let space = Space::new();
     let path = space.folder.path().join("huge.yaml");
     fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
-    let error = load(&path, &[], &registry()).err().unwrap().to_string();
+    let error = load(&path, &LoadOptions::default(), &registry()).err().unwrap().to_string();
     assert!(error.contains("a pipeline file of 100 MiB is refused: the limit is 1 MiB"), "{error}");
 }

@@ -1,15 +1,16 @@
 //! Loops and matrices written out as graph nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
-use petgraph::graph::DiGraph;
-
+use super::LoadOptions;
 use super::compile::{Link, LoopStep, Program, StageStep, Step, Variant};
 use super::decode::Keep;
-use super::graph::{Feed, Graph, Node, NodeId};
+use super::graph::{Feed, Graph, GraphVariant, Node, NodeId};
 use super::source::{Diagnostic, Source};
-use crate::store::{Digest, Seed};
+use crate::store::Seed;
 
 /// More nodes than this are a slip of the pen in a `repeat`.
 const MOST_NODES: usize = 1_000_000;
@@ -24,23 +25,22 @@ struct Scope {
 
 struct Unroller<'a> {
     source: &'a Source,
+    options: &'a LoadOptions<'a>,
     root: Seed,
-    nodes: DiGraph<Node, ()>,
-    files: BTreeMap<PathBuf, Digest>,
+    graph: Graph,
 }
 
 /// Writes out the loops. Files that the pipeline names are digested here: a missing one is an error.
-pub fn unroll(source: &Source, program: &Program) -> Result<Graph, Diagnostic> {
-    let mut unroller = Unroller {
-        source,
-        root: Seed::from_u64(program.seed),
-        nodes: DiGraph::new(),
-        files: BTreeMap::new(),
-    };
-    unroller.steps(&program.steps, &mut vec![Scope::default()], "", &[])?;
+pub fn unroll(source: &Source, program: &Program, options: &LoadOptions) -> Result<Graph, Diagnostic> {
     let params = program.params.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
-    let (pipeline, numerics) = (program.name.clone(), program.numerics.clone());
-    Ok(Graph { pipeline, params, numerics, nodes: unroller.nodes })
+    let graph = Graph {
+        pipeline: program.name.clone(),
+        variants: vec![GraphVariant { ablation: None, params }],
+        ..Graph::default()
+    };
+    let mut unroller = Unroller { source, options, root: Seed::from_u64(program.seed), graph };
+    unroller.steps(&program.steps, &mut vec![Scope::default()], "", &Arc::from([]))?;
+    Ok(unroller.graph)
 }
 
 impl Unroller<'_> {
@@ -49,7 +49,7 @@ impl Unroller<'_> {
         steps: &[Step],
         scopes: &mut Vec<Scope>,
         prefix: &str,
-        position: &[u32],
+        position: &Arc<[u32]>,
     ) -> Result<(), Diagnostic> {
         for step in steps {
             match step {
@@ -65,7 +65,7 @@ impl Unroller<'_> {
         step: &StageStep,
         scopes: &mut [Scope],
         prefix: &str,
-        position: &[u32],
+        position: &Arc<[u32]>,
     ) -> Result<(), Diagnostic> {
         let rounds = position.iter().fold(self.root, |seed, round| seed.child(round));
         let seed = step.seed.map_or(rounds, Seed::from_u64);
@@ -75,7 +75,7 @@ impl Unroller<'_> {
                 None => format!("{prefix}{}", step.name),
                 Some(label) => format!("{prefix}{}[{label}]", step.name),
             };
-            let id = self.node(name, step, variant, scopes, position, seed)?;
+            let id = self.node(name, variant, scopes, position, seed)?;
             variants.push((variant.label.clone(), id));
         }
         if let Some(scope) = scopes.last_mut() {
@@ -87,41 +87,19 @@ impl Unroller<'_> {
     fn node(
         &mut self,
         name: String,
-        step: &StageStep,
         variant: &Variant,
         scopes: &[Scope],
-        position: &[u32],
+        position: &Arc<[u32]>,
         seed: Seed,
     ) -> Result<NodeId, Diagnostic> {
-        if self.nodes.node_count() >= MOST_NODES {
+        if self.graph.nodes.len() >= MOST_NODES {
             let message = format!("the pipeline unrolls to more than {MOST_NODES} nodes");
             return Err(Diagnostic::of_file(&self.source.path, message).help("lower a `repeat`"));
         }
-        let feeds = variant
-            .feeds
-            .iter()
-            .map(|(origin, link)| Ok((origin.clone(), self.feed(link, scopes)?)))
-            .collect::<Result<Vec<_>, Diagnostic>>()?;
-        let sources: BTreeSet<NodeId> = feeds
-            .iter()
-            .filter_map(|(_, feed)| match feed {
-                Feed::Output { node, .. } => Some(*node),
-                Feed::File { .. } => None,
-            })
-            .collect();
-        let node = Node {
-            name,
-            kind: step.kind,
-            decoded: variant.decoded.clone(),
-            feeds,
-            position: position.to_vec(),
-            seed,
-            passing: Vec::new(),
-        };
-        let id = self.nodes.add_node(node);
-        for source in sources {
-            self.nodes.add_edge(source, id, ());
-        }
+        let feeds = variant.links.iter().map(|link| self.feed(link, scopes)).collect::<Result<_, _>>()?;
+        let id = NodeId(self.graph.nodes.len() as u32);
+        let (call, position) = (variant.call.clone(), position.clone());
+        self.graph.nodes.push(Node { name, call, feeds, position, seed, passing: Vec::new() });
         Ok(id)
     }
 
@@ -130,7 +108,7 @@ impl Unroller<'_> {
         step: &LoopStep,
         scopes: &mut Vec<Scope>,
         prefix: &str,
-        position: &[u32],
+        position: &Arc<[u32]>,
     ) -> Result<(), Diagnostic> {
         let mut carried = step
             .carry
@@ -140,7 +118,7 @@ impl Unroller<'_> {
         let width = step.repeat.to_string().len();
         for round in 1..=step.repeat {
             scopes.push(Scope { carried: carried.clone(), ..Scope::default() });
-            let inner = [position, &[round as u32]].concat();
+            let inner: Arc<[u32]> = position.iter().copied().chain([round as u32]).collect();
             let prefix = format!("{prefix}{}[{round:0width$}]/", step.name);
             self.steps(&step.steps, scopes, &prefix, &inner)?;
             for (name, link) in &step.next {
@@ -162,8 +140,8 @@ impl Unroller<'_> {
     /// out of an inner loop is the end of a phase and stays.
     fn mark_passing(&mut self, link: &Link, feed: &Feed) {
         if let (Link::Output { .. }, Feed::Output { node, output }) = (link, feed) {
-            let node = &mut self.nodes[*node];
-            if node.kind.outputs[*output].bulky && !node.passing.contains(output) {
+            let node = &mut self.graph.nodes[node.index()];
+            if node.call.outputs()[*output].bulky && !node.passing.contains(output) {
                 node.passing.push(*output);
             }
         }
@@ -172,23 +150,34 @@ impl Unroller<'_> {
     fn feed(&mut self, link: &Link, scopes: &[Scope]) -> Result<Feed, Diagnostic> {
         let found = match link {
             Link::Path { path, at } => {
-                let digest = match self.files.get(path) {
-                    Some(digest) => *digest,
+                let known = self.graph.files.iter().position(|(known, _)| known == path);
+                let index = match known {
+                    Some(index) => index,
                     None => {
-                        let digest = digest(path).map_err(|message| self.source.error(*at, message))?;
-                        *self.files.entry(path.clone()).or_insert(digest)
+                        let digest = (self.options.digest)(path)
+                            .map_err(|error| self.source.error(*at, unreadable(path, &error)))?;
+                        self.graph.files.push((path.clone(), digest));
+                        self.graph.files.len() - 1
                     }
                 };
-                return Ok(Feed::File { path: path.clone(), digest });
+                return Ok(Feed::File(index));
+            }
+            Link::Variable { name } => {
+                let known = self.graph.variables.iter().position(|(known, _)| known == name);
+                let index = known.unwrap_or_else(|| {
+                    self.graph.variables.push((name.clone(), std::env::var(name).ok()));
+                    self.graph.variables.len() - 1
+                });
+                return Ok(Feed::Variable(index));
             }
             Link::Output { stage, variant, output } => scopes.iter().rev().find_map(|scope| {
                 let variants = scope.stages.get(stage)?;
                 let (_, node) = variants.iter().find(|(label, _)| label == variant)?;
                 Some(Feed::Output { node: *node, output: *output })
             }),
-            Link::Carried { name } => scopes.iter().rev().find_map(|scope| scope.carried.get(name).cloned()),
+            Link::Carried { name } => scopes.iter().rev().find_map(|scope| scope.carried.get(name).copied()),
             Link::LoopResult { repeat, name } => {
-                scopes.iter().rev().find_map(|scope| scope.loops.get(repeat)?.get(name).cloned())
+                scopes.iter().rev().find_map(|scope| scope.loops.get(repeat)?.get(name).copied())
             }
         };
         found.ok_or_else(|| {
@@ -207,10 +196,10 @@ impl Keep {
     }
 }
 
-fn digest(path: &Path) -> Result<Digest, String> {
+fn unreadable(path: &Path, error: &io::Error) -> String {
     let here = || std::env::current_dir().map(|here| here.display().to_string()).unwrap_or_default();
-    Digest::of_path(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
             format!(
                 "there is no file {} (paths are relative to the working directory, {})",
                 path.display(),
@@ -218,5 +207,5 @@ fn digest(path: &Path) -> Result<Digest, String> {
             )
         }
         _ => format!("cannot read {}: {error}", path.display()),
-    })
+    }
 }
