@@ -192,7 +192,7 @@ impl Compiler<'_> {
             }
         }
         let numerics = self.numerics.clone();
-        let call = Call { kind, decoded: variant.decoded, origins, policy: Policy::default(), numerics };
+        let call = Call::new(kind, variant.decoded, origins, Policy::default(), numerics);
         Ok(Variant { label: variant.label, call: Arc::new(call), links })
     }
 

@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::execute::cancel;
 use super::graph::{Feed, Node, Numerics};
 use super::input::{Input, InputFile, Origin};
 use super::memory::Memory;
@@ -23,7 +25,6 @@ pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
 /// A stage's view of the world while it runs.
 pub struct Context<'a> {
     pub(super) node: &'a Node,
-    pub(super) numerics: &'a Numerics,
     /// In the order of the node's feeds.
     pub(super) inputs: Vec<Artifact>,
     pub(super) workspace: &'a Path,
@@ -31,7 +32,9 @@ pub struct Context<'a> {
     pub(super) left: &'a Path,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
-    pub(super) remember: Vec<(&'static str, Remember)>,
+    /// When the stage has to be done.
+    pub(super) deadline: Option<Instant>,
+    pub(super) remember: Vec<(String, Remember)>,
     pub(super) note: String,
 }
 
@@ -61,7 +64,7 @@ impl Context<'_> {
 
     /// Where and in which number type models are computed.
     pub fn numerics(&self) -> &Numerics {
-        self.numerics
+        &self.node.call.numerics
     }
 
     /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says
@@ -83,7 +86,7 @@ impl Context<'_> {
     /// Keeps what an output holds in memory, for the nodes that load it next.
     pub fn remember<T: Any + Send + Sync>(&mut self, output: &'static str, value: T, bytes: usize) {
         let value = Arc::new(value);
-        self.remember.push((output, Box::new(move |memory, digest| memory.put(digest, value, bytes))));
+        self.remember.push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
     }
 
     /// Where to write an output: a file, or a flat folder that the stage creates.
@@ -113,9 +116,14 @@ impl Context<'_> {
         &self.node.position
     }
 
-    /// Says how far the stage is: `done` of `total`, and a short note that is also shown when it ends.
+    /// Says how far the stage is: `done` of `total`, and a short note that is also shown when it ends. Where the
+    /// stage's time is up this does not return: it unwinds to the engine, silently. So a stage that works for long
+    /// says so now and then.
     pub fn progress(&mut self, done: usize, total: usize, note: impl Into<String>) {
         self.note = note.into();
-        self.progress.node_progress(done as u64, total as u64, &self.note);
+        self.progress.node_progress(&self.node.name, done as u64, total as u64, &self.note);
+        if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            cancel()
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::input::Origin;
+use super::manifest::CallDigest;
 use super::stage::{Decoded, Kind, Output};
 use crate::store::{Digest, Seed};
 
@@ -74,9 +75,31 @@ pub struct Call {
     pub origins: Vec<Origin>,
     pub policy: Policy,
     pub numerics: Arc<Numerics>,
+    /// Of what counts for the key: see `manifest`.
+    pub(super) digest: CallDigest,
 }
 
 impl Call {
+    pub fn new(
+        kind: &'static Kind,
+        decoded: Decoded,
+        origins: Vec<Origin>,
+        policy: Policy,
+        numerics: Arc<Numerics>,
+    ) -> Call {
+        Call { kind, decoded, origins, policy, numerics, digest: CallDigest::new() }
+    }
+
+    /// What it takes of each resource: one `cpu`, or the `gpu` where models are computed on one, unless the pipeline
+    /// says otherwise.
+    pub fn needs(&self) -> BTreeMap<String, u32> {
+        if !self.policy.resources.is_empty() {
+            return self.policy.resources.clone();
+        }
+        let on_gpu = self.kind.numerics && !self.numerics.resolved.starts_with("cpu");
+        BTreeMap::from([(if on_gpu { "gpu" } else { "cpu" }.to_owned(), 1)])
+    }
+
     pub fn outputs(&self) -> &[Output] {
         &self.decoded.outputs
     }

@@ -181,10 +181,10 @@ fn as_input(value: &Value) -> Option<(Origin, Vec<String>)> {
     Some((Origin::Reference(mark["ref"].as_str()?.to_owned()), accepts.collect()))
 }
 
-/// The parameters with every input replaced by `substitute(origin)`.
-pub fn replace(params: &Value, substitute: &mut impl FnMut(&Origin) -> Value) -> Value {
+/// The parameters with every input replaced by `substitute(origin)`, or left where that is nothing.
+pub fn replace(params: &Value, substitute: &mut impl FnMut(&Origin) -> Option<Value>) -> Value {
     if let Some((origin, _)) = as_input(params) {
-        return substitute(&origin);
+        return substitute(&origin).unwrap_or_else(|| params.clone());
     }
     match params {
         Value::Array(items) => items.iter().map(|item| replace(item, substitute)).collect(),

@@ -7,16 +7,21 @@
 mod compile;
 mod context;
 mod decode;
+mod execute;
+mod explain;
 mod graph;
 mod input;
 mod manifest;
 mod memory;
+mod plan;
 pub mod progress;
 mod reference;
+mod resources;
 mod run;
 mod source;
 mod spec;
 mod stage;
+mod thinning;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -25,11 +30,13 @@ mod unroll;
 pub use context::{Artifact, Context};
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
-pub use manifest::manifest;
 pub use memory::Memory;
-pub use run::{NodeOutput, NodeReport, Report, RunError, run};
+pub use execute::Difference;
+pub use explain::{Change, What, differences};
+pub use plan::{Plan, Reason, Slot, State};
+pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
 pub use source::{Diagnostic, Diagnostics, Source, nearest};
-pub use stage::{Kind, Output, Registry, Stage};
+pub use stage::{Kind, Output, Registry, Stage, Transient};
 
 use std::io;
 use std::path::Path;

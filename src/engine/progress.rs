@@ -4,9 +4,11 @@
 pub trait Progress: Send + Sync {
     fn run_started(&self, pipeline: &str, total: usize);
     fn node_started(&self, node: &str, kind: &str);
-    /// The node at work says how far it is: `done` of `total` units and a short note.
-    fn node_progress(&self, done: u64, total: u64, note: &str);
+    /// A node at work says how far it is: `done` of `total` units and a short note.
+    fn node_progress(&self, node: &str, done: u64, total: u64, note: &str);
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64);
+    /// That many nodes were found done at once.
+    fn nodes_cached(&self, count: usize);
     fn message(&self, text: &str);
     fn run_finished(&self);
 }
@@ -15,5 +17,7 @@ pub trait Progress: Send + Sync {
 pub enum Outcome {
     Ran,
     Cached,
+    /// It was recorded and executed again: for an output that was dropped, or to compare.
+    Again,
     Failed,
 }

@@ -1,20 +1,26 @@
-//! Executing a graph: each node's key from the content of its inputs, a look into the store, and the stage
-//! itself where there is no record. A node is done when its record is published, never before.
+//! Carrying out a plan: ready nodes are executed side by side as far as resources allow, each key by one node of one
+//! process, and what a loop has handed on is dropped when nobody needs it any more.
+//!
+//! Which node is started first depends on the graph alone, and what comes out of a node on its inputs alone; so the
+//! order in which nodes end changes no result.
 
-use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::context::{Artifact, Context};
-use super::graph::{Feed, Graph, NodeId};
-use super::manifest::manifest;
+use super::execute::{Difference, Ended, Executor, Task, explained};
+use super::graph::NodeId;
 use super::memory::Memory;
+use super::plan::{Plan, Reason, State};
 use super::progress::{Outcome, Progress};
-use crate::store::{Digest, Store, canonical_digest};
+use super::resources::Resources;
+use super::thinning::Thinning;
+use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
 
 /// What one node came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +44,33 @@ pub struct NodeOutput {
     pub artifact: String,
     pub digest: Digest,
     pub bytes: u64,
+    /// Whether a loop handed it on and it was not to be kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passing: bool,
+}
+
+impl NodeOutput {
+    pub fn blob(&self) -> Blob {
+        Blob { digest: self.digest, bytes: self.bytes }
+    }
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// How much `cpu` there is where the pipeline does not say: nodes side by side.
+    pub jobs: u32,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    /// Nodes to compute again once they are done, to see whether they come out the same.
+    pub check: Vec<NodeId>,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        RunOptions { jobs, keep_going: false, check: Vec::new() }
+    }
 }
 
 /// What a run came to.
@@ -45,9 +78,20 @@ pub struct NodeOutput {
 pub struct Report {
     pub ran: usize,
     pub cached: usize,
+    /// Executed although recorded, since a dropped output was needed.
+    pub again: usize,
     pub skipped: usize,
-    /// The node that failed, and why.
-    pub failure: Option<RunError>,
+    /// The nodes that failed, and why, in the order in which they did.
+    pub failures: Vec<RunError>,
+    /// The nodes that were computed again to be compared.
+    pub checked: Vec<Checked>,
+}
+
+/// A node that was computed again, and which outputs came out different.
+#[derive(Debug)]
+pub struct Checked {
+    pub node: String,
+    pub differences: Vec<Difference>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,241 +101,389 @@ pub struct RunError {
     pub cause: anyhow::Error,
 }
 
-/// Runs what is missing. `observe` is called once for each node that is done, in order.
+/// Is called once for each node that is done: first those that were, in the order of the graph, then the others as
+/// they end.
+pub type Observe<'a> = dyn FnMut(&NodeReport) -> anyhow::Result<()> + 'a;
+
+/// Runs what is missing. The guard was taken before the plan was made, and is let go when all that was found done has
+/// been told of, so that nobody throws it away in between.
 pub fn run(
-    graph: &Graph,
+    plan: Plan,
+    guard: Lock,
     store: &Store,
     memory: &Memory,
+    options: &RunOptions,
     progress: &dyn Progress,
-    observe: &mut dyn FnMut(&NodeReport) -> anyhow::Result<()>,
+    observe: &mut Observe,
 ) -> Report {
-    progress.run_started(&graph.pipeline, graph.nodes.len());
-    let done = vec![None; graph.nodes.len()];
-    let consumers = graph.consumers();
-    let mut runner = Runner {
-        graph,
-        store,
-        memory,
-        progress,
-        done,
-        consumers,
-        users: HashMap::new(),
-        made_again: Vec::new(),
-    };
-    let mut report = Report::default();
-    for id in graph.ids() {
-        let node = graph.node(id);
-        let begun = Instant::now();
-        let outcome = runner.node(id).and_then(|done| observe(&done).map(|()| done));
-        match outcome {
-            Ok(done) => {
-                let outcome = if done.cached { Outcome::Cached } else { Outcome::Ran };
-                report.cached += usize::from(done.cached);
-                report.ran += usize::from(!done.cached);
-                progress.node_finished(&node.name, outcome, begun.elapsed().as_secs_f64());
-            }
-            Err(cause) => {
-                progress.node_finished(&node.name, Outcome::Failed, begun.elapsed().as_secs_f64());
-                report.failure = Some(RunError { node: node.name.clone(), cause });
-                report.skipped = graph.nodes.len() - id.index() - 1;
-                break;
-            }
-        }
-    }
-    for id in std::mem::take(&mut runner.made_again) {
-        if let Err(error) = runner.release(id) {
-            progress.message(&format!("warning: {error:#}"));
-        }
-    }
+    progress.run_started(&plan.graph.pipeline, plan.graph.nodes.len());
+    let (events, inbox) = channel();
+    let executor = Executor { graph: plan.graph, store, memory, progress };
+    let thinning = Thinning::new(&plan);
+    let total = plan.graph.nodes.len();
+    let free = Resources::new(&plan.graph.resources, options.jobs);
+    let report = std::thread::scope(|scope| {
+        let workers = Workers::new(scope, executor, events.clone());
+        let mut scheduler = Scheduler {
+            plan,
+            executor,
+            options,
+            observe,
+            workers,
+            events,
+            free,
+            computing: HashMap::new(),
+            pending: 0,
+            waiting: 0,
+            stop: false,
+            thinning,
+            report: Report::default(),
+        };
+        scheduler.run(guard, &inbox);
+        scheduler.report.skipped = total - scheduler.plan.done() - scheduler.report.failures.len();
+        scheduler.report
+    });
     progress.run_finished();
     report
 }
 
-struct Runner<'a> {
-    graph: &'a Graph,
-    store: &'a Store,
-    memory: &'a Memory,
-    progress: &'a dyn Progress,
-    /// The outputs of the nodes that are done, by node index.
-    done: Vec<Option<Vec<NodeOutput>>>,
-    consumers: Vec<Vec<NodeId>>,
-    /// How many outputs with this content are still wanted; at none, the blob is dropped.
-    users: HashMap<Digest, usize>,
-    made_again: Vec<NodeId>,
+/// What the scheduler waits for.
+pub(super) enum Event {
+    Ended { id: NodeId, ended: Ended, lock: Lock, seconds: f64 },
+    /// Another process is done with the key.
+    Unlocked { id: NodeId, lock: Result<Lock, StoreError> },
 }
 
-impl Runner<'_> {
-    fn node(&mut self, id: NodeId) -> anyhow::Result<NodeReport> {
-        let node = &self.graph.nodes[id.index()];
-        let digests = node.feeds.iter().map(|feed| self.digest(feed)).collect::<anyhow::Result<Vec<_>>>()?;
-        let manifest = manifest(node, |input| digests[input]);
-        let key = canonical_digest(&manifest);
-        let report = |outputs: Vec<NodeOutput>, cached: bool, seconds: f64| NodeReport {
-            node: node.name.clone(),
-            kind: node.call.kind.name.to_owned(),
-            cached,
+struct Scheduler<'a, 'scope, 'env> {
+    plan: Plan<'a>,
+    executor: Executor<'a>,
+    options: &'a RunOptions,
+    observe: &'a mut Observe<'env>,
+    workers: Workers<'scope, 'a>,
+    events: Sender<Event>,
+    free: Resources,
+    /// The keys that are being computed by this run, and the other nodes that have the same.
+    computing: HashMap<Digest, Vec<NodeId>>,
+    /// Nodes at work.
+    pending: usize,
+    /// Nodes whose key another process computes.
+    waiting: usize,
+    /// After a failure nothing more is started.
+    stop: bool,
+    thinning: Thinning,
+    report: Report,
+}
+
+impl<'a> Scheduler<'a, '_, '_> {
+    fn run(&mut self, guard: Lock, inbox: &Receiver<Event>) {
+        if let Err(error) = self.tell_found_at_first() {
+            return self.give_up(error);
+        }
+        drop(guard);
+        for id in self.options.check.clone() {
+            if self.plan.slot(id).state == State::Done {
+                self.plan.want(id, Reason::Check);
+            }
+        }
+        loop {
+            if let Err(error) = self.start_ready() {
+                self.give_up(error);
+            }
+            if self.pending + self.waiting == 0 {
+                break;
+            }
+            let Ok(event) = inbox.recv() else { break };
+            if let Err(error) = self.take(event) {
+                self.give_up(error);
+            }
+        }
+        if let Err(error) = self.thinning.end(&self.plan, self.executor.store) {
+            self.executor.progress.message(&format!("warning: {error:#}"));
+        }
+    }
+
+    /// What goes wrong beside the nodes themselves ends the run.
+    fn give_up(&mut self, cause: anyhow::Error) {
+        self.report.failures.push(RunError { node: "run".into(), cause });
+        self.stop = true;
+    }
+
+    fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
+        let mut found = std::mem::take(&mut self.plan.found);
+        found.sort_unstable();
+        self.executor.progress.nodes_cached(found.len());
+        self.report.cached += found.len();
+        found.into_iter().try_for_each(|id| self.tell(id, true))
+    }
+
+    /// Nodes that turned out to be recorded on the way.
+    fn tell_found(&mut self) -> anyhow::Result<()> {
+        let found = std::mem::take(&mut self.plan.found);
+        if !found.is_empty() {
+            self.executor.progress.nodes_cached(found.len());
+            self.report.cached += found.len();
+        }
+        for id in found {
+            self.tell(id, true)?;
+            if self.options.check.contains(&id) {
+                self.plan.want(id, Reason::Check);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
+        let report = self.plan.report(id, cached);
+        self.thinning.adopt(&report);
+        (self.observe)(&report)?;
+        self.thinning.release_around(id, &self.plan, self.executor.store)
+    }
+
+    /// Starts as many of the ready nodes as resources allow, the first of the graph first.
+    fn start_ready(&mut self) -> anyhow::Result<()> {
+        while !self.stop {
+            let fitting = self.plan.ready.iter().filter(|class| self.free.fits(&class.needs));
+            let Some(id) = fitting.filter_map(|class| class.nodes.first()).min().copied() else { break };
+            self.free.take(self.plan.needs(id));
+            if !self.start(id)? {
+                self.free.give(self.plan.needs(id));
+            }
+        }
+        self.tell_found()
+    }
+
+    /// Starts a node, unless another node or process is at work on its key. Whether it was started.
+    fn start(&mut self, id: NodeId) -> anyhow::Result<bool> {
+        let key = self.plan.key(id);
+        if let Some(others) = self.computing.get_mut(&key) {
+            others.push(id);
+            self.plan.set(id, State::Elsewhere);
+            return Ok(false);
+        }
+        match self.executor.store.try_lock_key(&key) {
+            Ok(Some(lock)) => self.start_locked(id, key, lock),
+            Ok(None) => {
+                self.wait_for(id, key);
+                Ok(false)
+            }
+            Err(error) => {
+                self.fail(id, error.into());
+                Ok(false)
+            }
+        }
+    }
+
+    /// Another process computes the key: waits for it on a thread of its own.
+    fn wait_for(&mut self, id: NodeId, key: Digest) {
+        let name = &self.plan.graph.node(id).name;
+        self.executor.progress.message(&format!("waiting: another process computes {name}"));
+        self.plan.set(id, State::Elsewhere);
+        self.computing.insert(key, Vec::new());
+        self.waiting += 1;
+        let (events, store) = (self.events.clone(), self.executor.store);
+        self.workers.scope.spawn(move || {
+            let lock = store.lock_key(&key);
+            // The receiver is gone only when the run has ended.
+            let _ = events.send(Event::Unlocked { id, lock });
+        });
+    }
+
+    /// The key is ours. Whether there is something to execute: another process may have done it a moment ago.
+    fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
+        let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
+        self.executor.store.refresh()?;
+        let done = match reason {
+            Reason::NoRecord => self.plan.look_up(id),
+            Reason::BlobMissing { .. } | Reason::NeededBy { .. } => self.plan.is_whole(id),
+            Reason::Check => false,
+        };
+        if done {
+            lock.remove_quietly();
+            match reason {
+                Reason::NoRecord => self.plan.found.push(id),
+                _ => {
+                    let outputs = self.plan.slot(id).known.clone().unwrap_or_default();
+                    self.plan.finish(id, outputs);
+                    if matches!(reason, Reason::BlobMissing { .. }) {
+                        self.plan.found.push(id);
+                    }
+                }
+            }
+            return Ok(false);
+        }
+        let node = self.plan.graph.node(id);
+        if let Reason::NeededBy { node: by } = reason {
+            let by = &self.plan.graph.node(by).name;
+            let name = &node.name;
+            self.executor.progress.message(&format!("making {name} again: its dropped output is needed by {by}"));
+        }
+        let task = Task {
+            id,
             key,
-            position: node.position.to_vec(),
-            seconds,
-            outputs,
+            inputs: node.feeds.iter().map(|feed| self.plan.digest(*feed)).collect(),
+            manifest: explained(self.plan.graph, id, |source| self.plan.known(source)),
+            check: self.plan.slot(id).known.clone().filter(|_| reason == Reason::Check),
         };
-        let record =
-            self.store.record(&key)?.and_then(|record| serde_json::from_value::<Record>(record).ok());
-        if let Some(record) = record {
-            self.finish(id, &record.outputs)?;
-            return Ok(report(record.outputs, true, record.seconds));
-        }
-        self.ensure_inputs(id)?;
-        let begun = Instant::now();
-        let outputs = self.execute(id)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        let record = json!({ "manifest": manifest, "outputs": outputs, "seconds": seconds });
-        self.store.write_record(&key, &record)?;
-        self.finish(id, &outputs)?;
-        Ok(report(outputs, false, seconds))
+        self.computing.entry(key).or_default();
+        self.plan.set(id, State::Running);
+        self.pending += 1;
+        self.executor.progress.node_started(&node.name, node.call.kind.name);
+        self.workers.give(task, lock, self.pending);
+        Ok(true)
     }
 
-    fn digest(&self, feed: &Feed) -> anyhow::Result<Digest> {
-        match feed {
-            Feed::File(index) => Ok(self.graph.files[*index].1),
-            Feed::Variable(index) => Ok(canonical_digest(&json!(self.graph.variables[*index].1))),
-            Feed::Output { node, output } => {
-                let outputs = self.done[node.index()].as_ref();
-                let output = outputs.and_then(|outputs| outputs.get(*output));
-                output
-                    .map(|output| output.digest)
-                    .ok_or_else(|| anyhow!("an input is not done: a defect of triplay"))
+    fn take(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Unlocked { id, lock } => {
+                self.waiting -= 1;
+                let key = self.plan.key(id);
+                let others = self.computing.remove(&key).unwrap_or_default();
+                match lock {
+                    Err(error) => self.fail(id, error.into()),
+                    Ok(lock) if self.stop => lock.remove_quietly(),
+                    Ok(lock) => {
+                        // It waits for no resource any more: the lock would be held meanwhile.
+                        self.free.take(self.plan.needs(id));
+                        if !self.start_locked(id, key, lock)? {
+                            self.free.give(self.plan.needs(id));
+                        }
+                    }
+                }
+                self.settle(key, others);
+            }
+            Event::Ended { id, ended, lock, seconds } => {
+                self.pending -= 1;
+                self.free.give(self.plan.needs(id));
+                let key = self.plan.key(id);
+                let others = self.computing.remove(&key).unwrap_or_default();
+                self.ended(id, ended, seconds)?;
+                lock.remove_quietly();
+                self.settle(key, others);
+            }
+        }
+        self.tell_found()
+    }
+
+    /// Nodes that have the same key as one that ended.
+    fn settle(&mut self, key: Digest, others: Vec<NodeId>) {
+        if let Some(again) = self.computing.get_mut(&key) {
+            again.extend(others);
+            return;
+        }
+        for id in others {
+            if self.plan.look_up(id) {
+                self.plan.found.push(id);
+            } else if self.plan.slot(id).state == State::Elsewhere {
+                self.plan.set(id, State::Ready);
             }
         }
     }
 
-    fn execute(&self, id: NodeId) -> anyhow::Result<Vec<NodeOutput>> {
-        let node = &self.graph.nodes[id.index()];
-        let workspace = self.store.workspace()?;
-        let inputs = node
-            .feeds
-            .iter()
-            .map(|feed| {
-                let digest = self.digest(feed)?;
-                let path = match feed {
-                    Feed::File(index) => self.graph.files[*index].0.clone(),
-                    Feed::Variable(index) => self.graph.variables[*index].0.clone().into(),
-                    Feed::Output { .. } => self.store.blob_path(&digest),
-                };
-                Ok(Artifact { digest, path })
-            })
-            .collect::<anyhow::Result<_>>()?;
-        self.progress.node_started(&node.name, node.call.kind.name);
-        let mut context = Context {
-            node,
-            numerics: &node.call.numerics,
-            inputs,
-            workspace: workspace.path(),
-            left: &self.store.root().join("left"),
-            memory: self.memory,
-            progress: self.progress,
-            remember: Vec::new(),
-            note: String::new(),
-        };
-        // A panic is a defect, but no reason to leave the run without an end.
-        catch_unwind(AssertUnwindSafe(|| node.call.decoded.stage.run(&mut context)))
-            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))))?;
-        let mut remember = context.remember;
-        let mut outputs = Vec::new();
-        for declared in node.call.outputs() {
-            let path = workspace.path().join(&*declared.name);
-            let blob = self.store.publish(&path).with_context(|| format!("output `{}`", declared.name))?;
-            while let Some(index) = remember.iter().position(|(name, _)| *name == declared.name) {
-                (remember.swap_remove(index).1)(self.memory, blob.digest);
+    fn ended(&mut self, id: NodeId, ended: Ended, seconds: f64) -> anyhow::Result<()> {
+        let name = self.plan.graph.node(id).name.clone();
+        let progress = self.executor.progress;
+        match ended {
+            Ended::InputsMissing => {
+                progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
+                let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
+                self.plan.want(id, reason);
             }
-            outputs.push(NodeOutput {
-                name: declared.name.to_string(),
-                artifact: declared.artifact.to_string(),
-                digest: blob.digest,
-                bytes: blob.bytes,
+            Ended::Failed(cause) => self.fail(id, cause),
+            Ended::Checked(differences) => {
+                progress.node_finished(&name, Outcome::Again, seconds);
+                self.report.checked.push(Checked { node: name, differences });
+                let outputs = self.plan.slot(id).known.clone().unwrap_or_default();
+                self.plan.finish(id, outputs);
+            }
+            Ended::Done { outputs, seconds: work, guard } => {
+                let before = self.plan.slot(id).known.clone();
+                let blobs: Box<[_]> = outputs.iter().map(NodeOutput::blob).collect();
+                if let Some(different) = before.as_ref().and_then(|before| first_difference(before, &blobs)) {
+                    self.fail(id, came_out_different(&outputs[different]));
+                    return Ok(());
+                }
+                let again = matches!(self.plan.slot(id).reason, Some(Reason::NeededBy { .. }));
+                self.plan.slot_mut(id).seconds = work;
+                self.plan.finish(id, blobs);
+                if again {
+                    self.report.again += 1;
+                    self.thinning.made_again(id);
+                } else {
+                    self.report.ran += 1;
+                    self.tell(id, false)?;
+                }
+                drop(guard);
+                progress.node_finished(&name, if again { Outcome::Again } else { Outcome::Ran }, seconds);
+                self.thinning.release_around(id, &self.plan, self.executor.store)?;
+                if self.options.check.contains(&id) {
+                    self.plan.want(id, Reason::Check);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, id: NodeId, cause: anyhow::Error) {
+        let node = self.plan.graph.node(id).name.clone();
+        self.executor.progress.node_finished(&node, Outcome::Failed, 0.0);
+        self.plan.fail(id);
+        self.report.failures.push(RunError { node, cause });
+        if !self.options.keep_going {
+            self.stop = true;
+            if self.pending > 0 {
+                let text = format!("waiting for {} more at work to end; Ctrl-C stops them", self.pending);
+                self.executor.progress.message(&text);
+            }
+        }
+    }
+}
+
+fn first_difference(before: &[Blob], now: &[Blob]) -> Option<usize> {
+    before.iter().zip(now).position(|(before, now)| before.digest != now.digest)
+}
+
+fn came_out_different(output: &NodeOutput) -> anyhow::Error {
+    anyhow!(
+        "it was made again and its output `{}` came out different ({} now): the stage is not deterministic, or the \
+         cache is from another machine\n  help: what came out now is recorded; the next run goes on from it",
+        output.name,
+        output.digest.short()
+    )
+}
+
+/// Threads that execute nodes. There are as many as were ever at work at the same time.
+struct Workers<'scope, 'a> {
+    scope: &'scope Scope<'scope, 'a>,
+    executor: Executor<'a>,
+    tasks: Sender<(Task, Lock)>,
+    queue: Arc<Mutex<Receiver<(Task, Lock)>>>,
+    events: Sender<Event>,
+    threads: usize,
+}
+
+impl<'scope, 'a: 'scope> Workers<'scope, 'a> {
+    fn new(scope: &'scope Scope<'scope, 'a>, executor: Executor<'a>, events: Sender<Event>) -> Self {
+        let (tasks, queue) = channel();
+        Workers { scope, executor, tasks, queue: Arc::new(Mutex::new(queue)), events, threads: 0 }
+    }
+
+    fn give(&mut self, task: Task, lock: Lock, at_work: usize) {
+        while self.threads < at_work {
+            self.threads += 1;
+            let (queue, events, executor) = (self.queue.clone(), self.events.clone(), self.executor);
+            self.scope.spawn(move || {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((task, lock)) = next else { return };
+                    let begun = Instant::now();
+                    let ended = executor.execute(&task);
+                    let seconds = begun.elapsed().as_secs_f64();
+                    // The receiver is gone only when the run has ended.
+                    let _ = events.send(Event::Ended { id: task.id, ended, lock, seconds });
+                }
             });
         }
-        Ok(outputs)
+        // The workers hold the receiver.
+        let _ = self.tasks.send((task, lock));
     }
-
-    /// Makes the blobs that `id` needs and that were dropped again, from the nearest ones that are there.
-    /// They stay until the run ends: whoever asks for one round of a loop tends to ask for the next.
-    fn ensure_inputs(&mut self, id: NodeId) -> anyhow::Result<()> {
-        let mut missing = BTreeSet::new();
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            for feed in &self.graph.nodes[id.index()].feeds {
-                if let Feed::Output { node, .. } = feed
-                    && !self.store.has_blob(&self.digest(feed)?)
-                    && missing.insert(*node)
-                {
-                    open.push(*node);
-                }
-            }
-        }
-        for &again in &missing {
-            let name = &self.graph.nodes[again.index()].name;
-            self.progress.message(&format!("making {name} again: its output was dropped and is needed"));
-            let outputs = self.execute(again)?;
-            let before = self.done[again.index()].take().unwrap_or_default();
-            for (before, now) in before.iter().zip(&outputs) {
-                if before.digest != now.digest {
-                    return Err(anyhow!(
-                        "{name} was made again and its output `{}` came out different ({} before, {} now)\n  \
-                         help: the cache was made by another machine or build; run with an empty --cache DIR",
-                        now.name,
-                        before.digest.short(),
-                        now.digest.short()
-                    ));
-                }
-            }
-            self.adopt(again, outputs);
-            self.made_again.push(again);
-        }
-        Ok(())
-    }
-
-    /// Enters a node's outputs and drops the inputs that it was the last to need.
-    fn finish(&mut self, id: NodeId, outputs: &[NodeOutput]) -> anyhow::Result<()> {
-        self.adopt(id, outputs.to_vec());
-        let sources: BTreeSet<NodeId> = self.graph.node(id).sources().collect();
-        sources.into_iter().chain([id]).try_for_each(|source| self.release(source))
-    }
-
-    fn adopt(&mut self, id: NodeId, outputs: Vec<NodeOutput>) {
-        for output in &outputs {
-            *self.users.entry(output.digest).or_default() += 1;
-        }
-        self.done[id.index()] = Some(outputs);
-    }
-
-    /// Drops the passing outputs of a node whose consumers are all done.
-    fn release(&mut self, id: NodeId) -> anyhow::Result<()> {
-        let node = &self.graph.nodes[id.index()];
-        let mut consumers = self.consumers[id.index()].iter();
-        if node.passing.is_empty() || !consumers.all(|consumer| self.done[consumer.index()].is_some()) {
-            return Ok(());
-        }
-        let Some(outputs) = &self.done[id.index()] else { return Ok(()) };
-        for &passing in &node.passing {
-            let digest = outputs[passing].digest;
-            let users = self.users.entry(digest).or_default();
-            *users = users.saturating_sub(1);
-            if *users == 0 {
-                self.store.remove_blob(&digest)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
-}
-
-#[derive(Deserialize)]
-struct Record {
-    outputs: Vec<NodeOutput>,
-    seconds: f64,
 }

@@ -63,6 +63,12 @@ pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 }
 
+/// A failure that may pass by itself: a server that is busy, a machine that is full. The run tries the stage again
+/// as its `retry` says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct Transient(pub anyhow::Error);
+
 /// A decoded stage of any kind.
 pub trait AnyStage: Send + Sync {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;

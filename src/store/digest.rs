@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Files from this size on are memory-mapped and hashed by all threads.
@@ -31,9 +32,22 @@ impl Digest {
         Ok(hasher.into())
     }
 
+    /// The digest that 64 hexadecimal digits stand for.
+    pub fn from_hex(hex: &[u8]) -> Option<Digest> {
+        blake3::Hash::from_hex(hex).ok().map(|hash| Digest(*hash.as_bytes()))
+    }
+
     /// The digest of a folder: the names and digests of its files, in name order. What is hidden (`.git`,
     /// `.cache`) is no part of it.
     pub fn of_folder(path: &Path) -> io::Result<Digest> {
+        Digest::of_folder_by(path, &mut Digest::of_file)
+    }
+
+    /// The same, with the digests of its files from elsewhere.
+    pub fn of_folder_by(
+        path: &Path,
+        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
+    ) -> io::Result<Digest> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"folder\0");
         let mut files = Vec::new();
@@ -42,7 +56,7 @@ impl Digest {
         for (name, file) in files {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
-            hasher.update(&Digest::of_file(&file)?.0);
+            hasher.update(&of_file(&file)?.0);
         }
         Ok(hasher.into())
     }
@@ -50,6 +64,11 @@ impl Digest {
     /// The digest of a file or of a folder.
     pub fn of_path(path: &Path) -> io::Result<Digest> {
         if path.is_dir() { Digest::of_folder(path) } else { Digest::of_file(path) }
+    }
+
+    /// The 32 bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// The first twelve digits, for people.
@@ -133,6 +152,20 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Hexadecimal)
+    }
+}
+
+struct Hexadecimal;
+
+impl Visitor<'_> for Hexadecimal {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+        text.parse().map_err(E::custom)
     }
 }

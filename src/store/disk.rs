@@ -1,19 +1,38 @@
-//! The cache folder: `blobs/` by content digest, `records/` by key, `tmp/` for what is being written.
+//! The cache folder.
 //!
-//! Order of publication: blobs first, the record last, each by rename. So a record that can be read names
-//! only blobs that were complete; whatever a crash leaves lies in `tmp/` and is swept at the next start.
-//! A blob may be dropped later (`remove_blob`) while its record stays: who needs it makes it again.
+//! ```text
+//! blobs/ab/abcd…     outputs by content digest: a file or a flat folder, read-only
+//! records.jsonl      what is known of each key, one sealed line each
+//! files.jsonl        remembered digests of files outside
+//! roots/             the runs that use the cache: what they name is kept
+//! locks/KEY          held by who computes a key
+//! guard              held shared while something is published or looked up, exclusively by who removes
+//! tmp/ID/            what one process is writing; swept when it is gone
+//! quarantine/        what was found to be not what it should be
+//! left/NODE/         what a failing stage saved
+//! ```
+//!
+//! Order of publication: blobs first, the record last. So a record that can be read names only blobs that were
+//! complete. A blob may be dropped later while its record stays: who needs it makes it again.
 
-use std::fs::{self, File, TryLockError};
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Digest;
 use super::digest::flat_files;
-use super::publish::{seal, sync_folder, write_durably};
+use super::fail::fail_point;
+use super::line::seal;
+use super::lock::{Lock, Mode};
+use super::memo::Memo;
+use super::publish::{sync_folder, write_durably};
+use super::records::Records;
+use super::session::Session;
+use super::sharing::Sharing;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,16 +45,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "\n  help: free some space and run again; what is done is kept"
+            "\n  help: free some space (`triplay cache gc` may) and run again; what is done is kept"
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "\n  help: choose a cache folder you may write to, with --cache DIR or TRIPLAY_CACHE"
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            "\n  help: the disk reports an error; when it is mended, `triplay cache verify` finds what is damaged"
         }
         _ => "",
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |cause| Error::Io { action, path, cause }
 }
@@ -47,56 +69,112 @@ pub struct Blob {
     pub bytes: u64,
 }
 
-/// A cache folder, held by one process at a time through a kernel lock that dies with its holder.
-#[derive(Debug)]
+/// A cache folder. Any number of processes, of all users who may write in it, use it side by side.
 pub struct Store {
-    root: PathBuf,
-    _lock: File,
+    pub(super) root: PathBuf,
+    pub(super) sharing: Sharing,
+    pub(super) records: Mutex<Records>,
+    pub(super) memo: Mutex<Memo>,
+    /// This process's folder below `tmp/`, once it has written something.
+    session: Mutex<Option<Session>>,
+    /// Blobs that were made or looked through by this process.
+    trusted: Mutex<HashSet<Digest>>,
+    /// Blobs that were made by this process.
+    made: Mutex<HashSet<Digest>>,
 }
 
-impl Store {
-    /// Opens the cache, creating it where it is missing, and sweeps what a crash left half-written.
-    /// Where another process holds it, `waiting` is called once and the call waits for it to end.
-    pub fn open(root: &Path, waiting: impl FnOnce()) -> Result<Store> {
-        for folder in ["blobs", "records", "tmp"] {
-            let folder = root.join(folder);
-            fs::create_dir_all(&folder).map_err(io_error("create the cache folder", &folder))?;
-        }
-        let path = root.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.map_err(io_error("open the cache's lock", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                waiting();
-                lock.lock().map_err(io_error("lock", &path))?;
-            }
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
-        }
-        let root = fs::canonicalize(root).map_err(io_error("find", root))?;
-        let store = Store { root, _lock: lock };
-        store.sweep()?;
-        Ok(store)
-    }
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn sweep(&self) -> Result<()> {
-        let tmp = self.root.join("tmp");
-        for entry in fs::read_dir(&tmp).map_err(io_error("read", &tmp))? {
-            let path = entry.map_err(io_error("read", &tmp))?.path();
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(io_error("remove", &path))?;
+const FOLDERS: [&str; 4] = ["blobs", "roots", "locks", "tmp"];
+
+impl Store {
+    /// Opens the cache, creating it where it is missing. One that may only be read can be opened too.
+    pub fn open(root: &Path) -> Result<Store> {
+        fs::create_dir_all(root).map_err(io_error("create the cache folder", root))?;
+        let root = fs::canonicalize(root).map_err(io_error("find", root))?;
+        let sharing = Sharing::of(&root).map_err(io_error("read", &root))?;
+        for folder in FOLDERS.map(|name| root.join(name)) {
+            if !folder.is_dir() {
+                sharing.create_folder(&folder).map_err(io_error("create the cache folder", &folder))?;
+            }
         }
-        Ok(())
+        // Where it cannot be created nobody can publish either.
+        let _ = Lock::try_take(&root.join("guard"), Mode::Shared, sharing);
+        let mut records = Records::new(&root);
+        records.refresh().map_err(io_error("read the records of", &root))?;
+        Ok(Store {
+            records: Mutex::new(records),
+            memo: Mutex::new(Memo::new(&root)),
+            session: Mutex::new(None),
+            trusted: Mutex::new(HashSet::new()),
+            made: Mutex::new(HashSet::new()),
+            root,
+            sharing,
+        })
     }
 
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    /// While this is held, nothing is removed from the cache by others. Not to be held for long. `waiting` is
+    /// called where the cache is being cleaned.
+    pub fn guard(&self, waiting: impl FnOnce()) -> Result<Lock> {
+        self.lock_guard(Mode::Shared, waiting)
+    }
+
+    pub(super) fn lock_guard(&self, mode: Mode, waiting: impl FnOnce()) -> Result<Lock> {
+        let path = self.root.join("guard");
+        let taken = Lock::try_take(&path, mode, self.sharing).map_err(io_error("lock", &path))?;
+        if let Some(lock) = taken {
+            return Ok(lock);
+        }
+        waiting();
+        Lock::take(&path, mode, self.sharing).map_err(io_error("lock", &path))
+    }
+
+    /// The right to compute a key, or nothing where another process has it.
+    pub fn try_lock_key(&self, key: &Digest) -> Result<Option<Lock>> {
+        let path = self.key_lock_path(key);
+        Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
+    }
+
+    /// Waits for the right to compute a key.
+    pub fn lock_key(&self, key: &Digest) -> Result<Lock> {
+        let path = self.key_lock_path(key);
+        Lock::take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
+    }
+
+    fn key_lock_path(&self, key: &Digest) -> PathBuf {
+        self.root.join("locks").join(key.to_string())
+    }
+
     /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; removed on drop.
     pub fn workspace(&self) -> Result<tempfile::TempDir> {
+        let tmp = self.scratch()?;
+        fail_point("workspace")
+            .and_then(|()| tempfile::tempdir_in(&tmp))
+            .map_err(io_error("create a folder in", &tmp))
+    }
+
+    /// This process's folder below `tmp/`. Others see by it that the cache is in use.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let mut session = lock(&self.session);
+        if let Some(session) = &*session {
+            return Ok(session.folder().to_owned());
+        }
         let tmp = self.root.join("tmp");
-        tempfile::tempdir_in(&tmp).map_err(io_error("create a folder in", &tmp))
+        Session::sweep(&tmp, self.sharing).map_err(io_error("sweep", &tmp))?;
+        let begun = Session::begin(&tmp, self.sharing).map_err(io_error("create a folder in", &tmp))?;
+        Ok(session.insert(begun).folder().to_owned())
+    }
+
+    /// Whether no other process is at work on the cache.
+    pub fn is_alone(&self) -> Result<bool> {
+        let (session, tmp) = (lock(&self.session), self.root.join("tmp"));
+        Session::is_alone(&tmp, session.as_ref(), self.sharing).map_err(io_error("read", &tmp))
     }
 
     /// Where the blob of this digest lies, if it is there. It is a file or a folder.
@@ -109,9 +187,43 @@ impl Store {
         self.blob_path(digest).exists()
     }
 
+    /// The blob's path, if it is there and is what it should be. A process looks through what it did not make itself
+    /// once; what is not what it was recorded as goes to quarantine, and is no longer there.
+    pub fn verified(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let path = self.blob_path(digest);
+        if !path.exists() {
+            return Ok(None);
+        }
+        if lock(&self.trusted).contains(digest) {
+            return Ok(Some(path));
+        }
+        if Digest::of_path(&path).map_err(io_error("read", &path))? == *digest {
+            lock(&self.trusted).insert(*digest);
+            return Ok(Some(path));
+        }
+        self.quarantine(&path)?;
+        Ok(None)
+    }
+
+    /// Takes a damaged file or folder out of the way, for people to look at.
+    pub(super) fn quarantine(&self, path: &Path) -> Result<PathBuf> {
+        let folder = self.root.join("quarantine");
+        let create = || self.sharing.create_folder(&folder);
+        create().map_err(io_error("create", &folder))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let free = (0..).map(|n| if n == 0 { name.to_string() } else { format!("{name}-{n}") });
+        let place = free.map(|name| folder.join(name)).find(|place| !place.exists()).unwrap_or(folder);
+        match fs::rename(path, &place) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(place),
+            renamed => renamed.map(|()| place).map_err(io_error("move to quarantine", path)),
+        }
+    }
+
     /// Takes a finished file or flat folder from a workspace into the store.
     pub fn publish(&self, path: &Path) -> Result<Blob> {
-        let files = match path.is_dir() {
+        let is_folder = path.is_dir();
+        let files = match is_folder {
             true => {
                 flat_files(path).map_err(io_error("read", path))?.into_iter().map(|(_, file)| file).collect()
             }
@@ -119,143 +231,129 @@ impl Store {
         };
         let mut bytes = 0;
         for file in &files {
-            seal(file).map_err(io_error("write", file))?;
             bytes += fs::metadata(file).map_err(io_error("read", file))?.len();
         }
         let digest = Digest::of_path(path).map_err(io_error("hash", path))?;
         let target = self.blob_path(&digest);
-        if !target.exists() {
-            let shelf = target.parent().unwrap_or(&self.root);
-            self.make_shelf(shelf)?;
-            if path.is_dir() {
-                sync_folder(path).map_err(io_error("write", path))?;
-            }
-            fs::rename(path, &target).map_err(io_error("write", &target))?;
-            sync_folder(shelf).map_err(io_error("write", shelf))?;
+        if target.exists() {
+            return Ok(Blob { digest, bytes });
         }
+        for file in &files {
+            self.seal(file).map_err(io_error("write", file))?;
+        }
+        if is_folder {
+            let open = File::open(path).map_err(io_error("read", path))?;
+            let settle = self.sharing.set(&open, self.sharing.folder).and_then(|()| open.sync_all());
+            settle.map_err(io_error("write", path))?;
+        }
+        let shelf = target.parent().unwrap_or(&self.root);
+        self.make_shelf(shelf).map_err(io_error("create", shelf))?;
+        fail_point("blob.rename").map_err(io_error("write", &target))?;
+        match fs::rename(path, &target) {
+            Ok(()) => {}
+            // Another process published the same folder meanwhile.
+            Err(_) if is_folder && target.exists() => return Ok(Blob { digest, bytes }),
+            Err(error) => return Err(io_error("write", &target)(error)),
+        }
+        let synced = fail_point("blob.renamed").and_then(|()| sync_folder(shelf));
+        synced.map_err(io_error("write", shelf))?;
+        lock(&self.trusted).insert(digest);
+        lock(&self.made).insert(digest);
         Ok(Blob { digest, bytes })
     }
 
-    /// Creates one of the 256 folders that blobs and records are spread over.
-    fn make_shelf(&self, shelf: &Path) -> Result<()> {
-        if !shelf.exists() {
-            fs::create_dir_all(shelf).map_err(io_error("create", shelf))?;
-            let parent = shelf.parent().unwrap_or(&self.root);
-            sync_folder(parent).map_err(io_error("write", parent))?;
+    /// Makes a file durable and read-only: blobs are never edited in place.
+    fn seal(&self, path: &Path) -> io::Result<()> {
+        fail_point("blob.sync")?;
+        let file = File::open(path)?;
+        // The files of an adapter's base are hard links to what was sealed before.
+        if !file.metadata()?.permissions().readonly() {
+            file.sync_all()?;
+        }
+        self.sharing.set(&file, self.sharing.sealed)
+    }
+
+    /// Creates one of the 256 folders that blobs are spread over.
+    fn make_shelf(&self, shelf: &Path) -> io::Result<()> {
+        if !shelf.is_dir() {
+            fail_point("blob.shelf")?;
+            if self.sharing.create_folder(shelf)? {
+                sync_folder(shelf.parent().unwrap_or(&self.root))?;
+            }
         }
         Ok(())
     }
 
-    /// Forgets a blob; its record stays. Not an error where it is gone already.
-    pub fn remove_blob(&self, digest: &Digest) -> Result<()> {
+    /// Forgets a blob; its record stays. Not an error where it is gone already. Nobody may need it: see
+    /// [`Store::drop_blobs`].
+    pub(super) fn remove_blob(&self, digest: &Digest) -> Result<()> {
         let path = self.blob_path(digest);
         if !path.exists() {
             return Ok(());
         }
         // Renamed away first: a blob is there whole or not at all, also when the removal is cut short.
-        let doomed = self.root.join("tmp").join(format!("dropped-{digest}"));
-        fs::rename(&path, &doomed).map_err(io_error("remove", &path))?;
-        let removed = if doomed.is_dir() { fs::remove_dir_all(&doomed) } else { fs::remove_file(&doomed) };
-        removed.map_err(io_error("remove", &doomed))
+        let doomed = self.scratch()?.join(format!("dropped-{digest}"));
+        fail_point("drop.rename")
+            .and_then(|()| fs::rename(&path, &doomed))
+            .and_then(|()| fail_point("drop.renamed"))
+            .and_then(|()| remove(&doomed))
+            .map_err(io_error("remove", &path))
     }
 
-    fn record_path(&self, key: &Digest) -> PathBuf {
-        let hex = key.to_string();
-        self.root.join("records").join(&hex[..2]).join(hex)
-    }
-
-    /// The record of a key. One that is torn or altered does not match the digest on its first line and
-    /// counts as absent.
-    pub fn record(&self, key: &Digest) -> Result<Option<Value>> {
-        let path = self.record_path(key);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("read", &path)(error)),
-        };
-        let Some(end) = text.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
-        let (digest, body) = (&text[..end], &text[end + 1..]);
-        if digest != Digest::of_bytes(body).to_string().as_bytes() {
-            return Ok(None);
+    /// Drops those among the blobs that this process made: what an earlier run left is that run's. Where others are
+    /// at work, or something is being published this moment, none is dropped: whether they were.
+    pub fn drop_blobs(&self, digests: &[Digest]) -> Result<bool> {
+        let path = self.root.join("guard");
+        let guard = Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
+        if guard.is_none() || !self.is_alone()? {
+            return Ok(false);
         }
-        Ok(serde_json::from_slice(body).ok())
+        let made: Vec<&Digest> = {
+            let known = lock(&self.made);
+            digests.iter().filter(|digest| known.contains(digest)).collect()
+        };
+        made.into_iter().try_for_each(|digest| self.remove_blob(digest))?;
+        Ok(true)
     }
 
-    /// Publishes the record of a key. Its blobs must have been published before.
-    pub fn write_record(&self, key: &Digest, record: &Value) -> Result<()> {
-        let path = self.record_path(key);
-        self.make_shelf(path.parent().unwrap_or(&self.root))?;
-        let body = record.to_string();
-        let text = format!("{}\n{body}", Digest::of_bytes(body.as_bytes()));
-        write_durably(&path, text.as_bytes()).map_err(io_error("write", &path))
+    /// Calls `read` with the record of a key, a line of JSON, where there is a whole one among those that were last
+    /// read. Another process may have written since: see [`Store::refresh`].
+    pub fn record<T>(&self, key: &Digest, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        lock(&self.records).get(key).and_then(read)
+    }
+
+    /// Reads what others have recorded since.
+    pub fn refresh(&self) -> Result<()> {
+        lock(&self.records).refresh().map_err(io_error("read the records of", &self.root))
+    }
+
+    /// Publishes a record: a value that serialises to an object whose first member is `key`. Its blobs must have been
+    /// published before.
+    pub fn write_record(&self, record: &impl Serialize) -> Result<()> {
+        let write = || {
+            let line = seal(record).map_err(io::Error::other)?;
+            let file = lock(&self.records).append(line, self.sharing)?;
+            fail_point("record.sync")?;
+            file.sync_data()?;
+            fail_point("record.synced")
+        };
+        write().map_err(io_error("write a record in", &self.root))
+    }
+
+    /// Writes a file of the cache whole or not at all, for all who share it.
+    pub(super) fn write_shared(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        write_durably(path, bytes)?;
+        self.sharing.set(&File::open(path)?, self.sharing.file)
+    }
+
+    /// The digest of a file or folder outside. That of a large file that has not changed since is remembered; with
+    /// `paranoid` it is hashed all the same.
+    pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
+        let mut of_file = |path: &Path| lock(&self.memo).digest(path, paranoid, self.sharing);
+        if path.is_dir() { Digest::of_folder_by(path, &mut of_file) } else { of_file(path) }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), || {}).unwrap();
-        (folder, store)
-    }
-
-    #[test]
-    fn a_published_file_is_found_under_its_content() {
-        let (_folder, store) = store();
-        let space = store.workspace().unwrap();
-        fs::write(space.path().join("a"), "glowvenom").unwrap();
-        let blob = store.publish(&space.path().join("a")).unwrap();
-        assert_eq!(blob, Blob { digest: Digest::of_bytes(b"glowvenom"), bytes: 9 });
-        assert_eq!(fs::read(store.blob_path(&blob.digest)).unwrap(), b"glowvenom");
-    }
-
-    #[test]
-    fn a_folder_is_published_once_and_can_be_dropped_and_published_again() {
-        let (_folder, store) = store();
-        let publish = || {
-            let space = store.workspace().unwrap();
-            fs::create_dir(space.path().join("model")).unwrap();
-            fs::write(space.path().join("model/config.json"), "{}").unwrap();
-            store.publish(&space.path().join("model")).unwrap().digest
-        };
-        let digest = publish();
-        assert_eq!(publish(), digest);
-        store.remove_blob(&digest).unwrap();
-        assert!(!store.has_blob(&digest));
-        store.remove_blob(&digest).unwrap();
-        assert_eq!(publish(), digest);
-        assert!(store.blob_path(&digest).join("config.json").exists());
-    }
-
-    #[test]
-    fn a_record_cut_at_any_byte_or_altered_counts_as_absent() {
-        let (_folder, store) = store();
-        let key = Digest::of_bytes(b"key");
-        assert_eq!(store.record(&key).unwrap(), None);
-        let record = json!({"outputs": {"attacks": 1}});
-        store.write_record(&key, &record).unwrap();
-        assert_eq!(store.record(&key).unwrap(), Some(record));
-        let path = store.record_path(&key);
-        let text = fs::read(&path).unwrap();
-        for length in 0..text.len() {
-            fs::write(&path, &text[..length]).unwrap();
-            assert_eq!(store.record(&key).unwrap(), None, "cut at {length}");
-        }
-        let mut altered = text.clone();
-        altered[80] ^= 1;
-        fs::write(&path, &altered).unwrap();
-        assert_eq!(store.record(&key).unwrap(), None);
-    }
-
-    #[test]
-    fn a_start_sweeps_what_a_crash_left() {
-        let (folder, store) = store();
-        drop(store);
-        fs::write(folder.path().join("tmp/torn"), "half").unwrap();
-        Store::open(folder.path(), || {}).unwrap();
-        assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
-    }
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

@@ -30,6 +30,11 @@ impl Seed {
         ChaCha8Rng::from_seed(self.child(purpose).0)
     }
 
+    /// The 256 bits.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// 64 lower-case hexadecimal digits.
     pub fn to_hex(self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()

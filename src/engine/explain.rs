@@ -1,0 +1,177 @@
+//! Why a key is another one: the difference of two manifests, part by part.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// What kind of thing is different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    Parameter,
+    /// The content of an input.
+    Input,
+    /// An environment variable.
+    Variable,
+    /// The stage's code version.
+    Code,
+    /// The stage's kind.
+    Kind,
+    /// The seed: of the pipeline, of the stage, or by the round of the loop.
+    Seed,
+    /// The rounds of the loops around it.
+    Position,
+    /// The device or number type that models are computed with.
+    Numerics,
+    /// How this version of triplay makes keys.
+    Format,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    pub what: What,
+    /// The parameter, as in the pipeline: `algorithm.grpo.lr`. Empty where there is only one of its kind.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Nothing where it was not there.
+    pub from: Value,
+    pub to: Value,
+}
+
+/// All differences between the manifest of a record and the one of a node as it is now.
+pub fn differences(before: &Value, now: &Value) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (field, what) in [
+        ("kind", What::Kind),
+        ("version", What::Code),
+        ("numerics", What::Numerics),
+        ("position", What::Position),
+        ("seed", What::Seed),
+        ("format", What::Format),
+    ] {
+        if before[field] != now[field] {
+            let (from, to) = (before[field].clone(), now[field].clone());
+            changes.push(Change { what, path: String::new(), from, to });
+        }
+    }
+    compare("", &before["params"], &now["params"], &mut changes);
+    changes
+}
+
+fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
+    if before == now {
+        return;
+    }
+    if let (Some(from), Some(to)) = (input(before), input(now)) {
+        let what = if now.get("variable").is_some() { What::Variable } else { What::Input };
+        changes.push(Change { what, path: path.into(), from, to });
+        return;
+    }
+    let at = |step: &str| if path.is_empty() { step.to_owned() } else { format!("{path}.{step}") };
+    match (before, now) {
+        (Value::Object(from), Value::Object(to)) => {
+            let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
+            for name in names {
+                let (from, to) = (from.get(name).unwrap_or(&Value::Null), to.get(name).unwrap_or(&Value::Null));
+                compare(&at(name), from, to, changes);
+            }
+        }
+        (Value::Array(from), Value::Array(to)) if from.len() == to.len() => {
+            for (index, (from, to)) in from.iter().zip(to).enumerate() {
+                compare(&at(&index.to_string()), from, to, changes);
+            }
+        }
+        _ => {
+            let change =
+                Change { what: What::Parameter, path: path.into(), from: before.clone(), to: now.clone() };
+            changes.push(change);
+        }
+    }
+}
+
+/// The content of an input as a manifest has it.
+fn input(value: &Value) -> Option<Value> {
+    let fields = value.as_object()?;
+    match (fields.len(), fields.get("digest"), fields.get("variable"), fields.get("value")) {
+        (1, Some(digest), _, _) => Some(digest.clone()),
+        (2, None, Some(_), Some(value)) => Some(value.clone()),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, to) = (short(&self.from), short(&self.to));
+        match self.what {
+            What::Parameter => write!(f, "parameter {}: {from} → {to}", self.path),
+            What::Input => write!(f, "input {}: content {from} → {to}", self.path),
+            What::Variable => write!(f, "environment variable of {}: {from} → {to}", self.path),
+            What::Code => write!(f, "code version: {from} → {to}"),
+            What::Kind => write!(f, "kind: {from} → {to}"),
+            What::Seed => write!(f, "seed: {from} → {to}"),
+            What::Position => write!(f, "rounds of the loops around it: {from} → {to}"),
+            What::Numerics => write!(f, "device and number type: {from} → {to}"),
+            What::Format => write!(f, "this version of triplay makes keys in another way: {from} → {to}"),
+        }
+    }
+}
+
+/// Few characters for one value: digests by their beginning, long ones cut.
+fn short(value: &Value) -> String {
+    const LONGEST: usize = 60;
+    match value {
+        Value::Null => "nothing".into(),
+        Value::String(text) if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            text[..12].to_owned()
+        }
+        other => {
+            let text = other.to_string();
+            match text.char_indices().nth(LONGEST) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Digest;
+    use serde_json::json;
+
+    #[test]
+    fn every_part_of_a_manifest_that_differs_is_named() {
+        let digest = |text: &str| json!({ "digest": Digest::of_bytes(text.as_bytes()) });
+        let before = json!({
+            "format": 2, "kind": "sft", "version": 1, "numerics": "cpu f32", "position": [1], "seed": "aa",
+            "params": {
+                "lr": 0.001, "data": digest("a"), "models": [{ "weight": 1 }], "gone": 3,
+                "inherit": [{ "variable": "$HOME", "value": "/root" }],
+            },
+        });
+        let mut now = before.clone();
+        assert_eq!(differences(&before, &now), []);
+        now["version"] = json!(2);
+        now["params"]["lr"] = json!(0.002);
+        now["params"]["data"] = digest("b");
+        now["params"]["models"][0]["weight"] = json!(2);
+        now["params"]["inherit"][0]["value"] = json!(null);
+        now["params"].as_object_mut().unwrap().remove("gone");
+        let told: Vec<String> = differences(&before, &now).iter().map(Change::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "code version: 1 → 2",
+                "input data: content 17762fddd969 → 10e5cf3d3c8a",
+                "parameter gone: 3 → nothing",
+                "environment variable of inherit.0: \"/root\" → nothing",
+                "parameter lr: 0.001 → 0.002",
+                "parameter models.0.weight: 1 → 2",
+            ]
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! Dropping what a loop has handed on: a checkpoint goes when all that use it are done, and its record stays.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::graph::NodeId;
+use super::plan::{Plan, State};
+use super::run::NodeReport;
+use crate::store::{Digest, Store};
+
+/// Which outputs are still wanted.
+pub(super) struct Thinning {
+    /// Whether any output of the graph is to be dropped.
+    any: bool,
+    /// How many outputs with this content are wanted; at none it is dropped.
+    users: HashMap<Digest, usize>,
+    /// Nodes whose passing outputs have been let go.
+    released: BTreeSet<NodeId>,
+    /// Nodes that were made again. They stay until the run ends: whoever asks for one round of a loop tends to ask
+    /// for the next.
+    made_again: BTreeSet<NodeId>,
+    /// Nobody here wants these; they go as soon as nobody else is at work.
+    unwanted: Vec<Digest>,
+}
+
+impl Thinning {
+    pub fn new(plan: &Plan) -> Thinning {
+        Thinning {
+            any: plan.graph.nodes.iter().any(|node| !node.passing.is_empty()),
+            users: HashMap::new(),
+            released: BTreeSet::new(),
+            made_again: BTreeSet::new(),
+            unwanted: Vec::new(),
+        }
+    }
+
+    /// Enters a node's outputs.
+    pub fn adopt(&mut self, report: &NodeReport) {
+        if self.any {
+            for output in &report.outputs {
+                *self.users.entry(output.digest).or_default() += 1;
+            }
+        }
+    }
+
+    pub fn made_again(&mut self, id: NodeId) {
+        self.made_again.insert(id);
+    }
+
+    /// A node is done: lets go of what it was the last to need.
+    pub fn release_around(&mut self, id: NodeId, plan: &Plan, store: &Store) -> anyhow::Result<()> {
+        if self.any {
+            let sources: BTreeSet<NodeId> = plan.graph.node(id).sources().chain([id]).collect();
+            sources.into_iter().for_each(|source| self.release(source, plan));
+            self.drop_unwanted(store)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the passing outputs of a node whose consumers are all done.
+    fn release(&mut self, id: NodeId, plan: &Plan) {
+        let is_done = |id: &NodeId| plan.slot(*id).state == State::Done;
+        let node = plan.graph.node(id);
+        let idle = is_done(&id) && plan.consumers[id.index()].iter().all(is_done);
+        if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
+            return;
+        }
+        let Some(known) = plan.known(id) else { return };
+        for &passing in &node.passing {
+            let digest = known[passing].digest;
+            let users = self.users.entry(digest).or_default();
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.unwanted.push(digest);
+            }
+        }
+    }
+
+    fn drop_unwanted(&mut self, store: &Store) -> anyhow::Result<()> {
+        // Another node may have come by the same content meanwhile.
+        self.unwanted.retain(|digest| self.users.get(digest).is_none_or(|users| *users == 0));
+        if !self.unwanted.is_empty() && store.drop_blobs(&self.unwanted)? {
+            self.unwanted.clear();
+        }
+        Ok(())
+    }
+
+    /// The run ends: what was made again is no longer needed either.
+    pub fn end(&mut self, plan: &Plan, store: &Store) -> anyhow::Result<()> {
+        for id in std::mem::take(&mut self.made_again) {
+            // It was let go of before, or is now.
+            let known = plan.known(id).unwrap_or_default();
+            if self.released.contains(&id) {
+                let passing = plan.graph.node(id).passing.iter();
+                self.unwanted.extend(passing.map(|output| known[*output].digest));
+            }
+            self.release(id, plan);
+        }
+        self.drop_unwanted(store)
+    }
+}

@@ -1,0 +1,88 @@
+//! Sealed lines: JSON objects, one a line, that end in a checksum of themselves. All that grows by appending is
+//! written so: the records of the cache, the nodes of a run, the digests of files outside. A line that was torn or
+//! altered is found out and skipped; what stands before and after it is not harmed.
+
+use blake3::Hasher;
+use serde::Serialize;
+
+/// What stands between a line's content and its checksum.
+const MARK: &[u8] = b",\"check\":\"";
+/// Hexadecimal digits of a checksum: 128 bits.
+const DIGITS: usize = 32;
+const END: &[u8] = b"\"}";
+
+/// The line of a value, which must serialise to a JSON object that is not empty; without the line's end.
+pub fn seal(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut line = serde_json::to_string(value)?;
+    line.pop();
+    let check = checksum(line.as_bytes());
+    line.push_str(",\"check\":\"");
+    line.push_str(&check);
+    line.push_str("\"}");
+    Ok(line)
+}
+
+/// Whether a line is whole and as it was written. It is then a JSON object with one more key, `check`.
+pub fn is_sealed(line: &[u8]) -> bool {
+    let tail = MARK.len() + DIGITS + END.len();
+    let Some(length) = line.len().checked_sub(tail) else { return false };
+    let (content, tail) = line.split_at(length);
+    tail.starts_with(MARK)
+        && tail.ends_with(END)
+        && tail[MARK.len()..MARK.len() + DIGITS] == *checksum(content).as_bytes()
+}
+
+fn checksum(content: &[u8]) -> String {
+    let mut hasher = Hasher::new();
+    hasher.update(content);
+    let mut hex = hasher.finalize().to_hex().to_string();
+    hex.truncate(DIGITS);
+    hex
+}
+
+/// The sealed lines of a text; `damaged` is called with the number, from 1, of each line that is not.
+pub fn sealed_lines<'a>(
+    text: &'a [u8],
+    mut damaged: impl FnMut(usize) + 'a,
+) -> impl Iterator<Item = &'a [u8]> + 'a {
+    text.split(|byte| *byte == b'\n').enumerate().filter_map(move |(index, line)| match line {
+        [] => None,
+        line if is_sealed(line) => Some(line),
+        _ => {
+            damaged(index + 1);
+            None
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_cut_or_altered_anywhere_is_found_out() {
+        let value = json!({"key": "abc", "outputs": [1, 2]});
+        let line = seal(&value).unwrap();
+        assert!(is_sealed(line.as_bytes()));
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["outputs"], value["outputs"]);
+        for length in 0..line.len() {
+            assert!(!is_sealed(&line.as_bytes()[..length]), "cut at {length}");
+        }
+        for bit in 0..line.len() * 8 {
+            let mut altered = line.clone().into_bytes();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_sealed(&altered), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn lines_around_a_damaged_one_are_read() {
+        let [a, b] = [json!({"n": 1}), json!({"n": 2})].map(|value| seal(&value).unwrap());
+        let text = format!("{a}\n{}\n{b}\n", &a[..10]);
+        let mut damaged = Vec::new();
+        let read = sealed_lines(text.as_bytes(), |number| damaged.push(number)).count();
+        assert_eq!((read, damaged), (2, vec![2]));
+    }
+}

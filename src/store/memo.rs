@@ -1,0 +1,146 @@
+//! Remembered digests of large files outside: `files.jsonl`, a sealed line for each file and state. A file whose
+//! size, times and inode are what they were is not read again.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Digest;
+use super::line::{seal, sealed_lines};
+use super::sharing::Sharing;
+
+/// Smaller files are read faster than remembered.
+const FROM_BYTES: u64 = 1 << 20;
+
+/// A file that was changed less than this ago may change again without its times showing it: two writes within one
+/// tick of the file system's clock have the same time. So may one whose times lie ahead of the clock.
+const SETTLED_NANOSECONDS: i128 = 2_000_000_000;
+
+/// What shows that a file is as it was. The time of change (`changed`) cannot be set by a program, as the time of
+/// modification can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    size: u64,
+    modified: i128,
+    changed: i128,
+    device: u64,
+    inode: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    path: PathBuf,
+    state: State,
+    digest: Digest,
+}
+
+pub struct Memo {
+    path: PathBuf,
+    /// Read when the first large file is asked for.
+    known: Option<HashMap<PathBuf, (State, Digest)>>,
+}
+
+impl Memo {
+    pub fn new(root: &Path) -> Memo {
+        Memo { path: root.join("files.jsonl"), known: None }
+    }
+
+    /// The digest of a file's bytes. With `paranoid` it is read whatever is remembered.
+    pub fn digest(&mut self, path: &Path, paranoid: bool, sharing: Sharing) -> io::Result<Digest> {
+        let before = fs::metadata(path)?;
+        if before.len() < FROM_BYTES {
+            return Digest::of_file(path);
+        }
+        let (path, state) = (fs::canonicalize(path)?, State::of(&before));
+        let file = self.path.clone();
+        let known = self.known.get_or_insert_with(|| read(&file));
+        match known.get(&path) {
+            Some((known, digest)) if *known == state && !paranoid => return Ok(*digest),
+            _ => {}
+        }
+        let digest = Digest::of_file(&path)?;
+        let unchanged = State::of(&fs::metadata(&path)?) == state;
+        if unchanged && state.is_settled(SystemTime::now()) {
+            known.insert(path.clone(), (state, digest));
+            // A digest that cannot be remembered is computed again.
+            let _ = append(&file, &Line { path, state, digest }, sharing);
+        }
+        Ok(digest)
+    }
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> State {
+        let time = |seconds: i64, nanoseconds: i64| {
+            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+        };
+        State {
+            size: metadata.len(),
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+        self.modified.max(self.changed) + SETTLED_NANOSECONDS < now
+    }
+}
+
+fn read(path: &Path) -> HashMap<PathBuf, (State, Digest)> {
+    let text = fs::read(path).unwrap_or_default();
+    let lines = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+    lines.map(|line| (line.path, (line.state, line.digest))).collect()
+}
+
+fn append(path: &Path, line: &Line, sharing: Sharing) -> io::Result<()> {
+    let is_new = !path.exists();
+    let mut file = File::options().create(true).append(true).open(path)?;
+    if is_new {
+        sharing.set(&file, sharing.file)?;
+    }
+    // The empty line closes one that a crash cut short.
+    file.write_all(format!("\n{}\n", seal(line).map_err(io::Error::other)?).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_file_that_changed_just_now_or_in_the_future_is_not_settled() {
+        let state = State { size: 1, modified: 50_000_000_000, changed: 0, device: 0, inode: 0 };
+        let at = |seconds| state.is_settled(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert!(!at(51), "a second ago");
+        assert!(!at(10), "the clock was set back");
+        assert!(at(60));
+    }
+
+    #[test]
+    fn a_remembered_file_is_not_read_again_unless_it_changed_or_paranoia_asks() {
+        let folder = tempfile::tempdir().unwrap();
+        let sharing = Sharing::of(folder.path()).unwrap();
+        let path = fs::canonicalize(folder.path()).unwrap().join("large");
+        fs::write(&path, vec![7; 2 << 20]).unwrap();
+        let truth = Digest::of_file(&path).unwrap();
+        let wrong = Digest::of_bytes(b"something else");
+        let state = State::of(&fs::metadata(&path).unwrap());
+        append(&folder.path().join("files.jsonl"), &Line { path: path.clone(), state, digest: wrong }, sharing)
+            .unwrap();
+        let digest = |paranoid| Memo::new(folder.path()).digest(&path, paranoid, sharing).unwrap();
+        assert_eq!(digest(false), wrong, "remembered");
+        assert_eq!(digest(true), truth);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[5] = 8;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(digest(false), Digest::of_file(&path).unwrap());
+    }
+}
