@@ -8,7 +8,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use triplay::engine::progress::{Outcome, Progress};
 use triplay::engine::{
-    ArtifactType, Context, Input, Kind, LoadOptions, Memory, Output, Registry, Stage, load, run,
+    ArtifactType, Context, Input, Kind, LoadOptions, Memory, Output, Plan, Registry, RunOptions, Stage, load,
+    run,
 };
 use triplay::store::Store;
 
@@ -52,7 +53,8 @@ struct Silent;
 impl Progress for Silent {
     fn run_started(&self, _: &str, _: usize) {}
     fn node_started(&self, _: &str, _: &str) {}
-    fn node_progress(&self, _: u64, _: u64, _: &str) {}
+    fn node_progress(&self, _: &str, _: u64, _: u64, _: &str) {}
+    fn nodes_cached(&self, _: usize) {}
     fn node_finished(&self, _: &str, _: Outcome, _: f64) {}
     fn message(&self, _: &str) {}
     fn run_finished(&self) {}
@@ -72,10 +74,12 @@ fn main() -> anyhow::Result<()> {
     for what in ["cold", "no-op"] {
         let begun = Instant::now();
         let graph = load(&file, &LoadOptions::default(), &registry)?;
-        let store = Store::open(&folder.path().join("cache"), || {})?;
-        let report = run(&graph, &store, &Memory::new(1 << 20), &Silent, &mut |_| Ok(()));
+        let store = Store::open(&folder.path().join("cache"))?;
+        let (guard, options) = (store.guard(|| {})?, RunOptions::default());
+        let plan = Plan::new(&graph, &store);
+        let report = run(plan, guard, &store, &Memory::new(1 << 20), &options, &Silent, &mut |_| Ok(()));
         let seconds = begun.elapsed().as_secs_f64();
-        anyhow::ensure!(report.failure.is_none());
+        anyhow::ensure!(report.failures.is_empty());
         println!(
             "{what:6} ran {:4}, cached {:4}: {:8.1} ms, {:6.3} ms a node",
             report.ran,

@@ -14,13 +14,18 @@ pub fn collect(nodes: &[NodeReport], store: &Store) -> anyhow::Result<Vec<RunMet
     let mut rows = Vec::new();
     for node in nodes {
         for output in node.outputs.iter().filter(|output| output.artifact == "metrics") {
-            let path = store.blob_path(&output.digest);
+            let Some(path) = store.verified(&output.digest)? else { continue };
             let metrics =
                 data::read::<MetricRow>(&path).with_context(|| format!("metrics of {}", node.node))?;
             rows.extend(metrics.into_iter().map(|metric| RunMetricRow { node: node.node.clone(), metric }));
         }
     }
     Ok(rows)
+}
+
+/// Reads a run's metrics.parquet.
+pub fn read(path: &Path) -> anyhow::Result<Vec<RunMetricRow>> {
+    Ok(data::read(path)?)
 }
 
 /// Writes a run's metrics.parquet.

@@ -3,5 +3,5 @@
 mod collect;
 mod table;
 
-pub use collect::{collect, link_models, write};
+pub use collect::{collect, link_models, read, write};
 pub use table::table;

@@ -1,15 +1,18 @@
-//! A run's folder, `results/<pipeline>/<run>/`: `run.json` says what was run and what it came to,
-//! `nodes.jsonl` has one line for each node that is done, written as it happens.
+//! A run's folder, `results/<pipeline>/<run>/`: `pipeline.yaml` as it was, `run.json` says what was run, where and what
+//! it came to, `nodes.jsonl` has one sealed line for each node that is done, written as it happens.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::machine::Machine;
 use crate::engine::{NodeOutput, NodeReport};
-use crate::store::write_durably;
+use crate::store::{Digest, seal, sealed_lines, write_durably};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -20,15 +23,33 @@ pub struct RunRecord {
     pub run: String,
     pub pipeline: String,
     pub file: PathBuf,
-    pub params: serde_json::Value,
+    /// The parameters of each variant; the pipeline as it stands has the empty name.
+    pub params: BTreeMap<String, Value>,
+    /// The `--set`s.
+    #[serde(default)]
+    pub settings: Vec<String>,
     pub triplay: String,
+    /// The code version of each stage kind that is used.
+    #[serde(default)]
+    pub kinds: BTreeMap<String, u32>,
+    #[serde(default)]
+    pub machine: Machine,
+    /// When it began, by the machine's clock (RFC 3339).
+    #[serde(default)]
+    pub began: String,
     /// The cache that holds the blobs.
     pub cache: PathBuf,
+    /// Of the names and keys of all nodes, once all are done: runs that came to the same have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`.
     pub status: String,
     pub ran: usize,
     pub cached: usize,
+    /// Executed although recorded, since a dropped output was needed.
+    #[serde(default)]
+    pub again: usize,
     pub failed: usize,
     pub skipped: usize,
     pub seconds: f64,
@@ -41,14 +62,20 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `results/<pipeline>/<run>/`; the run's name is the time, made unique.
+    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, also
+    /// where the clock was set back.
     pub fn create(pipeline: &str) -> anyhow::Result<(String, RunFolder)> {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
         fs::create_dir_all(&parent).with_context(fail)?;
-        let time = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-        for attempt in 1.. {
-            let run = if attempt == 1 { time.clone() } else { format!("{time}-{attempt}") };
+        let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+        let newest = run_folders(Some(pipeline)).pop().map(|(order, _)| order);
+        let (time, first) = match newest {
+            Some((time, number)) if time >= now => (time, number + 1),
+            _ => (now, 1),
+        };
+        for number in first.. {
+            let run = if number == 1 { time.clone() } else { format!("{time}-{number}") };
             let path = parent.join(&run);
             match fs::create_dir(&path) {
                 Ok(()) => {
@@ -62,11 +89,15 @@ impl RunFolder {
         bail!(fail())
     }
 
-    /// Appends a node that is done.
-    pub fn add(&mut self, node: &NodeReport) -> anyhow::Result<()> {
-        let line = serde_json::to_string(node)? + "\n";
+    /// Appends nodes that are done.
+    pub fn add(&mut self, nodes: &[&NodeReport]) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for node in nodes {
+            text += &seal(node)?;
+            text.push('\n');
+        }
         self.nodes
-            .write_all(line.as_bytes())
+            .write_all(text.as_bytes())
             .with_context(|| format!("cannot write in {}", self.path.display()))
     }
 }
@@ -80,62 +111,153 @@ pub fn write_record(folder: &Path, record: &RunRecord) -> anyhow::Result<()> {
 
 /// A run read back.
 pub struct Run {
+    pub folder: PathBuf,
     pub record: RunRecord,
+    /// Of the ablation that was asked for, with its name taken off theirs; else all.
     pub nodes: Vec<NodeReport>,
+    pub ablation: Option<String>,
+    /// Lines of `nodes.jsonl` that were torn or altered.
+    pub damaged: usize,
+}
+
+/// The order of run folders: the time and the number behind it.
+type Order = (String, u32);
+
+/// All run folders, the oldest first.
+fn run_folders(pipeline: Option<&str>) -> Vec<(Order, PathBuf)> {
+    let mut runs = Vec::new();
+    for folder in folders(Path::new(RESULTS)) {
+        if pipeline.is_none_or(|pipeline| folder.ends_with(pipeline)) {
+            let named = folders(&folder).into_iter().filter(|path| path.join("nodes.jsonl").exists());
+            runs.extend(named.map(|path| (order(&path), path)));
+        }
+    }
+    runs.sort();
+    runs
+}
+
+fn order(path: &Path) -> Order {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match name.rsplit_once('-') {
+        Some((time, number)) if time.contains('-') => (time.to_owned(), number.parse().unwrap_or(1)),
+        _ => (name.into_owned(), 1),
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 impl Run {
-    /// The run of this name, of a unique beginning of it, or the `latest`; `pipeline/run` narrows the search.
-    pub fn find(name: &str) -> anyhow::Result<Run> {
-        let (pipeline, run) =
-            name.rsplit_once('/').map_or((None, name), |(pipeline, run)| (Some(pipeline), run));
-        let mut runs: Vec<(String, PathBuf)> = Vec::new();
-        for folder in folders(Path::new(RESULTS)) {
-            if pipeline.is_none_or(|pipeline| folder.ends_with(pipeline)) {
-                let named = folders(&folder).into_iter().filter(|path| path.join("run.json").exists());
-                runs.extend(
-                    named.map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into(), path)),
-                );
-            }
+    /// The run of this name, of a unique beginning of it, or the `latest`; `pipeline/run` narrows the search, and
+    /// `run@ablation` the nodes.
+    pub fn find(text: &str) -> anyhow::Result<Run> {
+        let (text, ablation) = text.split_once('@').map_or((text, None), |(run, name)| (run, Some(name)));
+        let run = Run::read(&Run::locate(text)?)?;
+        match ablation {
+            None => Ok(run),
+            Some(ablation) => run.only(ablation),
         }
-        runs.sort();
-        let found: Vec<_> = match run {
-            "latest" => runs.last().into_iter().collect(),
-            _ => match runs.iter().filter(|(name, _)| name == run).collect::<Vec<_>>() {
+    }
+
+    /// The folder of a run.
+    pub fn locate(text: &str) -> anyhow::Result<PathBuf> {
+        let direct = Path::new(text);
+        if direct.join("nodes.jsonl").exists() {
+            return Ok(direct.to_owned());
+        }
+        let (pipeline, run) = text
+            .trim_end_matches('/')
+            .rsplit_once('/')
+            .map_or((None, text), |(pipeline, run)| (Some(pipeline), run));
+        let runs = run_folders(pipeline);
+        let found: Vec<&PathBuf> = match run {
+            "latest" => runs.iter().map(|(_, path)| path).next_back().into_iter().collect(),
+            _ => match runs.iter().map(|(_, path)| path).filter(|path| name(path) == run).collect::<Vec<_>>()
+            {
                 exact if !exact.is_empty() => exact,
-                _ => runs.iter().filter(|(name, _)| name.starts_with(run)).collect(),
+                _ => runs.iter().map(|(_, path)| path).filter(|path| name(path).starts_with(run)).collect(),
             },
         };
         match found[..] {
-            [(_, path)] => Run::read(path),
+            [path] => Ok(path.clone()),
             [] if runs.is_empty() => {
                 bail!("there are no runs in {RESULTS}/ here; `triplay pipeline run FILE` makes one")
             }
             [] => {
-                let newest: Vec<&str> = runs.iter().rev().take(5).map(|(name, _)| name.as_str()).collect();
+                let newest: Vec<String> = runs.iter().rev().take(5).map(|(_, path)| name(path)).collect();
                 bail!("there is no run `{run}`; the newest are {}", newest.join(", "))
             }
             _ => {
-                let names: Vec<String> = found.iter().map(|(_, path)| path.display().to_string()).collect();
+                let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
                 bail!("`{run}` could be {}; write more of its name", names.join(" or "))
             }
         }
     }
 
-    fn read(folder: &Path) -> anyhow::Result<Run> {
-        let path = folder.join("run.json");
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let record = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not a run record", path.display()))?;
-        let path = folder.join("nodes.jsonl");
-        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        // A run that was killed may end in half a line: what was not recorded is not there.
-        let lines = BufReader::new(file).lines().map_while(Result::ok);
-        let nodes = lines.map_while(|line| serde_json::from_str(&line).ok()).collect();
-        Ok(Run { record, nodes })
+    /// All runs, the newest first.
+    pub fn all(pipeline: Option<&str>) -> Vec<PathBuf> {
+        run_folders(pipeline).into_iter().rev().map(|(_, path)| path).collect()
     }
 
-    /// The file or folder of `node` or `node.output`.
+    pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
+        let path = folder.join("run.json");
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a run record", path.display()))
+    }
+
+    pub fn read(folder: &Path) -> anyhow::Result<Run> {
+        let record = Run::read_record(folder)?;
+        let (nodes, damaged) = Run::read_nodes(folder)?;
+        Ok(Run { folder: folder.to_owned(), record, nodes, ablation: None, damaged })
+    }
+
+    /// The nodes that a run was done with, and how many lines are damaged. A run that was killed may end in half a
+    /// line: what was not recorded is not there.
+    pub fn read_nodes(folder: &Path) -> anyhow::Result<(Vec<NodeReport>, usize)> {
+        let path = folder.join("nodes.jsonl");
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut damaged = 0;
+        let nodes = sealed_lines(&text, |_| damaged += 1)
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect();
+        Ok((nodes, damaged))
+    }
+
+    /// The part of the run that is of one ablation.
+    fn only(mut self, ablation: &str) -> anyhow::Result<Run> {
+        if !self.record.params.contains_key(ablation) || ablation.is_empty() {
+            let known: Vec<&str> =
+                self.record.params.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
+            match known[..] {
+                [] => bail!("run {} was made without --ablation", self.record.run),
+                _ => {
+                    bail!("run {} has no ablation `{ablation}`; it has {}", self.record.run, known.join(", "))
+                }
+            }
+        }
+        let prefix = format!("{ablation}/");
+        self.nodes.retain_mut(|node| match node.node.strip_prefix(&prefix) {
+            Some(rest) => {
+                node.node = rest.to_owned();
+                true
+            }
+            None => false,
+        });
+        self.record.params.retain(|name, _| name == ablation);
+        self.ablation = Some(ablation.to_owned());
+        Ok(self)
+    }
+
+    /// What people call it: the run, and the ablation where it is one.
+    pub fn title(&self) -> String {
+        match &self.ablation {
+            None => self.record.run.clone(),
+            Some(ablation) => format!("{}@{ablation}", self.record.run),
+        }
+    }
+
+    /// The node `node` or of `node.output`, and the output that is meant.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
         let by_name = |name: &str| self.nodes.iter().find(|node| node.node == name);
         let (node, output) = match by_name(text) {

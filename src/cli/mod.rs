@@ -1,11 +1,18 @@
 //! Commands, their arguments and their exit codes: 0 done, 1 a stage failed, 2 the pipeline or the command
 //! line is wrong, 130 interrupted. No command computes anything itself.
 
+mod cache;
+mod compare;
 mod folder;
+mod ledger;
+mod machine;
 mod model;
 mod pipeline;
+mod plan;
 mod progress;
+mod runs;
 mod show;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +32,12 @@ enum Command {
     /// Run and check pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),
+    /// Look at runs, compare and remove them
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Look after the cache
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Look at datasets
     #[command(subcommand)]
     Data(DataCommand),
@@ -39,6 +52,32 @@ enum PipelineCommand {
     Run(RunArgs),
     /// Validate a pipeline without running anything
     Check(FileArgs),
+    /// Show what would run, and why
+    Plan(PlanArgs),
+    /// Explain why a node would run, or would not
+    Explain(ExplainArgs),
+}
+
+#[derive(Subcommand)]
+enum RunsCommand {
+    /// List runs, the newest first
+    List(RunsListArgs),
+    /// Show what was run, where and what it came to
+    Show(RunsShowArgs),
+    /// Show where two runs part: parameters, code, nodes, metrics
+    Compare(RunsCompareArgs),
+    /// Remove runs; `cache gc` then frees what only they used
+    Rm(RunsRmArgs),
+}
+
+#[derive(Subcommand)]
+enum CacheCommand {
+    /// Show what the cache holds
+    Stats(StatsArgs),
+    /// Hash everything again; what is damaged is put aside and made again by the next run
+    Verify(StatsArgs),
+    /// Free what no run uses
+    Gc(GcArgs),
 }
 
 /// A pipeline file and the parameters to change in it.
@@ -49,6 +88,9 @@ struct FileArgs {
     /// Change a parameter of the pipeline, or its seed
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
+    /// Run this ablation of the pipeline; may be repeated, `all` is all of them
+    #[arg(long = "ablation", value_name = "NAME")]
+    ablations: Vec<String>,
 }
 
 #[derive(Args, Clone)]
@@ -58,6 +100,130 @@ struct RunArgs {
     #[command(flatten)]
     cache: CacheArgs,
     /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+    /// How much `cpu` there is: how many nodes run side by side [default: the number of cores]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// After a failure, go on with what does not depend on it
+    #[arg(long)]
+    keep_going: bool,
+    /// Only show what would run, and why
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: exit with 3 where something would run
+    #[arg(long, requires = "dry_run")]
+    exit_code: bool,
+    /// Compute this node again once it is done and say what comes out different; the original stays
+    #[arg(long, value_name = "NODE")]
+    check: Vec<String>,
+    /// Hash files outside even where nothing shows that they changed
+    #[arg(long)]
+    paranoid: bool,
+    /// Write what ran when to this file, in Chrome's trace format
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+#[derive(Args, Clone)]
+struct PlanArgs {
+    #[command(flatten)]
+    pipeline: FileArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+    /// List every node, the cached among them
+    #[arg(long)]
+    all: bool,
+    /// Exit with 3 where something would run
+    #[arg(long)]
+    exit_code: bool,
+    /// Hash files outside even where nothing shows that they changed
+    #[arg(long)]
+    paranoid: bool,
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    pipeline: FileArgs,
+    /// The node, such as `play[1]/red[03]/update`
+    node: String,
+    /// Compare with this run [default: the newest that has the node]
+    #[arg(long, value_name = "RUN")]
+    against: Option<String>,
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct RunsListArgs {
+    /// Only runs of this pipeline
+    pipeline: Option<String>,
+    /// Print one JSON object a run
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct RunsShowArgs {
+    /// A run's name, the beginning of it, or `latest`; RUN@ABLATION for one ablation of it
+    #[arg(default_value = "latest")]
+    run: String,
+    /// Print one JSON object, with all nodes
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct RunsCompareArgs {
+    /// A run, or RUN@ABLATION
+    a: String,
+    /// Another
+    b: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct RunsRmArgs {
+    /// The runs to remove
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// Remove a run that is marked as running: one that was killed
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct StatsArgs {
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct GcArgs {
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// Only say what would be freed
+    #[arg(long)]
+    dry_run: bool,
+    /// Also let go of runs that began longer ago, such as 12h, 30d or 2w
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<String>,
+    /// Also let go of the oldest runs until the rest fits in this, such as 20GB
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -102,6 +268,15 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
+        Command::Pipeline(PipelineCommand::Plan(args)) => plan::plan(&args),
+        Command::Pipeline(PipelineCommand::Explain(args)) => plan::explain(&args),
+        Command::Runs(RunsCommand::List(args)) => runs::list(&args),
+        Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
+        Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
+        Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
+        Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
+        Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
+        Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
         Command::Model(command) => model::command(&command),
     };

@@ -1,212 +1,248 @@
 //! `triplay pipeline run` and `check`.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::folder::{RunFolder, RunRecord, write_record};
-use super::{FileArgs, RunArgs, progress};
+use super::folder::{Run, RunFolder, RunRecord};
+use super::ledger::{Ledger, Show, last_line, summary};
+use super::machine::Machine;
+use super::trace::Trace;
+use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
 use crate::analysis;
-use crate::engine::progress::{Outcome, Progress};
-use crate::engine::{self, Graph, LoadOptions, Memory, NodeReport};
+use crate::data::RunMetricRow;
+use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
 use crate::stages;
-use crate::store::Store;
+use crate::store::{Digest, Lock, Store};
 
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
 
-fn load(args: &FileArgs) -> anyhow::Result<Graph> {
-    let options = LoadOptions { settings: &args.settings, ..LoadOptions::default() };
+pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) -> anyhow::Result<Graph> {
+    let options = LoadOptions { settings: &args.settings, ablations: &args.ablations, digest };
     Ok(engine::load(&args.file, &options, &stages::registry())?)
 }
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
-    let graph = load(args)?;
+    let graph = load(args, &Digest::of_path)?;
     println!("{}: valid, {} nodes", args.file.display(), graph.nodes.len());
     Ok(ExitCode::SUCCESS)
 }
 
+pub fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
+    Ok(Store::open(&cache.cache)?)
+}
+
+/// The shared guard over the cache.
+pub fn guard(store: &Store) -> anyhow::Result<Lock> {
+    Ok(store.guard(|| eprintln!("waiting: the cache {} is being cleaned", store.root().display()))?)
+}
+
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
-    let graph = load(&args.pipeline)?;
-    let store = Store::open(&args.cache.cache, || {
-        eprintln!("waiting: another triplay runs on the cache {}", args.cache.cache.display());
-    })?;
+    if args.dry_run {
+        return plan::dry_run(args);
+    }
+    let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
+    let store = open(&args.cache)?;
+    let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    if let Some(trace) = &trace {
+        trace.phase("load", begun);
+    }
+    let planned = Instant::now();
+    let check = args.check.iter().map(|name| find(&graph, name)).collect::<anyhow::Result<Vec<NodeId>>>()?;
+    let guard = guard(&store)?;
+    let plan = Plan::new(&graph, &store);
+    if let Some(trace) = &trace {
+        trace.phase("plan", planned);
+    }
+    let digest = plan.is_done().then(|| plan.digest_of_all());
+    if let Some(digest) = digest.filter(|_| check.is_empty())
+        && let Some((folder, record)) = same_run(&graph.pipeline, digest)
+    {
+        return nothing_to_do(args, begun, &graph, folder, record);
+    }
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
-    let record = RunRecord {
+    store.add_root(&folder.path)?;
+    std::fs::copy(&args.pipeline.file, folder.path.join("pipeline.yaml"))
+        .with_context(|| format!("cannot write in {}", folder.path.display()))?;
+    let record = record(args, &graph, &store, run);
+    super::folder::write_record(&folder.path, &record)?;
+    let show = Show { reporter: progress::reporter(), json: args.json, command: command(args), trace };
+    let ledger = Arc::new(Ledger::new(show, begun, record, folder.path.clone()));
+    ledger.stop_on_interrupt()?;
+
+    let mut nodes: Vec<NodeReport> = Vec::new();
+    let options = RunOptions { keep_going: args.keep_going, check, ..jobs(args.jobs) };
+    let report =
+        engine::run(plan, guard, &store, &Memory::new(MEMORY), &options, ledger.as_ref(), &mut |node| {
+            folder.add(&[node])?;
+            nodes.push(node.clone());
+            Ok(())
+        });
+    let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
+    let status = if report.failures.is_empty() { "done" } else { "failed" };
+    let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
+    let record = ledger.close(status, |record| record.digest = digest)?;
+    for failure in &report.failures {
+        eprintln!("error: {failure}");
+    }
+    let differ = tell_checked(&report, &store)?;
+    if args.json {
+        println!("{}", summary(&record, &folder.path));
+    } else {
+        print!("{}", tables(&graph, &metrics));
+        println!("{}", last_line(&record, &folder.path));
+    }
+    let failed = !report.failures.is_empty() || differ;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn jobs(jobs: Option<u32>) -> RunOptions {
+    let default = RunOptions::default();
+    RunOptions { jobs: jobs.unwrap_or(default.jobs), ..default }
+}
+
+/// The node of this name, or a suggestion.
+pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
+    if let Some(id) = graph.find(name) {
+        return Ok(id);
+    }
+    let names: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+    match engine::nearest(name, &names) {
+        Some(near) => bail!("the pipeline has no node `{name}`; did you mean `{near}`?"),
+        None => bail!("the pipeline has no node `{name}`; `triplay pipeline plan FILE --all` lists them"),
+    }
+}
+
+/// The newest run of this pipeline, if it came to the same.
+fn same_run(pipeline: &str, digest: Digest) -> Option<(PathBuf, RunRecord)> {
+    let folder = Run::all(Some(pipeline)).into_iter().next()?;
+    let record = Run::read_record(&folder).ok()?;
+    (record.status == "done" && record.digest == Some(digest)).then_some((folder, record))
+}
+
+/// Nothing has changed since the last run: that one is shown, and no new one made.
+fn nothing_to_do(
+    args: &RunArgs,
+    begun: Instant,
+    graph: &Graph,
+    folder: PathBuf,
+    record: RunRecord,
+) -> anyhow::Result<ExitCode> {
+    let cached = graph.nodes.len();
+    let record = RunRecord { ran: 0, again: 0, cached, seconds: begun.elapsed().as_secs_f64(), ..record };
+    if args.json {
+        println!("{}", summary(&record, &folder));
+    } else {
+        let path = folder.join("metrics.parquet");
+        let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
+        print!("{}", tables(graph, &metrics));
+        println!("{}", last_line(&record, &folder));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Of all names and keys, in the order of the graph.
+fn digest_of<'a>(nodes: impl Iterator<Item = &'a NodeReport>) -> Digest {
+    engine::digest_of_keys(nodes.map(|node| (node.node.as_str(), node.key)))
+}
+
+fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecord {
+    let params = graph
+        .variants
+        .iter()
+        .map(|variant| (variant.ablation.clone().unwrap_or_default(), json!(variant.params)));
+    let kinds: BTreeMap<String, u32> =
+        graph.nodes.iter().map(|node| (node.call.kind.name.to_owned(), node.call.kind.version)).collect();
+    RunRecord {
         run,
         pipeline: graph.pipeline.clone(),
         file: args.pipeline.file.clone(),
-        params: json!(graph.variants[0].params),
+        params: params.collect(),
+        settings: args.pipeline.settings.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
+        kinds,
+        machine: Machine::here(),
+        began: jiff::Timestamp::now().to_string(),
         cache: store.root().to_owned(),
+        digest: None,
         nodes: graph.nodes.len(),
         status: "running".into(),
         ran: 0,
         cached: 0,
+        again: 0,
         failed: 0,
         skipped: 0,
         seconds: 0.0,
-    };
-    write_record(&folder.path, &record)?;
-    let ledger = Arc::new(Ledger::new(args, begun, record, &folder));
-    stop_on_interrupt(&ledger)?;
-
-    let mut nodes: Vec<NodeReport> = Vec::new();
-    let memory = Memory::new(MEMORY);
-    let report = engine::run(&graph, &store, &memory, ledger.as_ref(), &mut |node| {
-        folder.add(node)?;
-        nodes.push(node.clone());
-        Ok(())
-    });
-    let metrics = analysis::collect(&nodes, &store)?;
-    analysis::write(&folder.path.join("metrics.parquet"), &metrics)?;
-    analysis::link_models(&folder.path.join("models"), &nodes, &store)?;
-    let record = ledger.close(match report.failure {
-        None => "done",
-        Some(_) => "failed",
-    })?;
-    if let Some(failure) = &report.failure {
-        eprintln!("error: {failure}");
-    }
-    if args.json {
-        println!("{}", ledger.summary(&record));
-    } else {
-        print!("{}", analysis::table(&metrics));
-        println!("{}", ledger.last_line(&record));
-    }
-    Ok(if report.failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Counts what happens on its way to the terminal, so that an interrupt can say and record it at any moment.
-struct Ledger {
-    reporter: Box<dyn Progress>,
-    begun: Instant,
-    folder: std::path::PathBuf,
-    json: bool,
-    command: String,
-    ran: AtomicUsize,
-    cached: AtomicUsize,
-    failed: AtomicUsize,
-    record: Mutex<RunRecord>,
-}
-
-impl Ledger {
-    fn new(args: &RunArgs, begun: Instant, record: RunRecord, folder: &RunFolder) -> Ledger {
-        let mut command = format!("triplay pipeline run {}", args.pipeline.file.display());
-        for setting in &args.pipeline.settings {
-            command += &format!(" --set {setting}");
-        }
-        if args.cache.cache.as_os_str() != ".triplay" {
-            command += &format!(" --cache {}", args.cache.cache.display());
-        }
-        Ledger {
-            reporter: progress::reporter(),
-            begun,
-            folder: folder.path.clone(),
-            json: args.json,
-            command,
-            ran: AtomicUsize::new(0),
-            cached: AtomicUsize::new(0),
-            failed: AtomicUsize::new(0),
-            record: Mutex::new(record),
-        }
-    }
-
-    /// Writes the run's record with its final counts.
-    fn close(&self, status: &str) -> anyhow::Result<RunRecord> {
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        record.status = status.into();
-        record.ran = self.ran.load(Ordering::SeqCst);
-        record.cached = self.cached.load(Ordering::SeqCst);
-        record.failed = self.failed.load(Ordering::SeqCst);
-        record.skipped = record.nodes - record.ran - record.cached - record.failed;
-        record.seconds = self.begun.elapsed().as_secs_f64();
-        write_record(&self.folder, &record)?;
-        Ok(record.clone())
-    }
-
-    fn summary(&self, record: &RunRecord) -> String {
-        json!({
-            "run": record.run,
-            "status": record.status,
-            "ran": record.ran,
-            "cached": record.cached,
-            "failed": record.failed,
-            "skipped": record.skipped,
-            "seconds": record.seconds,
-            "results": self.folder,
-        })
-        .to_string()
-    }
-
-    fn last_line(&self, record: &RunRecord) -> String {
-        let RunRecord { ran, cached, failed, skipped, seconds, .. } = record;
-        let skipped = if *skipped > 0 { format!(", skipped {skipped}") } else { String::new() };
-        format!(
-            "ran {ran}, cached {cached}, failed {failed}{skipped} in {seconds:.1} s: {}",
-            self.folder.display()
-        )
     }
 }
 
-impl Progress for Ledger {
-    fn run_started(&self, pipeline: &str, total: usize) {
-        self.reporter.run_started(pipeline, total);
-    }
-
-    fn node_started(&self, node: &str, kind: &str) {
-        self.reporter.node_started(node, kind);
-    }
-
-    fn node_progress(&self, done: u64, total: u64, note: &str) {
-        self.reporter.node_progress(done, total, note);
-    }
-
-    fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {
-        let counter = match outcome {
-            Outcome::Ran => &self.ran,
-            Outcome::Cached => &self.cached,
-            Outcome::Failed => &self.failed,
-        };
-        counter.fetch_add(1, Ordering::SeqCst);
-        self.reporter.node_finished(node, outcome, seconds);
-    }
-
-    fn message(&self, text: &str) {
-        self.reporter.message(text);
-    }
-
-    fn run_finished(&self) {
-        self.reporter.run_finished();
-    }
+/// Gathers metrics and models in the run's folder, in the order of the graph.
+fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> anyhow::Result<Vec<RunMetricRow>> {
+    nodes.sort_by_key(|node| node.index);
+    let metrics = analysis::collect(nodes, store)?;
+    analysis::write(&folder.join("metrics.parquet"), &metrics)?;
+    analysis::link_models(&folder.join("models"), nodes, store)?;
+    Ok(metrics)
 }
 
-/// Ctrl-C and SIGTERM end the process at once. That is safe at any moment: nothing counts before its record
-/// is published, and publication is one rename.
-fn stop_on_interrupt(ledger: &Arc<Ledger>) -> anyhow::Result<()> {
-    let ledger = ledger.clone();
-    ctrlc::set_handler(move || {
-        ledger.run_finished();
-        match ledger.close("interrupted") {
-            Ok(record) => {
-                if ledger.json {
-                    println!("{}", ledger.summary(&record));
-                }
-                eprintln!(
-                    "interrupted: {} of {} nodes are done and kept. To go on: {}",
-                    record.ran + record.cached,
-                    record.nodes,
-                    ledger.command
-                );
-            }
-            Err(error) => eprintln!("interrupted; what is done is kept, but: {error:#}"),
+/// One table for each ablation, or the one of the pipeline as it stands.
+fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
+    let mut text = String::new();
+    for variant in &graph.variants {
+        let Some(ablation) = &variant.ablation else { return analysis::table(metrics) };
+        let prefix = format!("{ablation}/");
+        let own: Vec<RunMetricRow> =
+            metrics.iter().filter(|row| row.node.starts_with(&prefix)).cloned().collect();
+        let table = analysis::table(&own);
+        if !table.is_empty() {
+            text += &format!("\n== {ablation}{table}");
         }
-        std::process::exit(130);
-    })
-    .context("cannot listen for Ctrl-C")
+    }
+    text
+}
+
+/// Says what `--check` found; whether anything came out different.
+fn tell_checked(report: &Report, store: &Store) -> anyhow::Result<bool> {
+    let mut differ = false;
+    for checked in &report.checked {
+        if checked.differences.is_empty() {
+            eprintln!("check: {} came out the same", checked.node);
+        }
+        for difference in &checked.differences {
+            differ = true;
+            let what = compare::files(&store.blob_path(&difference.recorded), &difference.path);
+            eprintln!(
+                "check: {} is not deterministic: its output `{}` came out different\n  recorded {}, which remains; now {}\n  {}\n  what came out now lies in {}",
+                checked.node,
+                difference.output,
+                difference.recorded.short(),
+                difference.now.short(),
+                what.replace('\n', "\n  "),
+                difference.path.display()
+            );
+        }
+    }
+    Ok(differ)
+}
+
+/// What goes on with this run.
+fn command(args: &RunArgs) -> String {
+    let mut command = format!("triplay pipeline run {}", args.pipeline.file.display());
+    for setting in &args.pipeline.settings {
+        command += &format!(" --set {setting}");
+    }
+    for ablation in &args.pipeline.ablations {
+        command += &format!(" --ablation {ablation}");
+    }
+    if args.cache.cache.as_os_str() != ".triplay" {
+        command += &format!(" --cache {}", args.cache.cache.display());
+    }
+    command
 }

@@ -1,6 +1,7 @@
 //! Progress for people: a bar and a line at work on a terminal, plain lines elsewhere. Always on standard
 //! error, so that standard output holds results alone.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,26 +21,39 @@ pub fn reporter() -> Box<dyn Progress> {
     }
 }
 
-/// One bar for the run, one line for the node at work.
+/// One bar for the run, one line for each node at work.
 struct Terminal {
     bars: MultiProgress,
     run: ProgressBar,
-    node: ProgressBar,
+    lanes: Mutex<Vec<Lane>>,
     /// After an interrupt the work goes on for a moment on its own thread: it must not draw any more.
     over: AtomicBool,
+}
+
+/// A line for one node after the other. It shows the last until the next begins.
+struct Lane {
+    bar: ProgressBar,
+    node: Option<String>,
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Terminal {
     fn new() -> Terminal {
         let bars = MultiProgress::new();
-        let style = |template: &str| {
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-        };
         let run = bars.add(ProgressBar::new(0));
         run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}"));
-        let node = bars.add(ProgressBar::new(0));
-        node.set_style(style("  {prefix} {pos}/{len} left {eta}  {msg}"));
-        Terminal { bars, run, node, over: AtomicBool::new(false) }
+        Terminal { bars, run, lanes: Mutex::default(), over: AtomicBool::new(false) }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 }
 
@@ -51,26 +65,49 @@ impl Progress for Terminal {
     }
 
     fn node_started(&self, node: &str, _: &str) {
-        self.node.reset();
-        self.node.set_length(0);
-        self.node.set_prefix(node.to_owned());
-        self.node.set_message("");
-    }
-
-    fn node_progress(&self, done: u64, total: u64, note: &str) {
-        if self.over.load(Ordering::SeqCst) {
+        if self.is_over() {
             return;
         }
-        self.node.set_length(total);
-        self.node.set_position(done);
-        self.node.set_message(note.to_owned());
+        let mut lanes = self.lanes();
+        let index = lanes.iter().position(|lane| lane.node.is_none()).unwrap_or_else(|| {
+            let bar = self.bars.add(ProgressBar::new(0));
+            bar.set_style(style("  {prefix} {pos}/{len} left {eta}  {msg}"));
+            lanes.push(Lane { bar, node: None });
+            lanes.len() - 1
+        });
+        let lane = &mut lanes[index];
+        lane.node = Some(node.to_owned());
+        lane.bar.reset();
+        lane.bar.set_length(0);
+        lane.bar.set_prefix(node.to_owned());
+        lane.bar.set_message("");
+    }
+
+    fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {
+        if self.is_over() {
+            return;
+        }
+        if let Some(lane) = self.lanes().iter().find(|lane| lane.node.as_deref() == Some(node)) {
+            lane.bar.set_length(total);
+            lane.bar.set_position(done);
+            lane.bar.set_message(note.to_owned());
+        }
     }
 
     fn node_finished(&self, node: &str, outcome: Outcome, _: f64) {
-        self.run.inc(1);
+        if outcome != Outcome::Again {
+            self.run.inc(1);
+        }
+        if let Some(lane) = self.lanes().iter_mut().find(|lane| lane.node.as_deref() == Some(node)) {
+            lane.node = None;
+        }
         if outcome == Outcome::Failed {
             self.message(&format!("failed: {node}"));
         }
+    }
+
+    fn nodes_cached(&self, count: usize) {
+        self.run.inc(count as u64);
     }
 
     fn message(&self, text: &str) {
@@ -82,7 +119,7 @@ impl Progress for Terminal {
         self.over.store(true, Ordering::SeqCst);
         self.run.disable_steady_tick();
         self.run.finish_and_clear();
-        self.node.finish_and_clear();
+        self.lanes().iter().for_each(|lane| lane.bar.finish_and_clear());
         // Where there is no terminal to clear, nothing is lost that matters.
         let _ = self.bars.clear();
     }
@@ -102,13 +139,14 @@ struct State {
     done: usize,
     /// Cached nodes that no line has told of yet.
     cached: usize,
-    note: String,
+    /// What each node at work said last.
+    notes: BTreeMap<String, String>,
     last: Option<Instant>,
 }
 
 impl Lines {
     fn new(out: Box<dyn Write + Send>) -> Lines {
-        let state = State { out, total: 0, done: 0, cached: 0, note: String::new(), last: None };
+        let state = State { out, total: 0, done: 0, cached: 0, notes: BTreeMap::new(), last: None };
         Lines { state: Mutex::new(state) }
     }
 
@@ -140,34 +178,39 @@ impl Progress for Lines {
     }
 
     fn node_started(&self, _: &str, _: &str) {
-        let mut state = self.lock();
-        state.tell_cached();
-        state.note.clear();
+        self.lock().tell_cached();
     }
 
-    fn node_progress(&self, done: u64, total: u64, note: &str) {
+    fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {
         let mut state = self.lock();
-        state.note = if done < total { format!("{done}/{total} {note}") } else { note.to_owned() };
+        let note = if done < total { format!("{done}/{total} {note}") } else { note.to_owned() };
         if done < total && state.last.is_some_and(|last| last.elapsed() >= EVERY) {
             state.last = Some(Instant::now());
-            let text = format!("  {}", state.note);
-            state.line(&text);
+            state.line(&format!("  {node} {note}"));
         }
+        state.notes.insert(node.to_owned(), note);
+    }
+
+    fn nodes_cached(&self, count: usize) {
+        let mut state = self.lock();
+        state.done += count;
+        state.cached += count;
     }
 
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {
         let mut state = self.lock();
-        state.done += 1;
+        state.done += usize::from(outcome != Outcome::Again);
+        let note = state.notes.remove(node).unwrap_or_default();
         let due = state.last.is_none_or(|last| last.elapsed() >= EVERY);
         match outcome {
             Outcome::Cached => state.cached += 1,
             // Nodes outside loops are few and each is news.
             Outcome::Ran if due || !node.contains('/') => {
                 state.last = Some(Instant::now());
-                let text = format!("[{}/{}] {node} {seconds:.2} s  {}", state.done, state.total, state.note);
+                let text = format!("[{}/{}] {node} {seconds:.2} s  {note}", state.done, state.total);
                 state.line(text.trim_end());
             }
-            Outcome::Ran => {}
+            Outcome::Ran | Outcome::Again => {}
             Outcome::Failed => {
                 let text = format!("[{}/{}] {node} failed", state.done, state.total);
                 state.line(&text);
@@ -209,10 +252,9 @@ mod tests {
         let buffer = Buffer::default();
         let lines = Lines::new(Box::new(buffer.clone()));
         lines.run_started("quick", 6);
-        lines.node_finished("world", Outcome::Cached, 0.0);
-        lines.node_finished("warmup", Outcome::Cached, 0.0);
+        lines.nodes_cached(2);
         lines.node_started("others[b]", "sft");
-        lines.node_progress(3, 3, "loss 0.2");
+        lines.node_progress("others[b]", 3, 3, "loss 0.2");
         lines.node_finished("others[b]", Outcome::Ran, 1.5);
         lines.node_finished("play[1]/red[1]/attacks", Outcome::Ran, 0.1);
         lines.node_finished("play[1]/red[1]/responses", Outcome::Failed, 0.1);

@@ -86,7 +86,8 @@ impl Context<'_> {
     /// Keeps what an output holds in memory, for the nodes that load it next.
     pub fn remember<T: Any + Send + Sync>(&mut self, output: &'static str, value: T, bytes: usize) {
         let value = Arc::new(value);
-        self.remember.push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
+        self.remember
+            .push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
     }
 
     /// Where to write an output: a file, or a flat folder that the stage creates.

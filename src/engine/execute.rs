@@ -88,7 +88,10 @@ struct Made {
 
 impl Executor<'_> {
     pub fn execute(&self, task: &Task) -> Ended {
-        let made = match self.inputs(task).and_then(|inputs| inputs.map(|inputs| self.attempts(task, inputs)).transpose()) {
+        let made = match self
+            .inputs(task)
+            .and_then(|inputs| inputs.map(|inputs| self.attempts(task, inputs)).transpose())
+        {
             Ok(None) => return Ended::InputsMissing,
             Ok(Some(made)) => made,
             Err(error) => return Ended::Failed(error),
@@ -225,7 +228,9 @@ impl Executor<'_> {
         let place = folder.join(path.file_name().unwrap_or_default());
         let move_there = || {
             std::fs::create_dir_all(&folder)?;
-            if place.is_dir() { std::fs::remove_dir_all(&place)? }
+            if place.is_dir() {
+                std::fs::remove_dir_all(&place)?
+            }
             std::fs::rename(path, &place)
         };
         move_there().with_context(|| format!("cannot write {}", place.display()))?;

@@ -75,7 +75,8 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
         (Value::Object(from), Value::Object(to)) => {
             let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
             for name in names {
-                let (from, to) = (from.get(name).unwrap_or(&Value::Null), to.get(name).unwrap_or(&Value::Null));
+                let (from, to) =
+                    (from.get(name).unwrap_or(&Value::Null), to.get(name).unwrap_or(&Value::Null));
                 compare(&at(name), from, to, changes);
             }
         }

@@ -33,7 +33,12 @@ pub trait Manifest {
 
 /// Everything that a node's outputs depend on, in order. Not: names, comments, the order of keys, paths, how many
 /// threads there are. `known` gives the outputs of a node that feeds this one.
-pub fn walk<'a>(graph: &Graph, node: &Node, known: impl Fn(NodeId) -> Option<&'a [Blob]>, out: &mut impl Manifest) {
+pub fn walk<'a>(
+    graph: &Graph,
+    node: &Node,
+    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
+    out: &mut impl Manifest,
+) {
     out.call(&node.call);
     for (origin, feed) in node.call.origins.iter().zip(&node.feeds) {
         let content = match feed {
@@ -141,9 +146,8 @@ impl Call {
     fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| {
             let place = |origin: &Origin| self.origins.iter().position(|known| known == origin);
-            let params = input::replace(&self.decoded.params, &mut |origin| {
-                Some(json!({ "input": place(origin) }))
-            });
+            let params =
+                input::replace(&self.decoded.params, &mut |origin| Some(json!({ "input": place(origin) })));
             let mut fields: Map<String, Value> =
                 self.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             fields.insert("params".into(), params);

@@ -21,19 +21,19 @@ mod run;
 mod source;
 mod spec;
 mod stage;
-mod thinning;
 #[cfg(test)]
 mod tests;
+mod thinning;
 mod tree;
 mod unroll;
 
 pub use context::{Artifact, Context};
+pub use execute::Difference;
+pub use explain::{Change, What, differences};
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use memory::Memory;
-pub use execute::Difference;
-pub use explain::{Change, What, differences};
-pub use plan::{Plan, Reason, Slot, State};
+pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
 pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
 pub use source::{Diagnostic, Diagnostics, Source, nearest};
 pub use stage::{Kind, Output, Registry, Stage, Transient};

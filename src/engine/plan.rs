@@ -111,6 +111,15 @@ struct Recorded {
     outputs: Vec<Blob>,
 }
 
+/// What a run comes to as a whole: the digest of the names and keys of its nodes, in the order of the graph.
+pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for (name, key) in nodes {
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(key.bytes());
+    }
+    hasher.into()
+}
+
 impl<'a> Plan<'a> {
     /// Finds out what can be known now.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Plan<'a> {
@@ -199,6 +208,16 @@ impl<'a> Plan<'a> {
         &self.ready[usize::from(self.class[id.index()])].needs
     }
 
+    /// Whether there is nothing to do.
+    pub fn is_done(&self) -> bool {
+        self.slots.iter().all(|slot| slot.state == State::Done)
+    }
+
+    /// The digest of all names and keys.
+    pub fn digest_of_all(&self) -> Digest {
+        digest_of_keys(self.graph.ids().map(|id| (self.graph.node(id).name.as_str(), self.key(id))))
+    }
+
     /// How many nodes are done.
     pub fn done(&self) -> usize {
         self.slots.iter().filter(|slot| slot.state == State::Done).count()
@@ -246,7 +265,8 @@ impl<'a> Plan<'a> {
         let blobs = self.slot(id).known.as_ref().map_or(0, |known| known.len());
         (0..blobs).find(|output| {
             let digest = self.slot(id).known.as_ref().map(|known| known[*output].digest);
-            !self.graph.node(id).passing.contains(output) && digest.is_some_and(|digest| !self.is_there(&digest))
+            !self.graph.node(id).passing.contains(output)
+                && digest.is_some_and(|digest| !self.is_there(&digest))
         })
     }
 
@@ -281,10 +301,16 @@ impl<'a> Plan<'a> {
         while let Some((id, reason)) = open.pop() {
             self.slot_mut(id).reason = Some(reason);
             self.set(id, State::Wanting);
-            let sources: BTreeSet<(NodeId, usize)> = self.graph.node(id).feeds.iter().filter_map(|feed| match feed {
-                Feed::Output { node, output } => Some((*node, *output)),
-                _ => None,
-            }).collect();
+            let sources: BTreeSet<(NodeId, usize)> = self
+                .graph
+                .node(id)
+                .feeds
+                .iter()
+                .filter_map(|feed| match feed {
+                    Feed::Output { node, output } => Some((*node, *output)),
+                    _ => None,
+                })
+                .collect();
             let mut makers = BTreeSet::new();
             for (node, output) in sources {
                 let digest = self.digest(Feed::Output { node, output });
@@ -367,6 +393,7 @@ impl<'a> Plan<'a> {
         let outputs = node.call.outputs().iter().zip(blobs).enumerate();
         NodeReport {
             node: node.name.clone(),
+            index: id.0,
             kind: node.call.kind.name.to_owned(),
             cached,
             key: self.key(id),
@@ -396,7 +423,8 @@ impl<'a> Plan<'a> {
         let mut open = vec![id];
         while let Some(id) = open.pop() {
             let demanded = std::mem::take(&mut self.slot_mut(id).demanded_by);
-            let consumers = if self.known(id).is_none() { self.consumers[id.index()].clone() } else { Vec::new() };
+            let consumers =
+                if self.known(id).is_none() { self.consumers[id.index()].clone() } else { Vec::new() };
             for dependent in demanded.into_iter().chain(consumers) {
                 if matches!(self.slot(dependent).state, State::Waiting | State::Wanting | State::Ready) {
                     self.set(dependent, State::Skipped);

@@ -22,7 +22,9 @@ impl Resources {
     }
 
     pub fn fits(&self, needs: &BTreeMap<String, u32>) -> bool {
-        needs.iter().all(|(name, need)| self.free.get(name).is_none_or(|free| self.most(name, *need) <= *free))
+        needs
+            .iter()
+            .all(|(name, need)| self.free.get(name).is_none_or(|free| self.most(name, *need) <= *free))
     }
 
     pub fn take(&mut self, needs: &BTreeMap<String, u32>) {
@@ -50,7 +52,8 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_missing_until_it_is_given_back_and_no_limit_is_no_limit() {
-        let needs = |pairs: &[(&str, u32)]| pairs.iter().map(|(name, need)| ((*name).to_owned(), *need)).collect();
+        let needs =
+            |pairs: &[(&str, u32)]| pairs.iter().map(|(name, need)| ((*name).to_owned(), *need)).collect();
         let mut free = Resources::new(&needs(&[("api", 2)]), 1);
         let (cpu, api) = (needs(&[("cpu", 8)]), needs(&[("api", 2), ("disk", 7)]));
         assert!(free.fits(&cpu), "more than there is takes all there is");

@@ -26,6 +26,9 @@ use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeReport {
     pub node: String,
+    /// Its place in the graph, from 0.
+    #[serde(default)]
+    pub index: u32,
     pub kind: String,
     pub cached: bool,
     pub key: Digest,
@@ -149,9 +152,17 @@ pub fn run(
 
 /// What the scheduler waits for.
 pub(super) enum Event {
-    Ended { id: NodeId, ended: Ended, lock: Lock, seconds: f64 },
+    Ended {
+        id: NodeId,
+        ended: Ended,
+        lock: Lock,
+        seconds: f64,
+    },
     /// Another process is done with the key.
-    Unlocked { id: NodeId, lock: Result<Lock, StoreError> },
+    Unlocked {
+        id: NodeId,
+        lock: Result<Lock, StoreError>,
+    },
 }
 
 struct Scheduler<'a, 'scope, 'env> {
@@ -315,7 +326,9 @@ impl<'a> Scheduler<'a, '_, '_> {
         if let Reason::NeededBy { node: by } = reason {
             let by = &self.plan.graph.node(by).name;
             let name = &node.name;
-            self.executor.progress.message(&format!("making {name} again: its dropped output is needed by {by}"));
+            self.executor
+                .progress
+                .message(&format!("making {name} again: its dropped output is needed by {by}"));
         }
         let task = Task {
             id,

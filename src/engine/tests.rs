@@ -147,10 +147,18 @@ impl Space {
         let graph = self.load(yaml, settings).unwrap_or_else(|error| panic!("{error}"));
         let (log, mut nodes) = (Log::default(), Vec::new());
         let (store, options) = (self.store(), RunOptions { jobs: 1, ..RunOptions::default() });
-        let report = run(Plan::new(&graph, &store), store.guard(|| {}).unwrap(), &store, &Memory::new(1 << 20), &options, &log, &mut |node| {
-            nodes.push(node.clone());
-            Ok(())
-        });
+        let report = run(
+            Plan::new(&graph, &store),
+            store.guard(|| {}).unwrap(),
+            &store,
+            &Memory::new(1 << 20),
+            &options,
+            &log,
+            &mut |node| {
+                nodes.push(node.clone());
+                Ok(())
+            },
+        );
         Ran { executed: log.0.into_inner().unwrap(), nodes, report }
     }
 
@@ -268,10 +276,7 @@ fn a_failed_stage_leaves_nothing_and_what_was_done_stays() {
     assert_eq!((failed.report.ran, failed.report.skipped), (1, 9));
     assert_eq!(failed.report.failures[0].to_string(), "b: told to fail");
     let panicked = space.run(LOOP, &["tail=panic"]);
-    assert_eq!(
-        panicked.report.failures[0].to_string(),
-        "b: panicked: told to panic: a defect of triplay"
-    );
+    assert_eq!(panicked.report.failures[0].to_string(), "b: panicked: told to panic: a defect of triplay");
     assert!(!space.run(LOOP, &[]).executed.contains(&"a".to_owned()));
 }
 

@@ -76,9 +76,8 @@ impl Memo {
 
 impl State {
     fn of(metadata: &Metadata) -> State {
-        let time = |seconds: i64, nanoseconds: i64| {
-            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
-        };
+        let time =
+            |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         State {
             size: metadata.len(),
             modified: time(metadata.mtime(), metadata.mtime_nsec()),
@@ -133,8 +132,12 @@ mod tests {
         let truth = Digest::of_file(&path).unwrap();
         let wrong = Digest::of_bytes(b"something else");
         let state = State::of(&fs::metadata(&path).unwrap());
-        append(&folder.path().join("files.jsonl"), &Line { path: path.clone(), state, digest: wrong }, sharing)
-            .unwrap();
+        append(
+            &folder.path().join("files.jsonl"),
+            &Line { path: path.clone(), state, digest: wrong },
+            sharing,
+        )
+        .unwrap();
         let digest = |paranoid| Memo::new(folder.path()).digest(&path, paranoid, sharing).unwrap();
         assert_eq!(digest(false), wrong, "remembered");
         assert_eq!(digest(true), truth);

@@ -10,10 +10,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::Digest;
 use super::fail::{fail_point, is_due};
 use super::line::is_sealed;
 use super::sharing::Sharing;
-use super::Digest;
 
 /// A map by digests, which are as good as random already.
 pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<Prefix>>;

@@ -77,7 +77,13 @@ impl Store {
             blobs.push(Stored { digest, bytes });
         }
         self.refresh()?;
-        let records = lock(&self.records).lines().0.iter().filter_map(|line| key_of(line)).collect::<HashSet<_>>().len();
+        let records = lock(&self.records)
+            .lines()
+            .0
+            .iter()
+            .filter_map(|line| key_of(line))
+            .collect::<HashSet<_>>()
+            .len();
         let quarantined = fs::read_dir(self.root.join("quarantine")).map_or(0, Iterator::count);
         Ok(Usage { blobs, records, quarantined })
     }
@@ -151,7 +157,9 @@ impl Store {
         let before = lines.len() + damaged;
         let kept: Vec<Vec<u8>> = lines
             .into_iter()
-            .filter(|line| key_of(line).is_some_and(|key| live.contains(&key) && records.get(&key) == Some(line)))
+            .filter(|line| {
+                key_of(line).is_some_and(|key| live.contains(&key) && records.get(&key) == Some(line))
+            })
             .map(<[u8]>::to_vec)
             .collect();
         let dropped = before - kept.len();
@@ -179,7 +187,8 @@ impl Store {
             .par_iter()
             .map(|(digest, path)| {
                 let files = files_of(path)?;
-                let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum();
+                let bytes =
+                    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum();
                 let found = Digest::of_path(path).map_err(io_error("read", path))?;
                 looked_at(bytes);
                 Ok((found == *digest, bytes))

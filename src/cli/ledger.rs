@@ -1,0 +1,160 @@
+//! Counts what happens on its way to the terminal, so that an interrupt can say and record it at any moment.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::folder::{RunRecord, write_record};
+use super::trace::Trace;
+use crate::engine::progress::{Outcome, Progress};
+
+pub struct Ledger {
+    reporter: Box<dyn Progress>,
+    begun: Instant,
+    folder: PathBuf,
+    json: bool,
+    /// What goes on with the run.
+    command: String,
+    trace: Option<Trace>,
+    ran: AtomicUsize,
+    cached: AtomicUsize,
+    again: AtomicUsize,
+    failed: AtomicUsize,
+    record: Mutex<RunRecord>,
+}
+
+/// How a run is shown.
+pub struct Show {
+    pub reporter: Box<dyn Progress>,
+    pub json: bool,
+    pub command: String,
+    pub trace: Option<Trace>,
+}
+
+impl Ledger {
+    pub fn new(show: Show, begun: Instant, record: RunRecord, folder: PathBuf) -> Ledger {
+        let Show { reporter, json, command, trace } = show;
+        let [ran, cached, again, failed] = [const { AtomicUsize::new(0) }; 4];
+        let record = Mutex::new(record);
+        Ledger { reporter, begun, folder, json, command, trace, ran, cached, again, failed, record }
+    }
+
+    /// Writes the run's record with its final counts.
+    pub fn close(&self, status: &str, change: impl FnOnce(&mut RunRecord)) -> anyhow::Result<RunRecord> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.status = status.into();
+        record.ran = self.ran.load(Ordering::SeqCst);
+        record.cached = self.cached.load(Ordering::SeqCst);
+        record.again = self.again.load(Ordering::SeqCst);
+        record.failed = self.failed.load(Ordering::SeqCst);
+        record.skipped = record.nodes.saturating_sub(record.ran + record.cached + record.failed);
+        record.seconds = self.begun.elapsed().as_secs_f64();
+        change(&mut record);
+        write_record(&self.folder, &record)?;
+        if let Some(trace) = &self.trace {
+            trace.write()?;
+        }
+        Ok(record.clone())
+    }
+
+    /// Ctrl-C and SIGTERM end the process at once. That is safe at any moment: nothing counts before its record
+    /// is published, and the processes of `exec` stages are ended by their supervisors.
+    pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
+        let ledger = self.clone();
+        ctrlc::set_handler(move || {
+            ledger.run_finished();
+            match ledger.close("interrupted", |_| {}) {
+                Ok(record) => {
+                    if ledger.json {
+                        println!("{}", summary(&record, &ledger.folder));
+                    }
+                    eprintln!(
+                        "interrupted: {} of {} nodes are done and kept. To go on: {}",
+                        record.ran + record.cached,
+                        record.nodes,
+                        ledger.command
+                    );
+                }
+                Err(error) => eprintln!("interrupted; what is done is kept, but: {error:#}"),
+            }
+            std::process::exit(130);
+        })
+        .context("cannot listen for Ctrl-C")
+    }
+}
+
+/// The one object of `--json`.
+pub fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
+    json!({
+        "run": record.run,
+        "status": record.status,
+        "ran": record.ran,
+        "cached": record.cached,
+        "again": record.again,
+        "failed": record.failed,
+        "skipped": record.skipped,
+        "seconds": record.seconds,
+        "results": folder,
+    })
+    .to_string()
+}
+
+/// The last line for people.
+pub fn last_line(record: &RunRecord, folder: &std::path::Path) -> String {
+    let RunRecord { ran, cached, again, failed, skipped, seconds, .. } = record;
+    let some = |count: usize, what: &str| if count > 0 { format!(", {what} {count}") } else { String::new() };
+    format!(
+        "ran {ran}, cached {cached}, failed {failed}{}{} in {seconds:.1} s: {}",
+        some(*again, "made again"),
+        some(*skipped, "skipped"),
+        folder.display()
+    )
+}
+
+impl Progress for Ledger {
+    fn run_started(&self, pipeline: &str, total: usize) {
+        self.reporter.run_started(pipeline, total);
+    }
+
+    fn node_started(&self, node: &str, kind: &str) {
+        if let Some(trace) = &self.trace {
+            trace.begin(node, kind);
+        }
+        self.reporter.node_started(node, kind);
+    }
+
+    fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {
+        self.reporter.node_progress(node, done, total, note);
+    }
+
+    fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {
+        let counter = match outcome {
+            Outcome::Ran => &self.ran,
+            Outcome::Cached => &self.cached,
+            Outcome::Again => &self.again,
+            Outcome::Failed => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+        if let Some(trace) = &self.trace {
+            trace.end(node, outcome);
+        }
+        self.reporter.node_finished(node, outcome, seconds);
+    }
+
+    fn nodes_cached(&self, count: usize) {
+        self.cached.fetch_add(count, Ordering::SeqCst);
+        self.reporter.nodes_cached(count);
+    }
+
+    fn message(&self, text: &str) {
+        self.reporter.message(text);
+    }
+
+    fn run_finished(&self) {
+        self.reporter.run_finished();
+    }
+}

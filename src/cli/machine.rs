@@ -1,0 +1,38 @@
+//! The machine that a run was made on.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// What may explain why two runs differ in time, or in their last bits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub host: String,
+    pub system: String,
+    pub processor: String,
+    pub cores: usize,
+    /// Bytes.
+    pub memory: u64,
+}
+
+impl Machine {
+    /// This machine, as far as it tells.
+    pub fn here() -> Machine {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        let kibibytes = field(&read("/proc/meminfo"), "MemTotal");
+        let kibibytes: u64 = kibibytes.trim_end_matches(" kB").parse().unwrap_or(0);
+        Machine {
+            host: read("/proc/sys/kernel/hostname").trim().to_owned(),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            processor: field(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory: kibibytes << 10,
+        }
+    }
+}

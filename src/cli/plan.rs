@@ -1,0 +1,319 @@
+//! `triplay pipeline plan`, `pipeline run --dry-run` and `pipeline explain`: what would run, and why.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde_json::{Value, json};
+
+use super::folder::Run;
+use super::pipeline::{find, guard, load, open};
+use super::{ExplainArgs, PlanArgs, RunArgs};
+use crate::engine::{Change, Graph, NodeId, Plan, Reason, State, What, differences};
+use crate::store::{Digest, Store};
+
+/// How many nodes are listed unless all are asked for.
+const LISTED: usize = 40;
+
+pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    let store = open(&args.cache)?;
+    let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    let guard = guard(&store)?;
+    let plan = Plan::new(&graph, &store);
+    drop(guard);
+    let told = Told::new(&plan, &store, Past::newest(&graph.pipeline));
+    let view = View { json: args.json, all: args.all, exit_code: args.exit_code };
+    told.show(&args.pipeline.file, &view)
+}
+
+pub fn dry_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    plan(&PlanArgs {
+        pipeline: args.pipeline.clone(),
+        cache: args.cache.clone(),
+        json: args.json,
+        all: false,
+        exit_code: args.exit_code,
+        paranoid: args.paranoid,
+    })
+}
+
+struct View {
+    json: bool,
+    all: bool,
+    exit_code: bool,
+}
+
+/// What is done, what would run, and what depends on how that comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Hit,
+    Run,
+    Unknown,
+}
+
+impl Status {
+    fn of(plan: &Plan, id: NodeId) -> Status {
+        match plan.slot(id).state {
+            State::Done => Status::Hit,
+            State::Waiting => Status::Unknown,
+            _ => Status::Run,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Status::Hit => "hit",
+            Status::Run => "run",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+/// The keys of earlier runs, to compare with.
+struct Past {
+    title: Option<String>,
+    keys: HashMap<String, Digest>,
+}
+
+impl Past {
+    /// For each node its key in the newest run that had it.
+    fn newest(pipeline: &str) -> Past {
+        const RUNS: usize = 5;
+        let mut keys = HashMap::new();
+        let mut title = None;
+        for folder in Run::all(Some(pipeline)).into_iter().take(RUNS) {
+            let Ok((nodes, _)) = Run::read_nodes(&folder) else { continue };
+            title = title.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()));
+            for node in nodes {
+                keys.entry(node.node).or_insert(node.key);
+            }
+        }
+        Past { title, keys }
+    }
+
+    fn of(run: &Run) -> Past {
+        let keys = run.nodes.iter().map(|node| (node.node.clone(), node.key)).collect();
+        Past { title: Some(run.title()), keys }
+    }
+
+    /// The key that a node had, by its name with or without the ablation's.
+    fn key(&self, graph: &Graph, name: &str) -> Option<Digest> {
+        let own = graph.variants.iter().filter_map(|variant| variant.ablation.as_deref());
+        let bare = own.filter_map(|ablation| name.strip_prefix(ablation)?.strip_prefix('/')).next();
+        self.keys.get(name).or_else(|| self.keys.get(bare?)).copied()
+    }
+}
+
+/// A plan with its reasons.
+struct Told<'a> {
+    plan: &'a Plan<'a>,
+    store: &'a Store,
+    past: Past,
+}
+
+/// Why a node is not simply done.
+struct Why {
+    text: String,
+    json: Value,
+}
+
+impl<'a> Told<'a> {
+    fn new(plan: &'a Plan<'a>, store: &'a Store, past: Past) -> Told<'a> {
+        Told { plan, store, past }
+    }
+
+    fn name(&self, id: NodeId) -> &'a str {
+        &self.plan.graph.node(id).name
+    }
+
+    /// The manifest under which a node ran before.
+    fn before(&self, id: NodeId) -> Option<(Digest, Value)> {
+        let key = self.past.key(self.plan.graph, self.name(id))?;
+        Some((key, record_manifest(self.store, &key)?))
+    }
+
+    fn changes(&self, id: NodeId) -> Option<Vec<Change>> {
+        let (_, before) = self.before(id)?;
+        Some(differences(&before, &self.plan.manifest(id)?))
+    }
+
+    fn why(&self, id: NodeId) -> Why {
+        let slot = self.plan.slot(id);
+        match slot.reason {
+            _ if slot.state == State::Waiting => {
+                let until = self.plan.first_unknown(id).map_or("an input", |id| self.name(id));
+                Why { text: format!("until {until} is done"), json: json!({ "until": until }) }
+            }
+            Some(Reason::BlobMissing { output }) => {
+                let output = &self.plan.graph.node(id).call.outputs()[output].name;
+                Why {
+                    text: format!("blob missing: its output `{output}` is recorded and not in the cache"),
+                    json: json!({ "blob_missing": output }),
+                }
+            }
+            Some(Reason::NeededBy { node }) => {
+                let by = self.name(node);
+                Why {
+                    text: format!("its dropped output is needed by {by}"),
+                    json: json!({ "needed_by": by }),
+                }
+            }
+            Some(Reason::NoRecord | Reason::Check) => match self.changes(id) {
+                None => Why { text: "has not been run".into(), json: json!({ "new": true }) },
+                Some(changes) if changes.is_empty() => {
+                    Why { text: "its record is missing".into(), json: json!({ "record_missing": true }) }
+                }
+                Some(changes) => {
+                    let texts: Vec<String> = changes.iter().map(Change::to_string).collect();
+                    Why { text: texts.join("; "), json: json!({ "changed": changes }) }
+                }
+            },
+            None => Why { text: String::new(), json: Value::Null },
+        }
+    }
+
+    fn show(&self, file: &std::path::Path, view: &View) -> anyhow::Result<ExitCode> {
+        let ids: Vec<(NodeId, Status)> =
+            self.plan.graph.ids().map(|id| (id, Status::of(self.plan, id))).collect();
+        let count = |wanted: Status| ids.iter().filter(|(_, status)| *status == wanted).count();
+        let [hit, run, unknown] = [Status::Hit, Status::Run, Status::Unknown].map(count);
+        if view.json {
+            let nodes: Vec<Value> = ids
+                .iter()
+                .map(|(id, status)| {
+                    let (node, why) = (self.plan.graph.node(*id), self.why(*id));
+                    json!({
+                        "node": node.name, "kind": node.call.kind.name, "status": status.name(),
+                        "key": self.plan.slot(*id).key, "reason": why.json,
+                    })
+                })
+                .collect();
+            let pipeline = &self.plan.graph.pipeline;
+            let counts =
+                json!({ "pipeline": pipeline, "hit": hit, "run": run, "unknown": unknown, "nodes": nodes });
+            println!("{counts}");
+        } else {
+            self.lines(&ids, view.all);
+            println!(
+                "{}: {} nodes: {hit} cached, {run} to run, {unknown} not known until those are done",
+                file.display(),
+                ids.len()
+            );
+        }
+        let something = run + unknown > 0;
+        Ok(if view.exit_code && something { ExitCode::from(3) } else { ExitCode::SUCCESS })
+    }
+
+    fn lines(&self, ids: &[(NodeId, Status)], all: bool) {
+        let open: Vec<&(NodeId, Status)> =
+            ids.iter().filter(|(_, status)| all || *status != Status::Hit).collect();
+        let shown = if all { open.len() } else { open.len().min(LISTED) };
+        let width = open[..shown].iter().map(|(id, _)| self.name(*id).chars().count()).max().unwrap_or(0);
+        for (id, status) in &open[..shown] {
+            let line = format!("{:7}  {:width$}  {}", status.name(), self.name(*id), self.why(*id).text);
+            println!("{}", line.trim_end());
+        }
+        if open.len() > shown {
+            println!("…and {} more (--all lists them)", open.len() - shown);
+        }
+    }
+}
+
+pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let store = open(&args.cache)?;
+    let graph = load(&args.pipeline, &|path| store.digest_of(path, false))?;
+    let id = find(&graph, &args.node)?;
+    let guard = guard(&store)?;
+    let plan = Plan::new(&graph, &store);
+    drop(guard);
+    let past = match &args.against {
+        None => Past::newest(&graph.pipeline),
+        Some(run) => Past::of(&Run::find(run)?),
+    };
+    let told = Told::new(&plan, &store, past);
+    let status = Status::of(&plan, id);
+    let against = told.past.title.clone();
+    let changes = told.changes(id);
+    if args.json {
+        let why = told.why(id);
+        println!(
+            "{}",
+            json!({
+                "node": args.node, "status": status.name(), "key": plan.slot(id).key, "reason": why.json,
+                "against": against, "changes": changes, "manifest": plan.manifest(id),
+            })
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}: {}", args.node, in_words(status));
+    if let Some(key) = plan.slot(id).key {
+        println!("key: {key}");
+    }
+    if status != Status::Hit {
+        println!("why: {}", told.why(id).text);
+    }
+    if status == Status::Unknown
+        && let Some(first) = plan.first_unknown(id)
+    {
+        println!("     {}: {}", told.name(first), told.why(first).text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    match (against, told.before(id)) {
+        (None, _) => println!("there is no earlier run of `{}` to compare with", graph.pipeline),
+        (Some(run), None) => {
+            if args.against.is_some() && told.past.key(&graph, &args.node).is_none() {
+                bail!("run {run} has no finished node `{}`", args.node);
+            }
+            println!("nothing is known of an earlier `{}` (latest run: {run})", args.node);
+        }
+        (Some(run), Some((key, _))) => match changes.unwrap_or_default() {
+            changes if changes.is_empty() => println!("the same as in run {run}"),
+            changes => {
+                println!("different from run {run} (key {}):", key.short());
+                changes.iter().for_each(|change| println!("  {change}"));
+                upstream(&told, id, &changes);
+            }
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the content of an input differs: which nodes made it.
+fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
+    if !changes.iter().any(|change| change.what == What::Input) {
+        return;
+    }
+    let mut causes: BTreeMap<&str, String> = BTreeMap::new();
+    let mut open = vec![id];
+    while let Some(id) = open.pop() {
+        for source in told.plan.graph.node(id).sources() {
+            let changes = told.changes(source).unwrap_or_default();
+            let own: Vec<String> =
+                changes.iter().filter(|change| change.what != What::Input).map(Change::to_string).collect();
+            if !own.is_empty() {
+                causes.insert(told.name(source), own.join("; "));
+            } else if !changes.is_empty() && !causes.contains_key(told.name(source)) {
+                causes.insert(told.name(source), String::new());
+                open.push(source);
+            }
+        }
+    }
+    for (name, cause) in causes.iter().filter(|(_, cause)| !cause.is_empty()) {
+        println!("  because of {name}: {cause}");
+    }
+}
+
+fn in_words(status: Status) -> &'static str {
+    match status {
+        Status::Hit => "cached: it would not run",
+        Status::Run => "would run",
+        Status::Unknown => "not known until what comes before it is done",
+    }
+}
+
+/// What a key was made of, if it has a record.
+pub fn record_manifest(store: &Store, key: &Digest) -> Option<Value> {
+    store
+        .record(key, |line| serde_json::from_slice::<Value>(line).ok())
+        .map(|mut record| record["manifest"].take())
+}

@@ -1,0 +1,89 @@
+//! A run's nodes over time in Chrome's trace format: open the file in `chrome://tracing` or ui.perfetto.dev.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::engine::progress::Outcome;
+use crate::store::write_durably;
+
+pub struct Trace {
+    path: PathBuf,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<Value>,
+    /// The nodes at work: kind, lane and microseconds since the beginning.
+    open: BTreeMap<String, (String, usize, u64)>,
+}
+
+impl Trace {
+    pub fn new(path: PathBuf, begun: Instant) -> Trace {
+        Trace { path, begun, state: Mutex::default() }
+    }
+
+    fn now(&self) -> u64 {
+        self.begun.elapsed().as_micros() as u64
+    }
+
+    /// A part of the program's own work that just ended, such as planning.
+    pub fn phase(&self, name: &str, began: Instant) {
+        let start = began.duration_since(self.begun).as_micros() as u64;
+        let event = complete(name, "triplay", 0, start, self.now(), json!({}));
+        self.lock().events.push(event);
+    }
+
+    pub fn begin(&self, node: &str, kind: &str) {
+        let now = self.now();
+        let mut state = self.lock();
+        // The lowest lane that is free; lane 0 is the program's own.
+        let lane = (1..).find(|lane| state.open.values().all(|(_, taken, _)| taken != lane)).unwrap_or(1);
+        state.open.insert(node.to_owned(), (kind.to_owned(), lane, now));
+    }
+
+    pub fn end(&self, node: &str, outcome: Outcome) {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some((kind, lane, start)) = state.open.remove(node) {
+            let outcome = format!("{outcome:?}").to_lowercase();
+            state.events.push(complete(node, &kind, lane, start, now, json!({ "outcome": outcome })));
+        }
+    }
+
+    /// Writes the file. Nodes still at work end now.
+    pub fn write(&self) -> anyhow::Result<()> {
+        let now = self.now();
+        let state = self.lock();
+        let unfinished = state.open.iter().map(|(node, (kind, lane, start))| {
+            complete(node, kind, *lane, *start, now, json!({ "outcome": "cut" }))
+        });
+        let mut events: Vec<Value> = state.events.iter().cloned().chain(unfinished).collect();
+        let lanes: std::collections::BTreeSet<u64> =
+            events.iter().filter_map(|event| event["tid"].as_u64()).collect();
+        for lane in lanes {
+            let name = if lane == 0 { "triplay".to_owned() } else { format!("lane {lane}") };
+            let args = json!({ "name": name });
+            events.push(json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": lane, "args": args }));
+        }
+        let text = json!({ "displayTimeUnit": "ms", "traceEvents": events }).to_string();
+        write_durably(&self.path, text.as_bytes())
+            .with_context(|| format!("cannot write the trace {}", self.path.display()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A complete event; times in microseconds.
+fn complete(name: &str, category: &str, lane: usize, start: u64, end: u64, args: Value) -> Value {
+    let duration = end.saturating_sub(start);
+    json!({ "name": name, "cat": category, "ph": "X", "pid": 1, "tid": lane, "ts": start, "dur": duration, "args": args })
+}
