@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
         let begun = Instant::now();
         let graph = load(&file, &LoadOptions::default(), &registry)?;
         let store = Store::open(&folder.path().join("cache"))?;
-        let (guard, options) = (store.guard(|| {})?, RunOptions::default());
+        let (guard, options) = (store.lock_planning(|| {})?, RunOptions::default());
         let plan = Plan::new(&graph, &store);
         let report = run(plan, guard, &store, &Memory::new(1 << 20), &options, &Silent, &mut |_| Ok(()));
         let seconds = begun.elapsed().as_secs_f64();

@@ -38,9 +38,9 @@ pub fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
     Ok(Store::open(&cache.cache)?)
 }
 
-/// The shared guard over the cache.
+/// Keeps others from removing what is found in the cache.
 pub fn guard(store: &Store) -> anyhow::Result<Lock> {
-    Ok(store.guard(|| eprintln!("waiting: the cache {} is being cleaned", store.root().display()))?)
+    Ok(store.lock_planning(|| eprintln!("waiting: the cache {} is being cleaned", store.root().display()))?)
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {

@@ -41,16 +41,23 @@ pub(super) struct Task {
 
 /// How it ended.
 pub(super) enum Ended {
-    /// Published and recorded. While the guard is held nobody takes the outputs away.
-    Done {
-        outputs: Vec<NodeOutput>,
-        seconds: f64,
-        guard: Lock,
-    },
+    /// Its outputs are in their places. They are neither durable nor recorded yet.
+    Placed(Placed),
     /// An input is no longer in the cache, or was not what it should be.
     InputsMissing,
     Checked(Vec<Difference>),
     Failed(anyhow::Error),
+}
+
+/// What is to be recorded.
+pub(super) struct Placed {
+    pub outputs: Vec<NodeOutput>,
+    pub seconds: f64,
+    key: Digest,
+    manifest: Value,
+    workspace: tempfile::TempDir,
+    /// While it is held nobody throws the outputs away.
+    publishing: Lock,
 }
 
 /// An output that came out different when its node was computed again.
@@ -98,7 +105,7 @@ impl Executor<'_> {
         };
         let ended = match &task.check {
             Some(recorded) => self.compare(task, made, recorded).map(Ended::Checked),
-            None => self.publish(task, made),
+            None => self.place(task, made),
         };
         ended.unwrap_or_else(Ended::Failed)
     }
@@ -175,13 +182,14 @@ impl Executor<'_> {
         Ok(Made { workspace, remember, seconds: begun.elapsed().as_secs_f64() })
     }
 
-    fn publish(&self, task: &Task, made: Made) -> anyhow::Result<Ended> {
+    fn place(&self, task: &Task, made: Made) -> anyhow::Result<Ended> {
         let Made { workspace, mut remember, seconds } = made;
-        let guard = self.store.guard(|| self.progress.message("waiting: the cache is being cleaned"))?;
+        let waiting = || self.progress.message("waiting: the cache is being cleaned");
+        let publishing = self.store.lock_publishing(waiting)?;
         let mut outputs = Vec::new();
         for declared in self.graph.node(task.id).call.outputs() {
             let path = workspace.path().join(&*declared.name);
-            let blob = self.store.publish(&path).with_context(|| format!("output `{}`", declared.name))?;
+            let blob = self.store.place(&path).with_context(|| format!("output `{}`", declared.name))?;
             while let Some(index) = remember.iter().position(|(name, _)| *name == declared.name) {
                 (remember.swap_remove(index).1)(self.memory, blob.digest);
             }
@@ -193,14 +201,26 @@ impl Executor<'_> {
                 passing: false,
             });
         }
+        let (key, manifest) = (task.key, task.manifest.clone());
+        Ok(Ended::Placed(Placed { outputs, seconds, key, manifest, workspace, publishing }))
+    }
+
+    /// Makes outputs durable, then the record. The lock that is returned keeps them until a run names them.
+    pub fn record(&self, placed: Placed) -> anyhow::Result<Lock> {
+        let Placed { outputs, seconds, key, manifest, workspace, publishing } = placed;
+        for output in &outputs {
+            self.store.settle(&output.digest)?;
+        }
+        let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&RecordLine {
-            key: task.key,
+            key,
             seconds,
             outputs: &outputs,
-            manifest: &task.manifest,
-            triplay: env!("CARGO_PKG_VERSION"),
+            manifest: &manifest,
+            triplay,
         })?;
-        Ok(Ended::Done { outputs, seconds, guard })
+        drop(workspace);
+        Ok(publishing)
     }
 
     /// Compares what came out with what is recorded, and leaves what differs where a person finds it.

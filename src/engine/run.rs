@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
-use super::execute::{Difference, Ended, Executor, Task, explained};
+use super::execute::{Difference, Ended, Executor, Placed, Task, explained};
 use super::graph::NodeId;
 use super::memory::Memory;
 use super::plan::{Plan, Reason, State};
@@ -126,17 +126,29 @@ pub fn run(
     let total = plan.graph.nodes.len();
     let free = Resources::new(&plan.graph.resources, options.jobs);
     let report = std::thread::scope(|scope| {
-        let workers = Workers::new(scope, executor, events.clone());
+        let workers = Threads::new(scope, &events, move |(task, lock): (Task, Lock)| {
+            let begun = Instant::now();
+            let ended = executor.execute(&task);
+            Event::Ended { id: task.id, ended, lock, seconds: begun.elapsed().as_secs_f64() }
+        });
+        let recorders = Threads::new(scope, &events, move |recording: Recording| {
+            let Recording { id, placed, lock, again, seconds } = recording;
+            let recorded = executor.record(placed);
+            lock.remove_quietly();
+            Event::Recorded { id, recorded, again, seconds }
+        });
         let mut scheduler = Scheduler {
             plan,
             executor,
             options,
             observe,
             workers,
+            recorders,
             events,
             free,
             computing: HashMap::new(),
             pending: 0,
+            recording: 0,
             waiting: 0,
             stop: false,
             thinning,
@@ -150,12 +162,22 @@ pub fn run(
     report
 }
 
+/// How many nodes may be done and not recorded yet: what a crash costs at the most.
+const MOST_RECORDING: usize = 64;
+
 /// What the scheduler waits for.
 pub(super) enum Event {
     Ended {
         id: NodeId,
         ended: Ended,
         lock: Lock,
+        seconds: f64,
+    },
+    /// A node is recorded. The lock keeps its outputs until it is told of.
+    Recorded {
+        id: NodeId,
+        recorded: anyhow::Result<Lock>,
+        again: bool,
         seconds: f64,
     },
     /// Another process is done with the key.
@@ -170,13 +192,16 @@ struct Scheduler<'a, 'scope, 'env> {
     executor: Executor<'a>,
     options: &'a RunOptions,
     observe: &'a mut Observe<'env>,
-    workers: Workers<'scope, 'a>,
+    workers: Threads<'scope, 'a, (Task, Lock)>,
+    recorders: Threads<'scope, 'a, Recording>,
     events: Sender<Event>,
     free: Resources,
     /// The keys that are being computed by this run, and the other nodes that have the same.
     computing: HashMap<Digest, Vec<NodeId>>,
     /// Nodes at work.
     pending: usize,
+    /// Nodes that are done and not recorded yet.
+    recording: usize,
     /// Nodes whose key another process computes.
     waiting: usize,
     /// After a failure nothing more is started.
@@ -200,7 +225,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             if let Err(error) = self.start_ready() {
                 self.give_up(error);
             }
-            if self.pending + self.waiting == 0 {
+            if self.pending + self.waiting + self.recording == 0 {
                 break;
             }
             let Ok(event) = inbox.recv() else { break };
@@ -252,7 +277,7 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     /// Starts as many of the ready nodes as resources allow, the first of the graph first.
     fn start_ready(&mut self) -> anyhow::Result<()> {
-        while !self.stop {
+        while !self.stop && self.recording < MOST_RECORDING {
             let fitting = self.plan.ready.iter().filter(|class| self.free.fits(&class.needs));
             let Some(id) = fitting.filter_map(|class| class.nodes.first()).min().copied() else { break };
             self.free.take(self.plan.needs(id));
@@ -341,7 +366,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.set(id, State::Running);
         self.pending += 1;
         self.executor.progress.node_started(&node.name, node.call.kind.name);
-        self.workers.give(task, lock, self.pending);
+        self.workers.give((task, lock), self.pending);
         Ok(true)
     }
 
@@ -367,11 +392,14 @@ impl<'a> Scheduler<'a, '_, '_> {
             Event::Ended { id, ended, lock, seconds } => {
                 self.pending -= 1;
                 self.free.give(self.plan.needs(id));
+                self.ended(id, ended, lock, seconds);
                 let key = self.plan.key(id);
                 let others = self.computing.remove(&key).unwrap_or_default();
-                self.ended(id, ended, seconds)?;
-                lock.remove_quietly();
                 self.settle(key, others);
+            }
+            Event::Recorded { id, recorded, again, seconds } => {
+                self.recording -= 1;
+                self.recorded(id, recorded, again, seconds)?;
             }
         }
         self.tell_found()
@@ -392,9 +420,9 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    fn ended(&mut self, id: NodeId, ended: Ended, seconds: f64) -> anyhow::Result<()> {
-        let name = self.plan.graph.node(id).name.clone();
+    fn ended(&mut self, id: NodeId, ended: Ended, lock: Lock, seconds: f64) {
         let progress = self.executor.progress;
+        let name = &self.plan.graph.node(id).name;
         match ended {
             Ended::InputsMissing => {
                 progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
@@ -403,35 +431,72 @@ impl<'a> Scheduler<'a, '_, '_> {
             }
             Ended::Failed(cause) => self.fail(id, cause),
             Ended::Checked(differences) => {
-                progress.node_finished(&name, Outcome::Again, seconds);
-                self.report.checked.push(Checked { node: name, differences });
+                progress.node_finished(name, Outcome::Again, seconds);
+                self.report.checked.push(Checked { node: name.clone(), differences });
                 let outputs = self.plan.slot(id).known.clone().unwrap_or_default();
                 self.plan.finish(id, outputs);
             }
-            Ended::Done { outputs, seconds: work, guard } => {
+            Ended::Placed(placed) => {
                 let before = self.plan.slot(id).known.clone();
-                let blobs: Box<[_]> = outputs.iter().map(NodeOutput::blob).collect();
-                if let Some(different) = before.as_ref().and_then(|before| first_difference(before, &blobs)) {
-                    self.fail(id, came_out_different(&outputs[different]));
-                    return Ok(());
-                }
+                let blobs: Box<[_]> = placed.outputs.iter().map(NodeOutput::blob).collect();
                 let again = matches!(self.plan.slot(id).reason, Some(Reason::NeededBy { .. }));
-                self.plan.slot_mut(id).seconds = work;
-                self.plan.finish(id, blobs);
-                if again {
-                    self.report.again += 1;
-                    self.thinning.made_again(id);
-                } else {
-                    self.report.ran += 1;
-                    self.tell(id, false)?;
+                let different = before.as_ref().and_then(|before| first_difference(before, &blobs));
+                match different {
+                    Some(output) => self.fail(id, came_out_different(&placed.outputs[output])),
+                    None => {
+                        self.plan.slot_mut(id).seconds = placed.seconds;
+                        self.plan.finish(id, blobs.clone());
+                        self.share(id, &blobs);
+                    }
                 }
-                drop(guard);
-                progress.node_finished(&name, if again { Outcome::Again } else { Outcome::Ran }, seconds);
-                self.thinning.release_around(id, &self.plan, self.executor.store)?;
-                if self.options.check.contains(&id) {
-                    self.plan.want(id, Reason::Check);
-                }
+                self.recording += 1;
+                self.recorders
+                    .give(Recording { id, placed, lock, again, seconds }, self.recording.min(RECORDERS));
             }
+        }
+    }
+
+    /// The other nodes of this run that have the key of one that is done are done too.
+    fn share(&mut self, id: NodeId, blobs: &[Blob]) {
+        let others = self.computing.get_mut(&self.plan.key(id)).map(std::mem::take).unwrap_or_default();
+        for other in others {
+            self.plan.finish(other, blobs.into());
+            self.plan.found.push(other);
+        }
+    }
+
+    fn recorded(
+        &mut self,
+        id: NodeId,
+        recorded: anyhow::Result<Lock>,
+        again: bool,
+        seconds: f64,
+    ) -> anyhow::Result<()> {
+        let publishing = match recorded {
+            Ok(publishing) => publishing,
+            Err(error) => {
+                self.fail(id, error);
+                self.stop = true;
+                return Ok(());
+            }
+        };
+        if self.plan.slot(id).state == State::Failed {
+            return Ok(());
+        }
+        self.plan.slot_mut(id).recorded = true;
+        if again {
+            self.report.again += 1;
+            self.thinning.made_again(id);
+            self.thinning.release_around(id, &self.plan, self.executor.store)?;
+        } else {
+            self.report.ran += 1;
+            self.tell(id, false)?;
+        }
+        drop(publishing);
+        let outcome = if again { Outcome::Again } else { Outcome::Ran };
+        self.executor.progress.node_finished(&self.plan.graph.node(id).name, outcome, seconds);
+        if self.options.check.contains(&id) {
+            self.plan.want(id, Reason::Check);
         }
         Ok(())
     }
@@ -464,39 +529,54 @@ fn came_out_different(output: &NodeOutput) -> anyhow::Error {
     )
 }
 
-/// Threads that execute nodes. There are as many as were ever at work at the same time.
-struct Workers<'scope, 'a> {
-    scope: &'scope Scope<'scope, 'a>,
-    executor: Executor<'a>,
-    tasks: Sender<(Task, Lock)>,
-    queue: Arc<Mutex<Receiver<(Task, Lock)>>>,
-    events: Sender<Event>,
-    threads: usize,
+/// How many nodes are recorded side by side: the file system makes them durable together.
+const RECORDERS: usize = 8;
+
+/// A node to be recorded, and the lock of its key until it is.
+struct Recording {
+    id: NodeId,
+    placed: Placed,
+    lock: Lock,
+    again: bool,
+    seconds: f64,
 }
 
-impl<'scope, 'a: 'scope> Workers<'scope, 'a> {
-    fn new(scope: &'scope Scope<'scope, 'a>, executor: Executor<'a>, events: Sender<Event>) -> Self {
+/// Threads that do one kind of work. There are as many as ever had something to do at the same time.
+struct Threads<'scope, 'a, T> {
+    scope: &'scope Scope<'scope, 'a>,
+    work: Arc<dyn Fn(T) -> Event + Send + Sync + 'scope>,
+    tasks: Sender<T>,
+    queue: Arc<Mutex<Receiver<T>>>,
+    events: Sender<Event>,
+    count: usize,
+}
+
+impl<'scope, 'a, T: Send + 'scope> Threads<'scope, 'a, T> {
+    fn new(
+        scope: &'scope Scope<'scope, 'a>,
+        events: &Sender<Event>,
+        work: impl Fn(T) -> Event + Send + Sync + 'scope,
+    ) -> Self {
         let (tasks, queue) = channel();
-        Workers { scope, executor, tasks, queue: Arc::new(Mutex::new(queue)), events, threads: 0 }
+        let (work, queue, events) = (Arc::new(work), Arc::new(Mutex::new(queue)), events.clone());
+        Threads { scope, work, tasks, queue, events, count: 0 }
     }
 
-    fn give(&mut self, task: Task, lock: Lock, at_work: usize) {
-        while self.threads < at_work {
-            self.threads += 1;
-            let (queue, events, executor) = (self.queue.clone(), self.events.clone(), self.executor);
+    /// Hands over a task, to one of at least so many threads.
+    fn give(&mut self, task: T, threads: usize) {
+        while self.count < threads {
+            self.count += 1;
+            let (queue, events, work) = (self.queue.clone(), self.events.clone(), self.work.clone());
             self.scope.spawn(move || {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((task, lock)) = next else { return };
-                    let begun = Instant::now();
-                    let ended = executor.execute(&task);
-                    let seconds = begun.elapsed().as_secs_f64();
+                    let Ok(task) = next else { return };
                     // The receiver is gone only when the run has ended.
-                    let _ = events.send(Event::Ended { id: task.id, ended, lock, seconds });
+                    let _ = events.send(work(task));
                 }
             });
         }
-        // The workers hold the receiver.
-        let _ = self.tasks.send((task, lock));
+        // The threads hold the receiver.
+        let _ = self.tasks.send(task);
     }
 }

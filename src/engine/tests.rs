@@ -149,7 +149,7 @@ impl Space {
         let (store, options) = (self.store(), RunOptions { jobs: 1, ..RunOptions::default() });
         let report = run(
             Plan::new(&graph, &store),
-            store.guard(|| {}).unwrap(),
+            store.lock_planning(|| {}).unwrap(),
             &store,
             &Memory::new(1 << 20),
             &options,

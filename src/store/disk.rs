@@ -6,7 +6,8 @@
 //! files.jsonl        remembered digests of files outside
 //! roots/             the runs that use the cache: what they name is kept
 //! locks/KEY          held by who computes a key
-//! guard              held shared while something is published or looked up, exclusively by who removes
+//! planning           locked shared while somebody looks for what is there, exclusively by who removes
+//! publishing         locked shared while something is placed that no run names yet, exclusively by `gc`
 //! tmp/ID/            what one process is writing; swept when it is gone
 //! quarantine/        what was found to be not what it should be
 //! left/NODE/         what a failing stage saved
@@ -87,6 +88,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The files of the two locks that who removes holds exclusively.
+pub(super) const PLANNING: &str = "planning";
+pub(super) const PUBLISHING: &str = "publishing";
+
 const FOLDERS: [&str; 4] = ["blobs", "roots", "locks", "tmp"];
 
 impl Store {
@@ -100,8 +105,10 @@ impl Store {
                 sharing.create_folder(&folder).map_err(io_error("create the cache folder", &folder))?;
             }
         }
-        // Where it cannot be created nobody can publish either.
-        let _ = Lock::try_take(&root.join("guard"), Mode::Shared, sharing);
+        for name in [PLANNING, PUBLISHING] {
+            // Where it cannot be created nobody can publish either.
+            let _ = Lock::try_take(&root.join(name), Mode::Shared, sharing);
+        }
         let mut records = Records::new(&root);
         records.refresh().map_err(io_error("read the records of", &root))?;
         Ok(Store {
@@ -119,14 +126,19 @@ impl Store {
         &self.root
     }
 
-    /// While this is held, nothing is removed from the cache by others. Not to be held for long. `waiting` is
-    /// called where the cache is being cleaned.
-    pub fn guard(&self, waiting: impl FnOnce()) -> Result<Lock> {
-        self.lock_guard(Mode::Shared, waiting)
+    /// Taken while the cache is looked through for what is there, until what was found is named by a run: so long
+    /// nobody removes anything. `waiting` is called where the cache is being cleaned.
+    pub fn lock_planning(&self, waiting: impl FnOnce()) -> Result<Lock> {
+        self.lock_guard(PLANNING, Mode::Shared, waiting)
     }
 
-    pub(super) fn lock_guard(&self, mode: Mode, waiting: impl FnOnce()) -> Result<Lock> {
-        let path = self.root.join("guard");
+    /// Taken from when an output is placed until a run names it: so long nobody throws away what no run names.
+    pub fn lock_publishing(&self, waiting: impl FnOnce()) -> Result<Lock> {
+        self.lock_guard(PUBLISHING, Mode::Shared, waiting)
+    }
+
+    pub(super) fn lock_guard(&self, name: &str, mode: Mode, waiting: impl FnOnce()) -> Result<Lock> {
+        let path = self.root.join(name);
         let taken = Lock::try_take(&path, mode, self.sharing).map_err(io_error("lock", &path))?;
         if let Some(lock) = taken {
             return Ok(lock);
@@ -220,8 +232,10 @@ impl Store {
         }
     }
 
-    /// Takes a finished file or flat folder from a workspace into the store.
-    pub fn publish(&self, path: &Path) -> Result<Blob> {
+    /// Puts a finished file or flat folder of a workspace in its place, where others can read it. It is not durable
+    /// before [`Store::settle`]: what a crash leaves of it until then is no record's, and is looked through before it
+    /// is used.
+    pub fn place(&self, path: &Path) -> Result<Blob> {
         let is_folder = path.is_dir();
         let files = match is_folder {
             true => {
@@ -231,55 +245,59 @@ impl Store {
         };
         let mut bytes = 0;
         for file in &files {
-            bytes += fs::metadata(file).map_err(io_error("read", file))?.len();
+            bytes += self.seal(file).map_err(io_error("write", file))?;
         }
         let digest = Digest::of_path(path).map_err(io_error("hash", path))?;
-        let target = self.blob_path(&digest);
-        if target.exists() {
-            return Ok(Blob { digest, bytes });
-        }
-        for file in &files {
-            self.seal(file).map_err(io_error("write", file))?;
+        let blob = Blob { digest, bytes };
+        if self.verified(&digest)?.is_some() {
+            return Ok(blob);
         }
         if is_folder {
             let open = File::open(path).map_err(io_error("read", path))?;
-            let settle = self.sharing.set(&open, self.sharing.folder).and_then(|()| open.sync_all());
-            settle.map_err(io_error("write", path))?;
+            self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
         }
+        let target = self.blob_path(&digest);
         let shelf = target.parent().unwrap_or(&self.root);
         self.make_shelf(shelf).map_err(io_error("create", shelf))?;
-        fail_point("blob.rename").map_err(io_error("write", &target))?;
-        match fs::rename(path, &target) {
-            Ok(()) => {}
+        match fail_point("blob.rename").and_then(|()| fs::rename(path, &target)) {
+            Ok(()) => fail_point("blob.renamed").map_err(io_error("write", &target))?,
             // Another process published the same folder meanwhile.
-            Err(_) if is_folder && target.exists() => return Ok(Blob { digest, bytes }),
+            Err(_) if is_folder && target.exists() => return Ok(blob),
             Err(error) => return Err(io_error("write", &target)(error)),
         }
-        let synced = fail_point("blob.renamed").and_then(|()| sync_folder(shelf));
-        synced.map_err(io_error("write", shelf))?;
         lock(&self.trusted).insert(digest);
         lock(&self.made).insert(digest);
-        Ok(Blob { digest, bytes })
+        Ok(blob)
     }
 
-    /// Makes a file durable and read-only: blobs are never edited in place.
-    fn seal(&self, path: &Path) -> io::Result<()> {
-        fail_point("blob.sync")?;
+    /// Makes a blob durable. That of another process may not be yet: it is too.
+    pub fn settle(&self, digest: &Digest) -> Result<()> {
+        let path = self.blob_path(digest);
+        let settle = || {
+            fail_point("blob.sync")?;
+            if path.is_dir() {
+                for (_, file) in flat_files(&path)? {
+                    File::open(file)?.sync_all()?;
+                }
+            }
+            File::open(&path)?.sync_all()?;
+            fail_point("blob.shelf")?;
+            sync_folder(path.parent().unwrap_or(&self.root))
+        };
+        settle().map_err(io_error("write", &path))
+    }
+
+    /// Makes a file read-only, since blobs are never edited in place: its size.
+    fn seal(&self, path: &Path) -> io::Result<u64> {
         let file = File::open(path)?;
-        // The files of an adapter's base are hard links to what was sealed before.
-        if !file.metadata()?.permissions().readonly() {
-            file.sync_all()?;
-        }
-        self.sharing.set(&file, self.sharing.sealed)
+        self.sharing.set(&file, self.sharing.sealed)?;
+        Ok(file.metadata()?.len())
     }
 
     /// Creates one of the 256 folders that blobs are spread over.
     fn make_shelf(&self, shelf: &Path) -> io::Result<()> {
-        if !shelf.is_dir() {
-            fail_point("blob.shelf")?;
-            if self.sharing.create_folder(shelf)? {
-                sync_folder(shelf.parent().unwrap_or(&self.root))?;
-            }
+        if !shelf.is_dir() && self.sharing.create_folder(shelf)? {
+            sync_folder(shelf.parent().unwrap_or(&self.root))?;
         }
         Ok(())
     }
@@ -301,11 +319,12 @@ impl Store {
     }
 
     /// Drops those among the blobs that this process made: what an earlier run left is that run's. Where others are
-    /// at work, or something is being published this moment, none is dropped: whether they were.
+    /// at work none is dropped: whether they were.
     pub fn drop_blobs(&self, digests: &[Digest]) -> Result<bool> {
-        let path = self.root.join("guard");
-        let guard = Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
-        if guard.is_none() || !self.is_alone()? {
+        let path = self.root.join(PLANNING);
+        let planning =
+            Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
+        if planning.is_none() || !self.is_alone()? {
             return Ok(false);
         }
         let made: Vec<&Digest> = {

@@ -12,10 +12,10 @@ use rustix::process::{Signal, getpid, kill_process};
 /// Every step at which writing can be made to fail, in the order in which a node passes them.
 pub const FAIL_POINTS: &[&str] = &[
     "workspace",
-    "blob.sync",
-    "blob.shelf",
     "blob.rename",
     "blob.renamed",
+    "blob.sync",
+    "blob.shelf",
     "record.append",
     "record.torn",
     "record.sync",

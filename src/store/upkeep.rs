@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::Digest;
 use super::digest::flat_files;
-use super::disk::{Result, Store, io_error, lock, remove};
+use super::disk::{PLANNING, PUBLISHING, Result, Store, io_error, lock, remove};
 use super::lock::{Lock, Mode};
 use super::records::key_of;
 
@@ -118,7 +118,8 @@ impl Store {
         dry_run: bool,
         waiting: impl FnOnce(),
     ) -> std::result::Result<Collected, E> {
-        let guard = self.lock_guard(Mode::Exclusive, waiting)?;
+        let planning = self.lock_guard(PLANNING, Mode::Exclusive, waiting)?;
+        let publishing = self.lock_guard(PUBLISHING, Mode::Exclusive, || {})?;
         let live = live()?;
         let usage = self.usage()?;
         let mut collected = Collected::default();
@@ -141,7 +142,7 @@ impl Store {
         if let Some(trash) = trash {
             self.remove_idle_locks()?;
             // What takes long is done where nobody waits for it.
-            drop(guard);
+            drop((planning, publishing));
             for doomed in entries(&trash)?.iter().filter(|path| !is_hidden(path)) {
                 remove(doomed).map_err(io_error("remove", doomed))?;
             }
@@ -205,7 +206,7 @@ impl Store {
         let damaged_records = lock(&self.records).lines().1;
         verified.damaged_records = damaged_records;
         if damaged_records > 0 {
-            let _guard = self.lock_guard(Mode::Exclusive, || {})?;
+            let _publishing = self.lock_guard(PUBLISHING, Mode::Exclusive, || {})?;
             let path = self.root.join("records.jsonl");
             let copy = self.scratch()?.join("records.jsonl");
             fs::copy(&path, &copy).map_err(io_error("copy", &path))?;
