@@ -19,7 +19,7 @@
 //!     └── a record ──▶ Done           after a failure, what depends on it: Skipped
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -28,7 +28,7 @@ use super::execute::explained;
 use super::graph::{Call, Feed, Graph, Node, NodeId};
 use super::manifest::{Key, walk};
 use super::run::{NodeOutput, NodeReport};
-use crate::store::{Blob, Digest, Store};
+use crate::store::{Blob, Digest, DigestSet, Store};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -99,9 +99,27 @@ pub struct Plan<'a> {
     class: Vec<u16>,
     /// Nodes that were found done and have not been told of.
     pub found: Vec<NodeId>,
-    /// What is in the cache, by the first byte; only while many nodes are found out at once, since others may
-    /// change it.
-    shelves: Option<HashMap<u8, HashSet<Digest>>>,
+    there: There<'a>,
+}
+
+/// Which blobs are in the cache.
+struct There<'a> {
+    store: &'a Store,
+    /// By their first byte; only while many nodes are found out at once, since others may change it.
+    shelves: Option<Box<[Option<DigestSet>; 256]>>,
+}
+
+impl There<'_> {
+    fn has(&mut self, digest: &Digest) -> bool {
+        let byte = digest.bytes()[0];
+        match &mut self.shelves {
+            None => self.store.has_blob(digest),
+            Some(shelves) => {
+                let shelf = &mut shelves[usize::from(byte)];
+                shelf.get_or_insert_with(|| self.store.shelf(byte)).contains(digest)
+            }
+        }
+    }
 }
 
 /// What the planner reads of a record.
@@ -118,6 +136,13 @@ pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Dig
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(key.bytes());
     }
     hasher.into()
+}
+
+/// Reads what stands in a record before the manifest, which is much longer and needed for explanations only.
+fn read_recorded(line: &[u8]) -> Option<Recorded> {
+    let end = memchr::memmem::find(line, b",\"manifest\":")?;
+    let head = [&line[..end], b"}"].concat();
+    serde_json::from_slice(&head).ok()
 }
 
 impl<'a> Plan<'a> {
@@ -155,14 +180,14 @@ impl<'a> Plan<'a> {
             class,
             ready,
             found: Vec::new(),
-            shelves: Some(HashMap::new()),
+            there: There { store, shelves: Some(Box::new([const { None }; 256])) },
         };
         for id in graph.ids() {
             if plan.slot(id).unknown == 0 && plan.slot(id).state == State::Waiting {
                 plan.find_out(id);
             }
         }
-        plan.shelves = None;
+        plan.there.shelves = None;
         plan
     }
 
@@ -241,7 +266,7 @@ impl<'a> Plan<'a> {
     /// The record of a key, if it fits the node.
     fn recorded(&self, id: NodeId, key: &Digest) -> Option<Recorded> {
         let outputs = self.graph.node(id).call.outputs().len();
-        let recorded: Option<Recorded> = self.store.record(key, |line| serde_json::from_slice(line).ok());
+        let recorded: Option<Recorded> = self.store.record(key, read_recorded);
         recorded.filter(|recorded| recorded.outputs.len() == outputs)
     }
 
@@ -262,20 +287,11 @@ impl<'a> Plan<'a> {
 
     /// An output that is to be kept and is not in the cache.
     fn lost_output(&mut self, id: NodeId) -> Option<usize> {
-        let blobs = self.slot(id).known.as_ref().map_or(0, |known| known.len());
-        (0..blobs).find(|output| {
-            let digest = self.slot(id).known.as_ref().map(|known| known[*output].digest);
-            !self.graph.node(id).passing.contains(output)
-                && digest.is_some_and(|digest| !self.is_there(&digest))
-        })
-    }
-
-    fn is_there(&mut self, digest: &Digest) -> bool {
-        let (store, byte) = (self.store, digest.bytes()[0]);
-        match &mut self.shelves {
-            Some(shelves) => shelves.entry(byte).or_insert_with(|| store.shelf(byte)).contains(digest),
-            None => store.has_blob(digest),
-        }
+        let passing = &self.graph.node(id).passing;
+        let known = self.slots[id.index()].known.as_deref().unwrap_or_default();
+        let there = &mut self.there;
+        let lost = |(output, blob): &(usize, &Blob)| !passing.contains(output) && !there.has(&blob.digest);
+        known.iter().enumerate().find(lost).map(|(output, _)| output)
     }
 
     /// Enters the outputs of a node; `open` gets the nodes whose inputs are all known by it.
@@ -314,7 +330,7 @@ impl<'a> Plan<'a> {
             let mut makers = BTreeSet::new();
             for (node, output) in sources {
                 let digest = self.digest(Feed::Output { node, output });
-                if digest.is_some_and(|digest| !self.is_there(&digest)) {
+                if digest.is_some_and(|digest| !self.there.has(&digest)) {
                     makers.insert(node);
                 }
             }
@@ -414,7 +430,7 @@ impl<'a> Plan<'a> {
     /// Whether all outputs of a node that was done before are in the cache.
     pub fn is_whole(&mut self, id: NodeId) -> bool {
         let known = self.slot(id).known.clone().unwrap_or_default();
-        !known.is_empty() && known.iter().all(|blob| self.is_there(&blob.digest))
+        !known.is_empty() && known.iter().all(|blob| self.there.has(&blob.digest))
     }
 
     /// A node failed: it and all that depends on it or waits for it.

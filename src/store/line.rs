@@ -2,7 +2,6 @@
 //! written so: the records of the cache, the nodes of a run, the digests of files outside. A line that was torn or
 //! altered is found out and skipped; what stands before and after it is not harmed.
 
-use blake3::Hasher;
 use serde::Serialize;
 
 /// What stands between a line's content and its checksum.
@@ -17,7 +16,7 @@ pub fn seal(value: &impl Serialize) -> serde_json::Result<String> {
     line.pop();
     let check = checksum(line.as_bytes());
     line.push_str(",\"check\":\"");
-    line.push_str(&check);
+    line.extend(check.map(char::from));
     line.push_str("\"}");
     Ok(line)
 }
@@ -29,15 +28,14 @@ pub fn is_sealed(line: &[u8]) -> bool {
     let (content, tail) = line.split_at(length);
     tail.starts_with(MARK)
         && tail.ends_with(END)
-        && tail[MARK.len()..MARK.len() + DIGITS] == *checksum(content).as_bytes()
+        && tail[MARK.len()..MARK.len() + DIGITS] == checksum(content)
 }
 
-fn checksum(content: &[u8]) -> String {
-    let mut hasher = Hasher::new();
-    hasher.update(content);
-    let mut hex = hasher.finalize().to_hex().to_string();
-    hex.truncate(DIGITS);
-    hex
+fn checksum(content: &[u8]) -> [u8; DIGITS] {
+    let hex = blake3::hash(content).to_hex();
+    let mut digits = [0; DIGITS];
+    digits.copy_from_slice(&hex.as_bytes()[..DIGITS]);
+    digits
 }
 
 /// The sealed lines of a text; `damaged` is called with the number, from 1, of each line that is not.

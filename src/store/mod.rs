@@ -23,6 +23,6 @@ pub use fail::FAIL_POINTS;
 pub use line::{is_sealed, seal, sealed_lines};
 pub use lock::Lock;
 pub use publish::write_durably;
-pub use records::DigestMap;
+pub use records::{DigestMap, DigestSet};
 pub use seed::Seed;
 pub use upkeep::{Collected, Live, Usage, Verified};

@@ -3,7 +3,7 @@
 //! A line is written by one `write` to a file opened for appending, which the kernel does not mix with others; one
 //! that a crash cut short is closed by the next writer. Of two records of a key the later counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,6 +17,9 @@ use super::sharing::Sharing;
 
 /// A map by digests, which are as good as random already.
 pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<Prefix>>;
+
+/// A set of digests.
+pub type DigestSet = HashSet<Digest, BuildHasherDefault<Prefix>>;
 
 /// Takes the first eight bytes of a digest for its hash.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use super::Digest;
 use super::digest::flat_files;
 use super::disk::{PLANNING, PUBLISHING, Result, Store, io_error, lock, remove};
 use super::lock::{Lock, Mode};
-use super::records::key_of;
+use super::records::{DigestSet, key_of};
 
 /// A blob as it lies in the cache.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// The digests of the blobs that begin with this byte.
-    pub fn shelf(&self, byte: u8) -> HashSet<Digest> {
+    pub fn shelf(&self, byte: u8) -> DigestSet {
         let entries = fs::read_dir(self.root.join("blobs").join(format!("{byte:02x}"))).into_iter().flatten();
         let names = entries.flatten().map(|entry| entry.file_name());
         names.filter_map(|name| Digest::from_hex(name.as_encoded_bytes())).collect()
