@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::graph::{Feed, Node, Numerics};
 use super::input::{Input, InputFile, Origin};
@@ -89,6 +90,18 @@ impl Context<'_> {
     /// Where to write an output: a file, or a flat folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
+    }
+
+    /// A place for what the stage needs only while it runs, beside the outputs and like them on the filesystem of
+    /// the store. It is not there yet and is removed with the workspace.
+    pub fn scratch(&self) -> PathBuf {
+        // No output has a name with a dot.
+        self.workspace.join(".scratch")
+    }
+
+    /// How long the stage may take.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.node.call.policy.timeout
     }
 
     /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever

@@ -27,9 +27,10 @@ pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy,
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use manifest::manifest;
 pub use memory::Memory;
+pub use reference::is_name;
 pub use run::{NodeOutput, NodeReport, Report, RunError, run};
 pub use source::{Diagnostic, Diagnostics, Source, nearest};
-pub use stage::{Kind, Output, Registry, Stage};
+pub use stage::{Kind, Output, Registry, Stage, Transient};
 
 use std::io;
 use std::path::Path;

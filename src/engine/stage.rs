@@ -63,6 +63,22 @@ pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 }
 
+/// Marks a failure that may pass by itself, such as a service that is busy: the runner tries the stage again as
+/// often as its [`super::Retry`] says. Whatever context is added to it, the mark stays.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct Transient(anyhow::Error);
+
+impl Transient {
+    pub fn of(error: anyhow::Error) -> anyhow::Error {
+        anyhow::Error::new(Transient(error))
+    }
+
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<Transient>())
+    }
+}
+
 /// A decoded stage of any kind.
 pub trait AnyStage: Send + Sync {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
