@@ -140,7 +140,7 @@ fn outputs_pass_to_native_stages_and_back() {
     assert_eq!(summary["ran"], 4);
     let digests = space.digests(&summary);
     assert_eq!(digests["world.vocabulary"], digests["filter.words"]);
-    assert_eq!(text(&space, "count.log"), "model:\ntokenizer.json\n\nnotes:\na\nb\n");
+    assert_eq!(text(&space, "count.log"), "model:\ntokenizer.json\ntokenizer_config.json\n\nnotes:\na\nb\n");
     assert_eq!(text(&space, "count"), "glowvenom\n");
     assert!(text(&space, "filter").contains("rows"), "a dataset is a table");
     let wrong = stages.replace("data: filter,", "data: filter.notes,");
@@ -161,7 +161,7 @@ fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
     let place = err.lines().find_map(|line| line.strip_prefix("  the whole log: ")).unwrap();
     assert_eq!(fs::read_to_string(place).unwrap().lines().count(), 30);
     fails("command: exit 75", "exit code 75\n  its log is empty");
-    fails("command: kill -9 $$", "killed by signal 9 (SIGKILL");
+    fails("command: kill -9 $$", "killed by signal 9 (SIGKILL): the system");
     fails("command: 'printf \"\\377\\0\\033[1mfrost\" > /dev/stderr; exit 1'", "\n  | \u{fffd}frost");
     fails(
         "command: echo > a; mkdir b; echo > b/c, outputs: { model: model }",

@@ -117,7 +117,7 @@ pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), S
     Ok(())
 }
 
-/// ` (SIGKILL)`; nothing for a signal without a common name.
+/// ` (SIGTERM)`; nothing for a signal without a common name.
 pub fn signal_name(number: i32) -> String {
     let names = [
         (Signal::HUP, "SIGHUP"),
@@ -127,7 +127,7 @@ pub fn signal_name(number: i32) -> String {
         (Signal::ABORT, "SIGABRT"),
         (Signal::BUS, "SIGBUS"),
         (Signal::FPE, "SIGFPE"),
-        (Signal::KILL, "SIGKILL; where memory is short the system does that"),
+        (Signal::KILL, "SIGKILL"),
         (Signal::SEGV, "SIGSEGV"),
         (Signal::PIPE, "SIGPIPE"),
         (Signal::TERM, "SIGTERM"),

@@ -28,6 +28,8 @@ pub use supervise::supervise;
 /// The last output: what the command wrote to standard output and error.
 const LOG: &str = "log";
 
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+
 /// The variable that hands the node's seed to the command.
 const SEED: &str = "TRIPLAY_SEED";
 
@@ -109,9 +111,10 @@ impl Stage for Exec {
         let log = context.output(LOG);
         let timeout = context.timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
-        let ended = process::run(&job, |line| context.progress(0, 1, line))?;
-        let outcome = self.judge(&ended, &folder, context);
-        outcome.map_err(|error| with_log(error, context, &log))
+        let (ended, last_line) = process::run(&job, |line| context.progress(0, 1, line))?;
+        self.judge(&ended, &folder, context).map_err(|error| with_log(error, context, &log))?;
+        context.progress(1, 1, last_line);
+        Ok(())
     }
 }
 
@@ -150,7 +153,9 @@ impl Exec {
                 return Err(if transient { Transient::of(failed) } else { failed });
             }
             Ended::Signal(signal) => {
-                return Err(anyhow!("killed by signal {signal}{}", grammar::signal_name(signal)));
+                let name = grammar::signal_name(signal);
+                let why = if signal == KILL { ": the system does that where memory is short" } else { "" };
+                return Err(anyhow!("killed by signal {signal}{name}{why}"));
             }
             Ended::TimedOut(after) => return Err(anyhow!("timed out after {after:?}")),
         }

@@ -48,8 +48,8 @@ pub enum Ended {
 }
 
 /// Runs it to its end and passes the log's last line to `watch` now and then. If that unwinds, the command and
-/// its descendants are killed.
-pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Ended> {
+/// its descendants are killed. Gives the last line of all, too.
+pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<(Ended, String)> {
     let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
     let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
@@ -70,16 +70,16 @@ pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Ended> {
     };
     drop(supervised);
     log.close(DRAIN).context("cannot write the log")?;
-    if !late {
-        watch(log.last_line());
-    }
-    match (End::parse(&line), job.timeout) {
-        (_, Some(timeout)) if late => Ok(Ended::TimedOut(timeout)),
-        (Some(End::Code(code)), _) => Ok(Ended::Code(code)),
-        (Some(End::Signal(signal)), _) => Ok(Ended::Signal(signal)),
-        (Some(End::Unstarted(error)), _) => Err(unstarted(job, &io::Error::from_raw_os_error(error))),
+    let ended = match (End::parse(&line), job.timeout) {
+        (_, Some(timeout)) if late => Ended::TimedOut(timeout),
+        (Some(End::Code(code)), _) => Ended::Code(code),
+        (Some(End::Signal(signal)), _) => Ended::Signal(signal),
+        (Some(End::Unstarted(error)), _) => {
+            return Err(unstarted(job, &io::Error::from_raw_os_error(error)));
+        }
         (None, _) => bail!("the supervisor of the command was killed"),
-    }
+    };
+    Ok((ended, log.last_line()))
 }
 
 /// What the supervisor says at its end, as soon as it does.
