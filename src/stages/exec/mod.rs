@@ -180,8 +180,11 @@ impl Exec {
     fn check_inputs(&self, folder: &Folder, context: &Context) -> anyhow::Result<()> {
         let changed = folder.changed();
         for (name, input) in self.inputs.iter().filter(|(name, _)| changed.contains(name.as_str())) {
-            if context.is_blob(input) {
-                fs::rename(&context.input(input)?.path, context.scratch().with_extension("changed"))
+            let blob = context.input(input)?;
+            // The same one may be there under two names.
+            if context.is_blob(input) && blob.path.exists() {
+                let doomed = context.scratch().with_extension(blob.digest.short());
+                fs::rename(&blob.path, doomed)
                     .with_context(|| format!("cannot remove the input `{name}`, which was changed"))?;
             }
         }
