@@ -14,6 +14,7 @@ mod runs;
 mod show;
 mod trace;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,6 +45,12 @@ enum Command {
     /// Use a model at the prompt
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Between triplay and the command of an `exec` stage: see `stages::supervise`
+    #[command(hide = true)]
+    Supervise {
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -264,8 +271,11 @@ struct ShowArgs {
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
-    crate::ops::set_candle_up();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Supervise { .. }) {
+        crate::ops::set_candle_up();
+    }
+    let outcome = match command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
         Command::Pipeline(PipelineCommand::Plan(args)) => plan::plan(&args),
@@ -279,6 +289,7 @@ pub fn main() -> ExitCode {
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
         Command::Model(command) => model::command(&command),
+        Command::Supervise { command } => Ok(crate::stages::supervise(&command)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,5 +1,6 @@
-//! `triplay data show`: any Parquet file, or a dataset of a run, as a table.
+//! `triplay data show`: any Parquet file, or a dataset of a run, as a table; text of a run as it is.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,10 +13,14 @@ use super::folder::Run;
 use crate::data::{self, Table};
 
 pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let path = locate(&args.target)?;
-    let table = data::open(&path)?;
+    let (path, artifact) = locate(&args.target)?;
     let out = &mut std::io::stdout().lock();
-    let written = if args.schema { schema(&table, out) } else { rows(&path, &table, args, out) };
+    let written = if artifact.as_deref() == Some("text") {
+        File::open(&path).and_then(|mut text| std::io::copy(&mut text, out)).map(drop).map_err(Into::into)
+    } else {
+        let table = data::open(&path)?;
+        if args.schema { schema(&table, out) } else { rows(&path, &table, args, out) }
+    };
     match written {
         Err(error)
             if error
@@ -26,11 +31,11 @@ pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file of this name, or an output of a node of a run.
-fn locate(target: &str) -> anyhow::Result<PathBuf> {
+/// A file of this name, or an output of a node of a run and its type.
+fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
     let path = Path::new(target);
     if path.exists() {
-        return Ok(path.to_owned());
+        return Ok((path.to_owned(), None));
     }
     let Some((run, node)) = target.split_once(':') else {
         bail!(
@@ -48,7 +53,7 @@ fn locate(target: &str) -> anyhow::Result<PathBuf> {
             run.record.cache.display()
         );
     }
-    Ok(path)
+    Ok((path, Some(output.artifact.clone())))
 }
 
 /// Columns, their types and what they mean.

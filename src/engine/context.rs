@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::execute::cancel;
 use super::graph::{Feed, Node, Numerics};
@@ -93,6 +93,19 @@ impl Context<'_> {
     /// Where to write an output: a file, or a flat folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
+    }
+
+    /// A place for what the stage needs only while it runs, beside the outputs and like them on the filesystem of
+    /// the store. It is not there yet and is removed with the workspace.
+    pub fn scratch(&self) -> PathBuf {
+        // No output has a name with a dot.
+        self.workspace.join(".scratch")
+    }
+
+    /// How long the stage may take. From here on the stage itself sees to it: `progress` always returns.
+    pub fn take_timeout(&mut self) -> Option<Duration> {
+        self.deadline = None;
+        self.node.call.policy.timeout
     }
 
     /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever

@@ -136,7 +136,7 @@ impl Executor<'_> {
         let mut wait = retry.wait;
         for attempt in 1.. {
             match self.attempt(task, inputs.clone()) {
-                Err(error) if attempt <= retry.times && error.is::<Transient>() => {
+                Err(error) if attempt <= retry.times && Transient::is(&error) => {
                     self.progress.message(&format!(
                         "{}: {error:#}; trying again in {} ({attempt} of {})",
                         node.name,
@@ -230,7 +230,7 @@ impl Executor<'_> {
         for (declared, recorded) in node.call.outputs().iter().zip(recorded) {
             let path = made.workspace.path().join(&*declared.name);
             let now = Digest::of_path(&path).with_context(|| format!("output `{}`", declared.name))?;
-            if now != recorded.digest {
+            if now != recorded.digest && !declared.incidental {
                 differences.push(Difference {
                     output: declared.name.to_string(),
                     artifact: declared.artifact.to_string(),

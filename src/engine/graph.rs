@@ -171,6 +171,11 @@ impl Graph {
 }
 
 impl Node {
+    /// Whether an output stays in the cache.
+    pub fn is_kept(&self, output: usize) -> bool {
+        !self.passing.contains(&output) && !self.call.outputs()[output].incidental
+    }
+
     /// The nodes that feed this one; one that feeds it twice comes twice.
     pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.feeds.iter().filter_map(|feed| match feed {

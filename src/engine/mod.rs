@@ -34,6 +34,7 @@ pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy,
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
+pub use reference::is_name;
 pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
 pub use source::{Diagnostic, Diagnostics, Source, nearest};
 pub use stage::{Kind, Output, Registry, Stage, Transient};

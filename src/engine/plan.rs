@@ -287,10 +287,10 @@ impl<'a> Plan<'a> {
 
     /// An output that is to be kept and is not in the cache.
     fn lost_output(&mut self, id: NodeId) -> Option<usize> {
-        let passing = &self.graph.node(id).passing;
+        let node = self.graph.node(id);
         let known = self.slots[id.index()].known.as_deref().unwrap_or_default();
         let there = &mut self.there;
-        let lost = |(output, blob): &(usize, &Blob)| !passing.contains(output) && !there.has(&blob.digest);
+        let lost = |(output, blob): &(usize, &Blob)| node.is_kept(*output) && !there.has(&blob.digest);
         known.iter().enumerate().find(lost).map(|(output, _)| output)
     }
 
@@ -430,7 +430,10 @@ impl<'a> Plan<'a> {
     /// Whether all outputs of a node that was done before are in the cache.
     pub fn is_whole(&mut self, id: NodeId) -> bool {
         let known = self.slot(id).known.clone().unwrap_or_default();
-        !known.is_empty() && known.iter().all(|blob| self.there.has(&blob.digest))
+        let outputs = self.graph.node(id).call.outputs();
+        let there = &mut self.there;
+        !known.is_empty()
+            && known.iter().zip(outputs).all(|(blob, output)| output.incidental || there.has(&blob.digest))
     }
 
     /// A node failed: it and all that depends on it or waits for it.

@@ -19,6 +19,7 @@ use super::memory::Memory;
 use super::plan::{Plan, Reason, State};
 use super::progress::{Outcome, Progress};
 use super::resources::Resources;
+use super::stage::Output;
 use super::thinning::Thinning;
 use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
 
@@ -440,7 +441,8 @@ impl<'a> Scheduler<'a, '_, '_> {
                 let before = self.plan.slot(id).known.clone();
                 let blobs: Box<[_]> = placed.outputs.iter().map(NodeOutput::blob).collect();
                 let again = matches!(self.plan.slot(id).reason, Some(Reason::NeededBy { .. }));
-                let different = before.as_ref().and_then(|before| first_difference(before, &blobs));
+                let declared = self.plan.graph.node(id).call.outputs();
+                let different = before.as_ref().and_then(|before| first_difference(declared, before, &blobs));
                 match different {
                     Some(output) => self.fail(id, came_out_different(&placed.outputs[output])),
                     None => {
@@ -516,8 +518,9 @@ impl<'a> Scheduler<'a, '_, '_> {
     }
 }
 
-fn first_difference(before: &[Blob], now: &[Blob]) -> Option<usize> {
-    before.iter().zip(now).position(|(before, now)| before.digest != now.digest)
+fn first_difference(declared: &[Output], before: &[Blob], now: &[Blob]) -> Option<usize> {
+    let pairs = before.iter().zip(now).zip(declared);
+    pairs.into_iter().position(|((before, now), output)| before.digest != now.digest && !output.incidental)
 }
 
 fn came_out_different(output: &NodeOutput) -> anyhow::Error {

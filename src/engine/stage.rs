@@ -29,15 +29,21 @@ pub struct Output {
     pub artifact: Cow<'static, str>,
     /// Large and cheap to make again: dropped inside loops once its successor is recorded.
     pub bulky: bool,
+    /// Tells how the work went and is no result: it may come out different, and nobody misses it.
+    pub incidental: bool,
 }
 
 impl Output {
     pub const fn new(name: &'static str, artifact: &'static str) -> Output {
-        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false }
+        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false, incidental: false }
     }
 
     pub const fn bulky(name: &'static str, artifact: &'static str) -> Output {
-        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: true }
+        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: true, incidental: false }
+    }
+
+    pub const fn incidental(name: &'static str, artifact: &'static str) -> Output {
+        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false, incidental: true }
     }
 }
 
@@ -63,11 +69,21 @@ pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 }
 
-/// A failure that may pass by itself: a server that is busy, a machine that is full. The run tries the stage again
-/// as its `retry` says.
+/// Marks a failure that may pass by itself, such as a service that is busy: the runner tries the stage again as
+/// often as its [`super::Retry`] says. Whatever context is added to it, the mark stays.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub struct Transient(pub anyhow::Error);
+pub struct Transient(anyhow::Error);
+
+impl Transient {
+    pub fn of(error: anyhow::Error) -> anyhow::Error {
+        anyhow::Error::new(Transient(error))
+    }
+
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<Transient>())
+    }
+}
 
 /// A decoded stage of any kind.
 pub trait AnyStage: Send + Sync {

@@ -44,6 +44,8 @@ artifact_types! {
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.
     World: "world";
+    /// Whatever it is.
+    Anything: "*";
 }
 
 /// The rows of a dataset, kept in memory for the nodes that read them next.

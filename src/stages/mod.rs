@@ -1,10 +1,11 @@
-//! The stage kinds, one file each. A stage decodes its parameters, calls the layers below and declares its
+//! The stage kinds, one file each (`exec` has a folder). A stage decodes its parameters, calls the layers below and declares its
 //! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
 //! [`registry`].
 
 mod artifact;
 mod collect;
 mod evaluate;
+mod exec;
 mod generate;
 mod judge;
 mod pool;
@@ -18,6 +19,8 @@ mod vote;
 
 use crate::engine::Registry;
 use crate::model::Compute;
+
+pub use exec::supervise;
 
 /// All stage kinds that a pipeline can name.
 pub fn registry() -> Registry {
@@ -37,4 +40,5 @@ pub fn registry() -> Registry {
         .with::<pool::Pool>()
         .with::<update::Update>()
         .with::<evaluate::Evaluate>()
+        .with::<exec::Exec>()
 }

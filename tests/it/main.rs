@@ -1,6 +1,7 @@
 //! All tests that look at triplay from outside, in one binary: each binary links everything.
 
 mod bad_input;
+mod exec;
 mod frozen;
 mod layers;
 mod models;

@@ -1,0 +1,103 @@
+//! All descendants of this process, found and signalled. On Linux also those that left the group or the session
+//! of the command (daemons); elsewhere the command's process group. Knows nothing of why they are to end.
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::Family;
+#[cfg(not(target_os = "linux"))]
+pub(super) use others::Family;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashMap;
+    use std::{fs, io};
+
+    use rustix::io::Errno;
+    use rustix::process::{self, Pid, PidfdFlags, Signal};
+
+    pub struct Family;
+
+    impl Family {
+        /// Makes this process the one that orphans among its descendants are handed to.
+        pub fn gather() -> io::Result<()> {
+            Ok(process::set_child_subreaper(Some(process::getpid()))?)
+        }
+
+        pub fn of(_main: Pid) -> Family {
+            Family
+        }
+
+        /// Sends a signal to every descendant that there is now.
+        pub fn signal(&self, signal: Signal) {
+            for (descendant, parent) in descendants() {
+                send(descendant, parent, signal);
+            }
+        }
+    }
+
+    /// The descendants of this process and the parent of each.
+    fn descendants() -> Vec<(i32, i32)> {
+        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some((id, parent)) = id.and_then(|id| Some((id, parent_of(id)?))) {
+                children.entry(parent).or_default().push(id);
+            }
+        }
+        let (mut found, mut open) = (Vec::new(), vec![process::getpid().as_raw_nonzero().get()]);
+        while let Some(parent) = open.pop() {
+            let of_parent = children.remove(&parent).unwrap_or_default();
+            found.extend(of_parent.iter().map(|child| (*child, parent)));
+            open.extend(of_parent);
+        }
+        found
+    }
+
+    /// The fourth field of `/proc/ID/stat`; the second, the program's name, may hold anything, so `)` is
+    /// searched from the end.
+    fn parent_of(id: i32) -> Option<i32> {
+        let stat = fs::read(format!("/proc/{id}/stat")).ok()?;
+        let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+        let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
+        rest.split_ascii_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Its number may have gone to another process since it was listed: the handle holds on to one process
+    /// while its parent is looked at again.
+    fn send(descendant: i32, parent: i32, signal: Signal) {
+        let Some(id) = Pid::from_raw(descendant) else { return };
+        let handle = process::pidfd_open(id, PidfdFlags::empty());
+        if parent_of(descendant) != Some(parent) {
+            return;
+        }
+        // Who is gone meanwhile needs no signal.
+        let _ = match handle {
+            Ok(handle) => process::pidfd_send_signal(handle, signal),
+            Err(Errno::NOSYS | Errno::PERM) => process::kill_process(id, signal),
+            Err(error) => Err(error),
+        };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod others {
+    use std::io;
+
+    use rustix::process::{Pid, Signal};
+
+    pub struct Family(Pid);
+
+    impl Family {
+        pub fn gather() -> io::Result<()> {
+            Ok(())
+        }
+
+        pub fn of(main: Pid) -> Family {
+            Family(main)
+        }
+
+        /// Sends a signal to the command's process group.
+        pub fn signal(&self, signal: Signal) {
+            let _ = rustix::process::kill_process_group(self.0, signal);
+        }
+    }
+}

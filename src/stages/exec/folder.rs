@@ -1,0 +1,296 @@
+//! The fresh folder of a command: inputs laid into it, outputs taken out of it. Knows files, not processes; when
+//! outputs are taken, nobody writes any more.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::engine::Artifact;
+use crate::store::Digest;
+
+/// Files of the user's are copied up to this size: whoever edits a script while it runs, or a script that writes
+/// to its inputs, does no harm. Larger ones are linked.
+const COPIED: u64 = 16 << 20;
+
+/// How many files an error lists.
+const LISTED: usize = 20;
+
+/// A folder that a command runs in; removed on drop.
+pub struct Folder {
+    path: PathBuf,
+    /// Every file that was laid in, by its name from here.
+    laid: BTreeSet<String>,
+    /// Files that the command shares with the store or the user.
+    shared: Vec<Shared>,
+}
+
+struct Shared {
+    /// The input it belongs to.
+    input: String,
+    original: PathBuf,
+    state: State,
+}
+
+/// What of a file changes when it is written to.
+#[derive(PartialEq, Eq)]
+struct State {
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> State {
+        State { inode: metadata.ino(), bytes: metadata.len(), modified: metadata.modified().ok() }
+    }
+}
+
+impl Folder {
+    /// Makes an empty one.
+    pub fn create(path: PathBuf) -> io::Result<Folder> {
+        fs::create_dir_all(&path)?;
+        Ok(Folder { path, laid: BTreeSet::new(), shared: Vec::new() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lays an input in under `name`. `is_blob`: it lies in the store, where nobody else changes it.
+    pub fn lay(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
+        let to = self.path.join(name);
+        let mut files = Vec::new();
+        if artifact.path.is_dir() {
+            fs::create_dir_all(&to)?;
+            files_below(&artifact.path, "", false, &mut files)?;
+        } else {
+            files.push(String::new());
+        }
+        let mut originals = Vec::new();
+        for file in &files {
+            let original = if file.is_empty() { artifact.path.clone() } else { artifact.path.join(file) };
+            // A link to a link would lead out of the folder.
+            let original = fs::canonicalize(&original).with_context(|| original.display().to_string())?;
+            let metadata = fs::metadata(&original)?;
+            let path = if file.is_empty() { name.to_owned() } else { format!("{name}/{file}") };
+            originals.push((path, original, metadata));
+        }
+        let bytes: u64 = originals.iter().map(|(_, _, metadata)| metadata.len()).sum();
+        let copied = !is_blob && bytes <= COPIED;
+        for (path, original, metadata) in originals {
+            let place = self.path.join(&path);
+            fs::create_dir_all(place.parent().unwrap_or(&self.path))?;
+            if copied || fs::hard_link(&original, &place).is_err() {
+                fs::copy(&original, &place).with_context(|| format!("copying {}", original.display()))?;
+            } else {
+                self.shared.push(Shared { input: name.to_owned(), original, state: State::of(&metadata) });
+            }
+            self.laid.insert(path);
+        }
+        ensure!(
+            !copied || Digest::of_path(&to)? == artifact.digest,
+            "{} was changed while the pipeline ran; run it again",
+            artifact.path.display()
+        );
+        Ok(())
+    }
+
+    /// The inputs whose originals were written to. One that was replaced by a new file was not: the command has
+    /// no name for the original.
+    pub fn changed(&self) -> BTreeSet<&str> {
+        let changed = self.shared.iter().filter(|shared| {
+            let now = fs::metadata(&shared.original).map(|metadata| State::of(&metadata));
+            now.is_ok_and(|now| now.inode == shared.state.inode && now != shared.state)
+        });
+        changed.map(|shared| shared.input.as_str()).collect()
+    }
+
+    /// Whether there is a symbolic link on the way to what the command wrote at `path`.
+    pub fn is_linked(&self, path: &str) -> bool {
+        let root = fs::canonicalize(&self.path).unwrap_or_default();
+        fs::canonicalize(self.path.join(path)).is_ok_and(|real| real != root.join(path))
+    }
+
+    /// Takes what the command wrote at `path`, a file or a flat folder, to `to`: behind a link a copy, else the
+    /// thing itself, so links are taken first. False: there is nothing.
+    pub fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
+        let place = self.path.join(path);
+        if !place.exists() {
+            let dangling = place.is_symlink();
+            ensure!(!dangling, "it is a symbolic link to something that is not there");
+            return Ok(false);
+        }
+        let real = self.inside(&place)?;
+        let copy = self.is_linked(path);
+        if real.is_file() {
+            take_file(&real, to, copy)?;
+            return Ok(true);
+        }
+        ensure!(real.is_dir(), "it is neither a file nor a folder");
+        fs::create_dir(to)?;
+        let mut entries = fs::read_dir(&real)?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(|entry| !entry.path().is_symlink());
+        for entry in entries {
+            let name = entry.file_name();
+            let file = self.inside(&entry.path()).with_context(|| format!("`{}`", name.display()))?;
+            if file.is_dir() {
+                bail!("`{}` is a folder in it: an output is a file or a flat folder", name.display());
+            }
+            ensure!(file.is_file(), "`{}` is neither a file nor a folder", name.display());
+            take_file(&file, &to.join(&name), copy || entry.path().is_symlink())?;
+        }
+        Ok(true)
+    }
+
+    /// Where a path leads, if that is in this folder.
+    fn inside(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        let real = fs::canonicalize(path)?;
+        let leads_out = !real.starts_with(fs::canonicalize(&self.path)?);
+        ensure!(
+            !leads_out,
+            "it is a symbolic link that leads out of the command's folder: {}",
+            real.display()
+        );
+        Ok(real)
+    }
+
+    /// The files that were not laid in, for people.
+    pub fn written(&self) -> String {
+        let mut files = Vec::new();
+        // What cannot be read is not listed.
+        let _ = files_below(&self.path, "", true, &mut files);
+        files.retain(|file| !self.laid.contains(file));
+        let more = files.len().saturating_sub(LISTED);
+        files.truncate(LISTED);
+        match (files.is_empty(), more) {
+            (true, _) => "no file".to_owned(),
+            (_, 0) => files.join(", "),
+            _ => format!("{} and {more} more", files.join(", ")),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if fs::remove_dir_all(&self.path).is_err() {
+            // Some tools write-protect their folders.
+            unprotect(&self.path);
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Takes a file that is nobody else's as it is, unless it shall be a copy; of one that has other names always a
+/// copy, for it would change with them.
+fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
+    if copy || fs::metadata(from)?.nlink() > 1 || fs::rename(from, to).is_err() {
+        fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+/// The files below a folder by their names from there, sorted; what is hidden only if asked for. Folders behind
+/// links are entered unless hidden files are listed: inputs are taken as their digest takes them.
+fn files_below(folder: &Path, prefix: &str, hidden: bool, files: &mut Vec<String>) -> io::Result<()> {
+    let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && !hidden {
+            continue;
+        }
+        let path = entry.path();
+        let is_folder = if hidden { entry.file_type()?.is_dir() } else { path.is_dir() };
+        match is_folder {
+            true => files_below(&path, &format!("{prefix}{name}/"), hidden, files)?,
+            false => files.push(format!("{prefix}{name}")),
+        }
+    }
+    Ok(())
+}
+
+fn unprotect(folder: &Path) {
+    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            unprotect(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifact(path: &Path) -> Artifact {
+        Artifact { digest: Digest::of_path(path).unwrap(), path: path.to_owned() }
+    }
+
+    #[test]
+    fn blobs_are_linked_and_a_write_to_one_is_seen_a_replacement_is_none() {
+        let outside = tempfile::tempdir().unwrap();
+        let blob = outside.path().join("blob");
+        fs::create_dir(&blob).unwrap();
+        fs::write(blob.join("a"), "glowvenom").unwrap();
+        fs::write(blob.join(".hidden"), "").unwrap();
+        let mut folder = Folder::create(outside.path().join("folder")).unwrap();
+        folder.lay("deep/model", &artifact(&blob), true).unwrap();
+        let inside = folder.path().join("deep/model");
+        assert_eq!(fs::read_dir(&inside).unwrap().count(), 1, "what is hidden does not count");
+        assert_eq!(folder.written(), "no file");
+        fs::write(folder.path().join("b"), "").unwrap();
+        fs::remove_file(inside.join("a")).unwrap();
+        fs::write(inside.join("a"), "moonbane").unwrap();
+        assert!(folder.changed().is_empty());
+        assert_eq!(fs::read(blob.join("a")).unwrap(), b"glowvenom");
+        fs::write(blob.join("a"), "moonbane").unwrap();
+        assert_eq!(folder.changed(), BTreeSet::from(["deep/model"]));
+        assert_eq!(folder.written(), "b");
+    }
+
+    #[test]
+    fn files_of_the_user_are_copies_that_may_be_written_to() {
+        let outside = tempfile::tempdir().unwrap();
+        let script = outside.path().join("script");
+        fs::write(&script, "glowvenom").unwrap();
+        let mut folder = Folder::create(outside.path().join("folder")).unwrap();
+        let known = artifact(&script);
+        folder.lay("s", &known, false).unwrap();
+        fs::write(folder.path().join("s"), "moonbane").unwrap();
+        assert_eq!(fs::read(&script).unwrap(), b"glowvenom");
+        assert!(folder.changed().is_empty());
+        fs::write(&script, "moonbane").unwrap();
+        let error = folder.lay("t", &known, false).unwrap_err().to_string();
+        assert!(error.contains("was changed while the pipeline ran"), "{error}");
+    }
+
+    #[test]
+    fn what_leads_out_or_is_no_file_is_not_taken() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret"), "").unwrap();
+        let folder = Folder::create(outside.path().join("folder")).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let link = std::os::unix::fs::symlink::<&str, PathBuf>;
+        link("../secret", at("out")).unwrap();
+        link("none", at("dangling")).unwrap();
+        fs::write(at("step_2"), "2").unwrap();
+        link("step_2", at("last")).unwrap();
+        fs::create_dir_all(at("deep/er")).unwrap();
+        let take = |name: &str| folder.take(name, &outside.path().join("taken"));
+        let error = |name: &str| take(name).unwrap_err().to_string();
+        assert!(error("out").contains("leads out of"));
+        assert!(error("dangling").contains("not there"));
+        assert!(error("deep").contains("`er` is a folder in it"));
+        fs::remove_dir(outside.path().join("taken")).unwrap();
+        assert!(!take("none").unwrap());
+        assert!(take("last").unwrap());
+        assert_eq!(fs::read(outside.path().join("taken")).unwrap(), b"2");
+        assert!(folder.is_linked("last") && !folder.is_linked("step_2") && !folder.is_linked("none"));
+        assert!(at("step_2").exists());
+    }
+}

@@ -1,0 +1,276 @@
+//! How `exec` is written in a pipeline, and what is wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Component, Path};
+
+use rustix::process::Signal;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{LOG, SEED};
+use crate::engine::{InputVariable, is_name};
+
+/// A word of a command or a variable's value: text, or a number or truth value as YAML shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Word(pub String);
+
+/// The command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Script {
+    /// For `sh -c`.
+    Shell(String),
+    /// A program and its arguments.
+    Program(Vec<Word>),
+}
+
+/// A declared output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Product {
+    pub name: String,
+    /// The type of artifact.
+    #[serde(rename = "type")]
+    pub artifact: String,
+    /// Where the command writes it, from its folder.
+    pub path: String,
+}
+
+impl Script {
+    pub fn check(&self) -> Result<(), String> {
+        let (empty, words) = match self {
+            Script::Shell(text) => (text.trim().is_empty(), std::slice::from_ref(text).to_vec()),
+            Script::Program(words) => {
+                let texts: Vec<String> = words.iter().map(|word| word.0.clone()).collect();
+                (texts.first().is_none_or(String::is_empty), texts)
+            }
+        };
+        if empty {
+            return Err(
+                "`command` is empty: expected text for `sh -c`, or a program and its arguments".into()
+            );
+        }
+        if words.iter().any(|word| word.contains('\0')) {
+            return Err("`command` has a NUL character, which no program can be given".into());
+        }
+        Ok(())
+    }
+}
+
+impl Product {
+    pub fn check(&self) -> Result<(), String> {
+        if !is_name(&self.name) {
+            return Err(format!(
+                "`{0}` is not a name that a reference can use: write NAME: {{ type: {1}, path: {0} }} in `outputs`",
+                self.name, self.artifact
+            ));
+        }
+        if self.name == LOG {
+            return Err(format!(
+                "`{LOG}` is always an output, what the command prints: give yours another name"
+            ));
+        }
+        if !is_name(&self.artifact) {
+            let message = "is not a type of artifact, such as `model`, `metrics`, `text` or `file`";
+            return Err(format!("output `{}`: `{}` {message}", self.name, self.artifact));
+        }
+        Ok(())
+    }
+}
+
+/// Names of files within the folder, none of which may be in another's way.
+pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen: BTreeSet<&Path> = BTreeSet::new();
+    for name in names {
+        let path = Path::new(name);
+        let plain = path.components().all(|component| matches!(component, Component::Normal(_)));
+        let tidy = path.components().collect::<std::path::PathBuf>().as_os_str() == path.as_os_str();
+        if name.is_empty() || !plain || !tidy || name.contains('\0') {
+            return Err(format!(
+                "`{key}`: `{name}` is not a file's name within the command's folder, such as `data/a.parquet`"
+            ));
+        }
+        let in_the_way = |other: &&Path| path.starts_with(other) || other.starts_with(path);
+        if let Some(other) = seen.iter().copied().find(in_the_way) {
+            return Err(format!("`{key}`: `{}` and `{name}` are in each other's way", other.display()));
+        }
+        seen.insert(path);
+    }
+    Ok(())
+}
+
+/// Names of variables, each from one place.
+pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("`{name}` is not the name of an environment variable"));
+        }
+        if name == SEED {
+            return Err(format!("`{SEED}` is always set, to the seed of the stage: `seed: N` fixes it"));
+        }
+        if !seen.insert(name) {
+            return Err(format!("`{name}` stands twice in `env`, `inherit` and `pass`"));
+        }
+    }
+    Ok(())
+}
+
+/// ` (SIGTERM)`; nothing for a signal without a common name.
+pub fn signal_name(number: i32) -> String {
+    let names = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+    ];
+    let known = names.iter().find(|(signal, _)| signal.as_raw() == number);
+    known.map(|(_, name)| format!(" ({name})")).unwrap_or_default()
+}
+
+/// Variables are keyed by their names, so that the names count too, not only the values in their places.
+pub fn by_name<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
+    let named: BTreeMap<&str, &InputVariable> =
+        variables.iter().map(|variable| (variable.0.as_str(), variable)).collect();
+    named.serialize(serializer)
+}
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Word, D::Error> {
+        deserializer.deserialize_any(WordVisitor)
+    }
+}
+
+struct WordVisitor;
+
+impl Visitor<'_> for WordVisitor {
+    type Value = Word;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text or a number")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Word, E> {
+        Ok(Word(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Word, E> {
+        // As in text with `${name}`.
+        Ok(Word(serde_json::Value::from(value).to_string()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Script {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Script, D::Error> {
+        deserializer.deserialize_any(ScriptVisitor)
+    }
+}
+
+struct ScriptVisitor;
+
+impl<'de> Visitor<'de> for ScriptVisitor {
+    type Value = Script;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text for `sh -c`, or a list: a program and its arguments")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Script, E> {
+        Ok(Script::Shell(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Script, A::Error> {
+        let mut words = Vec::new();
+        while let Some(word) = items.next_element()? {
+            words.push(word);
+        }
+        Ok(Script::Program(words))
+    }
+}
+
+/// Outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. What is
+/// written back is a list, since their order counts.
+pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Product>, D::Error> {
+    deserializer.deserialize_map(ProductsVisitor)
+}
+
+struct ProductsVisitor;
+
+impl<'de> Visitor<'de> for ProductsVisitor {
+    type Value = Vec<Product>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a map of names and types, such as { model: model, notes: { type: text, path: notes.txt } }",
+        )
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vec<Product>, A::Error> {
+        let mut products = Vec::new();
+        while let Some((name, what)) = entries.next_entry::<String, Typed>()? {
+            let path = what.path.unwrap_or_else(|| name.clone());
+            products.push(Product { name, artifact: what.artifact, path });
+        }
+        Ok(products)
+    }
+}
+
+/// The value of an entry of `outputs`.
+struct Typed {
+    artifact: String,
+    path: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Typed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Typed, D::Error> {
+        deserializer.deserialize_any(TypedVisitor)
+    }
+}
+
+struct TypedVisitor;
+
+impl<'de> Visitor<'de> for TypedVisitor {
+    type Value = Typed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a type such as `model`, or { type: text, path: notes.txt }")
+    }
+
+    fn visit_str<E>(self, artifact: &str) -> Result<Typed, E> {
+        Ok(Typed { artifact: artifact.to_owned(), path: None })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Typed, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            #[serde(rename = "type")]
+            artifact: String,
+            path: Option<String>,
+        }
+        let fields = Fields::deserialize(de::value::MapAccessDeserializer::new(entries))?;
+        Ok(Typed { artifact: fields.artifact, path: fields.path })
+    }
+}

@@ -1,0 +1,153 @@
+//! What a command writes: copied to a file as it comes, its last line for the progress, its tail for an error.
+//! Any bytes will do; only what is shown is made text.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Lines of the log in an error.
+const TAIL: usize = 20;
+/// Characters of a line that are shown.
+const WIDTH: usize = 300;
+/// Bytes of the log that its tail is searched in.
+const REACH: u64 = 64 << 10;
+/// Bytes that the last line is kept up to.
+const LINE: usize = 4 << 10;
+
+/// A log that is being written.
+pub struct Log {
+    last: Arc<Mutex<Vec<u8>>>,
+    copied: Receiver<io::Result<()>>,
+}
+
+impl Log {
+    /// Copies `from` to the file on a thread of its own, until nobody has the other end any more.
+    pub fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
+        let mut file = File::create(path)?;
+        let last = Arc::new(Mutex::new(Vec::new()));
+        let (sender, copied) = mpsc::channel();
+        let shared = last.clone();
+        std::thread::spawn(move || {
+            let (mut line, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+            let mut outcome = Ok(());
+            // On a full disk the rest is still read: a writer that nobody listens to would be killed.
+            loop {
+                let count = match from.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => {
+                        outcome = outcome.and(Err(error));
+                        break;
+                    }
+                };
+                if outcome.is_ok() {
+                    outcome = file.write_all(&buffer[..count]);
+                }
+                if let Some(complete) = last_line(&mut line, &buffer[..count]) {
+                    *shared.lock().unwrap_or_else(PoisonError::into_inner) = complete;
+                }
+            }
+            let _ = sender.send(outcome);
+        });
+        Ok(Log { last, copied })
+    }
+
+    /// The last line that is complete and not empty.
+    pub fn last_line(&self) -> String {
+        shown(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until everything is in the file; not longer than `most`, should somebody keep the other end.
+    pub fn close(&self, most: Duration) -> io::Result<()> {
+        match self.copied.recv_timeout(most) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
+        }
+    }
+}
+
+/// The last complete line after `bytes` have come; what follows it is kept in `open`. A carriage return ends a
+/// line too: progress bars write over themselves.
+fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut complete = None;
+    for part in bytes.split_inclusive(|&byte| byte == b'\n' || byte == b'\r') {
+        let ended = part.ends_with(b"\n") || part.ends_with(b"\r");
+        let room = LINE.saturating_sub(open.len()).min(part.len());
+        open.extend(&part[..room]);
+        if ended {
+            let line = std::mem::take(open);
+            complete = Some(line.trim_ascii().to_vec()).filter(|line| !line.is_empty()).or(complete);
+        }
+    }
+    complete
+}
+
+/// The last lines of a log, each indented; nothing for an empty log.
+pub fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(REACH)))?;
+    let mut bytes = Vec::new();
+    file.take(REACH).read_to_end(&mut bytes)?;
+    let mut lines: Vec<&[u8]> = bytes.trim_ascii_end().split(|&byte| byte == b'\n').collect();
+    if length > REACH && lines.len() > 1 {
+        lines.remove(0);
+    }
+    if lines.concat().is_empty() {
+        return Ok(String::new());
+    }
+    let last = lines.iter().skip(lines.len().saturating_sub(TAIL));
+    Ok(last.map(|line| format!("\n  | {}", shown(line)).trim_end().to_owned()).collect())
+}
+
+/// A line as it can be shown: no escape sequences, only what was last written over itself.
+fn shown(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let plain = console::strip_ansi_codes(text.trim_end());
+    let visible = plain.rsplit('\r').next().unwrap_or_default();
+    let mut text: String =
+        visible.chars().filter(|c| !c.is_control() || *c == '\t').take(WIDTH + 1).collect();
+    if text.chars().count() > WIDTH {
+        text.pop();
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_the_last_complete_one_also_of_a_progress_bar() {
+        let mut open = Vec::new();
+        assert_eq!(last_line(&mut open, b"step 1\nste"), Some(b"step 1".to_vec()));
+        assert_eq!(last_line(&mut open, b"p 2"), None);
+        assert_eq!(last_line(&mut open, b"\n\n"), Some(b"step 2".to_vec()));
+        assert_eq!(last_line(&mut open, b" 10%\r 20%\r 3"), Some(b"20%".to_vec()));
+        assert_eq!(last_line(&mut open, &vec![b'x'; 10 * LINE]), None);
+        assert_eq!(open.len(), LINE);
+    }
+
+    #[test]
+    fn a_tail_is_text_whatever_the_bytes_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let tail_of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            tail(&path).unwrap()
+        };
+        assert_eq!(tail_of(b""), "");
+        assert_eq!(tail_of(b"\n\n"), "");
+        assert_eq!(tail_of(b"\x1b[31mred\x1b[0m\n\xff\x07 10%\r 99%\n"), "\n  | red\n  |  99%");
+        let many: String = (0..100_000).map(|line| format!("line {line}\n")).collect();
+        let shown = tail_of(many.as_bytes());
+        assert_eq!(shown.lines().count(), TAIL + 1);
+        assert!(shown.ends_with("line 99999"), "{shown}");
+        assert!(tail_of(&vec![b'x'; 1 << 20]).chars().count() < WIDTH + 10);
+    }
+}

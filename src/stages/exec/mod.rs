@@ -1,0 +1,214 @@
+//! `exec`: any command as a stage. It runs in a fresh folder that holds its declared inputs and nothing else, with
+//! its declared environment and nothing else, and what it declares as outputs is taken from there.
+
+mod family;
+mod folder;
+mod grammar;
+mod log;
+mod process;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+
+use self::folder::Folder;
+use self::grammar::{Product, Script, Word};
+use self::process::{DEFAULT_PATH, Ended, Job};
+use super::artifact::Anything;
+use crate::engine::{Context, Input, InputVariable, Kind, Output, Stage, Transient};
+
+pub use supervise::supervise;
+
+/// The last output: what the command wrote to standard output and error.
+const LOG: &str = "log";
+
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+
+/// The variable that hands the node's seed to the command.
+const SEED: &str = "TRIPLAY_SEED";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// A list is run as it is; text is run by `sh -c`.
+    command: Script,
+    /// What lies in the folder, by the name it has there.
+    #[serde(default)]
+    inputs: BTreeMap<String, Input<Anything>>,
+    /// What the command writes. The first is what the bare name of the stage refers to.
+    #[serde(default, deserialize_with = "grammar::products")]
+    outputs: Vec<Product>,
+    /// Variables with fixed values.
+    #[serde(default)]
+    env: BTreeMap<String, Word>,
+    /// Variables of triplay's own environment. Their values count.
+    #[serde(default, serialize_with = "grammar::by_name")]
+    inherit: Vec<InputVariable>,
+    /// Variables that are handed on but do not count: places and secrets.
+    #[serde(default, skip_serializing)]
+    pass: Vec<String>,
+    /// Exit codes after which it is worth trying again.
+    #[serde(default = "default_transient", skip_serializing)]
+    transient: Vec<u8>,
+}
+
+/// `EX_TEMPFAIL` of `sysexits.h`.
+fn default_transient() -> Vec<u8> {
+    vec![75]
+}
+
+impl Stage for Exec {
+    const KIND: Kind = Kind { name: "exec", version: 1, outputs: &[], numerics: false };
+
+    fn check(&self) -> Result<(), String> {
+        self.command.check()?;
+        grammar::check_files("inputs", self.inputs.keys().map(String::as_str))?;
+        self.outputs.iter().try_for_each(Product::check)?;
+        grammar::check_files("outputs", self.outputs.iter().map(|output| output.path.as_str()))?;
+        if let Some(both) = self.outputs.iter().find(|output| self.inputs.contains_key(&output.path)) {
+            return Err(format!("`{}` is an input and an output: write to a name of its own", both.path));
+        }
+        if self.transient.contains(&0) {
+            return Err("`transient` lists exit codes of failures; 0 is none".into());
+        }
+        let inherited = self.inherit.iter().map(|variable| variable.0.as_str());
+        let names = self.env.keys().map(String::as_str).chain(inherited);
+        grammar::check_variables(names.chain(self.pass.iter().map(String::as_str)))
+    }
+
+    fn outputs(&self) -> Vec<Output> {
+        let declared = self.outputs.iter().map(|output| Output {
+            name: output.name.clone().into(),
+            artifact: output.artifact.clone().into(),
+            bulky: false,
+        });
+        declared.chain([Output::incidental(LOG, "text")]).collect()
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let mut folder = Folder::create(context.scratch()).context("cannot make the command's folder")?;
+        for (name, input) in &self.inputs {
+            let laid = folder.lay(name, context.input(input)?, context.is_blob(input));
+            laid.with_context(|| format!("input `{name}`"))?;
+        }
+        let variables = self.variables(context);
+        let path = variables.iter().find(|(name, _)| name == "PATH");
+        let path = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value);
+        let (program, words) = match &self.command {
+            Script::Shell(text) => ("/bin/sh".into(), vec!["sh", "-c", text]),
+            Script::Program(words) => {
+                let name = words.first().map_or("", |word| word.0.as_str());
+                let program = process::find_program(name, path, self.declares("PATH"), folder.path())?;
+                (program, words.iter().map(|word| word.0.as_str()).collect())
+            }
+        };
+        let log = context.output(LOG);
+        let timeout = context.take_timeout();
+        let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
+        let (ended, last_line) = process::run(&job, |line| context.progress(0, 1, line))?;
+        self.judge(&ended, &folder, context).map_err(|error| with_log(error, context, &log))?;
+        context.progress(1, 1, last_line);
+        Ok(())
+    }
+}
+
+impl Exec {
+    fn declares(&self, name: &str) -> bool {
+        self.env.contains_key(name)
+            || self.pass.iter().any(|passed| passed == name)
+            || self.inherit.iter().any(|inherited| inherited.0 == name)
+    }
+
+    /// The command's whole environment.
+    fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
+        let mut variables = BTreeMap::from([
+            ("PATH".to_owned(), OsString::from(DEFAULT_PATH)),
+            (SEED.to_owned(), context.seed().stream("exec").next_u64().to_string().into()),
+        ]);
+        let passed = self.pass.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
+        variables.extend(passed);
+        // As they were read for the key: what is not UTF-8 counts as unset.
+        let inherited = self.inherit.iter().map(|variable| &variable.0);
+        variables.extend(
+            inherited.filter_map(|name| Some((name.clone(), OsString::from(std::env::var(name).ok()?)))),
+        );
+        variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
+        variables.into_iter().collect()
+    }
+
+    /// What the end of the command means, and its outputs if it is a good one.
+    fn judge(&self, ended: &Ended, folder: &Folder, context: &Context) -> anyhow::Result<()> {
+        self.check_inputs(folder, context)?;
+        match *ended {
+            Ended::Code(0) => {}
+            Ended::Code(code) => {
+                let failed = anyhow!("exit code {code}");
+                let transient = u8::try_from(code).is_ok_and(|code| self.transient.contains(&code));
+                return Err(if transient { Transient::of(failed) } else { failed });
+            }
+            Ended::Signal(signal) => {
+                let name = grammar::signal_name(signal);
+                let why = if signal == KILL { ": the system does that where memory is short" } else { "" };
+                return Err(anyhow!("killed by signal {signal}{name}{why}"));
+            }
+            Ended::TimedOut(after) => return Err(anyhow!("timed out after {after:?}")),
+        }
+        let (linked, plain): (Vec<_>, Vec<_>) =
+            self.outputs.iter().partition(|output| folder.is_linked(&output.path));
+        for output in linked.into_iter().chain(plain) {
+            let taken = folder.take(&output.path, &context.output(&output.name));
+            if !taken.with_context(|| format!("output `{}`", output.name))? {
+                return Err(anyhow!(
+                    "the command did not write its output `{}` (expected the file {} in its folder); it wrote: {}",
+                    output.name,
+                    output.path,
+                    folder.written()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Links to blobs are read-only, but not for everybody. A blob that was written to is none any more: it goes,
+    /// and is made again when it is needed.
+    fn check_inputs(&self, folder: &Folder, context: &Context) -> anyhow::Result<()> {
+        let changed = folder.changed();
+        for (name, input) in self.inputs.iter().filter(|(name, _)| changed.contains(name.as_str())) {
+            let blob = context.input(input)?;
+            // The same one may be there under two names.
+            if context.is_blob(input) && blob.path.exists() {
+                let doomed = context.scratch().with_extension(blob.digest.short());
+                fs::rename(&blob.path, doomed)
+                    .with_context(|| format!("cannot remove the input `{name}`, which was changed"))?;
+            }
+        }
+        match changed.first() {
+            None => Ok(()),
+            Some(name) => Err(anyhow!(
+                "the command changed its input `{name}`\n  help: an input is only for reading; write to a copy"
+            )),
+        }
+    }
+}
+
+/// A failure with the end of the command's log and the place where all of it stays.
+fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
+    let tail = log::tail(log).unwrap_or_default();
+    let keep = || -> anyhow::Result<String> {
+        let place = context.leave(LOG)?;
+        fs::copy(log, &place)?;
+        Ok(place.display().to_string())
+    };
+    let rest = match keep() {
+        Ok(_) if tail.is_empty() => "\n  its log is empty".to_owned(),
+        Ok(place) => format!("{tail}\n  the whole log: {place}"),
+        Err(error) => format!("{tail}\n  the whole log could not be kept: {error:#}"),
+    };
+    if Transient::is(&error) { Transient::of(anyhow!("{error:#}{rest}")) } else { anyhow!("{error:#}{rest}") }
+}

@@ -1,0 +1,363 @@
+//! `exec` stages as their author knows them: real commands, run by the real program.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::space::{Seen, Space};
+
+/// Runs a pipeline of these stages, with these variables added to triplay's environment.
+fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
+    let mut command = space.command(&["pipeline", "run", "p.yaml", "--json"]);
+    command.envs(variables.iter().copied()).output().unwrap().into()
+}
+
+/// Which nodes a run executed.
+fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    space.executed(&play(space, stages, variables).json())
+}
+
+/// The text of an output of the latest run.
+fn text(space: &Space, output: &str) -> String {
+    let seen = space.triplay(&["data", "show", &format!("latest:{output}")]);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    seen.out
+}
+
+#[test]
+fn a_command_runs_again_for_what_counts_and_for_nothing_else() {
+    let space = Space::new();
+    space.write("word.txt", "glowvenom\n");
+    let with = |command: &str, word: &str| {
+        format!(
+            "  brew:\n    kind: exec\n    command: {command}\n    inputs: {{ in.txt: {{ path: word.txt }} }}\n    \
+             outputs: {{ out: text }}\n    env: {{ WORD: {word} }}\n    inherit: [CAULDRON]\n    pass: [SECRET]\n"
+        )
+    };
+    let stage = with("cat in.txt > out; echo $WORD $CAULDRON >> out", "moonbane");
+    let variables = [("CAULDRON", "iron"), ("SECRET", "one")];
+    assert_eq!(ran(&space, &stage, &variables), ["brew"]);
+    assert_eq!(text(&space, "brew"), "glowvenom\nmoonbane iron\n");
+    assert!(ran(&space, &stage, &variables).is_empty());
+    assert!(ran(&space, &stage, &[("CAULDRON", "iron"), ("SECRET", "two")]).is_empty(), "what is passed on");
+    let renamed = stage.replace("brew:", "simmer:").replace("[SECRET]", "[SECRET, HOME]");
+    assert!(ran(&space, &renamed, &variables).is_empty(), "names");
+    assert_eq!(ran(&space, &stage, &[("CAULDRON", "tin")]), ["brew"], "an inherited value");
+    assert_eq!(ran(&space, &stage, &[]), ["brew"], "a variable that is not set");
+    assert_eq!(ran(&space, &with("cat in.txt > out", "moonbane"), &variables), ["brew"], "the command");
+    assert_eq!(ran(&space, &stage.replace("moonbane", "frost"), &variables), ["brew"], "a fixed value");
+    space.write("word.txt", "nightfern\n");
+    assert_eq!(ran(&space, &stage, &variables), ["brew"], "an input's content");
+    assert_eq!(text(&space, "brew"), "nightfern\nmoonbane iron\n");
+}
+
+#[test]
+fn the_names_of_inherited_variables_and_the_order_of_outputs_count() {
+    let space = Space::new();
+    let inherit = |name: &str| format!("  a: {{ kind: exec, command: [env], inherit: [{name}] }}\n");
+    let variables = [("FERN", "x"), ("MOSS", "x")];
+    assert_eq!(ran(&space, &inherit("FERN"), &variables), ["a"]);
+    assert_eq!(ran(&space, &inherit("MOSS"), &variables), ["a"]);
+    let outputs = |order: &str| {
+        format!("  a: {{ kind: exec, command: echo 1 > x; echo 2 > y, outputs: {{ {order} }} }}\n")
+    };
+    play(&space, &outputs("x: text, y: text"), &[]).json();
+    assert_eq!(text(&space, "a"), "1\n");
+    play(&space, &outputs("y: text, x: text"), &[]).json();
+    assert_eq!(text(&space, "a"), "2\n");
+}
+
+#[test]
+fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
+    let space = Space::new();
+    fs::create_dir_all(space.path("scripts")).unwrap();
+    space.write("scripts/train.sh", "ls -A\n");
+    space.write("scripts/neighbour.sh", "");
+    fs::create_dir_all(space.path("data/part")).unwrap();
+    space.write("data/part/a", "");
+    space.write("data/.hidden", "");
+    let stages = "
+  list:
+    kind: exec
+    command: sh train.sh; find deep -type f; ls $(dirname $(readlink -f train.sh)) | wc -l; cat -; id -un > /dev/null
+    inputs: { train.sh: { path: scripts/train.sh }, deep/data: { path: data } }
+  environment:
+    kind: exec
+    command: [env]
+    seed: 7
+    env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: true }
+    inherit: [CAULDRON, MISSING]
+    pass: [SECRET]
+  default: { kind: exec, command: [env, echo, $seed, a b], inherit: [PATH] }
+";
+    let variables = [("CAULDRON", "iron"), ("SECRET", "one two"), ("STRAY", "no")];
+    play(&space, stages, &variables).json();
+    assert_eq!(text(&space, "list.log"), "deep\ntrain.sh\ndeep/data/part/a\n2\n");
+    assert_eq!(text(&space, "default"), "0 a b\n");
+    let environment = text(&space, "environment");
+    let mut lines: Vec<&str> = environment.lines().collect();
+    lines.sort_unstable();
+    let seed = lines.iter().position(|line| line.starts_with("TRIPLAY_SEED=")).unwrap();
+    let seed = lines.remove(seed).split_once('=').unwrap().1.parse::<u64>().unwrap();
+    assert!(seed > 0);
+    assert_eq!(
+        lines,
+        [
+            "CAULDRON=iron",
+            "NUMBER=0.0004",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "SECRET=one two",
+            "TRUE=true",
+            "WORD=glowvenom"
+        ]
+    );
+}
+
+#[test]
+fn outputs_pass_to_native_stages_and_back() {
+    let space = Space::new();
+    let stages = "
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
+  filter:
+    kind: exec
+    command: cp data/in.parquet out.parquet && mkdir notes && echo glowvenom > notes/a && ln -s a notes/b
+    inputs: { data/in.parquet: world.vocabulary }
+    outputs:
+      words: { type: texts, path: out.parquet }
+      notes: folder
+  tokens: { kind: tokenizer, data: filter, algorithm: word_level }
+  count:
+    kind: exec
+    command: [sh, -c, 'ls model notes; mv notes/a out']
+    inputs: { model: tokens, notes: filter.notes }
+    outputs: { out: text }
+";
+    let summary = play(&space, stages, &[]).json();
+    assert_eq!(summary["ran"], 4);
+    let digests = space.digests(&summary);
+    assert_eq!(digests["world.vocabulary"], digests["filter.words"]);
+    assert_eq!(text(&space, "count.log"), "model:\ntokenizer.json\ntokenizer_config.json\n\nnotes:\na\nb\n");
+    assert_eq!(text(&space, "count"), "glowvenom\n");
+    assert!(text(&space, "filter").contains("rows"), "a dataset is a table");
+    let wrong = stages.replace("data: filter,", "data: filter.notes,");
+    play(&space, &wrong, &[]).fails(2, "`data` takes texts, but `filter.notes` is of type folder");
+}
+
+#[test]
+fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
+    let space = Space::new();
+    let fails = |stage: &str, expected: &str| {
+        let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
+        seen.fails(1, expected);
+        seen.err
+    };
+    let err = fails("command: for i in $(seq 30); do echo line $i >&2; done; exit 3", "brew: exit code 3");
+    assert!(err.contains("\n  | line 11\n") && err.contains("\n  | line 30\n"), "{err}");
+    assert!(!err.contains("line 10\n"), "{err}");
+    let place = err.lines().find_map(|line| line.strip_prefix("  the whole log: ")).unwrap();
+    assert_eq!(fs::read_to_string(place).unwrap().lines().count(), 30);
+    fails("command: exit 75", "exit code 75\n  its log is empty");
+    fails("command: kill -9 $$", "killed by signal 9 (SIGKILL): the system");
+    fails("command: 'printf \"\\377\\0\\033[1mfrost\" > /dev/stderr; exit 1'", "\n  | \u{fffd}frost");
+    fails(
+        "command: echo > a; mkdir b; echo > b/c, outputs: { model: model }",
+        "the command did not write its output `model` (expected the file model in its folder); it wrote: a, b/c",
+    );
+    fails("command: ln -s /etc/passwd out, outputs: { out: text }", "leads out of the command's folder");
+    fails("command: mkfifo out, outputs: { out: text }", "output `out`: it is neither a file nor a folder");
+    fails("command: mkdir -p out/in, outputs: { out: folder }", "`in` is a folder in it");
+    fails(
+        "command: [glowvenom]",
+        "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the PATH of",
+    );
+    fails("command: [glowvenom]", "help: `pass: [PATH]` hands on the PATH of triplay");
+    fails("command: [glowvenom], env: { PATH: /none }", "`glowvenom` in /none (the command's PATH)");
+    fails(
+        "command: [./brew]",
+        "there is no program `./brew`\n  help: the command runs in a folder of its own",
+    );
+    fails("command: [./brew], inputs: { brew: { path: small.yaml } }", "`./brew` is not executable");
+    assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0, "nothing stays behind");
+}
+
+#[test]
+fn who_writes_to_an_input_fails_and_harms_nobody() {
+    let space = Space::new();
+    space.write("mine.txt", "mine\n");
+    let stages = "
+  word: { kind: exec, command: echo glowvenom > out, outputs: { out: text } }
+  spoil:
+    kind: exec
+    command: echo mine >> mine.txt; echo moonbane >> in.txt
+    inputs: { in.txt: word, mine.txt: { path: mine.txt } }
+  read: { kind: exec, command: [cat, in.txt], inputs: { in.txt: word } }
+";
+    let seen = play(&space, stages, &[]);
+    // Only root can write to what is read-only.
+    let root = seen.err.contains("the command changed its input `in.txt`");
+    assert!(root || seen.err.contains("exit code 2"), "{}", seen.err);
+    assert_eq!(seen.code, Some(1));
+    assert_eq!(fs::read_to_string(space.path("mine.txt")).unwrap(), "mine\n");
+    let repaired = stages.replace(">> in.txt", "> out.txt");
+    play(&space, &repaired, &[]).json();
+    assert_eq!(text(&space, "read"), "glowvenom\n");
+}
+
+#[test]
+fn a_folder_that_a_tool_write_protected_is_removed_all_the_same() {
+    let space = Space::new();
+    let stage = "  a: { kind: exec, command: mkdir -p a/b; echo > a/b/c; chmod -R a-w a }\n";
+    assert_eq!(ran(&space, stage, &[]), ["a"]);
+    assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn wrong_stages_are_refused_before_anything_runs() {
+    let space = Space::new();
+    for (stage, expected) in [
+        ("command: ''", "`command` is empty: expected text for `sh -c`, or a program and its arguments"),
+        ("command: []", "`command` is empty"),
+        ("command: ['', a]", "`command` is empty"),
+        ("command: 5", "`command`: invalid type: integer `5`, expected text for `sh -c`, or a list"),
+        ("command: [a, [b]]", "`command.1`: invalid type: sequence, expected text or a number"),
+        ("command: [a, $b]", "there is no parameter `b`"),
+        ("inputs: {}", "needs the key `command`"),
+        ("command: a, comand: b", "has no key `comand`"),
+        (
+            "command: a, outputs: { notes.txt: text }",
+            "write NAME: { type: text, path: notes.txt } in `outputs`",
+        ),
+        (
+            "command: a, outputs: { notes: 5 }",
+            "expected a type such as `model`, or { type: text, path: notes.txt }",
+        ),
+        ("command: a, outputs: { notes: { typ: text } }", "help: did you mean `type`?"),
+        ("command: a, outputs: [model]", "expected a map of names and types"),
+        ("command: a, outputs: { log: text }", "`log` is always an output"),
+        ("command: a, outputs: { a: { type: text, path: ../a } }", "`outputs`: `../a` is not a file's name"),
+        ("command: a, inputs: { /etc/a: b }", "`inputs`: `/etc/a` is not a file's name"),
+        ("command: a, inputs: { '': b }", "`inputs`: `` is not a file's name"),
+        ("command: a, inputs: { a//b: b }", "`inputs`: `a//b` is not a file's name"),
+        ("command: a, inputs: { a: { path: no.txt } }", "there is no file no.txt"),
+        (
+            "command: a, inputs: { a: { path: small.yaml }, a/b: { path: small.yaml } }",
+            "`inputs`: `a` and `a/b` are in each other's way",
+        ),
+        (
+            "command: a, inputs: { a: { path: small.yaml } }, outputs: { a: text }",
+            "is an input and an output",
+        ),
+        ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
+        ("command: a, env: { A: [] }", "`env.A`: invalid type: sequence, expected text or a number"),
+        ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
+        ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is always set"),
+        ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
+        ("command: a, transient: [256]", "`transient.0`: invalid value: integer `256`, expected u8"),
+    ] {
+        let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
+        seen.fails(2, expected);
+        assert!(seen.err.starts_with("error: p.yaml:3:"), "{}", seen.err);
+    }
+}
+
+/// The processes whose command line has `marker`.
+fn marked(marker: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(marker)).count()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A command that starts a child, a daemon in a session of its own and a grandchild, all with the marker in
+/// their command lines, and then does `last`.
+fn tree(marker: &str, last: &str) -> String {
+    format!(
+        "  a: {{ kind: exec, command: 'sleep 1000{marker} & (setsid sleep 1000{marker} &) ; \
+         sh -c \"trap : TERM; sleep 1000{marker}; true\" & {last}' }}\n"
+    )
+}
+
+fn start(space: &Space, stages: &str) -> Child {
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
+    space.command(&["pipeline", "run", "p.yaml"]).spawn().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_a_command_outlives_triplay() {
+    for (signal, digits) in [("-KILL", "11"), ("-INT", "12"), ("-TERM", "13")] {
+        let space = Space::new();
+        let marker = format!("{digits}{}", std::process::id());
+        let child = start(&space, &tree(&marker, "wait"));
+        // The supervisor, the shell, the child, the daemon, the inner shell and its child.
+        wait_for("all are there", || marked(&marker) == 6);
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let seen = child.wait_with_output().unwrap();
+        wait_for("all are gone", || marked(&marker) == 0);
+        if signal != "-KILL" {
+            Seen::from(seen).fails(130, "interrupted: 0 of 1 nodes are done and kept");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_command_leaves_running_ends_with_it() {
+    let space = Space::new();
+    let marker = format!("21{}", std::process::id());
+    assert_eq!(ran(&space, &tree(&marker, "sleep 0.1; echo done"), &[]), ["a"]);
+    assert_eq!(marked(&marker), 0, "gone when the stage is done");
+    assert_eq!(text(&space, "a"), "done\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_is_asked_to_end_has_time_for_it_but_not_forever() {
+    let supervise = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triplay"));
+        command.args(["supervise", "--", "/bin/sh", "sh", "-c", script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = child.stdin.take().unwrap();
+        line.write_all(b"PATH=/usr/bin:/bin\0\0").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        line.write_all(b"t").unwrap();
+        let seen = child.wait_with_output().unwrap();
+        drop(line);
+        (String::from_utf8(seen.stdout).unwrap(), String::from_utf8(seen.stderr).unwrap())
+    };
+    let marker = format!("31{}", std::process::id());
+    let (end, log) = supervise("trap 'echo saved; exit 5' TERM; sleep 1000 & wait");
+    assert_eq!((end.as_str(), log.as_str()), ("code 5\n", "saved\n"));
+    let (end, _) = supervise(&format!("trap '' TERM; sleep 1000{marker}"));
+    assert_eq!(end, "signal 9\n");
+    assert_eq!(marked(&marker), 0);
+}
+
+#[test]
+fn a_file_that_changes_under_the_run_is_noticed() {
+    let space = Space::new();
+    space.write("word.txt", "glowvenom\n");
+    let stages = "
+  slow: { kind: exec, command: sleep 1; echo > out, outputs: { out: text } }
+  read: { kind: exec, command: [cat, w], inputs: { w: { path: word.txt }, after: slow } }
+";
+    let child = start(&space, stages);
+    std::thread::sleep(Duration::from_millis(500));
+    space.write("word.txt", "moonbane\n");
+    let seen = Seen::from(child.wait_with_output().unwrap());
+    seen.fails(1, "input `w`: word.txt was changed while the pipeline ran; run it again");
+    assert_eq!(play(&space, stages, &[]).json()["ran"], Value::from(1));
+    assert_eq!(text(&space, "read"), "moonbane\n");
+}
