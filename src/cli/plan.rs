@@ -249,7 +249,8 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if let Some(key) = plan.slot(id).key {
         println!("key: {key}");
     }
-    if status != Status::Hit {
+    let changed = changes.as_ref().is_some_and(|changes| !changes.is_empty());
+    if status != Status::Hit && !(status == Status::Run && changed) {
         println!("why: {}", told.why(id).text);
     }
     if status == Status::Unknown

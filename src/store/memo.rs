@@ -21,13 +21,11 @@ const FROM_BYTES: u64 = 1 << 20;
 /// tick of the file system's clock have the same time. So may one whose times lie ahead of the clock.
 const SETTLED_NANOSECONDS: i128 = 2_000_000_000;
 
-/// What shows that a file is as it was. The time of change (`changed`) cannot be set by a program, as the time of
-/// modification can.
+/// What shows that a file is as it was. Not the time of change: a new link to a file is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     size: u64,
     modified: i128,
-    changed: i128,
     device: u64,
     inode: u64,
 }
@@ -80,8 +78,7 @@ impl State {
             |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         State {
             size: metadata.len(),
-            modified: time(metadata.mtime(), metadata.mtime_nsec()),
-            changed: time(metadata.ctime(), metadata.ctime_nsec()),
+            modified: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
             device: metadata.dev(),
             inode: metadata.ino(),
         }
@@ -89,7 +86,7 @@ impl State {
 
     fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
-        self.modified.max(self.changed) + SETTLED_NANOSECONDS < now
+        self.modified + SETTLED_NANOSECONDS < now
     }
 }
 
@@ -116,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_file_that_changed_just_now_or_in_the_future_is_not_settled() {
-        let state = State { size: 1, modified: 50_000_000_000, changed: 0, device: 0, inode: 0 };
+        let state = State { size: 1, modified: 50_000_000_000, device: 0, inode: 0 };
         let at = |seconds| state.is_settled(UNIX_EPOCH + Duration::from_secs(seconds));
         assert!(!at(51), "a second ago");
         assert!(!at(10), "the clock was set back");

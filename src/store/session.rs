@@ -40,7 +40,7 @@ impl Session {
         for folder in folders(tmp)? {
             if let Some(_lock) = abandoned(&folder, sharing)? {
                 // What belongs to another user and cannot be removed is that user's to sweep.
-                let _ = fs::remove_dir_all(&folder);
+                let _ = remove(&folder);
             }
         }
         Ok(())
