@@ -35,15 +35,30 @@ pub struct Output {
 
 impl Output {
     pub const fn new(name: &'static str, artifact: &'static str) -> Output {
-        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false, incidental: false }
+        Output {
+            name: Cow::Borrowed(name),
+            artifact: Cow::Borrowed(artifact),
+            bulky: false,
+            incidental: false,
+        }
     }
 
     pub const fn bulky(name: &'static str, artifact: &'static str) -> Output {
-        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: true, incidental: false }
+        Output {
+            name: Cow::Borrowed(name),
+            artifact: Cow::Borrowed(artifact),
+            bulky: true,
+            incidental: false,
+        }
     }
 
     pub const fn incidental(name: &'static str, artifact: &'static str) -> Output {
-        Output { name: Cow::Borrowed(name), artifact: Cow::Borrowed(artifact), bulky: false, incidental: true }
+        Output {
+            name: Cow::Borrowed(name),
+            artifact: Cow::Borrowed(artifact),
+            bulky: false,
+            incidental: true,
+        }
     }
 }
 

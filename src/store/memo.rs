@@ -74,8 +74,6 @@ impl Memo {
 
 impl State {
     fn of(metadata: &Metadata) -> State {
-        let time =
-            |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         State {
             size: metadata.len(),
             modified: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),

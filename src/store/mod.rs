@@ -14,6 +14,8 @@ mod roots;
 pub mod seed;
 mod session;
 mod sharing;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 pub use canonical::canonical_digest;

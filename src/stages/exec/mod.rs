@@ -87,6 +87,7 @@ impl Stage for Exec {
             name: output.name.clone().into(),
             artifact: output.artifact.clone().into(),
             bulky: false,
+            incidental: false,
         });
         declared.chain([Output::incidental(LOG, "text")]).collect()
     }
