@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::source::{At, Diagnostic, Source};
+use super::diagnostic::Diagnostic;
+use super::source::{At, Source};
 
 /// A YAML value and its place.
 #[derive(Clone, Debug)]
@@ -37,26 +38,28 @@ impl Tree {
     /// Parses a whole document. Syntax errors, duplicate keys and alias bombs are diagnosed with their place.
     pub fn parse(source: &Source) -> Result<Tree, Diagnostic> {
         let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(&source.text, options());
-        parsed.map(Tree::from).map_err(|error| {
-            let text = error.render();
-            let message = text.split("\n").next().unwrap_or_default().to_owned();
-            let Some(location) = error.location() else { return Diagnostic::of_file(&source.path, message) };
-            let at = place(location);
-            let message = message.replace(&format!(" at line {}, column {}", at.line, at.column), "");
-            let diagnostic = source.error(At { length: 1, ..at }, format!("not valid YAML: {message}"));
-            let line = source.text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
-            let above = source.text.lines().nth(at.line.saturating_sub(2)).unwrap_or("");
-            if [line, above].iter().any(|line| line.contains("${") || (line.contains('{') && line.contains('['))) {
-                return diagnostic
-                    .help("inside { … } and [ … ] quote what holds braces or brackets: \"others[b].model\", \"${name}\"");
-            }
-            diagnostic
-        })
+        parsed.map(Tree::from).map_err(|error| syntax_error(source, &error))
     }
 
-    /// Parses the value of a `--set name=value`.
-    pub fn parse_value(text: &str) -> Result<Value, String> {
-        serde_saphyr::from_str_with_options(text, options()).map_err(|error| error.render())
+    /// Parses the value of a `--set name=value`; its places mean nothing.
+    pub fn parse_value(text: &str) -> Result<Tree, String> {
+        let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(text, options());
+        parsed.map(Tree::from).map_err(|error| plain(&error))
+    }
+
+    /// The same with every place in it `at`.
+    pub fn moved_to(self, at: At) -> Tree {
+        let value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(|item| item.moved_to(at)).collect()),
+            Value::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (Key { name: key.name, at }, value.moved_to(at)))
+                    .collect(),
+            ),
+            other => other,
+        };
+        Tree { value, at }
     }
 
     /// The value under a key, where this is a map that has it.
@@ -88,6 +91,14 @@ impl Value {
         }
     }
 
+    /// As it stands inside text: text as it is, all else as JSON.
+    pub fn to_text(&self) -> String {
+        match self {
+            Value::Text(text) => text.clone(),
+            other => other.to_json().to_string(),
+        }
+    }
+
     /// What this is, for messages: "text", "a list".
     pub fn describe(&self) -> &'static str {
         match self {
@@ -100,6 +111,30 @@ impl Value {
             Value::Map(_) => "a map",
         }
     }
+}
+
+/// What a parser's error says, without its place.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.render();
+    let message = text.split('\n').next().unwrap_or_default();
+    match error.location() {
+        Some(at) => message.replace(&format!(" at line {}, column {}", at.line(), at.column()), ""),
+        None => message.to_owned(),
+    }
+}
+
+fn syntax_error(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
+    let message = plain(error);
+    let Some(location) = error.location() else { return Diagnostic::of_file(&source.path, message) };
+    let at = At { length: 1, ..place(location) };
+    let diagnostic = source.error(at, format!("not valid YAML: {message}"));
+    let lines = [source.line(at.line), source.line(at.line.saturating_sub(1))];
+    if lines.iter().any(|line| line.contains("${") || (line.contains('{') && line.contains('['))) {
+        return diagnostic.help(
+            "inside { … } and [ … ] quote what holds braces or brackets: \"others[b].model\", \"${name}\"",
+        );
+    }
+    diagnostic
 }
 
 fn options() -> serde_saphyr::Options {
@@ -199,7 +234,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Tree, Diagnostic> {
-        Tree::parse(&Source { path: "p.yaml".into(), text: text.into() })
+        Tree::parse(&Source::new("p.yaml".into(), text.into()))
     }
 
     #[test]
