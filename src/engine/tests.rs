@@ -334,7 +334,7 @@ fn errors_name_the_place_and_the_remedy() {
         ),
         (
             "  a: { kind: say, text: 3 }\n",
-            "p.yaml:4:25: `text`: invalid type: integer `3`, expected a string\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^",
+            "p.yaml:4:25: `text`: expected text, found a whole number\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^",
         ),
         (
             "  speak: { kind: say, text: x }\n  b: { kind: join, parts: [speek] }\n",
@@ -354,7 +354,7 @@ fn errors_name_the_place_and_the_remedy() {
         ),
         (
             "  a: { kind: say, text: x, matrix: { v: [p, q] } }\n  b: { kind: join, parts: [a] }\n",
-            "p.yaml:5:28: `a` does not name a variant\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: `a` has the variants p, q: write a[p]",
+            "p.yaml:5:28: `a` has a matrix: which of its variants?\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: `a` has the variants p, q: write a[p]",
         ),
         (
             "  a: { kind: say, text: x }\n  l:\n    repeat: 2\n    carry: { t: a }\n    stages: { m: { kind: join, parts: [t] } }\n    nxt: { t: m }\n",
@@ -373,9 +373,12 @@ fn errors_name_the_place_and_the_remedy() {
         space.error(&good, &["wrd=y"]),
         "p.yaml: --set wrd=y: the pipeline has no parameter `wrd`\n  help: did you mean `word`?"
     );
-    assert_eq!(space.error(&good, &["word=3"]), "p.yaml: --set word=3: expected text, found a whole number");
     assert_eq!(
-        space.error("pipelin: x\nstages: {}\n", &[]),
+        space.error(&good, &["word=3"]),
+        "p.yaml: --set word=3: `word` is text, found a whole number\n  help: quotes make it text: '\"3\"'"
+    );
+    assert_eq!(
+        space.error("pipelin: x\nstages: { a: { kind: say, text: x } }\n", &[]),
         "p.yaml:1:1: a pipeline has no key `pipelin`\n  |\n1 | pipelin: x\n  | ^^^^^^^\n  help: did you mean `pipeline`?"
     );
 }
