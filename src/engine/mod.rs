@@ -25,6 +25,7 @@ mod scope;
 mod source;
 mod spec;
 mod stage;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -70,6 +71,10 @@ impl Default for LoadOptions<'_> {
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
     let source = Source::read(path)?;
     let tree = tree::Tree::parse(&source)?;
+    if matches!(tree.value, tree::Value::Null) {
+        let error = Diagnostic::of_file(path, "the file is empty");
+        return Err(error.help("a pipeline has at least `pipeline: NAME` and `stages:`").into());
+    }
     let errors = Errors::new(&source);
     let spec = spec::Pipeline::read(&errors, &tree);
     let asked = params::chosen(&errors, &spec.ablations, options.ablations);

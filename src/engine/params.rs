@@ -14,7 +14,7 @@ use super::tree::{Key, Tree, Value};
 pub type Params = BTreeMap<String, Tree>;
 
 /// What all stages together may come to once their parameters are put in, in bytes: beyond is a slip.
-const MOST_WRITTEN: usize = 512 << 20;
+const MOST_WRITTEN: usize = 256 << 20;
 
 /// Why a value cannot stand in for the declared one.
 struct Misfit {
@@ -175,9 +175,12 @@ impl Substitution<'_> {
 
     fn count(&self, value: &Value, at: At) -> Option<()> {
         let bytes = std::mem::size_of::<Tree>() + if let Value::Text(text) = value { text.len() } else { 0 };
-        self.written.set(self.written.get().saturating_add(bytes));
-        if self.written.get() > MOST_WRITTEN {
-            let message = "with its parameters put in, the pipeline is larger than 512 MiB";
+        let before = self.written.replace(self.written.get().saturating_add(bytes));
+        if before > MOST_WRITTEN {
+            return None;
+        }
+        if before.saturating_add(bytes) > MOST_WRITTEN {
+            let message = "with its parameters put in, the pipeline is larger than 256 MiB";
             return self.errors.at(at, message);
         }
         Some(())

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::diagnostic::Diagnostic;
 use super::source::{At, Source};
+use super::syntax;
 
 /// A YAML value and its place.
 #[derive(Clone, Debug)]
@@ -38,13 +39,13 @@ impl Tree {
     /// Parses a whole document. Syntax errors, duplicate keys and alias bombs are diagnosed with their place.
     pub fn parse(source: &Source) -> Result<Tree, Diagnostic> {
         let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(&source.text, options());
-        parsed.map(Tree::from).map_err(|error| syntax_error(source, &error))
+        parsed.map(Tree::from).map_err(|error| syntax::syntax_error(source, &error))
     }
 
     /// Parses the value of a `--set name=value`; its places mean nothing.
     pub fn parse_value(text: &str) -> Result<Tree, String> {
         let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(text, options());
-        parsed.map(Tree::from).map_err(|error| plain(&error))
+        parsed.map(Tree::from).map_err(|error| syntax::plain(&error).0)
     }
 
     /// The same with every place in it `at`.
@@ -111,30 +112,6 @@ impl Value {
             Value::Map(_) => "a map",
         }
     }
-}
-
-/// What a parser's error says, without its place.
-fn plain(error: &serde_saphyr::Error) -> String {
-    let text = error.render();
-    let message = text.split('\n').next().unwrap_or_default();
-    match error.location() {
-        Some(at) => message.replace(&format!(" at line {}, column {}", at.line(), at.column()), ""),
-        None => message.to_owned(),
-    }
-}
-
-fn syntax_error(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
-    let message = plain(error);
-    let Some(location) = error.location() else { return Diagnostic::of_file(&source.path, message) };
-    let at = At { length: 1, ..place(location) };
-    let diagnostic = source.error(at, format!("not valid YAML: {message}"));
-    let lines = [source.line(at.line), source.line(at.line.saturating_sub(1))];
-    if lines.iter().any(|line| line.contains("${") || (line.contains('{') && line.contains('['))) {
-        return diagnostic.help(
-            "inside { … } and [ … ] quote what holds braces or brackets: \"others[b].model\", \"${name}\"",
-        );
-    }
-    diagnostic
 }
 
 fn options() -> serde_saphyr::Options {

@@ -66,7 +66,8 @@ pub fn is_missing_as<'a>(error: &DecodeError, mut misspelt: impl Iterator<Item =
 fn plain(message: &str) -> String {
     let split = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
     if let Some((found, expected)) = split("invalid type: ") {
-        return format!("expected {}, found {}", kind(expected), found_kind(found));
+        let number = found.strip_prefix("floating point `").and_then(|rest| rest.strip_suffix('`'));
+        return format!("expected {}, found {}", kind(expected), number.unwrap_or(found_kind(found)));
     }
     if let Some((found, expected)) = split("invalid value: ") {
         let value = found.split('`').nth(1).unwrap_or(found_kind(found));
@@ -106,7 +107,6 @@ fn kind(expected: &str) -> String {
 fn found_kind(found: &str) -> &str {
     match found.split([' ', '`']).next().unwrap_or(found) {
         "integer" => "a whole number",
-        "floating" => "a number with a fraction",
         "string" => "text",
         "boolean" => "true or false",
         "sequence" => "a list",
@@ -140,6 +140,10 @@ mod tests {
     fn types_are_called_as_yaml_calls_them() {
         for (serde, ours) in [
             ("invalid type: integer `3`, expected a string", "expected text, found a whole number"),
+            (
+                "invalid type: floating point `0.5`, expected usize",
+                "expected a whole number from 0, found 0.5",
+            ),
             ("invalid value: integer `-1`, expected usize", "expected a whole number from 0, found -1"),
             ("invalid type: string \"a, expected b\", expected f64", "expected a number, found text"),
             ("invalid type: map, expected a tuple of size 2", "expected a list of 2, found a map"),
