@@ -141,11 +141,12 @@ impl Compiler<'_> {
     fn resolve_all<'s>(&mut self, drafts: Vec<Draft<'s>>, mut scope: Scope<'s>) -> (Vec<Step>, Scope<'s>) {
         for draft in &drafts {
             let key = draft.key();
-            if scope.names.insert(&key.name, Binding::Unknown).is_some() {
+            if scope.names.contains_key(key.name.as_str()) {
                 let message =
                     format!("`{}` is carried by this loop; a stage needs a name of its own", key.name);
                 self.errors.at::<()>(key.at, message);
             }
+            scope.bind(&key.name, Binding::Unknown);
         }
         let order = order(self.errors, &drafts);
         let mut slots: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();
@@ -157,13 +158,13 @@ impl Compiler<'_> {
                     let name = stage.spec.name.name.as_str();
                     let (step, binding) = self.resolve_stage(stage, &scope);
                     scope.nodes += step.variants.len();
-                    scope.names.insert(name, binding);
+                    scope.bind(name, binding);
                     steps.push(Step::Stage(step));
                 }
                 Draft::Loop { spec, repeat, keep, body } => {
                     let (step, binding) = self.resolve_loop(spec, repeat, keep, body, &scope);
                     scope.values += spec.carry.len();
-                    scope.names.insert(&spec.name.name, binding);
+                    scope.bind(&spec.name.name, binding);
                     steps.push(Step::Loop(step));
                 }
             }

@@ -185,7 +185,10 @@ impl Decoder<'_> {
             let seed = seed.and_then(|tree| self.seed(&tree));
             let body = substitution.apply(&spec.body)?;
             let decoded = self.decode(spec, &body, decode)?;
-            let place = |found: &Use| descend(&body, &found.path).map_or(spec.name.at, |tree| tree.at);
+            let place = |found: &Use| {
+                let tree = descend(&body, &found.path);
+                tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at)
+            };
             let uses = input::uses(&decoded.params).into_iter().map(|found| {
                 let at = place(&found);
                 (found, at)
@@ -196,7 +199,13 @@ impl Decoder<'_> {
             (None, _) => vec![(None, variant(&[]))],
             (Some(_), None) => return Draft::Broken(&spec.name),
             (Some(_), Some(all)) => {
-                all.iter().map(|one| (Some(one.label.clone()), variant(&one.params))).collect()
+                let decoded = all.iter().enumerate().map(|(index, one)| {
+                    self.errors.in_variant(Some(one.label.as_str()).filter(|_| index > 0));
+                    (Some(one.label.clone()), variant(&one.params))
+                });
+                let variants = decoded.collect();
+                self.errors.in_variant(None);
+                variants
             }
         };
         Draft::Stage(StageDraft { spec, kind, variants })

@@ -68,14 +68,15 @@ pub fn listed(names: &[&str]) -> String {
     }
 }
 
-/// The candidate within a third of the name's length in edits, if there is one.
+/// The candidate within a third of the name's length in edits, if there is one. One letter is no misspelling
+/// of another.
 pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let length = given.chars().count();
     let within = (length / 3).max(1);
     let close = candidates.iter().filter(|name| name.chars().count().abs_diff(length) <= within);
     let scored = close.map(|name| (strsim::damerau_levenshtein(given, name), *name));
     scored
-        .filter(|(distance, _)| *distance <= within)
+        .filter(|(distance, _)| *distance <= within && *distance < length)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -161,11 +162,18 @@ pub struct Errors<'a> {
     found: RefCell<Vec<Diagnostic>>,
     seen: RefCell<HashSet<(usize, usize, String)>>,
     ablation: RefCell<Option<String>>,
+    variant: RefCell<Option<String>>,
 }
 
 impl<'a> Errors<'a> {
     pub fn new(source: &'a Source) -> Errors<'a> {
-        Errors { source, found: RefCell::default(), seen: RefCell::default(), ablation: RefCell::default() }
+        Errors {
+            source,
+            found: RefCell::default(),
+            seen: RefCell::default(),
+            ablation: RefCell::default(),
+            variant: RefCell::default(),
+        }
     }
 
     /// What is found from now on is found in this ablation.
@@ -173,12 +181,19 @@ impl<'a> Errors<'a> {
         *self.ablation.borrow_mut() = name.map(str::to_owned);
     }
 
+    /// What is found from now on is found in this variant of a stage, and not in its first.
+    pub fn in_variant(&self, label: Option<&str>) {
+        *self.variant.borrow_mut() = label.map(str::to_owned);
+    }
+
     /// Keeps an error. The `None` is for functions that return nothing after one.
     pub fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
         let (line, column) = error.place.as_ref().map_or((0, 0), |(at, _)| (at.line, at.column));
         if self.seen.borrow_mut().insert((line, column, error.message.clone())) {
-            if let Some(name) = &*self.ablation.borrow() {
-                error.message += &format!(" (in the ablation `{name}`)");
+            for (what, name) in [("variant", &self.variant), ("ablation", &self.ablation)] {
+                if let Some(name) = &*name.borrow() {
+                    error.message += &format!(" (in the {what} `{name}`)");
+                }
             }
             self.found.borrow_mut().push(error);
         }

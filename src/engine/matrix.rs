@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::diagnostic::{Errors, suggestion};
+use super::diagnostic::{Errors, listed, suggestion};
 use super::source::At;
 use super::tree::{Key, Tree, Value};
 
@@ -199,8 +199,11 @@ fn exclude(errors: &Errors, axes: &[Axis], list: &Tree, found: &mut Vec<Combinat
             let Some(at) = axes[index].position(value) else {
                 let message = format!("axis `{}` has no value `{}`", key.name, value.value.to_text());
                 let error = errors.source.error(value.at, message);
-                let labels = axes[index].values.iter().map(|(label, _)| label.as_str());
-                return errors.add(error.suggest(&value.value.to_text(), labels));
+                let labels: Vec<&str> = axes[index].values.iter().map(|(label, _)| label.as_str()).collect();
+                return errors.add(match &value.value {
+                    Value::Text(text) => error.suggest(text, labels),
+                    _ => error.help(format!("there are: {}", listed(&labels))),
+                });
             };
             wanted.push((index, at));
         }

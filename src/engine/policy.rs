@@ -41,7 +41,7 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) 
     for (key, tree) in entries {
         let name = key.name.as_str();
         let Some(amount) = amount(tree) else {
-            errors.at::<()>(tree.at, format!("how much a stage takes of `{name}` is a whole number"));
+            errors.at::<()>(tree.at, format!("how much a stage takes of `{name}` is a whole number from 0"));
             continue;
         };
         match limits.get(name) {
@@ -71,7 +71,7 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
     let default = Retry::default();
     let times = |tree: &Tree| match amount(tree) {
         Some(times) => Some(times),
-        None => errors.at(tree.at, "how often to retry is a whole number"),
+        None => errors.at(tree.at, "how often to retry is a whole number from 0"),
     };
     match &tree.value {
         Value::Int(_) => Some(Retry { times: times(tree)?, ..default }),

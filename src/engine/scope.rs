@@ -80,6 +80,13 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Says what a name of this scope means; one that is carried goes on meaning that.
+    pub fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
+        if matches!(self.names.get(name), None | Some(Binding::Unknown)) {
+            self.names.insert(name, binding);
+        }
+    }
+
     fn find(&self, name: &str) -> Option<(usize, &Binding<'a>)> {
         match self.names.get(name) {
             Some(binding) => Some((self.depth, binding)),
@@ -176,26 +183,32 @@ fn variant(
             }
         };
     };
-    let mut known: Vec<(&str, usize)> =
-        labels.iter().map(|(label, index)| (label.as_str(), *index)).collect();
-    let mut help = || {
+    let help = || {
+        let mut known: Vec<(&str, usize)> =
+            labels.iter().map(|(label, index)| (label.as_str(), *index)).collect();
         known.sort_by_key(|(_, index)| *index);
         let known: Vec<&str> = known.iter().map(|(label, _)| *label).collect();
         let near = reference.variant.as_deref().and_then(|given| super::diagnostic::nearest(given, &known));
-        let first = known.first().copied().unwrap_or_default();
+
         match near {
             Some(near) => format!("did you mean `{name}[{near}]`?"),
-            None => format!("`{name}` has the variants {}: write {name}[{first}]", listed(&known)),
+            None => format!("`{name}` has the variants {}: write {name}[{}]", listed(&known), first(labels)),
         }
     };
     match &reference.variant {
         None => Err((format!("`{name}` has a matrix: which of its variants?"), help())),
         Some(label) => match labels.get(label) {
             Some(index) => Ok(*index),
-            None if label.contains('*') && label.split(',').all(|part| part == "*") => {
-                Err((format!("`{name}[{label}]` stands for all variants, but here is room for one"), help()))
-            }
+            None if label.contains('*') && label.split(',').all(|part| part == "*") => Err((
+                format!("`{name}[{label}]` stands for all variants, but here is room for one"),
+                format!("name one, such as {name}[{}]", first(labels)),
+            )),
             None => Err((format!("`{name}` has no variant `{label}`"), help())),
         },
     }
+}
+
+/// The label of the first variant.
+fn first(labels: &HashMap<String, usize>) -> &str {
+    labels.iter().find(|(_, index)| **index == 0).map_or("", |(label, _)| label)
 }

@@ -64,6 +64,14 @@ impl Source {
         Diagnostic::at(&self.path, at, self.line(at.line), message)
     }
 
+    /// What stands at a place.
+    pub fn text_at(&self, at: At) -> &str {
+        let line = self.line(at.line);
+        let byte = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte);
+        let start = at.column.saturating_sub(1);
+        &line[byte(start)..byte(start + at.length)]
+    }
+
     /// A line by its number from 1, without its end; empty where there is none.
     pub fn line(&self, number: usize) -> &str {
         let start = self.lines.get(number.wrapping_sub(1)).copied().unwrap_or(self.text.len());

@@ -186,7 +186,9 @@ impl Reader<'_> {
     fn limit(&self, (key, tree): &(Key, Tree)) -> Option<(String, u32)> {
         match super::policy::amount(tree) {
             Some(amount) => Some((key.name.clone(), amount)),
-            None => self.errors.at(tree.at, format!("how much there is of `{}` is a whole number", key.name)),
+            None => self
+                .errors
+                .at(tree.at, format!("how much there is of `{}` is a whole number from 0", key.name)),
         }
     }
 
@@ -220,10 +222,13 @@ impl Reader<'_> {
             }
             None => {
                 let message = format!("stage `{}` has no `kind` (a loop has `repeat`)", name.name);
-                let close = entries.iter().find(|(key, _)| nearest(&key.name, &["kind", "repeat"]).is_some());
+                let near = |(key, _): &(Key, Tree)| {
+                    Some((nearest(&key.name, &["kind", "repeat"])?, key.name.clone()))
+                };
+                let close = entries.iter().find_map(near);
                 let error = self.errors.source.error(name.at, message);
                 self.errors.add::<()>(match close {
-                    Some((key, _)) => error.help(format!("is `{}` misspelt?", key.name)),
+                    Some((meant, key)) => error.help(format!("did you mean `{meant}` instead of `{key}`?")),
                     None => error.help("every stage says what it does, such as `kind: generate`"),
                 });
                 return Item::Broken(name);

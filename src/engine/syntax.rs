@@ -3,8 +3,8 @@
 use super::diagnostic::Diagnostic;
 use super::source::{At, Source};
 
-const QUOTE: &str =
-    "inside { … } and [ … ] quote what holds braces or brackets: \"others[b].model\", \"${name}\"";
+const QUOTE: &str = "close each { and [, and inside them quote what holds braces or brackets: \
+                     \"others[b].model\", \"${name}\"";
 
 /// Where a message of the parser has the first, the second is said, with the third as the remedy.
 const WORDS: &[(&str, &str, &str)] = &[
@@ -35,6 +35,7 @@ const WORDS: &[(&str, &str, &str)] = &[
         "keys of one map stand in one column",
     ),
     ("did not find expected '-'", "expected `- `", "items of one list stand in one column"),
+    ("may not precede any of", "a `:` needs a space behind it", ""),
     ("simple key expected", "expected `:` after the key", ""),
     ("unknown anchor", "an alias to an anchor that is not there", "*name needs an &name before it"),
 ];

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -136,10 +137,26 @@ impl Space {
     }
 
     fn load(&self, yaml: &str, settings: &[&str]) -> Result<Graph, Diagnostics> {
+        self.load_ablations(yaml, settings, &[])
+    }
+
+    fn load_ablations(&self, yaml: &str, set: &[&str], ablations: &[&str]) -> Result<Graph, Diagnostics> {
         let file = self.folder.path().join("p.yaml");
         fs::write(&file, yaml).unwrap();
-        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        load(&file, &LoadOptions { settings: &settings, ..LoadOptions::default() }, &registry())
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let (settings, ablations) = (owned(set), owned(ablations));
+        let options = LoadOptions { settings: &settings, ablations: &ablations, ..LoadOptions::default() };
+        load(&file, &options, &registry())
+    }
+
+    /// The names of a pipeline's nodes and, of each, what it says, where it says something.
+    fn said(&self, yaml: &str, settings: &[&str], ablations: &[&str]) -> Vec<String> {
+        let graph = self.load_ablations(yaml, settings, ablations).unwrap_or_else(|error| panic!("{error}"));
+        let said = |node: &Node| match node.call.decoded.params.get("text") {
+            Some(text) => format!("{}: {}", node.name, text.as_str().unwrap()),
+            None => node.name.clone(),
+        };
+        graph.nodes.iter().map(said).collect()
     }
 
     fn run(&self, yaml: &str, settings: &[&str]) -> Ran {
@@ -298,7 +315,7 @@ fn files_from_outside_count_by_content() {
     assert_eq!(space.run(&yaml, &[]).report.ran, 1);
     fs::remove_file(&path).unwrap();
     assert!(
-        space.error(&yaml, &[]).starts_with("p.yaml:3:28: there is no file "),
+        space.error(&yaml, &[]).starts_with("p.yaml:3:36: there is no file "),
         "{}",
         space.error(&yaml, &[])
     );
@@ -390,4 +407,197 @@ fn a_huge_file_is_refused_unread() {
     fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
     let error = load(&path, &LoadOptions::default(), &registry()).err().unwrap().to_string();
     assert!(error.contains("a pipeline file of 100 MiB is refused: the limit is 1 MiB"), "{error}");
+}
+
+/// A pipeline with these stages, and before them these keys.
+fn pipeline(head: &str, stages: &str) -> String {
+    format!("pipeline: test\n{head}\nstages:\n{stages}\n")
+}
+
+#[test]
+fn parameters_are_of_any_type_and_maps_have_parts() {
+    let space = Space::new();
+    let yaml = pipeline(
+        "params: { say: { loud: true, words: { first: ho } }, list: [a], any: }",
+        "  a: { kind: say, text: $say.words.first, upper: $say.loud }\n  b: { kind: say, text: \"${say.words.first}/${say.loud}/${list}/${any}\" }",
+    );
+    assert_eq!(space.said(&yaml, &[], &[]), ["a: ho", "b: ho/true/[\"a\"]/null"]);
+    let set = ["say.words.first=hey", "say={loud: false}", "list=[1, 2.5]", "any={x: 1}"];
+    assert_eq!(space.said(&yaml, &set, &[]), ["a: hey", "b: hey/false/[1,2.5]/{\"x\":1}"]);
+    for (set, expected) in [
+        ("say.loud=loudly", "`say.loud` is true or false, found text"),
+        ("say.wrds=1", "the parameter `say` has no key `wrds`\n  help: did you mean `words`?"),
+        ("say={words: {frist: x}}", "the parameter `say.words` has no key `frist`"),
+        ("list.x=1", "`list` is a list, not a map"),
+        ("list=x", "`list` is a list, found text"),
+        ("list=[", "not a YAML value: "),
+    ] {
+        let error = space.error(&yaml, &[set]);
+        assert!(error.starts_with(&format!("p.yaml: --set {set}: {expected}")), "{error}");
+    }
+}
+
+#[test]
+fn ablations_stand_side_by_side_in_one_graph() {
+    let space = Space::new();
+    let yaml = pipeline(
+        "params: { word: x, more: { tail: y, n: 1 } }\nablations: { full: {}, other: { word: z, more.tail: q }, third: { more: { n: 2 }, seed: 9 } }",
+        "  a: { kind: say, text: \"${word}${more.tail}${more.n}\" }",
+    );
+    assert_eq!(space.said(&yaml, &[], &[]), ["a: xy1"]);
+    assert_eq!(space.said(&yaml, &[], &["other", "other"]), ["other/a: zq1"]);
+    let all = ["full/a: xy1", "other/a: zq1", "third/a: xy2"];
+    assert_eq!(space.said(&yaml, &[], &["all", "full"]), all);
+    assert_eq!(space.said(&yaml, &["word=w"], &["other"]), ["other/a: wq1"], "--set comes last");
+    let graph = space.load_ablations(&yaml, &[], &["third", "full"]).unwrap();
+    let names: Vec<_> = graph.variants.iter().map(|variant| variant.ablation.clone().unwrap()).collect();
+    assert_eq!(names, ["third", "full"]);
+    assert_eq!(graph.variants[0].params["more"], serde_json::json!({"tail": "y", "n": 2}));
+    assert_eq!(graph.variants[0].params["seed"], 9);
+    assert_ne!(graph.nodes[0].seed, graph.nodes[1].seed);
+    let error = space.load_ablations(&yaml, &[], &["othr"]).err().unwrap().to_string();
+    assert!(error.ends_with("has no ablation `othr`\n  help: did you mean `other`?"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_in_an_ablation_is_said_even_if_it_is_not_asked_for() {
+    let yaml = pipeline(
+        "params: { word: x }\nablations: { full: {}, other: { word: 3 }, none: { wrod: y } }",
+        "  a: { kind: say, text: $word, uper: true }",
+    );
+    let error = Space::new().error(&yaml, &[]);
+    let heads: Vec<&str> = error.lines().filter(|line| line.contains("p.yaml:")).collect();
+    assert_eq!(
+        heads,
+        [
+            "p.yaml:3:39: `word` is text, found a whole number (in the ablation `other`)",
+            "error: p.yaml:3:52: the pipeline has no parameter `wrod` (in the ablation `none`)",
+            "error: p.yaml:5:32: stage `a` (kind say) has no key `uper`",
+        ]
+    );
+}
+
+#[test]
+fn a_matrix_takes_values_of_any_type_and_maps_from_labels() {
+    let space = Space::new();
+    let matrix = |head: &str, matrix: &str| {
+        let stages = format!("  a: {{ kind: say, text: \"${{x}}\", matrix: {{ {matrix} }} }}");
+        space.said(&pipeline(head, &stages), &[], &[])
+    };
+    assert_eq!(matrix("", "x: [1, 2.5, true]"), ["a[1]: 1", "a[2.5]: 2.5", "a[true]: true"]);
+    assert_eq!(matrix("", "x: [[p, q], [r]]"), ["a[p-q]: [\"p\",\"q\"]", "a[r]: [\"r\"]"]);
+    assert_eq!(matrix("", "x: [{ name: m, k: 1 }]"), ["a[m]: {\"name\":\"m\",\"k\":1}"]);
+    assert_eq!(matrix("", "x: { small: 1, large: 2 }"), ["a[small]: 1", "a[large]: 2"]);
+    assert_eq!(matrix("params: { all: [p, q] }", "x: $all"), ["a[p]: p", "a[q]: q"]);
+    let parts = pipeline(
+        "",
+        "  a: { kind: say, text: $x.word, seed: $x.n, matrix: { x: { s: { word: w, n: 1 }, t: { word: v, n: 2 } } } }",
+    );
+    assert_eq!(space.said(&parts, &[], &[]), ["a[s]: w", "a[t]: v"]);
+    let graph = space.load(&parts, &[]).unwrap();
+    assert_ne!(graph.nodes[0].seed, graph.nodes[1].seed);
+}
+
+#[test]
+fn a_matrix_excludes_and_includes() {
+    let space = Space::new();
+    let matrix = |more: &str| {
+        let stages = format!(
+            "  a: {{ kind: say, text: \"${{x}}${{y}}${{z}}\", matrix: {{ x: [p, q], y: [1, 2], {more} }} }}"
+        );
+        space.said(&pipeline("params: { z: . }", &stages), &[], &[])
+    };
+    assert_eq!(matrix("exclude: [{ x: p, y: 2 }]"), ["a[p,1]: p1.", "a[q,1]: q1.", "a[q,2]: q2."]);
+    assert_eq!(
+        matrix("exclude: [{ x: p }], include: [{ x: p, y: 3, z: \"!\" }]"),
+        ["a[q,1]: q1.", "a[q,2]: q2.", "a[p,3]: p3!"]
+    );
+    assert_eq!(
+        matrix("include: [{ x: q, z: \"!\" }]"),
+        ["a[p,1]: p1.", "a[p,2]: p2.", "a[q,1]: q1!", "a[q,2]: q2!"]
+    );
+    assert_eq!(matrix("exclude: [{ y: 2 }], include: [{ z: \"!\" }]"), ["a[p,1]: p1!", "a[q,1]: q1!"]);
+}
+
+#[test]
+fn a_star_in_a_list_stands_for_all_variants() {
+    let space = Space::new();
+    let yaml = pipeline(
+        "",
+        "  a: { kind: say, text: \"${x}${y}\", matrix: { x: [p, q], y: [1, 2] } }\n  all: { kind: join, parts: [\"a[*]\", \"a[q,1].out\"] }\n  some: { kind: join, parts: [\"a[*,2].out\"] }",
+    );
+    let ran = space.run(&yaml, &[]);
+    assert_eq!(ran.text(&space, "all"), "p1p2q1q2q1");
+    assert_eq!(ran.text(&space, "some"), "p2q2");
+}
+
+#[test]
+fn how_a_stage_is_run_is_no_part_of_its_key() {
+    let space = Space::new();
+    let yaml = |more: &str| {
+        pipeline("resources: { gpu: 2, api: 4 }", &format!("  a: {{ kind: say, text: x{more} }}"))
+    };
+    space.run(&yaml(""), &[]);
+    let more = ", resources: { gpu: 1, api: 4 }, timeout: 1h 30m, retry: { times: 5, wait: 10s }";
+    assert!(space.run(&yaml(more), &[]).executed.is_empty());
+    let graph = space.load(&yaml(more), &[]).unwrap();
+    let policy = &graph.nodes[0].call.policy;
+    assert_eq!(policy.resources, [("api".to_owned(), 4), ("gpu".to_owned(), 1)].into());
+    assert_eq!(policy.timeout, Some(Duration::from_secs(5400)));
+    assert_eq!(policy.retry, Retry { times: 5, wait: Duration::from_secs(10) });
+    assert_eq!(graph.resources["api"], 4);
+    let graph = space.load(&yaml(", timeout: 90, retry: 0"), &[]).unwrap();
+    let policy = &graph.nodes[0].call.policy;
+    assert_eq!((policy.timeout, policy.retry.times), (Some(Duration::from_secs(90)), 0));
+}
+
+#[test]
+fn an_outer_stage_that_is_carried_on_is_kept() {
+    let space = Space::new();
+    let yaml = pipeline(
+        "",
+        "  a: { kind: say, text: x }\n  b: { kind: join, parts: [a] }\n  l:\n    repeat: 3\n    carry: { t: a }\n    stages: { m: { kind: join, parts: [t] } }\n    next: { t: b }",
+    );
+    let graph = space.load(&yaml, &[]).unwrap();
+    assert!(graph.nodes.iter().all(|node| node.passing.is_empty()));
+}
+
+#[test]
+fn whatever_is_in_the_file_is_answered() {
+    let space = Space::new();
+    let deep = format!("pipeline: t\nstages: {}{}\n", "[".repeat(3000), "]".repeat(3000));
+    let nested: String = (0..500).map(|depth| " ".repeat(depth) + "a:\n").collect();
+    let chain: String =
+        (0..20_000).map(|i| format!("  s{i}: {{ kind: join, parts: [s{}] }}\n", i + 1)).collect();
+    let texts = [
+        "",
+        "\u{feff}",
+        "---",
+        "a",
+        "- a",
+        "{",
+        "[",
+        "&a *a",
+        "*a",
+        "? a",
+        "<<: x",
+        "!!binary x",
+        "%YAML 9.9",
+        "\0",
+        "\t",
+        "\r",
+        "pipeline: t\nstages: { a: { kind: say, text: $, upper: ${} } }",
+        "pipeline: t\nstages: { a: &a { b: *a } }",
+        "pipeline: t\nseed: 9223372036854775808\nstages: { a: { kind: say, text: x, seed: 1e999 } }",
+        "pipeline: t\nstages: { a: { kind: say, text: x, matrix: { a: [], include: [], exclude: {} } } }",
+        "pipeline: t\nstages: { a: { kind: say, text: x, matrix: { a: [\"]\", \"*\", \"\"] } }, b: { kind: join, parts: [\"a[]]\"] } }",
+        "pipeline: t\nstages: { l: { repeat: 1000000, stages: { m: { repeat: 1000000, stages: { n: { repeat: 0, stages: { a: { kind: say, text: x } } } } } } } }",
+        &deep,
+        &nested,
+        &pipeline("", &chain),
+    ];
+    for text in texts {
+        let error = space.error(text, &[]);
+        assert!(error.contains("p.yaml"), "{error}");
+    }
 }

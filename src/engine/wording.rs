@@ -47,7 +47,15 @@ pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &Deco
             if path.is_empty() { format!("{stage}: {}", error.message) } else { error.message.clone() };
         return source.error(at, message);
     }
-    source.error(place(path), format!("{}: {}", whole(path), plain(&error.message)))
+    let typed = source.text_at(place(path));
+    let value = descend(body, path).filter(|tree| !matches!(tree.value, Value::List(_) | Value::Map(_)));
+    let note = match value {
+        Some(tree) if !path.is_empty() && typed.starts_with('$') => {
+            format!(": {typed} is `{}`", tree.value.to_text().escape_debug())
+        }
+        _ => String::new(),
+    };
+    source.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
 }
 
 /// The key that serde does not know, if that is what the error says.

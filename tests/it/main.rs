@@ -7,3 +7,4 @@ mod models;
 mod parity;
 mod run;
 mod space;
+mod wrong;
