@@ -9,6 +9,9 @@ use super::diagnostic::Diagnostic;
 use super::source::{At, Source};
 use super::syntax;
 
+/// Maps and lists within each other: enough for twenty loops, little enough for any stack.
+const MOST_NESTED: usize = 48;
+
 /// A YAML value and its place.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -119,6 +122,9 @@ fn options() -> serde_saphyr::Options {
     options.with_snippet = false;
     options.strict_booleans = true;
     options.alias_limits.max_total_replayed_events = 10_000;
+    let mut budget = serde_saphyr::Budget::default();
+    budget.max_depth = MOST_NESTED;
+    options.budget = Some(budget);
     options
 }
 
