@@ -153,16 +153,15 @@ fn well_formed(errors: &Errors, label: String, at: At) -> Option<String> {
             errors.source.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
         return errors.add(error.help("give the value a label of its own: { label: value, … }"));
     }
-    Some(label)
+    // As references are read: without spaces around commas.
+    Some(label.split(',').map(str::trim).collect::<Vec<_>>().join(","))
 }
 
+/// A map of `include` or `exclude`, and what is in it.
+type Entries<'m> = (&'m Tree, &'m [(Key, Tree)]);
+
 /// The maps of `include` or `exclude`.
-fn maps<'m>(
-    errors: &Errors,
-    tree: &'m Tree,
-    what: &str,
-    combinations: usize,
-) -> Option<Vec<(&'m Tree, &'m [(Key, Tree)])>> {
+fn maps<'m>(errors: &Errors, tree: &'m Tree, what: &str, combinations: usize) -> Option<Vec<Entries<'m>>> {
     let Value::List(items) = &tree.value else {
         let message = format!("`{what}` is a list of maps, found {}", tree.value.describe());
         return errors.at(tree.at, message);

@@ -101,7 +101,7 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     errors.in_ablation(None);
     errors.finish()?;
     let graph = Graph { pipeline: spec.name, resources: spec.resources, ..Graph::default() };
-    Ok(unrolled(&errors, graph, programs, outside, options)?)
+    unrolled(&errors, graph, programs, outside, options)
 }
 
 fn unrolled(

@@ -179,7 +179,7 @@ fn variant(
         return match &reference.variant {
             None => Ok(0),
             Some(_) => {
-                Err((format!("`{name}` has no variants"), format!("it has no matrix: drop the brackets")))
+                Err((format!("`{name}` has no variants"), "it has no matrix: drop the brackets".into()))
             }
         };
     };

@@ -1,6 +1,7 @@
 //! The text of a pipeline file and places in it.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
@@ -25,6 +26,13 @@ pub struct Source {
     lines: Vec<usize>,
 }
 
+/// The content, or one byte more than `most`: a pipe or a device does not say its size.
+fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 impl Source {
     pub fn new(path: PathBuf, text: String) -> Source {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
@@ -46,7 +54,11 @@ impl Source {
             ))
             .help("keep data in files of its own and name them with `path:`"));
         }
-        let bytes = fs::read(path).map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
+        let bytes = read_at_most(path, LARGEST)
+            .map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(fail(format!("more than {} MiB come out of this", LARGEST >> 20)));
+        }
         match String::from_utf8(bytes) {
             // Some editors begin a file with a byte order mark; it is not part of the text.
             Ok(text) => Ok(Source::new(path.to_owned(), text.trim_start_matches('\u{feff}').to_owned())),
