@@ -147,6 +147,11 @@ impl Compiler<'_> {
                 self.errors.at::<()>(key.at, message);
             }
             scope.bind(&key.name, Binding::Unknown);
+            if let Draft::Loop { body, .. } = draft {
+                scope
+                    .within_loops
+                    .extend(body.iter().map(|inner| (inner.key().name.as_str(), key.name.as_str())));
+            }
         }
         let order = order(self.errors, &drafts);
         let mut slots: Vec<Option<Draft>> = drafts.into_iter().map(Some).collect();

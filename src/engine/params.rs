@@ -119,7 +119,7 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
             }
             Value::Map(entries)
         }
-        (Value::Null, other) | (Value::Int(_), other @ Value::Float(_)) => other.clone(),
+        (Value::Null | Value::Broken, other) | (Value::Int(_), other @ Value::Float(_)) => other.clone(),
         (declared, other) if declared.describe() == other.describe() => other.clone(),
         (declared, other) => {
             let message = format!("`{walked}` is {}, found {}", declared.describe(), other.describe());
@@ -257,7 +257,7 @@ impl Substitution<'_> {
             tree = inner;
             walked = format!("{walked}.{step}");
         }
-        Some(&tree.value)
+        Some(&tree.value).filter(|value| !matches!(value, Value::Broken))
     }
 }
 

@@ -123,3 +123,25 @@ fn duration(errors: &Errors, tree: &Tree, key: &str, least: i64) -> Option<Durat
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::Source;
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_people_write_them() {
+        let source = Source::new("p.yaml".into(), "t".into());
+        let seconds = |text: &str| {
+            let tree = Tree::parse_value(text).unwrap();
+            duration(&Errors::new(&source), &tree, "timeout", 1).map(|length| length.as_secs())
+        };
+        for (text, expected) in [("90s", 90), ("1h 30m", 5400), ("2 hours", 7200), ("PT5M", 300), ("45", 45)]
+        {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for text in ["0", "-1", "-2h", "soon", "1.5", "", "[1]", "1d"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}

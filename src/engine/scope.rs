@@ -60,6 +60,8 @@ pub struct Scope<'a> {
     parent: Option<&'a Scope<'a>>,
     depth: usize,
     pub names: HashMap<&'a str, Binding<'a>>,
+    /// Of stages within the loops of this scope: the loop. They mean nothing here, but are asked for.
+    pub within_loops: HashMap<&'a str, &'a str>,
     /// How many nodes and carried values its frame has so far.
     pub nodes: usize,
     pub values: usize,
@@ -75,6 +77,7 @@ impl<'a> Scope<'a> {
             parent: Some(self),
             depth: self.depth + 1,
             names: carried.iter().enumerate().map(bind).collect(),
+            within_loops: HashMap::new(),
             nodes: 0,
             values: carried.len(),
         }
@@ -94,6 +97,10 @@ impl<'a> Scope<'a> {
         }
     }
 
+    fn loop_around(&self, name: &str) -> Option<&str> {
+        self.within_loops.get(name).copied().or_else(|| self.parent?.loop_around(name))
+    }
+
     fn all_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.names.keys().copied().collect();
         names.extend(self.parent.iter().flat_map(|parent| parent.all_names()));
@@ -111,6 +118,10 @@ impl<'a> Scope<'a> {
         let name = &reference.name;
         let error = |message: String| errors.source.error(at, message);
         let Some((scope, binding)) = self.find(name) else {
+            if let Some(around) = self.loop_around(name) {
+                let help = format!("let the loop carry what comes out of it, and write {around}.NAME");
+                return errors.add(error(format!("`{name}` is within the loop `{around}`")).help(help));
+            }
             let message = format!("there is no stage or carried value `{name}`");
             return errors.add(error(message).suggest(name, self.all_names()));
         };

@@ -124,7 +124,9 @@ impl Reader<'_> {
                 self.errors.at::<()>(key.at, message);
                 continue;
             }
-            self.without_parameters(&value);
+            let at = value.at;
+            let value =
+                if self.without_parameters(&value) { value } else { Tree { value: Value::Broken, at } };
             params.insert(key.name, value);
         }
         let own = |name: &str, default: Value| match top.get(name) {
@@ -149,17 +151,19 @@ impl Reader<'_> {
         params
     }
 
-    /// Parameters stand for themselves: one that names another would be taken for text.
-    fn without_parameters(&self, tree: &Tree) {
+    /// Whether a value stands for itself, as those of parameters do: one that names another would be taken
+    /// for text.
+    fn without_parameters(&self, tree: &Tree) -> bool {
         match &tree.value {
             Value::Text(text)
                 if text.contains("${") || text.strip_prefix('$').is_some_and(super::params::is_path) =>
             {
-                self.errors.at::<()>(tree.at, "the value of a parameter cannot use another parameter");
+                let message = "the value of a parameter cannot use another parameter";
+                self.errors.at::<()>(tree.at, message).is_some()
             }
-            Value::List(items) => items.iter().for_each(|item| self.without_parameters(item)),
-            Value::Map(entries) => entries.iter().for_each(|(_, value)| self.without_parameters(value)),
-            _ => {}
+            Value::List(items) => items.iter().all(|item| self.without_parameters(item)),
+            Value::Map(entries) => entries.iter().all(|(_, value)| self.without_parameters(value)),
+            _ => true,
         }
     }
 
@@ -179,7 +183,7 @@ impl Reader<'_> {
         if name.name == "all" {
             self.errors.at::<()>(name.at, "`all` stands for all ablations: choose another name");
         }
-        params.iter().for_each(|(_, value)| self.without_parameters(value));
+        let params = params.into_iter().filter(|(_, value)| self.without_parameters(value)).collect();
         Ablation { name, params }
     }
 

@@ -21,6 +21,8 @@ pub struct Tree {
 
 #[derive(Clone, Debug)]
 pub enum Value {
+    /// In the place of what is wrong and was reported: whatever uses it is passed over.
+    Broken,
     Null,
     Bool(bool),
     Int(i64),
@@ -83,7 +85,7 @@ impl Value {
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match self {
-            Value::Null => Json::Null,
+            Value::Broken | Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
             Value::Int(value) => Json::from(*value),
             Value::Float(value) => Json::from(*value),
@@ -106,7 +108,7 @@ impl Value {
     /// What this is, for messages: "text", "a list".
     pub fn describe(&self) -> &'static str {
         match self {
-            Value::Null => "nothing",
+            Value::Broken | Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
             Value::Float(_) => "a number",
