@@ -1,11 +1,23 @@
-//! The first pass over what was typed: parameters substituted, stages decoded into their types, loops
-//! counted. Nothing is resolved yet.
+//! The first pass over what was typed: matrices written out, parameters put in, stages decoded into their
+//! types, loops counted. Nothing is resolved yet.
 
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+
+use super::diagnostic::Errors;
+use super::graph::Policy;
 use super::input::{self, Use};
-use super::source::{At, Diagnostic, Source};
-use super::spec::{Item, LoopSpec, Params, StageSpec};
+use super::matrix::{self, Combination};
+use super::params::{Params, Substitution};
+use super::policy;
+use super::source::At;
+use super::spec::{Item, LoopSpec, StageSpec};
 use super::stage::{DecodeError, Decoded, Kind, Registry};
 use super::tree::{Key, Tree, Value};
+use super::wording::{self, descend};
+
+/// After so many unknown keys of one stage, the rest is not read.
+const MOST_UNKNOWN: usize = 20;
 
 /// Which rounds of a loop keep the bulky artifacts they hand on. The last round always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,225 +27,230 @@ pub enum Keep {
     Every(usize),
 }
 
-/// An entry of `stages:` decoded, its references not yet resolved.
+/// An entry of `stages:` decoded, its references not yet resolved. What could not be decoded was reported.
 pub enum Draft<'a> {
-    Stage { spec: &'a StageSpec, kind: &'static Kind, seed: Option<u64>, variants: Vec<DraftVariant> },
-    Loop { spec: &'a LoopSpec, repeat: usize, keep: Keep, body: Vec<Draft<'a>> },
+    Stage(StageDraft<'a>),
+    Loop {
+        spec: &'a LoopSpec,
+        repeat: usize,
+        keep: Keep,
+        body: Vec<Draft<'a>>,
+    },
+    /// Of unknown kind or with a broken matrix: what refers to it is not checked.
+    Broken(&'a Key),
+}
+
+pub struct StageDraft<'a> {
+    pub spec: &'a StageSpec,
+    pub kind: &'static Kind,
+    /// By label; a stage without a matrix has a single variant without one.
+    pub variants: Vec<(Option<String>, Option<DraftVariant>)>,
 }
 
 pub struct DraftVariant {
-    pub label: Option<String>,
     pub decoded: Decoded,
     pub uses: Vec<(Use, At)>,
+    pub seed: Option<u64>,
+    pub policy: Policy,
 }
 
-impl Draft<'_> {
-    pub fn key(&self) -> &Key {
+impl<'a> Draft<'a> {
+    pub fn key(&self) -> &'a Key {
         match self {
-            Draft::Stage { spec, .. } => &spec.name,
+            Draft::Stage(StageDraft { spec, .. }) => &spec.name,
             Draft::Loop { spec, .. } => &spec.name,
+            Draft::Broken(key) => key,
         }
+    }
+}
+
+/// The variants of the stages in a scope and those around it.
+#[derive(Default)]
+pub struct Labels<'a> {
+    around: Option<&'a Labels<'a>>,
+    /// `None` for what has no variants.
+    names: HashMap<&'a str, Option<&'a [Combination<'a>]>>,
+}
+
+impl Labels<'_> {
+    /// The labels of a stage's variants; none where it has no matrix.
+    pub fn of(&self, name: &str) -> impl Iterator<Item = &str> {
+        let mut scope = Some(self);
+        let found = std::iter::from_fn(|| {
+            let here = scope?;
+            scope = here.around;
+            Some(here)
+        })
+        .find_map(|scope| scope.names.get(name))
+        .copied()
+        .flatten();
+        found.unwrap_or_default().iter().map(|combination| combination.label.as_str())
     }
 }
 
 /// Decodes the entries of a `stages:`, and those of the loops among them.
 pub fn decode_all<'a>(
-    source: &Source,
+    errors: &Errors,
     registry: &Registry,
+    limits: &BTreeMap<String, u32>,
     items: &'a [Item],
     params: &Params,
-) -> Result<Vec<Draft<'a>>, Diagnostic> {
-    Decoder { source, registry }.decode_all(items, params)
+) -> Vec<Draft<'a>> {
+    let written = Cell::new(0);
+    Decoder { errors, registry, limits, params, written: &written }.decode_all(items, &Labels::default())
 }
 
 struct Decoder<'a> {
-    source: &'a Source,
+    errors: &'a Errors<'a>,
     registry: &'a Registry,
+    limits: &'a BTreeMap<String, u32>,
+    params: &'a Params,
+    written: &'a Cell<usize>,
 }
 
 impl Decoder<'_> {
-    fn decode_all<'a>(&self, items: &'a [Item], params: &Params) -> Result<Vec<Draft<'a>>, Diagnostic> {
-        items
+    fn decode_all<'i>(&self, items: &'i [Item], around: &Labels) -> Vec<Draft<'i>> {
+        let matrices: Vec<Option<Tree>> = items
             .iter()
             .map(|item| match item {
-                Item::Stage(spec) => self.decode_stage(spec, params),
-                Item::Loop(spec) => self.decode_loop(spec, params),
-            })
-            .collect()
-    }
-
-    fn decode_loop<'a>(&self, spec: &'a LoopSpec, params: &Params) -> Result<Draft<'a>, Diagnostic> {
-        let repeat = self.substitute(&spec.repeat, params)?;
-        let repeat = match repeat.value {
-            Value::Int(count) if (0..=1_000_000).contains(&count) => count as usize,
-            _ => {
-                return Err(self
-                    .source
-                    .error(spec.repeat.at, "`repeat` is a whole number from 0 to 1000000"));
-            }
-        };
-        let keep = spec.keep.as_ref().map(|tree| self.keep(tree)).transpose()?.unwrap_or(Keep::Last);
-        Ok(Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, params)? })
-    }
-
-    fn keep(&self, tree: &Tree) -> Result<Keep, Diagnostic> {
-        match (&tree.value, tree.get("every").map(|every| &every.value)) {
-            (Value::Text(text), _) if text == "all" => Ok(Keep::All),
-            (Value::Text(text), _) if text == "last" => Ok(Keep::Last),
-            (Value::Map(entries), Some(Value::Int(every @ 1..))) if entries.len() == 1 => {
-                Ok(Keep::Every(*every as usize))
-            }
-            _ => Err(self.source.error(tree.at, "`keep` is `last`, `all` or { every: N }")),
-        }
-    }
-
-    fn decode_stage<'a>(&self, spec: &'a StageSpec, params: &Params) -> Result<Draft<'a>, Diagnostic> {
-        let (kind_name, kind_at) = &spec.kind;
-        let Some((kind, decode)) = self.registry.find(kind_name) else {
-            let error = self.source.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
-            return Err(error.suggest(kind_name, self.registry.names()));
-        };
-        let seed = match &spec.seed {
-            None => None,
-            Some(tree) => match self.substitute(tree, params)?.value {
-                Value::Int(seed @ 0..) => Some(seed as u64),
-                _ => return Err(self.source.error(tree.at, "`seed` is a whole number from 0")),
-            },
-        };
-        let mut variants = Vec::new();
-        for (label, axes) in combinations(&spec.matrix) {
-            let mut params = params.clone();
-            params.extend(axes);
-            let body = self.substitute(&spec.body, &params)?;
-            let decoded = decode(body.to_json()).map_err(|error| self.decode_error(spec, &body, error))?;
-            let uses = input::uses(&decoded.params)
-                .into_iter()
-                .map(|found| {
-                    let at = descend(&body, &found.path).map_or(spec.name.at, |tree| tree.at);
-                    (found, at)
-                })
-                .collect();
-            variants.push(DraftVariant { label, decoded, uses });
-        }
-        Ok(Draft::Stage { spec, kind, seed, variants })
-    }
-
-    /// A serde error, at the place of the value it is about, in the words of this grammar.
-    fn decode_error(&self, spec: &StageSpec, body: &Tree, error: DecodeError) -> Diagnostic {
-        let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
-        let whole = format!("stage `{}` (kind {})", spec.name.name, spec.kind.0);
-        if error.message.starts_with("unknown field") {
-            let (given, known) = quoted.split_first().map_or(("", &[][..]), |(given, known)| (*given, known));
-            let key = find_key(body, &error.path, given).unwrap_or(spec.name.at);
-            return self
-                .source
-                .error(key, format!("{whole} has no key `{given}`"))
-                .suggest(given, known.iter().copied());
-        }
-        if error.message.starts_with("missing field") {
-            let at = descend(body, &error.path)
-                .filter(|tree| tree.at != body.at)
-                .map_or(spec.name.at, |tree| tree.at);
-            return self
-                .source
-                .error(at, format!("{whole} needs the key `{}`", quoted.first().unwrap_or(&"?")));
-        }
-        if let Some((given, known)) =
-            quoted.split_first().filter(|_| error.message.starts_with("unknown variant"))
-        {
-            let at =
-                find_key(body, &error.path, given).or_else(|| descend(body, &error.path).map(|tree| tree.at));
-            return self
-                .source
-                .error(at.unwrap_or(spec.name.at), format!("`{given}` is not a value of this key"))
-                .suggest(given, known.iter().copied());
-        }
-        let at = descend(body, &error.path)
-            .filter(|_| !error.path.is_empty())
-            .map_or(spec.name.at, |tree| tree.at);
-        let what = if error.path.is_empty() { whole } else { format!("`{}`", error.path.join(".")) };
-        self.source.error(at, format!("{what}: {}", error.message))
-    }
-
-    /// The tree with every `$name` replaced by its value and every `${name}` inside text by its text.
-    fn substitute(&self, tree: &Tree, params: &Params) -> Result<Tree, Diagnostic> {
-        let value = match &tree.value {
-            Value::Text(text) if text.contains('$') => self.substitute_text(text, tree.at, params)?,
-            Value::List(items) => {
-                Value::List(items.iter().map(|item| self.substitute(item, params)).collect::<Result<_, _>>()?)
-            }
-            Value::Map(entries) => Value::Map(
-                entries
-                    .iter()
-                    .map(|(key, value)| Ok((key.clone(), self.substitute(value, params)?)))
-                    .collect::<Result<_, Diagnostic>>()?,
-            ),
-            other => other.clone(),
-        };
-        Ok(Tree { value, at: tree.at })
-    }
-
-    fn substitute_text(&self, text: &str, at: At, params: &Params) -> Result<Value, Diagnostic> {
-        let lookup = |name: &str| {
-            params.get(name).ok_or_else(|| {
-                self.source
-                    .error(at, format!("there is no parameter `{name}`"))
-                    .suggest(name, params.keys().map(String::as_str))
-            })
-        };
-        if let Some(name) = text.strip_prefix('$').filter(|name| super::reference::is_name(name)) {
-            return lookup(name).cloned();
-        }
-        let (mut out, mut rest) = (String::new(), text);
-        while let Some((before, after)) = rest.split_once("${") {
-            let (name, after) =
-                after.split_once('}').ok_or_else(|| self.source.error(at, "`${` without `}`"))?;
-            out += before;
-            match lookup(name)?.to_json() {
-                serde_json::Value::String(text) => out += &text,
-                other => out += &other.to_string(),
-            }
-            rest = after;
-        }
-        Ok(Value::Text(out + rest))
-    }
-}
-
-/// Every combination of the axes' values, with its label and the parameters it adds.
-fn combinations(axes: &[(Key, Vec<Tree>)]) -> Vec<(Option<String>, Params)> {
-    let mut all: Vec<(Vec<String>, Params)> = vec![(Vec::new(), Params::new())];
-    for (axis, values) in axes {
-        all = all
-            .iter()
-            .flat_map(|(labels, params)| {
-                values.iter().map(move |value| {
-                    let (mut labels, mut params) = (labels.clone(), params.clone());
-                    labels.push(match value.to_json() {
-                        serde_json::Value::String(text) => text,
-                        other => other.to_string(),
-                    });
-                    params.insert(axis.name.clone(), value.value.clone());
-                    (labels, params)
-                })
+                Item::Stage(spec) => self.substitute(&[], around).apply(spec.matrix.as_ref()?),
+                _ => None,
             })
             .collect();
+        let combinations: Vec<Option<Vec<Combination>>> =
+            matrices.iter().map(|matrix| matrix::combinations(self.errors, matrix.as_ref()?)).collect();
+        let names = items.iter().zip(&combinations);
+        let labels = Labels {
+            around: Some(around),
+            names: names.map(|(item, all)| (item.key().name.as_str(), all.as_deref())).collect(),
+        };
+        let drafts = items.iter().zip(&combinations).map(|(item, all)| match item {
+            Item::Stage(spec) => self.decode_stage(spec, all.as_deref(), &labels),
+            Item::Loop(spec) => self.decode_loop(spec, &labels),
+            Item::Broken(key) => Draft::Broken(key),
+        });
+        drafts.collect()
     }
-    all.into_iter().map(|(labels, params)| ((!labels.is_empty()).then(|| labels.join(",")), params)).collect()
+
+    fn substitute<'s>(&'s self, axes: &'s [(&'s str, &'s Tree)], labels: &'s Labels<'s>) -> Substitution<'s> {
+        Substitution { errors: self.errors, params: self.params, axes, labels, written: self.written }
+    }
+
+    fn decode_loop<'i>(&self, spec: &'i LoopSpec, around: &Labels) -> Draft<'i> {
+        let repeat = self.substitute(&[], around).apply(&spec.repeat).map(|tree| tree.value);
+        let repeat = match repeat {
+            Some(Value::Int(count)) if (0..=1_000_000).contains(&count) => count as usize,
+            Some(_) => {
+                let message = "`repeat` is a whole number from 0 to 1000000";
+                self.errors.at(spec.repeat.at, message).unwrap_or_default()
+            }
+            None => 0,
+        };
+        let keep = spec.keep.as_ref().and_then(|tree| self.keep(tree)).unwrap_or(Keep::Last);
+        let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
+        let labels = Labels { around: Some(around), names: carried.collect() };
+        Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }
+    }
+
+    fn keep(&self, tree: &Tree) -> Option<Keep> {
+        match (&tree.value, tree.get("every").map(|every| &every.value)) {
+            (Value::Text(text), _) if text == "all" => Some(Keep::All),
+            (Value::Text(text), _) if text == "last" => Some(Keep::Last),
+            (Value::Map(entries), Some(Value::Int(every @ 1..))) if entries.len() == 1 => {
+                Some(Keep::Every(*every as usize))
+            }
+            _ => self.errors.at(tree.at, "`keep` is `last`, `all` or { every: N }, N from 1"),
+        }
+    }
+
+    fn decode_stage<'i>(
+        &self,
+        spec: &'i StageSpec,
+        combinations: Option<&[Combination]>,
+        labels: &Labels,
+    ) -> Draft<'i> {
+        let (kind_name, kind_at) = &spec.kind;
+        let Some((kind, decode)) = self.registry.find(kind_name) else {
+            let error = self.errors.source.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
+            self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
+            return Draft::Broken(&spec.name);
+        };
+        let variant = |axes: &[(&str, &Tree)]| {
+            let substitution = self.substitute(axes, labels);
+            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry];
+            let [seed, resources, timeout, retry] =
+                common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
+            let keys = [resources.as_ref(), timeout.as_ref(), retry.as_ref()];
+            let policy = policy::read(self.errors, self.limits, keys);
+            let seed = seed.and_then(|tree| self.seed(&tree));
+            let body = substitution.apply(&spec.body)?;
+            let decoded = self.decode(spec, &body, decode)?;
+            let place = |found: &Use| {
+                let tree = descend(&body, &found.path);
+                tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at)
+            };
+            let uses = input::uses(&decoded.params).into_iter().map(|found| {
+                let at = place(&found);
+                (found, at)
+            });
+            Some(DraftVariant { uses: uses.collect(), decoded, seed, policy })
+        };
+        let variants = match (&spec.matrix, combinations) {
+            (None, _) => vec![(None, variant(&[]))],
+            (Some(_), None) => return Draft::Broken(&spec.name),
+            (Some(_), Some(all)) => {
+                let decoded = all.iter().enumerate().map(|(index, one)| {
+                    self.errors.in_variant(Some(one.label.as_str()).filter(|_| index > 0));
+                    (Some(one.label.clone()), variant(&one.params))
+                });
+                let variants = decoded.collect();
+                self.errors.in_variant(None);
+                variants
+            }
+        };
+        Draft::Stage(StageDraft { spec, kind, variants })
+    }
+
+    fn seed(&self, tree: &Tree) -> Option<u64> {
+        match tree.value {
+            Value::Int(seed @ 0..) => Some(seed as u64),
+            _ => self.errors.at(tree.at, "`seed` is a whole number from 0"),
+        }
+    }
+
+    /// Decodes a stage's parameters. serde stops at the first error; with an unknown key left out it goes on
+    /// to the next.
+    fn decode(
+        &self,
+        spec: &StageSpec,
+        body: &Tree,
+        decode: fn(serde_json::Value) -> Result<Decoded, DecodeError>,
+    ) -> Option<Decoded> {
+        let mut unknown: Vec<(Vec<String>, String)> = Vec::new();
+        loop {
+            let mut json = body.to_json();
+            for (path, key) in &unknown {
+                remove(&mut json, path, key)?;
+            }
+            let error = match decode(json) {
+                Ok(decoded) => return Some(decoded).filter(|_| unknown.is_empty()),
+                Err(error) => error,
+            };
+            if !wording::is_missing_as(&error, unknown.iter().map(|(_, key)| key.as_str())) {
+                self.errors.add::<()>(wording::decode_error(self.errors.source, spec, body, &error));
+            }
+            let given = wording::unknown_key(&error).filter(|_| unknown.len() < MOST_UNKNOWN)?;
+            unknown.push((error.path.clone(), given.to_owned()));
+        }
+    }
 }
 
-fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
-    path.iter().try_fold(tree, |tree, step| match &tree.value {
-        Value::List(items) => items.get(step.parse::<usize>().ok()?),
-        _ => tree.get(step),
-    })
-}
-
-/// The place of a key named `given`, in the map at `path` or in the one around it.
-fn find_key(tree: &Tree, path: &[String], given: &str) -> Option<At> {
-    let within = |tree: &Tree| match &tree.value {
-        Value::Map(entries) => entries.iter().find(|(key, _)| key.name == given).map(|(key, _)| key.at),
-        _ => None,
-    };
-    let parent = &path[..path.len().saturating_sub(1)];
-    descend(tree, path).and_then(within).or_else(|| descend(tree, parent).and_then(within))
+/// Takes a key out of the map at `path`, which may end with the key itself.
+fn remove(json: &mut serde_json::Value, path: &[String], key: &str) -> Option<()> {
+    let map = path.strip_suffix(&[key.to_owned()][..]).unwrap_or(path);
+    let place = map.iter().try_fold(json, |json, step| match json {
+        serde_json::Value::Array(items) => items.get_mut(step.parse::<usize>().ok()?),
+        other => other.get_mut(step),
+    })?;
+    place.as_object_mut()?.shift_remove(key).map(|_| ())
 }

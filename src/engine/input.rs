@@ -18,7 +18,7 @@ pub trait ArtifactType {
 }
 
 /// Where an input comes from, as typed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
     /// `stage.output`, `stage[variant].output` or a carried name.
     Reference(String),

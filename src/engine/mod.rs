@@ -1,33 +1,44 @@
 //! The pipeline engine: YAML to a graph of content-addressed nodes, and the runner that executes what is
 //! missing. It knows stages only as the [`Stage`] trait: nothing of machine learning, Arrow or Parquet.
 //!
-//! YAML → [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`decode`] and
-//! [`compile`] (what is meant: typed, ordered, resolved) → [`unroll`] (the [`graph`]) → [`run`] (keys, cache, execution).
+//! YAML → [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
+//! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`])
+//! → [`unroll`] (the [`graph`]) → [`run`] (keys, cache, execution). What is wrong on the way is gathered in
+//! [`diagnostic::Errors`], so that all of it is said at once.
 
 mod compile;
 mod context;
 mod decode;
+mod diagnostic;
 mod execute;
 mod explain;
 mod graph;
 mod input;
 mod manifest;
+mod matrix;
 mod memory;
+mod order;
+mod params;
+mod policy;
 mod plan;
 pub mod progress;
 mod reference;
 mod resources;
 mod run;
+mod scope;
 mod source;
 mod spec;
 mod stage;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod thinning;
 mod tree;
 mod unroll;
+mod wording;
 
 pub use context::{Artifact, Context};
+pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use execute::Difference;
 pub use explain::{Change, What, differences};
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
@@ -36,13 +47,16 @@ pub use memory::Memory;
 pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
 pub use reference::is_name;
 pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
-pub use source::{Diagnostic, Diagnostics, Source, nearest};
-pub use stage::{Kind, Output, Registry, Stage, Transient};
+pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};
 
 use std::io;
 use std::path::Path;
 
 use crate::store::Digest;
+use compile::{Outside, Program};
+use diagnostic::Errors;
+use source::Source;
+use spec::Ablation;
 
 /// What the command line adds to a pipeline file.
 pub struct LoadOptions<'a> {
@@ -60,11 +74,81 @@ impl Default for LoadOptions<'_> {
     }
 }
 
-/// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
+/// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs. Of what is
+/// wrong all is said, in ablations that were not asked for too.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
     let source = Source::read(path)?;
-    let spec = spec::Pipeline::read(&source)?;
-    let params = spec.parameters(&source, options.settings)?;
-    let program = compile::compile(&source, &spec, &params, registry)?;
-    Ok(unroll::unroll(&source, &program, options)?)
+    let tree = tree::Tree::parse(&source)?;
+    if matches!(tree.value, tree::Value::Null) {
+        let error = Diagnostic::of_file(path, "the file is empty");
+        return Err(error.help("a pipeline has at least `pipeline: NAME` and `stages:`").into());
+    }
+    let errors = Errors::new(&source);
+    let spec = spec::Pipeline::read(&errors, &tree);
+    let asked = params::chosen(&errors, &spec.ablations, options.ablations);
+    let mut outside = Outside::default();
+    let compiled = |ablation: Option<&Ablation>, outside: &mut Outside| {
+        errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
+        let mut params = spec.params.clone();
+        ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
+        params::set(&errors, &mut params, options.settings);
+        let program = compile::compile(&errors, &spec, &params, registry, outside);
+        let ablation = ablation.map(|ablation| ablation.name.name.clone());
+        (program, GraphVariant { ablation, params: params::to_json(&params) })
+    };
+    let mut programs = vec![compiled(None, &mut outside)];
+    if !asked.is_empty() {
+        outside = Outside::default();
+        programs = asked.iter().map(|ablation| compiled(Some(ablation), &mut outside)).collect();
+    }
+    for ablation in &spec.ablations {
+        if !asked.iter().any(|asked| asked.name.name == ablation.name.name) {
+            compiled(Some(ablation), &mut Outside::default());
+        }
+    }
+    errors.in_ablation(None);
+    errors.finish()?;
+    let graph = Graph { pipeline: spec.name, resources: spec.resources, ..Graph::default() };
+    unrolled(&errors, graph, programs, outside, options)
+}
+
+fn unrolled(
+    errors: &Errors,
+    mut graph: Graph,
+    programs: Vec<(Program, GraphVariant)>,
+    outside: Outside,
+    options: &LoadOptions,
+) -> Result<Graph, Diagnostics> {
+    let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).fold(0, u64::saturating_add);
+    if size > unroll::MOST_NODES {
+        let message = format!("the pipeline unrolls to more than {} nodes", unroll::MOST_NODES);
+        return Err(Diagnostic::of_file(&errors.source.path, message).help("lower a `repeat`").into());
+    }
+    for (path, at) in outside.files {
+        match (options.digest)(&path) {
+            Ok(digest) => graph.files.push((path, digest)),
+            Err(error) => errors.at(at, unreadable(&path, &error)).unwrap_or_default(),
+        }
+    }
+    errors.finish()?;
+    let value = |name: String| {
+        let value = std::env::var(&name).ok();
+        (name, value)
+    };
+    graph.variables = outside.variables.into_iter().map(value).collect();
+    for (program, variant) in programs {
+        let prefix = variant.ablation.as_ref().map_or(String::new(), |name| format!("{name}/"));
+        unroll::unroll(&program, &prefix, &mut graph);
+        graph.variants.push(variant);
+    }
+    Ok(graph)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("there is no file {} (paths are relative to the working directory)", path.display())
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
+    }
 }

@@ -2,26 +2,46 @@
 
 use std::collections::BTreeMap;
 
+use super::diagnostic::{Errors, nearest};
+use super::params::Params;
 use super::reference::is_name;
-use super::source::{At, Diagnostic, Source};
+use super::source::At;
 use super::tree::{Key, Tree, Value};
+
+/// The keys of the pipeline itself that are parameters too.
+pub const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
+
+/// The keys that every stage has, whatever its kind.
+pub const COMMON_KEYS: [&str; 6] = ["kind", "matrix", "seed", "resources", "timeout", "retry"];
 
 /// The whole file.
 #[derive(Debug)]
 pub struct Pipeline {
     pub name: String,
-    seed: i64,
-    /// Where and in which number type models are computed, as typed; the registry knows what there is.
-    numerics: [(&'static str, Option<(String, At)>); 2],
-    params: Vec<(Key, Tree)>,
+    /// As declared, `seed`, `device` and `dtype` among them.
+    pub params: Params,
+    pub ablations: Vec<Ablation>,
+    /// How much there is of each resource.
+    pub resources: BTreeMap<String, u32>,
+    /// Where the device or, without one, the number type is written.
+    pub numerics_at: Option<At>,
     pub stages: Vec<Item>,
+}
+
+/// A named set of other values of parameters.
+#[derive(Debug)]
+pub struct Ablation {
+    pub name: Key,
+    pub params: Vec<(Key, Tree)>,
 }
 
 /// An entry of `stages:`.
 #[derive(Debug)]
 pub enum Item {
-    Stage(StageSpec),
+    Stage(Box<StageSpec>),
     Loop(LoopSpec),
+    /// Not even a stage or a loop, which was reported; its name counts as known.
+    Broken(Key),
 }
 
 /// A stage as typed; `body` holds the keys that belong to its kind.
@@ -29,8 +49,11 @@ pub enum Item {
 pub struct StageSpec {
     pub name: Key,
     pub kind: (String, At),
-    pub matrix: Vec<(Key, Vec<Tree>)>,
+    pub matrix: Option<Tree>,
     pub seed: Option<Tree>,
+    pub resources: Option<Tree>,
+    pub timeout: Option<Tree>,
+    pub retry: Option<Tree>,
     pub body: Tree,
 }
 
@@ -45,200 +68,240 @@ pub struct LoopSpec {
     pub next: Vec<(Key, Tree)>,
 }
 
-/// Values of `$name`, in scope for a stage.
-pub type Params = BTreeMap<String, Value>;
+impl Item {
+    pub fn key(&self) -> &Key {
+        match self {
+            Item::Stage(spec) => &spec.name,
+            Item::Loop(spec) => &spec.name,
+            Item::Broken(key) => key,
+        }
+    }
+}
 
 impl Pipeline {
-    pub fn read(source: &Source) -> Result<Pipeline, Diagnostic> {
-        let tree = Tree::parse(source)?;
-        let top = Fields::of(
-            source,
-            &tree,
-            "a pipeline",
-            &["pipeline", "seed", "device", "dtype", "params", "stages"],
-        )?;
-        let name = top.required("pipeline")?;
-        let name = match &name.value {
-            Value::Text(text) if is_name(text) => text.clone(),
-            _ => return Err(source.error(name.at, "expected a name: letters, digits, `_` and `-`")),
-        };
-        let seed = match top.get("seed") {
-            None => 0,
-            Some(Tree { value: Value::Int(seed), .. }) if *seed >= 0 => *seed,
-            Some(other) => return Err(source.error(other.at, "expected a whole number from 0")),
-        };
-        let text = |key: &'static str| match top.get(key) {
-            None => Ok((key, None)),
-            Some(Tree { value: Value::Text(text), at, .. }) => Ok((key, Some((text.clone(), *at)))),
-            Some(other) => Err(source.error(other.at, format!("`{key}` is a name"))),
-        };
-        let numerics = [text("device")?, text("dtype")?];
-        let params =
-            top.get("params").map(|tree| named(source, tree, "params")).transpose()?.unwrap_or_default();
-        for (key, value) in &params {
-            if ["seed", "device", "dtype"].contains(&key.name.as_str()) {
-                let name = &key.name;
+    /// What can be read of the file; what cannot is reported and left out.
+    pub fn read(errors: &Errors, tree: &Tree) -> Pipeline {
+        let reader = Reader { errors };
+        let known = ["pipeline", "seed", "device", "dtype", "params", "resources", "stages", "ablations"];
+        reader.known_keys(tree, "a pipeline", &known);
+        let entries = |key| tree.get(key).map(|tree| reader.named(tree, key)).unwrap_or_default();
+        let stages = reader.required(tree, "a pipeline", "stages").map(|stages| reader.items(stages));
+        Pipeline {
+            name: reader.pipeline_name(tree),
+            params: reader.params(tree, entries("params")),
+            ablations: entries("ablations").into_iter().map(|entry| reader.ablation(entry)).collect(),
+            resources: entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect(),
+            numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
+            stages: stages.unwrap_or_default(),
+        }
+    }
+}
+
+struct Reader<'a> {
+    errors: &'a Errors<'a>,
+}
+
+impl Reader<'_> {
+    fn pipeline_name(&self, top: &Tree) -> String {
+        match self.required(top, "a pipeline", "pipeline") {
+            Some(Tree { value: Value::Text(text), .. }) if is_name(text) => return text.clone(),
+            Some(other) => {
+                let message = "`pipeline` is a name: a letter, then letters, digits, `_` and `-`";
+                self.errors.at::<()>(other.at, message);
+            }
+            None => {}
+        }
+        String::new()
+    }
+
+    /// `params:` and, among them, the seed and the numerics.
+    fn params(&self, top: &Tree, declared: Vec<(Key, Tree)>) -> Params {
+        let mut params = Params::new();
+        for (key, value) in declared {
+            let name = &key.name;
+            if OWN_PARAMS.contains(&name.as_str()) {
                 let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
-                return Err(source.error(key.at, message));
+                self.errors.at::<()>(key.at, message);
+                continue;
             }
-            if matches!(value.value, Value::Map(_) | Value::Null) {
-                return Err(source.error(key.at, "a parameter is a number, text, true, false or a list"));
-            }
-        }
-        let stages = items(source, top.required("stages")?)?;
-        Ok(Pipeline { name, seed, numerics, params, stages })
-    }
-
-    /// The values of the parameters, `seed`, `device` and `dtype` among them, after the command line's `name=value` settings.
-    pub fn parameters(&self, source: &Source, settings: &[String]) -> Result<Params, Diagnostic> {
-        let mut params: Params =
-            self.params.iter().map(|(key, tree)| (key.name.clone(), tree.value.clone())).collect();
-        params.insert("seed".into(), Value::Int(self.seed));
-        for ((name, typed), default) in self.numerics.iter().zip(["auto", "f32"]) {
-            let text = typed.as_ref().map_or(default, |(text, _)| text);
-            params.insert((*name).into(), Value::Text(text.into()));
-        }
-        for setting in settings {
-            let fail =
-                |message: String| Diagnostic::of_file(&source.path, format!("--set {setting}: {message}"));
-            let (name, text) =
-                setting.split_once('=').ok_or_else(|| fail("expected name=value".to_owned()))?;
-            let Some(declared) = params.get(name) else {
-                return Err(fail(format!("the pipeline has no parameter `{name}`"))
-                    .suggest(name, params.keys().map(String::as_str)));
-            };
+            let at = value.at;
             let value =
-                Tree::parse_value(text).map_err(|error| fail(format!("not a YAML value: {error}")))?;
-            let value = match (declared, value) {
-                (Value::Float(_), Value::Int(whole)) => Value::Float(whole as f64),
-                (Value::Int(_), Value::Float(number)) => Value::Float(number),
-                (declared, value) if declared.describe() == value.describe() => value,
-                (declared, value) => {
-                    return Err(fail(format!(
-                        "expected {}, found {}",
-                        declared.describe(),
-                        value.describe()
-                    )));
+                if self.without_parameters(&value) { value } else { Tree { value: Value::Broken, at } };
+            params.insert(key.name, value);
+        }
+        let own = |name: &str, default: Value| match top.get(name) {
+            None => Tree { value: default, at: At { line: 1, column: 1, length: 1 } },
+            Some(tree) => match (&tree.value, &default) {
+                (Value::Int(0..), Value::Int(_)) | (Value::Text(_), Value::Text(_)) => tree.clone(),
+                (_, Value::Int(_)) => {
+                    self.errors.at::<()>(tree.at, format!("`{name}` is a whole number from 0"));
+                    Tree { value: default, at: tree.at }
                 }
-            };
-            params.insert(name.to_owned(), value);
-        }
-        if !matches!(params.get("seed"), Some(Value::Int(0..))) {
-            return Err(Diagnostic::of_file(&source.path, "--set seed: expected a whole number from 0"));
-        }
-        Ok(params)
-    }
-}
-
-impl Pipeline {
-    /// Where the device or, without one, the number type is written.
-    pub fn numerics_at(&self) -> Option<At> {
-        self.numerics.iter().find_map(|(_, typed)| typed.as_ref().map(|(_, at)| *at))
-    }
-}
-
-fn items(source: &Source, tree: &Tree) -> Result<Vec<Item>, Diagnostic> {
-    let entries = named(source, tree, "stages")?;
-    if entries.is_empty() {
-        return Err(source.error(tree.at, "`stages` is empty: nothing to run"));
-    }
-    entries.into_iter().map(|(key, tree)| item(source, key, &tree)).collect()
-}
-
-fn item(source: &Source, name: Key, tree: &Tree) -> Result<Item, Diagnostic> {
-    let Value::Map(entries) = &tree.value else {
-        return Err(source.error(name.at, format!("stage `{}` should be a map with a `kind`", name.name)));
-    };
-    if tree.get("repeat").is_some() {
-        let fields = Fields::of(source, tree, "a loop", &["repeat", "keep", "carry", "stages", "next"])?;
-        let optional = |key| fields.get(key).map(|tree| named(source, tree, key)).transpose();
-        return Ok(Item::Loop(LoopSpec {
-            repeat: fields.required("repeat")?.clone(),
-            keep: fields.get("keep").cloned(),
-            carry: optional("carry")?.unwrap_or_default(),
-            stages: items(source, fields.required("stages")?)?,
-            next: optional("next")?.unwrap_or_default(),
-            name,
-        }));
-    }
-    let Some(kind) = tree.get("kind") else {
-        let message = format!("stage `{}` has no `kind` (a loop has `repeat`)", name.name);
-        let keys = entries.iter().map(|(key, _)| key.name.as_str());
-        let close = keys.into_iter().find(|key| super::source::nearest(key, &["kind", "repeat"]).is_some());
-        let error = source.error(name.at, message);
-        return Err(match close {
-            Some(key) => error.help(format!("is `{key}` misspelt?")),
-            None => error,
-        });
-    };
-    let kind = match &kind.value {
-        Value::Text(text) => (text.clone(), kind.at),
-        other => return Err(source.error(kind.at, format!("`kind` is a name, found {}", other.describe()))),
-    };
-    let matrix =
-        match tree.get("matrix") {
-            None => Vec::new(),
-            Some(axes) => named(source, axes, "matrix")?
-                .into_iter()
-                .map(|(axis, values)| match values.value {
-                    Value::List(values) if !values.is_empty() => Ok((axis, values)),
-                    _ => Err(source
-                        .error(values.at, format!("matrix axis `{}` needs a list of values", axis.name))),
-                })
-                .collect::<Result<_, _>>()?,
+                (found, _) => {
+                    let message = format!("`{name}` is a name, found {}", found.describe());
+                    self.errors.at::<()>(tree.at, message);
+                    Tree { value: default, at: tree.at }
+                }
+            },
         };
-    let own = |(key, _): &&(Key, Tree)| !["kind", "matrix", "seed"].contains(&key.name.as_str());
-    let body = Tree { value: Value::Map(entries.iter().filter(own).cloned().collect()), at: tree.at };
-    Ok(Item::Stage(StageSpec { name, kind, matrix, seed: tree.get("seed").cloned(), body }))
-}
+        let text = |text: &str| Value::Text(text.into());
+        for (name, default) in OWN_PARAMS.into_iter().zip([Value::Int(0), text("auto"), text("f32")]) {
+            params.insert(name.into(), own(name, default));
+        }
+        params
+    }
 
-/// The entries of a map whose keys are names that the user chooses.
-fn named(source: &Source, tree: &Tree, what: &str) -> Result<Vec<(Key, Tree)>, Diagnostic> {
-    let Value::Map(entries) = &tree.value else {
-        let message = format!("`{what}` should be a map of names, found {}", tree.value.describe());
-        return Err(source.error(tree.at, message));
-    };
-    for (key, _) in entries {
-        if !is_name(&key.name) {
-            let message = format!("`{}` is not a name: use letters, digits, `_` and `-`", key.name);
-            return Err(source.error(key.at, message));
+    /// Whether a value stands for itself, as those of parameters do: one that names another would be taken
+    /// for text.
+    fn without_parameters(&self, tree: &Tree) -> bool {
+        match &tree.value {
+            Value::Text(text)
+                if text.contains("${") || text.strip_prefix('$').is_some_and(super::params::is_path) =>
+            {
+                let message = "the value of a parameter cannot use another parameter";
+                self.errors.at::<()>(tree.at, message).is_some()
+            }
+            Value::List(items) => items.iter().all(|item| self.without_parameters(item)),
+            Value::Map(entries) => entries.iter().all(|(_, value)| self.without_parameters(value)),
+            _ => true,
         }
     }
-    Ok(entries.clone())
-}
 
-/// A map whose keys are the grammar's own.
-struct Fields<'a> {
-    source: &'a Source,
-    tree: &'a Tree,
-    what: &'static str,
-}
+    fn ablation(&self, (name, tree): (Key, Tree)) -> Ablation {
+        let params = match tree.value {
+            Value::Map(entries) => entries,
+            Value::Null => Vec::new(),
+            other => {
+                let message = format!(
+                    "ablation `{}` is a map from parameters to values, found {}",
+                    name.name,
+                    other.describe()
+                );
+                self.errors.at(tree.at, message).unwrap_or_default()
+            }
+        };
+        if name.name == "all" {
+            self.errors.at::<()>(name.at, "`all` stands for all ablations: choose another name");
+        }
+        let params = params.into_iter().filter(|(_, value)| self.without_parameters(value)).collect();
+        Ablation { name, params }
+    }
 
-impl<'a> Fields<'a> {
-    fn of(
-        source: &'a Source,
-        tree: &'a Tree,
-        what: &'static str,
-        known: &[&'static str],
-    ) -> Result<Fields<'a>, Diagnostic> {
+    fn limit(&self, (key, tree): &(Key, Tree)) -> Option<(String, u32)> {
+        match super::policy::amount(tree) {
+            Some(amount) => Some((key.name.clone(), amount)),
+            None => self
+                .errors
+                .at(tree.at, format!("how much there is of `{}` is a whole number from 0", key.name)),
+        }
+    }
+
+    fn items(&self, tree: &Tree) -> Vec<Item> {
+        let entries = self.named(tree, "stages");
+        if matches!(&tree.value, Value::Map(entries) if entries.is_empty()) {
+            self.errors.at::<()>(tree.at, "`stages` is empty: nothing to run");
+        }
+        entries.into_iter().map(|(key, tree)| self.item(key, tree)).collect()
+    }
+
+    fn item(&self, name: Key, tree: Tree) -> Item {
         let Value::Map(entries) = &tree.value else {
-            let message = format!("expected {what}: a map with {}", known.join(", "));
-            return Err(source.error(tree.at, message));
+            let message = format!(
+                "stage `{}` should be a map with a `kind`, found {}",
+                name.name,
+                tree.value.describe()
+            );
+            self.errors.at::<()>(name.at, message);
+            return Item::Broken(name);
         };
-        match entries.iter().find(|(key, _)| !known.contains(&key.name.as_str())) {
-            None => Ok(Fields { source, tree, what }),
-            Some((key, _)) => Err(source
-                .error(key.at, format!("{what} has no key `{}`", key.name))
-                .suggest(&key.name, known.iter().copied())),
+        if tree.get("repeat").is_some() {
+            return self.repeat(name, &tree);
+        }
+        let kind = match tree.get("kind") {
+            Some(Tree { value: Value::Text(text), at }) => (text.clone(), *at),
+            Some(other) => {
+                let message = format!("`kind` is a name, found {}", other.value.describe());
+                self.errors.at::<()>(other.at, message);
+                return Item::Broken(name);
+            }
+            None => {
+                let message = format!("stage `{}` has no `kind` (a loop has `repeat`)", name.name);
+                let near = |(key, _): &(Key, Tree)| {
+                    Some((nearest(&key.name, &["kind", "repeat"])?, key.name.clone()))
+                };
+                let close = entries.iter().find_map(near);
+                let error = self.errors.source.error(name.at, message);
+                self.errors.add::<()>(match close {
+                    Some((meant, key)) => error.help(format!("did you mean `{meant}` instead of `{key}`?")),
+                    None => error.help("every stage says what it does, such as `kind: generate`"),
+                });
+                return Item::Broken(name);
+            }
+        };
+        let common = |key: &str| tree.get(key).cloned();
+        let (matrix, seed) = (common("matrix"), common("seed"));
+        let (resources, timeout, retry) = (common("resources"), common("timeout"), common("retry"));
+        let at = tree.at;
+        let Value::Map(mut entries) = tree.value else { return Item::Broken(name) };
+        entries.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
+        let body = Tree { value: Value::Map(entries), at };
+        Item::Stage(Box::new(StageSpec { name, kind, matrix, seed, resources, timeout, retry, body }))
+    }
+
+    fn repeat(&self, name: Key, tree: &Tree) -> Item {
+        self.known_keys(tree, "a loop", &["repeat", "keep", "carry", "stages", "next"]);
+        let optional = |key| tree.get(key).map(|tree| self.named(tree, key)).unwrap_or_default();
+        let stages = match tree.get("stages") {
+            Some(stages) => self.items(stages),
+            None => {
+                let message = format!("loop `{}` needs the key `stages`: what it repeats", name.name);
+                self.errors.at(name.at, message).unwrap_or_default()
+            }
+        };
+        let Some(repeat) = tree.get("repeat").cloned() else { return Item::Broken(name) };
+        let keep = tree.get("keep").cloned();
+        Item::Loop(LoopSpec { name, repeat, keep, carry: optional("carry"), stages, next: optional("next") })
+    }
+
+    /// The entries of a map whose keys are names that the user chooses.
+    fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
+        let Value::Map(entries) = &tree.value else {
+            let message = format!("`{what}` should be a map of names, found {}", tree.value.describe());
+            return self.errors.at(tree.at, message).unwrap_or_default();
+        };
+        for (key, _) in entries {
+            if !is_name(&key.name) {
+                let message =
+                    format!("`{}` is not a name: a letter, then letters, digits, `_` and `-`", key.name);
+                self.errors.at::<()>(key.at, message);
+            }
+        }
+        entries.clone()
+    }
+
+    /// Reports the keys of a map of the grammar's own that are not among the known ones.
+    fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
+        let Value::Map(entries) = &tree.value else { return };
+        for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
+            let error = self.errors.source.error(key.at, format!("{what} has no key `{}`", key.name));
+            self.errors.add::<()>(error.suggest(&key.name, known.iter().copied()));
         }
     }
 
-    fn get(&self, key: &str) -> Option<&'a Tree> {
-        self.tree.get(key)
-    }
-
-    fn required(&self, key: &str) -> Result<&'a Tree, Diagnostic> {
-        self.get(key)
-            .ok_or_else(|| self.source.error(self.tree.at, format!("{} needs the key `{key}`", self.what)))
+    /// The value of a key without which there is no pipeline. Not said again where it is merely misspelt.
+    fn required<'t>(&self, tree: &'t Tree, what: &str, key: &str) -> Option<&'t Tree> {
+        let Value::Map(entries) = &tree.value else {
+            let message = format!(
+                "expected {what}: a map with `pipeline` and `stages`, found {}",
+                tree.value.describe()
+            );
+            return self.errors.at(tree.at, message);
+        };
+        tree.get(key).or_else(|| {
+            if entries.iter().any(|(other, _)| nearest(&other.name, &[key]).is_some()) {
+                return None;
+            }
+            self.errors.at(tree.at, format!("{what} needs the key `{key}`"))
+        })
     }
 }

@@ -70,8 +70,8 @@ impl Output {
 pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
     const KIND: Kind;
 
-    /// What types cannot say about the parameters; the message says what was expected.
-    fn check(&self) -> Result<(), String> {
+    /// What types cannot say about the parameters.
+    fn check(&self) -> Result<(), CheckError> {
         Ok(())
     }
 
@@ -100,6 +100,33 @@ impl Transient {
     }
 }
 
+/// What is wrong with a stage's parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckError {
+    /// The key that it is about, such as `prompt` or `models.0.weight`; empty for the stage as a whole.
+    pub path: String,
+    /// What was expected. Where it begins with a key of the map at `path`, in backticks, it is shown there.
+    pub message: String,
+}
+
+impl CheckError {
+    pub fn at(path: impl Into<String>, message: impl ToString) -> CheckError {
+        CheckError { path: path.into(), message: message.to_string() }
+    }
+}
+
+impl From<String> for CheckError {
+    fn from(message: String) -> CheckError {
+        CheckError { path: String::new(), message }
+    }
+}
+
+impl From<&str> for CheckError {
+    fn from(message: &str) -> CheckError {
+        message.to_owned().into()
+    }
+}
+
 /// A decoded stage of any kind.
 pub trait AnyStage: Send + Sync {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
@@ -125,6 +152,8 @@ pub struct Decoded {
 pub struct DecodeError {
     pub path: Vec<String>,
     pub message: String,
+    /// Whether it is the stage's own [`Stage::check`] that says so, in its own words.
+    pub checked: bool,
 }
 
 type Decode = fn(Value) -> Result<Decoded, DecodeError>;
@@ -173,11 +202,19 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
             Segment::Enum { variant } => variant.clone(),
             Segment::Unknown => "?".to_owned(),
         };
-        DecodeError { path: error.path().iter().map(step).collect(), message: error.inner().to_string() }
+        let path = error.path().iter().map(step).collect();
+        DecodeError { path, message: error.inner().to_string(), checked: false }
     })?;
-    stage.check().map_err(|message| DecodeError { path: Vec::new(), message })?;
-    let params = serde_json::to_value(&stage)
-        .map_err(|error| DecodeError { path: Vec::new(), message: error.to_string() })?;
+    stage.check().map_err(|error| DecodeError {
+        path: error.path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect(),
+        message: error.message,
+        checked: true,
+    })?;
+    let params = serde_json::to_value(&stage).map_err(|error| DecodeError {
+        path: Vec::new(),
+        message: error.to_string(),
+        checked: false,
+    })?;
     let outputs = stage.outputs();
     Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params })
 }

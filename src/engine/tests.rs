@@ -1,4 +1,7 @@
-//! The engine with stages of its own: what runs, what is reused, what is kept.
+//! The engine with stages of its own: what runs, what is reused, what is kept. What a pipeline may say is in
+//! `grammar`.
+
+mod grammar;
 
 use std::fs;
 use std::path::Path;
@@ -137,10 +140,16 @@ impl Space {
     }
 
     fn load(&self, yaml: &str, settings: &[&str]) -> Result<Graph, Diagnostics> {
+        self.load_ablations(yaml, settings, &[])
+    }
+
+    fn load_ablations(&self, yaml: &str, set: &[&str], ablations: &[&str]) -> Result<Graph, Diagnostics> {
         let file = self.folder.path().join("p.yaml");
         fs::write(&file, yaml).unwrap();
-        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        load(&file, &LoadOptions { settings: &settings, ..LoadOptions::default() }, &registry())
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let (settings, ablations) = (owned(set), owned(ablations));
+        let options = LoadOptions { settings: &settings, ablations: &ablations, ..LoadOptions::default() };
+        load(&file, &options, &registry())
     }
 
     fn run(&self, yaml: &str, settings: &[&str]) -> Ran {
@@ -305,7 +314,7 @@ fn files_from_outside_count_by_content() {
     assert_eq!(space.run(&yaml, &[]).report.ran, 1);
     fs::remove_file(&path).unwrap();
     assert!(
-        space.error(&yaml, &[]).starts_with("p.yaml:3:28: there is no file "),
+        space.error(&yaml, &[]).starts_with("p.yaml:3:36: there is no file "),
         "{}",
         space.error(&yaml, &[])
     );
@@ -315,83 +324,4 @@ fn files_from_outside_count_by_content() {
 fn a_cache_on_a_path_that_cannot_be_made_says_so() {
     let error = Store::open(Path::new("/dev/null/cache")).err().unwrap().to_string();
     assert!(error.starts_with("cannot create the cache folder /dev/null/cache: "), "{error}");
-}
-
-/// Errors of a pipeline, word for word.
-#[test]
-fn errors_name_the_place_and_the_remedy() {
-    let space = Space::new();
-    let stages = |text: &str| format!("pipeline: test\nparams: {{ word: x }}\nstages:\n{text}");
-    let cases: &[(&str, &str)] = &[
-        (
-            "  a: { kind: say, txt: x }\n",
-            "p.yaml:4:19: stage `a` (kind say) has no key `txt`\n  |\n4 |   a: { kind: say, txt: x }\n  |                   ^^^\n  help: did you mean `text`?",
-        ),
-        (
-            "  a: { kind: sya, text: x }\n",
-            "p.yaml:4:14: there is no stage kind `sya`\n  |\n4 |   a: { kind: sya, text: x }\n  |              ^^^\n  help: did you mean `say`?",
-        ),
-        (
-            "  a: { kind: say }\n",
-            "p.yaml:4:3: stage `a` (kind say) needs the key `text`\n  |\n4 |   a: { kind: say }\n  |   ^",
-        ),
-        (
-            "  a: { kind: say, text: $wrod }\n",
-            "p.yaml:4:25: there is no parameter `wrod`\n  |\n4 |   a: { kind: say, text: $wrod }\n  |                         ^^^^^\n  help: did you mean `word`?",
-        ),
-        (
-            "  a: { kind: say, text: 3 }\n",
-            "p.yaml:4:25: `text`: invalid type: integer `3`, expected a string\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^",
-        ),
-        (
-            "  speak: { kind: say, text: x }\n  b: { kind: join, parts: [speek] }\n",
-            "p.yaml:5:28: there is no stage or carried value `speek`\n  |\n5 |   b: { kind: join, parts: [speek] }\n  |                            ^^^^^\n  help: did you mean `speak`?",
-        ),
-        (
-            "  a: { kind: say, text: x }\n  b: { kind: join, parts: [a.uot] }\n",
-            "p.yaml:5:28: `a` (kind say) has no output `uot`\n  |\n5 |   b: { kind: join, parts: [a.uot] }\n  |                            ^^^^^\n  help: did you mean `out`?",
-        ),
-        (
-            "  a: { kind: say, text: x }\n  b: { kind: double, number: a }\n",
-            "p.yaml:5:30: `number` takes number, but `a` is of type text\n  |\n5 |   b: { kind: double, number: a }\n  |                              ^",
-        ),
-        (
-            "  a: { kind: join, parts: [c] }\n  b: { kind: join, parts: [a] }\n  c: { kind: join, parts: [b] }\n",
-            "p.yaml:5:28: a cycle: a → c → b → a\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: a stage cannot use what comes after it; carry a value through `repeat` instead",
-        ),
-        (
-            "  a: { kind: say, text: x, matrix: { v: [p, q] } }\n  b: { kind: join, parts: [a] }\n",
-            "p.yaml:5:28: `a` does not name a variant\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: `a` has the variants p, q: write a[p]",
-        ),
-        (
-            "  a: { kind: say, text: x }\n  l:\n    repeat: 2\n    carry: { t: a }\n    stages: { m: { kind: join, parts: [t] } }\n    nxt: { t: m }\n",
-            "p.yaml:9:5: a loop has no key `nxt`\n  |\n9 |     nxt: { t: m }\n  |     ^^^\n  help: did you mean `next`?",
-        ),
-        (
-            "  a: { kind: say, text: x }\n  l:\n    repeat: 2\n    carry: { t: a }\n    stages: { m: { kind: join, parts: [t] } }\n    next: { t: m.length }\n",
-            "p.yaml:9:16: `t` carries text, but this is of type number\n  |\n9 |     next: { t: m.length }\n  |                ^^^^^^^^",
-        ),
-    ];
-    for (text, expected) in cases {
-        assert_eq!(space.error(&stages(text), &[]), *expected);
-    }
-    let good = stages("  a: { kind: say, text: $word }\n");
-    assert_eq!(
-        space.error(&good, &["wrd=y"]),
-        "p.yaml: --set wrd=y: the pipeline has no parameter `wrd`\n  help: did you mean `word`?"
-    );
-    assert_eq!(space.error(&good, &["word=3"]), "p.yaml: --set word=3: expected text, found a whole number");
-    assert_eq!(
-        space.error("pipelin: x\nstages: {}\n", &[]),
-        "p.yaml:1:1: a pipeline has no key `pipelin`\n  |\n1 | pipelin: x\n  | ^^^^^^^\n  help: did you mean `pipeline`?"
-    );
-}
-
-#[test]
-fn a_huge_file_is_refused_unread() {
-    let space = Space::new();
-    let path = space.folder.path().join("huge.yaml");
-    fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
-    let error = load(&path, &LoadOptions::default(), &registry()).err().unwrap().to_string();
-    assert!(error.contains("a pipeline file of 100 MiB is refused: the limit is 1 MiB"), "{error}");
 }

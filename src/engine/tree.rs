@@ -5,7 +5,12 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::source::{At, Diagnostic, Source};
+use super::diagnostic::Diagnostic;
+use super::source::{At, Source};
+use super::syntax;
+
+/// Maps and lists within each other: enough for twenty loops, little enough for any stack.
+const MOST_NESTED: usize = 48;
 
 /// A YAML value and its place.
 #[derive(Clone, Debug)]
@@ -16,6 +21,8 @@ pub struct Tree {
 
 #[derive(Clone, Debug)]
 pub enum Value {
+    /// In the place of what is wrong and was reported: whatever uses it is passed over.
+    Broken,
     Null,
     Bool(bool),
     Int(i64),
@@ -37,26 +44,28 @@ impl Tree {
     /// Parses a whole document. Syntax errors, duplicate keys and alias bombs are diagnosed with their place.
     pub fn parse(source: &Source) -> Result<Tree, Diagnostic> {
         let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(&source.text, options());
-        parsed.map(Tree::from).map_err(|error| {
-            let text = error.render();
-            let message = text.split("\n").next().unwrap_or_default().to_owned();
-            let Some(location) = error.location() else { return Diagnostic::of_file(&source.path, message) };
-            let at = place(location);
-            let message = message.replace(&format!(" at line {}, column {}", at.line, at.column), "");
-            let diagnostic = source.error(At { length: 1, ..at }, format!("not valid YAML: {message}"));
-            let line = source.text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
-            let above = source.text.lines().nth(at.line.saturating_sub(2)).unwrap_or("");
-            if [line, above].iter().any(|line| line.contains("${") || (line.contains('{') && line.contains('['))) {
-                return diagnostic
-                    .help("inside { … } and [ … ] quote what holds braces or brackets: \"others[b].model\", \"${name}\"");
-            }
-            diagnostic
-        })
+        parsed.map(Tree::from).map_err(|error| syntax::syntax_error(source, &error))
     }
 
-    /// Parses the value of a `--set name=value`.
-    pub fn parse_value(text: &str) -> Result<Value, String> {
-        serde_saphyr::from_str_with_options(text, options()).map_err(|error| error.render())
+    /// Parses the value of a `--set name=value`; its places mean nothing.
+    pub fn parse_value(text: &str) -> Result<Tree, String> {
+        let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(text, options());
+        parsed.map(Tree::from).map_err(|error| syntax::plain(&error).0)
+    }
+
+    /// The same with every place in it `at`.
+    pub fn moved_to(self, at: At) -> Tree {
+        let value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(|item| item.moved_to(at)).collect()),
+            Value::Map(entries) => Value::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (Key { name: key.name, at }, value.moved_to(at)))
+                    .collect(),
+            ),
+            other => other,
+        };
+        Tree { value, at }
     }
 
     /// The value under a key, where this is a map that has it.
@@ -76,7 +85,7 @@ impl Value {
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match self {
-            Value::Null => Json::Null,
+            Value::Broken | Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
             Value::Int(value) => Json::from(*value),
             Value::Float(value) => Json::from(*value),
@@ -88,10 +97,18 @@ impl Value {
         }
     }
 
+    /// As it stands inside text: text as it is, all else as JSON.
+    pub fn to_text(&self) -> String {
+        match self {
+            Value::Text(text) => text.clone(),
+            other => other.to_json().to_string(),
+        }
+    }
+
     /// What this is, for messages: "text", "a list".
     pub fn describe(&self) -> &'static str {
         match self {
-            Value::Null => "nothing",
+            Value::Broken | Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
             Value::Float(_) => "a number",
@@ -107,6 +124,9 @@ fn options() -> serde_saphyr::Options {
     options.with_snippet = false;
     options.strict_booleans = true;
     options.alias_limits.max_total_replayed_events = 10_000;
+    let mut budget = serde_saphyr::Budget::default();
+    budget.max_depth = MOST_NESTED;
+    options.budget = Some(budget);
     options
 }
 
@@ -199,7 +219,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Tree, Diagnostic> {
-        Tree::parse(&Source { path: "p.yaml".into(), text: text.into() })
+        Tree::parse(&Source::new("p.yaml".into(), text.into()))
     }
 
     #[test]

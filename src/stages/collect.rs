@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, Responses};
 use crate::data::{self, PairRow, ResponseRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ impl Stage for Collect {
     const KIND: Kind =
         Kind { name: "collect", version: 1, outputs: &[Output::new("pairs", "pairs")], numerics: false };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Player, Seeds, World};
 use crate::data::{self, AttackRow, MetricRow, PairRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Prompt, Role, label};
 use crate::rollout::Sampling;
 
@@ -60,11 +60,11 @@ impl Stage for Evaluate {
         numerics: true,
     };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
             return Err("`group` is at least 1".into());
         }
-        self.sampling.check()
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

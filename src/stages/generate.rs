@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Player, Seeds};
 use crate::data::{self, AttackRow, Sample, SeedRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
 use crate::rollout::Sampling;
 
@@ -53,12 +53,14 @@ impl Stage for Generate {
     const KIND: Kind =
         Kind { name: "generate", version: 2, outputs: &[Output::new("attacks", "attacks")], numerics: true };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 || self.group == 0 {
             return Err("`prompts` and `group` are at least 1".into());
         }
-        self.sampling.check()?;
-        Prompt::asked(Role::Attacker, &self.prompt, self.chat).map(|_| ()).map_err(|error| error.to_string())
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
+        Prompt::asked(Role::Attacker, &self.prompt, self.chat)
+            .map(|_| ())
+            .map_err(|error| CheckError::at("prompt", error))
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Judgeable, Model, Player};
 use crate::data::{self, JudgedRow, VerdictRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Class, Prompt, Role, label};
 use crate::rollout::Sampling;
 
@@ -44,12 +44,14 @@ impl Stage for Judge {
     const KIND: Kind =
         Kind { name: "judge", version: 2, outputs: &[Output::new("verdicts", "verdicts")], numerics: true };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
             return Err("`group` is at least 1".into());
         }
-        self.sampling.check()?;
-        Prompt::asked(Role::Evaluator, &self.prompt, self.chat).map(|_| ()).map_err(|error| error.to_string())
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
+        Prompt::asked(Role::Evaluator, &self.prompt, self.chat)
+            .map(|_| ())
+            .map_err(|error| CheckError::at("prompt", error))
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards, SuccessPool};
 use crate::data::{self, PoolRow, RewardRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Eviction};
 
 #[derive(Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Stage for Pool {
     const KIND: Kind =
         Kind { name: "pool", version: 2, outputs: &[Output::new("pool", "pool")], numerics: true };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
     }
 

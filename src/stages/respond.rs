@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Player};
 use crate::data::{self, AttackRow, ResponseRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
 use crate::rollout::Sampling;
 
@@ -80,22 +80,27 @@ impl Stage for Respond {
         numerics: true,
     };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {
             return Err("needs at least one model, and `group` of at least 1".into());
         }
         for (index, defense) in self.models.iter().enumerate() {
             if self.models[..index].iter().any(|other| other.name == defense.name) {
-                return Err(format!("two models are called `{}`: give each a `name`", defense.name));
+                let message = format!("two models are called `{}`: give each a `name`", defense.name);
+                return Err(CheckError::at(format!("models.{index}"), message));
             }
         }
-        if self.models.iter().any(|defense| !(0.0..f64::INFINITY).contains(&defense.weight))
-            || self.models.iter().all(|defense| defense.weight == 0.0)
-        {
-            return Err("a model's `weight` is at least 0, and one is above".into());
+        let wrong = |defense: &Defense| !(0.0..f64::INFINITY).contains(&defense.weight);
+        if let Some(index) = self.models.iter().position(wrong) {
+            return Err(CheckError::at(format!("models.{index}.weight"), "a model's `weight` is at least 0"));
         }
-        self.sampling.check()?;
-        Prompt::parse(Role::Defender, &self.prompt).map(|_| ()).map_err(|error| error.to_string())
+        if self.models.iter().all(|defense| defense.weight == 0.0) {
+            return Err(CheckError::at("models", "of the models' weights one is above 0"));
+        }
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
+        Prompt::parse(Role::Defender, &self.prompt)
+            .map(|_| ())
+            .map_err(|error| CheckError::at("prompt", error))
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

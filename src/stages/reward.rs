@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
 use crate::data::{self, AttackRow, LabelRow, Origin, PoolRow, ResponseRow, RewardRow, Sample, VerdictRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, AttackerReward, Class, DefenderReward, Role};
 use crate::grpo::{self, ScaleRewards};
 
@@ -62,12 +62,14 @@ impl Stage for Reward {
     const KIND: Kind =
         Kind { name: "reward", version: 2, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         match &self.rule {
-            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => Err(
-                "the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })"
-                    .into(),
-            ),
+            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => {
+                Err(CheckError::at(
+                    "rule.attacker",
+                    "the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })",
+                ))
+            }
             _ => Ok(()),
         }
     }

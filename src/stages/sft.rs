@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
 use crate::data::{self, MetricRow, SftRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::grpo::{SupervisedConfig, supervised_step};
 use crate::model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
@@ -70,17 +70,17 @@ impl Stage for Sft {
         numerics: true,
     };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         match (&self.model, &self.init, &self.tokenizer) {
             (Some(_), None, None) => {}
-            (None, Some(init), Some(_)) => init.check()?,
+            (None, Some(init), Some(_)) => init.check().map_err(|message| CheckError::at("init", message))?,
             _ => return Err("needs either `model`, or `init` and `tokenizer` for a new one".into()),
         }
         if let Some(lora) = &self.lora {
             if self.model.is_none() {
                 return Err("`lora` adapts a `model` that is there".into());
             }
-            lora.check()?;
+            lora.check().map_err(|message| CheckError::at("lora", message))?;
         }
         let above_0 = |value: f64| value > 0.0 && value.is_finite();
         if self.steps == 0 || self.batch == 0 || self.micro_batch == 0 {
@@ -89,7 +89,7 @@ impl Stage for Sft {
         if !above_0(self.lr) || !above_0(self.max_grad_norm) {
             return Err("`lr` and `max_grad_norm` are above 0".into());
         }
-        self.optimizer.check()
+        Ok(self.optimizer.check()?)
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

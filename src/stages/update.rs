@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards};
 use crate::data::{self, MetricRow, Position, RewardRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::grpo::{self, GrpoConfig, StepReport, grpo_step};
 use crate::model::LoraConfig;
 use crate::optim::AdamW;
@@ -44,15 +44,18 @@ impl Stage for Update {
         numerics: true,
     };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         let Algorithm::Grpo(config) = &self.algorithm;
         if config.kl > 0.0 && self.reference.is_none() && self.lora.is_none() {
             return Err(
                 "a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)".into()
             );
         }
-        self.lora.as_ref().map_or(Ok(()), LoraConfig::check)?;
-        config.check()
+        self.lora
+            .as_ref()
+            .map_or(Ok(()), LoraConfig::check)
+            .map_err(|message| CheckError::at("lora", message))?;
+        config.check().map_err(|message| CheckError::at("algorithm.grpo", message))
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, World};
 use crate::data::{self, LabelRow, PairRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, label};
 use crate::store::Seed;
 
@@ -25,7 +25,7 @@ impl Stage for Vote {
     const KIND: Kind =
         Kind { name: "vote", version: 1, outputs: &[Output::new("labels", "labels")], numerics: false };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 { Err("`prompts` is at least 1".into()) } else { Ok(()) }
     }
 

@@ -8,3 +8,4 @@ mod models;
 mod parity;
 mod run;
 mod space;
+mod wrong;

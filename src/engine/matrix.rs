@@ -1,0 +1,296 @@
+//! The combinations of a stage's `matrix`.
+//!
+//! An axis is a list of values, or a map from labels to values. `exclude` takes combinations away: each of its
+//! maps removes all that have the values it names. `include` adds: a map whose values for axes are those of
+//! combinations that are there gives these its other keys as parameters (one that names no axis gives them to
+//! all); any other map is a combination of its own and has a value for every axis.
+
+use std::collections::{HashMap, HashSet};
+
+use super::diagnostic::{Errors, listed, suggestion};
+use super::source::At;
+use super::tree::{Key, Tree, Value};
+
+/// More combinations than this are a slip of the pen.
+const MOST: usize = 1_000_000;
+
+/// Combinations times maps of `include` or `exclude`: beyond, it would take long.
+const MOST_COMPARED: usize = 100_000_000;
+
+/// One variant of a stage: its label and the parameters that it adds.
+pub struct Combination<'m> {
+    pub label: String,
+    pub params: Vec<(&'m str, &'m Tree)>,
+}
+
+struct Axis<'m> {
+    name: &'m str,
+    values: Vec<(String, &'m Tree)>,
+    /// The index of a value by its label and by its JSON.
+    index: HashMap<String, usize>,
+}
+
+impl Axis<'_> {
+    fn position(&self, given: &Tree) -> Option<usize> {
+        let found = self.index.get(&given.to_json().to_string());
+        found.or_else(|| self.index.get(&given.value.to_text())).copied()
+    }
+}
+
+/// The combinations in order, the last axis running fastest. `None` where something was wrong.
+pub fn combinations<'m>(errors: &Errors, tree: &'m Tree) -> Option<Vec<Combination<'m>>> {
+    let Value::Map(entries) = &tree.value else {
+        let message =
+            format!("`matrix` is a map from names to lists of values, found {}", tree.value.describe());
+        return errors.at(tree.at, message);
+    };
+    let is_axis = |(key, _): &&(Key, Tree)| !["include", "exclude"].contains(&key.name.as_str());
+    let axes: Vec<Option<Axis>> =
+        entries.iter().filter(is_axis).map(|(key, tree)| axis(errors, key, tree)).collect();
+    let axes: Vec<Axis> = axes.into_iter().collect::<Option<_>>()?;
+    if axes.is_empty() {
+        return errors.at(tree.at, "`matrix` needs at least one name with a list of values");
+    }
+    let count = axes.iter().try_fold(1_usize, |count, axis| count.checked_mul(axis.values.len()));
+    if count.is_none_or(|count| count > MOST) {
+        let count = count.map_or("far too many".to_owned(), |count| count.to_string());
+        return errors.at(tree.at, format!("this matrix makes {count} combinations; the limit is {MOST}"));
+    }
+    let mut found = product(&axes);
+    if let Some(list) = tree.get("exclude") {
+        exclude(errors, &axes, list, &mut found)?;
+    }
+    if let Some(list) = tree.get("include") {
+        include(errors, &axes, list, &mut found)?;
+    }
+    if found.is_empty() {
+        return errors.at(tree.at, "this matrix excludes all of its combinations");
+    }
+    Some(found)
+}
+
+fn product<'m>(axes: &[Axis<'m>]) -> Vec<Combination<'m>> {
+    let mut all = vec![Combination { label: String::new(), params: Vec::new() }];
+    for (index, axis) in axes.iter().enumerate() {
+        let longer = |combination: &Combination<'m>| {
+            let comma = if index == 0 { "" } else { "," };
+            let (before, params) = (combination.label.clone(), combination.params.clone());
+            axis.values
+                .iter()
+                .map(|(label, value)| {
+                    let mut params = params.clone();
+                    params.push((axis.name, *value));
+                    Combination { label: format!("{before}{comma}{label}"), params }
+                })
+                .collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    all
+}
+
+fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
+    let name = key.name.as_str();
+    if !super::reference::is_name(name) {
+        return errors
+            .at(key.at, format!("`{name}` is not a name: a letter, then letters, digits, `_` and `-`"));
+    }
+    let values: Vec<Option<(String, &Tree)>> = match &tree.value {
+        Value::List(items) => items.iter().map(|item| Some((label(errors, item)?, item))).collect(),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, value)| Some((well_formed(errors, key.name.clone(), key.at)?, value)))
+            .collect(),
+        other => {
+            let message = format!(
+                "matrix axis `{name}` is a list of values, or a map from labels to values, found {}",
+                other.describe()
+            );
+            return errors.at(tree.at, message);
+        }
+    };
+    let values: Vec<(String, &Tree)> = values.into_iter().collect::<Option<_>>()?;
+    if values.is_empty() {
+        return errors.at(tree.at, format!("matrix axis `{name}` needs at least one value"));
+    }
+    let mut seen = HashSet::new();
+    for (label, value) in &values {
+        if !seen.insert(label.as_str()) {
+            return errors.at(value.at, format!("matrix axis `{name}` has the value `{label}` twice"));
+        }
+    }
+    let mut index: HashMap<String, usize> =
+        values.iter().enumerate().map(|(at, (label, _))| (label.clone(), at)).collect();
+    for (at, (_, value)) in values.iter().enumerate() {
+        index.entry(value.to_json().to_string()).or_insert(at);
+    }
+    Some(Axis { name, values, index })
+}
+
+/// What a value is called in the names of variants.
+fn label(errors: &Errors, tree: &Tree) -> Option<String> {
+    let label = match &tree.value {
+        Value::Map(_) => match tree.get("name").map(|name| &name.value) {
+            Some(Value::Text(name)) => name.clone(),
+            _ => {
+                let error = errors.source.error(tree.at, "a map in a matrix needs a `name`, its label");
+                let help = "or write the axis as a map from labels to values: { small: { hidden: 32 }, … }";
+                return errors.add(error.help(help));
+            }
+        },
+        Value::List(items) => {
+            let labels: Option<Vec<String>> = items.iter().map(|item| label(errors, item)).collect();
+            labels?.join("-")
+        }
+        other => other.to_text(),
+    };
+    well_formed(errors, label, tree.at)
+}
+
+fn well_formed(errors: &Errors, label: String, at: At) -> Option<String> {
+    if label.is_empty() || label.contains(['[', ']', '*']) || label.chars().any(char::is_control) {
+        let error =
+            errors.source.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
+        return errors.add(error.help("give the value a label of its own: { label: value, … }"));
+    }
+    // As references are read: without spaces around commas.
+    Some(label.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+}
+
+/// A map of `include` or `exclude`, and what is in it.
+type Entries<'m> = (&'m Tree, &'m [(Key, Tree)]);
+
+/// The maps of `include` or `exclude`.
+fn maps<'m>(errors: &Errors, tree: &'m Tree, what: &str, combinations: usize) -> Option<Vec<Entries<'m>>> {
+    let Value::List(items) = &tree.value else {
+        let message = format!("`{what}` is a list of maps, found {}", tree.value.describe());
+        return errors.at(tree.at, message);
+    };
+    if items.len().saturating_mul(combinations) > MOST_COMPARED {
+        return errors
+            .at(tree.at, format!("{} maps are too many for {combinations} combinations", items.len()));
+    }
+    items
+        .iter()
+        .map(|item| match &item.value {
+            Value::Map(entries) if !entries.is_empty() => Some((item, entries.as_slice())),
+            other => errors.at(item.at, format!("`{what}` is a list of maps, found {}", other.describe())),
+        })
+        .collect()
+}
+
+/// Whether a combination has these values of axes; axes by their index.
+fn has(combination: &Combination, axes: &[Axis], wanted: &[(usize, usize)]) -> bool {
+    wanted.iter().all(|&(axis, value)| {
+        let (name, given) = combination.params[axis];
+        name == axes[axis].name && std::ptr::eq(given, axes[axis].values[value].1)
+    })
+}
+
+fn exclude(errors: &Errors, axes: &[Axis], list: &Tree, found: &mut Vec<Combination>) -> Option<()> {
+    for (item, entries) in maps(errors, list, "exclude", found.len())? {
+        let mut wanted = Vec::new();
+        for (key, value) in entries {
+            let Some(index) = axes.iter().position(|axis| axis.name == key.name) else {
+                let error = errors.source.error(key.at, format!("this matrix has no axis `{}`", key.name));
+                return errors.add(error.suggest(&key.name, axes.iter().map(|axis| axis.name)));
+            };
+            let Some(at) = axes[index].position(value) else {
+                let message = format!("axis `{}` has no value `{}`", key.name, value.value.to_text());
+                let error = errors.source.error(value.at, message);
+                let labels: Vec<&str> = axes[index].values.iter().map(|(label, _)| label.as_str()).collect();
+                return errors.add(match &value.value {
+                    Value::Text(text) => error.suggest(text, labels),
+                    _ => error.help(format!("there are: {}", listed(&labels))),
+                });
+            };
+            wanted.push((index, at));
+        }
+        let before = found.len();
+        found.retain(|combination| !has(combination, axes, &wanted));
+        if found.len() == before {
+            return errors.at(item.at, "this excludes nothing: no combination that is left has these values");
+        }
+    }
+    Some(())
+}
+
+fn include<'m>(
+    errors: &Errors,
+    axes: &[Axis<'m>],
+    list: &'m Tree,
+    found: &mut Vec<Combination<'m>>,
+) -> Option<()> {
+    let mut labels: HashSet<String> = found.iter().map(|combination| combination.label.clone()).collect();
+    let product = found.len();
+    for (item, entries) in maps(errors, list, "include", found.len())? {
+        let value =
+            |axis: &Axis| entries.iter().find(|(key, _)| key.name == axis.name).map(|(_, value)| value);
+        let given: Vec<(usize, &Tree)> =
+            axes.iter().enumerate().filter_map(|(index, axis)| Some((index, value(axis)?))).collect();
+        let more: Vec<(&'m str, &'m Tree)> = entries
+            .iter()
+            .filter(|(key, _)| axes.iter().all(|axis| axis.name != key.name))
+            .map(|(key, value)| (key.name.as_str(), value))
+            .collect();
+        let wanted: Option<Vec<(usize, usize)>> =
+            given.iter().map(|&(index, value)| Some((index, axes[index].position(value)?))).collect();
+        let mut matched = 0;
+        if let Some(wanted) = wanted {
+            for combination in found[..product].iter_mut().filter(|one| has(one, axes, &wanted)) {
+                combination.params.extend(&more);
+                matched += 1;
+            }
+        }
+        if matched > 0 && more.is_empty() {
+            return errors.at(item.at, "this includes nothing: the combination is there already");
+        }
+        if matched == 0 {
+            let combination = of_its_own(errors, axes, item, &given, &more)?;
+            if !labels.insert(combination.label.clone()) {
+                return errors.at(item.at, format!("there are two combinations `{}`", combination.label));
+            }
+            found.push(combination);
+        }
+    }
+    Some(())
+}
+
+fn of_its_own<'m>(
+    errors: &Errors,
+    axes: &[Axis<'m>],
+    item: &Tree,
+    given: &[(usize, &'m Tree)],
+    more: &[(&'m str, &'m Tree)],
+) -> Option<Combination<'m>> {
+    if let Some((_, missing)) =
+        axes.iter().enumerate().find(|(index, _)| given.iter().all(|(other, _)| other != index))
+    {
+        let message =
+            format!("a combination of its own has a value for every axis: `{}` is missing", missing.name);
+        let keys = more
+            .iter()
+            .find_map(|(key, _)| suggestion(key, [missing.name]).filter(|text| text.starts_with("did")));
+        let error = errors.source.error(item.at, message);
+        return errors.add(match keys {
+            Some(help) => error.help(help),
+            None => error,
+        });
+    }
+    let (mut labels, mut params) = (Vec::new(), Vec::new());
+    for &(index, value) in given {
+        let known = axes[index].position(value).map(|at| &axes[index].values[at]);
+        match known {
+            Some((known, value)) => {
+                labels.push(known.clone());
+                params.push((axes[index].name, *value));
+            }
+            None => {
+                labels.push(label(errors, value)?);
+                params.push((axes[index].name, value));
+            }
+        }
+    }
+    params.extend(more);
+    Some(Combination { label: labels.join(","), params })
+}

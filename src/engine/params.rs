@@ -1,0 +1,299 @@
+//! Parameters: their values after `--set` and ablations, and `$name` in the text of a stage.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::decode::Labels;
+use super::diagnostic::{Diagnostic, Errors, suggestion};
+use super::reference::{Reference, is_name};
+use super::source::At;
+use super::spec::Ablation;
+use super::tree::{Key, Tree, Value};
+
+/// Values by name.
+pub type Params = BTreeMap<String, Tree>;
+
+/// What all stages together may come to once their parameters are put in, in bytes: beyond is a slip.
+const MOST_WRITTEN: usize = 256 << 20;
+
+/// Why a value cannot stand in for the declared one.
+struct Misfit {
+    at: At,
+    message: String,
+    help: Option<String>,
+}
+
+/// Puts the values of an ablation in the place of the declared ones.
+pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
+    for (key, value) in &ablation.params {
+        if let Err(misfit) = assign(params, key, value) {
+            let error = errors.source.error(misfit.at, misfit.message);
+            errors.add::<()>(match misfit.help {
+                Some(help) => error.help(help),
+                None => error,
+            });
+        }
+    }
+}
+
+/// Puts the values of the command line's `--set name=value` in the place of the declared ones.
+pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
+    for setting in settings {
+        let fail = |message: String, help: Option<String>| {
+            let error = Diagnostic::of_file(&errors.source.path, format!("--set {setting}: {message}"));
+            errors.add::<()>(match help {
+                Some(help) => error.help(help),
+                None => error,
+            });
+        };
+        let Some((name, text)) = setting.split_once('=') else {
+            fail("expected name=value".into(), None);
+            continue;
+        };
+        let declared = params.get(name.split('.').next().unwrap_or(name));
+        let at = declared.map_or(At::default(), |tree| tree.at);
+        match Tree::parse_value(text) {
+            Err(message) => fail(format!("not a YAML value: {message}"), None),
+            Ok(value) => {
+                let key = Key { name: name.into(), at };
+                if let Err(misfit) = assign(params, &key, &value.moved_to(at)) {
+                    fail(misfit.message, misfit.help);
+                }
+            }
+        }
+    }
+}
+
+/// Puts a value in the place of the declared one at a dotted path.
+fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
+    let mut steps = path.name.split('.');
+    let first = steps.next().unwrap_or_default();
+    let names: Vec<&str> = params.keys().map(String::as_str).collect();
+    let unknown = || Misfit {
+        at: path.at,
+        message: format!("the pipeline has no parameter `{first}`"),
+        help: suggestion(first, names),
+    };
+    if !params.contains_key(first) {
+        return Err(unknown());
+    }
+    let Some(mut place) = params.get_mut(first) else { return Ok(()) };
+    let mut walked = first.to_owned();
+    for step in steps {
+        let found = place.value.describe();
+        let Value::Map(entries) = &mut place.value else {
+            let message = format!("`{walked}` is {found}, not a map");
+            return Err(Misfit { at: path.at, message, help: None });
+        };
+        let index = entry(entries, step, &walked, path.at)?;
+        place = &mut entries[index].1;
+        walked = format!("{walked}.{step}");
+    }
+    let fitted = fit(place, value, &walked)?;
+    if first == "seed" && !matches!(fitted.value, Value::Int(0..)) {
+        let message = "`seed` is a whole number from 0".to_owned();
+        return Err(Misfit { at: value.at, message, help: None });
+    }
+    *place = fitted;
+    Ok(())
+}
+
+fn entry(entries: &[(Key, Tree)], name: &str, walked: &str, at: At) -> Result<usize, Misfit> {
+    entries.iter().position(|(key, _)| key.name == name).ok_or_else(|| Misfit {
+        at,
+        message: format!("the parameter `{walked}` has no key `{name}`"),
+        help: suggestion(name, entries.iter().map(|(key, _)| key.name.as_str())),
+    })
+}
+
+/// The value in the type of the declared one: whole and other numbers are the same type, a map may leave keys
+/// out, and what was declared as nothing, or as a map without keys, may become anything, or any map.
+fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
+    let fitted = match (&declared.value, &value.value) {
+        (Value::Float(_), Value::Int(whole)) => Value::Float(*whole as f64),
+        (Value::Map(entries), Value::Map(changes)) if !entries.is_empty() => {
+            let mut entries = entries.clone();
+            for (key, change) in changes {
+                let index = entry(&entries, &key.name, walked, key.at)?;
+                entries[index].1 = fit(&entries[index].1, change, &format!("{walked}.{}", key.name))?;
+            }
+            Value::Map(entries)
+        }
+        (Value::Null | Value::Broken, other) | (Value::Int(_), other @ Value::Float(_)) => other.clone(),
+        (declared, other) if declared.describe() == other.describe() => other.clone(),
+        (declared, other) => {
+            let message = format!("`{walked}` is {}, found {}", declared.describe(), other.describe());
+            let quote = matches!(declared, Value::Text(_))
+                && matches!(other, Value::Int(_) | Value::Float(_) | Value::Bool(_));
+            let help = quote.then(|| format!("quotes make it text: '\"{}\"'", other.to_text()));
+            return Err(Misfit { at: value.at, message, help });
+        }
+    };
+    Ok(Tree { value: fitted, at: value.at })
+}
+
+/// Whether this is `name` or `name.key.key`.
+pub fn is_path(text: &str) -> bool {
+    let mut steps = text.split('.');
+    steps.next().is_some_and(is_name)
+        && steps.all(|step| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)))
+}
+
+/// Puts parameters into what was typed.
+pub struct Substitution<'a> {
+    pub errors: &'a Errors<'a>,
+    pub params: &'a Params,
+    /// Those of a combination of a matrix; they come before the pipeline's.
+    pub axes: &'a [(&'a str, &'a Tree)],
+    /// The variants of the stages in scope, for `stage[*]`.
+    pub labels: &'a Labels<'a>,
+    /// Bytes written so far, by all stages.
+    pub written: &'a Cell<usize>,
+}
+
+impl Substitution<'_> {
+    /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
+    /// `stage[*]` in a list by the variants. `None` where something was wrong, which is reported.
+    pub fn apply(&self, tree: &Tree) -> Option<Tree> {
+        let value = match &tree.value {
+            Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
+            Value::List(items) => {
+                let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
+                let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
+                Value::List(items.into_iter().flat_map(|item| self.variants(item)).collect())
+            }
+            Value::Map(entries) => {
+                let entries: Vec<Option<(Key, Tree)>> =
+                    entries.iter().map(|(key, value)| Some((key.clone(), self.apply(value)?))).collect();
+                Value::Map(entries.into_iter().collect::<Option<_>>()?)
+            }
+            other => other.clone(),
+        };
+        self.count(&value, tree.at)?;
+        Some(Tree { value, at: tree.at })
+    }
+
+    fn count(&self, value: &Value, at: At) -> Option<()> {
+        let bytes = std::mem::size_of::<Tree>() + if let Value::Text(text) = value { text.len() } else { 0 };
+        let before = self.written.replace(self.written.get().saturating_add(bytes));
+        if before > MOST_WRITTEN {
+            return None;
+        }
+        if before.saturating_add(bytes) > MOST_WRITTEN {
+            let message = "with its parameters put in, the pipeline is larger than 256 MiB";
+            return self.errors.at(at, message);
+        }
+        Some(())
+    }
+
+    /// What an item of a list stands for: itself, or the variants that `stage[*].output` matches.
+    fn variants(&self, item: Tree) -> Vec<Tree> {
+        let Value::Text(text) = &item.value else { return vec![item] };
+        if !text.contains('*') {
+            return vec![item];
+        }
+        let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
+            return vec![item];
+        };
+        let output = output.map_or(String::new(), |output| format!(".{output}"));
+        let expanded: Vec<Tree> = self
+            .labels
+            .of(&name)
+            .filter(|label| matches(&pattern, label))
+            .map(|label| Tree { value: Value::Text(format!("{name}[{label}]{output}")), at: item.at })
+            .collect();
+        if expanded.is_empty() { vec![item] } else { expanded }
+    }
+
+    fn text(&self, text: &str, at: At) -> Option<Value> {
+        if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
+            let value = self.lookup(path, at)?;
+            self.count_all(value, at)?;
+            return Some(value.clone());
+        }
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some((before, after)) = rest.split_once("${") {
+            let Some((path, after)) = after.split_once('}') else {
+                return self.errors.at(at, "`${` without `}`");
+            };
+            out += before;
+            let text = self.lookup(path, at)?.to_text();
+            self.count(&Value::Text(text.clone()), at)?;
+            out += &text;
+            rest = after;
+        }
+        Some(Value::Text(out + rest))
+    }
+
+    fn count_all(&self, value: &Value, at: At) -> Option<()> {
+        match value {
+            Value::List(items) => items.iter().try_for_each(|item| self.count_all(&item.value, at)),
+            Value::Map(entries) => entries.iter().try_for_each(|(_, value)| self.count_all(&value.value, at)),
+            _ => self.count(value, at),
+        }
+    }
+
+    /// The value of `name` or `name.key.key`.
+    fn lookup(&self, path: &str, at: At) -> Option<&Value> {
+        let mut steps = path.split('.');
+        let name = steps.next().unwrap_or_default();
+        let axis = self.axes.iter().rev().find(|(axis, _)| *axis == name).map(|(_, tree)| *tree);
+        let Some(mut tree) = axis.or_else(|| self.params.get(name)) else {
+            let names = self.params.keys().map(String::as_str).chain(self.axes.iter().map(|(axis, _)| *axis));
+            let error = self.errors.source.error(at, format!("there is no parameter `{name}`"));
+            return self.errors.add(error.suggest(name, names));
+        };
+        let mut walked = name.to_owned();
+        for step in steps {
+            let Value::Map(entries) = &tree.value else {
+                let message = format!("`${walked}` is {}, not a map", tree.value.describe());
+                return self.errors.at(at, message);
+            };
+            let Some((_, inner)) = entries.iter().find(|(key, _)| key.name == step) else {
+                let message = format!("the parameter `{walked}` has no key `{step}`");
+                let names = entries.iter().map(|(key, _)| key.name.as_str());
+                return self.errors.add(self.errors.source.error(at, message).suggest(step, names));
+            };
+            tree = inner;
+            walked = format!("{walked}.{step}");
+        }
+        Some(&tree.value).filter(|value| !matches!(value, Value::Broken))
+    }
+}
+
+/// Whether a pattern such as `*` or `b,*` names a variant's label.
+fn matches(pattern: &str, label: &str) -> bool {
+    let alone = |(pattern, label): (&str, &str)| pattern == "*" || pattern == label;
+    pattern == "*"
+        || (pattern.split(',').count() == label.split(',').count()
+            && pattern.split(',').zip(label.split(',')).all(alone))
+}
+
+/// The parameters as a record of a run shows them.
+pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
+    params.iter().map(|(name, tree)| (name.clone(), tree.to_json())).collect()
+}
+
+/// The ablations asked for, each once, in the order asked for; `all` stands for those of the file.
+pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
+    let mut chosen: Vec<&Ablation> = Vec::new();
+    for name in asked {
+        let found: Vec<&Ablation> =
+            declared.iter().filter(|ablation| name == "all" || ablation.name.name == *name).collect();
+        if found.is_empty() {
+            let message = match declared {
+                [] => format!("--ablation {name}: the pipeline has no `ablations`"),
+                _ => format!("--ablation {name}: the pipeline has no ablation `{name}`"),
+            };
+            let error = Diagnostic::of_file(&errors.source.path, message);
+            let names = declared.iter().map(|ablation| ablation.name.name.as_str());
+            errors.add::<()>(error.suggest(name, names));
+        }
+        for ablation in found {
+            if !chosen.iter().any(|known| known.name.name == ablation.name.name) {
+                chosen.push(ablation);
+            }
+        }
+    }
+    chosen
+}

@@ -1,0 +1,147 @@
+//! How a stage is run: `resources`, `timeout` and `retry`, which every stage has. Nothing of it counts for
+//! the key.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::diagnostic::Errors;
+use super::graph::{Policy, Retry};
+use super::tree::{Tree, Value};
+
+/// Resources that every machine has, limited by the pipeline or not.
+const ALWAYS: [&str; 2] = ["cpu", "gpu"];
+
+/// An amount of a resource.
+pub fn amount(tree: &Tree) -> Option<u32> {
+    match tree.value {
+        Value::Int(amount) => u32::try_from(amount).ok(),
+        _ => None,
+    }
+}
+
+/// Reads the three keys, each as typed with its parameters put in. What is wrong is reported.
+pub fn read(
+    errors: &Errors,
+    limits: &BTreeMap<String, u32>,
+    [resources, timeout, retry]: [Option<&Tree>; 3],
+) -> Policy {
+    Policy {
+        resources: resources.map(|tree| read_resources(errors, limits, tree)).unwrap_or_default(),
+        timeout: timeout.and_then(|tree| duration(errors, tree, "timeout", 1)),
+        retry: retry.and_then(|tree| read_retry(errors, tree)).unwrap_or_default(),
+    }
+}
+
+fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) -> BTreeMap<String, u32> {
+    let Value::Map(entries) = &tree.value else {
+        let message = format!("`resources` is a map such as {{ gpu: 1 }}, found {}", tree.value.describe());
+        return errors.at(tree.at, message).unwrap_or_default();
+    };
+    let mut resources = BTreeMap::new();
+    for (key, tree) in entries {
+        let name = key.name.as_str();
+        let Some(amount) = amount(tree) else {
+            errors.at::<()>(tree.at, format!("how much a stage takes of `{name}` is a whole number from 0"));
+            continue;
+        };
+        match limits.get(name) {
+            Some(limit) if amount > *limit => {
+                let message = format!("the stage takes {amount} of `{name}`, but the pipeline has {limit}");
+                let error = errors.source.error(tree.at, message);
+                errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));
+            }
+            None if !ALWAYS.contains(&name) => {
+                let message = format!("the pipeline does not say how much there is of `{name}`");
+                let known: Vec<&str> = limits.keys().map(String::as_str).chain(ALWAYS).collect();
+                let help = match super::diagnostic::nearest(name, &known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("write resources: {{ {name}: N }} at the top level"),
+                };
+                errors.add::<()>(errors.source.error(key.at, message).help(help));
+            }
+            _ => {
+                resources.insert(key.name.clone(), amount);
+            }
+        }
+    }
+    resources
+}
+
+fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
+    let default = Retry::default();
+    let times = |tree: &Tree| match amount(tree) {
+        Some(times) => Some(times),
+        None => errors.at(tree.at, "how often to retry is a whole number from 0"),
+    };
+    match &tree.value {
+        Value::Int(_) => Some(Retry { times: times(tree)?, ..default }),
+        Value::Map(entries) => {
+            for (key, _) in entries.iter().filter(|(key, _)| !["times", "wait"].contains(&key.name.as_str()))
+            {
+                let error = errors.source.error(key.at, format!("`retry` has no key `{}`", key.name));
+                errors.add::<()>(error.suggest(&key.name, ["times", "wait"]));
+            }
+            Some(Retry {
+                times: tree.get("times").map_or(Some(default.times), times)?,
+                wait: tree
+                    .get("wait")
+                    .map_or(Some(default.wait), |tree| duration(errors, tree, "wait", 0))?,
+            })
+        }
+        other => errors.at(
+            tree.at,
+            format!(
+                "`retry` is a whole number or a map such as {{ times: 5, wait: 10s }}, found {}",
+                other.describe()
+            ),
+        ),
+    }
+}
+
+/// A length of time: `90s`, `1h 30m`, or a whole number of seconds.
+fn duration(errors: &Errors, tree: &Tree, key: &str, least: i64) -> Option<Duration> {
+    let read = match &tree.value {
+        Value::Int(seconds) => Some(*seconds),
+        Value::Text(text) => match text.parse::<jiff::SignedDuration>() {
+            Ok(length) if length.as_millis() >= i128::from(least) => {
+                return Some(length.unsigned_abs());
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    match read {
+        Some(seconds) if seconds >= least => Some(Duration::from_secs(seconds.unsigned_abs())),
+        _ => {
+            let least = if least > 0 { " above 0" } else { "" };
+            errors.at(
+                tree.at,
+                format!(
+                    "`{key}` is a length of time{least} such as 90s, 10m or 1h 30m, or a number of seconds"
+                ),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::Source;
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_people_write_them() {
+        let source = Source::new("p.yaml".into(), "t".into());
+        let seconds = |text: &str| {
+            let tree = Tree::parse_value(text).unwrap();
+            duration(&Errors::new(&source), &tree, "timeout", 1).map(|length| length.as_secs())
+        };
+        for (text, expected) in [("90s", 90), ("1h 30m", 5400), ("2 hours", 7200), ("PT5M", 300), ("45", 45)]
+        {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        for text in ["0", "-1", "-2h", "soon", "1.5", "", "[1]", "1d"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What names mean where they are used.
+//!
+//! A name stands for a place in the frame of its scope: the nodes of a scope in the order of its steps, and
+//! its carried values followed by what the loops in it come to. [`super::unroll`] fills frames round by round.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::diagnostic::{Errors, listed};
+use super::graph::Call;
+use super::reference::Reference;
+use super::source::At;
+use super::stage::{Kind, Output};
+
+/// A resolved source of an artifact. Scopes are counted from the outermost.
+#[derive(Clone, Copy, Debug)]
+pub enum Link {
+    Output {
+        scope: usize,
+        node: usize,
+        output: usize,
+    },
+    /// What a loop carries, within it or after it.
+    Carried {
+        scope: usize,
+        value: usize,
+    },
+    File(usize),
+    Variable(usize),
+}
+
+/// A type of artifact; unknown for files from outside.
+pub type Artifact = Option<Cow<'static, str>>;
+
+/// What a name means, and the type of artifact behind it.
+pub enum Binding<'a> {
+    /// Broken, or part of a cycle: reported where it stands, so what refers to it is passed over.
+    Unknown,
+    Stage {
+        kind: &'static Kind,
+        first: usize,
+        /// The variants by label; `None` for a stage without a matrix.
+        labels: Option<HashMap<String, usize>>,
+        /// What was decoded of each variant.
+        calls: Vec<Option<Arc<Call>>>,
+    },
+    Carried {
+        value: usize,
+        artifact: Artifact,
+    },
+    Loop {
+        first: usize,
+        results: Vec<(&'a str, Artifact)>,
+    },
+}
+
+#[derive(Default)]
+pub struct Scope<'a> {
+    parent: Option<&'a Scope<'a>>,
+    depth: usize,
+    pub names: HashMap<&'a str, Binding<'a>>,
+    /// Of stages within the loops of this scope: the loop. They mean nothing here, but are asked for.
+    pub within_loops: HashMap<&'a str, &'a str>,
+    /// How many nodes and carried values its frame has so far.
+    pub nodes: usize,
+    pub values: usize,
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of a loop in this one, which carries these.
+    pub fn within<'s>(&'s self, carried: &[(&'s str, Artifact)]) -> Scope<'s> {
+        let bind = |(value, (name, artifact)): (usize, &(&'s str, Artifact))| {
+            (*name, Binding::Carried { value, artifact: artifact.clone() })
+        };
+        Scope {
+            parent: Some(self),
+            depth: self.depth + 1,
+            names: carried.iter().enumerate().map(bind).collect(),
+            within_loops: HashMap::new(),
+            nodes: 0,
+            values: carried.len(),
+        }
+    }
+
+    /// Says what a name of this scope means; one that is carried goes on meaning that.
+    pub fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
+        if matches!(self.names.get(name), None | Some(Binding::Unknown)) {
+            self.names.insert(name, binding);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(usize, &Binding<'a>)> {
+        match self.names.get(name) {
+            Some(binding) => Some((self.depth, binding)),
+            None => self.parent?.find(name),
+        }
+    }
+
+    fn loop_around(&self, name: &str) -> Option<&str> {
+        self.within_loops.get(name).copied().or_else(|| self.parent?.loop_around(name))
+    }
+
+    fn all_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.names.keys().copied().collect();
+        names.extend(self.parent.iter().flat_map(|parent| parent.all_names()));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What a reference means here. `None` where it means nothing, which is reported.
+    pub fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<(Link, Artifact)> {
+        let reference = match Reference::parse(text) {
+            Ok(reference) => reference,
+            Err(message) => return errors.at(at, message),
+        };
+        let name = &reference.name;
+        let error = |message: String| errors.source.error(at, message);
+        let Some((scope, binding)) = self.find(name) else {
+            if let Some(around) = self.loop_around(name) {
+                let help = format!("let the loop carry what comes out of it, and write {around}.NAME");
+                return errors.add(error(format!("`{name}` is within the loop `{around}`")).help(help));
+            }
+            let message = format!("there is no stage or carried value `{name}`");
+            return errors.add(error(message).suggest(name, self.all_names()));
+        };
+        match binding {
+            Binding::Unknown => None,
+            Binding::Stage { kind, first, labels, calls } => {
+                let variant = match variant(&reference, labels.as_ref()) {
+                    Ok(variant) => variant,
+                    Err((message, help)) => return errors.add(error(message).help(help)),
+                };
+                let outputs: &[Output] = match calls.get(variant) {
+                    Some(Some(call)) => call.outputs(),
+                    _ if kind.outputs.is_empty() => return None,
+                    _ => kind.outputs,
+                };
+                let wanted = reference.output.as_deref();
+                let Some(output) =
+                    wanted.map_or(Some(0), |wanted| outputs.iter().position(|output| output.name == wanted))
+                else {
+                    let wanted = wanted.unwrap_or_default();
+                    let message = format!("`{name}` (kind {}) has no output `{wanted}`", kind.name);
+                    return errors
+                        .add(error(message).suggest(wanted, outputs.iter().map(|output| &*output.name)));
+                };
+                let artifact = outputs.get(output).map(|output| output.artifact.clone());
+                Some((Link::Output { scope, node: first + variant, output }, artifact))
+            }
+            Binding::Carried { value, artifact } => match (&reference.variant, &reference.output) {
+                (None, None) => Some((Link::Carried { scope, value: *value }, artifact.clone())),
+                _ => errors.at(at, format!("`{name}` is a carried value: write just `{name}`")),
+            },
+            Binding::Loop { first, results } => match &reference.output {
+                Some(output) if reference.variant.is_none() => {
+                    match results.iter().position(|(result, _)| result == output) {
+                        Some(index) => {
+                            let link = Link::Carried { scope, value: first + index };
+                            Some((link, results[index].1.clone()))
+                        }
+                        None => {
+                            let message = format!("loop `{name}` does not carry `{output}`");
+                            errors.add(
+                                error(message).suggest(output, results.iter().map(|(result, _)| *result)),
+                            )
+                        }
+                    }
+                }
+                _ => {
+                    let known: Vec<String> =
+                        results.iter().map(|(result, _)| format!("{name}.{result}")).collect();
+                    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                    let help = format!("what a loop gives is what it carries: {}", listed(&known));
+                    errors.add(error(format!("`{text}` is a loop")).help(help))
+                }
+            },
+        }
+    }
+}
+
+/// The index of the variant that a reference names; else what is wrong, and what to do.
+fn variant(
+    reference: &Reference,
+    labels: Option<&HashMap<String, usize>>,
+) -> Result<usize, (String, String)> {
+    let name = &reference.name;
+    let Some(labels) = labels else {
+        return match &reference.variant {
+            None => Ok(0),
+            Some(_) => {
+                Err((format!("`{name}` has no variants"), "it has no matrix: drop the brackets".into()))
+            }
+        };
+    };
+    let help = || {
+        let mut known: Vec<(&str, usize)> =
+            labels.iter().map(|(label, index)| (label.as_str(), *index)).collect();
+        known.sort_by_key(|(_, index)| *index);
+        let known: Vec<&str> = known.iter().map(|(label, _)| *label).collect();
+        let near = reference.variant.as_deref().and_then(|given| super::diagnostic::nearest(given, &known));
+
+        match near {
+            Some(near) => format!("did you mean `{name}[{near}]`?"),
+            None => format!("`{name}` has the variants {}: write {name}[{}]", listed(&known), first(labels)),
+        }
+    };
+    match &reference.variant {
+        None => Err((format!("`{name}` has a matrix: which of its variants?"), help())),
+        Some(label) => match labels.get(label) {
+            Some(index) => Ok(*index),
+            None if label.contains('*') && label.split(',').all(|part| part == "*") => Err((
+                format!("`{name}[{label}]` stands for all variants, but here is room for one"),
+                format!("name one, such as {name}[{}]", first(labels)),
+            )),
+            None => Err((format!("`{name}` has no variant `{label}`"), help())),
+        },
+    }
+}
+
+/// The label of the first variant.
+fn first(labels: &HashMap<String, usize>) -> &str {
+    labels.iter().find(|(_, index)| **index == 0).map_or("", |(label, _)| label)
+}

@@ -1,0 +1,165 @@
+//! What serde says of wrong parameters, in the words of this grammar and at the place that it is about.
+
+use super::diagnostic::{Diagnostic, nearest};
+use super::source::{At, Source};
+use super::spec::{COMMON_KEYS, StageSpec};
+use super::stage::DecodeError;
+use super::tree::{Tree, Value};
+
+/// An error of a stage's parameters. `body` is what they were decoded from.
+pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
+    let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
+    let stage = format!("stage `{}` (kind {})", spec.name.name, spec.kind.0);
+    let whole =
+        |path: &[String]| if path.is_empty() { stage.clone() } else { format!("`{}`", path.join(".")) };
+    let place = |path: &[String]| {
+        descend(body, path).filter(|_| !path.is_empty()).map_or(spec.name.at, |tree| tree.at)
+    };
+    let path = error.path.as_slice();
+    if let Some(given) = unknown_key(error) {
+        let map = path.strip_suffix(&[given.to_owned()][..]).unwrap_or(path);
+        let own = if map.is_empty() { &COMMON_KEYS[..] } else { &[] };
+        let known: Vec<&str> = quoted.iter().skip(1).chain(own).copied().collect();
+        let at = key_at(body, map, given).unwrap_or(place(map));
+        return source.error(at, format!("{} has no key `{given}`", whole(map))).suggest(given, known);
+    }
+    if error.message.starts_with("missing field") {
+        let key = quoted.first().unwrap_or(&"?");
+        return source.error(place(path), format!("{} needs the key `{key}`", whole(path)));
+    }
+    if let Some((given, known)) =
+        quoted.split_first().filter(|_| error.message.starts_with("unknown variant"))
+    {
+        let parent = &path[..path.len().saturating_sub(1)];
+        let at = key_at(body, path, given).or_else(|| key_at(body, parent, given)).unwrap_or(place(path));
+        let name =
+            path.iter().rfind(|step| step != given).map_or(String::new(), |key| format!(" of `{key}`"));
+        return source
+            .error(at, format!("`{given}` is not a value{name}"))
+            .suggest(given, known.iter().copied());
+    }
+    if error.checked {
+        // A message of a check often begins with the key that it is about.
+        let key = quoted.first().filter(|_| error.message.starts_with('`'));
+        let named = key.and_then(|key| descend(descend(body, path)?, &[(*key).to_owned()]));
+        let at = named.map_or(place(path), |tree| tree.at);
+        let message =
+            if path.is_empty() { format!("{stage}: {}", error.message) } else { error.message.clone() };
+        return source.error(at, message);
+    }
+    let typed = source.text_at(place(path));
+    let value = descend(body, path).filter(|tree| !matches!(tree.value, Value::List(_) | Value::Map(_)));
+    let note = match value {
+        Some(tree) if !path.is_empty() && typed.starts_with('$') => {
+            format!(": {typed} is `{}`", tree.value.to_text().escape_debug())
+        }
+        _ => String::new(),
+    };
+    source.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
+}
+
+/// The key that serde does not know, if that is what the error says.
+pub fn unknown_key(error: &DecodeError) -> Option<&str> {
+    let given = error.message.strip_prefix("unknown field `")?;
+    given.split_once('`').map(|(given, _)| given)
+}
+
+/// Whether a missing key is merely misspelt as one of these.
+pub fn is_missing_as<'a>(error: &DecodeError, mut misspelt: impl Iterator<Item = &'a str>) -> bool {
+    let missing = error.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    missing.is_some_and(|key| misspelt.any(|given| nearest(given, &[key]).is_some()))
+}
+
+/// `invalid type: integer `3`, expected a string` as `expected text, found a whole number`.
+fn plain(message: &str) -> String {
+    let split = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
+    if let Some((found, expected)) = split("invalid type: ") {
+        let number = found.strip_prefix("floating point `").and_then(|rest| rest.strip_suffix('`'));
+        return format!("expected {}, found {}", kind(expected), number.unwrap_or(found_kind(found)));
+    }
+    if let Some((found, expected)) = split("invalid value: ") {
+        let value = found.split('`').nth(1).unwrap_or(found_kind(found));
+        return format!("expected {}, found {value}", kind(expected));
+    }
+    if let Some((length, expected)) = split("invalid length ") {
+        return format!("expected {}, found {length} of them", kind(expected));
+    }
+    message.to_owned()
+}
+
+fn kind(expected: &str) -> String {
+    let plain = match expected {
+        "a string" | "path string" | "a borrowed string" => "text",
+        "a boolean" => "true or false",
+        "usize" | "u64" | "u32" | "u16" => "a whole number from 0",
+        "u8" => "a whole number from 0 to 255",
+        "isize" | "i64" | "i32" => "a whole number",
+        "f64" | "f32" => "a number",
+        "a sequence" => "a list",
+        "a map" => "a map",
+        "string or map" | "map with a single key" => "a name, or a map with a single key",
+        "unit variant" => "a name with nothing behind it",
+        other => match other.split_once(' ') {
+            Some(("newtype" | "struct" | "tuple", "variant")) => "a map with a single key",
+            Some(("struct", _)) => "a map",
+            Some(("enum", _)) => "a name, or a map with a single key",
+            _ => match other.strip_prefix("a tuple of size ") {
+                Some(size) => return format!("a list of {size}"),
+                None => other,
+            },
+        },
+    };
+    plain.to_owned()
+}
+
+fn found_kind(found: &str) -> &str {
+    match found.split([' ', '`']).next().unwrap_or(found) {
+        "integer" => "a whole number",
+        "string" => "text",
+        "boolean" => "true or false",
+        "sequence" => "a list",
+        "map" => "a map",
+        "null" | "unit" | "Option" => "nothing",
+        _ => found,
+    }
+}
+
+/// The value at these keys and indices.
+pub fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
+    path.iter().try_fold(tree, |tree, step| match &tree.value {
+        Value::List(items) => items.get(step.parse::<usize>().ok()?),
+        _ => tree.get(step),
+    })
+}
+
+/// The place of a key, in the map at `path`.
+fn key_at(tree: &Tree, path: &[String], given: &str) -> Option<At> {
+    match &descend(tree, path)?.value {
+        Value::Map(entries) => entries.iter().find(|(key, _)| key.name == given).map(|(key, _)| key.at),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn types_are_called_as_yaml_calls_them() {
+        for (serde, ours) in [
+            ("invalid type: integer `3`, expected a string", "expected text, found a whole number"),
+            (
+                "invalid type: floating point `0.5`, expected usize",
+                "expected a whole number from 0, found 0.5",
+            ),
+            ("invalid value: integer `-1`, expected usize", "expected a whole number from 0, found -1"),
+            ("invalid type: string \"a, expected b\", expected f64", "expected a number, found text"),
+            ("invalid type: map, expected a tuple of size 2", "expected a list of 2, found a map"),
+            ("invalid length 3, expected a tuple of size 2", "expected a list of 2, found 3 of them"),
+            ("invalid type: null, expected struct Init", "expected a map, found nothing"),
+            ("something else", "something else"),
+        ] {
+            assert_eq!(plain(serde), ours);
+        }
+    }
+}
