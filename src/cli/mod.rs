@@ -2,9 +2,12 @@
 //! line is wrong, 130 interrupted. No command computes anything itself.
 
 mod folder;
+mod graph;
+mod kinds;
 mod model;
 mod pipeline;
 mod progress;
+mod schema;
 mod show;
 
 use std::path::PathBuf;
@@ -39,6 +42,12 @@ enum PipelineCommand {
     Run(RunArgs),
     /// Validate a pipeline without running anything
     Check(FileArgs),
+    /// Draw the stages and what feeds them, for mermaid or Graphviz, or as JSON
+    Graph(graph::GraphArgs),
+    /// Say what the stage kinds do, take and make
+    Kinds(kinds::KindsArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema(schema::SchemaArgs),
 }
 
 /// A pipeline file and the parameters to change in it.
@@ -102,6 +111,9 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
+        Command::Pipeline(PipelineCommand::Graph(args)) => graph::command(&args),
+        Command::Pipeline(PipelineCommand::Kinds(args)) => kinds::command(&args),
+        Command::Pipeline(PipelineCommand::Schema(args)) => schema::command(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
         Command::Model(command) => model::command(&command),
     };

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::progress::{Outcome, Progress};
@@ -21,7 +22,7 @@ impl ArtifactType for Number {
 }
 
 /// Writes its text.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Say {
     text: String,
@@ -42,7 +43,7 @@ impl Stage for Say {
 }
 
 /// Joins texts; the result is bulky. With `first` only the first character of each counts.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
     parts: Vec<Input<Text>>,
@@ -69,7 +70,7 @@ impl Stage for Join {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Double {
     number: Input<Number>,
