@@ -1,6 +1,6 @@
 //! `triplay pipeline graph`: the stages of a pipeline and what feeds them, drawn by mermaid or Graphviz, or as JSON.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -48,28 +48,56 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What stands on an edge: what is passed on where the nodes at its ends do not say it.
-fn label(edge: &Edge) -> String {
-    if let EdgeRole::Result(name) = &edge.role {
-        return name.clone();
-    }
-    let mut label = edge.from.variant.as_ref().map(|variant| format!("[{variant}]")).unwrap_or_default();
-    if let Some(output) = edge.from.output.as_ref().filter(|_| !edge.from.is_first) {
-        label += if label.is_empty() { "" } else { "." };
-        label += output;
-    }
-    label
+/// An arrow: all edges of one look from one node to another.
+struct Arrow {
+    from: usize,
+    to: usize,
+    /// From a round of a loop to the following one.
+    back: bool,
+    /// What is passed on, where the nodes at the ends do not say it.
+    label: String,
 }
 
-/// Edges that look different: several keys of a stage may take the same.
-fn drawn(outline: &Outline) -> Vec<(&Edge, String)> {
-    let mut seen = BTreeSet::new();
-    let edges = outline.edges.iter().map(|edge| (edge, label(edge)));
-    edges
-        .filter(|(edge, label)| {
-            seen.insert((edge.from.node, edge.to, edge.role == EdgeRole::Next, label.clone()))
-        })
-        .collect()
+fn arrows(outline: &Outline) -> Vec<Arrow> {
+    let mut order = Vec::new();
+    let mut passed: BTreeMap<_, Vec<&Edge>> = BTreeMap::new();
+    for edge in &outline.edges {
+        let ends = (edge.from.node, edge.to, edge.role == EdgeRole::Next);
+        let edges = passed.entry(ends).or_default();
+        if edges.is_empty() {
+            order.push(ends);
+        }
+        edges.push(edge);
+    }
+    let arrow = |ends: (usize, usize, bool)| {
+        let (from, to, back) = ends;
+        Arrow { from, to, back, label: label(&passed[&ends]) }
+    };
+    order.into_iter().map(arrow).collect()
+}
+
+/// The outputs and variants that edges of one arrow pass on, a first output only among others; or the names
+/// that a loop has for them.
+fn label(edges: &[&Edge]) -> String {
+    let among_others = edges.iter().any(|edge| !edge.from.is_first);
+    let mut passed: Vec<(&str, Vec<&str>)> = Vec::new();
+    for edge in edges {
+        let from = &edge.from;
+        let output = from.output.as_deref().filter(|_| !from.is_first || among_others);
+        let name = if let EdgeRole::Result(name) = &edge.role { name } else { output.unwrap_or_default() };
+        let known = passed.iter().position(|(known, _)| *known == name).unwrap_or(passed.len());
+        if known == passed.len() {
+            passed.push((name, Vec::new()));
+        }
+        let variants = &mut passed[known].1;
+        variants.extend(from.variant.as_deref().filter(|variant| !variants.contains(variant)));
+    }
+    let label = |(name, variants): &(&str, Vec<&str>)| match (variants.is_empty(), name.is_empty()) {
+        (true, _) => (*name).to_owned(),
+        (false, true) => format!("[{}]", variants.join(", ")),
+        (false, false) => format!("[{}].{name}", variants.join(", ")),
+    };
+    passed.iter().map(label).filter(|label| !label.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// The lines of a node's label: its name, its variants, its kind.
@@ -80,7 +108,7 @@ fn lines(node: &OutlineNode) -> (String, Option<String>) {
         }
         Shape::Stage { kind, labels } => {
             let name = Outline::short_name(&node.name);
-            (format!("{name}[{}]", labels.join(" | ")), Some((*kind).to_owned()))
+            (format!("{name}[{}]", labels.join(", ")), Some((*kind).to_owned()))
         }
         Shape::Carried => (Outline::short_name(&node.name).to_owned(), None),
         Shape::File | Shape::Variable => (node.name.clone(), None),
@@ -146,10 +174,11 @@ fn mermaid(outline: &Outline) -> String {
     let open = |frame: usize| format!("subgraph f{frame}[\"{}\"]", escape(&frame_label(outline, frame)));
     let mut text = String::from("flowchart TB\n");
     nest(outline, None, 1, &open, "end", &node, &mut text);
-    for (edge, label) in drawn(outline) {
-        let arrow = if edge.role == EdgeRole::Next { "-.->" } else { "-->" };
-        let label = if label.is_empty() { label } else { format!("|\"{}\"|", escape(&label)) };
-        let _ = writeln!(text, "  n{} {arrow}{label} n{}", edge.from.node, edge.to);
+    for Arrow { from, to, back, label } in arrows(outline) {
+        let arrow = if back { "-.->" } else { "-->" };
+        let lines: Vec<String> = label.lines().map(escape).collect();
+        let label = if lines.is_empty() { label } else { format!("|\"{}\"|", lines.join("<br/>")) };
+        let _ = writeln!(text, "  n{from} {arrow}{label} n{to}");
     }
     text += "  classDef carried fill:#fff,stroke:#888,stroke-dasharray:3 2\n";
     text + "  classDef file fill:#f6f1e4,stroke:#a08a50\n"
@@ -195,16 +224,22 @@ fn dot(outline: &Outline) -> String {
              fontsize=11, margin=\"0.12,0.05\", height=0.3];\n";
     text += "  edge [color=\"#56687a\", fontname=\"Helvetica\", fontsize=9, fontcolor=\"#56687a\", arrowsize=0.6];\n";
     nest(outline, None, 1, &open, "}", &node, &mut text);
-    for (edge, label) in drawn(outline) {
-        let mut style = Vec::new();
-        if !label.is_empty() {
-            style.push(format!("label=<{}>", html(&label)));
-        }
-        if edge.role == EdgeRole::Next {
-            style.push("style=dashed, constraint=false".to_owned());
-        }
-        let style = if style.is_empty() { String::new() } else { format!(" [{}]", style.join(", ")) };
-        let _ = writeln!(text, "  n{} -> n{}{style};", edge.from.node, edge.to);
+    for Arrow { from, to, back, label } in arrows(outline) {
+        let lines: Vec<String> = label.lines().map(html).collect();
+        let label = (!lines.is_empty()).then(|| format!("label=<{}>", lines.join("<br/>")));
+        // What a loop only reads from around it stands back behind what flows inside it.
+        let nodes = &outline.nodes;
+        let is_aside = nodes[from].frame != nodes[to].frame
+            && nodes[to].shape != Shape::Carried
+            && nodes[from].frame.is_none();
+        let style = match (back, is_aside) {
+            (true, _) => Some("style=dashed, constraint=false, color=\"#b4552d\""),
+            (false, true) => Some("color=\"#a3b1bd\", fontcolor=\"#8796a3\""),
+            (false, false) => None,
+        };
+        let style = [label, style.map(str::to_owned)].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let style = if style.is_empty() { style } else { format!(" [{style}]") };
+        let _ = writeln!(text, "  n{from} -> n{to}{style};");
     }
     text + "}\n"
 }

@@ -71,7 +71,7 @@ fn page(registry: &Registry, kind: &Kind) -> String {
     let widest = kind.outputs.iter().map(|output| output.name.len()).max().unwrap_or(0);
     for (index, output) in kind.outputs.iter().enumerate() {
         let first =
-            if index == 0 { format!(" (what `{}` alone stands for)", kind.name) } else { String::new() };
+            if index == 0 { " (what the stage's name alone stands for)".into() } else { String::new() };
         let _ = writeln!(text, "  {:widest$}  {}{first}", output.name, output.artifact);
     }
     if kind.outputs.is_empty() {
@@ -93,6 +93,14 @@ fn description(schema: &Value) -> String {
 
 fn paragraph(text: &mut String, words: &str, indent: usize) {
     for line in wrap(words, WIDTH - indent) {
+        let _ = writeln!(text, "{:indent$}{line}", "");
+    }
+}
+
+/// Words whose further lines stand further in.
+fn hang(text: &mut String, words: &str, indent: usize) {
+    for (index, line) in wrap(words, WIDTH - indent - 4).iter().enumerate() {
+        let indent = if index == 0 { indent } else { indent + 4 };
         let _ = writeln!(text, "{:indent$}{line}", "");
     }
 }
@@ -128,35 +136,31 @@ impl<'a> Reader<'a> {
         let required: Vec<&str> =
             schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (name, key) in schema["properties"].as_object().into_iter().flatten() {
-            let mut head = format!("{name}: {}", self.words(key));
-            if required.contains(&name.as_str()) {
-                head += ", required";
-            } else if let Some(default) = key.get("default") {
-                head += &format!(", by default {}", yaml(default));
-            }
-            let lines = wrap(&head, WIDTH - indent - 4);
-            for (index, line) in lines.iter().enumerate() {
-                let indent = if index == 0 { indent } else { indent + 4 };
-                let _ = writeln!(text, "{:indent$}{line}", "");
-            }
-            paragraph(text, &description(key), indent + 4);
-            self.inside(text, self.resolve(key), indent + 4);
+            let need = match self.default(key) {
+                _ if required.contains(&name.as_str()) => ", required".into(),
+                Some(default) => format!(", by default {default}"),
+                None => ", optional".into(),
+            };
+            self.key(text, key, &format!("{name}: {}{need}", self.words(key)), indent);
         }
+    }
+
+    fn key(&self, text: &mut String, key: &'a Value, head: &str, indent: usize) {
+        hang(text, head, indent);
+        paragraph(text, &description(key), indent + 4);
+        self.inside(text, self.resolve(key), indent + 4);
     }
 
     /// The keys and alternatives of a value that is a map, a list of maps, or one of several things.
     fn inside(&self, text: &mut String, schema: &'a Value, indent: usize) {
         for choice in choices(schema) {
             match choice["const"].as_str() {
-                Some(name) => {
-                    let words = format!("{name}: {}", description(choice));
-                    let lines = wrap(&words, WIDTH - indent - 4);
-                    for (index, line) in lines.iter().enumerate() {
-                        let indent = if index == 0 { indent } else { indent + 4 };
-                        let _ = writeln!(text, "{:indent$}{line}", "");
+                Some(name) => hang(text, &format!("{name}: {}", description(choice)), indent),
+                None => {
+                    for (name, key) in choice["properties"].as_object().into_iter().flatten() {
+                        self.key(text, key, &format!("{name}: {}", self.words(key)), indent);
                     }
                 }
-                None => self.keys(text, choice, indent),
             }
         }
         if let Some(item) = schema.get("items") {
@@ -164,6 +168,17 @@ impl<'a> Reader<'a> {
         } else if !accepts_path(schema) {
             self.keys(text, schema, indent);
         }
+    }
+
+    /// What is used where a key is left out. Of a map only what its own keys do not say.
+    fn default(&self, key: &'a Value) -> Option<String> {
+        let default = key.get("default")?;
+        let Value::Object(fields) = default else { return Some(yaml(default)) };
+        let keys = &self.resolve(key)["properties"];
+        let told = |(name, value): &(&String, &Value)| keys[name.as_str()].get("default") != Some(value);
+        let fields: Map<String, Value> =
+            fields.iter().filter(told).map(|(name, value)| (name.clone(), value.clone())).collect();
+        (!fields.is_empty()).then(|| yaml(&fields.into()))
     }
 
     /// A type in words.
@@ -177,14 +192,14 @@ impl<'a> Reader<'a> {
         }
         let schema = self.resolve(key);
         let choices: Vec<&Value> = choices(schema).collect();
-        if !choices.is_empty() {
-            let maps = choices.iter().all(|choice| choice.get("const").is_none());
-            return if maps && choices.len() == 1 {
-                "a map"
-            } else if maps {
-                "a map with one of"
+        if let Some(first) = choices.first() {
+            let is_map = first.get("const").is_none();
+            return if !is_map {
+                "a choice"
+            } else if choices.len() > 1 {
+                "a map with one of these keys"
             } else {
-                "one of"
+                "a map"
             }
             .into();
         }

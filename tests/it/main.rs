@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod frozen;
+mod graph;
 mod layers;
 mod models;
 mod parity;
 mod run;
+mod schema;
 mod space;
