@@ -27,7 +27,7 @@ pub fn command(args: &KindsArgs) -> anyhow::Result<ExitCode> {
             None => anyhow::bail!("there is no stage kind `{name}`\n  help: {}", hint(&registry, name)),
         },
     };
-    print!("{text}");
+    super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

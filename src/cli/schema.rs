@@ -19,7 +19,7 @@ pub struct SchemaArgs {
 pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     let text = serde_json::to_string_pretty(&schema::document(&stages::registry()))? + "\n";
     match &args.out {
-        None => print!("{text}"),
+        None => super::print(&text)?,
         Some(file) => {
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
             let file = file.display();

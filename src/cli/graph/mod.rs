@@ -1,5 +1,8 @@
 //! `triplay pipeline graph`: the stages of a pipeline and what feeds them, drawn by mermaid or Graphviz, or as JSON.
 
+mod dot;
+mod mermaid;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -40,11 +43,12 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
         false => engine::outline(file, &options, &registry)?,
         true => engine::outline_unrolled(file, &options, &registry)?,
     };
-    match args.format {
-        Format::Mermaid => print!("{}", mermaid(&outline)),
-        Format::Dot => print!("{}", dot(&outline)),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&json(&outline))?),
-    }
+    let text = match args.format {
+        Format::Mermaid => mermaid::draw(&outline),
+        Format::Dot => dot::draw(&outline),
+        Format::Json => serde_json::to_string_pretty(&json(&outline))? + "\n",
+    };
+    super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -121,131 +125,53 @@ fn frame_label(outline: &Outline, frame: usize) -> String {
     frame.repeat.map_or_else(|| name.to_owned(), |repeat| format!("{name} × {repeat}"))
 }
 
-/// Writes nodes and frames inside `within`, in their order, and so on inwards.
-fn nest(
-    outline: &Outline,
-    within: Option<usize>,
-    depth: usize,
-    open: &dyn Fn(usize) -> String,
-    close: &str,
-    node: &dyn Fn(usize) -> String,
-    text: &mut String,
-) {
-    let indent = "  ".repeat(depth);
-    for (index, _) in outline.nodes.iter().enumerate().filter(|(_, node)| node.frame == within) {
-        let _ = writeln!(text, "{indent}{}", node(index));
-    }
-    for (index, _) in outline.frames.iter().enumerate().filter(|(_, frame)| frame.frame == within) {
-        for line in open(index).lines() {
-            let _ = writeln!(text, "{indent}{line}");
-        }
-        nest(outline, Some(index), depth + 1, open, close, node, text);
-        let _ = writeln!(text, "{indent}{close}");
-    }
+/// How a language writes what nests.
+trait Language {
+    /// What ends a frame.
+    const CLOSE: &'static str;
+
+    /// The lines of a node.
+    fn node(&self, node: usize) -> String;
+
+    /// The lines that begin a frame.
+    fn open(&self, frame: usize) -> String;
 }
 
-fn mermaid(outline: &Outline) -> String {
-    let escape = |text: &str| {
-        let mut escaped = String::new();
-        for char in text.chars() {
-            match char {
-                '"' | '#' | '<' | '>' | '&' | '`' | '\\' | '|' | '[' | ']' | '{' | '}' | '(' | ')' => {
-                    let _ = write!(escaped, "#{};", char as u32);
-                }
-                '\n' | '\r' => escaped.push(' '),
-                other => escaped.push(other),
-            }
-        }
-        escaped
-    };
-    let node = |index: usize| {
-        let node = &outline.nodes[index];
-        let (name, kind) = lines(node);
-        let name = escape(&name);
-        match node.shape {
-            Shape::Stage { .. } => {
-                format!("n{index}[\"{name}<br/><i>{}</i>\"]", escape(&kind.unwrap_or_default()))
-            }
-            Shape::Carried => format!("n{index}([\"{name}\"]):::carried"),
-            Shape::File => format!("n{index}[/\"{name}\"/]:::file"),
-            Shape::Variable => format!("n{index}{{{{\"{name}\"}}}}:::file"),
-        }
-    };
-    let open = |frame: usize| format!("subgraph f{frame}[\"{}\"]", escape(&frame_label(outline, frame)));
-    let mut text = String::from("flowchart TB\n");
-    nest(outline, None, 1, &open, "end", &node, &mut text);
-    for Arrow { from, to, back, label } in arrows(outline) {
-        let arrow = if back { "-.->" } else { "-->" };
-        let lines: Vec<String> = label.lines().map(escape).collect();
-        let label = if lines.is_empty() { label } else { format!("|\"{}\"|", lines.join("<br/>")) };
-        let _ = writeln!(text, "  n{from} {arrow}{label} n{to}");
-    }
-    text += "  classDef carried fill:#fff,stroke:#888,stroke-dasharray:3 2\n";
-    text + "  classDef file fill:#f6f1e4,stroke:#a08a50\n"
+/// What is directly inside each frame, and inside none.
+#[derive(Default)]
+struct Nest {
+    nodes: BTreeMap<Option<usize>, Vec<usize>>,
+    frames: BTreeMap<Option<usize>, Vec<usize>>,
 }
 
-fn dot(outline: &Outline) -> String {
-    let html = |text: &str| {
-        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        text.replace('"', "&quot;").replace(['\n', '\r'], " ")
-    };
-    let node = |index: usize| {
-        let node = &outline.nodes[index];
-        let (name, kind) = lines(node);
-        let second = kind.map_or_else(String::new, |kind| {
-            format!("<br/><font point-size=\"9\" color=\"#60707c\">{}</font>", html(&kind))
-        });
-        let style = match node.shape {
-            Shape::Stage { .. } => "",
-            Shape::Carried => {
-                ", shape=box, style=\"rounded,dashed,filled\", fillcolor=white, color=\"#8896a0\", height=0.22, fontsize=10"
-            }
-            Shape::File => {
-                ", shape=note, style=filled, fillcolor=\"#f6f1e4\", color=\"#a08a50\", fontsize=10"
-            }
-            Shape::Variable => {
-                ", shape=hexagon, style=filled, fillcolor=\"#f6f1e4\", color=\"#a08a50\", fontsize=10"
+impl Nest {
+    fn of(outline: &Outline) -> Nest {
+        let mut nest = Nest::default();
+        for (index, node) in outline.nodes.iter().enumerate() {
+            nest.nodes.entry(node.frame).or_default().push(index);
+        }
+        for (index, frame) in outline.frames.iter().enumerate() {
+            nest.frames.entry(frame.frame).or_default().push(index);
+        }
+        nest
+    }
+
+    /// Writes what is inside a frame, and so on inwards.
+    fn write<L: Language>(&self, language: &L, within: Option<usize>, depth: usize, text: &mut String) {
+        let add = |text: &mut String, lines: &str| {
+            for line in lines.lines() {
+                let _ = writeln!(text, "{:width$}{line}", "", width = 2 * depth);
             }
         };
-        format!("n{index} [label=<{}{second}>{style}];", html(&name))
-    };
-    let open = |frame: usize| {
-        let fill = ["#f3f6f8", "#e6ecf0"][frame_depth(outline, frame) % 2];
-        let label = html(&frame_label(outline, frame));
-        format!(
-            "subgraph cluster_{frame} {{\n  label=<<b>{label}</b>>; labeljust=l; style=\"rounded,filled\"; \
-             color=\"#b4c0c8\"; fillcolor=\"{fill}\";"
-        )
-    };
-    let mut text =
-        format!("digraph \"{}\" {{\n", outline.pipeline.replace('\\', "\\\\").replace('"', "\\\""));
-    text += "  graph [rankdir=TB, fontname=\"Helvetica\", fontsize=11, nodesep=0.25, ranksep=0.35];\n";
-    text += "  node [shape=box, style=\"rounded,filled\", fillcolor=white, color=\"#30506a\", fontname=\"Helvetica\", \
-             fontsize=11, margin=\"0.12,0.05\", height=0.3];\n";
-    text += "  edge [color=\"#56687a\", fontname=\"Helvetica\", fontsize=9, fontcolor=\"#56687a\", arrowsize=0.6];\n";
-    nest(outline, None, 1, &open, "}", &node, &mut text);
-    for Arrow { from, to, back, label } in arrows(outline) {
-        let lines: Vec<String> = label.lines().map(html).collect();
-        let label = (!lines.is_empty()).then(|| format!("label=<{}>", lines.join("<br/>")));
-        // What a loop only reads from around it stands back behind what flows inside it.
-        let nodes = &outline.nodes;
-        let is_aside = nodes[from].frame != nodes[to].frame
-            && nodes[to].shape != Shape::Carried
-            && nodes[from].frame.is_none();
-        let style = match (back, is_aside) {
-            (true, _) => Some("style=dashed, constraint=false, color=\"#b4552d\""),
-            (false, true) => Some("color=\"#a3b1bd\", fontcolor=\"#8796a3\""),
-            (false, false) => None,
-        };
-        let style = [label, style.map(str::to_owned)].into_iter().flatten().collect::<Vec<_>>().join(", ");
-        let style = if style.is_empty() { style } else { format!(" [{style}]") };
-        let _ = writeln!(text, "  n{from} -> n{to}{style};");
+        for &node in self.nodes.get(&within).into_iter().flatten() {
+            add(text, &language.node(node));
+        }
+        for &frame in self.frames.get(&within).into_iter().flatten() {
+            add(text, &language.open(frame));
+            self.write(language, Some(frame), depth + 1, text);
+            add(text, L::CLOSE);
+        }
     }
-    text + "}\n"
-}
-
-fn frame_depth(outline: &Outline, frame: usize) -> usize {
-    outline.frames[frame].frame.map_or(0, |around| 1 + frame_depth(outline, around))
 }
 
 fn json(outline: &Outline) -> Value {
