@@ -93,6 +93,22 @@ fn edges_begin_and_end_at_nodes_and_loops_nest() {
 }
 
 #[test]
+fn what_comes_out_of_a_loop_depends_on_whether_it_has_rounds() {
+    let space = space();
+    let back = |rounds: &str| drawn(&space, &["--set", rounds]).contains("-.->");
+    assert!(back("rounds=2") && !back("rounds=1") && !back("rounds=0"));
+    let edges = |rounds: &str| {
+        let seen =
+            space.triplay(&["pipeline", "graph", "brew.yaml", "--format", "json", "--set", rounds]).json();
+        let edge = |edge: &&Value| edge["role"] == "result" && edge["carried"] == "pairs";
+        let found = seen["edges"].as_array().unwrap().iter().find(edge).unwrap()["from"].clone();
+        seen["nodes"].as_array().unwrap().iter().find(|node| node["id"] == found).unwrap()["name"].clone()
+    };
+    assert_eq!(edges("rounds=1"), "play/collected");
+    assert_eq!(edges("rounds=0"), "world");
+}
+
+#[test]
 fn a_graph_needs_a_valid_pipeline_but_not_its_files() {
     let space = space();
     space.write("bad.yaml", &BREW.replace("data: responses", "data: respones"));
