@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use triplay::engine::progress::{Outcome, Progress};
 use triplay::engine::{
@@ -20,7 +21,7 @@ impl ArtifactType for Text {
     const ACCEPTS: &'static [&'static str] = &["text"];
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Begin {}
 
@@ -33,7 +34,7 @@ impl Stage for Begin {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Next {
     text: Input<Text>,

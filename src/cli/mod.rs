@@ -4,6 +4,8 @@
 mod cache;
 mod compare;
 mod folder;
+mod graph;
+mod kinds;
 mod ledger;
 mod machine;
 mod model;
@@ -11,10 +13,12 @@ mod pipeline;
 mod plan;
 mod progress;
 mod runs;
+mod schema;
 mod show;
 mod trace;
 
 use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -85,6 +89,12 @@ enum CacheCommand {
     Verify(StatsArgs),
     /// Free what no run uses
     Gc(GcArgs),
+    /// Draw the stages and what feeds them, for mermaid or Graphviz, or as JSON
+    Graph(graph::GraphArgs),
+    /// Say what the stage kinds do, take and make
+    Kinds(kinds::KindsArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema(schema::SchemaArgs),
 }
 
 /// A pipeline file and the parameters to change in it.
@@ -278,6 +288,9 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
+        Command::Pipeline(PipelineCommand::Graph(args)) => graph::command(&args),
+        Command::Pipeline(PipelineCommand::Kinds(args)) => kinds::command(&args),
+        Command::Pipeline(PipelineCommand::Schema(args)) => schema::command(&args),
         Command::Pipeline(PipelineCommand::Plan(args)) => plan::plan(&args),
         Command::Pipeline(PipelineCommand::Explain(args)) => plan::explain(&args),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
@@ -295,4 +308,12 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })
+}
+
+/// Prints; a reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -50,6 +50,8 @@ pub struct LoopStep {
     pub name: String,
     pub repeat: usize,
     pub keep: Keep,
+    /// Of what it carries.
+    pub names: Vec<String>,
     pub carry: Vec<Link>,
     pub steps: Vec<Step>,
     /// Which carried value becomes what.
@@ -257,7 +259,8 @@ impl Compiler<'_> {
             next.push((value, link));
         }
         let name = spec.name.name.clone();
-        let step = LoopStep { name, repeat, keep, carry, steps, next };
+        let names = results.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let step = LoopStep { name, repeat, keep, names, carry, steps, next };
         (step, Binding::Loop { first: scope.values, results })
     }
 

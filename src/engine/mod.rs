@@ -18,13 +18,15 @@ mod manifest;
 mod matrix;
 mod memory;
 mod order;
+mod outline;
 mod params;
-mod policy;
 mod plan;
+mod policy;
 pub mod progress;
 mod reference;
 mod resources;
 mod run;
+pub mod schema;
 mod scope;
 mod source;
 mod spec;
@@ -44,11 +46,13 @@ pub use explain::{Change, What, differences};
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use memory::Memory;
+pub use outline::{Edge, EdgeRole, Frame, Outline, OutlineNode, Shape, Tail, outline, outline_unrolled};
 pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
 pub use reference::is_name;
 pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
 pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -74,9 +78,17 @@ impl Default for LoadOptions<'_> {
     }
 }
 
-/// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs. Of what is
-/// wrong all is said, in ablations that were not asked for too.
-pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
+/// A checked pipeline: its program with each set of parameters that was asked for, loops not yet unrolled.
+struct Compiled {
+    source: Source,
+    name: String,
+    resources: BTreeMap<String, u32>,
+    programs: Vec<(Program, GraphVariant)>,
+    outside: Outside,
+}
+
+/// Reads and checks a pipeline file. Of what is wrong all is said, in ablations that were not asked for too.
+fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Compiled, Diagnostics> {
     let source = Source::read(path)?;
     let tree = tree::Tree::parse(&source)?;
     if matches!(tree.value, tree::Value::Null) {
@@ -87,7 +99,7 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     let spec = spec::Pipeline::read(&errors, &tree);
     let asked = params::chosen(&errors, &spec.ablations, options.ablations);
     let mut outside = Outside::default();
-    let compiled = |ablation: Option<&Ablation>, outside: &mut Outside| {
+    let program = |ablation: Option<&Ablation>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
         let mut params = spec.params.clone();
         ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
@@ -96,34 +108,31 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
         (program, GraphVariant { ablation, params: params::to_json(&params) })
     };
-    let mut programs = vec![compiled(None, &mut outside)];
+    let mut programs = vec![program(None, &mut outside)];
     if !asked.is_empty() {
         outside = Outside::default();
-        programs = asked.iter().map(|ablation| compiled(Some(ablation), &mut outside)).collect();
+        programs = asked.iter().map(|ablation| program(Some(ablation), &mut outside)).collect();
     }
     for ablation in &spec.ablations {
         if !asked.iter().any(|asked| asked.name.name == ablation.name.name) {
-            compiled(Some(ablation), &mut Outside::default());
+            program(Some(ablation), &mut Outside::default());
         }
     }
     errors.in_ablation(None);
     errors.finish()?;
-    let graph = Graph { pipeline: spec.name, resources: spec.resources, ..Graph::default() };
-    unrolled(&errors, graph, programs, outside, options)
+    Ok(Compiled { name: spec.name, resources: spec.resources, programs, outside, source })
 }
 
-fn unrolled(
-    errors: &Errors,
-    mut graph: Graph,
-    programs: Vec<(Program, GraphVariant)>,
-    outside: Outside,
-    options: &LoadOptions,
-) -> Result<Graph, Diagnostics> {
+/// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
+pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
+    let Compiled { source, name, resources, programs, outside } = compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).fold(0, u64::saturating_add);
     if size > unroll::MOST_NODES {
         let message = format!("the pipeline unrolls to more than {} nodes", unroll::MOST_NODES);
-        return Err(Diagnostic::of_file(&errors.source.path, message).help("lower a `repeat`").into());
+        return Err(Diagnostic::of_file(path, message).help("lower a `repeat`").into());
     }
+    let errors = Errors::new(&source);
+    let mut graph = Graph { pipeline: name, resources, ..Graph::default() };
     for (path, at) in outside.files {
         match (options.digest)(&path) {
             Ok(digest) => graph.files.push((path, digest)),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -65,9 +66,10 @@ impl Output {
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
 ///
 /// The parameters are what serde reads (unknown keys must be refused) and writes back with every default
-/// filled in: the written form is hashed into the key. A stage must be a function of its parameters, its
+/// filled in: the written form is hashed into the key. Doc comments of the struct and its fields are what
+/// `pipeline schema` and `pipeline kinds` say of them. A stage must be a function of its parameters, its
 /// inputs and `context.seed()`: no clock, no other randomness, no undeclared file or variable.
-pub trait Stage: Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const KIND: Kind;
 
     /// What types cannot say about the parameters.
@@ -158,20 +160,29 @@ pub struct DecodeError {
 
 type Decode = fn(Value) -> Result<Decoded, DecodeError>;
 
+/// The JSON Schema of a kind's keys; what it refers to is left with the generator.
+type KindSchema = fn(&mut SchemaGenerator) -> Schema;
+
+struct Entry {
+    kind: &'static Kind,
+    decode: Decode,
+    schema: KindSchema,
+}
+
 /// Resolves a device and a number type to what results depend on, such as `cuda bf16`; or says what there is.
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
 /// The stage kinds that pipelines can name, and what they can be computed with.
 #[derive(Default)]
 pub struct Registry {
-    kinds: Vec<(&'static Kind, Decode)>,
+    kinds: Vec<Entry>,
     numerics: Option<Numerics>,
 }
 
 impl Registry {
     /// Adds a kind.
     pub fn with<S: Stage>(mut self) -> Registry {
-        self.kinds.push((const { &S::KIND }, decode::<S>));
+        self.kinds.push(Entry { kind: const { &S::KIND }, decode: decode::<S>, schema: S::json_schema });
         self
     }
 
@@ -185,11 +196,21 @@ impl Registry {
     }
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.kinds.iter().map(|(kind, _)| kind.name)
+        self.kinds.iter().map(|entry| entry.kind.name)
+    }
+
+    /// All kinds, in the order in which they were added.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> + '_ {
+        self.kinds.iter().map(|entry| entry.kind)
+    }
+
+    pub(super) fn schemas(&self) -> impl Iterator<Item = (&'static Kind, KindSchema)> + '_ {
+        self.kinds.iter().map(|entry| (entry.kind, entry.schema))
     }
 
     pub(super) fn find(&self, name: &str) -> Option<(&'static Kind, Decode)> {
-        self.kinds.iter().find(|(kind, _)| kind.name == name).copied()
+        let entry = self.kinds.iter().find(|entry| entry.kind.name == name)?;
+        Some((entry.kind, entry.decode))
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::progress::{Outcome, Progress};
@@ -24,7 +25,7 @@ impl ArtifactType for Number {
 }
 
 /// Writes its text.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Say {
     text: String,
@@ -45,7 +46,7 @@ impl Stage for Say {
 }
 
 /// Joins texts; the result is bulky. With `first` only the first character of each counts.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
     parts: Vec<Input<Text>>,
@@ -72,7 +73,7 @@ impl Stage for Join {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Double {
     number: Input<Number>,

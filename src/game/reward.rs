@@ -1,12 +1,12 @@
 //! The rewards of the three roles: DESIGN section 5, TriPlay-RL section 3.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::class::Class;
 
-/// Parameters of the attacker's reward
-/// R_red(x) = Σ_i w_i · R\[r_i\] + R_sem(x) − P_div(x).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Parameters of the attacker's reward R_red(x) = Σ_i w_i · R(r_i) + R_sem(x) − P_div(x).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttackerReward {
     /// R: what a response of each class is worth to the attacker.
@@ -40,11 +40,14 @@ impl Default for AttackerReward {
 }
 
 /// A number for each class of response.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassValues {
+    /// Of an unsafe response.
     pub negative: f64,
+    /// Of a plain refusal.
     pub rejective: f64,
+    /// Of a safe and helpful response.
     pub positive: f64,
 }
 
@@ -112,9 +115,10 @@ impl AttackerReward {
 }
 
 /// The defender's reward: the evaluator's class of its response.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DefenderReward {
+    /// What a response of each class earns.
     pub values: ClassValues,
 }
 

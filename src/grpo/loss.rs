@@ -1,13 +1,14 @@
 //! The clipped policy loss and its variants.
 
 use candle_core::{Result, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::optim::AdamWConfig;
 use crate::rollout::TEMPERATURES;
 
 /// How token losses are averaged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
     /// Mean over each completion, then over completions (DeepSeekMath).
@@ -26,9 +27,10 @@ pub enum LossType {
 }
 
 /// What the ratio to the sampling policy is of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportanceLevel {
+    /// Each token on its own.
     #[default]
     Token,
     /// Geometric mean over the completion (GSPO, Zheng et al. 2025).
@@ -36,22 +38,27 @@ pub enum ImportanceLevel {
 }
 
 /// Parameters of a GRPO step; defaults as in TRL where TRL has them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpoConfig {
+    /// The learning rate.
     pub lr: f64,
     /// β, the weight of the KL penalty towards the reference.
     pub kl: f64,
+    /// How token losses are averaged.
     pub loss_type: LossType,
+    /// What the ratio to the sampling policy is of.
     pub importance_sampling_level: ImportanceLevel,
+    /// Clipping range of the ratio, below 1 and, without `epsilon_high`, above.
     pub epsilon: f64,
     /// Upper clipping range; `epsilon` by default. For `cispo` the greatest ratio itself.
     pub epsilon_high: Option<f64>,
-    /// The greatest ratio where the advantage is negative and no clip holds (two-sided clipping, INTELLECT-2).
+    /// The greatest ratio where the advantage is negative and no clip holds (two-sided clipping, INTELLECT-2); no
+    /// limit by default.
     pub delta: Option<f64>,
     /// Weight of the bonus for entropy: its mean over tokens is taken off the loss.
     pub entropy_coef: f64,
-    /// At which log-probabilities are taken: that of sampling.
+    /// The temperature at which log-probabilities are taken: that of sampling.
     pub temperature: f64,
     /// Steps over the same samples.
     pub num_iterations: usize,
@@ -65,6 +72,7 @@ pub struct GrpoConfig {
     pub micro_batch: usize,
     /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
     pub gradient_checkpointing: bool,
+    /// Settings of AdamW.
     pub optimizer: AdamWConfig,
 }
 

@@ -1,16 +1,21 @@
 //! What a pipeline says of a new model.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Family, RopeScaling};
 
 /// Sizes of a new model of the Qwen3 family; the vocabulary comes from its tokenizer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
+    /// Width of the model; a multiple of twice `heads`.
     pub hidden: usize,
+    /// Blocks.
     pub layers: usize,
+    /// Attention heads of a block.
     pub heads: usize,
+    /// Heads of keys and values, which divide `heads`; as many by default.
     #[serde(default)]
     pub kv_heads: Option<usize>,
     /// Width of the feed-forward block; three times `hidden` by default.

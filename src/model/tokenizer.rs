@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -18,8 +19,9 @@ const EOS: &str = "<eos>";
 const UNKNOWN: &str = "<unk>";
 
 /// How a new tokenizer cuts text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "TokenizerAlgorithm")]
 pub enum Algorithm {
     /// Words between white space; for the sandbox.
     WordLevel,

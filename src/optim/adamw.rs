@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{self, Params};
@@ -14,10 +15,13 @@ use crate::ops::{kernel, on_cpu_f32, read, write};
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Settings of AdamW.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
+    /// β₁ and β₂: how long the means of gradients and of their squares remember.
     pub betas: (f64, f64),
+    /// ε, added to the denominator.
     pub epsilon: f64,
     /// Decoupled: every step takes lr · weight_decay of the matrices away; norms are left alone.
     pub weight_decay: f64,

@@ -1,24 +1,30 @@
 //! Learning-rate schedules.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate changes: a linear warm-up, then constant, linear or cosine decay to a floor.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
     /// Steps over which the rate rises to its full value.
     pub warmup: usize,
+    /// How the rate falls after the warm-up.
     pub decay: Decay,
     /// What decay ends at, as a share of the full rate.
     pub floor: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
+    /// Not at all.
     #[default]
     Constant,
+    /// In a straight line to the floor at the last step.
     Linear,
+    /// Along half a cosine to the floor at the last step.
     Cosine,
 }
 

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
@@ -29,10 +30,10 @@ const AHEAD: usize = 8;
 pub const TEMPERATURES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 /// How tokens are drawn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
-    /// 0 takes the most probable token.
+    /// What scores are divided by before drawing; 0 takes the most probable token.
     pub temperature: f64,
     /// Draw from this many most probable tokens; 0 from all.
     pub top_k: usize,
@@ -40,6 +41,7 @@ pub struct Sampling {
     pub top_p: f64,
     /// Draw from tokens that are at least this share as probable as the most probable one.
     pub min_p: f64,
+    /// Longest completion, in tokens.
     pub max_new_tokens: usize,
     /// Texts that end a completion; they and what follows are no part of its text.
     pub stop: Vec<String>,

@@ -1,15 +1,18 @@
 //! `collect`: keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
 
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, Responses};
 use crate::data::{self, PairRow, ResponseRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 
-#[derive(Serialize, Deserialize)]
+/// Keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Collect {
+    /// The responses to take pairs from.
     data: Input<Responses>,
     /// The pairs collected so far.
     into: Input<Pairs>,

@@ -1,5 +1,6 @@
 //! `evaluate`: all three roles on what reinforcement learning never saw, with the oracle as the judge.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Player, Seeds, World};
@@ -8,13 +9,17 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Prompt, Role, label};
 use crate::rollout::Sampling;
 
-#[derive(Serialize, Deserialize)]
+/// Evaluates all three roles on what reinforcement learning never saw, with the oracle as the judge.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
     /// What this evaluation is called in tables, such as the phase that it follows.
     phase: String,
+    /// The attacker, which wraps the held-out hazards.
     attacker: Input<Model>,
+    /// The defender that is attacked, and asked the benign prompts and arithmetic questions.
     defender: Input<Model>,
+    /// The evaluator, whose verdicts are compared with the oracle's.
     evaluator: Input<Model>,
     /// Frozen defense models that are attacked too.
     #[serde(default)]
@@ -32,14 +37,18 @@ pub struct Evaluate {
     /// Attacks for each held-out hazard.
     #[serde(default = "default_group")]
     group: usize,
+    /// How attacks are drawn. Everything else is asked greedily, with the same limits.
     #[serde(default)]
     sampling: Sampling,
 }
 
-#[derive(Serialize, Deserialize)]
+/// A frozen defense model that is attacked too.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Other {
+    /// The model.
     model: Input<Model>,
+    /// What it is called in tables.
     name: String,
 }
 

@@ -1,5 +1,6 @@
 //! `generate`: the attacker wraps seed prompts. Draws seeds, samples a group of attacks for each.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Player, Seeds};
@@ -8,9 +9,11 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
 use crate::rollout::Sampling;
 
-#[derive(Serialize, Deserialize)]
+/// The attacker wraps seed prompts: draws seeds and samples a group of attacks for each.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
+    /// The attacker.
     model: Input<Model>,
     /// The seeds to draw from.
     data: Input<Seeds>,
@@ -19,10 +22,13 @@ pub struct Generate {
     /// Attacks for each seed; they are one group of GRPO.
     #[serde(default = "one")]
     group: usize,
+    /// Draw only from seeds of this split, such as `train` or `heldout`.
     #[serde(default = "default_split")]
     split: String,
+    /// Draw only from seeds of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
     #[serde(default = "default_task")]
     task: String,
+    /// How attacks are drawn.
     #[serde(default)]
     sampling: Sampling,
     /// The template of the attacker's prompt; knows `seed`.

@@ -1,5 +1,6 @@
 //! `judge`: the evaluator says of each response whether it is negative, rejective or positive.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Judgeable, Model, Player};
@@ -8,15 +9,19 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Class, Prompt, Role, label};
 use crate::rollout::Sampling;
 
-#[derive(Serialize, Deserialize)]
+/// The evaluator says of each response whether it is negative (unsafe), rejective (a plain refusal) or
+/// positive (safe and helpful).
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Judge {
+    /// What to judge: responses, or labelled pairs when the evaluator is trained.
     data: Input<Judgeable>,
+    /// The evaluator.
     model: Input<Model>,
     /// Verdicts for each pair; they are one group of GRPO when the evaluator is trained.
     #[serde(default = "one")]
     group: usize,
-    /// Greedy by default; an evaluator in training samples at temperature 1.
+    /// How verdicts are drawn: greedily by default; an evaluator in training samples at temperature 1.
     #[serde(default = "greedy")]
     sampling: Sampling,
     /// The template of the evaluator's prompt; knows `prompt` and `response`.

@@ -1,5 +1,6 @@
 //! `pool`: keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards, SuccessPool};
@@ -7,7 +8,8 @@ use crate::data::{self, PoolRow, RewardRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Eviction};
 
-#[derive(Serialize, Deserialize)]
+/// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
     /// Rewards of the attacker.
@@ -17,8 +19,10 @@ pub struct Pool {
     /// Attacks whose success (weighted over the defense models) reaches this are taken.
     #[serde(default = "default_threshold")]
     threshold: f64,
+    /// Attacks beyond this number leave the pool.
     #[serde(default = "default_capacity")]
     capacity: usize,
+    /// Which attacks leave a full pool.
     #[serde(default)]
     eviction: Eviction,
     /// Embeds what is taken, for the cosine part of the penalty; without it no embedding is kept.

@@ -1,6 +1,7 @@
 //! `respond`: every defense model answers every attack. Benign prompts can be mixed in, so that a defender
 //! in training also meets what it should help with.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Player};
@@ -9,17 +10,22 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
 use crate::rollout::Sampling;
 
-#[derive(Serialize, Deserialize)]
+/// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
+/// also meets what it should help with.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
+    /// The attacks to answer.
     data: Input<Attacks>,
+    /// The defense models, each with its weight in the attacker's reward.
     models: Vec<Defense>,
-    /// Benign prompts to mix in, drawn from `data`.
+    /// Benign prompts to mix in; none by default.
     #[serde(default)]
     benign: Option<Benign>,
     /// Responses of each model to each attack; they are one group of GRPO.
     #[serde(default = "one")]
     group: usize,
+    /// How responses are drawn.
     #[serde(default)]
     sampling: Sampling,
     /// The template of the defender's prompt; knows `prompt`. By default the attack, between the sandbox's marks
@@ -29,12 +35,15 @@ pub struct Respond {
 }
 
 /// A defense model and its weight w_i in the attacker's reward.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Defense {
+    /// The model.
     model: Input<Model>,
+    /// What it is called in datasets; each model has another name.
     #[serde(default = "default_name")]
     name: String,
+    /// w_i: what breaking this model counts in the attacker's reward.
     #[serde(default = "default_weight")]
     weight: f64,
     /// Whether the prompt is the user's message in the model's chat template.
@@ -42,12 +51,15 @@ struct Defense {
     chat: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Benign prompts that are mixed in.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Benign {
+    /// The prompts to draw from.
     data: Input<Attacks>,
+    /// How many prompts to draw.
     prompts: usize,
-    /// Of which split of the seeds.
+    /// Draw only from prompts of this split.
     #[serde(default = "default_split")]
     split: String,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
@@ -10,51 +11,67 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, AttackerReward, Class, DefenderReward, Role};
 use crate::grpo::{self, ScaleRewards};
 
-#[derive(Serialize, Deserialize)]
+/// What each completion earned, component by component, and its advantage within its group.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
+    /// Whose reward it is, and what it is computed from.
     rule: Rule,
+    /// What centred rewards are divided by to make advantages.
     #[serde(default)]
     scale_rewards: ScaleRewards,
 }
 
 /// Whose reward it is, and what it is computed from.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Rule {
+    /// Success weighted over the defense models, plus kept meaning, minus likeness to the pool.
     Attacker(AttackerRule),
+    /// The value of the class that the evaluator gave the response.
     Defender(DefenderRule),
+    /// 1 for the label of the experts, 0 for another.
     Evaluator(EvaluatorRule),
 }
 
-#[derive(Serialize, Deserialize)]
+/// The attacker's reward.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AttackerRule {
+    /// The attacks that are rewarded.
     attacks: Input<Attacks>,
-    /// Of the responses of all defense models to these attacks.
+    /// The verdicts on the responses of all defense models to these attacks.
     verdicts: Input<Verdicts>,
     /// The successful attacks that the diversity penalty compares with.
     pool: Input<SuccessPool>,
     /// Embeds attacks for the cosine part of the diversity penalty, which is left out without it.
     #[serde(default)]
     embedder: Option<Input<Model>>,
+    /// The weights of the terms of the reward.
     #[serde(default)]
     weights: AttackerReward,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The defender's reward.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DefenderRule {
+    /// The responses that are rewarded.
     responses: Input<Responses>,
+    /// The verdicts on these responses.
     verdicts: Input<Verdicts>,
+    /// What each class of response is worth.
     #[serde(default)]
     weights: DefenderReward,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The evaluator's reward.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EvaluatorRule {
+    /// The verdicts that are rewarded.
     verdicts: Input<Verdicts>,
+    /// The experts' labels of the pairs that were judged.
     labels: Input<Labels>,
 }
 

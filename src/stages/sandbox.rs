@@ -1,5 +1,6 @@
 //! `sandbox`: expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact;
@@ -7,25 +8,26 @@ use crate::data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, Sf
 use crate::engine::{Context, InputFile, Kind, Output, Stage};
 use crate::game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 
-#[derive(Serialize, Deserialize)]
+/// Expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sandbox {
     /// The world's YAML file; the world that comes with triplay by default.
     #[serde(default)]
     spec: Option<InputFile>,
-    /// Warm-up examples for all three roles.
+    /// How many warm-up examples to make, for all three roles together.
     #[serde(default = "default_sft")]
     sft: usize,
-    /// Warm-up examples for each of the other defenders.
+    /// How many warm-up examples to make for each of the other defenders.
     #[serde(default = "default_sft_others")]
     sft_others: usize,
-    /// Attacks in the fixed benchmark.
+    /// How many attacks the fixed benchmark has.
     #[serde(default = "default_benchmark")]
     benchmark: usize,
-    /// Held-out pairs with their true class.
+    /// How many held-out pairs with their true class to make.
     #[serde(default = "default_benchmark")]
     pairs: usize,
-    /// Wrapped prompts for each benign task.
+    /// How many wrapped prompts to make for each benign task.
     #[serde(default = "default_benign")]
     benign: usize,
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
@@ -11,38 +12,47 @@ use crate::grpo::{SupervisedConfig, supervised_step};
 use crate::model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 
-#[derive(Serialize, Deserialize)]
+/// Supervised training on prompts and completions, of a new model or of one that is there.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sft {
+    /// The prompts and completions to learn from.
     data: Input<SftRows>,
-    /// Only rows of this subset.
+    /// Learn only from rows of this subset; from all by default.
     #[serde(default)]
     subset: Option<String>,
     /// The model to go on from; else `init` and `tokenizer` make a new one.
     #[serde(default)]
     model: Option<Input<Model>>,
-    /// Train a low-rank adapter on `model`, which stays as it is.
+    /// Train a low-rank adapter on `model`, which stays as it is; all weights by default.
     #[serde(default)]
     lora: Option<LoraConfig>,
+    /// The sizes of a new model.
     #[serde(default)]
     init: Option<Architecture>,
+    /// The tokenizer of a new model.
     #[serde(default)]
     tokenizer: Option<Input<Vocabulary>>,
+    /// How many steps to train.
     steps: usize,
     /// Examples for each step, drawn with replacement.
     #[serde(default = "default_batch")]
     batch: usize,
+    /// The learning rate, before the schedule.
     lr: f64,
+    /// How the learning rate changes; constant by default.
     #[serde(default)]
     schedule: Schedule,
+    /// Settings of AdamW.
     #[serde(default)]
     optimizer: AdamWConfig,
+    /// Gradients are scaled down to this norm.
     #[serde(default = "default_norm")]
     max_grad_norm: f64,
     /// Examples that are differentiated at the same time; bounds memory.
     #[serde(default = "default_micro_batch")]
     micro_batch: usize,
-    /// Keep only what passes between blocks and compute the rest again.
+    /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
     #[serde(default)]
     gradient_checkpointing: bool,
 }

@@ -1,5 +1,6 @@
 //! `tokenizer`: trains a tokenizer on texts.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Texts};
@@ -8,12 +9,15 @@ use crate::engine::{Context, Input, Kind, Output, Stage};
 use crate::game::SPECIAL_TOKENS;
 use crate::model::{self, Algorithm, TokenizerSpec};
 
-#[derive(Serialize, Deserialize)]
+/// Trains a tokenizer on texts, on whole words or on byte pairs.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenizer {
+    /// The texts to learn from.
     data: Input<Texts>,
-    /// `word_level` or `bpe`.
+    /// How the tokenizer cuts text.
     algorithm: Algorithm,
+    /// How many different tokens there are at the most.
     #[serde(default = "default_vocabulary")]
     vocab_size: usize,
     /// Tokens that are never split, besides padding, end and unknown.

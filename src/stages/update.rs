@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards};
@@ -15,10 +16,13 @@ use crate::optim::AdamW;
 /// The optimizer's state, beside the model that it belongs to.
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-#[derive(Serialize, Deserialize)]
+/// One step of reinforcement learning of a role on its rewards.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
+    /// The model to train; its optimizer's state, if it brings one, goes on.
     model: Input<Model>,
+    /// The completions of this model with their rewards.
     data: Input<Rewards>,
     /// What the KL penalty measures the distance to; with an adapter the model without it, by default.
     #[serde(default)]
@@ -27,12 +31,15 @@ pub struct Update {
     /// trained further.
     #[serde(default)]
     lora: Option<LoraConfig>,
+    /// The algorithm and its settings.
     algorithm: Algorithm,
 }
 
-#[derive(Serialize, Deserialize)]
+/// How a model learns from rewards.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Algorithm {
+    /// Group-relative policy optimization (GRPO).
     Grpo(GrpoConfig),
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The experts here are the sandbox's: the oracle's truth with independent errors and blind spots.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, World};
@@ -10,7 +11,8 @@ use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, label};
 use crate::store::Seed;
 
-#[derive(Serialize, Deserialize)]
+/// Experts label pairs for the evaluator: safe or unsafe first, then rejective or positive.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vote {
     /// The pairs to draw from.

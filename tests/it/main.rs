@@ -3,9 +3,11 @@
 mod bad_input;
 mod exec;
 mod frozen;
+mod graph;
 mod layers;
 mod models;
 mod parity;
 mod run;
+mod schema;
 mod space;
 mod wrong;

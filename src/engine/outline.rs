@@ -1,0 +1,344 @@
+//! A pipeline to look at: stages and what feeds them, with each loop once or written out. Runs nothing, and
+//! does not read the files that the pipeline names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::LoadOptions;
+use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
+use super::diagnostic::Diagnostics;
+use super::graph::{Call, Feed, Graph};
+use super::input::{Origin, uses};
+use super::scope::Link;
+use super::stage::{Output, Registry};
+use crate::store::Digest;
+
+/// Nodes, the frames around them, and edges; each in the order of execution.
+#[derive(Clone, Debug, Default)]
+pub struct Outline {
+    pub pipeline: String,
+    pub nodes: Vec<OutlineNode>,
+    pub frames: Vec<Frame>,
+    pub edges: Vec<Edge>,
+}
+
+#[derive(Clone, Debug)]
+pub struct OutlineNode {
+    /// With the loops around it: `play/red/update`, written out `play[1]/red[03]/update`.
+    pub name: String,
+    /// The innermost frame around it, as its place in [`Outline::frames`].
+    pub frame: Option<usize>,
+    pub shape: Shape,
+}
+
+/// What a node stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Stage {
+        kind: &'static str,
+        /// The variants of its matrix.
+        labels: Vec<String>,
+    },
+    /// What a loop hands from one round to the next, by its name in the loop.
+    Carried,
+    /// A file or folder of the user's.
+    File,
+    /// An environment variable.
+    Variable,
+}
+
+/// A loop, or one of its rounds where loops are written out.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub name: String,
+    pub frame: Option<usize>,
+    /// How many rounds a loop has.
+    pub repeat: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edge {
+    pub from: Tail,
+    pub to: usize,
+    pub role: EdgeRole,
+    /// The key that takes it, such as `models.0.model`, or the name of the carried value.
+    pub input: String,
+}
+
+/// Where an edge begins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tail {
+    /// Its place in [`Outline::nodes`].
+    pub node: usize,
+    /// The variant whose output it is.
+    pub variant: Option<String>,
+    /// The output that is passed on; none of a file, a variable or a carried value.
+    pub output: Option<String>,
+    /// Whether it is what the bare name of the stage refers to.
+    pub is_first: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EdgeRole {
+    Feeds,
+    /// Into the first round of a loop.
+    Carry,
+    /// From a round to the following one.
+    Next,
+    /// Out of the last round of a loop, by the name that the loop carries it under.
+    Result(String),
+}
+
+/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own.
+pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
+    let compiled = super::compiled(path, options, registry)?;
+    let mut folding = Folding::new(&compiled.outside);
+    folding.outline.pipeline = compiled.name.clone();
+    for (program, variant) in &compiled.programs {
+        let frame = variant.ablation.as_ref().map(|name| folding.outline.add_frame(name.clone(), None, None));
+        folding.steps(&program.steps, &mut vec![Scope::default()], frame);
+    }
+    Ok(folding.outline)
+}
+
+/// The pipeline with all rounds of its loops.
+pub fn outline_unrolled(
+    path: &Path,
+    options: &LoadOptions,
+    registry: &Registry,
+) -> Result<Outline, Diagnostics> {
+    let digest = |_: &Path| Ok(Digest::of_bytes(b"unread"));
+    let graph = super::load(path, &LoadOptions { digest: &digest, ..*options }, registry)?;
+    Ok(written_out(&graph))
+}
+
+impl Outline {
+    /// The last part of a name, which is enough inside the frame.
+    pub fn short_name(name: &str) -> &str {
+        split(name).1
+    }
+
+    fn add_frame(&mut self, name: String, frame: Option<usize>, repeat: Option<usize>) -> usize {
+        self.frames.push(Frame { name, frame, repeat });
+        self.frames.len() - 1
+    }
+
+    fn add_node(&mut self, name: String, frame: Option<usize>, shape: Shape) -> usize {
+        self.nodes.push(OutlineNode { name, frame, shape });
+        self.nodes.len() - 1
+    }
+
+    /// The name of something inside a frame.
+    fn inside(&self, frame: Option<usize>, name: &str) -> String {
+        match frame {
+            None => name.to_owned(),
+            Some(frame) => format!("{}/{name}", self.frames[frame].name),
+        }
+    }
+}
+
+/// A name's frames and its last part. A `/` in the label of a variant parts nothing.
+fn split(name: &str) -> (Option<&str>, &str) {
+    let mut depth = 0usize;
+    let mut cut = None;
+    for (index, char) in name.char_indices() {
+        match char {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            '/' if depth == 0 => cut = Some(index),
+            _ => {}
+        }
+    }
+    cut.map_or((None, name), |cut| (Some(&name[..cut]), &name[cut + 1..]))
+}
+
+impl Tail {
+    fn whole(node: usize) -> Tail {
+        Tail { node, variant: None, output: None, is_first: true }
+    }
+
+    fn output(node: usize, variant: Option<String>, outputs: &[Output], index: usize) -> Tail {
+        let output = outputs.get(index).map(|output| output.name.to_string());
+        Tail { node, variant, output, is_first: index == 0 }
+    }
+}
+
+/// What the places of a scope stand for.
+#[derive(Default)]
+struct Scope<'a> {
+    /// A stage's node and variant.
+    nodes: Vec<(usize, &'a Variant)>,
+    /// What is carried, then what the loops come to.
+    values: Vec<Option<(Tail, EdgeRole)>>,
+}
+
+/// An outline in the making.
+struct Folding<'a> {
+    outline: Outline,
+    outside: &'a Outside,
+    /// The nodes of files and variables, each once.
+    outside_nodes: BTreeMap<String, usize>,
+    edges: BTreeSet<Edge>,
+}
+
+impl<'a> Folding<'a> {
+    fn new(outside: &'a Outside) -> Folding<'a> {
+        let (outline, outside_nodes, edges) = Default::default();
+        Folding { outline, outside, outside_nodes, edges }
+    }
+
+    fn steps(&mut self, steps: &'a [Step], scopes: &mut Vec<Scope<'a>>, frame: Option<usize>) {
+        for step in steps {
+            match step {
+                Step::Stage(stage) => self.stage(stage, scopes, frame),
+                Step::Loop(repeat) => self.repeat(repeat, scopes, frame),
+            }
+        }
+    }
+
+    fn stage(&mut self, step: &'a StageStep, scopes: &mut [Scope<'a>], frame: Option<usize>) {
+        let Some(first) = step.variants.first() else { return };
+        let labels = step.variants.iter().filter_map(|variant| variant.label.clone()).collect();
+        let name = self.outline.inside(frame, &step.name);
+        let node = self.outline.add_node(name, frame, Shape::Stage { kind: first.call.kind.name, labels });
+        for variant in &step.variants {
+            for (link, inputs) in variant.links.iter().zip(inputs(&variant.call)) {
+                for input in inputs {
+                    self.connect(link, scopes, node, None, input);
+                }
+            }
+        }
+        if let Some(scope) = scopes.last_mut() {
+            scope.nodes.extend(step.variants.iter().map(|variant| (node, variant)));
+        }
+    }
+
+    fn repeat(&mut self, step: &'a LoopStep, scopes: &mut Vec<Scope<'a>>, frame: Option<usize>) {
+        let name = self.outline.inside(frame, &step.name);
+        let inner = Some(self.outline.add_frame(name, frame, Some(step.repeat)));
+        let (mut nodes, mut results) = (Vec::new(), Vec::new());
+        for (name, link) in step.names.iter().zip(&step.carry) {
+            let node = self.outline.add_node(self.outline.inside(inner, name), inner, Shape::Carried);
+            let from = self.connect(link, scopes, node, Some(EdgeRole::Carry), name.clone());
+            nodes.push(node);
+            // Without a round, what goes in comes out.
+            results.push(if step.repeat == 0 { from } else { Some(Tail::whole(node)) });
+        }
+        let values = nodes.iter().map(|node| Some((Tail::whole(*node), EdgeRole::Feeds))).collect();
+        scopes.push(Scope { nodes: Vec::new(), values });
+        self.steps(&step.steps, scopes, inner);
+        for (value, link) in &step.next {
+            let from = if step.repeat > 1 {
+                let name = step.names[*value].clone();
+                self.connect(link, scopes, nodes[*value], Some(EdgeRole::Next), name)
+            } else {
+                self.tail(link, scopes).map(|(tail, _)| tail)
+            };
+            if step.repeat > 0 {
+                results[*value] = from;
+            }
+        }
+        scopes.pop();
+        if let Some(scope) = scopes.last_mut() {
+            let named = step.names.iter().zip(results);
+            let role = |(name, tail): (&String, Option<Tail>)| Some((tail?, EdgeRole::Result(name.clone())));
+            scope.values.extend(named.map(role));
+        }
+    }
+
+    /// Adds an edge from what a link stands for, once; its role follows from the link where none is given.
+    fn connect(
+        &mut self,
+        link: &Link,
+        scopes: &[Scope],
+        to: usize,
+        role: Option<EdgeRole>,
+        input: String,
+    ) -> Option<Tail> {
+        let (from, found) = self.tail(link, scopes)?;
+        let edge = Edge { from: from.clone(), to, role: role.unwrap_or(found), input };
+        if self.edges.insert(edge.clone()) {
+            self.outline.edges.push(edge);
+        }
+        Some(from)
+    }
+
+    fn tail(&mut self, link: &Link, scopes: &[Scope]) -> Option<(Tail, EdgeRole)> {
+        let outside = self.outside;
+        match *link {
+            Link::File(index) => {
+                let (path, _) = outside.files.get(index)?;
+                Some((self.outside(path.display().to_string(), Shape::File), EdgeRole::Feeds))
+            }
+            Link::Variable(index) => {
+                let name = outside.variables.get(index)?;
+                Some((self.outside(format!("${name}"), Shape::Variable), EdgeRole::Feeds))
+            }
+            Link::Output { scope, node, output } => {
+                let (node, variant) = scopes.get(scope)?.nodes.get(node)?;
+                let tail = Tail::output(*node, variant.label.clone(), variant.call.outputs(), output);
+                Some((tail, EdgeRole::Feeds))
+            }
+            Link::Carried { scope, value } => scopes.get(scope)?.values.get(value)?.clone(),
+        }
+    }
+
+    fn outside(&mut self, name: String, shape: Shape) -> Tail {
+        let outline = &mut self.outline;
+        let nodes = &mut self.outside_nodes;
+        Tail::whole(*nodes.entry(name.clone()).or_insert_with(|| outline.add_node(name, None, shape)))
+    }
+}
+
+/// The keys that take each of a call's origins.
+fn inputs(call: &Call) -> Vec<Vec<String>> {
+    let uses = uses(&call.decoded.params);
+    let keys = |origin: &Origin| {
+        let of_origin = uses.iter().filter(|found| found.origin == *origin);
+        of_origin.map(|found| found.path.join(".")).collect()
+    };
+    call.origins.iter().map(keys).collect()
+}
+
+fn written_out(graph: &Graph) -> Outline {
+    let mut outline = Outline { pipeline: graph.pipeline.clone(), ..Outline::default() };
+    let mut frames: BTreeMap<String, usize> = BTreeMap::new();
+    for node in &graph.nodes {
+        let frame = split(&node.name).0.map(|name| frame(&mut outline, &mut frames, name));
+        let shape = Shape::Stage { kind: node.call.kind.name, labels: Vec::new() };
+        outline.add_node(node.name.clone(), frame, shape);
+    }
+    let files = outline.nodes.len();
+    for (path, _) in &graph.files {
+        outline.add_node(path.display().to_string(), None, Shape::File);
+    }
+    let variables = outline.nodes.len();
+    for (name, _) in &graph.variables {
+        outline.add_node(format!("${name}"), None, Shape::Variable);
+    }
+    for (to, node) in graph.nodes.iter().enumerate() {
+        for (feed, inputs) in node.feeds.iter().zip(inputs(&node.call)) {
+            let from = match feed {
+                Feed::Output { node: id, output } => {
+                    Tail::output(id.index(), None, graph.node(*id).call.outputs(), *output)
+                }
+                Feed::File(index) => Tail::whole(files + index),
+                Feed::Variable(index) => Tail::whole(variables + index),
+            };
+            let edge = |input| Edge { from: from.clone(), to, role: EdgeRole::Feeds, input };
+            outline.edges.extend(inputs.into_iter().map(edge));
+        }
+    }
+    outline
+}
+
+/// The frame of this name, with those around it.
+fn frame(outline: &mut Outline, known: &mut BTreeMap<String, usize>, name: &str) -> usize {
+    if let Some(frame) = known.get(name) {
+        return *frame;
+    }
+    let around = split(name).0.map(|name| frame(outline, known, name));
+    let frame = outline.add_frame(name.to_owned(), around, None);
+    known.insert(name.to_owned(), frame);
+    frame
+}

@@ -1,0 +1,171 @@
+//! The grammar around stages: the keys of the file, of loops and of every stage, as parts of the schema.
+
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+
+use super::{AnyInput, generator, tidy};
+use crate::engine::Registry;
+
+/// A use of a parameter: `$name` where no text is expected.
+pub(super) const PARAMETER: &str = r"^\$";
+
+const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]*$";
+
+/// `stage`, `stage.output` or `stage[variant].output`, or text with a parameter in it.
+pub(super) const REFERENCE: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\[[^\]]*\])?(\.[A-Za-z_][A-Za-z0-9_-]*)?$|\$";
+
+/// A length of time: `90`, `90s`, `2h` or `1h 30m`.
+const DURATION: &str = r"^(\d+(\.\d+)? *(ms|s|m|min|h|d) *)+$|^\$";
+
+/// The keys that every stage takes beside those of its kind.
+pub fn common() -> Value {
+    json!({
+        "matrix": { "$ref": "#/$defs/matrix", "description":
+            "Variants of the stage: each axis is a list of values, or a map of labels and values; a value is used as \
+             `$axis`. `include` and `exclude` are lists of combinations to add and to leave out." },
+        "seed": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER, "description":
+            "Fixes the randomness of this stage. By default it comes from the pipeline's seed and the rounds of the \
+             loops around the stage." },
+        "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
+            "What the stage takes of each resource while it runs, such as { gpu: 1 }; one `cpu` by default.",
+            "additionalProperties": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER } },
+        "timeout": { "type": ["number", "string"], "exclusiveMinimum": 0, "pattern": DURATION, "description":
+            "The stage fails when it takes longer: seconds, or text such as `90s` or `2h`. No limit by default." },
+        "retry": { "$ref": "#/$defs/retry", "description":
+            "How often to try again after a failure that may pass: a number, or { times, wait }. 3 times by default, \
+             after 1 second, which doubles each time." },
+    })
+}
+
+/// The keys of the file.
+pub(super) fn top() -> Value {
+    json!({
+        "pipeline": { "type": "string", "pattern": NAME, "description":
+            "The pipeline's name; its results are in results/NAME." },
+        "seed": { "type": "integer", "minimum": 0, "default": 0, "description":
+            "Where all randomness of the pipeline comes from." },
+        "device": { "type": "string", "default": "auto", "examples": ["auto", "cpu", "cuda", "cuda:1", "metal"],
+            "description": "Where models are computed: auto, cpu, cuda, cuda:N or metal." },
+        "dtype": { "type": "string", "default": "f32", "examples": ["f32", "bf16", "f16", "f64"], "description":
+            "The number type in which models are computed: f32; bf16 or f16 on a GPU; f64 to check numbers." },
+        "params": { "type": "object", "description":
+            "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
+            "propertyNames": { "pattern": NAME, "not": { "enum": ["seed", "device", "dtype"] } },
+            "additionalProperties": { "type": ["number", "string", "boolean", "array"] } },
+        "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
+            "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
+             take more.",
+            "additionalProperties": { "type": "integer", "minimum": 1 } },
+        "ablations": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
+            "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
+             pipeline with them.",
+            "additionalProperties": { "type": "object", "propertyNames": { "pattern": NAME },
+                "additionalProperties": { "type": ["number", "string", "boolean", "array"] } } },
+        "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of the pipeline, by name." },
+    })
+}
+
+/// The definitions that no kind brings.
+pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
+    let names: Vec<&str> = registry.names().collect();
+    let mut generator = generator();
+    let about = |schema: Value| schema["description"].as_str().unwrap_or_default().to_owned();
+    let descriptions: Vec<String> =
+        registry.schemas().map(|(_, schema)| about(tidy(schema(&mut generator).to_value()))).collect();
+    let branch = |name: &&str| {
+        json!({
+            "if": { "required": ["kind"], "properties": { "kind": { "const": name } } },
+            "then": { "$ref": format!("#/$defs/stage.{name}") },
+        })
+    };
+    let definitions = json!({
+        "stages": { "type": "object", "minProperties": 1, "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "$ref": "#/$defs/step" } },
+        // Conditions rather than alternatives, so that an editor speaks of the kind that was typed alone.
+        "step": { "description": "A stage with its kind, or a loop with its `repeat`.", "type": "object",
+            "properties": {
+                "kind": { "description": "What the stage does: see `triplay pipeline kinds`." },
+                "repeat": { "description": "Makes this a loop: how many rounds it has." } },
+            "if": { "required": ["repeat"] },
+            "then": { "$ref": "#/$defs/loop" },
+            "else": { "required": ["kind"],
+                "properties": { "kind": { "description": "What the stage does.", "enum": names,
+                    "enumDescriptions": descriptions } },
+                "allOf": names.iter().map(branch).collect::<Vec<_>>() } },
+        "loop": repeat(),
+        "matrix": { "type": ["object", "string"], "pattern": PARAMETER, "minProperties": 1,
+            "properties": {
+                "include": { "$ref": "#/$defs/combinations", "description": "Combinations to add." },
+                "exclude": { "$ref": "#/$defs/combinations", "description": "Combinations to leave out." } },
+            "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "type": ["array", "object", "string"], "minItems": 1, "minProperties": 1,
+                "pattern": PARAMETER } },
+        "combinations": { "type": "array",
+            "items": { "type": "object", "minProperties": 1, "propertyNames": { "pattern": NAME } } },
+        "retry": { "type": ["integer", "object", "string"], "minimum": 0, "pattern": PARAMETER,
+            "properties": {
+                "times": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER,
+                    "description": "How often to try again." },
+                "wait": { "type": ["number", "string"], "minimum": 0, "pattern": DURATION, "description":
+                    "How long to wait before the first time: seconds, or text such as `30s`; doubled each time." } },
+            "additionalProperties": false },
+        "input": tidy(AnyInput::json_schema(&mut generator).to_value()),
+    });
+    match definitions {
+        Value::Object(definitions) => definitions,
+        _ => Map::new(),
+    }
+}
+
+fn repeat() -> Value {
+    let carried = |description: &str| {
+        json!({ "type": "object", "description": description, "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "$ref": "#/$defs/input" } })
+    };
+    json!({ "description": "A loop.", "type": "object",
+        "properties": {
+            "repeat": { "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000, "pattern": PARAMETER,
+                "description": "How many rounds there are." },
+            "keep": { "type": ["string", "object"], "pattern": r"^(last|all)$|^\$", "default": "last",
+                "properties": { "every": { "type": ["integer", "string"], "minimum": 1, "pattern": PARAMETER,
+                    "description": "Keep those of each round whose number this divides." } },
+                "required": ["every"], "additionalProperties": false, "description":
+                "Which checkpoints stay on disk that a round hands to the next: `last`, `all` or { every: N }. The \
+                 last of the loop always does." },
+            "carry": carried("What goes into the first round, by the name that stages of the loop use. After the \
+                loop, `loop.name` is what came out of the last round."),
+            "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of a round, by name." },
+            "next": carried("What a round hands to the following one. What is not named stays as it is.") },
+        "required": ["repeat", "stages"], "additionalProperties": false })
+}
+
+/// Says in words what each pattern stands for: editors show it in the pattern's place.
+pub(super) fn explain_patterns(value: &mut Value) {
+    if let Value::Object(object) = value {
+        let message = match object.get("pattern").and_then(Value::as_str) {
+            Some(PARAMETER) => {
+                let types = object.get("type").and_then(Value::as_array).into_iter().flatten();
+                let words = types.filter_map(Value::as_str).filter_map(|name| match name {
+                    "integer" => Some("a whole number"),
+                    "number" => Some("a number"),
+                    "boolean" => Some("true or false"),
+                    "array" => Some("a list"),
+                    "object" => Some("a map"),
+                    _ => None,
+                });
+                let words: Vec<&str> = words.chain(["a parameter such as $name"]).collect();
+                Some(format!("Expected {}.", words.join(" or ")))
+            }
+            Some(REFERENCE) => Some("Expected a reference such as world.seeds, or { path: FILE }.".into()),
+            Some(DURATION) => Some("Expected seconds, or text such as 90s or 2h.".into()),
+            Some(NAME) => Some("Expected a name: letters, digits, `_` and `-`.".into()),
+            _ => None,
+        };
+        object.extend(message.map(|message| ("patternErrorMessage".to_owned(), message.into())));
+    }
+    match value {
+        Value::Object(object) => object.iter_mut().for_each(|(_, inner)| explain_patterns(inner)),
+        Value::Array(items) => items.iter_mut().for_each(explain_patterns),
+        _ => {}
+    }
+}

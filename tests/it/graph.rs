@@ -1,0 +1,119 @@
+//! What `pipeline graph` draws: goldens of one small pipeline in all formats, folded and written out.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::space::Space;
+
+/// A matrix, a file, nested loops, values that are carried, an output that is not the first.
+const BREW: &str = "
+pipeline: brew
+params: { rounds: 3 }
+stages:
+  world: { kind: sandbox, spec: \"glow & <venom>.yaml\" }
+  words: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup: { kind: sft, data: world.sft, tokenizer: words, init: { hidden: 32, layers: 1, heads: 2 }, steps: 1, lr: 1e-3 }
+  others: { kind: sft, data: world.sft_others, subset: $profile, model: warmup, steps: 1, lr: 1e-3, matrix: { profile: [b, c] } }
+  play:
+    repeat: $rounds
+    carry: { attacker: warmup.model, pairs: world.empty_pairs }
+    stages:
+      attacks: { kind: generate, model: attacker, data: world.seeds, prompts: 4 }
+      responses: { kind: respond, data: attacks, models: [{ model: \"others[b]\", name: b }, { model: warmup }] }
+      collected: { kind: collect, data: responses, into: pairs }
+    next: { pairs: collected }
+  labels: { kind: vote, data: play.pairs, world: world.world, prompts: 2 }
+  end: { kind: judge, data: labels, model: play.attacker }
+";
+
+fn space() -> Space {
+    let space = Space::new();
+    space.write("brew.yaml", BREW);
+    space
+}
+
+fn drawn(space: &Space, more: &[&str]) -> String {
+    let seen = space.triplay(&[&["pipeline", "graph", "brew.yaml"], more].concat());
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    seen.out
+}
+
+/// Compares with a file beside this one; with `TRIPLAY_BLESS` set, writes it.
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/graph").join(name);
+    if std::env::var_os("TRIPLAY_BLESS").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+}
+
+#[test]
+fn a_pipeline_is_drawn_in_three_formats() {
+    let space = space();
+    golden("brew.mmd", &drawn(&space, &[]));
+    golden("brew.dot", &drawn(&space, &["--format", "dot"]));
+    golden("brew.json", &drawn(&space, &["--format", "json"]));
+    golden("brew-unrolled.mmd", &drawn(&space, &["--unroll", "--set", "rounds=2"]));
+}
+
+#[test]
+fn edges_begin_and_end_at_nodes_and_loops_nest() {
+    let space = space();
+    for (file, unroll) in [("brew.yaml", false), ("small.yaml", false), ("small.yaml", true)] {
+        let more: &[&str] = if unroll { &["--unroll"] } else { &[] };
+        let seen = space.triplay(&[&["pipeline", "graph", file, "--format", "json"], more].concat());
+        let graph = seen.json();
+        let list = |key: &str| graph[key].as_array().unwrap().clone();
+        let ids =
+            |key: &str| list(key).iter().map(|item| item["id"].clone().to_string()).collect::<BTreeSet<_>>();
+        let (nodes, loops) = (ids("nodes"), ids("loops"));
+        assert_eq!(nodes.len(), list("nodes").len());
+        for edge in list("edges") {
+            assert!(
+                nodes.contains(&edge["from"].to_string()) && nodes.contains(&edge["to"].to_string()),
+                "{edge}"
+            );
+        }
+        for item in list("nodes").iter().chain(&list("loops")) {
+            assert!(item["loop"].is_null() || loops.contains(&item["loop"].to_string()), "{item}");
+        }
+        let stages = list("nodes").iter().filter(|node| node["type"] == "stage").count();
+        if unroll {
+            assert_eq!(stages, 70, "as many as a run has");
+        }
+        // Every node but the roots is fed.
+        let fed: BTreeSet<String> = list("edges").iter().map(|edge| edge["to"].to_string()).collect();
+        let roots: Vec<Value> =
+            list("nodes").iter().filter(|node| !fed.contains(&node["id"].to_string())).cloned().collect();
+        assert_eq!(roots.len(), 1, "{roots:?}");
+    }
+}
+
+#[test]
+fn what_comes_out_of_a_loop_depends_on_whether_it_has_rounds() {
+    let space = space();
+    let back = |rounds: &str| drawn(&space, &["--set", rounds]).contains("-.->");
+    assert!(back("rounds=2") && !back("rounds=1") && !back("rounds=0"));
+    let edges = |rounds: &str| {
+        let seen =
+            space.triplay(&["pipeline", "graph", "brew.yaml", "--format", "json", "--set", rounds]).json();
+        let edge = |edge: &&Value| edge["role"] == "result" && edge["carried"] == "pairs";
+        let found = seen["edges"].as_array().unwrap().iter().find(edge).unwrap()["from"].clone();
+        seen["nodes"].as_array().unwrap().iter().find(|node| node["id"] == found).unwrap()["name"].clone()
+    };
+    assert_eq!(edges("rounds=1"), "play/collected");
+    assert_eq!(edges("rounds=0"), "world");
+}
+
+#[test]
+fn a_graph_needs_a_valid_pipeline_but_not_its_files() {
+    let space = space();
+    space.write("bad.yaml", &BREW.replace("data: responses", "data: respones"));
+    space.triplay(&["pipeline", "graph", "bad.yaml"]).fails(2, "did you mean `responses`?");
+    assert!(!space.path("glow & <venom>.yaml").exists());
+    assert!(drawn(&space, &["--unroll"]).contains("glow #38; #60;venom#62;.yaml"));
+    assert_eq!(drawn(&space, &[]), drawn(&space, &[]));
+}
