@@ -67,6 +67,12 @@ enum PipelineCommand {
     Plan(PlanArgs),
     /// Explain why a node would run, or would not
     Explain(ExplainArgs),
+    /// Draw the stages and what feeds them, for mermaid or Graphviz, or as JSON
+    Graph(graph::GraphArgs),
+    /// Say what the stage kinds do, take and make
+    Kinds(kinds::KindsArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema(schema::SchemaArgs),
 }
 
 #[derive(Subcommand)]
@@ -89,12 +95,6 @@ enum CacheCommand {
     Verify(StatsArgs),
     /// Free what no run uses
     Gc(GcArgs),
-    /// Draw the stages and what feeds them, for mermaid or Graphviz, or as JSON
-    Graph(graph::GraphArgs),
-    /// Say what the stage kinds do, take and make
-    Kinds(kinds::KindsArgs),
-    /// Print the JSON Schema of pipeline files, for editors
-    Schema(schema::SchemaArgs),
 }
 
 /// A pipeline file and the parameters to change in it.

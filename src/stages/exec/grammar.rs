@@ -1,10 +1,12 @@
 //! How `exec` is written in a pipeline, and what is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path};
 
 use rustix::process::Signal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -17,7 +19,7 @@ use crate::engine::{InputVariable, is_name};
 pub struct Word(pub String);
 
 /// The command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Script {
     /// For `sh -c`.
@@ -237,8 +239,41 @@ impl<'de> Visitor<'de> for ProductsVisitor {
     }
 }
 
+impl JsonSchema for Word {
+    fn schema_name() -> Cow<'static, str> {
+        "Word".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+impl JsonSchema for Typed {
+    fn schema_name() -> Cow<'static, str> {
+        "TypedOutput".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "description": "The type of artifact, such as `model`, `metrics` or `text`." },
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": { "type": "string", "description": "The type of artifact." },
+                        "path": { "type": "string", "description": "Where the command writes it, from its folder." },
+                    },
+                    "required": ["type"],
+                    "additionalProperties": false,
+                },
+            ],
+        })
+    }
+}
+
 /// The value of an entry of `outputs`.
-struct Typed {
+pub struct Typed {
     artifact: String,
     path: Option<String>,
 }

@@ -15,13 +15,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use rand::RngCore;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::folder::Folder;
 use self::grammar::{Product, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job};
 use super::artifact::Anything;
-use crate::engine::{Context, Input, InputVariable, Kind, Output, Stage, Transient};
+use crate::engine::{CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
 pub use supervise::supervise;
 
@@ -33,27 +34,33 @@ const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 /// The variable that hands the node's seed to the command.
 const SEED: &str = "TRIPLAY_SEED";
 
-#[derive(Serialize, Deserialize)]
+/// Any command. It runs in a fresh folder that holds its declared inputs and nothing else, with its declared
+/// environment and nothing else; what it declares as outputs is taken from there. Its outputs are those, and `log`:
+/// what it printed.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
-    /// A list is run as it is; text is run by `sh -c`.
+    /// The command: a list is a program and its arguments, run as they are; text is run by `sh -c`.
     command: Script,
-    /// What lies in the folder, by the name it has there.
+    /// What lies in the folder, by the name it has there: a reference, or { path: FILE }.
     #[serde(default)]
     inputs: BTreeMap<String, Input<Anything>>,
-    /// What the command writes. The first is what the bare name of the stage refers to.
+    /// What the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } where the file has another name. The
+    /// first is what the bare name of the stage refers to.
     #[serde(default, deserialize_with = "grammar::products")]
+    #[schemars(with = "BTreeMap<String, grammar::Typed>")]
     outputs: Vec<Product>,
     /// Variables with fixed values.
     #[serde(default)]
     env: BTreeMap<String, Word>,
     /// Variables of triplay's own environment. Their values count.
     #[serde(default, serialize_with = "grammar::by_name")]
+    #[schemars(with = "Vec<String>")]
     inherit: Vec<InputVariable>,
     /// Variables that are handed on but do not count: places and secrets.
     #[serde(default, skip_serializing)]
     pass: Vec<String>,
-    /// Exit codes after which it is worth trying again.
+    /// Exit codes after which the command is tried again, as `retry` says; 75 (EX_TEMPFAIL) by default.
     #[serde(default = "default_transient", skip_serializing)]
     transient: Vec<u8>,
 }
@@ -66,20 +73,22 @@ fn default_transient() -> Vec<u8> {
 impl Stage for Exec {
     const KIND: Kind = Kind { name: "exec", version: 1, outputs: &[], numerics: false };
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
         grammar::check_files("inputs", self.inputs.keys().map(String::as_str))?;
         self.outputs.iter().try_for_each(Product::check)?;
         grammar::check_files("outputs", self.outputs.iter().map(|output| output.path.as_str()))?;
         if let Some(both) = self.outputs.iter().find(|output| self.inputs.contains_key(&output.path)) {
-            return Err(format!("`{}` is an input and an output: write to a name of its own", both.path));
+            return Err(
+                format!("`{}` is an input and an output: write to a name of its own", both.path).into()
+            );
         }
         if self.transient.contains(&0) {
             return Err("`transient` lists exit codes of failures; 0 is none".into());
         }
         let inherited = self.inherit.iter().map(|variable| variable.0.as_str());
         let names = self.env.keys().map(String::as_str).chain(inherited);
-        grammar::check_variables(names.chain(self.pass.iter().map(String::as_str)))
+        Ok(grammar::check_variables(names.chain(self.pass.iter().map(String::as_str)))?)
     }
 
     fn outputs(&self) -> Vec<Output> {
