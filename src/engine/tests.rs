@@ -2,6 +2,7 @@
 //! `grammar`.
 
 mod grammar;
+mod scheduling;
 
 use std::fs;
 use std::path::Path;

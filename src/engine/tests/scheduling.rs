@@ -1,0 +1,358 @@
+//! What runs side by side, what is tried again, what is computed once, and what is done about what is missing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+/// Takes its time, and tells of it in a file that all share.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Busy {
+    name: String,
+    /// Where it tells of itself; not part of the key.
+    #[serde(skip_serializing)]
+    diary: PathBuf,
+    #[serde(default)]
+    after: Vec<Input<Text>>,
+    #[serde(default, skip_serializing)]
+    milliseconds: u64,
+    /// How often it fails before it does not.
+    #[serde(default)]
+    failures: usize,
+    /// Whether failures are transient.
+    #[serde(default)]
+    transient: bool,
+    /// Writes something else each time.
+    #[serde(default)]
+    random: bool,
+}
+
+impl Stage for Busy {
+    const KIND: Kind =
+        Kind { name: "busy", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let tell = |what: &str| -> anyhow::Result<()> {
+            let mut diary = File::options().create(true).append(true).open(&self.diary)?;
+            Ok(diary.write_all(format!("{what} {}\n", self.name).as_bytes())?)
+        };
+        tell("begin")?;
+        for step in 0..self.milliseconds / 5 {
+            std::thread::sleep(Duration::from_millis(5));
+            context.progress(step as usize, self.milliseconds as usize / 5, "busy");
+        }
+        tell("end")?;
+        let begun = fs::read_to_string(&self.diary)?;
+        let before = begun.lines().filter(|line| **line == *format!("begin {}", self.name)).count();
+        if before <= self.failures {
+            let error = anyhow::anyhow!("failure {before}");
+            return Err(if self.transient { Transient::of(error) } else { error });
+        }
+        let text = if self.random { format!("{:?}", std::time::Instant::now()) } else { self.name.clone() };
+        Ok(fs::write(context.output("out"), text)?)
+    }
+}
+
+struct Yard {
+    space: Space,
+}
+
+impl Yard {
+    fn new() -> Yard {
+        Yard { space: Space::new() }
+    }
+
+    fn diary(&self) -> PathBuf {
+        self.space.folder.path().join("diary")
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.space.folder.path().join("cache")
+    }
+
+    /// What the stages told since the last time.
+    fn told(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.diary()).unwrap_or_default();
+        let _ = fs::remove_file(self.diary());
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn began(&self) -> Vec<String> {
+        let mut began: Vec<String> =
+            self.told().iter().filter_map(|line| line.strip_prefix("begin ").map(str::to_owned)).collect();
+        began.sort();
+        began
+    }
+
+    fn graph(&self, head: &str, stages: &str, ablations: &[&str]) -> Graph {
+        let diary = format!("diary: {}, kind: busy", self.diary().display());
+        let yaml = format!("pipeline: yard\n{head}\nstages:\n{}", stages.replace("busy", &diary));
+        let file = self.space.folder.path().join("yard.yaml");
+        fs::write(&file, yaml).unwrap();
+        let registry = registry().with::<Busy>();
+        let ablations: Vec<String> = ablations.iter().map(|name| (*name).to_owned()).collect();
+        let options = LoadOptions { ablations: &ablations, ..LoadOptions::default() };
+        load(&file, &options, &registry).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn run(&self, graph: &Graph, options: &RunOptions) -> (Report, Vec<NodeReport>) {
+        run_on(&self.cache(), graph, options)
+    }
+}
+
+fn run_on(cache: &Path, graph: &Graph, options: &RunOptions) -> (Report, Vec<NodeReport>) {
+    let store = Store::open(cache).unwrap();
+    let mut nodes = Vec::new();
+    let guard = store.lock_planning(|| {}).unwrap();
+    let plan = Plan::new(graph, &store);
+    let report = run(plan, guard, &store, &Memory::new(1 << 20), options, &Log::default(), &mut |node| {
+        nodes.push(node.clone());
+        Ok(())
+    });
+    nodes.sort_by_key(|node| node.index);
+    (report, nodes)
+}
+
+fn jobs(jobs: u32) -> RunOptions {
+    RunOptions { jobs, ..RunOptions::default() }
+}
+
+/// How many of those whose names begin with `prefix` were at work at the same time, at the most.
+fn most_at_once(told: &[String], prefix: &str) -> i32 {
+    let (mut now, mut most) = (0, 0);
+    for line in told {
+        let (what, name) = line.split_once(' ').unwrap();
+        if name.starts_with(prefix) {
+            now += if what == "begin" { 1 } else { -1 };
+            most = most.max(now);
+        }
+    }
+    most
+}
+
+const FOUR: &str = "
+  a: { busy, name: a, milliseconds: 60 }
+  b: { busy, name: b, milliseconds: 60 }
+  c: { busy, name: c, milliseconds: 60 }
+  d: { busy, name: d, milliseconds: 60 }
+  end: { kind: join, parts: [a, b, c, d] }
+";
+
+#[test]
+fn as_many_nodes_run_side_by_side_as_there_are_jobs_and_the_results_are_the_same() {
+    let mut digests = Vec::new();
+    for (number, expected) in [(1, 1), (2, 2), (4, 4)] {
+        let yard = Yard::new();
+        let (report, nodes) = yard.run(&yard.graph("", FOUR, &[]), &jobs(number));
+        assert_eq!((report.ran, report.failures.len()), (5, 0));
+        assert_eq!(most_at_once(&yard.told(), ""), expected, "{number} jobs");
+        digests
+            .push(nodes.iter().map(|node| (node.node.clone(), node.outputs[0].digest)).collect::<Vec<_>>());
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_resource_is_taken_by_no_more_than_there_is_of_it() {
+    let yard = Yard::new();
+    let stages = "
+  x1: { busy, name: x1, milliseconds: 40, resources: { api: 1 } }
+  x2: { busy, name: x2, milliseconds: 40, resources: { api: 1 } }
+  x3: { busy, name: x3, milliseconds: 40, resources: { api: 1 } }
+  y1: { busy, name: y1, milliseconds: 40 }
+  y2: { busy, name: y2, milliseconds: 40 }
+";
+    let (report, _) = yard.run(&yard.graph("resources: { api: 1 }", stages, &[]), &jobs(2));
+    assert_eq!(report.ran, 5);
+    let told = yard.told();
+    assert_eq!((most_at_once(&told, "x"), most_at_once(&told, "y")), (1, 2));
+    assert_eq!(most_at_once(&told, ""), 3, "who takes no cpu does not wait for one");
+}
+
+const TWO_CHAINS: &str = "
+  bad: { busy, name: bad, failures: 9 }
+  worse: { kind: join, parts: [bad] }
+  a: { busy, name: a, milliseconds: 30 }
+  b: { busy, name: b, after: [a] }
+";
+
+#[test]
+fn a_failure_stops_what_has_not_begun_unless_it_is_to_go_on() {
+    let yard = Yard::new();
+    let (report, _) = yard.run(&yard.graph("", TWO_CHAINS, &[]), &jobs(2));
+    assert_eq!(report.failures[0].to_string(), "bad: failure 1");
+    assert_eq!((report.ran, report.skipped), (1, 2), "what was at work ends and is kept");
+
+    let yard = Yard::new();
+    let options = RunOptions { keep_going: true, ..jobs(1) };
+    let (report, nodes) = yard.run(&yard.graph("", TWO_CHAINS, &[]), &options);
+    assert_eq!((report.ran, report.skipped, report.failures.len()), (2, 1, 1));
+    assert_eq!(nodes.iter().map(|node| node.node.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn a_transient_failure_is_tried_again_and_another_is_not() {
+    let yard = Yard::new();
+    let stage = |more: &str| format!("  a: {{ busy, name: a, {more} }}\n");
+    let run = |more: &str| {
+        let report = yard.run(&yard.graph("", &stage(more), &[]), &jobs(1)).0;
+        (report.failures.first().map(ToString::to_string), yard.began().len())
+    };
+    let wait = "retry: { times: 3, wait: 10ms }";
+    assert_eq!(run(&format!("failures: 2, transient: true, {wait}")), (None, 3));
+    assert_eq!(run(&format!("failures: 8, transient: true, {wait}")), (Some("a: failure 4".into()), 4));
+    assert_eq!(run(&format!("failures: 1, {wait}")), (Some("a: failure 1".into()), 1));
+}
+
+#[test]
+fn a_stage_whose_time_is_up_ends_and_says_so() {
+    let yard = Yard::new();
+    let stage = "  a: { busy, name: a, milliseconds: 10000, timeout: 50ms }\n";
+    let (report, _) = yard.run(&yard.graph("", stage, &[]), &jobs(1));
+    assert_eq!(report.failures[0].to_string(), "a: timed out after 50ms");
+    assert_eq!(yard.told(), ["begin a"], "it did not get to its end");
+}
+
+#[test]
+fn nodes_with_the_same_key_are_computed_once_in_a_run() {
+    let yard = Yard::new();
+    let stages = "
+  a: { busy, name: same, milliseconds: 40 }
+  b: { busy, name: same, milliseconds: 40 }
+  end: { kind: join, parts: [a, b] }
+";
+    let (report, _) = yard.run(&yard.graph("", stages, &[]), &jobs(2));
+    assert_eq!((report.ran, report.cached), (2, 1));
+    assert_eq!(yard.began(), ["same"]);
+}
+
+#[test]
+fn ablations_share_what_they_have_in_common_within_one_run() {
+    let yard = Yard::new();
+    let head = "params: { tail: t }\nablations: { full: {}, other: { tail: u }, third: { tail: v } }";
+    let stages = "
+  a: { busy, name: a, milliseconds: 30 }
+  b: { busy, name: b, after: [a] }
+  c: { busy, name: $tail, after: [b] }
+";
+    let graph = yard.graph(head, stages, &["all"]);
+    let (report, nodes) = yard.run(&graph, &jobs(3));
+    assert_eq!((graph.nodes.len(), report.ran, report.cached), (9, 5, 4));
+    assert_eq!(yard.began(), ["a", "b", "t", "u", "v"]);
+    assert_eq!(nodes[4].node, "other/b");
+    assert_eq!(
+        yard.run(&yard.graph(head, stages, &[]), &jobs(1)).0.ran,
+        0,
+        "`full` is the pipeline as it stands"
+    );
+}
+
+#[test]
+fn two_runs_on_one_cache_compute_each_key_once() {
+    let yard = Yard::new();
+    let stages = "
+  loop:
+    repeat: 12
+    carry: { last: a }
+    stages:
+      one: { busy, name: one, after: [last], milliseconds: 10 }
+      two: { busy, name: two, after: [one] }
+    next: { last: two }
+  a: { busy, name: a }
+";
+    let graph = yard.graph("", stages, &[]);
+    let cache = yard.cache();
+    let reports: Vec<(Report, Vec<NodeReport>)> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..5).map(|_| scope.spawn(|| run_on(&cache, &graph, &jobs(2)))).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    assert_eq!(reports.iter().map(|(report, _)| report.ran).sum::<usize>(), 25);
+    assert!(reports.iter().all(|(report, _)| report.failures.is_empty() && report.ran + report.cached == 25));
+    assert_eq!(yard.began().len(), 25);
+    let digests = |nodes: &[NodeReport]| nodes.iter().map(|node| node.outputs[0].digest).collect::<Vec<_>>();
+    assert!(reports.iter().all(|(_, nodes)| digests(nodes) == digests(&reports[0].1)));
+    let locks = fs::read_dir(cache.join("locks")).unwrap().count();
+    assert_eq!(locks, 0, "no lock is left");
+}
+
+fn blob(yard: &Yard, nodes: &[NodeReport], node: &str) -> PathBuf {
+    let output = &nodes.iter().find(|report| report.node == node).unwrap().outputs[0];
+    Store::open(&yard.cache()).unwrap().blob_path(&output.digest)
+}
+
+const CHAIN: &str = "
+  a: { busy, name: a }
+  b: { busy, name: b, after: [a] }
+  c: { busy, name: c, after: [b] }
+";
+
+#[test]
+fn what_is_lost_is_made_again_and_nothing_else() {
+    let yard = Yard::new();
+    let graph = yard.graph("", CHAIN, &[]);
+    let (_, nodes) = yard.run(&graph, &jobs(1));
+    yard.told();
+    fs::remove_file(blob(&yard, &nodes, "b")).unwrap();
+    let store = Store::open(&yard.cache()).unwrap();
+    let plan = Plan::new(&graph, &store);
+    let reason = |name: &str| plan.slot(graph.find(name).unwrap()).reason;
+    assert_eq!(
+        (reason("a"), reason("b"), reason("c")),
+        (None, Some(Reason::BlobMissing { output: 0 }), None)
+    );
+    let (report, _) = yard.run(&graph, &jobs(1));
+    assert_eq!((report.ran, report.cached, yard.began()), (1, 2, vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_damaged_input_is_found_out_and_made_again() {
+    let yard = Yard::new();
+    let (_, nodes) = yard.run(&yard.graph("", CHAIN, &[]), &jobs(1));
+    yard.told();
+    let path = blob(&yard, &nodes, "b");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, "B").unwrap();
+    let longer = format!("{CHAIN}  d: {{ busy, name: d, after: [b] }}\n");
+    let (report, _) = yard.run(&yard.graph("", &longer, &[]), &jobs(1));
+    assert_eq!((report.ran, report.again, report.failures.len()), (1, 1, 0));
+    assert_eq!(yard.began(), ["b", "d"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "b");
+}
+
+#[test]
+fn a_check_finds_a_stage_that_is_not_deterministic_and_keeps_the_original() {
+    let yard = Yard::new();
+    let stages =
+        "  sure: { busy, name: sure }\n  vague: { busy, name: vague, random: true, after: [sure] }\n";
+    let graph = yard.graph("", stages, &[]);
+    let (_, nodes) = yard.run(&graph, &jobs(1));
+    let original = fs::read_to_string(blob(&yard, &nodes, "vague")).unwrap();
+    yard.told();
+    let check = ["sure", "vague"].map(|name| graph.find(name).unwrap()).to_vec();
+    let (report, _) = yard.run(&graph, &RunOptions { check, ..jobs(1) });
+    assert_eq!((report.ran, report.cached, yard.began().len()), (0, 2, 2));
+    let differences: Vec<(&str, usize)> =
+        report.checked.iter().map(|checked| (checked.node.as_str(), checked.differences.len())).collect();
+    assert_eq!(differences, [("sure", 0), ("vague", 1)]);
+    let difference = &report.checked[1].differences[0];
+    assert_ne!(fs::read_to_string(&difference.path).unwrap(), original);
+    assert_eq!(fs::read_to_string(blob(&yard, &nodes, "vague")).unwrap(), original);
+}
+
+#[test]
+fn what_comes_out_different_when_it_is_made_again_is_said_and_the_next_run_goes_on_from_it() {
+    let yard = Yard::new();
+    let stages = "  vague: { busy, name: vague, random: true }\n  end: { busy, name: end, after: [vague] }\n";
+    let graph = yard.graph("", stages, &[]);
+    let (_, nodes) = yard.run(&graph, &jobs(1));
+    fs::remove_file(blob(&yard, &nodes, "vague")).unwrap();
+    let (report, _) = yard.run(&graph, &jobs(1));
+    let error = report.failures[0].to_string();
+    assert!(error.contains("its output `out` came out different"), "{error}");
+    let (report, _) = yard.run(&graph, &jobs(1));
+    assert_eq!((report.ran, report.cached, report.failures.len()), (1, 1, 0));
+}
