@@ -1,0 +1,284 @@
+//! Whatever happens while a run writes: nothing that was recorded is lost, nothing wrong is served, no lock stays.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use triplay::store::FAIL_POINTS;
+
+use crate::space::{Seen, Space};
+
+/// What every run here comes to.
+const SMALL: [&str; 8] =
+    ["pipeline", "run", "small.yaml", "--json", "--set", "rounds=1", "--set", "prompts=2"];
+
+fn expected(space: &Space) -> std::collections::BTreeMap<String, String> {
+    let whole = space.triplay(&[&SMALL[..], &["--cache", "whole"]].concat()).json();
+    space.digests(&whole)
+}
+
+fn failing(space: &Space, step: &str, action: &str, pass: usize) -> Seen {
+    let mut command = space.command(&SMALL);
+    command.env("TRIPLAY_FAIL", format!("{step}:{action}:{pass}")).output().unwrap().into()
+}
+
+/// Runs to the end and asserts that the results are right and that what was recorded was not run again.
+fn goes_on(space: &Space, expected: &std::collections::BTreeMap<String, String>, what: &str) {
+    let recorded = space.records(".triplay") as u64;
+    let summary = space.triplay(&SMALL).json();
+    assert_eq!(space.digests(&summary), *expected, "{what}");
+    assert!(summary["cached"].as_u64().unwrap() >= recorded, "{what}: {recorded} were recorded: {summary}");
+    assert_eq!(summary["again"], 0, "{what}");
+    let verified = space.triplay(&["cache", "verify", "--json"]).json();
+    assert_eq!(verified["damaged_blobs"].as_array().unwrap().len(), 0, "{what}");
+    let locks = fs::read_dir(space.path(".triplay/locks")).unwrap().count();
+    assert!(locks <= 2, "{what}: locks are of who was killed alone, and nobody holds them");
+}
+
+#[test]
+fn killed_at_each_step_of_writing_a_run_goes_on_to_the_same_end() {
+    let space = Space::new();
+    let expected = expected(&space);
+    for step in FAIL_POINTS {
+        for pass in [1, 9] {
+            let seen = failing(&space, step, "kill", pass);
+            // Not every step is passed nine times.
+            assert!(seen.code.is_none() || (pass > 1 && seen.code == Some(0)), "{step}: {}", seen.err);
+            goes_on(&space, &expected, &format!("killed at {step} ({pass})"));
+            fs::remove_dir_all(space.path(".triplay")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_and_a_broken_one_are_said_at_each_step_and_harm_nothing() {
+    let space = Space::new();
+    let expected = expected(&space);
+    for (action, text) in [
+        ("enospc", "No space left on device (os error 28)\n  help: free some space"),
+        ("eio", "Input/output error (os error 5)\n  help: the disk reports an error"),
+    ] {
+        for step in FAIL_POINTS {
+            let seen = failing(&space, step, action, 2);
+            assert!(!seen.err.contains("panicked"), "{step}: {}", seen.err);
+            // A checkpoint that cannot be dropped is a pity, no failure of the run.
+            assert!(seen.code != Some(0), "{step}: {}", seen.err);
+            if !step.starts_with("file.") {
+                assert!(seen.err.contains(text), "{step}: {}", seen.err);
+            }
+            goes_on(&space, &expected, &format!("{action} at {step}"));
+            fs::remove_dir_all(space.path(".triplay")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn five_processes_on_one_cache_compute_each_key_once() {
+    let space = Space::new();
+    let expected = expected(&space);
+    let runs: Vec<Child> = (0..5).map(|_| space.command(&SMALL).spawn().unwrap()).collect();
+    let mut ran = 0;
+    for run in runs {
+        let seen = Seen::from(run.wait_with_output().unwrap());
+        let summary = seen.json();
+        ran += summary["ran"].as_u64().unwrap();
+        assert_eq!(space.digests(&summary), expected);
+    }
+    assert_eq!(ran as usize, space.records(".triplay"));
+}
+
+#[test]
+fn who_waits_for_another_process_says_so_and_other_keys_do_not_wait() {
+    let space = Space::new();
+    space.write("slow.yaml", "pipeline: slow\nparams: { own: a }\nstages:\n  slow: { kind: exec, command: 'sleep 1; echo moss > out', outputs: { out: text } }\n  own: { kind: exec, command: 'echo glowvenom > out', outputs: { out: text }, env: { own: $own } }\n");
+    let first = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
+    while fs::read_dir(space.path(".triplay/locks")).map_or(0, Iterator::count) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = space.triplay(&["pipeline", "run", "slow.yaml", "--json", "--set", "own=b", "--jobs", "1"]);
+    assert!(second.err.contains("waiting: another process computes slow"), "{}", second.err);
+    let (first, second) = (Seen::from(first.wait_with_output().unwrap()).json(), second.json());
+    assert_eq!((&first["ran"], &second["ran"], &second["cached"]), (&2.into(), &1.into(), &1.into()));
+}
+
+#[test]
+fn who_waits_takes_over_when_the_other_process_dies() {
+    let space = Space::new();
+    space.write("slow.yaml", "pipeline: slow\nstages:\n  slow: { kind: exec, command: 'sleep 2; echo moss > out', outputs: { out: text } }\n");
+    let mut first = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
+    while fs::read_dir(space.path(".triplay/locks")).map_or(0, Iterator::count) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let seen = Seen::from(second.wait_with_output().unwrap());
+    assert_eq!(seen.json()["ran"], 1);
+}
+
+#[test]
+fn gc_beside_two_runs_takes_nothing_that_they_need() {
+    let space = Space::new();
+    let expected = expected(&space);
+    let other = [&SMALL[..], &["--set", "seed=6"]].concat();
+    // Something to throw away: a run whose folder is gone.
+    space.triplay(&[&SMALL[..], &["--set", "seed=7"]].concat()).json();
+    fs::remove_dir_all(space.path("results")).unwrap();
+    let mut runs = [space.command(&SMALL).spawn().unwrap(), space.command(&other).spawn().unwrap()];
+    let mut collected = 0;
+    while runs.iter_mut().any(|run| run.try_wait().unwrap().is_none()) {
+        collected += space.triplay(&["cache", "gc", "--json"]).json()["blobs"].as_u64().unwrap();
+    }
+    let [first, second] = runs.map(|run| Seen::from(run.wait_with_output().unwrap()).json());
+    assert_eq!(space.digests(&first), expected);
+    assert!(collected > 20, "the run that was gone is thrown away");
+    assert_eq!((&first["again"], &second["again"]), (&0.into(), &0.into()));
+    let last = space.triplay(&["cache", "gc", "--json"]).json();
+    for args in [&SMALL[..], &other] {
+        let summary = space.triplay(args).json();
+        assert_eq!(summary["ran"], 0, "nothing was lost, and {last}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_confuses_nobody() {
+    let space = Space::new();
+    let first = space.triplay(&SMALL).json();
+    let results = space.path(first["results"].as_str().unwrap());
+    // The run was made by a clock that was ahead.
+    let ahead = space.path("results/small/20991231-235959");
+    fs::rename(&results, &ahead).unwrap();
+    let record = fs::read_to_string(ahead.join("run.json")).unwrap();
+    let began = record.lines().find(|line| line.contains("\"began\"")).unwrap();
+    fs::write(ahead.join("run.json"), record.replace(began, "  \"began\": \"2099-12-31T23:59:59Z\","))
+        .unwrap();
+    let second = space.triplay(&[&SMALL[..], &["--set", "label=later"]].concat()).json();
+    assert_eq!((&second["ran"], &second["run"]), (&1.into(), &"20991231-235959-2".into()));
+    let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
+    assert_eq!(shown["run"]["run"], second["run"], "the latest is the one that was made last");
+    // The root of the run that was renamed is gone, that of the second is not; neither is old.
+    space.triplay(&["cache", "gc", "--older-than", "1h"]);
+    assert_eq!(space.triplay(&[&SMALL[..], &["--set", "label=later"]].concat()).json()["ran"], 0);
+}
+
+/// The program where every user may run it.
+fn program(space: &Space) -> PathBuf {
+    fs::set_permissions(space.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = space.path("triplay");
+    if fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &program).is_err() {
+        fs::copy(env!("CARGO_BIN_EXE_triplay"), &program).unwrap();
+    }
+    program
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// The program run by another user, who lets nobody else read what they write.
+fn by(user: u32, group: u32, program: &Path, folder: &Path, args: &[&str]) -> Seen {
+    let script = format!("umask 077; exec {} {}", program.display(), args.join(" "));
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &script]).current_dir(folder).env("CI", "1").env_remove("TRIPLAY_CACHE");
+    command.uid(user).gid(group).output().unwrap().into()
+}
+
+#[test]
+fn two_users_of_a_group_share_one_cache() {
+    if !is_root() {
+        return eprintln!("only root can run programs as two users");
+    }
+    let space = Space::new();
+    let program = program(&space);
+    let (cache, group) = (space.path("shared"), 20_000);
+    fs::create_dir(&cache).unwrap();
+    std::os::unix::fs::chown(&cache, Some(20_001), Some(group)).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o2770)).unwrap();
+    let homes = [20_001, 20_002].map(|user| {
+        let home = space.path(&user.to_string());
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join("small.yaml"), include_str!("small.yaml")).unwrap();
+        std::os::unix::fs::chown(&home, Some(user), Some(group)).unwrap();
+        (user, home)
+    });
+    let run = |who: usize, more: &[&str]| {
+        let cache = cache.to_str().unwrap();
+        by(homes[who].0, group, &program, &homes[who].1, &[&SMALL[..], &["--cache", cache], more].concat())
+            .json()
+    };
+    let first = run(0, &[]);
+    let second = run(1, &[]);
+    assert_eq!((&second["ran"], &second["cached"]), (&0.into(), &first["ran"]));
+    assert_eq!(run(1, &["--set", "diversity=0.3"])["failed"], 0);
+    assert_eq!(run(0, &["--set", "diversity=0.3"])["ran"], 0);
+    let gc = by(
+        20_002,
+        group,
+        &program,
+        &homes[1].1,
+        &["cache", "gc", "--json", "--cache", cache.to_str().unwrap()],
+    );
+    assert_eq!(gc.json()["blobs"], 0);
+    let stranger = by(
+        20_003,
+        20_003,
+        &program,
+        &homes[1].1,
+        &["pipeline", "plan", "small.yaml", "--cache", cache.to_str().unwrap()],
+    );
+    stranger.fails(2, "choose a cache folder you may write to");
+}
+
+#[test]
+fn a_cache_that_may_only_be_read_serves_what_it_has_and_says_what_it_cannot() {
+    let space = Space::new();
+    let program = program(&space);
+    let first = space.triplay(&SMALL).json();
+    let protect = |path: &Path, protect: &dyn Fn(&Path, &dyn Fn(&Path))| {
+        protect(path, &|path| {
+            let mode = fs::metadata(path).unwrap().mode();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o555)).unwrap();
+        })
+    };
+    fn all(path: &Path, act: &dyn Fn(&Path)) {
+        if path.is_dir() {
+            fs::read_dir(path).unwrap().flatten().for_each(|entry| all(&entry.path(), act));
+        }
+        act(path);
+    }
+    protect(&space.path(".triplay"), &all);
+    fs::set_permissions(space.path("results"), fs::Permissions::from_mode(0o777)).unwrap();
+    all(&space.path("results"), &|path| {
+        if path.is_dir() && !path.is_symlink() {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+    });
+    let (user, group) = if is_root() { (65_534, 65_534) } else { (own_id(), own_group()) };
+    let run = |args: &[&str]| by(user, group, &program, &space.path(""), args);
+    let again = run(&SMALL).json();
+    assert_eq!((&again["ran"], &again["cached"]), (&0.into(), &first["ran"]));
+    assert_eq!(
+        run(&["pipeline", "plan", "small.yaml", "--set", "rounds=1", "--set", "prompts=2", "--exit-code"])
+            .code,
+        Some(0)
+    );
+    assert_eq!(run(&["data", "show", "latest:world.seeds", "--rows", "1"]).code, Some(0));
+    assert_eq!(run(&["cache", "verify"]).code, Some(0));
+    let more = run(&[&SMALL[..], &["--set", "label=other"]].concat());
+    more.fails(2, "choose a cache folder you may write to, with --cache DIR or TRIPLAY_CACHE");
+    all(&space.path(".triplay"), &|path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    });
+}
+
+fn own_id() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |own| own.uid())
+}
+
+fn own_group() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |own| own.gid())
+}
