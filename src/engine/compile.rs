@@ -69,8 +69,13 @@ impl Outside {
         let next = self.files.len();
         let files = &mut self.files;
         Link::File(*self.index.entry(Origin::Path(path.to_owned())).or_insert_with(|| {
-            if let Err(error) = std::fs::metadata(path) {
-                errors.at::<()>(at, super::unreadable(path, &error));
+            match std::fs::metadata(path) {
+                Ok(metadata) if metadata.is_file() || metadata.is_dir() => {}
+                Ok(_) => {
+                    let message = format!("{} is neither a file nor a folder", path.display());
+                    errors.at(at, message).unwrap_or_default()
+                }
+                Err(error) => errors.at(at, super::unreadable(path, &error)).unwrap_or_default(),
             }
             files.push((path.to_owned(), at));
             next
