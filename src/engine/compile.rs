@@ -121,7 +121,7 @@ pub fn compile(
     let (device, dtype) = (text("device"), text("dtype"));
     let resolved = registry.numerics(&device, &dtype).unwrap_or_else(|message| {
         errors.add::<()>(match spec.numerics_at {
-            Some(at) => errors.source.error(at, message),
+            Some(at) => errors.error(at, message),
             None => Diagnostic::of_file(&errors.source.path, message),
         });
         String::new()
@@ -248,7 +248,7 @@ impl Compiler<'_> {
         for (key, tree) in &spec.next {
             let Some(value) = results.iter().position(|(name, _)| *name == key.name) else {
                 let message = format!("`{}` is not carried by this loop", key.name);
-                let error = self.errors.source.error(key.at, message);
+                let error = self.errors.error(key.at, message);
                 self.errors.add::<()>(error.suggest(&key.name, results.iter().map(|(name, _)| *name)));
                 continue;
             };
