@@ -71,8 +71,13 @@ impl Outside {
         let next = self.files.len();
         let files = &mut self.files;
         Link::File(*self.index.entry(Origin::Path(path.to_owned())).or_insert_with(|| {
-            if let Err(error) = std::fs::metadata(path) {
-                errors.at::<()>(at, super::unreadable(path, &error));
+            match std::fs::metadata(path) {
+                Ok(metadata) if metadata.is_file() || metadata.is_dir() => {}
+                Ok(_) => {
+                    let message = format!("{} is neither a file nor a folder", path.display());
+                    errors.at(at, message).unwrap_or_default()
+                }
+                Err(error) => errors.at(at, super::unreadable(path, &error)).unwrap_or_default(),
             }
             files.push((path.to_owned(), at));
             next
@@ -118,7 +123,7 @@ pub fn compile(
     let (device, dtype) = (text("device"), text("dtype"));
     let resolved = registry.numerics(&device, &dtype).unwrap_or_else(|message| {
         errors.add::<()>(match spec.numerics_at {
-            Some(at) => errors.source.error(at, message),
+            Some(at) => errors.error(at, message),
             None => Diagnostic::of_file(&errors.source.path, message),
         });
         String::new()
@@ -245,7 +250,7 @@ impl Compiler<'_> {
         for (key, tree) in &spec.next {
             let Some(value) = results.iter().position(|(name, _)| *name == key.name) else {
                 let message = format!("`{}` is not carried by this loop", key.name);
-                let error = self.errors.source.error(key.at, message);
+                let error = self.errors.error(key.at, message);
                 self.errors.add::<()>(error.suggest(&key.name, results.iter().map(|(name, _)| *name)));
                 continue;
             };

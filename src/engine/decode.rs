@@ -171,7 +171,7 @@ impl Decoder<'_> {
     ) -> Draft<'i> {
         let (kind_name, kind_at) = &spec.kind;
         let Some((kind, decode)) = self.registry.find(kind_name) else {
-            let error = self.errors.source.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
+            let error = self.errors.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
             self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
             return Draft::Broken(&spec.name);
         };
@@ -237,7 +237,7 @@ impl Decoder<'_> {
                 Err(error) => error,
             };
             if !wording::is_missing_as(&error, unknown.iter().map(|(_, key)| key.as_str())) {
-                self.errors.add::<()>(wording::decode_error(self.errors.source, spec, body, &error));
+                self.errors.add::<()>(wording::decode_error(self.errors, spec, body, &error));
             }
             let given = wording::unknown_key(&error).filter(|_| unknown.len() < MOST_UNKNOWN)?;
             unknown.push((error.path.clone(), given.to_owned()));

@@ -12,6 +12,9 @@ use super::source::{At, Source};
 /// More errors than this are counted, not shown.
 const MOST_SHOWN: usize = 50;
 
+/// After so many errors of one file, no more are looked into.
+const MANY: usize = 200;
+
 /// Characters of a long line that are shown around the place of an error.
 const WINDOW: usize = 120;
 
@@ -19,7 +22,9 @@ const WINDOW: usize = 120;
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
     path: PathBuf,
+    /// Where it is, and the line with the carets below it.
     place: Option<(At, String)>,
+    /// Empty in one of too many, which nobody will see.
     message: String,
     help: Option<String>,
 }
@@ -32,7 +37,11 @@ impl Diagnostic {
 
     /// An error at a place of a file, of which this is the line.
     pub fn at(path: &Path, at: At, line: &str, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { place: Some((at, line.to_owned())), ..Diagnostic::of_file(path, message) }
+        let (shown, caret) = excerpt(line, at);
+        let number = at.line.to_string();
+        let gutter = " ".repeat(number.len());
+        let excerpt = format!("{gutter} |\n{number} | {shown}\n{gutter} | {caret}");
+        Diagnostic { place: Some((at, excerpt)), ..Diagnostic::of_file(path, message) }
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
@@ -42,6 +51,9 @@ impl Diagnostic {
 
     /// Suggests the candidate that `given` is most likely a misspelling of, else lists them all.
     pub fn suggest<'a>(self, given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Diagnostic {
+        if self.message.is_empty() {
+            return self;
+        }
         match suggestion(given, candidates) {
             Some(help) => self.help(help),
             None => self,
@@ -84,12 +96,8 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())?;
-        if let Some((at, line)) = &self.place {
-            let number = at.line.to_string();
-            let gutter = " ".repeat(number.len());
-            let (shown, caret) = excerpt(line, *at);
-            write!(f, ":{}:{}: {}", at.line, at.column, self.message)?;
-            write!(f, "\n{gutter} |\n{number} | {shown}\n{gutter} | {caret}")?;
+        if let Some((at, excerpt)) = &self.place {
+            write!(f, ":{}:{}: {}\n{excerpt}", at.line, at.column, self.message)?;
         } else {
             write!(f, ": {}", self.message)?;
         }
@@ -148,7 +156,8 @@ impl fmt::Display for Diagnostics {
         }
         match self.0.len().saturating_sub(MOST_SHOWN) {
             0 => Ok(()),
-            more => write!(f, "\n\nerror: and {more} more"),
+            more if self.0.len() < MANY => write!(f, "\n\nerror: and {more} more"),
+            _ => write!(f, "\n\nerror: and many more"),
         }
     }
 }
@@ -186,9 +195,25 @@ impl<'a> Errors<'a> {
         *self.variant.borrow_mut() = label.map(str::to_owned);
     }
 
+    /// Whether there are so many that it is time to stop looking for more.
+    pub fn are_many(&self) -> bool {
+        self.found.borrow().len() >= MANY
+    }
+
+    /// An error at a place of the file, to be added.
+    pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
+        match self.are_many() {
+            true => Diagnostic::of_file(&self.source.path, ""),
+            false => self.source.error(at, message),
+        }
+    }
+
     /// Keeps an error. The `None` is for functions that return nothing after one.
     pub fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
-        let (line, column) = error.place.as_ref().map_or((0, 0), |(at, _)| (at.line, at.column));
+        if self.are_many() {
+            return None;
+        }
+        let (line, column) = error.place.as_ref().map_or((0, 0), |(at, ..)| (at.line, at.column));
         if self.seen.borrow_mut().insert((line, column, error.message.clone())) {
             for (what, name) in [("variant", &self.variant), ("ablation", &self.ablation)] {
                 if let Some(name) = &*name.borrow() {
@@ -202,13 +227,13 @@ impl<'a> Errors<'a> {
 
     /// Keeps an error at a place of the file.
     pub fn at<T>(&self, at: At, message: impl Into<String>) -> Option<T> {
-        self.add(self.source.error(at, message))
+        self.add(self.error(at, message))
     }
 
     /// The errors so far, if there are any.
     pub fn finish(&self) -> Result<(), Diagnostics> {
         let mut found = self.found.take();
-        found.sort_by_key(|error| error.place.as_ref().map(|(at, _)| (at.line, at.column)));
+        found.sort_by_key(|error| error.place.as_ref().map(|(at, ..)| (at.line, at.column)));
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
 }

@@ -133,7 +133,7 @@ fn label(errors: &Errors, tree: &Tree) -> Option<String> {
         Value::Map(_) => match tree.get("name").map(|name| &name.value) {
             Some(Value::Text(name)) => name.clone(),
             _ => {
-                let error = errors.source.error(tree.at, "a map in a matrix needs a `name`, its label");
+                let error = errors.error(tree.at, "a map in a matrix needs a `name`, its label");
                 let help = "or write the axis as a map from labels to values: { small: { hidden: 32 }, … }";
                 return errors.add(error.help(help));
             }
@@ -149,8 +149,7 @@ fn label(errors: &Errors, tree: &Tree) -> Option<String> {
 
 fn well_formed(errors: &Errors, label: String, at: At) -> Option<String> {
     if label.is_empty() || label.contains(['[', ']', '*']) || label.chars().any(char::is_control) {
-        let error =
-            errors.source.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
+        let error = errors.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
         return errors.add(error.help("give the value a label of its own: { label: value, … }"));
     }
     // As references are read: without spaces around commas.
@@ -192,12 +191,12 @@ fn exclude(errors: &Errors, axes: &[Axis], list: &Tree, found: &mut Vec<Combinat
         let mut wanted = Vec::new();
         for (key, value) in entries {
             let Some(index) = axes.iter().position(|axis| axis.name == key.name) else {
-                let error = errors.source.error(key.at, format!("this matrix has no axis `{}`", key.name));
+                let error = errors.error(key.at, format!("this matrix has no axis `{}`", key.name));
                 return errors.add(error.suggest(&key.name, axes.iter().map(|axis| axis.name)));
             };
             let Some(at) = axes[index].position(value) else {
                 let message = format!("axis `{}` has no value `{}`", key.name, value.value.to_text());
-                let error = errors.source.error(value.at, message);
+                let error = errors.error(value.at, message);
                 let labels: Vec<&str> = axes[index].values.iter().map(|(label, _)| label.as_str()).collect();
                 return errors.add(match &value.value {
                     Value::Text(text) => error.suggest(text, labels),
@@ -271,7 +270,7 @@ fn of_its_own<'m>(
         let keys = more
             .iter()
             .find_map(|(key, _)| suggestion(key, [missing.name]).filter(|text| text.starts_with("did")));
-        let error = errors.source.error(item.at, message);
+        let error = errors.error(item.at, message);
         return errors.add(match keys {
             Some(help) => error.help(help),
             None => error,

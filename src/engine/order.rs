@@ -28,7 +28,7 @@ pub fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
     for start in 0..drafts.len() {
         visit(start, &needs, &mut state, &mut order, &mut |cycle, at| {
             let names: Vec<&str> = cycle.iter().map(|&i| drafts[i].key().name.as_str()).collect();
-            let error = errors.source.error(at, format!("a cycle: {}", names.join(" → ")));
+            let error = errors.error(at, format!("a cycle: {}", names.join(" → ")));
             let help = "a stage cannot use what comes after it; carry a value through `repeat` instead";
             errors.add::<()>(error.help(help));
         });

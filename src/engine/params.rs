@@ -27,7 +27,7 @@ struct Misfit {
 pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
-            let error = errors.source.error(misfit.at, misfit.message);
+            let error = errors.error(misfit.at, misfit.message);
             errors.add::<()>(match misfit.help {
                 Some(help) => error.help(help),
                 None => error,
@@ -240,7 +240,7 @@ impl Substitution<'_> {
         let axis = self.axes.iter().rev().find(|(axis, _)| *axis == name).map(|(_, tree)| *tree);
         let Some(mut tree) = axis.or_else(|| self.params.get(name)) else {
             let names = self.params.keys().map(String::as_str).chain(self.axes.iter().map(|(axis, _)| *axis));
-            let error = self.errors.source.error(at, format!("there is no parameter `{name}`"));
+            let error = self.errors.error(at, format!("there is no parameter `{name}`"));
             return self.errors.add(error.suggest(name, names));
         };
         let mut walked = name.to_owned();
@@ -252,7 +252,7 @@ impl Substitution<'_> {
             let Some((_, inner)) = entries.iter().find(|(key, _)| key.name == step) else {
                 let message = format!("the parameter `{walked}` has no key `{step}`");
                 let names = entries.iter().map(|(key, _)| key.name.as_str());
-                return self.errors.add(self.errors.source.error(at, message).suggest(step, names));
+                return self.errors.add(self.errors.error(at, message).suggest(step, names));
             };
             tree = inner;
             walked = format!("{walked}.{step}");

@@ -47,7 +47,7 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) 
         match limits.get(name) {
             Some(limit) if amount > *limit => {
                 let message = format!("the stage takes {amount} of `{name}`, but the pipeline has {limit}");
-                let error = errors.source.error(tree.at, message);
+                let error = errors.error(tree.at, message);
                 errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));
             }
             None if !ALWAYS.contains(&name) => {
@@ -57,7 +57,7 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) 
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("write resources: {{ {name}: N }} at the top level"),
                 };
-                errors.add::<()>(errors.source.error(key.at, message).help(help));
+                errors.add::<()>(errors.error(key.at, message).help(help));
             }
             _ => {
                 resources.insert(key.name.clone(), amount);
@@ -78,7 +78,7 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
         Value::Map(entries) => {
             for (key, _) in entries.iter().filter(|(key, _)| !["times", "wait"].contains(&key.name.as_str()))
             {
-                let error = errors.source.error(key.at, format!("`retry` has no key `{}`", key.name));
+                let error = errors.error(key.at, format!("`retry` has no key `{}`", key.name));
                 errors.add::<()>(error.suggest(&key.name, ["times", "wait"]));
             }
             Some(Retry {

@@ -116,8 +116,11 @@ impl<'a> Scope<'a> {
             Err(message) => return errors.at(at, message),
         };
         let name = &reference.name;
-        let error = |message: String| errors.source.error(at, message);
+        let error = |message: String| errors.error(at, message);
         let Some((scope, binding)) = self.find(name) else {
+            if errors.are_many() {
+                return errors.at(at, "unknown");
+            }
             if let Some(around) = self.loop_around(name) {
                 let help = format!("let the loop carry what comes out of it, and write {around}.NAME");
                 return errors.add(error(format!("`{name}` is within the loop `{around}`")).help(help));
@@ -137,14 +140,11 @@ impl<'a> Scope<'a> {
                     _ if kind.outputs.is_empty() => return None,
                     _ => kind.outputs,
                 };
-                let wanted = reference.output.as_deref();
-                let Some(output) =
-                    wanted.map_or(Some(0), |wanted| outputs.iter().position(|output| output.name == wanted))
-                else {
-                    let wanted = wanted.unwrap_or_default();
+                let Some(output) = output(&reference, outputs) else {
+                    let wanted = reference.output.as_deref().unwrap_or_default();
                     let message = format!("`{name}` (kind {}) has no output `{wanted}`", kind.name);
-                    return errors
-                        .add(error(message).suggest(wanted, outputs.iter().map(|output| &*output.name)));
+                    let names = outputs.iter().map(|output| &*output.name);
+                    return errors.add(error(message).suggest(wanted, names));
                 };
                 let artifact = outputs.get(output).map(|output| output.artifact.clone());
                 Some((Link::Output { scope, node: first + variant, output }, artifact))
@@ -153,21 +153,17 @@ impl<'a> Scope<'a> {
                 (None, None) => Some((Link::Carried { scope, value: *value }, artifact.clone())),
                 _ => errors.at(at, format!("`{name}` is a carried value: write just `{name}`")),
             },
-            Binding::Loop { first, results } => match &reference.output {
-                Some(output) if reference.variant.is_none() => {
-                    match results.iter().position(|(result, _)| result == output) {
-                        Some(index) => {
-                            let link = Link::Carried { scope, value: first + index };
-                            Some((link, results[index].1.clone()))
-                        }
-                        None => {
-                            let message = format!("loop `{name}` does not carry `{output}`");
-                            errors.add(
-                                error(message).suggest(output, results.iter().map(|(result, _)| *result)),
-                            )
-                        }
+            Binding::Loop { first, results } => match (&reference.variant, &reference.output) {
+                (None, Some(output)) => match results.iter().position(|(result, _)| result == output) {
+                    Some(index) => {
+                        Some((Link::Carried { scope, value: first + index }, results[index].1.clone()))
                     }
-                }
+                    None => {
+                        let names = results.iter().map(|(result, _)| *result);
+                        let message = format!("loop `{name}` does not carry `{output}`");
+                        errors.add(error(message).suggest(output, names))
+                    }
+                },
                 _ => {
                     let known: Vec<String> =
                         results.iter().map(|(result, _)| format!("{name}.{result}")).collect();
@@ -177,6 +173,14 @@ impl<'a> Scope<'a> {
                 }
             },
         }
+    }
+}
+
+/// The index of the output that a reference names, or of the first.
+fn output(reference: &Reference, outputs: &[Output]) -> Option<usize> {
+    match &reference.output {
+        None => Some(0),
+        Some(wanted) => outputs.iter().position(|output| output.name == *wanted),
     }
 }
 

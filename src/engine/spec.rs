@@ -230,7 +230,7 @@ impl Reader<'_> {
                     Some((nearest(&key.name, &["kind", "repeat"])?, key.name.clone()))
                 };
                 let close = entries.iter().find_map(near);
-                let error = self.errors.source.error(name.at, message);
+                let error = self.errors.error(name.at, message);
                 self.errors.add::<()>(match close {
                     Some((meant, key)) => error.help(format!("did you mean `{meant}` instead of `{key}`?")),
                     None => error.help("every stage says what it does, such as `kind: generate`"),
@@ -283,7 +283,7 @@ impl Reader<'_> {
     fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
         let Value::Map(entries) = &tree.value else { return };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
-            let error = self.errors.source.error(key.at, format!("{what} has no key `{}`", key.name));
+            let error = self.errors.error(key.at, format!("{what} has no key `{}`", key.name));
             self.errors.add::<()>(error.suggest(&key.name, known.iter().copied()));
         }
     }

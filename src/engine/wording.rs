@@ -1,13 +1,13 @@
 //! What serde says of wrong parameters, in the words of this grammar and at the place that it is about.
 
-use super::diagnostic::{Diagnostic, nearest};
-use super::source::{At, Source};
+use super::diagnostic::{Diagnostic, Errors, nearest};
+use super::source::At;
 use super::spec::{COMMON_KEYS, StageSpec};
 use super::stage::DecodeError;
 use super::tree::{Tree, Value};
 
 /// An error of a stage's parameters. `body` is what they were decoded from.
-pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
+pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
     let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
     let stage = format!("stage `{}` (kind {})", spec.name.name, spec.kind.0);
     let whole =
@@ -21,11 +21,11 @@ pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &Deco
         let own = if map.is_empty() { &COMMON_KEYS[..] } else { &[] };
         let known: Vec<&str> = quoted.iter().skip(1).chain(own).copied().collect();
         let at = key_at(body, map, given).unwrap_or(place(map));
-        return source.error(at, format!("{} has no key `{given}`", whole(map))).suggest(given, known);
+        return errors.error(at, format!("{} has no key `{given}`", whole(map))).suggest(given, known);
     }
     if error.message.starts_with("missing field") {
         let key = quoted.first().unwrap_or(&"?");
-        return source.error(place(path), format!("{} needs the key `{key}`", whole(path)));
+        return errors.error(place(path), format!("{} needs the key `{key}`", whole(path)));
     }
     if let Some((given, known)) =
         quoted.split_first().filter(|_| error.message.starts_with("unknown variant"))
@@ -34,7 +34,7 @@ pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &Deco
         let at = key_at(body, path, given).or_else(|| key_at(body, parent, given)).unwrap_or(place(path));
         let name =
             path.iter().rfind(|step| step != given).map_or(String::new(), |key| format!(" of `{key}`"));
-        return source
+        return errors
             .error(at, format!("`{given}` is not a value{name}"))
             .suggest(given, known.iter().copied());
     }
@@ -45,9 +45,9 @@ pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &Deco
         let at = named.map_or(place(path), |tree| tree.at);
         let message =
             if path.is_empty() { format!("{stage}: {}", error.message) } else { error.message.clone() };
-        return source.error(at, message);
+        return errors.error(at, message);
     }
-    let typed = source.text_at(place(path));
+    let typed = errors.source.text_at(place(path));
     let value = descend(body, path).filter(|tree| !matches!(tree.value, Value::List(_) | Value::Map(_)));
     let note = match value {
         Some(tree) if !path.is_empty() && typed.starts_with('$') => {
@@ -55,7 +55,7 @@ pub fn decode_error(source: &Source, spec: &StageSpec, body: &Tree, error: &Deco
         }
         _ => String::new(),
     };
-    source.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
+    errors.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
 }
 
 /// The key that serde does not know, if that is what the error says.
