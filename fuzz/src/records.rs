@@ -158,7 +158,8 @@ fn keys(graph: &Graph, store: &Store) -> Vec<Digest> {
         let plan = Plan::new(graph, store);
         let open = plan.slots.iter().zip(&graph.nodes).find(|(slot, _)| slot.key.is_some() && !slot.recorded);
         let Some((slot, node)) = open else { return plan.slots.iter().filter_map(|slot| slot.key).collect() };
-        let outputs = vec![json!({ "digest": Digest::of_bytes(BLOB), "bytes": 1 }); node.call.outputs().len()];
+        let outputs =
+            vec![json!({ "digest": Digest::of_bytes(BLOB), "bytes": 1 }); node.call.outputs().len()];
         let record = json!({ "key": slot.key, "seconds": 1.0, "outputs": outputs, "manifest": {} });
         store.write_record(&record).expect("a record is written");
         store.refresh().expect("it is read");

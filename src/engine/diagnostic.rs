@@ -19,6 +19,9 @@ const MANY: usize = 200;
 /// Longer names are not compared to find the one that was meant, which takes the square of their length.
 const LONGEST_COMPARED: usize = 100;
 
+/// Nor are more names than this.
+const MOST_COMPARED: usize = 5_000;
+
 /// Characters of a long line that are shown around the place of an error.
 const WINDOW: usize = 120;
 
@@ -37,7 +40,13 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error of a file as a whole.
     pub fn of_file(path: &Path, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { path: path.to_owned(), place: None, message: message.into(), help: None, is_unseen: false }
+        Diagnostic {
+            path: path.to_owned(),
+            place: None,
+            message: message.into(),
+            help: None,
+            is_unseen: false,
+        }
     }
 
     /// An error at a place of a file, of which this is the line.
@@ -93,7 +102,8 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let within = (length / 3).max(1);
-    let close = candidates.iter().filter(|name| name.chars().count().abs_diff(length) <= within);
+    let close =
+        candidates.iter().take(MOST_COMPARED).filter(|name| name.chars().count().abs_diff(length) <= within);
     let scored = close.map(|name| (strsim::damerau_levenshtein(given, name), *name));
     scored
         .filter(|(distance, _)| *distance <= within && *distance < length)

@@ -1,8 +1,8 @@
 //! Parameters: their values after `--set` and ablations, and `$name` in the text of a stage.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::budget::{Budget, VALUE};
 use super::decode::Labels;
 use super::diagnostic::{Diagnostic, Errors, suggestion};
 use super::reference::{Reference, is_name};
@@ -12,9 +12,6 @@ use super::tree::{Key, Tree, Value};
 
 /// Values by name.
 pub type Params = BTreeMap<String, Tree>;
-
-/// What all stages together may come to once their parameters are put in, in bytes: beyond is a slip.
-const MOST_WRITTEN: usize = 256 << 20;
 
 /// Why a value cannot stand in for the declared one.
 struct Misfit {
@@ -147,8 +144,7 @@ pub struct Substitution<'a> {
     pub axes: &'a [(&'a str, &'a Tree)],
     /// The variants of the stages in scope, for `stage[*]`.
     pub labels: &'a Labels<'a>,
-    /// Bytes written so far, by all stages.
-    pub written: &'a Cell<usize>,
+    pub budget: &'a Budget,
 }
 
 impl Substitution<'_> {
@@ -160,7 +156,10 @@ impl Substitution<'_> {
             Value::List(items) => {
                 let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
-                Value::List(items.into_iter().flat_map(|item| self.variants(item)).collect())
+                let items: Vec<Option<Vec<Tree>>> =
+                    items.into_iter().map(|item| self.variants(item)).collect();
+                let items: Vec<Vec<Tree>> = items.into_iter().collect::<Option<_>>()?;
+                Value::List(items.into_iter().flatten().collect())
             }
             Value::Map(entries) => {
                 let entries: Vec<Option<(Key, Tree)>> =
@@ -174,35 +173,30 @@ impl Substitution<'_> {
     }
 
     fn count(&self, value: &Value, at: At) -> Option<()> {
-        let bytes = std::mem::size_of::<Tree>() + if let Value::Text(text) = value { text.len() } else { 0 };
-        let before = self.written.replace(self.written.get().saturating_add(bytes));
-        if before > MOST_WRITTEN {
-            return None;
-        }
-        if before.saturating_add(bytes) > MOST_WRITTEN {
-            let message = "with its parameters put in, the pipeline is larger than 256 MiB";
-            return self.errors.at(at, message);
-        }
-        Some(())
+        let text = if let Value::Text(text) = value { text.len() } else { 0 };
+        self.budget.take(self.errors, at, VALUE + text)
     }
 
     /// What an item of a list stands for: itself, or the variants that `stage[*].output` matches.
-    fn variants(&self, item: Tree) -> Vec<Tree> {
-        let Value::Text(text) = &item.value else { return vec![item] };
+    fn variants(&self, item: Tree) -> Option<Vec<Tree>> {
+        let Value::Text(text) = &item.value else { return Some(vec![item]) };
         if !text.contains('*') {
-            return vec![item];
+            return Some(vec![item]);
         }
         let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
-            return vec![item];
+            return Some(vec![item]);
         };
         let output = output.map_or(String::new(), |output| format!(".{output}"));
-        let expanded: Vec<Tree> = self
-            .labels
-            .of(&name)
-            .filter(|label| matches(&pattern, label))
-            .map(|label| Tree { value: Value::Text(format!("{name}[{label}]{output}")), at: item.at })
-            .collect();
-        if expanded.is_empty() { vec![item] } else { expanded }
+        let mut expanded = Vec::new();
+        for label in self.labels.of(&name) {
+            self.budget.take(self.errors, item.at, label.len())?;
+            if matches(&pattern, label) {
+                let value = Value::Text(format!("{name}[{label}]{output}"));
+                self.count(&value, item.at)?;
+                expanded.push(Tree { value, at: item.at });
+            }
+        }
+        Some(if expanded.is_empty() { vec![item] } else { expanded })
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
@@ -276,7 +270,7 @@ pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
 
 /// The ablations asked for, each once, in the order asked for; `all` stands for those of the file.
 pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
-    let mut chosen: Vec<&Ablation> = Vec::new();
+    let (mut chosen, mut known) = (Vec::new(), HashSet::new());
     for name in asked {
         let found: Vec<&Ablation> =
             declared.iter().filter(|ablation| name == "all" || ablation.name.name == *name).collect();
@@ -289,11 +283,7 @@ pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -
             let names = declared.iter().map(|ablation| ablation.name.name.as_str());
             errors.add::<()>(error.suggest(name, names));
         }
-        for ablation in found {
-            if !chosen.iter().any(|known| known.name.name == ablation.name.name) {
-                chosen.push(ablation);
-            }
-        }
+        chosen.extend(found.into_iter().filter(|ablation| known.insert(&ablation.name.name)));
     }
     chosen
 }
