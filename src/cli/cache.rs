@@ -125,12 +125,15 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let older = args.older_than.as_deref().map(duration).transpose()?;
     let most = args.max_size.as_deref().map(bytes).transpose()?;
-    let mut gone = Vec::new();
-    let mut spared = 0;
+    let (mut gone, mut spared) = (0, 0);
     let collected = store.collect(
         || -> anyhow::Result<Live> {
             let roots = store.roots()?;
-            gone = roots.iter().filter(|root| !root.exists()).cloned().collect();
+            let missing: Vec<PathBuf> = roots.iter().filter(|root| !root.exists()).cloned().collect();
+            gone = missing.len();
+            if !args.dry_run {
+                store.forget_roots(&missing)?;
+            }
             let mut kept: Vec<Root> = roots.into_iter().filter(|root| root.exists()).map(root).collect();
             // The newest first. Of what is running nothing is thrown away, whatever its age.
             kept.sort_by_key(|root| (!root.is_running, root.age.unwrap_or(0)));
@@ -145,22 +148,19 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         args.dry_run,
         || eprintln!("waiting: something is being published"),
     )?;
-    if !args.dry_run {
-        store.forget_roots(&gone)?;
-    }
     if args.json {
         println!(
             "{}",
             json!({
                 "dry_run": args.dry_run, "blobs": collected.blobs, "bytes": collected.bytes,
                 "records": collected.records, "kept_blobs": collected.kept_blobs, "kept_bytes": collected.kept_bytes,
-                "runs_let_go": spared, "runs_gone": gone.len(),
+                "runs_let_go": spared, "runs_gone": gone,
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
-    if !gone.is_empty() {
-        println!("{} runs are gone, their folders with them; what only they named goes too", gone.len());
+    if gone > 0 {
+        println!("{gone} runs are gone, their folders with them; what only they named goes too");
     }
     if spared > 0 {
         println!("{spared} runs are let go: their folders stay, what only they named goes");

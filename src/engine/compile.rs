@@ -63,15 +63,22 @@ pub struct LoopStep {
 pub struct Outside {
     pub files: Vec<(PathBuf, At)>,
     pub variables: Vec<String>,
+    /// Whether files must be there.
+    look: bool,
     index: HashMap<Origin, usize>,
 }
 
 impl Outside {
+    pub fn new(look: bool) -> Outside {
+        Outside { look, ..Outside::default() }
+    }
+
     fn file(&mut self, errors: &Errors, path: &Path, at: At) -> Link {
         let next = self.files.len();
-        let files = &mut self.files;
+        let (files, look) = (&mut self.files, self.look);
         Link::File(*self.index.entry(Origin::Path(path.to_owned())).or_insert_with(|| {
             match std::fs::metadata(path) {
+                _ if !look => {}
                 Ok(metadata) if metadata.is_file() || metadata.is_dir() => {}
                 Ok(_) => {
                     let message = format!("{} is neither a file nor a folder", path.display());

@@ -70,11 +70,13 @@ pub struct LoadOptions<'a> {
     pub ablations: &'a [String],
     /// The content digest of a file or folder that the pipeline names.
     pub digest: &'a dyn Fn(&Path) -> io::Result<Digest>,
+    /// Whether the files that the pipeline names must be there.
+    pub look: bool,
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        LoadOptions { settings: &[], ablations: &[], digest: &Digest::of_path }
+        LoadOptions { settings: &[], ablations: &[], digest: &Digest::of_path, look: true }
     }
 }
 
@@ -98,7 +100,7 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
     let errors = Errors::new(&source);
     let spec = spec::Pipeline::read(&errors, &tree);
     let asked = params::chosen(&errors, &spec.ablations, options.ablations);
-    let mut outside = Outside::default();
+    let mut outside = Outside::new(options.look);
     let program = |ablation: Option<&Ablation>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
         let mut params = spec.params.clone();
@@ -110,12 +112,12 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
     };
     let mut programs = vec![program(None, &mut outside)];
     if !asked.is_empty() {
-        outside = Outside::default();
+        outside = Outside::new(options.look);
         programs = asked.iter().map(|ablation| program(Some(ablation), &mut outside)).collect();
     }
     for ablation in &spec.ablations {
         if !asked.iter().any(|asked| asked.name.name == ablation.name.name) {
-            program(Some(ablation), &mut Outside::default());
+            program(Some(ablation), &mut Outside::new(options.look));
         }
     }
     errors.in_ablation(None);

@@ -364,6 +364,8 @@ impl<'a> Scheduler<'a, '_, '_> {
             check: self.plan.slot(id).known.clone().filter(|_| reason == Reason::Check),
         };
         self.computing.entry(key).or_default();
+        // Its outputs are not to be dropped before they are recorded, again or for the first time.
+        self.plan.slot_mut(id).recorded = reason == Reason::Check;
         self.plan.set(id, State::Running);
         self.pending += 1;
         self.executor.progress.node_started(&node.name, node.call.kind.name);
