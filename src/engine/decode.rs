@@ -234,6 +234,7 @@ impl Decoder<'_> {
             }
             let error = match decode(json) {
                 Ok(decoded) => return Some(decoded).filter(|_| unknown.is_empty()),
+                Err(_) if self.errors.are_many() => return None,
                 Err(error) => error,
             };
             if !wording::is_missing_as(&error, unknown.iter().map(|(_, key)| key.as_str())) {

@@ -160,7 +160,11 @@ impl Substitution<'_> {
             Value::List(items) => {
                 let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
-                Value::List(items.into_iter().flat_map(|item| self.variants(item)).collect())
+                let mut list = Vec::with_capacity(items.len());
+                for item in items {
+                    self.variants(item, &mut list)?;
+                }
+                Value::List(list)
             }
             Value::Map(entries) => {
                 let entries: Vec<Option<(Key, Tree)>> =
@@ -186,23 +190,24 @@ impl Substitution<'_> {
         Some(())
     }
 
-    /// What an item of a list stands for: itself, or the variants that `stage[*].output` matches.
-    fn variants(&self, item: Tree) -> Vec<Tree> {
-        let Value::Text(text) = &item.value else { return vec![item] };
-        if !text.contains('*') {
-            return vec![item];
+    /// Adds what an item of a list stands for: itself, or the variants that `stage[*].output` matches.
+    fn variants(&self, item: Tree, list: &mut Vec<Tree>) -> Option<()> {
+        let before = list.len();
+        if let Value::Text(text) = &item.value
+            && text.contains('*')
+            && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
+        {
+            let output = output.map_or(String::new(), |output| format!(".{output}"));
+            for label in self.labels.of(&name).filter(|label| matches(&pattern, label)) {
+                let value = Value::Text(format!("{name}[{label}]{output}"));
+                self.count(&value, item.at)?;
+                list.push(Tree { value, at: item.at });
+            }
         }
-        let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
-            return vec![item];
-        };
-        let output = output.map_or(String::new(), |output| format!(".{output}"));
-        let expanded: Vec<Tree> = self
-            .labels
-            .of(&name)
-            .filter(|label| matches(&pattern, label))
-            .map(|label| Tree { value: Value::Text(format!("{name}[{label}]{output}")), at: item.at })
-            .collect();
-        if expanded.is_empty() { vec![item] } else { expanded }
+        if list.len() == before {
+            list.push(item);
+        }
+        Some(())
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
