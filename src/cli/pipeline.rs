@@ -24,7 +24,12 @@ use crate::store::{Digest, Lock, Store};
 const MEMORY: usize = 256 << 20;
 
 pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) -> anyhow::Result<Graph> {
-    let options = LoadOptions { settings: &args.settings, ablations: &args.ablations, digest, ..LoadOptions::default() };
+    let options = LoadOptions {
+        settings: &args.settings,
+        ablations: &args.ablations,
+        digest,
+        ..LoadOptions::default()
+    };
     Ok(engine::load(&args.file, &options, &stages::registry())?)
 }
 

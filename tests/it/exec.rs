@@ -222,7 +222,10 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: ''", "`command` is empty: expected text for `sh -c`, or a program and its arguments"),
         ("command: []", "`command` is empty"),
         ("command: ['', a]", "`command` is empty"),
-        ("command: 5", "`command`: expected text for `sh -c`, or a list: a program and its arguments, found a whole number"),
+        (
+            "command: 5",
+            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found a whole number",
+        ),
         ("command: [a, [b]]", "`command.1`: invalid type: sequence, expected text or a number"),
         ("command: [a, $b]", "there is no parameter `b`"),
         ("inputs: {}", "needs the key `command`"),
