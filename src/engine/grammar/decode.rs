@@ -5,16 +5,16 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 use super::diagnostic::Errors;
-use super::graph::Policy;
-use super::input::{self, Use};
 use super::matrix::{self, Combination};
 use super::params::{Params, Substitution};
 use super::policy;
 use super::source::At;
 use super::spec::{Item, LoopSpec, StageSpec};
-use super::stage::{DecodeError, Decoded, Kind, Registry};
 use super::tree::{Key, Tree, Value};
 use super::wording::{self, descend};
+use crate::engine::graph::Policy;
+use crate::engine::input::{self, Use};
+use crate::engine::stage::{DecodeError, Decoded, Kind, Registry};
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;

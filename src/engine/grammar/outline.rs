@@ -7,10 +7,10 @@ use std::path::Path;
 use super::LoadOptions;
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
 use super::diagnostic::Diagnostics;
-use super::graph::{Call, Feed, Graph};
-use super::input::{Origin, uses};
 use super::scope::Link;
-use super::stage::{Output, Registry};
+use crate::engine::graph::{Call, Feed, Graph};
+use crate::engine::input::{Origin, uses};
+use crate::engine::stage::{Output, Registry};
 use crate::store::Digest;
 
 /// Nodes, the frames around them, and edges; each in the order of execution.

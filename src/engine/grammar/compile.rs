@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use super::decode::{Draft, DraftVariant, Keep, StageDraft, decode_all};
 use super::diagnostic::{Diagnostic, Errors};
-use super::graph::{Call, Numerics};
-use super::input::Origin;
 use super::order::order;
 use super::params::Params;
 use super::scope::{Artifact, Binding, Link, Scope};
 use super::source::At;
 use super::spec::{LoopSpec, Pipeline};
-use super::stage::{Kind, Registry};
 use super::tree::{Tree, Value};
+use crate::engine::graph::{Call, Numerics};
+use crate::engine::input::Origin;
+use crate::engine::stage::{Kind, Registry};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
 pub struct Program {
