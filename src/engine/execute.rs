@@ -14,7 +14,7 @@ use super::graph::{Feed, Graph, NodeId};
 use super::manifest::{Explained, walk};
 use super::memory::Memory;
 use super::progress::Progress;
-use super::run::NodeOutput;
+use super::report::NodeOutput;
 use super::stage::Transient;
 use crate::store::{Blob, Digest, Lock, Store};
 

@@ -14,12 +14,14 @@ mod manifest;
 mod memory;
 mod plan;
 pub mod progress;
+mod report;
 mod resources;
 mod run;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod thinning;
+mod threads;
 
 pub use context::{Artifact, Context};
 pub use execute::Difference;
@@ -32,5 +34,6 @@ pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy,
 pub use input::{ArtifactType, Input, InputFile, InputVariable};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
-pub use run::{Checked, NodeOutput, NodeReport, Report, RunError, RunOptions, run};
+pub use report::{Checked, NodeOutput, NodeReport, Report, RunError};
+pub use run::{RunOptions, run};
 pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};

@@ -27,7 +27,7 @@ use serde::Deserialize;
 use super::execute::explained;
 use super::graph::{Call, Feed, Graph, Node, NodeId};
 use super::manifest::{Key, walk};
-use super::run::{NodeOutput, NodeReport};
+use super::report::{NodeOutput, NodeReport};
 use crate::store::{Blob, Digest, DigestSet, Store};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,58 +6,21 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
 use std::time::Instant;
 
 use anyhow::anyhow;
-use serde::{Deserialize, Serialize};
 
-use super::execute::{Difference, Ended, Executor, Placed, Task, explained};
+use super::execute::{Ended, Executor, Placed, Task, explained};
 use super::graph::NodeId;
 use super::memory::Memory;
 use super::plan::{Plan, Reason, State};
 use super::progress::{Outcome, Progress};
+use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
 use super::resources::Resources;
 use super::stage::Output;
 use super::thinning::Thinning;
+use super::threads::Threads;
 use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
-
-/// What one node came to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeReport {
-    pub node: String,
-    /// Its place in the graph, from 0.
-    #[serde(default)]
-    pub index: u32,
-    pub kind: String,
-    pub cached: bool,
-    pub key: Digest,
-    /// Loop position: iteration, step, … from 1.
-    pub position: Vec<u32>,
-    /// Seconds of work when it was run, be it in an earlier run.
-    pub seconds: f64,
-    pub outputs: Vec<NodeOutput>,
-}
-
-/// One output of a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeOutput {
-    pub name: String,
-    /// The type of artifact.
-    pub artifact: String,
-    pub digest: Digest,
-    pub bytes: u64,
-    /// Whether a loop handed it on and it was not to be kept.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub passing: bool,
-}
-
-impl NodeOutput {
-    pub fn blob(&self) -> Blob {
-        Blob { digest: self.digest, bytes: self.bytes }
-    }
-}
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -75,34 +38,6 @@ impl Default for RunOptions {
         let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         RunOptions { jobs, keep_going: false, check: Vec::new() }
     }
-}
-
-/// What a run came to.
-#[derive(Debug, Default)]
-pub struct Report {
-    pub ran: usize,
-    pub cached: usize,
-    /// Executed although recorded, since a dropped output was needed.
-    pub again: usize,
-    pub skipped: usize,
-    /// The nodes that failed, and why, in the order in which they did.
-    pub failures: Vec<RunError>,
-    /// The nodes that were computed again to be compared.
-    pub checked: Vec<Checked>,
-}
-
-/// A node that was computed again, and which outputs came out different.
-#[derive(Debug)]
-pub struct Checked {
-    pub node: String,
-    pub differences: Vec<Difference>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{node}: {cause:#}")]
-pub struct RunError {
-    pub node: String,
-    pub cause: anyhow::Error,
 }
 
 /// Is called once for each node that is done: first those that were, in the order of the graph, then the others as
@@ -193,8 +128,8 @@ struct Scheduler<'a, 'scope, 'env> {
     executor: Executor<'a>,
     options: &'a RunOptions,
     observe: &'a mut Observe<'env>,
-    workers: Threads<'scope, 'a, (Task, Lock)>,
-    recorders: Threads<'scope, 'a, Recording>,
+    workers: Threads<'scope, 'a, (Task, Lock), Event>,
+    recorders: Threads<'scope, 'a, Recording, Event>,
     events: Sender<Event>,
     free: Resources,
     /// The keys that are being computed by this run, and the other nodes that have the same.
@@ -544,44 +479,4 @@ struct Recording {
     lock: Lock,
     again: bool,
     seconds: f64,
-}
-
-/// Threads that do one kind of work. There are as many as ever had something to do at the same time.
-struct Threads<'scope, 'a, T> {
-    scope: &'scope Scope<'scope, 'a>,
-    work: Arc<dyn Fn(T) -> Event + Send + Sync + 'scope>,
-    tasks: Sender<T>,
-    queue: Arc<Mutex<Receiver<T>>>,
-    events: Sender<Event>,
-    count: usize,
-}
-
-impl<'scope, 'a, T: Send + 'scope> Threads<'scope, 'a, T> {
-    fn new(
-        scope: &'scope Scope<'scope, 'a>,
-        events: &Sender<Event>,
-        work: impl Fn(T) -> Event + Send + Sync + 'scope,
-    ) -> Self {
-        let (tasks, queue) = channel();
-        let (work, queue, events) = (Arc::new(work), Arc::new(Mutex::new(queue)), events.clone());
-        Threads { scope, work, tasks, queue, events, count: 0 }
-    }
-
-    /// Hands over a task, to one of at least so many threads.
-    fn give(&mut self, task: T, threads: usize) {
-        while self.count < threads {
-            self.count += 1;
-            let (queue, events, work) = (self.queue.clone(), self.events.clone(), self.work.clone());
-            self.scope.spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(task) = next else { return };
-                    // The receiver is gone only when the run has ended.
-                    let _ = events.send(work(task));
-                }
-            });
-        }
-        // The threads hold the receiver.
-        let _ = self.tasks.send(task);
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::graph::NodeId;
 use super::plan::{Plan, State};
-use super::run::NodeReport;
+use super::report::NodeReport;
 use crate::store::{Digest, Store};
 
 /// Which outputs are still wanted.
