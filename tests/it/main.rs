@@ -1,6 +1,7 @@
 //! All tests that look at triplay from outside, in one binary: each binary links everything.
 
 mod bad_input;
+mod commands;
 mod crash;
 mod exec;
 mod frozen;
