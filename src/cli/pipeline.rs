@@ -54,6 +54,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return plan::dry_run(args);
     }
     let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
+    // Where it cannot be written this is known before anything runs.
+    trace.as_ref().map_or(Ok(()), Trace::write)?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
     if let Some(trace) = &trace {
