@@ -226,7 +226,7 @@ fn wrong_stages_are_refused_before_anything_runs() {
             "command: 5",
             "`command`: expected text for `sh -c`, or a list: a program and its arguments, found a whole number",
         ),
-        ("command: [a, [b]]", "`command.1`: invalid type: sequence, expected text or a number"),
+        ("command: [a, [b]]", "`command.1`: expected text or a number, found a list"),
         ("command: [a, $b]", "there is no parameter `b`"),
         ("inputs: {}", "needs the key `command`"),
         ("command: a, comand: b", "has no key `comand`"),
@@ -255,11 +255,11 @@ fn wrong_stages_are_refused_before_anything_runs() {
             "is an input and an output",
         ),
         ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
-        ("command: a, env: { A: [] }", "`env.A`: invalid type: sequence, expected text or a number"),
+        ("command: a, env: { A: [] }", "`env.A`: expected text or a number, found a list"),
         ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
         ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is always set"),
         ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
-        ("command: a, transient: [256]", "`transient.0`: invalid value: integer `256`, expected u8"),
+        ("command: a, transient: [256]", "`transient.0`: expected a whole number from 0 to 255, found 256"),
     ] {
         let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
         seen.fails(2, expected);
