@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use crate::engine::{NodeOutput, NodeReport};
-use crate::store::{Digest, seal, sealed_lines, write_durably};
+use crate::store::{Digest, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -42,6 +42,9 @@ pub struct RunRecord {
     /// Of the names and keys of all nodes, once all are done: runs that came to the same have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Of the files beside it, once the run has ended.
+    #[serde(default)]
+    pub files: BTreeMap<String, Digest>,
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`.
     pub status: String,
@@ -105,8 +108,19 @@ impl RunFolder {
 /// Replaces `run.json`.
 pub fn write_record(folder: &Path, record: &RunRecord) -> anyhow::Result<()> {
     let path = folder.join("run.json");
-    write_durably(&path, (serde_json::to_string_pretty(record)? + "\n").as_bytes())
+    write_durably(&path, seal_file(record)?.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The digests of the files that a run's folder holds beside its record.
+pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
+    let mut digests = BTreeMap::new();
+    for name in ["pipeline.yaml", "nodes.jsonl", "metrics.parquet"] {
+        let path = folder.join(name);
+        let digest = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        digests.insert(name.to_owned(), digest);
+    }
+    Ok(digests)
 }
 
 /// A run read back.
@@ -203,6 +217,11 @@ impl Run {
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let path = folder.join("run.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            is_sealed_file(&text) || !memchr::memmem::find(&text, b"\"check\"").is_some(),
+            "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
+            path.display()
+        );
         serde_json::from_slice(&text).with_context(|| format!("{} is not a run record", path.display()))
     }
 

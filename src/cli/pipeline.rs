@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::folder::{Run, RunFolder, RunRecord};
+use super::folder::{Run, RunFolder, RunRecord, digests};
 use super::ledger::{Ledger, Show, last_line, summary};
 use super::machine::Machine;
 use super::trace::Trace;
@@ -95,7 +95,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
-    let record = ledger.close(status, |record| record.digest = digest)?;
+    let files = digests(&folder.path)?;
+    let record = ledger.close(status, |record| (record.digest, record.files) = (digest, files))?;
     for failure in &report.failures {
         eprintln!("error: {failure}");
     }
@@ -127,11 +128,12 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same.
+/// The newest run of this pipeline, if it came to the same and its folder is as it was left.
 fn same_run(pipeline: &str, digest: Digest) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    (record.status == "done" && record.digest == Some(digest)).then_some((folder, record))
+    let same = record.status == "done" && record.digest == Some(digest);
+    (same && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
 /// Nothing has changed since the last run: that one is shown, and no new one made.
@@ -179,6 +181,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecor
         began: jiff::Timestamp::now().to_string(),
         cache: store.root().to_owned(),
         digest: None,
+        files: BTreeMap::new(),
         nodes: graph.nodes.len(),
         status: "running".into(),
         ran: 0,

@@ -207,8 +207,12 @@ fn a_flipped_bit_anywhere_in_a_run_or_its_cache_is_never_served() {
     let first = space.triplay(&args).json();
     let expected = space.digests(&first);
     let results = space.path(first["results"].as_str().unwrap());
-    let mut files =
-        vec![space.path(".triplay/records.jsonl"), results.join("nodes.jsonl"), results.join("run.json")];
+    let mut files = vec![
+        space.path(".triplay/records.jsonl"),
+        results.join("nodes.jsonl"),
+        results.join("run.json"),
+        results.join("metrics.parquet"),
+    ];
     // A blob of each kind of artifact.
     let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
     let mut seen = std::collections::BTreeSet::new();
