@@ -30,7 +30,7 @@ struct Terminal {
     over: AtomicBool,
 }
 
-/// A line for one node after the other. It shows the last until the next begins.
+/// A line for one node after the other.
 struct Lane {
     bar: ProgressBar,
     node: Option<String>,
@@ -100,6 +100,7 @@ impl Progress for Terminal {
         }
         if let Some(lane) = self.lanes().iter_mut().find(|lane| lane.node.as_deref() == Some(node)) {
             lane.node = None;
+            lane.bar.finish_and_clear();
         }
         if outcome == Outcome::Failed {
             self.message(&format!("failed: {node}"));

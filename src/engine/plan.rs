@@ -364,6 +364,12 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// A node is done again, with the outputs that it had.
+    pub fn finish_as_known(&mut self, id: NodeId) {
+        let outputs = self.slot(id).known.clone().unwrap_or_default();
+        self.finish(id, outputs);
+    }
+
     /// Looks whether another process, or another node, has recorded a node's key meanwhile. If so the node is done
     /// (or is to be executed for an output that is missing).
     pub fn look_up(&mut self, id: NodeId) -> bool {
@@ -375,8 +381,7 @@ impl<'a> Plan<'a> {
         self.enter(id, recorded.outputs.into(), &mut open);
         let lost = self.lost_output(id);
         if lost.is_none() {
-            let outputs = self.slot(id).known.clone().unwrap_or_default();
-            self.finish(id, outputs);
+            self.finish_as_known(id);
         }
         for id in open {
             self.find_out(id);

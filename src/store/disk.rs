@@ -150,18 +150,8 @@ impl Store {
 
     /// The right to compute a key, or nothing where another process has it.
     pub fn try_lock_key(&self, key: &Digest) -> Result<Option<Lock>> {
-        let path = self.key_lock_path(key);
+        let path = self.root.join("locks").join(key.to_string());
         Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
-    }
-
-    /// Waits for the right to compute a key.
-    pub fn lock_key(&self, key: &Digest) -> Result<Lock> {
-        let path = self.key_lock_path(key);
-        Lock::take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
-    }
-
-    fn key_lock_path(&self, key: &Digest) -> PathBuf {
-        self.root.join("locks").join(key.to_string())
     }
 
     /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; removed on drop.
