@@ -86,10 +86,14 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
             continue;
         }
         let name = format!("{prefix}{name}");
-        if path.is_dir() {
+        let metadata = fs::metadata(&path)?;
+        if metadata.is_dir() {
             files_below(&path, &format!("{name}/"), files)?;
-        } else {
+        } else if metadata.is_file() {
             files.push((name, path));
+        } else {
+            // A device or a pipe may have no end.
+            return Err(io::Error::other(format!("{} is neither a file nor a folder", path.display())));
         }
     }
     Ok(())
