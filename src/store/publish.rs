@@ -10,7 +10,7 @@ use super::fail::fail_point;
 /// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. Who may
 /// read it is as the user's umask says.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fail_point("file.write")?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".writing-")

@@ -13,10 +13,10 @@ ablations:
   full: {}
   moss: { word: moonmoss }
 stages:
-  word: { kind: exec, command: 'echo $word > out', outputs: { out: text } }
+  word: { kind: exec, command: 'echo ${word} > out', outputs: { out: text } }
   also: { kind: exec, command: 'cat word > out', inputs: { word: word }, outputs: { out: text } }
   count: { kind: exec, command: 'wc -c < word > out', inputs: { word: also }, outputs: { out: text } }
-  fixed: { kind: exec, command: 'echo $times > out', outputs: { out: text } }
+  fixed: { kind: exec, command: 'echo ${times} > out', outputs: { out: text } }
 ";
 
 fn brew() -> Space {
