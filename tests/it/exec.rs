@@ -360,7 +360,7 @@ fn a_file_that_changes_under_the_run_is_noticed() {
     std::thread::sleep(Duration::from_millis(500));
     space.write("word.txt", "moonbane\n");
     let seen = Seen::from(child.wait_with_output().unwrap());
-    seen.fails(1, "input `w`: word.txt was changed while the pipeline ran; run it again");
+    seen.fails(1, "error: read: word.txt was changed while the run was under way\n  help: run again");
     assert_eq!(play(&space, stages, &[]).json()["ran"], Value::from(1));
     assert_eq!(text(&space, "read"), "moonbane\n");
 }
