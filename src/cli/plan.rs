@@ -289,8 +289,11 @@ fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
     while let Some(id) = open.pop() {
         for source in told.plan.graph.node(id).sources() {
             let changes = told.changes(source).unwrap_or_default();
-            let own: Vec<String> =
-                changes.iter().filter(|change| change.what != What::Input).map(Change::to_string).collect();
+            // Inputs that no node made otherwise are files outside.
+            let mut feeders = told.plan.graph.node(source).sources();
+            let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
+            let is_cause = |change: &&Change| change.what != What::Input || !fed;
+            let own: Vec<String> = changes.iter().filter(is_cause).map(Change::to_string).collect();
             if !own.is_empty() {
                 causes.insert(told.name(source), own.join("; "));
             } else if !changes.is_empty() && !causes.contains_key(told.name(source)) {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod crash;
+mod docs;
 mod exec;
 mod frozen;
 mod graph;
