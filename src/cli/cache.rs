@@ -226,10 +226,10 @@ fn of_run(root: &Root) -> anyhow::Result<Live> {
 
 /// `30d`, `12h`, `1w 2d` in seconds.
 fn duration(text: &str) -> anyhow::Result<u64> {
-    let span: jiff::Span = text
-        .parse()
-        .with_context(|| format!("--older-than {text}: expected a duration such as 12h, 30d or 2w"))?;
-    let total = span.total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))?;
+    let expected = || anyhow::anyhow!("--older-than {text}: expected a duration such as 12h, 30d or 2w");
+    let span: jiff::Span = text.parse().map_err(|_| expected())?;
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let total = span.total((jiff::Unit::Second, days)).map_err(|_| expected())?;
     anyhow::ensure!(total >= 0.0, "--older-than {text}: expected a duration that is not negative");
     Ok(total as u64)
 }

@@ -65,14 +65,14 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, also
-    /// where the clock was set back.
+    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, of
+    /// any pipeline, also where the clock was set back.
     pub fn create(pipeline: &str) -> anyhow::Result<(String, RunFolder)> {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
         fs::create_dir_all(&parent).with_context(fail)?;
         let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let newest = run_folders(Some(pipeline)).pop().map(|(order, _)| order);
+        let newest = run_folders(None).pop().map(|(order, _)| order);
         let (time, first) = match newest {
             Some((time, number)) if time >= now => (time, number + 1),
             _ => (now, 1),

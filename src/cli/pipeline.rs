@@ -104,7 +104,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", summary(&record, &folder.path));
     } else {
-        print!("{}", tables(&graph, &metrics));
+        super::print(&tables(&graph, &metrics))?;
         println!("{}", last_line(&record, &folder.path));
     }
     let failed = !report.failures.is_empty() || differ;
@@ -151,7 +151,7 @@ fn nothing_to_do(
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
-        print!("{}", tables(graph, &metrics));
+        super::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, &folder));
     }
     Ok(ExitCode::SUCCESS)
