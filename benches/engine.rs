@@ -122,7 +122,7 @@ impl<'a> Contest<'a> {
         let load = load.split(' ').next().unwrap_or("?");
         println!("\n{} (median of {runs}; load {load} before)", self.title);
         let (unit, rate) = self.rate;
-        println!("{:26} {:>9} {unit:>10} {:>12} {:>8} {:>6}", "", "seconds", "processor s", "MiB", "×");
+        println!("{:26} {:>9} {unit:>10} {:>12} {:>8} {:>6}", "", "ms", "processor ms", "MiB", "×");
         let mut first = None;
         for (contender, costs) in self.contenders.iter().zip(&mut costs) {
             costs.sort_by(|a, b| a.wall.total_cmp(&b.wall));
@@ -131,7 +131,8 @@ impl<'a> Contest<'a> {
             let ratio = wall / contender.amount / *first.get_or_insert(wall / contender.amount);
             let memory = contender.memory.map_or("".into(), |memory| format!("{memory:.0}"));
             let rate = rate(wall, contender.amount);
-            println!("{:26} {wall:9.3} {rate:10.2} {processor:12.3} {memory:>8} {ratio:6.2}", contender.who);
+            let (who, wall, processor) = (contender.who, wall * 1e3, processor * 1e3);
+            println!("{who:26} {wall:9.1} {rate:10.2} {processor:12.1} {memory:>8} {ratio:6.2}");
         }
         self.missing.iter().for_each(|line| println!("{line}"));
         Ok(())
@@ -391,7 +392,7 @@ fn hash() -> anyhow::Result<()> {
 /// Writes 4 GiB, or half of what is free where that is less.
 fn write_large(folder: &Path) -> anyhow::Result<(PathBuf, f64)> {
     let disk = rustix::fs::statvfs(folder)?;
-    let blocks = (4 << 10).min(disk.f_bavail * disk.f_frsize / 2 >> 20);
+    let blocks = (4 << 10).min((disk.f_bavail * disk.f_frsize / 2) >> 20);
     let path = folder.join("large");
     let mut file = File::create(&path)?;
     let mut block = vec![0; 1 << 20];
