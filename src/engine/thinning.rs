@@ -60,7 +60,7 @@ impl Thinning {
     fn release(&mut self, id: NodeId, plan: &Plan) {
         let is_done = |id: &NodeId| plan.slot(*id).state == State::Done;
         let node = plan.graph.node(id);
-        let idle = is_done(&id) && plan.slot(id).recorded && plan.consumers[id.index()].iter().all(is_done);
+        let idle = is_done(&id) && plan.slot(id).recorded && plan.consumers.of(id).iter().all(is_done);
         if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
             return;
         }
