@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::folder::Run;
 use super::pipeline::open;
-use super::{GcArgs, StatsArgs};
+use super::{GcArgs, StatsArgs, several};
 use crate::store::{Digest, Live, Store};
 
 /// Megabytes and the like as people read them.
@@ -70,7 +70,11 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         println!("{:>8}  {:>9}  runs whose folders are gone", gone.len(), "");
     }
     if unused.0 > 0 {
-        println!("{} in {} blobs belong to no run: `triplay cache gc` frees them", size(unused.1), unused.0);
+        println!(
+            "{} in {} of no run: `triplay cache gc` frees them",
+            size(unused.1),
+            several(unused.0, "blob")
+        );
     }
     if usage.quarantined > 0 {
         println!("{} damaged files are in {}", usage.quarantined, store.root().join("quarantine").display());
@@ -94,14 +98,17 @@ pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
             println!("damaged: now {}", path.display());
         }
         if verified.damaged_records > 0 {
-            println!("damaged: {} records; the file as it was is in quarantine", verified.damaged_records);
+            println!(
+                "damaged: {}; the file as it was is in quarantine",
+                several(verified.damaged_records, "record")
+            );
         }
         let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
         println!(
-            "{} blobs ({}) and {} records looked through: {}",
-            verified.blobs,
+            "{} ({}) and {} looked through: {}",
+            several(verified.blobs, "blob"),
             size(verified.bytes),
-            verified.records + verified.damaged_records,
+            several(verified.records + verified.damaged_records, "record"),
             if sound {
                 "all as they were written"
             } else {
@@ -160,19 +167,19 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if gone > 0 {
-        println!("{gone} runs are gone, their folders with them; what only they named goes too");
+        println!("{} gone with the folder; what nobody else named goes too", several(gone, "run"));
     }
     if spared > 0 {
-        println!("{spared} runs are let go: their folders stay, what only they named goes");
+        println!("{} let go: the folder stays, what nobody else named goes", several(spared, "run"));
     }
     println!(
-        "{} {} in {} blobs and {} records; {} in {} blobs {}",
+        "{} {} in {} and {}; {} in {} {}",
         if args.dry_run { "would free" } else { "freed" },
         size(collected.bytes),
-        collected.blobs,
-        collected.records,
+        several(collected.blobs, "blob"),
+        several(collected.records, "record"),
         size(collected.kept_bytes),
-        collected.kept_blobs,
+        several(collected.kept_blobs, "blob"),
         if args.dry_run { "would stay" } else { "stay" }
     );
     Ok(ExitCode::SUCCESS)

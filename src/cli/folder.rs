@@ -218,7 +218,7 @@ impl Run {
         let path = folder.join("run.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
-            is_sealed_file(&text) || !memchr::memmem::find(&text, b"\"check\"").is_some(),
+            is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
             "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
             path.display()
         );
@@ -278,7 +278,10 @@ impl Run {
 
     /// The node `node` or of `node.output`, and the output that is meant.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
-        let by_name = |name: &str| self.nodes.iter().find(|node| node.node == name);
+        let by_name = |name: &str| {
+            let same = |node: &&NodeReport| node.node == name || bare_rounds(&node.node) == bare_rounds(name);
+            self.nodes.iter().find(same)
+        };
         let (node, output) = match by_name(text) {
             Some(node) => (Some(node), None),
             None => {
@@ -303,7 +306,36 @@ impl Run {
     }
 }
 
+/// A node's name with its rounds written without zeros in front: how many there are depends on how many rounds the
+/// loop has.
+pub fn bare_rounds(name: &str) -> String {
+    let mut bare = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once('[') {
+        bare += before;
+        bare.push('[');
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let zeros = after.bytes().take_while(|byte| *byte == b'0').count();
+        let is_round = digits > 0 && after[digits..].starts_with("]/");
+        rest = if is_round { &after[zeros.min(digits - 1)..] } else { after };
+    }
+    bare + rest
+}
+
 fn folders(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_the_same_with_and_without_zeros_and_labels_stay_as_they_are() {
+        assert_eq!(bare_rounds("play[1]/red[003]/update"), "play[1]/red[3]/update");
+        assert_eq!(bare_rounds("l[000]/a"), "l[0]/a");
+        assert_eq!(bare_rounds("heat[007]"), "heat[007]", "a label");
+        assert_eq!(bare_rounds("a[x,01]/b"), "a[x,01]/b");
+    }
 }

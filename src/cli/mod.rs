@@ -284,6 +284,11 @@ struct ShowArgs {
     json: bool,
 }
 
+/// `1 node`, `2 nodes`.
+fn several(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;

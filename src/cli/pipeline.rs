@@ -13,7 +13,7 @@ use super::folder::{Run, RunFolder, RunRecord, digests};
 use super::ledger::{Ledger, Show, last_line, summary};
 use super::machine::Machine;
 use super::trace::Trace;
-use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
+use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress, several};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
@@ -35,7 +35,7 @@ pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) 
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let graph = load(args, &Digest::of_path)?;
-    println!("{}: valid, {} nodes", args.file.display(), graph.nodes.len());
+    println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
 

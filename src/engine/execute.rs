@@ -150,12 +150,12 @@ impl Executor<'_> {
         for attempt in 1.. {
             match self.attempt(task, inputs.clone()) {
                 Err(error) if attempt <= retry.times && Transient::is(&error) => {
-                    self.progress.message(&format!(
-                        "{}: {error:#}; trying again in {} ({attempt} of {})",
-                        node.name,
-                        in_words(wait),
-                        retry.times
-                    ));
+                    let error = format!("{error:#}");
+                    let (error, more) =
+                        error.split_once('\n').map_or((&*error, ""), |(error, more)| (error, more));
+                    let again = format!("trying again in {} ({attempt} of {})", in_words(wait), retry.times);
+                    let text = format!("{}: {error}; {again}\n{more}", node.name);
+                    self.progress.message(text.trim_end());
                     std::thread::sleep(wait);
                     wait = wait.saturating_mul(2);
                 }

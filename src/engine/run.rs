@@ -290,7 +290,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn unlocked(&mut self, id: NodeId, lock: Lock) -> anyhow::Result<()> {
         if self.is_done_by_now(id)? {
             lock.remove_quietly();
-            self.settle(self.plan.key(id));
+            self.settle(self.plan.key(id))?;
         } else {
             self.held.insert(id, lock);
             self.plan.set(id, State::Ready);
@@ -317,12 +317,13 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
         if self.is_done_by_now(id)? {
             lock.remove_quietly();
-            self.settle(key);
+            self.settle(key)?;
             return Ok(false);
         }
         let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
         let node = self.plan.graph.node(id);
         if let Reason::NeededBy { node: by } = reason {
+            self.thinning.makes_again(id, &self.plan);
             let by = &self.plan.graph.node(by).name;
             let name = &node.name;
             self.executor
@@ -359,19 +360,24 @@ impl<'a> Scheduler<'a, '_, '_> {
             Event::Ended { id, ended, lock, seconds } => {
                 self.pending -= 1;
                 self.free.give(self.plan.needs(id));
+                let is_placed = matches!(ended, Ended::Placed(_));
                 self.ended(id, ended, lock, seconds);
-                self.settle(self.plan.key(id));
+                if !is_placed {
+                    self.settle(self.plan.key(id))?;
+                }
             }
             Event::Recorded { id, recorded, again, seconds } => {
                 self.recording -= 1;
                 self.recorded(id, recorded, again, seconds)?;
+                self.settle(self.plan.key(id))?;
             }
         }
         self.tell_found()
     }
 
     /// A key is no longer being computed: what becomes of the other nodes that have it.
-    fn settle(&mut self, key: Digest) {
+    fn settle(&mut self, key: Digest) -> anyhow::Result<()> {
+        self.executor.store.refresh()?;
         for id in self.computing.remove(&key).unwrap_or_default() {
             if self.plan.look_up(id) {
                 self.plan.found.push(id);
@@ -379,6 +385,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.plan.set(id, State::Ready);
             }
         }
+        Ok(())
     }
 
     fn ended(&mut self, id: NodeId, ended: Ended, lock: Lock, seconds: f64) {
@@ -447,7 +454,6 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.slot_mut(id).recorded = true;
         if again {
             self.report.again += 1;
-            self.thinning.made_again(id);
             self.thinning.release_around(id, &self.plan, self.executor.store)?;
         } else {
             self.report.ran += 1;

@@ -42,8 +42,11 @@ impl Thinning {
         }
     }
 
-    pub fn made_again(&mut self, id: NodeId) {
+    /// A node is being made again: what was let go of is wanted.
+    pub fn makes_again(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
+        let known = plan.known(id).unwrap_or_default();
+        self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
     /// A node is done: lets go of what it was the last to need.

@@ -175,7 +175,7 @@ fn runs_are_listed_shown_and_removed_and_gc_frees_what_was_theirs_alone() {
     assert_eq!((&dry["blobs"], &dry["records"]), (&0.into(), &0.into()));
     assert_eq!(space.triplay(&["runs", "rm", "latest"]).code, Some(0));
     let dry = space.triplay(&["cache", "gc", "--dry-run"]);
-    assert!(dry.out.contains("1 runs are gone") && dry.out.contains("would free"), "{}", dry.out);
+    assert!(dry.out.contains("1 run gone") && dry.out.contains("would free"), "{}", dry.out);
     let freed = space.triplay(&["cache", "gc", "--json"]).json();
     assert_eq!(
         (&freed["blobs"], &freed["records"]),

@@ -241,19 +241,16 @@ fn a_cache_that_may_only_be_read_serves_what_it_has_and_says_what_it_cannot() {
     let space = Space::new();
     let program = program(&space);
     let first = space.triplay(&SMALL).json();
-    let protect = |path: &Path, protect: &dyn Fn(&Path, &dyn Fn(&Path))| {
-        protect(path, &|path| {
-            let mode = fs::metadata(path).unwrap().mode();
-            fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o555)).unwrap();
-        })
-    };
     fn all(path: &Path, act: &dyn Fn(&Path)) {
         if path.is_dir() {
             fs::read_dir(path).unwrap().flatten().for_each(|entry| all(&entry.path(), act));
         }
         act(path);
     }
-    protect(&space.path(".triplay"), &all);
+    all(&space.path(".triplay"), &|path| {
+        let mode = fs::metadata(path).unwrap().mode();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o555)).unwrap();
+    });
     fs::set_permissions(space.path("results"), fs::Permissions::from_mode(0o777)).unwrap();
     all(&space.path("results"), &|path| {
         if path.is_dir() && !path.is_symlink() {

@@ -146,7 +146,8 @@ impl Decoder<'_> {
             }
             None => 0,
         };
-        let keep = spec.keep.as_ref().and_then(|tree| self.keep(tree)).unwrap_or(Keep::Last);
+        let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
+        let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
         Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }

@@ -153,7 +153,7 @@ pub struct Substitution<'a> {
 
 impl Substitution<'_> {
     /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list by the variants. `None` where something was wrong, which is reported.
+    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
         let value = match &tree.value {
             Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
@@ -162,14 +162,29 @@ impl Substitution<'_> {
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
                 let mut list = Vec::with_capacity(items.len());
                 for item in items {
-                    self.variants(item, &mut list)?;
+                    match self.variants(&item)? {
+                        variants if variants.is_empty() => list.push(item),
+                        variants => list.extend(variants.into_iter().map(|(_, variant)| variant)),
+                    }
                 }
                 Value::List(list)
             }
             Value::Map(entries) => {
                 let entries: Vec<Option<(Key, Tree)>> =
                     entries.iter().map(|(key, value)| Some((key.clone(), self.apply(value)?))).collect();
-                Value::Map(entries.into_iter().collect::<Option<_>>()?)
+                let mut map = Vec::with_capacity(entries.len());
+                for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
+                    match self.variants(&value)? {
+                        variants if key.name.contains('*') && !variants.is_empty() => {
+                            let named = |(label, variant): (&str, Tree)| {
+                                (Key { name: key.name.replace('*', label), at: key.at }, variant)
+                            };
+                            map.extend(variants.into_iter().map(named));
+                        }
+                        _ => map.push((key, value)),
+                    }
+                }
+                Value::Map(map)
             }
             other => other.clone(),
         };
@@ -190,9 +205,9 @@ impl Substitution<'_> {
         Some(())
     }
 
-    /// Adds what an item of a list stands for: itself, or the variants that `stage[*].output` matches.
-    fn variants(&self, item: Tree, list: &mut Vec<Tree>) -> Option<()> {
-        let before = list.len();
+    /// The variants that `stage[*].output` matches, each with its label; none of anything else.
+    fn variants(&self, item: &Tree) -> Option<Vec<(&str, Tree)>> {
+        let mut variants = Vec::new();
         if let Value::Text(text) = &item.value
             && text.contains('*')
             && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
@@ -201,13 +216,10 @@ impl Substitution<'_> {
             for label in self.labels.of(&name).filter(|label| matches(&pattern, label)) {
                 let value = Value::Text(format!("{name}[{label}]{output}"));
                 self.count(&value, item.at)?;
-                list.push(Tree { value, at: item.at });
+                variants.push((label, Tree { value, at: item.at }));
             }
         }
-        if list.len() == before {
-            list.push(item);
-        }
-        Some(())
+        Some(variants)
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
