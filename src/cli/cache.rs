@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::folder::Run;
 use super::pipeline::open;
-use super::{GcArgs, StatsArgs};
+use super::{GcArgs, StatsArgs, several};
 use crate::store::{Digest, Live, Store};
 
 /// Megabytes and the like as people read them.
@@ -70,7 +70,11 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         println!("{:>8}  {:>9}  runs whose folders are gone", gone.len(), "");
     }
     if unused.0 > 0 {
-        println!("{} in {} blobs belong to no run: `triplay cache gc` frees them", size(unused.1), unused.0);
+        println!(
+            "{} in {} of no run: `triplay cache gc` frees them",
+            size(unused.1),
+            several(unused.0, "blob")
+        );
     }
     if usage.quarantined > 0 {
         println!("{} damaged files are in {}", usage.quarantined, store.root().join("quarantine").display());
@@ -94,14 +98,17 @@ pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
             println!("damaged: now {}", path.display());
         }
         if verified.damaged_records > 0 {
-            println!("damaged: {} records; the file as it was is in quarantine", verified.damaged_records);
+            println!(
+                "damaged: {}; the file as it was is in quarantine",
+                several(verified.damaged_records, "record")
+            );
         }
         let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
         println!(
-            "{} blobs ({}) and {} records looked through: {}",
-            verified.blobs,
+            "{} ({}) and {} looked through: {}",
+            several(verified.blobs, "blob"),
             size(verified.bytes),
-            verified.records + verified.damaged_records,
+            several(verified.records + verified.damaged_records, "record"),
             if sound {
                 "all as they were written"
             } else {
@@ -125,12 +132,15 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let older = args.older_than.as_deref().map(duration).transpose()?;
     let most = args.max_size.as_deref().map(bytes).transpose()?;
-    let mut gone = Vec::new();
-    let mut spared = 0;
+    let (mut gone, mut spared) = (0, 0);
     let collected = store.collect(
         || -> anyhow::Result<Live> {
             let roots = store.roots()?;
-            gone = roots.iter().filter(|root| !root.exists()).cloned().collect();
+            let missing: Vec<PathBuf> = roots.iter().filter(|root| !root.exists()).cloned().collect();
+            gone = missing.len();
+            if !args.dry_run {
+                store.forget_roots(&missing)?;
+            }
             let mut kept: Vec<Root> = roots.into_iter().filter(|root| root.exists()).map(root).collect();
             // The newest first. Of what is running nothing is thrown away, whatever its age.
             kept.sort_by_key(|root| (!root.is_running, root.age.unwrap_or(0)));
@@ -145,34 +155,31 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         args.dry_run,
         || eprintln!("waiting: something is being published"),
     )?;
-    if !args.dry_run {
-        store.forget_roots(&gone)?;
-    }
     if args.json {
         println!(
             "{}",
             json!({
                 "dry_run": args.dry_run, "blobs": collected.blobs, "bytes": collected.bytes,
                 "records": collected.records, "kept_blobs": collected.kept_blobs, "kept_bytes": collected.kept_bytes,
-                "runs_let_go": spared, "runs_gone": gone.len(),
+                "runs_let_go": spared, "runs_gone": gone,
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
-    if !gone.is_empty() {
-        println!("{} runs are gone, their folders with them; what only they named goes too", gone.len());
+    if gone > 0 {
+        println!("{} gone with the folder; what nobody else named goes too", several(gone, "run"));
     }
     if spared > 0 {
-        println!("{spared} runs are let go: their folders stay, what only they named goes");
+        println!("{} let go: the folder stays, what nobody else named goes", several(spared, "run"));
     }
     println!(
-        "{} {} in {} blobs and {} records; {} in {} blobs {}",
+        "{} {} in {} and {}; {} in {} {}",
         if args.dry_run { "would free" } else { "freed" },
         size(collected.bytes),
-        collected.blobs,
-        collected.records,
+        several(collected.blobs, "blob"),
+        several(collected.records, "record"),
         size(collected.kept_bytes),
-        collected.kept_blobs,
+        several(collected.kept_blobs, "blob"),
         if args.dry_run { "would stay" } else { "stay" }
     );
     Ok(ExitCode::SUCCESS)
@@ -226,10 +233,10 @@ fn of_run(root: &Root) -> anyhow::Result<Live> {
 
 /// `30d`, `12h`, `1w 2d` in seconds.
 fn duration(text: &str) -> anyhow::Result<u64> {
-    let span: jiff::Span = text
-        .parse()
-        .with_context(|| format!("--older-than {text}: expected a duration such as 12h, 30d or 2w"))?;
-    let total = span.total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))?;
+    let expected = || anyhow::anyhow!("--older-than {text}: expected a duration such as 12h, 30d or 2w");
+    let span: jiff::Span = text.parse().map_err(|_| expected())?;
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let total = span.total((jiff::Unit::Second, days)).map_err(|_| expected())?;
     anyhow::ensure!(total >= 0.0, "--older-than {text}: expected a duration that is not negative");
     Ok(total as u64)
 }

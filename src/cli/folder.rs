@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use crate::engine::{NodeOutput, NodeReport};
-use crate::store::{Digest, seal, sealed_lines, write_durably};
+use crate::store::{Digest, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -42,6 +42,9 @@ pub struct RunRecord {
     /// Of the names and keys of all nodes, once all are done: runs that came to the same have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Of the files beside it, once the run has ended.
+    #[serde(default)]
+    pub files: BTreeMap<String, Digest>,
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`.
     pub status: String,
@@ -62,14 +65,14 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, also
-    /// where the clock was set back.
+    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, of
+    /// any pipeline, also where the clock was set back.
     pub fn create(pipeline: &str) -> anyhow::Result<(String, RunFolder)> {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
         fs::create_dir_all(&parent).with_context(fail)?;
         let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let newest = run_folders(Some(pipeline)).pop().map(|(order, _)| order);
+        let newest = run_folders(None).pop().map(|(order, _)| order);
         let (time, first) = match newest {
             Some((time, number)) if time >= now => (time, number + 1),
             _ => (now, 1),
@@ -105,8 +108,19 @@ impl RunFolder {
 /// Replaces `run.json`.
 pub fn write_record(folder: &Path, record: &RunRecord) -> anyhow::Result<()> {
     let path = folder.join("run.json");
-    write_durably(&path, (serde_json::to_string_pretty(record)? + "\n").as_bytes())
+    write_durably(&path, seal_file(record)?.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The digests of the files that a run's folder holds beside its record.
+pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
+    let mut digests = BTreeMap::new();
+    for name in ["pipeline.yaml", "nodes.jsonl", "metrics.parquet"] {
+        let path = folder.join(name);
+        let digest = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        digests.insert(name.to_owned(), digest);
+    }
+    Ok(digests)
 }
 
 /// A run read back.
@@ -203,6 +217,11 @@ impl Run {
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let path = folder.join("run.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
+            "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
+            path.display()
+        );
         serde_json::from_slice(&text).with_context(|| format!("{} is not a run record", path.display()))
     }
 
@@ -259,7 +278,10 @@ impl Run {
 
     /// The node `node` or of `node.output`, and the output that is meant.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
-        let by_name = |name: &str| self.nodes.iter().find(|node| node.node == name);
+        let by_name = |name: &str| {
+            let same = |node: &&NodeReport| node.node == name || bare_rounds(&node.node) == bare_rounds(name);
+            self.nodes.iter().find(same)
+        };
         let (node, output) = match by_name(text) {
             Some(node) => (Some(node), None),
             None => {
@@ -284,7 +306,36 @@ impl Run {
     }
 }
 
+/// A node's name with its rounds written without zeros in front: how many there are depends on how many rounds the
+/// loop has.
+pub fn bare_rounds(name: &str) -> String {
+    let mut bare = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once('[') {
+        bare += before;
+        bare.push('[');
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let zeros = after.bytes().take_while(|byte| *byte == b'0').count();
+        let is_round = digits > 0 && after[digits..].starts_with("]/");
+        rest = if is_round { &after[zeros.min(digits - 1)..] } else { after };
+    }
+    bare + rest
+}
+
 fn folders(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_the_same_with_and_without_zeros_and_labels_stay_as_they_are() {
+        assert_eq!(bare_rounds("play[1]/red[003]/update"), "play[1]/red[3]/update");
+        assert_eq!(bare_rounds("l[000]/a"), "l[0]/a");
+        assert_eq!(bare_rounds("heat[007]"), "heat[007]", "a label");
+        assert_eq!(bare_rounds("a[x,01]/b"), "a[x,01]/b");
+    }
 }

@@ -192,6 +192,11 @@ impl<'a> Reader<'a> {
         }
         let schema = self.resolve(key);
         let choices: Vec<&Value> = choices(schema).collect();
+        let is_plain = |choice: &&Value| choice.get("const").is_none() && choice.get("properties").is_none();
+        if choices.iter().any(is_plain) {
+            let words: Vec<String> = choices.iter().map(|choice| self.words(choice)).collect();
+            return words.join(", or ");
+        }
         if let Some(first) = choices.first() {
             let is_map = first.get("const").is_none();
             return if !is_map {

@@ -1,6 +1,11 @@
 //! Commands, their arguments and their exit codes: 0 done, 1 a stage failed, 2 the pipeline or the command
 //! line is wrong, 130 interrupted. No command computes anything itself.
 
+/// As the standard one, but a reader that has seen enough, such as `head`, is no error.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };
+}
+
 mod cache;
 mod compare;
 mod folder;
@@ -279,6 +284,11 @@ struct ShowArgs {
     json: bool,
 }
 
+/// `1 node`, `2 nodes`.
+fn several(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -308,6 +318,11 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })
+}
+
+/// What `println!` comes to in this module. Where the text can go nowhere, the exit code still tells.
+fn print_line(text: std::fmt::Arguments) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
 /// Prints; a reader that has seen enough, such as `head`, is no error.

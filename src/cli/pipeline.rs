@@ -9,11 +9,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::folder::{Run, RunFolder, RunRecord};
+use super::folder::{Run, RunFolder, RunRecord, digests};
 use super::ledger::{Ledger, Show, last_line, summary};
 use super::machine::Machine;
 use super::trace::Trace;
-use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
+use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress, several};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
@@ -24,13 +24,18 @@ use crate::store::{Digest, Lock, Store};
 const MEMORY: usize = 256 << 20;
 
 pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) -> anyhow::Result<Graph> {
-    let options = LoadOptions { settings: &args.settings, ablations: &args.ablations, digest };
+    let options = LoadOptions {
+        settings: &args.settings,
+        ablations: &args.ablations,
+        digest,
+        ..LoadOptions::default()
+    };
     Ok(engine::load(&args.file, &options, &stages::registry())?)
 }
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let graph = load(args, &Digest::of_path)?;
-    println!("{}: valid, {} nodes", args.file.display(), graph.nodes.len());
+    println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,6 +54,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return plan::dry_run(args);
     }
     let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
+    // Where it cannot be written this is known before anything runs.
+    trace.as_ref().map_or(Ok(()), Trace::write)?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
     if let Some(trace) = &trace {
@@ -88,7 +95,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
-    let record = ledger.close(status, |record| record.digest = digest)?;
+    let files = digests(&folder.path)?;
+    let record = ledger.close(status, |record| (record.digest, record.files) = (digest, files))?;
     for failure in &report.failures {
         eprintln!("error: {failure}");
     }
@@ -96,7 +104,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", summary(&record, &folder.path));
     } else {
-        print!("{}", tables(&graph, &metrics));
+        super::print(&tables(&graph, &metrics))?;
         println!("{}", last_line(&record, &folder.path));
     }
     let failed = !report.failures.is_empty() || differ;
@@ -120,11 +128,12 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same.
+/// The newest run of this pipeline, if it came to the same and its folder is as it was left.
 fn same_run(pipeline: &str, digest: Digest) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    (record.status == "done" && record.digest == Some(digest)).then_some((folder, record))
+    let same = record.status == "done" && record.digest == Some(digest);
+    (same && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
 /// Nothing has changed since the last run: that one is shown, and no new one made.
@@ -142,7 +151,7 @@ fn nothing_to_do(
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
-        print!("{}", tables(graph, &metrics));
+        super::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, &folder));
     }
     Ok(ExitCode::SUCCESS)
@@ -172,6 +181,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecor
         began: jiff::Timestamp::now().to_string(),
         cache: store.root().to_owned(),
         digest: None,
+        files: BTreeMap::new(),
         nodes: graph.nodes.len(),
         status: "running".into(),
         ran: 0,

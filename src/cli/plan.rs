@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::folder::Run;
+use super::folder::{Run, bare_rounds};
 use super::pipeline::{find, guard, load, open};
-use super::{ExplainArgs, PlanArgs, RunArgs};
+use super::{ExplainArgs, PlanArgs, RunArgs, several};
 use crate::engine::{Change, Graph, NodeId, Plan, Reason, State, What, differences};
 use crate::store::{Digest, Store};
 
@@ -85,14 +85,14 @@ impl Past {
             let Ok((nodes, _)) = Run::read_nodes(&folder) else { continue };
             title = title.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()));
             for node in nodes {
-                keys.entry(node.node).or_insert(node.key);
+                keys.entry(bare_rounds(&node.node)).or_insert(node.key);
             }
         }
         Past { title, keys }
     }
 
     fn of(run: &Run) -> Past {
-        let keys = run.nodes.iter().map(|node| (node.node.clone(), node.key)).collect();
+        let keys = run.nodes.iter().map(|node| (bare_rounds(&node.node), node.key)).collect();
         Past { title: Some(run.title()), keys }
     }
 
@@ -100,7 +100,8 @@ impl Past {
     fn key(&self, graph: &Graph, name: &str) -> Option<Digest> {
         let own = graph.variants.iter().filter_map(|variant| variant.ablation.as_deref());
         let bare = own.filter_map(|ablation| name.strip_prefix(ablation)?.strip_prefix('/')).next();
-        self.keys.get(name).or_else(|| self.keys.get(bare?)).copied()
+        let key = |name: &str| self.keys.get(&bare_rounds(name)).copied();
+        key(name).or_else(|| key(bare?))
     }
 }
 
@@ -195,9 +196,14 @@ impl<'a> Told<'a> {
         } else {
             self.lines(&ids, view.all);
             println!(
-                "{}: {} nodes: {hit} cached, {run} to run, {unknown} not known until those are done",
+                "{}: {}: {hit} cached, {}",
                 file.display(),
-                ids.len()
+                several(ids.len(), "node"),
+                match (run, unknown) {
+                    (0, 0) => "nothing to do".into(),
+                    (run, 0) => format!("{run} to run"),
+                    (run, unknown) => format!("{run} to run, {unknown} not known until those are done"),
+                }
             );
         }
         let something = run + unknown > 0;
@@ -289,8 +295,11 @@ fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
     while let Some(id) = open.pop() {
         for source in told.plan.graph.node(id).sources() {
             let changes = told.changes(source).unwrap_or_default();
-            let own: Vec<String> =
-                changes.iter().filter(|change| change.what != What::Input).map(Change::to_string).collect();
+            // Inputs that no node made otherwise are files outside.
+            let mut feeders = told.plan.graph.node(source).sources();
+            let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
+            let is_cause = |change: &&Change| change.what != What::Input || !fed;
+            let own: Vec<String> = changes.iter().filter(is_cause).map(Change::to_string).collect();
             if !own.is_empty() {
                 causes.insert(told.name(source), own.join("; "));
             } else if !changes.is_empty() && !causes.contains_key(told.name(source)) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::several;
 use crate::engine::progress::{Outcome, Progress};
 
 /// A bar on a terminal; plain lines where standard error is none, or where `CI` is set.
@@ -30,7 +31,7 @@ struct Terminal {
     over: AtomicBool,
 }
 
-/// A line for one node after the other. It shows the last until the next begins.
+/// A line for one node after the other.
 struct Lane {
     bar: ProgressBar,
     node: Option<String>,
@@ -100,6 +101,7 @@ impl Progress for Terminal {
         }
         if let Some(lane) = self.lanes().iter_mut().find(|lane| lane.node.as_deref() == Some(node)) {
             lane.node = None;
+            lane.bar.finish_and_clear();
         }
         if outcome == Outcome::Failed {
             self.message(&format!("failed: {node}"));
@@ -163,7 +165,7 @@ impl State {
 
     fn tell_cached(&mut self) {
         if self.cached > 0 {
-            let text = format!("[{}/{}] {} nodes were cached", self.done, self.total, self.cached);
+            let text = format!("[{}/{}] {} cached", self.done, self.total, several(self.cached, "node"));
             self.cached = 0;
             self.line(&text);
         }
@@ -174,7 +176,7 @@ impl Progress for Lines {
     fn run_started(&self, pipeline: &str, total: usize) {
         let mut state = self.lock();
         state.total = total;
-        state.line(&format!("{pipeline}: {total} nodes"));
+        state.line(&format!("{pipeline}: {}", several(total, "node")));
     }
 
     fn node_started(&self, _: &str, _: &str) {
@@ -263,8 +265,8 @@ mod tests {
         let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
         assert_eq!(
             text,
-            "quick: 6 nodes\n[2/6] 2 nodes were cached\n[3/6] others[b] 1.50 s  loss 0.2\n\
-             [5/6] play[1]/red[1]/responses failed\n[6/6] 1 nodes were cached\n"
+            "quick: 6 nodes\n[2/6] 2 nodes cached\n[3/6] others[b] 1.50 s  loss 0.2\n\
+             [5/6] play[1]/red[1]/responses failed\n[6/6] 1 node cached\n"
         );
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::ShowArgs;
 use super::folder::Run;
 use crate::data::{self, Table};
+use crate::store::Digest;
 
 pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (path, artifact) = locate(&args.target)?;
@@ -46,6 +47,13 @@ fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
     let (output, path) = run.output(node)?;
     if path.is_dir() {
         bail!("`{node}` is a {}, not a dataset: {}", output.artifact, path.display());
+    }
+    if path.exists() && Digest::of_path(&path)? != output.digest {
+        bail!(
+            "`{node}` is not what was recorded: {} is damaged; `triplay cache verify` puts it aside, then run the \
+             pipeline again",
+            path.display()
+        );
     }
     if !path.exists() {
         bail!(

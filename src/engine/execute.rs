@@ -14,7 +14,7 @@ use super::graph::{Feed, Graph, NodeId};
 use super::manifest::{Explained, walk};
 use super::memory::Memory;
 use super::progress::Progress;
-use super::run::NodeOutput;
+use super::report::NodeOutput;
 use super::stage::Transient;
 use crate::store::{Blob, Digest, Lock, Store};
 
@@ -95,29 +95,30 @@ struct Made {
 
 impl Executor<'_> {
     pub fn execute(&self, task: &Task) -> Ended {
-        let made = match self
-            .inputs(task)
-            .and_then(|inputs| inputs.map(|inputs| self.attempts(task, inputs)).transpose())
-        {
-            Ok(None) => return Ended::InputsMissing,
-            Ok(Some(made)) => made,
-            Err(error) => return Ended::Failed(error),
-        };
-        let ended = match &task.check {
-            Some(recorded) => self.compare(task, made, recorded).map(Ended::Checked),
-            None => self.place(task, made),
-        };
-        ended.unwrap_or_else(Ended::Failed)
+        self.try_execute(task).unwrap_or_else(Ended::Failed)
     }
 
-    /// Where the inputs lie, or nothing where one of them is not there.
+    fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
+        let Some(inputs) = self.inputs(task)? else { return Ok(Ended::InputsMissing) };
+        let made = self.attempts(task, inputs)?;
+        // What was read is what is recorded as read only if nobody wrote to it meanwhile.
+        if self.inputs(task)?.is_none() {
+            return Ok(Ended::InputsMissing);
+        }
+        match &task.check {
+            Some(recorded) => self.compare(task, made, recorded).map(Ended::Checked),
+            None => self.place(task, made),
+        }
+    }
+
+    /// Where the inputs lie, or nothing where one of them is not there or not what it should be.
     fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
         let node = self.graph.node(task.id);
         let mut inputs = Vec::with_capacity(node.feeds.len());
         for (feed, digest) in node.feeds.iter().zip(&task.inputs) {
             let digest = digest.unwrap_or_else(|| Digest::of_bytes(b""));
             let path = match feed {
-                Feed::File(index) => self.graph.files[*index].0.clone(),
+                Feed::File(index) => self.outside(&self.graph.files[*index].0, digest)?,
                 Feed::Variable(index) => self.graph.variables[*index].1.clone().unwrap_or_default().into(),
                 Feed::Output { .. } => match self.store.verified(&digest)? {
                     Some(path) => path,
@@ -129,6 +130,18 @@ impl Executor<'_> {
         Ok(Some(inputs))
     }
 
+    /// A file of the user's, which must still be what it was when the plan was made.
+    fn outside(&self, path: &Path, digest: Digest) -> anyhow::Result<PathBuf> {
+        let now = self.store.digest_of(path, false);
+        let now = now.with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            now == digest,
+            "{} was changed while the run was under way\n  help: run again, with what it is now",
+            path.display()
+        );
+        Ok(path.to_owned())
+    }
+
     /// Runs the stage, again after a while where it says that its failure is transient.
     fn attempts(&self, task: &Task, inputs: Vec<Artifact>) -> anyhow::Result<Made> {
         let node = self.graph.node(task.id);
@@ -137,12 +150,12 @@ impl Executor<'_> {
         for attempt in 1.. {
             match self.attempt(task, inputs.clone()) {
                 Err(error) if attempt <= retry.times && Transient::is(&error) => {
-                    self.progress.message(&format!(
-                        "{}: {error:#}; trying again in {} ({attempt} of {})",
-                        node.name,
-                        in_words(wait),
-                        retry.times
-                    ));
+                    let error = format!("{error:#}");
+                    let (error, more) =
+                        error.split_once('\n').map_or((&*error, ""), |(error, more)| (error, more));
+                    let again = format!("trying again in {} ({attempt} of {})", in_words(wait), retry.times);
+                    let text = format!("{}: {error}; {again}\n{more}", node.name);
+                    self.progress.message(text.trim_end());
                     std::thread::sleep(wait);
                     wait = wait.saturating_mul(2);
                 }

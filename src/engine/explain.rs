@@ -105,7 +105,7 @@ fn input(value: &Value) -> Option<Value> {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (from, to) = (short(&self.from), short(&self.to));
+        let (from, to) = short_pair(&self.from, &self.to);
         match self.what {
             What::Parameter => write!(f, "parameter {}: {from} → {to}", self.path),
             What::Input => write!(f, "input {}: content {from} → {to}", self.path),
@@ -120,9 +120,28 @@ impl fmt::Display for Change {
     }
 }
 
+/// Both in few characters. Of long texts that begin alike the common beginning is left out, so that what differs is
+/// seen.
+fn short_pair(from: &Value, to: &Value) -> (String, String) {
+    const BEFORE: usize = 12;
+    if let (Value::String(from), Value::String(to)) = (from, to) {
+        let common = from.chars().zip(to.chars()).take_while(|(from, to)| from == to).count();
+        if common > LONGEST / 2 {
+            let rest = |text: &String| {
+                let rest: String = text.chars().skip(common - BEFORE).collect();
+                format!("…{}", short(&Value::String(rest)))
+            };
+            return (rest(from), rest(to));
+        }
+    }
+    (short(from), short(to))
+}
+
+/// Characters of a value that are shown at the most.
+const LONGEST: usize = 60;
+
 /// Few characters for one value: digests by their beginning, long ones cut.
 fn short(value: &Value) -> String {
-    const LONGEST: usize = 60;
     match value {
         Value::Null => "nothing".into(),
         Value::String(text) if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {

@@ -155,18 +155,32 @@ impl Graph {
         self.ids().find(|id| self.node(*id).name == name)
     }
 
-    /// The nodes that use an output of each node, each once, in order.
-    pub fn consumers(&self) -> Vec<Vec<NodeId>> {
-        let mut consumers = vec![Vec::new(); self.nodes.len()];
-        for id in self.ids() {
-            for source in self.node(id).sources() {
-                let list: &mut Vec<NodeId> = &mut consumers[source.index()];
-                if list.last() != Some(&id) {
-                    list.push(id);
-                }
-            }
+    pub fn consumers(&self) -> Consumers {
+        let uses = || self.ids().flat_map(|id| self.node(id).sources().map(move |source| (source, id)));
+        let mut starts = vec![0; self.nodes.len() + 1];
+        uses().for_each(|(source, _)| starts[source.index() + 1] += 1);
+        for index in 1..starts.len() {
+            starts[index] += starts[index - 1];
         }
-        consumers
+        let (mut free, mut nodes) = (starts.clone(), vec![NodeId(0); starts[self.nodes.len()]]);
+        for (source, id) in uses() {
+            nodes[free[source.index()]] = id;
+            free[source.index()] += 1;
+        }
+        Consumers { starts, nodes }
+    }
+}
+
+/// The nodes that use an output of each node, in order; one that uses it twice comes twice. All in one list, since a
+/// list for each node takes longer to make than to go through.
+pub struct Consumers {
+    starts: Vec<usize>,
+    nodes: Vec<NodeId>,
+}
+
+impl Consumers {
+    pub fn of(&self, id: NodeId) -> &[NodeId] {
+        &self.nodes[self.starts[id.index()]..self.starts[id.index() + 1]]
     }
 }
 

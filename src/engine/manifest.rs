@@ -44,7 +44,7 @@ pub fn walk<'a>(
         let content = match feed {
             Feed::Output { node, output } => {
                 let blob = known(*node).and_then(|blobs| blobs.get(*output));
-                Content::Digest(blob.map_or(Digest::of_bytes(b"unknown"), |blob| blob.digest))
+                Content::Digest(blob.map_or_else(|| Digest::of_bytes(b"unknown"), |blob| blob.digest))
             }
             Feed::File(index) => Content::Digest(graph.files[*index].1),
             Feed::Variable(index) => Content::Variable(graph.variables[*index].1.as_deref()),
@@ -57,38 +57,41 @@ pub fn walk<'a>(
 
 /// A node's key. Every part has a fixed length or carries its own, so that no two manifests share an encoding.
 #[derive(Default)]
-pub struct Key(blake3::Hasher);
+pub struct Key(Vec<u8>);
 
 impl Key {
     pub fn digest(&self) -> Digest {
-        Digest::from(self.0.clone())
+        Digest::of_bytes(&self.0)
     }
 }
 
 impl Manifest for Key {
     fn call(&mut self, call: &Call) {
-        self.0.update(call.digest().bytes());
+        self.0.extend(call.digest().bytes());
     }
 
     fn input(&mut self, _: &Origin, content: Content) {
         match content {
-            Content::Digest(digest) => self.0.update(b"d").update(digest.bytes()),
-            Content::Variable(None) => self.0.update(b"n"),
-            Content::Variable(Some(value)) => {
-                self.0.update(b"v").update(&(value.len() as u64).to_le_bytes()).update(value.as_bytes())
+            Content::Digest(digest) => {
+                self.0.push(b'd');
+                self.0.extend(digest.bytes());
             }
-        };
-    }
-
-    fn position(&mut self, position: &[u32]) {
-        self.0.update(&(position.len() as u64).to_le_bytes());
-        for round in position {
-            self.0.update(&round.to_le_bytes());
+            Content::Variable(None) => self.0.push(b'n'),
+            Content::Variable(Some(value)) => {
+                self.0.push(b'v');
+                self.0.extend((value.len() as u64).to_le_bytes());
+                self.0.extend(value.as_bytes());
+            }
         }
     }
 
+    fn position(&mut self, position: &[u32]) {
+        self.0.extend((position.len() as u64).to_le_bytes());
+        self.0.extend(position.iter().flat_map(|round| round.to_le_bytes()));
+    }
+
     fn seed(&mut self, seed: &Seed) {
-        self.0.update(seed.bytes());
+        self.0.extend(seed.bytes());
     }
 }
 

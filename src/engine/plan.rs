@@ -25,9 +25,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::execute::explained;
-use super::graph::{Call, Feed, Graph, Node, NodeId};
+use super::graph::{Call, Consumers, Feed, Graph, Node, NodeId};
 use super::manifest::{Key, walk};
-use super::run::{NodeOutput, NodeReport};
+use super::report::{NodeOutput, NodeReport};
 use crate::store::{Blob, Digest, DigestSet, Store};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub struct Plan<'a> {
     pub graph: &'a Graph,
     store: &'a Store,
     pub slots: Vec<Slot>,
-    pub consumers: Vec<Vec<NodeId>>,
+    pub consumers: Consumers,
     /// Nodes that can be executed, in the order of the graph, by what they take of the resources.
     pub ready: Vec<Ready>,
     /// Which of these a node belongs to.
@@ -131,11 +131,14 @@ struct Recorded {
 
 /// What a run comes to as a whole: the digest of the names and keys of its nodes, in the order of the graph.
 pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
-    let mut hasher = blake3::Hasher::new();
+    // In one piece: many small ones take several times as long to hash.
+    let mut bytes = Vec::new();
     for (name, key) in nodes {
-        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(key.bytes());
+        bytes.extend((name.len() as u64).to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(key.bytes());
     }
-    hasher.into()
+    Digest::of_bytes(&bytes)
 }
 
 /// Reads what stands in a record before the manifest, which is much longer and needed for explanations only.
@@ -299,13 +302,11 @@ impl<'a> Plan<'a> {
         if !first {
             return;
         }
-        for index in (0..self.consumers[id.index()].len()).rev() {
-            let consumer = self.consumers[id.index()][index];
-            let uses = self.graph.node(consumer).sources().filter(|source| *source == id).count() as u32;
-            let slot = self.slot_mut(consumer);
-            slot.unknown -= uses;
+        for consumer in self.consumers.of(id).iter().rev() {
+            let slot = &mut self.slots[consumer.index()];
+            slot.unknown -= 1;
             if slot.unknown == 0 && slot.state == State::Waiting {
-                open.push(consumer);
+                open.push(*consumer);
             }
         }
     }
@@ -363,6 +364,12 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// A node is done again, with the outputs that it had.
+    pub fn finish_as_known(&mut self, id: NodeId) {
+        let outputs = self.slot(id).known.clone().unwrap_or_default();
+        self.finish(id, outputs);
+    }
+
     /// Looks whether another process, or another node, has recorded a node's key meanwhile. If so the node is done
     /// (or is to be executed for an output that is missing).
     pub fn look_up(&mut self, id: NodeId) -> bool {
@@ -374,8 +381,7 @@ impl<'a> Plan<'a> {
         self.enter(id, recorded.outputs.into(), &mut open);
         let lost = self.lost_output(id);
         if lost.is_none() {
-            let outputs = self.slot(id).known.clone().unwrap_or_default();
-            self.finish(id, outputs);
+            self.finish_as_known(id);
         }
         for id in open {
             self.find_out(id);
@@ -442,7 +448,7 @@ impl<'a> Plan<'a> {
         while let Some(id) = open.pop() {
             let demanded = std::mem::take(&mut self.slot_mut(id).demanded_by);
             let consumers =
-                if self.known(id).is_none() { self.consumers[id.index()].clone() } else { Vec::new() };
+                if self.known(id).is_none() { self.consumers.of(id).to_vec() } else { Vec::new() };
             for dependent in demanded.into_iter().chain(consumers) {
                 if matches!(self.slot(dependent).state, State::Waiting | State::Wanting | State::Ready) {
                     self.set(dependent, State::Skipped);

@@ -5,59 +5,24 @@
 //! order in which nodes end changes no result.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use serde::{Deserialize, Serialize};
 
-use super::execute::{Difference, Ended, Executor, Placed, Task, explained};
+use super::execute::{Ended, Executor, Placed, Task, explained};
 use super::graph::NodeId;
 use super::memory::Memory;
 use super::plan::{Plan, Reason, State};
 use super::progress::{Outcome, Progress};
+use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
 use super::resources::Resources;
 use super::stage::Output;
 use super::thinning::Thinning;
+use super::threads::Threads;
 use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
-
-/// What one node came to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeReport {
-    pub node: String,
-    /// Its place in the graph, from 0.
-    #[serde(default)]
-    pub index: u32,
-    pub kind: String,
-    pub cached: bool,
-    pub key: Digest,
-    /// Loop position: iteration, step, … from 1.
-    pub position: Vec<u32>,
-    /// Seconds of work when it was run, be it in an earlier run.
-    pub seconds: f64,
-    pub outputs: Vec<NodeOutput>,
-}
-
-/// One output of a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeOutput {
-    pub name: String,
-    /// The type of artifact.
-    pub artifact: String,
-    pub digest: Digest,
-    pub bytes: u64,
-    /// Whether a loop handed it on and it was not to be kept.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub passing: bool,
-}
-
-impl NodeOutput {
-    pub fn blob(&self) -> Blob {
-        Blob { digest: self.digest, bytes: self.bytes }
-    }
-}
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -75,34 +40,6 @@ impl Default for RunOptions {
         let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         RunOptions { jobs, keep_going: false, check: Vec::new() }
     }
-}
-
-/// What a run came to.
-#[derive(Debug, Default)]
-pub struct Report {
-    pub ran: usize,
-    pub cached: usize,
-    /// Executed although recorded, since a dropped output was needed.
-    pub again: usize,
-    pub skipped: usize,
-    /// The nodes that failed, and why, in the order in which they did.
-    pub failures: Vec<RunError>,
-    /// The nodes that were computed again to be compared.
-    pub checked: Vec<Checked>,
-}
-
-/// A node that was computed again, and which outputs came out different.
-#[derive(Debug)]
-pub struct Checked {
-    pub node: String,
-    pub differences: Vec<Difference>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{node}: {cause:#}")]
-pub struct RunError {
-    pub node: String,
-    pub cause: anyhow::Error,
 }
 
 /// Is called once for each node that is done: first those that were, in the order of the graph, then the others as
@@ -151,12 +88,14 @@ pub fn run(
             pending: 0,
             recording: 0,
             waiting: 0,
-            stop: false,
+            held: HashMap::new(),
+            stop: Arc::default(),
             thinning,
             report: Report::default(),
         };
         scheduler.run(guard, &inbox);
-        scheduler.report.skipped = total - scheduler.plan.done() - scheduler.report.failures.len();
+        let open = total.saturating_sub(scheduler.plan.done());
+        scheduler.report.skipped = open.saturating_sub(scheduler.report.failures.len());
         scheduler.report
     });
     progress.run_finished();
@@ -165,6 +104,9 @@ pub fn run(
 
 /// How many nodes may be done and not recorded yet: what a crash costs at the most.
 const MOST_RECORDING: usize = 64;
+
+/// How often a key that another process has is tried.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What the scheduler waits for.
 pub(super) enum Event {
@@ -181,10 +123,10 @@ pub(super) enum Event {
         again: bool,
         seconds: f64,
     },
-    /// Another process is done with the key.
+    /// Another process is done with the key; or the run ends, and nobody waits any more.
     Unlocked {
         id: NodeId,
-        lock: Result<Lock, StoreError>,
+        lock: Result<Option<Lock>, StoreError>,
     },
 }
 
@@ -193,8 +135,8 @@ struct Scheduler<'a, 'scope, 'env> {
     executor: Executor<'a>,
     options: &'a RunOptions,
     observe: &'a mut Observe<'env>,
-    workers: Threads<'scope, 'a, (Task, Lock)>,
-    recorders: Threads<'scope, 'a, Recording>,
+    workers: Threads<'scope, 'a, (Task, Lock), Event>,
+    recorders: Threads<'scope, 'a, Recording, Event>,
     events: Sender<Event>,
     free: Resources,
     /// The keys that are being computed by this run, and the other nodes that have the same.
@@ -205,8 +147,10 @@ struct Scheduler<'a, 'scope, 'env> {
     recording: usize,
     /// Nodes whose key another process computes.
     waiting: usize,
+    /// Locks of keys that others had, for nodes that wait for resources now.
+    held: HashMap<NodeId, Lock>,
     /// After a failure nothing more is started.
-    stop: bool,
+    stop: Arc<AtomicBool>,
     thinning: Thinning,
     report: Report,
 }
@@ -242,7 +186,16 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// What goes wrong beside the nodes themselves ends the run.
     fn give_up(&mut self, cause: anyhow::Error) {
         self.report.failures.push(RunError { node: "run".into(), cause });
-        self.stop = true;
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.held.clear();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
     fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
@@ -278,7 +231,7 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     /// Starts as many of the ready nodes as resources allow, the first of the graph first.
     fn start_ready(&mut self) -> anyhow::Result<()> {
-        while !self.stop && self.recording < MOST_RECORDING {
+        while !self.is_stopped() && self.recording < MOST_RECORDING {
             let fitting = self.plan.ready.iter().filter(|class| self.free.fits(&class.needs));
             let Some(id) = fitting.filter_map(|class| class.nodes.first()).min().copied() else { break };
             self.free.take(self.plan.needs(id));
@@ -292,6 +245,9 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// Starts a node, unless another node or process is at work on its key. Whether it was started.
     fn start(&mut self, id: NodeId) -> anyhow::Result<bool> {
         let key = self.plan.key(id);
+        if let Some(lock) = self.held.remove(&id) {
+            return self.start_locked(id, key, lock);
+        }
         if let Some(others) = self.computing.get_mut(&key) {
             others.push(id);
             self.plan.set(id, State::Elsewhere);
@@ -317,39 +273,57 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.set(id, State::Elsewhere);
         self.computing.insert(key, Vec::new());
         self.waiting += 1;
-        let (events, store) = (self.events.clone(), self.executor.store);
+        let (events, store, stop) = (self.events.clone(), self.executor.store, self.stop.clone());
         self.workers.scope.spawn(move || {
-            let lock = store.lock_key(&key);
+            let lock = loop {
+                match store.try_lock_key(&key) {
+                    Ok(None) if !stop.load(Ordering::SeqCst) => std::thread::sleep(LOOK_AGAIN),
+                    lock => break lock,
+                }
+            };
             // The receiver is gone only when the run has ended.
             let _ = events.send(Event::Unlocked { id, lock });
         });
     }
 
-    /// The key is ours. Whether there is something to execute: another process may have done it a moment ago.
-    fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
-        let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
-        self.executor.store.refresh()?;
-        let done = match reason {
-            Reason::NoRecord => self.plan.look_up(id),
-            Reason::BlobMissing { .. } | Reason::NeededBy { .. } => self.plan.is_whole(id),
-            Reason::Check => false,
-        };
-        if done {
+    /// A key that another process had is ours: it is done, or is started when there are resources.
+    fn unlocked(&mut self, id: NodeId, lock: Lock) -> anyhow::Result<()> {
+        if self.is_done_by_now(id)? {
             lock.remove_quietly();
-            match reason {
-                Reason::NoRecord => self.plan.found.push(id),
-                _ => {
-                    let outputs = self.plan.slot(id).known.clone().unwrap_or_default();
-                    self.plan.finish(id, outputs);
-                    if matches!(reason, Reason::BlobMissing { .. }) {
-                        self.plan.found.push(id);
-                    }
-                }
+            self.settle(self.plan.key(id))?;
+        } else {
+            self.held.insert(id, lock);
+            self.plan.set(id, State::Ready);
+        }
+        Ok(())
+    }
+
+    /// Whether another process has done a node meanwhile.
+    fn is_done_by_now(&mut self, id: NodeId) -> anyhow::Result<bool> {
+        self.executor.store.refresh()?;
+        match self.plan.slot(id).reason.unwrap_or(Reason::NoRecord) {
+            Reason::NoRecord if self.plan.look_up(id) => self.plan.found.push(id),
+            Reason::BlobMissing { .. } if self.plan.is_whole(id) => {
+                self.plan.finish_as_known(id);
+                self.plan.found.push(id);
             }
+            Reason::NeededBy { .. } if self.plan.is_whole(id) => self.plan.finish_as_known(id),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The key is ours. Whether there is something to execute.
+    fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
+        if self.is_done_by_now(id)? {
+            lock.remove_quietly();
+            self.settle(key)?;
             return Ok(false);
         }
+        let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
         let node = self.plan.graph.node(id);
         if let Reason::NeededBy { node: by } = reason {
+            self.thinning.makes_again(id, &self.plan);
             let by = &self.plan.graph.node(by).name;
             let name = &node.name;
             self.executor
@@ -364,6 +338,8 @@ impl<'a> Scheduler<'a, '_, '_> {
             check: self.plan.slot(id).known.clone().filter(|_| reason == Reason::Check),
         };
         self.computing.entry(key).or_default();
+        // Its outputs are not to be dropped before they are recorded, again or for the first time.
+        self.plan.slot_mut(id).recorded = reason == Reason::Check;
         self.plan.set(id, State::Running);
         self.pending += 1;
         self.executor.progress.node_started(&node.name, node.call.kind.name);
@@ -375,50 +351,41 @@ impl<'a> Scheduler<'a, '_, '_> {
         match event {
             Event::Unlocked { id, lock } => {
                 self.waiting -= 1;
-                let key = self.plan.key(id);
-                let others = self.computing.remove(&key).unwrap_or_default();
                 match lock {
+                    Ok(Some(lock)) if !self.is_stopped() => self.unlocked(id, lock)?,
+                    Ok(_) => {}
                     Err(error) => self.fail(id, error.into()),
-                    Ok(lock) if self.stop => lock.remove_quietly(),
-                    Ok(lock) => {
-                        // It waits for no resource any more: the lock would be held meanwhile.
-                        self.free.take(self.plan.needs(id));
-                        if !self.start_locked(id, key, lock)? {
-                            self.free.give(self.plan.needs(id));
-                        }
-                    }
                 }
-                self.settle(key, others);
             }
             Event::Ended { id, ended, lock, seconds } => {
                 self.pending -= 1;
                 self.free.give(self.plan.needs(id));
+                let is_placed = matches!(ended, Ended::Placed(_));
                 self.ended(id, ended, lock, seconds);
-                let key = self.plan.key(id);
-                let others = self.computing.remove(&key).unwrap_or_default();
-                self.settle(key, others);
+                if !is_placed {
+                    self.settle(self.plan.key(id))?;
+                }
             }
             Event::Recorded { id, recorded, again, seconds } => {
                 self.recording -= 1;
                 self.recorded(id, recorded, again, seconds)?;
+                self.settle(self.plan.key(id))?;
             }
         }
         self.tell_found()
     }
 
-    /// Nodes that have the same key as one that ended.
-    fn settle(&mut self, key: Digest, others: Vec<NodeId>) {
-        if let Some(again) = self.computing.get_mut(&key) {
-            again.extend(others);
-            return;
-        }
-        for id in others {
+    /// A key is no longer being computed: what becomes of the other nodes that have it.
+    fn settle(&mut self, key: Digest) -> anyhow::Result<()> {
+        self.executor.store.refresh()?;
+        for id in self.computing.remove(&key).unwrap_or_default() {
             if self.plan.look_up(id) {
                 self.plan.found.push(id);
             } else if self.plan.slot(id).state == State::Elsewhere {
                 self.plan.set(id, State::Ready);
             }
         }
+        Ok(())
     }
 
     fn ended(&mut self, id: NodeId, ended: Ended, lock: Lock, seconds: f64) {
@@ -434,8 +401,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             Ended::Checked(differences) => {
                 progress.node_finished(name, Outcome::Again, seconds);
                 self.report.checked.push(Checked { node: name.clone(), differences });
-                let outputs = self.plan.slot(id).known.clone().unwrap_or_default();
-                self.plan.finish(id, outputs);
+                self.plan.finish_as_known(id);
             }
             Ended::Placed(placed) => {
                 let before = self.plan.slot(id).known.clone();
@@ -478,7 +444,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             Ok(publishing) => publishing,
             Err(error) => {
                 self.fail(id, error);
-                self.stop = true;
+                self.stop();
                 return Ok(());
             }
         };
@@ -488,7 +454,6 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.slot_mut(id).recorded = true;
         if again {
             self.report.again += 1;
-            self.thinning.made_again(id);
             self.thinning.release_around(id, &self.plan, self.executor.store)?;
         } else {
             self.report.ran += 1;
@@ -509,7 +474,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.fail(id);
         self.report.failures.push(RunError { node, cause });
         if !self.options.keep_going {
-            self.stop = true;
+            self.stop();
             if self.pending > 0 {
                 let text = format!("waiting for {} more at work to end; Ctrl-C stops them", self.pending);
                 self.executor.progress.message(&text);
@@ -542,44 +507,4 @@ struct Recording {
     lock: Lock,
     again: bool,
     seconds: f64,
-}
-
-/// Threads that do one kind of work. There are as many as ever had something to do at the same time.
-struct Threads<'scope, 'a, T> {
-    scope: &'scope Scope<'scope, 'a>,
-    work: Arc<dyn Fn(T) -> Event + Send + Sync + 'scope>,
-    tasks: Sender<T>,
-    queue: Arc<Mutex<Receiver<T>>>,
-    events: Sender<Event>,
-    count: usize,
-}
-
-impl<'scope, 'a, T: Send + 'scope> Threads<'scope, 'a, T> {
-    fn new(
-        scope: &'scope Scope<'scope, 'a>,
-        events: &Sender<Event>,
-        work: impl Fn(T) -> Event + Send + Sync + 'scope,
-    ) -> Self {
-        let (tasks, queue) = channel();
-        let (work, queue, events) = (Arc::new(work), Arc::new(Mutex::new(queue)), events.clone());
-        Threads { scope, work, tasks, queue, events, count: 0 }
-    }
-
-    /// Hands over a task, to one of at least so many threads.
-    fn give(&mut self, task: T, threads: usize) {
-        while self.count < threads {
-            self.count += 1;
-            let (queue, events, work) = (self.queue.clone(), self.events.clone(), self.work.clone());
-            self.scope.spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(task) = next else { return };
-                    // The receiver is gone only when the run has ended.
-                    let _ = events.send(work(task));
-                }
-            });
-        }
-        // The threads hold the receiver.
-        let _ = self.tasks.send(task);
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::graph::NodeId;
 use super::plan::{Plan, State};
-use super::run::NodeReport;
+use super::report::NodeReport;
 use crate::store::{Digest, Store};
 
 /// Which outputs are still wanted.
@@ -42,8 +42,11 @@ impl Thinning {
         }
     }
 
-    pub fn made_again(&mut self, id: NodeId) {
+    /// A node is being made again: what was let go of is wanted.
+    pub fn makes_again(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
+        let known = plan.known(id).unwrap_or_default();
+        self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
     /// A node is done: lets go of what it was the last to need.
@@ -60,7 +63,7 @@ impl Thinning {
     fn release(&mut self, id: NodeId, plan: &Plan) {
         let is_done = |id: &NodeId| plan.slot(*id).state == State::Done;
         let node = plan.graph.node(id);
-        let idle = is_done(&id) && plan.slot(id).recorded && plan.consumers[id.index()].iter().all(is_done);
+        let idle = is_done(&id) && plan.slot(id).recorded && plan.consumers.of(id).iter().all(is_done);
         if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
             return;
         }

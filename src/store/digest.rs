@@ -12,6 +12,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Files from this size on are memory-mapped and hashed by all threads.
 const PARALLEL_FROM: u64 = 1 << 20;
 
+/// What each character stands for as a hexadecimal digit; 255 where it is none.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        nibbles[b"0123456789abcdef"[value] as usize] = value as u8;
+        nibbles[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    nibbles
+};
+
 /// A BLAKE3 hash: the name of a content. Shown and serialised as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -32,9 +44,17 @@ impl Digest {
         Ok(hasher.into())
     }
 
-    /// The digest that 64 hexadecimal digits stand for.
+    /// The digest that 64 hexadecimal digits stand for. A table makes it several times as fast as comparing: three of
+    /// these are read for each node that is found in the cache.
     pub fn from_hex(hex: &[u8]) -> Option<Digest> {
-        blake3::Hash::from_hex(hex).ok().map(|hash| Digest(*hash.as_bytes()))
+        let hex: &[u8; 64] = hex.try_into().ok()?;
+        let (mut bytes, mut seen) = ([0; 32], 0);
+        for (byte, digits) in bytes.iter_mut().zip(hex.as_chunks().0) {
+            let [high, low] = digits.map(|digit| NIBBLES[usize::from(digit)]);
+            *byte = high << 4 | low;
+            seen |= high | low;
+        }
+        (seen < 16).then_some(Digest(bytes))
     }
 
     /// The digest of a folder: the names and digests of its files, in name order. What is hidden (`.git`,
@@ -86,10 +106,14 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
             continue;
         }
         let name = format!("{prefix}{name}");
-        if path.is_dir() {
+        let metadata = fs::metadata(&path)?;
+        if metadata.is_dir() {
             files_below(&path, &format!("{name}/"), files)?;
-        } else {
+        } else if metadata.is_file() {
             files.push((name, path));
+        } else {
+            // A device or a pipe may have no end.
+            return Err(io::Error::other(format!("{} is neither a file nor a folder", path.display())));
         }
     }
     Ok(())
@@ -138,9 +162,7 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = String;
     fn from_str(text: &str) -> Result<Digest, String> {
-        let hash =
-            blake3::Hash::from_hex(text).map_err(|error| format!("not a digest: {text:?} ({error})"))?;
-        Ok(Digest(*hash.as_bytes()))
+        Digest::from_hex(text.as_bytes()).ok_or_else(|| format!("not a digest: {text:?}"))
     }
 }
 

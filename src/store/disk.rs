@@ -16,10 +16,10 @@
 //! Order of publication: blobs first, the record last. So a record that can be read names only blobs that were
 //! complete. A blob may be dropped later while its record stays: who needs it makes it again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -79,8 +79,8 @@ pub struct Store {
     pub(super) memo: Mutex<Memo>,
     /// This process's folder below `tmp/`, once it has written something.
     session: Mutex<Option<Session>>,
-    /// Blobs that were made or looked through by this process.
-    trusted: Mutex<HashSet<Digest>>,
+    /// Blobs that were made or looked through by this process, as they then were.
+    trusted: Mutex<HashMap<Digest, Stamp>>,
     /// Blobs that were made by this process.
     made: Mutex<HashSet<Digest>>,
 }
@@ -116,7 +116,7 @@ impl Store {
             records: Mutex::new(records),
             memo: Mutex::new(Memo::new(&root)),
             session: Mutex::new(None),
-            trusted: Mutex::new(HashSet::new()),
+            trusted: Mutex::new(HashMap::new()),
             made: Mutex::new(HashSet::new()),
             root,
             sharing,
@@ -150,18 +150,8 @@ impl Store {
 
     /// The right to compute a key, or nothing where another process has it.
     pub fn try_lock_key(&self, key: &Digest) -> Result<Option<Lock>> {
-        let path = self.key_lock_path(key);
+        let path = self.root.join("locks").join(key.to_string());
         Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
-    }
-
-    /// Waits for the right to compute a key.
-    pub fn lock_key(&self, key: &Digest) -> Result<Lock> {
-        let path = self.key_lock_path(key);
-        Lock::take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
-    }
-
-    fn key_lock_path(&self, key: &Digest) -> PathBuf {
-        self.root.join("locks").join(key.to_string())
     }
 
     /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; removed on drop.
@@ -201,17 +191,19 @@ impl Store {
     }
 
     /// The blob's path, if it is there and is what it should be. A process looks through what it did not make itself
-    /// once; what is not what it was recorded as goes to quarantine, and is no longer there.
+    /// once, and again where somebody has written to it; what is not what it was recorded as goes to quarantine, and is
+    /// no longer there.
     pub fn verified(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let path = self.blob_path(digest);
         if !path.exists() {
             return Ok(None);
         }
-        if lock(&self.trusted).contains(digest) {
+        let stamp = stamp(&path).map_err(io_error("read", &path))?;
+        if lock(&self.trusted).get(digest) == Some(&stamp) {
             return Ok(Some(path));
         }
         if Digest::of_path(&path).map_err(io_error("read", &path))? == *digest {
-            lock(&self.trusted).insert(*digest);
+            lock(&self.trusted).insert(*digest, stamp);
             return Ok(Some(path));
         }
         self.quarantine(&path)?;
@@ -266,7 +258,7 @@ impl Store {
             Err(_) if is_folder && target.exists() => return Ok(blob),
             Err(error) => return Err(io_error("write", &target)(error)),
         }
-        lock(&self.trusted).insert(digest);
+        lock(&self.trusted).insert(digest, stamp(&target).map_err(io_error("read", &target))?);
         lock(&self.made).insert(digest);
         Ok(blob)
     }
@@ -371,6 +363,20 @@ impl Store {
     pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| lock(&self.memo).digest(path, paranoid, self.sharing);
         if path.is_dir() { Digest::of_folder_by(path, &mut of_file) } else { of_file(path) }
+    }
+}
+
+/// Size, time of modification and inode of each file of a blob: they change when somebody writes to it.
+type Stamp = Vec<(u64, i64, i64, u64)>;
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let of_file = |path: &Path| {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino()))
+    };
+    match path.is_dir() {
+        true => flat_files(path)?.iter().map(|(_, file)| of_file(file)).collect(),
+        false => Ok(vec![of_file(path)?]),
     }
 }
 

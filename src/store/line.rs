@@ -21,6 +21,22 @@ pub fn seal(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(line)
 }
 
+/// A whole file sealed in the same way, for people: what stands in the checksum's place is a line of its own.
+pub fn seal_file(value: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    let body = text.trim_end_matches('}').trim_end();
+    let digits = checksum(body.as_bytes()).map(char::from);
+    Ok(format!("{body},\n  \"check\": \"{}\"\n}}\n", String::from_iter(digits)))
+}
+
+/// Whether a file is as [`seal_file`] wrote it.
+pub fn is_sealed_file(text: &[u8]) -> bool {
+    let mark = b",\n  \"check\": \"";
+    let Some(at) = memchr::memmem::rfind(text, mark) else { return false };
+    let (body, tail) = (&text[..at], &text[at + mark.len()..]);
+    tail.len() == DIGITS + 4 && tail[..DIGITS] == checksum(body) && tail.ends_with(b"\"\n}\n")
+}
+
 /// Whether a line is whole and as it was written. It is then a JSON object with one more key, `check`.
 pub fn is_sealed(line: &[u8]) -> bool {
     let tail = MARK.len() + DIGITS + END.len();
@@ -72,6 +88,21 @@ mod tests {
             let mut altered = line.clone().into_bytes();
             altered[bit / 8] ^= 1 << (bit % 8);
             assert!(!is_sealed(&altered), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_or_altered_anywhere_is_found_out() {
+        let value = json!({"key": "abc", "seconds": 0.1 + 0.2, "params": {}});
+        let text = seal_file(&value).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["key"], "abc");
+        assert!(is_sealed_file(text.as_bytes()));
+        assert!((0..text.len()).all(|length| !is_sealed_file(&text.as_bytes()[..length])));
+        for bit in 0..text.len() * 8 {
+            let mut altered = text.clone().into_bytes();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_sealed_file(&altered), "bit {bit}");
         }
     }
 

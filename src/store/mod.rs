@@ -22,7 +22,7 @@ pub use canonical::canonical_digest;
 pub use digest::Digest;
 pub use disk::{Blob, Error, Result, Store};
 pub use fail::FAIL_POINTS;
-pub use line::{is_sealed, seal, sealed_lines};
+pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};
 pub use lock::Lock;
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};

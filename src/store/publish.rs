@@ -1,16 +1,21 @@
 //! Making something appear on disk whole or not at all: temporary name, fsync, rename, fsync of the folder.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::fail::fail_point;
 
-/// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new.
+/// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. Who may
+/// read it is as the user's umask says.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fail_point("file.write")?;
-    let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".writing-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)?;
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     fail_point("file.rename")?;

@@ -16,19 +16,19 @@ use super::line::is_sealed;
 use super::sharing::Sharing;
 
 /// A map by digests, which are as good as random already.
-pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<Prefix>>;
+pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<Middle>>;
 
 /// A set of digests.
-pub type DigestSet = HashSet<Digest, BuildHasherDefault<Prefix>>;
+pub type DigestSet = HashSet<Digest, BuildHasherDefault<Middle>>;
 
-/// Takes the first eight bytes of a digest for its hash.
+/// Takes eight bytes of a digest for its hash: not the first, since those of one shelf share one.
 #[derive(Default)]
-pub struct Prefix(u64);
+pub struct Middle(u64);
 
-impl Hasher for Prefix {
+impl Hasher for Middle {
     fn write(&mut self, bytes: &[u8]) {
-        if let Some(prefix) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*prefix);
+        if let Some(middle) = bytes.get(8..16).and_then(<[u8]>::first_chunk) {
+            self.0 = u64::from_le_bytes(*middle);
         }
     }
 

@@ -32,10 +32,15 @@ fn goes_on(space: &Space, expected: &std::collections::BTreeMap<String, String>,
     assert_eq!(space.digests(&summary), *expected, "{what}");
     assert!(summary["cached"].as_u64().unwrap() >= recorded, "{what}: {recorded} were recorded: {summary}");
     assert_eq!(summary["again"], 0, "{what}");
-    let verified = space.triplay(&["cache", "verify", "--json"]).json();
+    // A record that was cut short is found, and is all that is wrong.
+    let verified = space.triplay(&["cache", "verify", "--json"]);
+    let verified: serde_json::Value = serde_json::from_str(&verified.out).unwrap();
+    assert!(verified["damaged_records"].as_u64().unwrap() <= 1, "{what}: {verified}");
     assert_eq!(verified["damaged_blobs"].as_array().unwrap().len(), 0, "{what}");
-    let locks = fs::read_dir(space.path(".triplay/locks")).unwrap().count();
-    assert!(locks <= 2, "{what}: locks are of who was killed alone, and nobody holds them");
+    for lock in fs::read_dir(space.path(".triplay/locks")).unwrap().flatten() {
+        let file = fs::File::open(lock.path()).unwrap();
+        assert!(file.try_lock().is_ok(), "{what}: nobody holds what the killed one left");
+    }
 }
 
 #[test]
@@ -238,19 +243,16 @@ fn a_cache_that_may_only_be_read_serves_what_it_has_and_says_what_it_cannot() {
     let space = Space::new();
     let program = program(&space);
     let first = space.triplay(&SMALL).json();
-    let protect = |path: &Path, protect: &dyn Fn(&Path, &dyn Fn(&Path))| {
-        protect(path, &|path| {
-            let mode = fs::metadata(path).unwrap().mode();
-            fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o555)).unwrap();
-        })
-    };
     fn all(path: &Path, act: &dyn Fn(&Path)) {
         if path.is_dir() {
             fs::read_dir(path).unwrap().flatten().for_each(|entry| all(&entry.path(), act));
         }
         act(path);
     }
-    protect(&space.path(".triplay"), &all);
+    all(&space.path(".triplay"), &|path| {
+        let mode = fs::metadata(path).unwrap().mode();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o555)).unwrap();
+    });
     fs::set_permissions(space.path("results"), fs::Permissions::from_mode(0o777)).unwrap();
     all(&space.path("results"), &|path| {
         if path.is_dir() && !path.is_symlink() {

@@ -1,7 +1,9 @@
 //! All tests that look at triplay from outside, in one binary: each binary links everything.
 
 mod bad_input;
+mod commands;
 mod crash;
+mod docs;
 mod exec;
 mod frozen;
 mod graph;

@@ -164,3 +164,38 @@ fn shipped_pipelines_are_valid() {
     }
     assert!(checked > 0);
 }
+
+#[test]
+fn the_latest_run_is_the_one_that_was_made_last_whatever_its_pipeline() {
+    let space = Space::new();
+    let run = |pipeline: &str, word: &str| {
+        let stage = format!("{{ kind: exec, command: echo {word} }}");
+        space.write("p.yaml", &format!("pipeline: {pipeline}\nstages: {{ say: {stage} }}\n"));
+        assert_eq!(space.triplay(&["pipeline", "run", "p.yaml"]).code, Some(0));
+    };
+    run("one", "glowvenom");
+    run("one", "moonbane");
+    run("other", "ashroot");
+    assert_eq!(space.triplay(&["data", "show", "latest:say"]).out, "ashroot\n");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let space = Space::new();
+    let stages = "{ say: { kind: exec, command: echo glowvenom } }";
+    space.write("p.yaml", &format!("pipeline: p\nstages: {stages}\n"));
+    assert_eq!(space.triplay(&["pipeline", "run", "p.yaml"]).code, Some(0));
+    for args in [
+        &["pipeline", "plan", "p.yaml", "--all"][..],
+        &["pipeline", "explain", "p.yaml", "say"],
+        &["pipeline", "run", "p.yaml"],
+        &["runs", "list"],
+        &["runs", "show"],
+        &["cache", "stats"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let seen: Seen = space.command(args).stdout(writer).output().unwrap().into();
+        assert_eq!((seen.code, seen.err.as_str()), (Some(0), ""), "{args:?}");
+    }
+}

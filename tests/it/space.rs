@@ -85,6 +85,10 @@ impl Space {
 
     /// The nodes that were executed in the run that a summary is of.
     pub fn executed(&self, summary: &Value) -> Vec<String> {
+        // Where there was nothing to do the summary names the run before.
+        if summary["ran"] == 0 {
+            return Vec::new();
+        }
         let nodes = self.nodes(summary).into_iter().filter(|node| node["cached"] == false);
         nodes.map(|node| node["node"].as_str().unwrap().to_owned()).collect()
     }

@@ -37,7 +37,11 @@ enum Format {
 }
 
 pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
-    let options = LoadOptions { settings: &args.pipeline.settings, ..LoadOptions::default() };
+    let options = LoadOptions {
+        settings: &args.pipeline.settings,
+        ablations: &args.pipeline.ablations,
+        ..LoadOptions::default()
+    };
     let (file, registry) = (&args.pipeline.file, stages::registry());
     let outline = match args.unroll {
         false => engine::outline(file, &options, &registry)?,

@@ -308,8 +308,9 @@ fn what_is_short_to_write_and_endless_to_write_out_is_refused() {
     let labelled = format!("a: {{ kind: say, text: x, matrix: {{ v: [{labels}] }} }}");
     let join = |i: usize| format!("b{i}: {{ kind: join, parts: [\"a[*]\"] }}");
     let joined = format!("{labelled}, {}", many(1_000, join));
-    let ablations = |of: &str| format!("ablations: {{ {} }}", many(2_000, |i| format!("a{i}: {of}")));
-    let commented = format!("{} # {}", ablations("{}"), "x".repeat(500_000));
+    let ablations = |of: &str| format!("ablations: {{ {} }}", many(200, |i| format!("a{i}: {of}")));
+    let large = format!("{}\nparams: {{ p: {} }}", ablations("{}"), "x".repeat(400_000));
+    let twice = "a: { kind: say, text: \"${p}${p}\" }".to_owned();
     let numbers = many(2_000, |i| i.to_string());
     let wide = format!("a: {{ kind: say, text: x, matrix: {{ v: [{numbers}] }} }}");
     let carried = many(1_000, |i| format!("c{i}: s0"));
@@ -322,7 +323,7 @@ fn what_is_short_to_write_and_endless_to_write_out_is_refused() {
     let cases = [
         (String::new(), many(10, matrix), long),
         (String::new(), joined, long),
-        (commented, say(0), long),
+        (large, twice, long),
         (ablations("{ q: 1 }"), say(0), "the pipeline has no parameter `q`"),
         (String::new(), carrying, "the pipeline unrolls to more than 10000000 inputs"),
         (String::new(), again, "the pipeline unrolls to more than 10000000 inputs"),
@@ -351,4 +352,14 @@ fn stages_of_ever_so_many_sorts_take_what_they_say() {
 fn a_timeout_beyond_all_time_is_none() {
     let yaml = pipeline("", "  a: { kind: say, text: x, timeout: 9223372036854775807 }");
     assert_eq!(Space::new().run(&yaml, &[]).report.ran, 1);
+}
+
+#[test]
+fn variants_in_a_map_do_not_take_the_place_of_what_is_beside_them() {
+    let yaml = pipeline(
+        "",
+        "  a: { kind: say, text: \"${x}\", matrix: { x: [p, q] } }\n  b: { kind: join, parts: { q: \"a[p]\", \"*\": \"a[*]\" } }",
+    );
+    let error = Space::new().error(&yaml, &[]);
+    assert!(error.starts_with("p.yaml:5:40: the key `q` is there twice"), "{error}");
 }

@@ -356,3 +356,26 @@ fn what_comes_out_different_when_it_is_made_again_is_said_and_the_next_run_goes_
     let (report, _) = yard.run(&graph, &jobs(1));
     assert_eq!((report.ran, report.cached, report.failures.len()), (1, 1, 0));
 }
+
+#[test]
+fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read_anew() {
+    let yard = Yard::new();
+    let file = yard.space.folder.path().join("word");
+    fs::write(&file, "moss").unwrap();
+    let stages = format!(
+        "  read: {{ busy, name: read, after: [{{ path: {} }}], milliseconds: 60 }}\n",
+        file.display()
+    );
+    let graph = yard.graph("", &stages, &[]);
+    let report = std::thread::scope(|scope| {
+        let run = scope.spawn(|| yard.run(&graph, &jobs(1)).0);
+        while !yard.diary().exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        fs::write(&file, "glowvenom").unwrap();
+        run.join().unwrap()
+    });
+    let error = report.failures[0].to_string();
+    assert!(error.contains("word was changed while the run was under way\n  help: run again"), "{error}");
+    assert_eq!(yard.run(&yard.graph("", &stages, &[]), &jobs(1)).0.ran, 1);
+}

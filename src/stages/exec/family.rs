@@ -28,7 +28,8 @@ mod linux {
 
         /// Sends a signal to every descendant that there is now.
         pub fn signal(&self, signal: Signal) {
-            for (descendant, parent) in descendants() {
+            // Those below first: who loses its parent is handed to us, and is not the child it was.
+            for (descendant, parent) in descendants().into_iter().rev() {
                 send(descendant, parent, signal);
             }
         }
@@ -66,7 +67,8 @@ mod linux {
     fn send(descendant: i32, parent: i32, signal: Signal) {
         let Some(id) = Pid::from_raw(descendant) else { return };
         let handle = process::pidfd_open(id, PidfdFlags::empty());
-        if parent_of(descendant) != Some(parent) {
+        let own = process::getpid().as_raw_nonzero().get();
+        if !parent_of(descendant).is_some_and(|now| now == parent || now == own) {
             return;
         }
         // Who is gone meanwhile needs no signal.

@@ -48,7 +48,10 @@ pub struct Exec {
     /// What the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } where the file has another name. The
     /// first is what the bare name of the stage refers to.
     #[serde(default, deserialize_with = "grammar::products")]
-    #[schemars(with = "BTreeMap<String, grammar::Typed>")]
+    #[schemars(
+        with = "BTreeMap<String, grammar::Typed>",
+        extend("default" = serde_json::Map::new())
+    )]
     outputs: Vec<Product>,
     /// Variables with fixed values.
     #[serde(default)]

@@ -149,22 +149,41 @@ pub struct Substitution<'a> {
 
 impl Substitution<'_> {
     /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list by the variants. `None` where something was wrong, which is reported.
+    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was
+    /// wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
         let value = match &tree.value {
             Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
             Value::List(items) => {
                 let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
-                let items: Vec<Option<Vec<Tree>>> =
-                    items.into_iter().map(|item| self.variants(item)).collect();
-                let items: Vec<Vec<Tree>> = items.into_iter().collect::<Option<_>>()?;
-                Value::List(items.into_iter().flatten().collect())
+                let mut list = Vec::with_capacity(items.len());
+                for item in items {
+                    match self.variants(&item)? {
+                        variants if variants.is_empty() => list.push(item),
+                        variants => list.extend(variants.into_iter().map(|(_, variant)| variant)),
+                    }
+                }
+                Value::List(list)
             }
             Value::Map(entries) => {
                 let entries: Vec<Option<(Key, Tree)>> =
                     entries.iter().map(|(key, value)| Some((key.clone(), self.apply(value)?))).collect();
-                Value::Map(entries.into_iter().collect::<Option<_>>()?)
+                let mut map = Vec::with_capacity(entries.len());
+                for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
+                    match self.variants(&value)? {
+                        variants if key.name.contains('*') && !variants.is_empty() => {
+                            for (label, variant) in variants {
+                                let longer = key.name.len().saturating_mul(label.len());
+                                self.budget.take(self.errors, key.at, longer)?;
+                                map.push((Key { name: key.name.replace('*', label), at: key.at }, variant));
+                            }
+                        }
+                        _ => map.push((key, value)),
+                    }
+                }
+                self.each_once(&map)?;
+                Value::Map(map)
             }
             other => other.clone(),
         };
@@ -172,31 +191,42 @@ impl Substitution<'_> {
         Some(Tree { value, at: tree.at })
     }
 
+    /// The variants that a `*` stands for may be called as what is there beside it.
+    fn each_once(&self, entries: &[(Key, Tree)]) -> Option<()> {
+        let mut known = HashSet::new();
+        match entries.iter().find(|(key, _)| !known.insert(&key.name)) {
+            Some((key, _)) => self.errors.at(key.at, format!("the key `{}` is there twice", key.name)),
+            None => Some(()),
+        }
+    }
+
     fn count(&self, value: &Value, at: At) -> Option<()> {
-        let text = if let Value::Text(text) = value { text.len() } else { 0 };
+        let text = match value {
+            Value::Text(text) => text.len(),
+            Value::Map(entries) => entries.iter().map(|(key, _)| key.name.len()).sum(),
+            _ => 0,
+        };
         self.budget.take(self.errors, at, VALUE + text)
     }
 
-    /// What an item of a list stands for: itself, or the variants that `stage[*].output` matches.
-    fn variants(&self, item: Tree) -> Option<Vec<Tree>> {
-        let Value::Text(text) = &item.value else { return Some(vec![item]) };
-        if !text.contains('*') {
-            return Some(vec![item]);
-        }
-        let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
-            return Some(vec![item]);
-        };
-        let output = output.map_or(String::new(), |output| format!(".{output}"));
-        let mut expanded = Vec::new();
-        for label in self.labels.of(&name) {
-            self.budget.take(self.errors, item.at, label.len())?;
-            if matches(&pattern, label) {
-                let value = Value::Text(format!("{name}[{label}]{output}"));
-                self.count(&value, item.at)?;
-                expanded.push(Tree { value, at: item.at });
+    /// The variants that `stage[*].output` matches, each with its label; none of anything else.
+    fn variants(&self, item: &Tree) -> Option<Vec<(&str, Tree)>> {
+        let mut variants = Vec::new();
+        if let Value::Text(text) = &item.value
+            && text.contains('*')
+            && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
+        {
+            let output = output.map_or(String::new(), |output| format!(".{output}"));
+            for label in self.labels.of(&name) {
+                self.budget.take(self.errors, item.at, label.len())?;
+                if matches(&pattern, label) {
+                    let value = Value::Text(format!("{name}[{label}]{output}"));
+                    self.count(&value, item.at)?;
+                    variants.push((label, Tree { value, at: item.at }));
+                }
             }
         }
-        Some(if expanded.is_empty() { vec![item] } else { expanded })
+        Some(variants)
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
@@ -220,10 +250,11 @@ impl Substitution<'_> {
     }
 
     fn count_all(&self, value: &Value, at: At) -> Option<()> {
+        self.count(value, at)?;
         match value {
             Value::List(items) => items.iter().try_for_each(|item| self.count_all(&item.value, at)),
             Value::Map(entries) => entries.iter().try_for_each(|(_, value)| self.count_all(&value.value, at)),
-            _ => self.count(value, at),
+            _ => Some(()),
         }
     }
 

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use super::budget::Budget;
 use super::decode::{Draft, DraftVariant, Keep, StageDraft, decode_all};
 use super::diagnostic::{Diagnostic, Errors};
-use super::graph::{Call, Numerics};
-use super::input::Origin;
 use super::order::order;
 use super::params::Params;
 use super::scope::{Artifact, Binding, Link, Scope};
 use super::source::At;
 use super::spec::{LoopSpec, Pipeline};
-use super::stage::{Kind, Registry};
 use super::tree::{Tree, Value};
+use crate::engine::graph::{Call, Numerics};
+use crate::engine::input::Origin;
+use crate::engine::stage::{Kind, Registry};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
 pub struct Program {
@@ -64,15 +64,22 @@ pub struct LoopStep {
 pub struct Outside {
     pub files: Vec<(PathBuf, At)>,
     pub variables: Vec<String>,
+    /// Whether files must be there.
+    look: bool,
     index: HashMap<Origin, usize>,
 }
 
 impl Outside {
+    pub fn new(look: bool) -> Outside {
+        Outside { look, ..Outside::default() }
+    }
+
     fn file(&mut self, errors: &Errors, path: &Path, at: At) -> Link {
         let next = self.files.len();
-        let files = &mut self.files;
+        let (files, look) = (&mut self.files, self.look);
         Link::File(*self.index.entry(Origin::Path(path.to_owned())).or_insert_with(|| {
             match std::fs::metadata(path) {
+                _ if !look => {}
                 Ok(metadata) if metadata.is_file() || metadata.is_dir() => {}
                 Ok(_) => {
                     let message = format!("{} is neither a file nor a folder", path.display());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::compile::{LoopStep, Program, StageStep, Step};
 use super::decode::Keep;
-use super::graph::{Feed, Graph, Node, NodeId};
 use super::scope::Link;
+use crate::engine::graph::{Feed, Graph, Node, NodeId};
 use crate::store::Seed;
 
 /// More nodes than this are a slip of the pen in a `repeat`.

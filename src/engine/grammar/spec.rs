@@ -8,6 +8,9 @@ use super::reference::is_name;
 use super::source::At;
 use super::tree::{Key, Tree, Value};
 
+/// Each is checked, so more would take long.
+const MOST_ABLATIONS: usize = 256;
+
 /// The keys of the pipeline itself that are parameters too.
 pub const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
 
@@ -89,7 +92,7 @@ impl Pipeline {
         Pipeline {
             name: reader.pipeline_name(tree),
             params: reader.params(tree, entries("params")),
-            ablations: entries("ablations").into_iter().map(|entry| reader.ablation(entry)).collect(),
+            ablations: reader.ablations(entries("ablations")),
             resources: entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect(),
             numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
             stages: stages.unwrap_or_default(),
@@ -165,6 +168,13 @@ impl Reader<'_> {
             Value::Map(entries) => entries.iter().all(|(_, value)| self.without_parameters(value)),
             _ => true,
         }
+    }
+
+    fn ablations(&self, entries: Vec<(Key, Tree)>) -> Vec<Ablation> {
+        if let Some((key, _)) = entries.get(MOST_ABLATIONS) {
+            self.errors.at::<()>(key.at, format!("more than {MOST_ABLATIONS} ablations"));
+        }
+        entries.into_iter().take(MOST_ABLATIONS).map(|entry| self.ablation(entry)).collect()
     }
 
     fn ablation(&self, (name, tree): (Key, Tree)) -> Ablation {

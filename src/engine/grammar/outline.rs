@@ -7,10 +7,10 @@ use std::path::Path;
 use super::LoadOptions;
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
 use super::diagnostic::Diagnostics;
-use super::graph::{Call, Feed, Graph};
-use super::input::{Origin, uses};
 use super::scope::Link;
-use super::stage::{Output, Registry};
+use crate::engine::graph::{Call, Feed, Graph};
+use crate::engine::input::{Origin, uses};
+use crate::engine::stage::{Output, Registry};
 use crate::store::Digest;
 
 /// Nodes, the frames around them, and edges; each in the order of execution.
@@ -91,7 +91,7 @@ pub enum EdgeRole {
 
 /// The pipeline with each loop once; the ablations that were asked for each in a frame of its own.
 pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
-    let compiled = super::compiled(path, options, registry)?;
+    let compiled = super::compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
     let mut folding = Folding::new(&compiled.outside);
     folding.outline.pipeline = compiled.name.clone();
     for (program, variant) in &compiled.programs {
@@ -108,7 +108,7 @@ pub fn outline_unrolled(
     registry: &Registry,
 ) -> Result<Outline, Diagnostics> {
     let digest = |_: &Path| Ok(Digest::of_bytes(b"unread"));
-    let graph = super::load(path, &LoadOptions { digest: &digest, ..*options }, registry)?;
+    let graph = super::load(path, &LoadOptions { digest: &digest, look: false, ..*options }, registry)?;
     Ok(written_out(&graph))
 }
 

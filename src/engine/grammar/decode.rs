@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::budget::Budget;
 use super::diagnostic::Errors;
-use super::graph::Policy;
-use super::input::{self, Use};
 use super::matrix::{self, Combination};
 use super::params::{Params, Substitution};
 use super::policy;
 use super::source::At;
 use super::spec::{Item, LoopSpec, StageSpec};
-use super::stage::{DecodeError, Decoded, Kind, Registry};
 use super::tree::{Key, Tree, Value};
 use super::wording::{self, descend};
+use crate::engine::graph::Policy;
+use crate::engine::input::{self, Use};
+use crate::engine::stage::{DecodeError, Decoded, Kind, Registry};
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
@@ -148,7 +148,8 @@ impl Decoder<'_> {
             }
             None => 0,
         };
-        let keep = spec.keep.as_ref().and_then(|tree| self.keep(tree)).unwrap_or(Keep::Last);
+        let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
+        let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
         Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }
@@ -236,6 +237,7 @@ impl Decoder<'_> {
             }
             let error = match decode(json) {
                 Ok(decoded) => return Some(decoded).filter(|_| unknown.is_empty()),
+                Err(_) if self.errors.are_many() => return None,
                 Err(error) => error,
             };
             if !wording::is_missing_as(&error, unknown.iter().map(|(_, key)| key.as_str())) {

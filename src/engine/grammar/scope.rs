@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::diagnostic::{Errors, listed};
-use super::graph::Call;
 use super::reference::Reference;
 use super::source::At;
-use super::stage::{Kind, Output};
+use crate::engine::graph::Call;
+use crate::engine::stage::{Kind, Output};
 
 /// A resolved source of an artifact. Scopes are counted from the outermost.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use self::grammar::{PARAMETER, REFERENCE};
-use super::input::{ArtifactType, Input, InputFile, InputVariable};
-use super::stage::Registry;
+use crate::engine::input::{ArtifactType, Input, InputFile, InputVariable};
+use crate::engine::stage::Registry;
 
 pub use grammar::common;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::diagnostic::Errors;
-use super::graph::{Policy, Retry};
 use super::tree::{Tree, Value};
+use crate::engine::graph::{Policy, Retry};
 
 /// Resources that every machine has, limited by the pipeline or not.
 const ALWAYS: [&str; 2] = ["cpu", "gpu"];

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::compile::origin;
 use super::decode::Draft;
 use super::diagnostic::Errors;
-use super::input::Origin;
 use super::reference::Reference;
 use super::source::At;
+use crate::engine::input::Origin;
 
 /// An order in which every sibling comes after those it refers to; the file's order where it is free. A cycle
 /// is reported, and the order goes on as if its last reference were not there.

@@ -1,0 +1,160 @@
+//! `docs/pipelines.md` says what is true: its files are written and its commands run, each section in a folder of
+//! its own, and what they print is what the page shows.
+//!
+//! A fenced block with `file=NAME` in its info string is a file; a `console` block has commands (`$ …`, for `sh`)
+//! and, below each, its standard output and error together. `…` stands for anything within a line, a line of `…`
+//! for any lines; how many spaces there are between words does not count. A command has to succeed: where another
+//! exit status is meant the page says `; echo $?`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::space::Space;
+
+/// What a page has its readers do.
+enum Step {
+    Write { name: String, text: String },
+    Run { command: String, expected: Vec<String> },
+}
+
+struct Section {
+    title: String,
+    steps: Vec<Step>,
+}
+
+#[test]
+fn the_page_on_pipelines_says_what_is_true() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pipelines.md");
+    let sections = read(&std::fs::read_to_string(path).unwrap());
+    let commands =
+        |section: &Section| section.steps.iter().filter(|step| matches!(step, Step::Run { .. })).count();
+    assert!(sections.iter().map(commands).sum::<usize>() > 50, "the page is read");
+    let different: Vec<String> = sections.iter().flat_map(play).collect();
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// Does what a section says. What came out different.
+fn play(section: &Section) -> Vec<String> {
+    let space = Space::new();
+    let mut different = Vec::new();
+    for step in &section.steps {
+        match step {
+            Step::Write { name, text } => {
+                std::fs::create_dir_all(space.path(name).parent().unwrap()).unwrap();
+                space.write(name, text);
+            }
+            Step::Run { command, expected } => {
+                let (succeeded, printed) = run(&space, command);
+                let lines: Vec<&str> = printed.lines().collect();
+                if !succeeded || !all_match(expected, &lines) {
+                    let (title, expected) = (&section.title, expected.join("\n"));
+                    different.push(format!(
+                        "--- {title}\n$ {command}\n--- expected:\n{expected}\n--- printed (succeeded: {succeeded}):\n{printed}"
+                    ));
+                }
+            }
+        }
+    }
+    different
+}
+
+/// Whether a command succeeded, and what it printed.
+fn run(space: &Space, command: &str) -> (bool, String) {
+    let programs = Path::new(env!("CARGO_BIN_EXE_triplay")).parent().unwrap();
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::iter::once(PathBuf::from(programs)).chain(std::env::split_paths(&inherited));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("exec 2>&1\n{command}")]).current_dir(space.path(""));
+    shell.env("PATH", std::env::join_paths(paths).unwrap()).env("CI", "1").env_remove("TRIPLAY_CACHE");
+    let output = shell.stdin(Stdio::null()).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// The sections of a page that have something to do: `##` begins one.
+fn read(page: &str) -> Vec<Section> {
+    let mut sections: Vec<Section> = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(title) = line.strip_prefix("## ") {
+            sections.push(Section { title: title.to_owned(), steps: Vec::new() });
+        }
+        let Some(info) = line.strip_prefix("```") else { continue };
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        let Some(section) = sections.last_mut() else { continue };
+        if let Some((_, name)) = info.split_once("file=") {
+            section.steps.push(Step::Write { name: name.to_owned(), text: block.join("\n") + "\n" });
+        } else if info == "console" {
+            section.steps.extend(commands(&block));
+        }
+    }
+    sections.retain(|section| !section.steps.is_empty());
+    sections
+}
+
+fn commands(block: &[&str]) -> Vec<Step> {
+    let starts = |line: &&str| line.starts_with("$ ");
+    let mut steps = Vec::new();
+    let mut lines = block.iter().copied().peekable();
+    while let Some(line) = lines.next() {
+        let command = line.strip_prefix("$ ").expect("a console block begins with a command").to_owned();
+        let mut expected = Vec::new();
+        while let Some(line) = lines.next_if(|line| !starts(line)) {
+            expected.push(line.to_owned());
+        }
+        steps.push(Step::Run { command, expected });
+    }
+    steps
+}
+
+fn all_match(expected: &[String], printed: &[&str]) -> bool {
+    match expected.split_first() {
+        None => printed.is_empty(),
+        Some((any, rest)) if any == "…" => {
+            (0..=printed.len()).any(|skipped| all_match(rest, &printed[skipped..]))
+        }
+        Some((line, rest)) => printed.split_first().is_some_and(|(first, others)| {
+            matches(&squeezed(line), &squeezed(first)) && all_match(rest, others)
+        }),
+    }
+}
+
+/// The line with one space between words; its indentation stays.
+fn squeezed(line: &str) -> String {
+    let words = line.trim_start();
+    let indent = &line[..line.len() - words.len()];
+    format!("{indent}{}", words.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Whether a line is as expected, where `…` stands for anything.
+fn matches(expected: &str, line: &str) -> bool {
+    match expected.split_once('…') {
+        None => expected == line,
+        Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
+            let ends = rest.char_indices().map(|(end, _)| end).chain([rest.len()]);
+            ends.into_iter().any(|end| matches(after, &rest[end..]))
+        }),
+    }
+}
+
+#[test]
+fn what_a_page_expects_is_held_against_what_was_printed() {
+    for (expected, line, is_match) in [
+        ("ran 2 in … s", "ran 2 in 0.1 s", true),
+        ("ran 2 in … s", "ran 3 in 0.1 s", false),
+        ("…", "", true),
+        ("a…", "b", false),
+        ("… b … d", "a b c d", true),
+        ("… b … d", "a b c", false),
+    ] {
+        assert_eq!(matches(expected, line), is_match, "{expected} and {line}");
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(all_match(&lines("a\n…\nz"), &["a", "b", "c", "z"]));
+    assert!(all_match(&lines("a  b\n  c"), &["a b", "  c"]));
+    assert!(!all_match(&lines("a\n  c"), &["a", "c"]));
+    assert!(!all_match(&lines("a"), &["a", "b"]));
+    assert!(!all_match(&lines("a\nb"), &["a"]));
+    let page = "## empty\n## full\ntext\n```sh file=x/y\nb\n```\n```console\n$ c\nd\n$ e\n```\n";
+    let sections = read(page);
+    assert_eq!((sections.len(), sections[0].steps.len()), (1, 3));
+}
