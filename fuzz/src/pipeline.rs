@@ -189,7 +189,7 @@ pub fn check(bytes: &[u8]) {
     let (settings, ablations) = (after("#set "), after("#ablation "));
     let digest = |path: &Path| Ok(Digest::of_bytes(path.as_os_str().as_encoded_bytes()));
     let as_it_stands = LoadOptions { digest: &digest, ..LoadOptions::default() };
-    let asked = LoadOptions { settings: &settings, ablations: &ablations, digest: &digest };
+    let asked = LoadOptions { settings: &settings, ablations: &ablations, ..as_it_stands };
     let is_plain = settings.is_empty() && ablations.is_empty();
     for options in [as_it_stands, asked].iter().take(if is_plain { 1 } else { 2 }) {
         match load(file, options, registry) {
