@@ -328,7 +328,7 @@ fn a_run_in_a_folder_of_any_name_is_known_and_forgotten_and_torn_roots_do_no_har
             let run = above.join(OsStr::from_bytes(name));
             fs::create_dir_all(&run).unwrap();
             store.add_root(&run).unwrap();
-            assert_eq!(store.roots().unwrap(), [run.clone()]);
+            assert_eq!(store.roots().unwrap(), std::slice::from_ref(&run));
             store.forget_roots(&[run]).unwrap();
             assert_eq!(store.roots().unwrap(), Vec::<PathBuf>::new());
         }

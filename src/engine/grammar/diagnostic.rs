@@ -31,22 +31,15 @@ pub struct Diagnostic {
     path: PathBuf,
     /// Where it is, and the line with the carets below it.
     place: Option<(At, String)>,
-    message: String,
+    /// None in one that nobody will see: it is one of too many, or was said already.
+    message: Option<String>,
     help: Option<String>,
-    /// Whether nobody will see it: it is one of too many, or was said already.
-    is_unseen: bool,
 }
 
 impl Diagnostic {
     /// An error of a file as a whole.
     pub fn of_file(path: &Path, message: impl Into<String>) -> Diagnostic {
-        Diagnostic {
-            path: path.to_owned(),
-            place: None,
-            message: message.into(),
-            help: None,
-            is_unseen: false,
-        }
+        Diagnostic { path: path.to_owned(), place: None, message: Some(message.into()), help: None }
     }
 
     /// An error at a place of a file, of which this is the line.
@@ -65,7 +58,7 @@ impl Diagnostic {
 
     /// Suggests the candidate that `given` is most likely a misspelling of, else lists them all.
     pub fn suggest<'a>(self, given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Diagnostic {
-        if self.is_unseen {
+        if self.message.is_none() {
             return self;
         }
         match suggestion(given, candidates) {
@@ -114,7 +107,7 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", printable(&self.path.to_string_lossy()))?;
-        let message = printable(&self.message);
+        let message = printable(self.message.as_deref().unwrap_or_default());
         if let Some((at, excerpt)) = &self.place {
             write!(f, ":{}:{}: {message}\n{excerpt}", at.line, at.column)?;
         } else {
@@ -237,23 +230,23 @@ impl<'a> Errors<'a> {
     /// An error at a place of the file, to be added.
     pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
         let said = (at.line, at.column, message.into());
-        let is_unseen = self.are_many() || self.seen.borrow().contains(&said);
-        match is_unseen {
-            true => Diagnostic { is_unseen, ..Diagnostic::of_file(&self.source.path, said.2) },
+        match self.are_many() || self.seen.borrow().contains(&said) {
+            true => Diagnostic { message: None, ..Diagnostic::of_file(&self.source.path, "") },
             false => self.source.error(at, said.2),
         }
     }
 
     /// Keeps an error. The `None` is for functions that return nothing after one.
     pub fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
-        if error.is_unseen || self.are_many() {
+        if self.are_many() {
             return None;
         }
+        let message = error.message.as_mut()?;
         let (line, column) = error.place.as_ref().map_or((0, 0), |(at, ..)| (at.line, at.column));
-        if self.seen.borrow_mut().insert((line, column, error.message.clone())) {
+        if self.seen.borrow_mut().insert((line, column, message.clone())) {
             for (what, name) in [("variant", &self.variant), ("ablation", &self.ablation)] {
                 if let Some(name) = &*name.borrow() {
-                    error.message += &format!(" (in the {what} `{name}`)");
+                    *message += &format!(" (in the {what} `{name}`)");
                 }
             }
             self.found.borrow_mut().push(error);

@@ -3,7 +3,8 @@
 //! [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
 //! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`])
 //! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`diagnostic::Errors`], so that all of it
-//! is said at once. [`outline`] and [`schema`] show the same to people and to editors.
+//! is said at once; what has no end when it is written out ends by its [`budget`]. [`outline`] and [`schema`] show the
+//! same to people and to editors.
 
 mod budget;
 mod compile;
