@@ -178,7 +178,7 @@ impl Executor<'_> {
             left: &left,
             memory: self.memory,
             progress: self.progress,
-            deadline: timeout.map(|timeout| begun + timeout),
+            deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
             remember: Vec::new(),
             note: String::new(),
         };

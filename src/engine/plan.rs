@@ -96,7 +96,7 @@ pub struct Plan<'a> {
     /// Nodes that can be executed, in the order of the graph, by what they take of the resources.
     pub ready: Vec<Ready>,
     /// Which of these a node belongs to.
-    class: Vec<u16>,
+    class: Vec<u32>,
     /// Nodes that were found done and have not been told of.
     pub found: Vec<NodeId>,
     there: There<'a>,
@@ -163,15 +163,14 @@ impl<'a> Plan<'a> {
             demanded_by: Vec::new(),
         };
         let mut ready: Vec<Ready> = Vec::new();
-        let mut calls: HashMap<*const Call, u16> = HashMap::new();
+        let mut classes: BTreeMap<BTreeMap<String, u32>, u32> = BTreeMap::new();
+        let mut calls: HashMap<*const Call, u32> = HashMap::new();
         let mut class_of = |node: &Node| {
             *calls.entry(Arc::as_ptr(&node.call)).or_insert_with(|| {
-                let needs = node.call.needs();
-                let known = ready.iter().position(|class| class.needs == needs);
-                known.unwrap_or_else(|| {
-                    ready.push(Ready { needs, nodes: BTreeSet::new() });
-                    ready.len() - 1
-                }) as u16
+                *classes.entry(node.call.needs()).or_insert_with_key(|needs| {
+                    ready.push(Ready { needs: needs.clone(), nodes: BTreeSet::new() });
+                    ready.len() as u32 - 1
+                })
             })
         };
         let class = graph.nodes.iter().map(&mut class_of).collect();
@@ -204,7 +203,7 @@ impl<'a> Plan<'a> {
 
     pub fn set(&mut self, id: NodeId, state: State) {
         let before = std::mem::replace(&mut self.slot_mut(id).state, state);
-        let ready = &mut self.ready[usize::from(self.class[id.index()])].nodes;
+        let ready = &mut self.ready[self.class[id.index()] as usize].nodes;
         if before == State::Ready {
             ready.remove(&id);
         }
@@ -233,7 +232,7 @@ impl<'a> Plan<'a> {
 
     /// What a node takes of the resources.
     pub fn needs(&self, id: NodeId) -> &BTreeMap<String, u32> {
-        &self.ready[usize::from(self.class[id.index()])].needs
+        &self.ready[self.class[id.index()] as usize].needs
     }
 
     /// Whether there is nothing to do.

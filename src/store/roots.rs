@@ -1,7 +1,9 @@
 //! The runs that use a cache: their folders are named in `roots/`, and what they name is kept. A folder that is moved
 //! together with its cache is found again.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
@@ -15,9 +17,10 @@ impl Store {
             Some(beside) => Path::new("..").join(beside),
             None => folder.clone(),
         };
-        let told = told.to_string_lossy();
-        let path = self.root.join("roots").join(Digest::of_bytes(told.as_bytes()).short());
-        self.write_shared(&path, format!("{told}\n").as_bytes()).map_err(io_error("write", &path))
+        // Whatever bytes it is called by.
+        let told = told.as_os_str().as_bytes();
+        let path = self.root.join("roots").join(Digest::of_bytes(told).short());
+        self.write_shared(&path, &[told, b"\n"].concat()).map_err(io_error("write", &path))
     }
 
     /// The folders of the runs that use the cache, those that are gone among them, in the order of their paths.
@@ -26,10 +29,8 @@ impl Store {
         let mut roots = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
             let path = entry.map_err(io_error("read", &folder))?.path();
-            let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
-            if let Some(told) = text.strip_suffix('\n') {
-                roots.push(normal(&self.root.join(told)));
-            }
+            let text = fs::read(&path).map_err(io_error("read", &path))?;
+            roots.extend(self.told(&text));
         }
         roots.sort();
         roots.dedup();
@@ -41,12 +42,18 @@ impl Store {
         let folder = self.root.join("roots");
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))?.flatten() {
             let path = entry.path();
-            let told = fs::read_to_string(&path).unwrap_or_default();
-            if gone.contains(&normal(&self.root.join(told.trim_end_matches('\n')))) {
+            let told = self.told(&fs::read(&path).unwrap_or_default());
+            if told.is_some_and(|folder| gone.contains(&folder)) {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
         Ok(())
+    }
+
+    /// The folder that a file in `roots/` tells of; none where it was cut short.
+    fn told(&self, text: &[u8]) -> Option<PathBuf> {
+        let told = text.strip_suffix(b"\n")?;
+        Some(normal(&self.root.join(OsStr::from_bytes(told))))
     }
 }
 

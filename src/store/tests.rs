@@ -1,7 +1,9 @@
 //! The cache as its users see it: what is published is found, what is damaged is not, what is thrown away was nobody's.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -314,4 +316,21 @@ fn runs_are_found_again_when_they_are_moved_with_their_cache() {
     fs::remove_dir_all(moved.join("results")).unwrap();
     store.forget_roots(&store.roots().unwrap()).unwrap();
     assert_eq!(store.roots().unwrap(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_run_in_a_folder_of_any_name_is_known_and_forgotten_and_torn_roots_do_no_harm() {
+    let space = Space::new();
+    let store = Store::open(&space.root()).unwrap();
+    fs::write(space.root().join("roots/torn"), b"../resu\xff").unwrap();
+    for name in [&b"\xff\xfe"[..], b"line\nend\n", "ä".as_bytes(), b" "] {
+        for above in [fs::canonicalize(space.folder.path()).unwrap(), store.root().to_owned()] {
+            let run = above.join(OsStr::from_bytes(name));
+            fs::create_dir_all(&run).unwrap();
+            store.add_root(&run).unwrap();
+            assert_eq!(store.roots().unwrap(), std::slice::from_ref(&run));
+            store.forget_roots(&[run]).unwrap();
+            assert_eq!(store.roots().unwrap(), Vec::<PathBuf>::new());
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::decode::{Draft, DraftVariant, Keep, StageDraft, decode_all};
 use super::diagnostic::{Diagnostic, Errors};
 use super::order::order;
@@ -117,8 +118,9 @@ pub fn compile(
     params: &Params,
     registry: &Registry,
     outside: &mut Outside,
+    budget: &Budget,
 ) -> Program {
-    let drafts = decode_all(errors, registry, &spec.resources, &spec.stages, params);
+    let drafts = decode_all(errors, registry, &spec.resources, &spec.stages, params, budget);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,
         _ => 0,

@@ -1,9 +1,9 @@
 //! The first pass over what was typed: matrices written out, parameters put in, stages decoded into their
 //! types, loops counted. Nothing is resolved yet.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
+use super::budget::Budget;
 use super::diagnostic::Errors;
 use super::matrix::{self, Combination};
 use super::params::{Params, Substitution};
@@ -95,9 +95,9 @@ pub fn decode_all<'a>(
     limits: &BTreeMap<String, u32>,
     items: &'a [Item],
     params: &Params,
+    budget: &Budget,
 ) -> Vec<Draft<'a>> {
-    let written = Cell::new(0);
-    Decoder { errors, registry, limits, params, written: &written }.decode_all(items, &Labels::default())
+    Decoder { errors, registry, limits, params, budget }.decode_all(items, &Labels::default())
 }
 
 struct Decoder<'a> {
@@ -105,7 +105,7 @@ struct Decoder<'a> {
     registry: &'a Registry,
     limits: &'a BTreeMap<String, u32>,
     params: &'a Params,
-    written: &'a Cell<usize>,
+    budget: &'a Budget,
 }
 
 impl Decoder<'_> {
@@ -117,8 +117,10 @@ impl Decoder<'_> {
                 _ => None,
             })
             .collect();
-        let combinations: Vec<Option<Vec<Combination>>> =
-            matrices.iter().map(|matrix| matrix::combinations(self.errors, matrix.as_ref()?)).collect();
+        let combinations: Vec<Option<Vec<Combination>>> = matrices
+            .iter()
+            .map(|matrix| matrix::combinations(self.errors, self.budget, matrix.as_ref()?))
+            .collect();
         let names = items.iter().zip(&combinations);
         let labels = Labels {
             around: Some(around),
@@ -133,7 +135,7 @@ impl Decoder<'_> {
     }
 
     fn substitute<'s>(&'s self, axes: &'s [(&'s str, &'s Tree)], labels: &'s Labels<'s>) -> Substitution<'s> {
-        Substitution { errors: self.errors, params: self.params, axes, labels, written: self.written }
+        Substitution { errors: self.errors, params: self.params, axes, labels, budget: self.budget }
     }
 
     fn decode_loop<'i>(&self, spec: &'i LoopSpec, around: &Labels) -> Draft<'i> {

@@ -1,5 +1,6 @@
 //! Errors of a pipeline file: what a reader is shown, and the list that they are gathered in.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
@@ -15,6 +16,12 @@ const MOST_SHOWN: usize = 50;
 /// After so many errors of one file, no more are looked into.
 const MANY: usize = 200;
 
+/// Longer names are not compared to find the one that was meant, which takes the square of their length.
+const LONGEST_COMPARED: usize = 100;
+
+/// Nor are more names than this.
+const MOST_COMPARED: usize = 5_000;
+
 /// Characters of a long line that are shown around the place of an error.
 const WINDOW: usize = 120;
 
@@ -24,15 +31,15 @@ pub struct Diagnostic {
     path: PathBuf,
     /// Where it is, and the line with the carets below it.
     place: Option<(At, String)>,
-    /// Empty in one of too many, which nobody will see.
-    message: String,
+    /// None in one that nobody will see: it is one of too many, or was said already.
+    message: Option<String>,
     help: Option<String>,
 }
 
 impl Diagnostic {
     /// An error of a file as a whole.
     pub fn of_file(path: &Path, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { path: path.to_owned(), place: None, message: message.into(), help: None }
+        Diagnostic { path: path.to_owned(), place: None, message: Some(message.into()), help: None }
     }
 
     /// An error at a place of a file, of which this is the line.
@@ -51,7 +58,7 @@ impl Diagnostic {
 
     /// Suggests the candidate that `given` is most likely a misspelling of, else lists them all.
     pub fn suggest<'a>(self, given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Diagnostic {
-        if self.message.is_empty() {
+        if self.message.is_none() {
             return self;
         }
         match suggestion(given, candidates) {
@@ -84,8 +91,12 @@ pub fn listed(names: &[&str]) -> String {
 /// of another.
 pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let length = given.chars().count();
+    if length > LONGEST_COMPARED {
+        return None;
+    }
     let within = (length / 3).max(1);
-    let close = candidates.iter().filter(|name| name.chars().count().abs_diff(length) <= within);
+    let close =
+        candidates.iter().take(MOST_COMPARED).filter(|name| name.chars().count().abs_diff(length) <= within);
     let scored = close.map(|name| (strsim::damerau_levenshtein(given, name), *name));
     scored
         .filter(|(distance, _)| *distance <= within && *distance < length)
@@ -95,23 +106,39 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.path.display())?;
+        write!(f, "{}", printable(&self.path.to_string_lossy()))?;
+        let message = printable(self.message.as_deref().unwrap_or_default());
         if let Some((at, excerpt)) = &self.place {
-            write!(f, ":{}:{}: {}\n{excerpt}", at.line, at.column, self.message)?;
+            write!(f, ":{}:{}: {message}\n{excerpt}", at.line, at.column)?;
         } else {
-            write!(f, ": {}", self.message)?;
+            write!(f, ": {message}")?;
         }
         match &self.help {
-            Some(help) => write!(f, "\n  help: {help}"),
+            Some(help) => write!(f, "\n  help: {}", printable(help)),
             None => Ok(()),
         }
     }
 }
 
+/// Whether a character would steer a terminal, or reorder what stands around it, instead of being shown.
+fn steers(c: char) -> bool {
+    let is_white = matches!(c, '\t' | '\n');
+    c.is_control() && !is_white || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text that may hold anything from the file, safe to be shown.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let show = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(show).collect())
+}
+
 /// A line as it is shown, and the carets that stand under the place in it.
 fn excerpt(line: &str, at: At) -> (String, String) {
-    let printable = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
-    let chars: Vec<char> = line.chars().map(printable).collect();
+    let shown = |c: char| if steers(c) { '\u{fffd}' } else { c };
+    let chars: Vec<char> = line.chars().map(shown).collect();
     let column = at.column.saturating_sub(1).min(chars.len());
     let start = if column > WINDOW { column - WINDOW / 2 } else { 0 };
     let end = chars.len().min(start + WINDOW + WINDOW / 2);
@@ -202,9 +229,10 @@ impl<'a> Errors<'a> {
 
     /// An error at a place of the file, to be added.
     pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
-        match self.are_many() {
-            true => Diagnostic::of_file(&self.source.path, ""),
-            false => self.source.error(at, message),
+        let said = (at.line, at.column, message.into());
+        match self.are_many() || self.seen.borrow().contains(&said) {
+            true => Diagnostic { message: None, ..Diagnostic::of_file(&self.source.path, "") },
+            false => self.source.error(at, said.2),
         }
     }
 
@@ -213,11 +241,12 @@ impl<'a> Errors<'a> {
         if self.are_many() {
             return None;
         }
+        let message = error.message.as_mut()?;
         let (line, column) = error.place.as_ref().map_or((0, 0), |(at, ..)| (at.line, at.column));
-        if self.seen.borrow_mut().insert((line, column, error.message.clone())) {
+        if self.seen.borrow_mut().insert((line, column, message.clone())) {
             for (what, name) in [("variant", &self.variant), ("ablation", &self.ablation)] {
                 if let Some(name) = &*name.borrow() {
-                    error.message += &format!(" (in the {what} `{name}`)");
+                    *message += &format!(" (in the {what} `{name}`)");
                 }
             }
             self.found.borrow_mut().push(error);
@@ -284,6 +313,36 @@ mod tests {
         let text = errors.finish().unwrap_err().to_string();
         assert_eq!(text.lines().filter(|line| line.contains("wrong")).count(), 2);
         assert!(text.find("p.yaml:1").unwrap() < text.find("p.yaml:2").unwrap());
+    }
+
+    #[test]
+    fn what_would_steer_a_terminal_is_written_out() {
+        let error = Diagnostic::of_file(Path::new("p\x1b.yaml"), "no `\x1b[2J\r\u{202e}\t`\nsecond")
+            .help("did you mean `\0`?")
+            .to_string();
+        assert_eq!(
+            error,
+            "p\\u{1b}.yaml: no `\\u{1b}[2J\\r\\u{202e}\t`\nsecond\n  help: did you mean `\\u{0}`?"
+        );
+        let error = source("a\x1b\u{2066}b").error(At { line: 1, column: 4, length: 1 }, "m").to_string();
+        assert_eq!(error, "p.yaml:1:4: m\n  |\n1 | a\u{fffd}\u{fffd}b\n  |    ^");
+    }
+
+    #[test]
+    fn what_is_said_again_is_not_even_made() {
+        let source = source(&"x".repeat(1 << 20));
+        let errors = Errors::new(&source);
+        let at = At { line: 1, column: 1 << 20, length: 1 };
+        for _ in 0..100_000 {
+            errors.add::<()>(errors.error(at, "wrong").suggest("here", ["there"]));
+        }
+        assert_eq!(errors.finish().unwrap_err().0.len(), 1);
+    }
+
+    #[test]
+    fn names_of_any_length_are_compared_in_no_time() {
+        let (one, other) = ("a".repeat(400_000), "b".repeat(400_000));
+        assert_eq!(nearest(&one, &[&other]), None);
     }
 
     #[test]

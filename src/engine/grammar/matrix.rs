@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::budget::{Budget, VALUE};
 use super::diagnostic::{Errors, listed, suggestion};
 use super::source::At;
 use super::tree::{Key, Tree, Value};
@@ -38,7 +39,7 @@ impl Axis<'_> {
 }
 
 /// The combinations in order, the last axis running fastest. `None` where something was wrong.
-pub fn combinations<'m>(errors: &Errors, tree: &'m Tree) -> Option<Vec<Combination<'m>>> {
+pub fn combinations<'m>(errors: &Errors, budget: &Budget, tree: &'m Tree) -> Option<Vec<Combination<'m>>> {
     let Value::Map(entries) = &tree.value else {
         let message =
             format!("`matrix` is a map from names to lists of values, found {}", tree.value.describe());
@@ -56,6 +57,7 @@ pub fn combinations<'m>(errors: &Errors, tree: &'m Tree) -> Option<Vec<Combinati
         let count = count.map_or("far too many".to_owned(), |count| count.to_string());
         return errors.at(tree.at, format!("this matrix makes {count} combinations; the limit is {MOST}"));
     }
+    budget.take(errors, tree.at, bytes(&axes))?;
     let mut found = product(&axes);
     if let Some(list) = tree.get("exclude") {
         exclude(errors, &axes, list, &mut found)?;
@@ -67,6 +69,15 @@ pub fn combinations<'m>(errors: &Errors, tree: &'m Tree) -> Option<Vec<Combinati
         return errors.at(tree.at, "this matrix excludes all of its combinations");
     }
     Some(found)
+}
+
+/// What the product of the axes takes.
+fn bytes(axes: &[Axis]) -> usize {
+    let count = axes.iter().fold(1, |count, axis| axis.values.len().saturating_mul(count));
+    let mean =
+        |axis: &Axis| axis.values.iter().map(|(label, _)| label.len()).sum::<usize>() / axis.values.len();
+    let each: usize = axes.iter().map(|axis| mean(axis) + size_of::<(&str, &Tree)>()).sum();
+    count.saturating_mul(VALUE + each)
 }
 
 fn product<'m>(axes: &[Axis<'m>]) -> Vec<Combination<'m>> {

@@ -3,8 +3,10 @@
 //! [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
 //! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`])
 //! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`diagnostic::Errors`], so that all of it
-//! is said at once. [`outline`] and [`schema`] show the same to people and to editors.
+//! is said at once; what has no end when it is written out ends by its [`budget`]. [`outline`] and [`schema`] show the
+//! same to people and to editors.
 
+mod budget;
 mod compile;
 mod decode;
 mod diagnostic;
@@ -27,16 +29,17 @@ pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use outline::{Edge, EdgeRole, Frame, Outline, OutlineNode, Shape, Tail, outline, outline_unrolled};
 pub use reference::is_name;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 
 use super::graph::{Graph, GraphVariant};
 use super::stage::Registry;
 use crate::store::Digest;
+use budget::Budget;
 use compile::{Outside, Program};
 use diagnostic::Errors;
-use source::Source;
+use source::{At, Source};
 use spec::Ablation;
 
 /// What the command line adds to a pipeline file.
@@ -77,24 +80,31 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
     let errors = Errors::new(&source);
     let spec = spec::Pipeline::read(&errors, &tree);
     let asked = params::chosen(&errors, &spec.ablations, options.ablations);
-    let mut outside = Outside::new(options.look);
+    let (mut outside, budget) = (Outside::new(options.look), Budget::default());
     let program = |ablation: Option<&Ablation>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
+        // Each goes through the whole file.
+        budget.take(
+            &errors,
+            ablation.map_or(At::default(), |ablation| ablation.name.at),
+            source.text.len(),
+        )?;
         let mut params = spec.params.clone();
         ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
         params::set(&errors, &mut params, options.settings);
-        let program = compile::compile(&errors, &spec, &params, registry, outside);
+        let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
-        (program, GraphVariant { ablation, params: params::to_json(&params) })
+        Some((program, GraphVariant { ablation, params: params::to_json(&params) }))
     };
-    let mut programs = vec![program(None, &mut outside)];
+    let mut programs: Vec<(Program, GraphVariant)> = program(None, &mut outside).into_iter().collect();
     if !asked.is_empty() {
         outside = Outside::new(options.look);
-        programs = asked.iter().map(|ablation| program(Some(ablation), &mut outside)).collect();
+        programs = asked.iter().map_while(|ablation| program(Some(ablation), &mut outside)).collect();
     }
-    for ablation in &spec.ablations {
-        if !asked.iter().any(|asked| asked.name.name == ablation.name.name) {
-            program(Some(ablation), &mut Outside::new(options.look));
+    let asked: HashSet<&str> = asked.iter().map(|ablation| ablation.name.name.as_str()).collect();
+    for ablation in spec.ablations.iter().filter(|ablation| !asked.contains(ablation.name.name.as_str())) {
+        if program(Some(ablation), &mut Outside::new(options.look)).is_none() {
+            break;
         }
     }
     errors.in_ablation(None);
@@ -105,9 +115,9 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
     let Compiled { source, name, resources, programs, outside } = compiled(path, options, registry)?;
-    let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).fold(0, u64::saturating_add);
-    if size > unroll::MOST_NODES {
-        let message = format!("the pipeline unrolls to more than {} nodes", unroll::MOST_NODES);
+    let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
+    if let Some(most) = size.beyond() {
+        let message = format!("the pipeline unrolls to more than {most}");
         return Err(Diagnostic::of_file(path, message).help("lower a `repeat`").into());
     }
     let errors = Errors::new(&source);

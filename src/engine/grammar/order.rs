@@ -27,6 +27,9 @@ pub fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
     let mut state = vec![State::New; drafts.len()];
     for start in 0..drafts.len() {
         visit(start, &needs, &mut state, &mut order, &mut |cycle, at| {
+            if errors.are_many() {
+                return;
+            }
             let names: Vec<&str> = cycle.iter().map(|&i| drafts[i].key().name.as_str()).collect();
             let error = errors.error(at, format!("a cycle: {}", names.join(" → ")));
             let help = "a stage cannot use what comes after it; carry a value through `repeat` instead";

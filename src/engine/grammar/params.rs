@@ -1,8 +1,8 @@
 //! Parameters: their values after `--set` and ablations, and `$name` in the text of a stage.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::budget::{Budget, VALUE};
 use super::decode::Labels;
 use super::diagnostic::{Diagnostic, Errors, suggestion};
 use super::reference::{Reference, is_name};
@@ -12,9 +12,6 @@ use super::tree::{Key, Tree, Value};
 
 /// Values by name.
 pub type Params = BTreeMap<String, Tree>;
-
-/// What all stages together may come to once their parameters are put in, in bytes: beyond is a slip.
-const MOST_WRITTEN: usize = 256 << 20;
 
 /// Why a value cannot stand in for the declared one.
 struct Misfit {
@@ -147,13 +144,13 @@ pub struct Substitution<'a> {
     pub axes: &'a [(&'a str, &'a Tree)],
     /// The variants of the stages in scope, for `stage[*]`.
     pub labels: &'a Labels<'a>,
-    /// Bytes written so far, by all stages.
-    pub written: &'a Cell<usize>,
+    pub budget: &'a Budget,
 }
 
 impl Substitution<'_> {
     /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was wrong, which is reported.
+    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was
+    /// wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
         let value = match &tree.value {
             Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
@@ -176,14 +173,16 @@ impl Substitution<'_> {
                 for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
                     match self.variants(&value)? {
                         variants if key.name.contains('*') && !variants.is_empty() => {
-                            let named = |(label, variant): (&str, Tree)| {
-                                (Key { name: key.name.replace('*', label), at: key.at }, variant)
-                            };
-                            map.extend(variants.into_iter().map(named));
+                            for (label, variant) in variants {
+                                let longer = key.name.len().saturating_mul(label.len());
+                                self.budget.take(self.errors, key.at, longer)?;
+                                map.push((Key { name: key.name.replace('*', label), at: key.at }, variant));
+                            }
                         }
                         _ => map.push((key, value)),
                     }
                 }
+                self.each_once(&map)?;
                 Value::Map(map)
             }
             other => other.clone(),
@@ -192,17 +191,22 @@ impl Substitution<'_> {
         Some(Tree { value, at: tree.at })
     }
 
+    /// The variants that a `*` stands for may be called as what is there beside it.
+    fn each_once(&self, entries: &[(Key, Tree)]) -> Option<()> {
+        let mut known = HashSet::new();
+        match entries.iter().find(|(key, _)| !known.insert(&key.name)) {
+            Some((key, _)) => self.errors.at(key.at, format!("the key `{}` is there twice", key.name)),
+            None => Some(()),
+        }
+    }
+
     fn count(&self, value: &Value, at: At) -> Option<()> {
-        let bytes = std::mem::size_of::<Tree>() + if let Value::Text(text) = value { text.len() } else { 0 };
-        let before = self.written.replace(self.written.get().saturating_add(bytes));
-        if before > MOST_WRITTEN {
-            return None;
-        }
-        if before.saturating_add(bytes) > MOST_WRITTEN {
-            let message = "with its parameters put in, the pipeline is larger than 256 MiB";
-            return self.errors.at(at, message);
-        }
-        Some(())
+        let text = match value {
+            Value::Text(text) => text.len(),
+            Value::Map(entries) => entries.iter().map(|(key, _)| key.name.len()).sum(),
+            _ => 0,
+        };
+        self.budget.take(self.errors, at, VALUE + text)
     }
 
     /// The variants that `stage[*].output` matches, each with its label; none of anything else.
@@ -213,10 +217,13 @@ impl Substitution<'_> {
             && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
         {
             let output = output.map_or(String::new(), |output| format!(".{output}"));
-            for label in self.labels.of(&name).filter(|label| matches(&pattern, label)) {
-                let value = Value::Text(format!("{name}[{label}]{output}"));
-                self.count(&value, item.at)?;
-                variants.push((label, Tree { value, at: item.at }));
+            for label in self.labels.of(&name) {
+                self.budget.take(self.errors, item.at, label.len())?;
+                if matches(&pattern, label) {
+                    let value = Value::Text(format!("{name}[{label}]{output}"));
+                    self.count(&value, item.at)?;
+                    variants.push((label, Tree { value, at: item.at }));
+                }
             }
         }
         Some(variants)
@@ -243,10 +250,11 @@ impl Substitution<'_> {
     }
 
     fn count_all(&self, value: &Value, at: At) -> Option<()> {
+        self.count(value, at)?;
         match value {
             Value::List(items) => items.iter().try_for_each(|item| self.count_all(&item.value, at)),
             Value::Map(entries) => entries.iter().try_for_each(|(_, value)| self.count_all(&value.value, at)),
-            _ => self.count(value, at),
+            _ => Some(()),
         }
     }
 
@@ -293,7 +301,7 @@ pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
 
 /// The ablations asked for, each once, in the order asked for; `all` stands for those of the file.
 pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
-    let mut chosen: Vec<&Ablation> = Vec::new();
+    let (mut chosen, mut known) = (Vec::new(), HashSet::new());
     for name in asked {
         let found: Vec<&Ablation> =
             declared.iter().filter(|ablation| name == "all" || ablation.name.name == *name).collect();
@@ -306,11 +314,7 @@ pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -
             let names = declared.iter().map(|ablation| ablation.name.name.as_str());
             errors.add::<()>(error.suggest(name, names));
         }
-        for ablation in found {
-            if !chosen.iter().any(|known| known.name.name == ablation.name.name) {
-                chosen.push(ablation);
-            }
-        }
+        chosen.extend(found.into_iter().filter(|ablation| known.insert(&ablation.name.name)));
     }
     chosen
 }

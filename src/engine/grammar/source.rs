@@ -33,10 +33,16 @@ fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Where each line begins. As in YAML, one ends in a line feed, a carriage return, or both.
+fn line_starts(text: &str) -> Vec<usize> {
+    let is_end = |(at, end): &(usize, &str)| *end == "\n" || !text[at + 1..].starts_with('\n');
+    let ends = text.match_indices(['\n', '\r']).filter(is_end);
+    std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect()
+}
+
 impl Source {
     pub fn new(path: PathBuf, text: String) -> Source {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
-        Source { path, text, lines }
+        Source { lines: line_starts(&text), path, text }
     }
 
     pub fn read(path: &Path) -> Result<Source, Diagnostic> {
@@ -87,7 +93,18 @@ impl Source {
     /// A line by its number from 1, without its end; empty where there is none.
     pub fn line(&self, number: usize) -> &str {
         let start = self.lines.get(number.wrapping_sub(1)).copied().unwrap_or(self.text.len());
-        let line = self.text[start..].split('\n').next().unwrap_or("");
-        line.strip_suffix('\r').unwrap_or(line)
+        self.text[start..].split(['\n', '\r']).next().unwrap_or("")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted_as_yaml_does_whatever_ends_them() {
+        let source = Source::new("p.yaml".into(), "a\nb\r\nc\rd\r\r\ne".into());
+        let lines: Vec<&str> = (0..8).map(|number| source.line(number)).collect();
+        assert_eq!(lines, ["", "a", "b", "c", "d", "", "e", ""]);
     }
 }

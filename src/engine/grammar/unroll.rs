@@ -1,5 +1,6 @@
 //! Loops and matrices written out as graph nodes.
 
+use std::iter::Sum;
 use std::sync::Arc;
 
 use super::compile::{LoopStep, Program, StageStep, Step};
@@ -9,7 +10,10 @@ use crate::engine::graph::{Feed, Graph, Node, NodeId};
 use crate::store::Seed;
 
 /// More nodes than this are a slip of the pen in a `repeat`.
-pub const MOST_NODES: u64 = 1_000_000;
+const MOST_NODES: u64 = 1_000_000;
+
+/// More inputs of all nodes together are one too.
+const MOST_INPUTS: u64 = 10_000_000;
 
 /// What the places of a scope hold in the round that is written out.
 #[derive(Default)]
@@ -30,18 +34,53 @@ struct Place<'a> {
     seed: Seed,
 }
 
-/// How many nodes these steps come to. A round counts as one at least, so that empty ones end too.
-pub fn size(steps: &[Step]) -> u64 {
+/// What steps come to.
+#[derive(Clone, Copy, Default)]
+pub struct Size {
+    nodes: u64,
+    /// Of the nodes and, in every round, of what a loop carries.
+    inputs: u64,
+}
+
+impl Size {
+    /// What there is too much of, if anything.
+    pub fn beyond(self) -> Option<String> {
+        match self {
+            Size { nodes, .. } if nodes > MOST_NODES => Some(format!("{MOST_NODES} nodes")),
+            Size { inputs, .. } if inputs > MOST_INPUTS => Some(format!("{MOST_INPUTS} inputs")),
+            _ => None,
+        }
+    }
+}
+
+impl Sum for Size {
+    fn sum<I: Iterator<Item = Size>>(sizes: I) -> Size {
+        sizes.fold(Size::default(), |sum, size| Size {
+            nodes: sum.nodes.saturating_add(size.nodes),
+            inputs: sum.inputs.saturating_add(size.inputs),
+        })
+    }
+}
+
+/// What these steps come to. A round counts as one node at least, so that empty ones end too.
+pub fn size(steps: &[Step]) -> Size {
     let size = |step: &Step| match step {
-        Step::Stage(stage) => stage.variants.len() as u64,
-        Step::Loop(step) => size(&step.steps).max(1).saturating_mul(step.repeat as u64),
+        Step::Stage(stage) => Size {
+            nodes: stage.variants.len() as u64,
+            inputs: stage.variants.iter().map(|variant| variant.links.len() as u64).sum(),
+        },
+        Step::Loop(step) => {
+            let (round, rounds) = (size(&step.steps), step.repeat as u64);
+            let inputs = round.inputs.saturating_add(step.carry.len() as u64);
+            Size { nodes: round.nodes.max(1).saturating_mul(rounds), inputs: inputs.saturating_mul(rounds) }
+        }
     };
-    steps.iter().map(size).fold(0, u64::saturating_add)
+    steps.iter().map(size).sum()
 }
 
 /// Adds the nodes of a program, each name beginning with `prefix`.
 pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) {
-    graph.nodes.reserve(size(&program.steps) as usize);
+    graph.nodes.reserve(size(&program.steps).nodes as usize);
     let place = Place { prefix, position: Arc::from([]), seed: Seed::from_u64(program.seed) };
     Unroller { graph, frames: vec![Frame::default()] }.steps(&program.steps, &place);
 }

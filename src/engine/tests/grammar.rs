@@ -292,3 +292,74 @@ fn whatever_is_in_the_file_is_answered() {
         assert!(error.contains("p.yaml"), "{error}");
     }
 }
+
+/// A list of what `item` makes of the numbers below `count`.
+fn many(count: usize, item: impl Fn(usize) -> String) -> String {
+    (0..count).map(item).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn what_is_short_to_write_and_endless_to_write_out_is_refused() {
+    let say = |i: usize| format!("s{i}: {{ kind: say, text: x }}");
+    let twins = many(19, |i| format!("a{i}: [1, 2]"));
+    let matrix = |i: usize| format!("s{i}: {{ kind: say, text: x, matrix: {{ {twins} }} }}");
+    // Long labels and comments come to much without taking long.
+    let labels = many(20, |i| format!("{}{i}", "x".repeat(25_000)));
+    let labelled = format!("a: {{ kind: say, text: x, matrix: {{ v: [{labels}] }} }}");
+    let join = |i: usize| format!("b{i}: {{ kind: join, parts: [\"a[*]\"] }}");
+    let joined = format!("{labelled}, {}", many(1_000, join));
+    let ablations = |of: &str| format!("ablations: {{ {} }}", many(200, |i| format!("a{i}: {of}")));
+    let large = format!("{}\nparams: {{ p: {} }}", ablations("{}"), "x".repeat(400_000));
+    let twice = "a: { kind: say, text: \"${p}${p}\" }".to_owned();
+    let numbers = many(2_000, |i| i.to_string());
+    let wide = format!("a: {{ kind: say, text: x, matrix: {{ v: [{numbers}] }} }}");
+    let carried = many(1_000, |i| format!("c{i}: s0"));
+    let carrying =
+        format!("{}, l: {{ repeat: 999999, carry: {{ {carried} }}, stages: {{ {} }} }}", say(0), say(1));
+    let again =
+        format!("{wide}, l: {{ repeat: 10000, stages: {{ b: {{ kind: join, parts: [\"a[*]\"] }} }} }}");
+    let long =
+        "written out with its parameters, variants and ablations, the pipeline comes to more than 256 MiB";
+    let cases = [
+        (String::new(), many(10, matrix), long),
+        (String::new(), joined, long),
+        (large, twice, long),
+        (ablations("{ q: 1 }"), say(0), "the pipeline has no parameter `q`"),
+        (String::new(), carrying, "the pipeline unrolls to more than 10000000 inputs"),
+        (String::new(), again, "the pipeline unrolls to more than 10000000 inputs"),
+    ];
+    for (head, stages, expected) in cases {
+        let error = Space::new().error(&pipeline(&head, &format!("  {{ {stages} }}")), &[]);
+        assert!(error.contains(expected), "{}", &error[..error.len().min(300)]);
+    }
+}
+
+#[test]
+fn stages_of_ever_so_many_sorts_take_what_they_say() {
+    let space = Space::new();
+    let numbers = many(66_000, |i| i.to_string());
+    let yaml = pipeline(
+        &format!("params: {{ n: [{numbers}] }}"),
+        "  a: { kind: say, text: x, resources: { cpu: $n }, matrix: { n: $n } }",
+    );
+    let graph = space.load(&yaml, &[]).unwrap_or_else(|error| panic!("{error}"));
+    let store = space.store();
+    let plan = Plan::new(&graph, &store);
+    assert_eq!(plan.needs(NodeId(65_999)), &[("cpu".to_owned(), 65_999)].into());
+}
+
+#[test]
+fn a_timeout_beyond_all_time_is_none() {
+    let yaml = pipeline("", "  a: { kind: say, text: x, timeout: 9223372036854775807 }");
+    assert_eq!(Space::new().run(&yaml, &[]).report.ran, 1);
+}
+
+#[test]
+fn variants_in_a_map_do_not_take_the_place_of_what_is_beside_them() {
+    let yaml = pipeline(
+        "",
+        "  a: { kind: say, text: \"${x}\", matrix: { x: [p, q] } }\n  b: { kind: join, parts: { q: \"a[p]\", \"*\": \"a[*]\" } }",
+    );
+    let error = Space::new().error(&yaml, &[]);
+    assert!(error.starts_with("p.yaml:5:40: the key `q` is there twice"), "{error}");
+}
