@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::folder::Run;
 use super::pipeline::open;
-use super::{GcArgs, StatsArgs, several};
+use super::{CacheArgs, GcArgs, StatsArgs, several};
 use crate::store::{Digest, Live, Store};
 
 /// Megabytes and the like as people read them.
@@ -18,8 +18,14 @@ fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().si().to_string()
 }
 
+/// A cache that is there: who looks after one makes none.
+fn existing(cache: &CacheArgs) -> anyhow::Result<Store> {
+    anyhow::ensure!(cache.cache.join("blobs").is_dir(), "there is no cache at {}", cache.cache.display());
+    open(cache)
+}
+
 pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
-    let store = open(&args.cache)?;
+    let store = existing(&args.cache)?;
     let usage = store.usage()?;
     let roots = store.roots()?;
     let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) = roots.iter().partition(|root| root.exists());
@@ -83,7 +89,7 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
-    let store = open(&args.cache)?;
+    let store = existing(&args.cache)?;
     let verified = store.verify(|_| {})?;
     if args.json {
         println!(
@@ -129,7 +135,7 @@ struct Root {
 }
 
 pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
-    let store = open(&args.cache)?;
+    let store = existing(&args.cache)?;
     let older = args.older_than.as_deref().map(duration).transpose()?;
     let most = args.max_size.as_deref().map(bytes).transpose()?;
     let (mut gone, mut spared) = (0, 0);

@@ -2,7 +2,7 @@
 //! it came to, `nodes.jsonl` has one sealed line for each node that is done, written as it happens.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub struct RunRecord {
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
     pub nodes: usize,
-    /// `running`, `done`, `failed` or `interrupted`.
+    /// `running`, `done`, `failed` or `interrupted`; `killed` is what is read of one that had no time to say.
     pub status: String,
     pub ran: usize,
     pub cached: usize,
@@ -83,6 +83,8 @@ impl RunFolder {
             match fs::create_dir(&path) {
                 Ok(()) => {
                     let nodes = File::create(path.join("nodes.jsonl")).with_context(fail)?;
+                    // As long as the run is under way. Where files cannot be locked it looks like one that was killed.
+                    let _ = nodes.try_lock();
                     return Ok((run, RunFolder { path, nodes }));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
@@ -222,7 +224,18 @@ impl Run {
             "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
             path.display()
         );
-        serde_json::from_slice(&text).with_context(|| format!("{} is not a run record", path.display()))
+        let record = serde_json::from_slice(&text);
+        let mut record: RunRecord =
+            record.with_context(|| format!("{} is not a run record", path.display()))?;
+        if record.status == "running" && !is_under_way(folder) {
+            // It had no time to say what it came to.
+            let (nodes, _) = Run::read_nodes(folder)?;
+            record.status = "killed".into();
+            record.cached = nodes.iter().filter(|node| node.cached).count();
+            record.ran = nodes.len() - record.cached;
+            record.skipped = record.nodes.saturating_sub(nodes.len());
+        }
+        Ok(record)
     }
 
     pub fn read(folder: &Path) -> anyhow::Result<Run> {
@@ -304,6 +317,12 @@ impl Run {
         let hex = found.digest.to_string();
         Ok((found, self.record.cache.join("blobs").join(&hex[..2]).join(hex)))
     }
+}
+
+/// Whether the process that makes a run lives: it holds a lock on the file that it writes.
+fn is_under_way(folder: &Path) -> bool {
+    let file = File::open(folder.join("nodes.jsonl"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// A node's name with its rounds written without zeros in front: how many there are depends on how many rounds the

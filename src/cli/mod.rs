@@ -218,7 +218,7 @@ struct RunsRmArgs {
     /// The runs to remove
     #[arg(required = true)]
     runs: Vec<String>,
-    /// Remove a run that is marked as running: one that was killed
+    /// Remove a run that is under way, too
     #[arg(long)]
     force: bool,
 }
@@ -320,9 +320,12 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// What `println!` comes to in this module. Where the text can go nowhere, the exit code still tells.
+/// What `println!` comes to in this module.
 fn print_line(text: std::fmt::Arguments) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    if let Err(error) = print(&format!("{text}\n")) {
+        eprintln!("error: cannot write to standard output: {error}");
+        std::process::exit(2);
+    }
 }
 
 /// Prints; a reader that has seen enough, such as `head`, is no error.

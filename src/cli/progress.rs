@@ -72,13 +72,13 @@ impl Progress for Terminal {
         let mut lanes = self.lanes();
         let index = lanes.iter().position(|lane| lane.node.is_none()).unwrap_or_else(|| {
             let bar = self.bars.add(ProgressBar::new(0));
-            bar.set_style(style("  {prefix} {pos}/{len} left {eta}  {msg}"));
             lanes.push(Lane { bar, node: None });
             lanes.len() - 1
         });
         let lane = &mut lanes[index];
         lane.node = Some(node.to_owned());
         lane.bar.reset();
+        lane.bar.set_style(style("  {prefix} {elapsed}  {wide_msg}"));
         lane.bar.set_length(0);
         lane.bar.set_prefix(node.to_owned());
         lane.bar.set_message("");
@@ -89,6 +89,10 @@ impl Progress for Terminal {
             return;
         }
         if let Some(lane) = self.lanes().iter().find(|lane| lane.node.as_deref() == Some(node)) {
+            // Who cannot say how far it is shows how long it has taken.
+            if total > 1 {
+                lane.bar.set_style(style("  {prefix} {pos}/{len} left {eta}  {wide_msg}"));
+            }
             lane.bar.set_length(total);
             lane.bar.set_position(done);
             lane.bar.set_message(note.to_owned());
@@ -207,7 +211,7 @@ impl Progress for Lines {
         match outcome {
             Outcome::Cached => state.cached += 1,
             // Nodes outside loops are few and each is news.
-            Outcome::Ran if due || !node.contains('/') => {
+            Outcome::Ran if due || !node.contains("]/") => {
                 state.last = Some(Instant::now());
                 let text = format!("[{}/{}] {node} {seconds:.2} s  {note}", state.done, state.total);
                 state.line(text.trim_end());

@@ -125,7 +125,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         let record = Run::read_record(folder).ok();
         anyhow::ensure!(
             args.force || record.is_none_or(|record| record.status != "running"),
-            "{} is running, or was killed; --force removes it all the same",
+            "{} is running; --force removes it all the same",
             folder.display()
         );
     }

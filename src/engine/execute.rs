@@ -16,7 +16,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::report::NodeOutput;
 use super::stage::Transient;
-use crate::store::{Blob, Digest, Lock, Store};
+use crate::store::{Blob, Digest, Lock, Store, Workspace};
 
 /// What is needed to execute any node.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ pub(super) struct Placed {
     pub seconds: f64,
     key: Digest,
     manifest: Value,
-    workspace: tempfile::TempDir,
+    workspace: Workspace,
     /// While it is held nobody throws the outputs away.
     publishing: Lock,
 }
@@ -88,7 +88,7 @@ pub(super) struct Cancelled;
 
 /// A stage's outputs in its workspace, and what it wants to keep in memory.
 struct Made {
-    workspace: tempfile::TempDir,
+    workspace: Workspace,
     remember: Vec<(String, Remember)>,
     seconds: f64,
 }

@@ -72,7 +72,7 @@ pub fn run(
         let recorders = Threads::new(scope, &events, move |recording: Recording| {
             let Recording { id, placed, lock, again, seconds } = recording;
             let recorded = executor.record(placed);
-            lock.remove_quietly();
+            drop(lock);
             Event::Recorded { id, recorded, again, seconds }
         });
         let mut scheduler = Scheduler {
@@ -289,7 +289,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// A key that another process had is ours: it is done, or is started when there are resources.
     fn unlocked(&mut self, id: NodeId, lock: Lock) -> anyhow::Result<()> {
         if self.is_done_by_now(id)? {
-            lock.remove_quietly();
+            drop(lock);
             self.settle(self.plan.key(id))?;
         } else {
             self.held.insert(id, lock);
@@ -316,7 +316,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// The key is ours. Whether there is something to execute.
     fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
         if self.is_done_by_now(id)? {
-            lock.remove_quietly();
+            drop(lock);
             self.settle(key)?;
             return Ok(false);
         }

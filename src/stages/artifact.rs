@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, Origin, Position, Row, Sample, SeedRow};
+use crate::data::{self, MetricRow, Origin, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
 use crate::game::{self, Role};
 use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
@@ -46,6 +46,19 @@ artifact_types! {
     World: "world";
     /// Whatever it is.
     Anything: "*";
+}
+
+/// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
+/// Parquet, and those that every run gathers have the columns of metrics.
+pub fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
+    const DATASETS: [&str; 10] =
+        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "labels", "rewards", "pool"];
+    if artifact == "metrics" {
+        data::read::<MetricRow>(path)?;
+    } else if DATASETS.contains(&artifact) {
+        data::open(path)?;
+    }
+    Ok(())
 }
 
 /// The rows of a dataset, kept in memory for the nodes that read them next.

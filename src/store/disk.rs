@@ -33,7 +33,7 @@ use super::lock::{Lock, Mode};
 use super::memo::Memo;
 use super::publish::{sync_folder, write_durably};
 use super::records::Records;
-use super::session::Session;
+use super::session::{Session, Workspace};
 use super::sharing::Sharing;
 
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,8 @@ pub struct Store {
     pub(super) memo: Mutex<Memo>,
     /// This process's folder below `tmp/`, once it has written something.
     session: Mutex<Option<Session>>,
+    /// Keys that this process has locked.
+    locked: Mutex<Vec<Digest>>,
     /// Blobs that were made or looked through by this process, as they then were.
     trusted: Mutex<HashMap<Digest, Stamp>>,
     /// Blobs that were made by this process.
@@ -116,6 +118,7 @@ impl Store {
             records: Mutex::new(records),
             memo: Mutex::new(Memo::new(&root)),
             session: Mutex::new(None),
+            locked: Mutex::new(Vec::new()),
             trusted: Mutex::new(HashMap::new()),
             made: Mutex::new(HashSet::new()),
             root,
@@ -148,30 +151,41 @@ impl Store {
         Lock::take(&path, mode, self.sharing).map_err(io_error("lock", &path))
     }
 
-    /// The right to compute a key, or nothing where another process has it.
+    /// The right to compute a key, or nothing where another process has it. The lock's file stays until this process
+    /// is done with the cache: to remove it at once costs more than a small node does.
     pub fn try_lock_key(&self, key: &Digest) -> Result<Option<Lock>> {
         let path = self.root.join("locks").join(key.to_string());
-        Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))
+        let taken = Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
+        if taken.is_some() {
+            lock(&self.locked).push(*key);
+        }
+        Ok(taken)
     }
 
-    /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; removed on drop.
-    pub fn workspace(&self) -> Result<tempfile::TempDir> {
-        let tmp = self.scratch()?;
-        fail_point("workspace")
-            .and_then(|()| tempfile::tempdir_in(&tmp))
-            .map_err(io_error("create a folder in", &tmp))
+    /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; gone on drop.
+    pub fn workspace(&self) -> Result<Workspace> {
+        let workspace = || {
+            fail_point("workspace")?;
+            self.with_session(Session::workspace)?
+        };
+        let tmp = self.root.join("tmp");
+        workspace().map_err(io_error("create a folder in", &tmp))
     }
 
     /// This process's folder below `tmp/`. Others see by it that the cache is in use.
     pub fn scratch(&self) -> Result<PathBuf> {
+        let folder = self.with_session(|session| session.folder().to_owned());
+        folder.map_err(io_error("create a folder in", &self.root.join("tmp")))
+    }
+
+    fn with_session<T>(&self, act: impl FnOnce(&Session) -> T) -> io::Result<T> {
         let mut session = lock(&self.session);
         if let Some(session) = &*session {
-            return Ok(session.folder().to_owned());
+            return Ok(act(session));
         }
         let tmp = self.root.join("tmp");
-        Session::sweep(&tmp, self.sharing).map_err(io_error("sweep", &tmp))?;
-        let begun = Session::begin(&tmp, self.sharing).map_err(io_error("create a folder in", &tmp))?;
-        Ok(session.insert(begun).folder().to_owned())
+        Session::sweep(&tmp, self.sharing)?;
+        Ok(act(session.insert(Session::begin(&tmp, self.sharing)?)))
     }
 
     /// Whether no other process is at work on the cache.
@@ -363,6 +377,18 @@ impl Store {
     pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| lock(&self.memo).digest(path, paranoid, self.sharing);
         if path.is_dir() { Digest::of_folder_by(path, &mut of_file) } else { of_file(path) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let locked = std::mem::take(&mut *lock(&self.locked));
+        for key in locked {
+            // What another process holds now is that one's to remove, and what stays is in nobody's way.
+            if let Ok(Some(lock)) = self.try_lock_key(&key) {
+                let _ = lock.remove();
+            }
+        }
     }
 }
 

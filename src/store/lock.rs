@@ -53,11 +53,6 @@ impl Lock {
         }
     }
 
-    /// The same, where it does not matter whether the file stays.
-    pub fn remove_quietly(self) {
-        let _ = self.remove();
-    }
-
     /// Removes the lock's file and lets go of it: for locks of which there are many.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)?;

@@ -27,4 +27,5 @@ pub use lock::Lock;
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};
 pub use seed::Seed;
+pub use session::Workspace;
 pub use upkeep::{Collected, Live, Usage, Verified};

@@ -3,8 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use super::disk::remove;
+use super::disk::{lock, remove};
 use super::lock::{Lock, Mode};
 use super::sharing::Sharing;
 
@@ -14,6 +15,34 @@ const LOCK: &str = ".lock";
 pub struct Session {
     folder: PathBuf,
     _lock: Lock,
+    /// Empty folders in it. They are used again: to make and remove one for each node costs more than a small node does.
+    spare: Spare,
+}
+
+type Spare = Arc<Mutex<Vec<PathBuf>>>;
+
+/// A fresh folder for a stage, given back on drop.
+pub struct Workspace {
+    path: PathBuf,
+    spare: Spare,
+}
+
+impl Workspace {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        if is_empty {
+            lock(&self.spare).push(self.path.clone());
+        } else {
+            // Whatever cannot be removed now is swept by the next process.
+            let _ = remove(&self.path);
+        }
+    }
 }
 
 impl Session {
@@ -23,7 +52,9 @@ impl Session {
             sharing.set(&fs::File::open(&folder)?, sharing.folder)?;
             // Somebody who sweeps may hold the lock for a moment and take the folder for one that was left behind.
             match Lock::try_take(&folder.join(LOCK), Mode::Exclusive, sharing) {
-                Ok(Some(lock)) if folder.exists() => return Ok(Session { folder, _lock: lock }),
+                Ok(Some(lock)) if folder.exists() => {
+                    return Ok(Session { folder, _lock: lock, spare: Spare::default() });
+                }
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
@@ -33,6 +64,15 @@ impl Session {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    pub fn workspace(&self) -> io::Result<Workspace> {
+        let spare = lock(&self.spare).pop();
+        let path = match spare {
+            Some(path) => path,
+            None => tempfile::tempdir_in(&self.folder)?.keep(),
+        };
+        Ok(Workspace { path, spare: self.spare.clone() })
     }
 
     /// Removes the folders of processes that are gone.

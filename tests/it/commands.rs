@@ -312,3 +312,26 @@ fn a_failure_stops_or_is_passed_by_and_a_time_that_is_up_ends_a_command() {
         passed.out
     );
 }
+
+#[test]
+fn a_run_that_was_killed_is_called_so_and_keeps_nothing_from_being_collected() {
+    let space = Space::new();
+    space.write("slow.yaml", "pipeline: slow\nstages:\n  quick: { kind: exec, command: 'echo moss > out', outputs: { out: text } }\n  slow: { kind: exec, command: 'sleep 60', inputs: { quick: quick } }\n");
+    let mut child = space.command(&["pipeline", "run", "slow.yaml"]).spawn().unwrap();
+    while space.records(".triplay") == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let status = || space.triplay(&["runs", "show", "latest", "--json"]).json()["run"]["status"].clone();
+    assert_eq!(status(), "running");
+    space.triplay(&["runs", "rm", "latest"]).fails(2, "is running; --force removes it all the same");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(status(), "killed");
+    let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
+    assert_eq!((&shown["run"]["ran"], &shown["run"]["skipped"]), (&1.into(), &1.into()));
+    let kept = space.triplay(&["cache", "gc", "--json"]).json();
+    assert_eq!(kept["blobs"], 0, "it is a root all the same");
+    let old = space.triplay(&["cache", "gc", "--older-than", "0s", "--json"]).json();
+    assert_eq!(old["kept_blobs"].as_u64().unwrap() + old["blobs"].as_u64().unwrap(), 2);
+    space.triplay(&["cache", "stats", "--cache", "nowhere"]).fails(2, "there is no cache at nowhere");
+}

@@ -364,3 +364,22 @@ fn a_file_that_changes_under_the_run_is_noticed() {
     assert_eq!(play(&space, stages, &[]).json()["ran"], Value::from(1));
     assert_eq!(text(&space, "read"), "moonbane\n");
 }
+
+#[test]
+fn an_output_that_is_not_what_its_type_says_fails_who_made_it() {
+    let space = Space::new();
+    for (stage, expected) in [
+        (
+            "{ kind: exec, command: 'echo 0.5 > m.json', outputs: { metrics: { type: metrics, path: m.json } } }",
+            "error: a: output `metrics` is declared as metrics: ",
+        ),
+        (
+            "{ kind: exec, command: 'echo moss > t', outputs: { t: texts } }",
+            "output `t` is declared as texts: ",
+        ),
+    ] {
+        let seen = play(&space, &format!("  a: {stage}\n"), &[]);
+        seen.fails(1, expected);
+        assert!(seen.err.contains("is not a readable Parquet file"), "{}", seen.err);
+    }
+}

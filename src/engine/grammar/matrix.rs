@@ -159,12 +159,12 @@ fn label(errors: &Errors, tree: &Tree) -> Option<String> {
 }
 
 fn well_formed(errors: &Errors, label: String, at: At) -> Option<String> {
-    if label.is_empty() || label.contains(['[', ']', '*']) || label.chars().any(char::is_control) {
+    // A comma parts the labels of axes, a slash the names of nodes.
+    if label.is_empty() || label.contains(['[', ']', '*', ',', '/']) || label.chars().any(char::is_control) {
         let error = errors.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
         return errors.add(error.help("give the value a label of its own: { label: value, … }"));
     }
-    // As references are read: without spaces around commas.
-    Some(label.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+    Some(label.trim().to_owned())
 }
 
 /// A map of `include` or `exclude`, and what is in it.

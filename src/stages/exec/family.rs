@@ -28,8 +28,8 @@ mod linux {
 
         /// Sends a signal to every descendant that there is now.
         pub fn signal(&self, signal: Signal) {
-            // Those below first: who loses its parent is handed to us, and is not the child it was.
-            for (descendant, parent) in descendants().into_iter().rev() {
+            // Those above first: a shell whose child is killed would say so in the log.
+            for (descendant, parent) in descendants() {
                 send(descendant, parent, signal);
             }
         }
@@ -67,6 +67,7 @@ mod linux {
     fn send(descendant: i32, parent: i32, signal: Signal) {
         let Some(id) = Pid::from_raw(descendant) else { return };
         let handle = process::pidfd_open(id, PidfdFlags::empty());
+        // Who lost its parent meanwhile was handed to us.
         let own = process::getpid().as_raw_nonzero().get();
         if !parent_of(descendant).is_some_and(|now| now == parent || now == own) {
             return;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::folder::Folder;
 use self::grammar::{Product, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job};
-use super::artifact::Anything;
+use super::artifact::{self, Anything};
 use crate::engine::{CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
 pub use supervise::supervise;
@@ -184,6 +184,8 @@ impl Exec {
                     folder.written()
                 ));
             }
+            artifact::check(&output.artifact, &context.output(&output.name))
+                .with_context(|| format!("output `{}` is declared as {}", output.name, output.artifact))?;
         }
         Ok(())
     }
