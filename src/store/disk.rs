@@ -358,7 +358,7 @@ impl Store {
     pub fn write_record(&self, record: &impl Serialize) -> Result<()> {
         let write = || {
             let line = seal(record).map_err(io::Error::other)?;
-            let file = lock(&self.records).append(line, self.sharing)?;
+            let file = lock(&self.records).append(&line, self.sharing)?;
             fail_point("record.sync")?;
             file.sync_data()?;
             fail_point("record.synced")

@@ -110,13 +110,24 @@ impl Records {
     }
 
     /// Appends a sealed line, without the line's end. Durable once the file that is returned is synced.
-    pub fn append(&mut self, mut line: String, sharing: Sharing) -> io::Result<File> {
-        debug_assert!(key_of(line.as_bytes()).is_some());
-        line.push('\n');
-        self.refresh()?;
-        if self.text.last().is_some_and(|last| *last != b'\n') {
-            line.insert(0, '\n');
+    pub fn append(&mut self, line: &str, sharing: Sharing) -> io::Result<File> {
+        const TRIES: usize = 5;
+        let key = key_of(line.as_bytes()).ok_or_else(|| io::Error::other("a record has a key"))?;
+        for _ in 0..TRIES {
+            let file = self.write(line, sharing)?;
+            self.refresh()?;
+            // Another process may have been cut short a moment before, and ours have become the end of its line.
+            if self.get(&key) == Some(line.as_bytes()) {
+                return Ok(file);
+            }
         }
+        Err(io::Error::other("what was written cannot be read back"))
+    }
+
+    fn write(&mut self, line: &str, sharing: Sharing) -> io::Result<File> {
+        self.refresh()?;
+        let torn = self.text.last().is_some_and(|last| *last != b'\n');
+        let line = format!("{}{line}\n", if torn { "\n" } else { "" });
         fail_point("record.append")?;
         let mut file = File::options().create(true).append(true).open(&self.path)?;
         if self.file.is_none() {
