@@ -261,7 +261,7 @@ fn a_check_says_what_is_not_deterministic_and_keeps_the_original() {
     assert!(sure.err.contains("check: sure came out the same"), "{}", sure.err);
     let vague = run(&["--check", "sure", "--check", "vague"]);
     vague.fails(1, "check: vague is not deterministic: its output `out` came out different\n  recorded ");
-    assert!(vague.err.contains("bytes differ, the first at 5"), "{}", vague.err);
+    assert!(vague.err.contains(" bytes differ, the first at "), "{}", vague.err);
     assert_eq!(space.triplay(&["data", "show", "latest:vague"]).out, before, "the original stays");
     run(&["--check", "vage"]).fails(2, "did you mean `vague`?");
 }
@@ -318,7 +318,11 @@ fn a_run_that_was_killed_is_called_so_and_keeps_nothing_from_being_collected() {
     let space = Space::new();
     space.write("slow.yaml", "pipeline: slow\nstages:\n  quick: { kind: exec, command: 'echo moss > out', outputs: { out: text } }\n  slow: { kind: exec, command: 'sleep 60', inputs: { quick: quick } }\n");
     let mut child = space.command(&["pipeline", "run", "slow.yaml"]).spawn().unwrap();
-    while space.records(".triplay") == 0 {
+    let told = || {
+        let runs = fs::read_dir(space.path("results/slow")).into_iter().flatten().flatten();
+        runs.filter_map(|run| fs::metadata(run.path().join("nodes.jsonl")).ok()).any(|nodes| nodes.len() > 0)
+    };
+    while !told() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let status = || space.triplay(&["runs", "show", "latest", "--json"]).json()["run"]["status"].clone();
