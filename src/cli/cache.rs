@@ -90,7 +90,7 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
 
 pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
-    let verified = store.verify(|_| {})?;
+    let verified = store.verify()?;
     if args.json {
         println!(
             "{}",

@@ -94,15 +94,11 @@ impl RunFolder {
         bail!(fail())
     }
 
-    /// Appends nodes that are done.
-    pub fn add(&mut self, nodes: &[&NodeReport]) -> anyhow::Result<()> {
-        let mut text = String::new();
-        for node in nodes {
-            text += &seal(node)?;
-            text.push('\n');
-        }
+    /// Appends a node that is done.
+    pub fn add(&mut self, node: &NodeReport) -> anyhow::Result<()> {
+        let line = seal(node)? + "\n";
         self.nodes
-            .write_all(text.as_bytes())
+            .write_all(line.as_bytes())
             .with_context(|| format!("cannot write in {}", self.path.display()))
     }
 }

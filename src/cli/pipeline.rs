@@ -88,7 +88,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = RunOptions { keep_going: args.keep_going, check, ..jobs(args.jobs) };
     let report =
         engine::run(plan, guard, &store, &Memory::new(MEMORY), &options, ledger.as_ref(), &mut |node| {
-            folder.add(&[node])?;
+            folder.add(node)?;
             nodes.push(node.clone());
             Ok(())
         });
