@@ -149,7 +149,11 @@ mod tests {
             text: format!("attack {i}"),
             seed_id: "potions/brew/glowvenom".into(),
             category: "potions".into(),
+            seed: "brew glowvenom".into(),
+            technique: None,
             success: f64::from(i) / 3.0,
+            alpha: 1.0,
+            beta: 1.0,
             embedding: (0..i).map(|x| x as f32).collect(),
             at: Position { iteration: 1, step: i, rng_seed: "abc".into() },
         };
@@ -180,7 +184,7 @@ mod tests {
             write(&path, &pool(count)).unwrap();
             let error = read::<RewardRow>(&path).unwrap_err().to_string();
             let expected = format!(
-                "{} is not a dataset of rewards: it has no column `role`; it says that it holds pool",
+                "{} is not a dataset of rewards: it has no column `group`; it says that it holds pool",
                 path.display()
             );
             assert_eq!(error, expected);

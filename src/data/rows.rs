@@ -30,7 +30,7 @@ row_types! {
 
     /// One sampled completion.
     Sample = "sample" {
-        /// Who wrote it: `attacker`, `defender`, `evaluator`, or `template` where no model did.
+        /// Who wrote it: `attacker`, `defender`, `evaluator`, `judge`, or `template` where no model did.
         role: String,
         /// The prompt as the model got it.
         prompt: String,
@@ -212,8 +212,6 @@ row_types! {
 
     /// What a completion earned, and what `update` learns from it.
     RewardRow = "rewards" {
-        /// Who is rewarded.
-        role: String,
         /// Completions of one group share their prompt.
         group: u32,
         origin: Origin,
@@ -227,6 +225,8 @@ row_types! {
         attack_success: Option<f64>,
         /// Attacker: reward for keeping the seed's meaning.
         semantic: Option<f64>,
+        /// Attacker: whether the meaning is `kept`, `lost` or `undetermined`.
+        meaning: Option<String>,
         /// Attacker: mean Self-BLEU of 3 to 5 words against the pool of successful attacks.
         self_bleu: Option<f64>,
         /// Attacker: its share of the diversity penalty.
@@ -235,12 +235,31 @@ row_types! {
         cosine: Option<f64>,
         /// Attacker: its share of the diversity penalty.
         cosine_penalty: Option<f64>,
+        /// Attacker: the wrapping technique that the coverage reward takes it for.
+        technique: Option<String>,
+        /// Attacker: bonus for a success in a rare cell of category and technique.
+        coverage: Option<f64>,
         /// Defender and evaluator: the evaluator's class.
         verdict: Option<String>,
         /// Evaluator: the experts' label.
         label: Option<String>,
         /// How many verdicts behind this row were undetermined.
         undetermined: u32,
+        sample: Sample,
+        at: Position,
+    }
+
+    /// A judge's word on whether an attack keeps its seed's meaning.
+    MeaningRow = "meanings" {
+        /// The attack that was judged.
+        attack_id: u32,
+        origin: Origin,
+        /// Text of the attack.
+        attack: String,
+        /// `kept`, `lost` or `undetermined`.
+        class: String,
+        /// The judge's raw text.
+        text: String,
         sample: Sample,
         at: Position,
     }
@@ -253,8 +272,16 @@ row_types! {
         seed_id: String,
         /// Hazard category.
         category: String,
+        /// Text of the seed prompt.
+        seed: String,
+        /// Wrapping technique, where the coverage reward looked for it.
+        technique: Option<String>,
         /// Weighted success against the defense models when it was taken.
         success: f64,
+        /// α of the Beta posterior of its success: 1 and the decayed successes.
+        alpha: f64,
+        /// β of the same: 1 and the decayed failures.
+        beta: f64,
         /// Unit vector of the attack; empty without an embedder.
         embedding: Vec<f32>,
         at: Position,

@@ -40,7 +40,7 @@ fn default_capacity() -> usize {
 
 impl Stage for Pool {
     const KIND: Kind =
-        Kind { name: "pool", version: 2, outputs: &[Output::new("pool", "pool")], numerics: true };
+        Kind { name: "pool", version: 3, outputs: &[Output::new("pool", "pool")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
@@ -61,7 +61,11 @@ impl Stage for Pool {
                 text: row.text.clone(),
                 seed_id: row.origin.seed_id.clone(),
                 category: row.origin.category.clone(),
+                seed: row.origin.seed.clone(),
+                technique: row.technique.clone(),
                 success: row.attack_success.unwrap_or_default(),
+                alpha: 1.0,
+                beta: 1.0,
                 embedding,
                 at: at.clone(),
             });

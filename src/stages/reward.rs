@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
 use crate::data::{self, AttackRow, LabelRow, Origin, PoolRow, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, AttackerReward, Class, DefenderReward, Role};
+use crate::game::{self, AttackerReward, Class, DefenderReward};
 use crate::grpo::{self, ScaleRewards};
 
 /// What each completion earned, component by component, and its advantage within its group.
@@ -77,7 +77,7 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 2, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 3, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
         match &self.rule {
@@ -148,7 +148,7 @@ impl AttackerRule {
                     cosine: self.embedder.as_ref().map(|_| reward.cosine),
                     cosine_penalty: self.embedder.as_ref().map(|_| reward.cosine_penalty),
                     undetermined: verdicts.iter().filter(|(_, class)| class.is_none()).count() as u32,
-                    ..row(context, Role::Attacker, attack.group, &attack.origin, &attack.text, &attack.sample)
+                    ..row(context, attack.group, &attack.origin, &attack.text, &attack.sample)
                 }
             })
             .collect())
@@ -175,14 +175,7 @@ impl DefenderRule {
                     reward: self.weights.reward(class),
                     verdict: Some(verdict.class.clone()),
                     undetermined: u32::from(class.is_none()),
-                    ..row(
-                        context,
-                        Role::Defender,
-                        response.group,
-                        &response.origin,
-                        &response.text,
-                        &response.sample,
-                    )
+                    ..row(context, response.group, &response.origin, &response.text, &response.sample)
                 })
             })
             .collect()
@@ -209,14 +202,7 @@ impl EvaluatorRule {
                 verdict: Some(verdict.class.clone()),
                 label: Some(label.class.clone()),
                 undetermined: u32::from(class.is_none()),
-                ..row(
-                    context,
-                    Role::Evaluator,
-                    verdict.group,
-                    &verdict.origin,
-                    &verdict.text,
-                    &verdict.sample,
-                )
+                ..row(context, verdict.group, &verdict.origin, &verdict.text, &verdict.sample)
             });
         }
         anyhow::ensure!(!rows.is_empty(), "the experts left every pair undetermined: nothing to learn from");
@@ -225,9 +211,8 @@ impl EvaluatorRule {
 }
 
 /// A row with what all rules share; the rule fills in its components.
-fn row(context: &Context, role: Role, group: u32, origin: &Origin, text: &str, sample: &Sample) -> RewardRow {
+fn row(context: &Context, group: u32, origin: &Origin, text: &str, sample: &Sample) -> RewardRow {
     RewardRow {
-        role: role.to_string(),
         group,
         origin: origin.clone(),
         text: text.to_owned(),
@@ -235,10 +220,13 @@ fn row(context: &Context, role: Role, group: u32, origin: &Origin, text: &str, s
         advantage: 0.0,
         attack_success: None,
         semantic: None,
+        meaning: None,
         self_bleu: None,
         self_bleu_penalty: None,
         cosine: None,
         cosine_penalty: None,
+        technique: None,
+        coverage: None,
         verdict: None,
         label: None,
         undetermined: 0,

@@ -46,7 +46,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 2,
+        version: 3,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
@@ -110,7 +110,7 @@ impl Stage for Update {
 
 /// What the rewards and the step came to.
 fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricRow> {
-    let role = rows.first().map(|row| row.role.clone()).unwrap_or_default();
+    let role = rows.first().map(|row| row.sample.role.clone()).unwrap_or_default();
     let mut metrics = Vec::new();
     let mut add = |metric: &str, value: f64, count: usize| {
         metrics.push(MetricRow {
