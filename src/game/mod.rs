@@ -13,11 +13,13 @@ mod vote;
 mod world;
 
 pub use class::{Class, label};
-pub use diversity::{BleuReferences, cosine, distinct_n, self_bleu};
+pub use diversity::{
+    BleuReferences, cell_entropy, coverage, distinct_n, embedding_diversity, self_bleu, vendi_score,
+};
 pub use expand::{SeedSpec, Split, Task, WarmupRow, WrappedPrompt};
 pub use experts::Votes;
 pub use oracle::Oracle;
-pub use pool::{Eviction, PoolSimilarity, evict};
+pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,
 };

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, MetricRow, Origin, Position, Row, Sample, SeedRow};
+use crate::data::{self, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
-use crate::game::{self, Role};
+use crate::game::{self, PoolSimilarity, Role};
 use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
 use crate::rollout::{self, Sampling};
 use crate::store::{Digest, Seed};
@@ -70,6 +70,19 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
         let rows = data::read::<R>(path)?;
         let bytes = std::fs::metadata(path)?.len() as usize * 4;
         Ok((rows, bytes))
+    })
+}
+
+/// The pool of successful attacks, counted and ready to be compared with. `pool` leaves one that only grew in memory.
+pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+    let rows = rows::<PoolRow, _>(context, input)?;
+    context.load(context.input(input)?, |path| {
+        let mut pool = PoolSimilarity::new();
+        rows.iter()
+            .try_for_each(|row| pool.add(&row.text, &row.embedding))
+            .with_context(|| path.display().to_string())?;
+        let bytes = pool.bytes();
+        Ok((pool, bytes))
     })
 }
 

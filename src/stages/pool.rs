@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Model, Rewards, SuccessPool};
 use crate::data::{self, PoolRow, RewardRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Eviction};
+use crate::game::{self, Eviction, PoolSimilarity};
 
 /// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -56,7 +56,9 @@ impl Stage for Pool {
             .collect();
         let texts: Vec<&str> = taken.iter().map(|row| row.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
+        let mut similarity = PoolSimilarity::clone(&*artifact::pool(context, &self.into)?);
         for (row, embedding) in taken.into_iter().zip(embeddings) {
+            similarity.add(&row.text, &embedding)?;
             pool.push(PoolRow {
                 text: row.text.clone(),
                 seed_id: row.origin.seed_id.clone(),
@@ -70,7 +72,12 @@ impl Stage for Pool {
                 at: at.clone(),
             });
         }
+        let grown = pool.len();
         game::evict(&mut pool, self.capacity, self.eviction, context.seed());
+        if pool.len() == grown {
+            let bytes = similarity.bytes();
+            context.remember("pool", similarity, bytes);
+        }
         context.progress(1, 1, format!("{} attacks", pool.len()));
         Ok(data::write(&context.output("pool"), &pool)?)
     }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
-use crate::data::{self, AttackRow, LabelRow, Origin, PoolRow, ResponseRow, RewardRow, Sample, VerdictRow};
+use crate::data::{self, AttackRow, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, AttackerReward, Class, DefenderReward};
 use crate::grpo::{self, ScaleRewards};
@@ -77,7 +77,7 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 3, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 4, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
         match &self.rule {
@@ -113,7 +113,7 @@ impl AttackerRule {
     fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
         let attacks = artifact::rows::<AttackRow, _>(context, &self.attacks)?;
         let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let pool = artifact::rows::<PoolRow, _>(context, &self.pool)?;
+        let pool = artifact::pool(context, &self.pool)?;
         let mut by_attack: BTreeMap<u32, Vec<(f64, Option<Class>)>> = BTreeMap::new();
         for verdict in verdicts.iter() {
             by_attack
@@ -123,10 +123,8 @@ impl AttackerRule {
         }
         let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
-        let pool_texts: Vec<&str> = pool.iter().map(|row| row.text.as_str()).collect();
-        let pool_embeddings: Vec<&[f32]> = pool.iter().map(|row| row.embedding.as_slice()).collect();
-        let similarity = game::PoolSimilarity::new(&pool_texts, &pool_embeddings, self.weights.neighbours);
-        let bleu = similarity.self_bleu(&texts);
+        let bleu = pool.self_bleu(&texts);
+        let cosine = pool.cosine(&embeddings, self.weights.neighbours)?;
         Ok(attacks
             .iter()
             .enumerate()
@@ -137,7 +135,7 @@ impl AttackerRule {
                     verdicts,
                     keeps_meaning: game::keeps_words(&attack.origin.seed, &attack.text),
                     self_bleu: bleu[index],
-                    cosine: similarity.cosine(&embeddings[index]),
+                    cosine: cosine[index],
                 });
                 RewardRow {
                     reward: reward.total,
