@@ -2,24 +2,28 @@
 //! the sandbox world with its oracle. Pure functions; loads no model and reads no dataset.
 
 mod class;
+mod coverage;
 mod diversity;
 mod expand;
 mod experts;
 mod oracle;
 mod pool;
+mod replay;
 mod reward;
 mod role;
 mod vote;
 mod world;
 
 pub use class::{Class, label};
+pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
 pub use diversity::{
-    BleuReferences, cell_entropy, coverage, distinct_n, embedding_diversity, self_bleu, vendi_score,
+    BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
 };
 pub use expand::{SeedSpec, Split, Task, WarmupRow, WrappedPrompt};
 pub use experts::Votes;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
+pub use replay::{Posterior, thompson};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,
 };

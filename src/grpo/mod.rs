@@ -7,7 +7,7 @@ mod lanes;
 mod loss;
 mod step;
 
-pub use advantage::{ScaleRewards, advantages};
+pub use advantage::{ScaleRewards, advantages, decoupled_advantages};
 pub use loss::{GrpoConfig, ImportanceLevel, LossType};
 pub use step::{
     Sample, StepReport, SupervisedConfig, gradients, grpo_step, supervised_gradients, supervised_step,

@@ -39,6 +39,8 @@ artifact_types! {
     /// Anything with an attack and a response in each row.
     Judgeable: "responses" | "labels";
     Verdicts: "verdicts";
+    /// Words on whether attacks keep their seeds' meaning.
+    Meanings: "meanings";
     Labels: "labels";
     Rewards: "rewards";
     SuccessPool: "pool";
@@ -51,8 +53,19 @@ artifact_types! {
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
 /// Parquet, and those that every run gathers have the columns of metrics.
 pub fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 10] =
-        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "labels", "rewards", "pool"];
+    const DATASETS: [&str; 11] = [
+        "texts",
+        "seeds",
+        "sft",
+        "attacks",
+        "responses",
+        "pairs",
+        "verdicts",
+        "meanings",
+        "labels",
+        "rewards",
+        "pool",
+    ];
     if artifact == "metrics" {
         data::read::<MetricRow>(path)?;
     } else if DATASETS.contains(&artifact) {

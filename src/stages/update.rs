@@ -46,7 +46,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 3,
+        version: 4,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
@@ -108,6 +108,11 @@ impl Stage for Update {
     }
 }
 
+/// Of one row, so that the mean over rows is a share.
+fn share(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
 /// What the rewards and the step came to.
 fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricRow> {
     let role = rows.first().map(|row| row.sample.role.clone()).unwrap_or_default();
@@ -129,15 +134,18 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     };
     mean("reward", rows.iter().map(|row| row.reward).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
-    mean("finished", rows.iter().map(|row| f64::from(u8::from(row.sample.finished))).collect());
+    mean("finished", rows.iter().map(|row| share(row.sample.finished)).collect());
     type Component = fn(&RewardRow) -> Option<f64>;
-    let components: [(&str, Component); 6] = [
+    let components: [(&str, Component); 9] = [
         ("attack_success", |row| row.attack_success),
         ("semantic", |row| row.semantic),
         ("self_bleu", |row| row.self_bleu),
         ("self_bleu_penalty", |row| row.self_bleu_penalty),
         ("cosine", |row| row.cosine),
         ("cosine_penalty", |row| row.cosine_penalty),
+        ("coverage", |row| row.coverage),
+        ("meaning_kept", |row| row.meaning.as_ref().map(|meaning| share(meaning == "kept"))),
+        ("meaning_undetermined", |row| row.meaning.as_ref().map(|meaning| share(meaning == "undetermined"))),
     ];
     for (name, component) in components {
         mean(name, rows.iter().filter_map(component).collect());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The share of `all` cells that are hit at least once; 0 where there are no cells.
-pub fn coverage<T: Ord>(hits: impl IntoIterator<Item = T>, all: usize) -> f64 {
+pub fn cell_coverage<T: Ord>(hits: impl IntoIterator<Item = T>, all: usize) -> f64 {
     if all == 0 { 0.0 } else { counts(hits).len() as f64 / all as f64 }
 }
 
@@ -28,10 +28,13 @@ mod tests {
     #[test]
     fn coverage_and_entropy_of_cells_are_those_computed_by_hand() {
         let hits = [("potion", "tale"), ("potion", "tale"), ("charm", "tale"), ("charm", "dream")];
-        assert_eq!(coverage(hits, 6), 0.5);
+        assert_eq!(cell_coverage(hits, 6), 0.5);
         assert!((cell_entropy(hits) - 1.5 * 2f64.ln()).abs() < 1e-12);
         assert!((cell_entropy(0..8) - 8f64.ln()).abs() < 1e-12);
-        assert_eq!((coverage([0; 0], 6), coverage([0; 0], 0), cell_entropy([0; 0])), (0.0, 0.0, 0.0));
-        assert_eq!((coverage([3; 9], 1), cell_entropy([3; 9])), (1.0, 0.0));
+        assert_eq!(
+            (cell_coverage([0; 0], 6), cell_coverage([0; 0], 0), cell_entropy([0; 0])),
+            (0.0, 0.0, 0.0)
+        );
+        assert_eq!((cell_coverage([3; 9], 1), cell_entropy([3; 9])), (1.0, 0.0));
     }
 }

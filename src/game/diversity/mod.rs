@@ -6,5 +6,5 @@ mod cells;
 mod embedding;
 
 pub use bleu::{BleuReferences, distinct_n, self_bleu};
-pub use cells::{cell_entropy, coverage};
+pub use cells::{cell_coverage, cell_entropy};
 pub use embedding::{embedding_diversity, unit, vendi_score};

@@ -1,14 +1,17 @@
 //! `reward`: what each completion earned, component by component, and its advantage within its group.
 
+mod attacker;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
-use crate::data::{self, AttackRow, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
+use self::attacker::AttackerRule;
+use super::artifact::{self, Labels, Responses, Verdicts};
+use crate::data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, AttackerReward, Class, DefenderReward};
+use crate::game::{self, Class, DefenderReward};
 use crate::grpo::{self, ScaleRewards};
 
 /// What each completion earned, component by component, and its advantage within its group.
@@ -26,30 +29,12 @@ pub struct Reward {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Rule {
-    /// Success weighted over the defense models, plus kept meaning, minus likeness to the pool.
-    Attacker(AttackerRule),
+    /// Success weighted over the defense models, plus kept meaning and rare cells, minus likeness to the pool.
+    Attacker(Box<AttackerRule>),
     /// The value of the class that the evaluator gave the response.
     Defender(DefenderRule),
     /// 1 for the label of the experts, 0 for another.
     Evaluator(EvaluatorRule),
-}
-
-/// The attacker's reward.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct AttackerRule {
-    /// The attacks that are rewarded.
-    attacks: Input<Attacks>,
-    /// The verdicts on the responses of all defense models to these attacks.
-    verdicts: Input<Verdicts>,
-    /// The successful attacks that the diversity penalty compares with.
-    pool: Input<SuccessPool>,
-    /// Embeds attacks for the cosine part of the diversity penalty, which is left out without it.
-    #[serde(default)]
-    embedder: Option<Input<Model>>,
-    /// The weights of the terms of the reward.
-    #[serde(default)]
-    weights: AttackerReward,
 }
 
 /// The defender's reward.
@@ -81,12 +66,7 @@ impl Stage for Reward {
 
     fn check(&self) -> Result<(), CheckError> {
         match &self.rule {
-            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => {
-                Err(CheckError::at(
-                    "rule.attacker",
-                    "the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })",
-                ))
-            }
+            Rule::Attacker(rule) => rule.check(),
             _ => Ok(()),
         }
     }
@@ -105,51 +85,6 @@ impl Stage for Reward {
         let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
         context.progress(1, 1, format!("reward {mean:.3}"));
         Ok(data::write(&context.output("rewards"), &rows)?)
-    }
-}
-
-impl AttackerRule {
-    /// R_red of DESIGN section 5 for each attack, over the verdicts of all defense models.
-    fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
-        let attacks = artifact::rows::<AttackRow, _>(context, &self.attacks)?;
-        let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let pool = artifact::pool(context, &self.pool)?;
-        let mut by_attack: BTreeMap<u32, Vec<(f64, Option<Class>)>> = BTreeMap::new();
-        for verdict in verdicts.iter() {
-            by_attack
-                .entry(verdict.attack_id)
-                .or_default()
-                .push((verdict.weight, Class::parse(&verdict.class)));
-        }
-        let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
-        let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
-        let bleu = pool.self_bleu(&texts);
-        let cosine = pool.cosine(&embeddings, self.weights.neighbours)?;
-        Ok(attacks
-            .iter()
-            .enumerate()
-            .map(|(index, attack)| {
-                let empty = Vec::new();
-                let verdicts = by_attack.get(&attack.attack_id).unwrap_or(&empty);
-                let reward = self.weights.reward(&game::AttackOutcome {
-                    verdicts,
-                    keeps_meaning: game::keeps_words(&attack.origin.seed, &attack.text),
-                    self_bleu: bleu[index],
-                    cosine: cosine[index],
-                });
-                RewardRow {
-                    reward: reward.total,
-                    attack_success: Some(reward.attack),
-                    semantic: Some(reward.semantic),
-                    self_bleu: Some(reward.self_bleu),
-                    self_bleu_penalty: Some(reward.self_bleu_penalty),
-                    cosine: self.embedder.as_ref().map(|_| reward.cosine),
-                    cosine_penalty: self.embedder.as_ref().map(|_| reward.cosine_penalty),
-                    undetermined: verdicts.iter().filter(|(_, class)| class.is_none()).count() as u32,
-                    ..row(context, attack.group, &attack.origin, &attack.text, &attack.sample)
-                }
-            })
-            .collect())
     }
 }
 
