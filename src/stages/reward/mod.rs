@@ -1,6 +1,7 @@
 //! `reward`: what each completion earned, component by component, and its advantage within its group.
 
 mod attacker;
+mod combine;
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::attacker::AttackerRule;
+use self::combine::{Combine, ComponentWeights};
 use super::artifact::{self, Labels, Responses, Verdicts};
 use crate::data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, DefenderReward};
-use crate::grpo::{self, ScaleRewards};
+use crate::grpo::ScaleRewards;
 
 /// What each completion earned, component by component, and its advantage within its group.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -23,6 +25,12 @@ pub struct Reward {
     /// What centred rewards are divided by to make advantages.
     #[serde(default)]
     scale_rewards: ScaleRewards,
+    /// How the components of a reward become one advantage.
+    #[serde(default)]
+    combine: Combine,
+    /// What each component of the attacker's reward counts in `combine: gdpo`; 1 each by default.
+    #[serde(default)]
+    component_weights: Option<ComponentWeights>,
 }
 
 /// Whose reward it is, and what it is computed from.
@@ -65,10 +73,10 @@ impl Stage for Reward {
         Kind { name: "reward", version: 4, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
-        match &self.rule {
-            Rule::Attacker(rule) => rule.check(),
-            _ => Ok(()),
+        if let Rule::Attacker(rule) = &self.rule {
+            rule.check()?;
         }
+        self.check_combine()
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -77,12 +85,13 @@ impl Stage for Reward {
             Rule::Defender(rule) => rule.rows(context)?,
             Rule::Evaluator(rule) => rule.rows(context)?,
         };
-        let rewards: Vec<f64> = rows.iter().map(|row| row.reward).collect();
-        let groups: Vec<u32> = rows.iter().map(|row| row.group).collect();
-        for (row, advantage) in rows.iter_mut().zip(grpo::advantages(&rewards, &groups, self.scale_rewards)) {
-            row.advantage = advantage;
+        let advantages = self.advantages(&rows);
+        rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
+        if rows.is_empty() {
+            context.progress(1, 1, "nothing to reward");
+            return Ok(data::write(&context.output("rewards"), &rows)?);
         }
-        let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+        let mean = rows.iter().map(|row| row.reward).sum::<f64>() / rows.len() as f64;
         context.progress(1, 1, format!("reward {mean:.3}"));
         Ok(data::write(&context.output("rewards"), &rows)?)
     }
@@ -138,7 +147,6 @@ impl EvaluatorRule {
                 ..row(context, verdict.group, &verdict.origin, &verdict.text, &verdict.sample)
             });
         }
-        anyhow::ensure!(!rows.is_empty(), "the experts left every pair undetermined: nothing to learn from");
         Ok(rows)
     }
 }
