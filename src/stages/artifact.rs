@@ -160,6 +160,23 @@ pub fn publish(
     Ok(())
 }
 
+/// Hands a model's folder on as it is, with the optimizer's state: as hard links where it is in the store.
+pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
+    let (artifact, folder) = (context.input(from)?, context.output(output));
+    let path = &artifact.path;
+    anyhow::ensure!(path.is_dir(), "{}: only a folder with a model can be trained", path.display());
+    std::fs::create_dir(&folder)?;
+    for entry in std::fs::read_dir(path)? {
+        let (file, to) = entry.map(|entry| (entry.path(), folder.join(entry.file_name())))?;
+        let linked = context.is_blob(from) && std::fs::hard_link(&file, &to).is_ok();
+        // A folder within is no part of a model.
+        if !linked && file.is_file() {
+            std::fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Where the pipeline computes.
 pub fn compute(context: &Context) -> anyhow::Result<Compute> {
     let numerics = context.numerics();
@@ -214,6 +231,9 @@ pub fn sample(
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
     let Player { model, role, chat, sampling } = *player;
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
     let checkpoint = self::model(context, model)?;
     let tokenizer = &checkpoint.tokenizer;
     if chat {

@@ -68,7 +68,9 @@ impl Stage for Update {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let Algorithm::Grpo(config) = &self.algorithm;
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
-        anyhow::ensure!(!rows.is_empty(), "`{}` has no rows to learn from", self.data.text());
+        if rows.iter().all(|row| row.sample.completion_ids.is_empty()) {
+            return self.pass_through(context, &rows);
+        }
         let before = artifact::model(context, &self.model)?;
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
@@ -95,7 +97,7 @@ impl Stage for Update {
         };
         let report = grpo_step(&trained, reference.as_deref(), &mut optimizer, &samples, config)?;
 
-        let metrics = metrics(&rows, &report, artifact::position(context));
+        let metrics = metrics(&rows, Some(&report), artifact::position(context));
         data::write(&context.output("metrics"), &metrics)?;
         let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
         context.progress(
@@ -108,14 +110,24 @@ impl Stage for Update {
     }
 }
 
+impl Update {
+    /// Where there is nothing to learn from, the model stays as it is.
+    fn pass_through(&self, context: &mut Context, rows: &[RewardRow]) -> anyhow::Result<()> {
+        let metrics = metrics(rows, None, artifact::position(context));
+        data::write(&context.output("metrics"), &metrics)?;
+        context.progress(1, 1, "no completion to learn from: the model stays as it is");
+        artifact::pass_on(context, "model", &self.model)
+    }
+}
+
 /// Of one row, so that the mean over rows is a share.
 fn share(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-/// What the rewards and the step came to.
-fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricRow> {
-    let role = rows.first().map(|row| row.sample.role.clone()).unwrap_or_default();
+/// What the rewards and the step, if one was taken, came to.
+fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec<MetricRow> {
+    let role = rows.first().map_or_else(|| "nobody".into(), |row| row.sample.role.clone());
     let mut metrics = Vec::new();
     let mut add = |metric: &str, value: f64, count: usize| {
         metrics.push(MetricRow {
@@ -155,6 +167,8 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
     add("zero_variance_groups", flat as f64, groups.len());
     add("undetermined", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
+    add("passed_through", share(report.is_none()), rows.len());
+    let Some(report) = report else { return metrics };
     for (metric, value) in [
         ("loss", report.loss),
         ("kl", report.kl),
