@@ -50,7 +50,8 @@ pub struct Draft {
     pub unfit: Option<&'static str>,
 }
 
-pub const COPYRIGHT: &str = "copyright behaviours, which HarmBench judges by hashes of the works: no judge here does";
+pub const COPYRIGHT: &str =
+    "copyright behaviours, which HarmBench judges by hashes of the works: no judge here does";
 pub const IMAGE: &str = "needs an image";
 
 impl Format {
@@ -160,14 +161,15 @@ impl Format {
     /// Those of its columns by which a file with these columns is known, where it is.
     pub fn shown_by(self, columns: &[String]) -> Option<&'static [&'static str]> {
         let is_there = |name: &&str| columns.iter().any(|column| is(column, name));
-        self.about().columns.iter().copied().find(|set| set.iter().all(|name| is_there(&name)))
+        self.about().columns.iter().copied().find(|set| set.iter().all(is_there))
     }
 
     /// The task of a row that does not say one, judged by the name of its file, and why.
     pub fn task(self, file_name: &str) -> (&'static str, String) {
         let file_name = file_name.to_ascii_lowercase();
         let by = |word: &str, with: &'static str, without: &'static str| {
-            let (task, says) = if file_name.contains(word) { (with, "says") } else { (without, "does not say") };
+            let (task, says) =
+                if file_name.contains(word) { (with, "says") } else { (without, "does not say") };
             (task, format!("the file's name {says} `{word}`"))
         };
         match self {
@@ -182,13 +184,25 @@ impl Format {
         }
     }
 
+    /// What ids of a file begin with, whose rows are of this task; nothing where they are the file's own.
+    pub fn dataset(self, task: &str) -> &'static str {
+        match self {
+            // Its two files number their rows alike.
+            Format::JailbreakBench if task == "benign" => "jailbreakbench-benign",
+            Format::Generic => "",
+            _ => self.about().name,
+        }
+    }
+
     /// Maps a row. The cells are those of `wanted`; what is wrong with one is said.
     pub fn draft(self, cells: &Cells) -> Result<Draft, String> {
         let cell = |at: usize| cells[at].as_deref().filter(|text| !text.trim().is_empty());
         let own = |at: usize| cell(at).map(|text| text.trim().to_owned());
         let text = |at: usize| cells[at].as_deref().unwrap_or("").to_owned();
         Ok(match self {
-            Format::JailbreakBench => Draft { id: own(0), text: text(1), category: own(2), ..Draft::default() },
+            Format::JailbreakBench => {
+                Draft { id: own(0), text: text(1), category: own(2), ..Draft::default() }
+            }
             Format::HarmBench => Draft {
                 id: own(0),
                 // As HarmBench itself asks for behaviours with a context.
@@ -232,17 +246,15 @@ impl Format {
                 };
                 Draft { text: text(at), category: own(2), task: Some(task.into()), ..Draft::default() }
             }
-            Format::Generic => {
-                Draft {
-                    id: own(0).or(own(1)),
-                    category: own(2),
-                    split: own(3),
-                    task: own(4),
-                    text: if cells[5].is_some() { text(5) } else { text(6) },
-                    answer: cell(7).map(str::to_owned),
-                    ..Draft::default()
-                }
-            }
+            Format::Generic => Draft {
+                id: own(0).or(own(1)),
+                category: own(2),
+                split: own(3),
+                task: own(4),
+                text: if cells[5].is_some() { text(5) } else { text(6) },
+                answer: cell(7).map(str::to_owned),
+                ..Draft::default()
+            },
         })
     }
 }
@@ -263,7 +275,8 @@ pub fn recognise(columns: &[String], file_name: &str) -> Shown {
     let shown = Format::ALL.into_iter().filter_map(|format| Some((format.shown_by(columns)?.len(), format)));
     let exactly_or_bench = columns.len() == 2;
     let fitting = shown.filter(|(_, format)| *format != Format::OrBench || exactly_or_bench);
-    let Some((_, format)) = fitting.max_by_key(|(specific, format)| (*specific, *format != Format::Generic)) else {
+    let Some((_, format)) = fitting.max_by_key(|(specific, format)| (*specific, *format != Format::Generic))
+    else {
         return Shown::Nothing(nearest(columns));
     };
     let letters: String = file_name.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -275,7 +288,8 @@ pub fn recognise(columns: &[String], file_name: &str) -> Shown {
 
 /// The format most of whose columns are there, misspelt ones counted in part.
 fn nearest(columns: &[String]) -> Option<Format> {
-    let lower: Vec<Cow<str>> = columns.iter().map(|column| column.trim().to_ascii_lowercase().into()).collect();
+    let lower: Vec<Cow<str>> =
+        columns.iter().map(|column| column.trim().to_ascii_lowercase().into()).collect();
     let likeness = |name: &str| {
         let each = lower.iter().map(|column| strsim::normalized_damerau_levenshtein(column, name));
         each.filter(|likeness| *likeness > 0.7).fold(0.0, f64::max)
@@ -353,7 +367,8 @@ mod tests {
 
     #[test]
     fn harmbench_rows_have_their_context_and_what_to_know_about_them() {
-        let row = draft(Format::HarmBench, &["b1", "brew it", "a kettle", "potions", "contextual", ""]).unwrap();
+        let row =
+            draft(Format::HarmBench, &["b1", "brew it", "a kettle", "potions", "contextual", ""]).unwrap();
         assert_eq!((row.text.as_str(), row.remark, row.unfit), ("a kettle\n\n---\n\nbrew it", None, None));
         let row = draft(Format::HarmBench, &["b2", "sing it", "", "songs", "copyright", "x.png"]).unwrap();
         assert_eq!((row.text.as_str(), row.remark, row.unfit), ("sing it", Some(COPYRIGHT), Some(IMAGE)));

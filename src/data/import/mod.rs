@@ -87,6 +87,14 @@ struct Place {
     number: u32,
 }
 
+/// What a row gets that its file does not say.
+struct Rest<'a> {
+    /// What its id begins with; empty where ids are the file's own.
+    dataset: &'static str,
+    task: &'a str,
+    options: &'a Options,
+}
+
 /// A set that rows are held against.
 struct OtherSet {
     prefix: String,
@@ -107,7 +115,8 @@ impl OtherSet {
         let mut seen = Seen::default();
         let mut rows = 0;
         source.each(format.wanted(), &mut |number, cells| {
-            let draft = format.draft(cells).map_err(|message| wrong_row(&source.prefix(), number, message))?;
+            let draft =
+                format.draft(cells).map_err(|message| wrong_row(&source.prefix(), number, message))?;
             if !draft.text.trim().is_empty() {
                 rows += 1;
                 seen.add(&Text::of(&draft.text), number);
@@ -123,13 +132,12 @@ impl Import {
     fn file(&mut self, path: &Path, options: &Options) -> Result<()> {
         let source = Source::open(path)?;
         let (format, because) = decide(path, &source, options.format)?;
+        let (half, why) = format.task(&file_name(path));
         let (task, why) = match &options.task {
             Some(task) => (task.clone(), "as you say".to_owned()),
-            None => {
-                let (task, why) = format.task(&file_name(path));
-                (task.to_owned(), why)
-            }
+            None => (half.to_owned(), why),
         };
+        let rest = Rest { dataset: format.dataset(half), task: &task, options };
         let mut report = FileReport {
             path: path.display().to_string(),
             format: format.about().name,
@@ -143,7 +151,8 @@ impl Import {
         self.prefixes.push(source.prefix());
         source.each(format.wanted(), &mut |number, cells| {
             report.rows += 1;
-            let draft = format.draft(cells).map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
+            let draft =
+                format.draft(cells).map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
             if let Some(reason) = draft.unfit.or(draft.text.trim().is_empty().then_some(EMPTY)) {
                 *report.dropped.entry(reason).or_default() += 1;
                 return Ok(());
@@ -154,7 +163,7 @@ impl Import {
             report.made_ids += usize::from(draft.id.is_none());
             let place = Place { file, number };
             let text = Text::of(&draft.text);
-            let row = self.row(draft, format, place, &task, options)?;
+            let row = self.row(draft, place, &rest)?;
             match self.reason_against(&row, &text, place, options) {
                 Some(reason) => *report.dropped.entry(reason).or_default() += 1,
                 None => {
@@ -171,14 +180,7 @@ impl Import {
     }
 
     /// The row of a draft: what it lacks is filled in, and its id is its own.
-    fn row(
-        &mut self,
-        draft: Draft,
-        format: Format,
-        place: Place,
-        task: &str,
-        options: &Options,
-    ) -> Result<SeedRow> {
+    fn row(&mut self, draft: Draft, place: Place, rest: &Rest) -> Result<SeedRow> {
         if let Some(other) = draft.task.as_deref().filter(|task| !TASKS.contains(task)) {
             let message = format!("`task` is `{other}`, not one of {}", TASKS.join(", "));
             return Err(wrong_row(&self.prefixes[place.file], place.number, message));
@@ -187,20 +189,19 @@ impl Import {
             whole.clone().or(own).unwrap_or_else(|| other.to_owned())
         };
         Ok(SeedRow {
-            seed_id: self.id(draft.id, format, &draft.text, place)?,
+            seed_id: self.id(draft.id, rest.dataset, &draft.text, place)?,
             category: draft.category.unwrap_or_else(|| NO_CATEGORY.to_owned()),
-            split: said(&options.split, draft.split, "train"),
-            task: said(&options.task, draft.task, task),
+            split: said(&rest.options.split, draft.split, "train"),
+            task: said(&rest.options.task, draft.task, rest.task),
             text: draft.text,
             answer: draft.answer,
         })
     }
 
     /// The row's id, which no other row has: its own, behind the name of its dataset, or one made from the text.
-    fn id(&mut self, own: Option<String>, format: Format, text: &str, place: Place) -> Result<String> {
-        let dataset = format.about().name;
+    fn id(&mut self, own: Option<String>, dataset: &str, text: &str, place: Place) -> Result<String> {
         let Some(own) = own else {
-            let dataset = if format == Format::Generic { "seed" } else { dataset };
+            let dataset = if dataset.is_empty() { "seed" } else { dataset };
             let made = format!("{dataset}/{}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
             // The same text again: which is first depends on the order of the files, as all else does.
             let numbered = (2..).map(|number| format!("{made}-{number}"));
@@ -209,7 +210,7 @@ impl Import {
             self.ids.insert(id.clone(), place);
             return Ok(id);
         };
-        let id = if format == Format::Generic { own } else { format!("{dataset}/{own}") };
+        let id = if dataset.is_empty() { own } else { format!("{dataset}/{own}") };
         if let Some(other) = self.ids.get(&id) {
             return Err(Error::Wrong {
                 place: self.name(place),
@@ -331,7 +332,11 @@ fn unknown(path: &Path, source: &Source, near: Option<Format>) -> Error {
 }
 
 fn wrong_row(prefix: &str, number: u32, message: String) -> Error {
-    Error::Wrong { place: format!("{prefix}{number}"), message, help: "correct the row or take it out".into() }
+    Error::Wrong {
+        place: format!("{prefix}{number}"),
+        message,
+        help: "correct the row or take it out".into(),
+    }
 }
 
 fn file_name(path: &Path) -> String {

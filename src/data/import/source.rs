@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use arrow_schema::DataType;
 use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator};
 use serde_json::{Deserializer, Map, Value};
 
@@ -17,6 +18,9 @@ pub type Cells<'a> = [Option<Cow<'a, str>>];
 
 /// What is done with a row and its number: the line where it begins, or the row of a Parquet file, from 1.
 pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
+
+/// What is done with an object of a JSON file and the line where it begins; whether to go on.
+type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>) -> Result<bool> + 'a;
 
 pub struct Source {
     path: PathBuf,
@@ -90,7 +94,8 @@ impl Source {
         match &self.content {
             Content::Delimited(delimiter) => self.delimited(*delimiter, wanted, visit),
             Content::Json(bytes) => objects(&self.path, bytes, &mut |line, object| {
-                let value = |name: &&str| object.iter().find(|(key, _)| is(key, name)).map(|(_, value)| value);
+                let value =
+                    |name: &&str| object.iter().find(|(key, _)| is(key, name)).map(|(_, value)| value);
                 let cells: Vec<_> = wanted
                     .iter()
                     .map(|name| value(name).map_or(Ok(None), |value| self.text(value, name, line)))
@@ -99,8 +104,10 @@ impl Source {
                 Ok(true)
             }),
             Content::Parquet(table) => {
-                let positions: Vec<_> = wanted.iter().map(|name| self.column(name)).collect();
-                let rows = table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+                let positions: Vec<_> =
+                    wanted.iter().map(|name| self.readable(table, name)).collect::<Result<_>>()?;
+                let rows =
+                    table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
                 for (number, (batch, row)) in (1..).zip(rows) {
                     let values: Vec<Value> = positions
                         .iter()
@@ -123,17 +130,12 @@ impl Source {
         let mut reader = reader(&self.path, delimiter)?;
         let mut record = StringRecord::new();
         let mut is_header = true;
-        while reader.read_record(&mut record).map_err(|error| unreadable(&self.path, error))? {
-            if record.len() == 1 && &record[0] == END {
-                break;
-            }
-            if record.len() == 1 && &record[0] == "\r" {
-                continue;
-            }
+        while next(&mut reader, &mut record, &self.path)? {
             let is_unclosed = last(&record).is_some_and(|field| field.ends_with(END));
             // Counted back from the record's end: its own position is before blank lines.
             let within = memchr::memchr_iter(b'\n', record.as_slice().as_bytes()).count();
-            let line = reader.position().line() as u32 - within as u32 - u32::from(!is_unclosed);
+            let behind = within + usize::from(!is_unclosed);
+            let line = reader.position().line().saturating_sub(behind as u64) as u32;
             let wrong = |message: String, help: &str| Error::Wrong {
                 place: self.place(line),
                 message,
@@ -163,6 +165,22 @@ impl Source {
             visit(line, &cells)?;
         }
         Ok(())
+    }
+
+    /// Where a column of a Parquet file is, if it has values; they have to be of a type that `cell` knows.
+    fn readable(&self, table: &Table, name: &str) -> Result<Option<usize>> {
+        let Some(at) = self.column(name) else { return Ok(None) };
+        match table.schema.field(at).data_type() {
+            DataType::Null => Ok(None),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => Ok(Some(at)),
+            kind if kind.is_integer() => Ok(Some(at)),
+            DataType::Float32 | DataType::Float64 => Ok(Some(at)),
+            kind => Err(Error::Wrong {
+                place: self.path.display().to_string(),
+                message: format!("column `{}` is {kind}", self.columns[at]),
+                help: "write it as a text".into(),
+            }),
+        }
     }
 
     /// A single value as text.
@@ -208,14 +226,25 @@ fn reader(path: &Path, delimiter: u8) -> Result<csv::Reader<impl Read>> {
     Ok(builder.from_reader(marked))
 }
 
+/// The next record that is not a blank line; whether there is one before the end.
+fn next(reader: &mut csv::Reader<impl Read>, record: &mut StringRecord, path: &Path) -> Result<bool> {
+    while reader.read_record(record).map_err(|error| unreadable(path, error))? {
+        match last(record).filter(|_| record.len() == 1) {
+            Some(END) => break,
+            Some("\r") => {}
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
 fn last(record: &StringRecord) -> Option<&str> {
     record.len().checked_sub(1).and_then(|at| record.get(at))
 }
 
 fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
     let mut record = StringRecord::new();
-    reader(path, delimiter)?.read_record(&mut record).map_err(|error| unreadable(path, error))?;
-    if last(&record).is_none_or(|field| field.ends_with(END)) {
+    if !next(&mut reader(path, delimiter)?, &mut record, path)? {
         return Err(empty(path));
     }
     Ok(record.iter().map(|name| name.trim().to_owned()).collect())
@@ -223,11 +252,7 @@ fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
 
 /// Goes through the objects of a JSON list, or of lines; with each the line where it begins, until `visit` says
 /// that it has seen enough.
-fn objects(
-    path: &Path,
-    bytes: &[u8],
-    visit: &mut dyn FnMut(u32, &Map<String, Value>) -> Result<bool>,
-) -> Result<()> {
+fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
     let mut at = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
     let (mut line, mut counted) = (1, 0);
     let skip_space = |at: &mut usize| {
@@ -320,7 +345,11 @@ mod tests {
     use super::*;
 
     /// Line and wanted texts of each row, or what is wrong.
-    fn read(name: &str, bytes: &[u8], wanted: &[&str]) -> std::result::Result<Vec<(u32, Vec<String>)>, String> {
+    fn read(
+        name: &str,
+        bytes: &[u8],
+        wanted: &[&str],
+    ) -> std::result::Result<Vec<(u32, Vec<String>)>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -351,11 +380,12 @@ mod tests {
         assert_eq!(read("a.csv", marked.as_bytes(), &["text", "id"]).unwrap(), expected);
         let tsv = csv.replace(',', "\t");
         assert_eq!(read("a.TSV", tsv.as_bytes(), &["text", "id"]).unwrap(), expected);
-        let windows = read("a.csv", b"text,id\r\nmix,a\r\n\r\nbrew,b\r\n", &["id"]).unwrap();
-        assert_eq!(windows, rows(&[(2, &["a"]), (4, &["b"])]));
+        let windows = read("a.csv", b"\r\ntext,id\r\nmix,a\r\n\r\nbrew,b\r\n", &["id"]).unwrap();
+        assert_eq!(windows, rows(&[(3, &["a"]), (5, &["b"])]));
 
         let expected = rows(&[(2, &["brew", "7"]), (3, &["mix", "-"]), (5, &["-", "true"])]);
-        let lines = "\n{\"text\": \"brew\", \"ID\": 7}\n{\"text\": \"mix\", \"id\": null}\n\n{\"id\": true}\n";
+        let lines =
+            "\n{\"text\": \"brew\", \"ID\": 7}\n{\"text\": \"mix\", \"id\": null}\n\n{\"id\": true}\n";
         assert_eq!(read("a.jsonl", lines.as_bytes(), &["text", "id"]).unwrap(), expected);
         let list = lines.replace("}\n", "},\n").replacen('\n', "[\n", 1);
         let list = list.trim_end().trim_end_matches(',').to_owned() + "]\n";
@@ -375,7 +405,11 @@ mod tests {
             ("b.csv", &big, "b.csv:9002: it is not UTF-8"),
             ("a.csv", b"text,Text\nbrew,c\n", "a.csv: it has the columns `text` and `Text`"),
             ("a.jsonl", b"{\"text\": \"brew\"}\n{\"text\":\n", "a.jsonl:3: EOF while parsing a value, not"),
-            ("a.jsonl", b"{\"text\": \"brew\"}\n[1]\n", "a.jsonl:2: invalid type: sequence, expected a map, not"),
+            (
+                "a.jsonl",
+                b"{\"text\": \"brew\"}\n[1]\n",
+                "a.jsonl:2: invalid type: sequence, expected a map, not",
+            ),
             ("a.jsonl", b"{\"text\": [1]}\n", "a.jsonl:1: `text` is a list or an object"),
             ("a.json", b"[{\"text\": \"brew\"}, ]", "a.json:1: expected value, not"),
             ("a.json", b"[{\"text\": \"brew\"}\n", "a.json: its list does not end"),

@@ -93,7 +93,11 @@ mod tests {
         let find = |text: &str| seen.find(&Text::of(text));
         assert_eq!(find("Brew glowvenom, don't stir!"), Some((Likeness::Exact, 7)));
         assert_eq!(find("brew  GLOWVENOM don't stir"), Some((Likeness::Exact, 8)));
-        for near in ["brew glowvenom dont stir", "\"BREW\nglowvenom\" don’t-stir…", "ｂrew glow\u{200b}venom don't stir"] {
+        for near in [
+            "brew glowvenom dont stir",
+            "\"BREW\nglowvenom\" don’t-stir…",
+            "ｂrew glow\u{200b}venom don't stir",
+        ] {
             assert_eq!(find(near), Some((Likeness::Near, 7)), "{near}");
         }
         for other in ["brew glow venom dont stir", "brew glowvenom", "", "?"] {
