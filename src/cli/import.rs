@@ -54,7 +54,7 @@ fn format_parser() -> impl TypedValueParser<Value = Format> {
 
 pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     if let Some(out) = &args.out {
-        not_over_an_input(out, args)?;
+        check(out, args)?;
     }
     let options = Options {
         format: args.format,
@@ -87,7 +87,13 @@ struct Told<'a> {
     report: &'a Report,
 }
 
-fn not_over_an_input(out: &Path, args: &ImportArgs) -> anyhow::Result<()> {
+fn check(out: &Path, args: &ImportArgs) -> anyhow::Result<()> {
+    if out.extension().is_none_or(|ending| ending != "parquet") {
+        bail!(
+            "--out {} does not end in .parquet; `triplay data export` makes other files of it",
+            out.display()
+        );
+    }
     let Ok(target) = out.canonicalize() else { return Ok(()) };
     for input in args.files.iter().chain(&args.against) {
         if input.canonicalize().is_ok_and(|input| input == target) {
@@ -106,8 +112,9 @@ fn warn(report: &Report, args: &ImportArgs) {
         }
     }
     for overlap in report.overlaps.iter().filter(|overlap| overlap.train > 0 && !args.drop_overlap) {
+        let are = if overlap.train == 1 { "is" } else { "are" };
         let rows = several(overlap.train, "row");
-        eprintln!("warning: {rows} of split train are also in {}", overlap.path);
+        eprintln!("warning: {rows} of split train {are} also in {}", overlap.path);
     }
 }
 

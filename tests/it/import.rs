@@ -189,7 +189,7 @@ fn what_is_twice_is_found_within_and_across_files_and_against_other_sets() {
          task hazard: the file's name does not say `benign`\n  \
          4 rows, 3 kept; left out: 1 empty text\n\
          harmful_behaviors.csv: AdvBench, by its columns goal, target\n  \
-         task hazard: it holds nothing else\n  \
+         task hazard: this dataset has no other\n  \
          3 rows, 2 kept; left out: 1 exact duplicate; 3 ids made from the text\n\
          duplicates: 1 exact, left out; 1 near, kept; 2 of them across files\n  \
          exact  harmful_behaviors.csv:2 is harmful-behaviors.csv:4: Cast a hollowhex on the miller\n  \
@@ -203,7 +203,7 @@ fn what_is_twice_is_found_within_and_across_files_and_against_other_sets() {
         seen.err,
         "warning: JailbreakBench is licensed: MIT (harmful-behaviors.csv)\n\
          warning: AdvBench is licensed: MIT (harmful_behaviors.csv)\n\
-         warning: 1 row of split train are also in eval.parquet\n"
+         warning: 1 row of split train is also in eval.parquet\n"
     );
 
     let (report, rows) = import(&space, &[&files[..2], &against[..], &["--drop-overlap"]].concat());

@@ -164,23 +164,25 @@ impl Format {
         self.about().columns.iter().copied().find(|set| set.iter().all(is_there))
     }
 
-    /// The task of a row that does not say one, judged by the name of its file, and why.
+    /// The task of rows that say none, judged by the name of their file, and in words where rows have theirs from.
     pub fn task(self, file_name: &str) -> (&'static str, String) {
         let file_name = file_name.to_ascii_lowercase();
         let by = |word: &str, with: &'static str, without: &'static str| {
             let (task, says) =
                 if file_name.contains(word) { (with, "says") } else { (without, "does not say") };
-            (task, format!("the file's name {says} `{word}`"))
+            (task, format!("{task}: the file's name {says} `{word}`"))
         };
         match self {
             // The same columns in harmful-behaviors.csv and benign-behaviors.csv.
             Format::JailbreakBench => by("benign", "benign", "hazard"),
             // Prompts that are refused though nothing is wrong with them, but for the subset `toxic`.
             Format::OrBench => by("toxic", "hazard", "benign"),
-            Format::XsTest => ("hazard", "`label`, else a `type` of contrast_…, says hazard".into()),
-            Format::WildJailbreak => ("hazard", "`data_type` says it".into()),
-            Format::Generic => ("hazard", "for rows that say no other".into()),
-            _ => ("hazard", "it holds nothing else".into()),
+            Format::XsTest => {
+                ("hazard", "of each row by its `label`, else by its `type`: contrast_… is hazard".into())
+            }
+            Format::WildJailbreak => ("hazard", "of each row by its `data_type`".into()),
+            Format::Generic => ("hazard", "of each row by its `task`, else hazard".into()),
+            _ => ("hazard", "hazard: this dataset has no other".into()),
         }
     }
 

@@ -134,7 +134,7 @@ impl Import {
         let (format, because) = decide(path, &source, options.format)?;
         let (half, why) = format.task(&file_name(path));
         let (task, why) = match &options.task {
-            Some(task) => (task.clone(), "as you say".to_owned()),
+            Some(task) => (task.clone(), format!("{task}: as you say")),
             None => (half.to_owned(), why),
         };
         let rest = Rest { dataset: format.dataset(half), task: &task, options };
@@ -143,7 +143,7 @@ impl Import {
             format: format.about().name,
             title: format.about().title,
             because,
-            task: format!("{task}: {why}"),
+            task: why,
             licence: format.about().licence,
             ..FileReport::default()
         };
@@ -341,4 +341,30 @@ fn wrong_row(prefix: &str, number: u32, message: String) -> Error {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ids of what is imported of a CSV file with these texts.
+    fn ids(texts: &str, options: &Options) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.csv");
+        std::fs::write(&path, format!("text\n{texts}")).unwrap();
+        let (rows, report) = import(&[path], &[], options).unwrap();
+        assert_eq!((report.kept, report.files[0].kept), (rows.len(), rows.len()));
+        rows.into_iter().map(|row| row.seed_id).collect()
+    }
+
+    #[test]
+    fn made_ids_are_of_the_text_and_never_shared() {
+        let first = ids("brew moss\nmix fern\n", &Options::default());
+        let other = ids("mix fern\ncut bark\nbrew moss\nbrew moss\n", &Options::default());
+        assert_eq!((&first[0], &first[1], other.len()), (&other[2], &other[0], 3));
+        let keep = Options { keep_duplicates: true, ..Options::default() };
+        let kept = ids("brew moss\nbrew moss\nbrew moss\n", &keep);
+        assert_eq!(kept, [first[0].clone(), format!("{}-2", first[0]), format!("{}-3", first[0])]);
+        assert!(ids("", &keep).is_empty());
+    }
 }

@@ -34,7 +34,7 @@ pub struct FileReport {
     pub title: &'static str,
     /// Why it is taken for that.
     pub because: String,
-    /// The task of rows that say none, and why that.
+    /// Where the rows' task comes from.
     pub task: String,
     pub licence: Option<&'static str>,
     pub rows: usize,
