@@ -274,7 +274,7 @@ fn wrong_files_are_said_with_place_and_remedy() {
             "over.csv",
             "text\nbrew moss\n",
             &["--out", "over.csv"],
-            "error: --out over.csv is one of the files",
+            "error: --out over.csv does not end in .parquet",
         ),
         ("torn.jsonl", "{\"text\": \"brew\"}\n{\"te", &[], "error: torn.jsonl:2: EOF while parsing a string"),
     ] {
