@@ -133,7 +133,7 @@ fn tell(report: &Report, args: &ImportArgs) {
         println!("duplicates: {exact} exact, {fate}; {near} near, kept; {across_files} of them across files");
         for (count, what) in [(report.of_another_task, "task"), (report.of_another_split, "split")] {
             if count > 0 {
-                println!("  {count} of the exact ones: the row before is of another {what}");
+                println!("  {count} of them: the row before is of another {what}");
             }
         }
         examples(&report.duplicates);

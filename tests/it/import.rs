@@ -213,9 +213,12 @@ fn what_is_twice_is_found_within_and_across_files_and_against_other_sets() {
     assert_eq!((rows.len(), &report["duplicates"]["exact"]), (6, &1.into()));
 
     // The same text as benign and as hazard, in train and held out.
-    space.write("odd.csv", "text,task,split\nbrew moss,hazard,train\nbrew moss,benign,heldout\n");
+    space.write(
+        "odd.csv",
+        "text,task,split\nbrew moss,hazard,train\nbrew moss,benign,heldout\nBrew moss.,hazard,heldout\n",
+    );
     let (report, _) = import(&space, &["odd.csv"]);
-    assert_eq!((&report["of_another_task"], &report["of_another_split"]), (&1.into(), &1.into()));
+    assert_eq!((&report["of_another_task"], &report["of_another_split"]), (&1.into(), &2.into()));
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Import {
         let Some(own) = own else {
             let dataset = if dataset.is_empty() { "seed" } else { dataset };
             let made = format!("{dataset}/{}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
-            // The same text again: which is first depends on the order of the files, as all else does.
+            // Where a text that is there already is kept, its ids are numbered.
             let numbered = (2..).map(|number| format!("{made}-{number}"));
             let free = std::iter::once(made.clone()).chain(numbered).find(|id| !self.ids.contains_key(id));
             let id = free.unwrap_or(made);
@@ -238,12 +238,10 @@ impl Import {
             let across = at.file != place.file;
             let same_as = self.name(at);
             self.report.duplicates.add(likeness, across, &name, &same_as, &row.text);
-            if likeness == Likeness::Exact {
-                self.report.of_another_task += usize::from(first.task != row.task);
-                self.report.of_another_split += usize::from(first.split != row.split);
-                if !options.keep_duplicates {
-                    return Some(DUPLICATE);
-                }
+            self.report.of_another_task += usize::from(first.task != row.task);
+            self.report.of_another_split += usize::from(first.split != row.split);
+            if likeness == Likeness::Exact && !options.keep_duplicates {
+                return Some(DUPLICATE);
             }
         }
         let mut is_elsewhere = false;

@@ -13,9 +13,9 @@ pub struct Report {
     pub kept: usize,
     /// Rows of the imported files that are the same text as one before.
     pub duplicates: Twins,
-    /// Of the exact ones, those that the first says another task of.
+    /// Of these, those that the first says another task of.
     pub of_another_task: usize,
-    /// Of the exact ones, those that the first puts in another split.
+    /// Of these, those that the first puts in another split: trained on and evaluated with.
     pub of_another_split: usize,
     /// Rows that are also in a set that they were held against.
     pub overlaps: Vec<Overlap>,
