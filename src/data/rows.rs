@@ -243,7 +243,7 @@ row_types! {
         verdict: Option<String>,
         /// Evaluator: the experts' label.
         label: Option<String>,
-        /// How many verdicts behind this row were undetermined.
+        /// How many verdicts behind this row were undetermined, that on the meaning included.
         undetermined: u32,
         sample: Sample,
         at: Position,

@@ -2,11 +2,13 @@
 //! the sandbox world with its oracle. Pure functions; loads no model and reads no dataset.
 
 mod class;
+mod coverage;
 mod diversity;
 mod expand;
 mod experts;
 mod oracle;
 mod pool;
+mod replay;
 mod reward;
 mod role;
 mod vote;
@@ -15,11 +17,15 @@ mod world;
 mod wrap;
 
 pub use class::{Class, label};
-pub use diversity::{BleuReferences, cosine, distinct_n, self_bleu};
+pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
+pub use diversity::{
+    BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
+};
 pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use oracle::Oracle;
-pub use pool::{Eviction, PoolSimilarity, evict};
+pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
+pub use replay::{Posterior, thompson};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,
 };

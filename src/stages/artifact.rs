@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, MetricRow, Origin, Position, Row, Sample, SeedRow};
+use crate::data::{self, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
-use crate::game::{self, Role};
+use crate::game::{self, PoolSimilarity, Role};
 use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
 use crate::rollout::{self, Sampling};
 use crate::store::{Digest, Seed};
@@ -39,6 +39,8 @@ artifact_types! {
     /// Anything with an attack and a response in each row.
     Judgeable: "responses" | "labels";
     Verdicts: "verdicts";
+    /// Words on whether attacks keep their seeds' meaning.
+    Meanings: "meanings";
     Labels: "labels";
     Rewards: "rewards";
     SuccessPool: "pool";
@@ -51,8 +53,19 @@ artifact_types! {
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
 /// Parquet, and those that every run gathers have the columns of metrics.
 pub fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 10] =
-        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "labels", "rewards", "pool"];
+    const DATASETS: [&str; 11] = [
+        "texts",
+        "seeds",
+        "sft",
+        "attacks",
+        "responses",
+        "pairs",
+        "verdicts",
+        "meanings",
+        "labels",
+        "rewards",
+        "pool",
+    ];
     if artifact == "metrics" {
         data::read::<MetricRow>(path)?;
     } else if DATASETS.contains(&artifact) {
@@ -70,6 +83,19 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
         let rows = data::read::<R>(path)?;
         let bytes = std::fs::metadata(path)?.len() as usize * 4;
         Ok((rows, bytes))
+    })
+}
+
+/// The pool of successful attacks, counted and ready to be compared with. `pool` leaves one that only grew in memory.
+pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+    let rows = rows::<PoolRow, _>(context, input)?;
+    context.load(context.input(input)?, |path| {
+        let mut pool = PoolSimilarity::new();
+        rows.iter()
+            .try_for_each(|row| pool.add(&row.text, &row.embedding))
+            .with_context(|| path.display().to_string())?;
+        let bytes = pool.bytes();
+        Ok((pool, bytes))
     })
 }
 
@@ -134,6 +160,23 @@ pub fn publish(
     Ok(())
 }
 
+/// Hands a model's folder on as it is, with the optimizer's state: as hard links where it is in the store.
+pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
+    let (artifact, folder) = (context.input(from)?, context.output(output));
+    let path = &artifact.path;
+    anyhow::ensure!(path.is_dir(), "{}: only a folder with a model can be trained", path.display());
+    std::fs::create_dir(&folder)?;
+    for entry in std::fs::read_dir(path)? {
+        let (file, to) = entry.map(|entry| (entry.path(), folder.join(entry.file_name())))?;
+        let linked = context.is_blob(from) && std::fs::hard_link(&file, &to).is_ok();
+        // A folder within is no part of a model.
+        if !linked && file.is_file() {
+            std::fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Where the pipeline computes.
 pub fn compute(context: &Context) -> anyhow::Result<Compute> {
     let numerics = context.numerics();
@@ -188,6 +231,9 @@ pub fn sample(
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
     let Player { model, role, chat, sampling } = *player;
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
     let checkpoint = self::model(context, model)?;
     let tokenizer = &checkpoint.tokenizer;
     if chat {

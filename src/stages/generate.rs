@@ -17,7 +17,7 @@ pub struct Generate {
     model: Input<Model>,
     /// The seeds to draw from.
     data: Input<Seeds>,
-    /// How many seeds to draw.
+    /// How many seeds to draw; 0 makes no attacks.
     prompts: usize,
     /// Attacks for each seed; they are one group of GRPO.
     #[serde(default = "one")]
@@ -60,8 +60,8 @@ impl Stage for Generate {
         Kind { name: "generate", version: 2, outputs: &[Output::new("attacks", "attacks")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.prompts == 0 || self.group == 0 {
-            return Err("`prompts` and `group` are at least 1".into());
+        if self.group == 0 {
+            return Err("`group` is at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         Prompt::asked(Role::Attacker, &self.prompt, self.chat)

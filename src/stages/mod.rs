@@ -9,6 +9,7 @@ mod exec;
 mod generate;
 mod judge;
 mod pool;
+mod replay;
 mod respond;
 mod reward;
 mod sandbox;
@@ -38,6 +39,7 @@ pub fn registry() -> Registry {
         .with::<collect::Collect>()
         .with::<reward::Reward>()
         .with::<pool::Pool>()
+        .with::<replay::Replay>()
         .with::<update::Update>()
         .with::<evaluate::Evaluate>()
         .with::<exec::Exec>()

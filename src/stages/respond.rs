@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Player};
 use crate::data::{self, AttackRow, ResponseRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use crate::engine::{CheckError, Context, Input, Inputs, Kind, Output, Stage};
 use crate::game::{Prompt, Role};
 use crate::rollout::Sampling;
 
@@ -15,8 +15,9 @@ use crate::rollout::Sampling;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
-    /// The attacks to answer.
-    data: Input<Attacks>,
+    /// The attacks to answer: a dataset, or a list of them. Those of the first keep their numbers, the others are
+    /// numbered on.
+    data: Inputs<Attacks>,
     /// The defense models, each with its weight in the attacker's reward.
     models: Vec<Defense>,
     /// Benign prompts to mix in; none by default.
@@ -43,7 +44,8 @@ struct Defense {
     /// What it is called in datasets; each model has another name.
     #[serde(default = "default_name")]
     name: String,
-    /// w_i: what breaking this model counts in the attacker's reward.
+    /// w_i: what breaking this model counts in the attacker's reward. The weights add up to 1; a model of weight 0 is
+    /// not asked.
     #[serde(default = "default_weight")]
     weight: f64,
     /// Whether the prompt is the user's message in the model's chat template.
@@ -87,7 +89,7 @@ fn default_prompt() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 2,
+        version: 3,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
     };
@@ -95,6 +97,9 @@ impl Stage for Respond {
     fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {
             return Err("needs at least one model, and `group` of at least 1".into());
+        }
+        if self.data.iter().next().is_none() {
+            return Err(CheckError::at("data", "`data` has at least one dataset of attacks"));
         }
         for (index, defense) in self.models.iter().enumerate() {
             if self.models[..index].iter().any(|other| other.name == defense.name) {
@@ -109,6 +114,15 @@ impl Stage for Respond {
         if self.models.iter().all(|defense| defense.weight == 0.0) {
             return Err(CheckError::at("models", "of the models' weights one is above 0"));
         }
+        let sum: f64 = self.models.iter().map(|defense| defense.weight).sum();
+        if self.models.len() > 1 && (sum - 1.0).abs() > 1e-6 {
+            let message = format!(
+                "the weights of the models add up to {}, not 1: divide each by that, so that the attacker's success \
+                 is a share",
+                (sum * 1e6).round() / 1e6
+            );
+            return Err(CheckError::at("models", message));
+        }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         Prompt::parse(Role::Defender, &self.prompt)
             .map(|_| ())
@@ -119,7 +133,7 @@ impl Stage for Respond {
         let attacks = self.attacks(context)?;
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
-        for (index, defense) in self.models.iter().enumerate() {
+        for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             let asked: Vec<&AttackRow> =
                 attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
             let prompt = Prompt::asked(Role::Defender, &self.prompt, defense.chat)?;
@@ -154,9 +168,16 @@ impl Stage for Respond {
 }
 
 impl Respond {
-    /// The attacks, then the benign prompts drawn for this node, numbered on.
+    /// The attacks of all datasets, then the benign prompts drawn for this node, numbered on.
     fn attacks(&self, context: &Context) -> anyhow::Result<Vec<AttackRow>> {
-        let mut attacks = artifact::rows::<AttackRow, _>(context, &self.data)?.to_vec();
+        let mut attacks: Vec<AttackRow> = Vec::new();
+        for (index, data) in self.data.iter().enumerate() {
+            let rows = artifact::rows::<AttackRow, _>(context, data)?;
+            match index {
+                0 => attacks.extend(rows.iter().cloned()),
+                _ => number_on(&mut attacks, rows.iter()),
+            }
+        }
         if let Some(benign) = &self.benign {
             let pool = artifact::rows::<AttackRow, _>(context, &benign.data)?;
             let pool: Vec<&AttackRow> = pool.iter().filter(|row| row.origin.split == benign.split).collect();
@@ -166,15 +187,16 @@ impl Respond {
                 benign.data.text(),
                 benign.split
             );
-            let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
             let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
-            for (number, index) in drawn.into_iter().enumerate() {
-                attacks.push(AttackRow {
-                    attack_id: first.saturating_add(number as u32),
-                    ..pool[index].clone()
-                });
-            }
+            number_on(&mut attacks, drawn.into_iter().map(|index| pool[index]));
         }
         Ok(attacks)
     }
+}
+
+/// Adds attacks with numbers that none has yet.
+fn number_on<'a>(attacks: &mut Vec<AttackRow>, more: impl Iterator<Item = &'a AttackRow>) {
+    let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
+    let numbers = (0..).map(|number| first.saturating_add(number));
+    attacks.extend(more.zip(numbers).map(|(row, attack_id)| AttackRow { attack_id, ..row.clone() }));
 }
