@@ -113,6 +113,9 @@ struct FileArgs {
     /// Run this ablation of the pipeline; may be repeated, `all` is all of them
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
+    /// Run it once with each of these seeds, side by side [default: the file's]
+    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    seeds: Vec<u64>,
 }
 
 #[derive(Args, Clone)]
@@ -194,7 +197,7 @@ struct RunsListArgs {
 
 #[derive(Args)]
 struct RunsShowArgs {
-    /// A run's name, the beginning of it, or `latest`; RUN@ABLATION for one ablation of it
+    /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
     #[arg(default_value = "latest")]
     run: String,
     /// Print one JSON object, with all nodes

@@ -3,6 +3,7 @@
 
 mod grammar;
 mod scheduling;
+mod variants;
 
 use std::fs;
 use std::path::Path;

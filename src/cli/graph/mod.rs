@@ -40,6 +40,7 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
         settings: &args.pipeline.settings,
         ablations: &args.pipeline.ablations,
+        seeds: &args.pipeline.seeds,
         ..LoadOptions::default()
     };
     let (file, registry) = (&args.pipeline.file, stages::registry());

@@ -34,11 +34,16 @@ pub enum Draft<'a> {
         spec: &'a LoopSpec,
         repeat: usize,
         keep: Keep,
+        carry: Vec<Entry<'a>>,
         body: Vec<Draft<'a>>,
+        next: Vec<Entry<'a>>,
     },
     /// Of unknown kind or with a broken matrix: what refers to it is not checked.
     Broken(&'a Key),
 }
+
+/// Of a loop's `carry` or `next`, with parameters put in.
+pub type Entry<'a> = (&'a Key, Tree);
 
 pub struct StageDraft<'a> {
     pub spec: &'a StageSpec,
@@ -152,7 +157,16 @@ impl Decoder<'_> {
         let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
-        Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }
+        let carry = self.entries(&spec.carry, around);
+        let next = self.entries(&spec.next, &labels);
+        Draft::Loop { spec, repeat, keep, carry, body: self.decode_all(&spec.stages, &labels), next }
+    }
+
+    fn entries<'i>(&self, entries: &'i [(Key, Tree)], labels: &Labels) -> Vec<Entry<'i>> {
+        let substitution = self.substitute(&[], labels);
+        let value =
+            |tree: &Tree| substitution.apply(tree).unwrap_or(Tree { value: Value::Broken, at: tree.at });
+        entries.iter().map(|(key, tree)| (key, value(tree))).collect()
     }
 
     fn keep(&self, tree: &Tree) -> Option<Keep> {

@@ -1,7 +1,7 @@
 //! A pipeline to look at: stages and what feeds them, with each loop once or written out. Runs nothing, and
 //! does not read the files that the pipeline names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use super::LoadOptions;
@@ -89,12 +89,14 @@ pub enum EdgeRole {
     Result(String),
 }
 
-/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own.
+/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own, whatever the seeds.
 pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
     let compiled = super::compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
     let mut folding = Folding::new(&compiled.outside);
     folding.outline.pipeline = compiled.name.clone();
-    for (program, variant) in &compiled.programs {
+    let mut drawn = HashSet::new();
+    for (program, variant) in compiled.programs.iter().filter(|(_, variant)| drawn.insert(&variant.ablation))
+    {
         let frame = variant.ablation.as_ref().map(|name| folding.outline.add_frame(name.clone(), None, None));
         folding.steps(&program.steps, &mut vec![Scope::default()], frame);
     }

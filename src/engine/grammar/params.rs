@@ -14,21 +14,27 @@ use super::tree::{Key, Tree, Value};
 pub type Params = BTreeMap<String, Tree>;
 
 /// Why a value cannot stand in for the declared one.
-struct Misfit {
+pub struct Misfit {
     at: At,
     message: String,
     help: Option<String>,
+}
+
+impl Misfit {
+    pub fn report(self, errors: &Errors) {
+        let error = errors.error(self.at, self.message);
+        errors.add::<()>(match self.help {
+            Some(help) => error.help(help),
+            None => error,
+        });
+    }
 }
 
 /// Puts the values of an ablation in the place of the declared ones.
 pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
-            let error = errors.error(misfit.at, misfit.message);
-            errors.add::<()>(match misfit.help {
-                Some(help) => error.help(help),
-                None => error,
-            });
+            misfit.report(errors);
         }
     }
 }
@@ -62,7 +68,7 @@ pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
 }
 
 /// Puts a value in the place of the declared one at a dotted path.
-fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
+pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
     let mut steps = path.name.split('.');
     let first = steps.next().unwrap_or_default();
     let names: Vec<&str> = params.keys().map(String::as_str).collect();
@@ -152,10 +158,15 @@ impl Substitution<'_> {
     /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was
     /// wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
+        self.walk(tree, true)
+    }
+
+    /// Of the value of a parameter (not `typed`) only the variants are put in: a `$` in it is just that.
+    fn walk(&self, tree: &Tree, typed: bool) -> Option<Tree> {
         let value = match &tree.value {
-            Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
+            Value::Text(text) if typed && text.contains('$') => self.text(text, tree.at)?,
             Value::List(items) => {
-                let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
+                let items: Vec<Option<Tree>> = items.iter().map(|item| self.walk(item, typed)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
                 let mut list = Vec::with_capacity(items.len());
                 for item in items {
@@ -167,8 +178,10 @@ impl Substitution<'_> {
                 Value::List(list)
             }
             Value::Map(entries) => {
-                let entries: Vec<Option<(Key, Tree)>> =
-                    entries.iter().map(|(key, value)| Some((key.clone(), self.apply(value)?))).collect();
+                let entries: Vec<Option<(Key, Tree)>> = entries
+                    .iter()
+                    .map(|(key, value)| Some((key.clone(), self.walk(value, typed)?)))
+                    .collect();
                 let mut map = Vec::with_capacity(entries.len());
                 for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
                     match self.variants(&value)? {
@@ -231,9 +244,8 @@ impl Substitution<'_> {
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
         if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
-            let value = self.lookup(path, at)?;
-            self.count_all(value, at)?;
-            return Some(value.clone());
+            let value = self.lookup(path, at)?.clone();
+            return self.walk(&Tree { value, at }, false).map(|tree| tree.value);
         }
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
@@ -247,15 +259,6 @@ impl Substitution<'_> {
             rest = after;
         }
         Some(Value::Text(out + rest))
-    }
-
-    fn count_all(&self, value: &Value, at: At) -> Option<()> {
-        self.count(value, at)?;
-        match value {
-            Value::List(items) => items.iter().try_for_each(|item| self.count_all(&item.value, at)),
-            Value::Map(entries) => entries.iter().try_for_each(|(_, value)| self.count_all(&value.value, at)),
-            _ => Some(()),
-        }
     }
 
     /// The value of `name` or `name.key.key`.
