@@ -2,6 +2,7 @@
 //! `grammar`.
 
 mod grammar;
+mod rounds;
 mod scheduling;
 mod variants;
 

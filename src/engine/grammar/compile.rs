@@ -1,9 +1,7 @@
 //! The second pass, to what is meant: references resolved to outputs of the right type, siblings put in an
 //! order in which they can run. Done once for each stage of the file, however often a loop repeats it.
 //!
-//! Names end here. What they stand for is a place in the frame of a scope, which [`super::unroll`] fills
-//! round by round: the nodes of a scope in the order of its steps, and its carried values followed by what
-//! the loops in it come to.
+//! Names end here. What they stand for is a place in the frame of a [`scope`](super::scope).
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -184,7 +182,7 @@ impl Compiler<'_> {
                 }
                 Draft::Loop { spec, repeat, keep, carry, body, next } => {
                     let (step, binding) = self.resolve_loop(spec, repeat, keep, (carry, body, next), &scope);
-                    scope.values += spec.carry.len();
+                    scope.results += spec.carry.len();
                     scope.bind(&spec.name.name, binding);
                     steps.push(Step::Loop(step));
                 }
@@ -275,7 +273,7 @@ impl Compiler<'_> {
         let name = spec.name.name.clone();
         let names = results.iter().map(|(name, _)| (*name).to_owned()).collect();
         let step = LoopStep { name, repeat, keep, names, carry, steps, next };
-        (step, Binding::Loop { first: scope.values, results })
+        (step, Binding::Loop { first: scope.results, repeat, results })
     }
 
     /// An entry of `carry` or `next`.

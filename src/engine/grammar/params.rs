@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::budget::{Budget, VALUE};
-use super::decode::Labels;
+use super::decode::{Labels, Several};
 use super::diagnostic::{Diagnostic, Errors, suggestion};
 use super::reference::{Reference, is_name};
 use super::source::At;
@@ -155,7 +155,7 @@ pub struct Substitution<'a> {
 
 impl Substitution<'_> {
     /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was
+    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants or rounds. `None` where something was
     /// wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
         self.walk(tree, true)
@@ -170,9 +170,9 @@ impl Substitution<'_> {
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
                 let mut list = Vec::with_capacity(items.len());
                 for item in items {
-                    match self.variants(&item)? {
-                        variants if variants.is_empty() => list.push(item),
-                        variants => list.extend(variants.into_iter().map(|(_, variant)| variant)),
+                    match self.several(&item)? {
+                        None => list.push(item),
+                        Some(several) => list.extend(several.into_iter().map(|(_, one)| one)),
                     }
                 }
                 Value::List(list)
@@ -184,12 +184,12 @@ impl Substitution<'_> {
                     .collect();
                 let mut map = Vec::with_capacity(entries.len());
                 for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
-                    match self.variants(&value)? {
-                        variants if key.name.contains('*') && !variants.is_empty() => {
-                            for (label, variant) in variants {
+                    match self.several(&value)? {
+                        Some(several) if key.name.contains('*') => {
+                            for (label, variant) in several {
                                 let longer = key.name.len().saturating_mul(label.len());
                                 self.budget.take(self.errors, key.at, longer)?;
-                                map.push((Key { name: key.name.replace('*', label), at: key.at }, variant));
+                                map.push((Key { name: key.name.replace('*', &label), at: key.at }, variant));
                             }
                         }
                         _ => map.push((key, value)),
@@ -222,24 +222,30 @@ impl Substitution<'_> {
         self.budget.take(self.errors, at, VALUE + text)
     }
 
-    /// The variants that `stage[*].output` matches, each with its label; none of anything else.
-    fn variants(&self, item: &Tree) -> Option<Vec<(&str, Tree)>> {
-        let mut variants = Vec::new();
-        if let Value::Text(text) = &item.value
-            && text.contains('*')
-            && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
-        {
-            let output = output.map_or(String::new(), |output| format!(".{output}"));
-            for label in self.labels.of(&name) {
-                self.budget.take(self.errors, item.at, label.len())?;
-                if matches(&pattern, label) {
-                    let value = Value::Text(format!("{name}[{label}]{output}"));
-                    self.count(&value, item.at)?;
-                    variants.push((label, Tree { value, at: item.at }));
-                }
+    /// What `stage[*].output` or `loop[*].value` stands for, each with its label. The inner `None` is of anything else,
+    /// and of what no variant matches.
+    fn several(&self, item: &Tree) -> Option<Option<Vec<(String, Tree)>>> {
+        let Value::Text(text) = &item.value else { return Some(None) };
+        if !text.contains('*') {
+            return Some(None);
+        }
+        let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
+            return Some(None);
+        };
+        let Some(several) = self.labels.of(&name) else { return Some(None) };
+        let output = output.map_or(String::new(), |output| format!(".{output}"));
+        let mut found = Vec::new();
+        for label in several.labels() {
+            self.budget.take(self.errors, item.at, label.len())?;
+            if matches(&pattern, &label) {
+                let value = Value::Text(format!("{name}[{label}]{output}"));
+                self.count(&value, item.at)?;
+                found.push((label.into_owned(), Tree { value, at: item.at }));
             }
         }
-        Some(variants)
+        // Of no rounds there is nothing; of variants there always is, so that here the labels are wrong.
+        let nothing_is_meant = matches!(several, Several::Rounds(_)) && pattern == "*";
+        Some(Some(found).filter(|found| nothing_is_meant || !found.is_empty()))
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
