@@ -10,11 +10,13 @@ mod pool;
 mod reward;
 mod role;
 mod vote;
+mod warmup;
 mod world;
+mod wrap;
 
 pub use class::{Class, label};
 pub use diversity::{BleuReferences, cosine, distinct_n, self_bleu};
-pub use expand::{SeedSpec, Split, Task, WarmupRow, WrappedPrompt};
+pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, evict};
@@ -23,4 +25,6 @@ pub use reward::{
 };
 pub use role::{Prompt, PromptError, Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};
+pub use warmup::{KEPT, LOST, WarmupRow};
 pub use world::{World, WorldError};
+pub use wrap::WrappedPrompt;
