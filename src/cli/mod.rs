@@ -17,6 +17,7 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod results;
 mod runs;
 mod schema;
 mod show;
@@ -45,6 +46,9 @@ enum Command {
     /// Look at runs, compare and remove them
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Many seeds and ablations together, as a table and as curves
+    #[command(subcommand)]
+    Results(results::ResultsCommand),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -310,6 +314,7 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
+        Command::Results(command) => results::command(&command),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),

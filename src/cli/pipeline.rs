@@ -209,17 +209,25 @@ fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> anyhow::Re
     Ok(metrics)
 }
 
-/// One table for each ablation and seed, or the one of the pipeline as it stands.
+/// The evaluations of each ablation, or of the pipeline as it stands; of several seeds what they come to together. And who
+/// broke whom, where checkpoints met.
 fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     let mut text = String::new();
+    if graph.variants.iter().any(|variant| variant.seed.is_some()) {
+        let measures = analysis::usual(metrics);
+        if !measures.is_empty() {
+            text += &analysis::summarise(&[metrics.to_vec()], measures).text();
+        }
+        return text + &analysis::matrix(metrics);
+    }
     for variant in &graph.variants {
-        let Some(name) = variant.name() else { return analysis::table(metrics) };
-        let prefix = format!("{name}/");
+        let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         let own: Vec<RunMetricRow> =
             metrics.iter().filter(|row| row.node.starts_with(&prefix)).cloned().collect();
-        let table = analysis::table(&own);
+        let table = analysis::table(&own) + &analysis::matrix(&own);
         if !table.is_empty() {
-            text += &format!("\n== {name}{table}");
+            text += &variant.name().map_or(String::new(), |name| format!("\n== {name}"));
+            text += &table;
         }
     }
     text

@@ -7,6 +7,7 @@ mod expand;
 mod experts;
 mod oracle;
 mod pool;
+mod rates;
 mod reward;
 mod role;
 mod vote;
@@ -20,6 +21,7 @@ pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, evict};
+pub use rates::{Outcome, Rate, Rates, Verdict, cohens_kappa};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,
 };
