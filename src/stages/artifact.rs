@@ -40,6 +40,7 @@ artifact_types! {
     Judgeable: "responses" | "labels";
     Verdicts: "verdicts";
     Labels: "labels";
+    Meanings: "meanings";
     Rewards: "rewards";
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.

@@ -10,6 +10,7 @@ mod graph;
 mod layers;
 mod models;
 mod parity;
+mod results;
 mod run;
 mod schema;
 mod space;
