@@ -19,6 +19,7 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod results;
 mod runs;
 mod schema;
 mod show;
@@ -47,6 +48,9 @@ enum Command {
     /// Look at runs, compare and remove them
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Many seeds and ablations together, as a table and as curves
+    #[command(subcommand)]
+    Results(results::ResultsCommand),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -115,6 +119,9 @@ struct FileArgs {
     /// Run this ablation of the pipeline; may be repeated, `all` is all of them
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
+    /// Run it once with each of these seeds, side by side [default: the file's]
+    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    seeds: Vec<u64>,
 }
 
 #[derive(Args, Clone)]
@@ -196,7 +203,7 @@ struct RunsListArgs {
 
 #[derive(Args)]
 struct RunsShowArgs {
-    /// A run's name, the beginning of it, or `latest`; RUN@ABLATION for one ablation of it
+    /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
     #[arg(default_value = "latest")]
     run: String,
     /// Print one JSON object, with all nodes
@@ -313,6 +320,7 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
+        Command::Results(command) => results::command(&command),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),

@@ -8,6 +8,7 @@ mod expand;
 mod experts;
 mod oracle;
 mod pool;
+mod rates;
 mod replay;
 mod reward;
 mod role;
@@ -25,6 +26,7 @@ pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
+pub use rates::{Outcome, Rate, Rates, Verdict, cohens_kappa};
 pub use replay::{Posterior, thompson};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,

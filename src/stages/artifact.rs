@@ -42,6 +42,7 @@ artifact_types! {
     /// Words on whether attacks keep their seeds' meaning.
     Meanings: "meanings";
     Labels: "labels";
+    Meanings: "meanings";
     Rewards: "rewards";
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.

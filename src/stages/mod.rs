@@ -1,13 +1,15 @@
-//! The stage kinds, one file each (`exec` has a folder). A stage decodes its parameters, calls the layers below and declares its
+//! The stage kinds, one file each (`evaluate` and `exec` have folders). A stage decodes its parameters, calls the layers below and declares its
 //! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
 //! [`registry`].
 
 mod artifact;
 mod collect;
+mod cross_play;
 mod evaluate;
 mod exec;
 mod generate;
 mod judge;
+mod measure;
 mod pool;
 mod replay;
 mod respond;
@@ -15,6 +17,7 @@ mod reward;
 mod sandbox;
 mod sft;
 mod tokenizer;
+mod trial;
 mod update;
 mod vote;
 
@@ -42,5 +45,7 @@ pub fn registry() -> Registry {
         .with::<replay::Replay>()
         .with::<update::Update>()
         .with::<evaluate::Evaluate>()
+        .with::<measure::Measure>()
+        .with::<cross_play::CrossPlay>()
         .with::<exec::Exec>()
 }

@@ -13,6 +13,7 @@ mod layers;
 mod method;
 mod models;
 mod parity;
+mod results;
 mod run;
 mod schema;
 mod space;
