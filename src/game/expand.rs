@@ -5,7 +5,8 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
-use super::role::{Prompt, PromptError, Role};
+use super::prompt::{Prompt, PromptError, Question};
+use super::role::Role;
 use super::world::{Profile, Technique, World};
 use crate::store::Seed;
 
@@ -332,9 +333,9 @@ impl<'a> Examples<'a> {
             benign: of(Task::Benign),
             arithmetic: of(Task::Arithmetic),
             techniques: world.technique_names(),
-            attacker: Prompt::of(Role::Attacker)?,
-            defender: Prompt::of(Role::Defender)?,
-            evaluator: Prompt::of(Role::Evaluator)?,
+            attacker: Prompt::of(Role::Attacker, false)?,
+            defender: Prompt::of(Role::Defender, false)?,
+            evaluator: Prompt::of(Role::Evaluator, false)?,
         })
     }
 
@@ -342,7 +343,7 @@ impl<'a> Examples<'a> {
         let benign = self.random.random::<f64>() < self.world.warmup.attacker.benign;
         let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
         let wrapped = self.wrapped(&seed, Phrasings::Known);
-        let prompt = self.attacker.render(&[&seed.text])?;
+        let prompt = self.attacker.render(&Question { seed: &seed.text, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
     }
 
@@ -368,7 +369,7 @@ impl<'a> Examples<'a> {
             };
             (wrapped.text, self.world.response(&seed, class, &mut self.random))
         };
-        let prompt = self.defender.render(&[&prompt])?;
+        let prompt = self.defender.render(&Question { prompt: &prompt, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
     }
 
@@ -395,7 +396,11 @@ impl<'a> Examples<'a> {
         };
         let noisy = self.random.random::<f64>() < shares.label_noise;
         let label = if noisy { *pick(&Class::ALL, &mut self.random) } else { class };
-        let prompt = self.evaluator.render(&[&wrapped.text, &response])?;
+        let prompt = self.evaluator.render(&Question {
+            prompt: &wrapped.text,
+            response: &response,
+            ..Question::default()
+        })?;
         Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
     }
 

@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Pairs, Player, Seeds, World};
+use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
+use super::asking::Asking;
 use crate::data::{self, AttackRow, MetricRow, PairRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Prompt, Role, label};
+use crate::game::{self, Class, Question, Role, label};
 use crate::rollout::Sampling;
 
 /// Evaluates all three roles on what reinforcement learning never saw, with the oracle as the judge.
@@ -140,12 +141,10 @@ impl Evaluation<'_> {
         let chosen: Vec<&SeedRow> =
             hazards.flat_map(|seed| std::iter::repeat_n(seed, self.stage.group)).collect();
         anyhow::ensure!(!chosen.is_empty(), "`{}` has no held-out hazards", self.stage.seeds.text());
-        let prompt = Prompt::of(Role::Attacker)?;
-        let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
         let stage = self.stage;
-        let (model, sampling) = (&stage.attacker, &stage.sampling);
-        let player = Player { model, role: Role::Attacker, chat: false, sampling };
-        let samples = artifact::sample(context, &player, prompts, "attacks")?;
+        let asking = Asking::plainly(Role::Attacker, &stage.attacker, &stage.sampling);
+        let questions = chosen.iter().map(|seed| Question { seed: &seed.text, ..Question::default() });
+        let samples = samples(context, &asking, questions, "attacks")?;
         let attacks: Vec<AttackRow> = chosen
             .iter()
             .zip(samples)
@@ -238,11 +237,9 @@ impl Evaluation<'_> {
         sampling: &Sampling,
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
-        let prompt = Prompt::of(Role::Defender)?;
-        let prompts =
-            attacks.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
-        let player = Player { model, role: Role::Defender, chat: false, sampling };
-        artifact::sample(context, &player, prompts, what)
+        let asking = Asking::plainly(Role::Defender, model, sampling);
+        let questions = attacks.iter().map(|attack| Question { prompt: &attack.text, ..Question::default() });
+        samples(context, &asking, questions, what)
     }
 
     fn judge(
@@ -251,15 +248,11 @@ impl Evaluation<'_> {
         pairs: &[(&str, &str)],
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
-        let prompt = Prompt::of(Role::Evaluator)?;
-        let prompts = pairs
-            .iter()
-            .map(|(attack, response)| prompt.render(&[attack, response]))
-            .collect::<Result<_, _>>()?;
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
-        let (model, sampling) = (&self.stage.evaluator, &sampling);
-        let player = Player { model, role: Role::Evaluator, chat: false, sampling };
-        artifact::sample(context, &player, prompts, what)
+        let asking = Asking::plainly(Role::Evaluator, &self.stage.evaluator, &sampling);
+        let questions =
+            pairs.iter().map(|&(prompt, response)| Question { prompt, response, ..Question::default() });
+        samples(context, &asking, questions, what)
     }
 
     /// The evaluator on the fresh pairs.
@@ -337,16 +330,7 @@ impl Evaluation<'_> {
             .iter()
             .filter(|seed| seed.task == "arithmetic")
             .enumerate()
-            .map(|(index, seed)| AttackRow {
-                attack_id: index as u32,
-                origin: artifact::origin(seed),
-                technique: None,
-                group: index as u32,
-                text: seed.text.clone(),
-                answer: seed.answer.clone(),
-                sample: Sample::template(&seed.text),
-                at: self.at.clone(),
-            })
+            .map(|(index, seed)| artifact::prompt(index, seed, self.at.clone()))
             .collect();
         for (metric, prompts) in [("benign_accuracy", benign), ("arithmetic_accuracy", questions)] {
             let samples = self.answer(context, &self.stage.defender, &prompts, &self.greedy, metric)?;
@@ -358,6 +342,17 @@ impl Evaluation<'_> {
         }
         Ok(())
     }
+}
+
+/// One completion for each question.
+fn samples<'a>(
+    context: &mut Context,
+    asking: &Asking,
+    questions: impl Iterator<Item = Question<'a>>,
+    what: &str,
+) -> anyhow::Result<Vec<Sample>> {
+    let questions: Vec<Option<Question>> = questions.map(Some).collect();
+    Ok(asking.ask(context, &questions, what)?.into_iter().map(|reply| reply.sample).collect())
 }
 
 fn keeps_meaning(attack: &AttackRow) -> bool {

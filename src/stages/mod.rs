@@ -1,13 +1,16 @@
-//! The stage kinds, one file each (`exec` has a folder). A stage decodes its parameters, calls the layers below and declares its
+//! The stage kinds, one file each (`exec` has a folder, and so has how models are asked). A stage decodes its parameters, calls the layers below and declares its
 //! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
 //! [`registry`].
 
 mod artifact;
+mod asking;
 mod collect;
+mod empty;
 mod evaluate;
 mod exec;
 mod generate;
 mod judge;
+mod meaning;
 mod pool;
 mod respond;
 mod reward;
@@ -34,10 +37,12 @@ pub fn registry() -> Registry {
         .with::<generate::Generate>()
         .with::<respond::Respond>()
         .with::<judge::Judge>()
+        .with::<meaning::Meaning>()
         .with::<vote::Vote>()
         .with::<collect::Collect>()
         .with::<reward::Reward>()
         .with::<pool::Pool>()
+        .with::<empty::Empty>()
         .with::<update::Update>()
         .with::<evaluate::Evaluate>()
         .with::<exec::Exec>()
