@@ -107,7 +107,7 @@ impl Prompt {
             .undeclared_variables(false);
         let known = [role.asked_about(), role.told_of()].concat();
         if let Some(unknown) = used.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(fail(format!("there is no `{unknown}`; it can use {}", known.join(" and "))));
+            return Err(fail(format!("there is no `{unknown}`; it can use {}", known.join(", "))));
         }
         let mut used: Vec<String> = used.into_iter().collect();
         used.sort();
@@ -146,7 +146,7 @@ mod tests {
         let error = parse(Role::Evaluator, "{{ promt }}").err().unwrap();
         assert_eq!(
             error,
-            "the evaluator's prompt template `{{ promt }}`: there is no `promt`; it can use prompt and response and seed"
+            "the evaluator's prompt template `{{ promt }}`: there is no `promt`; it can use prompt, response, seed"
         );
         let error = parse(Role::Attacker, "hello").err().unwrap();
         assert_eq!(

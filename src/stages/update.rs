@@ -46,7 +46,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 3,
+        version: 4,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
@@ -130,6 +130,7 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     mean("reward", rows.iter().map(|row| row.reward).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
     mean("finished", rows.iter().map(|row| f64::from(u8::from(row.sample.finished))).collect());
+    mean("empty", rows.iter().map(|row| f64::from(u8::from(row.text.is_empty()))).collect());
     type Component = fn(&RewardRow) -> Option<f64>;
     let components: [(&str, Component); 6] = [
         ("attack_success", |row| row.attack_success),

@@ -160,6 +160,9 @@ fn of_world(context: &Context, world: &Input<World>, pairs: &[&PairRow]) -> anyh
     // An expert's opinion of a pair does not depend on when it is asked.
     let seed = Seed::from_u64(0).child("experts");
     let ballot = |pair: &&PairRow| {
+        if pair.response.is_empty() {
+            return Ok(Ballot::default());
+        }
         let Some(truth) = oracle.class(&pair.origin.seed_id, &pair.response) else {
             anyhow::bail!("the world of `{}` has no seed `{}`", world.text(), pair.origin.seed_id);
         };

@@ -7,6 +7,7 @@ mod docs;
 mod exec;
 mod frozen;
 mod graph;
+mod huggingface;
 mod layers;
 mod models;
 mod parity;
