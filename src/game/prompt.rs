@@ -86,7 +86,7 @@ impl Prompt {
             }
         };
         let reason = format!(
-            "`chat` needs a `prompt` in words, such as \"{example}\": the default has the sandbox's marks"
+            "`chat: true` needs a `prompt` in words, such as \"{example}\": the default has the sandbox's marks"
         );
         Err(PromptError { role, part: "prompt", shown: format!("`{template}`"), reason })
     }

@@ -17,7 +17,7 @@ use super::params::Params;
 use super::scope::{Artifact, Binding, Link, Scope};
 use super::source::At;
 use super::spec::{LoopSpec, Pipeline};
-use super::tree::{Tree, Value};
+use super::tree::{Key, Tree, Value};
 use crate::engine::graph::{Call, Numerics};
 use crate::engine::input::Origin;
 use crate::engine::stage::{Kind, Registry};
@@ -182,8 +182,8 @@ impl Compiler<'_> {
                     scope.bind(name, binding);
                     steps.push(Step::Stage(step));
                 }
-                Draft::Loop { spec, repeat, keep, body } => {
-                    let (step, binding) = self.resolve_loop(spec, repeat, keep, body, &scope);
+                Draft::Loop { spec, repeat, keep, carry, body } => {
+                    let (step, binding) = self.resolve_loop(spec, repeat, keep, carry, body, &scope);
                     scope.values += spec.carry.len();
                     scope.bind(&spec.name.name, binding);
                     steps.push(Step::Loop(step));
@@ -244,12 +244,13 @@ impl Compiler<'_> {
         spec: &'s LoopSpec,
         repeat: usize,
         keep: Keep,
+        entering: Vec<(&'s Key, Option<Tree>)>,
         body: Vec<Draft<'s>>,
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
         let (mut carry, mut results) = (Vec::new(), Vec::<(&str, Artifact)>::new());
-        for (key, tree) in &spec.carry {
-            let (link, artifact) = self.entry(tree, scope).unzip();
+        for (key, tree) in entering {
+            let (link, artifact) = tree.and_then(|tree| self.entry(&tree, scope)).unzip();
             carry.extend(link);
             results.push((&key.name, artifact.flatten()));
         }

@@ -34,6 +34,8 @@ pub enum Draft<'a> {
         spec: &'a LoopSpec,
         repeat: usize,
         keep: Keep,
+        /// What goes into the first round, by name; none where it was wrong, which is reported.
+        carry: Vec<(&'a Key, Option<Tree>)>,
         body: Vec<Draft<'a>>,
     },
     /// Of unknown kind or with a broken matrix: what refers to it is not checked.
@@ -150,9 +152,11 @@ impl Decoder<'_> {
         };
         let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
         let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
+        let substitution = self.substitute(&[], around);
+        let carry = spec.carry.iter().map(|(key, tree)| (key, substitution.apply(tree))).collect();
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
-        Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }
+        Draft::Loop { spec, repeat, keep, carry, body: self.decode_all(&spec.stages, &labels) }
     }
 
     fn keep(&self, tree: &Tree) -> Option<Keep> {

@@ -98,7 +98,7 @@ fn free_names(draft: &Draft) -> Vec<(String, At)> {
                 .filter_map(|(found, at)| Some((name(&found.origin)?, *at)))
                 .collect()
         }
-        Draft::Loop { spec, body, .. } => {
+        Draft::Loop { spec, carry, body, .. } => {
             let entry = |tree: &super::tree::Tree| Some((name(&origin(tree)?)?, tree.at));
             let carried: HashSet<&str> = spec.carry.iter().map(|(key, _)| key.name.as_str()).collect();
             let stages: HashSet<&str> = body.iter().map(|draft| draft.key().name.as_str()).collect();
@@ -106,7 +106,7 @@ fn free_names(draft: &Draft) -> Vec<(String, At)> {
             let inner = inner.chain(spec.next.iter().filter_map(|(_, tree)| entry(tree)));
             let free =
                 inner.filter(|(name, _)| !carried.contains(name.as_str()) && !stages.contains(name.as_str()));
-            spec.carry.iter().filter_map(|(_, tree)| entry(tree)).chain(free).collect()
+            carry.iter().filter_map(|(_, tree)| entry(tree.as_ref()?)).chain(free).collect()
         }
     }
 }

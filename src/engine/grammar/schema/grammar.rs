@@ -51,7 +51,7 @@ pub(super) fn top() -> Value {
         "params": { "type": "object", "description":
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
             "propertyNames": { "pattern": NAME, "not": { "enum": ["seed", "device", "dtype"] } },
-            "additionalProperties": { "type": ["number", "string", "boolean", "array"] } },
+            "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
             "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
              take more.",
@@ -60,7 +60,7 @@ pub(super) fn top() -> Value {
             "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
              pipeline with them.",
             "additionalProperties": { "type": "object", "propertyNames": { "pattern": NAME },
-                "additionalProperties": { "type": ["number", "string", "boolean", "array"] } } },
+                "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } } },
         "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of the pipeline, by name." },
     })
 }
