@@ -8,6 +8,7 @@ mod exec;
 mod frozen;
 mod graph;
 mod guards;
+mod huggingface;
 mod import;
 mod layers;
 mod method;
