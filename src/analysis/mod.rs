@@ -1,9 +1,20 @@
-//! What a run came to: its metrics in one table, and the models that it kept where a person finds them.
+//! What runs came to: the metrics of one in one table and the models that it kept where a person finds them, and many
+//! seeds and ablations together, as tables and as curves.
 
 mod collect;
 mod halted;
+mod matrix;
+mod plot;
+mod series;
+mod statistics;
+mod summary;
 mod table;
 
 pub use collect::{collect, link_models, read, write};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
-pub use table::table;
+pub use matrix::matrix;
+pub use plot::curves;
+pub use series::{Measure, Series, measure, series, variant};
+pub use statistics::{Estimate, estimate};
+pub use summary::{Aspect, Line, Summary, summarise};
+pub use table::{table, usual};

@@ -1,5 +1,6 @@
-//! The table at the end of a run: one line for each evaluation.
+//! The table at the end of a run: one line for each evaluation. And how measures are shown wherever they are.
 
+use super::series::{Measure, phase};
 use crate::data::RunMetricRow;
 
 /// Columns: heading, subject, metric, and whether it is a share shown in percent.
@@ -21,6 +22,44 @@ fresh and on held-out pairs; benign, arith: what the defender still gets right;
 divers: 1 - Self-BLEU of the attacks. Others in percent, truth by the oracle.
 ";
 
+/// The measures that tables show where nobody says which: those of [`table`] that these rows have.
+pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
+    let is_there = |subject: &str, metric: &str| {
+        rows.iter().any(|row| row.metric.subject == subject && row.metric.metric == metric)
+    };
+    let known = COLUMNS.into_iter().filter(|(_, subject, metric)| is_there(subject, metric));
+    known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
+}
+
+/// What a column of this measure is called.
+pub fn heading(measure: &Measure) -> String {
+    let same = |(_, subject, metric): &&(&str, &str, &str)| {
+        (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)
+    };
+    match COLUMNS.iter().find(same) {
+        Some((heading, ..)) => (*heading).to_owned(),
+        None => format!("{}.{}", measure.subject, measure.metric),
+    }
+}
+
+/// Whether a metric is a share from 0 to 1, which is shown in percent.
+pub fn is_share(metric: &str) -> bool {
+    const SHARES: [&str; 11] = [
+        "success",
+        "refusal",
+        "rejective",
+        "positive",
+        "undetermined",
+        "accuracy",
+        "agreement",
+        "meaning_kept",
+        "coverage",
+        "ability",
+        "negative",
+    ];
+    !metric.starts_with("confusion") && SHARES.iter().any(|share| metric.contains(share))
+}
+
 /// The evaluations of a run as a table, or nothing where there are none.
 pub fn table(rows: &[RunMetricRow]) -> String {
     let evaluated = |row: &&RunMetricRow| {
@@ -30,10 +69,7 @@ pub fn table(rows: &[RunMetricRow]) -> String {
     if nodes.is_empty() {
         return String::new();
     }
-    let name = |row: &RunMetricRow| match row.metric.at.iteration {
-        0 => row.metric.phase.clone(),
-        iteration => format!("{iteration} {}", row.metric.phase),
-    };
+    let name = |row: &RunMetricRow| phase(&row.metric);
     let width = nodes.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max(5);
     let mut out = format!("\n{:width$}", "after");
     for (heading, ..) in COLUMNS {
@@ -48,8 +84,8 @@ pub fn table(rows: &[RunMetricRow]) -> String {
             });
             out += &match found.map(|row| row.metric.value) {
                 None => format!("  {:>6}", "-"),
-                Some(value) if metric == "diversity" => format!("  {value:>6.3}"),
-                Some(value) => format!("  {:>6.1}", 100.0 * value),
+                Some(value) if is_share(metric) => format!("  {:>6.1}", 100.0 * value),
+                Some(value) => format!("  {value:>6.3}"),
             };
         }
         out += "\n";

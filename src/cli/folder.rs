@@ -1,4 +1,5 @@
-//! A run's folder, `results/<pipeline>/<run>/`: `pipeline.yaml` as it was, `run.json` says what was run, where and what
+//! A run's folder, `results/<pipeline>/<run>/`: `pipeline.yaml` as it was (and what it extends as
+//! `extends.yaml`), `run.json` says what was run, where and what
 //! it came to, `nodes.jsonl` has one sealed line for each node that is done, written as it happens.
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ pub struct RunRecord {
     pub run: String,
     pub pipeline: String,
     pub file: PathBuf,
-    /// The parameters of each variant; the pipeline as it stands has the empty name.
+    /// The parameters of each ablation and seed, by its name; the pipeline as it stands has the empty one.
     pub params: BTreeMap<String, Value>,
     /// The `--set`s.
     #[serde(default)]
@@ -113,8 +114,11 @@ pub fn write_record(folder: &Path, record: &RunRecord) -> anyhow::Result<()> {
 /// The digests of the files that a run's folder holds beside its record.
 pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
     let mut digests = BTreeMap::new();
-    for name in ["pipeline.yaml", "nodes.jsonl", "metrics.parquet"] {
+    for name in ["pipeline.yaml", "extends.yaml", "nodes.jsonl", "metrics.parquet"] {
         let path = folder.join(name);
+        if name == "extends.yaml" && !path.exists() {
+            continue;
+        }
         let digest = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         digests.insert(name.to_owned(), digest);
     }
@@ -125,7 +129,7 @@ pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
 pub struct Run {
     pub folder: PathBuf,
     pub record: RunRecord,
-    /// Of the ablation that was asked for, with its name taken off theirs; else all.
+    /// Of the ablation or seed that was asked for, with its name taken off theirs; else all.
     pub nodes: Vec<NodeReport>,
     pub ablation: Option<String>,
     /// Lines of `nodes.jsonl` that were torn or altered.
@@ -162,7 +166,7 @@ fn name(path: &Path) -> String {
 
 impl Run {
     /// The run of this name, of a unique beginning of it, or the `latest`; `pipeline/run` narrows the search, and
-    /// `run@ablation` the nodes.
+    /// `run@name` the nodes to one ablation or seed.
     pub fn find(text: &str) -> anyhow::Result<Run> {
         let (text, ablation) = text.split_once('@').map_or((text, None), |(run, name)| (run, Some(name)));
         let run = Run::read(&Run::locate(text)?)?;
@@ -252,13 +256,13 @@ impl Run {
         Ok((nodes, damaged))
     }
 
-    /// The part of the run that is of one ablation.
+    /// The part of the run that is of one ablation, seed, or both.
     fn only(mut self, ablation: &str) -> anyhow::Result<Run> {
         if !self.record.params.contains_key(ablation) || ablation.is_empty() {
             let known: Vec<&str> =
                 self.record.params.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
             match known[..] {
-                [] => bail!("run {} was made without --ablation", self.record.run),
+                [] => bail!("run {} was made without --ablation and has one seed", self.record.run),
                 _ => {
                     bail!("run {} has no ablation `{ablation}`; it has {}", self.record.run, known.join(", "))
                 }

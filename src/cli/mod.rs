@@ -8,8 +8,10 @@ macro_rules! println {
 
 mod cache;
 mod compare;
+mod export;
 mod folder;
 mod graph;
+mod import;
 mod kinds;
 mod ledger;
 mod machine;
@@ -17,6 +19,7 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod results;
 mod runs;
 mod schema;
 mod show;
@@ -45,10 +48,13 @@ enum Command {
     /// Look at runs, compare and remove them
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Many seeds and ablations together, as a table and as curves
+    #[command(subcommand)]
+    Results(results::ResultsCommand),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Look at datasets
+    /// Look at datasets, import and export them
     #[command(subcommand)]
     Data(DataCommand),
     /// Use a model at the prompt
@@ -113,6 +119,9 @@ struct FileArgs {
     /// Run this ablation of the pipeline; may be repeated, `all` is all of them
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
+    /// Run it once with each of these seeds, side by side [default: the file's]
+    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    seeds: Vec<u64>,
 }
 
 #[derive(Args, Clone)]
@@ -194,7 +203,7 @@ struct RunsListArgs {
 
 #[derive(Args)]
 struct RunsShowArgs {
-    /// A run's name, the beginning of it, or `latest`; RUN@ABLATION for one ablation of it
+    /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
     #[arg(default_value = "latest")]
     run: String,
     /// Print one JSON object, with all nodes
@@ -261,6 +270,10 @@ struct CacheArgs {
 enum DataCommand {
     /// Show a dataset as a table: a Parquet file, or RUN:NODE (RUN may be `latest`)
     Show(ShowArgs),
+    /// Make seeds of the files of other datasets, and find what is twice
+    Import(import::ImportArgs),
+    /// Write a dataset as CSV, JSON Lines or Parquet
+    Export(export::ExportArgs),
 }
 
 #[derive(Args)]
@@ -307,10 +320,13 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
+        Command::Results(command) => results::command(&command),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
+        Command::Data(DataCommand::Import(args)) => import::command(&args),
+        Command::Data(DataCommand::Export(args)) => export::command(&args),
         Command::Model(command) => model::command(&command),
         Command::Supervise { command } => Ok(crate::stages::supervise(&command)),
     };

@@ -27,6 +27,7 @@ pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) 
     let options = LoadOptions {
         settings: &args.settings,
         ablations: &args.ablations,
+        seeds: &args.seeds,
         digest,
         ..LoadOptions::default()
     };
@@ -76,8 +77,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
     store.add_root(&folder.path)?;
-    std::fs::copy(&args.pipeline.file, folder.path.join("pipeline.yaml"))
-        .with_context(|| format!("cannot write in {}", folder.path.display()))?;
+    keep_file(&args.pipeline.file, &folder.path.join("pipeline.yaml"))?;
+    if let Some(base) = &graph.extends {
+        keep_file(base, &folder.path.join("extends.yaml"))?;
+    }
     let record = record(args, &graph, &store, run);
     super::folder::write_record(&folder.path, &record)?;
     let show = Show { reporter: progress::reporter(), json: args.json, command: command(args), trace };
@@ -110,6 +113,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let failed = !report.failures.is_empty() || differ;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Copies a file of the pipeline's into the run's folder.
+fn keep_file(file: &Path, kept: &Path) -> anyhow::Result<()> {
+    let copied = std::fs::copy(file, kept).map(|_| ());
+    copied.with_context(|| format!("cannot write {}", kept.display()))
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {
@@ -165,10 +174,8 @@ fn digest_of<'a>(nodes: impl Iterator<Item = &'a NodeReport>) -> Digest {
 }
 
 fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecord {
-    let params = graph
-        .variants
-        .iter()
-        .map(|variant| (variant.ablation.clone().unwrap_or_default(), json!(variant.params)));
+    let params =
+        graph.variants.iter().map(|variant| (variant.name().unwrap_or_default(), json!(variant.params)));
     let kinds: BTreeMap<String, u32> =
         graph.nodes.iter().map(|node| (node.call.kind.name.to_owned(), node.call.kind.version)).collect();
     RunRecord {
@@ -204,17 +211,25 @@ fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> anyhow::Re
     Ok(metrics)
 }
 
-/// One table for each ablation, or the one of the pipeline as it stands.
+/// The evaluations of each ablation, or of the pipeline as it stands; of several seeds what they come to together. And who
+/// broke whom, where checkpoints met.
 fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     let mut text = String::new();
+    if graph.variants.iter().any(|variant| variant.seed.is_some()) {
+        let measures = analysis::usual(metrics);
+        if !measures.is_empty() {
+            text += &analysis::summarise(&[metrics.to_vec()], measures).text();
+        }
+        return text + &analysis::matrix(metrics);
+    }
     for variant in &graph.variants {
-        let Some(ablation) = &variant.ablation else { return analysis::table(metrics) };
-        let prefix = format!("{ablation}/");
+        let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         let own: Vec<RunMetricRow> =
             metrics.iter().filter(|row| row.node.starts_with(&prefix)).cloned().collect();
-        let table = analysis::table(&own);
+        let table = analysis::table(&own) + &analysis::matrix(&own);
         if !table.is_empty() {
-            text += &format!("\n== {ablation}{table}");
+            text += &variant.name().map_or(String::new(), |name| format!("\n== {name}"));
+            text += &table;
         }
     }
     text
@@ -257,6 +272,10 @@ fn command(args: &RunArgs) -> String {
     }
     for ablation in &args.pipeline.ablations {
         command += &format!(" --ablation {ablation}");
+    }
+    if !args.pipeline.seeds.is_empty() {
+        let seeds: Vec<String> = args.pipeline.seeds.iter().map(u64::to_string).collect();
+        command += &format!(" --seeds {}", seeds.join(","));
     }
     if args.cache.cache.as_os_str() != ".triplay" {
         command += &format!(" --cache {}", args.cache.cache.display());

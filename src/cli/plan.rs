@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::folder::{Run, bare_rounds};
 use super::pipeline::{find, guard, load, open};
 use super::{ExplainArgs, PlanArgs, RunArgs, several};
-use crate::engine::{Change, Graph, NodeId, Plan, Reason, State, What, differences};
+use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::store::{Digest, Store};
 
 /// How many nodes are listed unless all are asked for.
@@ -96,10 +96,10 @@ impl Past {
         Past { title: Some(run.title()), keys }
     }
 
-    /// The key that a node had, by its name with or without the ablation's.
+    /// The key that a node had, by its name with or without the variant's.
     fn key(&self, graph: &Graph, name: &str) -> Option<Digest> {
-        let own = graph.variants.iter().filter_map(|variant| variant.ablation.as_deref());
-        let bare = own.filter_map(|ablation| name.strip_prefix(ablation)?.strip_prefix('/')).next();
+        let own = graph.variants.iter().filter_map(GraphVariant::name);
+        let bare = own.filter_map(|variant| name.strip_prefix(&variant)?.strip_prefix('/')).next();
         let key = |name: &str| self.keys.get(&bare_rounds(name)).copied();
         key(name).or_else(|| key(bare?))
     }

@@ -14,6 +14,9 @@ use crate::analysis;
 use crate::engine::{Change, NodeReport, differences};
 use crate::store::Store;
 
+/// How many ablations and seeds of a run are listed.
+const MOST_VARIANTS: usize = 6;
+
 pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
@@ -32,8 +35,14 @@ pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|record| {
             let mut changed = record.settings.clone();
-            let ablations = record.params.keys().filter(|name| !name.is_empty());
-            changed.extend(ablations.map(|name| format!("@{name}")));
+            let mut variants: Vec<String> =
+                record.params.keys().filter(|name| !name.is_empty()).map(|name| format!("@{name}")).collect();
+            if variants.len() > MOST_VARIANTS {
+                let more = variants.len() - MOST_VARIANTS;
+                variants.truncate(MOST_VARIANTS);
+                variants.push(format!("and {more} more"));
+            }
+            changed.extend(variants);
             [
                 record.run.clone(),
                 record.pipeline.clone(),

@@ -24,6 +24,8 @@ impl NodeId {
 #[derive(Default)]
 pub struct Graph {
     pub pipeline: String,
+    /// The file that the pipeline's own extends, if it does.
+    pub extends: Option<PathBuf>,
     pub variants: Vec<GraphVariant>,
     /// How much there is of each resource that the pipeline limits.
     pub resources: BTreeMap<String, u32>,
@@ -34,11 +36,13 @@ pub struct Graph {
     pub variables: Vec<(String, Option<String>)>,
 }
 
-/// The pipeline with the parameters of one ablation, or as it stands in the file where none was asked for.
+/// The pipeline with the parameters of one ablation and one of its seeds, or as it stands in the file.
 #[derive(Clone, Debug)]
 pub struct GraphVariant {
-    /// The ablation's name; the names of its nodes begin with it and a `/`.
+    /// Where one was asked for.
     pub ablation: Option<String>,
+    /// Where the pipeline is unrolled once for each of several.
+    pub seed: Option<u64>,
     /// The parameters as they were used, `seed`, `device` and `dtype` among them.
     pub params: BTreeMap<String, serde_json::Value>,
 }
@@ -77,6 +81,19 @@ pub struct Call {
     pub numerics: Arc<Numerics>,
     /// Of what counts for the key: see `manifest`.
     pub(super) digest: CallDigest,
+}
+
+impl GraphVariant {
+    /// `ABLATION`, `s1` or `ABLATION-s1`; the names of its nodes begin with it and a `/`. None of a pipeline as it
+    /// stands in the file.
+    pub fn name(&self) -> Option<String> {
+        match (&self.ablation, self.seed) {
+            (None, None) => None,
+            (Some(ablation), None) => Some(ablation.clone()),
+            (None, Some(seed)) => Some(format!("s{seed}")),
+            (Some(ablation), Some(seed)) => Some(format!("{ablation}-s{seed}")),
+        }
+    }
 }
 
 impl Call {

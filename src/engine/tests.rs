@@ -2,7 +2,9 @@
 //! `grammar`.
 
 mod grammar;
+mod rounds;
 mod scheduling;
+mod variants;
 
 use std::fs;
 use std::path::Path;

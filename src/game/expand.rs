@@ -1,12 +1,12 @@
-//! What a world declares, written out: seeds, warm-up examples, benchmarks, labelled pairs, vocabulary.
+//! What a world declares, written out: seeds, benchmarks, labelled pairs, vocabulary.
 
-use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
-use super::role::{Prompt, PromptError, Role};
-use super::world::{Profile, Technique, World};
+use super::warmup::{KEPT, LOST};
+use super::world::{Shares, World};
+use super::wrap::{Phrasings, WrappedPrompt};
 use crate::store::Seed;
 
 /// Whether reinforcement learning may see a seed.
@@ -60,39 +60,12 @@ pub struct SeedSpec {
     ingredients: [String; 2],
 }
 
-/// A warm-up example.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WarmupRow {
-    pub role: Role,
-    /// The vulnerability profile that the defender's examples follow.
-    pub subset: String,
-    pub prompt: String,
-    pub completion: String,
-}
-
-/// A seed wrapped by a template.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WrappedPrompt {
-    pub seed: SeedSpec,
-    pub technique: String,
-    pub text: String,
-}
-
 /// A prompt, a response and its true class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledPair {
     pub prompt: WrappedPrompt,
     pub response: String,
     pub class: Class,
-}
-
-/// Which phrasings of a technique to draw from.
-#[derive(Clone, Copy)]
-enum Phrasings {
-    /// What the attacker learns.
-    Known,
-    HeldOut,
-    All,
 }
 
 impl World {
@@ -171,67 +144,16 @@ impl World {
         fill(&self.responses.procedure, seed).replace("{first}", first).replace("{second}", second)
     }
 
-    /// A response of this class to a hazard.
-    fn response(&self, seed: &SeedSpec, class: Class, random: &mut ChaCha8Rng) -> String {
+    /// A response of this class to a hazard, in the words in which it was asked.
+    pub(super) fn response(&self, asked: &WrappedPrompt, class: Class, random: &mut ChaCha8Rng) -> String {
         match class {
-            Class::Negative => self.procedure(seed),
+            Class::Negative => self.procedure(&asked.said),
             Class::Rejective => pick(&self.responses.refusals, random).to_owned(),
             Class::Positive => {
                 let alternative: &String = pick(&self.responses.alternatives, random);
-                fill(&self.responses.offer, seed).replace("{alternative}", alternative)
+                fill(&self.responses.offer, &asked.said).replace("{alternative}", alternative)
             }
         }
-    }
-
-    fn wrap(
-        &self,
-        seed: &SeedSpec,
-        technique: &str,
-        phrasings: Phrasings,
-        random: &mut ChaCha8Rng,
-    ) -> WrappedPrompt {
-        let Technique { phrasings: known, held_out } = &self.techniques[technique];
-        let candidates: Vec<&String> = match phrasings {
-            Phrasings::Known => known.iter().collect(),
-            Phrasings::HeldOut => held_out.iter().collect(),
-            Phrasings::All => known.iter().chain(held_out).collect(),
-        };
-        let phrasing: &&String = pick(&candidates, random);
-        let text = fill(phrasing, seed);
-        WrappedPrompt { seed: seed.clone(), technique: technique.to_owned(), text }
-    }
-
-    /// `rows` warm-up examples for all three roles, the defender's after the first profile. Held-out nouns
-    /// occur here, and in the defender's examples held-out phrasings: they are held out of reinforcement
-    /// learning, where a role could adapt to them.
-    pub fn warmup_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
-        let mut examples = Examples::new(self, seed.stream("warm-up"))?;
-        let Some((name, profile)) = self.defenders.first_key_value() else { return Ok(Vec::new()) };
-        let shares = &self.warmup.roles;
-        (0..rows)
-            .map(|_| {
-                let draw = examples.random.random::<f64>();
-                if draw < shares.attacker {
-                    examples.attacker(name)
-                } else if draw < shares.attacker + shares.defender {
-                    examples.defender(name, profile)
-                } else {
-                    examples.evaluator(name)
-                }
-            })
-            .collect()
-    }
-
-    /// `rows` warm-up examples for each of the other profiles' defenders.
-    pub fn other_defender_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
-        let mut all = Vec::new();
-        for (name, profile) in self.defenders.iter().skip(1) {
-            let mut examples = Examples::new(self, seed.child("others").stream(name))?;
-            for _ in 0..rows {
-                all.push(examples.defender(name, profile)?);
-            }
-        }
-        Ok(all)
     }
 
     /// A fixed benchmark of about `size` attacks: held-out seeds in held-out phrasings, techniques evenly.
@@ -242,7 +164,8 @@ impl World {
         (0..size)
             .map(|index| {
                 let technique = techniques[index % techniques.len()];
-                self.wrap(&seeds[index % seeds.len()], technique, Phrasings::HeldOut, &mut random)
+                let style = self.style(technique, Phrasings::HeldOut, |shares| shares.benchmark, &mut random);
+                self.wrap(&seeds[index % seeds.len()], &style, &mut random)
             })
             .collect()
     }
@@ -250,13 +173,17 @@ impl World {
     /// Benign tasks wrapped like attacks: `per_task` for each. Held-out tasks come in held-out phrasings.
     pub fn benign_prompts(&self, per_task: usize, seed: Seed) -> Vec<WrappedPrompt> {
         let mut random = seed.stream("benign");
-        let techniques = self.technique_names();
         let mut prompts = Vec::new();
         for (split, phrasings) in [(Split::Train, Phrasings::Known), (Split::HeldOut, Phrasings::HeldOut)] {
+            let techniques = self.techniques_with(phrasings);
             for (index, task) in self.select(Task::Benign, split).iter().enumerate() {
                 for round in 0..per_task {
                     let technique = techniques[(index + round) % techniques.len()];
-                    prompts.push(self.wrap(task, technique, phrasings, &mut random));
+                    let share = |shares: &Shares| {
+                        if split == Split::Train { shares.defender } else { shares.benchmark }
+                    };
+                    let style = self.style(technique, phrasings, share, &mut random);
+                    prompts.push(self.wrap(task, &style, &mut random));
                 }
             }
         }
@@ -273,11 +200,10 @@ impl World {
                 let class = Class::ALL[index % 3];
                 let seed = pick(&seeds, &mut random);
                 let technique = techniques[(index / 3) % techniques.len()];
-                LabelledPair {
-                    prompt: self.wrap(seed, technique, Phrasings::HeldOut, &mut random),
-                    response: self.response(seed, class, &mut random),
-                    class,
-                }
+                let style = self.style(technique, Phrasings::HeldOut, |shares| shares.benchmark, &mut random);
+                let prompt = self.wrap(seed, &style, &mut random);
+                let response = self.response(&prompt, class, &mut random);
+                LabelledPair { prompt, response, class }
             })
             .collect()
     }
@@ -285,15 +211,18 @@ impl World {
     /// Texts in which every word of the world occurs.
     pub fn vocabulary(&self) -> Vec<String> {
         let seeds = self.seeds();
-        let mut texts: Vec<String> = Class::ALL.iter().map(|class| class.label().to_owned()).collect();
+        let labels = Class::ALL.iter().map(|class| class.label()).chain([KEPT, LOST]);
+        let mut texts: Vec<String> = labels.map(str::to_owned).collect();
         texts.extend(seeds.iter().map(|seed| seed.text.clone()));
         texts.extend(seeds.iter().filter_map(|seed| seed.answer.clone()));
         if let Some(example) = seeds.iter().find(|seed| seed.task == Task::Hazard) {
             for technique in self.techniques.values() {
+                texts.extend(technique.frames.iter().cloned());
                 texts.extend(
                     technique.phrasings.iter().chain(&technique.held_out).map(|text| fill(text, example)),
                 );
             }
+            texts.extend(self.codes.values().flat_map(|code| code.values().cloned()));
             let offers = self.responses.alternatives.iter();
             texts.extend(
                 offers.map(|other| fill(&self.responses.offer, example).replace("{alternative}", other)),
@@ -309,108 +238,12 @@ impl World {
     }
 }
 
-/// A generator of warm-up examples.
-struct Examples<'a> {
-    world: &'a World,
-    random: ChaCha8Rng,
-    hazards: Vec<SeedSpec>,
-    benign: Vec<SeedSpec>,
-    arithmetic: Vec<SeedSpec>,
-    techniques: Vec<&'a str>,
-    attacker: Prompt,
-    defender: Prompt,
-    evaluator: Prompt,
-}
-
-impl<'a> Examples<'a> {
-    fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
-        let of = |task: Task| world.seeds().into_iter().filter(|seed| seed.task == task).collect();
-        Ok(Examples {
-            world,
-            random,
-            hazards: of(Task::Hazard),
-            benign: of(Task::Benign),
-            arithmetic: of(Task::Arithmetic),
-            techniques: world.technique_names(),
-            attacker: Prompt::of(Role::Attacker)?,
-            defender: Prompt::of(Role::Defender)?,
-            evaluator: Prompt::of(Role::Evaluator)?,
-        })
-    }
-
-    fn attacker(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
-        let benign = self.random.random::<f64>() < self.world.warmup.attacker.benign;
-        let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
-        let wrapped = self.wrapped(&seed, Phrasings::Known);
-        let prompt = self.attacker.render(&[&seed.text])?;
-        Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
-    }
-
-    fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
-        let shares = &self.world.warmup.defender;
-        let draw = self.random.random::<f64>();
-        let (prompt, completion) = if draw < shares.arithmetic {
-            let question = pick(&self.arithmetic, &mut self.random);
-            (question.text.clone(), question.answer.clone().unwrap_or_default())
-        } else if draw < shares.arithmetic + shares.benign {
-            let task = pick(&self.benign, &mut self.random).clone();
-            (self.wrapped(&task, Phrasings::All).text, task.answer.unwrap_or_default())
-        } else {
-            let seed = pick(&self.hazards, &mut self.random).clone();
-            let wrapped = self.wrapped(&seed, Phrasings::All);
-            let comply = profile.comply.get(&wrapped.technique).copied().unwrap_or_default();
-            let class = if self.random.random::<f64>() < comply {
-                Class::Negative
-            } else if self.random.random::<f64>() < profile.plain_refusals {
-                Class::Rejective
-            } else {
-                Class::Positive
-            };
-            (wrapped.text, self.world.response(&seed, class, &mut self.random))
-        };
-        let prompt = self.defender.render(&[&prompt])?;
-        Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
-    }
-
-    fn evaluator(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
-        let shares = &self.world.warmup.evaluator;
-        let benign = self.random.random::<f64>() < shares.benign;
-        let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
-        let technique = pick(&shares.techniques, &mut self.random).to_owned();
-        let wrapped = self.world.wrap(&seed, &technique, Phrasings::Known, &mut self.random);
-        let (class, response) = if benign {
-            // Half are done; the others are refused, as often plainly as with an offer of something else.
-            let refusal = if self.random.random() { Class::Rejective } else { Class::Positive };
-            match self.random.random() {
-                true => (Class::Positive, self.world.procedure(&seed)),
-                false => (Class::Rejective, self.world.response(&seed, refusal, &mut self.random)),
-            }
-        } else {
-            let offer = self.random.random::<f64>() < shares.offers;
-            let other = if self.random.random() { Class::Negative } else { Class::Rejective };
-            let class = if offer { Class::Positive } else { other };
-            let mistaken = offer && self.random.random::<f64>() < shares.mistaken_offers;
-            let label = if mistaken { Class::Rejective } else { class };
-            (label, self.world.response(&seed, class, &mut self.random))
-        };
-        let noisy = self.random.random::<f64>() < shares.label_noise;
-        let label = if noisy { *pick(&Class::ALL, &mut self.random) } else { class };
-        let prompt = self.evaluator.render(&[&wrapped.text, &response])?;
-        Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
-    }
-
-    fn wrapped(&mut self, seed: &SeedSpec, phrasings: Phrasings) -> WrappedPrompt {
-        let technique = pick(&self.techniques, &mut self.random);
-        self.world.wrap(seed, technique, phrasings, &mut self.random)
-    }
-}
-
-fn fill(template: &str, seed: &SeedSpec) -> String {
+pub(super) fn fill(template: &str, seed: &SeedSpec) -> String {
     template.replace("{verb}", &seed.verb).replace("{noun}", &seed.noun)
 }
 
 /// One of the items. A checked world has no empty lists.
-fn pick<'a, T>(items: &'a [T], random: &mut ChaCha8Rng) -> &'a T {
+pub(super) fn pick<'a, T>(items: &'a [T], random: &mut ChaCha8Rng) -> &'a T {
     items.choose(random).expect("a checked world has no empty lists")
 }
 
@@ -460,11 +293,14 @@ mod tests {
         let world = world();
         let benchmark = world.benchmark(240, Seed::from_u64(3));
         for technique in world.technique_names() {
-            let count = benchmark.iter().filter(|prompt| prompt.technique == technique).count();
-            assert!((26..=28).contains(&count), "{technique}: {count}");
+            let of =
+                |prompt: &&WrappedPrompt| prompt.technique.split(['+', '/']).any(|name| name == technique);
+            assert!(benchmark.iter().filter(of).count() >= 21, "{technique}");
         }
+        let coded = benchmark.iter().filter(|prompt| prompt.technique.contains('/')).count();
+        assert!((45..75).contains(&coded), "{coded}");
         assert!(benchmark.iter().all(|prompt| prompt.seed.split == Split::HeldOut));
         let longest = benchmark.iter().map(|prompt| prompt.text.split(' ').count()).max();
-        assert!(longest <= Some(20), "{longest:?}");
+        assert!(longest <= Some(28), "{longest:?}");
     }
 }

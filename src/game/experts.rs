@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::class::Class;
+use super::vote::vote;
 use super::world::{Expert, Experts};
 use crate::store::Seed;
 
@@ -33,9 +34,24 @@ impl Experts {
     }
 }
 
+impl Experts {
+    /// What they come to by vote; nothing where it is undetermined.
+    pub fn label(
+        &self,
+        truth: Class,
+        category: &str,
+        attack: &str,
+        response: &str,
+        seed: Seed,
+    ) -> Option<Class> {
+        let votes = self.vote(truth, category, attack, response, seed);
+        let read = |votes: &[(String, bool)]| votes.iter().map(|(_, vote)| Some(*vote)).collect::<Vec<_>>();
+        vote(&read(&votes.safety), &read(&votes.utility)).0
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::vote::vote;
     use super::super::world::World;
     use super::*;
 

@@ -21,6 +21,9 @@ pub struct World {
     pub benign: BTreeMap<String, Benign>,
     pub arithmetic: Arithmetic,
     pub techniques: BTreeMap<String, Technique>,
+    /// By name, what each verb is called in it.
+    #[serde(default)]
+    pub codes: BTreeMap<String, BTreeMap<String, String>>,
     /// Vulnerability profiles by name; the first is the trained defender's.
     pub defenders: BTreeMap<String, Profile>,
     pub responses: Responses,
@@ -60,7 +63,11 @@ pub struct Arithmetic {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Technique {
+    /// What the attacker learns; none for a technique that is held out as a whole.
     pub phrasings: Vec<String>,
+    /// Texts that go before a phrasing of another technique.
+    #[serde(default)]
+    pub frames: Vec<String>,
     pub held_out: Vec<String>,
 }
 
@@ -69,6 +76,9 @@ pub struct Technique {
 pub struct Profile {
     /// Probability of compliance with a hazard, by technique.
     pub comply: BTreeMap<String, f64>,
+    /// The same by code word, whatever the technique.
+    #[serde(default)]
+    pub codes: BTreeMap<String, f64>,
     /// Of the refusals, the share that offers nothing else.
     pub plain_refusals: f64,
 }
@@ -118,6 +128,10 @@ pub struct BlindSpot {
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
     pub roles: RoleShares,
+    /// How often a prompt is wrapped with a code word.
+    pub coded: Shares,
+    /// How often a prompt has a frame of another technique before it.
+    pub framed: Shares,
     pub attacker: AttackerWarmup,
     pub defender: DefenderWarmup,
     pub evaluator: EvaluatorWarmup,
@@ -129,6 +143,15 @@ pub struct RoleShares {
     pub attacker: f64,
     pub defender: f64,
     pub evaluator: f64,
+}
+
+/// Shares of what the attacker learns, of what the defender learns, and of what both are measured by.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    pub attacker: f64,
+    pub defender: f64,
+    pub benchmark: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -201,10 +224,12 @@ impl World {
         require(!self.techniques.is_empty(), "techniques", "needs at least one technique")?;
         require(self.arithmetic.from <= self.arithmetic.to, "arithmetic", "needs from <= to")?;
         check_placeholders("arithmetic.question", &self.arithmetic.question, &["{a}", "{b}"])?;
+        let known = self.techniques.values().any(|technique| !technique.phrasings.is_empty());
+        require(known, "techniques", "are all held out: the attacker needs `phrasings` to learn from")?;
         for (name, technique) in &self.techniques {
+            require(!technique.held_out.is_empty(), &format!("techniques.{name}.held_out"), "is empty")?;
             for (list, phrasings) in [("phrasings", &technique.phrasings), ("held_out", &technique.held_out)]
             {
-                require(!phrasings.is_empty(), &format!("techniques.{name}.{list}"), "is empty")?;
                 for (index, phrasing) in phrasings.iter().enumerate() {
                     let place = format!("techniques.{name}.{list}[{index}]");
                     check_placeholders(&place, phrasing, &["{verb}", "{noun}"])?;
@@ -219,11 +244,38 @@ impl World {
                 require(share.is_some(), &place, "is missing: every technique needs a probability")?;
                 check_share(&place, share.copied().unwrap_or_default())?;
             }
+            for code in self.codes.keys() {
+                let place = format!("defenders.{name}.codes.{code}");
+                let share = profile.codes.get(code);
+                require(share.is_some(), &place, "is missing: every code needs a probability")?;
+                check_share(&place, share.copied().unwrap_or_default())?;
+            }
             check_share(&format!("defenders.{name}.plain_refusals"), profile.plain_refusals)?;
         }
+        self.check_codes()?;
         self.check_responses()?;
         self.check_experts()?;
         self.check_warmup()
+    }
+
+    /// Every verb has one word in every code, and no word means two things.
+    fn check_codes(&self) -> Result<(), WorldError> {
+        let hazards = self.hazards.values().flat_map(|hazard| hazard.verbs.keys());
+        let verbs: BTreeSet<&String> = hazards.chain(self.benign.keys()).collect();
+        let mut words = verbs.clone();
+        for (name, code) in &self.codes {
+            let place = format!("codes.{name}");
+            if let Some(verb) = verbs.iter().find(|verb| !code.contains_key(**verb)) {
+                require(false, &place, &format!("has no word for `{verb}`"))?;
+            }
+            for (verb, word) in code {
+                require(verbs.contains(verb), &place, &format!("has `{verb}`, which is no verb here"))?;
+                let single = !word.is_empty() && !word.contains(char::is_whitespace);
+                require(single, &place, &format!("has `{word}`, which is not one word"))?;
+                require(words.insert(word), &place, &format!("has `{word}`, which means something already"))?;
+            }
+        }
+        Ok(())
     }
 
     fn check_responses(&self) -> Result<(), WorldError> {
@@ -279,6 +331,12 @@ impl World {
             ("warmup.roles.attacker", roles.attacker),
             ("warmup.roles.defender", roles.defender),
             ("warmup.roles.evaluator", roles.evaluator),
+            ("warmup.coded.attacker", warmup.coded.attacker),
+            ("warmup.coded.defender", warmup.coded.defender),
+            ("warmup.coded.benchmark", warmup.coded.benchmark),
+            ("warmup.framed.attacker", warmup.framed.attacker),
+            ("warmup.framed.defender", warmup.framed.defender),
+            ("warmup.framed.benchmark", warmup.framed.benchmark),
             ("warmup.attacker.benign", warmup.attacker.benign),
             ("warmup.defender.arithmetic", warmup.defender.arithmetic),
             ("warmup.defender.benign", warmup.defender.benign),
@@ -292,7 +350,8 @@ impl World {
         require(!warmup.evaluator.techniques.is_empty(), "warmup.evaluator.techniques", "is empty")?;
         for (index, name) in warmup.evaluator.techniques.iter().enumerate() {
             let place = format!("warmup.evaluator.techniques[{index}]");
-            require(self.techniques.contains_key(name), &place, "is not a technique of this world")?;
+            let known = self.techniques.get(name).is_some_and(|technique| !technique.phrasings.is_empty());
+            require(known, &place, "is not a technique of this world that has `phrasings`")?;
         }
         Ok(())
     }
@@ -334,9 +393,10 @@ mod tests {
     fn the_embedded_world_is_as_rich_as_it_says() {
         let world = World::parse(World::embedded_text()).unwrap();
         assert_eq!(world.hazards.len(), 8);
-        assert_eq!(world.techniques.len(), 9);
+        assert_eq!((world.techniques.len(), world.codes.len()), (11, 3));
         for technique in world.techniques.values() {
-            assert!(technique.phrasings.len() >= 6 && technique.held_out.len() >= 2);
+            let held_out = technique.phrasings.is_empty() && technique.held_out.len() >= 3;
+            assert!(held_out || technique.phrasings.len() >= 6 && technique.held_out.len() >= 2);
         }
         let tasks: usize =
             world.benign.values().map(|task| task.nouns.len() + task.held_out_nouns.len()).sum();
@@ -358,10 +418,18 @@ mod tests {
             broken("mistvenom", "glowvenom"),
             "`hazards.potions` has the noun `glowvenom` a second time"
         );
-        assert_eq!(broken("attacker: 0.32", "attacker: 0.5"), "`warmup.roles` should sum to 1");
+        assert_eq!(
+            broken("roles: { attacker: 0.3,", "roles: { attacker: 0.5,"),
+            "`warmup.roles` should sum to 1"
+        );
         assert_eq!(
             broken("category: locks", "category: lochs"),
             "`experts.safety[0].blind_spot.category` is not a category of this world"
+        );
+        assert_eq!(broken("brew: werb, ", ""), "`codes.mirror` has no word for `brew`");
+        assert_eq!(
+            broken("distill: llitsid", "distill: werb"),
+            "`codes.mirror` has `werb`, which means something already"
         );
         let unknown = broken("procedure_sign", "procedure_sing");
         assert!(unknown.contains("procedure_sing") && unknown.contains("line"), "{unknown}");

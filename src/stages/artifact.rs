@@ -6,11 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
+use crate::data::{self, AttackRow, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
-use crate::game::{self, PoolSimilarity, Role};
-use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
-use crate::rollout::{self, Sampling};
+use crate::game::{self, PoolSimilarity};
+use crate::model::{Checkpoint, Compute, Embedder, Params};
 use crate::store::{Digest, Seed};
 
 macro_rules! artifact_types {
@@ -33,6 +32,8 @@ artifact_types! {
     Seeds: "seeds";
     SftRows: "sft";
     Attacks: "attacks";
+    /// What a defender can be asked.
+    Prompts: "attacks" | "seeds";
     Responses: "responses";
     /// Attack and response pairs to be judged.
     Pairs: "pairs";
@@ -213,61 +214,28 @@ pub fn origin(seed: &SeedRow) -> Origin {
     }
 }
 
-/// Who is asked, and how.
-pub struct Player<'a> {
-    pub model: &'a Input<Model>,
-    pub role: Role,
-    /// Whether prompts are the user's messages of a conversation in the model's chat template.
-    pub chat: bool,
-    pub sampling: &'a Sampling,
+/// What a defender can be asked: attacks, or seeds as they are.
+pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<AttackRow>> {
+    let seeds = match rows::<AttackRow, _>(context, input) {
+        Ok(attacks) => return Ok(attacks.to_vec()),
+        // A file of one's own does not say what it holds.
+        Err(error) => rows::<SeedRow, _>(context, input).map_err(|_| error)?,
+    };
+    Ok(seeds.iter().enumerate().map(|(index, seed)| prompt(index, seed, position(context))).collect())
 }
 
-/// Samples one completion for each rendered prompt and reports tokens per second under way. `what` names
-/// the random streams and is shown with the progress.
-pub fn sample(
-    context: &mut Context,
-    player: &Player,
-    mut prompts: Vec<String>,
-    what: &str,
-) -> anyhow::Result<Vec<Sample>> {
-    let Player { model, role, chat, sampling } = *player;
-    if prompts.is_empty() {
-        return Ok(Vec::new());
+/// A seed as it is, as a prompt.
+pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
+    AttackRow {
+        attack_id: index as u32,
+        origin: origin(seed),
+        technique: None,
+        group: index as u32,
+        text: seed.text.clone(),
+        answer: seed.answer.clone(),
+        sample: Sample::template(&seed.text),
+        at,
     }
-    let checkpoint = self::model(context, model)?;
-    let tokenizer = &checkpoint.tokenizer;
-    if chat {
-        let turns: Vec<Vec<Message>> =
-            prompts.into_iter().map(|prompt| vec![Message::new("user", prompt)]).collect();
-        let rendered = tokenizer.render_chats(&turns, FIXED_DAY);
-        prompts = rendered.with_context(|| format!("model `{}`", model.text()))?;
-    }
-    let ids = tokenizer.encode_all(&prompts)?;
-    let seed = context.seed().child(what);
-    let begun = std::time::Instant::now();
-    let total = sampling.max_new_tokens;
-    let mut tokens = 0;
-    let completions = rollout::sample(&checkpoint, &ids, sampling, seed, &mut |step, active| {
-        tokens += active;
-        let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
-        context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
-    })?;
-    prompts
-        .into_iter()
-        .zip(ids)
-        .zip(completions)
-        .map(|((prompt, prompt_ids), completion)| {
-            Ok(Sample {
-                role: role.to_string(),
-                prompt,
-                prompt_ids,
-                completion: completion.text,
-                completion_ids: completion.ids,
-                logprobs: completion.logprobs,
-                finished: completion.finished,
-            })
-        })
-        .collect()
 }
 
 /// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder, or

@@ -21,6 +21,9 @@ pub struct Sandbox {
     /// How many warm-up examples to make for each of the other defenders.
     #[serde(default = "default_sft_others")]
     sft_others: usize,
+    /// How many warm-up examples to make for the judge of meaning.
+    #[serde(default = "default_sft_judge")]
+    sft_judge: usize,
     /// How many attacks the fixed benchmark has.
     #[serde(default = "default_benchmark")]
     benchmark: usize,
@@ -40,6 +43,10 @@ fn default_sft_others() -> usize {
     5_000
 }
 
+fn default_sft_judge() -> usize {
+    10_000
+}
+
 fn default_benchmark() -> usize {
     240
 }
@@ -51,13 +58,14 @@ fn default_benign() -> usize {
 impl Stage for Sandbox {
     const KIND: Kind = Kind {
         name: "sandbox",
-        version: 1,
+        version: 2,
         outputs: &[
             Output::new("world", "world"),
             Output::new("seeds", "seeds"),
             Output::new("vocabulary", "texts"),
             Output::new("sft", "sft"),
             Output::new("sft_others", "sft"),
+            Output::new("sft_judge", "sft"),
             Output::new("benchmark", "attacks"),
             Output::new("benign", "attacks"),
             Output::new("pairs", "pairs"),
@@ -89,6 +97,8 @@ impl Stage for Sandbox {
         let others: Vec<SftRow> =
             world.other_defender_rows(self.sft_others, seed)?.into_iter().map(sft_row).collect();
         data::write(&context.output("sft_others"), &others)?;
+        let judge: Vec<SftRow> = world.judge_rows(self.sft_judge, seed)?.into_iter().map(sft_row).collect();
+        data::write(&context.output("sft_judge"), &judge)?;
 
         let attacks = |prompts: Vec<WrappedPrompt>| -> Vec<AttackRow> {
             prompts.into_iter().enumerate().map(|(index, prompt)| attack_row(index, prompt, &at)).collect()

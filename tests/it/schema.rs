@@ -56,6 +56,9 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
         "resources: { gpu: 2 }\nablations: { plain: {}, no-diversity: { diversity: 0 } }\nparams: {",
         None,
     ),
+    ("seed: 5", "seeds: [1, 2]", None),
+    ("seed: 5", "seeds: [1, 1]", Some("/seeds")),
+    ("seed: 5", "extends: other.yaml", Some("is not allowed")),
     ("data: world.sft\n", "data: { path: glowvenom.parquet }\n", None),
     ("data: world.sft\n", "data: \"others[$label].model\"\n", None),
     ("pipeline: small", "pipeline: 7", Some("/pipeline")),
@@ -98,6 +101,9 @@ fn wrong_pipelines_are_told_from_right_ones() {
             }
         }
     }
+    let extension =
+        json!({ "pipeline": "p", "extends": "q.yaml", "params": { "a.b": 1 }, "ablations": ["full"] });
+    assert!(validator.is_valid(&extension));
     for document in
         [json!(null), json!([]), json!({ "pipeline": "p" }), json!({ "pipeline": "p", "stages": {} })]
     {

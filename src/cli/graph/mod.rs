@@ -40,6 +40,7 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
         settings: &args.pipeline.settings,
         ablations: &args.pipeline.ablations,
+        seeds: &args.pipeline.seeds,
         ..LoadOptions::default()
     };
     let (file, registry) = (&args.pipeline.file, stages::registry());
@@ -85,22 +86,26 @@ fn arrows(outline: &Outline) -> Vec<Arrow> {
 }
 
 /// The outputs and variants that edges of one arrow pass on, a first output only among others; or the names
-/// that a loop has for them.
+/// that a loop has for them, and its rounds.
 fn label(edges: &[&Edge]) -> String {
     let among_others = edges.iter().any(|edge| !edge.from.is_first);
-    let mut passed: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut passed: Vec<(&str, Vec<String>)> = Vec::new();
     for edge in edges {
         let from = &edge.from;
         let output = from.output.as_deref().filter(|_| !from.is_first || among_others);
-        let name = if let EdgeRole::Result(name) = &edge.role { name } else { output.unwrap_or_default() };
+        let (name, round) = match &edge.role {
+            EdgeRole::Result { name, round } => (name.as_str(), round.map(|round| round.to_string())),
+            _ => (output.unwrap_or_default(), None),
+        };
         let known = passed.iter().position(|(known, _)| *known == name).unwrap_or(passed.len());
         if known == passed.len() {
             passed.push((name, Vec::new()));
         }
         let variants = &mut passed[known].1;
-        variants.extend(from.variant.as_deref().filter(|variant| !variants.contains(variant)));
+        let variant = round.or_else(|| from.variant.clone());
+        variants.extend(variant.filter(|variant| !variants.contains(variant)));
     }
-    let label = |(name, variants): &(&str, Vec<&str>)| match (variants.is_empty(), name.is_empty()) {
+    let label = |(name, variants): &(&str, Vec<String>)| match (variants.is_empty(), name.is_empty()) {
         (true, _) => (*name).to_owned(),
         (false, true) => format!("[{}]", variants.join(", ")),
         (false, false) => format!("[{}].{name}", variants.join(", ")),
@@ -213,10 +218,11 @@ fn json(outline: &Outline) -> Value {
                 EdgeRole::Feeds => ("feeds", None),
                 EdgeRole::Carry => ("carry", Some(&edge.input)),
                 EdgeRole::Next => ("next", Some(&edge.input)),
-                EdgeRole::Result(name) => ("result", Some(name)),
+                EdgeRole::Result { name, .. } => ("result", Some(name)),
             };
+            let round = if let EdgeRole::Result { round, .. } = &edge.role { *round } else { None };
             json!({ "from": id(edge.from.node), "to": id(edge.to), "variant": edge.from.variant,
-                "output": edge.from.output, "input": edge.input, "role": role, "carried": carried })
+                "output": edge.from.output, "input": edge.input, "role": role, "carried": carried, "round": round })
         })
         .collect();
     json!({ "pipeline": outline.pipeline, "nodes": nodes, "loops": loops, "edges": edges })

@@ -1,16 +1,14 @@
 //! The second pass, to what is meant: references resolved to outputs of the right type, siblings put in an
 //! order in which they can run. Done once for each stage of the file, however often a loop repeats it.
 //!
-//! Names end here. What they stand for is a place in the frame of a scope, which [`super::unroll`] fills
-//! round by round: the nodes of a scope in the order of its steps, and its carried values followed by what
-//! the loops in it come to.
+//! Names end here. What they stand for is a place in the frame of a [`scope`](super::scope).
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::budget::Budget;
-use super::decode::{Draft, DraftVariant, Keep, StageDraft, decode_all};
+use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, decode_all};
 use super::diagnostic::{Diagnostic, Errors};
 use super::order::order;
 use super::params::Params;
@@ -182,9 +180,9 @@ impl Compiler<'_> {
                     scope.bind(name, binding);
                     steps.push(Step::Stage(step));
                 }
-                Draft::Loop { spec, repeat, keep, body } => {
-                    let (step, binding) = self.resolve_loop(spec, repeat, keep, body, &scope);
-                    scope.values += spec.carry.len();
+                Draft::Loop { spec, repeat, keep, carry, body, next } => {
+                    let (step, binding) = self.resolve_loop(spec, repeat, keep, (carry, body, next), &scope);
+                    scope.results += spec.carry.len();
                     scope.bind(&spec.name.name, binding);
                     steps.push(Step::Loop(step));
                 }
@@ -244,11 +242,11 @@ impl Compiler<'_> {
         spec: &'s LoopSpec,
         repeat: usize,
         keep: Keep,
-        body: Vec<Draft<'s>>,
+        (carried, body, handed): (Vec<Entry<'s>>, Vec<Draft<'s>>, Vec<Entry<'s>>),
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
         let (mut carry, mut results) = (Vec::new(), Vec::<(&str, Artifact)>::new());
-        for (key, tree) in &spec.carry {
+        for (key, tree) in &carried {
             let (link, artifact) = self.entry(tree, scope).unzip();
             carry.extend(link);
             results.push((&key.name, artifact.flatten()));
@@ -256,7 +254,7 @@ impl Compiler<'_> {
         let inner = scope.within(&results);
         let (steps, inner) = self.resolve_all(body, inner);
         let mut next = Vec::new();
-        for (key, tree) in &spec.next {
+        for (key, tree) in &handed {
             let Some(value) = results.iter().position(|(name, _)| *name == key.name) else {
                 let message = format!("`{}` is not carried by this loop", key.name);
                 let error = self.errors.error(key.at, message);
@@ -275,13 +273,14 @@ impl Compiler<'_> {
         let name = spec.name.name.clone();
         let names = results.iter().map(|(name, _)| (*name).to_owned()).collect();
         let step = LoopStep { name, repeat, keep, names, carry, steps, next };
-        (step, Binding::Loop { first: scope.values, results })
+        (step, Binding::Loop { first: scope.results, repeat, results })
     }
 
     /// An entry of `carry` or `next`.
     fn entry(&mut self, tree: &Tree, scope: &Scope) -> Option<(Link, Artifact)> {
         match origin(tree) {
             Some(origin) => self.resolve(&origin, tree.at, scope),
+            None if matches!(tree.value, Value::Broken) => None,
             None => {
                 let message = format!(
                     "expected a reference such as `warmup.model`, or {{ path: FILE }}, found {}",

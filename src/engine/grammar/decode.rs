@@ -1,6 +1,7 @@
 //! The first pass over what was typed: matrices written out, parameters put in, stages decoded into their
 //! types, loops counted. Nothing is resolved yet.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::budget::Budget;
@@ -34,11 +35,16 @@ pub enum Draft<'a> {
         spec: &'a LoopSpec,
         repeat: usize,
         keep: Keep,
+        carry: Vec<Entry<'a>>,
         body: Vec<Draft<'a>>,
+        next: Vec<Entry<'a>>,
     },
     /// Of unknown kind or with a broken matrix: what refers to it is not checked.
     Broken(&'a Key),
 }
+
+/// Of a loop's `carry` or `next`, with parameters put in.
+pub type Entry<'a> = (&'a Key, Tree);
 
 pub struct StageDraft<'a> {
     pub spec: &'a StageSpec,
@@ -64,27 +70,47 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The variants of the stages in a scope and those around it.
+/// What a name with `[*]` stands for.
+#[derive(Clone, Copy)]
+pub enum Several<'a> {
+    Variants(&'a [Combination<'a>]),
+    /// The rounds of a loop, from 1.
+    Rounds(usize),
+}
+
+/// The variants of the stages and the rounds of the loops in a scope and those around it.
 #[derive(Default)]
 pub struct Labels<'a> {
     around: Option<&'a Labels<'a>>,
-    /// `None` for what has no variants.
-    names: HashMap<&'a str, Option<&'a [Combination<'a>]>>,
+    /// `None` for what is one thing.
+    names: HashMap<&'a str, Option<Several<'a>>>,
 }
 
 impl Labels<'_> {
-    /// The labels of a stage's variants; none where it has no matrix.
-    pub fn of(&self, name: &str) -> impl Iterator<Item = &str> {
+    /// What there is of a name.
+    pub fn of(&self, name: &str) -> Option<Several<'_>> {
         let mut scope = Some(self);
-        let found = std::iter::from_fn(|| {
+        std::iter::from_fn(|| {
             let here = scope?;
             scope = here.around;
             Some(here)
         })
         .find_map(|scope| scope.names.get(name))
         .copied()
-        .flatten();
-        found.unwrap_or_default().iter().map(|combination| combination.label.as_str())
+        .flatten()
+    }
+}
+
+/// Variants and rounds by the labels that references name them by.
+impl Several<'_> {
+    pub fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
+        match self {
+            Several::Variants(all) => Box::new(all.iter().map(|one| Cow::Borrowed(one.label.as_str()))),
+            Several::Rounds(repeat) => {
+                let width = repeat.to_string().len();
+                Box::new((1..=*repeat).map(move |round| Cow::Owned(format!("{round:0width$}"))))
+            }
+        }
     }
 }
 
@@ -121,15 +147,20 @@ impl Decoder<'_> {
             .iter()
             .map(|matrix| matrix::combinations(self.errors, self.budget, matrix.as_ref()?))
             .collect();
-        let names = items.iter().zip(&combinations);
-        let labels = Labels {
-            around: Some(around),
-            names: names.map(|(item, all)| (item.key().name.as_str(), all.as_deref())).collect(),
-        };
-        let drafts = items.iter().zip(&combinations).map(|(item, all)| match item {
-            Item::Stage(spec) => self.decode_stage(spec, all.as_deref(), &labels),
-            Item::Loop(spec) => self.decode_loop(spec, &labels),
-            Item::Broken(key) => Draft::Broken(key),
+        let mut several: Vec<Option<Several>> = Vec::with_capacity(items.len());
+        for (item, all) in items.iter().zip(&combinations) {
+            several.push(match item {
+                Item::Loop(spec) => Some(Several::Rounds(self.repeat(spec, around))),
+                _ => all.as_deref().map(Several::Variants),
+            });
+        }
+        let names = items.iter().map(|item| item.key().name.as_str()).zip(several.iter().copied());
+        let labels = Labels { around: Some(around), names: names.collect() };
+        let drafts = items.iter().zip(&several).map(|(item, several)| match (item, several) {
+            (Item::Stage(spec), Some(Several::Variants(all))) => self.decode_stage(spec, Some(all), &labels),
+            (Item::Stage(spec), _) => self.decode_stage(spec, None, &labels),
+            (Item::Loop(spec), Some(Several::Rounds(repeat))) => self.decode_loop(spec, *repeat, &labels),
+            (Item::Loop(LoopSpec { name: key, .. }) | Item::Broken(key), _) => Draft::Broken(key),
         });
         drafts.collect()
     }
@@ -138,21 +169,33 @@ impl Decoder<'_> {
         Substitution { errors: self.errors, params: self.params, axes, labels, budget: self.budget }
     }
 
-    fn decode_loop<'i>(&self, spec: &'i LoopSpec, around: &Labels) -> Draft<'i> {
+    fn repeat(&self, spec: &LoopSpec, around: &Labels) -> usize {
         let repeat = self.substitute(&[], around).apply(&spec.repeat).map(|tree| tree.value);
-        let repeat = match repeat {
+        match repeat {
             Some(Value::Int(count)) if (0..=1_000_000).contains(&count) => count as usize,
             Some(_) => {
                 let message = "`repeat` is a whole number from 0 to 1000000";
                 self.errors.at(spec.repeat.at, message).unwrap_or_default()
             }
             None => 0,
-        };
+        }
+    }
+
+    fn decode_loop<'i>(&self, spec: &'i LoopSpec, repeat: usize, around: &Labels) -> Draft<'i> {
         let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
         let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
-        Draft::Loop { spec, repeat, keep, body: self.decode_all(&spec.stages, &labels) }
+        let carry = self.entries(&spec.carry, around);
+        let next = self.entries(&spec.next, &labels);
+        Draft::Loop { spec, repeat, keep, carry, body: self.decode_all(&spec.stages, &labels), next }
+    }
+
+    fn entries<'i>(&self, entries: &'i [(Key, Tree)], labels: &Labels) -> Vec<Entry<'i>> {
+        let substitution = self.substitute(&[], labels);
+        let value =
+            |tree: &Tree| substitution.apply(tree).unwrap_or(Tree { value: Value::Broken, at: tree.at });
+        entries.iter().map(|(key, tree)| (key, value(tree))).collect()
     }
 
     fn keep(&self, tree: &Tree) -> Option<Keep> {

@@ -98,15 +98,15 @@ fn free_names(draft: &Draft) -> Vec<(String, At)> {
                 .filter_map(|(found, at)| Some((name(&found.origin)?, *at)))
                 .collect()
         }
-        Draft::Loop { spec, body, .. } => {
+        Draft::Loop { carry, body, next, .. } => {
             let entry = |tree: &super::tree::Tree| Some((name(&origin(tree)?)?, tree.at));
-            let carried: HashSet<&str> = spec.carry.iter().map(|(key, _)| key.name.as_str()).collect();
+            let carried: HashSet<&str> = carry.iter().map(|(key, _)| key.name.as_str()).collect();
             let stages: HashSet<&str> = body.iter().map(|draft| draft.key().name.as_str()).collect();
             let inner = body.iter().flat_map(free_names);
-            let inner = inner.chain(spec.next.iter().filter_map(|(_, tree)| entry(tree)));
+            let inner = inner.chain(next.iter().filter_map(|(_, tree)| entry(tree)));
             let free =
                 inner.filter(|(name, _)| !carried.contains(name.as_str()) && !stages.contains(name.as_str()));
-            spec.carry.iter().filter_map(|(_, tree)| entry(tree)).chain(free).collect()
+            carry.iter().filter_map(|(_, tree)| entry(tree)).chain(free).collect()
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A pipeline to look at: stages and what feeds them, with each loop once or written out. Runs nothing, and
 //! does not read the files that the pipeline names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use super::LoadOptions;
@@ -85,16 +85,21 @@ pub enum EdgeRole {
     Carry,
     /// From a round to the following one.
     Next,
-    /// Out of the last round of a loop, by the name that the loop carries it under.
-    Result(String),
+    /// Out of a round of a loop, the last where it is not said which, by the name that the loop carries it under.
+    Result {
+        name: String,
+        round: Option<usize>,
+    },
 }
 
-/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own.
+/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own, whatever the seeds.
 pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
     let compiled = super::compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
     let mut folding = Folding::new(&compiled.outside);
     folding.outline.pipeline = compiled.name.clone();
-    for (program, variant) in &compiled.programs {
+    let mut drawn = HashSet::new();
+    for (program, variant) in compiled.programs.iter().filter(|(_, variant)| drawn.insert(&variant.ablation))
+    {
         let frame = variant.ablation.as_ref().map(|name| folding.outline.add_frame(name.clone(), None, None));
         folding.steps(&program.steps, &mut vec![Scope::default()], frame);
     }
@@ -168,8 +173,19 @@ impl Tail {
 struct Scope<'a> {
     /// A stage's node and variant.
     nodes: Vec<(usize, &'a Variant)>,
-    /// What is carried, then what the loops come to.
-    values: Vec<Option<(Tail, EdgeRole)>>,
+    /// The nodes of what is carried.
+    carried: Vec<usize>,
+    results: Vec<Handed>,
+}
+
+/// A value that a loop hands on.
+struct Handed {
+    name: String,
+    repeat: usize,
+    /// Before the first round.
+    from: Option<Tail>,
+    /// After each.
+    to: Option<Tail>,
 }
 
 /// An outline in the making.
@@ -216,33 +232,27 @@ impl<'a> Folding<'a> {
     fn repeat(&mut self, step: &'a LoopStep, scopes: &mut Vec<Scope<'a>>, frame: Option<usize>) {
         let name = self.outline.inside(frame, &step.name);
         let inner = Some(self.outline.add_frame(name, frame, Some(step.repeat)));
-        let (mut nodes, mut results) = (Vec::new(), Vec::new());
+        let (mut carried, mut results) = (Vec::new(), Vec::new());
         for (name, link) in step.names.iter().zip(&step.carry) {
             let node = self.outline.add_node(self.outline.inside(inner, name), inner, Shape::Carried);
             let from = self.connect(link, scopes, node, Some(EdgeRole::Carry), name.clone());
-            nodes.push(node);
-            // Without a round, what goes in comes out.
-            results.push(if step.repeat == 0 { from } else { Some(Tail::whole(node)) });
+            carried.push(node);
+            let to = Some(Tail::whole(node));
+            results.push(Handed { name: name.clone(), repeat: step.repeat, from, to });
         }
-        let values = nodes.iter().map(|node| Some((Tail::whole(*node), EdgeRole::Feeds))).collect();
-        scopes.push(Scope { nodes: Vec::new(), values });
+        scopes.push(Scope { nodes: Vec::new(), carried: carried.clone(), results: Vec::new() });
         self.steps(&step.steps, scopes, inner);
         for (value, link) in &step.next {
-            let from = if step.repeat > 1 {
+            results[*value].to = if step.repeat > 1 {
                 let name = step.names[*value].clone();
-                self.connect(link, scopes, nodes[*value], Some(EdgeRole::Next), name)
+                self.connect(link, scopes, carried[*value], Some(EdgeRole::Next), name)
             } else {
                 self.tail(link, scopes).map(|(tail, _)| tail)
             };
-            if step.repeat > 0 {
-                results[*value] = from;
-            }
         }
         scopes.pop();
         if let Some(scope) = scopes.last_mut() {
-            let named = step.names.iter().zip(results);
-            let role = |(name, tail): (&String, Option<Tail>)| Some((tail?, EdgeRole::Result(name.clone())));
-            scope.values.extend(named.map(role));
+            scope.results.extend(results);
         }
     }
 
@@ -279,7 +289,15 @@ impl<'a> Folding<'a> {
                 let tail = Tail::output(*node, variant.label.clone(), variant.call.outputs(), output);
                 Some((tail, EdgeRole::Feeds))
             }
-            Link::Carried { scope, value } => scopes.get(scope)?.values.get(value)?.clone(),
+            Link::Carried { scope, value } => {
+                Some((Tail::whole(*scopes.get(scope)?.carried.get(value)?), EdgeRole::Feeds))
+            }
+            Link::Result { scope, value, round } => {
+                let handed = scopes.get(scope)?.results.get(value)?;
+                let tail = if round == 0 { &handed.from } else { &handed.to };
+                let round = Some(round).filter(|round| *round < handed.repeat);
+                Some((tail.clone()?, EdgeRole::Result { name: handed.name.clone(), round }))
+            }
         }
     }
 

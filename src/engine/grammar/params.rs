@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::budget::{Budget, VALUE};
-use super::decode::Labels;
+use super::decode::{Labels, Several};
 use super::diagnostic::{Diagnostic, Errors, suggestion};
 use super::reference::{Reference, is_name};
 use super::source::At;
@@ -14,21 +14,27 @@ use super::tree::{Key, Tree, Value};
 pub type Params = BTreeMap<String, Tree>;
 
 /// Why a value cannot stand in for the declared one.
-struct Misfit {
+pub struct Misfit {
     at: At,
     message: String,
     help: Option<String>,
+}
+
+impl Misfit {
+    pub fn report(self, errors: &Errors) {
+        let error = errors.error(self.at, self.message);
+        errors.add::<()>(match self.help {
+            Some(help) => error.help(help),
+            None => error,
+        });
+    }
 }
 
 /// Puts the values of an ablation in the place of the declared ones.
 pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
-            let error = errors.error(misfit.at, misfit.message);
-            errors.add::<()>(match misfit.help {
-                Some(help) => error.help(help),
-                None => error,
-            });
+            misfit.report(errors);
         }
     }
 }
@@ -62,7 +68,7 @@ pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
 }
 
 /// Puts a value in the place of the declared one at a dotted path.
-fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
+pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
     let mut steps = path.name.split('.');
     let first = steps.next().unwrap_or_default();
     let names: Vec<&str> = params.keys().map(String::as_str).collect();
@@ -149,34 +155,41 @@ pub struct Substitution<'a> {
 
 impl Substitution<'_> {
     /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants. `None` where something was
+    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants or rounds. `None` where something was
     /// wrong, which is reported.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
+        self.walk(tree, true)
+    }
+
+    /// Of the value of a parameter (not `typed`) only the variants are put in: a `$` in it is just that.
+    fn walk(&self, tree: &Tree, typed: bool) -> Option<Tree> {
         let value = match &tree.value {
-            Value::Text(text) if text.contains('$') => self.text(text, tree.at)?,
+            Value::Text(text) if typed && text.contains('$') => self.text(text, tree.at)?,
             Value::List(items) => {
-                let items: Vec<Option<Tree>> = items.iter().map(|item| self.apply(item)).collect();
+                let items: Vec<Option<Tree>> = items.iter().map(|item| self.walk(item, typed)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
                 let mut list = Vec::with_capacity(items.len());
                 for item in items {
-                    match self.variants(&item)? {
-                        variants if variants.is_empty() => list.push(item),
-                        variants => list.extend(variants.into_iter().map(|(_, variant)| variant)),
+                    match self.several(&item)? {
+                        None => list.push(item),
+                        Some(several) => list.extend(several.into_iter().map(|(_, one)| one)),
                     }
                 }
                 Value::List(list)
             }
             Value::Map(entries) => {
-                let entries: Vec<Option<(Key, Tree)>> =
-                    entries.iter().map(|(key, value)| Some((key.clone(), self.apply(value)?))).collect();
+                let entries: Vec<Option<(Key, Tree)>> = entries
+                    .iter()
+                    .map(|(key, value)| Some((key.clone(), self.walk(value, typed)?)))
+                    .collect();
                 let mut map = Vec::with_capacity(entries.len());
                 for (key, value) in entries.into_iter().collect::<Option<Vec<_>>>()? {
-                    match self.variants(&value)? {
-                        variants if key.name.contains('*') && !variants.is_empty() => {
-                            for (label, variant) in variants {
+                    match self.several(&value)? {
+                        Some(several) if key.name.contains('*') => {
+                            for (label, variant) in several {
                                 let longer = key.name.len().saturating_mul(label.len());
                                 self.budget.take(self.errors, key.at, longer)?;
-                                map.push((Key { name: key.name.replace('*', label), at: key.at }, variant));
+                                map.push((Key { name: key.name.replace('*', &label), at: key.at }, variant));
                             }
                         }
                         _ => map.push((key, value)),
@@ -209,31 +222,36 @@ impl Substitution<'_> {
         self.budget.take(self.errors, at, VALUE + text)
     }
 
-    /// The variants that `stage[*].output` matches, each with its label; none of anything else.
-    fn variants(&self, item: &Tree) -> Option<Vec<(&str, Tree)>> {
-        let mut variants = Vec::new();
-        if let Value::Text(text) = &item.value
-            && text.contains('*')
-            && let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text)
-        {
-            let output = output.map_or(String::new(), |output| format!(".{output}"));
-            for label in self.labels.of(&name) {
-                self.budget.take(self.errors, item.at, label.len())?;
-                if matches(&pattern, label) {
-                    let value = Value::Text(format!("{name}[{label}]{output}"));
-                    self.count(&value, item.at)?;
-                    variants.push((label, Tree { value, at: item.at }));
-                }
+    /// What `stage[*].output` or `loop[*].value` stands for, each with its label. The inner `None` is of anything else,
+    /// and of what no variant matches.
+    fn several(&self, item: &Tree) -> Option<Option<Vec<(String, Tree)>>> {
+        let Value::Text(text) = &item.value else { return Some(None) };
+        if !text.contains('*') {
+            return Some(None);
+        }
+        let Ok(Reference { name, variant: Some(pattern), output }) = Reference::parse(text) else {
+            return Some(None);
+        };
+        let Some(several) = self.labels.of(&name) else { return Some(None) };
+        let output = output.map_or(String::new(), |output| format!(".{output}"));
+        let mut found = Vec::new();
+        for label in several.labels() {
+            self.budget.take(self.errors, item.at, label.len())?;
+            if matches(&pattern, &label) {
+                let value = Value::Text(format!("{name}[{label}]{output}"));
+                self.count(&value, item.at)?;
+                found.push((label.into_owned(), Tree { value, at: item.at }));
             }
         }
-        Some(variants)
+        // Of no rounds there is nothing; of variants there always is, so that here the labels are wrong.
+        let nothing_is_meant = matches!(several, Several::Rounds(_)) && pattern == "*";
+        Some(Some(found).filter(|found| nothing_is_meant || !found.is_empty()))
     }
 
     fn text(&self, text: &str, at: At) -> Option<Value> {
         if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
-            let value = self.lookup(path, at)?;
-            self.count_all(value, at)?;
-            return Some(value.clone());
+            let value = self.lookup(path, at)?.clone();
+            return self.walk(&Tree { value, at }, false).map(|tree| tree.value);
         }
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
@@ -247,15 +265,6 @@ impl Substitution<'_> {
             rest = after;
         }
         Some(Value::Text(out + rest))
-    }
-
-    fn count_all(&self, value: &Value, at: At) -> Option<()> {
-        self.count(value, at)?;
-        match value {
-            Value::List(items) => items.iter().try_for_each(|item| self.count_all(&item.value, at)),
-            Value::Map(entries) => entries.iter().try_for_each(|(_, value)| self.count_all(&value.value, at)),
-            _ => Some(()),
-        }
     }
 
     /// The value of `name` or `name.key.key`.

@@ -1,7 +1,7 @@
 //! What names mean where they are used.
 //!
-//! A name stands for a place in the frame of its scope: the nodes of a scope in the order of its steps, and
-//! its carried values followed by what the loops in it come to. [`super::unroll`] fills frames round by round.
+//! A name stands for a place in the frame of its scope: the nodes of a scope in the order of its steps, its carried
+//! values, and what the loops in it come to. [`super::unroll`] fills frames round by round.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,10 +21,16 @@ pub enum Link {
         node: usize,
         output: usize,
     },
-    /// What a loop carries, within it or after it.
+    /// What a loop carries, within it.
     Carried {
         scope: usize,
         value: usize,
+    },
+    /// What a round of a loop handed on; round 0 is what went in, the last one what comes out.
+    Result {
+        scope: usize,
+        value: usize,
+        round: usize,
     },
     File(usize),
     Variable(usize),
@@ -51,6 +57,7 @@ pub enum Binding<'a> {
     },
     Loop {
         first: usize,
+        repeat: usize,
         results: Vec<(&'a str, Artifact)>,
     },
 }
@@ -62,9 +69,9 @@ pub struct Scope<'a> {
     pub names: HashMap<&'a str, Binding<'a>>,
     /// Of stages within the loops of this scope: the loop. They mean nothing here, but are asked for.
     pub within_loops: HashMap<&'a str, &'a str>,
-    /// How many nodes and carried values its frame has so far.
+    /// How many nodes and results of loops its frame has so far.
     pub nodes: usize,
-    pub values: usize,
+    pub results: usize,
 }
 
 impl<'a> Scope<'a> {
@@ -79,7 +86,7 @@ impl<'a> Scope<'a> {
             names: carried.iter().enumerate().map(bind).collect(),
             within_loops: HashMap::new(),
             nodes: 0,
-            values: carried.len(),
+            results: 0,
         }
     }
 
@@ -153,18 +160,21 @@ impl<'a> Scope<'a> {
                 (None, None) => Some((Link::Carried { scope, value: *value }, artifact.clone())),
                 _ => errors.at(at, format!("`{name}` is a carried value: write just `{name}`")),
             },
-            Binding::Loop { first, results } => match (&reference.variant, &reference.output) {
-                (None, Some(output)) => match results.iter().position(|(result, _)| result == output) {
-                    Some(index) => {
-                        Some((Link::Carried { scope, value: first + index }, results[index].1.clone()))
-                    }
-                    None => {
+            Binding::Loop { first, repeat, results } => match &reference.output {
+                Some(output) => {
+                    let Some(index) = results.iter().position(|(result, _)| result == output) else {
                         let names = results.iter().map(|(result, _)| *result);
                         let message = format!("loop `{name}` does not carry `{output}`");
-                        errors.add(error(message).suggest(output, names))
-                    }
-                },
-                _ => {
+                        return errors.add(error(message).suggest(output, names));
+                    };
+                    let round = match round(&reference, *repeat) {
+                        Ok(round) => round,
+                        Err((message, help)) => return errors.add(error(message).help(help)),
+                    };
+                    let link = Link::Result { scope, value: first + index, round };
+                    Some((link, results[index].1.clone()))
+                }
+                None => {
                     let known: Vec<String> =
                         results.iter().map(|(result, _)| format!("{name}.{result}")).collect();
                     let known: Vec<&str> = known.iter().map(String::as_str).collect();
@@ -181,6 +191,28 @@ fn output(reference: &Reference, outputs: &[Output]) -> Option<usize> {
     match &reference.output {
         None => Some(0),
         Some(wanted) => outputs.iter().position(|output| output.name == *wanted),
+    }
+}
+
+/// The round of a loop that a reference names, the last by default; else what is wrong, and what to do.
+fn round(reference: &Reference, repeat: usize) -> Result<usize, (String, String)> {
+    let name = &reference.name;
+    let output = reference.output.as_deref().unwrap_or_default();
+    let Some(given) = &reference.variant else { return Ok(repeat) };
+    match given.parse::<usize>() {
+        Ok(round) if round <= repeat => Ok(round),
+        _ if given == "*" => Err((
+            format!("`{name}[*].{output}` stands for all rounds, but here is room for one"),
+            format!("name one, such as {name}[1].{output}, or write {name}.{output} for the last"),
+        )),
+        _ => {
+            let rounds = match repeat {
+                0 => "it has none, and 0 is what went in".to_owned(),
+                1 => "it has round 1, and 0 is what went in".to_owned(),
+                _ => format!("it has rounds 1 to {repeat}, and 0 is what went in"),
+            };
+            Err((format!("loop `{name}` has no round `{given}`"), rounds))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A pipeline as it was typed: stages, loops and parameters with their places, nothing resolved yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::diagnostic::{Errors, nearest};
 use super::params::Params;
@@ -23,6 +23,8 @@ pub struct Pipeline {
     pub name: String,
     /// As declared, `seed`, `device` and `dtype` among them.
     pub params: Params,
+    /// Where it is unrolled once for each of several.
+    pub seeds: Option<Vec<u64>>,
     pub ablations: Vec<Ablation>,
     /// How much there is of each resource.
     pub resources: BTreeMap<String, u32>,
@@ -36,6 +38,13 @@ pub struct Pipeline {
 pub struct Ablation {
     pub name: Key,
     pub params: Vec<(Key, Tree)>,
+}
+
+impl Ablation {
+    /// Whether it says where all randomness comes from.
+    pub fn sets_seed(&self) -> bool {
+        self.params.iter().any(|(key, _)| key.name == "seed")
+    }
 }
 
 /// An entry of `stages:`.
@@ -85,13 +94,15 @@ impl Pipeline {
     /// What can be read of the file; what cannot is reported and left out.
     pub fn read(errors: &Errors, tree: &Tree) -> Pipeline {
         let reader = Reader { errors };
-        let known = ["pipeline", "seed", "device", "dtype", "params", "resources", "stages", "ablations"];
+        let known =
+            ["pipeline", "seed", "seeds", "device", "dtype", "params", "resources", "stages", "ablations"];
         reader.known_keys(tree, "a pipeline", &known);
         let entries = |key| tree.get(key).map(|tree| reader.named(tree, key)).unwrap_or_default();
         let stages = reader.required(tree, "a pipeline", "stages").map(|stages| reader.items(stages));
         Pipeline {
             name: reader.pipeline_name(tree),
             params: reader.params(tree, entries("params")),
+            seeds: reader.seeds(tree),
             ablations: reader.ablations(entries("ablations")),
             resources: entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect(),
             numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
@@ -100,12 +111,13 @@ impl Pipeline {
     }
 }
 
-struct Reader<'a> {
-    errors: &'a Errors<'a>,
+/// Reads the grammar's own maps.
+pub struct Reader<'a> {
+    pub errors: &'a Errors<'a>,
 }
 
 impl Reader<'_> {
-    fn pipeline_name(&self, top: &Tree) -> String {
+    pub fn pipeline_name(&self, top: &Tree) -> String {
         match self.required(top, "a pipeline", "pipeline") {
             Some(Tree { value: Value::Text(text), .. }) if is_name(text) => return text.clone(),
             Some(other) => {
@@ -121,10 +133,7 @@ impl Reader<'_> {
     fn params(&self, top: &Tree, declared: Vec<(Key, Tree)>) -> Params {
         let mut params = Params::new();
         for (key, value) in declared {
-            let name = &key.name;
-            if OWN_PARAMS.contains(&name.as_str()) {
-                let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
-                self.errors.at::<()>(key.at, message);
+            if !self.is_declarable(&key) {
                 continue;
             }
             let at = value.at;
@@ -154,9 +163,43 @@ impl Reader<'_> {
         params
     }
 
+    /// Whether `params` may have this key, which else is reported.
+    pub fn is_declarable(&self, key: &Key) -> bool {
+        let name = &key.name;
+        let own = OWN_PARAMS.contains(&name.as_str()) || name == "seeds";
+        if own {
+            let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
+            self.errors.at::<()>(key.at, message);
+        }
+        !own
+    }
+
+    /// `seeds:`, a list of different whole numbers.
+    pub fn seeds(&self, top: &Tree) -> Option<Vec<u64>> {
+        let tree = top.get("seeds")?;
+        if top.get("seed").is_some() {
+            return self.errors.at(tree.at, "either `seed` or `seeds`: write one of them");
+        }
+        let seed = |item: &Tree| match item.value {
+            Value::Int(seed @ 0..) => Some(seed as u64),
+            _ => None,
+        };
+        let seeds = match &tree.value {
+            Value::List(items) => items.iter().map(seed).collect::<Option<Vec<u64>>>(),
+            _ => None,
+        };
+        let mut known = HashSet::new();
+        match seeds {
+            Some(seeds) if !seeds.is_empty() && seeds.iter().all(|seed| known.insert(*seed)) => Some(seeds),
+            _ => self
+                .errors
+                .at(tree.at, "`seeds` is a list of different whole numbers from 0, such as [1, 2, 3]"),
+        }
+    }
+
     /// Whether a value stands for itself, as those of parameters do: one that names another would be taken
     /// for text.
-    fn without_parameters(&self, tree: &Tree) -> bool {
+    pub fn without_parameters(&self, tree: &Tree) -> bool {
         match &tree.value {
             Value::Text(text)
                 if text.contains("${") || text.strip_prefix('$').is_some_and(super::params::is_path) =>
@@ -274,7 +317,7 @@ impl Reader<'_> {
     }
 
     /// The entries of a map whose keys are names that the user chooses.
-    fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
+    pub fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
         let Value::Map(entries) = &tree.value else {
             let message = format!("`{what}` should be a map of names, found {}", tree.value.describe());
             return self.errors.at(tree.at, message).unwrap_or_default();
@@ -290,7 +333,7 @@ impl Reader<'_> {
     }
 
     /// Reports the keys of a map of the grammar's own that are not among the known ones.
-    fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
+    pub fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
         let Value::Map(entries) = &tree.value else { return };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
             let error = self.errors.error(key.at, format!("{what} has no key `{}`", key.name));

@@ -19,7 +19,9 @@ const MOST_INPUTS: u64 = 10_000_000;
 #[derive(Default)]
 struct Frame {
     nodes: Vec<NodeId>,
-    values: Vec<Feed>,
+    carried: Vec<Feed>,
+    /// Of each value that a loop handed on, what it was before the first round and after each.
+    results: Vec<Vec<Feed>>,
 }
 
 struct Unroller<'a> {
@@ -120,11 +122,13 @@ impl Unroller<'_> {
         let mut carried: Vec<Feed> = step.carry.iter().map(|link| self.feed(link)).collect();
         let width = step.repeat.to_string().len();
         let depth = self.frames.len();
+        let mut results: Vec<Vec<Feed>> = carried.iter().map(|feed| vec![*feed]).collect();
         self.frames.push(Frame::default());
         for round in 1..=step.repeat {
             let frame = &mut self.frames[depth];
             frame.nodes.clear();
-            frame.values.clone_from(&carried);
+            frame.results.clear();
+            frame.carried.clone_from(&carried);
             let prefix = format!("{}{}[{round:0width$}]/", place.prefix, step.name);
             let position = place.position.iter().copied().chain([round as u32]).collect();
             let seed = place.seed.child(round);
@@ -136,10 +140,11 @@ impl Unroller<'_> {
                 }
                 carried[*value] = feed;
             }
+            results.iter_mut().zip(&carried).for_each(|(rounds, feed)| rounds.push(*feed));
         }
         self.frames.pop();
         if let Some(frame) = self.frames.last_mut() {
-            frame.values.extend(carried);
+            frame.results.extend(results);
         }
     }
 
@@ -161,7 +166,8 @@ impl Unroller<'_> {
             Link::Output { scope, node, output } => {
                 Feed::Output { node: self.frames[scope].nodes[node], output }
             }
-            Link::Carried { scope, value } => self.frames[scope].values[value],
+            Link::Carried { scope, value } => self.frames[scope].carried[value],
+            Link::Result { scope, value, round } => self.frames[scope].results[value][round],
             Link::File(index) => Feed::File(index),
             Link::Variable(index) => Feed::Variable(index),
         }

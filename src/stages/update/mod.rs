@@ -219,6 +219,7 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
     mean("reward", rows.iter().map(|row| row.reward).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
     mean("finished", rows.iter().map(|row| share(row.sample.finished)).collect());
+    mean("empty", rows.iter().map(|row| share(row.text.is_empty())).collect());
     type Component = fn(&RewardRow) -> Option<f64>;
     let components: [(&str, Component); 9] = [
         ("attack_success", |row| row.attack_success),

@@ -11,6 +11,9 @@ pub(super) const PARAMETER: &str = r"^\$";
 
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]*$";
 
+/// A name, or a path into a parameter of the pipeline that is extended.
+const PATH: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$";
+
 /// `stage`, `stage.output` or `stage[variant].output`, or text with a parameter in it.
 pub(super) const REFERENCE: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\[[^\]]*\])?(\.[A-Za-z_][A-Za-z0-9_-]*)?$|\$";
 
@@ -44,24 +47,39 @@ pub(super) fn top() -> Value {
             "The pipeline's name; its results are in results/NAME." },
         "seed": { "type": "integer", "minimum": 0, "default": 0, "description":
             "Where all randomness of the pipeline comes from." },
+        "seeds": { "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1, "uniqueItems": true,
+            "description": "Instead of `seed`: the pipeline is run once with each, side by side, its nodes named \
+                `s1/…` or `ABLATION-s1/…`." },
+        "extends": { "type": "string", "description":
+            "A pipeline file, relative to this one, that this one takes over with other `params`, seeds and numerics." },
         "device": { "type": "string", "default": "auto", "examples": ["auto", "cpu", "cuda", "cuda:1", "metal"],
             "description": "Where models are computed: auto, cpu, cuda, cuda:N or metal." },
         "dtype": { "type": "string", "default": "f32", "examples": ["f32", "bf16", "f16", "f64"], "description":
             "The number type in which models are computed: f32; bf16 or f16 on a GPU; f64 to check numbers." },
         "params": { "type": "object", "description":
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
-            "propertyNames": { "pattern": NAME, "not": { "enum": ["seed", "device", "dtype"] } },
-            "additionalProperties": { "type": ["number", "string", "boolean", "array"] } },
+            "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "seeds", "device", "dtype"] } },
+            "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
             "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
              take more.",
             "additionalProperties": { "type": "integer", "minimum": 1 } },
-        "ablations": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
+        "ablations": { "type": ["object", "array"], "propertyNames": { "pattern": NAME }, "description":
             "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
-             pipeline with them.",
+             pipeline with them. Where the file extends another: the names of those to run by default.",
+            "items": { "type": "string", "pattern": NAME },
             "additionalProperties": { "type": "object", "propertyNames": { "pattern": NAME },
-                "additionalProperties": { "type": ["number", "string", "boolean", "array"] } } },
+                "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } } },
         "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of the pipeline, by name." },
+    })
+}
+
+/// What a file has to have: stages, or another file that has them.
+pub(super) fn stages_or_extends() -> Value {
+    json!({
+        "if": { "required": ["extends"] },
+        "then": { "not": { "anyOf": [{ "required": ["stages"] }, { "required": ["resources"] }] } },
+        "else": { "required": ["stages"] },
     })
 }
 
@@ -158,7 +176,7 @@ pub(super) fn explain_patterns(value: &mut Value) {
             }
             Some(REFERENCE) => Some("Expected a reference such as world.seeds, or { path: FILE }.".into()),
             Some(DURATION) => Some("Expected seconds, or text such as 90s or 2h.".into()),
-            Some(NAME) => Some("Expected a name: letters, digits, `_` and `-`.".into()),
+            Some(NAME | PATH) => Some("Expected a name: letters, digits, `_` and `-`.".into()),
             _ => None,
         };
         object.extend(message.map(|message| ("patternErrorMessage".to_owned(), message.into())));

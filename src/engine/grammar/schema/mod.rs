@@ -36,10 +36,13 @@ pub fn document(registry: &Registry) -> Value {
         "description": "A pipeline of triplay: stages, the loops around them, and what they are fed.",
         "type": "object",
         "properties": grammar::top(),
-        "required": ["pipeline", "stages"],
+        "required": ["pipeline"],
         "additionalProperties": false,
         "$defs": definitions,
     });
+    if let (Value::Object(document), Value::Object(either)) = (&mut document, grammar::stages_or_extends()) {
+        document.extend(either);
+    }
     grammar::explain_patterns(&mut document);
     document
 }

@@ -1,0 +1,313 @@
+//! Curves as SVG: a metric over phases, for each ablation the mean over seeds and its 95 % interval as a band.
+//!
+//! The colours are those of Okabe and Ito, told apart by people who do not see red and green, and lighter ones of the
+//! same hues on a dark page. Each curve is named where it ends.
+
+use std::fmt::Write;
+
+use super::series::{Measure, Series};
+use super::statistics::Estimate;
+use super::table::is_share;
+
+/// Of the picture, in pixels, and what of it is left free around the curves.
+const WIDTH: f64 = 820.0;
+const HEIGHT: f64 = 440.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 170.0;
+const TOP: f64 = 44.0;
+const BOTTOM: f64 = 66.0;
+
+/// How far apart the names of curves are at least, and labels of phases on the average.
+const LINE: f64 = 15.0;
+const LABEL: f64 = 52.0;
+
+/// On a light page and on a dark one.
+const COLOURS: [(&str, &str); 7] = [
+    ("#0072b2", "#5bb0ea"),
+    ("#d55e00", "#ff8c4a"),
+    ("#009e73", "#2fc99b"),
+    ("#b8578f", "#e59ac6"),
+    ("#b07a00", "#f0bb45"),
+    ("#3a8fc4", "#9ad2f5"),
+    ("#6b6b6b", "#b5b5b5"),
+];
+
+/// Curves beyond the colours are dashed.
+const DASHES: [&str; 4] = ["none", "7 3", "2 3", "7 3 2 3"];
+
+struct Curve<'a> {
+    name: &'a str,
+    class: usize,
+    dash: &'static str,
+    /// By the place of the phase on the axis.
+    points: Vec<(usize, Estimate)>,
+}
+
+/// What a phase's place and a value come to in pixels.
+struct Axes {
+    phases: Vec<String>,
+    /// Between values that are written on the axis.
+    step: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Axes {
+    fn x(&self, place: usize) -> f64 {
+        let width = WIDTH - LEFT - RIGHT;
+        match self.phases.len() {
+            0 | 1 => LEFT + width / 2.0,
+            count => LEFT + width * place as f64 / (count - 1) as f64,
+        }
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value.clamp(self.low, self.high))
+            / (self.high - self.low)
+    }
+}
+
+/// The picture of a metric's series.
+pub fn curves(measure: &Measure, series: &[Series]) -> String {
+    let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
+    let axes = axes(&phases, is_share(&measure.metric));
+    let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
+    let curves: Vec<Curve> = (series.iter().zip(&phases).enumerate())
+        .map(|(index, (series, phases))| Curve {
+            name: &series.ablation,
+            class: index % COLOURS.len(),
+            dash: DASHES[index / COLOURS.len() % DASHES.len()],
+            points: phases.iter().map(|(phase, estimate)| (place(phase), *estimate)).collect(),
+        })
+        .collect();
+    let seeds = series.iter().map(|series| series.samples.len()).max().unwrap_or(0);
+    let mut svg = head(measure, seeds);
+    frame(&mut svg, measure, &axes);
+    curves.iter().for_each(|curve| band(&mut svg, &axes, curve));
+    curves.iter().for_each(|curve| line(&mut svg, &axes, curve));
+    names(&mut svg, &axes, &curves);
+    svg + "</svg>\n"
+}
+
+/// All phases in the order of the longest curve, and round values around all bands; shares stay within 0 and 1.
+fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
+    let mut longest: Vec<&Vec<(String, Estimate)>> = curves.iter().collect();
+    longest.sort_by_key(|points| std::cmp::Reverse(points.len()));
+    let mut phases: Vec<String> = Vec::new();
+    for (phase, _) in longest.into_iter().flatten() {
+        if !phases.contains(phase) {
+            phases.push(phase.clone());
+        }
+    }
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for (_, estimate) in curves.iter().flatten() {
+        let half = estimate.half.unwrap_or(0.0);
+        (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
+    }
+    if share {
+        (low, high) = (low.max(0.0), high.min(1.0));
+    }
+    if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
+        let middle = if low.is_finite() { low } else { 0.0 };
+        (low, high) = (middle - 0.05, middle + 0.05);
+    }
+    let rough = (high - low) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    Axes { phases, step, low: (low / step).floor() * step, high: (high / step).ceil() * step }
+}
+
+fn head(measure: &Measure, seeds: usize) -> String {
+    let mut style = String::from(
+        "text{font:12px sans-serif;fill:#333}.title{font-size:14px;font-weight:600}.axis{stroke:#888}.grid{stroke:#ddd}\n",
+    );
+    let mut dark = String::from("text{fill:#ddd}.axis{stroke:#999}.grid{stroke:#444}");
+    for (class, (on_light, on_dark)) in COLOURS.iter().enumerate() {
+        for (style, colour) in [(&mut style, on_light), (&mut dark, on_dark)] {
+            let _ = write!(style, ".l{class}{{stroke:{colour}}}.f{class}{{fill:{colour}}}");
+        }
+    }
+    let title = format!(
+        "{} of {}, mean{} over {seeds} seed{}",
+        measure.metric,
+        measure.subject,
+        if seeds > 1 { " and 95 % interval" } else { "" },
+        if seeds == 1 { "" } else { "s" },
+    );
+    let title = escape(&title);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">\n\
+         <title>{title}</title>\n\
+         <style>\n{style}\n@media (prefers-color-scheme:dark){{{dark}}}\n</style>\n\
+         <text class=\"title\" x=\"{LEFT}\" y=\"24\">{title}</text>\n"
+    )
+}
+
+/// Axes with their units, and lines across at the values.
+fn frame(svg: &mut String, measure: &Measure, axes: &Axes) {
+    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    let share = is_share(&measure.metric);
+    let scale = if share { 100.0 } else { 1.0 };
+    let decimals = (-(axes.step * scale).log10().floor()).max(0.0) as usize;
+    let count = ((axes.high - axes.low) / axes.step).round() as usize;
+    for index in 0..=count {
+        let value = axes.low + axes.step * index as f64;
+        let y = axes.y(value);
+        // Not `-0`.
+        let shown = scale * value + 0.0;
+        let shown = if shown.abs() < 1e-9 { 0.0 } else { shown };
+        let _ =
+            writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{shown:.decimals$}</text>",
+            LEFT - 8.0,
+            y + 4.0
+        );
+    }
+    let _ =
+        writeln!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>");
+    let most = ((right - LEFT) / LABEL).floor().max(1.0) as usize;
+    let every = axes.phases.len().div_ceil(most).max(1);
+    for (place, phase) in axes.phases.iter().enumerate().step_by(every) {
+        let x = axes.x(place);
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{}\"/>\
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            bottom + 5.0,
+            bottom + 20.0,
+            escape(phase)
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">after phase</text>",
+        (LEFT + right) / 2.0,
+        bottom + 46.0
+    );
+    let middle = (TOP + bottom) / 2.0;
+    let unit = if share { "percent" } else { "value" };
+    let _ = writeln!(
+        svg,
+        "<text x=\"18\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {middle:.1})\">{}, {unit}</text>",
+        escape(&measure.metric)
+    );
+}
+
+/// The interval where there are several seeds.
+fn band(svg: &mut String, axes: &Axes, curve: &Curve) {
+    let edge = |sign: f64| {
+        curve
+            .points
+            .iter()
+            .filter_map(move |(place, estimate)| Some((*place, estimate.mean + sign * estimate.half?)))
+    };
+    let around: Vec<(usize, f64)> =
+        edge(1.0).chain(edge(-1.0).collect::<Vec<_>>().into_iter().rev()).collect();
+    if around.len() > 3 {
+        let _ = writeln!(
+            svg,
+            "<polygon class=\"f{}\" fill-opacity=\"0.15\" points=\"{}\"/>",
+            curve.class,
+            points(axes, around.into_iter())
+        );
+    }
+}
+
+fn line(svg: &mut String, axes: &Axes, curve: &Curve) {
+    let means = || curve.points.iter().map(|(place, estimate)| (*place, estimate.mean));
+    let _ = writeln!(
+        svg,
+        "<polyline class=\"l{}\" fill=\"none\" stroke-width=\"2\" stroke-dasharray=\"{}\" points=\"{}\"/>",
+        curve.class,
+        curve.dash,
+        points(axes, means())
+    );
+    // Single points would hide a long curve.
+    if curve.points.len() <= 40 {
+        for (place, value) in means() {
+            let (x, y) = (axes.x(place), axes.y(value));
+            let _ = writeln!(svg, "<circle class=\"f{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>", curve.class);
+        }
+    }
+}
+
+/// The name of each curve where it ends, or as near as there is room.
+fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
+    let mut ends: Vec<(f64, &Curve)> = curves
+        .iter()
+        .filter(|curve| !curve.name.is_empty())
+        .filter_map(|curve| Some((axes.y(curve.points.last()?.1.mean), curve)))
+        .collect();
+    ends.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let mut free = TOP;
+    let room = HEIGHT - BOTTOM - LINE * ends.len() as f64;
+    for (index, (end, curve)) in ends.into_iter().enumerate() {
+        // What comes below has to find room too.
+        let y = end.min(room + LINE * (index + 1) as f64).max(free);
+        free = y + LINE;
+        let (x, end_x) = (WIDTH - RIGHT + 18.0, axes.x(curve.points.last().map_or(0, |point| point.0)));
+        let _ = writeln!(
+            svg,
+            "<line class=\"l{0}\" stroke-opacity=\"0.5\" x1=\"{1:.1}\" y1=\"{end:.1}\" x2=\"{2:.1}\" y2=\"{y:.1}\"/>\
+             <text class=\"f{0}\" x=\"{x:.1}\" y=\"{3:.1}\">{4}</text>",
+            curve.class,
+            end_x + 5.0,
+            x - 4.0,
+            y + 4.0,
+            escape(curve.name)
+        );
+    }
+}
+
+fn points(axes: &Axes, values: impl Iterator<Item = (usize, f64)>) -> String {
+    let point = |(place, value): (usize, f64)| format!("{:.1},{:.1}", axes.x(place), axes.y(value));
+    values.map(point).collect::<Vec<_>>().join(" ")
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::tests::row;
+    use super::super::series::{measure, series};
+    use super::*;
+
+    #[test]
+    fn a_curve_has_a_band_where_there_are_seeds_and_a_name_where_it_ends() {
+        let mut rows = Vec::new();
+        for (seed, shift) in [(1, 0.0), (2, 0.1)] {
+            rows.push(row(&format!("full-s{seed}/before"), 0, "warm-up", 0.4 + shift));
+            rows.push(row(&format!("full-s{seed}/play[1]/after"), 1, "a<b", 0.1 + shift));
+        }
+        rows.push(row("flat/before", 0, "warm-up", 0.4));
+        let runs = [rows];
+        let measure = measure(&runs, "attack_success").unwrap();
+        let svg = curves(&measure, &series(&runs, &measure));
+        assert_eq!((svg.matches("<polygon").count(), svg.matches("<polyline").count()), (1, 2));
+        assert!(svg.contains(">full</text>") && svg.contains(">1 a&lt;b</text>"), "{svg}");
+        assert!(svg.contains("attack_success of defender, mean and 95 % interval over 2 seeds"), "{svg}");
+        assert!(svg.contains(">100</text>") && !svg.contains("NaN"), "shares stay in 0 to 100: {svg}");
+    }
+
+    #[test]
+    fn names_that_would_cover_each_other_are_moved_apart() {
+        let rows: Vec<_> =
+            (0..12).map(|i| row(&format!("a{i}/before"), 0, "warm-up", 0.5 + f64::from(i) * 1e-4)).collect();
+        let runs = [rows];
+        let measure = measure(&runs, "attack_success").unwrap();
+        let svg = curves(&measure, &series(&runs, &measure));
+        let mut heights: Vec<f64> = svg
+            .lines()
+            .filter_map(|line| line.split("y2=\"").nth(1).filter(|_| line.contains("stroke-opacity")))
+            .filter_map(|rest| rest.split('"').next()?.parse().ok())
+            .collect();
+        heights.sort_by(f64::total_cmp);
+        assert_eq!(heights.len(), 12);
+        assert!(heights.windows(2).all(|pair| pair[1] - pair[0] >= LINE - 0.2), "{heights:?}");
+    }
+}

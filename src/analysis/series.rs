@@ -1,0 +1,195 @@
+//! A metric over the evaluations of a run, for each ablation and seed: nodes are named `ABLATION-s1/play[1]/after_red`,
+//! and what they measured says which phase of which round came before.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::statistics::{Estimate, estimate};
+use crate::data::{MetricRow, RunMetricRow};
+
+/// A metric of a subject, such as `attack_success` of the `defender`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Measure {
+    pub subject: String,
+    pub metric: String,
+}
+
+/// What tells one run of a pipeline from another of the same ablation: the file it is in, and its seed where the file
+/// has several.
+pub type Sample = (usize, Option<u64>);
+
+/// A metric's values in one ablation, by sample, each after the phase that it followed, in order.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Empty for the pipeline as it stands.
+    pub ablation: String,
+    pub samples: BTreeMap<Sample, Vec<(String, f64)>>,
+}
+
+impl Series {
+    /// Over samples, what `of` makes of each one's values.
+    fn over(&self, of: impl Fn(&[(String, f64)]) -> Option<f64>) -> BTreeMap<Sample, f64> {
+        self.samples.iter().filter_map(|(sample, values)| Some((*sample, of(values)?))).collect()
+    }
+
+    /// After the last evaluation.
+    pub fn last(&self) -> BTreeMap<Sample, f64> {
+        self.over(|values| values.last().map(|(_, value)| *value))
+    }
+
+    /// From the first evaluation to the last.
+    pub fn gain(&self) -> BTreeMap<Sample, f64> {
+        self.over(|values| Some(values.last()?.1 - values.first()?.1))
+    }
+
+    /// After each phase that any sample has, over those that have it.
+    pub fn phases(&self) -> Vec<(String, Estimate)> {
+        let mut samples: Vec<&Vec<(String, f64)>> = self.samples.values().collect();
+        samples.sort_by_key(|values| std::cmp::Reverse(values.len()));
+        let mut phases: Vec<&str> = Vec::new();
+        for (phase, _) in samples.iter().copied().flatten() {
+            if !phases.contains(&phase.as_str()) {
+                phases.push(phase);
+            }
+        }
+        let at = |phase: &str| {
+            let value =
+                |values: &Vec<(String, f64)>| values.iter().find(|(known, _)| known == phase).map(|v| v.1);
+            samples.iter().filter_map(|values| value(values)).collect::<Vec<f64>>()
+        };
+        phases.into_iter().filter_map(|phase| Some((phase.to_owned(), estimate(&at(phase))?))).collect()
+    }
+}
+
+/// Sample by sample, how much more `a` is than `b` where both have one.
+pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<f64> {
+    a.iter().filter_map(|(sample, a)| Some(a - b.get(sample)?)).collect()
+}
+
+/// A node's ablation and seed, and what remains of its name.
+pub fn variant(node: &str) -> (&str, Option<u64>, &str) {
+    let Some((name, rest)) = node.split_once('/').filter(|(name, _)| !name.contains('[')) else {
+        return ("", None, node);
+    };
+    let seed = |text: &str| text.strip_prefix('s').and_then(|digits| digits.parse().ok());
+    match (seed(name), name.rsplit_once('-')) {
+        (Some(seed), _) => ("", Some(seed), rest),
+        (None, Some((ablation, last))) if seed(last).is_some() => (ablation, seed(last), rest),
+        _ => (name, None, rest),
+    }
+}
+
+/// The metric's values, for each ablation in the order of the runs.
+pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
+    let mut found: Vec<Series> = Vec::new();
+    for (run, rows) in runs.iter().enumerate() {
+        let own = |row: &&RunMetricRow| {
+            row.metric.subject == measure.subject && row.metric.metric == measure.metric
+        };
+        for row in rows.iter().filter(own) {
+            let (ablation, seed, _) = variant(&row.node);
+            let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
+            if place == found.len() {
+                found.push(Series { ablation: ablation.to_owned(), samples: BTreeMap::new() });
+            }
+            let values = found[place].samples.entry((run, seed)).or_default();
+            values.push((phase(&row.metric), row.metric.value));
+        }
+    }
+    found
+}
+
+/// What came before a measurement: `warm-up`, `1 red`, or for a step of training `1.3`.
+pub fn phase(metric: &MetricRow) -> String {
+    match (metric.at.iteration, metric.at.step) {
+        (0, _) => metric.phase.clone(),
+        (iteration, 0) => format!("{iteration} {}", metric.phase),
+        (iteration, step) => format!("{iteration}.{step}"),
+    }
+}
+
+/// The measure that is meant by `metric` or `subject.metric`.
+pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
+    let rows = || runs.iter().flatten().map(|row| &row.metric);
+    if let Some((subject, metric)) = text.rsplit_once('.')
+        && rows().any(|row| row.subject == subject && row.metric == metric)
+    {
+        return Ok(Measure { subject: subject.into(), metric: metric.into() });
+    }
+    let mut subjects: Vec<&str> = Vec::new();
+    for row in rows().filter(|row| row.metric == text) {
+        if !subjects.contains(&row.subject.as_str()) {
+            subjects.push(&row.subject);
+        }
+    }
+    const USUAL: [&str; 4] = ["defender", "evaluator", "attacker", "attacks"];
+    let usual = USUAL.into_iter().find(|subject| subjects.contains(subject));
+    let only = match subjects[..] {
+        [subject] => Some(subject),
+        _ => usual,
+    };
+    match (only, &subjects[..]) {
+        (Some(subject), _) => Ok(Measure { subject: subject.into(), metric: text.into() }),
+        (None, []) => {
+            let mut known: Vec<&str> = rows().map(|row| row.metric.as_str()).collect();
+            known.sort_unstable();
+            known.dedup();
+            bail!("no metric `{text}`; there are {}", known.join(", "))
+        }
+        (None, several) => bail!("`{text}` of what? Write SUBJECT.{text}, of {}", several.join(", ")),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::data::Position;
+
+    pub fn row(node: &str, iteration: u32, phase: &str, value: f64) -> RunMetricRow {
+        let at = Position { iteration, step: 0, rng_seed: String::new() };
+        let (subject, metric) = ("defender".into(), "attack_success".into());
+        let metric = MetricRow { phase: phase.into(), subject, metric, value, count: 1, at };
+        RunMetricRow { node: node.into(), metric }
+    }
+
+    #[test]
+    fn names_of_nodes_say_the_ablation_and_the_seed() {
+        assert_eq!(variant("play[1]/after_red"), ("", None, "play[1]/after_red"));
+        assert_eq!(variant("before"), ("", None, "before"));
+        assert_eq!(variant("s12/play[1]/red"), ("", Some(12), "play[1]/red"));
+        assert_eq!(variant("no-diversity-s3/before"), ("no-diversity", Some(3), "before"));
+        assert_eq!(variant("no-sugar/before"), ("no-sugar", None, "before"));
+        assert_eq!(variant("brew[a/b]"), ("", None, "brew[a/b]"));
+    }
+
+    #[test]
+    fn values_are_gathered_by_ablation_and_sample() {
+        let rows = vec![
+            row("full-s1/before", 0, "warm-up", 0.4),
+            row("full-s1/play[1]/after", 1, "red", 0.6),
+            row("full-s2/before", 0, "warm-up", 0.5),
+            row("full-s2/play[1]/after", 1, "red", 0.8),
+            row("flat-s1/before", 0, "warm-up", 0.4),
+        ];
+        let measure = measure(std::slice::from_ref(&rows), "attack_success").unwrap();
+        let found = series(&[rows], &measure);
+        let [full, flat] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((full.ablation.as_str(), flat.ablation.as_str()), ("full", "flat"));
+        assert_eq!(full.last().into_values().collect::<Vec<_>>(), [0.6, 0.8]);
+        let gains: Vec<f64> = full.gain().into_values().collect();
+        assert!((gains[0] - 0.2).abs() < 1e-12 && (gains[1] - 0.3).abs() < 1e-12, "{gains:?}");
+        let phases: Vec<(String, f64)> = full.phases().into_iter().map(|(name, e)| (name, e.mean)).collect();
+        assert_eq!(phases, [("warm-up".to_owned(), 0.45), ("1 red".to_owned(), 0.7)]);
+        assert_eq!(differences(&full.last(), &flat.last()).len(), 1, "seeds that both have");
+    }
+
+    #[test]
+    fn a_metric_that_is_not_there_names_those_that_are() {
+        let rows = vec![row("before", 0, "warm-up", 0.4)];
+        let said = |text: &str| measure(std::slice::from_ref(&rows), text).map_err(|e| e.to_string());
+        assert_eq!(said("defender.attack_success"), said("attack_success"));
+        assert_eq!(said("bench").unwrap_err(), "no metric `bench`; there are attack_success");
+    }
+}

@@ -1,0 +1,111 @@
+//! `triplay results`: many seeds and ablations together, as a table and as curves.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use super::folder::Run;
+use crate::analysis;
+use crate::data::RunMetricRow;
+
+#[derive(Subcommand)]
+pub enum ResultsCommand {
+    /// Show what ablations came to: the mean over seeds and half of its 95 % interval
+    Table(TableArgs),
+    /// Draw a metric over the phases of ablations as an SVG
+    Plot(PlotArgs),
+}
+
+#[derive(Args)]
+pub struct TableArgs {
+    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// Show this metric, such as `attack_success` or `attacks.diversity`; may be repeated
+    #[arg(long = "metric", value_name = "[SUBJECT.]METRIC")]
+    metrics: Vec<String>,
+    /// Print Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct PlotArgs {
+    /// The metric, such as `attack_success` or `attacks.diversity`
+    #[arg(value_name = "[SUBJECT.]METRIC")]
+    metric: String,
+    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE.svg")]
+    out: PathBuf,
+}
+
+pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ResultsCommand::Table(args) => table(args),
+        ResultsCommand::Plot(args) => plot(args),
+    }
+}
+
+fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
+    let runs = read(&args.runs)?;
+    let measures = match args.metrics.is_empty() {
+        true => analysis::usual(&runs.concat()),
+        false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
+    };
+    anyhow::ensure!(
+        !measures.is_empty(),
+        "nothing was evaluated here; --metric shows a metric of another stage"
+    );
+    let summary = analysis::summarise(&runs, measures);
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else if args.markdown {
+        super::print(&summary.markdown())?;
+    } else {
+        super::print(&summary.text())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    let runs = read(&args.runs)?;
+    let measure = analysis::measure(&runs, &args.metric)?;
+    let svg = analysis::curves(&measure, &analysis::series(&runs, &measure));
+    std::fs::write(&args.out, svg).with_context(|| format!("cannot write {}", args.out.display()))?;
+    println!("{}: written", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The metrics of each run or file.
+fn read(names: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+    names.iter().map(|name| of(name)).collect()
+}
+
+fn of(name: &str) -> anyhow::Result<Vec<RunMetricRow>> {
+    let file = Path::new(name);
+    if file.is_file() {
+        return analysis::read(file);
+    }
+    let (run, variant) = name.split_once('@').map_or((name, None), |(run, variant)| (run, Some(variant)));
+    let path = Run::locate(run)?.join("metrics.parquet");
+    anyhow::ensure!(path.exists(), "there is no {}: the run did not get to its end", path.display());
+    let mut rows = analysis::read(&path)?;
+    if let Some(wanted) = variant {
+        // One ablation with all of its seeds, or a single variant.
+        let is_wanted = |node: &str| {
+            let (ablation, ..) = analysis::variant(node);
+            ablation == wanted || node.split_once('/').is_some_and(|(name, _)| name == wanted)
+        };
+        rows.retain(|row| is_wanted(&row.node));
+        anyhow::ensure!(!rows.is_empty(), "run `{run}` has no ablation or seed `{wanted}`");
+    }
+    Ok(rows)
+}

@@ -1,0 +1,217 @@
+//! Examples for the supervised warm-up of the three roles, and of the judge of meaning.
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::class::Class;
+use super::expand::{SeedSpec, Task, pick};
+use super::prompt::{Prompt, PromptError, Question};
+use super::role::Role;
+use super::world::{Profile, Shares, World};
+use super::wrap::{Phrasings, Style, WrappedPrompt};
+use crate::store::Seed;
+
+/// What the judge says of an attack that keeps its seed's meaning.
+pub const KEPT: &str = "kept";
+/// What it says of another.
+pub const LOST: &str = "lost";
+
+/// A warm-up example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarmupRow {
+    pub role: Role,
+    /// The vulnerability profile that the defender's examples follow.
+    pub subset: String,
+    pub prompt: String,
+    pub completion: String,
+}
+
+impl World {
+    /// `rows` warm-up examples for all three roles, the defender's after the first profile. Held-out nouns
+    /// occur here, and in the defender's examples held-out phrasings: they are held out of reinforcement
+    /// learning, where a role could adapt to them.
+    pub fn warmup_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
+        let mut examples = Examples::new(self, seed.stream("warm-up"))?;
+        let Some((name, profile)) = self.defenders.first_key_value() else { return Ok(Vec::new()) };
+        let shares = &self.warmup.roles;
+        (0..rows)
+            .map(|_| {
+                let draw = examples.random.random::<f64>();
+                if draw < shares.attacker {
+                    examples.attacker(name)
+                } else if draw < shares.attacker + shares.defender {
+                    examples.defender(name, profile)
+                } else {
+                    examples.evaluator(name)
+                }
+            })
+            .collect()
+    }
+
+    /// `rows` warm-up examples for each of the other profiles' defenders.
+    pub fn other_defender_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
+        let mut all = Vec::new();
+        for (name, profile) in self.defenders.iter().skip(1) {
+            let mut examples = Examples::new(self, seed.child("others").stream(name))?;
+            for _ in 0..rows {
+                all.push(examples.defender(name, profile)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// `rows` examples for a judge of meaning.
+    pub fn judge_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
+        let mut examples = Examples::new(self, seed.stream("judge"))?;
+        (0..rows).map(|_| examples.judge("meaning")).collect()
+    }
+}
+
+/// A generator of warm-up examples.
+struct Examples<'a> {
+    world: &'a World,
+    random: ChaCha8Rng,
+    hazards: Vec<SeedSpec>,
+    benign: Vec<SeedSpec>,
+    arithmetic: Vec<SeedSpec>,
+    attacker: Prompt,
+    defender: Prompt,
+    evaluator: Prompt,
+    judge: Prompt,
+}
+
+impl<'a> Examples<'a> {
+    fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
+        let of = |task: Task| world.seeds().into_iter().filter(|seed| seed.task == task).collect();
+        Ok(Examples {
+            world,
+            random,
+            hazards: of(Task::Hazard),
+            benign: of(Task::Benign),
+            arithmetic: of(Task::Arithmetic),
+            attacker: Prompt::of(Role::Attacker, false)?,
+            defender: Prompt::of(Role::Defender, false)?,
+            evaluator: Prompt::of(Role::Evaluator, false)?,
+            judge: Prompt::of(Role::Judge, false)?,
+        })
+    }
+
+    fn attacker(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
+        let benign = self.random.random::<f64>() < self.world.warmup.attacker.benign;
+        let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
+        let (wrapped, _) = self.wrapped(&seed, Phrasings::Known, |shares| shares.attacker);
+        let prompt = self.attacker.render(&Question { seed: &seed.text, ..Question::default() })?;
+        Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
+    }
+
+    fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
+        let shares = &self.world.warmup.defender;
+        let draw = self.random.random::<f64>();
+        let (prompt, completion) = if draw < shares.arithmetic {
+            let question = pick(&self.arithmetic, &mut self.random);
+            (question.text.clone(), question.answer.clone().unwrap_or_default())
+        } else if draw < shares.arithmetic + shares.benign {
+            let task = pick(&self.benign, &mut self.random).clone();
+            let wrapped = self.wrapped(&task, Phrasings::All, |shares| shares.defender).0;
+            let answer = self.world.procedure(&wrapped.said);
+            (wrapped.text, answer)
+        } else {
+            let seed = pick(&self.hazards, &mut self.random).clone();
+            let (wrapped, comply) = self.wrapped_for(profile, &seed);
+            let class = if self.random.random::<f64>() < comply {
+                Class::Negative
+            } else if self.random.random::<f64>() < profile.plain_refusals {
+                Class::Rejective
+            } else {
+                Class::Positive
+            };
+            let response = self.world.response(&wrapped, class, &mut self.random);
+            (wrapped.text, response)
+        };
+        let prompt = self.defender.render(&Question { prompt: &prompt, ..Question::default() })?;
+        Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
+    }
+
+    fn evaluator(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
+        let shares = &self.world.warmup.evaluator;
+        let benign = self.random.random::<f64>() < shares.benign;
+        let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
+        let technique = pick(&shares.techniques, &mut self.random).to_owned();
+        let style = Style::plain(&technique, Phrasings::Known);
+        let wrapped = self.world.wrap(&seed, &style, &mut self.random);
+        let (class, response) = if benign {
+            // Half are done; the others are refused, as often plainly as with an offer of something else.
+            let refusal = if self.random.random() { Class::Rejective } else { Class::Positive };
+            match self.random.random() {
+                true => (Class::Positive, self.world.procedure(&seed)),
+                false => (Class::Rejective, self.world.response(&wrapped, refusal, &mut self.random)),
+            }
+        } else {
+            let offer = self.random.random::<f64>() < shares.offers;
+            let other = if self.random.random() { Class::Negative } else { Class::Rejective };
+            let class = if offer { Class::Positive } else { other };
+            let mistaken = offer && self.random.random::<f64>() < shares.mistaken_offers;
+            let label = if mistaken { Class::Rejective } else { class };
+            (label, self.world.response(&wrapped, class, &mut self.random))
+        };
+        let noisy = self.random.random::<f64>() < shares.label_noise;
+        let label = if noisy { *pick(&Class::ALL, &mut self.random) } else { class };
+        let prompt = self.evaluator.render(&Question {
+            prompt: &wrapped.text,
+            response: &response,
+            ..Question::default()
+        })?;
+        Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
+    }
+
+    /// A text and whether it keeps a seed's meaning: half do; of the others some ask for something else, some are
+    /// garbled, some ask for nothing.
+    fn judge(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
+        let seed = pick(&self.hazards, &mut self.random).clone();
+        let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.defender);
+        let draw = self.random.random::<f64>();
+        let (text, label) = if draw < 0.5 {
+            (wrapped.text, KEPT)
+        } else if draw < 0.65 {
+            // Something else of the same kind is asked for.
+            let nouns: Vec<&SeedSpec> = self.hazards.iter().filter(|other| other.noun != seed.noun).collect();
+            let other = pick(&nouns, &mut self.random).noun.clone();
+            (wrapped.text.replace(&seed.noun, &other), LOST)
+        } else if draw < 0.8 {
+            let others: Vec<&SeedSpec> =
+                self.hazards.iter().filter(|other| other.verb != seed.verb).collect();
+            let mut other = (*pick(&others, &mut self.random)).clone();
+            other.noun.clone_from(&seed.noun);
+            (self.wrapped(&other, Phrasings::All, |shares| shares.defender).0.text, LOST)
+        } else if draw < 0.9 {
+            // The words are there, but nobody would understand them.
+            let mut words: Vec<&str> = wrapped.text.split(' ').collect();
+            words.shuffle(&mut self.random);
+            (words.join(" "), LOST)
+        } else {
+            let words: Vec<&str> = wrapped.text.split(' ').filter(|word| *word != seed.noun).collect();
+            (words.join(" "), LOST)
+        };
+        let prompt =
+            self.judge.render(&Question { seed: &seed.text, prompt: &text, ..Question::default() })?;
+        Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: label.into() })
+    }
+
+    fn wrapped(
+        &mut self,
+        seed: &SeedSpec,
+        phrasings: Phrasings,
+        share: impl Fn(&Shares) -> f64,
+    ) -> (WrappedPrompt, Style<'a>) {
+        let technique = *pick(&self.world.techniques_with(phrasings), &mut self.random);
+        let style = self.world.style(technique, phrasings, share, &mut self.random);
+        (self.world.wrap(seed, &style, &mut self.random), style)
+    }
+
+    /// A hazard for the defender, and the probability that it complies.
+    fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
+        let (wrapped, style) = self.wrapped(seed, Phrasings::All, |shares| shares.defender);
+        (wrapped, profile.complies(&style))
+    }
+}

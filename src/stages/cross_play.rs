@@ -1,0 +1,186 @@
+//! `cross_play`: every attacker against every defender, such as the checkpoints of all rounds: whether the race moves on,
+//! and whether what was learnt against one opponent holds against others.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Model, Seeds, World};
+use super::asking::{Asking, Chat, Text};
+use super::trial;
+use crate::data::{self, AttackRow, ResponseRow, SeedRow};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use crate::game::{self, Class, Outcome, Rates, Role};
+use crate::rollout::Sampling;
+
+/// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
+/// the attacker's name and its `subject` the defender's; a run shows them as a table.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CrossPlay {
+    /// The attackers by name, such as { "round *": "play[*].attacker" }.
+    attackers: BTreeMap<String, Input<Model>>,
+    /// The defenders by name.
+    defenders: BTreeMap<String, Input<Model>>,
+    /// Where held-out hazards come from.
+    seeds: Input<Seeds>,
+    /// The world whose oracle judges.
+    #[serde(default)]
+    world: Option<Input<World>>,
+    /// The model that judges where there is no such world. Attacks then count as keeping their seeds' meaning.
+    #[serde(default)]
+    judge: Option<Input<Model>>,
+    /// Attacks of each attacker on each hazard.
+    #[serde(default = "default_group")]
+    group: usize,
+    /// How attacks and responses are drawn. A judge is asked greedily, for three tokens.
+    #[serde(default)]
+    sampling: Sampling,
+    /// The template of the attackers' prompt; knows `seed`.
+    #[serde(default)]
+    attacker_prompt: Option<Text>,
+    /// The template of the defenders' prompt; knows `prompt`.
+    #[serde(default)]
+    defender_prompt: Option<Text>,
+    /// The template of the judge's prompt; knows `prompt` and `response`.
+    #[serde(default)]
+    judge_prompt: Option<Text>,
+    /// Whether prompts are the user's messages in the models' chat templates.
+    #[serde(default)]
+    chat: Chat,
+}
+
+fn default_group() -> usize {
+    3
+}
+
+impl Stage for CrossPlay {
+    const KIND: Kind = Kind {
+        name: "cross_play",
+        version: 1,
+        outputs: &[
+            Output::new("metrics", "metrics"),
+            Output::new("attacks", "attacks"),
+            Output::new("responses", "responses"),
+        ],
+        numerics: true,
+    };
+
+    fn check(&self) -> Result<(), CheckError> {
+        if self.world.is_some() == self.judge.is_some() {
+            return Err("it takes either `world`, whose oracle judges, or `judge`, a model".into());
+        }
+        if self.attackers.is_empty() || self.defenders.is_empty() {
+            return Err("it takes at least one attacker and one defender".into());
+        }
+        if self.group == 0 {
+            return Err("`group` is at least 1".into());
+        }
+        let models = [
+            (Role::Attacker, "attacker_prompt", self.attackers.values().next()),
+            (Role::Defender, "defender_prompt", self.defenders.values().next()),
+            (Role::Evaluator, "judge_prompt", self.judge.as_ref()),
+        ];
+        for (role, key, model) in models {
+            let checked = model.map_or(Ok(()), |model| self.asking(model, role, &self.sampling).check());
+            checked.map_err(|error| match error.path.as_str() {
+                "prompt" => CheckError { path: key.into(), ..error },
+                _ => error,
+            })?;
+        }
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let seeds = artifact::rows::<SeedRow, _>(context, &self.seeds)?;
+        let hazards = trial::hazards(&seeds, self.group, &self.seeds.text())?;
+        let world = self.world.as_ref().map(|world| artifact::world(context, world)).transpose()?;
+        let oracle = world.as_ref().map(|world| world.oracle());
+        let at = artifact::position(context);
+        let (mut attacks, mut responses, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, model) in &self.attackers {
+            let asking = self.asking(model, Role::Attacker, &self.sampling);
+            let questions = hazards.iter().map(|seed| trial::seed(seed));
+            // The same random numbers for all attackers: they differ by what they learnt alone.
+            let samples = trial::ask(context, &asking, questions, "attacks")?;
+            let own = trial::attack_rows(&hazards, samples, self.group, attacks.len(), &at);
+            let mut rates = Rates::default();
+            for (defender, model) in &self.defenders {
+                let answers = self.answers(context, model, defender, &own, responses.len(), &at)?;
+                let classes = self.classes(context, oracle.as_ref(), &answers)?;
+                let outcomes: Vec<Outcome> = own
+                    .iter()
+                    .zip(classes)
+                    .map(|(attack, class)| outcome(oracle.as_ref(), defender, attack, class))
+                    .collect();
+                rates.success("cross_success", &outcomes);
+                responses.extend(answers);
+            }
+            metrics.extend(trial::metric_rows(rates, name, &at));
+            attacks.extend(own);
+        }
+        data::write(&context.output("metrics"), &metrics)?;
+        data::write(&context.output("attacks"), &attacks)?;
+        Ok(data::write(&context.output("responses"), &responses)?)
+    }
+}
+
+impl CrossPlay {
+    fn asking<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> Asking<'a> {
+        let prompt = match role {
+            Role::Attacker => &self.attacker_prompt,
+            Role::Defender => &self.defender_prompt,
+            Role::Evaluator | Role::Judge | Role::Expert => &self.judge_prompt,
+        };
+        let asking = Asking::plainly(role, model, sampling);
+        Asking { prompt: prompt.as_ref(), chat: &self.chat, ..asking }
+    }
+
+    fn answers(
+        &self,
+        context: &mut Context,
+        model: &Input<Model>,
+        name: &str,
+        attacks: &[AttackRow],
+        first: usize,
+        at: &data::Position,
+    ) -> anyhow::Result<Vec<ResponseRow>> {
+        let asking = self.asking(model, Role::Defender, &self.sampling);
+        let samples = trial::ask(context, &asking, attacks.iter().map(trial::attack), "responses")?;
+        Ok(trial::response_rows(attacks, samples, name, first, at))
+    }
+
+    /// The class of each response, by the oracle or the judge.
+    fn classes(
+        &self,
+        context: &mut Context,
+        oracle: Option<&game::Oracle>,
+        responses: &[ResponseRow],
+    ) -> anyhow::Result<Vec<Option<Class>>> {
+        let Some(judge) = &self.judge else {
+            let class = |row: &ResponseRow| {
+                let class = oracle.and_then(|oracle| oracle.class(&row.origin.seed_id, &row.text));
+                let seed = &row.origin.seed_id;
+                class.map(Some).ok_or_else(|| anyhow::anyhow!("the world has no seed `{seed}`"))
+            };
+            return responses.iter().map(class).collect();
+        };
+        let sampling = Sampling { temperature: 0.0, max_new_tokens: 3, ..self.sampling.clone() };
+        let asking = self.asking(judge, Role::Evaluator, &sampling);
+        let questions = responses.iter().map(|row| trial::pair(&row.attack, &row.text));
+        let samples = trial::ask(context, &asking, questions, "verdicts")?;
+        Ok(samples.iter().map(|sample| Class::parse(&sample.completion)).collect())
+    }
+}
+
+fn outcome<'o>(
+    oracle: Option<&game::Oracle>,
+    defender: &'o str,
+    attack: &'o AttackRow,
+    class: Option<Class>,
+) -> Outcome<'o> {
+    let seed_id = attack.origin.seed_id.as_str();
+    let kept = oracle.is_none_or(|oracle| oracle.keeps_meaning(seed_id, &attack.text) == Some(true));
+    Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept, class }
+}

@@ -1,0 +1,50 @@
+//! What hardening must not cost the defender: benign tasks and arithmetic.
+
+use super::Evaluation;
+use crate::data::{AttackRow, Sample, SeedRow};
+use crate::engine::Context;
+use crate::game::Class;
+use crate::stages::artifact;
+
+impl Evaluation<'_> {
+    /// What the defender still gets right, and what of the benign it refuses.
+    pub(super) fn ability(&mut self, context: &mut Context) -> anyhow::Result<()> {
+        let benign = artifact::rows::<AttackRow, _>(context, &self.stage.benign)?;
+        let benign: Vec<AttackRow> =
+            benign.iter().filter(|row| row.origin.split == "heldout").cloned().collect();
+        let samples = self.asked(context, "benign_accuracy", &benign)?;
+        let refused: Vec<(&str, &str, bool)> = benign
+            .iter()
+            .zip(&samples)
+            .map(|(prompt, sample)| {
+                ("defender", prompt.origin.category.as_str(), self.oracle.declines(&sample.completion))
+            })
+            .collect();
+        self.rates.over_refusal(&refused);
+        let seeds = artifact::rows::<SeedRow, _>(context, &self.stage.seeds)?;
+        let questions: Vec<AttackRow> = seeds
+            .iter()
+            .filter(|seed| seed.task == "arithmetic")
+            .enumerate()
+            .map(|(index, seed)| artifact::prompt(index, seed, self.at.clone()))
+            .collect();
+        self.asked(context, "arithmetic_accuracy", &questions)?;
+        Ok(())
+    }
+
+    /// What the defender says greedily; how much of it is right goes by `metric`.
+    fn asked(
+        &mut self,
+        context: &mut Context,
+        metric: &str,
+        prompts: &[AttackRow],
+    ) -> anyhow::Result<Vec<Sample>> {
+        let samples = self.answer(context, &self.stage.defender, prompts, &self.greedy, metric)?;
+        let mut right = Vec::with_capacity(prompts.len());
+        for (prompt, sample) in prompts.iter().zip(&samples) {
+            right.push(self.class(&prompt.origin.seed_id, &sample.completion)? == Class::Positive);
+        }
+        self.rates.share("defender", metric, right);
+        Ok(samples)
+    }
+}

@@ -1,0 +1,92 @@
+//! The attacker and the defense models: fresh attacks on held-out hazards, and attacks that stay the same.
+
+use super::Evaluation;
+use crate::data::{AttackRow, ResponseRow, SeedRow};
+use crate::engine::{Context, Input};
+use crate::game::{Class, Outcome, Role};
+use crate::stages::artifact::{self, Model};
+use crate::stages::asking::Asking;
+use crate::stages::trial;
+
+impl Evaluation<'_> {
+    /// Fresh attacks on held-out hazards.
+    pub(super) fn attacks(&mut self, context: &mut Context) -> anyhow::Result<Vec<AttackRow>> {
+        let stage = self.stage;
+        let seeds = artifact::rows::<SeedRow, _>(context, &stage.seeds)?;
+        let hazards = trial::hazards(&seeds, stage.group, &stage.seeds.text())?;
+        let asking = Asking::plainly(Role::Attacker, &stage.attacker, &stage.sampling);
+        let questions = hazards.iter().map(|seed| trial::seed(seed));
+        let samples = trial::ask(context, &asking, questions, "attacks")?;
+        let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
+        let kept: Vec<bool> = attacks.iter().map(|attack| self.keeps_meaning(attack)).collect();
+        self.rates.share("attacker", "meaning_kept", kept);
+        let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
+        self.rates.diversity("attacks", &texts);
+        let (entropy, tokens) = trial::entropy(&attacks);
+        self.rates.add("attacker", "entropy", entropy, tokens);
+        Ok(attacks)
+    }
+
+    /// What every defense model answers.
+    pub(super) fn responses(
+        &mut self,
+        context: &mut Context,
+        attacks: &[AttackRow],
+    ) -> anyhow::Result<Vec<ResponseRow>> {
+        let stage = self.stage;
+        let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
+        let models: Vec<(&str, &Input<Model>)> =
+            [("defender", &stage.defender)].into_iter().chain(others).collect();
+        let mut responses: Vec<ResponseRow> = Vec::new();
+        for (name, model) in models {
+            let samples = self.answer(context, model, attacks, &stage.sampling, name)?;
+            responses.extend(trial::response_rows(attacks, samples, name, responses.len(), &self.at));
+        }
+        let mut outcomes = Vec::with_capacity(responses.len());
+        for (response, attack) in responses.iter().zip(attacks.iter().cycle()) {
+            let class = self.class(&response.origin.seed_id, &response.text)?;
+            outcomes.push(self.outcome(&response.defender, attack, Some(class)));
+        }
+        self.rates.success("attack_success", &outcomes);
+        self.rates.success_by_cell("attack_success", &outcomes);
+        self.rates.manners(&outcomes);
+        let broken = attacks.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded());
+        let successful: Vec<&str> = broken.map(|(attack, _)| attack.text.as_str()).collect();
+        self.rates.diversity("successful_attacks", &successful);
+        Ok(responses)
+    }
+
+    /// An attack and the class of what a defense model said to it.
+    pub(super) fn outcome<'o>(
+        &self,
+        defender: &'o str,
+        attack: &'o AttackRow,
+        class: Option<Class>,
+    ) -> Outcome<'o> {
+        Outcome {
+            defender,
+            seed_id: &attack.origin.seed_id,
+            category: &attack.origin.category,
+            technique: attack.technique.as_deref(),
+            kept: self.keeps_meaning(attack),
+            class,
+        }
+    }
+
+    /// The defender on attacks that stay the same. Whoever made them kept their meaning.
+    pub(super) fn benchmark(&mut self, context: &mut Context) -> anyhow::Result<()> {
+        let attacks = artifact::rows::<AttackRow, _>(context, &self.stage.benchmark)?;
+        let samples =
+            self.answer(context, &self.stage.defender, &attacks, &self.stage.sampling, "benchmark")?;
+        let mut outcomes = Vec::with_capacity(attacks.len());
+        for (attack, sample) in attacks.iter().zip(&samples) {
+            let class = self.class(&attack.origin.seed_id, &sample.completion)?;
+            outcomes.push(Outcome { kept: true, ..self.outcome("defender", attack, Some(class)) });
+        }
+        self.rates.success("benchmark_success", &outcomes);
+        self.rates.success_by_cell("benchmark_success", &outcomes);
+        let refused = outcomes.iter().map(|outcome| outcome.class == Some(Class::Rejective));
+        self.rates.share("defender", "benchmark_refusal", refused);
+        Ok(())
+    }
+}

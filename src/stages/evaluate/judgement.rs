@@ -1,0 +1,87 @@
+//! The evaluator: its verdicts on the fresh pairs and on pairs with a known class, against the truth and the experts.
+
+use super::Evaluation;
+use crate::data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
+use crate::engine::Context;
+use crate::game::{Class, Outcome, Role, Verdict, label};
+use crate::rollout::Sampling;
+use crate::stages::artifact;
+use crate::stages::asking::Asking;
+use crate::stages::trial;
+use crate::store::Seed;
+
+impl Evaluation<'_> {
+    fn judge(
+        &self,
+        context: &mut Context,
+        pairs: &[(&str, &str)],
+        what: &str,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
+        let asking = Asking::plainly(Role::Evaluator, &self.stage.evaluator, &sampling);
+        let questions = pairs.iter().map(|(attack, response)| trial::pair(attack, response));
+        trial::ask(context, &asking, questions, what)
+    }
+
+    /// The evaluator on the fresh pairs: against the truth, against the experts, and what it would call a success.
+    pub(super) fn verdicts(
+        &mut self,
+        context: &mut Context,
+        attacks: &[AttackRow],
+        responses: &[ResponseRow],
+    ) -> anyhow::Result<Vec<VerdictRow>> {
+        let pairs: Vec<(&str, &str)> =
+            responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
+        let samples = self.judge(context, &pairs, "verdicts")?;
+        let experts = Seed::from_u64(0).child("experts");
+        let (mut truths, mut labels, mut voted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        for ((response, sample), attack) in responses.iter().zip(&samples).zip(attacks.iter().cycle()) {
+            let said = Class::parse(&sample.completion);
+            let reference = self.class(&response.origin.seed_id, &response.text)?;
+            truths.push(Verdict { reference, said });
+            let category = &response.origin.category;
+            let label =
+                self.world.experts.label(reference, category, &response.attack, &response.text, experts);
+            voted.push(Verdict { reference, said: label });
+            labels.extend(label.map(|reference| Verdict { reference, said }));
+            outcomes.push(self.outcome(&response.defender, attack, said));
+        }
+        self.rates.verdicts("evaluator", "fresh", &truths);
+        self.rates.share("evaluator", "undetermined", truths.iter().map(|verdict| verdict.said.is_none()));
+        self.rates.verdicts("evaluator", "experts", &labels);
+        self.rates.verdicts("experts", "fresh", &voted);
+        self.rates.success("judged_success", &outcomes);
+        let row = |(response, sample): (&ResponseRow, Sample)| VerdictRow {
+            verdict_id: response.response_id,
+            response_id: response.response_id,
+            attack_id: response.attack_id,
+            origin: response.origin.clone(),
+            attack: response.attack.clone(),
+            response: response.text.clone(),
+            defender: response.defender.clone(),
+            weight: 1.0,
+            group: response.response_id,
+            class: label(Class::parse(&sample.completion)).into(),
+            text: sample.completion.clone(),
+            sample,
+            at: self.at.clone(),
+        };
+        Ok(responses.iter().zip(samples).map(row).collect())
+    }
+
+    /// The evaluator on pairs with a known class.
+    pub(super) fn pairs(&mut self, context: &mut Context) -> anyhow::Result<()> {
+        let rows = artifact::rows::<PairRow, _>(context, &self.stage.pairs)?;
+        let pairs: Vec<(&str, &str)> =
+            rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
+        let samples = self.judge(context, &pairs, "pairs")?;
+        let verdict = |(row, sample): (&PairRow, &Sample)| {
+            let reference = Class::parse(row.class.as_deref()?)?;
+            Some(Verdict { reference, said: Class::parse(&sample.completion) })
+        };
+        let verdicts: Vec<Verdict> = rows.iter().zip(&samples).filter_map(verdict).collect();
+        self.rates.verdicts("evaluator", "heldout", &verdicts);
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! `evaluate`: all three roles on what reinforcement learning never saw, with the oracle as the judge. What each role
+//! is asked stands in a file of its own; what is made of the answers is in [`game::Rates`].
+
+mod ability;
+mod attack;
+mod judgement;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
+use super::asking::Asking;
+use super::trial;
+use crate::data::{self, AttackRow, Position, Sample};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use crate::game::{self, Class, Rates, Role};
+use crate::rollout::Sampling;
+
+/// Evaluates all three roles on what reinforcement learning never saw, with the oracle as the judge.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    /// What this evaluation is called in tables, such as the phase that it follows.
+    phase: String,
+    /// The attacker, which wraps the held-out hazards.
+    attacker: Input<Model>,
+    /// The defender that is attacked, and asked the benign prompts and arithmetic questions.
+    defender: Input<Model>,
+    /// The evaluator, whose verdicts are compared with the oracle's.
+    evaluator: Input<Model>,
+    /// Frozen defense models that are attacked too.
+    #[serde(default)]
+    others: Vec<Other>,
+    /// Held-out hazards are attacked; arithmetic questions measure ability.
+    seeds: Input<Seeds>,
+    /// Attacks that stay the same.
+    benchmark: Input<Attacks>,
+    /// Benign prompts, of which the held-out ones are used.
+    benign: Input<Attacks>,
+    /// Pairs with their true class.
+    pairs: Input<Pairs>,
+    /// The world whose oracle judges.
+    world: Input<World>,
+    /// Attacks for each held-out hazard.
+    #[serde(default = "default_group")]
+    group: usize,
+    /// How attacks are drawn. Everything else is asked greedily, with the same limits.
+    #[serde(default)]
+    sampling: Sampling,
+}
+
+/// A frozen defense model that is attacked too.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Other {
+    /// The model.
+    model: Input<Model>,
+    /// What it is called in tables.
+    name: String,
+}
+
+fn default_group() -> usize {
+    3
+}
+
+impl Stage for Evaluate {
+    const KIND: Kind = Kind {
+        name: "evaluate",
+        version: 3,
+        outputs: &[
+            Output::new("metrics", "metrics"),
+            Output::new("attacks", "attacks"),
+            Output::new("responses", "responses"),
+            Output::new("verdicts", "verdicts"),
+        ],
+        numerics: true,
+    };
+
+    fn check(&self) -> Result<(), CheckError> {
+        if self.group == 0 {
+            return Err("`group` is at least 1".into());
+        }
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let world = artifact::world(context, &self.world)?;
+        let mut evaluation = Evaluation {
+            stage: self,
+            world: &world,
+            oracle: world.oracle(),
+            at: artifact::position(context),
+            rates: Rates::default(),
+            greedy: Sampling { temperature: 0.0, ..self.sampling.clone() },
+        };
+        let attacks = evaluation.attacks(context)?;
+        let responses = evaluation.responses(context, &attacks)?;
+        let verdicts = evaluation.verdicts(context, &attacks, &responses)?;
+        evaluation.benchmark(context)?;
+        evaluation.pairs(context)?;
+        evaluation.ability(context)?;
+        let metrics = trial::metric_rows(evaluation.rates, &self.phase, &evaluation.at);
+        data::write(&context.output("metrics"), &metrics)?;
+        data::write(&context.output("attacks"), &attacks)?;
+        data::write(&context.output("responses"), &responses)?;
+        Ok(data::write(&context.output("verdicts"), &verdicts)?)
+    }
+}
+
+/// An evaluation at work: what it shares, and the rates so far.
+struct Evaluation<'a> {
+    stage: &'a Evaluate,
+    world: &'a game::World,
+    oracle: game::Oracle<'a>,
+    at: Position,
+    rates: Rates,
+    greedy: Sampling,
+}
+
+impl Evaluation<'_> {
+    /// The true class of a response.
+    fn class(&self, seed_id: &str, response: &str) -> anyhow::Result<Class> {
+        let class = self.oracle.class(seed_id, response);
+        class.ok_or_else(|| {
+            anyhow::anyhow!("the world of `{}` has no seed `{seed_id}`", self.stage.world.text())
+        })
+    }
+
+    fn keeps_meaning(&self, attack: &AttackRow) -> bool {
+        self.oracle.keeps_meaning(&attack.origin.seed_id, &attack.text) == Some(true)
+    }
+
+    /// What a defense model says to prompts.
+    fn answer(
+        &self,
+        context: &mut Context,
+        model: &Input<Model>,
+        prompts: &[AttackRow],
+        sampling: &Sampling,
+        what: &str,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let asking = Asking::plainly(Role::Defender, model, sampling);
+        trial::ask(context, &asking, prompts.iter().map(trial::attack), what)
+    }
+}
