@@ -10,11 +10,7 @@ pub const LIMIT: &str = "_limit";
 
 /// A guard that tripped, in words.
 pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
-    let number = |value: f64| match value.is_finite() {
-        true => format!("{}", (value * 1e4).round() / 1e4),
-        false => format!("{value}"),
-    };
-    let (value, limit) = (number(value), number(limit));
+    let (value, limit) = (short(value), short(limit));
     match guard {
         "finite" => format!("loss or gradient {value}, no number"),
         "min_entropy" => format!("entropy {value} below {limit}"),
@@ -22,6 +18,12 @@ pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
         "max_tokens" => format!("{value} tokens a completion above {limit}"),
         _ => format!("{guard} {value} above {limit}"),
     }
+}
+
+/// A number with three digits that count.
+fn short(value: f64) -> String {
+    let rounded = format!("{value:.2e}").parse().unwrap_or(value);
+    format!("{rounded:?}").trim_end_matches(".0").to_owned()
 }
 
 /// Why a phase halted in `round` and where it went back to.
@@ -67,6 +69,12 @@ mod tests {
         let (phase, metric, subject) = (phase.into(), metric.into(), "attacker".into());
         let metric = MetricRow { phase, subject, metric, value, count: 1, at };
         RunMetricRow { node: node.into(), metric }
+    }
+
+    #[test]
+    fn numbers_are_as_short_as_they_can_be_told_apart() {
+        let said = [0.70999, 1e-6, 300.0, 0.5, 12345.6, f64::NAN, 1.0].map(short);
+        assert_eq!(said, ["0.71", "1e-6", "300", "0.5", "12300", "NaN", "1"]);
     }
 
     #[test]

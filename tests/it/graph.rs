@@ -22,7 +22,7 @@ stages:
     carry: { attacker: warmup.model, pairs: world.empty_pairs }
     stages:
       attacks: { kind: generate, model: attacker, data: world.seeds, prompts: 4 }
-      responses: { kind: respond, data: attacks, models: [{ model: \"others[b]\", name: b }, { model: warmup }] }
+      responses: { kind: respond, data: attacks, models: [{ model: \"others[b]\", name: b, weight: 0.5 }, { model: warmup, weight: 0.5 }] }
       collected: { kind: collect, data: responses, into: pairs }
     next: { pairs: collected }
   labels: { kind: vote, data: play.pairs, world: world.world, prompts: 2 }

@@ -6,10 +6,12 @@ use serde_json::Value;
 
 use crate::space::Space;
 
+const GUARDS: &str = "guards: { kl: 1e-6, previous: previous }";
+
 const PIPELINE: &str = r#"
 pipeline: guarded
 seed: 3
-params: { rounds: 2, steps: 4, guards: { kl: 1e-6, previous: previous } }
+params: { rounds: 2, steps: 4 }
 stages:
   world: { kind: sandbox, sft: 300, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
@@ -42,7 +44,7 @@ stages:
             data: rewards
             reference: warmup.model
             algorithm: { grpo: { lr: 1e-2, kl: 0.05, entropy_coef: 0.1 } }
-            guards: $guards
+            guards: { kl: 1e-6, previous: previous }
         next: { model: update.model, previous: model }
     next: { attacker: red.model }
 "#;
@@ -63,7 +65,7 @@ fn a_guard_halts_the_phase_and_the_next_phase_goes_on() {
     assert_eq!(lines.len(), 2, "{}", seen.err);
     for (line, round) in lines.iter().zip(1..) {
         assert!(line.contains(&format!("play[{round}]/red[2]/update")), "{line}");
-        assert!(line.ends_with(" above 0; back to the model before step 1"), "{line}");
+        assert!(line.ends_with(" above 1e-6; back to the model before step 1"), "{line}");
     }
     let told = lines.iter().find(|line| line.starts_with("play[1]/red[2]/update: halted: kl "));
     assert!(told.is_some(), "{}", seen.err);
@@ -111,14 +113,14 @@ fn limits_that_hold_change_nothing() {
     let space = Space::new();
     space.write("p.yaml", PIPELINE);
     let run = |guards: &str| {
-        let seen = space.triplay(&[
-            "pipeline", "run", "p.yaml", "--json", "--set", "rounds=1", "--set", "steps=2", "--set", guards,
-        ]);
+        space.write("p.yaml", &PIPELINE.replace(GUARDS, guards));
+        let seen =
+            space.triplay(&["pipeline", "run", "p.yaml", "--json", "--set", "rounds=1", "--set", "steps=2"]);
         assert!(!seen.err.contains("halted: "), "{}", seen.err);
         space.digests(&seen.json())["play[1]/red[2]/update.model"].clone()
     };
-    let wide = "guards={ kl: 50, min_entropy: 0, max_entropy: 20, max_tokens: 8, repetition: 1, previous: previous }";
-    let plain = run("guards={ previous: previous }");
+    let wide = "guards: { kl: 50, min_entropy: 0, max_entropy: 20, max_tokens: 8, repetition: 1, previous: previous }";
+    let plain = run("");
     assert_eq!(run(wide), plain);
 }
 
@@ -127,12 +129,13 @@ fn guards_that_make_no_sense_are_errors() {
     let space = Space::new();
     space.write("p.yaml", PIPELINE);
     let fails = |guards: &str, expected: &str| {
-        space.triplay(&["pipeline", "check", "p.yaml", "--set", guards]).fails(2, expected);
+        space.write("p.yaml", &PIPELINE.replace(GUARDS, guards));
+        space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, expected);
     };
-    fails("guards={ kl: -1, previous: previous }", "`kl` is a number from 0 on");
+    fails("guards: { kl: -1, previous: previous }", "`kl` is a number from 0 on");
     fails(
-        "guards={ min_entropy: 2, max_entropy: 1, previous: previous }",
+        "guards: { min_entropy: 2, max_entropy: 1, previous: previous }",
         "`min_entropy` is at most `max_entropy`",
     );
-    fails("guards={ kl: 1 }", "previous");
+    fails("guards: { kl: 1 }", "previous");
 }

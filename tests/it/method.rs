@@ -2,6 +2,7 @@
 //! and datasets that are empty.
 
 use serde_json::Value;
+use triplay::data::{self, AttackRow, MeaningRow};
 
 use crate::space::{Seen, Space};
 
@@ -122,7 +123,7 @@ fn empty_datasets_pass_through() {
 
     // Nothing is replayed: as if it were not there.
     let seen = run(&space, &["replayed=0"]).json();
-    let alone = run(&space, &["replayed=0", "data=attacks"]).json();
+    let alone = run(&space, &["replayed=0", "data=[attacks]"]).json();
     assert_eq!(space.digests(&seen)["responses.responses"], space.digests(&alone)["responses.responses"]);
 }
 
@@ -172,4 +173,47 @@ fn rewards_need_verdicts_and_meanings_of_the_same_step() {
         .fails(1, "attack 0 of `attacks` has no verdict in `other`: are they of the same step?");
     let examples = "examples: attacks";
     fails("examples: world.benign", examples, "`attacks` has no attack with a technique");
+}
+
+#[test]
+fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
+    let space = Space::new();
+    let digests = space.digests(&run(&space, &["replayed=0"]).json());
+    let digest = &digests["attacks.attacks"];
+    let attacks: Vec<AttackRow> =
+        data::read(&space.path(&format!(".triplay/blobs/{}/{digest}", &digest[..2]))).unwrap();
+    let classes = ["kept", "lost", "undetermined"];
+    let judged: Vec<MeaningRow> = (attacks.iter().zip(classes.iter().cycle()))
+        .map(|(attack, class)| MeaningRow {
+            attack_id: attack.attack_id,
+            origin: attack.origin.clone(),
+            attack: attack.text.clone(),
+            class: (*class).into(),
+            text: (*class).into(),
+            sample: attack.sample.clone(),
+            at: attack.at.clone(),
+        })
+        .collect();
+    let pipeline = HEAD.replace(
+        "        pool: world.empty_pool\n",
+        "        pool: world.empty_pool\n        meaning: { path: meanings.parquet }\n",
+    );
+    let meanings = |rows: &[MeaningRow]| {
+        data::write(&space.path("meanings.parquet"), rows).unwrap();
+        space.write("p.yaml", &pipeline);
+        space.triplay(&["pipeline", "run", "p.yaml", "--json"])
+    };
+    let seen = meanings(&judged);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    for ((row, attack), class) in rows(&space, "rewards").iter().zip(&attacks).zip(classes.iter().cycle()) {
+        assert_eq!(row["meaning"], *class);
+        let kept = *class == "kept" && !attack.text.is_empty();
+        assert_eq!(row["semantic"], if kept { 0.3 } else { 0.0 }, "{row}");
+        assert!(kept || row["attack_success"] == 0.0, "{row}");
+        assert!(*class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
+    }
+    meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no row in `meanings.parquet`");
+    let mut strange = judged;
+    strange[0].class = "maybe".into();
+    meanings(&strange).fails(1, "has the class `maybe` for attack 0: it is kept or lost or undetermined");
 }

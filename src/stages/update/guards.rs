@@ -162,15 +162,22 @@ impl Halted {
 
     /// Hands a model on as it is, with this beside it.
     pub fn hand_on(&self, context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
-        artifact::pass_on(context, output, model)?;
+        pass_on(context, output, model)?;
         let path = context.output(output).join(HALTED);
-        // What an earlier phase left may be a link into the store, which is not written to.
-        if path.exists() {
-            std::fs::remove_file(&path)?;
-        }
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// Hands a model on as it is, without what an earlier phase said of itself.
+pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
+    artifact::pass_on(context, output, model)?;
+    let path = context.output(output).join(HALTED);
+    // It may be a link into the store, where nothing is written to.
+    if path.exists() {
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Halted {

@@ -161,7 +161,7 @@ impl Update {
         metrics.push(metric("update", role(&rows), "halted", 1.0, rows.len(), &at));
         data::write(&context.output("metrics"), &metrics)?;
         context.progress(1, 1, format!("halted before: {}", halted.why));
-        artifact::pass_on(context, "model", &self.model)
+        halted.hand_on(context, "model", &self.model)
     }
 
     /// Where there is nothing to learn from, the model stays as it is.
@@ -169,7 +169,7 @@ impl Update {
         let metrics = metrics(rows, None, artifact::position(context));
         data::write(&context.output("metrics"), &metrics)?;
         context.progress(1, 1, "no completion to learn from: the model stays as it is");
-        artifact::pass_on(context, "model", &self.model)
+        guards::pass_on(context, "model", &self.model)
     }
 }
 
