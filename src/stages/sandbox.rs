@@ -44,7 +44,7 @@ fn default_sft_others() -> usize {
 }
 
 fn default_sft_judge() -> usize {
-    10_000
+    20_000
 }
 
 fn default_benchmark() -> usize {
