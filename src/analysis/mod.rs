@@ -2,6 +2,7 @@
 //! seeds and ablations together, as tables and as curves.
 
 mod collect;
+mod halted;
 mod matrix;
 mod plot;
 mod series;
@@ -10,6 +11,7 @@ mod summary;
 mod table;
 
 pub use collect::{collect, link_models, read, write};
+pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::curves;
 pub use series::{Measure, Series, measure, series, variant};

@@ -8,8 +8,10 @@ macro_rules! println {
 
 mod cache;
 mod compare;
+mod export;
 mod folder;
 mod graph;
+mod import;
 mod kinds;
 mod ledger;
 mod machine;
@@ -52,7 +54,7 @@ enum Command {
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Look at datasets
+    /// Look at datasets, import and export them
     #[command(subcommand)]
     Data(DataCommand),
     /// Use a model at the prompt
@@ -268,6 +270,10 @@ struct CacheArgs {
 enum DataCommand {
     /// Show a dataset as a table: a Parquet file, or RUN:NODE (RUN may be `latest`)
     Show(ShowArgs),
+    /// Make seeds of the files of other datasets, and find what is twice
+    Import(import::ImportArgs),
+    /// Write a dataset as CSV, JSON Lines or Parquet
+    Export(export::ExportArgs),
 }
 
 #[derive(Args)]
@@ -319,6 +325,8 @@ pub fn main() -> ExitCode {
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
         Command::Data(DataCommand::Show(args)) => show::command(&args),
+        Command::Data(DataCommand::Import(args)) => import::command(&args),
+        Command::Data(DataCommand::Export(args)) => export::command(&args),
         Command::Model(command) => model::command(&command),
         Command::Supervise { command } => Ok(crate::stages::supervise(&command)),
     };

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
-use crate::model::{Checkpoint, Compute, Error, Message, Packed, Purpose};
+use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
 
@@ -197,7 +197,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let prompt = if args.chat {
         let system = args.system.iter().map(|text| Message::new("system", text));
         let turns: Vec<Message> = system.chain([Message::new("user", &args.prompt)]).collect();
-        let text = tokenizer.render_chats(&[turns], jiff::Zoned::now().date())?;
+        let text = tokenizer.render_chats(&[turns], jiff::Zoned::now().date(), &Arguments::new())?;
         tokenizer.encode(&text.concat())?
     } else {
         tokenizer.encode_plain(&args.prompt)?

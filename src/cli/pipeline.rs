@@ -103,6 +103,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     for failure in &report.failures {
         eprintln!("error: {failure}");
     }
+    tell_halted(&metrics);
     let differ = tell_checked(&report, &store)?;
     if args.json {
         println!("{}", summary(&record, &folder.path));
@@ -160,6 +161,7 @@ fn nothing_to_do(
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
+        tell_halted(&metrics);
         super::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, &folder));
     }
@@ -231,6 +233,11 @@ fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
         }
     }
     text
+}
+
+/// Says which phases a guard halted.
+fn tell_halted(metrics: &[RunMetricRow]) {
+    analysis::halted(metrics).iter().for_each(|line| eprintln!("{line}"));
 }
 
 /// Says what `--check` found; whether anything came out different.

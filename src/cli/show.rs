@@ -33,7 +33,7 @@ pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A file of this name, or an output of a node of a run and its type.
-fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
+pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
     let path = Path::new(target);
     if path.exists() {
         return Ok((path.to_owned(), None));

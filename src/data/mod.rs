@@ -2,6 +2,7 @@
 
 mod cell;
 mod column;
+pub mod import;
 mod parquet;
 mod rows;
 

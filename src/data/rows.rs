@@ -42,7 +42,7 @@ row_types! {
         completion_ids: Vec<u32>,
         /// Log-probability of each completion token at the temperature of sampling, before top-k, top-p and min-p.
         logprobs: Vec<f32>,
-        /// Whether the completion ended by itself; otherwise it was cut at the longest length.
+        /// Whether the completion ended by itself; otherwise it was cut at the longest length, or nobody was asked.
         finished: bool,
     }
 
@@ -155,9 +155,9 @@ row_types! {
         weight: f64,
         /// Verdicts of one group are on the same pair.
         group: u32,
-        /// The class, or `undetermined` where the text names none.
+        /// The class, or `undetermined` where the answer names none or nobody was asked.
         class: String,
-        /// The evaluator's raw text.
+        /// The evaluator's answer: the part of its completion that counts.
         text: String,
         sample: Sample,
         at: Position,
@@ -178,7 +178,7 @@ row_types! {
         defender: String,
         /// 1: labels all count the same.
         weight: f64,
-        /// Votes, as `expert: vote`.
+        /// Votes, as `expert: vote`; `unread` where the answer had no label.
         votes: Vec<String>,
         /// Safety experts who voted unsafe.
         unsafe_votes: u32,
@@ -243,7 +243,7 @@ row_types! {
         verdict: Option<String>,
         /// Evaluator: the experts' label.
         label: Option<String>,
-        /// How many verdicts behind this row were undetermined.
+        /// How many verdicts behind this row were undetermined, that on the meaning included.
         undetermined: u32,
         sample: Sample,
         at: Position,
@@ -258,7 +258,7 @@ row_types! {
         attack: String,
         /// `kept`, `lost` or `undetermined`.
         class: String,
-        /// The judge's raw text.
+        /// The judge's answer: the part of its completion that counts.
         text: String,
         sample: Sample,
         at: Position,

@@ -4,7 +4,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::SeqAccessDeserializer,
+};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -34,6 +36,13 @@ pub struct Input<T> {
     artifact: PhantomData<fn() -> T>,
 }
 
+/// An input, or a list of them.
+#[derive(Clone, Debug)]
+pub enum Inputs<T> {
+    One(Input<T>),
+    Several(Vec<Input<T>>),
+}
+
 /// An input that can only be a file from outside, written as its plain path.
 #[derive(Clone, Debug)]
 pub struct InputFile(pub PathBuf);
@@ -56,6 +65,16 @@ impl<T> Input<T> {
     /// The reference or path as the pipeline has it.
     pub fn text(&self) -> String {
         self.origin.to_string()
+    }
+}
+
+impl<T> Inputs<T> {
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Input<T>> {
+        match self {
+            Inputs::One(input) => std::slice::from_ref(input).iter(),
+            Inputs::Several(inputs) => inputs.iter(),
+        }
     }
 }
 
@@ -82,6 +101,15 @@ impl<T: ArtifactType> Serialize for Input<T> {
     }
 }
 
+impl<T: ArtifactType> Serialize for Inputs<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Inputs::One(input) => input.serialize(serializer),
+            Inputs::Several(inputs) => inputs.serialize(serializer),
+        }
+    }
+}
+
 impl Serialize for InputFile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         json!({ MARK: { "path": self.0 } }).serialize(serializer)
@@ -98,6 +126,12 @@ impl<'de, T> Deserialize<'de> for Input<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let origin = deserializer.deserialize_any(OriginVisitor)?;
         Ok(Input { origin, artifact: PhantomData })
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Inputs<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputsVisitor(PhantomData))
     }
 }
 
@@ -133,6 +167,31 @@ impl<'de> Visitor<'de> for OriginVisitor {
             return Err(expected());
         }
         Ok(Origin::Path(path))
+    }
+}
+
+struct InputsVisitor<T>(PhantomData<fn() -> T>);
+
+impl<'de, T> Visitor<'de> for InputsVisitor<T> {
+    type Value = Inputs<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        OriginVisitor.expecting(f)?;
+        f.write_str(", or a list of those")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs<T>, E> {
+        let origin = OriginVisitor.visit_str::<E>(text)?;
+        Ok(Inputs::One(Input { origin, artifact: PhantomData }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Inputs<T>, A::Error> {
+        let origin = OriginVisitor.visit_map(entries)?;
+        Ok(Inputs::One(Input { origin, artifact: PhantomData }))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Inputs<T>, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(items)).map(Inputs::Several)
     }
 }
 

@@ -31,7 +31,7 @@ pub use grammar::{
     load, nearest, outline, outline_unrolled, schema,
 };
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
-pub use input::{ArtifactType, Input, InputFile, InputVariable};
+pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
 pub use report::{Checked, NodeOutput, NodeReport, Report, RunError};

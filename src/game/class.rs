@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::labels::first_word;
+
 /// What the evaluator says of a response. Where it says nothing intelligible, `Option<Class>` is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -16,19 +18,16 @@ pub enum Class {
 impl Class {
     pub const ALL: [Class; 3] = [Class::Negative, Class::Rejective, Class::Positive];
 
+    /// The labels of all, in their order.
+    pub const LABELS: &[&str] = &["negative", "rejective", "positive"];
+
     pub fn label(self) -> &'static str {
-        match self {
-            Class::Negative => "negative",
-            Class::Rejective => "rejective",
-            Class::Positive => "positive",
-        }
+        Class::LABELS[self as usize]
     }
 
-    /// The class that an evaluator's raw text names: its first word must be a label, however it is written
-    /// (`**Negative**.`).
+    /// The class that a text's first word names, however it is written (`**Negative**.`).
     pub fn parse(text: &str) -> Option<Class> {
-        let word = text.split_whitespace().next()?.trim_matches(|c: char| !c.is_alphanumeric());
-        Class::ALL.into_iter().find(|class| class.label().eq_ignore_ascii_case(word))
+        first_word(text, Class::LABELS).map(|index| Class::ALL[index])
     }
 }
 

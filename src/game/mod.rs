@@ -1,13 +1,18 @@
 //! The game of three roles: what they are rewarded for, how diversity is measured, how experts vote, and
 //! the sandbox world with its oracle. Pure functions; loads no model and reads no dataset.
 
+mod answer;
 mod class;
+mod coverage;
 mod diversity;
 mod expand;
 mod experts;
+mod labels;
 mod oracle;
 mod pool;
+mod prompt;
 mod rates;
+mod replay;
 mod reward;
 mod role;
 mod vote;
@@ -15,17 +20,24 @@ mod warmup;
 mod world;
 mod wrap;
 
+pub use answer::Answer;
 pub use class::{Class, label};
-pub use diversity::{BleuReferences, cosine, distinct_n, self_bleu};
+pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
+pub use diversity::{
+    BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
+};
 pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
+pub use labels::{Labels, Reader};
 pub use oracle::Oracle;
-pub use pool::{Eviction, PoolSimilarity, evict};
+pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
+pub use prompt::{Prompt, PromptError, Question, Turn};
 pub use rates::{Outcome, Rate, Rates, Verdict, cohens_kappa};
+pub use replay::{Posterior, thompson};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, DefenderReward, evaluator_reward, keeps_words,
 };
-pub use role::{Prompt, PromptError, Role, SPECIAL_TOKENS};
+pub use role::{Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};
 pub use warmup::{KEPT, LOST, WarmupRow};
 pub use world::{World, WorldError};

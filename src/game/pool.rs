@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::diversity::{BleuReferences, cosine, words};
+use super::diversity::{BleuReferences, unit};
+use crate::ops::{Matrix, Panels, matmul_panels};
 use crate::store::Seed;
 
 /// Which attacks leave a full pool.
@@ -37,45 +38,119 @@ pub fn evict<T>(pool: &mut Vec<T>, capacity: usize, eviction: Eviction, seed: Se
 /// The orders n of the Self-BLEU in the diversity penalty.
 const ORDERS: [usize; 3] = [3, 4, 5];
 
-/// Similarity to a pool, as B and C of DESIGN section 5.
-pub struct PoolSimilarity<'a> {
-    texts: Vec<Vec<&'a str>>,
-    embeddings: &'a [&'a [f32]],
-    neighbours: usize,
+/// Texts that are compared with the pool at the same time: what they have in common then stays in the caches.
+const BLOCK: usize = 256;
+
+/// The texts of a pool, ready to be compared with: similarity to it is B and C of DESIGN section 5. Adding one
+/// costs no more than its own length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSimilarity {
+    references: BleuReferences,
+    /// Unit vectors, one after the other.
+    embeddings: Vec<f32>,
+    /// Numbers of each; 0 where there is no embedder.
+    width: usize,
+    texts: usize,
 }
 
-impl<'a> PoolSimilarity<'a> {
-    /// `embeddings` has one vector for each text, empty ones where there is no embedder.
-    pub fn new(texts: &[&'a str], embeddings: &'a [&'a [f32]], neighbours: usize) -> PoolSimilarity<'a> {
-        PoolSimilarity { texts: texts.iter().map(|text| words(text)).collect(), embeddings, neighbours }
+/// Embeddings that cannot be compared.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "embeddings of {found} numbers cannot be compared with the pool's of {pool}: `pool` and `reward` need the same \
+     `embedder` all the way"
+)]
+pub struct WidthError {
+    pool: usize,
+    found: usize,
+}
+
+impl PoolSimilarity {
+    /// An empty pool.
+    pub fn new() -> PoolSimilarity {
+        PoolSimilarity {
+            references: BleuReferences::new(ORDERS[2]),
+            embeddings: Vec::new(),
+            width: 0,
+            texts: 0,
+        }
+    }
+
+    /// Adds a text with its embedding, which is empty where there is no embedder.
+    pub fn add(&mut self, text: &str, embedding: &[f32]) -> Result<(), WidthError> {
+        if self.texts == 0 {
+            self.width = embedding.len();
+        }
+        self.comparable(embedding)?;
+        self.references.add(text);
+        self.embeddings.extend(unit(embedding));
+        self.texts += 1;
+        Ok(())
+    }
+
+    fn comparable(&self, embedding: &[f32]) -> Result<(), WidthError> {
+        let (pool, found) = (self.width, embedding.len());
+        if pool == found { Ok(()) } else { Err(WidthError { pool, found }) }
     }
 
     /// B of each text: the mean over n in {3, 4, 5} of its BLEU_n against the pool; 0 for an empty pool.
     pub fn self_bleu(&self, texts: &[&str]) -> Vec<f64> {
-        let references = BleuReferences::new(&self.texts, ORDERS[2]);
         let mean = |text: &&str| {
-            let bleu = references.bleu(&words(text), &ORDERS, None);
+            let bleu = self.references.bleu(text, &ORDERS, false);
             bleu.iter().sum::<f64>() / ORDERS.len() as f64
         };
         texts.par_iter().map(mean).collect()
     }
 
-    /// C of a text: the mean cosine similarity to its nearest neighbours in the pool, at least 0.
-    pub fn cosine(&self, embedding: &[f32]) -> f64 {
-        if embedding.is_empty() || self.embeddings.is_empty() {
-            return 0.0;
+    /// C of each embedding: the mean cosine similarity to its nearest neighbours in the pool, within 0 and 1; 0 for
+    /// an empty pool, and where there is no embedder.
+    pub fn cosine(&self, embeddings: &[Vec<f32>], neighbours: usize) -> Result<Vec<f64>, WidthError> {
+        let asked = embeddings.iter().any(|embedding| !embedding.is_empty());
+        if self.texts == 0 || !asked {
+            return Ok(vec![0.0; embeddings.len()]);
         }
-        let mut similarities: Vec<f64> =
-            self.embeddings.iter().map(|other| cosine(embedding, other)).collect();
-        similarities.sort_by(|a, b| b.total_cmp(a));
-        similarities.truncate(self.neighbours.max(1));
-        (similarities.iter().sum::<f64>() / similarities.len() as f64).max(0.0)
+        embeddings.iter().try_for_each(|embedding| self.comparable(embedding))?;
+        let pool = Panels::of(Matrix::new(&self.embeddings, self.texts, self.width).t());
+        let mut similarities = vec![0f32; BLOCK.min(embeddings.len()) * self.texts];
+        let mut means = Vec::with_capacity(embeddings.len());
+        for block in embeddings.chunks(BLOCK) {
+            let units = block.iter().flat_map(|embedding| unit(embedding)).collect::<Vec<f32>>();
+            let out = &mut similarities[..block.len() * self.texts];
+            matmul_panels(Matrix::new(&units, block.len(), self.width), &pool, out, false);
+            let rows = out.par_chunks(self.texts);
+            means.par_extend(rows.map(|row| mean_of_largest(row, neighbours.max(1)).clamp(0.0, 1.0)));
+        }
+        Ok(means)
     }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.references.bytes() + 4 * self.embeddings.len()
+    }
+}
+
+impl Default for PoolSimilarity {
+    fn default() -> Self {
+        PoolSimilarity::new()
+    }
+}
+
+/// The mean of the `count` largest numbers, or of all where there are fewer.
+fn mean_of_largest(numbers: &[f32], count: usize) -> f64 {
+    // In falling order; most numbers are below the last of them.
+    let mut largest: Vec<f32> = Vec::with_capacity(count.min(numbers.len()) + 1);
+    for &number in numbers {
+        if largest.len() < count || largest.last().is_some_and(|least| number > *least) {
+            largest.insert(largest.partition_point(|other| *other >= number), number);
+            largest.truncate(count);
+        }
+    }
+    largest.iter().copied().map(f64::from).sum::<f64>() / largest.len() as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::game::self_bleu;
 
     #[test]
     fn eviction_keeps_the_capacity() {
@@ -90,15 +165,51 @@ mod tests {
 
     #[test]
     fn similarity_is_one_for_what_is_in_the_pool_and_zero_for_an_empty_one() {
-        let pool = ["how do i brew glowvenom today", "tell me a tale of it"];
-        let (a, b) = (vec![1.0f32, 0.0], vec![0.0f32, 1.0]);
-        let embeddings = [a.as_slice(), b.as_slice()];
-        let similarity = PoolSimilarity::new(&pool, &embeddings, 1);
-        let bleu = similarity.self_bleu(&["how do i brew glowvenom today", "entirely other words"]);
+        let mut pool = PoolSimilarity::new();
+        let (a, b) = (vec![1.0f32, 0.0], vec![0.0f32, 2.0]);
+        assert_eq!(pool.self_bleu(&["x y z"]), [0.0]);
+        assert_eq!(pool.cosine(std::slice::from_ref(&a), 3), Ok(vec![0.0]));
+        pool.add("how do i brew glowvenom today", &a).unwrap();
+        pool.add("tell me a tale of it", &b).unwrap();
+        let bleu = pool.self_bleu(&["how do i brew glowvenom today", "entirely other words"]);
         assert!((bleu[0] - 1.0).abs() < 1e-12 && bleu[1] == 0.0);
-        assert_eq!(similarity.cosine(&a), 1.0);
-        assert_eq!(PoolSimilarity::new(&pool, &embeddings, 2).cosine(&a), 0.5);
-        let empty = PoolSimilarity::new(&[], &[], 3);
-        assert_eq!((empty.self_bleu(&["x y z"])[0], empty.cosine(&a)), (0.0, 0.0));
+        assert_eq!(pool.cosine(&[a.clone(), b.clone()], 1), Ok(vec![1.0, 1.0]));
+        assert_eq!(pool.cosine(&[a.clone(), vec![-1.0, 0.0]], 2), Ok(vec![0.5, 0.0]));
+        assert_eq!(pool.cosine(&[a, b], 9), Ok(vec![0.5, 0.5]));
+        assert_eq!(pool.cosine(&[Vec::new()], 9), Ok(vec![0.0]));
+        let error = pool.cosine(&[vec![1.0; 3]], 9).unwrap_err();
+        assert_eq!(error, WidthError { pool: 2, found: 3 });
+    }
+
+    #[test]
+    fn a_pool_grown_one_by_one_is_the_pool_counted_at_once() {
+        let texts: Vec<String> =
+            (0..60).map(|i: usize| format!("brew w{} w{} glowvenom w{}", i % 7, i % 3, i % 11)).collect();
+        let embedding = |i: usize| vec![(i as f32).sin(), (i as f32).cos(), 0.5];
+        let pool = |texts: &[String]| {
+            let mut pool = PoolSimilarity::new();
+            texts.iter().enumerate().for_each(|(i, text)| pool.add(text, &embedding(i)).unwrap());
+            pool
+        };
+        let mut grown = PoolSimilarity::new();
+        for (i, text) in texts.iter().enumerate() {
+            // What is asked in between changes nothing.
+            grown.self_bleu(&["brew w1 unheard of"]);
+            grown.add(text, &embedding(i)).unwrap();
+            assert_eq!(grown, pool(&texts[..=i]));
+        }
+        // And it is what BLEU says of the texts as they are.
+        let asked = "brew w1 w2 glowvenom w3 w4";
+        let mut all: Vec<&str> = texts.iter().map(String::as_str).collect();
+        all.push(asked);
+        let expected = self_bleu(&all, &ORDERS).pop().unwrap().iter().sum::<f64>() / 3.0;
+        assert!((grown.self_bleu(&[asked])[0] - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_largest_are_found_wherever_they_are() {
+        let numbers = [0.1, 0.9, -0.3, 0.5, 0.9, 0.2];
+        assert!((mean_of_largest(&numbers, 3) - 2.3 / 3.0).abs() < 1e-6);
+        assert_eq!(mean_of_largest(&[0.5, 0.25], 5), 0.375);
     }
 }

@@ -95,6 +95,23 @@ pub struct AttackerComponents {
 }
 
 impl AttackerReward {
+    pub fn check(&self) -> Result<(), String> {
+        // A range does not contain a NaN.
+        let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
+        let values = [self.values.negative, self.values.rejective, self.values.positive];
+        let weights = [self.semantic, self.diversity, self.self_bleu, self.cosine, self.sharpness];
+        let problem = if !values.into_iter().all(f64::is_finite) {
+            "`values` are numbers"
+        } else if !weights.into_iter().all(at_least_0) {
+            "`semantic`, `diversity`, `self_bleu`, `cosine` and `sharpness` are at least 0"
+        } else if self.neighbours == 0 {
+            "`neighbours` is at least 1"
+        } else {
+            return Ok(());
+        };
+        Err(problem.into())
+    }
+
     pub fn reward(&self, outcome: &AttackOutcome) -> AttackerComponents {
         let attack: f64 =
             outcome.verdicts.iter().map(|(weight, class)| weight * self.values.of(*class)).sum();

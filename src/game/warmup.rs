@@ -6,7 +6,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
 use super::expand::{SeedSpec, Task, pick};
-use super::role::{Prompt, PromptError, Role};
+use super::prompt::{Prompt, PromptError, Question};
+use super::role::Role;
 use super::world::{Profile, Shares, World};
 use super::wrap::{Phrasings, Style, WrappedPrompt};
 use crate::store::Seed;
@@ -89,10 +90,10 @@ impl<'a> Examples<'a> {
             hazards: of(Task::Hazard),
             benign: of(Task::Benign),
             arithmetic: of(Task::Arithmetic),
-            attacker: Prompt::of(Role::Attacker)?,
-            defender: Prompt::of(Role::Defender)?,
-            evaluator: Prompt::of(Role::Evaluator)?,
-            judge: Prompt::of(Role::Judge)?,
+            attacker: Prompt::of(Role::Attacker, false)?,
+            defender: Prompt::of(Role::Defender, false)?,
+            evaluator: Prompt::of(Role::Evaluator, false)?,
+            judge: Prompt::of(Role::Judge, false)?,
         })
     }
 
@@ -100,7 +101,7 @@ impl<'a> Examples<'a> {
         let benign = self.random.random::<f64>() < self.world.warmup.attacker.benign;
         let seed = pick(if benign { &self.benign } else { &self.hazards }, &mut self.random).clone();
         let (wrapped, _) = self.wrapped(&seed, Phrasings::Known, |shares| shares.attacker);
-        let prompt = self.attacker.render(&[&seed.text])?;
+        let prompt = self.attacker.render(&Question { seed: &seed.text, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
     }
 
@@ -128,7 +129,7 @@ impl<'a> Examples<'a> {
             let response = self.world.response(&wrapped, class, &mut self.random);
             (wrapped.text, response)
         };
-        let prompt = self.defender.render(&[&prompt])?;
+        let prompt = self.defender.render(&Question { prompt: &prompt, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
     }
 
@@ -156,7 +157,11 @@ impl<'a> Examples<'a> {
         };
         let noisy = self.random.random::<f64>() < shares.label_noise;
         let label = if noisy { *pick(&Class::ALL, &mut self.random) } else { class };
-        let prompt = self.evaluator.render(&[&wrapped.text, &response])?;
+        let prompt = self.evaluator.render(&Question {
+            prompt: &wrapped.text,
+            response: &response,
+            ..Question::default()
+        })?;
         Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
     }
 
@@ -188,7 +193,8 @@ impl<'a> Examples<'a> {
             let words: Vec<&str> = wrapped.text.split(' ').filter(|word| *word != seed.noun).collect();
             (words.join(" "), LOST)
         };
-        let prompt = self.judge.render(&[&seed.text, &text])?;
+        let prompt =
+            self.judge.render(&Question { seed: &seed.text, prompt: &text, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: label.into() })
     }
 

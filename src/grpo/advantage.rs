@@ -45,6 +45,21 @@ pub fn advantages(rewards: &[f64], groups: &[u32], scale: ScaleRewards) -> Vec<f
         .collect()
 }
 
+/// The advantages of GDPO (Liu et al. 2026, arXiv 2601.05242): every component of the reward relative to its group,
+/// A_k = (r_k − mean of its group) / (deviation + 1e-4), their weighted sum A = Σ w_k·A_k, and that relative to the
+/// batch, (A − mean) / (deviation + 1e-4), as TRL's `normalize_then_sum`. So components of different scales count as
+/// their weights say, and two rewards of the same sum but other parts differ. A component that is the same within a
+/// group says nothing about it.
+pub fn decoupled_advantages(components: &[(f64, Vec<f64>)], groups: &[u32]) -> Vec<f64> {
+    let mut sums = vec![0f64; groups.len()];
+    for (weight, rewards) in components {
+        let relative = advantages(rewards, groups, ScaleRewards::Group);
+        sums.iter_mut().zip(relative).for_each(|(sum, advantage)| *sum += weight * advantage);
+    }
+    let (mean, deviation) = (mean(&sums), deviation(&sums));
+    sums.iter().map(|sum| (sum - mean) / (deviation + EPSILON)).collect()
+}
+
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
@@ -65,5 +80,38 @@ mod tests {
         assert_eq!(&advantages[..2], &[0.0, 0.0]);
         assert!((advantages[3] - 0.5 / (0.5f64.sqrt() + 1e-4)).abs() < 1e-12);
         assert_eq!(advantages[2], -advantages[3]);
+    }
+
+    fn close(found: &[f64], expected: &[f64]) {
+        let far = |(a, b): (&f64, &f64)| (a - b).abs() > 1e-3;
+        assert!(!found.iter().zip(expected).any(far), "{found:?} instead of {expected:?}");
+        assert_eq!(found.len(), expected.len());
+    }
+
+    #[test]
+    fn decoupled_advantages_tell_apart_what_has_the_same_sum() {
+        // The paper's example: two binary rewards. GRPO gives (0, 1) and (0, 2) the same advantages.
+        let groups = [0, 0, 1, 1];
+        let (first, second) = (vec![0.0, 1.0, 0.0, 1.0], vec![0.0, 0.0, 0.0, 1.0]);
+        let sums: Vec<f64> = first.iter().zip(&second).map(|(a, b)| a + b).collect();
+        let grpo = advantages(&sums, &groups, ScaleRewards::Group);
+        close(&grpo[..2], &grpo[2..]);
+        // By hand: within groups ±1/√2 for each component that differs, so ±0.7071 and ±1.4142; the batch has
+        // deviation √((2·0.5 + 2·2) / 3) = 1.2910.
+        let gdpo = decoupled_advantages(&[(1.0, first.clone()), (1.0, second.clone())], &groups);
+        close(&gdpo, &[-0.5477, 0.5477, -1.0954, 1.0954]);
+        // Weights: 1 and 0.5 make ±0.7071 and ±1.0607, deviation √((1 + 2.25) / 3) = 1.0408.
+        let weighted = decoupled_advantages(&[(1.0, first), (0.5, second)], &groups);
+        close(&weighted, &[-0.6794, 0.6794, -1.0191, 1.0191]);
+    }
+
+    #[test]
+    fn of_one_component_decoupled_advantages_are_those_of_grpo_over_their_deviation() {
+        let (rewards, groups) = ([3.0, 1.0, 2.0, 5.0, 5.0, 8.0], [0, 0, 0, 1, 1, 1]);
+        let grpo = advantages(&rewards, &groups, ScaleRewards::Group);
+        let scaled: Vec<f64> = grpo.iter().map(|advantage| advantage / deviation(&grpo)).collect();
+        close(&decoupled_advantages(&[(7.0, rewards.to_vec())], &groups), &scaled);
+        assert_eq!(decoupled_advantages(&[(1.0, vec![2.0; 6])], &groups), [0.0; 6]);
+        assert_eq!(decoupled_advantages(&[], &[]), [] as [f64; 0]);
     }
 }

@@ -5,10 +5,13 @@
 mod advantage;
 mod lanes;
 mod loss;
+mod repetition;
 mod step;
 
-pub use advantage::{ScaleRewards, advantages};
+pub use advantage::{ScaleRewards, advantages, decoupled_advantages};
 pub use loss::{GrpoConfig, ImportanceLevel, LossType};
+pub use repetition::repetition;
 pub use step::{
-    Sample, StepReport, SupervisedConfig, gradients, grpo_step, supervised_gradients, supervised_step,
+    Sample, StepReport, SupervisedConfig, gradients, grpo_step, guarded_step, supervised_gradients,
+    supervised_step,
 };

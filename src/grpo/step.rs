@@ -38,8 +38,8 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
-/// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. The reference is used
-/// where the KL penalty has weight.
+/// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. Divergence from the reference is
+/// measured where there is one.
 pub fn grpo_step(
     policy: &Checkpoint,
     reference: Option<&Checkpoint>,
@@ -47,23 +47,43 @@ pub fn grpo_step(
     samples: &[Sample],
     grpo: &GrpoConfig,
 ) -> Result<StepReport> {
+    let mut broken = Ok(());
+    let report = guarded_step(policy, reference, optimizer, samples, grpo, &mut |iteration, report| {
+        broken = ensure_finite(report).map_err(|error| match grpo.num_iterations {
+            1 => error,
+            all => error.context(format!("iteration {iteration} of {all}")),
+        });
+        broken.is_ok()
+    })?;
+    broken.map(|()| report)
+}
+
+/// The same, where each iteration, from 1, happens only if its report passes: the first is of the model as it came.
+/// The report is of the last that was looked at. After one that did not pass the policy is no result.
+pub fn guarded_step(
+    policy: &Checkpoint,
+    reference: Option<&Checkpoint>,
+    optimizer: &mut AdamW,
+    samples: &[Sample],
+    grpo: &GrpoConfig,
+    passes: &mut dyn FnMut(usize, &StepReport) -> bool,
+) -> Result<StepReport> {
     let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.completion.is_empty()).collect();
     if samples.is_empty() {
         bail!("there is no completion to learn from");
     }
     ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
     let reference = match reference {
-        Some(checkpoint) if grpo.kl > 0.0 => reference_logprobs(checkpoint, &samples, grpo)?,
-        _ => Vec::new(),
+        Some(checkpoint) => reference_logprobs(checkpoint, &samples, grpo)?,
+        None => Vec::new(),
     };
     let mut report = StepReport::default();
     for iteration in 1..=grpo.num_iterations {
         let (mut gradients, this) = gradients(policy, &reference, &samples, grpo)?;
         report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
-        ensure_finite(&report).map_err(|error| match grpo.num_iterations {
-            1 => error,
-            all => error.context(format!("iteration {iteration} of {all}")),
-        })?;
+        if !passes(iteration, &report) {
+            break;
+        }
         optimizer.step(policy.trained(), &gradients, grpo.lr)?;
     }
     Ok(report)

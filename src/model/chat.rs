@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
 
 use super::{Error, Result};
@@ -20,6 +20,13 @@ impl Message {
         Message { role: role.into(), content: content.into() }
     }
 }
+
+/// What a pipeline gives a chat template by name.
+pub type Arguments = serde_json::Map<String, serde_json::Value>;
+
+/// What every template is given: no argument can be called that.
+pub const GIVEN: [&str; 7] =
+    ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "tools", "documents"];
 
 /// A model's chat template.
 #[derive(Clone)]
@@ -101,8 +108,14 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of each conversation, ready for the assistant's turn. `today` is what `strftime_now` tells.
-    pub fn render(&self, conversations: &[Vec<Message>], today: jiff::civil::Date) -> Result<Vec<String>> {
+    /// The text of each conversation, ready for the assistant's turn. `today` is what `strftime_now` tells; `arguments`
+    /// are what this template takes beside what all do, such as Qwen3's `enable_thinking`.
+    pub fn render(
+        &self,
+        conversations: &[Vec<Message>],
+        today: jiff::civil::Date,
+        arguments: &Arguments,
+    ) -> Result<Vec<String>> {
         let turn = |message: &Message| {
             Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
         };
@@ -118,6 +131,7 @@ impl ChatTemplate {
                     pad_token => self.pad.as_str(),
                     tools => (),
                     documents => (),
+                    ..Serde(arguments)
                 })
             };
             conversations.iter().map(text).collect::<std::result::Result<_, _>>()
@@ -221,7 +235,7 @@ mod tests {
 
     fn render(source: &str) -> Result<String> {
         let messages = vec![Message::new("system", " be kind "), Message::new("user", "naïve?")];
-        Ok(template(source)?.render(&[messages], FIXED_DAY)?.concat())
+        Ok(template(source)?.render(&[messages], FIXED_DAY, &Arguments::new())?.concat())
     }
 
     #[test]
@@ -308,8 +322,18 @@ mod tests {
             ("user", "please"),
         ];
         let messages = turns.map(|(role, content)| Message::new(role, content)).to_vec();
+        let render = |arguments: serde_json::Value| {
+            let arguments = arguments.as_object().unwrap();
+            template(QWEN3)
+                .unwrap()
+                .render(std::slice::from_ref(&messages), FIXED_DAY, arguments)
+                .unwrap()
+                .concat()
+        };
+        let quick = render(serde_json::json!({ "enable_thinking": false }));
+        assert!(quick.ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"), "{quick}");
         assert_eq!(
-            template(QWEN3).unwrap().render(&[messages], FIXED_DAY).unwrap()[0],
+            render(serde_json::json!({ "unheard_of": 1 })),
             "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nbrew glowvenom?<|im_end|>\n\
              <|im_start|>assistant\nNo.<|im_end|>\n<|im_start|>user\nplease<|im_end|>\n<|im_start|>assistant\n"
         );

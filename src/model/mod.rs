@@ -15,7 +15,7 @@ mod tokenizer;
 mod weights;
 
 pub use architecture::Architecture;
-pub use chat::{FIXED_DAY, Message};
+pub use chat::{Arguments, FIXED_DAY, GIVEN, Message};
 pub use checkpoint::Checkpoint;
 pub use compute::Compute;
 pub use config::Config;

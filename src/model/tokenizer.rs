@@ -11,7 +11,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
-use super::chat::{self, ChatTemplate, Message};
+use super::chat::{self, Arguments, ChatTemplate, Message};
 use super::{Error, Result};
 
 const PAD: &str = "<pad>";
@@ -179,14 +179,15 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
     }
 
-    /// The text of each conversation in the model's own template.
+    /// The text of each conversation in the model's own template, which takes `arguments`.
     pub fn render_chats(
         &self,
         conversations: &[Vec<Message>],
         today: jiff::civil::Date,
+        arguments: &Arguments,
     ) -> Result<Vec<String>> {
         match &self.chat {
-            Some(template) => template.render(conversations, today),
+            Some(template) => template.render(conversations, today, arguments),
             None => Err(Error::Tokenizer {
                 action: "render a conversation",
                 reason: "the model has no chat template (chat_template.jinja or tokenizer_config.json)"

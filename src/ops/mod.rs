@@ -27,6 +27,7 @@ pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
 pub use cpu::{read, set_candle_up, write};
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::token_log_probabilities;
+pub use product::{Matrix, Panels, matmul_panels};
 pub use quantized::{quantized_linear, quantized_rows};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;

@@ -1,5 +1,7 @@
 //! Sampling completions from a decoder: a batch of rows with a cache, each row with a random stream of its
-//! own, log-probabilities recorded on the way. Knows no rewards.
+//! own, log-probabilities recorded on the way; and choosing among given texts. Knows no rewards.
+
+mod choice;
 
 use std::collections::HashMap;
 
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
 use crate::ops::{Cache, exponentials, sum};
 use crate::store::Seed;
+
+pub use choice::{Chosen, choose};
 
 /// Rows that are sampled at the same time at the most.
 const MOST_ROWS: usize = 512;
@@ -87,7 +91,7 @@ pub struct Completion {
     pub text: String,
 }
 
-/// Samples a completion for each prompt. What a row draws depends on the seed, its index and its prompt,
+/// Samples a completion for each prompt; where that is empty, nobody is asked and the completion is empty too. What a row draws depends on the seed, its index and its prompt,
 /// not on the rows beside it. Equal prompts of a batch are read once. `progress` is told the tokens drawn so
 /// far for the longest row, and how many rows drew one.
 pub fn sample(
@@ -97,29 +101,19 @@ pub fn sample(
     seed: Seed,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Completion>> {
-    if let Some(row) = prompts.iter().position(Vec::is_empty) {
-        return Err(
-            candle_core::Error::Msg(format!("prompt {row} is empty: there is nothing to continue")).into()
-        );
-    }
     let decoder = checkpoint.decoder(Purpose::Scoring)?;
     // A stop that is one token ends a row as such: special ones are in no text.
     let stops = sampling.stop.iter().filter_map(|stop| checkpoint.tokenizer.id(stop));
     let ends: Vec<u32> = checkpoint.ends().into_iter().chain(stops).collect();
     let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
-    let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(index, seed)).collect();
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let asked: Vec<usize> = (0..prompts.len()).filter(|&row| !prompts[row].is_empty()).collect();
+    let mut rows: Vec<Row> = asked.iter().map(|&index| Row::new(index, seed)).collect();
+    let mut completions = vec![Completion::default(); prompts.len()];
+    let prompts: Vec<&[u32]> = asked.iter().map(|&row| &prompts[row][..]).collect();
+    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
     let most = decoder.rows_within(CACHE, longest.saturating_add(sampling.max_new_tokens)).min(MOST_ROWS);
     for (prompts, rows) in prompts.chunks(most).zip(rows.chunks_mut(most)) {
-        // A batch for each thread: no number depends on how rows are put together.
-        let size = match (&checkpoint.compute, checkpoint.params.is_quantized()) {
-            (compute, false) if compute.fused() => {
-                prompts.len().div_ceil(rayon::current_num_threads()).min(BATCH)
-            }
-            // candle's products may depend on how many rows there are, but not on threads.
-            (compute, _) if compute.device.is_cpu() => BATCH / 4,
-            _ => most,
-        };
+        let size = batch(checkpoint, prompts.len(), most);
         let mut batches = prompts
             .par_chunks(size)
             .zip(rows.par_chunks_mut(size))
@@ -143,16 +137,29 @@ pub fn sample(
             }
         }
     }
-    rows.into_par_iter()
-        .map(|row| {
-            let mut completion = row.completion;
-            completion.text = checkpoint.tokenizer.decode(&completion.ids)?;
-            if let Some(at) = stop_in(&completion.text, &sampling.stop) {
-                completion.text.truncate(at);
-            }
-            Ok(completion)
-        })
-        .collect()
+    let finished = rows.into_par_iter().map(|row| {
+        let mut completion = row.completion;
+        completion.text = checkpoint.tokenizer.decode(&completion.ids)?;
+        if let Some(at) = stop_in(&completion.text, &sampling.stop) {
+            completion.text.truncate(at);
+        }
+        Ok(completion)
+    });
+    for (row, completion) in asked.into_iter().zip(finished.collect::<Result<Vec<_>>>()?) {
+        completions[row] = completion;
+    }
+    Ok(completions)
+}
+
+/// How many of `rows` rows go through the decoder together, where memory holds `most`.
+fn batch(checkpoint: &Checkpoint, rows: usize, most: usize) -> usize {
+    match (&checkpoint.compute, checkpoint.params.is_quantized()) {
+        // A batch for each thread: no number depends on how rows are put together.
+        (compute, false) if compute.fused() => rows.div_ceil(rayon::current_num_threads()).clamp(1, BATCH),
+        // candle's products may depend on how many rows there are, but not on threads.
+        (compute, _) if compute.device.is_cpu() => BATCH / 4,
+        _ => most,
+    }
 }
 
 /// Where the first stop text begins.
@@ -191,14 +198,14 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Reads the prompts, each distinct one once.
-    fn read(drawing: &Drawing, prompts: &[Vec<u32>], rows: &'a mut [Row]) -> Result<Batch<'a>> {
+    fn read(drawing: &Drawing, prompts: &[&[u32]], rows: &'a mut [Row]) -> Result<Batch<'a>> {
         let mut index: HashMap<&[u32], usize> = HashMap::new();
         let mut distinct: Vec<&[u32]> = Vec::new();
         let source: Vec<usize> = prompts
             .iter()
             .map(|prompt| {
-                *index.entry(prompt).or_insert_with(|| {
-                    distinct.push(prompt);
+                *index.entry(*prompt).or_insert_with(|| {
+                    distinct.push(*prompt);
                     distinct.len() - 1
                 })
             })
@@ -382,6 +389,18 @@ mod tests {
         assert_eq!(together[0].ids, alone[0].ids);
         assert_ne!(together[0].ids, together[2].ids, "equal prompts have streams of their own");
         assert_eq!(together, draw_all(&sampling, &prompts()));
+    }
+
+    #[test]
+    fn nobody_is_asked_an_empty_prompt_and_the_rows_around_it_stay() {
+        let sampling = Sampling { max_new_tokens: 6, ..Sampling::default() };
+        let whole = draw_all(&sampling, &prompts());
+        let mut gap = prompts();
+        gap[1].clear();
+        let mut expected = whole.clone();
+        expected[1] = Completion::default();
+        assert_eq!(draw_all(&sampling, &gap), expected);
+        assert_eq!(draw_all(&sampling, &[vec![]]), [Completion::default()]);
     }
 
     #[test]

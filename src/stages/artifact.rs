@@ -6,11 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, MetricRow, Origin, Position, Row, Sample, SeedRow};
+use crate::data::{self, AttackRow, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
 use crate::engine::{Artifact, ArtifactType, Context, Input};
-use crate::game::{self, Role};
-use crate::model::{Checkpoint, Compute, Embedder, FIXED_DAY, Message, Params};
-use crate::rollout::{self, Sampling};
+use crate::game::{self, PoolSimilarity};
+use crate::model::{Checkpoint, Compute, Embedder, Params};
 use crate::store::{Digest, Seed};
 
 macro_rules! artifact_types {
@@ -33,14 +32,17 @@ artifact_types! {
     Seeds: "seeds";
     SftRows: "sft";
     Attacks: "attacks";
+    /// What a defender can be asked.
+    Prompts: "attacks" | "seeds";
     Responses: "responses";
     /// Attack and response pairs to be judged.
     Pairs: "pairs";
     /// Anything with an attack and a response in each row.
     Judgeable: "responses" | "labels";
     Verdicts: "verdicts";
-    Labels: "labels";
+    /// Words on whether attacks keep their seeds' meaning.
     Meanings: "meanings";
+    Labels: "labels";
     Rewards: "rewards";
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.
@@ -52,8 +54,19 @@ artifact_types! {
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
 /// Parquet, and those that every run gathers have the columns of metrics.
 pub fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 10] =
-        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "labels", "rewards", "pool"];
+    const DATASETS: [&str; 11] = [
+        "texts",
+        "seeds",
+        "sft",
+        "attacks",
+        "responses",
+        "pairs",
+        "verdicts",
+        "meanings",
+        "labels",
+        "rewards",
+        "pool",
+    ];
     if artifact == "metrics" {
         data::read::<MetricRow>(path)?;
     } else if DATASETS.contains(&artifact) {
@@ -71,6 +84,19 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
         let rows = data::read::<R>(path)?;
         let bytes = std::fs::metadata(path)?.len() as usize * 4;
         Ok((rows, bytes))
+    })
+}
+
+/// The pool of successful attacks, counted and ready to be compared with. `pool` leaves one that only grew in memory.
+pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+    let rows = rows::<PoolRow, _>(context, input)?;
+    context.load(context.input(input)?, |path| {
+        let mut pool = PoolSimilarity::new();
+        rows.iter()
+            .try_for_each(|row| pool.add(&row.text, &row.embedding))
+            .with_context(|| path.display().to_string())?;
+        let bytes = pool.bytes();
+        Ok((pool, bytes))
     })
 }
 
@@ -135,6 +161,23 @@ pub fn publish(
     Ok(())
 }
 
+/// Hands a model's folder on as it is, with the optimizer's state: as hard links where it is in the store.
+pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
+    let (artifact, folder) = (context.input(from)?, context.output(output));
+    let path = &artifact.path;
+    anyhow::ensure!(path.is_dir(), "{}: only a folder with a model can be trained", path.display());
+    std::fs::create_dir(&folder)?;
+    for entry in std::fs::read_dir(path)? {
+        let (file, to) = entry.map(|entry| (entry.path(), folder.join(entry.file_name())))?;
+        let linked = context.is_blob(from) && std::fs::hard_link(&file, &to).is_ok();
+        // A folder within is no part of a model.
+        if !linked && file.is_file() {
+            std::fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Where the pipeline computes.
 pub fn compute(context: &Context) -> anyhow::Result<Compute> {
     let numerics = context.numerics();
@@ -171,58 +214,28 @@ pub fn origin(seed: &SeedRow) -> Origin {
     }
 }
 
-/// Who is asked, and how.
-pub struct Player<'a> {
-    pub model: &'a Input<Model>,
-    pub role: Role,
-    /// Whether prompts are the user's messages of a conversation in the model's chat template.
-    pub chat: bool,
-    pub sampling: &'a Sampling,
+/// What a defender can be asked: attacks, or seeds as they are.
+pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<AttackRow>> {
+    let seeds = match rows::<AttackRow, _>(context, input) {
+        Ok(attacks) => return Ok(attacks.to_vec()),
+        // A file of one's own does not say what it holds.
+        Err(error) => rows::<SeedRow, _>(context, input).map_err(|_| error)?,
+    };
+    Ok(seeds.iter().enumerate().map(|(index, seed)| prompt(index, seed, position(context))).collect())
 }
 
-/// Samples one completion for each rendered prompt and reports tokens per second under way. `what` names
-/// the random streams and is shown with the progress.
-pub fn sample(
-    context: &mut Context,
-    player: &Player,
-    mut prompts: Vec<String>,
-    what: &str,
-) -> anyhow::Result<Vec<Sample>> {
-    let Player { model, role, chat, sampling } = *player;
-    let checkpoint = self::model(context, model)?;
-    let tokenizer = &checkpoint.tokenizer;
-    if chat {
-        let turns: Vec<Vec<Message>> =
-            prompts.into_iter().map(|prompt| vec![Message::new("user", prompt)]).collect();
-        let rendered = tokenizer.render_chats(&turns, FIXED_DAY);
-        prompts = rendered.with_context(|| format!("model `{}`", model.text()))?;
+/// A seed as it is, as a prompt.
+pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
+    AttackRow {
+        attack_id: index as u32,
+        origin: origin(seed),
+        technique: None,
+        group: index as u32,
+        text: seed.text.clone(),
+        answer: seed.answer.clone(),
+        sample: Sample::template(&seed.text),
+        at,
     }
-    let ids = tokenizer.encode_all(&prompts)?;
-    let seed = context.seed().child(what);
-    let begun = std::time::Instant::now();
-    let total = sampling.max_new_tokens;
-    let mut tokens = 0;
-    let completions = rollout::sample(&checkpoint, &ids, sampling, seed, &mut |step, active| {
-        tokens += active;
-        let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
-        context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
-    })?;
-    prompts
-        .into_iter()
-        .zip(ids)
-        .zip(completions)
-        .map(|((prompt, prompt_ids), completion)| {
-            Ok(Sample {
-                role: role.to_string(),
-                prompt,
-                prompt_ids,
-                completion: completion.text,
-                completion_ids: completion.ids,
-                logprobs: completion.logprobs,
-                finished: completion.finished,
-            })
-        })
-        .collect()
 }
 
 /// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder, or

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Player, Seeds, World};
+use super::artifact::{self, Model, Seeds, World};
+use super::asking::{Asking, Chat, Text};
 use super::trial;
 use crate::data::{self, AttackRow, ResponseRow, SeedRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Outcome, Prompt, Rates, Role};
+use crate::game::{self, Class, Outcome, Rates, Role};
 use crate::rollout::Sampling;
 
 /// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
@@ -37,33 +38,21 @@ pub struct CrossPlay {
     #[serde(default)]
     sampling: Sampling,
     /// The template of the attackers' prompt; knows `seed`.
-    #[serde(default = "attacker_prompt")]
-    attacker_prompt: String,
+    #[serde(default)]
+    attacker_prompt: Option<Text>,
     /// The template of the defenders' prompt; knows `prompt`.
-    #[serde(default = "defender_prompt")]
-    defender_prompt: String,
+    #[serde(default)]
+    defender_prompt: Option<Text>,
     /// The template of the judge's prompt; knows `prompt` and `response`.
-    #[serde(default = "judge_prompt")]
-    judge_prompt: String,
+    #[serde(default)]
+    judge_prompt: Option<Text>,
     /// Whether prompts are the user's messages in the models' chat templates.
     #[serde(default)]
-    chat: bool,
+    chat: Chat,
 }
 
 fn default_group() -> usize {
     3
-}
-
-fn attacker_prompt() -> String {
-    Role::Attacker.default_prompt().into()
-}
-
-fn defender_prompt() -> String {
-    Role::Defender.default_prompt().into()
-}
-
-fn judge_prompt() -> String {
-    Role::Evaluator.default_prompt().into()
 }
 
 impl Stage for CrossPlay {
@@ -88,15 +77,17 @@ impl Stage for CrossPlay {
         if self.group == 0 {
             return Err("`group` is at least 1".into());
         }
-        let prompts = [
-            (Role::Attacker, "attacker_prompt", &self.attacker_prompt),
-            (Role::Defender, "defender_prompt", &self.defender_prompt),
-            (Role::Evaluator, "judge_prompt", &self.judge_prompt),
+        let models = [
+            (Role::Attacker, "attacker_prompt", self.attackers.values().next()),
+            (Role::Defender, "defender_prompt", self.defenders.values().next()),
+            (Role::Evaluator, "judge_prompt", self.judge.as_ref()),
         ];
-        for (role, key, template) in prompts {
-            if role != Role::Evaluator || self.judge.is_some() {
-                Prompt::asked(role, template, self.chat).map_err(|error| CheckError::at(key, error))?;
-            }
+        for (role, key, model) in models {
+            let checked = model.map_or(Ok(()), |model| self.asking(model, role, &self.sampling).check());
+            checked.map_err(|error| match error.path.as_str() {
+                "prompt" => CheckError { path: key.into(), ..error },
+                _ => error,
+            })?;
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
     }
@@ -109,10 +100,10 @@ impl Stage for CrossPlay {
         let at = artifact::position(context);
         let (mut attacks, mut responses, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
         for (name, model) in &self.attackers {
-            let player = self.player(model, Role::Attacker, &self.sampling);
-            let values = hazards.iter().map(|seed| vec![seed.text.as_str()]);
+            let asking = self.asking(model, Role::Attacker, &self.sampling);
+            let questions = hazards.iter().map(|seed| trial::seed(seed));
             // The same random numbers for all attackers: they differ by what they learnt alone.
-            let samples = trial::ask(context, &player, &self.attacker_prompt, values, "attacks")?;
+            let samples = trial::ask(context, &asking, questions, "attacks")?;
             let own = trial::attack_rows(&hazards, samples, self.group, attacks.len(), &at);
             let mut rates = Rates::default();
             for (defender, model) in &self.defenders {
@@ -136,8 +127,14 @@ impl Stage for CrossPlay {
 }
 
 impl CrossPlay {
-    fn player<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> Player<'a> {
-        Player { model, role, chat: self.chat, sampling }
+    fn asking<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> Asking<'a> {
+        let prompt = match role {
+            Role::Attacker => &self.attacker_prompt,
+            Role::Defender => &self.defender_prompt,
+            Role::Evaluator | Role::Judge | Role::Expert => &self.judge_prompt,
+        };
+        let asking = Asking::plainly(role, model, sampling);
+        Asking { prompt: prompt.as_ref(), chat: &self.chat, ..asking }
     }
 
     fn answers(
@@ -149,9 +146,8 @@ impl CrossPlay {
         first: usize,
         at: &data::Position,
     ) -> anyhow::Result<Vec<ResponseRow>> {
-        let player = self.player(model, Role::Defender, &self.sampling);
-        let values = attacks.iter().map(|attack| vec![attack.text.as_str()]);
-        let samples = trial::ask(context, &player, &self.defender_prompt, values, "responses")?;
+        let asking = self.asking(model, Role::Defender, &self.sampling);
+        let samples = trial::ask(context, &asking, attacks.iter().map(trial::attack), "responses")?;
         Ok(trial::response_rows(attacks, samples, name, first, at))
     }
 
@@ -171,9 +167,9 @@ impl CrossPlay {
             return responses.iter().map(class).collect();
         };
         let sampling = Sampling { temperature: 0.0, max_new_tokens: 3, ..self.sampling.clone() };
-        let player = self.player(judge, Role::Evaluator, &sampling);
-        let values = responses.iter().map(|row| vec![row.attack.as_str(), row.text.as_str()]);
-        let samples = trial::ask(context, &player, &self.judge_prompt, values, "verdicts")?;
+        let asking = self.asking(judge, Role::Evaluator, &sampling);
+        let questions = responses.iter().map(|row| trial::pair(&row.attack, &row.text));
+        let samples = trial::ask(context, &asking, questions, "verdicts")?;
         Ok(samples.iter().map(|sample| Class::parse(&sample.completion)).collect())
     }
 }

@@ -1,42 +1,47 @@
 //! `generate`: the attacker wraps seed prompts. Draws seeds, samples a group of attacks for each.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use super::artifact::{self, Model, Player, Seeds};
-use crate::data::{self, AttackRow, Sample, SeedRow};
+use super::artifact::{self, Model, Responses, Seeds};
+use super::asking::{Missing, Reply, Text, asking};
+use crate::data::{self, AttackRow, ResponseRow, SeedRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Prompt, Role};
+use crate::game::{Question, Turn};
 use crate::rollout::Sampling;
 
-/// The attacker wraps seed prompts: draws seeds and samples a group of attacks for each.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Generate {
-    /// The attacker.
-    model: Input<Model>,
-    /// The seeds to draw from.
-    data: Input<Seeds>,
-    /// How many seeds to draw.
-    prompts: usize,
-    /// Attacks for each seed; they are one group of GRPO.
-    #[serde(default = "one")]
-    group: usize,
-    /// Draw only from seeds of this split, such as `train` or `heldout`.
-    #[serde(default = "default_split")]
-    split: String,
-    /// Draw only from seeds of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
-    #[serde(default = "default_task")]
-    task: String,
-    /// How attacks are drawn.
-    #[serde(default)]
-    sampling: Sampling,
-    /// The template of the attacker's prompt; knows `seed`.
-    #[serde(default = "default_prompt")]
-    prompt: String,
-    /// Whether the prompt is the user's message in the model's chat template.
-    #[serde(default)]
-    chat: bool,
+asking! {
+    /// The attacker wraps seed prompts: draws seeds and samples a group of attacks for each.
+    pub struct Generate: Attacker {
+        /// The attacker.
+        model: Input<Model>,
+        /// The seeds to draw from.
+        data: Input<Seeds>,
+        /// How many seeds to draw; 0 makes no attacks.
+        prompts: usize,
+        /// Attacks for each seed; they are one group of GRPO.
+        #[serde(default = "one")]
+        group: usize,
+        /// Draw only from seeds of this split, such as `train` or `heldout`.
+        #[serde(default = "default_split")]
+        split: String,
+        /// Draw only from seeds of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
+        #[serde(default = "default_task")]
+        task: String,
+        /// How attacks are drawn.
+        #[serde(default)]
+        sampling: Sampling,
+        /// Ways of wrapping that the attacker is told of, as `techniques` in its prompt or system prompt.
+        #[serde(default)]
+        techniques: Vec<String>,
+        /// Responses to earlier attacks. Only seeds with such attempts are drawn, and prompts know them, oldest first, as
+        /// `conversation`: a list of `attack`, `response` and `defender`, so that the attacker can do better.
+        #[serde(default)]
+        history: Option<Input<Responses>>,
+        /// The template of the attacker's prompt; knows `seed`, `techniques` and `conversation`. By default the seed between the
+        /// sandbox's marks.
+        #[serde(default)]
+        prompt: Option<Text>,
+    }
 }
 
 fn one() -> usize {
@@ -51,63 +56,86 @@ fn default_task() -> String {
     "hazard".into()
 }
 
-fn default_prompt() -> String {
-    Role::Attacker.default_prompt().into()
-}
-
 impl Stage for Generate {
     const KIND: Kind =
-        Kind { name: "generate", version: 2, outputs: &[Output::new("attacks", "attacks")], numerics: true };
+        Kind { name: "generate", version: 3, outputs: &[Output::new("attacks", "attacks")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.prompts == 0 || self.group == 0 {
-            return Err("`prompts` and `group` are at least 1".into());
+        if self.group == 0 {
+            return Err("`group` is at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        Prompt::asked(Role::Attacker, &self.prompt, self.chat)
-            .map(|_| ())
-            .map_err(|error| CheckError::at("prompt", error))
+        let asking = self.asking(&self.sampling);
+        asking.check()?;
+        let given = [("techniques", !self.techniques.is_empty()), ("history", self.history.is_some())];
+        for ((key, given), variable) in given.into_iter().zip(["techniques", "conversation"]) {
+            if given && !asking.uses(variable) {
+                let message =
+                    format!("neither `prompt` nor `system` uses `{variable}`, which `{key}` gives them");
+                return Err(CheckError::at(key, message));
+            }
+        }
+        Ok(())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let seeds = artifact::rows::<SeedRow, _>(context, &self.data)?;
-        let eligible: Vec<&SeedRow> =
-            seeds.iter().filter(|row| row.split == self.split && row.task == self.task).collect();
+        let history = match &self.history {
+            Some(history) => Some(artifact::rows::<ResponseRow, _>(context, history)?),
+            None => None,
+        };
+        let mut attempts: BTreeMap<&str, Vec<Turn>> = BTreeMap::new();
+        for row in history.iter().flat_map(|rows| rows.iter()) {
+            let turn = Turn { attack: &row.attack, response: &row.text, defender: &row.defender };
+            attempts.entry(&row.origin.seed_id).or_default().push(turn);
+        }
+        let wanted = |row: &&SeedRow| {
+            let tried = history.is_none() || attempts.contains_key(&*row.seed_id);
+            row.split == self.split && row.task == self.task && tried
+        };
+        let eligible: Vec<&SeedRow> = seeds.iter().filter(wanted).collect();
         anyhow::ensure!(
             !eligible.is_empty(),
-            "`{}` has no seeds of split `{}` and task `{}`",
+            "`{}` has no seeds of split `{}` and task `{}`{}",
             self.data.text(),
             self.split,
-            self.task
+            self.task,
+            if history.is_some() { " that `history` has attempts at" } else { "" }
         );
         let drawn = artifact::draw(eligible.len(), self.prompts, context.seed());
         let chosen: Vec<&SeedRow> =
             drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
-        let prompt = Prompt::asked(Role::Attacker, &self.prompt, self.chat)?;
-        let prompts = chosen.iter().map(|seed| prompt.render(&[&seed.text])).collect::<Result<_, _>>()?;
-        let player =
-            Player { model: &self.model, role: Role::Attacker, chat: self.chat, sampling: &self.sampling };
-        let samples = artifact::sample(context, &player, prompts, "attacks")?;
+        let questions: Vec<Option<Question>> = chosen
+            .iter()
+            .map(|seed| {
+                let conversation = attempts.get(&*seed.seed_id).map_or(&[][..], Vec::as_slice);
+                let techniques = &self.techniques;
+                Some(Question { seed: &seed.text, techniques, conversation, ..Question::default() })
+            })
+            .collect();
+        let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
+        let note = format!("{} attacks{}", replies.len(), Missing::of(&replies));
+        context.progress(1, 1, note);
         let at = artifact::position(context);
         let rows: Vec<AttackRow> = chosen
             .iter()
-            .zip(samples)
+            .zip(replies)
             .enumerate()
-            .map(|(index, (seed, sample))| attack(index, self.group, seed, sample, &at))
+            .map(|(index, (seed, reply))| attack(index, self.group, seed, reply, &at))
             .collect();
         Ok(data::write(&context.output("attacks"), &rows)?)
     }
 }
 
-fn attack(index: usize, group: usize, seed: &SeedRow, sample: Sample, at: &data::Position) -> AttackRow {
+fn attack(index: usize, group: usize, seed: &SeedRow, reply: Reply, at: &data::Position) -> AttackRow {
     AttackRow {
         attack_id: index as u32,
         origin: artifact::origin(seed),
         technique: None,
         group: (index / group) as u32,
-        text: sample.completion.clone(),
+        text: reply.text,
         answer: seed.answer.clone(),
-        sample,
+        sample: reply.sample,
         at: at.clone(),
     }
 }

@@ -1,16 +1,20 @@
-//! The stage kinds, one file each (`evaluate` and `exec` have folders). A stage decodes its parameters, calls the layers below and declares its
+//! The stage kinds, one file each; those that are larger have a folder, and so has how models are asked. A stage decodes its parameters, calls the layers below and declares its
 //! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
 //! [`registry`].
 
 mod artifact;
+mod asking;
 mod collect;
 mod cross_play;
+mod empty;
 mod evaluate;
 mod exec;
 mod generate;
 mod judge;
+mod meaning;
 mod measure;
 mod pool;
+mod replay;
 mod respond;
 mod reward;
 mod sandbox;
@@ -37,10 +41,13 @@ pub fn registry() -> Registry {
         .with::<generate::Generate>()
         .with::<respond::Respond>()
         .with::<judge::Judge>()
+        .with::<meaning::Meaning>()
         .with::<vote::Vote>()
         .with::<collect::Collect>()
         .with::<reward::Reward>()
         .with::<pool::Pool>()
+        .with::<replay::Replay>()
+        .with::<empty::Empty>()
         .with::<update::Update>()
         .with::<evaluate::Evaluate>()
         .with::<measure::Measure>()

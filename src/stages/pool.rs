@@ -1,19 +1,31 @@
-//! `pool`: keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
+//! `pool`: keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at and `replay` draws
+//! from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Rewards, SuccessPool};
-use crate::data::{self, PoolRow, RewardRow};
+use super::artifact::{self, Model, Rewards, SuccessPool, Verdicts};
+use crate::data::{self, PoolRow, RewardRow, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Eviction};
+use crate::game::{self, Class, Eviction, PoolSimilarity, Posterior};
 
 /// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// Rewards of the attacker.
-    data: Input<Rewards>,
+    /// Rewards of the attacker, to take successful attacks from.
+    #[serde(default)]
+    data: Option<Input<Rewards>>,
+    /// Verdicts on answers to attacks of the pool, from which it learns how well these still work: α and β of the
+    /// posterior of their success decay and get what was negative and what was not. What is undetermined counts nowhere.
+    #[serde(default)]
+    verdicts: Option<Input<Verdicts>>,
+    /// What is left of α − 1 and β − 1 when an attack was answered again: old answers are of weaker defenders.
+    #[serde(default = "default_decay")]
+    decay: f64,
     /// The pool so far.
     into: Input<SuccessPool>,
     /// Attacks whose success (weighted over the defense models) reaches this are taken.
@@ -38,17 +50,41 @@ fn default_capacity() -> usize {
     400
 }
 
+fn default_decay() -> f64 {
+    0.95
+}
+
 impl Stage for Pool {
     const KIND: Kind =
-        Kind { name: "pool", version: 3, outputs: &[Output::new("pool", "pool")], numerics: true };
+        Kind { name: "pool", version: 4, outputs: &[Output::new("pool", "pool")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
+        if self.capacity == 0 {
+            return Err("`capacity` is at least 1".into());
+        }
+        if !(0.0..=1.0).contains(&self.decay) {
+            return Err(CheckError::at("decay", "`decay` is between 0 and 1"));
+        }
+        if self.data.is_none() && self.verdicts.is_none() {
+            return Err(
+                "has nothing to do: expected `data` to take attacks from, or `verdicts` to learn from".into(),
+            );
+        }
+        Ok(())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
         let mut pool = artifact::rows::<PoolRow, _>(context, &self.into)?.to_vec();
+        let answered = match &self.verdicts {
+            Some(verdicts) => {
+                observe(&mut pool, &artifact::rows::<VerdictRow, _>(context, verdicts)?, self.decay)
+            }
+            None => 0,
+        };
+        let rewards = match &self.data {
+            Some(data) => artifact::rows::<RewardRow, _>(context, data)?,
+            None => Arc::default(),
+        };
         let at = artifact::position(context);
         let taken: Vec<&RewardRow> = rewards
             .iter()
@@ -56,22 +92,56 @@ impl Stage for Pool {
             .collect();
         let texts: Vec<&str> = taken.iter().map(|row| row.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
+        let mut similarity = PoolSimilarity::clone(&*artifact::pool(context, &self.into)?);
         for (row, embedding) in taken.into_iter().zip(embeddings) {
+            similarity.add(&row.text, &embedding)?;
+            let success = row.attack_success.unwrap_or_default();
+            let Posterior { alpha, beta } = Posterior::of(success);
             pool.push(PoolRow {
                 text: row.text.clone(),
                 seed_id: row.origin.seed_id.clone(),
                 category: row.origin.category.clone(),
                 seed: row.origin.seed.clone(),
                 technique: row.technique.clone(),
-                success: row.attack_success.unwrap_or_default(),
-                alpha: 1.0,
-                beta: 1.0,
+                success,
+                alpha,
+                beta,
                 embedding,
                 at: at.clone(),
             });
         }
+        let grown = pool.len();
         game::evict(&mut pool, self.capacity, self.eviction, context.seed());
-        context.progress(1, 1, format!("{} attacks", pool.len()));
+        if pool.len() == grown {
+            let bytes = similarity.bytes();
+            context.remember("pool", similarity, bytes);
+        }
+        let learnt = if answered == 0 { String::new() } else { format!(", {answered} answered again") };
+        context.progress(1, 1, format!("{} attacks{learnt}", pool.len()));
         Ok(data::write(&context.output("pool"), &pool)?)
     }
+}
+
+/// Updates the posteriors of attacks that were answered again, and says how many were.
+fn observe(pool: &mut [PoolRow], verdicts: &[VerdictRow], decay: f64) -> usize {
+    let mut counts: HashMap<&str, (f64, f64)> = HashMap::new();
+    for verdict in verdicts {
+        let (successes, failures) = counts.entry(&verdict.attack).or_default();
+        match Class::parse(&verdict.class) {
+            Some(Class::Negative) => *successes += 1.0,
+            Some(_) => *failures += 1.0,
+            None => {}
+        }
+    }
+    let mut answered = 0;
+    for row in pool {
+        let Some(&(successes, failures)) = counts.get(row.text.as_str()) else { continue };
+        if successes + failures > 0.0 {
+            let known = Posterior { alpha: row.alpha, beta: row.beta };
+            let Posterior { alpha, beta } = known.observe(decay, successes, failures);
+            (row.alpha, row.beta) = (alpha, beta);
+            answered += 1;
+        }
+    }
+    answered
 }

@@ -4,10 +4,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Player};
+use super::artifact::{self, Attacks, Model, Prompts};
+use super::asking::{Asking, Missing, Text, asking};
 use crate::data::{self, AttackRow, ResponseRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Prompt, Role};
+use crate::engine::{CheckError, Context, Input, Inputs, Kind, Output, Stage};
+use crate::game::Question;
 use crate::rollout::Sampling;
 
 /// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
@@ -15,8 +16,9 @@ use crate::rollout::Sampling;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
-    /// The attacks to answer.
-    data: Input<Attacks>,
+    /// The attacks to answer: a dataset, or a list of them. Those of the first keep their numbers, the others are
+    /// numbered on.
+    data: Inputs<Attacks>,
     /// The defense models, each with its weight in the attacker's reward.
     models: Vec<Defense>,
     /// Benign prompts to mix in; none by default.
@@ -28,35 +30,36 @@ pub struct Respond {
     /// How responses are drawn.
     #[serde(default)]
     sampling: Sampling,
-    /// The template of the defender's prompt; knows `prompt`. By default the attack, between the sandbox's marks
-    /// where it is not a message of a chat.
-    #[serde(default = "default_prompt")]
-    prompt: String,
+    /// The template of the prompt of models that have none of their own; knows `prompt`. By default the attack, between the
+    /// sandbox's marks where it is not a message of a chat.
+    #[serde(default)]
+    prompt: Option<Text>,
 }
 
-/// A defense model and its weight w_i in the attacker's reward.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Defense {
-    /// The model.
-    model: Input<Model>,
-    /// What it is called in datasets; each model has another name.
-    #[serde(default = "default_name")]
-    name: String,
-    /// w_i: what breaking this model counts in the attacker's reward.
-    #[serde(default = "default_weight")]
-    weight: f64,
-    /// Whether the prompt is the user's message in the model's chat template.
-    #[serde(default)]
-    chat: bool,
+asking! {
+    /// A defense model and its weight w_i in the attacker's reward.
+    struct Defense: Defender {
+        /// The model.
+        model: Input<Model>,
+        /// What it is called in datasets; each model has another name.
+        #[serde(default = "default_name")]
+        name: String,
+        /// w_i: what breaking this model counts in the attacker's reward. The weights add up to 1; a model of weight 0 is
+        /// not asked.
+        #[serde(default = "default_weight")]
+        weight: f64,
+        /// The template of this model's prompt; knows `prompt`.
+        #[serde(default)]
+        prompt: Option<Text>,
+    }
 }
 
 /// Benign prompts that are mixed in.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Benign {
-    /// The prompts to draw from.
-    data: Input<Attacks>,
+    /// The prompts to draw from: attacks, or seeds, which are asked as they are.
+    data: Input<Prompts>,
     /// How many prompts to draw.
     prompts: usize,
     /// Draw only from prompts of this split.
@@ -80,14 +83,10 @@ fn default_split() -> String {
     "train".into()
 }
 
-fn default_prompt() -> String {
-    Role::Defender.default_prompt().into()
-}
-
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 2,
+        version: 3,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
     };
@@ -95,6 +94,9 @@ impl Stage for Respond {
     fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {
             return Err("needs at least one model, and `group` of at least 1".into());
+        }
+        if self.data.iter().next().is_none() {
+            return Err(CheckError::at("data", "`data` has at least one dataset of attacks"));
         }
         for (index, defense) in self.models.iter().enumerate() {
             if self.models[..index].iter().any(|other| other.name == defense.name) {
@@ -109,31 +111,42 @@ impl Stage for Respond {
         if self.models.iter().all(|defense| defense.weight == 0.0) {
             return Err(CheckError::at("models", "of the models' weights one is above 0"));
         }
+        let sum: f64 = self.models.iter().map(|defense| defense.weight).sum();
+        if self.models.len() > 1 && (sum - 1.0).abs() > 1e-6 {
+            let message = format!(
+                "the weights of the models add up to {}, not 1: divide each by that, so that the attacker's success \
+                 is a share",
+                (sum * 1e6).round() / 1e6
+            );
+            return Err(CheckError::at("models", message));
+        }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        Prompt::parse(Role::Defender, &self.prompt)
-            .map(|_| ())
-            .map_err(|error| CheckError::at("prompt", error))
+        for (index, defense) in self.models.iter().enumerate() {
+            self.asking(defense).check().map_err(|error| match defense.prompt {
+                None if self.prompt.is_some() && error.path == "prompt" => error,
+                _ => CheckError { path: format!("models.{index}.{}", error.path), ..error },
+            })?;
+        }
+        Ok(())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
-        for (index, defense) in self.models.iter().enumerate() {
+        let mut missing = Missing::default();
+        for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             let asked: Vec<&AttackRow> =
                 attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
-            let prompt = Prompt::asked(Role::Defender, &self.prompt, defense.chat)?;
-            let prompts =
-                asked.iter().map(|attack| prompt.render(&[&attack.text])).collect::<Result<_, _>>()?;
+            let questions: Vec<Option<Question>> = asked
+                .iter()
+                .map(|attack| Question { prompt: &attack.text, ..Question::default() })
+                .map(|question| (!question.prompt.is_empty()).then_some(question))
+                .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
-            let player = Player {
-                model: &defense.model,
-                role: Role::Defender,
-                chat: defense.chat,
-                sampling: &self.sampling,
-            };
-            let samples = artifact::sample(context, &player, prompts, &what)?;
-            for (position, (attack, sample)) in asked.iter().zip(samples).enumerate() {
+            let replies = self.asking(defense).ask(context, &questions, &what)?;
+            missing.count(&replies);
+            for (position, (attack, reply)) in asked.iter().zip(replies).enumerate() {
                 rows.push(ResponseRow {
                     response_id: rows.len() as u32,
                     attack_id: attack.attack_id,
@@ -143,22 +156,36 @@ impl Stage for Respond {
                     defender: defense.name.clone(),
                     weight: defense.weight,
                     group: (index * attacks.len() + position / self.group) as u32,
-                    text: sample.completion.clone(),
-                    sample,
+                    text: reply.text,
+                    sample: reply.sample,
                     at: at.clone(),
                 });
             }
         }
+        context.progress(1, 1, format!("{} responses{missing}", rows.len()));
         Ok(data::write(&context.output("responses"), &rows)?)
     }
 }
 
 impl Respond {
-    /// The attacks, then the benign prompts drawn for this node, numbered on.
+    /// How a model is asked: as it says, else as all are.
+    fn asking<'a>(&'a self, defense: &'a Defense) -> Asking<'a> {
+        let asking = defense.asking(&self.sampling);
+        Asking { prompt: asking.prompt.or(self.prompt.as_ref()), ..asking }
+    }
+
+    /// The attacks of all datasets, then the benign prompts drawn for this node, numbered on.
     fn attacks(&self, context: &Context) -> anyhow::Result<Vec<AttackRow>> {
-        let mut attacks = artifact::rows::<AttackRow, _>(context, &self.data)?.to_vec();
+        let mut attacks: Vec<AttackRow> = Vec::new();
+        for (index, data) in self.data.iter().enumerate() {
+            let rows = artifact::rows::<AttackRow, _>(context, data)?;
+            match index {
+                0 => attacks.extend(rows.iter().cloned()),
+                _ => number_on(&mut attacks, rows.iter()),
+            }
+        }
         if let Some(benign) = &self.benign {
-            let pool = artifact::rows::<AttackRow, _>(context, &benign.data)?;
+            let pool = artifact::prompts(context, &benign.data)?;
             let pool: Vec<&AttackRow> = pool.iter().filter(|row| row.origin.split == benign.split).collect();
             anyhow::ensure!(
                 !pool.is_empty(),
@@ -166,15 +193,16 @@ impl Respond {
                 benign.data.text(),
                 benign.split
             );
-            let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
             let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
-            for (number, index) in drawn.into_iter().enumerate() {
-                attacks.push(AttackRow {
-                    attack_id: first.saturating_add(number as u32),
-                    ..pool[index].clone()
-                });
-            }
+            number_on(&mut attacks, drawn.into_iter().map(|index| pool[index]));
         }
         Ok(attacks)
     }
+}
+
+/// Adds attacks with numbers that none has yet.
+fn number_on<'a>(attacks: &mut Vec<AttackRow>, more: impl Iterator<Item = &'a AttackRow>) {
+    let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
+    let numbers = (0..).map(|number| first.saturating_add(number));
+    attacks.extend(more.zip(numbers).map(|(row, attack_id)| AttackRow { attack_id, ..row.clone() }));
 }

@@ -1,22 +1,36 @@
 //! Models on what reinforcement learning never saw, and what comes of it as rows: what `evaluate`, `cross_play` and
 //! `measure` have in common.
 
-use super::artifact::{self, Player};
+use super::artifact;
+use super::asking::Asking;
 use crate::data::{AttackRow, MetricRow, Position, ResponseRow, Sample, SeedRow};
 use crate::engine::Context;
-use crate::game::{Prompt, Rates};
+use crate::game::{Question, Rates};
 
-/// One completion for each list of a prompt's values, in the words of this template.
-pub fn ask<'v>(
+/// What a model says to each question.
+pub fn ask<'q>(
     context: &mut Context,
-    player: &Player,
-    template: &str,
-    values: impl Iterator<Item = Vec<&'v str>>,
+    asking: &Asking,
+    questions: impl Iterator<Item = Question<'q>>,
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
-    let prompt = Prompt::asked(player.role, template, player.chat)?;
-    let prompts = values.map(|values| prompt.render(&values)).collect::<Result<_, _>>()?;
-    artifact::sample(context, player, prompts, what)
+    let questions: Vec<Option<Question>> = questions.map(Some).collect();
+    Ok(asking.ask(context, &questions, what)?.into_iter().map(|reply| reply.sample).collect())
+}
+
+/// A question to an attacker.
+pub fn seed(row: &SeedRow) -> Question<'_> {
+    Question { seed: &row.text, ..Question::default() }
+}
+
+/// A question to a defender.
+pub fn attack(row: &AttackRow) -> Question<'_> {
+    Question { prompt: &row.text, ..Question::default() }
+}
+
+/// A question to an evaluator.
+pub fn pair<'q>(prompt: &'q str, response: &'q str) -> Question<'q> {
+    Question { prompt, response, ..Question::default() }
 }
 
 /// The held-out hazards, each `group` times.

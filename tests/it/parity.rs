@@ -11,7 +11,7 @@ use serde_json::Value;
 use triplay::grpo::{
     GrpoConfig, Sample, ScaleRewards, SupervisedConfig, advantages, gradients, supervised_gradients,
 };
-use triplay::model::{Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
+use triplay::model::{Arguments, Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
@@ -84,7 +84,7 @@ fn check_model(folder: &Path) {
         let turns = chat.as_array().unwrap().iter();
         let turns: Vec<Message> =
             turns.map(|turn| Message::new(part(turn, "role"), part(turn, "content"))).collect();
-        let rendered = model.tokenizer.render_chats(&[turns], FIXED_DAY).unwrap().concat();
+        let rendered = model.tokenizer.render_chats(&[turns], FIXED_DAY, &Arguments::new()).unwrap().concat();
         assert_eq!(rendered, text.as_str().unwrap());
         assert_eq!(&model.tokenizer.encode(&rendered).unwrap(), ids);
     }

@@ -26,16 +26,7 @@ impl Evaluation<'_> {
             .iter()
             .filter(|seed| seed.task == "arithmetic")
             .enumerate()
-            .map(|(index, seed)| AttackRow {
-                attack_id: index as u32,
-                origin: artifact::origin(seed),
-                technique: None,
-                group: index as u32,
-                text: seed.text.clone(),
-                answer: seed.answer.clone(),
-                sample: Sample::template(&seed.text),
-                at: self.at.clone(),
-            })
+            .map(|(index, seed)| artifact::prompt(index, seed, self.at.clone()))
             .collect();
         self.asked(context, "arithmetic_accuracy", &questions)?;
         Ok(())

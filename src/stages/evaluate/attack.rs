@@ -4,7 +4,8 @@ use super::Evaluation;
 use crate::data::{AttackRow, ResponseRow, SeedRow};
 use crate::engine::{Context, Input};
 use crate::game::{Class, Outcome, Role};
-use crate::stages::artifact::{self, Model, Player};
+use crate::stages::artifact::{self, Model};
+use crate::stages::asking::Asking;
 use crate::stages::trial;
 
 impl Evaluation<'_> {
@@ -13,10 +14,9 @@ impl Evaluation<'_> {
         let stage = self.stage;
         let seeds = artifact::rows::<SeedRow, _>(context, &stage.seeds)?;
         let hazards = trial::hazards(&seeds, stage.group, &stage.seeds.text())?;
-        let (model, sampling) = (&stage.attacker, &stage.sampling);
-        let player = Player { model, role: Role::Attacker, chat: false, sampling };
-        let values = hazards.iter().map(|seed| vec![seed.text.as_str()]);
-        let samples = trial::ask(context, &player, Role::Attacker.default_prompt(), values, "attacks")?;
+        let asking = Asking::plainly(Role::Attacker, &stage.attacker, &stage.sampling);
+        let questions = hazards.iter().map(|seed| trial::seed(seed));
+        let samples = trial::ask(context, &asking, questions, "attacks")?;
         let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
         let kept: Vec<bool> = attacks.iter().map(|attack| self.keeps_meaning(attack)).collect();
         self.rates.share("attacker", "meaning_kept", kept);

@@ -5,7 +5,8 @@ use crate::data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
 use crate::engine::Context;
 use crate::game::{Class, Outcome, Role, Verdict, label};
 use crate::rollout::Sampling;
-use crate::stages::artifact::{self, Player};
+use crate::stages::artifact;
+use crate::stages::asking::Asking;
 use crate::stages::trial;
 use crate::store::Seed;
 
@@ -17,10 +18,9 @@ impl Evaluation<'_> {
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
-        let (model, sampling) = (&self.stage.evaluator, &sampling);
-        let player = Player { model, role: Role::Evaluator, chat: false, sampling };
-        let values = pairs.iter().map(|(attack, response)| vec![*attack, *response]);
-        trial::ask(context, &player, Role::Evaluator.default_prompt(), values, what)
+        let asking = Asking::plainly(Role::Evaluator, &self.stage.evaluator, &sampling);
+        let questions = pairs.iter().map(|(attack, response)| trial::pair(attack, response));
+        trial::ask(context, &asking, questions, what)
     }
 
     /// The evaluator on the fresh pairs: against the truth, against the experts, and what it would call a success.

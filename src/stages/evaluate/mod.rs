@@ -8,7 +8,8 @@ mod judgement;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Pairs, Player, Seeds, World};
+use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
+use super::asking::Asking;
 use super::trial;
 use crate::data::{self, AttackRow, Position, Sample};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
@@ -138,8 +139,7 @@ impl Evaluation<'_> {
         sampling: &Sampling,
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
-        let player = Player { model, role: Role::Defender, chat: false, sampling };
-        let values = prompts.iter().map(|prompt| vec![prompt.text.as_str()]);
-        trial::ask(context, &player, Role::Defender.default_prompt(), values, what)
+        let asking = Asking::plainly(Role::Defender, model, sampling);
+        trial::ask(context, &asking, prompts.iter().map(trial::attack), what)
     }
 }

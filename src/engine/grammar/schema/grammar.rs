@@ -59,7 +59,7 @@ pub(super) fn top() -> Value {
         "params": { "type": "object", "description":
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
             "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "seeds", "device", "dtype"] } },
-            "additionalProperties": { "type": ["number", "string", "boolean", "array"] } },
+            "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
             "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
              take more.",
@@ -69,7 +69,7 @@ pub(super) fn top() -> Value {
              pipeline with them. Where the file extends another: the names of those to run by default.",
             "items": { "type": "string", "pattern": NAME },
             "additionalProperties": { "type": "object", "propertyNames": { "pattern": NAME },
-                "additionalProperties": { "type": ["number", "string", "boolean", "array"] } } },
+                "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } } },
         "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of the pipeline, by name." },
     })
 }

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use self::grammar::{PARAMETER, REFERENCE};
-use crate::engine::input::{ArtifactType, Input, InputFile, InputVariable};
+use crate::engine::input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 use crate::engine::stage::Registry;
 
 pub use grammar::common;
@@ -213,6 +213,21 @@ impl<T: ArtifactType> JsonSchema for Input<T> {
         let mut schema = generator.subschema_for::<AnyInput>();
         schema.insert(ACCEPTS.into(), json!(T::ACCEPTS));
         schema
+    }
+}
+
+impl<T: ArtifactType> JsonSchema for Inputs<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("inputs.{}", T::ACCEPTS.join("-")).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<Input<T>>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
     }
 }
 

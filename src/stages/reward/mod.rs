@@ -1,15 +1,20 @@
 //! `reward`: what each completion earned, component by component, and its advantage within its group.
 
+mod attacker;
+mod combine;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Labels, Model, Responses, SuccessPool, Verdicts};
-use crate::data::{self, AttackRow, LabelRow, Origin, PoolRow, ResponseRow, RewardRow, Sample, VerdictRow};
+use self::attacker::AttackerRule;
+use self::combine::{Combine, ComponentWeights};
+use super::artifact::{self, Labels, Responses, Verdicts};
+use crate::data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, AttackerReward, Class, DefenderReward};
-use crate::grpo::{self, ScaleRewards};
+use crate::game::{self, Class, DefenderReward};
+use crate::grpo::ScaleRewards;
 
 /// What each completion earned, component by component, and its advantage within its group.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -20,36 +25,24 @@ pub struct Reward {
     /// What centred rewards are divided by to make advantages.
     #[serde(default)]
     scale_rewards: ScaleRewards,
+    /// How the components of a reward become one advantage.
+    #[serde(default)]
+    combine: Combine,
+    /// What each component of the attacker's reward counts in `combine: gdpo`; 1 each by default.
+    #[serde(default)]
+    component_weights: Option<ComponentWeights>,
 }
 
 /// Whose reward it is, and what it is computed from.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Rule {
-    /// Success weighted over the defense models, plus kept meaning, minus likeness to the pool.
-    Attacker(AttackerRule),
+    /// Success weighted over the defense models, plus kept meaning and rare cells, minus likeness to the pool.
+    Attacker(Box<AttackerRule>),
     /// The value of the class that the evaluator gave the response.
     Defender(DefenderRule),
     /// 1 for the label of the experts, 0 for another.
     Evaluator(EvaluatorRule),
-}
-
-/// The attacker's reward.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct AttackerRule {
-    /// The attacks that are rewarded.
-    attacks: Input<Attacks>,
-    /// The verdicts on the responses of all defense models to these attacks.
-    verdicts: Input<Verdicts>,
-    /// The successful attacks that the diversity penalty compares with.
-    pool: Input<SuccessPool>,
-    /// Embeds attacks for the cosine part of the diversity penalty, which is left out without it.
-    #[serde(default)]
-    embedder: Option<Input<Model>>,
-    /// The weights of the terms of the reward.
-    #[serde(default)]
-    weights: AttackerReward,
 }
 
 /// The defender's reward.
@@ -77,18 +70,13 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 3, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 4, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
-        match &self.rule {
-            Rule::Attacker(rule) if rule.weights.cosine > 0.0 && rule.embedder.is_none() => {
-                Err(CheckError::at(
-                    "rule.attacker",
-                    "the cosine part of the diversity penalty needs an `embedder` (or weights: { cosine: 0 })",
-                ))
-            }
-            _ => Ok(()),
+        if let Rule::Attacker(rule) = &self.rule {
+            rule.check()?;
         }
+        self.check_combine()
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -97,61 +85,15 @@ impl Stage for Reward {
             Rule::Defender(rule) => rule.rows(context)?,
             Rule::Evaluator(rule) => rule.rows(context)?,
         };
-        let rewards: Vec<f64> = rows.iter().map(|row| row.reward).collect();
-        let groups: Vec<u32> = rows.iter().map(|row| row.group).collect();
-        for (row, advantage) in rows.iter_mut().zip(grpo::advantages(&rewards, &groups, self.scale_rewards)) {
-            row.advantage = advantage;
+        let advantages = self.advantages(&rows);
+        rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
+        if rows.is_empty() {
+            context.progress(1, 1, "nothing to reward");
+            return Ok(data::write(&context.output("rewards"), &rows)?);
         }
-        let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+        let mean = rows.iter().map(|row| row.reward).sum::<f64>() / rows.len() as f64;
         context.progress(1, 1, format!("reward {mean:.3}"));
         Ok(data::write(&context.output("rewards"), &rows)?)
-    }
-}
-
-impl AttackerRule {
-    /// R_red of DESIGN section 5 for each attack, over the verdicts of all defense models.
-    fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
-        let attacks = artifact::rows::<AttackRow, _>(context, &self.attacks)?;
-        let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let pool = artifact::rows::<PoolRow, _>(context, &self.pool)?;
-        let mut by_attack: BTreeMap<u32, Vec<(f64, Option<Class>)>> = BTreeMap::new();
-        for verdict in verdicts.iter() {
-            by_attack
-                .entry(verdict.attack_id)
-                .or_default()
-                .push((verdict.weight, Class::parse(&verdict.class)));
-        }
-        let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
-        let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
-        let pool_texts: Vec<&str> = pool.iter().map(|row| row.text.as_str()).collect();
-        let pool_embeddings: Vec<&[f32]> = pool.iter().map(|row| row.embedding.as_slice()).collect();
-        let similarity = game::PoolSimilarity::new(&pool_texts, &pool_embeddings, self.weights.neighbours);
-        let bleu = similarity.self_bleu(&texts);
-        Ok(attacks
-            .iter()
-            .enumerate()
-            .map(|(index, attack)| {
-                let empty = Vec::new();
-                let verdicts = by_attack.get(&attack.attack_id).unwrap_or(&empty);
-                let reward = self.weights.reward(&game::AttackOutcome {
-                    verdicts,
-                    keeps_meaning: game::keeps_words(&attack.origin.seed, &attack.text),
-                    self_bleu: bleu[index],
-                    cosine: similarity.cosine(&embeddings[index]),
-                });
-                RewardRow {
-                    reward: reward.total,
-                    attack_success: Some(reward.attack),
-                    semantic: Some(reward.semantic),
-                    self_bleu: Some(reward.self_bleu),
-                    self_bleu_penalty: Some(reward.self_bleu_penalty),
-                    cosine: self.embedder.as_ref().map(|_| reward.cosine),
-                    cosine_penalty: self.embedder.as_ref().map(|_| reward.cosine_penalty),
-                    undetermined: verdicts.iter().filter(|(_, class)| class.is_none()).count() as u32,
-                    ..row(context, attack.group, &attack.origin, &attack.text, &attack.sample)
-                }
-            })
-            .collect())
     }
 }
 
@@ -205,7 +147,6 @@ impl EvaluatorRule {
                 ..row(context, verdict.group, &verdict.origin, &verdict.text, &verdict.sample)
             });
         }
-        anyhow::ensure!(!rows.is_empty(), "the experts left every pair undetermined: nothing to learn from");
         Ok(rows)
     }
 }

@@ -1,15 +1,19 @@
 //! `update`: one GRPO step of a role on its rewards.
 
+mod guards;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::guards::{Guards, Halted, Tripped, finite};
 use super::artifact::{self, Model, Rewards};
+use crate::analysis;
 use crate::data::{self, MetricRow, Position, RewardRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::grpo::{self, GrpoConfig, StepReport, grpo_step};
+use crate::grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
 use crate::model::LoraConfig;
 use crate::optim::AdamW;
 
@@ -33,6 +37,9 @@ pub struct Update {
     lora: Option<LoraConfig>,
     /// The algorithm and its settings.
     algorithm: Algorithm,
+    /// What halts the phase: without them a loss or gradient that is no number is an error.
+    #[serde(default)]
+    guards: Option<Guards>,
 }
 
 /// How a model learns from rewards.
@@ -46,7 +53,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 3,
+        version: 4,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
@@ -58,6 +65,14 @@ impl Stage for Update {
                 "a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)".into()
             );
         }
+        if let Some(guards) = &self.guards {
+            guards.check()?;
+            if guards.needs_reference() && self.reference.is_none() && self.lora.is_none() {
+                let message =
+                    "a guard of the divergence needs a `reference` model, such as warmup.model (or `lora`)";
+                return Err(CheckError::at("guards.kl", message));
+            }
+        }
         self.lora
             .as_ref()
             .map_or(Ok(()), LoraConfig::check)
@@ -67,12 +82,19 @@ impl Stage for Update {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let Algorithm::Grpo(config) = &self.algorithm;
+        if self.guards.is_some()
+            && let Some(halted) = Halted::before(context, &context.input(&self.model)?.path)?
+        {
+            return self.stay_halted(context, &halted);
+        }
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
-        anyhow::ensure!(!rows.is_empty(), "`{}` has no rows to learn from", self.data.text());
+        if rows.iter().all(|row| row.sample.completion_ids.is_empty()) {
+            return self.pass_through(context, &rows);
+        }
         let before = artifact::model(context, &self.model)?;
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
-            _ if config.kl == 0.0 => None,
+            _ if config.kl == 0.0 && !self.guards.as_ref().is_some_and(Guards::needs_reference) => None,
             Some(reference) => Some(artifact::model(context, reference)?),
             None => Some(Arc::new(trained.base())),
         };
@@ -93,9 +115,31 @@ impl Stage for Update {
             true => AdamW::load(&state, trained.trained(), config.optimizer.clone())?,
             false => AdamW::new(trained.trained(), config.optimizer.clone())?,
         };
-        let report = grpo_step(&trained, reference.as_deref(), &mut optimizer, &samples, config)?;
+        let mut tripped = Vec::new();
+        let report = match &self.guards {
+            None => grpo_step(&trained, reference.as_deref(), &mut optimizer, &samples, config)?,
+            Some(guards) => {
+                let mut passes = |iteration: usize, report: &StepReport| {
+                    tripped = match iteration {
+                        1 => guards.tripped(&rows, report),
+                        _ => finite(report).err().into_iter().collect(),
+                    };
+                    tripped.is_empty()
+                };
+                guarded_step(&trained, reference.as_deref(), &mut optimizer, &samples, config, &mut passes)?
+            }
+        };
 
-        let metrics = metrics(&rows, &report, artifact::position(context));
+        let mut metrics = metrics(&rows, Some(&report), artifact::position(context));
+        if let Some(guards) = &self.guards {
+            metrics.extend(halted_metrics(&rows, &tripped, artifact::position(context)));
+            if !tripped.is_empty() {
+                data::write(&context.output("metrics"), &metrics)?;
+                let halted = Halted::here(context, &tripped);
+                context.progress(1, 1, halted.to_string());
+                return halted.hand_on(context, "model", &guards.previous);
+            }
+        }
         data::write(&context.output("metrics"), &metrics)?;
         let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
         context.progress(
@@ -108,19 +152,64 @@ impl Stage for Update {
     }
 }
 
-/// What the rewards and the step came to.
-fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricRow> {
-    let role = rows.first().map(|row| row.sample.role.clone()).unwrap_or_default();
+impl Update {
+    /// What comes after a step at which the phase halted changes nothing.
+    fn stay_halted(&self, context: &mut Context, halted: &Halted) -> anyhow::Result<()> {
+        let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
+        let at = artifact::position(context);
+        let mut metrics = metrics(&rows, None, at.clone());
+        metrics.push(metric("update", role(&rows), "halted", 1.0, rows.len(), &at));
+        data::write(&context.output("metrics"), &metrics)?;
+        context.progress(1, 1, format!("halted before: {}", halted.why));
+        artifact::pass_on(context, "model", &self.model)
+    }
+
+    /// Where there is nothing to learn from, the model stays as it is.
+    fn pass_through(&self, context: &mut Context, rows: &[RewardRow]) -> anyhow::Result<()> {
+        let metrics = metrics(rows, None, artifact::position(context));
+        data::write(&context.output("metrics"), &metrics)?;
+        context.progress(1, 1, "no completion to learn from: the model stays as it is");
+        artifact::pass_on(context, "model", &self.model)
+    }
+}
+
+/// Of one row, so that the mean over rows is a share.
+fn share(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+fn metric(phase: &str, subject: &str, metric: &str, value: f64, count: usize, at: &Position) -> MetricRow {
+    MetricRow {
+        phase: phase.into(),
+        subject: subject.into(),
+        metric: metric.into(),
+        value,
+        count: count as u64,
+        at: at.clone(),
+    }
+}
+
+/// Who wrote the completions.
+fn role(rows: &[RewardRow]) -> &str {
+    rows.first().map_or("nobody", |row| &row.sample.role)
+}
+
+/// Whether the phase halts here, and of each guard that tripped what it measured and its limit.
+fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: Position) -> Vec<MetricRow> {
+    let add = |phase: &str, name: &str, value| metric(phase, role(rows), name, value, rows.len(), &at);
+    let mut metrics = vec![add("update", "halted", share(!tripped.is_empty()))];
+    for Tripped { guard, value, limit } in tripped {
+        metrics.push(add(analysis::PHASE, guard, *value));
+        metrics.push(add(analysis::PHASE, &format!("{guard}{}", analysis::LIMIT), *limit));
+    }
+    metrics
+}
+
+/// What the rewards and the step, if one was taken, came to.
+fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
-    let mut add = |metric: &str, value: f64, count: usize| {
-        metrics.push(MetricRow {
-            phase: "update".into(),
-            subject: role.clone(),
-            metric: metric.into(),
-            value,
-            count: count as u64,
-            at: at.clone(),
-        });
+    let mut add = |name: &str, value: f64, count: usize| {
+        metrics.push(metric("update", role(rows), name, value, count, &at));
     };
     let mut mean = |metric: &str, values: Vec<f64>| {
         if !values.is_empty() {
@@ -129,15 +218,19 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     };
     mean("reward", rows.iter().map(|row| row.reward).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
-    mean("finished", rows.iter().map(|row| f64::from(u8::from(row.sample.finished))).collect());
+    mean("finished", rows.iter().map(|row| share(row.sample.finished)).collect());
+    mean("empty", rows.iter().map(|row| share(row.text.is_empty())).collect());
     type Component = fn(&RewardRow) -> Option<f64>;
-    let components: [(&str, Component); 6] = [
+    let components: [(&str, Component); 9] = [
         ("attack_success", |row| row.attack_success),
         ("semantic", |row| row.semantic),
         ("self_bleu", |row| row.self_bleu),
         ("self_bleu_penalty", |row| row.self_bleu_penalty),
         ("cosine", |row| row.cosine),
         ("cosine_penalty", |row| row.cosine_penalty),
+        ("coverage", |row| row.coverage),
+        ("meaning_kept", |row| row.meaning.as_ref().map(|meaning| share(meaning == "kept"))),
+        ("meaning_undetermined", |row| row.meaning.as_ref().map(|meaning| share(meaning == "undetermined"))),
     ];
     for (name, component) in components {
         mean(name, rows.iter().filter_map(component).collect());
@@ -147,6 +240,8 @@ fn metrics(rows: &[RewardRow], report: &StepReport, at: Position) -> Vec<MetricR
     let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
     add("zero_variance_groups", flat as f64, groups.len());
     add("undetermined", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
+    add("passed_through", share(report.is_none()), rows.len());
+    let Some(report) = report else { return metrics };
     for (metric, value) in [
         ("loss", report.loss),
         ("kl", report.kl),

@@ -1,0 +1,91 @@
+//! What guards said: a line for each phase that halted.
+
+use crate::data::RunMetricRow;
+
+/// The phase of the rows that name a guard that tripped.
+pub const PHASE: &str = "halted";
+
+/// The suffix of the row with the limit of a guard.
+pub const LIMIT: &str = "_limit";
+
+/// A guard that tripped, in words.
+pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
+    let number = |value: f64| match value.is_finite() {
+        true => format!("{}", (value * 1e4).round() / 1e4),
+        false => format!("{value}"),
+    };
+    let (value, limit) = (number(value), number(limit));
+    match guard {
+        "finite" => format!("loss or gradient {value}, no number"),
+        "min_entropy" => format!("entropy {value} below {limit}"),
+        "max_entropy" => format!("entropy {value} above {limit}"),
+        "max_tokens" => format!("{value} tokens a completion above {limit}"),
+        _ => format!("{guard} {value} above {limit}"),
+    }
+}
+
+/// Why a phase halted in `round` and where it went back to.
+pub fn halted_line(why: &str, round: u32) -> String {
+    match round {
+        0 | 1 => format!("halted: {why}; the model stays as it was"),
+        _ => format!("halted: {why}; back to the model before step {}", round - 1),
+    }
+}
+
+/// A line for each node at which a phase halted.
+pub fn halted(rows: &[RunMetricRow]) -> Vec<String> {
+    let of_guards: Vec<&RunMetricRow> = rows.iter().filter(|row| row.metric.phase == PHASE).collect();
+    let line = |rows: &[&RunMetricRow]| {
+        let value =
+            |name: &str| rows.iter().find(|row| row.metric.metric == name).map(|row| row.metric.value);
+        let why: Vec<String> = rows
+            .iter()
+            .filter_map(|row| {
+                let limit = value(&format!("{}{LIMIT}", row.metric.metric))?;
+                Some(tripped(&row.metric.metric, row.metric.value, limit))
+            })
+            .collect();
+        let node = &rows.first()?.node;
+        Some(format!("{node}: {}", halted_line(&why.join(" and "), round(node))))
+    };
+    of_guards.chunk_by(|a, b| a.node == b.node).filter_map(line).collect()
+}
+
+/// The round of the loop directly around a node such as `play[1]/red[07]/update`; 0 outside loops.
+fn round(node: &str) -> u32 {
+    let around = node.rsplit_once('/').and_then(|(around, _)| around.strip_suffix(']'));
+    around.and_then(|around| around.rsplit_once('[')?.1.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{MetricRow, Position};
+
+    fn row(node: &str, phase: &str, metric: &str, value: f64) -> RunMetricRow {
+        let at = Position { iteration: 1, step: 2, rng_seed: String::new() };
+        let (phase, metric, subject) = (phase.into(), metric.into(), "attacker".into());
+        let metric = MetricRow { phase, subject, metric, value, count: 1, at };
+        RunMetricRow { node: node.into(), metric }
+    }
+
+    #[test]
+    fn a_phase_that_halted_has_one_line() {
+        let rows = [
+            row("play[1]/red[07]/update", "update", "halted", 1.0),
+            row("play[1]/red[07]/update", PHASE, "kl", 0.71),
+            row("play[1]/red[07]/update", PHASE, "kl_limit", 0.5),
+            row("play[1]/red[07]/update", PHASE, "min_entropy", 0.01),
+            row("play[1]/red[07]/update", PHASE, "min_entropy_limit", 0.2),
+            row("play[1]/red[08]/update", "update", "halted", 1.0),
+            row("step", PHASE, "finite", f64::INFINITY),
+            row("step", PHASE, "finite_limit", f64::MAX),
+        ];
+        let expected = [
+            "play[1]/red[07]/update: halted: kl 0.71 above 0.5 and entropy 0.01 below 0.2; back to the model before step 6",
+            "step: halted: loss or gradient inf, no number; the model stays as it was",
+        ];
+        assert_eq!(halted(&rows), expected);
+        assert_eq!(halted(&rows[..1]), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,100 @@
+//! `triplay data export`: a dataset as a file that other programs read.
+
+use std::fs::{File, Permissions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
+
+use super::show::locate;
+use crate::data::{self, Table};
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// A Parquet file, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
+    target: String,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+    /// What to write [default: what the file's name says]
+    #[arg(long)]
+    to: Option<To>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    /// Lists as JSON; what is not there is as empty as an empty text
+    Csv,
+    /// One object a row
+    Jsonl,
+    /// The file as it is
+    Parquet,
+}
+
+pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let ending = args.out.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    let Some(to) = args.to.or_else(|| To::from_str(ending, true).ok()) else {
+        bail!(
+            "{} does not end in .csv, .jsonl or .parquet; say which it shall be with --to",
+            args.out.display()
+        );
+    };
+    let (path, artifact) = locate(&args.target)?;
+    if artifact.as_deref() == Some("text") {
+        bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
+    }
+    let table = data::open(&path)?;
+    placed(&args.out, |out| match to {
+        To::Csv => csv(&table, out),
+        To::Jsonl => jsonl(&table, out),
+        To::Parquet => Ok(std::fs::copy(&path, out).map(drop)?),
+    })?;
+    println!("{}: {}", args.out.display(), super::several(table.rows(), "row"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn csv(table: &Table, out: &Path) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_path(out)?;
+    writer.write_record(table.schema.fields().iter().map(|field| field.name()))?;
+    for cells in rows(table) {
+        writer.write_record(cells.into_iter().map(|cell| match cell {
+            Value::Null => String::new(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        }))?;
+    }
+    Ok(writer.flush()?)
+}
+
+fn jsonl(table: &Table, out: &Path) -> anyhow::Result<()> {
+    let mut writer = BufWriter::new(File::create(out)?);
+    for cells in rows(table) {
+        let names = table.schema.fields().iter().map(|field| field.name().clone());
+        writeln!(writer, "{}", Value::Object(names.zip(cells).collect::<Map<_, _>>()))?;
+    }
+    Ok(writer.flush()?)
+}
+
+fn rows(table: &Table) -> impl Iterator<Item = Vec<Value>> {
+    table.batches.iter().flat_map(|batch| {
+        (0..batch.num_rows()).map(|row| batch.columns().iter().map(|array| data::cell(array, row)).collect())
+    })
+}
+
+/// Has a file written under another name first, so that it is there whole or not at all.
+pub(super) fn placed(out: &Path, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let place = || -> anyhow::Result<()> {
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let temporary = tempfile::Builder::new()
+            .prefix(".writing-")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder)?;
+        write(temporary.path())?;
+        Ok(temporary.persist(out).map(drop)?)
+    };
+    place().with_context(|| format!("cannot write {}", out.display()))
+}

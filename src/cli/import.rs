@@ -1,0 +1,194 @@
+//! `triplay data import`: seeds of the files of other datasets. What was found goes to standard output, what to
+//! beware of to standard error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+
+use super::export::placed;
+use super::several;
+use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
+use crate::data::write;
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// Files of JailbreakBench, HarmBench, AdvBench, XSTest, OR-Bench, WildJailbreak, StrongREJECT, AIR-Bench or your
+    /// own: .csv, .tsv, .json, .jsonl or .parquet
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The Parquet file to write; without it, only say what would be in it
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// What the files are, instead of recognising each by its columns
+    #[arg(long = "as", value_name = "FORMAT", value_parser = format_parser())]
+    format: Option<Format>,
+    /// Put all rows in this split [default: what their file says, else `train`]
+    #[arg(long, value_parser = ["train", "heldout"])]
+    split: Option<String>,
+    /// Call all rows this [default: what their file says]
+    #[arg(long, value_parser = ["hazard", "benign"])]
+    task: Option<String>,
+    /// Say which rows are also in this file, such as what you evaluate with; may be repeated
+    #[arg(long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// Leave out what is also in a file of --against, exactly or nearly
+    #[arg(long, requires = "against")]
+    drop_overlap: bool,
+    /// Keep rows whose text is exactly that of a row before
+    #[arg(long)]
+    keep_duplicates: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    let names = Format::ALL.map(|format| format.about().name);
+    PossibleValuesParser::new(names).try_map(|name| Format::named(&name).ok_or("no such format"))
+}
+
+pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+    if let Some(out) = &args.out {
+        check(out, args)?;
+    }
+    let options = Options {
+        format: args.format,
+        task: args.task.clone(),
+        split: args.split.clone(),
+        keep_duplicates: args.keep_duplicates,
+        drop_overlap: args.drop_overlap,
+    };
+    let (rows, report) = import(&args.files, &args.against, &options)?;
+    warn(&report, args);
+    if let Some(out) = args.out.as_ref().filter(|_| !rows.is_empty()) {
+        placed(out, |path| Ok(write(path, &rows)?))?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&Told { out: args.out.as_deref(), report: &report })?);
+    } else {
+        tell(&report, args);
+    }
+    if rows.is_empty() {
+        bail!("no row is left to import");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    out: Option<&'a Path>,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+fn check(out: &Path, args: &ImportArgs) -> anyhow::Result<()> {
+    if out.extension().is_none_or(|ending| ending != "parquet") {
+        bail!(
+            "--out {} does not end in .parquet; `triplay data export` makes other files of it",
+            out.display()
+        );
+    }
+    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    for input in args.files.iter().chain(&args.against) {
+        if input.canonicalize().is_ok_and(|input| input == target) {
+            bail!("--out {} is one of the files that are read; name another", out.display());
+        }
+    }
+    Ok(())
+}
+
+/// What to beware of: once for each dataset its licence, and what is trained on though it is evaluated with.
+fn warn(report: &Report, args: &ImportArgs) {
+    let mut known = BTreeSet::new();
+    for file in &report.files {
+        if let Some(licence) = file.licence.filter(|_| known.insert(file.format)) {
+            eprintln!("warning: {} is licensed: {licence} ({})", file.title, file.path);
+        }
+    }
+    for overlap in report.overlaps.iter().filter(|overlap| overlap.train > 0 && !args.drop_overlap) {
+        let are = if overlap.train == 1 { "is" } else { "are" };
+        let rows = several(overlap.train, "row");
+        eprintln!("warning: {rows} of split train {are} also in {}", overlap.path);
+    }
+}
+
+fn tell(report: &Report, args: &ImportArgs) {
+    for file in &report.files {
+        println!("{}: {}, {}", file.path, file.title, file.because);
+        println!("  task {}", file.task);
+        println!("  {}", what_became_of(file));
+        for (remark, count) in &file.remarks {
+            println!("  {}: {remark}", several(*count, "row"));
+        }
+    }
+    if report.duplicates.total() > 0 {
+        let fate = if args.keep_duplicates { "kept" } else { "left out" };
+        let Twins { exact, near, across_files, .. } = &report.duplicates;
+        println!("duplicates: {exact} exact, {fate}; {near} near, kept; {across_files} of them across files");
+        for (count, what) in [(report.of_another_task, "task"), (report.of_another_split, "split")] {
+            if count > 0 {
+                println!("  {count} of them: the row before is of another {what}");
+            }
+        }
+        examples(&report.duplicates);
+    }
+    for overlap in &report.overlaps {
+        let Twins { exact, near, .. } = &overlap.twins;
+        let fate = match overlap.twins.total() {
+            0 => "",
+            _ if args.drop_overlap => ", left out",
+            _ => ", kept; --drop-overlap leaves them out",
+        };
+        let texts = several(overlap.rows, "text");
+        println!("overlap with {} ({texts}): {exact} exact, {near} near{fate}", overlap.path);
+        examples(&overlap.twins);
+    }
+    let place = match &args.out {
+        Some(out) if report.kept > 0 => out.display().to_string(),
+        _ => "not written".to_owned(),
+    };
+    let categories = match report.categories.len() {
+        1 => "1 category".to_owned(),
+        count => format!("{count} categories"),
+    };
+    let (splits, tasks) = (counts(&report.splits), counts(&report.tasks));
+    println!("{place}: {} ({splits}; {tasks}; {categories})", several(report.kept, "seed"));
+}
+
+fn what_became_of(file: &FileReport) -> String {
+    let dropped: Vec<String> =
+        file.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let dropped =
+        if dropped.is_empty() { String::new() } else { format!("; left out: {}", dropped.join(", ")) };
+    let made = match file.made_ids {
+        0 => String::new(),
+        count => format!("; {} made from the text", several(count, "id")),
+    };
+    format!("{}, {} kept{dropped}{made}", several(file.rows, "row"), file.kept)
+}
+
+fn counts(counts: &BTreeMap<String, usize>) -> String {
+    let each = counts.iter().map(|(name, count)| format!("{name} {count}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Longest text shown of an example.
+const SHOWN: usize = 50;
+
+fn examples(twins: &Twins) {
+    for example in &twins.examples {
+        let likeness = if example.exact { "exact" } else { "near " };
+        let line = example.text.escape_debug().to_string();
+        let text = match line.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        };
+        println!("  {likeness}  {} is {}: {text}", example.row, example.same_as);
+    }
+}

@@ -1,0 +1,368 @@
+//! Import of seed prompts: files that others made become rows of ours, and what is twice is found, within the files
+//! and against other sets. `source` reads files, `format` knows the datasets, `twins` the texts that are the same.
+
+mod format;
+mod report;
+mod source;
+mod twins;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+pub use format::Format;
+pub use report::{Example, FileReport, Overlap, Report, Twins};
+
+use self::format::{Draft, Shown, recognise};
+use self::source::Source;
+use self::twins::{Likeness, Seen, Text};
+use super::SeedRow;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Parquet(#[from] super::Error),
+    #[error("cannot open {path}: {cause}")]
+    Open { path: PathBuf, cause: std::io::Error },
+    #[error("{place}: {message}\n  help: {help}")]
+    Wrong { place: String, message: String, help: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What was asked for.
+#[derive(Default)]
+pub struct Options {
+    /// The format of all files; else each is recognised.
+    pub format: Option<Format>,
+    /// The task of all rows, whatever their files say.
+    pub task: Option<String>,
+    /// The split of all rows, whatever their files say; else rows that say none are `train`.
+    pub split: Option<String>,
+    /// Keep a text that is exactly one before.
+    pub keep_duplicates: bool,
+    /// Leave out what is also in one of the sets that are held against, exactly or nearly.
+    pub drop_overlap: bool,
+}
+
+/// Category of rows whose file has none.
+const NO_CATEGORY: &str = "unspecified";
+
+// Reasons for leaving a row out.
+const EMPTY: &str = "empty text";
+const DUPLICATE: &str = "exact duplicate";
+const OVERLAP: &str = "overlap";
+
+const TASKS: [&str; 3] = ["hazard", "benign", "arithmetic"];
+
+/// Reads files, in order, and holds their rows against other files. The rows that are kept, in the files' order.
+pub fn import(files: &[PathBuf], against: &[PathBuf], options: &Options) -> Result<(Vec<SeedRow>, Report)> {
+    let sets = against.iter().map(|path| OtherSet::read(path)).collect::<Result<_>>()?;
+    let mut import = Import { sets, ..Import::default() };
+    for path in files {
+        import.file(path, options)?;
+    }
+    Ok(import.finish())
+}
+
+/// An import under way.
+#[derive(Default)]
+struct Import {
+    sets: Vec<OtherSet>,
+    /// Of each file so far, what stands before a row's number in the row's name.
+    prefixes: Vec<String>,
+    rows: Vec<SeedRow>,
+    /// Where each of the rows stands.
+    places: Vec<Place>,
+    /// Texts, each with the index of the row that first had it.
+    seen: Seen,
+    /// Every id and where it stands.
+    ids: HashMap<String, Place>,
+    report: Report,
+}
+
+/// A row of a file: the number of the file among those imported, and that of the row.
+#[derive(Clone, Copy)]
+struct Place {
+    file: usize,
+    number: u32,
+}
+
+/// What a row gets that its file does not say.
+struct Rest<'a> {
+    /// What its id begins with; empty where ids are the file's own.
+    dataset: &'static str,
+    task: &'a str,
+    options: &'a Options,
+}
+
+/// A set that rows are held against.
+struct OtherSet {
+    prefix: String,
+    /// Texts, each with the number of the row that first had it.
+    seen: Seen,
+    report: Overlap,
+}
+
+impl OtherSet {
+    fn read(path: &Path) -> Result<OtherSet> {
+        let source = Source::open(path)?;
+        let format = match recognise(&source.columns, &file_name(path)) {
+            Shown::One(format) => format,
+            // Which of them it is makes no difference to its texts.
+            Shown::Several(formats) => formats[0],
+            Shown::Nothing(near) => return Err(unknown(path, &source, near)),
+        };
+        let mut seen = Seen::default();
+        let mut rows = 0;
+        source.each(format.wanted(), &mut |number, cells| {
+            let draft =
+                format.draft(cells).map_err(|message| wrong_row(&source.prefix(), number, message))?;
+            if !draft.text.trim().is_empty() {
+                rows += 1;
+                seen.add(&Text::of(&draft.text), number);
+            }
+            Ok(())
+        })?;
+        let report = Overlap { path: path.display().to_string(), rows, twins: Twins::default(), train: 0 };
+        Ok(OtherSet { prefix: source.prefix(), seen, report })
+    }
+}
+
+impl Import {
+    fn file(&mut self, path: &Path, options: &Options) -> Result<()> {
+        let source = Source::open(path)?;
+        let (format, because) = decide(path, &source, options.format)?;
+        let (half, why) = format.task(&file_name(path));
+        let (task, why) = match &options.task {
+            Some(task) => (task.clone(), format!("{task}: as you say")),
+            None => (half.to_owned(), why),
+        };
+        let rest = Rest { dataset: format.dataset(half), task: &task, options };
+        let mut report = FileReport {
+            path: path.display().to_string(),
+            format: format.about().name,
+            title: format.about().title,
+            because,
+            task: why,
+            licence: format.about().licence,
+            ..FileReport::default()
+        };
+        let file = self.prefixes.len();
+        self.prefixes.push(source.prefix());
+        source.each(format.wanted(), &mut |number, cells| {
+            report.rows += 1;
+            let draft =
+                format.draft(cells).map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
+            if let Some(reason) = draft.unfit.or(draft.text.trim().is_empty().then_some(EMPTY)) {
+                *report.dropped.entry(reason).or_default() += 1;
+                return Ok(());
+            }
+            if let Some(remark) = draft.remark {
+                *report.remarks.entry(remark).or_default() += 1;
+            }
+            report.made_ids += usize::from(draft.id.is_none());
+            let place = Place { file, number };
+            let text = Text::of(&draft.text);
+            let row = self.row(draft, place, &rest)?;
+            match self.reason_against(&row, &text, place, options) {
+                Some(reason) => *report.dropped.entry(reason).or_default() += 1,
+                None => {
+                    report.kept += 1;
+                    self.seen.add(&text, self.rows.len() as u32);
+                    self.rows.push(row);
+                    self.places.push(place);
+                }
+            }
+            Ok(())
+        })?;
+        self.report.files.push(report);
+        Ok(())
+    }
+
+    /// The row of a draft: what it lacks is filled in, and its id is its own.
+    fn row(&mut self, draft: Draft, place: Place, rest: &Rest) -> Result<SeedRow> {
+        if let Some(other) = draft.task.as_deref().filter(|task| !TASKS.contains(task)) {
+            let message = format!("`task` is `{other}`, not one of {}", TASKS.join(", "));
+            return Err(wrong_row(&self.prefixes[place.file], place.number, message));
+        }
+        let said = |whole: &Option<String>, own: Option<String>, other: &str| {
+            whole.clone().or(own).unwrap_or_else(|| other.to_owned())
+        };
+        Ok(SeedRow {
+            seed_id: self.id(draft.id, rest.dataset, &draft.text, place)?,
+            category: draft.category.unwrap_or_else(|| NO_CATEGORY.to_owned()),
+            split: said(&rest.options.split, draft.split, "train"),
+            task: said(&rest.options.task, draft.task, rest.task),
+            text: draft.text,
+            answer: draft.answer,
+        })
+    }
+
+    /// The row's id, which no other row has: its own, behind the name of its dataset, or one made from the text.
+    fn id(&mut self, own: Option<String>, dataset: &str, text: &str, place: Place) -> Result<String> {
+        let Some(own) = own else {
+            let dataset = if dataset.is_empty() { "seed" } else { dataset };
+            let made = format!("{dataset}/{}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
+            // Where a text that is there already is kept, its ids are numbered.
+            let numbered = (2..).map(|number| format!("{made}-{number}"));
+            let free = std::iter::once(made.clone()).chain(numbered).find(|id| !self.ids.contains_key(id));
+            let id = free.unwrap_or(made);
+            self.ids.insert(id.clone(), place);
+            return Ok(id);
+        };
+        let id = if dataset.is_empty() { own } else { format!("{dataset}/{own}") };
+        if let Some(other) = self.ids.get(&id) {
+            return Err(Error::Wrong {
+                place: self.name(place),
+                message: format!("the id `{id}` is already that of {}", self.name(*other)),
+                help: "ids have to differ within everything that is imported together; change one, or leave the \
+                       column of ids out: then they are made from the texts"
+                    .into(),
+            });
+        }
+        self.ids.insert(id.clone(), place);
+        Ok(id)
+    }
+
+    /// Why a row is left out, if it is: it is there already, or in one of the other sets. Takes down what it finds.
+    fn reason_against(
+        &mut self,
+        row: &SeedRow,
+        text: &Text,
+        place: Place,
+        options: &Options,
+    ) -> Option<&'static str> {
+        let name = self.name(place);
+        if let Some((likeness, index)) = self.seen.find(text) {
+            let (first, at) = (&self.rows[index as usize], self.places[index as usize]);
+            let across = at.file != place.file;
+            let same_as = self.name(at);
+            self.report.duplicates.add(likeness, across, &name, &same_as, &row.text);
+            self.report.of_another_task += usize::from(first.task != row.task);
+            self.report.of_another_split += usize::from(first.split != row.split);
+            if likeness == Likeness::Exact && !options.keep_duplicates {
+                return Some(DUPLICATE);
+            }
+        }
+        let mut is_elsewhere = false;
+        for set in &mut self.sets {
+            if let Some((likeness, number)) = set.seen.find(text) {
+                is_elsewhere = true;
+                set.report.train += usize::from(row.split == "train");
+                set.report.twins.add(likeness, true, &name, &format!("{}{number}", set.prefix), &row.text);
+            }
+        }
+        (is_elsewhere && options.drop_overlap).then_some(OVERLAP)
+    }
+
+    fn name(&self, place: Place) -> String {
+        format!("{}{}", self.prefixes[place.file], place.number)
+    }
+
+    fn finish(mut self) -> (Vec<SeedRow>, Report) {
+        self.report.kept = self.rows.len();
+        self.report.overlaps = self.sets.into_iter().map(|set| set.report).collect();
+        for row in &self.rows {
+            *self.report.splits.entry(row.split.clone()).or_default() += 1;
+            *self.report.tasks.entry(row.task.clone()).or_default() += 1;
+            *self.report.categories.entry(row.category.clone()).or_default() += 1;
+        }
+        (self.rows, self.report)
+    }
+}
+
+/// The format of a file and why it is taken for that.
+fn decide(path: &Path, source: &Source, asked: Option<Format>) -> Result<(Format, String)> {
+    if let Some(format) = asked {
+        let about = format.about();
+        return match format.shown_by(&source.columns) {
+            Some(_) => Ok((format, "as you say".into())),
+            None => Err(Error::Wrong {
+                place: path.display().to_string(),
+                message: format!(
+                    "it cannot be read as {}, whose columns are {}; it has {}",
+                    about.name,
+                    format.columns(),
+                    source.columns.join(", ")
+                ),
+                help: "without --as the format is recognised by the columns".into(),
+            }),
+        };
+    }
+    match recognise(&source.columns, &file_name(path)) {
+        Shown::One(format) => {
+            let shown = format.shown_by(&source.columns).unwrap_or_default();
+            let name = if format == Format::OrBench { ", and its name" } else { "" };
+            let columns = if shown.len() == 1 { "column" } else { "columns" };
+            Ok((format, format!("by its {columns} {}{name}", shown.join(", "))))
+        }
+        Shown::Several(formats) => {
+            let each = |format: &Format| format!("{} ({})", format.about().title, format.about().name);
+            Err(Error::Wrong {
+                place: path.display().to_string(),
+                message: format!(
+                    "its columns {} can be those of {}",
+                    source.columns.join(", "),
+                    formats.iter().map(each).collect::<Vec<_>>().join(" or of ")
+                ),
+                help: "say which with --as; prompts of OR-Bench are benign unless the file's name says `toxic`, \
+                       those of a file of your own are hazards unless you say --task benign"
+                    .into(),
+            })
+        }
+        Shown::Nothing(near) => Err(unknown(path, source, near)),
+    }
+}
+
+fn unknown(path: &Path, source: &Source, near: Option<Format>) -> Error {
+    let known: Vec<String> = Format::ALL
+        .into_iter()
+        .map(|format| format!("\n    {:15} {}", format.about().name, format.columns()))
+        .collect();
+    let near = near.map(|format| format!("; nearest is {}", format.about().title)).unwrap_or_default();
+    Error::Wrong {
+        place: path.display().to_string(),
+        message: format!("no format has its columns {}{near}{}", source.columns.join(", "), known.concat()),
+        help: "call the column with the prompts `text`: then the file is read as a file of your own, with seed_id, \
+               category, split, task and answer where it has them"
+            .into(),
+    }
+}
+
+fn wrong_row(prefix: &str, number: u32, message: String) -> Error {
+    Error::Wrong {
+        place: format!("{prefix}{number}"),
+        message,
+        help: "correct the row or take it out".into(),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ids of what is imported of a CSV file with these texts.
+    fn ids(texts: &str, options: &Options) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.csv");
+        std::fs::write(&path, format!("text\n{texts}")).unwrap();
+        let (rows, report) = import(&[path], &[], options).unwrap();
+        assert_eq!((report.kept, report.files[0].kept), (rows.len(), rows.len()));
+        rows.into_iter().map(|row| row.seed_id).collect()
+    }
+
+    #[test]
+    fn made_ids_are_of_the_text_and_never_shared() {
+        let first = ids("brew moss\nmix fern\n", &Options::default());
+        let other = ids("mix fern\ncut bark\nbrew moss\nbrew moss\n", &Options::default());
+        assert_eq!((&first[0], &first[1], other.len()), (&other[2], &other[0], 3));
+        let keep = Options { keep_duplicates: true, ..Options::default() };
+        let kept = ids("brew moss\nbrew moss\nbrew moss\n", &keep);
+        assert_eq!(kept, [first[0].clone(), format!("{}-2", first[0]), format!("{}-3", first[0])]);
+        assert!(ids("", &keep).is_empty());
+    }
+}

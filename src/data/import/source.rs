@@ -1,0 +1,422 @@
+//! The rows of a file that somebody else made: CSV, TSV, JSON, JSON Lines or Parquet, by the ending of its name.
+//! Knows no dataset: who reads says which columns are wanted and gets their texts, row by row.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use arrow_schema::DataType;
+use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator};
+use serde_json::{Deserializer, Map, Value};
+
+use super::{Error, Result};
+use crate::data::{self, Table, cell};
+
+/// The wanted columns of one row, in the order in which they were asked for; `None` where there is no value.
+pub type Cells<'a> = [Option<Cow<'a, str>>];
+
+/// What is done with a row and its number: the line where it begins, or the row of a Parquet file, from 1.
+pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
+
+/// What is done with an object of a JSON file and the line where it begins; whether to go on.
+type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>) -> Result<bool> + 'a;
+
+pub struct Source {
+    path: PathBuf,
+    /// Names of the columns; of JSON, the keys of the first object.
+    pub columns: Vec<String>,
+    content: Content,
+}
+
+enum Content {
+    /// Read again for its rows.
+    Delimited(u8),
+    Json(Vec<u8>),
+    Parquet(Table),
+}
+
+/// Follows the last row of a delimited file. A quote that is never closed makes one field of everything behind it,
+/// and the `csv` crate takes that as it is; then this mark is in the field.
+const END: &str = "\u{4}";
+
+impl Source {
+    /// Opens a file and finds its columns.
+    pub fn open(path: &Path) -> Result<Source> {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
+        let (columns, content) = match ending.as_str() {
+            "csv" => (header(path, b',')?, Content::Delimited(b',')),
+            "tsv" => (header(path, b'\t')?, Content::Delimited(b'\t')),
+            "json" | "jsonl" | "ndjson" => {
+                let bytes = std::fs::read(path).map_err(|cause| cannot_open(path, cause))?;
+                let mut columns = None;
+                objects(path, &bytes, &mut |_, object| {
+                    columns = Some(object.keys().cloned().collect());
+                    Ok(false)
+                })?;
+                (columns.ok_or_else(|| empty(path))?, Content::Json(bytes))
+            }
+            "parquet" => {
+                let table = data::open(path)?;
+                let names = table.schema.fields().iter().map(|field| field.name().clone());
+                (names.collect(), Content::Parquet(table))
+            }
+            _ => {
+                return Err(Error::Wrong {
+                    place: path.display().to_string(),
+                    message: "its name does not say what it is".into(),
+                    help: "files end in .csv, .tsv, .json, .jsonl, .ndjson or .parquet".into(),
+                });
+            }
+        };
+        let source = Source { path: path.to_owned(), columns, content };
+        source.no_column_twice()?;
+        Ok(source)
+    }
+
+    /// What stands before a row's number where the row is named.
+    pub fn prefix(&self) -> String {
+        let path = self.path.display();
+        if matches!(self.content, Content::Parquet(_)) { format!("{path} row ") } else { format!("{path}:") }
+    }
+
+    fn place(&self, number: u32) -> String {
+        format!("{}{number}", self.prefix())
+    }
+
+    /// The column of this name, in whatever case.
+    fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| is(column, name))
+    }
+
+    /// Goes through all rows.
+    pub fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<()> {
+        match &self.content {
+            Content::Delimited(delimiter) => self.delimited(*delimiter, wanted, visit),
+            Content::Json(bytes) => objects(&self.path, bytes, &mut |line, object| {
+                let value =
+                    |name: &&str| object.iter().find(|(key, _)| is(key, name)).map(|(_, value)| value);
+                let cells: Vec<_> = wanted
+                    .iter()
+                    .map(|name| value(name).map_or(Ok(None), |value| self.text(value, name, line)))
+                    .collect::<Result<_>>()?;
+                visit(line, &cells)?;
+                Ok(true)
+            }),
+            Content::Parquet(table) => {
+                let positions: Vec<_> =
+                    wanted.iter().map(|name| self.readable(table, name)).collect::<Result<_>>()?;
+                let rows =
+                    table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+                for (number, (batch, row)) in (1..).zip(rows) {
+                    let values: Vec<Value> = positions
+                        .iter()
+                        .map(|at| at.map_or(Value::Null, |at| cell(batch.column(at), row)))
+                        .collect();
+                    let cells: Vec<_> = wanted
+                        .iter()
+                        .zip(&values)
+                        .map(|(name, value)| self.text(value, name, number))
+                        .collect::<Result<_>>()?;
+                    visit(number, &cells)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn delimited(&self, delimiter: u8, wanted: &[&str], visit: &mut Visit) -> Result<()> {
+        let positions: Vec<_> = wanted.iter().map(|name| self.column(name)).collect();
+        let mut reader = reader(&self.path, delimiter)?;
+        let mut record = StringRecord::new();
+        let mut is_header = true;
+        while next(&mut reader, &mut record, &self.path)? {
+            let is_unclosed = last(&record).is_some_and(|field| field.ends_with(END));
+            // Counted back from the record's end: its own position is before blank lines.
+            let within = memchr::memchr_iter(b'\n', record.as_slice().as_bytes()).count();
+            let behind = within + usize::from(!is_unclosed);
+            let line = reader.position().line().saturating_sub(behind as u64) as u32;
+            let wrong = |message: String, help: &str| Error::Wrong {
+                place: self.place(line),
+                message,
+                help: help.into(),
+            };
+            if is_unclosed {
+                return Err(wrong(
+                    "a quote of this row is never closed".into(),
+                    "a quote within a quoted text is written twice",
+                ));
+            }
+            if std::mem::take(&mut is_header) {
+                continue;
+            }
+            if record.len() != self.columns.len() {
+                return Err(wrong(
+                    format!("{} fields, but there are {} columns", record.len(), self.columns.len()),
+                    "put quotes around a text with a comma, a tab or a line break",
+                ));
+            }
+            let field = |at: usize| {
+                let field = record.get(at)?;
+                let is_last = at + 1 == record.len();
+                Some(Cow::Borrowed(field.strip_suffix('\r').filter(|_| is_last).unwrap_or(field)))
+            };
+            let cells: Vec<_> = positions.iter().map(|at| at.and_then(field)).collect();
+            visit(line, &cells)?;
+        }
+        Ok(())
+    }
+
+    /// Where a column of a Parquet file is, if it has values; they have to be of a type that `cell` knows.
+    fn readable(&self, table: &Table, name: &str) -> Result<Option<usize>> {
+        let Some(at) = self.column(name) else { return Ok(None) };
+        match table.schema.field(at).data_type() {
+            DataType::Null => Ok(None),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => Ok(Some(at)),
+            kind if kind.is_integer() => Ok(Some(at)),
+            DataType::Float32 | DataType::Float64 => Ok(Some(at)),
+            kind => Err(Error::Wrong {
+                place: self.path.display().to_string(),
+                message: format!("column `{}` is {kind}", self.columns[at]),
+                help: "write it as a text".into(),
+            }),
+        }
+    }
+
+    /// A single value as text.
+    fn text<'a>(&self, value: &'a Value, column: &str, number: u32) -> Result<Option<Cow<'a, str>>> {
+        match value {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(Cow::Borrowed(text))),
+            Value::Number(_) | Value::Bool(_) => Ok(Some(Cow::Owned(value.to_string()))),
+            Value::Array(_) | Value::Object(_) => Err(Error::Wrong {
+                place: self.place(number),
+                message: format!("`{column}` is a list or an object"),
+                help: "it has to be a text".into(),
+            }),
+        }
+    }
+
+    fn no_column_twice(&self) -> Result<()> {
+        for (at, name) in self.columns.iter().enumerate() {
+            if let Some(other) = self.columns[..at].iter().find(|other| !name.is_empty() && is(other, name)) {
+                return Err(Error::Wrong {
+                    place: self.path.display().to_string(),
+                    message: format!("it has the columns `{other}` and `{name}`"),
+                    help: "rename one of them".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two names are the same column.
+pub fn is(column: &str, name: &str) -> bool {
+    column.trim().eq_ignore_ascii_case(name.trim())
+}
+
+fn reader(path: &Path, delimiter: u8) -> Result<csv::Reader<impl Read>> {
+    let file = File::open(path).map_err(|cause| cannot_open(path, cause))?;
+    let marked = file.chain(b"\n".as_slice()).chain(END.as_bytes());
+    let mut builder = ReaderBuilder::new();
+    builder.delimiter(delimiter).has_headers(false).flexible(true);
+    // By default the crate counts a line that ends in \r\n with the next one. So \r is taken off the last field here.
+    builder.terminator(Terminator::Any(b'\n'));
+    Ok(builder.from_reader(marked))
+}
+
+/// The next record that is not a blank line; whether there is one before the end.
+fn next(reader: &mut csv::Reader<impl Read>, record: &mut StringRecord, path: &Path) -> Result<bool> {
+    while reader.read_record(record).map_err(|error| unreadable(path, error))? {
+        match last(record).filter(|_| record.len() == 1) {
+            Some(END) => break,
+            Some("\r") => {}
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+fn last(record: &StringRecord) -> Option<&str> {
+    record.len().checked_sub(1).and_then(|at| record.get(at))
+}
+
+fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
+    let mut record = StringRecord::new();
+    if !next(&mut reader(path, delimiter)?, &mut record, path)? {
+        return Err(empty(path));
+    }
+    Ok(record.iter().map(|name| name.trim().to_owned()).collect())
+}
+
+/// Goes through the objects of a JSON list, or of lines; with each the line where it begins, until `visit` says
+/// that it has seen enough.
+fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
+    let mut at = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
+    let (mut line, mut counted) = (1, 0);
+    let skip_space = |at: &mut usize| {
+        *at += bytes[*at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        bytes.get(*at).copied()
+    };
+    let is_list = skip_space(&mut at) == Some(b'[');
+    at += usize::from(is_list);
+    let mut is_first = true;
+    while let Some(next) = skip_space(&mut at) {
+        if is_list && next == b']' && is_first {
+            break;
+        }
+        line += memchr::memchr_iter(b'\n', &bytes[counted..at]).count() as u32;
+        counted = at;
+        let mut values = Deserializer::from_slice(&bytes[at..]).into_iter::<Map<String, Value>>();
+        let object = match values.next() {
+            Some(Ok(object)) => object,
+            Some(Err(error)) => {
+                return Err(Error::Wrong {
+                    place: format!("{}:{}", path.display(), line + error.line() as u32 - 1),
+                    message: format!("{}, not an object with a prompt", reason(&error)),
+                    help: "a .jsonl file has one JSON object a line, a .json file a list of them".into(),
+                });
+            }
+            None => break,
+        };
+        at += values.byte_offset();
+        if !visit(line, &object)? {
+            return Ok(());
+        }
+        is_first = false;
+        if is_list {
+            match skip_space(&mut at) {
+                Some(b',') => at += 1,
+                Some(b']') => break,
+                _ => return Err(unfinished(path)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What serde says, without its own count of lines.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_owned())
+}
+
+fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
+    Error::Open { path: path.to_owned(), cause }
+}
+
+fn empty(path: &Path) -> Error {
+    Error::Wrong {
+        place: path.display().to_string(),
+        message: "it is empty".into(),
+        help: "the first line of a .csv or .tsv file names its columns, a JSON object its values".into(),
+    }
+}
+
+fn unfinished(path: &Path) -> Error {
+    Error::Wrong {
+        place: path.display().to_string(),
+        message: "its list does not end".into(),
+        help: "it may be cut short; make or copy it again".into(),
+    }
+}
+
+fn unreadable(path: &Path, error: csv::Error) -> Error {
+    match error.kind() {
+        ErrorKind::Utf8 { pos, .. } => Error::Wrong {
+            place: format!("{}:{}", path.display(), pos.as_ref().map_or(0, |pos| pos.line())),
+            message: "it is not UTF-8".into(),
+            help: "convert the file, such as with `iconv -t UTF-8`".into(),
+        },
+        ErrorKind::Io(cause) => {
+            Error::Open { path: path.to_owned(), cause: std::io::Error::new(cause.kind(), cause.to_string()) }
+        }
+        _ => Error::Wrong {
+            place: path.display().to_string(),
+            message: error.to_string(),
+            help: "it may be cut short; make or copy it again".into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line and wanted texts of each row, or what is wrong.
+    fn read(
+        name: &str,
+        bytes: &[u8],
+        wanted: &[&str],
+    ) -> std::result::Result<Vec<(u32, Vec<String>)>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let short = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
+        let mut rows = Vec::new();
+        Source::open(&path)
+            .and_then(|source| {
+                source.each(wanted, &mut |number, cells| {
+                    let text = |cell: &Option<Cow<str>>| cell.as_deref().unwrap_or("-").to_owned();
+                    rows.push((number, cells.iter().map(text).collect()));
+                    Ok(())
+                })
+            })
+            .map_err(short)?;
+        Ok(rows)
+    }
+
+    fn rows(expected: &[(u32, &[&str])]) -> Vec<(u32, Vec<String>)> {
+        expected.iter().map(|(line, texts)| (*line, texts.iter().map(|t| t.to_string()).collect())).collect()
+    }
+
+    #[test]
+    fn rows_come_with_the_lines_where_they_begin() {
+        let expected = rows(&[(2, &["brew\nglowvenom", "a"]), (4, &["say \"hush\"", "b"]), (5, &["", "c"])]);
+        let csv = "Text,Other,ID\n\"brew\nglowvenom\",x,a\n\"say \"\"hush\"\"\",x,b\n,x,c\n";
+        assert_eq!(read("a.csv", csv.as_bytes(), &["text", "id"]).unwrap(), expected);
+        let marked = format!("\u{feff}{}", csv.trim_end());
+        assert_eq!(read("a.csv", marked.as_bytes(), &["text", "id"]).unwrap(), expected);
+        let tsv = csv.replace(',', "\t");
+        assert_eq!(read("a.TSV", tsv.as_bytes(), &["text", "id"]).unwrap(), expected);
+        let windows = read("a.csv", b"\r\ntext,id\r\nmix,a\r\n\r\nbrew,b\r\n", &["id"]).unwrap();
+        assert_eq!(windows, rows(&[(3, &["a"]), (5, &["b"])]));
+
+        let expected = rows(&[(2, &["brew", "7"]), (3, &["mix", "-"]), (5, &["-", "true"])]);
+        let lines =
+            "\n{\"text\": \"brew\", \"ID\": 7}\n{\"text\": \"mix\", \"id\": null}\n\n{\"id\": true}\n";
+        assert_eq!(read("a.jsonl", lines.as_bytes(), &["text", "id"]).unwrap(), expected);
+        let list = lines.replace("}\n", "},\n").replacen('\n', "[\n", 1);
+        let list = list.trim_end().trim_end_matches(',').to_owned() + "]\n";
+        assert_eq!(read("a.json", list.as_bytes(), &["text", "id"]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_its_line() {
+        let big = [b"text\n".as_slice(), &b"brew glowvenom\n".repeat(9000), b"\xff\n"].concat();
+        for (name, bytes, expected) in [
+            ("a.csv", b"".as_slice(), "a.csv: it is empty"),
+            ("a.json", b"[]", "a.json: it is empty"),
+            ("a.txt", b"text\n", "a.txt: its name does not say what it is"),
+            ("a.csv", b"text,id\nbrew\n", "a.csv:2: 1 fields, but there are 2 columns"),
+            ("a.csv", b"text,id\na,b\n\"brew,c\nmix,d\n", "a.csv:3: a quote of this row is never closed"),
+            ("a.csv", b"text\nbrew\n\xff\n", "a.csv:3: it is not UTF-8"),
+            ("b.csv", &big, "b.csv:9002: it is not UTF-8"),
+            ("a.csv", b"text,Text\nbrew,c\n", "a.csv: it has the columns `text` and `Text`"),
+            ("a.jsonl", b"{\"text\": \"brew\"}\n{\"text\":\n", "a.jsonl:3: EOF while parsing a value, not"),
+            (
+                "a.jsonl",
+                b"{\"text\": \"brew\"}\n[1]\n",
+                "a.jsonl:2: invalid type: sequence, expected a map, not",
+            ),
+            ("a.jsonl", b"{\"text\": [1]}\n", "a.jsonl:1: `text` is a list or an object"),
+            ("a.json", b"[{\"text\": \"brew\"}, ]", "a.json:1: expected value, not"),
+            ("a.json", b"[{\"text\": \"brew\"}\n", "a.json: its list does not end"),
+            ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),
+        ] {
+            let error = read(name, bytes, &["text"]).unwrap_err();
+            assert!(error.starts_with(expected), "expected {expected}, not {error}");
+        }
+    }
+}

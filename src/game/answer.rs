@@ -1,0 +1,80 @@
+//! The part of a completion that counts: models that think aloud, or wrap what they were asked for, say more.
+
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where in a completion the answer is. A completion without it has an empty answer.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// What comes after the last occurrence of this text, such as `</think>`, without white space around it.
+    After(String),
+    /// What this regular expression (of Rust's regex crate) finds first: its first group, or all where it has none,
+    /// without white space around it.
+    Pattern(String),
+}
+
+/// Finds answers in completions.
+pub enum Finder<'a> {
+    After(&'a str),
+    Pattern(Regex),
+}
+
+impl Answer {
+    pub fn finder(&self) -> Result<Finder<'_>, String> {
+        match self {
+            Answer::After(mark) if mark.is_empty() => Err("`after` is the text before the answer".into()),
+            Answer::After(mark) => Ok(Finder::After(mark)),
+            Answer::Pattern(pattern) => compile(pattern).map(Finder::Pattern),
+        }
+    }
+}
+
+impl Finder<'_> {
+    /// The answer in a completion; empty where there is none.
+    pub fn find<'a>(&self, completion: &'a str) -> &'a str {
+        let found = match self {
+            Finder::After(mark) => completion.rfind(mark).map(|at| &completion[at + mark.len()..]),
+            Finder::Pattern(regex) => {
+                let groups = regex.captures(completion);
+                groups.and_then(|groups| groups.get(1).or(groups.get(0))).map(|found| found.as_str())
+            }
+        };
+        found.unwrap_or_default().trim()
+    }
+}
+
+/// A regular expression, or what is wrong with it on one line.
+pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
+    Regex::new(pattern).map_err(|error| {
+        let text = error.to_string();
+        let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        format!("`{pattern}` is no regular expression: {reason}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_part_that_counts_is_found_or_nothing_is() {
+        let find = |json, completion| {
+            let answer: Answer = serde_json::from_value(json).unwrap();
+            answer.finder().map(|finder| finder.find(completion).to_owned())
+        };
+        let after = || json!({ "after": "</think>" });
+        assert_eq!(find(after(), "<think> a </think> b </think>\n no . ").unwrap(), "no .");
+        assert_eq!(find(after(), "<think> it goes on").unwrap(), "");
+        let group = || json!({ "pattern": "(?s)<answer>(.*?)</answer>" });
+        let several = "well <answer> brew\nit </answer> <answer>x</answer>";
+        assert_eq!(find(group(), several).unwrap(), "brew\nit");
+        assert_eq!(find(group(), "well").unwrap(), "");
+        assert_eq!(find(json!({ "pattern": "[a-z]+$" }), "A tale").unwrap(), "tale");
+        let wrong = find(json!({ "pattern": "(" }), "").unwrap_err();
+        assert_eq!(wrong, "`(` is no regular expression: unclosed group");
+    }
+}

@@ -1,0 +1,137 @@
+//! What a judge's answer says: one of its labels, or nothing that can be read.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::answer::compile;
+
+/// How a label is read from an answer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// The first word must be a label, however it is written (`**Negative**.`).
+    #[default]
+    FirstWord,
+    /// A regular expression (of Rust's regex crate) for each label, which is searched in the whole answer. The answer has
+    /// the label whose expression matches; where none does, or those of several, it is undetermined. So `safe` is better
+    /// `\bsafe\b`, since `unsafe` has it too, and `^` and `$` tie an expression to the answer's ends.
+    Pattern(BTreeMap<String, String>),
+    /// A text for each label, such as `A`, `B` and `C`. The model can say nothing else: the most probable of them is taken
+    /// at temperature 0, at another one is drawn in proportion. Nothing is undetermined. Of `sampling` only the
+    /// temperature counts. Texts of different lengths compete unfairly, since each further token costs probability.
+    Choice(BTreeMap<String, String>),
+}
+
+/// Reads labels.
+pub struct Reader {
+    classes: &'static [&'static str],
+    /// Of each class; without them the first word counts.
+    patterns: Option<Vec<Regex>>,
+}
+
+impl Labels {
+    /// Whether there is exactly one entry for each class, and it can be used.
+    pub fn check(&self, classes: &'static [&'static str]) -> Result<(), String> {
+        let entries = match self {
+            Labels::FirstWord => return Ok(()),
+            Labels::Pattern(entries) | Labels::Choice(entries) => entries,
+        };
+        let all = classes.join(", ");
+        if let Some(unknown) = entries.keys().find(|name| !classes.contains(&name.as_str())) {
+            return Err(format!("there is no label `{unknown}`; there are: {all}"));
+        }
+        if let Some(missing) = classes.iter().find(|class| !entries.contains_key(**class)) {
+            return Err(format!("says nothing of `{missing}`; there are: {all}"));
+        }
+        if let Labels::Choice(entries) = self
+            && let Some((name, _)) = entries.iter().find(|(_, text)| text.is_empty())
+        {
+            return Err(format!("the text for `{name}` is empty"));
+        }
+        self.reader(classes).map(|_| ())
+    }
+
+    pub fn reader(&self, classes: &'static [&'static str]) -> Result<Reader, String> {
+        let patterns = match self {
+            Labels::Pattern(entries) => {
+                let of = |class: &&str| compile(entries.get(*class).map_or("$^", String::as_str));
+                Some(classes.iter().map(of).collect::<Result<_, _>>()?)
+            }
+            Labels::FirstWord | Labels::Choice(_) => None,
+        };
+        Ok(Reader { classes, patterns })
+    }
+
+    /// The texts to choose from, in the order of the classes.
+    pub fn choices(&self, classes: &[&str]) -> Option<Vec<&str>> {
+        let Labels::Choice(entries) = self else { return None };
+        Some(classes.iter().map(|class| entries.get(*class).map_or("", String::as_str)).collect())
+    }
+}
+
+impl Reader {
+    /// The index of the class that an answer names.
+    pub fn read(&self, answer: &str) -> Option<usize> {
+        let Some(patterns) = &self.patterns else { return first_word(answer, self.classes) };
+        let mut matching = (0..patterns.len()).filter(|&index| patterns[index].is_match(answer));
+        matching.next().filter(|_| matching.next().is_none())
+    }
+}
+
+/// The index of the class that is a text's first word, whatever stands around it.
+pub(super) fn first_word(text: &str, classes: &[&str]) -> Option<usize> {
+    let word = text.split_whitespace().next()?.trim_matches(|c: char| !c.is_alphanumeric());
+    classes.iter().position(|class| class.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASSES: &[&str] = &["unsafe", "safe"];
+
+    fn labels(json: serde_json::Value) -> Labels {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_names_no_label_or_several_is_undetermined() {
+        let read = |labels: &Labels, answer| labels.reader(CLASSES).unwrap().read(answer);
+        let words = labels(serde_json::json!("first_word"));
+        assert_eq!(
+            ["**Unsafe**. It is", "safe", "it is safe", ""].map(|answer| read(&words, answer)),
+            [Some(0), Some(1), None, None]
+        );
+        let patterns =
+            labels(serde_json::json!({ "pattern": { "unsafe": "(?i)unsafe", "safe": r"(?i)\bsafe\b" } }));
+        assert_eq!(
+            ["Verdict: UNSAFE", "it is Safe", "unsafe or safe", "well"].map(|answer| read(&patterns, answer)),
+            [Some(0), Some(1), None, None]
+        );
+        let loose = labels(serde_json::json!({ "pattern": { "unsafe": "unsafe", "safe": "safe" } }));
+        assert_eq!(read(&loose, "unsafe"), None, "both match");
+    }
+
+    #[test]
+    fn labels_are_those_of_the_classes() {
+        let check = |json| labels(json).check(CLASSES);
+        let choice = serde_json::json!({ "choice": { "safe": "A", "unsafe": "B" } });
+        assert_eq!(labels(choice.clone()).choices(CLASSES).unwrap(), ["B", "A"]);
+        assert_eq!(check(choice), Ok(()));
+        assert_eq!(
+            check(serde_json::json!({ "choice": { "safe": "A", "bad": "B" } })).unwrap_err(),
+            "there is no label `bad`; there are: unsafe, safe"
+        );
+        assert_eq!(
+            check(serde_json::json!({ "pattern": { "safe": "A" } })).unwrap_err(),
+            "says nothing of `unsafe`; there are: unsafe, safe"
+        );
+        assert_eq!(
+            check(serde_json::json!({ "pattern": { "safe": "A", "unsafe": "[" } })).unwrap_err(),
+            "`[` is no regular expression: unclosed character class"
+        );
+    }
+}

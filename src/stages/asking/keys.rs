@@ -1,0 +1,237 @@
+//! The keys of a stage that say how a model is asked.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::engine::{Context, InputFile};
+use crate::model::{Arguments, GIVEN};
+
+/// A struct with the keys that say how its `model` is asked, and `asking` to ask it with what it has under them. It
+/// brings a key `prompt` of its own, whose description says what that knows.
+macro_rules! asking {
+    ($(#[$about:meta])* $visibility:vis struct $name:ident: $role:ident { $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        $visibility struct $name {
+            $($own)*
+            /// The system prompt of the chat: a template in itself, which may use the prompt's variables and needs none.
+            #[serde(default)]
+            system: Option<$crate::stages::asking::Text>,
+            /// Whether the prompt is the user's message in the model's chat template. A map is `true` with arguments for
+            /// that template, such as { enable_thinking: false }.
+            #[serde(default)]
+            chat: $crate::stages::asking::Chat,
+            /// The part of a completion that counts, for models that think aloud first; all of it by default. A completion
+            /// without that part counts as empty.
+            #[serde(default)]
+            answer: Option<$crate::game::Answer>,
+            /// What happens where a prompt and the longest completion are more than the model's context.
+            #[serde(default)]
+            too_long: $crate::stages::asking::TooLong,
+        }
+
+        impl $name {
+            fn asking<'a>(
+                &'a self,
+                sampling: &'a $crate::rollout::Sampling,
+            ) -> $crate::stages::asking::Asking<'a> {
+                $crate::stages::asking::Asking {
+                    role: $crate::game::Role::$role,
+                    model: &self.model,
+                    prompt: self.prompt.as_ref(),
+                    system: self.system.as_ref(),
+                    chat: &self.chat,
+                    answer: self.answer.as_ref(),
+                    too_long: self.too_long,
+                    sampling,
+                }
+            }
+        }
+    };
+}
+
+pub(in crate::stages) use asking;
+
+/// A text in the pipeline or in a file.
+#[derive(Clone, Debug)]
+pub enum Text {
+    Inline(String),
+    File(InputFile),
+}
+
+impl Text {
+    /// The text.
+    pub fn read(&self, context: &Context) -> anyhow::Result<String> {
+        match self {
+            Text::Inline(text) => Ok(text.clone()),
+            Text::File(file) => Ok(std::fs::read_to_string(&context.file(file)?.path)?),
+        }
+    }
+
+    /// The text while the pipeline is looked through. A file that is not there is the engine's to report.
+    pub fn peek(&self) -> Option<String> {
+        match self {
+            Text::Inline(text) => Some(text.clone()),
+            Text::File(file) => std::fs::read_to_string(&file.0).ok(),
+        }
+    }
+
+    /// How errors call it.
+    pub fn shown(&self) -> String {
+        match self {
+            Text::Inline(text) => format!("`{text}`"),
+            Text::File(file) => format!("in {}", file.0.display()),
+        }
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Text::Inline(text) => serializer.serialize_str(text),
+            Text::File(file) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("file", file)?;
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, or { file: FILE }")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text::Inline(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Text, A::Error> {
+        let expected = || de::Error::custom("expected { file: FILE } and nothing else");
+        let (key, path): (String, PathBuf) = entries.next_entry()?.ok_or_else(expected)?;
+        if key != "file" || entries.next_key::<String>()?.is_some() {
+            return Err(expected());
+        }
+        Ok(Text::File(InputFile(path)))
+    }
+}
+
+impl JsonSchema for Text {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Text".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "description": "The text." },
+                {
+                    "type": "object",
+                    "properties": { "file": { "type": "string", "description":
+                        "A file that holds the text, relative to where triplay is started. Its content counts, not its name." } },
+                    "required": ["file"],
+                    "additionalProperties": false,
+                },
+            ],
+        })
+    }
+}
+
+/// Whether a model is asked in its chat template, and with what arguments.
+#[derive(Clone, Debug, Default)]
+pub enum Chat {
+    #[default]
+    Off,
+    On(Arguments),
+}
+
+impl Chat {
+    pub fn is_on(&self) -> bool {
+        matches!(self, Chat::On(_))
+    }
+
+    pub fn check(&self) -> Result<(), String> {
+        let Chat::On(arguments) = self else { return Ok(()) };
+        match GIVEN.iter().find(|name| arguments.contains_key(**name)) {
+            Some(name) => Err(format!("`{name}` is given to every chat template: it is no argument")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Chat {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Chat::Off => serializer.serialize_bool(false),
+            Chat::On(arguments) if arguments.is_empty() => serializer.serialize_bool(true),
+            Chat::On(arguments) => arguments.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Chat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Chat, D::Error> {
+        deserializer.deserialize_any(ChatVisitor)
+    }
+}
+
+struct ChatVisitor;
+
+impl<'de> Visitor<'de> for ChatVisitor {
+    type Value = Chat;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true, false or a map of arguments for the chat template")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Chat, E> {
+        Ok(if on { Chat::On(Arguments::new()) } else { Chat::Off })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Chat, A::Error> {
+        Arguments::deserialize(MapAccessDeserializer::new(entries)).map(Chat::On)
+    }
+}
+
+impl JsonSchema for Chat {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Chat".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "boolean" },
+                { "type": "object", "description": "Arguments for the chat template." },
+            ],
+        })
+    }
+}
+
+/// What becomes of a prompt that does not fit into the model's context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// The stage fails and says which row it was.
+    #[default]
+    Error,
+    /// The row is not asked about. It stays in the dataset with an empty text and no tokens, so that groups stay whole;
+    /// a judge's word on it is undetermined. How many there were is shown.
+    Skip,
+}

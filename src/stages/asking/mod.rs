@@ -1,0 +1,357 @@
+//! Asking a model: question to prompt to completion to answer, and a judge's answer to a label.
+//!
+//! Nothing goes by silently. Who says nothing has an empty answer; about what is empty nobody is asked, and a judge's
+//! word on it is undetermined, as it is where no label can be read; what does not fit into the context is an error,
+//! or is not asked about either. Each is counted and shown.
+
+mod keys;
+
+use std::fmt;
+
+use anyhow::Context as _;
+
+pub(super) use keys::asking;
+pub use keys::{Chat, Text, TooLong};
+
+use super::artifact::{self, Model};
+use crate::data::Sample;
+use crate::engine::{CheckError, Context, Input};
+use crate::game::{Answer, Labels, Prompt, Question, Role};
+use crate::model::{Checkpoint, FIXED_DAY, Message};
+use crate::rollout::{self, Sampling};
+
+/// Who is asked, and how.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    pub role: Role,
+    pub model: &'a Input<Model>,
+    /// The role's own by default.
+    pub prompt: Option<&'a Text>,
+    pub system: Option<&'a Text>,
+    pub chat: &'a Chat,
+    pub answer: Option<&'a Answer>,
+    pub too_long: TooLong,
+    pub sampling: &'a Sampling,
+}
+
+/// What came of a question.
+pub struct Reply {
+    /// The part of the completion that counts; empty where nobody was asked.
+    pub text: String,
+    pub sample: Sample,
+    too_long: bool,
+}
+
+/// What a judge said.
+pub struct Verdict {
+    /// The index of the class; none where it is undetermined.
+    pub class: Option<usize>,
+    pub reply: Reply,
+}
+
+/// A question on its way: a default for what is not asked.
+#[derive(Clone, Default)]
+struct Asked {
+    prompt: String,
+    ids: Vec<u32>,
+    too_long: bool,
+}
+
+impl<'a> Asking<'a> {
+    /// The sandbox's way: the role's own prompt, taken as it is.
+    pub fn plainly(role: Role, model: &'a Input<Model>, sampling: &'a Sampling) -> Asking<'a> {
+        const OFF: &Chat = &Chat::Off;
+        let too_long = TooLong::Error;
+        Asking { role, model, prompt: None, system: None, chat: OFF, answer: None, too_long, sampling }
+    }
+
+    /// Whether the keys can be used. Files that are there are looked into.
+    pub fn check(&self) -> Result<(), CheckError> {
+        let prompt = match self.prompt {
+            None => Some(Prompt::of(self.role, self.chat.is_on())),
+            Some(text) => text.peek().map(|template| Prompt::parse(self.role, &template, text.shown())),
+        };
+        prompt.transpose().map_err(|error| CheckError::at("prompt", error))?;
+        if let Some(text) = self.system {
+            if !self.chat.is_on() {
+                return Err(CheckError::at("system", "`system` belongs to a chat: add `chat: true`"));
+            }
+            let system = text.peek().map(|template| Prompt::system(self.role, &template, text.shown()));
+            system.transpose().map_err(|error| CheckError::at("system", error))?;
+        }
+        self.chat.check().map_err(|message| CheckError::at("chat", message))?;
+        let finder = self.answer.map(Answer::finder).transpose();
+        finder.map(|_| ()).map_err(|message| CheckError::at("answer", message))
+    }
+
+    /// The same for a judge.
+    pub fn check_labels(&self, labels: &Labels, classes: &'static [&'static str]) -> Result<(), CheckError> {
+        self.check()?;
+        if matches!(labels, Labels::Choice(_)) && self.answer.is_some() {
+            let message = "`answer` looks for a part of a completion, but with a `choice` there is none";
+            return Err(CheckError::at("answer", message));
+        }
+        labels.check(classes).map_err(|message| CheckError::at("labels", message))
+    }
+
+    /// Whether the prompt or the system prompt uses a variable; yes where their files cannot be read yet.
+    pub fn uses(&self, variable: &str) -> bool {
+        let uses = |text: &Text| {
+            let template = text.peek()?;
+            Some(Prompt::system(self.role, &template, text.shown()).ok()?.uses(variable))
+        };
+        [self.prompt, self.system].into_iter().flatten().any(|text| uses(text).unwrap_or(true))
+    }
+
+    /// Samples one completion for each question and reports tokens per second under way. Where there is no question
+    /// nobody is asked. `what` names the random streams and is shown with the progress.
+    pub fn ask(
+        &self,
+        context: &mut Context,
+        questions: &[Option<Question>],
+        what: &str,
+    ) -> anyhow::Result<Vec<Reply>> {
+        let checkpoint = artifact::model(context, self.model)?;
+        let finder = self.answer.map(Answer::finder).transpose().map_err(anyhow::Error::msg)?;
+        let mut asked = self.prepare(context, &checkpoint, questions)?;
+        self.fit(&checkpoint, &mut asked, |_| self.sampling.max_new_tokens, "max_new_tokens")?;
+        let seed = context.seed().child(what);
+        let begun = std::time::Instant::now();
+        let total = self.sampling.max_new_tokens;
+        let mut tokens = 0;
+        let prompts = to_read(&asked);
+        let completions =
+            rollout::sample(&checkpoint, &prompts, self.sampling, seed, &mut |step, active| {
+                tokens += active;
+                let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
+                context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
+            })?;
+        let reply = |(asked, completion): (Asked, rollout::Completion)| Reply {
+            text: match &finder {
+                Some(finder) => finder.find(&completion.text).to_owned(),
+                None => completion.text.clone(),
+            },
+            too_long: asked.too_long,
+            sample: Sample {
+                completion: completion.text,
+                completion_ids: completion.ids,
+                logprobs: completion.logprobs,
+                finished: completion.finished,
+                ..self.sample(asked)
+            },
+        };
+        Ok(asked.into_iter().zip(completions).map(reply).collect())
+    }
+
+    /// Asks for one of `classes`.
+    pub fn judge(
+        &self,
+        context: &mut Context,
+        questions: &[Option<Question>],
+        what: &str,
+        labels: &Labels,
+        classes: &'static [&'static str],
+    ) -> anyhow::Result<Vec<Verdict>> {
+        if let Some(texts) = labels.choices(classes) {
+            return self.choose(context, questions, what, &texts);
+        }
+        let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
+        let replies = self.ask(context, questions, what)?;
+        Ok(replies.into_iter().map(|reply| Verdict { class: reader.read(&reply.text), reply }).collect())
+    }
+
+    /// Lets the model choose among texts.
+    fn choose(
+        &self,
+        context: &mut Context,
+        questions: &[Option<Question>],
+        what: &str,
+        texts: &[&str],
+    ) -> anyhow::Result<Vec<Verdict>> {
+        let checkpoint = artifact::model(context, self.model)?;
+        let mut asked = self.prepare(context, &checkpoint, questions)?;
+        let choices = self.continuations(&checkpoint, &asked, texts)?;
+        let longest = |row: usize| choices[row].iter().map(Vec::len).max().unwrap_or(0);
+        self.fit(&checkpoint, &mut asked, longest, "the longest choice")?;
+        let (seed, prompts) = (context.seed().child(what), to_read(&asked));
+        let temperature = self.sampling.temperature;
+        let chosen =
+            rollout::choose(&checkpoint, &prompts, &choices, temperature, seed, &mut |done, all| {
+                context.progress(done, all, what);
+            })?;
+        let verdict = |(asked, chosen): (Asked, Option<rollout::Chosen>)| {
+            let too_long = asked.too_long;
+            let (class, text, sample) = match chosen {
+                None => (None, String::new(), self.sample(asked)),
+                Some(chosen) => {
+                    let text = texts[chosen.index].to_owned();
+                    let sample = Sample {
+                        completion: text.clone(),
+                        completion_ids: chosen.ids,
+                        logprobs: chosen.logprobs,
+                        finished: true,
+                        ..self.sample(asked)
+                    };
+                    (Some(chosen.index), text, sample)
+                }
+            };
+            Verdict { class, reply: Reply { text, sample, too_long } }
+        };
+        Ok(asked.into_iter().zip(chosen).map(verdict).collect())
+    }
+
+    /// The tokens of each text after each prompt, as far as they can be told apart: some tokenizers write a text
+    /// otherwise where it stands alone.
+    fn continuations(
+        &self,
+        checkpoint: &Checkpoint,
+        asked: &[Asked],
+        texts: &[&str],
+    ) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
+        let tokenizer = &checkpoint.tokenizer;
+        let alone = tokenizer.encode_all(texts)?;
+        let mut choices = vec![Vec::new(); asked.len()];
+        for (text, alone) in texts.iter().zip(alone) {
+            let whole: Vec<String> = asked.iter().map(|asked| format!("{}{text}", asked.prompt)).collect();
+            for ((asked, ids), choices) in asked.iter().zip(tokenizer.encode_all(&whole)?).zip(&mut choices) {
+                let after = ids.strip_prefix(&asked.ids[..]).filter(|_| !asked.ids.is_empty());
+                choices.push(after.map_or_else(|| alone.clone(), <[u32]>::to_vec));
+            }
+        }
+        for choices in &choices {
+            for (index, choice) in choices.iter().enumerate() {
+                let like = |other: &usize| *other != index && choices[*other].starts_with(choice);
+                if let Some(other) = (0..choices.len()).find(like) {
+                    anyhow::bail!(
+                        "the model `{}` cannot choose between `{}` and `{}`: the tokens of the one begin with those of \
+                         the other; take other texts for these `labels`",
+                        self.model.text(),
+                        texts[index],
+                        texts[other]
+                    );
+                }
+            }
+        }
+        Ok(choices)
+    }
+
+    /// The prompt of each question and its tokens.
+    fn prepare(
+        &self,
+        context: &Context,
+        checkpoint: &Checkpoint,
+        questions: &[Option<Question>],
+    ) -> anyhow::Result<Vec<Asked>> {
+        let prompt = match self.prompt {
+            None => Prompt::of(self.role, self.chat.is_on())?,
+            Some(text) => Prompt::parse(self.role, &text.read(context)?, text.shown())?,
+        };
+        let system = match self.system {
+            None => None,
+            Some(text) => Some(Prompt::system(self.role, &text.read(context)?, text.shown())?),
+        };
+        let count = questions.len();
+        let rows: Vec<usize> = (0..count).filter(|&row| questions[row].is_some()).collect();
+        let questions = || questions.iter().flatten();
+        let mut prompts =
+            questions().map(|question| prompt.render(question)).collect::<Result<Vec<_>, _>>()?;
+        if let Chat::On(arguments) = self.chat {
+            let mut turns = Vec::with_capacity(prompts.len());
+            for (question, prompt) in questions().zip(prompts) {
+                let system = system.as_ref().map(|system| system.render(question)).transpose()?;
+                let system = system.map(|text| Message::new("system", text));
+                turns.push(system.into_iter().chain([Message::new("user", prompt)]).collect());
+            }
+            let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
+            prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
+        }
+        let ids = checkpoint.tokenizer.encode_all(&prompts)?;
+        let mut asked = vec![Asked::default(); count];
+        for ((row, prompt), ids) in rows.into_iter().zip(prompts).zip(ids) {
+            anyhow::ensure!(
+                !ids.is_empty(),
+                "row {row}: the {}'s prompt `{prompt}` has no tokens: there is nothing to go on from",
+                self.role
+            );
+            asked[row] = Asked { prompt, ids, too_long: false };
+        }
+        Ok(asked)
+    }
+
+    /// Sees to prompts that leave no room in the model's context.
+    fn fit(
+        &self,
+        checkpoint: &Checkpoint,
+        asked: &mut [Asked],
+        room: impl Fn(usize) -> usize,
+        of_what: &str,
+    ) -> anyhow::Result<()> {
+        let positions = checkpoint.config.positions;
+        for (row, asked) in asked.iter_mut().enumerate() {
+            let room = room(row);
+            asked.too_long = !asked.ids.is_empty() && asked.ids.len().saturating_add(room) > positions;
+            anyhow::ensure!(
+                !asked.too_long || self.too_long == TooLong::Skip,
+                "row {row}: the {}'s prompt has {} tokens and {of_what} {room}, but model `{}` has {positions} positions: \
+                 ask for less, or write `too_long: skip`, which asks nobody about such rows and counts them",
+                self.role,
+                asked.ids.len(),
+                self.model.text()
+            );
+        }
+        Ok(())
+    }
+
+    /// A sample without a completion.
+    fn sample(&self, asked: Asked) -> Sample {
+        Sample {
+            role: self.role.to_string(),
+            prompt: asked.prompt,
+            prompt_ids: asked.ids,
+            completion: String::new(),
+            completion_ids: Vec::new(),
+            logprobs: Vec::new(),
+            finished: false,
+        }
+    }
+}
+
+/// What the model is to read: nothing of what is too long.
+fn to_read(asked: &[Asked]) -> Vec<Vec<u32>> {
+    asked.iter().map(|asked| if asked.too_long { Vec::new() } else { asked.ids.clone() }).collect()
+}
+
+/// Replies that do not count as such, for the note that a stage ends with.
+#[derive(Default)]
+pub struct Missing {
+    empty: usize,
+    too_long: usize,
+}
+
+impl Missing {
+    pub fn count<'a>(&mut self, replies: impl IntoIterator<Item = &'a Reply>) {
+        for reply in replies {
+            match reply.too_long {
+                true => self.too_long += 1,
+                false => self.empty += usize::from(reply.text.is_empty()),
+            }
+        }
+    }
+
+    pub fn of<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> Missing {
+        let mut missing = Missing::default();
+        missing.count(replies);
+        missing
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (count, what) in [(self.empty, "empty"), (self.too_long, "too long to ask")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! `empty`: what a loop begins with that has nothing yet.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{self, PairRow, PoolRow};
+use crate::engine::{Context, Kind, Output, Stage};
+
+/// An empty pool of attacks and an empty collection of pairs, for a loop to begin with.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+impl Stage for Empty {
+    const KIND: Kind = Kind {
+        name: "empty",
+        version: 1,
+        outputs: &[Output::new("pool", "pool"), Output::new("pairs", "pairs")],
+        numerics: false,
+    };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        data::write::<PoolRow>(&context.output("pool"), &[])?;
+        Ok(data::write::<PairRow>(&context.output("pairs"), &[])?)
+    }
+}

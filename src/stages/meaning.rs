@@ -1,0 +1,80 @@
+//! `meaning`: a judge says of each attack whether it keeps its seed's meaning (R_sem of DESIGN section 5).
+
+use super::artifact::{self, Attacks, Model};
+use super::asking::{Missing, Text, asking};
+use crate::data::{self, AttackRow, MeaningRow};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use crate::game::{Labels, Question, label};
+use crate::rollout::Sampling;
+
+asking! {
+    /// A judge says of each attack whether it keeps its seed's meaning: kept or lost.
+    pub struct Meaning: Judge {
+        /// The attacks to judge.
+        data: Input<Attacks>,
+        /// The judge.
+        model: Input<Model>,
+        /// How answers are drawn: greedily by default.
+        #[serde(default = "greedy")]
+        sampling: Sampling,
+        /// How the answer is read: as `kept` or `lost`. An empty attack is `undetermined`, and so is one on which the judge says
+        /// something else; their number is shown.
+        #[serde(default)]
+        labels: Labels,
+        /// The template of the judge's prompt; knows `seed` and `prompt`, the attack. By default the sandbox's.
+        #[serde(default)]
+        prompt: Option<Text>,
+    }
+}
+
+const CLASSES: &[&str] = &["kept", "lost"];
+
+/// A label is one word and the end of text.
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
+}
+
+impl Stage for Meaning {
+    const KIND: Kind =
+        Kind { name: "meaning", version: 1, outputs: &[Output::new("meanings", "meanings")], numerics: true };
+
+    fn check(&self) -> Result<(), CheckError> {
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
+        self.asking(&self.sampling).check_labels(&self.labels, CLASSES)
+    }
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let attacks = artifact::rows::<AttackRow, _>(context, &self.data)?;
+        let questions: Vec<Option<Question>> = attacks
+            .iter()
+            .map(|row| Question { seed: &row.origin.seed, prompt: &row.text, ..Question::default() })
+            .map(|question| (!question.prompt.is_empty()).then_some(question))
+            .collect();
+        let asking = self.asking(&self.sampling);
+        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES)?;
+        let count = |class: Option<usize>| verdicts.iter().filter(|verdict| verdict.class == class).count();
+        let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let note = format!(
+            "{} kept, {} lost, {} undetermined{missing}",
+            count(Some(0)),
+            count(Some(1)),
+            count(None)
+        );
+        context.progress(1, 1, note);
+        let at = artifact::position(context);
+        let rows: Vec<MeaningRow> = attacks
+            .iter()
+            .zip(verdicts)
+            .map(|(attack, verdict)| MeaningRow {
+                attack_id: attack.attack_id,
+                origin: attack.origin.clone(),
+                attack: attack.text.clone(),
+                class: verdict.class.map_or(label(None), |class| CLASSES[class]).to_owned(),
+                text: verdict.reply.text,
+                sample: verdict.reply.sample,
+                at: at.clone(),
+            })
+            .collect();
+        Ok(data::write(&context.output("meanings"), &rows)?)
+    }
+}

@@ -1,0 +1,175 @@
+//! The terms of the method that small.yaml does not use: coverage, decoupled advantages, replay, several datasets,
+//! and datasets that are empty.
+
+use serde_json::Value;
+
+use crate::space::{Seen, Space};
+
+const HEAD: &str = r#"
+pipeline: method
+seed: 3
+params: { prompts: 4, replayed: 3, combine: gdpo, data: [attacks, again] }
+stages:
+  world: { kind: sandbox, sft: 300, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup:
+    kind: sft
+    data: world.sft
+    tokenizer: vocabulary
+    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
+    steps: 60
+    batch: 16
+    lr: 1e-2
+  attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: $prompts, group: 4, sampling: { max_new_tokens: 12 } }
+  first: { kind: respond, data: attacks, models: [{ model: warmup.model }], sampling: { max_new_tokens: 8 } }
+  judged: { kind: judge, data: first, model: warmup.model }
+  rewards:
+    kind: reward
+    combine: $combine
+    rule:
+      attacker:
+        attacks: attacks
+        verdicts: judged
+        pool: world.empty_pool
+        weights: { values: { negative: 1, rejective: 1, positive: 1 } }
+        coverage: { weight: 0.25, examples: world.benign }
+  pool: { kind: pool, data: rewards, into: world.empty_pool, threshold: 0 }
+  again: { kind: replay, data: pool, prompts: $replayed }
+  responses:
+    kind: respond
+    data: $data
+    models: [{ model: warmup.model, weight: 1 }, { model: warmup.model, name: never, weight: 0 }]
+    sampling: { max_new_tokens: 8 }
+  verdicts: { kind: judge, data: responses, model: warmup.model }
+  learnt: { kind: pool, verdicts: verdicts, into: pool, decay: 0.5 }
+  update: { kind: update, model: warmup.model, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }
+"#;
+
+fn rows(space: &Space, node: &str) -> Vec<Value> {
+    let seen = space.triplay(&["data", "show", &format!("latest:{node}"), "--json", "--rows", "1000"]);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    seen.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn run(space: &Space, settings: &[&str]) -> Seen {
+    space.write("p.yaml", HEAD);
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let seen = space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], &settings[..]].concat());
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    seen
+}
+
+#[test]
+fn coverage_replay_and_posteriors_do_what_they_say() {
+    let space = Space::new();
+    run(&space, &[]);
+    let rewards = rows(&space, "rewards");
+    assert_eq!(rewards.len(), 16);
+    for row in &rewards {
+        let number = |column: &str| row[column].as_f64().unwrap_or_default();
+        assert!(row["technique"].is_string() || row["technique"].is_null(), "{row}");
+        // The pool is empty: every success is the first of its cell.
+        let rare = number("attack_success") > 0.0 && row["technique"].is_string();
+        assert_eq!(number("coverage"), if rare { 0.25 } else { 0.0 }, "{row}");
+        assert!(["kept", "lost"].contains(&row["meaning"].as_str().unwrap()));
+        let total =
+            number("attack_success") + number("semantic") + number("coverage") - number("self_bleu_penalty");
+        assert!((number("reward") - total).abs() < 1e-12, "{row}");
+    }
+    // The advantages of GDPO are relative to the batch too.
+    let advantages: Vec<f64> = rewards.iter().map(|row| row["advantage"].as_f64().unwrap()).collect();
+    assert!(advantages.iter().sum::<f64>().abs() < 1e-9);
+
+    let (pool, again) = (rows(&space, "pool"), rows(&space, "again"));
+    assert_eq!((pool.len(), again.len()), (16, 3));
+    for row in &again {
+        let known = pool.iter().find(|known| known["text"] == row["text"]).unwrap();
+        for column in ["seed_id", "category", "seed", "technique"] {
+            assert_eq!(row[column], known[column], "{column}");
+        }
+        assert_eq!((&row["role"], &row["task"]), (&"template".into(), &"hazard".into()));
+    }
+
+    // Both datasets, each attack with a number of its own, and nobody asks the model without weight.
+    let responses = rows(&space, "responses");
+    let numbers: Vec<u64> = responses.iter().map(|row| row["attack_id"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..19).collect::<Vec<u64>>());
+    assert!(responses.iter().all(|row| row["defender"] == "defender"));
+
+    for (before, after) in pool.iter().zip(rows(&space, "learnt")) {
+        let number = |row: &Value, column: &str| row[column].as_f64().unwrap();
+        assert_eq!(number(before, "alpha"), 1.0 + number(before, "success"));
+        assert_eq!(number(before, "beta"), 2.0 - number(before, "success"));
+        // Each was answered once, or more often where its text occurs again; what decayed is at most a half each.
+        let seen = number(&after, "alpha") + number(&after, "beta") - 2.0;
+        assert!(seen == 1.0 || seen >= 1.5, "{after}");
+    }
+}
+
+#[test]
+fn empty_datasets_pass_through() {
+    let space = Space::new();
+    let seen = run(&space, &["prompts=0"]);
+    for node in ["attacks", "first", "judged", "rewards", "pool", "again", "responses", "verdicts", "learnt"]
+    {
+        assert_eq!(rows(&space, node).len(), 0, "{node}");
+    }
+    let digests = space.digests(&seen.json());
+    assert_eq!(digests["update.model"], digests["warmup.model"]);
+    let metrics = rows(&space, "update.metrics");
+    let passed = metrics.iter().find(|row| row["metric"] == "passed_through").unwrap();
+    assert_eq!(passed["value"], 1.0);
+
+    // Nothing is replayed: as if it were not there.
+    let seen = run(&space, &["replayed=0"]).json();
+    let alone = run(&space, &["replayed=0", "data=attacks"]).json();
+    assert_eq!(space.digests(&seen)["responses.responses"], space.digests(&alone)["responses.responses"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_an_error_that_says_what_does() {
+    let space = Space::new();
+    let fails = |from: &str, to: &str, expected: &str| {
+        assert!(HEAD.contains(from), "{from}");
+        space.write("p.yaml", &HEAD.replace(from, to));
+        space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, expected);
+    };
+    fails(
+        "name: never, weight: 0",
+        "name: never, weight: 0.5",
+        "the weights of the models add up to 1.5, not 1",
+    );
+    fails(
+        "combine: $combine\n",
+        "combine: gdpo\n    scale_rewards: none\n",
+        "`scale_rewards` is for `combine: sum`",
+    );
+    let weights = "combine: sum\n    component_weights: { attack: 2 }\n";
+    fails("combine: $combine\n", weights, "`component_weights` are for `combine: gdpo`");
+    let weights = "combine: gdpo\n    component_weights: { attack: -2 }\n";
+    fails("combine: $combine\n", weights, "`component_weights` are at least 0");
+    fails("coverage: { weight: 0.25", "coverage: { weight: -1", "a `weight` is at least 0");
+    fails("verdicts: verdicts, into: pool", "into: pool", "has nothing to do: expected `data`");
+    fails("decay: 0.5", "decay: 1.5", "`decay` is between 0 and 1");
+    fails("data: $data", "data: []", "`data` has at least one dataset of attacks");
+    fails("data: $data", "data: [attacks, pool]", "pool");
+}
+
+#[test]
+fn rewards_need_verdicts_and_meanings_of_the_same_step() {
+    let space = Space::new();
+    let fails = |from: &str, to: &str, expected: &str| {
+        assert!(HEAD.contains(from), "{from}");
+        space.write("p.yaml", &HEAD.replace(from, to));
+        space.triplay(&["pipeline", "run", "p.yaml"]).fails(1, expected);
+    };
+    let other = "  other: { kind: judge, data: none, model: warmup.model }\n  none: { kind: respond, data: nothing, models: [{ model: warmup.model }] }\n  nothing: { kind: replay, data: world.empty_pool, prompts: 4 }\n  rewards:\n";
+    space.write("p.yaml", HEAD);
+    let text = HEAD.replace("  rewards:\n", other).replace("verdicts: judged", "verdicts: other");
+    space.write("p.yaml", &text);
+    space
+        .triplay(&["pipeline", "run", "p.yaml"])
+        .fails(1, "attack 0 of `attacks` has no verdict in `other`: are they of the same step?");
+    let examples = "examples: attacks";
+    fails("examples: world.benign", examples, "`attacks` has no attack with a technique");
+}
