@@ -313,7 +313,8 @@ fn metrics(a: &Run, b: &Run) -> anyhow::Result<Vec<(String, f64, f64)>> {
         let rows = analysis::read(&path)?;
         let mut rows: Vec<_> = rows
             .into_iter()
-            .filter(|row| row.node.starts_with(&prefix) && row.metric.phase != "update")
+            .filter(|row| row.node.starts_with(&prefix))
+            .filter(|row| row.metric.phase != "update" && row.metric.phase != analysis::PHASE)
             .filter(|row| !row.metric.subject.contains('/') && !row.metric.metric.contains(':'))
             .filter(|row| !row.metric.metric.starts_with("cross_success"))
             .collect();
