@@ -110,6 +110,9 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
         let middle = if low.is_finite() { low } else { 0.0 };
         (low, high) = (middle - 0.05, middle + 0.05);
+        if share {
+            (low, high) = (low.max(0.0), high.min(1.0));
+        }
     }
     let rough = (high - low) / 5.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -183,17 +186,33 @@ fn frame(svg: &mut String, measure: &Measure, axes: &Axes) {
     }
     let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">after phase</text>",
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
         (LEFT + right) / 2.0,
-        bottom + 46.0
+        bottom + 46.0,
+        if axes.phases.iter().all(|phase| is_step(phase)) { "iteration.step" } else { "after phase" }
     );
     let middle = (TOP + bottom) / 2.0;
-    let unit = if share { "percent" } else { "value" };
     let _ = writeln!(
         svg,
-        "<text x=\"18\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {middle:.1})\">{}, {unit}</text>",
-        escape(&measure.metric)
+        "<text x=\"18\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {middle:.1})\">{}{}</text>",
+        escape(&measure.metric),
+        unit(&measure.metric)
     );
+}
+
+/// Whether a phase is a step of training, such as `1.12`.
+fn is_step(phase: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    phase.split_once('.').is_some_and(|(iteration, step)| is_number(iteration) && is_number(step))
+}
+
+fn unit(metric: &str) -> &'static str {
+    match metric {
+        _ if is_share(metric) => ", percent",
+        "kl" => ", nats",
+        _ if metric.ends_with("entropy") => ", nats",
+        _ => "",
+    }
 }
 
 /// The interval where there are several seeds.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use serde::Serialize;
 
+use super::halted::PHASE as HALTED;
 use super::statistics::{Estimate, estimate};
 use crate::data::{MetricRow, RunMetricRow};
 
@@ -81,13 +82,20 @@ pub fn variant(node: &str) -> (&str, Option<u64>, &str) {
     }
 }
 
-/// The metric's values, for each ablation in the order of the runs.
+/// The phase of what training itself reports, step by step.
+const TRAINING: &str = "update";
+
+/// The metric's values, for each ablation in the order of the runs. Of what is evaluated and reported by training too,
+/// such as the attacker's entropy, those of evaluations; what guards say is neither.
 pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
+    let is_own = |row: &RunMetricRow| {
+        let metric = &row.metric;
+        metric.subject == measure.subject && metric.metric == measure.metric && metric.phase != HALTED
+    };
+    let is_evaluated = runs.iter().flatten().any(|row| is_own(row) && row.metric.phase != TRAINING);
     let mut found: Vec<Series> = Vec::new();
     for (run, rows) in runs.iter().enumerate() {
-        let own = |row: &&RunMetricRow| {
-            row.metric.subject == measure.subject && row.metric.metric == measure.metric
-        };
+        let own = |row: &&RunMetricRow| is_own(row) && !(is_evaluated && row.metric.phase == TRAINING);
         for row in rows.iter().filter(own) {
             let (ablation, seed, _) = variant(&row.node);
             let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
@@ -172,6 +180,8 @@ pub mod tests {
             row("full-s2/before", 0, "warm-up", 0.5),
             row("full-s2/play[1]/after", 1, "red", 0.8),
             row("flat-s1/before", 0, "warm-up", 0.4),
+            row("flat-s1/play[1]/red[1]/update", 1, "update", 0.9),
+            row("flat-s1/play[1]/red[1]/update", 1, HALTED, 0.9),
         ];
         let measure = measure(std::slice::from_ref(&rows), "attack_success").unwrap();
         let found = series(&[rows], &measure);

@@ -151,6 +151,11 @@ fn cell(measure: &Measure, estimate: &Estimate) -> String {
         true => format!("{:.1}", 100.0 * value),
         false => format!("{value:.3}"),
     };
+    // Not `-0.0`.
+    let number = |value: f64| match number(value) {
+        text if text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.')) => number(0.0),
+        text => text,
+    };
     match estimate.half {
         Some(half) => format!("{} ± {}", number(estimate.mean), number(half)),
         None => number(estimate.mean),

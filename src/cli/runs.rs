@@ -301,7 +301,8 @@ fn changes(a: &Run, b: &Run, pair: &Pair) -> Vec<Change> {
     }
 }
 
-/// The metrics of the last evaluation of both that differ: name, value in A, value in B.
+/// The metrics of the last evaluation of both that differ: name, value in A, value in B. Those of single categories and
+/// classes are left out.
 fn metrics(a: &Run, b: &Run) -> anyhow::Result<Vec<(String, f64, f64)>> {
     let last = |run: &Run| -> anyhow::Result<BTreeMap<String, f64>> {
         let path = run.folder.join("metrics.parquet");
@@ -312,7 +313,10 @@ fn metrics(a: &Run, b: &Run) -> anyhow::Result<Vec<(String, f64, f64)>> {
         let rows = analysis::read(&path)?;
         let mut rows: Vec<_> = rows
             .into_iter()
-            .filter(|row| row.node.starts_with(&prefix) && row.metric.phase != "update")
+            .filter(|row| row.node.starts_with(&prefix))
+            .filter(|row| row.metric.phase != "update" && row.metric.phase != analysis::PHASE)
+            .filter(|row| !row.metric.subject.contains('/') && !row.metric.metric.contains(':'))
+            .filter(|row| !row.metric.metric.starts_with("cross_success"))
             .collect();
         let Some(node) = rows.last().map(|row| row.node.clone()) else { return Ok(BTreeMap::new()) };
         rows.retain(|row| row.node == node);

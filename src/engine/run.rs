@@ -85,6 +85,7 @@ pub fn run(
             events,
             free,
             computing: HashMap::new(),
+            sharing: HashMap::new(),
             pending: 0,
             recording: 0,
             waiting: 0,
@@ -141,6 +142,8 @@ struct Scheduler<'a, 'scope, 'env> {
     free: Resources,
     /// The keys that are being computed by this run, and the other nodes that have the same.
     computing: HashMap<Digest, Vec<NodeId>>,
+    /// Of nodes that are not recorded yet, the others that are done with them.
+    sharing: HashMap<NodeId, Vec<NodeId>>,
     /// Nodes at work.
     pending: usize,
     /// Nodes that are done and not recorded yet.
@@ -427,10 +430,11 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// The other nodes of this run that have the key of one that is done are done too.
     fn share(&mut self, id: NodeId, blobs: &[Blob]) {
         let others = self.computing.get_mut(&self.plan.key(id)).map(std::mem::take).unwrap_or_default();
-        for other in others {
-            self.plan.finish(other, blobs.into());
-            self.plan.found.push(other);
+        for other in &others {
+            self.plan.finish(*other, blobs.into());
+            self.plan.found.push(*other);
         }
+        self.sharing.insert(id, others);
     }
 
     fn recorded(
@@ -458,6 +462,10 @@ impl<'a> Scheduler<'a, '_, '_> {
         } else {
             self.report.ran += 1;
             self.tell(id, false)?;
+        }
+        for other in self.sharing.remove(&id).unwrap_or_default() {
+            self.plan.slot_mut(other).recorded = true;
+            self.thinning.release_around(other, &self.plan, self.executor.store)?;
         }
         drop(publishing);
         let outcome = if again { Outcome::Again } else { Outcome::Ran };

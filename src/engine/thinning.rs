@@ -59,11 +59,12 @@ impl Thinning {
         Ok(())
     }
 
-    /// Lets go of the passing outputs of a node whose consumers are all done.
+    /// Lets go of the passing outputs of a node whose consumers are all done. Recorded, too: after a crash one that is not
+    /// has to be executed, and would need them.
     fn release(&mut self, id: NodeId, plan: &Plan) {
-        let is_done = |id: &NodeId| plan.slot(*id).state == State::Done;
+        let is_done = |id: &NodeId| plan.slot(*id).state == State::Done && plan.slot(*id).recorded;
         let node = plan.graph.node(id);
-        let idle = is_done(&id) && plan.slot(id).recorded && plan.consumers.of(id).iter().all(is_done);
+        let idle = is_done(&id) && plan.consumers.of(id).iter().all(is_done);
         if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
             return;
         }

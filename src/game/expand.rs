@@ -170,6 +170,25 @@ impl World {
             .collect()
     }
 
+    /// Every phrasing that the attacker learns, once, around one seed or another: what techniques look like.
+    pub fn examples(&self) -> Vec<WrappedPrompt> {
+        let seeds = self.select(Task::Hazard, Split::Train);
+        let phrasings = self
+            .techniques
+            .iter()
+            .flat_map(|(name, technique)| technique.phrasings.iter().map(move |phrasing| (name, phrasing)));
+        let wrapped = |(index, (name, phrasing)): (usize, (&String, &String))| {
+            let seed = &seeds[index % seeds.len()];
+            WrappedPrompt {
+                seed: seed.clone(),
+                technique: name.clone(),
+                text: fill(phrasing, seed),
+                said: seed.clone(),
+            }
+        };
+        phrasings.enumerate().map(wrapped).collect()
+    }
+
     /// Benign tasks wrapped like attacks: `per_task` for each. Held-out tasks come in held-out phrasings.
     pub fn benign_prompts(&self, per_task: usize, seed: Seed) -> Vec<WrappedPrompt> {
         let mut random = seed.stream("benign");

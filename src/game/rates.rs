@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::class::{Class, label};
-use super::diversity::{distinct_n, self_bleu};
+use super::diversity::{
+    cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
+};
 
 /// One number: of whom, its name, its value, and how many observations are behind it.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +122,18 @@ impl Rates {
         let mean = bleu.iter().sum::<f64>() / bleu.len().max(1) as f64;
         self.add(subject, "self_bleu", mean, texts.len());
         self.add(subject, "diversity", 1.0 - mean, texts.len());
+    }
+
+    /// How varied the meanings of texts are, by their embeddings.
+    pub fn embeddings(&mut self, subject: &str, embeddings: &[&[f32]]) {
+        self.add(subject, "embedding_diversity", embedding_diversity(embeddings), embeddings.len());
+        self.add(subject, "vendi", vendi_score(embeddings), embeddings.len());
+    }
+
+    /// How many of `all` cells of category and technique are hit, and how evenly.
+    pub fn cells(&mut self, subject: &str, hits: &[(&str, &str)], all: usize) {
+        self.add(subject, "cell_coverage", cell_coverage(hits, all), hits.len());
+        self.add(subject, "cell_entropy", cell_entropy(hits), hits.len());
     }
 
     /// Verdicts against a reference on one set of pairs, such as `fresh`: accuracy, over all and for each class of the
@@ -267,6 +281,18 @@ mod tests {
         assert_eq!(kappa(&[(Negative, Some(Negative)), (Positive, Some(Positive))]), Some(1.0));
         assert_eq!(kappa(&[(Negative, Some(Positive)), (Positive, Some(Negative))]), Some(-1.0));
         assert_eq!((kappa(&[]), kappa(&[(Negative, Some(Negative))])), (None, None));
+    }
+
+    #[test]
+    fn cells_are_counted_by_category_and_technique() {
+        let rates = rates(|rates| {
+            rates.cells("attacks", &[("potions", "story"), ("locks", "story"), ("locks", "story")], 4);
+            rates.embeddings("attacks", &[&[1.0, 0.0], &[0.0, 1.0]]);
+        });
+        assert_eq!(named(&rates, "attacks cell_coverage"), (0.5, 3));
+        assert!((named(&rates, "attacks cell_entropy").0 - 0.636_514).abs() < 1e-6);
+        assert_eq!(named(&rates, "attacks embedding_diversity").0, 1.0);
+        assert!((named(&rates, "attacks vendi").0 - 2.0).abs() < 1e-9);
     }
 
     #[test]

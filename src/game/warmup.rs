@@ -170,32 +170,53 @@ impl<'a> Examples<'a> {
     fn judge(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = pick(&self.hazards, &mut self.random).clone();
         let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.defender);
-        let draw = self.random.random::<f64>();
-        let (text, label) = if draw < 0.5 {
-            (wrapped.text, KEPT)
-        } else if draw < 0.65 {
-            // Something else of the same kind is asked for.
-            let nouns: Vec<&SeedSpec> = self.hazards.iter().filter(|other| other.noun != seed.noun).collect();
-            let other = pick(&nouns, &mut self.random).noun.clone();
-            (wrapped.text.replace(&seed.noun, &other), LOST)
-        } else if draw < 0.8 {
-            let others: Vec<&SeedSpec> =
-                self.hazards.iter().filter(|other| other.verb != seed.verb).collect();
-            let mut other = (*pick(&others, &mut self.random)).clone();
-            other.noun.clone_from(&seed.noun);
-            (self.wrapped(&other, Phrasings::All, |shares| shares.defender).0.text, LOST)
-        } else if draw < 0.9 {
+        let (text, label) = match self.random.random_range(0..20) {
+            0..10 => (wrapped.text, KEPT),
+            // Something else of the same kind is asked for, or of another kind.
+            10..15 => {
+                let other = self.another(&seed, |other| &other.noun).noun;
+                (wrapped.text.replace(&seed.noun, &other), LOST)
+            }
+            15..18 => {
+                let mut other = self.another(&seed, |other| &other.verb);
+                other.noun.clone_from(&seed.noun);
+                (self.wrapped(&other, Phrasings::All, |shares| shares.defender).0.text, LOST)
+            }
             // The words are there, but nobody would understand them.
-            let mut words: Vec<&str> = wrapped.text.split(' ').collect();
-            words.shuffle(&mut self.random);
-            (words.join(" "), LOST)
-        } else {
-            let words: Vec<&str> = wrapped.text.split(' ').filter(|word| *word != seed.noun).collect();
-            (words.join(" "), LOST)
+            _ => {
+                let mut words: Vec<String> = wrapped.text.split(' ').map(str::to_owned).collect();
+                match self.random.random_range(0..3) {
+                    0 => words.shuffle(&mut self.random),
+                    1 => words.retain(|word| *word != seed.noun),
+                    _ => self.garble(&mut words),
+                }
+                (words.join(" "), LOST)
+            }
         };
         let prompt =
             self.judge.render(&Question { seed: &seed.text, prompt: &text, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: label.into() })
+    }
+
+    /// Puts words of other seeds in the place of a quarter of these.
+    fn garble(&mut self, words: &mut [String]) {
+        for _ in 0..words.len().div_ceil(4) {
+            let all = if self.random.random() { &self.hazards } else { &self.benign };
+            let other = pick(all, &mut self.random);
+            let word = if self.random.random() { &other.noun } else { &other.verb };
+            let at = self.random.random_range(0..words.len());
+            words[at].clone_from(word);
+        }
+    }
+
+    /// A hazard or benign task that differs from a seed in this, as often as not of the seed's own kind.
+    fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
+        let all = self.hazards.iter().chain(&self.benign);
+        let others: Vec<&SeedSpec> = all.filter(|other| in_what(other) != in_what(seed)).collect();
+        let own_kind: Vec<&SeedSpec> =
+            others.iter().copied().filter(|other| other.category == seed.category).collect();
+        let near = !own_kind.is_empty() && self.random.random::<bool>();
+        (*pick(if near { &own_kind } else { &others }, &mut self.random)).clone()
     }
 
     fn wrapped(

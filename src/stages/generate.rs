@@ -67,8 +67,10 @@ impl Stage for Generate {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         let asking = self.asking(&self.sampling);
         asking.check()?;
-        let given = [("techniques", !self.techniques.is_empty()), ("history", self.history.is_some())];
-        for ((key, given), variable) in given.into_iter().zip(["techniques", "conversation"]) {
+        for (key, given, variable) in [
+            ("techniques", !self.techniques.is_empty(), "techniques"),
+            ("history", self.history.is_some(), "conversation"),
+        ] {
             if given && !asking.uses(variable) {
                 let message =
                     format!("neither `prompt` nor `system` uses `{variable}`, which `{key}` gives them");

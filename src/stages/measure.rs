@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Labels, Meanings, Verdicts};
+use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
 use super::trial;
 use crate::data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
 use crate::engine::{Context, Input, Kind, Output, Stage};
@@ -24,6 +24,9 @@ pub struct Measure {
     /// The attacks that were judged: adds their diversity, entropy and techniques.
     #[serde(default)]
     attacks: Option<Input<Attacks>>,
+    /// Tells how varied the attacks are by their embeddings: a sentence encoder, or any model.
+    #[serde(default)]
+    embedder: Option<Input<Model>>,
     /// A judge's word on which of the attacks keep their seed's meaning; the others are failures. By default all keep it.
     #[serde(default)]
     meanings: Option<Input<Meanings>>,
@@ -51,7 +54,7 @@ struct Labelled {
 
 impl Stage for Measure {
     const KIND: Kind =
-        Kind { name: "measure", version: 1, outputs: &[Output::new("metrics", "metrics")], numerics: false };
+        Kind { name: "measure", version: 1, outputs: &[Output::new("metrics", "metrics")], numerics: true };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut rates = Rates::default();
@@ -66,6 +69,11 @@ impl Stage for Measure {
         if !attacks.is_empty() {
             let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
             rates.diversity("attacks", &texts);
+            if self.embedder.is_some() {
+                let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
+                let embeddings: Vec<&[f32]> = embeddings.iter().map(Vec::as_slice).collect();
+                rates.embeddings("attacks", &embeddings);
+            }
             let (entropy, tokens) = trial::entropy(&attacks);
             rates.add("attacker", "entropy", entropy, tokens);
         }

@@ -65,6 +65,9 @@ struct Benign {
     /// Draw only from prompts of this split.
     #[serde(default = "default_split")]
     split: String,
+    /// Draw only from prompts of this task; from all by default.
+    #[serde(default)]
+    task: Option<String>,
 }
 
 fn one() -> usize {
@@ -186,12 +189,15 @@ impl Respond {
         }
         if let Some(benign) = &self.benign {
             let pool = artifact::prompts(context, &benign.data)?;
-            let pool: Vec<&AttackRow> = pool.iter().filter(|row| row.origin.split == benign.split).collect();
+            let of_task = |row: &AttackRow| benign.task.as_ref().is_none_or(|task| *task == row.origin.task);
+            let wanted = |row: &&AttackRow| row.origin.split == benign.split && of_task(row);
+            let pool: Vec<&AttackRow> = pool.iter().filter(wanted).collect();
             anyhow::ensure!(
                 !pool.is_empty(),
-                "`{}` has no rows of split `{}`",
+                "`{}` has no rows of split `{}` and task `{}`",
                 benign.data.text(),
-                benign.split
+                benign.split,
+                benign.task.as_deref().unwrap_or("any")
             );
             let drawn = artifact::draw(pool.len(), benign.prompts, context.seed().child("benign"));
             number_on(&mut attacks, drawn.into_iter().map(|index| pool[index]));

@@ -44,7 +44,7 @@ fn default_sft_others() -> usize {
 }
 
 fn default_sft_judge() -> usize {
-    10_000
+    20_000
 }
 
 fn default_benchmark() -> usize {
@@ -67,6 +67,7 @@ impl Stage for Sandbox {
             Output::new("sft_others", "sft"),
             Output::new("sft_judge", "sft"),
             Output::new("benchmark", "attacks"),
+            Output::new("examples", "attacks"),
             Output::new("benign", "attacks"),
             Output::new("pairs", "pairs"),
             Output::new("empty_pool", "pool"),
@@ -104,6 +105,7 @@ impl Stage for Sandbox {
             prompts.into_iter().enumerate().map(|(index, prompt)| attack_row(index, prompt, &at)).collect()
         };
         data::write(&context.output("benchmark"), &attacks(world.benchmark(self.benchmark, seed)))?;
+        data::write(&context.output("examples"), &attacks(world.examples()))?;
         data::write(&context.output("benign"), &attacks(world.benign_prompts(self.benign, seed)))?;
         let pairs: Vec<PairRow> = world
             .labelled_pairs(self.pairs, seed)

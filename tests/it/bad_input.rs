@@ -43,7 +43,7 @@ fn what_can_be_known_before_is_said_before() {
         (
             "data: responses, model: evaluator }",
             "data: responses, model: evaluator, prompt: \"{{ x }}\" }",
-            "there is no `x`; it can use prompt and response",
+            "there is no `x`; it can use prompt, response, seed",
         ),
     ] {
         let seen = small(&space, from, to);

@@ -27,12 +27,15 @@ fn pipeline() -> String {
     phase: judged
     verdicts: judged
     attacks: after.attacks
+    embedder: warmup.model
     benign: benign_judged
     evaluator: after.verdicts
     labelled: { experts: { labels: labels, verdicts: labels_judged } }
 ablations: { full: {}, flat: { diversity: 0 } }
 "#;
-    include_str!("small.yaml").trim_end().to_owned() + more
+    let small = include_str!("small.yaml")
+        .replace("    phase: $label\n", "    phase: $label\n    embedder: warmup.model\n");
+    small.trim_end().to_owned() + more
 }
 
 fn metrics(space: &Space, node: &str) -> BTreeSet<(String, String)> {
@@ -67,6 +70,9 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
         !metric.ends_with("_determined") && !metric.contains(':') && !subject.contains('/')
     });
     assert_eq!(only.count(), 0, "{by_judge:?}\n{by_oracle:?}");
+    for name in ["vendi", "embedding_diversity", "cell_coverage", "cell_entropy"] {
+        assert!(by_oracle.contains(&("attacks".into(), name.into())), "{name}: {by_oracle:?}");
+    }
     for name in ["accuracy_fresh", "kappa_experts", "accuracy_experts"] {
         assert!(by_oracle.contains(&("evaluator".into(), name.into())), "{name}: {by_oracle:?}");
     }

@@ -74,7 +74,11 @@ fn shows_datasets(space: &Space) {
         assert_eq!(ids.len(), row["logprobs"].as_array().unwrap().len());
     }
     let schema = show(&["latest:play[1]/red[1]/verdicts", "--schema"]);
-    assert!(schema.out.contains("The evaluator's raw text."), "{}", schema.out);
+    assert!(
+        schema.out.contains("The evaluator's answer: the part of its completion that counts."),
+        "{}",
+        schema.out
+    );
     show(&["latest:play[1]/red[1]/atacks"]).fails(2, "did you mean `play[1]/red[1]/attacks`?");
     show(&["latest:world.seeds", "--columns", "sed_id"])
         .fails(2, "there is no column `sed_id`; did you mean `seed_id`?");
@@ -156,7 +160,10 @@ fn shipped_pipelines_are_valid() {
     let mut checked = 0;
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        // huggingface.yaml names checkpoints that are not there; huggingface.rs makes some.
+        let is_whole = path.extension().is_some_and(|extension| extension == "yaml")
+            && path.file_stem().is_some_and(|stem| stem != "huggingface");
+        if is_whole {
             let seen = space.triplay(&["pipeline", "check", path.to_str().unwrap()]);
             assert_eq!(seen.code, Some(0), "{}", seen.err);
             checked += 1;

@@ -122,3 +122,25 @@ fn an_outline_says_which_round_is_meant() {
     let all = [Some(1), Some(2), None].map(|round| ("l/m", "all", round));
     assert_eq!(results, [&[("l/m", "one", Some(2))], &all[..]].concat());
 }
+
+#[test]
+fn what_seeds_share_is_dropped_once_all_of_them_are_done() {
+    let space = Space::new();
+    // Nothing here depends on the seed but `end`.
+    let fixed = "
+pipeline: test
+seeds: [1, 2]
+stages:
+  a: { kind: say, text: x, seed: 1 }
+  l:
+    repeat: 3
+    carry: { t: a }
+    stages: { m: { kind: join, parts: [t, a], seed: 1 } }
+    next: { t: m.joined }
+  end: { kind: join, parts: [l.t] }
+";
+    let ran = space.run(fixed, &[]);
+    assert_eq!((ran.report.ran, ran.report.cached, ran.report.failures.len()), (6, 4, 0));
+    let there = ["s1/l[1]/m", "s2/l[2]/m", "s1/l[3]/m", "s2/l[3]/m"].map(|node| ran.has(&space, node));
+    assert_eq!(there, [false, false, true, true]);
+}

@@ -1,6 +1,7 @@
 //! The attacker and the defense models: fresh attacks on held-out hazards, and attacks that stay the same.
 
 use super::Evaluation;
+use super::diversity::Techniques;
 use crate::data::{AttackRow, ResponseRow, SeedRow};
 use crate::engine::{Context, Input};
 use crate::game::{Class, Outcome, Role};
@@ -20,8 +21,6 @@ impl Evaluation<'_> {
         let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
         let kept: Vec<bool> = attacks.iter().map(|attack| self.keeps_meaning(attack)).collect();
         self.rates.share("attacker", "meaning_kept", kept);
-        let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
-        self.rates.diversity("attacks", &texts);
         let (entropy, tokens) = trial::entropy(&attacks);
         self.rates.add("attacker", "entropy", entropy, tokens);
         Ok(attacks)
@@ -32,7 +31,11 @@ impl Evaluation<'_> {
         &mut self,
         context: &mut Context,
         attacks: &[AttackRow],
+        techniques: &Techniques,
     ) -> anyhow::Result<Vec<ResponseRow>> {
+        let all: Vec<(&AttackRow, Option<&str>)> =
+            attacks.iter().zip(techniques.of.iter().map(Option::as_deref)).collect();
+        self.diversity(context, "attacks", &all, techniques)?;
         let stage = self.stage;
         let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
         let models: Vec<(&str, &Input<Model>)> =
@@ -43,16 +46,17 @@ impl Evaluation<'_> {
             responses.extend(trial::response_rows(attacks, samples, name, responses.len(), &self.at));
         }
         let mut outcomes = Vec::with_capacity(responses.len());
-        for (response, attack) in responses.iter().zip(attacks.iter().cycle()) {
+        for (response, (attack, technique)) in responses.iter().zip(all.iter().cycle()) {
             let class = self.class(&response.origin.seed_id, &response.text)?;
-            outcomes.push(self.outcome(&response.defender, attack, Some(class)));
+            let outcome = self.outcome(&response.defender, attack, Some(class));
+            outcomes.push(Outcome { technique: *technique, ..outcome });
         }
         self.rates.success("attack_success", &outcomes);
         self.rates.success_by_cell("attack_success", &outcomes);
         self.rates.manners(&outcomes);
-        let broken = attacks.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded());
-        let successful: Vec<&str> = broken.map(|(attack, _)| attack.text.as_str()).collect();
-        self.rates.diversity("successful_attacks", &successful);
+        let broken = all.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded());
+        let successful: Vec<(&AttackRow, Option<&str>)> = broken.map(|(attack, _)| *attack).collect();
+        self.diversity(context, "successful_attacks", &successful, techniques)?;
         Ok(responses)
     }
 

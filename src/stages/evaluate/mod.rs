@@ -3,6 +3,7 @@
 
 mod ability;
 mod attack;
+mod diversity;
 mod judgement;
 
 use schemars::JsonSchema;
@@ -41,6 +42,9 @@ pub struct Evaluate {
     pairs: Input<Pairs>,
     /// The world whose oracle judges.
     world: Input<World>,
+    /// Tells how varied attacks are by their embeddings: a sentence encoder, or any model.
+    #[serde(default)]
+    embedder: Option<Input<Model>>,
     /// Attacks for each held-out hazard.
     #[serde(default = "default_group")]
     group: usize,
@@ -66,7 +70,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 3,
+        version: 4,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("attacks", "attacks"),
@@ -94,7 +98,8 @@ impl Stage for Evaluate {
             greedy: Sampling { temperature: 0.0, ..self.sampling.clone() },
         };
         let attacks = evaluation.attacks(context)?;
-        let responses = evaluation.responses(context, &attacks)?;
+        let techniques = evaluation.techniques(context, &attacks)?;
+        let responses = evaluation.responses(context, &attacks, &techniques)?;
         let verdicts = evaluation.verdicts(context, &attacks, &responses)?;
         evaluation.benchmark(context)?;
         evaluation.pairs(context)?;

@@ -13,7 +13,7 @@ use self::combine::{Combine, ComponentWeights};
 use super::artifact::{self, Labels, Responses, Verdicts};
 use crate::data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, DefenderReward};
+use crate::game::{self, Class, Classes, DefenderReward};
 use crate::grpo::ScaleRewards;
 
 /// What each completion earned, component by component, and its advantage within its group.
@@ -66,6 +66,9 @@ struct EvaluatorRule {
     verdicts: Input<Verdicts>,
     /// The experts' labels of the pairs that were judged.
     labels: Input<Labels>,
+    /// The classes that are told apart.
+    #[serde(default)]
+    classes: Classes,
 }
 
 impl Stage for Reward {
@@ -140,7 +143,7 @@ impl EvaluatorRule {
             let Some(expected) = Class::parse(&label.class) else { continue };
             let class = Class::parse(&verdict.class);
             rows.push(RewardRow {
-                reward: game::evaluator_reward(class, expected),
+                reward: game::evaluator_reward(class, expected, self.classes),
                 verdict: Some(verdict.class.clone()),
                 label: Some(label.class.clone()),
                 undetermined: u32::from(class.is_none()),
