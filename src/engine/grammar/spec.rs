@@ -166,7 +166,7 @@ impl Reader<'_> {
     /// Whether `params` may have this key, which else is reported.
     pub fn is_declarable(&self, key: &Key) -> bool {
         let name = &key.name;
-        let own = OWN_PARAMS.contains(&name.as_str()) || name == "seeds";
+        let own = OWN_PARAMS.contains(&name.as_str());
         if own {
             let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
             self.errors.at::<()>(key.at, message);

@@ -58,7 +58,7 @@ pub(super) fn top() -> Value {
             "The number type in which models are computed: f32; bf16 or f16 on a GPU; f64 to check numbers." },
         "params": { "type": "object", "description":
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
-            "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "seeds", "device", "dtype"] } },
+            "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "device", "dtype"] } },
             "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
             "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
