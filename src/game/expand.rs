@@ -199,7 +199,7 @@ impl World {
                 for round in 0..per_task {
                     let technique = techniques[(index + round) % techniques.len()];
                     let share = |shares: &Shares| {
-                        if split == Split::Train { shares.defender } else { shares.benchmark }
+                        if split == Split::Train { shares.benign } else { shares.benchmark }
                     };
                     let style = self.style(technique, phrasings, share, &mut random);
                     prompts.push(self.wrap(task, &style, &mut random));

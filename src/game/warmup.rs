@@ -169,7 +169,7 @@ impl<'a> Examples<'a> {
     /// garbled, some ask for nothing.
     fn judge(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = pick(&self.hazards, &mut self.random).clone();
-        let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.defender);
+        let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.judge);
         let (text, label) = match self.random.random_range(0..20) {
             0..10 => (wrapped.text, KEPT),
             // Something else of the same kind is asked for, or of another kind.
@@ -180,7 +180,7 @@ impl<'a> Examples<'a> {
             15..18 => {
                 let mut other = self.another(&seed, |other| &other.verb);
                 other.noun.clone_from(&seed.noun);
-                (self.wrapped(&other, Phrasings::All, |shares| shares.defender).0.text, LOST)
+                (self.wrapped(&other, Phrasings::All, |shares| shares.judge).0.text, LOST)
             }
             // The words are there, but nobody would understand them.
             _ => {

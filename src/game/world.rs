@@ -145,12 +145,15 @@ pub struct RoleShares {
     pub evaluator: f64,
 }
 
-/// Shares of what the attacker learns, of what the defender learns, and of what both are measured by.
+/// Shares of what the attacker, the defender and the judge of meaning learn in their warm-up, of the benign prompts
+/// of the defender's phase, and of what roles are measured by.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shares {
     pub attacker: f64,
     pub defender: f64,
+    pub judge: f64,
+    pub benign: f64,
     pub benchmark: f64,
 }
 
@@ -186,6 +189,16 @@ pub struct EvaluatorWarmup {
 const EMBEDDED: &str = include_str!("../../datasets/sandbox/world.yaml");
 
 impl World {
+    /// Changes with the world that comes with triplay: FNV-1a of its text.
+    pub const EDITION: u32 = {
+        let (text, mut hash, mut at) = (EMBEDDED.as_bytes(), 0x811c_9dc5u32, 0);
+        while at < text.len() {
+            hash = (hash ^ text[at] as u32).wrapping_mul(0x0100_0193);
+            at += 1;
+        }
+        hash
+    };
+
     /// The text of the world that comes with triplay.
     pub fn embedded_text() -> &'static str {
         EMBEDDED
@@ -333,9 +346,13 @@ impl World {
             ("warmup.roles.evaluator", roles.evaluator),
             ("warmup.coded.attacker", warmup.coded.attacker),
             ("warmup.coded.defender", warmup.coded.defender),
+            ("warmup.coded.judge", warmup.coded.judge),
+            ("warmup.coded.benign", warmup.coded.benign),
             ("warmup.coded.benchmark", warmup.coded.benchmark),
             ("warmup.framed.attacker", warmup.framed.attacker),
             ("warmup.framed.defender", warmup.framed.defender),
+            ("warmup.framed.judge", warmup.framed.judge),
+            ("warmup.framed.benign", warmup.framed.benign),
             ("warmup.framed.benchmark", warmup.framed.benchmark),
             ("warmup.attacker.benign", warmup.attacker.benign),
             ("warmup.defender.arithmetic", warmup.defender.arithmetic),
