@@ -16,5 +16,5 @@ pub use matrix::matrix;
 pub use plot::curves;
 pub use series::{Measure, Series, measure, series, variant};
 pub use statistics::{Estimate, estimate};
-pub use summary::{Aspect, Line, Summary, summarise};
+pub use summary::{Aspect, Line, Summary, summarise, summarise_phases};
 pub use table::{table, usual};

@@ -45,8 +45,13 @@ impl Series {
         self.over(|values| Some(values.last()?.1 - values.first()?.1))
     }
 
-    /// After each phase that any sample has, over those that have it.
-    pub fn phases(&self) -> Vec<(String, Estimate)> {
+    /// After a phase.
+    pub fn after(&self, phase: &str) -> BTreeMap<Sample, f64> {
+        self.over(|values| Some(values.iter().find(|(known, _)| known == phase)?.1))
+    }
+
+    /// The phases that any sample has, in the order of the one with the most.
+    pub fn names(&self) -> Vec<&str> {
         let mut samples: Vec<&Vec<(String, f64)>> = self.samples.values().collect();
         samples.sort_by_key(|values| std::cmp::Reverse(values.len()));
         let mut phases: Vec<&str> = Vec::new();
@@ -55,12 +60,13 @@ impl Series {
                 phases.push(phase);
             }
         }
-        let at = |phase: &str| {
-            let value =
-                |values: &Vec<(String, f64)>| values.iter().find(|(known, _)| known == phase).map(|v| v.1);
-            samples.iter().filter_map(|values| value(values)).collect::<Vec<f64>>()
-        };
-        phases.into_iter().filter_map(|phase| Some((phase.to_owned(), estimate(&at(phase))?))).collect()
+        phases
+    }
+
+    /// After each phase, over the samples that have it.
+    pub fn phases(&self) -> Vec<(String, Estimate)> {
+        let at = |phase: &str| estimate(&self.after(phase).into_values().collect::<Vec<f64>>());
+        self.names().into_iter().filter_map(|phase| Some((phase.to_owned(), at(phase)?))).collect()
     }
 }
 

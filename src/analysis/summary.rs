@@ -17,6 +17,10 @@ pub enum Aspect {
     Gain,
     /// After the last evaluation, seed by seed what it is more than the first ablation.
     Difference,
+    /// After a phase.
+    Phase,
+    /// Seed by seed, what a phase changed: after it, more than after the one before.
+    Change,
 }
 
 /// A line: an aspect of an ablation, and an estimate for each measure that it has.
@@ -24,6 +28,9 @@ pub enum Aspect {
 pub struct Line {
     pub aspect: Aspect,
     pub ablation: String,
+    /// Which, where it is about a phase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     pub estimates: Vec<Option<Estimate>>,
 }
 
@@ -37,71 +44,112 @@ pub struct Summary {
 /// Summarises runs by these measures.
 pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary {
     let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
-    let mut ablations: Vec<&str> = Vec::new();
-    for series in all.iter().flatten() {
-        if !ablations.contains(&series.ablation.as_str()) {
-            ablations.push(&series.ablation);
-        }
-    }
-    let of = |series: &'_ [Series], ablation: &str| -> Option<usize> {
-        series.iter().position(|series| series.ablation == ablation)
-    };
+    let ablations = ablations(&all);
     let mut lines = Vec::new();
-    for aspect in [Aspect::Last, Aspect::Gain, Aspect::Difference] {
+    type Values = fn(&Series, first: Option<&Series>) -> Vec<f64>;
+    let aspects: [(Aspect, Values); 3] = [
+        (Aspect::Last, |own, _| own.last().into_values().collect()),
+        (Aspect::Gain, |own, _| own.gain().into_values().collect()),
+        (Aspect::Difference, |own, first| {
+            first.map_or(Vec::new(), |first| differences(&own.last(), &first.last()))
+        }),
+    ];
+    for (aspect, values) in aspects {
         for (index, ablation) in ablations.iter().enumerate() {
             let value = |series: &Vec<Series>| {
-                let own = &series[of(series, ablation)?];
-                let values: Vec<f64> = match aspect {
-                    Aspect::Last => own.last().into_values().collect(),
-                    Aspect::Gain => own.gain().into_values().collect(),
-                    Aspect::Difference => {
-                        differences(&own.last(), &series[of(series, ablations.first()?)?].last())
-                    }
-                };
-                estimate(&values)
+                let first = ablations.first().and_then(|first| of(series, first));
+                estimate(&values(&series[of(series, ablation)?], first.map(|first| &series[first])))
             };
             if aspect != Aspect::Difference || index > 0 {
                 let estimates = all.iter().map(value).collect();
-                lines.push(Line { aspect, ablation: (*ablation).to_owned(), estimates });
+                lines.push(Line { aspect, ablation: (*ablation).to_owned(), phase: None, estimates });
             }
         }
     }
     Summary { measures, lines }
 }
 
+/// Summarises runs phase by phase.
+pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary {
+    let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
+    let mut lines = Vec::new();
+    for ablation in ablations(&all) {
+        let own: Vec<Option<&Series>> =
+            all.iter().map(|series| Some(&series[of(series, ablation)?])).collect();
+        let phases =
+            own.iter().flatten().map(|series| series.names()).max_by_key(Vec::len).unwrap_or_default();
+        for aspect in [Aspect::Phase, Aspect::Change] {
+            for (index, phase) in phases.iter().enumerate() {
+                let value = |series: &Option<&Series>| {
+                    let after = (*series)?.after(phase);
+                    let Some(before) = index.checked_sub(1).map(|index| phases[index]) else {
+                        return estimate(&after.into_values().collect::<Vec<_>>());
+                    };
+                    match aspect {
+                        Aspect::Change => estimate(&differences(&after, &(*series)?.after(before))),
+                        _ => estimate(&after.into_values().collect::<Vec<_>>()),
+                    }
+                };
+                if aspect == Aspect::Phase || index > 0 {
+                    let (ablation, phase) = (ablation.to_owned(), Some((*phase).to_owned()));
+                    let estimates = own.iter().map(value).collect();
+                    lines.push(Line { aspect, ablation, phase, estimates });
+                }
+            }
+        }
+    }
+    Summary { measures, lines }
+}
+
+/// The ablations that any measure has, in the order of the run.
+fn ablations(all: &[Vec<Series>]) -> Vec<&str> {
+    let mut ablations: Vec<&str> = Vec::new();
+    for series in all.iter().flatten() {
+        if !ablations.contains(&series.ablation.as_str()) {
+            ablations.push(&series.ablation);
+        }
+    }
+    ablations
+}
+
+fn of(series: &[Series], ablation: &str) -> Option<usize> {
+    series.iter().position(|series| series.ablation == ablation)
+}
+
 impl Summary {
-    fn title(&self, aspect: Aspect) -> String {
-        match aspect {
+    fn title(&self, line: &Line) -> String {
+        match line.aspect {
             Aspect::Last => "after the last evaluation".into(),
             Aspect::Gain => "from the first evaluation to the last".into(),
             Aspect::Difference => {
                 let first = self.lines.first().map_or("", |line| line.ablation.as_str());
                 format!("after the last evaluation, more than {}", name(first))
             }
+            Aspect::Phase => format!("{}, after each phase", name(&line.ablation)),
+            Aspect::Change => format!("{}, changed by each phase", name(&line.ablation)),
         }
     }
 
-    /// A part for each aspect: its title, and rows of cells of which the first is the heading.
+    /// A part for each title: that, and rows of cells of which the first is the heading.
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
-        let mut parts = Vec::new();
-        for aspect in [Aspect::Last, Aspect::Gain, Aspect::Difference] {
-            let own: Vec<&Line> = self.lines.iter().filter(|line| line.aspect == aspect).collect();
-            if own.is_empty() {
-                continue;
+        let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
+        for line in &self.lines {
+            let title = self.title(line);
+            if parts.last().is_none_or(|(known, _)| *known != title) {
+                let first = if line.phase.is_some() { "phase" } else { "ablation" };
+                let headings = self.measures.iter().map(heading);
+                let row = [first.into(), "seeds".into()].into_iter().chain(headings).collect();
+                parts.push((title, vec![row]));
             }
-            let headings = self.measures.iter().map(heading);
-            let mut rows: Vec<Vec<String>> =
-                vec![["ablation".into(), "seeds".into()].into_iter().chain(headings).collect()];
-            for line in own {
-                let seeds = line.estimates.iter().flatten().map(|estimate| estimate.count).max().unwrap_or(0);
-                let cells = self.measures.iter().zip(&line.estimates).map(|(measure, estimate)| {
-                    estimate.map_or("-".to_owned(), |estimate| cell(measure, &estimate))
-                });
-                rows.push(
-                    [name(&line.ablation).into(), seeds.to_string()].into_iter().chain(cells).collect(),
-                );
+            let seeds = line.estimates.iter().flatten().map(|estimate| estimate.count).max().unwrap_or(0);
+            let cells = self.measures.iter().zip(&line.estimates).map(|(measure, estimate)| {
+                estimate.map_or("-".to_owned(), |estimate| cell(measure, &estimate))
+            });
+            let label = line.phase.as_deref().unwrap_or_else(|| name(&line.ablation));
+            let row = [label.to_owned(), seeds.to_string()].into_iter().chain(cells).collect();
+            if let Some((_, rows)) = parts.last_mut() {
+                rows.push(row);
             }
-            parts.push((self.title(aspect), rows));
         }
         parts
     }
@@ -201,6 +249,29 @@ flat          3  10.0 ± 0.0
 mean ± half of the 95 % interval over seeds; shares in percent
 ";
         assert_eq!(summary().text(), expected);
+    }
+
+    #[test]
+    fn phases_are_a_table_of_each_ablation() {
+        let mut rows = Vec::new();
+        for (seed, first, last) in [(1, 0.4, 0.6), (2, 0.5, 0.8)] {
+            rows.push(row(&format!("s{seed}/before"), 0, "warm-up", first));
+            rows.push(row(&format!("s{seed}/play[1]/after"), 1, "red", last));
+        }
+        let measure = measure(std::slice::from_ref(&rows), "attack_success").unwrap();
+        let expected = "
+as it stands, after each phase
+phase    seeds        attack
+warm-up      2   45.0 ± 63.5
+1 red        2  70.0 ± 127.1
+
+as it stands, changed by each phase
+phase  seeds       attack
+1 red      2  25.0 ± 63.5
+
+mean ± half of the 95 % interval over seeds; shares in percent
+";
+        assert_eq!(summarise_phases(&[rows], vec![measure]).text(), expected);
     }
 
     #[test]

@@ -19,7 +19,7 @@ const LEGEND: &str = "\
 attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
 refuse: plain refusals of fresh attacks; eval, held: the evaluator's accuracy on
 fresh and on held-out pairs; benign, arith: what the defender still gets right;
-divers: 1 - Self-BLEU of the attacks. Others in percent, truth by the oracle.
+divers: 1 - Self-BLEU of the attacks. Others in percent, by the oracle or a judge.
 ";
 
 /// The measures that tables show where nobody says which: those of [`table`] that these rows have.

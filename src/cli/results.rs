@@ -1,5 +1,6 @@
 //! `triplay results`: many seeds and ablations together, as a table and as curves.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 use super::folder::Run;
 use crate::analysis;
 use crate::data::RunMetricRow;
+use crate::engine;
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -23,6 +25,12 @@ pub struct TableArgs {
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
     #[arg(required = true)]
     runs: Vec<String>,
+    /// Show this ablation only; may be repeated
+    #[arg(long = "ablation", value_name = "NAME")]
+    ablations: Vec<String>,
+    /// Show every phase, and what it changed
+    #[arg(long)]
+    phases: bool,
     /// Show this metric, such as `attack_success` or `attacks.diversity`; may be repeated
     #[arg(long = "metric", value_name = "[SUBJECT.]METRIC")]
     metrics: Vec<String>,
@@ -42,6 +50,9 @@ pub struct PlotArgs {
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
     #[arg(required = true)]
     runs: Vec<String>,
+    /// Draw this ablation only; may be repeated
+    #[arg(long = "ablation", value_name = "NAME")]
+    ablations: Vec<String>,
     /// The file to write
     #[arg(long, short, value_name = "FILE.svg")]
     out: PathBuf,
@@ -55,7 +66,7 @@ pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
-    let runs = read(&args.runs)?;
+    let runs = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
         true => analysis::usual(&runs.concat()),
         false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
@@ -64,7 +75,10 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         !measures.is_empty(),
         "nothing was evaluated here; --metric shows a metric of another stage"
     );
-    let summary = analysis::summarise(&runs, measures);
+    let summary = match args.phases {
+        true => analysis::summarise_phases(&runs, measures),
+        false => analysis::summarise(&runs, measures),
+    };
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else if args.markdown {
@@ -76,7 +90,7 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
-    let runs = read(&args.runs)?;
+    let runs = read(&args.runs, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let svg = analysis::curves(&measure, &analysis::series(&runs, &measure));
     std::fs::write(&args.out, svg).with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -84,9 +98,22 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The metrics of each run or file.
-fn read(names: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
-    names.iter().map(|name| of(name)).collect()
+/// The metrics of each run or file, of these ablations, or of all where none is named.
+fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+    let mut runs = names.iter().map(|name| of(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let of_row = |row: &RunMetricRow| analysis::variant(&row.node).0.to_owned();
+    let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();
+    if let Some(unknown) = ablations.iter().find(|name| !known.contains(*name)) {
+        let known: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        match engine::nearest(unknown, &known) {
+            Some(near) => anyhow::bail!("there is no ablation `{unknown}`; did you mean `{near}`?"),
+            None => anyhow::bail!("there is no ablation `{unknown}`; there are {}", known.join(", ")),
+        }
+    }
+    if !ablations.is_empty() {
+        runs.iter_mut().for_each(|rows| rows.retain(|row| ablations.contains(&of_row(row))));
+    }
+    Ok(runs)
 }
 
 fn of(name: &str) -> anyhow::Result<Vec<RunMetricRow>> {

@@ -1,5 +1,6 @@
 //! The types of artifacts that pass between stages, and how stages read and write them.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,6 +83,27 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
 ) -> anyhow::Result<Arc<Vec<R>>> {
     context.load(context.input(input)?, |path| {
         let rows = data::read::<R>(path)?;
+        let bytes = std::fs::metadata(path)?.len() as usize * 4;
+        Ok((rows, bytes))
+    })
+}
+
+/// Seed prompts, each with an id of its own, without which nothing could be followed or told apart.
+pub fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<SeedRow>>> {
+    context.load(context.input(input)?, |path| {
+        let rows = data::read::<SeedRow>(path)?;
+        let mut known: HashMap<&str, usize> = HashMap::new();
+        for (row, seed) in rows.iter().enumerate() {
+            let id = seed.seed_id.as_str();
+            let remedy = "`triplay data import` makes missing ids and finds seeds that are twice";
+            anyhow::ensure!(!id.is_empty(), "{}: row {row} has no seed_id: {remedy}", path.display());
+            if let Some(first) = known.insert(id, row) {
+                anyhow::bail!(
+                    "{}: rows {first} and {row} both have the seed_id `{id}`: {remedy}",
+                    path.display()
+                );
+            }
+        }
         let bytes = std::fs::metadata(path)?.len() as usize * 4;
         Ok((rows, bytes))
     })
@@ -219,7 +241,9 @@ pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<
     let seeds = match rows::<AttackRow, _>(context, input) {
         Ok(attacks) => return Ok(attacks.to_vec()),
         // A file of one's own does not say what it holds.
-        Err(error) => rows::<SeedRow, _>(context, input).map_err(|_| error)?,
+        Err(error) => {
+            seeds(context, input).map_err(|other| if other.is::<data::Error>() { error } else { other })?
+        }
     };
     Ok(seeds.iter().enumerate().map(|(index, seed)| prompt(index, seed, position(context))).collect())
 }

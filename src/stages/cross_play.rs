@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Model, Seeds, World};
 use super::asking::{Asking, Chat, Text};
 use super::trial;
-use crate::data::{self, AttackRow, ResponseRow, SeedRow};
+use crate::data::{self, AttackRow, ResponseRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Outcome, Rates, Role};
 use crate::rollout::Sampling;
@@ -93,7 +93,7 @@ impl Stage for CrossPlay {
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let seeds = artifact::rows::<SeedRow, _>(context, &self.seeds)?;
+        let seeds = artifact::seeds(context, &self.seeds)?;
         let hazards = trial::hazards(&seeds, self.group, &self.seeds.text())?;
         let world = self.world.as_ref().map(|world| artifact::world(context, world)).transpose()?;
         let oracle = world.as_ref().map(|world| world.oracle());

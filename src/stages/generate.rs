@@ -81,7 +81,7 @@ impl Stage for Generate {
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let seeds = artifact::rows::<SeedRow, _>(context, &self.data)?;
+        let seeds = artifact::seeds(context, &self.data)?;
         let history = match &self.history {
             Some(history) => Some(artifact::rows::<ResponseRow, _>(context, history)?),
             None => None,

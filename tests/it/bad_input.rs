@@ -5,6 +5,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use triplay::data::SeedRow;
+
 use crate::space::{Seen, Space};
 
 fn small(space: &Space, from: &str, to: &str) -> Seen {
@@ -147,4 +149,34 @@ fn a_write_that_fails_is_said_and_the_cache_goes_on_afterwards() {
     let summary = space.run(&[]);
     assert_eq!(summary["cached"].as_u64(), Some(recorded));
     assert_eq!(space.run(&[])["ran"], 0);
+}
+
+#[test]
+fn seeds_without_an_id_of_their_own_are_refused_with_their_rows() {
+    let space = Space::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+    space.write(
+        "p.yaml",
+        &format!(
+            "pipeline: p\nstages:\n  attacks:\n    kind: generate\n    model: {{ path: {model} }}\n    data: {{ path: seeds.parquet }}\n    prompts: 1\n"
+        ),
+    );
+    let seed = |id: &str| SeedRow {
+        seed_id: id.into(),
+        category: "potions".into(),
+        split: "train".into(),
+        task: "hazard".into(),
+        text: "brew glowvenom".into(),
+        answer: None,
+    };
+    for (ids, said) in [
+        (
+            ["a", "b", "a"],
+            "seeds.parquet: rows 0 and 2 both have the seed_id `a`: `triplay data import` makes",
+        ),
+        (["a", "", "c"], "seeds.parquet: row 1 has no seed_id: `triplay data import` makes missing ids"),
+    ] {
+        triplay::data::write(&space.path("seeds.parquet"), &ids.map(seed)).unwrap();
+        space.triplay(&["pipeline", "run", "p.yaml"]).fails(1, said);
+    }
 }

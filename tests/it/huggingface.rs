@@ -147,6 +147,10 @@ fn the_pipeline_for_checkpoints_of_ones_own_runs_all_phases() {
     assert!(!rewards.is_empty());
     assert_eq!(column(&rows(&space, "play[1]/after_attacks"), "split"), ["heldout"].into());
     assert_eq!(rows(&space, "play[1]/after_verdicts").len(), 6);
+    let measured = rows(&space, "play[1]/after");
+    for metric in ["attack_success", "meaning_kept", "diversity", "vendi", "accuracy_fresh"] {
+        assert!(column(&measured, "metric").contains(metric), "{metric}: {measured:?}");
+    }
 
     let models = space.path(summary["results"].as_str().unwrap()).join("models");
     for role in ["red", "blue", "eval"] {
@@ -184,8 +188,8 @@ stages:
     kind: respond
     data: attacks
     models:
-      - {{ model: {{ path: models/defender }}, chat: true, answer: {{ after: "</never>" }} }}
-      - {{ model: {{ path: models/frozen-a }}, name: a, chat: true }}
+      - {{ model: {{ path: models/defender }}, chat: true, answer: {{ after: "</never>" }}, weight: 0.5 }}
+      - {{ model: {{ path: models/frozen-a }}, name: a, chat: true, weight: 0.5 }}
     sampling: {{ max_new_tokens: 6 }}
   verdicts: {{ kind: judge, data: responses, model: {{ path: models/evaluator }}, chat: true, prompt: "{{{{ prompt }}}} {{{{ response }}}}", labels: {labels} }}
   start: {{ kind: empty }}

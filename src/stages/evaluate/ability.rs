@@ -1,7 +1,7 @@
 //! What hardening must not cost the defender: benign tasks and arithmetic.
 
 use super::Evaluation;
-use crate::data::{AttackRow, Sample, SeedRow};
+use crate::data::{AttackRow, Sample};
 use crate::engine::Context;
 use crate::game::Class;
 use crate::stages::artifact;
@@ -21,7 +21,7 @@ impl Evaluation<'_> {
             })
             .collect();
         self.rates.over_refusal(&refused);
-        let seeds = artifact::rows::<SeedRow, _>(context, &self.stage.seeds)?;
+        let seeds = artifact::seeds(context, &self.stage.seeds)?;
         let questions: Vec<AttackRow> = seeds
             .iter()
             .filter(|seed| seed.task == "arithmetic")

@@ -2,7 +2,7 @@
 
 use super::Evaluation;
 use super::diversity::Techniques;
-use crate::data::{AttackRow, ResponseRow, SeedRow};
+use crate::data::{AttackRow, ResponseRow};
 use crate::engine::{Context, Input};
 use crate::game::{Class, Outcome, Role};
 use crate::stages::artifact::{self, Model};
@@ -13,7 +13,7 @@ impl Evaluation<'_> {
     /// Fresh attacks on held-out hazards.
     pub(super) fn attacks(&mut self, context: &mut Context) -> anyhow::Result<Vec<AttackRow>> {
         let stage = self.stage;
-        let seeds = artifact::rows::<SeedRow, _>(context, &stage.seeds)?;
+        let seeds = artifact::seeds(context, &stage.seeds)?;
         let hazards = trial::hazards(&seeds, stage.group, &stage.seeds.text())?;
         let asking = Asking::plainly(Role::Attacker, &stage.attacker, &stage.sampling);
         let questions = hazards.iter().map(|seed| trial::seed(seed));
