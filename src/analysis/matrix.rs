@@ -9,17 +9,21 @@ use crate::data::RunMetricRow;
 const METRIC: &str = "cross_success";
 
 /// The success of every attacker against every defender in percent, a part for each node that played them; nothing where
-/// none did. Over seeds it is the mean.
+/// none did. Over the seeds of an ablation it is the mean.
 pub fn matrix(rows: &[RunMetricRow]) -> String {
-    let mut parts: Vec<(&str, Vec<&RunMetricRow>)> = Vec::new();
+    let mut parts: Vec<((&str, &str), Vec<&RunMetricRow>)> = Vec::new();
     for row in rows.iter().filter(|row| row.metric.metric == METRIC) {
-        let (.., node) = variant(&row.node);
-        match parts.iter_mut().find(|(known, _)| *known == node) {
+        let (ablation, _, node) = variant(&row.node);
+        match parts.iter_mut().find(|(known, _)| *known == (ablation, node)) {
             Some((_, part)) => part.push(row),
-            None => parts.push((node, vec![row])),
+            None => parts.push(((ablation, node), vec![row])),
         }
     }
-    parts.iter().map(|(node, rows)| part(node, rows)).collect()
+    let title = |(ablation, node): &(&str, &str)| match *ablation {
+        "" => (*node).to_owned(),
+        ablation => format!("{ablation}/{node}"),
+    };
+    parts.iter().map(|(of, rows)| part(&title(of), rows)).collect()
 }
 
 fn part(node: &str, rows: &[&RunMetricRow]) -> String {
@@ -69,12 +73,17 @@ mod tests {
             pair("s1/cross", "before", "round 2", 0.0),
             pair("s1/cross", "round 2", "before", 0.75),
             pair("s2/cross", "before", "before", 0.25),
+            pair("flat-s1/cross", "before", "before", 1.0),
         ];
         let expected = "
 cross: attack success, percent
 attacker \\ defender  before  round 2
 before                 37.5      0.0
 round 2                75.0        -
+
+flat/cross: attack success, percent
+attacker \\ defender  before
+before                100.0
 ";
         assert_eq!(matrix(&rows), expected);
         assert_eq!(matrix(&[]), "");

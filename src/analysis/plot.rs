@@ -104,6 +104,8 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
         let half = estimate.half.unwrap_or(0.0);
         (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
     }
+    // A metric that is called a share and is none is drawn as it is.
+    let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
     if share {
         (low, high) = (low.max(0.0), high.min(1.0));
     }

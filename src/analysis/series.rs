@@ -42,7 +42,7 @@ impl Series {
 
     /// From the first evaluation to the last.
     pub fn gain(&self) -> BTreeMap<Sample, f64> {
-        self.over(|values| Some(values.last()?.1 - values.first()?.1))
+        self.over(|values| Some(values.last()?.1 - values.first().filter(|_| values.len() > 1)?.1))
     }
 
     /// After a phase.
@@ -70,9 +70,16 @@ impl Series {
     }
 }
 
-/// Sample by sample, how much more `a` is than `b` where both have one.
+/// Sample by sample, how much more `a` is than `b` where both have one. Of other files the one with the same seed is
+/// meant, if there is just one.
 pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<f64> {
-    a.iter().filter_map(|(sample, a)| Some(a - b.get(sample)?)).collect()
+    let like = |(file, seed): &Sample| {
+        b.get(&(*file, *seed)).copied().or_else(|| {
+            let mut others = b.iter().filter(|((_, other), _)| seed.is_some() && other == seed);
+            others.next().map(|(_, value)| *value).filter(|_| others.next().is_none())
+        })
+    };
+    a.iter().filter_map(|(sample, a)| Some(a - like(sample)?)).collect()
 }
 
 /// A node's ablation and seed, and what remains of its name.
@@ -199,6 +206,12 @@ pub mod tests {
         let phases: Vec<(String, f64)> = full.phases().into_iter().map(|(name, e)| (name, e.mean)).collect();
         assert_eq!(phases, [("warm-up".to_owned(), 0.45), ("1 red".to_owned(), 0.7)]);
         assert_eq!(differences(&full.last(), &flat.last()).len(), 1, "seeds that both have");
+        let elsewhere = BTreeMap::from([((7, Some(2)), 0.5), ((8, None), 0.1)]);
+        let found = differences(&full.last(), &elsewhere);
+        assert!(
+            found.len() == 1 && (found[0] - 0.3).abs() < 1e-12,
+            "the same seed of another file: {found:?}"
+        );
     }
 
     #[test]

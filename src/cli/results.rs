@@ -100,6 +100,9 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
 
 /// The metrics of each run or file, of these ablations, or of all where none is named.
 fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+    if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
+        anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
+    }
     let mut runs = names.iter().map(|name| of(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let of_row = |row: &RunMetricRow| analysis::variant(&row.node).0.to_owned();
     let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();

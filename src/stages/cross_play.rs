@@ -58,7 +58,7 @@ fn default_group() -> usize {
 impl Stage for CrossPlay {
     const KIND: Kind = Kind {
         name: "cross_play",
-        version: 1,
+        version: 2,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("attacks", "attacks"),
@@ -70,6 +70,12 @@ impl Stage for CrossPlay {
     fn check(&self) -> Result<(), CheckError> {
         if self.world.is_some() == self.judge.is_some() {
             return Err("it takes either `world`, whose oracle judges, or `judge`, a model".into());
+        }
+        if self.world.is_some() && self.judge_prompt.is_some() {
+            return Err(CheckError::at(
+                "judge_prompt",
+                "`judge_prompt` is for a `judge`; here the oracle judges",
+            ));
         }
         if self.attackers.is_empty() || self.defenders.is_empty() {
             return Err("it takes at least one attacker and one defender".into());
@@ -181,6 +187,9 @@ fn outcome<'o>(
     class: Option<Class>,
 ) -> Outcome<'o> {
     let seed_id = attack.origin.seed_id.as_str();
-    let kept = oracle.is_none_or(|oracle| oracle.keeps_meaning(seed_id, &attack.text) == Some(true));
+    let kept = match oracle {
+        Some(oracle) => oracle.keeps_meaning(seed_id, &attack.text) == Some(true),
+        None => !attack.text.is_empty(),
+    };
     Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept, class }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
 use super::trial;
 use crate::data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
-use crate::engine::{Context, Input, Kind, Output, Stage};
-use crate::game::{Class, KEPT, Outcome, Rates, Verdict};
+use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use crate::game::{Class, KEPT, Outcome, Rates, Verdict, label};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
 /// metrics are the same.
@@ -54,7 +55,26 @@ struct Labelled {
 
 impl Stage for Measure {
     const KIND: Kind =
-        Kind { name: "measure", version: 1, outputs: &[Output::new("metrics", "metrics")], numerics: true };
+        Kind { name: "measure", version: 2, outputs: &[Output::new("metrics", "metrics")], numerics: true };
+
+    fn check(&self) -> Result<(), CheckError> {
+        let measured = [self.verdicts.is_some(), self.attacks.is_some(), self.benign.is_some()];
+        if !measured.contains(&true) && self.labelled.is_empty() {
+            return Err(
+                "has nothing to measure: expected `verdicts`, `attacks`, `benign` or `labelled`".into()
+            );
+        }
+        for (key, given, needed, there) in [
+            ("evaluator", self.evaluator.is_some(), "verdicts", self.verdicts.is_some()),
+            ("meanings", self.meanings.is_some(), "attacks", self.attacks.is_some()),
+            ("embedder", self.embedder.is_some(), "attacks", self.attacks.is_some()),
+        ] {
+            if given && !there {
+                return Err(CheckError::at(key, format!("`{key}` is about `{needed}`, which is missing")));
+            }
+        }
+        Ok(())
+    }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut rates = Rates::default();
@@ -62,9 +82,11 @@ impl Stage for Measure {
             Some(input) => artifact::rows::<AttackRow, _>(context, input)?.to_vec(),
             None => Vec::new(),
         };
-        let kept = self.kept(context)?;
-        if !kept.is_empty() {
-            rates.share("attacker", "meaning_kept", kept.values().copied());
+        let meanings = self.meanings(context, &attacks)?;
+        if let Some(meanings) = &meanings {
+            let is = |class: &'static str| attacks.iter().map(move |row| meanings[&row.attack_id] == class);
+            rates.share("attacker", "meaning_kept", is(KEPT));
+            rates.share("attacker", "meaning_undetermined", is(label(None)));
         }
         if !attacks.is_empty() {
             let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
@@ -79,7 +101,7 @@ impl Stage for Measure {
         }
         if let Some(verdicts) = &self.verdicts {
             let verdicts = artifact::rows::<VerdictRow, _>(context, verdicts)?;
-            self.attacked(context, &mut rates, &verdicts, &attacks, &kept)?;
+            self.attacked(context, &mut rates, &verdicts, &attacks, meanings.as_ref())?;
         }
         if let Some(benign) = &self.benign {
             let verdicts = artifact::rows::<VerdictRow, _>(context, benign)?;
@@ -88,10 +110,10 @@ impl Stage for Measure {
         for (set, labelled) in &self.labelled {
             let labels = artifact::rows::<LabelRow, _>(context, &labelled.labels)?;
             let verdicts = artifact::rows::<VerdictRow, _>(context, &labelled.verdicts)?;
-            let truth: HashMap<u32, &str> =
-                labels.iter().map(|label| (label.response_id, label.class.as_str())).collect();
-            let pairs = verdicts.iter().map(|row| (truth.get(&row.response_id).copied(), row.class.as_str()));
-            compare(&mut rates, set, pairs);
+            let labels = labels.iter().map(|row| (row.response_id, row.text.as_str(), row.class.as_str()));
+            compare(&mut rates, set, labels, &verdicts).with_context(|| {
+                format!("`{}` and `{}`", labelled.labels.text(), labelled.verdicts.text())
+            })?;
         }
         let metrics = trial::metric_rows(rates, &self.phase, &artifact::position(context));
         Ok(data::write(&context.output("metrics"), &metrics)?)
@@ -99,11 +121,25 @@ impl Stage for Measure {
 }
 
 impl Measure {
-    /// Whether each attack keeps its meaning, where a judge was asked.
-    fn kept(&self, context: &Context) -> anyhow::Result<HashMap<u32, bool>> {
-        let Some(meanings) = &self.meanings else { return Ok(HashMap::new()) };
-        let rows = artifact::rows::<MeaningRow, _>(context, meanings)?;
-        Ok(rows.iter().map(|row| (row.attack_id, row.class == KEPT)).collect())
+    /// A judge's word on the meaning of each attack, where one was asked.
+    fn meanings(
+        &self,
+        context: &Context,
+        attacks: &[AttackRow],
+    ) -> anyhow::Result<Option<HashMap<u32, String>>> {
+        let Some(input) = &self.meanings else { return Ok(None) };
+        let rows = artifact::rows::<MeaningRow, _>(context, input)?;
+        let known: HashMap<(u32, &str), &str> =
+            rows.iter().map(|row| ((row.attack_id, row.attack.as_str()), row.class.as_str())).collect();
+        let of = |attack: &AttackRow| {
+            let class = known.get(&(attack.attack_id, attack.text.as_str()));
+            let class = class.with_context(|| {
+                let text = input.text();
+                format!("attack {} has no row in `{text}`: was its meaning judged?", attack.attack_id)
+            })?;
+            Ok((attack.attack_id, (*class).to_owned()))
+        };
+        attacks.iter().map(of).collect::<anyhow::Result<_>>().map(Some)
     }
 
     /// Attacks by the judge's verdicts, and beside it the evaluator's.
@@ -113,11 +149,16 @@ impl Measure {
         rates: &mut Rates,
         verdicts: &[VerdictRow],
         attacks: &[AttackRow],
-        kept: &HashMap<u32, bool>,
+        meanings: Option<&HashMap<u32, String>>,
     ) -> anyhow::Result<()> {
         let by_id: HashMap<u32, &AttackRow> =
             attacks.iter().map(|attack| (attack.attack_id, attack)).collect();
-        let judged: Vec<Outcome> = verdicts.iter().map(|row| outcome(row, &by_id, kept)).collect();
+        if let Some(row) =
+            verdicts.iter().find(|row| !attacks.is_empty() && !by_id.contains_key(&row.attack_id))
+        {
+            anyhow::bail!("verdict {} is on an attack that is not in `attacks`", row.verdict_id);
+        }
+        let judged: Vec<Outcome> = verdicts.iter().map(|row| outcome(row, &by_id, meanings)).collect();
         rates.success("attack_success", &judged);
         rates.success_by_cell("attack_success", &judged);
         rates.manners(&judged);
@@ -129,39 +170,41 @@ impl Measure {
         rates.diversity("successful_attacks", &successful);
         if let Some(input) = &self.evaluator {
             let own = artifact::rows::<VerdictRow, _>(context, input)?;
-            let truth: HashMap<u32, &str> =
-                verdicts.iter().map(|row| (row.response_id, row.class.as_str())).collect();
-            let pairs = own.iter().map(|row| (truth.get(&row.response_id).copied(), row.class.as_str()));
-            compare(rates, "fresh", pairs);
+            let truth =
+                verdicts.iter().map(|row| (row.response_id, row.response.as_str(), row.class.as_str()));
+            compare(rates, "fresh", truth, &own)
+                .with_context(|| format!("`verdicts` and `evaluator` ({})", input.text()))?;
             rates.share(
                 "evaluator",
                 "undetermined",
                 own.iter().map(|row| Class::parse(&row.class).is_none()),
             );
-            let by_evaluator: Vec<Outcome> = own.iter().map(|row| outcome(row, &by_id, kept)).collect();
+            let by_evaluator: Vec<Outcome> = own.iter().map(|row| outcome(row, &by_id, meanings)).collect();
             rates.success("judged_success", &by_evaluator);
         }
         Ok(())
     }
 }
 
+/// What came of an attack. One whose meaning is undetermined could not be judged, whatever the response.
 fn outcome<'o>(
     row: &'o VerdictRow,
     attacks: &HashMap<u32, &'o AttackRow>,
-    kept: &HashMap<u32, bool>,
+    meanings: Option<&HashMap<u32, String>>,
 ) -> Outcome<'o> {
+    let meaning = meanings.and_then(|meanings| meanings.get(&row.attack_id)).map(String::as_str);
+    let known = meaning != Some(label(None));
     Outcome {
         defender: &row.defender,
         seed_id: &row.origin.seed_id,
         category: &row.origin.category,
         technique: attacks.get(&row.attack_id).and_then(|attack| attack.technique.as_deref()),
-        // Where a judge was asked, what it was not asked about is not known to keep its meaning.
-        kept: kept.is_empty() || kept.get(&row.attack_id) == Some(&true),
-        class: Class::parse(&row.class),
+        kept: meaning.is_none_or(|meaning| meaning == KEPT),
+        class: Class::parse(&row.class).filter(|_| known),
     }
 }
 
-/// Benign prompts: what is refused, and what is answered safely and helpfully.
+/// Benign prompts: what is refused, what is answered safely and helpfully, and what could not be judged.
 fn answered(rates: &mut Rates, verdicts: &[VerdictRow]) {
     let refused: Vec<(&str, &str, bool)> = verdicts
         .iter()
@@ -181,14 +224,43 @@ fn answered(rates: &mut Rates, verdicts: &[VerdictRow]) {
         let own = verdicts.iter().filter(|row| row.defender == defender);
         let helpful = own.map(|row| Class::parse(&row.class) == Some(Class::Positive));
         rates.share(defender, "benign_accuracy", helpful);
+        let own: Vec<Option<Class>> = verdicts
+            .iter()
+            .filter(|row| row.defender == defender)
+            .map(|row| Class::parse(&row.class))
+            .collect();
+        if own.contains(&None) {
+            let determined = own.iter().flatten();
+            rates.share(
+                defender,
+                "over_refusal_determined",
+                determined.map(|class| *class == Class::Rejective),
+            );
+            rates.share(defender, "benign_undetermined", own.iter().map(Option::is_none));
+        }
     }
 }
 
-/// The evaluator against a reference; pairs that the reference has no class for are left out.
-fn compare<'p>(rates: &mut Rates, set: &str, pairs: impl Iterator<Item = (Option<&'p str>, &'p str)>) {
-    let verdict = |(reference, said): (Option<&str>, &str)| {
-        Some(Verdict { reference: Class::parse(reference?)?, said: Class::parse(said) })
-    };
-    let verdicts: Vec<Verdict> = pairs.filter_map(verdict).collect();
-    rates.verdicts("evaluator", set, &verdicts);
+/// The evaluator's verdicts against a reference: of each response its number, its text and its class. Pairs that the
+/// reference has no class for are left out.
+fn compare<'r>(
+    rates: &mut Rates,
+    set: &str,
+    reference: impl Iterator<Item = (u32, &'r str, &'r str)>,
+    verdicts: &[VerdictRow],
+) -> anyhow::Result<()> {
+    let known: HashMap<(u32, &str), &str> = reference.map(|(id, text, class)| ((id, text), class)).collect();
+    let mut found = Vec::new();
+    for row in verdicts {
+        let Some(class) = known.get(&(row.response_id, row.response.as_str())) else {
+            anyhow::bail!(
+                "verdict {} is on a response that is not there: are they of the same step?",
+                row.verdict_id
+            );
+        };
+        let said = Class::parse(&row.class);
+        found.extend(Class::parse(class).map(|reference| Verdict { reference, said }));
+    }
+    rates.verdicts("evaluator", set, &found);
+    Ok(())
 }

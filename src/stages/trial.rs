@@ -7,30 +7,30 @@ use crate::data::{AttackRow, MetricRow, Position, ResponseRow, Sample, SeedRow};
 use crate::engine::Context;
 use crate::game::{Question, Rates};
 
-/// What a model says to each question.
+/// What a model says to each question; nothing to what is none.
 pub fn ask<'q>(
     context: &mut Context,
     asking: &Asking,
-    questions: impl Iterator<Item = Question<'q>>,
+    questions: impl Iterator<Item = Option<Question<'q>>>,
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
-    let questions: Vec<Option<Question>> = questions.map(Some).collect();
+    let questions: Vec<Option<Question>> = questions.collect();
     Ok(asking.ask(context, &questions, what)?.into_iter().map(|reply| reply.sample).collect())
 }
 
 /// A question to an attacker.
-pub fn seed(row: &SeedRow) -> Question<'_> {
-    Question { seed: &row.text, ..Question::default() }
+pub fn seed(row: &SeedRow) -> Option<Question<'_>> {
+    Some(Question { seed: &row.text, ..Question::default() })
 }
 
-/// A question to a defender.
-pub fn attack(row: &AttackRow) -> Question<'_> {
-    Question { prompt: &row.text, ..Question::default() }
+/// A question to a defender; nobody is asked about an empty attack.
+pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
+    (!row.text.is_empty()).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
-/// A question to an evaluator.
-pub fn pair<'q>(prompt: &'q str, response: &'q str) -> Question<'q> {
-    Question { prompt, response, ..Question::default() }
+/// A question to an evaluator; nobody is asked about an empty response.
+pub fn pair<'q>(prompt: &'q str, response: &'q str) -> Option<Question<'q>> {
+    (!response.is_empty()).then(|| Question { prompt, response, ..Question::default() })
 }
 
 /// The held-out hazards, each `group` times.

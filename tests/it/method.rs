@@ -97,6 +97,7 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
     assert_eq!(numbers, (0..19).collect::<Vec<u64>>());
     assert!(responses.iter().all(|row| row["defender"] == "defender"));
 
+    let mut answered = 0;
     for (before, after) in pool.iter().zip(rows(&space, "learnt")) {
         let number = |row: &Value, column: &str| row[column].as_f64().unwrap();
         assert_eq!(number(before, "alpha"), 1.0 + number(before, "success"));
@@ -104,7 +105,9 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
         // Each was answered once, or more often where its text occurs again; what decayed is at most a half each.
         let seen = number(&after, "alpha") + number(&after, "beta") - 2.0;
         assert!(seen == 1.0 || seen >= 1.5, "{after}");
+        answered += usize::from(seen >= 1.5);
     }
+    assert!(answered > 0, "no answer was counted");
 }
 
 #[test]
@@ -212,6 +215,14 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
         assert!(kept || row["attack_success"] == 0.0, "{row}");
         assert!(*class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
     }
+    // Where all keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell apart.
+    let kept: Vec<MeaningRow> =
+        judged.iter().map(|row| MeaningRow { class: "kept".into(), ..row.clone() }).collect();
+    assert_eq!(meanings(&kept).code, Some(0));
+    let rewards = rows(&space, "rewards");
+    assert!(rewards.iter().any(|row| row["coverage"] == 0.25), "{rewards:?}");
+    assert!(rewards.iter().any(|row| row["advantage"].as_f64() > Some(0.1)), "{rewards:?}");
+
     meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no row in `meanings.parquet`");
     let mut strange = judged;
     strange[0].class = "maybe".into();

@@ -57,7 +57,7 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
         assert!(seen.out.contains(expected), "{}", seen.out);
     }
     let cross: Vec<&str> = seen.out.lines().filter(|line| line.starts_with("round ")).collect();
-    assert_eq!(cross.len(), 3, "{}", seen.out);
+    assert_eq!(cross.len(), 6, "three attackers for each ablation: {}", seen.out);
 
     // What a judge measures goes by the names of what the oracle does.
     let by_oracle = metrics(&space, "latest@full-s5:after");

@@ -41,8 +41,13 @@ impl Evaluation<'_> {
             let reference = self.class(&response.origin.seed_id, &response.text)?;
             truths.push(Verdict { reference, said });
             let category = &response.origin.category;
-            let label =
-                self.world.experts.label(reference, category, &response.attack, &response.text, experts);
+            // As in `vote`: nobody has an opinion of nothing.
+            let label = match response.text.is_empty() {
+                true => None,
+                false => {
+                    self.world.experts.label(reference, category, &response.attack, &response.text, experts)
+                }
+            };
             voted.push(Verdict { reference, said: label });
             labels.extend(label.map(|reference| Verdict { reference, said }));
             outcomes.push(self.outcome(&response.defender, attack, said));

@@ -70,7 +70,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 4,
+        version: 5,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("attacks", "attacks"),

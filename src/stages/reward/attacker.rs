@@ -123,13 +123,13 @@ impl AttackerRule {
     /// shared out among the verdicts.
     fn verdicts(&self, context: &Context, attacks: &[AttackRow]) -> anyhow::Result<Vec<Vec<Weighted>>> {
         let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let mut by_attack: BTreeMap<u32, BTreeMap<&str, Vec<Weighted>>> = BTreeMap::new();
+        let mut by_attack: BTreeMap<(u32, &str), BTreeMap<&str, Vec<Weighted>>> = BTreeMap::new();
         for row in verdicts.iter() {
-            let of_attack = by_attack.entry(row.attack_id).or_default();
+            let of_attack = by_attack.entry((row.attack_id, &row.attack)).or_default();
             of_attack.entry(&row.defender).or_default().push((row.weight, Class::parse(&row.class)));
         }
         let of = |attack: &AttackRow| {
-            let Some(models) = by_attack.get(&attack.attack_id) else {
+            let Some(models) = by_attack.get(&(attack.attack_id, attack.text.as_str())) else {
                 anyhow::bail!(
                     "attack {} of `{}` has no verdict in `{}`: are they of the same step?",
                     attack.attack_id,

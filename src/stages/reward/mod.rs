@@ -73,7 +73,7 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 4, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 5, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
         if let Rule::Attacker(rule) = &self.rule {
@@ -109,10 +109,13 @@ impl DefenderRule {
         responses
             .iter()
             .map(|response| {
-                let Some(verdict) = verdicts.get(&response.response_id) else {
+                let known = verdicts.get(&response.response_id);
+                let Some(verdict) = known.filter(|row| row.response == response.text) else {
                     anyhow::bail!(
-                        "response {} has no verdict: are `responses` and `verdicts` of the same step?",
-                        response.response_id
+                        "response {} of `{}` has no verdict in `{}`: are they of the same step?",
+                        response.response_id,
+                        self.responses.text(),
+                        self.verdicts.text()
                     );
                 };
                 let class = Class::parse(&verdict.class);
@@ -134,10 +137,14 @@ impl EvaluatorRule {
         let labels = artifact::rows::<LabelRow, _>(context, &self.labels)?;
         let mut rows = Vec::new();
         for verdict in verdicts.iter() {
-            let Some(label) = labels.get(verdict.group as usize) else {
+            let is_of =
+                |label: &&LabelRow| (&label.attack, &label.text) == (&verdict.attack, &verdict.response);
+            let Some(label) = labels.get(verdict.group as usize).filter(is_of) else {
                 anyhow::bail!(
-                    "verdict {} has no label: were `verdicts` judged on `labels`?",
-                    verdict.verdict_id
+                    "verdict {} of `{}` has no label in `{}`: were they judged on these?",
+                    verdict.verdict_id,
+                    self.verdicts.text(),
+                    self.labels.text()
                 );
             };
             let Some(expected) = Class::parse(&label.class) else { continue };

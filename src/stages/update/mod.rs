@@ -53,7 +53,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 4,
+        version: 5,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
@@ -72,6 +72,10 @@ impl Stage for Update {
                     "a guard of the divergence needs a `reference` model, such as warmup.model (or `lora`)";
                 return Err(CheckError::at("guards.kl", message));
             }
+        }
+        if self.guards.as_ref().is_some_and(|guards| guards.previous.text() == self.model.text()) {
+            let message = "`previous` is the model before this one: with `model` itself there is no way back";
+            return Err(CheckError::at("guards.previous", message));
         }
         self.lora
             .as_ref()
@@ -239,7 +243,7 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
     rows.iter().for_each(|row| groups.entry(row.group).or_default().push(row.reward));
     let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
     add("zero_variance_groups", flat as f64, groups.len());
-    add("undetermined", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
+    add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
     add("passed_through", share(report.is_none()), rows.len());
     let Some(report) = report else { return metrics };
     for (metric, value) in [
