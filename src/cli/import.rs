@@ -123,6 +123,9 @@ fn tell(report: &Report, args: &ImportArgs) {
         println!("{}: {}, {}", file.path, file.title, file.because);
         println!("  task {}", file.task);
         println!("  {}", what_became_of(file));
+        if !file.ignored.is_empty() {
+            println!("  {}", ignored(file));
+        }
         for (remark, count) in &file.remarks {
             println!("  {}: {remark}", several(*count, "row"));
         }
@@ -171,6 +174,15 @@ fn what_became_of(file: &FileReport) -> String {
         count => format!("; {} made from the text", several(count, "id")),
     };
     format!("{}, {} kept{dropped}{made}", several(file.rows, "row"), file.kept)
+}
+
+fn ignored(file: &FileReport) -> String {
+    let columns = if file.ignored.len() == 1 { "column" } else { "columns" };
+    let each = file.ignored.iter().map(|ignored| {
+        let near = ignored.did_you_mean.map(|name| format!(" (did you mean {name}?)"));
+        format!("{}{}", ignored.column.escape_debug(), near.unwrap_or_default())
+    });
+    format!("ignored {columns}: {}", each.collect::<Vec<_>>().join(", "))
 }
 
 fn counts(counts: &BTreeMap<String, usize>) -> String {

@@ -289,7 +289,9 @@ row_types! {
 
     /// One number that a stage reports.
     MetricRow = "metrics" {
-        /// What was going on: `red`, `blue`, `eval`, or the label of an evaluation.
+        /// What was going on: of an evaluation its label, such as `red`, `blue` or `eval`; `update` of a step of
+        /// reinforcement learning, `halted` of the guards that halted a phase, `step N` of supervised training; of
+        /// `cross_play` the attacker.
         phase: String,
         /// What was measured: a role or the name of a model.
         subject: String,

@@ -267,6 +267,19 @@ fn wrong_files_are_said_with_place_and_remedy() {
             "error: task.csv:2: `task` is `brewing`, not one of hazard, benign, arithmetic\n  help: correct the row",
         ),
         (
+            "split.csv",
+            "text,split\nbrew moss,train\nbrew fern,test\n",
+            &[],
+            "error: split.csv:3: `split` is `test`, not one of train, heldout\n  help: correct the row, or set one split \
+             for all rows with --split",
+        ),
+        (
+            "twice.csv",
+            "id,text\na,brew moss\n",
+            &["./twice.csv"],
+            "error: ./twice.csv is given twice\n  help: name",
+        ),
+        (
             "as.csv",
             "text\nbrew moss\n",
             &["--as", "advbench"],
@@ -289,6 +302,36 @@ fn wrong_files_are_said_with_place_and_remedy() {
         .triplay(&["data", "import", "not-there.csv"])
         .fails(2, "error: cannot open not-there.csv: No such file");
     assert!(!space.path("seeds.parquet").exists());
+}
+
+#[test]
+fn columns_that_nothing_is_taken_from_are_said() {
+    let space = space();
+    space.write("own.csv", "Text,spilt,catgory,source\nbrew moss,heldout,potions,me\n");
+    let seen = space.triplay(&["data", "import", "own.csv"]);
+    let expected =
+        "\n  ignored columns: spilt (did you mean split?), catgory (did you mean category?), source\n";
+    assert!(seen.out.contains(expected), "{}{}", seen.out, seen.err);
+
+    // A key that only a later object has; nothing is said of the columns of known datasets.
+    space.write(
+        "late.jsonl",
+        "{\"text\": \"brew moss\"}\n{\"text\": \"brew fern\", \"spilt\": \"heldout\"}\n",
+    );
+    let (report, _) = import(&space, &["late.jsonl", "harmful-behaviors.csv"]);
+    let spilt = serde_json::json!([{ "column": "spilt", "did_you_mean": "split" }]);
+    assert_eq!(
+        (&report["files"][0]["ignored"], &report["files"][1]["ignored"]),
+        (&spilt, &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn a_split_for_all_rows_counts_instead_of_what_they_say() {
+    let space = space();
+    space.write("own.csv", "text,split\nbrew moss,test\n");
+    let (report, _) = import(&space, &["own.csv", "--split", "heldout"]);
+    assert_eq!(report["splits"], serde_json::json!({ "heldout": 1 }));
 }
 
 #[test]

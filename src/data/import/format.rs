@@ -1,8 +1,6 @@
 //! The formats that are known: their columns, how a file is recognised by them, what becomes of a row, and under
 //! which licence the data is. Knows no files.
 
-use std::borrow::Cow;
-
 use super::source::{Cells, is};
 
 /// A format of seed prompts.
@@ -164,6 +162,12 @@ impl Format {
         self.about().columns.iter().copied().find(|set| set.iter().all(is_there))
     }
 
+    /// The column that is read and that this one, which is not, may be a misspelling of.
+    pub fn meant_by(self, column: &str) -> Option<&'static str> {
+        let like = self.wanted().iter().filter_map(|name| Some((likeness(column, name)?, *name)));
+        like.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    }
+
     /// The task of rows that say none, judged by the name of their file, and in words where rows have theirs from.
     pub fn task(self, file_name: &str) -> (&'static str, String) {
         let file_name = file_name.to_ascii_lowercase();
@@ -290,13 +294,8 @@ pub fn recognise(columns: &[String], file_name: &str) -> Shown {
 
 /// The format most of whose columns are there, misspelt ones counted in part.
 fn nearest(columns: &[String]) -> Option<Format> {
-    let lower: Vec<Cow<str>> =
-        columns.iter().map(|column| column.trim().to_ascii_lowercase().into()).collect();
-    let likeness = |name: &str| {
-        let each = lower.iter().map(|column| strsim::normalized_damerau_levenshtein(column, name));
-        each.filter(|likeness| *likeness > 0.7).fold(0.0, f64::max)
-    };
-    let score = |set: &&[&str]| set.iter().map(|name| likeness(name)).sum::<f64>() / set.len() as f64;
+    let best = |name: &str| columns.iter().filter_map(|column| likeness(column, name)).fold(0.0, f64::max);
+    let score = |set: &&[&str]| set.iter().map(|name| best(name)).sum::<f64>() / set.len() as f64;
     let scores = Format::ALL
         .into_iter()
         .map(|format| (format.about().columns.iter().map(score).fold(0.0, f64::max), format))
@@ -304,8 +303,16 @@ fn nearest(columns: &[String]) -> Option<Format> {
     scores.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, format)| format)
 }
 
+/// How much a column is like this one, if it may be a misspelling of it: up to 1.
+fn likeness(column: &str, name: &str) -> Option<f64> {
+    let likeness = strsim::normalized_damerau_levenshtein(&column.trim().to_ascii_lowercase(), name);
+    Some(likeness).filter(|likeness| *likeness > 0.7)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     fn names(header: &str) -> Vec<String> {

@@ -6,11 +6,11 @@ mod report;
 mod source;
 mod twins;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use format::Format;
-pub use report::{Example, FileReport, Overlap, Report, Twins};
+pub use report::{Example, FileReport, Ignored, Overlap, Report, Twins};
 
 use self::format::{Draft, Shown, recognise};
 use self::source::Source;
@@ -23,6 +23,8 @@ pub enum Error {
     Parquet(#[from] super::Error),
     #[error("cannot open {path}: {cause}")]
     Open { path: PathBuf, cause: std::io::Error },
+    #[error("{path} is given twice\n  help: name each file once")]
+    Twice { path: PathBuf },
     #[error("{place}: {message}\n  help: {help}")]
     Wrong { place: String, message: String, help: String },
 }
@@ -53,9 +55,11 @@ const DUPLICATE: &str = "exact duplicate";
 const OVERLAP: &str = "overlap";
 
 const TASKS: [&str; 3] = ["hazard", "benign", "arithmetic"];
+const SPLITS: [&str; 2] = ["train", "heldout"];
 
 /// Reads files, in order, and holds their rows against other files. The rows that are kept, in the files' order.
 pub fn import(files: &[PathBuf], against: &[PathBuf], options: &Options) -> Result<(Vec<SeedRow>, Report)> {
+    none_twice(files)?;
     let sets = against.iter().map(|path| OtherSet::read(path)).collect::<Result<_>>()?;
     let mut import = Import { sets, ..Import::default() };
     for path in files {
@@ -149,7 +153,7 @@ impl Import {
         };
         let file = self.prefixes.len();
         self.prefixes.push(source.prefix());
-        source.each(format.wanted(), &mut |number, cells| {
+        let others = source.each(format.wanted(), &mut |number, cells| {
             report.rows += 1;
             let draft =
                 format.draft(cells).map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
@@ -175,6 +179,10 @@ impl Import {
             }
             Ok(())
         })?;
+        if format == Format::Generic {
+            let ignored = |column: String| Ignored { did_you_mean: format.meant_by(&column), column };
+            report.ignored = others.into_iter().map(ignored).collect();
+        }
         self.report.files.push(report);
         Ok(())
     }
@@ -184,6 +192,14 @@ impl Import {
         if let Some(other) = draft.task.as_deref().filter(|task| !TASKS.contains(task)) {
             let message = format!("`task` is `{other}`, not one of {}", TASKS.join(", "));
             return Err(wrong_row(&self.prefixes[place.file], place.number, message));
+        }
+        let own_split = draft.split.as_deref().filter(|_| rest.options.split.is_none());
+        if let Some(other) = own_split.filter(|split| !SPLITS.contains(split)) {
+            return Err(Error::Wrong {
+                place: self.name(place),
+                message: format!("`split` is `{other}`, not one of {}", SPLITS.join(", ")),
+                help: "correct the row, or set one split for all rows with --split".into(),
+            });
         }
         let said = |whole: &Option<String>, own: Option<String>, other: &str| {
             whole.clone().or(own).unwrap_or_else(|| other.to_owned())
@@ -268,6 +284,16 @@ impl Import {
             *self.report.categories.entry(row.category.clone()).or_default() += 1;
         }
         (self.rows, self.report)
+    }
+}
+
+/// Each file is given once, whatever it is called.
+fn none_twice(files: &[PathBuf]) -> Result<()> {
+    let mut known = HashSet::new();
+    // What cannot be found is said when it is opened.
+    match files.iter().find(|path| path.canonicalize().is_ok_and(|path| !known.insert(path))) {
+        Some(path) => Err(Error::Twice { path: path.clone() }),
+        None => Ok(()),
     }
 }
 

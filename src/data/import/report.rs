@@ -43,8 +43,18 @@ pub struct FileReport {
     pub dropped: BTreeMap<&'static str, usize>,
     /// Rows whose file has no id for them: theirs is made from the text.
     pub made_ids: usize,
+    /// Columns of a file of one's own that nothing is taken from.
+    pub ignored: Vec<Ignored>,
     /// What to know about some of the rows, and how many they are.
     pub remarks: BTreeMap<&'static str, usize>,
+}
+
+/// A column that nothing is taken from.
+#[derive(Debug, Serialize)]
+pub struct Ignored {
+    pub column: String,
+    /// The column that it may be a misspelling of.
+    pub did_you_mean: Option<&'static str>,
 }
 
 /// How often texts are the same, and the first few of them.

@@ -2,6 +2,7 @@
 //! Knows no dataset: who reads says which columns are wanted and gets their texts, row by row.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -89,10 +90,13 @@ impl Source {
         self.columns.iter().position(|column| is(column, name))
     }
 
-    /// Goes through all rows.
-    pub fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<()> {
+    /// Goes through all rows. The names of the columns that are not wanted; of JSON, the keys of any object.
+    pub fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<Vec<String>> {
+        let is_other =
+            |name: &&String| !name.trim().is_empty() && !wanted.iter().any(|wanted| is(name, wanted));
+        let mut keys = BTreeSet::new();
         match &self.content {
-            Content::Delimited(delimiter) => self.delimited(*delimiter, wanted, visit),
+            Content::Delimited(delimiter) => self.delimited(*delimiter, wanted, visit)?,
             Content::Json(bytes) => objects(&self.path, bytes, &mut |line, object| {
                 let value =
                     |name: &&str| object.iter().find(|(key, _)| is(key, name)).map(|(_, value)| value);
@@ -101,8 +105,13 @@ impl Source {
                     .map(|name| value(name).map_or(Ok(None), |value| self.text(value, name, line)))
                     .collect::<Result<_>>()?;
                 visit(line, &cells)?;
+                for key in object.keys().filter(is_other) {
+                    if !keys.contains(key) {
+                        keys.insert(key.clone());
+                    }
+                }
                 Ok(true)
-            }),
+            })?,
             Content::Parquet(table) => {
                 let positions: Vec<_> =
                     wanted.iter().map(|name| self.readable(table, name)).collect::<Result<_>>()?;
@@ -120,9 +129,12 @@ impl Source {
                         .collect::<Result<_>>()?;
                     visit(number, &cells)?;
                 }
-                Ok(())
             }
         }
+        Ok(match self.content {
+            Content::Json(_) => keys.into_iter().collect(),
+            _ => self.columns.iter().filter(is_other).cloned().collect(),
+        })
     }
 
     fn delimited(&self, delimiter: u8, wanted: &[&str], visit: &mut Visit) -> Result<()> {

@@ -16,6 +16,7 @@ pub enum Combine {
     #[default]
     Sum,
     /// Each component relative to its group, their sum by `component_weights`, and that relative to the batch (GDPO).
+    /// Weights of terms within the rule are factors of components, normalised away: only whether one is 0 matters.
     Gdpo,
 }
 
