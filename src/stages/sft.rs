@@ -75,7 +75,7 @@ const REPORT: usize = 20;
 impl Stage for Sft {
     const KIND: Kind = Kind {
         name: "sft",
-        version: 2,
+        version: 3,
         outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
     };
