@@ -1,7 +1,7 @@
 //! A metric over the evaluations of a run, for each ablation and seed: nodes are named `ABLATION-s1/play[1]/after_red`,
 //! and what they measured says which phase of which round came before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::halted::PHASE as HALTED;
 use super::statistics::{Estimate, estimate};
 use crate::data::{MetricRow, RunMetricRow};
+use crate::engine::nearest;
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -153,13 +154,29 @@ pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure
     };
     match (only, &subjects[..]) {
         (Some(subject), _) => Ok(Measure { subject: subject.into(), metric: text.into() }),
-        (None, []) => {
-            let mut known: Vec<&str> = rows().map(|row| row.metric.as_str()).collect();
-            known.sort_unstable();
-            known.dedup();
-            bail!("no metric `{text}`; there are {}", known.join(", "))
-        }
+        (None, []) => bail!("{}", unknown(text, rows())),
         (None, several) => bail!("`{text}` of what? Write SUBJECT.{text}, of {}", several.join(", ")),
+    }
+}
+
+/// What is said of a metric that is not there.
+fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) -> String {
+    let distinct = |names: &mut dyn Iterator<Item = &'r str>| -> Vec<&'r str> {
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    let asked = text.rsplit_once('.').map_or(text, |(_, metric)| metric);
+    let with = rows.clone().filter(|row| row.metric == asked && !row.subject.contains('/'));
+    let subjects = distinct(&mut with.map(|row| row.subject.as_str()));
+    // What is of single classes and cells would hide the rest.
+    let whole = rows.map(|row| row.metric.as_str()).filter(|name| !name.contains(':'));
+    let known = distinct(&mut whole.into_iter());
+    match nearest(text, &known) {
+        _ if !subjects.is_empty() => {
+            format!("no metric `{text}`; there is `{asked}` of {}", subjects.join(", "))
+        }
+        Some(near) => format!("no metric `{text}`; did you mean `{near}`?"),
+        None if known.is_empty() => format!("no metric `{text}`: nothing was measured here"),
+        None => format!("no metric `{text}`; there are {}", known.join(", ")),
     }
 }
 
@@ -220,5 +237,13 @@ pub mod tests {
         let said = |text: &str| measure(std::slice::from_ref(&rows), text).map_err(|e| e.to_string());
         assert_eq!(said("defender.attack_success"), said("attack_success"));
         assert_eq!(said("bench").unwrap_err(), "no metric `bench`; there are attack_success");
+        assert_eq!(
+            said("attack_sucess").unwrap_err(),
+            "no metric `attack_sucess`; did you mean `attack_success`?"
+        );
+        assert_eq!(
+            said("b.attack_success").unwrap_err(),
+            "no metric `b.attack_success`; there is `attack_success` of defender"
+        );
     }
 }
