@@ -94,6 +94,8 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
         svg.contains(">full</text>") && svg.contains(">flat</text>") && svg.contains("<polygon"),
         "{svg}"
     );
-    space.triplay(&["results", "plot", "flavour", "latest", "-o", "x.svg"]).fails(2, "no metric `flavour`; there are ");
+    space
+        .triplay(&["results", "plot", "flavour", "latest", "-o", "x.svg"])
+        .fails(2, "no metric `flavour`; there are ");
     space.triplay(&["results", "table", "latest@none"]).fails(2, "has no ablation or seed `none`");
 }
