@@ -11,6 +11,8 @@ pub mod grpo;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod report;
 pub mod rollout;
+pub mod runs;
 pub mod stages;
 pub mod store;

@@ -14,7 +14,7 @@ pub use collect::{collect, link_models, read, write};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::curves;
-pub use series::{Measure, Series, measure, series, variant};
+pub use series::{Measure, Series, measure, series};
 pub use statistics::{Estimate, estimate};
 pub use summary::{Aspect, Line, Summary, summarise, summarise_phases};
 pub use table::{table, usual};

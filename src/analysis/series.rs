@@ -10,6 +10,7 @@ use super::halted::PHASE as HALTED;
 use super::statistics::{Estimate, estimate};
 use crate::data::{MetricRow, RunMetricRow};
 use crate::engine::nearest;
+use crate::runs::variant;
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,19 +82,6 @@ pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<
         })
     };
     a.iter().filter_map(|(sample, a)| Some(a - like(sample)?)).collect()
-}
-
-/// A node's ablation and seed, and what remains of its name.
-pub fn variant(node: &str) -> (&str, Option<u64>, &str) {
-    let Some((name, rest)) = node.split_once('/').filter(|(name, _)| !name.contains('[')) else {
-        return ("", None, node);
-    };
-    let seed = |text: &str| text.strip_prefix('s').and_then(|digits| digits.parse().ok());
-    match (seed(name), name.rsplit_once('-')) {
-        (Some(seed), _) => ("", Some(seed), rest),
-        (None, Some((ablation, last))) if seed(last).is_some() => (ablation, seed(last), rest),
-        _ => (name, None, rest),
-    }
 }
 
 /// The phase of what training itself reports, step by step.

@@ -8,9 +8,9 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::folder::Run;
 use super::pipeline::open;
 use super::{CacheArgs, GcArgs, StatsArgs, several};
+use crate::runs::Run;
 use crate::store::{Digest, Live, Store};
 
 /// Megabytes and the like as people read them.

@@ -8,9 +8,9 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::json;
 
-use super::folder::{RunRecord, write_record};
 use super::trace::Trace;
 use crate::engine::progress::{Outcome, Progress};
+use crate::runs::{RunRecord, write_record};
 
 pub struct Ledger {
     reporter: Box<dyn Progress>,

@@ -9,12 +9,10 @@ macro_rules! println {
 mod cache;
 mod compare;
 mod export;
-mod folder;
 mod graph;
 mod import;
 mod kinds;
 mod ledger;
-mod machine;
 mod model;
 mod pipeline;
 mod plan;

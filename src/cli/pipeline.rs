@@ -9,14 +9,13 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::folder::{Run, RunFolder, RunRecord, digests};
 use super::ledger::{Ledger, Show, last_line, summary};
-use super::machine::Machine;
 use super::trace::Trace;
 use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress, several};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
+use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
 use crate::stages;
 use crate::store::{Digest, Lock, Store};
 
@@ -82,7 +81,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         keep_file(base, &folder.path.join("extends.yaml"))?;
     }
     let record = record(args, &graph, &store, run);
-    super::folder::write_record(&folder.path, &record)?;
+    runs::write_record(&folder.path, &record)?;
     let show = Show { reporter: progress::reporter(), json: args.json, command: command(args), trace };
     let ledger = Arc::new(Ledger::new(show, begun, record, folder.path.clone()));
     ledger.stop_on_interrupt()?;

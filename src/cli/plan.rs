@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::folder::{Run, bare_rounds};
 use super::pipeline::{find, guard, load, open};
 use super::{ExplainArgs, PlanArgs, RunArgs, several};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
+use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
 
 /// How many nodes are listed unless all are asked for.
@@ -130,7 +130,7 @@ impl<'a> Told<'a> {
     /// The manifest under which a node ran before.
     fn before(&self, id: NodeId) -> Option<(Digest, Value)> {
         let key = self.past.key(self.plan.graph, self.name(id))?;
-        Some((key, record_manifest(self.store, &key)?))
+        Some((key, runs::manifest(self.store, &key)?))
     }
 
     fn changes(&self, id: NodeId) -> Option<Vec<Change>> {
@@ -319,11 +319,4 @@ fn in_words(status: Status) -> &'static str {
         Status::Run => "would run",
         Status::Unknown => "not known until what comes before it is done",
     }
-}
-
-/// What a key was made of, if it has a record.
-pub fn record_manifest(store: &Store, key: &Digest) -> Option<Value> {
-    store
-        .record(key, |line| serde_json::from_slice::<Value>(line).ok())
-        .map(|mut record| record["manifest"].take())
 }

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::folder::Run;
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
+use crate::runs::{self, Run};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -104,7 +104,7 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
         anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
     }
     let mut runs = names.iter().map(|name| of(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let of_row = |row: &RunMetricRow| analysis::variant(&row.node).0.to_owned();
+    let of_row = |row: &RunMetricRow| runs::variant(&row.node).0.to_owned();
     let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();
     if let Some(unknown) = ablations.iter().find(|name| !known.contains(*name)) {
         let known: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
@@ -131,7 +131,7 @@ fn of(name: &str) -> anyhow::Result<Vec<RunMetricRow>> {
     if let Some(wanted) = variant {
         // One ablation with all of its seeds, or a single variant.
         let is_wanted = |node: &str| {
-            let (ablation, ..) = analysis::variant(node);
+            let (ablation, ..) = runs::variant(node);
             ablation == wanted || node.split_once('/').is_some_and(|(name, _)| name == wanted)
         };
         rows.retain(|row| is_wanted(&row.node));

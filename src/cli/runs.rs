@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::folder::{Run, RunRecord};
-use super::plan::record_manifest;
 use super::{RunsCompareArgs, RunsListArgs, RunsRmArgs, RunsShowArgs};
 use crate::analysis;
 use crate::engine::{Change, NodeReport, differences};
+use crate::runs::{self, Run, RunRecord};
 use crate::store::Store;
 
 /// How many ablations and seeds of a run are listed.
@@ -293,7 +292,7 @@ fn in_order<'a>(a: &'a Run, b: &'a Run) -> Vec<&'a str> {
 fn changes(a: &Run, b: &Run, pair: &Pair) -> Vec<Change> {
     let manifest = |run: &Run, node: Option<&NodeReport>| {
         let store = Store::open(&run.record.cache).ok()?;
-        record_manifest(&store, &node?.key)
+        runs::manifest(&store, &node?.key)
     };
     match (manifest(a, pair.a), manifest(b, pair.b)) {
         (Some(a), Some(b)) => differences(&a, &b),

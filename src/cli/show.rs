@@ -9,8 +9,8 @@ use anyhow::bail;
 use serde_json::Value;
 
 use super::ShowArgs;
-use super::folder::Run;
 use crate::data::{self, Table};
+use crate::runs::Run;
 use crate::store::Digest;
 
 pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {

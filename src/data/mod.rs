@@ -7,6 +7,6 @@ mod parquet;
 mod rows;
 
 pub use cell::cell;
-pub use column::Row;
-pub use parquet::{Error, Result, Table, open, read, write};
+pub use column::{Column, Row};
+pub use parquet::{Error, Result, Table, TableWriter, open, read, write};
 pub use rows::*;

@@ -45,19 +45,42 @@ pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
     let mut arrays: Vec<ArrayRef> = Vec::new();
     R::arrays(&rows.iter().collect::<Vec<_>>(), &mut arrays);
     let schema = Arc::new(Schema::new(fields));
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_created_by("triplay".into())
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(vec![KeyValue::new(SCHEMA_KEY.into(), R::NAME.to_owned())]))
-        .build();
-    let fail = |cause| Error::Write { path: path.to_owned(), cause };
-    let file = File::create(path).map_err(|error| fail(error.into()))?;
-    let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|error| fail(error.into()))?;
-    let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(fail)?;
-    writer.write(&batch).map_err(fail)?;
-    writer.close().map_err(fail)?;
-    Ok(())
+    let fail = |error: ArrowError| Error::Write { path: path.to_owned(), cause: error.into() };
+    let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(fail)?;
+    let mut writer = TableWriter::create(path, R::NAME, schema)?;
+    writer.write(&batch)?;
+    writer.close()
+}
+
+/// Writes a file batch by batch.
+pub struct TableWriter {
+    path: PathBuf,
+    writer: ArrowWriter<File>,
+}
+
+impl TableWriter {
+    /// A new file that says it holds `name`.
+    pub fn create(path: &Path, name: &str, schema: SchemaRef) -> Result<TableWriter> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_created_by("triplay".into())
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_key_value_metadata(Some(vec![KeyValue::new(SCHEMA_KEY.into(), name.to_owned())]))
+            .build();
+        let fail = |cause| Error::Write { path: path.to_owned(), cause };
+        let file = File::create(path).map_err(|error| fail(error.into()))?;
+        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(fail)?;
+        Ok(TableWriter { path: path.to_owned(), writer })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch).map_err(|cause| Error::Write { path: self.path.clone(), cause })
+    }
+
+    pub fn close(self) -> Result<()> {
+        let TableWriter { path, writer } = self;
+        writer.close().map(drop).map_err(|cause| Error::Write { path, cause })
+    }
 }
 
 /// Reads a file of rows. Columns are found by name; others than the row's are ignored.

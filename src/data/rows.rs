@@ -212,6 +212,8 @@ row_types! {
 
     /// What a completion earned, and what `update` learns from it.
     RewardRow = "rewards" {
+        /// The attack, response or verdict that earned it: its number in the dataset that was rewarded.
+        sample_id: u32,
         /// Completions of one group share their prompt.
         group: u32,
         origin: Origin,
@@ -284,6 +286,33 @@ row_types! {
         beta: f64,
         /// Unit vector of the attack; empty without an embedder.
         embedding: Vec<f32>,
+        at: Position,
+    }
+
+    /// What came of one prompt in an evaluation: rates are the means of these.
+    OutcomeRow = "outcomes" {
+        /// What the evaluation is called, as in metrics.
+        phase: String,
+        /// Who was measured, as in metrics.
+        subject: String,
+        /// The metric that this is a part of, such as `attack_success`.
+        metric: String,
+        /// What was asked about: the same in all evaluations on the same prompts.
+        prompt_id: String,
+        /// Number of the attempt at this prompt, from 1.
+        attempt: u32,
+        /// Name of the seed prompt.
+        seed_id: String,
+        /// Hazard category, or the kind of benign task.
+        category: String,
+        /// The prompt as it was put.
+        prompt: String,
+        /// What was answered.
+        response: String,
+        /// The class of the answer; of an evaluator's accuracy, the class that it said.
+        class: String,
+        /// 1 if it counts for the metric, else 0.
+        value: f64,
         at: Position,
     }
 

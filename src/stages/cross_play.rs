@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Seeds, World};
 use super::asking::{Asking, Chat, Text};
-use super::trial;
+use super::trial::{self, Asked, Outcomes, Prompts};
 use crate::data::{self, AttackRow, ResponseRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Outcome, Rates, Role};
@@ -58,9 +58,10 @@ fn default_group() -> usize {
 impl Stage for CrossPlay {
     const KIND: Kind = Kind {
         name: "cross_play",
-        version: 2,
+        version: 3,
         outputs: &[
             Output::new("metrics", "metrics"),
+            Output::new("outcomes", "outcomes"),
             Output::new("attacks", "attacks"),
             Output::new("responses", "responses"),
         ],
@@ -105,6 +106,7 @@ impl Stage for CrossPlay {
         let oracle = world.as_ref().map(|world| world.oracle());
         let at = artifact::position(context);
         let (mut attacks, mut responses, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
+        let mut all = Outcomes { phase: String::new(), at: at.clone(), rows: Vec::new() };
         for (name, model) in &self.attackers {
             let asking = self.asking(model, Role::Attacker, &self.sampling);
             let questions = hazards.iter().map(|seed| trial::seed(seed));
@@ -112,6 +114,7 @@ impl Stage for CrossPlay {
             let samples = trial::ask(context, &asking, questions, "attacks")?;
             let own = trial::attack_rows(&hazards, samples, self.group, attacks.len(), &at);
             let mut rates = Rates::default();
+            all.phase = name.clone();
             for (defender, model) in &self.defenders {
                 let answers = self.answers(context, model, defender, &own, responses.len(), &at)?;
                 let classes = self.classes(context, oracle.as_ref(), &answers)?;
@@ -121,12 +124,21 @@ impl Stage for CrossPlay {
                     .map(|(attack, class)| outcome(oracle.as_ref(), defender, attack, class))
                     .collect();
                 rates.success("cross_success", &outcomes);
+                let asked = answers.iter().zip(&outcomes).map(|(response, outcome)| Asked {
+                    origin: &response.origin,
+                    prompt: &response.attack,
+                    response: &response.text,
+                    class: outcome.class,
+                    hit: outcome.succeeded(),
+                });
+                all.add(defender, "cross_success", Prompts::Attempts, asked);
                 responses.extend(answers);
             }
             metrics.extend(trial::metric_rows(rates, name, &at));
             attacks.extend(own);
         }
         data::write(&context.output("metrics"), &metrics)?;
+        data::write(&context.output("outcomes"), &all.rows)?;
         data::write(&context.output("attacks"), &attacks)?;
         Ok(data::write(&context.output("responses"), &responses)?)
     }

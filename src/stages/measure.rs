@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
-use super::trial;
+use super::trial::{self, Asked, Outcomes, Prompts};
 use crate::data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{Class, KEPT, Outcome, Rates, Verdict, label};
@@ -54,8 +54,12 @@ struct Labelled {
 }
 
 impl Stage for Measure {
-    const KIND: Kind =
-        Kind { name: "measure", version: 2, outputs: &[Output::new("metrics", "metrics")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "measure",
+        version: 3,
+        outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
+        numerics: true,
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         let measured = [self.verdicts.is_some(), self.attacks.is_some(), self.benign.is_some()];
@@ -78,6 +82,8 @@ impl Stage for Measure {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut rates = Rates::default();
+        let at = artifact::position(context);
+        let mut outcomes = Outcomes { phase: self.phase.clone(), at: at.clone(), rows: Vec::new() };
         let attacks = match &self.attacks {
             Some(input) => artifact::rows::<AttackRow, _>(context, input)?.to_vec(),
             None => Vec::new(),
@@ -101,11 +107,11 @@ impl Stage for Measure {
         }
         if let Some(verdicts) = &self.verdicts {
             let verdicts = artifact::rows::<VerdictRow, _>(context, verdicts)?;
-            self.attacked(context, &mut rates, &verdicts, &attacks, meanings.as_ref())?;
+            self.attacked(context, &mut rates, &mut outcomes, &verdicts, &attacks, meanings.as_ref())?;
         }
         if let Some(benign) = &self.benign {
             let verdicts = artifact::rows::<VerdictRow, _>(context, benign)?;
-            answered(&mut rates, &verdicts);
+            answered(&mut rates, &mut outcomes, &verdicts);
         }
         for (set, labelled) in &self.labelled {
             let labels = artifact::rows::<LabelRow, _>(context, &labelled.labels)?;
@@ -115,8 +121,9 @@ impl Stage for Measure {
                 format!("`{}` and `{}`", labelled.labels.text(), labelled.verdicts.text())
             })?;
         }
-        let metrics = trial::metric_rows(rates, &self.phase, &artifact::position(context));
-        Ok(data::write(&context.output("metrics"), &metrics)?)
+        let metrics = trial::metric_rows(rates, &self.phase, &at);
+        data::write(&context.output("metrics"), &metrics)?;
+        Ok(data::write(&context.output("outcomes"), &outcomes.rows)?)
     }
 }
 
@@ -147,6 +154,7 @@ impl Measure {
         &self,
         context: &Context,
         rates: &mut Rates,
+        outcomes: &mut Outcomes,
         verdicts: &[VerdictRow],
         attacks: &[AttackRow],
         meanings: Option<&HashMap<u32, String>>,
@@ -162,6 +170,11 @@ impl Measure {
         rates.success("attack_success", &judged);
         rates.success_by_cell("attack_success", &judged);
         rates.manners(&judged);
+        for defender in defenders(verdicts) {
+            let own = verdicts.iter().zip(&judged).filter(|(row, _)| row.defender == defender);
+            let asked = own.map(|(row, outcome)| Asked::judged(row, outcome.class, outcome.succeeded()));
+            outcomes.add(defender, "attack_success", Prompts::Attempts, asked);
+        }
         // On one defense model, so that no attack counts twice.
         let first = verdicts.first().map_or("", |row| row.defender.as_str());
         let succeeded = verdicts.iter().zip(&judged).filter(|(_, outcome)| outcome.succeeded());
@@ -205,7 +218,7 @@ fn outcome<'o>(
 }
 
 /// Benign prompts: what is refused, what is answered safely and helpfully, and what could not be judged.
-fn answered(rates: &mut Rates, verdicts: &[VerdictRow]) {
+fn answered(rates: &mut Rates, outcomes: &mut Outcomes, verdicts: &[VerdictRow]) {
     let refused: Vec<(&str, &str, bool)> = verdicts
         .iter()
         .map(|row| {
@@ -214,13 +227,15 @@ fn answered(rates: &mut Rates, verdicts: &[VerdictRow]) {
         })
         .collect();
     rates.over_refusal(&refused);
-    let mut defenders: Vec<&str> = Vec::new();
-    for row in verdicts {
-        if !defenders.contains(&row.defender.as_str()) {
-            defenders.push(&row.defender);
+    for defender in defenders(verdicts) {
+        for (metric, class) in [("over_refusal", Class::Rejective), ("benign_accuracy", Class::Positive)] {
+            let own = verdicts.iter().filter(|row| row.defender == defender);
+            let asked = own.map(|row| {
+                let said = Class::parse(&row.class);
+                Asked::judged(row, said, said == Some(class))
+            });
+            outcomes.add(defender, metric, Prompts::Fixed, asked);
         }
-    }
-    for defender in defenders {
         let own = verdicts.iter().filter(|row| row.defender == defender);
         let helpful = own.map(|row| Class::parse(&row.class) == Some(Class::Positive));
         rates.share(defender, "benign_accuracy", helpful);
@@ -239,6 +254,17 @@ fn answered(rates: &mut Rates, verdicts: &[VerdictRow]) {
             rates.share(defender, "benign_undetermined", own.iter().map(Option::is_none));
         }
     }
+}
+
+/// The defense models that were judged, in the order of their first response.
+fn defenders(verdicts: &[VerdictRow]) -> Vec<&str> {
+    let mut defenders: Vec<&str> = Vec::new();
+    for row in verdicts {
+        if !defenders.contains(&row.defender.as_str()) {
+            defenders.push(&row.defender);
+        }
+    }
+    defenders
 }
 
 /// The evaluator's verdicts against a reference: of each response its number, its text and its class. Pairs that the

@@ -1,11 +1,15 @@
 //! Models on what reinforcement learning never saw, and what comes of it as rows: what `evaluate`, `cross_play` and
 //! `measure` have in common.
 
+use std::collections::HashMap;
+
 use super::artifact;
 use super::asking::Asking;
-use crate::data::{AttackRow, MetricRow, Position, ResponseRow, Sample, SeedRow};
+use crate::data::{
+    AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow,
+};
 use crate::engine::Context;
-use crate::game::{Question, Rates};
+use crate::game::{Class, Question, Rates, label};
 
 /// What a model says to each question; nothing to what is none.
 pub fn ask<'q>(
@@ -106,4 +110,72 @@ pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
         at: at.clone(),
     };
     rates.0.into_iter().map(row).collect()
+}
+
+/// A prompt, what was answered, and what came of it.
+pub struct Asked<'a> {
+    pub origin: &'a Origin,
+    pub prompt: &'a str,
+    pub response: &'a str,
+    pub class: Option<Class>,
+    /// Whether it counts for the metric.
+    pub hit: bool,
+}
+
+impl<'a> Asked<'a> {
+    /// A judged pair.
+    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: bool) -> Asked<'a> {
+        Asked { origin: &row.origin, prompt: &row.attack, response: &row.response, class, hit }
+    }
+}
+
+/// What several prompts of one seed are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Prompts {
+    /// Attempts at the seed, which differ from evaluation to evaluation: the seed is what is asked about.
+    Attempts,
+    /// Prompts of their own, the same in every evaluation.
+    Fixed,
+}
+
+/// What an evaluation asked and what came of it, as rows.
+pub struct Outcomes {
+    pub phase: String,
+    pub at: Position,
+    pub rows: Vec<OutcomeRow>,
+}
+
+impl Outcomes {
+    /// What a metric of a subject is made of.
+    pub fn add<'a>(
+        &mut self,
+        subject: &str,
+        metric: &str,
+        prompts: Prompts,
+        asked: impl IntoIterator<Item = Asked<'a>>,
+    ) {
+        let mut seen: HashMap<&str, u32> = HashMap::new();
+        for one in asked {
+            let seed_id = one.origin.seed_id.as_str();
+            let number = seen.entry(seed_id).and_modify(|number| *number += 1).or_insert(1);
+            let (prompt_id, attempt) = match prompts {
+                Prompts::Attempts => (seed_id.to_owned(), *number),
+                Prompts::Fixed => (format!("{seed_id}#{number}"), 1),
+            };
+            self.rows.push(OutcomeRow {
+                phase: self.phase.clone(),
+                subject: subject.into(),
+                metric: metric.into(),
+                prompt_id,
+                attempt,
+                seed_id: seed_id.to_owned(),
+                category: one.origin.category.clone(),
+                prompt: one.prompt.into(),
+                response: one.response.into(),
+                class: label(one.class).into(),
+                value: f64::from(u8::from(one.hit)),
+                at: self.at.clone(),
+            });
+        }
+    }
 }

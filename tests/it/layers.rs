@@ -6,10 +6,11 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["store"],
     &["engine", "data", "ops"],
-    &["model"],
+    &["model", "runs"],
     &["optim", "rollout", "game"],
     &["grpo", "analysis"],
     &["stages"],
+    &["report"],
     &["cli"],
 ];
 

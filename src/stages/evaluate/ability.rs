@@ -5,6 +5,7 @@ use crate::data::{AttackRow, Sample};
 use crate::engine::Context;
 use crate::game::Class;
 use crate::stages::artifact;
+use crate::stages::trial::{Asked, Prompts};
 
 impl Evaluation<'_> {
     /// What the defender still gets right, and what of the benign it refuses.
@@ -21,6 +22,15 @@ impl Evaluation<'_> {
             })
             .collect();
         self.rates.over_refusal(&refused);
+        let asked =
+            benign.iter().zip(&samples).zip(&refused).map(|((prompt, sample), (.., refused))| Asked {
+                origin: &prompt.origin,
+                prompt: &prompt.text,
+                response: &sample.completion,
+                class: self.oracle.class(&prompt.origin.seed_id, &sample.completion),
+                hit: *refused,
+            });
+        self.outcomes.add("defender", "over_refusal", Prompts::Fixed, asked);
         let seeds = artifact::seeds(context, &self.stage.seeds)?;
         let questions: Vec<AttackRow> = seeds
             .iter()
@@ -40,11 +50,19 @@ impl Evaluation<'_> {
         prompts: &[AttackRow],
     ) -> anyhow::Result<Vec<Sample>> {
         let samples = self.answer(context, &self.stage.defender, prompts, &self.greedy, metric)?;
-        let mut right = Vec::with_capacity(prompts.len());
+        let mut classes = Vec::with_capacity(prompts.len());
         for (prompt, sample) in prompts.iter().zip(&samples) {
-            right.push(self.class(&prompt.origin.seed_id, &sample.completion)? == Class::Positive);
+            classes.push(self.class(&prompt.origin.seed_id, &sample.completion)?);
         }
-        self.rates.share("defender", metric, right);
+        self.rates.share("defender", metric, classes.iter().map(|class| *class == Class::Positive));
+        let asked = prompts.iter().zip(&samples).zip(&classes).map(|((prompt, sample), class)| Asked {
+            origin: &prompt.origin,
+            prompt: &prompt.text,
+            response: &sample.completion,
+            class: Some(*class),
+            hit: *class == Class::Positive,
+        });
+        self.outcomes.add("defender", metric, Prompts::Fixed, asked);
         Ok(samples)
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::{Context, Input};
 use crate::game::{Class, Outcome, Role};
 use crate::stages::artifact::{self, Model};
 use crate::stages::asking::Asking;
-use crate::stages::trial;
+use crate::stages::trial::{self, Asked, Prompts};
 
 impl Evaluation<'_> {
     /// Fresh attacks on held-out hazards.
@@ -52,6 +52,16 @@ impl Evaluation<'_> {
             outcomes.push(Outcome { technique: *technique, ..outcome });
         }
         self.rates.success("attack_success", &outcomes);
+        for of in responses.chunks(attacks.len()).zip(outcomes.chunks(attacks.len())) {
+            let asked = of.0.iter().zip(of.1).map(|(response, outcome)| Asked {
+                origin: &response.origin,
+                prompt: &response.attack,
+                response: &response.text,
+                class: outcome.class,
+                hit: outcome.succeeded(),
+            });
+            self.outcomes.add(&of.0[0].defender, "attack_success", Prompts::Attempts, asked);
+        }
         self.rates.success_by_cell("attack_success", &outcomes);
         self.rates.manners(&outcomes);
         let broken = all.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded());
@@ -91,6 +101,18 @@ impl Evaluation<'_> {
         self.rates.success_by_cell("benchmark_success", &outcomes);
         let refused = outcomes.iter().map(|outcome| outcome.class == Some(Class::Rejective));
         self.rates.share("defender", "benchmark_refusal", refused);
+        let asked = |hit: fn(&Outcome) -> bool| {
+            attacks.iter().zip(&samples).zip(&outcomes).map(move |((attack, sample), outcome)| Asked {
+                origin: &attack.origin,
+                prompt: &attack.text,
+                response: &sample.completion,
+                class: outcome.class,
+                hit: hit(outcome),
+            })
+        };
+        let refused = |outcome: &Outcome| outcome.class == Some(Class::Rejective);
+        self.outcomes.add("defender", "benchmark_success", Prompts::Fixed, asked(Outcome::succeeded));
+        self.outcomes.add("defender", "benchmark_refusal", Prompts::Fixed, asked(refused));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::game::{Class, Outcome, Role, Verdict, label};
 use crate::rollout::Sampling;
 use crate::stages::artifact;
 use crate::stages::asking::Asking;
-use crate::stages::trial;
+use crate::stages::trial::{self, Asked, Prompts};
 use crate::store::Seed;
 
 impl Evaluation<'_> {
@@ -53,6 +53,14 @@ impl Evaluation<'_> {
             outcomes.push(self.outcome(&response.defender, attack, said));
         }
         self.rates.verdicts("evaluator", "fresh", &truths);
+        let asked = responses.iter().zip(&truths).map(|(response, verdict)| Asked {
+            origin: &response.origin,
+            prompt: &response.attack,
+            response: &response.text,
+            class: verdict.said,
+            hit: verdict.said == Some(verdict.reference),
+        });
+        self.outcomes.add("evaluator", "accuracy_fresh", Prompts::Attempts, asked);
         self.rates.share("evaluator", "undetermined", truths.iter().map(|verdict| verdict.said.is_none()));
         self.rates.verdicts("evaluator", "experts", &labels);
         self.rates.verdicts("experts", "fresh", &voted);
@@ -83,10 +91,19 @@ impl Evaluation<'_> {
         let samples = self.judge(context, &pairs, "pairs")?;
         let verdict = |(row, sample): (&PairRow, &Sample)| {
             let reference = Class::parse(row.class.as_deref()?)?;
-            Some(Verdict { reference, said: Class::parse(&sample.completion) })
+            Some((row, Verdict { reference, said: Class::parse(&sample.completion) }))
         };
-        let verdicts: Vec<Verdict> = rows.iter().zip(&samples).filter_map(verdict).collect();
+        let (known, verdicts): (Vec<&PairRow>, Vec<Verdict>) =
+            rows.iter().zip(&samples).filter_map(verdict).unzip();
         self.rates.verdicts("evaluator", "heldout", &verdicts);
+        let asked = known.into_iter().zip(&verdicts).map(|(row, verdict)| Asked {
+            origin: &row.origin,
+            prompt: &row.attack,
+            response: &row.response,
+            class: verdict.said,
+            hit: verdict.said == Some(verdict.reference),
+        });
+        self.outcomes.add("evaluator", "accuracy_heldout", Prompts::Fixed, asked);
         Ok(())
     }
 }

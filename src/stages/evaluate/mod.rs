@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
 use super::asking::Asking;
-use super::trial;
+use super::trial::{self, Outcomes};
 use crate::data::{self, AttackRow, Position, Sample};
 use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
 use crate::game::{self, Class, Rates, Role};
@@ -70,9 +70,10 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 5,
+        version: 6,
         outputs: &[
             Output::new("metrics", "metrics"),
+            Output::new("outcomes", "outcomes"),
             Output::new("attacks", "attacks"),
             Output::new("responses", "responses"),
             Output::new("verdicts", "verdicts"),
@@ -95,6 +96,11 @@ impl Stage for Evaluate {
             oracle: world.oracle(),
             at: artifact::position(context),
             rates: Rates::default(),
+            outcomes: Outcomes {
+                phase: self.phase.clone(),
+                at: artifact::position(context),
+                rows: Vec::new(),
+            },
             greedy: Sampling { temperature: 0.0, ..self.sampling.clone() },
         };
         let attacks = evaluation.attacks(context)?;
@@ -106,19 +112,21 @@ impl Stage for Evaluate {
         evaluation.ability(context)?;
         let metrics = trial::metric_rows(evaluation.rates, &self.phase, &evaluation.at);
         data::write(&context.output("metrics"), &metrics)?;
+        data::write(&context.output("outcomes"), &evaluation.outcomes.rows)?;
         data::write(&context.output("attacks"), &attacks)?;
         data::write(&context.output("responses"), &responses)?;
         Ok(data::write(&context.output("verdicts"), &verdicts)?)
     }
 }
 
-/// An evaluation at work: what it shares, and the rates so far.
+/// An evaluation at work: what it shares, the rates so far, and what they are made of.
 struct Evaluation<'a> {
     stage: &'a Evaluate,
     world: &'a game::World,
     oracle: game::Oracle<'a>,
     at: Position,
     rates: Rates,
+    outcomes: Outcomes,
     greedy: Sampling,
 }
 

@@ -109,7 +109,7 @@ impl AttackerRule {
                 cosine: self.embedder.as_ref().map(|_| reward.cosine),
                 cosine_penalty: self.embedder.as_ref().map(|_| reward.cosine_penalty),
                 undetermined: undetermined as u32 + u32::from(meaning == UNDETERMINED),
-                ..row(context, attack.group, &attack.origin, &attack.text, &attack.sample)
+                ..row(context, attack.attack_id, attack.group, &attack.origin, &attack.text, &attack.sample)
             }
         };
         let mut rows: Vec<RewardRow> = attacks.iter().enumerate().map(reward).collect();

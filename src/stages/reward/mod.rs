@@ -73,7 +73,7 @@ struct EvaluatorRule {
 
 impl Stage for Reward {
     const KIND: Kind =
-        Kind { name: "reward", version: 5, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+        Kind { name: "reward", version: 6, outputs: &[Output::new("rewards", "rewards")], numerics: true };
 
     fn check(&self) -> Result<(), CheckError> {
         if let Rule::Attacker(rule) = &self.rule {
@@ -123,7 +123,14 @@ impl DefenderRule {
                     reward: self.weights.reward(class),
                     verdict: Some(verdict.class.clone()),
                     undetermined: u32::from(class.is_none()),
-                    ..row(context, response.group, &response.origin, &response.text, &response.sample)
+                    ..row(
+                        context,
+                        response.response_id,
+                        response.group,
+                        &response.origin,
+                        &response.text,
+                        &response.sample,
+                    )
                 })
             })
             .collect()
@@ -154,7 +161,14 @@ impl EvaluatorRule {
                 verdict: Some(verdict.class.clone()),
                 label: Some(label.class.clone()),
                 undetermined: u32::from(class.is_none()),
-                ..row(context, verdict.group, &verdict.origin, &verdict.text, &verdict.sample)
+                ..row(
+                    context,
+                    verdict.verdict_id,
+                    verdict.group,
+                    &verdict.origin,
+                    &verdict.text,
+                    &verdict.sample,
+                )
             });
         }
         Ok(rows)
@@ -162,8 +176,16 @@ impl EvaluatorRule {
 }
 
 /// A row with what all rules share; the rule fills in its components.
-fn row(context: &Context, group: u32, origin: &Origin, text: &str, sample: &Sample) -> RewardRow {
+fn row(
+    context: &Context,
+    sample_id: u32,
+    group: u32,
+    origin: &Origin,
+    text: &str,
+    sample: &Sample,
+) -> RewardRow {
     RewardRow {
+        sample_id,
         group,
         origin: origin.clone(),
         text: text.to_owned(),

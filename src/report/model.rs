@@ -1,0 +1,230 @@
+//! What a report shows, as data. The page in `page/` draws what is in here and computes nothing of its own, so that the
+//! report of a finished run and the live page of one under way are the same page over the same data.
+//!
+//! All texts are as they are; the page shows them as text and never as markup.
+
+use serde::Serialize;
+
+/// A report on one run or several.
+#[derive(Serialize)]
+pub struct Report {
+    /// Such as `quickstart 20261125-101112`.
+    pub title: String,
+    /// The version of triplay that made it.
+    pub triplay: String,
+    /// When (RFC 3339).
+    pub made: String,
+    /// Whether texts of prompts and models are left out.
+    pub redacted: bool,
+    /// What the reader should know first, such as that a run is half-finished.
+    pub notices: Vec<String>,
+    pub runs: Vec<RunInfo>,
+    pub graphs: Vec<Graph>,
+    pub headline: Headline,
+    pub panels: Vec<Panel>,
+    pub matrices: Vec<Matrix>,
+    pub checkpoints: Vec<Checkpoint>,
+    /// The newest lines of the log; only of a live page.
+    pub log: Vec<String>,
+}
+
+/// What was run, where, and how to run it again.
+#[derive(Serialize)]
+pub struct RunInfo {
+    /// Such as `20261125-101112`.
+    pub run: String,
+    pub pipeline: String,
+    pub file: String,
+    /// `running`, `done`, `failed`, `interrupted`, `killed` or `halted`.
+    pub status: String,
+    pub began: String,
+    pub seconds: f64,
+    pub nodes: usize,
+    pub ran: usize,
+    pub cached: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    pub triplay: String,
+    /// Name and value, such as `processor`.
+    pub machine: Vec<(String, String)>,
+    /// The ablations and seeds with their parameters, each a name and a value; the pipeline as it stands has the empty
+    /// name.
+    pub variants: Vec<(String, Vec<(String, String)>)>,
+    /// The pipeline file as it was.
+    pub pipeline_yaml: String,
+    /// The commands that make it again, one a line.
+    pub reproduce: Vec<String>,
+}
+
+/// A run's pipeline: stages as they stand in the file, loops not unrolled.
+#[derive(Serialize)]
+pub struct Graph {
+    pub run: String,
+    pub stages: Vec<Stage>,
+    /// From and to, as indices of stages; what goes back to the next round of a loop is left out.
+    pub edges: Vec<(usize, usize)>,
+}
+
+/// A stage, or a loop around stages.
+#[derive(Serialize)]
+pub struct Stage {
+    /// Such as `play/red/update`.
+    pub id: String,
+    pub label: String,
+    /// The stage's kind, or `loop`.
+    pub kind: String,
+    /// The loop that it is in.
+    pub parent: Option<usize>,
+    /// `waiting`, `running`, `done`, `cached`, `failed` or `skipped`.
+    pub state: String,
+    /// Of its nodes, how many are done, and how many there are.
+    pub done: usize,
+    pub total: usize,
+    /// Seconds of work.
+    pub seconds: f64,
+}
+
+/// The metrics that matter, for each ablation.
+#[derive(Serialize)]
+pub struct Headline {
+    /// What is compared: runs or ablations, such as `full`.
+    pub columns: Vec<String>,
+    /// How many seeds each column has.
+    pub seeds: Vec<usize>,
+    pub rows: Vec<HeadlineRow>,
+    /// What the intervals are.
+    pub note: String,
+}
+
+#[derive(Serialize)]
+pub struct HeadlineRow {
+    /// In plain words, such as `attacks that succeed`.
+    pub label: String,
+    pub subject: String,
+    pub metric: String,
+    /// `share` (0 to 1, shown as percent), `nats`, `tokens`, `words` or `number`.
+    pub unit: String,
+    /// `up` or `down` where one of them is better for safety, else nothing.
+    pub better: Option<String>,
+    /// One a column; nothing where the column lacks it.
+    pub cells: Vec<Option<HeadlineCell>>,
+}
+
+#[derive(Serialize)]
+pub struct HeadlineCell {
+    /// At the first evaluation, at the last, and what changed.
+    pub first: Interval,
+    pub last: Interval,
+    pub change: Option<Interval>,
+}
+
+/// A value and its 95 % interval, where there is one.
+#[derive(Clone, Copy, Serialize)]
+pub struct Interval {
+    pub value: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+/// A picture of curves.
+#[derive(Serialize)]
+pub struct Panel {
+    /// `training`, `evaluation` or `diversity`.
+    pub section: String,
+    /// Whose it is: `attacker`, `defender`, `evaluator`, or empty.
+    pub role: String,
+    pub title: String,
+    /// As of [`HeadlineRow`].
+    pub unit: String,
+    /// What the axis of x counts, such as `step of training` or `after phase`.
+    pub x_label: String,
+    /// The names of the places on the axis of x.
+    pub ticks: Vec<String>,
+    pub series: Vec<Curve>,
+}
+
+#[derive(Serialize)]
+pub struct Curve {
+    /// What stands where the curve ends.
+    pub name: String,
+    /// The place on the axis of x, and the value there.
+    pub points: Vec<(usize, Interval)>,
+}
+
+/// A table of values by two names: a confusion matrix, cross-play, a coverage map.
+#[derive(Serialize)]
+pub struct Matrix {
+    /// `confusion`, `cross_play` or `coverage`.
+    pub section: String,
+    pub title: String,
+    /// What rows and columns are, such as `truth` and `verdict`.
+    pub rows_label: String,
+    pub columns_label: String,
+    pub rows: Vec<String>,
+    pub columns: Vec<String>,
+    /// As of [`HeadlineRow`]; `share` of the row in a confusion matrix.
+    pub unit: String,
+    pub values: Vec<Vec<Option<f64>>>,
+    /// Observations behind each value.
+    pub counts: Vec<Vec<u64>>,
+}
+
+/// A model that a run made, and what it was made of.
+#[derive(Serialize)]
+pub struct Checkpoint {
+    /// The run and the node, such as `20261125-101112:play[1]/red[03]/update`: the page's anchor.
+    pub id: String,
+    pub run: String,
+    pub node: String,
+    pub kind: String,
+    /// Key of the node and digest of the model, in hexadecimal.
+    pub key: String,
+    pub digest: String,
+    pub bytes: u64,
+    /// Where it lies, where the cache still has it.
+    pub path: Option<String>,
+    pub seconds: f64,
+    /// The checkpoint that training started from.
+    pub parent: Option<String>,
+    /// The other nodes that it was made of.
+    pub inputs: Vec<String>,
+}
+
+/// Attacks and what was answered, a row for each response. Texts are indices of `strings`; −1 is none.
+#[derive(Default, Serialize)]
+pub struct Samples {
+    pub strings: Vec<String>,
+    /// Rows of one attack have the same number.
+    pub attack_number: Vec<u32>,
+    pub run: Vec<i32>,
+    /// Ablation and seed, such as `full-s1`; empty of the pipeline as it stands.
+    pub variant: Vec<i32>,
+    /// The loop round or evaluation that made it, such as `play[1]/red[03]` or `play[1]/after_red`.
+    pub scope: Vec<i32>,
+    pub iteration: Vec<u32>,
+    pub step: Vec<u32>,
+    pub seed_id: Vec<i32>,
+    pub category: Vec<i32>,
+    /// `hazard`, `benign` or `arithmetic`.
+    pub task: Vec<i32>,
+    pub split: Vec<i32>,
+    pub technique: Vec<i32>,
+    pub seed: Vec<i32>,
+    pub attack: Vec<i32>,
+    /// The model that responded.
+    pub defender: Vec<i32>,
+    pub response: Vec<i32>,
+    /// The evaluator's class.
+    pub verdict: Vec<i32>,
+    /// The true class, the experts' label or the benchmark's, where there is one.
+    pub truth: Vec<i32>,
+    /// Who learnt from this row: `attacker`, `defender`, `evaluator`, or none.
+    pub learner: Vec<i32>,
+    pub reward: Vec<Option<f32>>,
+    pub advantage: Vec<Option<f32>>,
+    /// Components of the attacker's reward: names, and for each a column.
+    pub components: Vec<(String, Vec<Option<f32>>)>,
+    /// The checkpoint of [`Checkpoint`] that wrote the attack, and the one that responded.
+    pub attacker_checkpoint: Vec<i32>,
+    pub defender_checkpoint: Vec<i32>,
+}

@@ -1,0 +1,14 @@
+//! What runs leave behind, read back: the folder of each with its record ([`folder`]), what its datasets were made of
+//! ([`lineage`]), and the rows of all its nodes together as tables ([`tables`]).
+
+mod folder;
+mod lineage;
+mod machine;
+mod tables;
+mod variant;
+
+pub use folder::{Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
+pub use lineage::{Lineage, manifest};
+pub use machine::Machine;
+pub use tables::{TABLES, Table, Tables};
+pub use variant::variant;
