@@ -11,6 +11,7 @@ mod compare;
 mod export;
 mod graph;
 mod import;
+mod judge;
 mod kinds;
 mod ledger;
 mod model;
@@ -49,6 +50,8 @@ enum Command {
     /// Many seeds and ablations together, as a table and as curves
     #[command(subcommand)]
     Results(results::ResultsCommand),
+    /// Judge the responses of a run again with another judge; generates nothing
+    Judge(judge::JudgeArgs),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -319,6 +322,7 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
+        Command::Judge(args) => judge::command(&args),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
