@@ -6,7 +6,7 @@ mod halted;
 mod matrix;
 mod plot;
 mod series;
-mod statistics;
+pub mod statistics;
 mod summary;
 mod table;
 
