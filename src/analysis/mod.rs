@@ -7,7 +7,7 @@ mod matrix;
 mod plot;
 mod rejudge;
 mod series;
-mod statistics;
+pub mod statistics;
 mod summary;
 mod table;
 
