@@ -262,15 +262,19 @@ function createSamples(page) {
   /** Browsers count how often an address changes: once after a burst is enough. */
   function writeAddress() {
     clearTimeout(addressTimer);
-    addressTimer = setTimeout(() => {
-      const address = addressOf();
-      try {
-        history.replaceState(null, "", address);
-      } catch {
-        // Some browsers forbid it to files; then the link is not kept.
-      }
-    }, 150);
+    addressTimer = setTimeout(writeAddressNow, 150);
   }
+
+  function writeAddressNow() {
+    clearTimeout(addressTimer);
+    try {
+      history.replaceState(null, "", addressOf());
+    } catch {
+      // Some browsers forbid it to files; then the link is not kept.
+    }
+  }
+  // Whoever has gone elsewhere is not called back by a burst before.
+  addEventListener("hashchange", () => clearTimeout(addressTimer));
 
   function addressOf() {
     const parts = new URLSearchParams();
@@ -364,7 +368,10 @@ function createSamples(page) {
     return drawSample({
       table, row, textAt, search: filter.text, redacted: page.redacted(), hasCheckpoint: page.hasCheckpoint,
       close: () => closeDetail(), move: (by) => moveTo(active + by, true),
-      leave: () => { if (dialog.open) dialog.close(); },
+      leave: () => {
+        writeAddressNow();
+        if (dialog.open) dialog.close();
+      },
     });
   }
 
