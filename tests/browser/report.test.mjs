@@ -199,6 +199,7 @@ describe("samples", () => {
     assert.equal(await countShown(page), expected);
 
     const { page: other } = await open(browser, page.url());
+    assert.ok(Math.abs(await other.$eval("#samples", (section) => section.getBoundingClientRect().top) - 60) < 8, "the link leads to the samples");
     assert.equal(await countShown(other), expected);
     assert.equal(await other.$eval("input[type=search]", (input) => input.value), "GLOWVENOM");
     await other.click(".chips button:last-child");
