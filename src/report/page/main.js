@@ -128,7 +128,7 @@ const inSight = new IntersectionObserver((entries) => {
     if (first?.id === id) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
-}, { rootMargin: "-64px 0px -55% 0px" });
+}, { rootMargin: "-112px 0px -55% 0px" });
 /** @type {Map<string, boolean>} */
 const visible = new Map();
 /** Whether samples are in sight or soon will be. */
