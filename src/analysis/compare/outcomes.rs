@@ -138,3 +138,17 @@ impl Outcomes {
         })
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Prompts by id with the values of their attempts.
+    pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
+        let mut prompts = Prompts::default();
+        for (id, values) in rows {
+            values.iter().for_each(|value| prompts.add(id, Attempt { value: *value, place: Place(0, 0) }));
+        }
+        prompts
+    }
+}

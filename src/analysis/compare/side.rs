@@ -57,6 +57,7 @@ impl Side {
         let title = part.title();
         let run = Run::read(&part.folder)?;
         let mut names: BTreeMap<(Option<u64>, String), Variant> = BTreeMap::new();
+        let mut ablations: Vec<String> = Vec::new();
         for full in run.record.params.keys() {
             let (ablation, seed, _) = variant(&format!("{full}/"));
             let wanted = match &part.ablation {
@@ -69,22 +70,18 @@ impl Side {
             if wanted {
                 let variant = Variant { name: full.clone(), seed, evaluations: Vec::new() };
                 names.insert((seed, full.clone()), variant);
+                if !ablations.iter().any(|known| known == ablation) {
+                    ablations.push(ablation.to_owned());
+                }
             }
         }
         let variants: Vec<Variant> = names.into_values().collect();
-        let mut ablations: Vec<&str> = Vec::new();
-        for own in &variants {
-            let ablation = ablation(&own.name);
-            if !ablations.contains(&ablation) {
-                ablations.push(ablation);
-            }
-        }
         let several = (ablations.len() > 1).then(|| {
             format!(
                 "run {title} has several ablations ({}): metrics are compared of one, such as {}@{}",
                 ablations.join(", "),
                 run.record.run,
-                ablations.iter().find(|name| !name.is_empty()).unwrap_or(&"NAME")
+                ablations.iter().find(|name| !name.is_empty()).map_or("NAME", String::as_str)
             )
         });
         let tables = Tables::of(&run.folder)?;
@@ -172,14 +169,6 @@ impl Side {
             (None, phases) => format!("it has {}", phases.join(", ")),
         };
         anyhow::anyhow!("run {} has no evaluation after `{wanted}`; {known}", self.title)
-    }
-}
-
-fn ablation(variant_name: &str) -> &str {
-    let (seedless, seed) = variant_name.rsplit_once('-').unwrap_or(("", variant_name));
-    match seed.strip_prefix('s').is_some_and(|digits| digits.parse::<u64>().is_ok()) {
-        true => seedless,
-        false => variant_name,
     }
 }
 
