@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::measured::Names;
 use super::outcomes::{Attempt, Outcomes, Prompt, Prompts};
-use super::test::Names;
 use crate::analysis::series::Measure;
 
 /// What a side answered to a flipped prompt.

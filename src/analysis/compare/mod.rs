@@ -1,13 +1,13 @@
 //! Two runs compared: for each metric of an evaluation the difference, whether it may be chance, how small a one could
 //! have been seen, and the prompts that flipped. What may only differ where the comparison is forced is in
-//! [`conditions`]; which test fits which metric in [`test`].
+//! [`conditions`]; which test fits which metric in [`measured`].
 
 mod columns;
 mod conditions;
 mod flips;
+mod measured;
 mod outcomes;
 mod side;
-mod test;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,17 +15,17 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use self::conditions::{Past, conditions};
+use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
 use self::side::{Evaluation, Variant};
-use self::test::{Part, Parts};
 use super::series::Measure;
 use super::statistics::holm;
 use super::table::is_share;
 use crate::store::Store;
 
 pub use flips::{Answer, Flip};
+pub use measured::{Compared, Names, OfSeed, Test};
 pub use side::Side;
-pub use test::{Compared, Names, OfSeed, Test};
 
 /// What is asked of a comparison.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +108,7 @@ pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison
         .iter()
         .map(|measure| {
             let parts = parts(measure, &places, (&own_a, &read_a), (&own_b, &read_b));
-            test::test(measure, is_share(&measure.metric), &parts)
+            measured::tested(measure, is_share(&measure.metric), &parts)
         })
         .collect();
     (result.after_a, result.after_b) = (after_a, after_b);

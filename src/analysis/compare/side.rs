@@ -59,7 +59,8 @@ impl Side {
         let mut names: BTreeMap<(Option<u64>, String), Variant> = BTreeMap::new();
         let mut ablations: Vec<String> = Vec::new();
         for full in run.record.params.keys() {
-            let (ablation, seed, _) = variant(&format!("{full}/"));
+            let named = format!("{full}/");
+            let (ablation, seed, _) = variant(&named);
             let wanted = match &part.ablation {
                 Some(wanted) => {
                     full == wanted

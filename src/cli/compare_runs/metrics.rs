@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
 
 /// Columns of a terminal.
@@ -207,15 +209,28 @@ fn cut(text: &mut String, line: &str) {
     let (before, line) = line.strip_prefix('\n').map_or(("", line), |line| ("\n", line));
     let flat: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     *text += before;
-    *text += &console::truncate_str(flat.trim_end(), WIDTH, "…");
-    text.push('\n');
+    let flat = flat.trim_end();
+    if flat.width() <= WIDTH {
+        *text += &format!("{flat}\n");
+        return;
+    }
+    let mut room = WIDTH - 1;
+    for c in flat.chars() {
+        let width = c.width().unwrap_or(0);
+        if width > room {
+            break;
+        }
+        room -= width;
+        text.push(c);
+    }
+    *text += "…\n";
 }
 
 fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
     let mut line = first.to_owned();
     let mut is_empty = true;
     for word in words.split_whitespace() {
-        if !is_empty && console::measure_text_width(&line) + 1 + console::measure_text_width(word) > WIDTH {
+        if !is_empty && line.width() + 1 + word.width() > WIDTH {
             *text += &(line + "\n");
             (line, is_empty) = (indent.to_owned(), true);
         }

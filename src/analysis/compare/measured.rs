@@ -92,7 +92,7 @@ pub enum Parts<'p> {
 }
 
 /// Tests a measure.
-pub fn test(measure: &Measure, share: bool, parts: &Parts) -> Compared {
+pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
     let mut found = Compared {
         metric: format!("{} {}", measure.subject, measure.metric),
         measure: Names { subject: measure.subject.clone(), name: measure.metric.clone() },
@@ -241,7 +241,8 @@ fn rates(clusters: &[Cluster]) -> (f64, f64) {
 fn set_means(found: &mut Compared) {
     let both: Vec<(f64, f64)> = found.seeds.iter().filter_map(|seed| Some((seed.a?, seed.b?))).collect();
     let count = both.len() as f64;
-    let (a, b) = both.iter().fold((0.0, 0.0), |(a, b), pair| (a + pair.0 / count, b + pair.1 / count));
+    let (a, b) = both.iter().fold((0.0, 0.0), |(a, b), pair| (a + pair.0, b + pair.1));
+    let (a, b) = (a / count, b / count);
     (found.a, found.b, found.difference) = (Some(a), Some(b), Some(b - a));
 }
 
@@ -283,7 +284,7 @@ mod tests {
         let a = prompts(&[("x", &[1.0]), ("y", &[1.0]), ("z", &[0.0]), ("only", &[1.0])]);
         let b = prompts(&[("y", &[0.0]), ("x", &[0.0]), ("z", &[0.0]), ("other", &[0.0]), ("more", &[0.0])]);
         let pair = (part(None, 0.75, Some(&a)), part(None, 0.0, Some(&b)));
-        let found = test(&measure(), true, &Parts::Paired(vec![pair]));
+        let found = tested(&measure(), true, &Parts::Paired(vec![pair]));
         assert_eq!((found.test, found.p), (Some(Test::Mcnemar), Some(0.5)));
         assert_eq!((found.prompts, found.only_a, found.only_b), (3, 1, 2));
         assert_eq!((found.a, found.b), (Some(2.0 / 3.0), Some(0.0)));
@@ -296,25 +297,25 @@ mod tests {
         let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
         let b = prompts(&[("x", &[1.0]), ("y", &[0.0])]);
         let pair = |seed| (part(seed, 0.75, Some(&a)), part(seed, 0.5, Some(&b)));
-        let one = test(&measure(), true, &Parts::Paired(vec![pair(None)]));
+        let one = tested(&measure(), true, &Parts::Paired(vec![pair(None)]));
         assert_eq!((one.test, one.difference), (Some(Test::Bootstrap), Some(-0.25)));
         assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
-        let two = test(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
+        let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
         assert_eq!((two.test, two.prompts, two.seeds.len()), (Some(Test::BootstrapSeeds), 4, 2));
         let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
-        assert_eq!(test(&measure(), true, &apart).test, Some(Test::BootstrapApart));
+        assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
     }
 
     #[test]
     fn without_prompts_there_are_values_and_over_seeds_student_s_t() {
         let pair = |seed, a, b| (part(Some(seed), a, None), part(Some(seed), b, None));
-        let one = test(&measure(), false, &Parts::Paired(vec![pair(1, 0.25, 0.5)]));
+        let one = tested(&measure(), false, &Parts::Paired(vec![pair(1, 0.25, 0.5)]));
         assert_eq!((one.test, one.difference, one.p), (None, Some(0.25), None));
         let three = vec![pair(1, 0.25, 0.5), pair(2, 0.25, 0.75), pair(3, 0.5, 0.5)];
-        let three = test(&measure(), false, &Parts::Paired(three));
+        let three = tested(&measure(), false, &Parts::Paired(three));
         assert_eq!((three.test, three.difference), (Some(Test::StudentT), Some(0.25)));
         let lacking = Part { seed: None, value: None, prompts: None };
-        let missing = test(&measure(), false, &Parts::Paired(vec![(part(None, 1.0, None), lacking)]));
+        let missing = tested(&measure(), false, &Parts::Paired(vec![(part(None, 1.0, None), lacking)]));
         assert_eq!((missing.a, missing.b, missing.difference), (Some(1.0), None, None));
     }
 }
