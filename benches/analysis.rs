@@ -146,5 +146,5 @@ fn blob<R: Row>(store: &Store, name: &str, rows: &[R]) -> anyhow::Result<NodeOut
     let place = store.blob_path(&digest);
     std::fs::create_dir_all(place.parent().unwrap_or(Path::new(".")))?;
     std::fs::rename(&made, place)?;
-    Ok(NodeOutput { name: name.into(), artifact: name.into(), digest, bytes })
+    Ok(NodeOutput { name: name.into(), artifact: name.into(), digest, bytes, passing: false })
 }
