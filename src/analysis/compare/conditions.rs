@@ -96,6 +96,9 @@ fn follow(a: At, b: At, found: &mut Conditions) {
             What::Seed | What::Position | What::Format => {}
             What::Numerics => found.notes.push(format!("{}: {change}", a.2.node)),
             What::Kind | What::Code => found.differing.push(said("code", a.2, &change)),
+            _ if a.2.kind == "evaluate" && head == "evaluator" => {
+                found.notes.push("judged_… is the word of each run's own evaluator, and they differ".into());
+            }
             _ if roles.subjects.contains(&head) => {}
             What::Input if roles.made.contains(&head) => {
                 let makers = (maker(a.1, &change.from), maker(b.1, &change.to));
