@@ -2,6 +2,7 @@
 //! seeds and ablations together, as tables and as curves.
 
 mod collect;
+pub mod compare;
 mod halted;
 mod matrix;
 mod plot;

@@ -13,7 +13,7 @@ use crate::engine::nearest;
 use crate::runs::variant;
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Measure {
     pub subject: String,
     pub metric: String,

@@ -8,6 +8,7 @@ macro_rules! println {
 
 mod cache;
 mod compare;
+mod compare_runs;
 mod export;
 mod graph;
 mod import;
@@ -93,7 +94,7 @@ enum RunsCommand {
     List(RunsListArgs),
     /// Show what was run, where and what it came to
     Show(RunsShowArgs),
-    /// Show where two runs part: parameters, code, nodes, metrics
+    /// Show where runs part, what that did to their metrics, and whether it may be chance
     Compare(RunsCompareArgs),
     /// Remove runs; `cache gc` then frees what only they used
     Rm(RunsRmArgs),
@@ -214,10 +215,18 @@ struct RunsShowArgs {
 
 #[derive(Args)]
 struct RunsCompareArgs {
-    /// A run, or RUN@ABLATION
-    a: String,
-    /// Another
-    b: String,
+    /// Runs, or RUN@ABLATION: each is compared with the first
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    runs: Vec<String>,
+    /// Compare the evaluation after this phase, such as `2 red`, or of this node [default: the last]
+    #[arg(long, value_name = "PHASE")]
+    at: Option<String>,
+    /// Show this many of the prompts that flipped; --json has all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    flips: usize,
+    /// Compare although judge, prompts or decoding differ
+    #[arg(long)]
+    force: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -319,7 +328,7 @@ pub fn main() -> ExitCode {
         Command::Pipeline(PipelineCommand::Explain(args)) => plan::explain(&args),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
-        Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
+        Command::Runs(RunsCommand::Compare(args)) => compare_runs::command(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
         Command::Judge(args) => judge::command(&args),

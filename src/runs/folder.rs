@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::machine::Machine;
+use super::variant::variant;
 use crate::engine::{NodeOutput, NodeReport};
 use crate::store::{Digest, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
 
@@ -256,9 +257,23 @@ impl Run {
         Ok((nodes, damaged))
     }
 
-    /// The part of the run that is of one ablation, seed, or both.
+    /// The part of the run that is of one ablation, seed, or both; of an ablation with several seeds all of them, whose
+    /// nodes are then named `s1/…`.
     fn only(mut self, ablation: &str) -> anyhow::Result<Run> {
-        if !self.record.params.contains_key(ablation) || ablation.is_empty() {
+        let of_ablation = |name: &str| {
+            let (of, seed, _) = variant(name);
+            of == ablation && seed.is_some()
+        };
+        let is_exact = self.record.params.contains_key(ablation);
+        let prefix = match is_exact || !self.record.params.keys().any(|name| of_ablation(&format!("{name}/")))
+        {
+            true => format!("{ablation}/"),
+            false => format!("{ablation}-"),
+        };
+        let rest = |name: &str| {
+            name.strip_prefix(&prefix).filter(|_| is_exact || of_ablation(name)).map(str::to_owned)
+        };
+        if ablation.is_empty() || !self.record.params.keys().any(|name| rest(&format!("{name}/")).is_some()) {
             let known: Vec<&str> =
                 self.record.params.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
             match known[..] {
@@ -268,15 +283,19 @@ impl Run {
                 }
             }
         }
-        let prefix = format!("{ablation}/");
-        self.nodes.retain_mut(|node| match node.node.strip_prefix(&prefix) {
+        self.nodes.retain_mut(|node| match rest(&node.node) {
             Some(rest) => {
-                node.node = rest.to_owned();
+                node.node = rest;
                 true
             }
             None => false,
         });
-        self.record.params.retain(|name, _| name == ablation);
+        let params = std::mem::take(&mut self.record.params);
+        let own = |name: String| Some(rest(&format!("{name}/"))?.trim_end_matches('/').to_owned());
+        self.record.params = match is_exact {
+            true => params.into_iter().filter(|(name, _)| name == ablation).collect(),
+            false => params.into_iter().filter_map(|(name, value)| Some((own(name)?, value))).collect(),
+        };
         self.ablation = Some(ablation.to_owned());
         Ok(self)
     }

@@ -1,0 +1,84 @@
+//! Prompts that one side gets and the other does not.
+
+use serde::Serialize;
+
+use super::measured::Names;
+use super::outcomes::{Attempt, Outcomes, Prompt, Prompts};
+use crate::analysis::series::Measure;
+
+/// What a side answered to a flipped prompt.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    pub hits: f64,
+    pub attempts: usize,
+    /// Of one of the attempts that made the difference.
+    pub prompt: String,
+    pub response: String,
+    pub class: String,
+}
+
+/// A prompt that counts more often for the one side than for the other.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flip {
+    /// Subject and metric.
+    pub metric: String,
+    #[serde(flatten)]
+    pub measure: Names,
+    pub seed: Option<u64>,
+    pub prompt_id: String,
+    pub category: String,
+    /// `gained` where B has more, else `lost`.
+    pub direction: &'static str,
+    pub a: Answer,
+    pub b: Answer,
+}
+
+/// A flipped prompt whose texts have not been looked up.
+pub struct Found<'p> {
+    pub measure: &'p Measure,
+    pub seed: Option<u64>,
+    a: &'p Prompt,
+    b: &'p Prompt,
+}
+
+/// The prompts of a measure that flipped, those that flipped most first.
+pub fn flips<'p>(measure: &'p Measure, seed: Option<u64>, a: &'p Prompts, b: &'p Prompts) -> Vec<Found<'p>> {
+    let pairs = a.list.iter().filter_map(|prompt| Some((prompt, b.get(&prompt.id)?)));
+    let mut found: Vec<Found> =
+        pairs.filter(|(a, b)| a.mean() != b.mean()).map(|(a, b)| Found { measure, seed, a, b }).collect();
+    let by = |found: &Found| (found.b.mean() - found.a.mean()).abs();
+    found.sort_by(|one, other| by(other).total_cmp(&by(one)));
+    found
+}
+
+impl Found<'_> {
+    /// Whether B has more.
+    pub fn is_gained(&self) -> bool {
+        self.b.mean() > self.a.mean()
+    }
+
+    /// With its texts, of the evaluations' tables.
+    pub fn told(&self, a: &Outcomes, b: &Outcomes) -> anyhow::Result<Flip> {
+        let gained = self.is_gained();
+        let answer = |table: &Outcomes, prompt: &Prompt, is_more: bool| {
+            let shows = |attempt: &&Attempt| (attempt.value > 0.0) == is_more;
+            let attempt = prompt.attempts.iter().find(shows).unwrap_or(&prompt.attempts[0]);
+            let texts = table.texts(attempt.place)?;
+            let (hits, attempts) = (prompt.sum(), prompt.attempts.len());
+            let answer =
+                Answer { hits, attempts, prompt: texts.prompt, response: texts.response, class: texts.class };
+            Ok::<(Answer, String), anyhow::Error>((answer, texts.category))
+        };
+        let ((a, category), (b, _)) = (answer(a, self.a, !gained)?, answer(b, self.b, gained)?);
+        Ok(Flip {
+            metric: format!("{} {}", self.measure.subject, self.measure.metric),
+            measure: Names { subject: self.measure.subject.clone(), name: self.measure.metric.clone() },
+            seed: self.seed,
+            prompt_id: self.a.id.clone(),
+            category,
+            direction: if gained { "gained" } else { "lost" },
+            a,
+            b,
+        })
+    }
+}

@@ -1,0 +1,321 @@
+//! One measure of two sides: their values, the difference, and the test that fits what is known of it.
+
+use serde::Serialize;
+
+use super::outcomes::Prompts;
+use crate::analysis::series::Measure;
+use crate::analysis::statistics::{
+    Bootstrap, Cluster, Interval, Side, bootstrap, bootstrap_apart, difference, mcnemar, paired_t,
+    smallest_difference, wilson,
+};
+
+/// How a difference was tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Test {
+    /// One attempt at each prompt: McNemar's exact test, Tango's interval.
+    Mcnemar,
+    /// Several attempts: the bootstrap over prompts.
+    Bootstrap,
+    /// Several seeds that both have: over seeds, and prompts within.
+    BootstrapSeeds,
+    /// Other seeds on each side: each drawn on its own.
+    BootstrapApart,
+    /// No outcomes of single prompts: Student's t over the seeds that both have.
+    StudentT,
+}
+
+/// What each seed came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct OfSeed {
+    pub seed: Option<u64>,
+    pub a: Option<f64>,
+    pub b: Option<f64>,
+}
+
+/// A measure on both sides.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// Subject and metric, such as `defender attack_success`.
+    pub metric: String,
+    #[serde(flatten)]
+    pub measure: Names,
+    /// Whether it is a share from 0 to 1.
+    pub share: bool,
+    /// Over the prompts and seeds that both have; nothing where a side lacks it.
+    pub a: Option<f64>,
+    pub b: Option<f64>,
+    /// Of one attempt at each prompt Wilson's, else by the bootstrap.
+    pub a_interval: Option<Interval>,
+    pub b_interval: Option<Interval>,
+    /// B − A.
+    pub difference: Option<f64>,
+    pub interval: Option<Interval>,
+    pub p: Option<f64>,
+    /// Holm's, over all tests of this pair of runs.
+    pub p_adjusted: Option<f64>,
+    pub test: Option<Test>,
+    /// The smallest difference that would have been found in four of five repetitions.
+    pub detectable: Option<f64>,
+    /// That both were asked; over seeds, of all of them.
+    pub prompts: usize,
+    /// Attempts at these prompts.
+    pub a_attempts: usize,
+    pub b_attempts: usize,
+    /// Prompts that only one has, which are left out.
+    pub only_a: usize,
+    pub only_b: usize,
+    /// Of several seeds, each.
+    pub seeds: Vec<OfSeed>,
+}
+
+/// A measure's names, as fields.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Names {
+    pub subject: String,
+    pub name: String,
+}
+
+/// One seed's part of a measure.
+#[derive(Clone, Copy)]
+pub struct Part<'p> {
+    pub seed: Option<u64>,
+    pub value: Option<f64>,
+    pub prompts: Option<&'p Prompts>,
+}
+
+/// How the seeds of two sides stand to each other.
+pub enum Parts<'p> {
+    /// Seed by seed, A and B.
+    Paired(Vec<(Part<'p>, Part<'p>)>),
+    Apart(Vec<Part<'p>>, Vec<Part<'p>>),
+}
+
+/// Tests a measure.
+pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
+    let mut found = Compared {
+        metric: format!("{} {}", measure.subject, measure.metric),
+        measure: Names { subject: measure.subject.clone(), name: measure.metric.clone() },
+        share,
+        a: None,
+        b: None,
+        a_interval: None,
+        b_interval: None,
+        difference: None,
+        interval: None,
+        p: None,
+        p_adjusted: None,
+        test: None,
+        detectable: None,
+        prompts: 0,
+        a_attempts: 0,
+        b_attempts: 0,
+        only_a: 0,
+        only_b: 0,
+        seeds: Vec::new(),
+    };
+    match parts {
+        Parts::Paired(pairs) => paired(&mut found, pairs),
+        Parts::Apart(a, b) => apart(&mut found, a, b),
+    }
+    found
+}
+
+fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
+    // A seed that lacks the measure on one side says nothing of the difference.
+    let both: Vec<&(Part, Part)> =
+        pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
+    let told: Option<Vec<(&Prompts, &Prompts)>> =
+        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
+    let clusters: Vec<Vec<Cluster>> = told.iter().flatten().map(|(a, b)| shared(found, a, b)).collect();
+    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
+        values(found, pairs);
+        return;
+    }
+    for ((a, _), clusters) in both.iter().zip(&clusters) {
+        let (a_rate, b_rate) = rates(clusters);
+        found.seeds.push(OfSeed { seed: a.seed, a: Some(a_rate), b: Some(b_rate) });
+    }
+    set_means(found);
+    found.prompts = clusters.iter().map(Vec::len).sum();
+    let total = |count: fn(&Cluster) -> f64| clusters.iter().flatten().map(count).sum::<f64>() as usize;
+    (found.a_attempts, found.b_attempts) =
+        (total(|cluster| cluster.a.count), total(|cluster| cluster.b.count));
+    match &clusters[..] {
+        [only] if only.iter().all(|cluster| is_single(&cluster.a) && is_single(&cluster.b)) => {
+            exact(found, only)
+        }
+        [_] => set_bootstrap(found, bootstrap(&clusters), Test::Bootstrap),
+        _ => set_bootstrap(found, bootstrap(&clusters), Test::BootstrapSeeds),
+    }
+    if found.seeds.len() == 1 {
+        found.seeds.clear();
+    }
+}
+
+/// Values alone: of several seeds Student's t.
+fn values(found: &mut Compared, pairs: &[(Part, Part)]) {
+    found.seeds =
+        pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
+    let differences: Vec<f64> = found.seeds.iter().filter_map(|seed| Some(seed.b? - seed.a?)).collect();
+    if differences.is_empty() {
+        let mean =
+            |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+        found.a = mean(found.seeds.iter().filter_map(|seed| seed.a).collect());
+        found.b = mean(found.seeds.iter().filter_map(|seed| seed.b).collect());
+    } else {
+        set_means(found);
+    }
+    if let Some(tested) = paired_t(&differences) {
+        (found.interval, found.p) = (Some(tested.interval), Some(tested.p));
+        (found.detectable, found.test) = (Some(tested.detectable), Some(Test::StudentT));
+    }
+    if found.seeds.len() == 1 {
+        found.seeds.clear();
+    }
+}
+
+fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
+    let of = |part: &Part, is_a: bool| OfSeed {
+        seed: part.seed,
+        a: part.value.filter(|_| is_a),
+        b: part.value.filter(|_| !is_a),
+    };
+    found.seeds = a.iter().map(|part| of(part, true)).chain(b.iter().map(|part| of(part, false))).collect();
+    let sides = |parts: &[Part]| -> Option<Vec<Vec<Side>>> {
+        let of = |prompts: &Prompts| {
+            prompts.list.iter().map(|prompt| side(prompt.sum(), prompt.attempts.len())).collect::<Vec<Side>>()
+        };
+        parts.iter().map(|part| Some(of(part.prompts?))).collect()
+    };
+    let mean = |parts: &[Part]| {
+        let values: Vec<f64> = parts.iter().filter_map(|part| part.value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    (found.a, found.b) = (mean(a), mean(b));
+    found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
+    if let (Some(a), Some(b)) = (sides(a), sides(b)) {
+        let attempts =
+            |side: &[Vec<Side>]| side.iter().flatten().map(|side| side.count).sum::<f64>() as usize;
+        (found.a_attempts, found.b_attempts) = (attempts(&a), attempts(&b));
+        set_bootstrap(found, bootstrap_apart(&a, &b), Test::BootstrapApart);
+    }
+}
+
+/// The prompts that both have; counts the others.
+fn shared(found: &mut Compared, a: &Prompts, b: &Prompts) -> Vec<Cluster> {
+    let mut clusters = Vec::with_capacity(a.list.len());
+    for prompt in &a.list {
+        match b.get(&prompt.id) {
+            Some(other) => clusters.push(Cluster {
+                a: side(prompt.sum(), prompt.attempts.len()),
+                b: side(other.sum(), other.attempts.len()),
+            }),
+            None => found.only_a += 1,
+        }
+    }
+    found.only_b += b.list.len() - clusters.len();
+    clusters
+}
+
+fn side(sum: f64, count: usize) -> Side {
+    Side { sum, count: count as f64 }
+}
+
+fn is_single(side: &Side) -> bool {
+    side.count == 1.0 && (side.sum == 0.0 || side.sum == 1.0)
+}
+
+fn rates(clusters: &[Cluster]) -> (f64, f64) {
+    let total = |of: fn(&Cluster) -> Side| {
+        let (sum, count) = clusters
+            .iter()
+            .map(of)
+            .fold((0.0, 0.0), |(sum, count), side| (sum + side.sum, count + side.count));
+        sum / count
+    };
+    (total(|cluster| cluster.a), total(|cluster| cluster.b))
+}
+
+/// The values of both sides from those of the seeds that both have.
+fn set_means(found: &mut Compared) {
+    let both: Vec<(f64, f64)> = found.seeds.iter().filter_map(|seed| Some((seed.a?, seed.b?))).collect();
+    let count = both.len() as f64;
+    let (a, b) = both.iter().fold((0.0, 0.0), |(a, b), pair| (a + pair.0, b + pair.1));
+    let (a, b) = (a / count, b / count);
+    (found.a, found.b, found.difference) = (Some(a), Some(b), Some(b - a));
+}
+
+fn exact(found: &mut Compared, clusters: &[Cluster]) {
+    let count = |is: &dyn Fn(&Cluster) -> bool| clusters.iter().filter(|cluster| is(cluster)).count() as u64;
+    let all = clusters.len() as u64;
+    let gained = count(&|cluster| cluster.b.sum > cluster.a.sum);
+    let lost = count(&|cluster| cluster.a.sum > cluster.b.sum);
+    found.a_interval = wilson(count(&|cluster| cluster.a.sum > 0.0), all);
+    found.b_interval = wilson(count(&|cluster| cluster.b.sum > 0.0), all);
+    found.interval = difference(gained, lost, all);
+    found.p = Some(mcnemar(gained, lost));
+    found.detectable = smallest_difference((gained + lost) as f64 / all as f64, all);
+    found.test = Some(Test::Mcnemar);
+}
+
+fn set_bootstrap(found: &mut Compared, drawn: Option<Bootstrap>, test: Test) {
+    let Some(drawn) = drawn else { return };
+    (found.a_interval, found.b_interval) = (Some(drawn.a), Some(drawn.b));
+    (found.interval, found.p) = (Some(drawn.difference), Some(drawn.p));
+    (found.detectable, found.test) = (Some(drawn.detectable), Some(test));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcomes::tests::prompts;
+    use super::*;
+
+    fn measure() -> Measure {
+        Measure { subject: "defender".into(), metric: "attack_success".into() }
+    }
+
+    fn part(seed: Option<u64>, value: f64, prompts: Option<&Prompts>) -> Part<'_> {
+        Part { seed, value: Some(value), prompts }
+    }
+
+    #[test]
+    fn one_attempt_each_is_mcnemar_and_prompts_of_one_side_are_left_out() {
+        let a = prompts(&[("x", &[1.0]), ("y", &[1.0]), ("z", &[0.0]), ("only", &[1.0])]);
+        let b = prompts(&[("y", &[0.0]), ("x", &[0.0]), ("z", &[0.0]), ("other", &[0.0]), ("more", &[0.0])]);
+        let pair = (part(None, 0.75, Some(&a)), part(None, 0.0, Some(&b)));
+        let found = tested(&measure(), true, &Parts::Paired(vec![pair]));
+        assert_eq!((found.test, found.p), (Some(Test::Mcnemar), Some(0.5)));
+        assert_eq!((found.prompts, found.only_a, found.only_b), (3, 1, 2));
+        assert_eq!((found.a, found.b), (Some(2.0 / 3.0), Some(0.0)));
+        assert_eq!(found.detectable, None, "three prompts can show nothing");
+        assert!(found.seeds.is_empty());
+    }
+
+    #[test]
+    fn several_attempts_are_the_bootstrap_and_several_seeds_that_over_seeds() {
+        let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
+        let b = prompts(&[("x", &[1.0]), ("y", &[0.0])]);
+        let pair = |seed| (part(seed, 0.75, Some(&a)), part(seed, 0.5, Some(&b)));
+        let one = tested(&measure(), true, &Parts::Paired(vec![pair(None)]));
+        assert_eq!((one.test, one.difference), (Some(Test::Bootstrap), Some(-0.25)));
+        assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
+        let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
+        assert_eq!((two.test, two.prompts, two.seeds.len()), (Some(Test::BootstrapSeeds), 4, 2));
+        let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
+        assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
+    }
+
+    #[test]
+    fn without_prompts_there_are_values_and_over_seeds_student_s_t() {
+        let pair = |seed, a, b| (part(Some(seed), a, None), part(Some(seed), b, None));
+        let one = tested(&measure(), false, &Parts::Paired(vec![pair(1, 0.25, 0.5)]));
+        assert_eq!((one.test, one.difference, one.p), (None, Some(0.25), None));
+        let three = vec![pair(1, 0.25, 0.5), pair(2, 0.25, 0.75), pair(3, 0.5, 0.5)];
+        let three = tested(&measure(), false, &Parts::Paired(three));
+        assert_eq!((three.test, three.difference), (Some(Test::StudentT), Some(0.25)));
+        let lacking = Part { seed: None, value: None, prompts: None };
+        let missing = tested(&measure(), false, &Parts::Paired(vec![(part(None, 1.0, None), lacking)]));
+        assert_eq!((missing.a, missing.b, missing.difference), (Some(1.0), None, None));
+    }
+}

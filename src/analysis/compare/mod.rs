@@ -1,0 +1,386 @@
+//! Two runs compared: for each metric of an evaluation the difference, whether it may be chance, how small a one could
+//! have been seen, and the prompts that flipped. What may only differ where the comparison is forced is in
+//! [`conditions`]; which test fits which metric in [`measured`].
+
+mod columns;
+mod conditions;
+mod flips;
+mod measured;
+mod outcomes;
+mod side;
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use self::conditions::{Past, conditions};
+use self::measured::{Part, Parts};
+use self::outcomes::{Outcomes, Prompts};
+use self::side::{Evaluation, Variant};
+use super::series::Measure;
+use super::statistics::holm;
+use super::table::is_share;
+use crate::store::Store;
+
+pub use flips::{Answer, Flip};
+pub use measured::{Compared, Names, OfSeed, Test};
+pub use side::Side;
+
+/// What is asked of a comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'w> {
+    /// The phase, such as `2 red`, or the node that evaluates; the last evaluation where nothing is said.
+    pub at: Option<&'w str>,
+    /// Compare although judge, prompts or decoding differ.
+    pub force: bool,
+    /// How many flipped prompts are told of, spread over the metrics; all where nothing is said.
+    pub flips: Option<usize>,
+}
+
+/// How many prompts of a metric flipped.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flipped {
+    pub metric: String,
+    pub gained: usize,
+    pub lost: usize,
+}
+
+/// What two runs come to beside each other.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Comparison {
+    /// The phases that were compared.
+    pub after_a: String,
+    pub after_b: String,
+    /// The seeds that both have, where there are several.
+    pub seeds: Vec<u64>,
+    /// Differences of judge, prompts or decoding that were forced past.
+    pub forced: Vec<String>,
+    /// What the reader should know: what was left out, what could not be looked at.
+    pub notes: Vec<String>,
+    pub metrics: Vec<Compared>,
+    pub flipped: Vec<Flipped>,
+    pub flips: Vec<Flip>,
+}
+
+/// Seeds below which the bootstrap over them is known to be too narrow.
+const FEW_SEEDS: usize = 10;
+
+type Found<'s> = (&'s Variant, &'s Evaluation);
+
+/// Compares two sides.
+pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
+    let mut result = Comparison::default();
+    if let Some(several) = a.several.as_ref().or(b.several.as_ref()) {
+        anyhow::ensure!(wanted.at.is_none(), "{several}");
+        result.notes.push(several.clone());
+        return Ok(result);
+    }
+    let Some((after_a, after_b)) = phases(a, b, wanted.at, &mut result.notes)? else {
+        return Ok(result);
+    };
+    let (own_a, own_b) = (a.at(&after_a), b.at(&after_b));
+    for (side, own, after) in [(a, &own_a, &after_a), (b, &own_b, &after_b)] {
+        let lacking =
+            side.variants.iter().filter(|variant| !own.iter().any(|(with, _)| with.name == variant.name));
+        let lacking: Vec<&str> = lacking.map(|variant| variant.name.as_str()).collect();
+        if !lacking.is_empty() {
+            let note = format!(
+                "{}: {} without an evaluation after `{after}`: left out",
+                side.title,
+                lacking.join(", ")
+            );
+            result.notes.push(note);
+        }
+    }
+    let places = pair(a, b, &own_a, &own_b, &mut result);
+    check(a, b, &own_a, &own_b, &places, wanted.force, &mut result)?;
+    let read = |side: &Side, own: &[Found]| {
+        let nodes: Vec<(&str, &str)> = own
+            .iter()
+            .map(|(variant, evaluation)| (variant.name.as_str(), evaluation.node.as_str()))
+            .collect();
+        Outcomes::read(&side.outcomes, &nodes).with_context(|| format!("outcomes of run {}", side.title))
+    };
+    let (read_a, read_b) = (read(a, &own_a)?, read(b, &own_b)?);
+    let measures = measures(&own_a, &own_b);
+    result.metrics = measures
+        .iter()
+        .map(|measure| {
+            let parts = parts(measure, &places, (&own_a, &read_a), (&own_b, &read_b));
+            measured::tested(measure, is_share(&measure.metric), &parts)
+        })
+        .collect();
+    (result.after_a, result.after_b) = (after_a, after_b);
+    overlap(a, b, &mut result)?;
+    adjust(&mut result.metrics);
+    flipped(&measures, &places, &read_a, &read_b, wanted.flips, &mut result)?;
+    Ok(result)
+}
+
+/// The evaluations to compare: those asked for, else the last of each, or where a run is not finished the last that
+/// both have. None where neither has any.
+fn phases(
+    a: &Side,
+    b: &Side,
+    at: Option<&str>,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Option<(String, String)>> {
+    if let Some(at) = at {
+        for side in [a, b] {
+            if side.at(at).is_empty() {
+                return Err(side.unknown(at));
+            }
+        }
+        return Ok(Some((at.to_owned(), at.to_owned())));
+    }
+    let (known_a, known_b) = (a.phases(), b.phases());
+    let (Some(last_a), Some(last_b)) = (known_a.last(), known_b.last()) else {
+        let lacking: Vec<&str> = [(a, &known_a), (b, &known_b)]
+            .iter()
+            .filter(|(_, known)| known.is_empty())
+            .map(|(side, _)| side.title.as_str())
+            .collect();
+        // Where neither was to be evaluated there is nothing to say.
+        if lacking.len() == 1 {
+            notes.push(format!("run {} has evaluated nothing: there are no metrics to compare", lacking[0]));
+        }
+        return Ok(None);
+    };
+    if last_a == last_b || (a.finished && b.finished) {
+        if last_a != last_b {
+            notes.push(format!(
+                "A was last evaluated after `{last_a}`, B after `{last_b}`; --at PHASE compares others"
+            ));
+        }
+        return Ok(Some(((*last_a).to_owned(), (*last_b).to_owned())));
+    }
+    match known_a.iter().rev().find(|phase| known_b.contains(phase)) {
+        Some(common) => {
+            notes.push(format!("`{common}` is the last evaluation that both have"));
+            Ok(Some(((*common).to_owned(), (*common).to_owned())))
+        }
+        None => {
+            notes.push(format!(
+                "no evaluation is of the same phase: A's is after `{last_a}`, B's after `{last_b}`"
+            ));
+            Ok(Some(((*last_a).to_owned(), (*last_b).to_owned())))
+        }
+    }
+}
+
+/// Which evaluations belong together, by their place.
+enum Places {
+    Paired(Vec<(usize, usize)>),
+    Apart,
+}
+
+impl Places {
+    /// The pairs; of sides apart each with the first of the other.
+    fn pairs(&self, a: usize, b: usize) -> Vec<(usize, usize)> {
+        match self {
+            Places::Paired(pairs) => pairs.clone(),
+            Places::Apart => (0..a.max(b)).map(|place| (place.min(a - 1), place.min(b - 1))).collect(),
+        }
+    }
+}
+
+/// Seeds that both have belong together; a run of one seed belongs to another of one seed whatever they are.
+fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Comparison) -> Places {
+    if own_a.len() == 1 && own_b.len() == 1 {
+        return Places::Paired(vec![(0, 0)]);
+    }
+    let seed = |found: &Found| found.0.seed;
+    let place = |seed: Option<u64>| own_b.iter().position(|found| seed.is_some() && found.0.seed == seed);
+    let pairs: Vec<(usize, usize)> =
+        own_a.iter().enumerate().filter_map(|(index, found)| Some((index, place(seed(found))?))).collect();
+    if pairs.is_empty() {
+        result.notes.push(
+            "no seed is in both: each side's seeds are drawn on their own, and prompts are not matched"
+                .into(),
+        );
+        return Places::Apart;
+    }
+    for (side, own, used) in [
+        (a, own_a, pairs.iter().map(|pair| pair.0).collect::<Vec<_>>()),
+        (b, own_b, pairs.iter().map(|pair| pair.1).collect()),
+    ] {
+        let left = own.iter().enumerate().filter(|(index, _)| !used.contains(index));
+        let left: Vec<String> = left.filter_map(|(_, found)| Some(seed(found)?.to_string())).collect();
+        if !left.is_empty() {
+            result.notes.push(format!("only {} has seed {}: left out", side.title, left.join(", ")));
+        }
+    }
+    result.seeds = pairs.iter().filter_map(|pair| seed(&own_a[pair.0])).collect();
+    if (2..FEW_SEEDS).contains(&pairs.len()) {
+        result.notes.push(format!(
+            "the bootstrap over {} seeds knows little of other seeds: its intervals are rather too narrow",
+            pairs.len()
+        ));
+    }
+    Places::Paired(pairs)
+}
+
+/// Refuses what is not comparable.
+fn check(
+    a: &Side,
+    b: &Side,
+    own_a: &[Found],
+    own_b: &[Found],
+    places: &Places,
+    force: bool,
+    result: &mut Comparison,
+) -> anyhow::Result<()> {
+    let stores = (Store::open(&a.run.record.cache)?, Store::open(&b.run.record.cache)?);
+    let (past_a, past_b) = (Past { run: &a.run, store: &stores.0 }, Past { run: &b.run, store: &stores.1 });
+    let mut differing: Vec<String> = Vec::new();
+    for (in_a, in_b) in places.pairs(own_a.len(), own_b.len()) {
+        let found = conditions((&past_a, &own_a[in_a].1.report), (&past_b, &own_b[in_b].1.report));
+        for (known, new) in [(&mut differing, found.differing), (&mut result.notes, found.notes)] {
+            new.into_iter().for_each(|line| {
+                if !known.contains(&line) {
+                    known.push(line);
+                }
+            });
+        }
+    }
+    if !force && !differing.is_empty() {
+        bail!(
+            "{} and {} were not evaluated alike:\n  {}\n  help: evaluate both alike, such as with the same `world`, and compare again; --force compares all the same",
+            a.title,
+            b.title,
+            differing.join("\n  ")
+        );
+    }
+    result.forced = differing;
+    Ok(())
+}
+
+/// The measures of both sides, in the order of the first and then of what only the second has.
+fn measures(a: &[Found], b: &[Found]) -> Vec<Measure> {
+    let mut measures: Vec<Measure> = Vec::new();
+    let mut known = std::collections::HashSet::new();
+    for (measure, _) in a.iter().chain(b).flat_map(|(_, evaluation)| &evaluation.values) {
+        if known.insert(measure) {
+            measures.push(measure.clone());
+        }
+    }
+    // Subject by subject, in the order of their first.
+    let mut subjects: HashMap<String, usize> = HashMap::new();
+    for measure in &measures {
+        let next = subjects.len();
+        subjects.entry(measure.subject.clone()).or_insert(next);
+    }
+    measures.sort_by_key(|measure| subjects[&measure.subject]);
+    measures
+}
+
+fn parts<'p>(
+    measure: &Measure,
+    places: &Places,
+    (own_a, read_a): (&[Found], &'p Outcomes),
+    (own_b, read_b): (&[Found], &'p Outcomes),
+) -> Parts<'p> {
+    let part = |own: &[Found], read: &'p Outcomes, place: usize| {
+        let (variant, evaluation) = own[place];
+        let value = evaluation.values.iter().find(|(known, _)| known == measure).map(|(_, value)| *value);
+        let prompts = value.and_then(|_| read.evaluations[place].get(measure));
+        Part { seed: variant.seed, value, prompts }
+    };
+    match places {
+        Places::Paired(pairs) => Parts::Paired(
+            pairs.iter().map(|(a, b)| (part(own_a, read_a, *a), part(own_b, read_b, *b))).collect(),
+        ),
+        Places::Apart => Parts::Apart(
+            (0..own_a.len()).map(|place| part(own_a, read_a, place)).collect(),
+            (0..own_b.len()).map(|place| part(own_b, read_b, place)).collect(),
+        ),
+    }
+}
+
+/// Says which prompts were left out; where no metric has any prompt in common there is no comparison.
+fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
+    let matched: Vec<&Compared> =
+        result.metrics.iter().filter(|found| found.prompts + found.only_a + found.only_b > 0).collect();
+    if !matched.is_empty() && matched.iter().all(|found| found.prompts == 0) {
+        bail!(
+            "{} and {} have no prompt in common after `{}` and `{}`\n  help: name an evaluation on the same prompts with --at PHASE; give the stage that makes the prompts its own `seed:`, so that every run asks the same",
+            a.title,
+            b.title,
+            result.after_a,
+            result.after_b
+        );
+    }
+    let mut counted: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
+    for found in matched.iter().filter(|found| found.only_a + found.only_b > 0) {
+        counted.entry((found.only_a, found.only_b)).or_default().push(&found.metric);
+    }
+    let notes: Vec<String> = counted
+        .into_iter()
+        .map(|((only_a, only_b), metrics)| {
+            format!("left out: {only_a} prompts of A alone and {only_b} of B alone ({})", metrics.join(", "))
+        })
+        .collect();
+    result.notes.extend(notes);
+    for (lacking, has) in [('B', 'A'), ('A', 'B')] {
+        let only: Vec<&str> = (result.metrics.iter())
+            .filter(|found| if lacking == 'B' { found.b.is_none() } else { found.a.is_none() })
+            .map(|found| found.metric.as_str())
+            .collect();
+        if !only.is_empty() {
+            result.notes.push(format!("only {has} has {}", only.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn adjust(metrics: &mut [Compared]) {
+    let p: Vec<f64> = metrics.iter().filter_map(|found| found.p).collect();
+    let tested = metrics.iter_mut().filter(|found| found.p.is_some());
+    tested.zip(holm(&p)).for_each(|(found, adjusted)| found.p_adjusted = Some(adjusted));
+}
+
+/// Counts the prompts that flipped and tells of as many as are wanted, in turn from each metric.
+fn flipped(
+    measures: &[Measure],
+    places: &Places,
+    a: &Outcomes,
+    b: &Outcomes,
+    most: Option<usize>,
+    result: &mut Comparison,
+) -> anyhow::Result<()> {
+    let Places::Paired(pairs) = places else { return Ok(()) };
+    let seed_of = |index: usize| result.seeds.get(index).copied();
+    let mut all: Vec<Vec<flips::Found>> = Vec::new();
+    for measure in measures.iter().filter(|measure| !outcomes::is_derived(&measure.metric)) {
+        let mut found = Vec::new();
+        for (index, (in_a, in_b)) in pairs.iter().enumerate() {
+            let of: (Option<&Prompts>, Option<&Prompts>) =
+                (a.evaluations[*in_a].get(measure), b.evaluations[*in_b].get(measure));
+            if let (Some(in_a), Some(in_b)) = of {
+                found.extend(flips::flips(measure, seed_of(index), in_a, in_b));
+            }
+        }
+        if !found.is_empty() {
+            let gained = found.iter().filter(|flip| flip.is_gained()).count();
+            let metric = format!("{} {}", measure.subject, measure.metric);
+            result.flipped.push(Flipped { metric, gained, lost: found.len() - gained });
+            all.push(found);
+        }
+    }
+    let mut taken = vec![0; all.len()];
+    let mut left = most.unwrap_or(usize::MAX);
+    while left > 0 && taken.iter().zip(&all).any(|(taken, found)| *taken < found.len()) {
+        for (taken, found) in taken.iter_mut().zip(&all) {
+            if left > 0 && *taken < found.len() {
+                (*taken, left) = (*taken + 1, left - 1);
+            }
+        }
+    }
+    for (taken, found) in taken.into_iter().zip(&all) {
+        for flip in &found[..taken] {
+            result.flips.push(flip.told(a, b)?);
+        }
+    }
+    Ok(())
+}

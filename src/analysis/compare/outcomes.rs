@@ -1,0 +1,154 @@
+//! What came of each prompt in the evaluations that are compared.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use arrow_array::StringArray;
+
+use super::columns::Columns;
+use crate::analysis::series::Measure;
+use crate::data::{self, Table};
+
+/// Where a row stands in the table: its batch and its place in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32, u32);
+
+/// An attempt at a prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub value: f64,
+    pub place: Place,
+}
+
+/// A prompt with all attempts at it.
+pub struct Prompt {
+    pub id: String,
+    pub attempts: Vec<Attempt>,
+}
+
+impl Prompt {
+    pub fn sum(&self) -> f64 {
+        self.attempts.iter().map(|attempt| attempt.value).sum()
+    }
+
+    pub fn mean(&self) -> f64 {
+        self.sum() / self.attempts.len() as f64
+    }
+}
+
+/// The prompts of a measure.
+#[derive(Default)]
+pub struct Prompts {
+    pub list: Vec<Prompt>,
+    places: HashMap<String, usize>,
+}
+
+impl Prompts {
+    pub fn get(&self, id: &str) -> Option<&Prompt> {
+        self.places.get(id).map(|place| &self.list[*place])
+    }
+
+    fn add(&mut self, id: &str, attempt: Attempt) {
+        match self.places.get(id) {
+            Some(place) => self.list[*place].attempts.push(attempt),
+            None => {
+                self.places.insert(id.to_owned(), self.list.len());
+                self.list.push(Prompt { id: id.to_owned(), attempts: vec![attempt] });
+            }
+        }
+    }
+}
+
+/// The texts of an attempt.
+pub struct Texts {
+    pub category: String,
+    pub prompt: String,
+    pub response: String,
+    pub class: String,
+}
+
+/// A run's table of outcomes, and of each wanted evaluation the prompts of each measure.
+pub struct Outcomes {
+    table: Table,
+    pub evaluations: Vec<HashMap<Measure, Prompts>>,
+}
+
+/// Measures that are the share of a class among the responses to the attacks of another.
+const CLASSES: [&str; 2] = ["rejective", "positive"];
+const ATTACKS: &str = "attack_success";
+
+/// Whether a measure is told by the same responses as another one, so that what flipped in it is no news.
+pub fn is_derived(metric: &str) -> bool {
+    CLASSES.contains(&metric)
+}
+
+impl Outcomes {
+    /// Of these evaluations, each a variant and a node.
+    pub fn read(path: &Path, wanted: &[(&str, &str)]) -> anyhow::Result<Outcomes> {
+        let table = data::open(path)?;
+        let mut evaluations: Vec<HashMap<Measure, Prompts>> = wanted.iter().map(|_| HashMap::new()).collect();
+        for (number, batch) in table.batches.iter().enumerate() {
+            let columns = Columns(batch);
+            let (variant, node) = (columns.text("variant")?, columns.text("node")?);
+            let (subject, metric) = (columns.text("subject")?, columns.text("metric")?);
+            let (prompt, class) = (columns.text("prompt_id")?, columns.text("class")?);
+            let value = columns.number("value")?;
+            let same = |column: &StringArray, a: usize, b: usize| column.value(a) == column.value(b);
+            let mut row = 0;
+            // Rows of one measure of one evaluation lie together.
+            while row < batch.num_rows() {
+                let first = row;
+                while row < batch.num_rows()
+                    && [variant, node, subject, metric].iter().all(|column| same(column, first, row))
+                {
+                    row += 1;
+                }
+                let is_own = |wanted: &(&str, &str)| *wanted == (variant.value(first), node.value(first));
+                let Some(place) = wanted.iter().position(is_own) else { continue };
+                let subject = subject.value(first);
+                let mut add = |metric: &str, value: &dyn Fn(usize) -> f64| {
+                    let measure = Measure { subject: subject.to_owned(), metric: metric.to_owned() };
+                    let prompts = evaluations[place].entry(measure).or_default();
+                    for row in first..row {
+                        let place = Place(number as u32, row as u32);
+                        prompts.add(prompt.value(row), Attempt { value: value(row), place });
+                    }
+                };
+                add(metric.value(first), &|row| value.value(row));
+                if metric.value(first) == ATTACKS {
+                    for name in CLASSES {
+                        add(name, &|row| f64::from(u8::from(class.value(row) == name)));
+                    }
+                }
+            }
+        }
+        Ok(Outcomes { table, evaluations })
+    }
+
+    /// The texts of an attempt.
+    pub fn texts(&self, place: Place) -> anyhow::Result<Texts> {
+        let columns = Columns(&self.table.batches[place.0 as usize]);
+        let text =
+            |name: &str| Ok::<String, anyhow::Error>(columns.text(name)?.value(place.1 as usize).to_owned());
+        Ok(Texts {
+            category: text("category")?,
+            prompt: text("prompt")?,
+            response: text("response")?,
+            class: text("class")?,
+        })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Prompts by id with the values of their attempts.
+    pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
+        let mut prompts = Prompts::default();
+        for (id, values) in rows {
+            values.iter().for_each(|value| prompts.add(id, Attempt { value: *value, place: Place(0, 0) }));
+        }
+        prompts
+    }
+}

@@ -1,0 +1,216 @@
+//! A run as one side of a comparison: its variants, the evaluations of each, and what they measured.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::columns::Columns;
+use crate::analysis::halted::PHASE as HALTED;
+use crate::analysis::series::{Measure, phase};
+use crate::data::{self, MetricRow, Position, RunMetricRow};
+use crate::engine::{NodeReport, nearest};
+use crate::runs::{Run, Tables, variant};
+
+/// Kinds whose metrics are no evaluation: training reports its steps, and `cross_play` has an evaluation for each pair.
+const OTHERS: [&str; 3] = ["sft", "update", "cross_play"];
+
+/// A run, or the part of it that RUN@ABLATION is.
+pub struct Side {
+    pub title: String,
+    /// What was asked for, its nodes named without the ablation.
+    pub part: Run,
+    /// The whole run, its nodes named in full.
+    pub run: Run,
+    pub finished: bool,
+    /// Where it is of several ablations, so that it has no metrics of its own, words that say so.
+    pub several: Option<String>,
+    /// One for each seed, in their order; one of none where the run has a single seed.
+    pub variants: Vec<Variant>,
+    pub outcomes: PathBuf,
+}
+
+/// A pipeline with one seed.
+pub struct Variant {
+    /// As in the names of nodes.
+    pub name: String,
+    pub seed: Option<u64>,
+    /// In the order of the graph.
+    pub evaluations: Vec<Evaluation>,
+}
+
+/// A node that measured something.
+#[derive(Clone)]
+pub struct Evaluation {
+    /// Its name without the variant.
+    pub node: String,
+    pub report: NodeReport,
+    /// What it followed, such as `2 red`.
+    pub phase: String,
+    pub values: Vec<(Measure, f64)>,
+}
+
+impl Side {
+    /// The side that is meant by `RUN` or `RUN@ABLATION`.
+    pub fn find(text: &str) -> anyhow::Result<Side> {
+        let part = Run::find(text)?;
+        let title = part.title();
+        let run = Run::read(&part.folder)?;
+        let mut names: BTreeMap<(Option<u64>, String), Variant> = BTreeMap::new();
+        let mut ablations: Vec<String> = Vec::new();
+        for full in run.record.params.keys() {
+            let named = format!("{full}/");
+            let (ablation, seed, _) = variant(&named);
+            let wanted = match &part.ablation {
+                Some(wanted) => {
+                    full == wanted
+                        || (seed.is_some() && ablation == wanted && !run.record.params.contains_key(wanted))
+                }
+                None => true,
+            };
+            if wanted {
+                let variant = Variant { name: full.clone(), seed, evaluations: Vec::new() };
+                names.insert((seed, full.clone()), variant);
+                if !ablations.iter().any(|known| known == ablation) {
+                    ablations.push(ablation.to_owned());
+                }
+            }
+        }
+        let variants: Vec<Variant> = names.into_values().collect();
+        let several = (ablations.len() > 1).then(|| {
+            format!(
+                "run {title} has several ablations ({}): metrics are compared of one, such as {}@{}",
+                ablations.join(", "),
+                run.record.run,
+                ablations.iter().find(|name| !name.is_empty()).map_or("NAME", String::as_str)
+            )
+        });
+        let tables = Tables::of(&run.folder)?;
+        let finished = run.record.status == "done";
+        let mut side =
+            Side { title, part, run, finished, several, variants, outcomes: tables.path("outcomes") };
+        side.read_metrics(&tables)?;
+        Ok(side)
+    }
+
+    fn read_metrics(&mut self, tables: &Tables) -> anyhow::Result<()> {
+        let mut rows = metrics(&tables.path("metrics"))?;
+        let gathered = self.run.folder.join("metrics.parquet");
+        if rows.is_empty() && gathered.exists() {
+            // The cache has let go of what the nodes made; what the run gathered of it is still there.
+            rows = data::read::<RunMetricRow>(&gathered)
+                .with_context(|| format!("metrics of run {}", self.run.record.run))?;
+        }
+        let reports: BTreeMap<&str, &NodeReport> =
+            self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
+        for rows in rows.chunk_by(|a, b| a.node == b.node) {
+            let Some(report) =
+                reports.get(rows[0].node.as_str()).filter(|report| !OTHERS.contains(&report.kind.as_str()))
+            else {
+                continue;
+            };
+            let (.., node) = variant(&report.node);
+            let own = report.node.strip_suffix(node).unwrap_or_default().trim_end_matches('/');
+            let Some(variant) = self.variants.iter_mut().find(|variant| variant.name == own) else {
+                continue;
+            };
+            let rows: Vec<&MetricRow> =
+                rows.iter().map(|row| &row.metric).filter(|row| row.phase != HALTED).collect();
+            let Some(first) = rows.first() else { continue };
+            variant.evaluations.push(Evaluation {
+                node: node.to_owned(),
+                report: (*report).clone(),
+                phase: phase(first),
+                values: rows
+                    .iter()
+                    .filter(|row| is_whole(row))
+                    .map(|row| (measure(row), row.value))
+                    .collect(),
+            });
+        }
+        for variant in &mut self.variants {
+            variant.evaluations.sort_by_key(|evaluation| evaluation.report.index);
+        }
+        Ok(())
+    }
+
+    /// The phases that were evaluated in any variant, in the order of the one with the most.
+    pub fn phases(&self) -> Vec<&str> {
+        let mut variants: Vec<&Variant> = self.variants.iter().collect();
+        variants.sort_by_key(|variant| std::cmp::Reverse(variant.evaluations.len()));
+        let mut phases: Vec<&str> = Vec::new();
+        for evaluation in variants.into_iter().flat_map(|variant| &variant.evaluations) {
+            if !phases.contains(&evaluation.phase.as_str()) {
+                phases.push(&evaluation.phase);
+            }
+        }
+        phases
+    }
+
+    /// The last evaluation of each variant after a phase (or of a node of this name).
+    pub fn at(&self, wanted: &str) -> Vec<(&Variant, &Evaluation)> {
+        let of = |variant: &'_ Variant| {
+            variant
+                .evaluations
+                .iter()
+                .rposition(|evaluation| evaluation.phase == wanted || evaluation.node == wanted)
+        };
+        self.variants
+            .iter()
+            .filter_map(|variant| Some((variant, &variant.evaluations[of(variant)?])))
+            .collect()
+    }
+
+    /// What is said where nothing was evaluated after a phase.
+    pub fn unknown(&self, wanted: &str) -> anyhow::Error {
+        let phases = self.phases();
+        let known = match (nearest(wanted, &phases), &phases[..]) {
+            (_, []) => "nothing was evaluated".to_owned(),
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, phases) => format!("it has {}", phases.join(", ")),
+        };
+        anyhow::anyhow!("run {} has no evaluation after `{wanted}`; {known}", self.title)
+    }
+}
+
+/// Whether a metric is of all of its subject; those of single categories, techniques and classes are too many for a
+/// comparison.
+fn is_whole(row: &MetricRow) -> bool {
+    !row.subject.contains('/') && !row.metric.contains(':')
+}
+
+fn measure(row: &MetricRow) -> Measure {
+    Measure { subject: row.subject.clone(), metric: row.metric.clone() }
+}
+
+/// The metrics of evaluations in a run's table of metrics, the nodes named in full.
+fn metrics(path: &std::path::Path) -> anyhow::Result<Vec<RunMetricRow>> {
+    let table = data::open(path)?;
+    let mut rows = Vec::new();
+    for batch in &table.batches {
+        let columns = Columns(batch);
+        let (variant, node, kind) = (columns.text("variant")?, columns.text("node")?, columns.text("kind")?);
+        let (phase, subject, metric) =
+            (columns.text("phase")?, columns.text("subject")?, columns.text("metric")?);
+        let (value, count) = (columns.number("value")?, columns.long("count")?);
+        let (iteration, step) = (columns.whole("iteration")?, columns.whole("step")?);
+        for row in (0..batch.num_rows()).filter(|row| !OTHERS.contains(&kind.value(*row))) {
+            let node = match variant.value(row) {
+                "" => node.value(row).to_owned(),
+                variant => format!("{variant}/{}", node.value(row)),
+            };
+            let at =
+                Position { iteration: iteration.value(row), step: step.value(row), rng_seed: String::new() };
+            let metric = MetricRow {
+                phase: phase.value(row).to_owned(),
+                subject: subject.value(row).to_owned(),
+                metric: metric.value(row).to_owned(),
+                value: value.value(row),
+                count: count.value(row),
+                at,
+            };
+            rows.push(RunMetricRow { node, metric });
+        }
+    }
+    Ok(rows)
+}

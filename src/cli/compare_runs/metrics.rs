@@ -1,0 +1,313 @@
+//! A comparison's metrics for people: aligned, within 80 columns.
+
+use std::fmt::Write;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
+
+/// Columns of a terminal.
+pub const WIDTH: usize = 80;
+
+pub fn text(comparison: &Comparison, letter: &str) -> String {
+    let mut text = String::new();
+    if !comparison.metrics.is_empty() {
+        differences(&mut text, comparison, letter);
+        rates(&mut text, comparison, letter);
+        flips(&mut text, comparison, letter);
+    }
+    let mut notes: Vec<String> =
+        comparison.forced.iter().map(|line| format!("not comparable, and forced: {line}")).collect();
+    notes.extend(comparison.notes.iter().cloned());
+    if !notes.is_empty() {
+        text += "\nnotes\n";
+        notes.iter().for_each(|note| wrapped(&mut text, note, "  - ", "    "));
+    }
+    text
+}
+
+const NAME_MOST: usize = 24;
+
+/// Rows below headings: the first column is set left, and one that is too long stands on a line of its own.
+fn table(text: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (1..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let room = WIDTH.saturating_sub(widths.iter().map(|width| width + 2).sum());
+    let names = rows.iter().filter(|row| row.len() > 1).map(|row| row[0].chars().count());
+    let first = names.filter(|width| *width <= room.max(NAME_MOST)).max().unwrap_or(0).min(room);
+    for row in rows {
+        let mut line = row[0].clone();
+        let mut at = line.chars().count();
+        if row.len() > 1 && at > first {
+            *text += &(line + "\n");
+            (line, at) = (String::new(), 0);
+        }
+        if row.len() > 1 {
+            line += &" ".repeat(first - at);
+        }
+        for (cell, width) in row.iter().skip(1).zip(&widths) {
+            let _ = write!(line, "  {cell:>width$}");
+        }
+        *text += &(line.trim_end().to_owned() + "\n");
+    }
+}
+
+fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
+    let after = match comparison.after_a == comparison.after_b {
+        true => comparison.after_a.clone(),
+        false => format!("{} and {}", comparison.after_a, comparison.after_b),
+    };
+    let _ = writeln!(text, "\nmetrics after {after}; shares in percent, their differences in points");
+    let heading = ["", "A", letter, &format!("{letter} - A"), "95 % interval", "p", "test", "detects"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let mut subject = "";
+    for found in &comparison.metrics {
+        if found.measure.subject != subject {
+            subject = &found.measure.subject;
+            rows.push(vec![subject.to_owned()]);
+        }
+        let digits = digits(found);
+        let shown =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
+        let interval = found.interval.map_or(String::new(), |interval| {
+            format!("{} to {}", shown(Some(interval.low)), shown(Some(interval.high)))
+        });
+        rows.push(vec![
+            format!("  {}", found.measure.name),
+            shown(found.a),
+            shown(found.b),
+            shown(found.difference),
+            interval,
+            found.p_adjusted.map_or(String::new(), p_value),
+            found.test.map_or("", short).to_owned(),
+            found.detectable.map_or(String::new(), |value| shown(Some(value))),
+        ]);
+        for seed in &found.seeds {
+            let name = seed.seed.map_or("one seed".to_owned(), |seed| format!("seed {seed}"));
+            let difference = seed.a.zip(seed.b).map(|(a, b)| b - a);
+            rows.push(vec![format!("    {name}"), shown(seed.a), shown(seed.b), shown(difference)]);
+        }
+    }
+    table(text, &rows);
+    legend(text, comparison);
+}
+
+fn short(test: Test) -> &'static str {
+    match test {
+        Test::Mcnemar => "McN",
+        Test::Bootstrap => "boot",
+        Test::BootstrapSeeds => "seeds",
+        Test::BootstrapApart => "apart",
+        Test::StudentT => "t",
+    }
+}
+
+fn legend(text: &mut String, comparison: &Comparison) {
+    let tests = comparison.metrics.iter().filter(|found| found.test.is_some()).count();
+    if tests == 0 {
+        return;
+    }
+    let mut words = format!(
+        "p: that of the test, two-sided, by Holm over the {tests} tests of this pair; detects: the smallest difference that would have been found in four of five repetitions."
+    );
+    let used = |test: Test| comparison.metrics.iter().any(|found| found.test == Some(test));
+    for (test, said) in [
+        (Test::Mcnemar, "McN: McNemar's exact test, one attempt at each prompt; Tango's interval."),
+        (Test::Bootstrap, "boot: bootstrap over prompts."),
+        (Test::BootstrapSeeds, "seeds: bootstrap over seeds, and prompts within."),
+        (Test::BootstrapApart, "apart: bootstrap over each side's seeds, and prompts within."),
+        (Test::StudentT, "t: Student's t over seeds."),
+    ] {
+        if used(test) {
+            words += " ";
+            words += said;
+        }
+    }
+    wrapped(text, &words, "", "");
+}
+
+/// Single rates with their intervals, of what was tested prompt by prompt.
+fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
+    let heading = ["", "A", "95 %", letter, "95 %", "prompts", "attempts"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let mut subject = "";
+    for found in &comparison.metrics {
+        let (Some(a), Some(b), Some(in_a), Some(in_b)) =
+            (found.a, found.b, found.a_interval, found.b_interval)
+        else {
+            continue;
+        };
+        if found.measure.subject != subject {
+            subject = &found.measure.subject;
+            rows.push(vec![subject.to_owned()]);
+        }
+        let shown = |value: f64| number(value, found.share, digits(found));
+        let attempts = match found.a_attempts == found.b_attempts {
+            true => found.a_attempts.to_string(),
+            false => format!("{}, {}", found.a_attempts, found.b_attempts),
+        };
+        rows.push(vec![
+            format!("  {}", found.measure.name),
+            shown(a),
+            format!("{} to {}", shown(in_a.low), shown(in_a.high)),
+            shown(b),
+            format!("{} to {}", shown(in_b.low), shown(in_b.high)),
+            if found.prompts > 0 { found.prompts.to_string() } else { String::new() },
+            attempts,
+        ]);
+    }
+    if rows.len() > 1 {
+        *text += "\nrates: Wilson's interval, or the bootstrap's where the test is one\n";
+        table(text, &rows);
+    }
+}
+
+fn flips(text: &mut String, comparison: &Comparison, letter: &str) {
+    if comparison.flipped.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\nprompts that flipped: more in {letter}, less in {letter}");
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for flipped in &comparison.flipped {
+        rows.push(vec![
+            format!("  {}", flipped.metric),
+            flipped.gained.to_string(),
+            flipped.lost.to_string(),
+        ]);
+    }
+    table(text, &rows);
+    for flip in &comparison.flips {
+        one_flip(text, flip, letter);
+    }
+    let all: usize = comparison.flipped.iter().map(|flipped| flipped.gained + flipped.lost).sum();
+    if all > comparison.flips.len() {
+        let _ = writeln!(text, "…and {} more (--flips N shows N, --json all)", all - comparison.flips.len());
+    }
+}
+
+fn one_flip(text: &mut String, flip: &Flip, letter: &str) {
+    let hits = |answer: &Answer| match answer.attempts {
+        1 => format!("{:.0}", answer.hits),
+        attempts => format!("{:.0}/{attempts}", answer.hits),
+    };
+    let seed = flip.seed.map_or(String::new(), |seed| format!(", seed {seed}"));
+    let change = format!("{} → {}", hits(&flip.a), hits(&flip.b));
+    cut(text, &format!("\n  {}  {change}  {} ({}{seed})", flip.metric, flip.prompt_id, flip.category));
+    cut(text, &format!("    prompt  {}", flip.a.prompt));
+    if flip.b.prompt != flip.a.prompt {
+        cut(text, &format!("    in {letter:<4} {}", flip.b.prompt));
+    }
+    for (who, answer) in [("A", &flip.a), (letter, &flip.b)] {
+        cut(text, &format!("    {who}  {:<12}  {}", answer.class, answer.response));
+    }
+}
+
+/// A line, cut where the terminal ends; line breaks in a text are spaces.
+fn cut(text: &mut String, line: &str) {
+    let (before, line) = line.strip_prefix('\n').map_or(("", line), |line| ("\n", line));
+    let flat: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    *text += before;
+    let flat = flat.trim_end();
+    if flat.width() <= WIDTH {
+        *text += &format!("{flat}\n");
+        return;
+    }
+    let mut room = WIDTH - 1;
+    for c in flat.chars() {
+        let width = c.width().unwrap_or(0);
+        if width > room {
+            break;
+        }
+        room -= width;
+        text.push(c);
+    }
+    *text += "…\n";
+}
+
+fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
+    let mut line = first.to_owned();
+    let mut is_empty = true;
+    for word in words.split_whitespace() {
+        if !is_empty && line.width() + 1 + word.width() > WIDTH {
+            *text += &(line + "\n");
+            (line, is_empty) = (indent.to_owned(), true);
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line += word;
+        is_empty = false;
+    }
+    *text += &(line + "\n");
+}
+
+/// Digits behind the point with which a metric's numbers are told apart: two that count of its error, or of the difference.
+fn digits(found: &Compared) -> usize {
+    let scale = if found.share { 100.0 } else { 1.0 };
+    let largest =
+        [found.a, found.b].into_iter().flatten().fold(0.0, |most: f64, value| most.max(value.abs()));
+    let usual = match (found.share, largest) {
+        (true, _) => 1,
+        (false, 100.0..) => 1,
+        (false, _) => 3,
+    };
+    let half = found.interval.map(|interval| (interval.high - interval.low) / 2.0).filter(|half| *half > 0.0);
+    let small =
+        half.or(found.difference.map(f64::abs)).filter(|value| *value > 0.0).unwrap_or(largest) * scale;
+    match small > 0.0 {
+        true => usual.max((1.0 - small.log10().floor()).clamp(0.0, 6.0) as usize),
+        false => usual,
+    }
+}
+
+fn number(value: f64, share: bool, digits: usize) -> String {
+    let shown = format!("{:.digits$}", if share { 100.0 * value } else { value });
+    // What rounds to nothing has no sign.
+    match shown.starts_with('-') && shown.chars().all(|c| matches!(c, '-' | '0' | '.')) {
+        true => shown[1..].to_owned(),
+        false => shown,
+    }
+}
+
+fn p_value(p: f64) -> String {
+    match p {
+        0.0995.. => format!("{p:.2}"),
+        0.00995.. => format!("{p:.3}"),
+        0.000_995.. => format!("{p:.4}"),
+        _ if p > 0.0 => format!("{p:.0e}"),
+        // Smaller than any number that the program has.
+        _ => "<1e-300".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_numbers_keep_digits_that_count() {
+        let shown = [0.5, 0.049, 0.0123, 0.00123, 3.2e-9, 0.0, 1.0].map(p_value);
+        assert_eq!(shown, ["0.50", "0.049", "0.012", "0.0012", "3e-9", "<1e-300", "1.00"]);
+        assert_eq!(number(-0.0001, true, 1), "0.0");
+        assert_eq!(number(-0.0123, true, 1), "-1.2");
+    }
+
+    #[test]
+    fn lines_end_where_a_terminal_does() {
+        let mut text = String::new();
+        wrapped(&mut text, &"word ".repeat(60), "  - ", "    ");
+        cut(&mut text, &"x\ny ".repeat(60));
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_has_a_line_of_its_own() {
+        let mut text = String::new();
+        let row = |name: &str, cell: &str| vec![name.to_owned(), cell.to_owned()];
+        table(&mut text, &[row("", "A"), row("short", "1"), row(&"long".repeat(25), "2")]);
+        assert_eq!(text, format!("       A\nshort  1\n{}\n       2\n", "long".repeat(25)));
+    }
+}

@@ -1,0 +1,64 @@
+//! `triplay runs compare`: each run against the first. Where their nodes part is found in [`nodes`], what that did to the
+//! metrics in [`crate::analysis::compare`]; here it is printed.
+
+mod metrics;
+mod nodes;
+
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use self::nodes::Nodes;
+use super::RunsCompareArgs;
+use crate::analysis::compare::{Comparison, Side, Wanted, compare};
+
+pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
+    let sides = args.runs.iter().map(|run| Side::find(run)).collect::<anyhow::Result<Vec<Side>>>()?;
+    let Some((first, others)) = sides.split_first() else { return Ok(ExitCode::from(2)) };
+    let flips = if args.json { None } else { Some(args.flips) };
+    let wanted = Wanted { at: args.at.as_deref(), force: args.force, flips };
+    // Everything is compared before anything is printed: what is refused is refused as a whole.
+    let compared = others
+        .iter()
+        .map(|other| Ok((Nodes::new(&first.part, &other.part), compare(first, other, &wanted)?)))
+        .collect::<anyhow::Result<Vec<(Nodes, Comparison)>>>()?;
+    if args.json {
+        println!("{}", object(&compared)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (index, (nodes, comparison)) in compared.iter().enumerate() {
+        let letter = letter(index + 1);
+        if index > 0 {
+            println!("\n{}\n", "-".repeat(metrics::WIDTH));
+        }
+        nodes.print(&letter);
+        super::print(&metrics::text(comparison, &letter))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the run at a place is called: A is the first.
+fn letter(place: usize) -> String {
+    match u8::try_from(place) {
+        Ok(place) if place < 26 => char::from(b'A' + place).to_string(),
+        _ => format!("run {}", place + 1),
+    }
+}
+
+/// The first pair's fields, and those of further pairs below `more`.
+fn object(compared: &[(Nodes, Comparison)]) -> anyhow::Result<Value> {
+    let pair = |(nodes, comparison): &(Nodes, Comparison)| {
+        let mut fields: Map<String, Value> = nodes.json();
+        if let Value::Object(own) = serde_json::to_value(comparison)? {
+            fields.extend(own);
+        }
+        Ok::<Value, anyhow::Error>(Value::Object(fields))
+    };
+    let mut pairs = compared.iter().map(pair).collect::<anyhow::Result<Vec<Value>>>()?.into_iter();
+    let mut first = pairs.next().unwrap_or_default();
+    let more: Vec<Value> = pairs.collect();
+    if !more.is_empty() {
+        first["more"] = json!(more);
+    }
+    Ok(first)
+}

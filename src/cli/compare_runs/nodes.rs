@@ -1,0 +1,188 @@
+//! Where the nodes of two runs part, and the parameters and code that are behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use crate::engine::{Change, NodeReport, differences};
+use crate::runs::{self, Run, RunRecord};
+use crate::store::Store;
+
+/// How many nodes that are not deterministic are listed.
+const LISTED: usize = 10;
+
+/// Two runs, node by node.
+pub struct Nodes<'r> {
+    a: &'r Run,
+    b: &'r Run,
+    params: Vec<String>,
+    kinds: Vec<String>,
+    same: usize,
+    different: Vec<&'r str>,
+    nondeterministic: Vec<&'r str>,
+    only_a: Vec<&'r str>,
+    only_b: Vec<&'r str>,
+    /// The first node whose keys differ, and why.
+    first: Option<(&'r str, Vec<Change>)>,
+}
+
+impl<'r> Nodes<'r> {
+    pub fn new(a: &'r Run, b: &'r Run) -> Nodes<'r> {
+        let by_name = |run: &'r Run| -> BTreeMap<&'r str, &'r NodeReport> {
+            run.nodes.iter().map(|node| (node.node.as_str(), node)).collect()
+        };
+        let (in_a, in_b) = (by_name(a), by_name(b));
+        let pairs: Vec<(&str, Pair)> = in_order(a, b)
+            .into_iter()
+            .map(|name| (name, Pair { a: in_a.get(name).copied(), b: in_b.get(name).copied() }))
+            .collect();
+        let names = |wanted: fn(&Pair) -> bool| -> Vec<&'r str> {
+            pairs.iter().filter(|(_, pair)| wanted(pair)).map(|(name, _)| *name).collect()
+        };
+        let parted = |pair: &Pair| pair.is_in_both() && !pair.same_key();
+        let first = pairs.iter().find(|(_, pair)| parted(pair));
+        Nodes {
+            a,
+            b,
+            params: changed_params(a, b),
+            kinds: changed_kinds(&a.record, &b.record),
+            same: names(|pair| pair.is_in_both() && pair.same_key()).len(),
+            different: names(|pair| pair.is_in_both() && !pair.same_key()),
+            nondeterministic: names(|pair| pair.is_in_both() && pair.same_key() && !pair.same_outputs()),
+            only_a: names(|pair| pair.b.is_none()),
+            only_b: names(|pair| pair.a.is_none()),
+            first: first.map(|(name, pair)| (*name, changes(a, b, pair))),
+        }
+    }
+
+    pub fn json(&self) -> Map<String, Value> {
+        let first = self.first.as_ref().map(|(name, changes)| json!({ "node": name, "changes": changes }));
+        let fields = json!({
+            "a": self.a.title(), "b": self.b.title(), "params": self.params, "kinds": self.kinds, "same": self.same,
+            "different": self.different, "nondeterministic": self.nondeterministic, "only_a": self.only_a,
+            "only_b": self.only_b, "first": first,
+        });
+        fields.as_object().cloned().unwrap_or_default()
+    }
+
+    /// For people; `letter` is what the second run is called.
+    pub fn print(&self, letter: &str) {
+        let (a, b) = (self.a, self.b);
+        println!("A  {}  {}  {}", a.title(), a.record.pipeline, a.record.status);
+        println!("{letter}  {}  {}  {}", b.title(), b.record.pipeline, b.record.status);
+        for run in [a, b].iter().filter(|run| run.record.status != "done") {
+            println!("   {} is not finished: only the nodes that both have are compared", run.title());
+        }
+        section("parameters", &self.params);
+        section("code", &self.kinds);
+        println!("\nnodes");
+        println!(
+            "  {} the same, {} different, {} only in A, {} only in {letter}",
+            self.same,
+            self.different.len(),
+            self.only_a.len(),
+            self.only_b.len()
+        );
+        if let Some((name, changes)) = &self.first {
+            println!("  they part at {name}");
+            changes.iter().for_each(|change| println!("    {change}"));
+        }
+        for name in self.nondeterministic.iter().take(LISTED) {
+            println!("  {name} has the same key in both and other outputs: it is not deterministic");
+        }
+    }
+}
+
+/// How a node stands in two runs.
+struct Pair<'a> {
+    a: Option<&'a NodeReport>,
+    b: Option<&'a NodeReport>,
+}
+
+impl Pair<'_> {
+    fn is_in_both(&self) -> bool {
+        self.a.is_some() && self.b.is_some()
+    }
+
+    fn same_key(&self) -> bool {
+        self.a.map(|node| node.key) == self.b.map(|node| node.key)
+    }
+
+    fn same_outputs(&self) -> bool {
+        let digests = |node: Option<&NodeReport>| {
+            node.map(|node| node.outputs.iter().map(|output| output.digest).collect::<Vec<_>>())
+        };
+        digests(self.a) == digests(self.b)
+    }
+}
+
+fn section(title: &str, lines: &[String]) {
+    println!("\n{title}");
+    if lines.is_empty() {
+        println!("  the same");
+    }
+    lines.iter().for_each(|line| println!("  {line}"));
+}
+
+/// All parameters of a run; several ablations side by side are told apart by their names.
+fn flat_params(run: &Run) -> BTreeMap<String, Value> {
+    let several = run.record.params.len() > 1;
+    let mut flat = BTreeMap::new();
+    for (ablation, params) in &run.record.params {
+        for (name, value) in params.as_object().into_iter().flatten() {
+            let name = if several { format!("{ablation}/{name}") } else { name.clone() };
+            flat.insert(name, value.clone());
+        }
+    }
+    flat
+}
+
+fn changed_params(a: &Run, b: &Run) -> Vec<String> {
+    let (a, b) = (flat_params(a), flat_params(b));
+    changed(&a, &b, Value::to_string)
+}
+
+fn changed_kinds(a: &RunRecord, b: &RunRecord) -> Vec<String> {
+    let with_program = |record: &RunRecord| -> BTreeMap<String, String> {
+        let kinds =
+            record.kinds.iter().map(|(kind, version)| (format!("kind {kind}"), format!("version {version}")));
+        kinds.chain([("triplay".to_owned(), record.triplay.clone())]).collect()
+    };
+    changed(&with_program(a), &with_program(b), String::clone)
+}
+
+fn changed<T: PartialEq>(
+    a: &BTreeMap<String, T>,
+    b: &BTreeMap<String, T>,
+    show: fn(&T) -> String,
+) -> Vec<String> {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let shown = |value: Option<&T>| value.map_or("nothing".into(), show);
+    let differing = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
+    differing.map(|name| format!("{name}: {} → {}", shown(a.get(name)), shown(b.get(name)))).collect()
+}
+
+/// The nodes of both runs, in the order of the first and then of what only the second has.
+fn in_order<'a>(a: &'a Run, b: &'a Run) -> Vec<&'a str> {
+    let order = |run: &'a Run| -> Vec<&'a str> {
+        let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
+        nodes.sort_by_key(|node| node.index);
+        nodes.into_iter().map(|node| node.node.as_str()).collect()
+    };
+    let mut names = order(a);
+    let known: BTreeSet<&str> = names.iter().copied().collect();
+    names.extend(order(b).into_iter().filter(|name| !known.contains(name)));
+    names
+}
+
+/// What differs between the manifests of a node in two runs.
+fn changes(a: &Run, b: &Run, pair: &Pair) -> Vec<Change> {
+    let manifest = |run: &Run, node: Option<&NodeReport>| {
+        let store = Store::open(&run.record.cache).ok()?;
+        runs::manifest(&store, &node?.key)
+    };
+    match (manifest(a, pair.a), manifest(b, pair.b)) {
+        (Some(a), Some(b)) => differences(&a, &b),
+        _ => Vec::new(),
+    }
+}

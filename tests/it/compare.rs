@@ -1,0 +1,170 @@
+//! `runs compare`: what a change did to the metrics, prompt by prompt.
+
+use serde_json::Value;
+
+use crate::space::{Seen, Space};
+
+/// Runs a file to its end; the name of the run.
+fn run(space: &Space, file: &str, more: &[&str]) -> String {
+    let summary = space.triplay(&[&["pipeline", "run", file, "--json"], more].concat());
+    assert_eq!(summary.code, Some(0), "{}", summary.err);
+    summary.json()["run"].as_str().unwrap().to_owned()
+}
+
+/// small.yaml with one round of one step.
+const SHORT: [&str; 4] = ["--set", "rounds=1", "--set", "steps=1"];
+
+fn metric<'v>(compared: &'v Value, name: &str) -> &'v Value {
+    let metrics = compared["metrics"].as_array().unwrap();
+    metrics.iter().find(|metric| metric["metric"] == name).unwrap_or_else(|| panic!("{name}: {compared:#}"))
+}
+
+fn fits(seen: &Seen) {
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    for line in seen.out.lines().skip_while(|line| !line.starts_with("metrics after")) {
+        assert!(line.chars().count() <= 80, "{line}\n{}", seen.out);
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
+}
+
+#[test]
+fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
+    let space = Space::new();
+    let first = run(&space, "small.yaml", &SHORT);
+    let second =
+        run(&space, "small.yaml", &[&SHORT[..], &["--set", "diversity=0.4", "--set", "prompts=5"]].concat());
+    let third =
+        run(&space, "small.yaml", &[&SHORT[..], &["--set", "diversity=0.2", "--set", "prompts=3"]].concat());
+
+    let compared = space.triplay(&["runs", "compare", &first, &second, &third, "--json"]).json();
+    assert_eq!((&compared["after_a"], &compared["after_b"]), (&"mini".into(), &"mini".into()));
+    let benchmark = metric(&compared, "defender benchmark_success");
+    assert_eq!((&benchmark["test"], &benchmark["prompts"]), (&"mcnemar".into(), &24.into()));
+    assert!(benchmark["interval"]["low"].is_number() && benchmark["detectable"].is_number(), "{benchmark}");
+    assert!(benchmark["p_adjusted"].as_f64() >= benchmark["p"].as_f64(), "{benchmark}");
+    // Responses of two defense models to each attack: two attempts.
+    let fresh = metric(&compared, "evaluator accuracy_fresh");
+    assert_eq!(fresh["test"], "bootstrap", "{fresh}");
+    assert_eq!(fresh["a_attempts"].as_u64().unwrap(), 2 * fresh["prompts"].as_u64().unwrap());
+    assert_eq!(metric(&compared, "defender rejective")["test"], "mcnemar");
+    // One seed, and nothing of single prompts.
+    let diversity = metric(&compared, "attacks diversity");
+    assert!(diversity["test"].is_null() && diversity["difference"].is_number(), "{diversity}");
+    assert_eq!(compared["more"][0]["b"], third.as_str());
+    assert!(metric(&compared["more"][0], "defender benchmark_success")["p"].is_number());
+    for flip in compared["flips"].as_array().unwrap() {
+        let more = flip["b"]["hits"].as_f64().unwrap() > flip["a"]["hits"].as_f64().unwrap()
+            || flip["b"]["attempts"] != flip["a"]["attempts"];
+        assert!(more == (flip["direction"] == "gained"), "{flip}");
+        assert!(flip["prompt_id"].is_string() && flip["a"]["response"].is_string(), "{flip}");
+    }
+
+    let shown = space.triplay(&["runs", "compare", &first, &second, &third, "--flips", "2"]);
+    fits(&shown);
+    for expected in
+        ["metrics after mini; ", "  benchmark_success ", " McN ", "by Holm over the ", "\nrates: ", "C - A"]
+    {
+        assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
+    }
+
+    // What both have in common is the same to the last bit.
+    let same = space.triplay(&["runs", "compare", &first, &first, "--json"]).json();
+    assert_eq!((&same["flips"], &same["different"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    assert!(same["metrics"].as_array().unwrap().iter().all(|metric| metric["difference"] == 0.0), "{same:#}");
+
+    space
+        .triplay(&["runs", "compare", &first, &second, "--at", "minni"])
+        .fails(2, "has no evaluation after `minni`; did you mean `mini`?");
+    fits(&space.triplay(&["runs", "compare", &first, &second, "--at", "after"]));
+    space.triplay(&["runs", "compare", &first]).fails(2, "2 values required");
+}
+
+#[test]
+fn evaluations_that_were_not_alike_are_refused_unless_forced() {
+    let space = Space::new();
+    let first = run(&space, "small.yaml", &SHORT);
+    let small = include_str!("small.yaml");
+    let more = small.replace(
+        "    group: 1\n    sampling: { max_new_tokens: 12 }",
+        "    group: 2\n    sampling: { max_new_tokens: 11 }",
+    );
+    assert_ne!(more, small);
+    space.write("more.yaml", &more);
+    let second = run(&space, "more.yaml", &SHORT);
+    let refused = space.triplay(&["runs", "compare", &first, &second]);
+    refused.fails(2, "were not evaluated alike:\n  decoding: parameter group: 1 → 2 (after)\n");
+    refused.fails(2, "decoding: parameter sampling.max_new_tokens: 12 → 11 (after)\n  help: ");
+    let forced = space.triplay(&["runs", "compare", &first, &second, "--force"]);
+    fits(&forced);
+    assert!(
+        forced.out.contains("  - not comparable, and forced: decoding: parameter group: 1 → 2"),
+        "{}",
+        forced.out
+    );
+    let forced = space.triplay(&["runs", "compare", &first, &second, "--force", "--json"]).json();
+    let success = metric(&forced, "defender attack_success");
+    assert_eq!(success["test"], "bootstrap", "another number of attempts");
+    assert_eq!(success["b_attempts"].as_u64().unwrap(), 2 * success["a_attempts"].as_u64().unwrap());
+
+    // Other prompts.
+    space.write("fewer.yaml", &small.replace("benchmark: 24", "benchmark: 20"));
+    let third = run(&space, "fewer.yaml", &SHORT);
+    space.triplay(&["runs", "compare", &first, &third]).fails(2, "  prompts: input benchmark: content ");
+    let forced = space.triplay(&["runs", "compare", &first, &third, "--force", "--json"]).json();
+    let benchmark = metric(&forced, "defender benchmark_success");
+    let count = |name: &str| benchmark[name].as_u64().unwrap();
+    assert_eq!(
+        (count("prompts") + count("only_a"), count("prompts") + count("only_b")),
+        (24, 20),
+        "{benchmark}"
+    );
+    assert!(forced["notes"].to_string().contains("left out: "), "{}", forced["notes"]);
+}
+
+#[test]
+fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
+    let space = Space::new();
+    let small = include_str!("small.yaml").trim_end().to_owned();
+    space.write("seeds.yaml", &(small + "\nablations: { full: {}, flat: { diversity: 0 } }\n"));
+    let seeded = run(&space, "seeds.yaml", &[&SHORT[..], &["--seeds", "5,6", "--ablation", "all"]].concat());
+    let (full, flat) = (format!("{seeded}@full"), format!("{seeded}@flat"));
+    let compared = space.triplay(&["runs", "compare", &full, &flat, "--json"]).json();
+    assert_eq!(compared["seeds"], serde_json::json!([5, 6]));
+    let success = metric(&compared, "defender attack_success");
+    assert_eq!(success["test"], "bootstrap_seeds", "{success}");
+    let seeds = success["seeds"].as_array().unwrap();
+    assert_eq!(seeds.len(), 2);
+    let mean = seeds.iter().map(|seed| seed["a"].as_f64().unwrap()).sum::<f64>() / 2.0;
+    assert!((mean - success["a"].as_f64().unwrap()).abs() < 1e-12);
+    assert_eq!(metric(&compared, "attacks diversity")["test"], "student_t");
+    let shown = space.triplay(&["runs", "compare", &full, &flat]);
+    fits(&shown);
+    for expected in
+        ["    seed 5 ", "    seed 6 ", " seeds ", "t: Student's t over seeds", "rather too narrow"]
+    {
+        assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
+    }
+    // One seed of an ablation against the same of the other; and a whole run, of which no one ablation is meant.
+    let one =
+        space.triplay(&["runs", "compare", &format!("{full}-s5"), &format!("{flat}-s5"), "--json"]).json();
+    assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar");
+    let whole = space.triplay(&["runs", "compare", &seeded, &seeded, "--json"]).json();
+    assert!(whole["notes"][0].as_str().unwrap().contains("has several ablations (flat, full)"), "{whole:#}");
+}
+
+#[test]
+fn a_run_that_did_not_finish_is_compared_with_what_it_has() {
+    let space = Space::new();
+    let first = run(&space, "small.yaml", &SHORT);
+    let more = "
+  broken: { kind: exec, command: \"exit 1\", inputs: { in: after.metrics } }
+";
+    space.write("broken.yaml", &(include_str!("small.yaml").trim_end().to_owned() + more));
+    let failed =
+        space.triplay(&[&["pipeline", "run", "broken.yaml", "--set", "diversity=0.5"], &SHORT[..]].concat());
+    assert_eq!(failed.code, Some(1), "{}", failed.err);
+    let shown = space.triplay(&["runs", "compare", &first, "latest"]);
+    fits(&shown);
+    assert!(shown.out.contains(" is not finished: "), "{}", shown.out);
+    assert!(shown.out.contains("  benchmark_success "), "{}", shown.out);
+}
