@@ -94,6 +94,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             nodes.push(node.clone());
             Ok(())
         });
+    for failure in &report.failures {
+        ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
+    }
     let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
