@@ -1,0 +1,89 @@
+// One attack: what it came from, what each defender answered, what that was worth, and who wrote it.
+
+/**
+ * @param {Object} options
+ * @param {SampleTable} options.table
+ * @param {number} options.row
+ * @param {(index: number) => string} options.textAt
+ * @param {string} options.search what was searched for, which is marked
+ * @param {boolean} options.redacted
+ * @param {(id: string) => boolean} options.hasCheckpoint
+ * @param {() => void} options.close
+ * @param {(by: number) => void} options.move
+ * @param {() => void} options.leave called before a link leads away
+ * @returns {Node[]}
+ */
+function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close, move, leave }) {
+  const { raw } = table;
+  const facts = [
+    ["Run", raw.run], ["Variant", raw.variant], ["Step", raw.scope], ["Category", raw.category], ["Task", raw.task],
+    ["Technique", raw.technique], ["Split", raw.split], ["Seed", raw.seed_id], ["Learner", raw.learner],
+  ].flatMap(([name, column]) => (textAt(column[row]) ? [[name, textAt(column[row])]] : []));
+  const text = (/** @type {string} */ title, /** @type {number} */ index) => el("section", { class: "said" }, el("h4", {}, title),
+    textAt(index) ? el("p", { class: "text" }, marked(textAt(index), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."));
+  const link = (/** @type {string} */ what, /** @type {number} */ index) => {
+    const id = textAt(index);
+    if (!id) return null;
+    return el("p", { class: "made-by" }, `${what} `, hasCheckpoint(id) ? el("a", { class: "mono", href: checkpointLink(id), on: { click: leave } }, id) : el("span", { class: "mono" }, id));
+  };
+  return [
+    el("header", { class: "detail-head" },
+      el("h3", {}, `Attack ${raw.attack_number[row]}`),
+      el("div", { class: "detail-tools" },
+        button("↑", () => move(-1), { class: "small", "aria-label": "The sample before" }),
+        button("↓", () => move(1), { class: "small", "aria-label": "The next sample" }),
+        button("Close", close, { class: "small" }))),
+    el("dl", { class: "facts inline" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+    text("Seed", raw.seed[row]),
+    text("Attack", raw.attack[row]),
+    ...[link("Written by", raw.attacker_checkpoint[row])].filter((node) => node !== null),
+    el("h4", {}, counted(table.sameAttack(row).length, "response")),
+    ...table.sameAttack(row).map((answer) => el("section", { class: "response-card", "aria-current": answer === row ? "true" : null },
+      el("header", {}, el("strong", {}, textAt(raw.defender[answer]) || "a defender"), judgement(textAt(raw.verdict[answer]), textAt(raw.truth[answer]))),
+      textAt(raw.response[answer]) ? el("p", { class: "text" }, marked(textAt(raw.response[answer]), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."),
+      link("Answered by", raw.defender_checkpoint[answer]),
+      drawReward(table, answer, textAt(raw.learner[answer])))),
+  ];
+}
+
+/** The verdict beside the truth, and in a word whether they agree. @param {string} verdict @param {string} truth */
+function judgement(verdict, truth) {
+  return el("span", { class: "judgement" }, verdictBadge(verdict),
+    truth && (truth === verdict ? el("span", { class: "fine" }, "rightly") : [el("span", { class: "fine" }, "wrongly; in truth"), verdictBadge(truth)]));
+}
+
+/** @param {SampleTable} table @param {number} row @param {string} learner */
+function drawReward(table, row, learner) {
+  const { raw } = table;
+  /** @type {[string, number | null][]} */
+  const values = [...raw.components.map(([name, column]) => /** @type {[string, number | null]} */ ([name.replaceAll("_", " "), column[row]])), ["reward", raw.reward[row]], ["advantage", raw.advantage[row]]];
+  const present = values.filter(([, value]) => value !== null && value !== undefined);
+  if (present.length === 0) return null;
+  const most = Math.max(1e-9, ...present.map(([, value]) => Math.abs(value ?? 0)));
+  return el("table", { class: "reward-table" }, el("caption", {}, learner ? `Reward of the ${learner}` : "Reward"),
+    el("tbody", {}, present.map(([name, value]) => el("tr", { class: name === "reward" ? "sum" : null }, el("th", { scope: "row" }, name),
+      el("td", { class: "numeric" }, withMinus((value ?? 0).toFixed(3))), el("td", { class: "bar-cell" }, rewardBar((value ?? 0) / most))))));
+}
+
+/** A bar to the right or left of nothing. @param {number} share from −1 to 1 */
+function rewardBar(share) {
+  const width = Math.abs(share) * 48;
+  return svg("svg", { class: "reward-bar", viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true" },
+    svg("line", { x1: 50, x2: 50, y1: 0, y2: 8 }),
+    svg("rect", { class: share < 0 ? "below" : "above", x: share < 0 ? 50 - width : 50, y: 1.5, width, height: 5 }));
+}
+
+/** A text in which what was searched for is marked. @param {string} text @param {string} search @returns {Child[]} */
+function marked(text, search) {
+  const [lower, needle] = [text.toLowerCase(), search.toLowerCase()];
+  // A few letters change their length in lower case; then places in one are not places in the other.
+  if (!needle || lower.length !== text.length) return [text];
+  /** @type {Child[]} */
+  const parts = [];
+  let from = 0;
+  for (let at = lower.indexOf(needle); at >= 0; at = lower.indexOf(needle, from)) {
+    parts.push(text.slice(from, at), el("mark", {}, text.slice(at, at + needle.length)));
+    from = at + needle.length;
+  }
+  return [...parts, text.slice(from)];
+}

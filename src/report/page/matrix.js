@@ -1,0 +1,88 @@
+// Tables of values by two names, coloured from light to dark with a number in every cell.
+
+/** From few to many, in light and in dark: lightness alone carries the order, so that it reads without colour. */
+const SCALE_LIGHT = [[246, 248, 251], [150, 190, 222], [58, 128, 184], [8, 60, 110]];
+const SCALE_DARK = [[29, 34, 42], [35, 80, 122], [74, 148, 205], [190, 226, 255]];
+
+/** @param {number[][]} stops @param {number} share from 0 to 1 */
+function scaleColour(stops, share) {
+  const at = Math.min(1, Math.max(0, share)) * (stops.length - 1);
+  const index = Math.min(stops.length - 2, Math.floor(at));
+  return stops[index].map((from, channel) => Math.round(from + (stops[index + 1][channel] - from) * (at - index)));
+}
+
+/** The ink that is easier to read on a colour. @param {number[]} colour */
+function inkOn(colour) {
+  const [red, green, blue] = colour.map((value) => {
+    const share = value / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#0b0c0e" : "#ffffff";
+}
+
+/** @param {HTMLElement} element @param {number} share */
+function paint(element, share) {
+  const [light, dark] = [scaleColour(SCALE_LIGHT, share), scaleColour(SCALE_DARK, share)];
+  element.style.setProperty("--heat-light", `rgb(${light.join(" ")})`);
+  element.style.setProperty("--heat-dark", `rgb(${dark.join(" ")})`);
+  element.style.setProperty("--heat-ink-light", inkOn(light));
+  element.style.setProperty("--heat-ink-dark", inkOn(dark));
+}
+
+/** @param {Matrix[]} matrices @returns {Node[]} */
+function drawMatrices(matrices) {
+  return [el("div", { class: "matrices" }, matrices.map(drawMatrix))];
+}
+
+/** @param {Matrix} matrix */
+function drawMatrix(matrix) {
+  const values = matrix.values.flat().filter((value) => value !== null && Number.isFinite(value));
+  const [low, high] = matrix.unit === "share" ? [0, 1] : [Math.min(...values), Math.max(...values)];
+  const shareOf = (/** @type {number} */ value) => (high > low ? (value - low) / (high - low) : 0.5);
+  const key = `matrix ${matrix.section} ${matrix.title}`;
+  const rest = matrix.section === "confusion" ? "Shares of the row. Point at a cell for counts." : "Point at a cell for counts.";
+  const readout = el("p", { class: "readout", "aria-live": "polite" }, rest);
+  const at = remembered(key, { row: 0, column: 0 });
+
+  /** @type {HTMLElement[][]} */
+  const cells = matrix.values.map((row, r) => row.map((value, c) => {
+    const text = `${matrix.rows_label} ${matrix.rows[r]}, ${matrix.columns_label} ${matrix.columns[c]}: ${formatValue(value, matrix.unit)}, of ${counted(matrix.counts[r]?.[c] ?? 0, "observation")}`;
+    const cell = el("td", {
+      class: value === null ? "heat none" : "heat", title: text, tabindex: r === at.row && c === at.column ? 0 : -1, data: { key: `${key} ${r} ${c}` },
+      on: { pointerenter: () => (readout.textContent = text), focus: () => (readout.textContent = text) },
+    }, value === null ? "–" : formatNumber(value, matrix.unit));
+    if (value !== null) paint(cell, shareOf(value));
+    return cell;
+  }));
+  const move = (/** @type {KeyboardEvent} */ event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const next = step && cells[at.row + step[0]]?.[at.column + step[1]];
+    if (!step) return;
+    event.preventDefault();
+    if (!next) return;
+    cells[at.row][at.column].tabIndex = -1;
+    Object.assign(at, { row: at.row + step[0], column: at.column + step[1] });
+    next.tabIndex = 0;
+    next.focus();
+  };
+  if (!cells[at.row]?.[at.column]) Object.assign(at, { row: 0, column: 0 });
+
+  const table = el("table", { class: "matrix", role: "grid", on: { keydown: move, pointerleave: () => (readout.textContent = rest) } },
+    el("caption", { class: "unseen" }, `${matrix.title}: ${matrix.rows_label} by ${matrix.columns_label}`),
+    el("thead", {}, el("tr", {}, el("td", { class: "corner" }, el("span", {}, `${matrix.rows_label} ↓`), el("span", {}, `${matrix.columns_label} →`)),
+      matrix.columns.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, matrix.rows.map((name, r) => el("tr", {}, el("th", { scope: "row" }, name), cells[r]))));
+  return el("figure", { class: "matrix-figure" },
+    el("figcaption", {}, el("h3", {}, capitalised(matrix.title)), scaleLegend(low, high, matrix.unit)),
+    el("div", { class: "scroller", data: { key: `${key} scroller` } }, table), readout);
+}
+
+/** @param {number} low @param {number} high @param {string} unit */
+function scaleLegend(low, high, unit) {
+  const steps = Array.from({ length: 8 }, (_, index) => {
+    const step = el("span", { class: "heat" });
+    paint(step, index / 7);
+    return step;
+  });
+  return el("span", { class: "scale-legend" }, formatValue(low, unit), el("span", { class: "scale", "aria-hidden": "true" }, steps), formatValue(high, unit));
+}

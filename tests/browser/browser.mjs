@@ -1,0 +1,27 @@
+// Opens pages in Chromium and keeps what went wrong in them.
+
+import puppeteer from "puppeteer-core";
+
+export const launch = () => puppeteer.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--force-color-profile=srgb"] });
+
+/**
+ * @param {import("puppeteer-core").Browser} browser
+ * @param {string} address
+ * @param {{width?: number, height?: number, dark?: boolean, wait?: boolean}} [options]
+ * @returns {Promise<{page: import("puppeteer-core").Page, wrong: string[]}>} `wrong` are errors and violations so far
+ */
+export async function open(browser, address, { width = 1280, height = 900, dark = false, wait = true } = {}) {
+  const page = await browser.newPage();
+  const wrong = [];
+  page.on("pageerror", (error) => wrong.push(`error: ${error.message}`));
+  page.on("console", (message) => ["error", "warn"].includes(message.type()) && wrong.push(`${message.type()}: ${message.text()}`));
+  await page.evaluateOnNewDocument(() => {
+    document.addEventListener("securitypolicyviolation", (event) => console.error(`violation of ${event.violatedDirective} by ${event.blockedURI}`));
+  });
+  await page.setViewport({ width, height });
+  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
+  await page.goto(address);
+  if (wait) await page.waitForSelector("main > section");
+  if (wait && (await page.$("#samples"))) await page.waitForFunction(() => /\d/.test(document.querySelector(".sample-count")?.textContent ?? "") || document.querySelector(".samples > .note:not([hidden])")?.textContent?.startsWith("No samples"), { timeout: 60_000 });
+  return { page, wrong };
+}
