@@ -17,11 +17,13 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod report;
 mod results;
 mod runs;
 mod schema;
 mod show;
 mod trace;
+mod ui;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
@@ -49,6 +51,10 @@ enum Command {
     /// Many seeds and ablations together, as a table and as curves
     #[command(subcommand)]
     Results(results::ResultsCommand),
+    /// Write what runs came to as a page in one file
+    Report(report::ReportArgs),
+    /// Look at a run in a browser, while it runs or afterwards
+    Ui(ui::UiArgs),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -319,6 +325,8 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
+        Command::Report(args) => report::command(&args),
+        Command::Ui(args) => ui::command(&args),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),

@@ -53,7 +53,8 @@ pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
             notices.push(format!("{}: its cache {cache} is gone, and its samples with it", source.title()));
             continue;
         }
-        let tables = tables.map_err(|error| error.context(format!("samples of {}; {VERIFY}", source.title())))?;
+        let tables =
+            tables.map_err(|error| error.context(format!("samples of {}; {VERIFY}", source.title())))?;
         if tables.missing > 0 {
             notices.push(format!(
                 "{}: {} datasets are no longer in the cache; what was in them is not among the samples",
@@ -117,7 +118,9 @@ pub fn nothing_yet() -> Report {
         title: "triplay".into(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         made: now(),
-        notices: vec!["There are no runs here yet: `triplay pipeline run FILE` makes one, and it shows here.".into()],
+        notices: vec![
+            "There are no runs here yet: `triplay pipeline run FILE` makes one, and it shows here.".into(),
+        ],
         ..Report::default()
     }
 }
@@ -147,9 +150,14 @@ fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> 
              --reveal shows them."
                 .into(),
         ],
-        (Texts::LeftOut, _) => vec!["Texts of prompts and models are left out, as --redact asked for.".into()],
+        (Texts::LeftOut, _) => {
+            vec!["Texts of prompts and models are left out, as --redact asked for.".into()]
+        }
         (Texts::Shown, _) if harmful => {
-            vec!["Texts of prompts and models are shown, as --reveal asked for: handle this page with care.".into()]
+            vec![
+                "Texts of prompts and models are shown, as --reveal asked for: handle this page with care."
+                    .into(),
+            ]
         }
         _ => Vec::new(),
     }
@@ -179,7 +187,8 @@ fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
     }
     for (node, why) in source.events.failed.iter().filter(|(node, _)| source.has(node)) {
         // What a failing command said may hold texts.
-        let why = why.as_deref().map(|why| if redacted { why.lines().next().unwrap_or_default() } else { why });
+        let why =
+            why.as_deref().map(|why| if redacted { why.lines().next().unwrap_or_default() } else { why });
         notices.push(match why {
             Some(why) => format!("{node} failed: {why}"),
             None => format!("{node} failed."),
@@ -273,10 +282,12 @@ fn seconds(source: &Source) -> f64 {
     let Ok(began) = record.began.parse::<jiff::Timestamp>() else { return record.seconds };
     let until = match record.status.as_str() {
         "running" => SystemTime::now(),
-        "killed" => match fs::metadata(source.run.folder.join("nodes.jsonl")).and_then(|file| file.modified()) {
-            Ok(written) => written,
-            Err(_) => return record.seconds,
-        },
+        "killed" => {
+            match fs::metadata(source.run.folder.join("nodes.jsonl")).and_then(|file| file.modified()) {
+                Ok(written) => written,
+                Err(_) => return record.seconds,
+            }
+        }
         _ => return record.seconds,
     };
     let until = jiff::Timestamp::try_from(until).unwrap_or(began);
@@ -329,7 +340,8 @@ fn quoted(word: &str) -> String {
 
 /// The newest lines of a run under way, and how far the nodes at work are.
 fn log(source: &Source) -> Vec<String> {
-    let at_work = source.events.at_work.iter().map(|(node, at_work)| format!("at work   {node}  {}", at_work.note));
+    let at_work =
+        source.events.at_work.iter().map(|(node, at_work)| format!("at work   {node}  {}", at_work.note));
     let lines = source.events.lines.iter().cloned().chain(at_work);
     lines.map(|line| line.trim_end().to_owned()).collect()
 }

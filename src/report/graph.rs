@@ -64,7 +64,8 @@ impl Plan {
             .collect();
         // All ablations have the same stages: they change parameters only.
         let one = ablations.get(..1).unwrap_or_default();
-        let outline = engine::outline(&file, &LoadOptions { ablations: one, seeds: &[], ..options }, registry)?;
+        let outline =
+            engine::outline(&file, &LoadOptions { ablations: one, seeds: &[], ..options }, registry)?;
         let files = graph.files.iter().map(|(path, _)| path.clone()).collect();
         Ok(Plan { outline, nodes, files })
     }

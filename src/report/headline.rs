@@ -58,16 +58,13 @@ fn cell(seeds: &[Vec<Point>], is_share: bool) -> Option<HeadlineCell> {
         let bound = |sign: f64| gain.half.map(|half| gain.mean + sign * half);
         Interval { value: gain.mean, low: bound(-1.0), high: bound(1.0) }
     });
-    Some(HeadlineCell {
-        first: interval(&first, is_share)?,
-        last: interval(&last, is_share)?,
-        change,
-    })
+    Some(HeadlineCell { first: interval(&first, is_share)?, last: interval(&last, is_share)?, change })
 }
 
 /// Which intervals these are.
 fn note(columns: &[Column]) -> String {
-    const STUDENT: &str = "95 % intervals are Student's t over seeds; of a change, over each seed's own change.";
+    const STUDENT: &str =
+        "95 % intervals are Student's t over seeds; of a change, over each seed's own change.";
     const WILSON: &str = "95 % intervals are Wilson's, from the number of prompts as if these were \
         independent; they say nothing of what another seed would give, and a change of a single seed has none.";
     match (columns.iter().any(|column| column.seeds > 1), columns.iter().any(|column| column.seeds <= 1)) {

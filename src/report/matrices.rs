@@ -10,8 +10,11 @@ use crate::analysis;
 const CLASSES: [&str; 4] = ["negative", "rejective", "positive", "undetermined"];
 
 /// The sets of pairs that an evaluator is measured on.
-const SETS: [(&str, &str); 3] =
-    [("fresh", "fresh pairs"), ("heldout", "held-out pairs"), ("experts", "fresh pairs, by the experts' labels")];
+const SETS: [(&str, &str); 3] = [
+    ("fresh", "fresh pairs"),
+    ("heldout", "held-out pairs"),
+    ("experts", "fresh pairs, by the experts' labels"),
+];
 
 /// Cross-play of nodes, and confusion.
 pub fn matrices(book: &Book) -> Vec<Matrix> {
@@ -115,8 +118,12 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
 /// Every attacker against every defender, a table for each stage that had them meet; the mean over seeds.
 fn cross_play(book: &Book) -> Vec<Matrix> {
     let mut found: Vec<((usize, &str), Cells)> = Vec::new();
-    let defenders: Vec<&str> =
-        book.names.iter().filter(|(_, metric)| *metric == "cross_success").map(|(subject, _)| *subject).collect();
+    let defenders: Vec<&str> = book
+        .names
+        .iter()
+        .filter(|(_, metric)| *metric == "cross_success")
+        .map(|(subject, _)| *subject)
+        .collect();
     let mut rows: Vec<&Entry> =
         defenders.iter().flat_map(|defender| book.rows(defender, "cross_success")).collect();
     rows.sort_by_key(|entry| (entry.column, entry.node));

@@ -40,8 +40,13 @@ const TRAINING: [(&str, &str, &[(&str, &str)]); 7] = [
 ];
 
 /// Of evaluations: section, role, title, unit, and curves.
-type Evaluated =
-    (&'static str, &'static str, &'static str, &'static str, &'static [(&'static str, &'static str, &'static str)]);
+type Evaluated = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str, &'static str)],
+);
 
 const EVALUATION: [Evaluated; 9] = [
     (
@@ -123,8 +128,7 @@ pub fn panels(book: &Book) -> Vec<Panel> {
     let mut plans = Vec::new();
     for role in ["attacker", "defender", "evaluator"] {
         for (title, unit, metrics) in TRAINING {
-            let curve =
-                |(name, metric): &(&str, &str)| ((*name).into(), role.to_owned(), (*metric).into());
+            let curve = |(name, metric): &(&str, &str)| ((*name).into(), role.to_owned(), (*metric).into());
             let curves = metrics.iter().map(curve).collect();
             plans.push(Plan { section: "training", role, title, unit, of: Of::Training, curves });
         }

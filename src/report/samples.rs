@@ -16,7 +16,8 @@ use crate::engine::NodeReport;
 use crate::runs::Tables;
 
 /// Components of the attacker's reward.
-const COMPONENTS: [&str; 5] = ["attack_success", "semantic", "self_bleu_penalty", "cosine_penalty", "coverage"];
+const COMPONENTS: [&str; 5] =
+    ["attack_success", "semantic", "self_bleu_penalty", "cosine_penalty", "coverage"];
 
 /// Metrics of evaluations whose prompts are rows of no dataset: what they ask about.
 const ASKED: [(&str, &str); 3] =
@@ -125,9 +126,9 @@ impl Gathering {
                     attack: attacks[row],
                     defender: defenders[row],
                     response: texts[row],
-                    technique: attack.and_then(|attack| known.attacks.technique[attack]).or_else(|| {
-                        earned.and_then(|(rewards, row)| rewards.technique[row])
-                    }),
+                    technique: attack
+                        .and_then(|attack| known.attacks.technique[attack])
+                        .or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
                     verdict: known.verdicts.first(variant, dataset, id).and_then(|v| known.verdicts.class[v]),
                     truth,
                     reward: earned,
@@ -197,7 +198,9 @@ impl Gathering {
                     defender: subjects[row],
                     response: responses[row],
                     truth: classes[row],
-                    technique: prompts[row].and_then(|prompt| known.techniques.get(prompt)).map(String::as_str),
+                    technique: prompts[row]
+                        .and_then(|prompt| known.techniques.get(prompt))
+                        .map(String::as_str),
                     defender_checkpoint: known
                         .answered
                         .get(&node)
@@ -213,7 +216,20 @@ impl Gathering {
         let verdict = row.verdict.filter(|class| !class.is_empty());
         let texts = [row.seed, row.attack, row.response].map(|text| self.prose(text));
         let learner = row.reward.and_then(|(rewards, at)| rewards.role[at]);
-        let [run, variant, scope, seed_id, category, task, split, technique, defender, verdict, truth, learner] = [
+        let [
+            run,
+            variant,
+            scope,
+            seed_id,
+            category,
+            task,
+            split,
+            technique,
+            defender,
+            verdict,
+            truth,
+            learner,
+        ] = [
             Some(run),
             Some(row.variant),
             Some(row.scope),
@@ -579,10 +595,7 @@ fn attackers<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, S
     nodes.filter_map(|node| Some((name(node), makers.attacker(node)?))).collect()
 }
 
-fn defenders<'a>(
-    source: &'a Source,
-    makers: &Makers,
-) -> HashMap<NodeName<'a>, HashMap<String, String>> {
+fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, HashMap<String, String>> {
     let nodes = source.run.nodes.iter().filter(|node| makes(node, "responses"));
     nodes.map(|node| (name(node), makers.defenders(node))).collect()
 }
@@ -678,7 +691,9 @@ fn by_benchmark(known: &Joined, rows: &Rows) -> Option<Matrix> {
         }
     }
     let run = &known.run;
-    cells.matrix(format!("Success of benchmark attacks after the last evaluation, by category and technique ({run})"))
+    cells.matrix(format!(
+        "Success of benchmark attacks after the last evaluation, by category and technique ({run})"
+    ))
 }
 
 #[cfg(test)]

@@ -92,8 +92,7 @@ impl Source {
 
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let run = &mut self.run;
-        let known: Vec<String> =
-            run.record.params.keys().filter(|name| !name.is_empty()).cloned().collect();
+        let known: Vec<String> = run.record.params.keys().filter(|name| !name.is_empty()).cloned().collect();
         let is_own = |name: &str| is_of(&format!("{name}/"), only);
         if only.is_empty() || !known.iter().any(|name| is_own(name)) {
             match known[..] {

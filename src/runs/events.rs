@@ -104,7 +104,7 @@ pub struct AtWork {
 }
 
 /// What the file says so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Events {
     path: PathBuf,
     /// Bytes that were read.
