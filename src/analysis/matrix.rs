@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::series::variant;
 use crate::data::RunMetricRow;
+use crate::runs::variant;
 
 /// The metric of a pair: its phase is the attacker's name, its subject the defender's.
 const METRIC: &str = "cross_success";

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
-use super::table::{heading, is_share};
+use super::table::{heading, is_share, number};
 use crate::data::RunMetricRow;
 
 /// What a line of the table says of an ablation.
@@ -195,18 +195,18 @@ fn name(ablation: &str) -> &str {
 }
 
 fn cell(measure: &Measure, estimate: &Estimate) -> String {
-    let number = |value: f64| match is_share(&measure.metric) {
+    let shown = |value: f64| match is_share(&measure.metric) {
         true => format!("{:.1}", 100.0 * value),
-        false => format!("{value:.3}"),
+        false => number(value),
     };
     // Not `-0.0`.
-    let number = |value: f64| match number(value) {
-        text if text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.')) => number(0.0),
+    let shown = |value: f64| match shown(value) {
+        text if text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.')) => shown(0.0),
         text => text,
     };
     match estimate.half {
-        Some(half) => format!("{} ± {}", number(estimate.mean), number(half)),
-        None => number(estimate.mean),
+        Some(half) => format!("{} ± {}", shown(estimate.mean), shown(half)),
+        None => shown(estimate.mean),
     }
 }
 

@@ -60,6 +60,14 @@ pub fn is_share(metric: &str) -> bool {
     !metric.starts_with("confusion") && SHARES.iter().any(|share| metric.contains(share))
 }
 
+/// A number that is no share: three decimals, and small ones by their digits and power.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        size if size > 0.0 && size < 0.005 => format!("{value:.1e}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
 /// The evaluations of a run as a table, or nothing where there are none.
 pub fn table(rows: &[RunMetricRow]) -> String {
     let evaluated = |row: &&RunMetricRow| {
@@ -85,7 +93,7 @@ pub fn table(rows: &[RunMetricRow]) -> String {
             out += &match found.map(|row| row.metric.value) {
                 None => format!("  {:>6}", "-"),
                 Some(value) if is_share(metric) => format!("  {:>6.1}", 100.0 * value),
-                Some(value) => format!("  {value:>6.3}"),
+                Some(value) => format!("  {:>6}", number(value)),
             };
         }
         out += "\n";

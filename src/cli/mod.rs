@@ -11,6 +11,7 @@ mod compare;
 mod export;
 mod graph;
 mod import;
+mod judge;
 mod kinds;
 mod ledger;
 mod model;
@@ -55,6 +56,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Look at a run in a browser, while it runs or afterwards
     Ui(ui::UiArgs),
+    /// Judge the responses of a run again with another judge; generates nothing
+    Judge(judge::JudgeArgs),
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -327,6 +330,7 @@ pub fn main() -> ExitCode {
         Command::Results(command) => results::command(&command),
         Command::Report(args) => report::command(&args),
         Command::Ui(args) => ui::command(&args),
+        Command::Judge(args) => judge::command(&args),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),

@@ -49,10 +49,16 @@ pub fn guard(store: &Store) -> anyhow::Result<Lock> {
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let begun = Instant::now();
-    if args.dry_run {
-        return plan::dry_run(args);
+    match args.dry_run {
+        true => plan::dry_run(args),
+        false => Ok(execute(args, false)?.0),
     }
+}
+
+/// Runs what is missing of a pipeline; says how it went and where its folder is. A quiet one prints nothing on standard
+/// output.
+pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
+    let begun = Instant::now();
     let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
     // Where it cannot be written this is known before anything runs.
     trace.as_ref().map_or(Ok(()), Trace::write)?;
@@ -72,7 +78,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = same_run(&graph.pipeline, digest)
     {
-        return nothing_to_do(args, begun, &graph, folder, record);
+        if !quiet {
+            nothing_to_do(args, begun, &graph, &folder, record)?;
+        }
+        return Ok((ExitCode::SUCCESS, folder));
     }
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
     store.add_root(&folder.path)?;
@@ -109,12 +118,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let differ = tell_checked(&report, &store)?;
     if args.json {
         println!("{}", summary(&record, &folder.path));
-    } else {
+    } else if !quiet {
         super::print(&tables(&graph, &metrics))?;
         println!("{}", last_line(&record, &folder.path));
     }
     let failed = !report.failures.is_empty() || differ;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok((if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }, folder.path))
 }
 
 /// Copies a file of the pipeline's into the run's folder.
@@ -153,21 +162,21 @@ fn nothing_to_do(
     args: &RunArgs,
     begun: Instant,
     graph: &Graph,
-    folder: PathBuf,
+    folder: &Path,
     record: RunRecord,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<()> {
     let cached = graph.nodes.len();
     let record = RunRecord { ran: 0, again: 0, cached, seconds: begun.elapsed().as_secs_f64(), ..record };
     if args.json {
-        println!("{}", summary(&record, &folder));
+        println!("{}", summary(&record, folder));
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
         tell_halted(&metrics);
         super::print(&tables(graph, &metrics))?;
-        println!("{}", last_line(&record, &folder));
+        println!("{}", last_line(&record, folder));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Of all names and keys, in the order of the graph.

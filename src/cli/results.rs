@@ -16,7 +16,7 @@ use crate::runs::{self, Run};
 pub enum ResultsCommand {
     /// Show what ablations came to: the mean over seeds and half of its 95 % interval
     Table(TableArgs),
-    /// Draw a metric over the phases of ablations as an SVG
+    /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),
 }
 
@@ -47,15 +47,18 @@ pub struct PlotArgs {
     /// The metric, such as `attack_success` or `attacks.diversity`
     #[arg(value_name = "[SUBJECT.]METRIC")]
     metric: String,
-    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
-    #[arg(required = true)]
+    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default: latest]
+    #[arg(value_name = "RUN")]
     runs: Vec<String>,
+    /// The same, as an option
+    #[arg(long = "runs", value_name = "RUN", num_args = 1.., conflicts_with = "runs")]
+    named: Vec<String>,
     /// Draw this ablation only; may be repeated
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
-    /// The file to write
-    #[arg(long, short, value_name = "FILE.svg")]
-    out: PathBuf,
+    /// The file to write, an .svg or a .png, instead of drawing in the terminal
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
@@ -90,11 +93,29 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
-    let runs = read(&args.runs, &args.ablations)?;
+    let mut names = [args.runs.clone(), args.named.clone()].concat();
+    if names.is_empty() {
+        names.push("latest".into());
+    }
+    let extension = args.out.as_ref().map(|out| out.extension().and_then(|text| text.to_str()).unwrap_or(""));
+    anyhow::ensure!(
+        matches!(extension, None | Some("svg" | "png")),
+        "pictures are written as .svg or .png; leave out -o to draw in the terminal"
+    );
+    let runs = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
-    let svg = analysis::curves(&measure, &analysis::series(&runs, &measure));
-    std::fs::write(&args.out, svg).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("{}: written", args.out.display());
+    let series = analysis::series(&runs, &measure);
+    let picture = analysis::Picture::new(&measure, &series);
+    let Some(out) = &args.out else {
+        super::print(&analysis::terminal(&picture, console::colors_enabled()))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let bytes = match extension {
+        Some("png") => analysis::png(&picture)?,
+        _ => analysis::svg(&picture).into_bytes(),
+    };
+    std::fs::write(out, bytes).with_context(|| format!("cannot write {}", out.display()))?;
+    println!("{}: written", out.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -178,14 +178,27 @@ pub struct Verdict {
     pub said: Option<Class>,
 }
 
-/// Cohen's κ = (pₒ − pₑ) / (1 − pₑ): agreement beyond that of two who say each class as often and know nothing; an
-/// undetermined verdict is a class of its own. None of nothing, and where both always say the same one class.
+/// Cohen's κ of verdicts against the reference; an undetermined verdict is a class of its own.
 pub fn cohens_kappa(verdicts: &[Verdict]) -> Option<f64> {
-    let all = verdicts.len() as f64;
-    let share = |is: &dyn Fn(&Verdict) -> bool| verdicts.iter().filter(|v| is(v)).count() as f64 / all;
-    let observed = share(&|verdict| verdict.said == Some(verdict.reference));
-    let by_chance = Class::ALL.into_iter().map(|class| {
-        share(&|verdict| verdict.reference == class) * share(&|verdict| verdict.said == Some(class))
+    let place = |class: Option<Class>| {
+        let known = class.and_then(|class| Class::ALL.iter().position(|known| *known == class));
+        known.unwrap_or(Class::ALL.len())
+    };
+    let mut table = vec![vec![0u64; Class::ALL.len() + 1]; Class::ALL.len() + 1];
+    verdicts.iter().for_each(|verdict| table[place(Some(verdict.reference))][place(verdict.said)] += 1);
+    kappa_of_table(&table)
+}
+
+/// Cohen's κ = (pₒ − pₑ) / (1 − pₑ): agreement beyond that of two who say each class as often and know nothing, from how
+/// often the first said the row's class and the second the column's. None of nothing, and where both always say the
+/// same one class.
+pub fn kappa_of_table(table: &[Vec<u64>]) -> Option<f64> {
+    let all = table.iter().flatten().sum::<u64>() as f64;
+    let classes = 0..table.len();
+    let observed = classes.clone().map(|class| table[class][class]).sum::<u64>() as f64 / all;
+    let by_chance = classes.map(|class| {
+        let said = table.iter().map(|row| row[class]).sum::<u64>() as f64;
+        (table[class].iter().sum::<u64>() as f64 / all) * (said / all)
     });
     let expected: f64 = by_chance.sum();
     (all > 0.0 && expected < 1.0).then(|| (observed - expected) / (1.0 - expected))

@@ -111,7 +111,12 @@ impl Evaluation<'_> {
             })
         };
         let refused = |outcome: &Outcome| outcome.class == Some(Class::Rejective);
-        self.outcomes.add("defender", "benchmark_success", Prompts::Fixed, asked(Outcome::succeeded));
+        self.outcomes.add(
+            "defender",
+            "benchmark_success",
+            Prompts::Fixed,
+            asked(|outcome| outcome.succeeded()),
+        );
         self.outcomes.add("defender", "benchmark_refusal", Prompts::Fixed, asked(refused));
         Ok(())
     }

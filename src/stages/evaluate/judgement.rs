@@ -89,12 +89,13 @@ impl Evaluation<'_> {
         let pairs: Vec<(&str, &str)> =
             rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
         let samples = self.judge(context, &pairs, "pairs")?;
-        let verdict = |(row, sample): (&PairRow, &Sample)| {
-            let reference = Class::parse(row.class.as_deref()?)?;
-            Some((row, Verdict { reference, said: Class::parse(&sample.completion) }))
-        };
-        let (known, verdicts): (Vec<&PairRow>, Vec<Verdict>) =
-            rows.iter().zip(&samples).filter_map(verdict).unzip();
+        let mut known: Vec<&PairRow> = Vec::new();
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        for (row, sample) in rows.iter().zip(&samples) {
+            let Some(reference) = row.class.as_deref().and_then(Class::parse) else { continue };
+            known.push(row);
+            verdicts.push(Verdict { reference, said: Class::parse(&sample.completion) });
+        }
         self.rates.verdicts("evaluator", "heldout", &verdicts);
         let asked = known.into_iter().zip(&verdicts).map(|(row, verdict)| Asked {
             origin: &row.origin,

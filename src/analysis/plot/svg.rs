@@ -1,13 +1,11 @@
-//! Curves as SVG: a metric over phases, for each ablation the mean over seeds and its 95 % interval as a band.
+//! Curves as SVG: the mean over seeds and its 95 % interval as a band.
 //!
 //! The colours are those of Okabe and Ito, told apart by people who do not see red and green, and lighter ones of the
 //! same hues on a dark page. Each curve is named where it ends.
 
 use std::fmt::Write;
 
-use super::series::{Measure, Series};
-use super::statistics::Estimate;
-use super::table::is_share;
+use super::{Axes, Curve, Picture};
 
 /// Of the picture, in pixels, and what of it is left free around the curves.
 const WIDTH: f64 = 820.0;
@@ -35,21 +33,24 @@ const COLOURS: [(&str, &str); 7] = [
 /// Curves beyond the colours are dashed.
 const DASHES: [&str; 4] = ["none", "7 3", "2 3", "7 3 2 3"];
 
-struct Curve<'a> {
-    name: &'a str,
-    class: usize,
-    dash: &'static str,
-    /// By the place of the phase on the axis.
-    points: Vec<(usize, Estimate)>,
+/// The colour of a curve, and how it is dashed.
+fn class(curve: &Curve) -> usize {
+    curve.number % COLOURS.len()
 }
 
-/// What a phase's place and a value come to in pixels.
-struct Axes {
-    phases: Vec<String>,
-    /// Between values that are written on the axis.
-    step: f64,
-    low: f64,
-    high: f64,
+fn dash(curve: &Curve) -> &'static str {
+    DASHES[curve.number / COLOURS.len() % DASHES.len()]
+}
+
+/// The picture as an SVG.
+pub fn svg(picture: &Picture) -> String {
+    let mut svg = head(picture);
+    frame(&mut svg, picture);
+    let (axes, curves) = (&picture.axes, &picture.curves);
+    curves.iter().for_each(|curve| band(&mut svg, axes, curve));
+    curves.iter().for_each(|curve| line(&mut svg, axes, curve));
+    names(&mut svg, axes, curves);
+    svg + "</svg>\n"
 }
 
 impl Axes {
@@ -67,63 +68,7 @@ impl Axes {
     }
 }
 
-/// The picture of a metric's series.
-pub fn curves(measure: &Measure, series: &[Series]) -> String {
-    let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
-    let axes = axes(&phases, is_share(&measure.metric));
-    let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
-    let curves: Vec<Curve> = (series.iter().zip(&phases).enumerate())
-        .map(|(index, (series, phases))| Curve {
-            name: &series.ablation,
-            class: index % COLOURS.len(),
-            dash: DASHES[index / COLOURS.len() % DASHES.len()],
-            points: phases.iter().map(|(phase, estimate)| (place(phase), *estimate)).collect(),
-        })
-        .collect();
-    let seeds = series.iter().map(|series| series.samples.len()).max().unwrap_or(0);
-    let mut svg = head(measure, seeds);
-    frame(&mut svg, measure, &axes);
-    curves.iter().for_each(|curve| band(&mut svg, &axes, curve));
-    curves.iter().for_each(|curve| line(&mut svg, &axes, curve));
-    names(&mut svg, &axes, &curves);
-    svg + "</svg>\n"
-}
-
-/// All phases in the order of the longest curve, and round values around all bands; shares stay within 0 and 1.
-fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
-    let mut longest: Vec<&Vec<(String, Estimate)>> = curves.iter().collect();
-    longest.sort_by_key(|points| std::cmp::Reverse(points.len()));
-    let mut phases: Vec<String> = Vec::new();
-    for (phase, _) in longest.into_iter().flatten() {
-        if !phases.contains(phase) {
-            phases.push(phase.clone());
-        }
-    }
-    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (_, estimate) in curves.iter().flatten() {
-        let half = estimate.half.unwrap_or(0.0);
-        (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
-    }
-    // A metric that is called a share and is none is drawn as it is.
-    let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
-    if share {
-        (low, high) = (low.max(0.0), high.min(1.0));
-    }
-    if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
-        let middle = if low.is_finite() { low } else { 0.0 };
-        (low, high) = (middle - 0.05, middle + 0.05);
-        if share {
-            (low, high) = (low.max(0.0), high.min(1.0));
-        }
-    }
-    let rough = (high - low) / 5.0;
-    let power = 10f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
-    Axes { phases, step, low: (low / step).floor() * step, high: (high / step).ceil() * step }
-}
-
-fn head(measure: &Measure, seeds: usize) -> String {
+fn head(picture: &Picture) -> String {
     let mut style = String::from(
         "text{font:12px sans-serif;fill:#333}.title{font-size:14px;font-weight:600}.axis{stroke:#888}.grid{stroke:#ddd}\n",
     );
@@ -133,14 +78,7 @@ fn head(measure: &Measure, seeds: usize) -> String {
             let _ = write!(style, ".l{class}{{stroke:{colour}}}.f{class}{{fill:{colour}}}");
         }
     }
-    let title = format!(
-        "{} of {}, mean{} over {seeds} seed{}",
-        measure.metric,
-        measure.subject,
-        if seeds > 1 { " and 95 % interval" } else { "" },
-        if seeds == 1 { "" } else { "s" },
-    );
-    let title = escape(&title);
+    let title = escape(&picture.title());
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">\n\
          <title>{title}</title>\n\
@@ -150,23 +88,16 @@ fn head(measure: &Measure, seeds: usize) -> String {
 }
 
 /// Axes with their units, and lines across at the values.
-fn frame(svg: &mut String, measure: &Measure, axes: &Axes) {
+fn frame(svg: &mut String, picture: &Picture) {
+    let axes = &picture.axes;
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    let share = is_share(&measure.metric);
-    let scale = if share { 100.0 } else { 1.0 };
-    let decimals = (-(axes.step * scale).log10().floor()).max(0.0) as usize;
-    let count = ((axes.high - axes.low) / axes.step).round() as usize;
-    for index in 0..=count {
-        let value = axes.low + axes.step * index as f64;
+    for (value, shown) in picture.ticks() {
         let y = axes.y(value);
-        // Not `-0`.
-        let shown = scale * value + 0.0;
-        let shown = if shown.abs() < 1e-9 { 0.0 } else { shown };
         let _ =
             writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
         let _ = writeln!(
             svg,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{shown:.decimals$}</text>",
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{shown}</text>",
             LEFT - 8.0,
             y + 4.0
         );
@@ -191,30 +122,14 @@ fn frame(svg: &mut String, measure: &Measure, axes: &Axes) {
         "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
         (LEFT + right) / 2.0,
         bottom + 46.0,
-        if axes.phases.iter().all(|phase| is_step(phase)) { "iteration.step" } else { "after phase" }
+        picture.places()
     );
     let middle = (TOP + bottom) / 2.0;
     let _ = writeln!(
         svg,
-        "<text x=\"18\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {middle:.1})\">{}{}</text>",
-        escape(&measure.metric),
-        unit(&measure.metric)
+        "<text x=\"18\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {middle:.1})\">{}</text>",
+        escape(&picture.label())
     );
-}
-
-/// Whether a phase is a step of training, such as `1.12`.
-fn is_step(phase: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    phase.split_once('.').is_some_and(|(iteration, step)| is_number(iteration) && is_number(step))
-}
-
-fn unit(metric: &str) -> &'static str {
-    match metric {
-        _ if is_share(metric) => ", percent",
-        "kl" => ", nats",
-        _ if metric.ends_with("entropy") => ", nats",
-        _ => "",
-    }
 }
 
 /// The interval where there are several seeds.
@@ -231,7 +146,7 @@ fn band(svg: &mut String, axes: &Axes, curve: &Curve) {
         let _ = writeln!(
             svg,
             "<polygon class=\"f{}\" fill-opacity=\"0.15\" points=\"{}\"/>",
-            curve.class,
+            class(curve),
             points(axes, around.into_iter())
         );
     }
@@ -242,15 +157,16 @@ fn line(svg: &mut String, axes: &Axes, curve: &Curve) {
     let _ = writeln!(
         svg,
         "<polyline class=\"l{}\" fill=\"none\" stroke-width=\"2\" stroke-dasharray=\"{}\" points=\"{}\"/>",
-        curve.class,
-        curve.dash,
+        class(curve),
+        dash(curve),
         points(axes, means())
     );
     // Single points would hide a long curve.
     if curve.points.len() <= 40 {
         for (place, value) in means() {
             let (x, y) = (axes.x(place), axes.y(value));
-            let _ = writeln!(svg, "<circle class=\"f{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>", curve.class);
+            let _ =
+                writeln!(svg, "<circle class=\"f{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>", class(curve));
         }
     }
 }
@@ -274,7 +190,7 @@ fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
             svg,
             "<line class=\"l{0}\" stroke-opacity=\"0.5\" x1=\"{1:.1}\" y1=\"{end:.1}\" x2=\"{2:.1}\" y2=\"{y:.1}\"/>\
              <text class=\"f{0}\" x=\"{x:.1}\" y=\"{3:.1}\">{4}</text>",
-            curve.class,
+            class(curve),
             end_x + 5.0,
             x - 4.0,
             y + 4.0,
@@ -294,8 +210,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series::tests::row;
-    use super::super::series::{measure, series};
+    use super::super::super::series::tests::row;
+    use super::super::super::series::{measure, series};
     use super::*;
 
     #[test]
@@ -308,7 +224,7 @@ mod tests {
         rows.push(row("flat/before", 0, "warm-up", 0.4));
         let runs = [rows];
         let measure = measure(&runs, "attack_success").unwrap();
-        let svg = curves(&measure, &series(&runs, &measure));
+        let svg = super::svg(&Picture::new(&measure, &series(&runs, &measure)));
         assert_eq!((svg.matches("<polygon").count(), svg.matches("<polyline").count()), (1, 2));
         assert!(svg.contains(">full</text>") && svg.contains(">1 a&lt;b</text>"), "{svg}");
         assert!(svg.contains("attack_success of defender, mean and 95 % interval over 2 seeds"), "{svg}");
@@ -321,7 +237,7 @@ mod tests {
             (0..12).map(|i| row(&format!("a{i}/before"), 0, "warm-up", 0.5 + f64::from(i) * 1e-4)).collect();
         let runs = [rows];
         let measure = measure(&runs, "attack_success").unwrap();
-        let svg = curves(&measure, &series(&runs, &measure));
+        let svg = super::svg(&Picture::new(&measure, &series(&runs, &measure)));
         let mut heights: Vec<f64> = svg
             .lines()
             .filter_map(|line| line.split("y2=\"").nth(1).filter(|_| line.contains("stroke-opacity")))

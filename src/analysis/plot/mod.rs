@@ -1,0 +1,136 @@
+//! Curves of a metric over phases, for each ablation the mean over seeds and its 95 % interval: as SVG ([`svg`]), as PNG
+//! of the same ([`png`]), and in the terminal ([`terminal`]).
+
+mod png;
+mod svg;
+mod terminal;
+
+pub use png::png;
+pub use svg::svg;
+pub use terminal::terminal;
+
+use super::series::{Measure, Series};
+use super::statistics::Estimate;
+use super::table::is_share;
+
+/// A metric's curves and the axes that they are drawn on.
+pub struct Picture<'a> {
+    measure: &'a Measure,
+    /// How many seeds the ablation with the most has.
+    seeds: usize,
+    axes: Axes,
+    curves: Vec<Curve<'a>>,
+}
+
+struct Curve<'a> {
+    /// Its place among the curves, which tells how it is drawn.
+    number: usize,
+    name: &'a str,
+    /// By the place of the phase on the axis.
+    points: Vec<(usize, Estimate)>,
+}
+
+/// What the axes span.
+struct Axes {
+    phases: Vec<String>,
+    /// Between values that are written on the axis.
+    step: f64,
+    low: f64,
+    high: f64,
+}
+
+impl<'a> Picture<'a> {
+    pub fn new(measure: &'a Measure, series: &'a [Series]) -> Picture<'a> {
+        let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
+        let axes = axes(&phases, is_share(&measure.metric));
+        let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
+        let curves = (series.iter().zip(&phases).enumerate())
+            .map(|(number, (series, phases))| Curve {
+                number,
+                name: &series.ablation,
+                points: phases.iter().map(|(phase, estimate)| (place(phase), *estimate)).collect(),
+            })
+            .collect();
+        let seeds = series.iter().map(|series| series.samples.len()).max().unwrap_or(0);
+        Picture { measure, seeds, axes, curves }
+    }
+
+    fn title(&self) -> String {
+        let Measure { subject, metric } = self.measure;
+        let interval = if self.seeds > 1 { " and 95 % interval" } else { "" };
+        let s = if self.seeds == 1 { "" } else { "s" };
+        format!("{metric} of {subject}, mean{interval} over {} seed{s}", self.seeds)
+    }
+
+    /// What the values are, with their unit.
+    fn label(&self) -> String {
+        let metric = &self.measure.metric;
+        let unit = match metric.as_str() {
+            _ if is_share(metric) => ", percent",
+            "kl" => ", nats",
+            _ if metric.ends_with("entropy") => ", nats",
+            _ => "",
+        };
+        format!("{metric}{unit}")
+    }
+
+    /// What the places on the axis are.
+    fn places(&self) -> &'static str {
+        if self.axes.phases.iter().all(|phase| is_step(phase)) { "iteration.step" } else { "after phase" }
+    }
+
+    /// The values that are written on the axis, and how.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let Axes { step, low, high, .. } = &self.axes;
+        let scale = if is_share(&self.measure.metric) { 100.0 } else { 1.0 };
+        let decimals = (-(step * scale).log10().floor()).max(0.0) as usize;
+        let count = ((high - low) / step).round() as usize;
+        let tick = |index: usize| {
+            let value = low + step * index as f64;
+            // Not `-0`.
+            let shown = if (scale * value).abs() < 1e-9 { 0.0 } else { scale * value };
+            (value, format!("{shown:.decimals$}"))
+        };
+        (0..=count).map(tick).collect()
+    }
+}
+
+/// All phases in the order of the longest curve, and round values around all bands; shares stay within 0 and 1.
+fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
+    let mut longest: Vec<&Vec<(String, Estimate)>> = curves.iter().collect();
+    longest.sort_by_key(|points| std::cmp::Reverse(points.len()));
+    let mut phases: Vec<String> = Vec::new();
+    for (phase, _) in longest.into_iter().flatten() {
+        if !phases.contains(phase) {
+            phases.push(phase.clone());
+        }
+    }
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for (_, estimate) in curves.iter().flatten() {
+        let half = estimate.half.unwrap_or(0.0);
+        (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
+    }
+    // A metric that is called a share and is none is drawn as it is.
+    let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
+    if share {
+        (low, high) = (low.max(0.0), high.min(1.0));
+    }
+    if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
+        let middle = if low.is_finite() { low } else { 0.0 };
+        (low, high) = (middle - 0.05, middle + 0.05);
+        if share {
+            (low, high) = (low.max(0.0), high.min(1.0));
+        }
+    }
+    let rough = (high - low) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    Axes { phases, step, low: (low / step).floor() * step, high: (high / step).ceil() * step }
+}
+
+/// Whether a phase is a step of training, such as `1.12`.
+fn is_step(phase: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    phase.split_once('.').is_some_and(|(iteration, step)| is_number(iteration) && is_number(step))
+}

@@ -1,0 +1,33 @@
+//! The SVG as a PNG, with a font of our own, so that it looks the same on every machine.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use resvg::tiny_skia::{Color, Pixmap, Transform};
+use resvg::usvg::{self, fontdb};
+
+use super::Picture;
+
+/// DejaVu Sans, its Latin and Greek letters and the usual signs.
+const FONT: &[u8] = include_bytes!("DejaVuSans.ttf");
+
+/// Pixels for each of the SVG: sharp on screens with small ones, and in print.
+const SCALE: f32 = 2.0;
+
+/// The picture as a PNG on white.
+pub fn png(picture: &Picture) -> anyhow::Result<Vec<u8>> {
+    let mut fonts = fontdb::Database::new();
+    fonts.load_font_data(FONT.to_vec());
+    fonts.set_sans_serif_family("DejaVu Sans");
+    let options = usvg::Options {
+        fontdb: Arc::new(fonts),
+        font_family: "DejaVu Sans".into(),
+        ..usvg::Options::default()
+    };
+    let tree = usvg::Tree::from_str(&super::svg(picture), &options)?;
+    let size = tree.size().to_int_size().scale_by(SCALE).context("the picture is too large")?;
+    let mut pixels = Pixmap::new(size.width(), size.height()).context("the picture is too large")?;
+    pixels.fill(Color::WHITE);
+    resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
+    Ok(pixels.encode_png()?)
+}

@@ -1,0 +1,187 @@
+//! Curves in the terminal, drawn with dots of Braille. Each has a letter, at its points and with its name, so that they
+//! are told apart without colours.
+
+use console::Style;
+
+use super::{Curve, Picture};
+
+/// Of the field of dots, in characters of 2 by 4 dots.
+const WIDTH: usize = 50;
+const HEIGHT: usize = 16;
+
+/// What stands right of the field at most: with the values left of it, 80 columns in all.
+const NAME: usize = 20;
+
+/// Points are marked where there are no more.
+const MOST_POINTS: usize = 25;
+
+/// A character of the field.
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    /// Dots of Braille, as the bits of U+2800.
+    dots: u8,
+    letter: Option<char>,
+    /// The curve that drew here last.
+    curve: usize,
+}
+
+/// The picture as text, in colours if wanted.
+pub fn terminal(picture: &Picture, colours: bool) -> String {
+    let field = field(picture);
+    let labels = labels(picture);
+    let names = names(picture);
+    let mut text = format!("{}\n\n", picture.title());
+    for (row, cells) in field.iter().enumerate() {
+        let mut line = format!("{:>8} │", labels[row]);
+        for cell in cells {
+            let shown = match cell {
+                Cell { letter: Some(letter), .. } => letter.to_string(),
+                Cell { dots: 0, .. } => " ".into(),
+                Cell { dots, .. } => char::from_u32(0x2800 + u32::from(*dots)).unwrap_or(' ').to_string(),
+            };
+            line += &painted(&shown, cell.curve, colours && shown != " ");
+        }
+        if let Some((curve, name)) = &names[row] {
+            line += " ";
+            line += &painted(name, *curve, colours);
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text += &format!("{:>8} └{}\n", "", "─".repeat(WIDTH));
+    text += &phases(picture);
+    text + &format!("\n{:>10}{} over {}\n", "", picture.label(), picture.places())
+}
+
+fn painted(text: &str, curve: usize, colours: bool) -> String {
+    // Those of Okabe and Ito that the 256 colours of terminals have.
+    const COLOURS: [u8; 7] = [32, 208, 36, 175, 178, 74, 246];
+    match colours {
+        true => Style::new()
+            .color256(COLOURS[curve % COLOURS.len()])
+            .force_styling(true)
+            .apply_to(text)
+            .to_string(),
+        false => text.to_owned(),
+    }
+}
+
+fn letter(curve: &Curve) -> char {
+    char::from(b"abcdefghijklmnopqrstuvwxyz"[curve.number % 26])
+}
+
+/// In dots from the upper left.
+fn x(picture: &Picture, place: usize) -> usize {
+    let last = 2 * WIDTH - 1;
+    match picture.axes.phases.len() {
+        0 | 1 => last / 2,
+        count => last * place / (count - 1),
+    }
+}
+
+fn y(picture: &Picture, value: f64) -> usize {
+    let axes = &picture.axes;
+    let share = (axes.high - value.clamp(axes.low, axes.high)) / (axes.high - axes.low);
+    (share * (4 * HEIGHT - 1) as f64).round() as usize
+}
+
+fn field(picture: &Picture) -> Vec<Vec<Cell>> {
+    let mut field = vec![vec![Cell::default(); WIDTH]; HEIGHT];
+    let points = |curve: &Curve| -> Vec<(usize, usize)> {
+        curve.points.iter().map(|(place, estimate)| (x(picture, *place), y(picture, estimate.mean))).collect()
+    };
+    for curve in &picture.curves {
+        for pair in points(curve).windows(2) {
+            let ((from_x, from_y), (to_x, to_y)) = (pair[0], pair[1]);
+            let steps = from_x.abs_diff(to_x).max(from_y.abs_diff(to_y)).max(1);
+            for step in 0..=steps {
+                let between = |from: usize, to: usize| {
+                    (from as f64 + (to as f64 - from as f64) * step as f64 / steps as f64).round() as usize
+                };
+                dot(&mut field, between(from_x, to_x), between(from_y, to_y), curve.number);
+            }
+        }
+    }
+    // After all lines, which would hide them.
+    for curve in picture.curves.iter().filter(|curve| curve.points.len() <= MOST_POINTS) {
+        for (x, y) in points(curve) {
+            let cell = &mut field[y / 4][x / 2];
+            (cell.letter, cell.curve) = (Some(letter(curve)), curve.number);
+        }
+    }
+    field
+}
+
+fn dot(field: &mut [Vec<Cell>], x: usize, y: usize, curve: usize) {
+    // The bits of a character of Braille, by row and column.
+    const BITS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
+    let cell = &mut field[y / 4][x / 2];
+    cell.dots |= BITS[y % 4][x % 2];
+    cell.curve = curve;
+}
+
+/// The values of the axis, by rows.
+fn labels(picture: &Picture) -> Vec<String> {
+    let mut labels = vec![String::new(); HEIGHT];
+    for (value, shown) in picture.ticks() {
+        labels[y(picture, value) / 4] = shown;
+    }
+    labels
+}
+
+/// The names of the curves, each in the row where it ends or as near as there is room.
+fn names(picture: &Picture) -> Vec<Option<(usize, String)>> {
+    let mut names: Vec<Option<(usize, String)>> = vec![None; HEIGHT];
+    let several = picture.curves.len() > 1;
+    for curve in picture.curves.iter().filter(|_| several) {
+        let Some((_, last)) = curve.points.last() else { continue };
+        let end = y(picture, last.mean) / 4;
+        let nearest = (0..HEIGHT).filter(|row| names[*row].is_none()).min_by_key(|row| row.abs_diff(end));
+        let Some(row) = nearest else { continue };
+        let name = if curve.name.is_empty() { "as it stands" } else { curve.name };
+        let name = console::truncate_str(name, NAME - 3, "…");
+        names[row] = Some((curve.number, format!("{} {name}", letter(curve))));
+    }
+    names
+}
+
+/// The phases below the axis, as many as there is room for.
+fn phases(picture: &Picture) -> String {
+    let mut line = vec![' '; 10 + WIDTH + NAME];
+    let mut free = 0;
+    for (place, phase) in picture.axes.phases.iter().enumerate() {
+        let middle = 10 + x(picture, place) / 2;
+        let length = phase.chars().count();
+        let start = (middle + 1).saturating_sub(length.div_ceil(2));
+        if start >= free && start + length <= line.len() {
+            phase.chars().enumerate().for_each(|(index, letter)| line[start + index] = letter);
+            free = start + length + 1;
+        }
+    }
+    line.into_iter().collect::<String>().trim_end().to_owned() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::series::tests::row;
+    use super::super::super::series::{measure, series};
+    use super::*;
+
+    #[test]
+    fn curves_rise_and_fall_and_are_told_apart_by_letters() {
+        let mut rows = Vec::new();
+        for (ablation, values) in [("full", [0.2, 0.8]), ("flat", [0.5, 0.5])] {
+            rows.push(row(&format!("{ablation}/before"), 0, "warm-up", values[0]));
+            rows.push(row(&format!("{ablation}/play[1]/after"), 1, "red", values[1]));
+        }
+        let runs = [rows];
+        let measure = measure(&runs, "attack_success").unwrap();
+        let text = terminal(&Picture::new(&measure, &series(&runs, &measure)), false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| console::measure_text_width(line) <= 80), "{text}");
+        let row_of = |end: &str| lines.iter().position(|line| line.ends_with(end)).expect(end);
+        assert!(row_of("a full") < row_of("b flat"), "the higher one ends higher: {text}");
+        assert!(lines.iter().any(|line| line.contains("warm-up") && line.contains("1 red")), "{text}");
+        assert!(!text.contains('\u{1b}'), "no colours unless wanted");
+    }
+}

@@ -1,0 +1,304 @@
+//! Several judges on the same responses: the verdicts that a run has, the truth where it knows it, and those of another
+//! judge.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::statistics::{self, Kappa};
+use crate::data::{self, OutcomeRow, ResponseRow, VerdictRow};
+use crate::engine::NodeReport;
+use crate::game::{Class, label};
+use crate::runs::{Lineage, Run};
+use crate::store::{Digest, Store};
+
+/// The judges, as tables name them.
+const TRUTH: &str = "truth";
+const STORED: &str = "stored";
+const AGAIN: &str = "again";
+
+/// Responses of a run, and what was said of each.
+pub struct Judged {
+    /// The node that got the responses.
+    pub node: String,
+    pub digest: Digest,
+    pub responses: Vec<ResponseRow>,
+    /// By judge, a class for each response; nothing where it said none.
+    verdicts: BTreeMap<&'static str, Vec<Option<Class>>>,
+}
+
+/// The datasets of responses that a run has: those of evaluations, or if `wanted` names nodes, of the nodes whose names
+/// begin with one of them.
+pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec<Judged>> {
+    let lineage = Lineage::new(run, store);
+    let has = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == "responses");
+    let mut nodes: Vec<&NodeReport> = run.nodes.iter().filter(has).collect();
+    nodes.sort_by_key(|node| node.index);
+    anyhow::ensure!(!nodes.is_empty(), "run {} has no responses to judge", run.record.run);
+    let known: Vec<&str> = nodes.iter().map(|node| node.node.as_str()).collect();
+    for name in wanted {
+        if !known.iter().any(|node| node.starts_with(name.as_str())) {
+            let near = crate::engine::nearest(name, &known).map(|near| format!("; did you mean `{near}`?"));
+            anyhow::bail!(
+                "run {} has no responses of a node `{name}`{}",
+                run.record.run,
+                near.unwrap_or_default()
+            );
+        }
+    }
+    let evaluates = |node: &&NodeReport| matches!(node.kind.as_str(), "evaluate" | "cross_play");
+    let any_evaluation = nodes.iter().any(evaluates);
+    nodes.retain(|node| match wanted {
+        [] => !any_evaluation || evaluates(node),
+        _ => wanted.iter().any(|name| node.node.starts_with(name.as_str())),
+    });
+    nodes.into_iter().map(|node| of(run, store, &lineage, node)).collect()
+}
+
+/// The responses of a node and the verdicts that the run has on them.
+fn of(run: &Run, store: &Store, lineage: &Lineage, node: &NodeReport) -> anyhow::Result<Judged> {
+    let output = |node: &NodeReport, artifact: &str| {
+        node.outputs.iter().find(|output| output.artifact == artifact).map(|output| output.digest)
+    };
+    let Some(digest) = output(node, "responses") else { anyhow::bail!("`{}` has no responses", node.node) };
+    let responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
+    let mut verdicts = BTreeMap::new();
+    // Of the evaluation itself, or of a stage that judged these responses.
+    let judge = run.nodes.iter().find(|judge| {
+        judge.kind == "judge" && lineage.inputs(judge).contains(&("data".into(), digest.to_string()))
+    });
+    if let Some(stored) = output(node, "verdicts").or_else(|| output(judge?, "verdicts")) {
+        let rows: Vec<VerdictRow> = read(store, &stored, &node.node)?;
+        verdicts.insert(STORED, classes(&responses, &rows));
+    }
+    if let Some(outcomes) = output(node, "outcomes") {
+        let rows: Vec<OutcomeRow> = read(store, &outcomes, &node.node)?;
+        let known: HashMap<(&str, &str, &str), Option<Class>> = rows
+            .iter()
+            .filter(|row| matches!(row.metric.as_str(), "attack_success" | "cross_success"))
+            .map(|row| {
+                ((row.subject.as_str(), row.prompt.as_str(), row.response.as_str()), Class::parse(&row.class))
+            })
+            .collect();
+        let class = |row: &ResponseRow| {
+            known.get(&(row.defender.as_str(), row.attack.as_str(), row.text.as_str())).copied().flatten()
+        };
+        let truth: Vec<Option<Class>> = responses.iter().map(class).collect();
+        if truth.iter().any(Option::is_some) {
+            verdicts.insert(TRUTH, truth);
+        }
+    }
+    Ok(Judged { node: node.node.clone(), digest, responses, verdicts })
+}
+
+fn read<R: data::Row>(store: &Store, digest: &Digest, node: &str) -> anyhow::Result<Vec<R>> {
+    let path = store.verified(digest)?.with_context(|| {
+        format!("the cache has let go of what `{node}` made; run the pipeline again to have it back")
+    })?;
+    Ok(data::read(&path)?)
+}
+
+/// The class of each response; of several verdicts on one the first.
+fn classes(responses: &[ResponseRow], verdicts: &[VerdictRow]) -> Vec<Option<Class>> {
+    let mut known: HashMap<(u32, &str), Option<Class>> = HashMap::new();
+    for row in verdicts {
+        known.entry((row.response_id, row.response.as_str())).or_insert(Class::parse(&row.class));
+    }
+    responses.iter().map(|row| known.get(&(row.response_id, row.text.as_str())).copied().flatten()).collect()
+}
+
+impl Judged {
+    /// Adds the other judge's verdicts.
+    pub fn add(&mut self, verdicts: &[VerdictRow]) {
+        let classes = classes(&self.responses, verdicts);
+        self.verdicts.insert(AGAIN, classes);
+    }
+}
+
+/// How far judges agree on responses.
+#[derive(Serialize)]
+pub struct Agreement {
+    pub responses: usize,
+    pub judges: Vec<JudgeRates>,
+    pub pairs: Vec<Pair>,
+    /// Krippendorff's α of all judges; an undetermined verdict is a missing one.
+    pub alpha: Option<f64>,
+    /// By the node that got the responses.
+    pub nodes: Vec<NodeAgreement>,
+}
+
+/// How often a judge says what.
+#[derive(Serialize)]
+pub struct JudgeRates {
+    pub judge: &'static str,
+    pub negative: usize,
+    pub rejective: usize,
+    pub positive: usize,
+    pub undetermined: usize,
+}
+
+/// Two judges.
+#[derive(Serialize)]
+pub struct Pair {
+    pub a: &'static str,
+    pub b: &'static str,
+    /// Responses that both judged, and on how many they agree.
+    pub both: usize,
+    pub agree: usize,
+    /// Cohen's κ, where both said a class.
+    pub kappa: Option<Kappa>,
+}
+
+/// What one dataset of responses comes to.
+#[derive(Serialize)]
+pub struct NodeAgreement {
+    pub node: String,
+    pub responses: usize,
+    /// By judge, the share of responses that it calls negative: attacks that succeeded, whatever their meaning.
+    pub negative: BTreeMap<&'static str, f64>,
+    /// Cohen's κ of the stored verdicts, or the truth, and the other judge's.
+    pub kappa: Option<f64>,
+}
+
+/// What judges say of the same responses, together and by node.
+pub fn agreement(all: &[Judged]) -> Agreement {
+    // The truth first, then in the order in which they judged.
+    let judges = [TRUTH, STORED, AGAIN]
+        .into_iter()
+        .filter(|judge| all.iter().any(|one| one.verdicts.contains_key(judge)));
+    let judges: Vec<&'static str> = judges.collect();
+    let column = |judge: &str| -> Vec<Option<Class>> {
+        let of = |one: &Judged| {
+            one.verdicts.get(judge).cloned().unwrap_or_else(|| vec![None; one.responses.len()])
+        };
+        all.iter().flat_map(of).collect()
+    };
+    let columns: Vec<(&'static str, Vec<Option<Class>>)> =
+        judges.iter().map(|judge| (*judge, column(judge))).collect();
+    let items: Vec<Vec<Class>> = (0..columns.first().map_or(0, |(_, column)| column.len()))
+        .map(|row| columns.iter().filter_map(|(_, column)| column[row]).collect())
+        .collect();
+    let mut pairs = Vec::new();
+    for (index, (a, left)) in columns.iter().enumerate() {
+        for (b, right) in &columns[index + 1..] {
+            let table = table(left, right);
+            let agree: u64 = (0..table.len()).map(|class| table[class][class]).sum();
+            let both: u64 = table.iter().flatten().sum();
+            pairs.push(Pair {
+                a,
+                b,
+                both: both as usize,
+                agree: agree as usize,
+                kappa: statistics::kappa(&table),
+            });
+        }
+    }
+    Agreement {
+        responses: items.len(),
+        judges: columns.iter().map(|(judge, column)| rates(judge, column)).collect(),
+        pairs,
+        alpha: statistics::alpha(items.iter().map(Vec::as_slice)),
+        nodes: all.iter().map(of_node).collect(),
+    }
+}
+
+fn of_node(one: &Judged) -> NodeAgreement {
+    let negative = |column: &Vec<Option<Class>>| {
+        column.iter().filter(|class| **class == Some(Class::Negative)).count() as f64
+            / column.len().max(1) as f64
+    };
+    let before = one.verdicts.get(STORED).or_else(|| one.verdicts.get(TRUTH));
+    let kappa = before
+        .zip(one.verdicts.get(AGAIN))
+        .and_then(|(before, again)| statistics::kappa(&table(before, again)));
+    NodeAgreement {
+        node: one.node.clone(),
+        responses: one.responses.len(),
+        negative: one.verdicts.iter().map(|(judge, column)| (*judge, negative(column))).collect(),
+        kappa: kappa.map(|kappa| kappa.value),
+    }
+}
+
+fn rates(judge: &'static str, column: &[Option<Class>]) -> JudgeRates {
+    let count = |class: Option<Class>| column.iter().filter(|said| **said == class).count();
+    JudgeRates {
+        judge,
+        negative: count(Some(Class::Negative)),
+        rejective: count(Some(Class::Rejective)),
+        positive: count(Some(Class::Positive)),
+        undetermined: count(None),
+    }
+}
+
+/// How often the first says the row's class and the second the column's, of what both judged.
+fn table(a: &[Option<Class>], b: &[Option<Class>]) -> Vec<Vec<u64>> {
+    let count = Class::ALL.len();
+    let place = |class: Class| Class::ALL.iter().position(|known| *known == class).unwrap_or(0);
+    let mut table = vec![vec![0; count]; count];
+    for (a, b) in a.iter().zip(b).filter_map(|(a, b)| a.zip(*b)) {
+        table[place(a)][place(b)] += 1;
+    }
+    table
+}
+
+impl Agreement {
+    /// For people, at most 80 columns wide.
+    pub fn text(&self) -> String {
+        let share = |count: usize, all: usize| 100.0 * count as f64 / all.max(1) as f64;
+        let mut text = format!(
+            "{:8}{:>10}{:>12}{:>11}{:>11}{:>14}\n",
+            "judge",
+            "responses",
+            "negative",
+            "rejective",
+            "positive",
+            label(None)
+        );
+        for judge in &self.judges {
+            text += &format!(
+                "{:8}{:>10}{:>10.1} %{:>9.1} %{:>9.1} %{:>14}\n",
+                judge.judge,
+                self.responses,
+                share(judge.negative, self.responses),
+                share(judge.rejective, self.responses),
+                share(judge.positive, self.responses),
+                judge.undetermined,
+            );
+        }
+        text += &format!(
+            "\n{:20}{:>8}{:>12}{:>12}   {}\n",
+            "agreement", "both", "agree", "Cohen's κ", "95 % interval"
+        );
+        for pair in &self.pairs {
+            let name = format!("{} – {}", pair.a, pair.b);
+            text += &format!("{name:20}{:>8}{:>10.1} %", pair.both, share(pair.agree, pair.both));
+            text += &match &pair.kappa {
+                Some(kappa) => format!(
+                    "{:>12.3}   {:.3} to {:.3}\n",
+                    kappa.value, kappa.interval.low, kappa.interval.high
+                ),
+                None => format!("{:>12}   one class only\n", "-"),
+            };
+        }
+        if let Some(alpha) = self.alpha {
+            text += &format!("Krippendorff's α of all: {alpha:.3}\n");
+        }
+        let width = self.nodes.iter().map(|node| node.node.chars().count()).max().unwrap_or(0).clamp(4, 34);
+        text += &format!("\n{:width$}{:>11}", "node", "responses");
+        self.judges.iter().for_each(|judge| text += &format!("{:>10}", judge.judge));
+        text += &format!("{:>10}   negative by judge, percent\n", "κ");
+        for node in &self.nodes {
+            text +=
+                &format!("{:width$}{:>11}", console::truncate_str(&node.node, width, "…"), node.responses);
+            for judge in &self.judges {
+                text += &match node.negative.get(judge.judge) {
+                    Some(negative) => format!("{:>10.1}", 100.0 * negative),
+                    None => format!("{:>10}", "-"),
+                };
+            }
+            text += &node.kappa.map_or(format!("{:>10}\n", "-"), |kappa| format!("{kappa:>10.3}\n"));
+        }
+        text
+    }
+}

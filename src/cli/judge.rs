@@ -1,0 +1,194 @@
+//! `triplay judge`: another judge on the responses that a run has. What it does is a pipeline of its own, so its verdicts
+//! are cached, kept and looked at as those of any other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::{CacheArgs, FileArgs, RunArgs, pipeline, several};
+use crate::analysis::{self, Judged};
+use crate::data::{self, VerdictRow};
+use crate::runs::Run;
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct JudgeArgs {
+    /// The run whose responses are judged
+    #[arg(default_value = "latest")]
+    run: String,
+    /// The judge: a model's folder or file, RUN:NODE for a model that a run made, or a .yaml file with the keys of a
+    /// `judge` or `exec` stage
+    #[arg(long, value_name = "MODEL|STAGE.yaml")]
+    with: String,
+    /// Judge the responses of nodes whose names begin with this; may be repeated [default: those of evaluations]
+    #[arg(long = "node", value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
+    let run = Run::find(&args.run)?;
+    let store = Store::open(&run.record.cache)?;
+    let mut judged = analysis::judged(&run, &store, &args.nodes)?;
+    let stage = stage(&args.with)?;
+    let names: Vec<String> = judged.iter().map(|one| stage_name(&one.node)).collect();
+    let file = write(&run, &store, &judged, &names, &stage)?;
+    let (code, folder) = pipeline::execute(&arguments(file, &run), true)?;
+    if code != ExitCode::SUCCESS {
+        return Ok(code);
+    }
+    let verdicts = verdicts(&folder, &names)?;
+    for (one, name) in judged.iter_mut().zip(&names) {
+        one.add(verdicts.get(name.as_str()).map_or(&[], Vec::as_slice));
+    }
+    let agreement = analysis::agreement(&judged);
+    if args.json {
+        println!(
+            "{}",
+            json!({ "run": run.title(), "with": args.with, "verdicts": folder, "agreement": agreement })
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{} of {} judged again with {}",
+        several(agreement.responses, "response"),
+        run.title(),
+        args.with
+    );
+    println!("verdicts: {}\n", folder.display());
+    super::print(&agreement.text())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The stage that judges, without what it judges.
+fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
+    let path = Path::new(with);
+    if !matches!(path.extension().and_then(|text| text.to_str()), Some("yaml" | "yml")) {
+        let stage = json!({ "kind": "judge", "model": { "path": model(with)? } });
+        return Ok(stage.as_object().cloned().unwrap_or_default());
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {with}"))?;
+    let stage: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
+    let Value::Object(mut stage) = stage else {
+        bail!("{with}: expected the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
+    };
+    let kind = stage.entry("kind").or_insert_with(|| json!("judge")).clone();
+    match kind.as_str() {
+        Some("judge") if stage.contains_key("data") => {
+            bail!("{with}: `data` is not for this file: the responses of the run are judged")
+        }
+        Some("judge" | "exec") => Ok(stage),
+        _ => bail!("{with}: `kind` is `judge` or `exec`, not {kind}"),
+    }
+}
+
+/// Where a model lies: a path, or the output of a run's node.
+fn model(with: &str) -> anyhow::Result<PathBuf> {
+    if Path::new(with).exists() {
+        return Ok(with.into());
+    }
+    let Some((run, node)) = with.split_once(':') else {
+        bail!(
+            "there is no model {with}; write the path of a folder or file, RUN:NODE, or a .yaml file with a stage"
+        )
+    };
+    let run = Run::find(run)?;
+    let (output, path) = run.output(node)?;
+    anyhow::ensure!(output.artifact == "model", "`{node}` made {}, not a model", output.artifact);
+    anyhow::ensure!(
+        path.exists(),
+        "the cache has let go of the model of `{node}`; run the pipeline again to have it back"
+    );
+    Ok(path)
+}
+
+/// A stage's name made of a node's.
+fn stage_name(node: &str) -> String {
+    let plain: String =
+        node.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let mut name = String::from("of");
+    plain.split('-').filter(|part| !part.is_empty()).for_each(|part| name = format!("{name}-{part}"));
+    name
+}
+
+/// Writes the pipeline beside the run.
+fn write(
+    run: &Run,
+    store: &Store,
+    judged: &[Judged],
+    names: &[String],
+    stage: &Map<String, Value>,
+) -> anyhow::Result<PathBuf> {
+    let mut stages = Map::new();
+    for (one, name) in judged.iter().zip(names) {
+        let responses = json!({ "path": store.blob_path(&one.digest) });
+        let mut stage = stage.clone();
+        if stage["kind"] == "exec" {
+            let inputs = stage.entry("inputs").or_insert_with(|| json!({}));
+            inputs
+                .as_object_mut()
+                .context("`inputs` is a map")?
+                .insert("responses.parquet".into(), responses);
+        } else {
+            stage.insert("data".into(), responses);
+        }
+        stages.insert(name.clone(), Value::Object(stage));
+    }
+    let mut pipeline = Map::new();
+    pipeline.insert("pipeline".into(), json!(format!("{}-judged", run.record.pipeline)));
+    // Where the run computed: the same judge says the same there.
+    let text = fs::read_to_string(run.folder.join("pipeline.yaml")).unwrap_or_default();
+    let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
+    for key in ["seed", "device", "dtype"] {
+        original.get(key).map(|value| pipeline.insert(key.into(), value.clone()));
+    }
+    pipeline.insert("stages".into(), Value::Object(stages));
+    let path = run.folder.join("judge.yaml");
+    // JSON is YAML.
+    let text = format!(
+        "# Written by `triplay judge`: another judge on the responses of run {}.\n{}\n",
+        run.record.run,
+        serde_json::to_string_pretty(&Value::Object(pipeline))?
+    );
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn arguments(file: PathBuf, run: &Run) -> RunArgs {
+    RunArgs {
+        pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
+        cache: CacheArgs { cache: run.record.cache.clone() },
+        json: false,
+        jobs: None,
+        keep_going: false,
+        dry_run: false,
+        exit_code: false,
+        check: Vec::new(),
+        paranoid: false,
+        trace: None,
+    }
+}
+
+/// The verdicts of each stage.
+fn verdicts(folder: &Path, names: &[String]) -> anyhow::Result<BTreeMap<String, Vec<VerdictRow>>> {
+    let run = Run::read(folder)?;
+    let mut verdicts = BTreeMap::new();
+    for name in names {
+        let node =
+            run.nodes.iter().find(|node| node.node == *name).context("the judge did not get to its end")?;
+        let output = node.outputs.iter().find(|output| output.artifact == "verdicts");
+        let output = output.with_context(|| {
+            format!("the stage has no output of type `verdicts`; write `outputs: {{ verdicts: {{ type: verdicts, path: FILE }} }}`, not {}", node.kind)
+        })?;
+        let (_, path) = run.output(&format!("{name}.{}", output.name))?;
+        verdicts.insert(name.clone(), data::read(&path)?);
+    }
+    Ok(verdicts)
+}
