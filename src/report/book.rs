@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::model::Interval;
 use super::source::Source;
+use crate::analysis::statistics::wilson;
 use crate::analysis::{self, PHASE, estimate};
 use crate::data::MetricRow;
 use crate::runs::variant;
@@ -81,7 +82,7 @@ impl<'a> Book<'a> {
     }
 
     /// All rows of a metric.
-    pub fn rows(&self, subject: &str, metric: &str) -> impl Iterator<Item = &Entry<'a>> {
+    pub fn rows<'s>(&'s self, subject: &'s str, metric: &'s str) -> impl Iterator<Item = &'s Entry<'a>> {
         self.entries.get(&(subject, metric)).into_iter().flatten()
     }
 
@@ -144,20 +145,14 @@ pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
     let whole = estimate(&values)?;
     let bounds = match (points, whole.half) {
         (_, Some(half)) => Some((whole.mean - half, whole.mean + half)),
-        ([point], None) if is_share && (0.0..=1.0).contains(&point.value) => wilson(point.value, point.count),
+        ([point], None) if is_share && (0.0..=1.0).contains(&point.value) => {
+            let hits = (point.value * point.count as f64).round() as u64;
+            wilson(hits, point.count).map(|found| (found.low, found.high))
+        }
         _ => None,
     };
     let (low, high) = bounds.unzip();
     Some(Interval { value: whole.mean, low, high })
-}
-
-/// Wilson's 95 % interval of a share of `count` independent observations; of none there is none.
-fn wilson(share: f64, count: u64) -> Option<(f64, f64)> {
-    const Z: f64 = 1.959_964;
-    let n = count as f64;
-    let middle = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    (count > 0).then(|| ((middle - half).max(0.0), (middle + half).min(1.0)))
 }
 
 #[cfg(test)]
@@ -174,7 +169,5 @@ mod tests {
         let several = interval(&[&point(0.1), &point(0.3)], true).unwrap();
         assert!((several.value - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "as Student has it");
         assert!(interval(&[], true).is_none());
-        assert_eq!(wilson(0.0, 0), None);
-        assert_eq!(wilson(0.0, 10).unwrap().0, 0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Curves: over the steps of training, and over the phases that were evaluated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::book::{Book, Of, Point, Trail, interval};
 use super::model::{Curve, Interval, Panel};
@@ -19,7 +19,9 @@ struct Plan {
 }
 
 /// Of training, for each role: title, unit, and metrics with what they are called.
-const TRAINING: [(&str, &str, &[(&str, &str)]); 7] = [
+type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const TRAINING: [Trained; 7] = [
     ("Reward", "number", &[("reward", "reward")]),
     (
         "What the reward is made of",
@@ -177,7 +179,7 @@ fn panel(book: &Book, plan: &Plan) -> Option<Panel> {
     let ticks = ticks(&trails, plan.of);
     let every = ticks.len().div_ceil(MOST_TICKS).max(1);
     let ticks: Vec<&String> = ticks.iter().step_by(every).collect();
-    let places: std::collections::HashMap<&str, usize> =
+    let places: HashMap<&str, usize> =
         ticks.iter().enumerate().map(|(place, phase)| (phase.as_str(), place)).collect();
     let series: Vec<Curve> = trails
         .iter()
@@ -218,12 +220,8 @@ fn ticks(trails: &[(String, Trail)], of: Of) -> Vec<String> {
 }
 
 /// What seeds come to together at each place.
-fn points(
-    trail: &Trail,
-    places: &std::collections::HashMap<&str, usize>,
-    unit: &str,
-) -> Vec<(usize, Interval)> {
-    let mut at: std::collections::BTreeMap<usize, Vec<&Point>> = std::collections::BTreeMap::new();
+fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usize, Interval)> {
+    let mut at: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
     for points in trail.values() {
         let mut seen = BTreeSet::new();
         for point in points {

@@ -1,6 +1,7 @@
 //! A run as a report needs it: its record, what its nodes came to, their metrics, and what is still going on.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -136,12 +137,14 @@ fn metrics(
                 missing += 1;
                 continue;
             };
-            if !known.contains_key(&output.digest) {
-                let read = data::read::<MetricRow>(&path);
-                let read = read.with_context(|| format!("metrics of {}; {VERIFY}", node.node))?;
-                known.insert(output.digest, read);
-            }
-            let own = known.get(&output.digest).into_iter().flatten();
+            let own = match known.entry(output.digest) {
+                Entry::Occupied(own) => own.into_mut(),
+                Entry::Vacant(place) => {
+                    let read = data::read::<MetricRow>(&path);
+                    place.insert(read.with_context(|| format!("metrics of {}; {VERIFY}", node.node))?)
+                }
+            };
+            let own = own.iter();
             rows.extend(own.map(|metric| RunMetricRow { node: node.node.clone(), metric: metric.clone() }));
         }
     }
