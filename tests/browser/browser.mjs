@@ -5,6 +5,20 @@ import puppeteer from "puppeteer-core";
 export const launch = () => puppeteer.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--force-color-profile=srgb"] });
 
 /**
+ * The longest time that one task of the page's thread needed of a processor, in milliseconds: unlike the time between
+ * frames it does not count what else the machine was busy with.
+ * @param {import("puppeteer-core").Page} page
+ * @param {() => Promise<any>} action
+ */
+export async function busiestTask(page, action) {
+  await page.tracing.start({ categories: ["devtools.timeline", "toplevel", "disabled-by-default-devtools.timeline"] });
+  await action();
+  const events = JSON.parse(Buffer.from(await page.tracing.stop()).toString()).traceEvents;
+  const thread = events.find((event) => event.name === "FireAnimationFrame");
+  return Math.max(...events.filter((event) => event.name === "RunTask" && event.pid === thread?.pid && event.tid === thread?.tid).map((event) => (event.tdur ?? 0) / 1000));
+}
+
+/**
  * @param {import("puppeteer-core").Browser} browser
  * @param {string} address
  * @param {{width?: number, height?: number, dark?: boolean, wait?: boolean}} [options]

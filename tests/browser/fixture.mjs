@@ -73,7 +73,7 @@ export function makeReport({ live = false, step = 0 } = {}) {
   ].map(([label, subject, metric, unit, better, cells]) => ({ label, subject, metric, unit, better, cells }));
 
   const phases = ["warm-up", ...[1, 2].flatMap((round) => ["red", "blue", "eval"].map((phase) => `${round} ${phase}`))];
-  const curve = (name, values, half) => ({ name, points: values.map((value, place) => [place, interval(Math.min(1, Math.max(0, value)), half)]) });
+  const curve = (name, values, half) => ({ name, points: values.map((value, place) => [place, half ? { value, low: Math.max(0, value - half), high: Math.min(1, value + half) } : interval(value, 0)]) });
   const evaluation = (role, title, a, b) => ({ section: "evaluation", role, title, unit: "share", x_label: "after phase", ticks: phases, series: [curve("full", a, 0.035), curve("no_diversity", b, 0.045)] });
   const steps = Array.from({ length: 60 }, (_, index) => String(index + 1));
   const walk = (from, to, noise) => steps.map((_, index) => from + ((to - from) * index) / 60 + (random() - 0.5) * noise);
@@ -123,7 +123,7 @@ function makeRun(run, index, step) {
   return {
     run, pipeline: "quickstart", file: "pipelines/quickstart.yaml", status: index ? "interrupted" : "done", began: "2026-11-25T10:11:12Z", seconds: 431.7 + step, nodes: 88, ran: index ? 20 : 80, cached: index ? 41 : 8, failed: 0, skipped: index ? 27 : 0, triplay: "0.4.0 (72a44de)",
     machine: [["processor", index ? "AMD EPYC 7763" : "Intel Xeon Platinum 8370C"], ["cores", "2"], ["memory", "7.8 GB"], ["system", "Linux 6.8"], ["device", "cpu"]],
-    variants: [["full-s1", parameters(0.04, 1)], ["no_diversity-s1", parameters(0, 1)]],
+    variants: [["full-s1", parameters(0.04, 1)], ["full-s2", parameters(0.04, 2)], ["no_diversity-s1", parameters(0, 1)], ["no_diversity-s2", parameters(0, 2)]].slice(0, index ? 1 : 4),
     pipeline_yaml: "# Three transformers play each other in the sandbox.\npipeline: quickstart\nseed: 1\n\nparams:\n  iterations: 2\n  red_steps: 30        # GRPO steps of each phase\n  diversity: 0.04      # weight of the attacker's diversity penalty\n\nstages:\n  world: { kind: sandbox }\n",
     reproduce: ["cargo run --release -- pipeline run pipelines/quickstart.yaml --seeds 1,2 --ablation all", `triplay report ${run} --out report.html`],
   };

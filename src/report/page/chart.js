@@ -5,6 +5,7 @@ const CHART_HEIGHT = 210;
 const CURVE_COLOURS = 7;
 /** Rough width of a letter at the size of labels, in pixels: enough to leave room by. */
 const LETTER = 6.3;
+const NAME_LETTER = 7.4;
 
 const ROLE_ORDER = ["attacker", "defender", "evaluator", ""];
 
@@ -127,8 +128,8 @@ function curveColours(names, columns) {
 function drawChart(panel, colours, width) {
   const named = panel.series.length > 1 || panel.series.some((curve) => curve.name);
   const longest = Math.max(0, ...panel.series.map((curve) => curve.name.length));
-  const letters = Math.min(longest, Math.floor((width * 0.34) / LETTER));
-  const right = named ? letters * LETTER + 14 : 10;
+  const letters = Math.min(longest, Math.floor((width * 0.36) / NAME_LETTER));
+  const right = named ? Math.max(24, letters * NAME_LETTER + 14) : 24;
   const scale = valueTicks(panel);
   const left = 12 + Math.max(...scale.ticks.map((tick) => tickLabel(tick, scale.step, panel.unit).length)) * LETTER;
   const [top, bottom] = [20, 38];
@@ -190,8 +191,10 @@ function valueTicks(panel) {
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999) ?? rough;
   low = Math.floor(low / step + 1e-6) * step;
   high = Math.ceil(high / step - 1e-6) * step;
+  // A share ends at nothing and all, even where round steps would not.
+  if (panel.unit === "share" && values.every((value) => value <= 1)) high = Math.min(high, 1);
   const ticks = [];
-  for (let index = 0; low + index * step <= high + step / 2; index += 1) ticks.push(low + index * step);
+  for (let index = 0; low + index * step <= high + step * 1e-6; index += 1) ticks.push(low + index * step);
   return { low, high, ticks, step };
 }
 

@@ -17,7 +17,7 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
   const { raw } = table;
   const facts = [
     ["Run", raw.run], ["Variant", raw.variant], ["Step", raw.scope], ["Category", raw.category], ["Task", raw.task],
-    ["Technique", raw.technique], ["Split", raw.split], ["Seed", raw.seed_id], ["Learner", raw.learner],
+    ["Technique", raw.technique], ["Split", raw.split], ["Name of the seed", raw.seed_id], ["Learner", raw.learner],
   ].flatMap(([name, column]) => (textAt(column[row]) ? [[name, textAt(column[row])]] : []));
   const text = (/** @type {string} */ title, /** @type {number} */ index) => el("section", { class: "said" }, el("h4", {}, title),
     textAt(index) ? el("p", { class: "text" }, marked(textAt(index), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."));
@@ -32,7 +32,7 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
       el("div", { class: "detail-tools" },
         button("↑", () => move(-1), { class: "small", "aria-label": "The sample before" }),
         button("↓", () => move(1), { class: "small", "aria-label": "The next sample" }),
-        button("Close", close, { class: "small" }))),
+        button("Close", close, { class: "small", autofocus: true }))),
     el("dl", { class: "facts inline" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     text("Seed", raw.seed[row]),
     text("Attack", raw.attack[row]),

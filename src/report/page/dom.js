@@ -28,9 +28,9 @@ function setAttributes(element, attributes) {
   }
 }
 
-/** @param {Element} parent @param {Child[]} children */
+/** @param {Element} parent @param {any[]} children lists in lists are taken apart */
 function appendAll(parent, children) {
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
     parent.append(child instanceof Node ? child : String(child));
   }

@@ -24,6 +24,7 @@ function formatNumber(value, unit) {
   if (unit === "share") return withMinus((value * 100).toFixed(1).replace(/^-0\.0$/, "0.0"));
   if (unit === "tokens" || unit === "words") return withMinus(value.toFixed(1).replace(/^-0\.0$/, "0.0"));
   if (unit === "nats") return withMinus(value.toFixed(3).replace(/^-0\.000$/, "0.000"));
+  if (Number.isInteger(value)) return withMinus(integers.format(value));
   const size = Math.abs(value);
   if (size !== 0 && (size < 0.001 || size >= 1e6)) return withMinus(value.toExponential(2));
   if (size >= 1000) return withMinus(integers.format(Math.round(value)));

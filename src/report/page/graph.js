@@ -1,7 +1,7 @@
 // The pipeline: loops as boxes around their stages, each stage with its state and how far it is. On a narrow screen, and
 // for those who do not see the picture, the same as a list.
 
-const NODE_WIDTH = 156;
+const NODE_WIDTH = 150;
 const NODE_HEIGHT = 48;
 const LOOP_PADDING = 14;
 const LOOP_HEAD = 30;
@@ -22,6 +22,8 @@ function drawGraph(graph) {
     class: "graph", role: "group", "aria-label": `The pipeline of ${graph.run}: ${counted(graph.stages.length, "stage or loop", "stages and loops")}`,
     viewBox: `-1 -1 ${width + 2} ${height + 2}`, width: width + 2, height: height + 2,
   }, root);
+  // Shrinks to fit, as far as letters can be read; beyond that it scrolls.
+  canvas.style.minWidth = `${Math.round(width * 0.72)}px`;
   for (const node of canvas.querySelectorAll("[data-stage]")) {
     const stage = Number(node.getAttribute("data-stage"));
     const tell = () => {
@@ -105,7 +107,7 @@ function placeGraph(graph) {
     const local = (edges.get(loop) ?? []).map(([from, to]) => /** @type {[number, number]} */ ([members.indexOf(from), members.indexOf(to)]));
     const placed = layOut(
       parts.map(({ width, height }) => (sideways ? { flow: width, across: height } : { flow: height, across: width })),
-      local, sideways ? { flow: 30, across: 14 } : { flow: 34, across: 22 });
+      local, sideways ? { flow: 26, across: 14 } : { flow: 34, across: 22 });
     const point = (/** @type {{flow: number, across: number}} */ { flow, across }) => (sideways ? [flow, across] : [across, flow]);
     const group = svg("g", {}, placed.lines.map((line) => drawLine(line.map(point), sideways)),
       parts.map(({ node }, index) => {

@@ -9,7 +9,7 @@
  */
 function judgeChange(change, better, unit) {
   const shown = formatNumber(change.value, unit);
-  if (!/[1-9]/.test(shown)) return { arrow: "=", word: "no change", class: "same" };
+  if (!/[1-9]/.test(shown)) return { arrow: "=", word: "same", class: "same" };
   const up = change.value > 0;
   const arrow = up ? "▲" : "▼";
   const unclear = change.low != null && change.high != null && change.low <= 0 && change.high >= 0;

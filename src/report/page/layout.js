@@ -50,13 +50,12 @@ function layOut(boxes, edges, gap) {
   }
   const least = Math.min(0, ...slots.map((slot) => slot.at - slot.across / 2));
   const middle = (/** @type {number} */ slot) => slots[slot].at - least;
-  const inset = (/** @type {number} */ box) => (thickness[layerOf[box]] - boxes[box].flow) / 2;
   return {
-    places: boxes.map((box, index) => ({ flow: starts[layerOf[index]] + inset(index), across: middle(index) - box.across / 2 })),
+    places: boxes.map((box, index) => ({ flow: starts[layerOf[index]], across: middle(index) - box.across / 2 })),
     lines: chains.map((chain) => chain.flatMap((slot, index) => {
       const start = starts[slots[slot].layer];
-      if (index === 0) return [{ flow: start + inset(slot) + boxes[slot].flow, across: middle(slot) }];
-      if (index === chain.length - 1) return [{ flow: start + inset(slot), across: middle(slot) }];
+      if (index === 0) return [{ flow: start + boxes[slot].flow, across: middle(slot) }];
+      if (index === chain.length - 1) return [{ flow: start, across: middle(slot) }];
       return [{ flow: start, across: middle(slot) }, { flow: start + thickness[slots[slot].layer], across: middle(slot) }];
     })),
     flow: Math.max(0, at - gap.flow),

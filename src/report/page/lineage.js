@@ -27,13 +27,15 @@ function lineageOf(checkpoints, id) {
   return { chain, missing };
 }
 
-/** @param {Checkpoint[]} checkpoints @param {string[]} runs @returns {Node[]} */
-function drawCheckpoints(checkpoints, runs) {
+/** @param {Checkpoint[]} checkpoints @returns {Node[]} */
+function drawCheckpoints(checkpoints) {
   const selected = remembered("checkpoint", { id: "" });
-  const name = (/** @type {Checkpoint} */ checkpoint) => (runs.length > 1 ? checkpoint.id : checkpoint.node);
+  const several = new Set(checkpoints.map(({ run }) => run)).size > 1;
+  const name = (/** @type {Checkpoint} */ checkpoint) => (several ? checkpoint.id : checkpoint.node);
   /** @type {Column<Checkpoint>[]} */
   const columns = [
-    { label: "Checkpoint", head: true, class: "mono", value: (row) => row.id, cell: (row) => el("a", { href: checkpointLink(row.id), data: { key: `row ${row.id}` } }, name(row)) },
+    { label: "Checkpoint", head: true, class: "mono", value: (row) => row.id, cell: (row) => el("a", { href: checkpointLink(row.id), data: { key: `row ${row.id}` } }, row.node) },
+    ...(several ? [{ label: "Run", class: "mono", value: (row) => row.run, cell: (row) => row.run }] : []),
     { label: "Kind", value: (row) => row.kind, cell: (row) => row.kind },
     { label: "From", class: "mono", value: (row) => row.parent, cell: (row) => row.parent && el("a", { href: checkpointLink(row.parent) }, row.parent.slice(row.parent.indexOf(":") + 1)) },
     { label: "Time", numeric: true, value: (row) => row.seconds, cell: (row) => formatDuration(row.seconds) },

@@ -35,7 +35,7 @@ const SECTIONS = [
   { id: "coverage", title: "Coverage", part: (r) => matricesOf(r, "coverage"), draw: (part) => drawMatrices(part) },
   { id: "pipeline", title: "Pipeline", part: (r) => some(r.graphs, r.graphs.flatMap((graph) => graph.stages)), draw: (part) => drawGraphs(part) },
   { id: "samples", title: "Samples", part: () => (hasSamples() ? "samples" : null), draw: () => [samples.root] },
-  { id: "checkpoints", title: "Checkpoints", part: (r) => some(r.checkpoints, r.checkpoints), draw: (part, r) => drawCheckpoints(part, r.runs.map((run) => run.run)) },
+  { id: "checkpoints", title: "Checkpoints", part: (r) => some(r.checkpoints, r.checkpoints), draw: (part) => drawCheckpoints(part) },
   { id: "runs", title: "Runs and machine", part: (r) => some(r.runs.map((run) => (live ? { ...run, seconds: Math.round(run.seconds / 10) * 10 } : run)), r.runs), draw: (part) => drawRuns(part) },
   { id: "reproduce", title: "Reproduce", part: (r) => some(r.runs.map(({ run, reproduce }) => ({ run, reproduce })), r.runs.flatMap((run) => run.reproduce)), draw: (part) => drawReproduce(part) },
   { id: "log", title: "Log", part: (r) => some(r.log, r.log), draw: (part) => drawLog(part) },
@@ -216,7 +216,7 @@ function showCheckpoint(id) {
   const place = drawn.get("checkpoints");
   if (!report || !place) return;
   remembered("checkpoint", { id: "" }).id = id;
-  redraw(place.body, drawCheckpoints(report.checkpoints, report.runs.map((run) => run.run)));
+  redraw(place.body, drawCheckpoints(report.checkpoints));
   place.element.scrollIntoView();
   place.element.querySelector("tr[aria-current]")?.scrollIntoView({ block: "nearest" });
   document.getElementById("lineage")?.focus({ preventScroll: true });

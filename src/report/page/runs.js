@@ -11,7 +11,7 @@ function drawRuns(runs) {
     ["triplay", (run) => run.triplay],
   ].map(([name, cell]) => ({ name: String(name), cells: runs.map(/** @type {(run: RunInfo) => Child} */ (cell)) }));
   const machine = sideBySide(runs.map((run) => run.machine));
-  const variants = runs.flatMap((run) => run.variants.map(([name, values]) => ({ head: runs.length > 1 ? `${run.run} ${name}` : variantName(name), values })));
+  const variants = runs.flatMap((run) => run.variants.map(([name, values]) => ({ head: runs.length > 1 ? [el("span", { class: "fine" }, run.run), variantName(name)] : variantName(name), values })));
   return [
     el("h3", {}, runs.length > 1 ? "Runs" : "Run"),
     scroller("runs", "Runs", comparison("What ran", runs.map((run) => run.run), facts)),
@@ -34,7 +34,7 @@ function sideBySide(columns) {
   });
 }
 
-/** @param {{head: string, values: [string, string][]}[]} variants @returns {Node[]} */
+/** @param {{head: Child | Child[], values: [string, string][]}[]} variants @returns {Node[]} */
 function drawParameters(variants) {
   const rows = sideBySide(variants.map(({ values }) => values));
   const different = rows.filter((row) => row.differs).length;
@@ -55,7 +55,7 @@ function drawParameters(variants) {
 
 /**
  * @param {string} caption
- * @param {string[]} heads
+ * @param {(Child | Child[])[]} heads
  * @param {{name: string, cells: Child[], differs?: boolean}[]} rows
  */
 function comparison(caption, heads, rows) {

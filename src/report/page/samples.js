@@ -12,8 +12,9 @@ const SHOWN_LETTERS = 220;
  * @type {{label: string, class: string, order?: string, from: number, width: string, numeric?: boolean}[]}
  */
 const SAMPLE_COLUMNS = [
-  { label: "Step", class: "step", order: "scope", from: 0, width: "minmax(96px, 0.55fr)" },
-  { label: "Technique", class: "technique", order: "technique", from: 1000, width: "minmax(70px, 0.35fr)" },
+  { label: "Step", class: "step", order: "scope", from: 0, width: "minmax(122px, 0.6fr)" },
+  { label: "Variant", class: "variant", order: "variant", from: 1060, width: "minmax(70px, 0.4fr)" },
+  { label: "Technique", class: "technique", order: "technique", from: 1000, width: "minmax(84px, 0.35fr)" },
   { label: "Attack", class: "attack", from: 0, width: "minmax(120px, 1.5fr)" },
   { label: "Defender", class: "defender", order: "defender", from: 860, width: "minmax(60px, 0.35fr)" },
   { label: "Response", class: "response", from: 0, width: "minmax(120px, 1.5fr)" },
@@ -21,6 +22,8 @@ const SAMPLE_COLUMNS = [
   { label: "Reward", class: "reward", order: "reward", from: 600, width: "68px", numeric: true },
   { label: "Advantage", class: "advantage", order: "advantage", from: 760, width: "88px", numeric: true },
 ];
+
+const VERDICT_COLUMN = SAMPLE_COLUMNS.findIndex((column) => column.class === "verdict");
 
 /**
  * @param {{live: boolean, redacted: () => boolean, hasCheckpoint: (id: string) => boolean}} page
@@ -35,6 +38,7 @@ function createSamples(page) {
   let active = 0;
   let openKey = "";
   let rowHeight = 34;
+  let stacked = false;
 
   // ---- The frame, made once ----
 
@@ -117,7 +121,7 @@ function createSamples(page) {
     element.setAttribute("aria-rowindex", String(place + 2));
     element.setAttribute("aria-selected", String(openRow === row));
     const texts = [
-      whereOf(row), textAt(raw.technique[row]), snippet(textAt(raw.attack[row]) || textAt(raw.seed[row])), textAt(raw.defender[row]), snippet(textAt(raw.response[row])),
+      stacked ? whereOf(row) : textAt(raw.scope[row]), textAt(raw.variant[row]), textAt(raw.technique[row]), snippet(textAt(raw.attack[row]) || textAt(raw.seed[row])), textAt(raw.defender[row]), snippet(textAt(raw.response[row])),
       `${VERDICT_GLYPHS[verdict] ?? "·"} ${verdict || "none"}${wrong ? " ≠" : ""}`, numberAt(raw.reward[row]), numberAt(raw.advantage[row]),
     ];
     texts.forEach((text, index) => {
@@ -125,8 +129,9 @@ function createSamples(page) {
       if (node.data !== text) node.data = text;
     });
     const name = `cell verdict ${verdictClass(verdict)}`;
-    if (cells[5].className !== name) cells[5].className = name;
-    cells[5].title = wrong ? `the truth is ${textAt(raw.truth[row])}` : "";
+    const verdictCell = cells[VERDICT_COLUMN];
+    if (verdictCell.className !== name) verdictCell.className = name;
+    verdictCell.title = wrong ? `the truth is ${textAt(raw.truth[row])}` : "";
   }
 
   const textAt = (/** @type {number} */ index) => (index >= 0 && table ? table.raw.strings[index] ?? "" : "");
@@ -164,7 +169,7 @@ function createSamples(page) {
       } } }));
       selects.set(facet.name, select);
       return el("label", {}, facet.label, select);
-    }), button("Clear all", clearFilters, { class: "small clear" }));
+    }));
   }
 
   /** @param {Map<string, Uint32Array>} counts */
@@ -193,12 +198,13 @@ function createSamples(page) {
     SAMPLE_COLUMNS.forEach((column, index) => {
       if (column.order) headButtons[index].setAttribute("aria-sort", column.order !== filter.order ? "none" : filter.down ? "descending" : "ascending");
     });
+    const clear = filter.wanted.size > 0 || filter.text ? [button("Clear all", clearFilters, { class: "small" })] : [];
     chips.replaceChildren(...[...filter.wanted].map(([name, value]) =>
       button(`${table?.facetsByName.get(name)?.label ?? name}: ${value || "none"} ×`, () => {
         filter.wanted.delete(name);
         changed();
         search.focus();
-      }, { class: "chip", "aria-label": `Filter by any ${name} again` })));
+      }, { class: "chip", "aria-label": `Filter by any ${name} again` })), ...clear);
   }
 
   function searched() {
@@ -210,6 +216,7 @@ function createSamples(page) {
     filter.wanted.clear();
     filter.text = search.value = "";
     changed();
+    search.focus();
   }
 
   /** @param {string} order @param {boolean} down */
@@ -255,15 +262,19 @@ function createSamples(page) {
   /** Browsers count how often an address changes: once after a burst is enough. */
   function writeAddress() {
     clearTimeout(addressTimer);
-    addressTimer = setTimeout(() => {
-      const address = addressOf();
-      try {
-        history.replaceState(null, "", address);
-      } catch {
-        // Some browsers forbid it to files; then the link is not kept.
-      }
-    }, 150);
+    addressTimer = setTimeout(writeAddressNow, 150);
   }
+
+  function writeAddressNow() {
+    clearTimeout(addressTimer);
+    try {
+      history.replaceState(null, "", addressOf());
+    } catch {
+      // Some browsers forbid it to files; then the link is not kept.
+    }
+  }
+  // Whoever has gone elsewhere is not called back by a burst before.
+  addEventListener("hashchange", () => clearTimeout(addressTimer));
 
   function addressOf() {
     const parts = new URLSearchParams();
@@ -357,7 +368,10 @@ function createSamples(page) {
     return drawSample({
       table, row, textAt, search: filter.text, redacted: page.redacted(), hasCheckpoint: page.hasCheckpoint,
       close: () => closeDetail(), move: (by) => moveTo(active + by, true),
-      leave: () => { if (dialog.open) dialog.close(); },
+      leave: () => {
+        writeAddressNow();
+        if (dialog.open) dialog.close();
+      },
     });
   }
 
@@ -378,7 +392,7 @@ function createSamples(page) {
     if (top < grid.scrollTop) grid.scrollTop = top;
     else if (top > grid.scrollTop + room) grid.scrollTop = top - room;
   }
-  const headHeight = () => (grid.classList.contains("stacked") ? 0 : HEAD_HEIGHT);
+  const headHeight = () => (stacked ? 0 : HEAD_HEIGHT);
 
   grid.addEventListener("keydown", (event) => {
     if (event.target !== grid || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -407,11 +421,13 @@ function createSamples(page) {
     });
   }, { passive: true });
 
-  new ResizeObserver(() => {
+  /** Shows the columns that there is room for, and only those that tell rows apart. */
+  function fitColumns() {
     const width = grid.clientWidth;
     if (width === 0) return;
-    const stacked = width < 560;
-    const columns = SAMPLE_COLUMNS.map((column) => width >= column.from);
+    stacked = width < 560;
+    const variants = table?.facetsByName.get("variant")?.values.length ?? 0;
+    const columns = SAMPLE_COLUMNS.map((column) => width >= column.from && (column.class !== "variant" || variants > 1));
     grid.classList.toggle("stacked", stacked);
     SAMPLE_COLUMNS.forEach((column, index) => grid.classList.toggle(`without-${column.class}`, !stacked && !columns[index]));
     grid.style.setProperty("--columns", SAMPLE_COLUMNS.filter((_, index) => columns[index]).map((column) => column.width).join(" "));
@@ -422,7 +438,8 @@ function createSamples(page) {
     body.style.height = `${Math.max(1, shownRows()) * rowHeight}px`;
     grid.scrollTop = top * rowHeight;
     drawRows(true);
-  }).observe(grid);
+  }
+  new ResizeObserver(fitColumns).observe(grid);
 
   // ---- Print: the first rows as a plain table ----
 
@@ -462,6 +479,7 @@ function createSamples(page) {
       table = prepareSamples(raw);
       if (first) root.append(tools, filters, el("div", { class: "sample-line" }, count, chips), layout, dialog, printed);
       message.hidden = true;
+      fitColumns();
       if (table.count === 0) this.say(page.live ? "No samples yet." : "No samples.");
       apply();
       const placeOf = (/** @type {string} */ key) => (key ? rows.indexOf(table.rowOf(key)) : -1);
