@@ -10,6 +10,7 @@ mod graph;
 mod guards;
 mod huggingface;
 mod import;
+mod judge;
 mod layers;
 mod method;
 mod models;

@@ -94,6 +94,14 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
         svg.contains(">full</text>") && svg.contains(">flat</text>") && svg.contains("<polygon"),
         "{svg}"
     );
+    let png = space.triplay(&["results", "plot", "attacker.kl", "--runs", "latest", "-o", "kl.png"]);
+    assert_eq!((png.code, png.out.as_str()), (Some(0), "kl.png: written\n"), "{}", png.err);
+    let png = std::fs::read(space.path("kl.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000, "{} bytes", png.len());
+    let drawn = space.triplay(&["results", "plot", "attacker.kl"]);
+    assert!(drawn.out.contains("kl of attacker") && drawn.out.contains("iteration.step"), "{}", drawn.out);
+    assert!(drawn.out.contains(" full") && drawn.out.contains(" flat"), "{}", drawn.out);
+    space.triplay(&["results", "plot", "attacker.kl", "-o", "kl.gif"]).fails(2, "written as .svg or .png");
     space
         .triplay(&["results", "plot", "flavour", "latest", "-o", "x.svg"])
         .fails(2, "no metric `flavour`; there are ");
