@@ -148,7 +148,7 @@ pub fn by_category(book: &Book) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
         let mut cells = Cells::default();
-        let mut phase = "";
+        let mut phase = String::new();
         for (subject, metric) in book.names.iter().filter(|(_, metric)| *metric == "attack_success") {
             let Some((defender, category)) = subject.split_once("/category=") else { continue };
             let mut last: BTreeMap<Option<u64>, &Entry> = BTreeMap::new();
@@ -156,7 +156,7 @@ pub fn by_category(book: &Book) -> Vec<Matrix> {
                 last.insert(entry.seed, entry);
             }
             for entry in last.into_values() {
-                phase = &entry.row.phase;
+                phase = analysis::phase(entry.row);
                 cells.add(category, defender, entry.row.value, entry.row.count);
             }
         }

@@ -28,6 +28,7 @@ pub struct Gathering {
     samples: Samples,
     places: HashMap<String, i32>,
     components: [Vec<Option<f32>>; COMPONENTS.len()],
+    /// How many attacks there are so far.
     attacks: u32,
     redact: bool,
     matrices: Vec<Matrix>,
@@ -36,8 +37,10 @@ pub struct Gathering {
 /// A row's texts and numbers; what is not set is none.
 #[derive(Default)]
 struct Row<'a> {
-    attack_number: u32,
+    /// Rows of one attack have the same: ablation and seed, the dataset that it is in, and its number there.
+    key: RowKey<'a>,
     variant: &'a str,
+    node: &'a str,
     scope: &'a str,
     at: (u32, u32),
     seed_id: Option<&'a str>,
@@ -84,9 +87,22 @@ impl Gathering {
             answered: &answered,
             techniques: &techniques,
         };
-        self.responses(&known, &responses);
-        self.labels(&known, &labels);
-        self.asked(&known, &outcomes);
+        let mut rows: Vec<Row> = Vec::with_capacity(responses.count + outcomes.count);
+        from_responses(&known, &responses, &mut rows);
+        from_labels(&known, &labels, &mut rows);
+        from_evaluations(&known, &outcomes, &mut rows);
+        // In the order of the pipeline, so that what a run under way adds comes last.
+        let order: HashMap<NodeName, u32> =
+            source.run.nodes.iter().map(|node| (name(node), node.index)).collect();
+        rows.sort_by_key(|row| order.get(&(row.variant, row.node)));
+        let mut numbers: HashMap<RowKey, u32> = HashMap::new();
+        for row in rows {
+            let number = *numbers.entry(row.key).or_insert_with(|| {
+                self.attacks += 1;
+                self.attacks - 1
+            });
+            self.push(&known.run, number, row);
+        }
         self.matrices.extend(by_reward(&known.rewards, &rewards, &known.run));
         self.matrices.extend(by_benchmark(&known, &outcomes));
         Ok(())
@@ -100,119 +116,7 @@ impl Gathering {
         (self.samples, self.matrices)
     }
 
-    /// A row for each response, of training and of evaluations.
-    fn responses(&mut self, known: &Joined, rows: &Rows) {
-        let shared = Shared::new(rows);
-        let (ids, attack_ids) = (rows.numbers("response_id"), rows.numbers("attack_id"));
-        let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
-        let mut numbers: HashMap<(&str, &str, u32), u32> = HashMap::new();
-        for row in 0..rows.count {
-            let (variant, source) = (shared.text(&shared.variant, row), shared.text(&shared.source, row));
-            let dataset = shared.text(&shared.dataset, row);
-            let (id, attack_id) = (ids[row].unwrap_or(0), attack_ids[row].unwrap_or(0));
-            let number = *numbers.entry((variant, source, attack_id)).or_insert_with(|| {
-                self.attacks += 1;
-                self.attacks - 1
-            });
-            let attack = known.attacks.find(variant, source, attack_id);
-            let node = (variant, shared.text(&shared.node, row));
-            let earned = known.rewards.find((variant, source, attack_id), "attacker");
-            let earned = earned.or_else(|| known.rewards.find((variant, dataset, id), "defender"));
-            let truth = known.outcomes.truth(variant, &shared, row, defenders[row], attacks[row], texts[row]);
-            self.push(
-                &known.run,
-                Row {
-                    attack_number: number,
-                    attack: attacks[row],
-                    defender: defenders[row],
-                    response: texts[row],
-                    technique: attack
-                        .and_then(|attack| known.attacks.technique[attack])
-                        .or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
-                    verdict: known.verdicts.first(variant, dataset, id).and_then(|v| known.verdicts.class[v]),
-                    truth,
-                    reward: earned,
-                    attacker_checkpoint: attack
-                        .and_then(|attack| known.wrote.get(&known.attacks.node(attack)))
-                        .map(String::as_str),
-                    defender_checkpoint: known
-                        .answered
-                        .get(&node)
-                        .and_then(|models| models.get(defenders[row]?))
-                        .map(String::as_str),
-                    ..shared.row(row)
-                },
-            );
-        }
-    }
-
-    /// A row for each verdict on a pair that experts labelled: what the evaluator learns from.
-    fn labels(&mut self, known: &Joined, rows: &Rows) {
-        let shared = Shared::new(rows);
-        let ids = rows.numbers("response_id");
-        let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
-        let classes = rows.texts("class");
-        for row in 0..rows.count {
-            let variant = shared.text(&shared.variant, row);
-            let label = (variant, shared.text(&shared.dataset, row), ids[row].unwrap_or(0));
-            let number = self.attacks;
-            self.attacks += 1;
-            let own = || Row {
-                attack_number: number,
-                attack: attacks[row],
-                defender: defenders[row],
-                response: texts[row],
-                truth: classes[row],
-                ..shared.row(row)
-            };
-            let verdicts = known.verdicts.of.get(&label).map(Vec::as_slice).unwrap_or_default();
-            if verdicts.is_empty() {
-                self.push(&known.run, own());
-            }
-            for &verdict in verdicts {
-                let key = (variant, known.verdicts.dataset(verdict), known.verdicts.id[verdict].unwrap_or(0));
-                let reward = known.rewards.find(key, "evaluator");
-                self.push(&known.run, Row { verdict: known.verdicts.class[verdict], reward, ..own() });
-            }
-        }
-    }
-
-    /// A row for each benchmark attack and benign prompt of an evaluation.
-    fn asked(&mut self, known: &Joined, rows: &Rows) {
-        let shared = Shared::new(rows);
-        let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
-        let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
-        for row in 0..rows.count {
-            let task = ASKED.iter().find(|(metric, _)| metrics[row] == Some(metric)).map(|(_, task)| *task);
-            let Some(task) = task else { continue };
-            let node = (shared.text(&shared.variant, row), shared.text(&shared.node, row));
-            let number = self.attacks;
-            self.attacks += 1;
-            self.push(
-                &known.run,
-                Row {
-                    attack_number: number,
-                    task: Some(task),
-                    split: Some(if task == "hazard" { "benchmark" } else { "heldout" }),
-                    attack: prompts[row],
-                    defender: subjects[row],
-                    response: responses[row],
-                    truth: classes[row],
-                    technique: prompts[row]
-                        .and_then(|prompt| known.techniques.get(prompt))
-                        .map(String::as_str),
-                    defender_checkpoint: known
-                        .answered
-                        .get(&node)
-                        .and_then(|models| models.get(subjects[row]?))
-                        .map(String::as_str),
-                    ..shared.row(row)
-                },
-            );
-        }
-    }
-
-    fn push(&mut self, run: &str, row: Row) {
+    fn push(&mut self, run: &str, attack_number: u32, row: Row) {
         let verdict = row.verdict.filter(|class| !class.is_empty());
         let texts = [row.seed, row.attack, row.response].map(|text| self.prose(text));
         let learner = row.reward.and_then(|(rewards, at)| rewards.role[at]);
@@ -246,7 +150,7 @@ impl Gathering {
         .map(|text| self.place(text));
         let checkpoints = [row.attacker_checkpoint, row.defender_checkpoint].map(|text| self.place(text));
         let samples = &mut self.samples;
-        samples.attack_number.push(row.attack_number);
+        samples.attack_number.push(attack_number);
         samples.run.push(run);
         samples.variant.push(variant);
         samples.scope.push(scope);
@@ -303,6 +207,102 @@ impl Gathering {
     }
 }
 
+/// A row for each response, of training and of evaluations.
+fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let (ids, attack_ids) = (rows.numbers("response_id"), rows.numbers("attack_id"));
+    let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
+    for row in 0..rows.count {
+        let own = shared.row(row);
+        let source = shared.source[row].unwrap_or_default();
+        let dataset = shared.dataset[row].unwrap_or_default();
+        let (id, attack_id) = (ids[row].unwrap_or(0), attack_ids[row].unwrap_or(0));
+        // Of files from outside nothing is known but the responses themselves.
+        let key = match source {
+            "" => (own.variant, dataset, attack_id),
+            source => (own.variant, source, attack_id),
+        };
+        let attack = known.attacks.find(key);
+        let earned = known.rewards.find(key, "attacker");
+        let earned = earned.or_else(|| known.rewards.find((own.variant, dataset, id), "defender"));
+        let technique = attack.and_then(|attack| known.attacks.technique[attack]);
+        let verdict = known.verdicts.first((own.variant, dataset, id));
+        let pair = [own.variant, own.seed_id.unwrap_or_default()];
+        let asked = [defenders[row], attacks[row], texts[row]].map(Option::unwrap_or_default);
+        let wrote = attack.and_then(|attack| known.wrote.get(&known.attacks.node(attack)));
+        found.push(Row {
+            key,
+            attack: attacks[row],
+            defender: defenders[row],
+            response: texts[row],
+            technique: technique.or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
+            verdict: verdict.and_then(|verdict| known.verdicts.class[verdict]),
+            truth: known.outcomes.truths.get(&[pair[0], pair[1], asked[0], asked[1], asked[2]]).copied(),
+            reward: earned,
+            attacker_checkpoint: wrote.map(String::as_str),
+            defender_checkpoint: known.defender((own.variant, own.node), defenders[row]),
+            ..own
+        });
+    }
+}
+
+/// A row for each verdict on a pair that experts labelled: what the evaluator learns from.
+fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let ids = rows.numbers("response_id");
+    let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
+    let classes = rows.texts("class");
+    for row in 0..rows.count {
+        let key = (
+            shared.variant[row].unwrap_or_default(),
+            shared.dataset[row].unwrap_or_default(),
+            ids[row].unwrap_or(0),
+        );
+        let own = || Row {
+            key,
+            attack: attacks[row],
+            defender: defenders[row],
+            response: texts[row],
+            truth: classes[row],
+            ..shared.row(row)
+        };
+        let verdicts = known.verdicts.of.get(&key).map(Vec::as_slice).unwrap_or_default();
+        if verdicts.is_empty() {
+            found.push(own());
+        }
+        for &verdict in verdicts {
+            let earned = known.rewards.find(known.verdicts.key(verdict), "evaluator");
+            found.push(Row { verdict: known.verdicts.class[verdict], reward: earned, ..own() });
+        }
+    }
+}
+
+/// A row for each benchmark attack and benign prompt of an evaluation.
+fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
+    let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
+    for row in 0..rows.count {
+        let task = ASKED.iter().find(|(metric, _)| metrics[row] == Some(metric)).map(|(_, task)| *task);
+        let Some(task) = task else { continue };
+        let own = shared.row(row);
+        let technique = prompts[row].and_then(|prompt| known.techniques.get(prompt));
+        found.push(Row {
+            // Each prompt is a row of its own.
+            key: (own.variant, shared.dataset[row].unwrap_or_default(), row as u32),
+            task: Some(task),
+            split: Some(if task == "hazard" { "benchmark" } else { "heldout" }),
+            attack: prompts[row],
+            defender: subjects[row],
+            response: responses[row],
+            truth: classes[row],
+            technique: technique.map(String::as_str),
+            defender_checkpoint: known.defender((own.variant, own.node), subjects[row]),
+            ..own
+        });
+    }
+}
+
 /// What stands for a text that is left out.
 pub fn redacted(text: &str) -> String {
     match text.chars().count() {
@@ -336,6 +336,13 @@ struct Joined<'a> {
     answered: &'a HashMap<NodeName<'a>, HashMap<String, String>>,
     /// Of the attacks of benchmarks.
     techniques: &'a HashMap<String, String>,
+}
+
+impl<'a> Joined<'a> {
+    /// The checkpoint that a node calls by this name.
+    fn defender(&self, node: NodeName<'a>, name: Option<&str>) -> Option<&'a str> {
+        self.answered.get(&node)?.get(name?).map(String::as_str)
+    }
 }
 
 /// The columns that all tables have, and those of an origin and a position.
@@ -379,6 +386,7 @@ impl<'a> Shared<'a> {
     fn row(&self, row: usize) -> Row<'a> {
         Row {
             variant: self.text(&self.variant, row),
+            node: self.text(&self.node, row),
             scope: self.text(&self.scope, row),
             at: (self.iteration[row].unwrap_or(0), self.step[row].unwrap_or(0)),
             seed_id: self.seed_id[row],
@@ -410,8 +418,8 @@ impl<'a> Attacks<'a> {
         Attacks { technique: rows.texts("technique"), shared, by_id }
     }
 
-    fn find(&self, variant: &'a str, dataset: &'a str, id: u32) -> Option<usize> {
-        self.by_id.get(&(variant, dataset, id)).copied()
+    fn find(&self, key: RowKey<'a>) -> Option<usize> {
+        self.by_id.get(&key).copied()
     }
 
     fn node(&self, row: usize) -> NodeName<'a> {
@@ -444,12 +452,15 @@ impl<'a> Verdicts<'a> {
         Verdicts { id: rows.numbers("verdict_id"), class: rows.texts("class"), shared, of }
     }
 
-    fn first(&self, variant: &'a str, dataset: &'a str, id: u32) -> Option<usize> {
-        self.of.get(&(variant, dataset, id)).and_then(|rows| rows.first().copied())
+    /// The first verdict on a row.
+    fn first(&self, key: RowKey<'a>) -> Option<usize> {
+        self.of.get(&key).and_then(|rows| rows.first().copied())
     }
 
-    fn dataset(&self, row: usize) -> &'a str {
-        self.shared.text(&self.shared.dataset, row)
+    /// Where what it earned is to be found.
+    fn key(&self, row: usize) -> RowKey<'a> {
+        let text = |column: &[Option<&'a str>]| column[row].unwrap_or_default();
+        (text(&self.shared.variant), text(&self.shared.dataset), self.id[row].unwrap_or(0))
     }
 }
 
@@ -504,20 +515,6 @@ impl<'a> Outcomes<'a> {
             truths.entry(key.map(Option::unwrap_or_default)).or_insert(classes[row].unwrap_or_default());
         }
         Outcomes { truths }
-    }
-
-    fn truth(
-        &self,
-        variant: &str,
-        shared: &Shared,
-        row: usize,
-        defender: Option<&str>,
-        attack: Option<&str>,
-        response: Option<&str>,
-    ) -> Option<&'a str> {
-        let seed_id = shared.seed_id[row];
-        let key = [Some(variant), seed_id, defender, attack, response].map(Option::unwrap_or_default);
-        self.truths.get(&key).copied()
     }
 }
 
@@ -648,7 +645,7 @@ impl<'a> Cells<'a> {
             section: "coverage".into(),
             title,
             rows_label: "category".into(),
-            columns_label: "technique".into(),
+            columns_label: "technique (of several the first)".into(),
             rows: rows.iter().map(|row| (*row).to_owned()).collect(),
             columns: columns.iter().map(|column| (*column).to_owned()).collect(),
             unit: "share".into(),
@@ -687,7 +684,8 @@ fn by_benchmark(known: &Joined, rows: &Rows) -> Option<Matrix> {
             && let Some(technique) = prompts[row].and_then(|prompt| known.techniques.get(prompt))
             && let (Some(category), Some(value)) = (shared.category[row], values[row])
         {
-            cells.add(category, technique, value);
+            // Of `authority+dare/owl` the first: one of each combination would say nothing.
+            cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), value);
         }
     }
     let run = &known.run;
@@ -710,7 +708,7 @@ mod tests {
             category: Some("potions"),
             ..Row::default()
         };
-        gathering.push("r", row());
+        gathering.push("r", 0, row());
         let (samples, _) = gathering.finish();
         assert!(!samples.strings.iter().any(|text| text.contains("glowvenom")), "{:?}", samples.strings);
         assert_eq!(samples.strings[samples.seed[0] as usize], "[redacted: 14 characters]");
@@ -720,8 +718,8 @@ mod tests {
         assert_eq!(samples.technique, [-1]);
 
         let mut gathering = Gathering::new(false);
-        gathering.push("r", row());
-        gathering.push("r", row());
+        gathering.push("r", 0, row());
+        gathering.push("r", 0, row());
         let (samples, _) = gathering.finish();
         assert_eq!(samples.attack[0], samples.attack[1], "a text stands there once");
         assert_eq!(samples.strings[samples.attack[0] as usize], "how do i brew glowvenom ?");
