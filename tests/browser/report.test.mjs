@@ -199,6 +199,7 @@ describe("samples", () => {
     assert.equal(await countShown(page), expected);
 
     const { page: other } = await open(browser, page.url());
+    assert.ok(Math.abs(await other.$eval("#samples", (section) => section.getBoundingClientRect().top) - 60) < 8, "the link leads to the samples");
     assert.equal(await countShown(other), expected);
     assert.equal(await other.$eval("input[type=search]", (input) => input.value), "GLOWVENOM");
     await other.click(".chips button:last-child");
@@ -333,6 +334,24 @@ describe("the page", () => {
     await page.reload();
     assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
     await page.evaluate(() => localStorage.clear());
+    assert.deepEqual(wrong, []);
+    await page.close();
+  });
+
+  test("what is missing or no number is left out without complaint", async () => {
+    const odd = structuredClone(report);
+    const nothing = { value: null, low: null, high: null };
+    odd.headline.rows[0].cells[0] = { first: nothing, last: nothing, change: nothing };
+    for (const panel of odd.panels) panel.series.forEach((curve, index) => (index ? (curve.points = []) : (curve.points.at(-1)[1] = nothing)));
+    for (const matrix of odd.matrices) matrix.values = matrix.values.map((row) => row.map(() => null));
+    odd.checkpoints[3].parent = odd.checkpoints[3].id;
+    odd.graphs[0].edges.push([6, 6], [13, 6], [20, 0]);
+    const none = Object.fromEntries(Object.keys(samples).map((name) => [name, []]));
+    const { page, wrong } = await open(browser, `${written("odd.html", { report: odd, samples: none })}#checkpoint=${odd.checkpoints[5].id}`);
+    await page.waitForSelector(".chain > li");
+    assert.match(await text(page, ".samples > .note"), /No samples/);
+    assert.equal(await page.evaluate(() => /NaN|undefined|Infinity|null/.test(document.body.innerText)), false);
+    assert.equal(await page.$$eval("svg *", (shapes) => shapes.filter((shape) => [...shape.attributes].some(({ name, value }) => name !== "aria-label" && /NaN|undefined|Infinity/.test(value))).length), 0);
     assert.deepEqual(wrong, []);
     await page.close();
   });

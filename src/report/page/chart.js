@@ -46,8 +46,10 @@ function drawPanels(panels, columns) {
   return [...head, ...groups];
 }
 
-/** @param {Panel} panel @param {string[]} columns */
-function drawPanel(panel, columns) {
+/** @param {Panel} given @param {string[]} columns */
+function drawPanel(given, columns) {
+  // What is no number (of a step that had none) arrives as null: the curve goes on at the next.
+  const panel = { ...given, series: given.series.map((curve) => ({ ...curve, points: curve.points.filter(([, { value }]) => Number.isFinite(value)) })) };
   const colours = curveColours(panel.series.map((curve) => curve.name), columns);
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   const host = el("div", { class: "chart" });
@@ -229,7 +231,7 @@ function band(curve, colour, x, y) {
 
 /** @param {Curve} curve @param {number} colour @param {(n: number) => number} x @param {(n: number) => number} y */
 function line(curve, colour, x, y) {
-  const points = curve.points.filter(([, { value }]) => Number.isFinite(value)).map(([place, { value }]) => [x(place).toFixed(1), y(value).toFixed(1)]);
+  const points = curve.points.map(([place, { value }]) => [x(place).toFixed(1), y(value).toFixed(1)]);
   return svg("g", { class: `curve-${colour}` },
     svg("path", { class: "line", d: points.length ? `M${points.map((point) => point.join(",")).join("L")}` : "" }),
     points.length <= 16 && points.map(([cx, cy]) => svg("circle", { class: "point", cx, cy, r: 2.6 })));

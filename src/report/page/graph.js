@@ -3,6 +3,8 @@
 
 const NODE_WIDTH = 150;
 const NODE_HEIGHT = 48;
+/** Stages of a loop stand in a line up to this width. */
+const LONGEST_LINE = 880;
 const LOOP_PADDING = 14;
 const LOOP_HEAD = 30;
 
@@ -102,12 +104,13 @@ function placeGraph(graph) {
   const place = (loop) => {
     const members = inside.get(loop) ?? [];
     const parts = members.map((index) => (inside.has(index) ? place(index) : { width: NODE_WIDTH, height: NODE_HEIGHT, node: drawStage(stages[index], index) }));
-    // A loop of plain stages reads like a line of text, unless it is long; everything else goes downwards.
-    const sideways = loop !== null && members.every((index) => !inside.has(index)) && members.length <= 6;
     const local = (edges.get(loop) ?? []).map(([from, to]) => /** @type {[number, number]} */ ([members.indexOf(from), members.indexOf(to)]));
-    const placed = layOut(
-      parts.map(({ width, height }) => (sideways ? { flow: width, across: height } : { flow: height, across: width })),
-      local, sideways ? { flow: 26, across: 14 } : { flow: 34, across: 22 });
+    // A loop of plain stages reads like a line of text, unless it is long; everything else goes downwards.
+    const along = () => layOut(parts.map(({ width, height }) => ({ flow: width, across: height })), local, { flow: 26, across: 14 });
+    const down = () => layOut(parts.map(({ width, height }) => ({ flow: height, across: width })), local, { flow: 34, across: 22 });
+    const line = loop !== null && members.every((index) => !inside.has(index)) ? along() : null;
+    const sideways = line !== null && line.flow <= LONGEST_LINE;
+    const placed = sideways ? line : down();
     const point = (/** @type {{flow: number, across: number}} */ { flow, across }) => (sideways ? [flow, across] : [across, flow]);
     const group = svg("g", {}, placed.lines.map((line) => drawLine(line.map(point), sideways)),
       parts.map(({ node }, index) => {

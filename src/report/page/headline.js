@@ -72,7 +72,7 @@ function firstAndLast(row, cell) {
 
 /** @param {HeadlineRow} row @param {HeadlineCell | null} cell */
 function changeOf(row, cell) {
-  if (!cell?.change) return null;
+  if (!cell?.change || !Number.isFinite(cell.change.value)) return null;
   const { arrow, word, class: name } = judgeChange(cell.change, row.better, row.unit);
   const range = formatRange(cell.change, row.unit);
   return [

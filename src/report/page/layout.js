@@ -146,8 +146,11 @@ function placeAcross(layers, slots, gap) {
       slots[slot].at = Math.max(wanted[index], edge + slots[slot].across / 2);
       edge = slots[slot].at + slots[slot].across / 2 + gap;
     });
-    // Pushing goes one way only: move the layer back by what it was pushed on average.
-    const pushed = layer.reduce((sum, slot, index) => sum + slots[slot].at - wanted[index], 0) / Math.max(1, layer.length);
+    // Pushing goes one way only: move the layer back by what it was pushed on average. Large boxes weigh most, so that a
+    // small one beside a loop moves and not the loop.
+    const weight = (/** @type {number} */ slot) => slots[slot].across ** 2;
+    const whole = layer.reduce((sum, slot) => sum + weight(slot), 0) || 1;
+    const pushed = layer.reduce((sum, slot, index) => sum + weight(slot) * (slots[slot].at - wanted[index]), 0) / whole;
     for (const slot of layer) slots[slot].at -= pushed;
   };
   for (const layer of layers) settle(layer, layer.map(() => 0));
@@ -155,7 +158,8 @@ function placeAcross(layers, slots, gap) {
     for (const layer of round % 2 === 0 ? layers : [...layers].reverse()) {
       settle(layer, layer.map((slot) => {
         const { near, at } = slots[slot];
-        return near.length ? near.reduce((sum, other) => sum + slots[other].at, 0) / near.length : at;
+        const whole = near.reduce((sum, other) => sum + slots[other].across, 0);
+        return near.length ? near.reduce((sum, other) => sum + slots[other].at * slots[other].across, 0) / whole : at;
       }));
     }
   }

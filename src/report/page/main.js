@@ -128,23 +128,35 @@ const inSight = new IntersectionObserver((entries) => {
     if (first?.id === id) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
-}, { rootMargin: "-64px 0px -55% 0px" });
+}, { rootMargin: "-112px 0px -55% 0px" });
 /** @type {Map<string, boolean>} */
 const visible = new Map();
 /** Whether samples are in sight or soon will be. */
 let samplesNear = false;
 const nearSamples = new IntersectionObserver((entries) => (samplesNear = entries.some((entry) => entry.isIntersecting)), { rootMargin: "300px 0px" });
 
-/** Draws what changed, and leaves what the reader looks at where it is. @param {Report} r */
+/** Draws what changed. @param {Report} r */
 function show(r) {
   report = r;
   document.title = r.title;
+  keepInPlace(() => {
+    drawHeader(r);
+    for (const section of SECTIONS) showSection(section, r);
+  });
+}
+
+/** Leaves what the reader looks at where it is, whatever grows above it. @param {() => void} draw */
+function keepInPlace(draw) {
   const anchor = [...drawn.values()].find(({ element }) => element.getBoundingClientRect().bottom > 64)?.element;
   const before = anchor?.getBoundingClientRect().top;
-  drawHeader(r);
-  for (const section of SECTIONS) showSection(section, r);
+  draw();
   const after = anchor?.getBoundingClientRect().top;
   if (scrollY > 0 && before !== undefined && after !== undefined && after !== before) scrollBy({ top: after - before, behavior: "instant" });
+}
+
+/** @param {Samples} raw */
+function showSamples(raw) {
+  keepInPlace(() => samples.set(raw));
 }
 
 /** @param {typeof SECTIONS[number]} section @param {Report} r */
@@ -246,7 +258,7 @@ if (live) {
       if (first) followAddress();
       first = false;
     },
-    samples: (raw) => samples.set(raw),
+    samples: showSamples,
     wantsSamples: () => samplesNear,
     lost(since) {
       connection.hidden = since === null;
@@ -257,7 +269,10 @@ if (live) {
   show(JSON.parse(packedReport ?? "null"));
   followAddress();
   // After the first picture: unpacking takes a moment.
-  if (packedSamples !== null) setTimeout(() => unpackSamples(packedSamples).then((raw) => samples.set(raw)).catch((error) => {
+  if (packedSamples !== null) setTimeout(() => unpackSamples(packedSamples).then((raw) => {
+    showSamples(raw);
+    if (/^#samples\b/.test(location.hash)) drawn.get("samples")?.element.scrollIntoView();
+  }).catch((error) => {
     console.error(error);
     samples.say(`The samples could not be read: ${error.message}.`);
   }), 30);

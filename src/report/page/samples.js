@@ -12,7 +12,7 @@ const SHOWN_LETTERS = 220;
  * @type {{label: string, class: string, order?: string, from: number, width: string, numeric?: boolean}[]}
  */
 const SAMPLE_COLUMNS = [
-  { label: "Step", class: "step", order: "scope", from: 0, width: "minmax(122px, 0.6fr)" },
+  { label: "Step", class: "step", order: "scope", from: 0, width: "minmax(130px, 0.6fr)" },
   { label: "Variant", class: "variant", order: "variant", from: 1060, width: "minmax(70px, 0.4fr)" },
   { label: "Technique", class: "technique", order: "technique", from: 1000, width: "minmax(84px, 0.35fr)" },
   { label: "Attack", class: "attack", from: 0, width: "minmax(120px, 1.5fr)" },
