@@ -45,7 +45,7 @@ pub fn report(report: &Report, samples: &Samples) -> anyhow::Result<String> {
     let mut data = format!("<script type=\"application/json\" id=\"report\">{}</script>", embedded(report)?);
     if !samples.attack_number.is_empty() {
         let packed = STANDARD.encode(gzip(&serde_json::to_vec(samples)?)?);
-        data += &format!("\n<script type=\"text/plain\" id=\"samples-data\">{packed}</script>");
+        data += &format!("\n<script type=\"text/plain\" id=\"samples\">{packed}</script>");
     }
     Ok(page(ROOT, &report.title, &random_hex()?, &data))
 }
@@ -139,9 +139,7 @@ mod tests {
         let read: serde_json::Value = serde_json::from_str(part("report")).unwrap();
         assert_eq!(read["notices"][0], HOSTILE, "and it comes back as it was");
         let mut json = String::new();
-        GzDecoder::new(&STANDARD.decode(part("samples-data")).unwrap()[..])
-            .read_to_string(&mut json)
-            .unwrap();
+        GzDecoder::new(&STANDARD.decode(part("samples")).unwrap()[..]).read_to_string(&mut json).unwrap();
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["strings"][0], HOSTILE);
     }

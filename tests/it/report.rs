@@ -27,7 +27,7 @@ impl Page {
             Some(html[start..start + html[start..].find("</script>")?].to_owned())
         };
         let report = serde_json::from_str(&part("report").unwrap()).unwrap();
-        let samples = part("samples-data").map(|packed| {
+        let samples = part("samples").map(|packed| {
             let packed = base64::engine::general_purpose::STANDARD.decode(packed).unwrap();
             serde_json::from_reader(flate2::read::GzDecoder::new(&packed[..])).unwrap()
         });
