@@ -45,7 +45,7 @@ pub struct Gathered {
 /// Joins the samples of all runs.
 pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
     let folders: Vec<_> = sources.iter().map(|source| source.run.folder.clone()).collect();
-    let mut gathering = Gathering::new(texts.are_left_out(sources));
+    let mut gathering = Gathering::new(texts.are_left_out(sources), sources.len() > 1);
     let mut notices = Vec::new();
     for (source, tables) in sources.iter().zip(Tables::of_all(&folders)) {
         if source.store.is_none() && tables.is_err() {

@@ -101,7 +101,7 @@ const EVALUATION: [Evaluated; 9] = [
         "number",
         &[
             ("1 − Self-BLEU", "attacks", "diversity"),
-            ("of those that succeed", "successful_attacks", "diversity"),
+            ("successful ones", "successful_attacks", "diversity"),
             ("by embeddings", "attacks", "embedding_diversity"),
         ],
     ),

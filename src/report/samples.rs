@@ -31,6 +31,8 @@ pub struct Gathering {
     /// How many attacks there are so far.
     attacks: u32,
     redact: bool,
+    /// Whether titles say of which run they are.
+    several: bool,
     matrices: Vec<Matrix>,
 }
 
@@ -60,10 +62,10 @@ struct Row<'a> {
 }
 
 impl Gathering {
-    /// With `redact`, texts of prompts and models are replaced by how long they are.
-    pub fn new(redact: bool) -> Gathering {
+    /// With `redact`, texts of prompts and models are replaced by how long they are; there may be `several` runs.
+    pub fn new(redact: bool, several: bool) -> Gathering {
         let (samples, places, components, matrices) = Default::default();
-        Gathering { samples, places, components, attacks: 0, redact, matrices }
+        Gathering { samples, places, components, attacks: 0, redact, several, matrices }
     }
 
     /// Adds the rows of a run.
@@ -103,8 +105,9 @@ impl Gathering {
             });
             self.push(&known.run, number, row);
         }
-        self.matrices.extend(by_reward(&known.rewards, &rewards, &known.run));
-        self.matrices.extend(by_benchmark(&known, &outcomes));
+        let of = if self.several { format!(" ({})", known.run) } else { String::new() };
+        self.matrices.extend(by_reward(&known.rewards, &rewards, &of));
+        self.matrices.extend(by_benchmark(&known, &outcomes, &of));
         Ok(())
     }
 
@@ -656,7 +659,7 @@ impl<'a> Cells<'a> {
 }
 
 /// How attacks of training fared, where the coverage reward took each for a technique.
-fn by_reward(rewards: &Rewards, rows: &Rows, run: &str) -> Option<Matrix> {
+fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     let mut cells = Cells::default();
     for (row, category) in rows.texts("category").into_iter().enumerate() {
         if let (Some(category), Some(technique), Some(success)) =
@@ -665,11 +668,11 @@ fn by_reward(rewards: &Rewards, rows: &Rows, run: &str) -> Option<Matrix> {
             cells.add(category, technique, success);
         }
     }
-    cells.matrix(format!("Success of attacks in training, by category and technique ({run})"))
+    cells.matrix(format!("Success of attacks in training, by category and technique{of}"))
 }
 
 /// How the benchmark's attacks fared at the last evaluation of each ablation and seed.
-fn by_benchmark(known: &Joined, rows: &Rows) -> Option<Matrix> {
+fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
     let shared = Shared::new(rows);
     let (metrics, prompts, values) = (rows.texts("metric"), rows.texts("prompt"), rows.reals("value"));
     let own = |row: &usize| metrics[*row] == Some("benchmark_success");
@@ -688,9 +691,8 @@ fn by_benchmark(known: &Joined, rows: &Rows) -> Option<Matrix> {
             cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), value);
         }
     }
-    let run = &known.run;
     cells.matrix(format!(
-        "Success of benchmark attacks after the last evaluation, by category and technique ({run})"
+        "Success of benchmark attacks after the last evaluation, by category and technique{of}"
     ))
 }
 
@@ -700,7 +702,7 @@ mod tests {
 
     #[test]
     fn what_is_redacted_says_how_long_it_was_and_nothing_else() {
-        let mut gathering = Gathering::new(true);
+        let mut gathering = Gathering::new(true, false);
         let row = || Row {
             seed: Some("brew glowvenom"),
             attack: Some("how do i brew glowvenom ?"),
@@ -717,7 +719,7 @@ mod tests {
         assert_eq!(samples.strings[samples.category[0] as usize], "potions");
         assert_eq!(samples.technique, [-1]);
 
-        let mut gathering = Gathering::new(false);
+        let mut gathering = Gathering::new(false, false);
         gathering.push("r", 0, row());
         gathering.push("r", 0, row());
         let (samples, _) = gathering.finish();
