@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::trace::Trace;
 use crate::engine::progress::{Outcome, Progress};
-use crate::runs::{RunRecord, write_record};
+use crate::runs::{Event, EventLog, RunRecord, write_record};
 
 pub struct Ledger {
     reporter: Box<dyn Progress>,
@@ -20,6 +20,8 @@ pub struct Ledger {
     /// What goes on with the run.
     command: String,
     trace: Option<Trace>,
+    /// For those who look on.
+    events: EventLog,
     ran: AtomicUsize,
     cached: AtomicUsize,
     again: AtomicUsize,
@@ -40,7 +42,8 @@ impl Ledger {
         let Show { reporter, json, command, trace } = show;
         let [ran, cached, again, failed] = [const { AtomicUsize::new(0) }; 4];
         let record = Mutex::new(record);
-        Ledger { reporter, begun, folder, json, command, trace, ran, cached, again, failed, record }
+        let events = EventLog::create(&folder);
+        Ledger { reporter, begun, folder, json, command, trace, events, ran, cached, again, failed, record }
     }
 
     /// Writes the run's record with its final counts.
@@ -59,6 +62,11 @@ impl Ledger {
             trace.write()?;
         }
         Ok(record.clone())
+    }
+
+    /// Says why a node failed to those who look on.
+    pub fn tell_failed(&self, node: &str, why: String) {
+        self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
     /// Ctrl-C and SIGTERM end the process at once. That is safe at any moment: nothing counts before its record
@@ -124,33 +132,38 @@ impl Progress for Ledger {
         if let Some(trace) = &self.trace {
             trace.begin(node, kind);
         }
+        self.events.add(Event::Started { node: node.to_owned(), kind: kind.to_owned() });
         self.reporter.node_started(node, kind);
     }
 
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {
+        self.events.progress(node, done, total, note);
         self.reporter.node_progress(node, done, total, note);
     }
 
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {
-        let counter = match outcome {
-            Outcome::Ran => &self.ran,
-            Outcome::Cached => &self.cached,
-            Outcome::Again => &self.again,
-            Outcome::Failed => &self.failed,
+        let (counter, name) = match outcome {
+            Outcome::Ran => (&self.ran, "ran"),
+            Outcome::Cached => (&self.cached, "cached"),
+            Outcome::Again => (&self.again, "again"),
+            Outcome::Failed => (&self.failed, "failed"),
         };
         counter.fetch_add(1, Ordering::SeqCst);
         if let Some(trace) = &self.trace {
             trace.end(node, outcome);
         }
+        self.events.add(Event::Ended { node: node.to_owned(), outcome: name.to_owned(), seconds });
         self.reporter.node_finished(node, outcome, seconds);
     }
 
     fn nodes_cached(&self, count: usize) {
         self.cached.fetch_add(count, Ordering::SeqCst);
+        self.events.add(Event::Cached { count });
         self.reporter.nodes_cached(count);
     }
 
     fn message(&self, text: &str) {
+        self.events.add(Event::Message { text: text.to_owned() });
         self.reporter.message(text);
     }
 

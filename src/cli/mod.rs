@@ -19,11 +19,13 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod report;
 mod results;
 mod runs;
 mod schema;
 mod show;
 mod trace;
+mod ui;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
@@ -51,6 +53,10 @@ enum Command {
     /// Many seeds and ablations together, as a table and as curves
     #[command(subcommand)]
     Results(results::ResultsCommand),
+    /// Write what runs came to as a page in one file
+    Report(report::ReportArgs),
+    /// Look at a run in a browser, while it runs or afterwards
+    Ui(ui::UiArgs),
     /// Judge the responses of a run again with another judge; generates nothing
     Judge(judge::JudgeArgs),
     /// Look after the cache
@@ -331,6 +337,8 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::Compare(args)) => compare_runs::command(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
+        Command::Report(args) => report::command(&args),
+        Command::Ui(args) => ui::command(&args),
         Command::Judge(args) => judge::command(&args),
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),

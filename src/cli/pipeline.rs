@@ -103,6 +103,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
             nodes.push(node.clone());
             Ok(())
         });
+    for failure in &report.failures {
+        ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
+    }
     let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));

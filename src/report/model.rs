@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 /// A report on one run or several.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Report {
     /// Such as `quickstart 20261125-101112`.
     pub title: String,
@@ -35,7 +35,7 @@ pub struct RunInfo {
     pub run: String,
     pub pipeline: String,
     pub file: String,
-    /// `running`, `done`, `failed`, `interrupted`, `killed` or `halted`.
+    /// `running`, `done`, `failed`, `interrupted` or `killed`.
     pub status: String,
     pub began: String,
     pub seconds: f64,
@@ -85,7 +85,7 @@ pub struct Stage {
 }
 
 /// The metrics that matter, for each ablation.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Headline {
     /// What is compared: runs or ablations, such as `full`.
     pub columns: Vec<String>,
@@ -152,7 +152,7 @@ pub struct Curve {
 }
 
 /// A table of values by two names: a confusion matrix, cross-play, a coverage map.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Matrix {
     /// `confusion`, `cross_play` or `coverage`.
     pub section: String,
@@ -224,7 +224,7 @@ pub struct Samples {
     pub advantage: Vec<Option<f32>>,
     /// Components of the attacker's reward: names, and for each a column.
     pub components: Vec<(String, Vec<Option<f32>>)>,
-    /// The checkpoint of [`Checkpoint`] that wrote the attack, and the one that responded.
+    /// The names of the checkpoint ([`Checkpoint::id`]) that wrote the attack, and of the one that responded.
     pub attacker_checkpoint: Vec<i32>,
     pub defender_checkpoint: Vec<i32>,
 }

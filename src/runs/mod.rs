@@ -1,12 +1,14 @@
-//! What runs leave behind, read back: the folder of each with its record ([`folder`]), what its datasets were made of
-//! ([`lineage`]), and the rows of all its nodes together as tables ([`tables`]).
+//! What runs leave behind, read back: the folder of each with its record ([`folder`]), what happens in it ([`events`]), what
+//! its datasets were made of ([`lineage`]), and the rows of all its nodes together as tables ([`tables`]).
 
+mod events;
 mod folder;
 mod lineage;
 mod machine;
 mod tables;
 mod variant;
 
+pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;

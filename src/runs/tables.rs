@@ -210,6 +210,8 @@ impl Tables {
 
 /// Writes all tables of a run into a folder; says how many datasets were not there any more.
 fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
+    // Opening a cache that is gone would make a new one.
+    anyhow::ensure!(run.record.cache.is_dir(), "its cache {} is gone", run.record.cache.display());
     let store = Store::open(&run.record.cache)?;
     let lineage = Lineage::new(run, &store);
     let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();

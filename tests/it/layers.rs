@@ -35,6 +35,10 @@ fn check(module: &str, path: &Path, wrong: &mut Vec<String>, seen: &mut usize) {
         }
         return;
     }
+    // Fonts and the parts of pages lie beside the code.
+    if path.extension().is_none_or(|extension| extension != "rs") {
+        return;
+    }
     for import in imports(&fs::read_to_string(path).unwrap()) {
         *seen += 1;
         let allowed = import == module || layer(&import) < layer(module);

@@ -16,6 +16,7 @@ mod layers;
 mod method;
 mod models;
 mod parity;
+mod report;
 mod results;
 mod run;
 mod schema;

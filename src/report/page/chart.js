@@ -5,7 +5,7 @@ const CHART_HEIGHT = 210;
 const CURVE_COLOURS = 7;
 /** Rough width of a letter at the size of labels, in pixels: enough to leave room by. */
 const LETTER = 6.3;
-const NAME_LETTER = 7.4;
+const NAME_LETTER = 7.9;
 
 const ROLE_ORDER = ["attacker", "defender", "evaluator", ""];
 
@@ -131,7 +131,7 @@ function drawChart(panel, colours, width) {
   const named = panel.series.length > 1 || panel.series.some((curve) => curve.name);
   const longest = Math.max(0, ...panel.series.map((curve) => curve.name.length));
   const letters = Math.min(longest, Math.floor((width * 0.36) / NAME_LETTER));
-  const right = named ? Math.max(24, letters * NAME_LETTER + 14) : 24;
+  const right = named ? Math.max(24, letters * NAME_LETTER + 16) : 24;
   const scale = valueTicks(panel);
   const left = 12 + Math.max(...scale.ticks.map((tick) => tickLabel(tick, scale.step, panel.unit).length)) * LETTER;
   const [top, bottom] = [20, 38];

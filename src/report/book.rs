@@ -1,0 +1,173 @@
+//! The metrics of all runs, found by name: what headline, panels and matrices are made of.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::model::Interval;
+use super::source::Source;
+use crate::analysis::statistics::wilson;
+use crate::analysis::{self, PHASE, estimate};
+use crate::data::MetricRow;
+use crate::runs::variant;
+
+/// The phase of what training itself reports, step by step.
+const TRAINING: &str = "update";
+
+/// Which rows of a metric are meant: of what is evaluated and reported by training too, such as the attacker's entropy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    Evaluation,
+    Training,
+}
+
+/// What is compared: a run, or an ablation of one.
+pub struct Column {
+    pub name: String,
+    pub run: usize,
+    pub ablation: String,
+    /// How many seeds it has.
+    pub seeds: usize,
+}
+
+/// A metric after a phase or a step.
+#[derive(Clone, Debug)]
+pub struct Point {
+    pub phase: String,
+    /// Iteration and step.
+    pub at: (u32, u32),
+    pub value: f64,
+    pub count: u64,
+}
+
+/// A metric's values in one column, by seed, in the order of the run.
+pub type Trail = BTreeMap<Option<u64>, Vec<Point>>;
+
+/// A row of metrics and where it is from.
+pub struct Entry<'a> {
+    pub column: usize,
+    pub seed: Option<u64>,
+    /// Without ablation and seed.
+    pub node: &'a str,
+    pub row: &'a MetricRow,
+}
+
+pub struct Book<'a> {
+    pub columns: Vec<Column>,
+    entries: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
+    /// Subjects and metrics in the order in which they came.
+    pub names: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Book<'a> {
+    pub fn new(sources: &'a [Source]) -> Book<'a> {
+        let mut book = Book { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
+        let places: HashMap<(usize, &str), usize> = (book.columns.iter().enumerate())
+            .map(|(place, column)| ((column.run, column.ablation.as_str()), place))
+            .collect();
+        let mut names = Vec::new();
+        let mut entries: HashMap<(&str, &str), Vec<Entry>> = HashMap::new();
+        for (run, source) in sources.iter().enumerate() {
+            for row in &source.metrics {
+                let (ablation, seed, node) = variant(&row.node);
+                let Some(column) = places.get(&(run, ablation)).copied() else { continue };
+                let name = (row.metric.subject.as_str(), row.metric.metric.as_str());
+                let own = entries.entry(name).or_insert_with(|| {
+                    names.push(name);
+                    Vec::new()
+                });
+                own.push(Entry { column, seed, node, row: &row.metric });
+            }
+        }
+        (book.entries, book.names) = (entries, names);
+        book
+    }
+
+    /// All rows of a metric.
+    pub fn rows<'s>(&'s self, subject: &'s str, metric: &'s str) -> impl Iterator<Item = &'s Entry<'a>> {
+        self.entries.get(&(subject, metric)).into_iter().flatten()
+    }
+
+    /// A metric's values in a column.
+    pub fn trail(&self, column: usize, subject: &str, metric: &str, of: Of) -> Trail {
+        let mut trail = Trail::new();
+        for Entry { seed, row, .. } in self.rows(subject, metric).filter(|entry| entry.column == column) {
+            let is_own = match of {
+                Of::Training => row.phase == TRAINING,
+                // Of supervised training a phase is `step 21`.
+                Of::Evaluation => {
+                    row.phase != TRAINING && row.phase != PHASE && !row.phase.starts_with("step ")
+                }
+            };
+            if is_own && row.value.is_finite() {
+                trail.entry(*seed).or_default().push(Point {
+                    phase: analysis::phase(row),
+                    at: (row.at.iteration, row.at.step),
+                    value: row.value,
+                    count: row.count,
+                });
+            }
+        }
+        trail
+    }
+}
+
+/// Each run, or each of its ablations where it has some. A run that has only begun has those of its record.
+fn columns(sources: &[Source]) -> Vec<Column> {
+    let mut columns: Vec<Column> = Vec::new();
+    for (run, source) in sources.iter().enumerate() {
+        let mut ablations: Vec<(String, usize)> = Vec::new();
+        // Names of the record are sorted; nodes stand in the order of the pipeline.
+        let nodes = source.run.nodes.iter().map(|node| variant(&node.node).0);
+        let names: Vec<String> = source.record().params.keys().map(|name| format!("{name}/")).collect();
+        let recorded: Vec<&str> = names.iter().map(|name| variant(name.trim_start_matches('/')).0).collect();
+        for ablation in nodes.filter(|name| recorded.contains(name)).chain(recorded.iter().copied()) {
+            if !ablations.iter().any(|(known, _)| known == ablation) {
+                let seeds = recorded.iter().filter(|name| **name == ablation).count();
+                ablations.push((ablation.to_owned(), seeds));
+            }
+        }
+        for (ablation, seeds) in ablations {
+            let name = match (sources.len(), ablation.is_empty()) {
+                (1, true) => source.record().pipeline.clone(),
+                (1, false) => ablation.clone(),
+                (_, true) => source.title(),
+                (_, false) => format!("{} {ablation}", source.record().run),
+            };
+            columns.push(Column { name, run, ablation, seeds });
+        }
+    }
+    columns
+}
+
+/// A share's value over seeds, with Student's interval; of a single seed with Wilson's, from how many observations it is.
+/// What is no share has no interval of one seed.
+pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
+    let values: Vec<f64> = points.iter().map(|point| point.value).collect();
+    let whole = estimate(&values)?;
+    let bounds = match (points, whole.half) {
+        (_, Some(half)) => Some((whole.mean - half, whole.mean + half)),
+        ([point], None) if is_share && (0.0..=1.0).contains(&point.value) => {
+            let hits = (point.value * point.count as f64).round() as u64;
+            wilson(hits, point.count).map(|found| (found.low, found.high))
+        }
+        _ => None,
+    };
+    let (low, high) = bounds.unzip();
+    Some(Interval { value: whole.mean, low, high })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_one_seed_has_wilson_s_interval_and_of_several_student_s() {
+        let point = |value: f64| Point { phase: "warm-up".into(), at: (0, 0), value, count: 10 };
+        // R: binom::binom.wilson(1, 10) is 0.01787 to 0.40415.
+        let one = interval(&[&point(0.1)], true).unwrap();
+        assert!((one.low.unwrap() - 0.01787).abs() < 1e-4 && (one.high.unwrap() - 0.40415).abs() < 1e-4);
+        assert!(interval(&[&point(0.1)], false).unwrap().low.is_none());
+        let several = interval(&[&point(0.1), &point(0.3)], true).unwrap();
+        assert!((several.value - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "as Student has it");
+        assert!(interval(&[], true).is_none());
+    }
+}

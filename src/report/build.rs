@@ -1,0 +1,361 @@
+//! A report of runs: everything that the page draws.
+
+use std::fs;
+use std::time::SystemTime;
+
+use super::book::Book;
+use super::graph::{self, Plan};
+use super::headline::headline;
+use super::made_of::{Makers, shown};
+use super::matrices;
+use super::model::{Matrix, Report, RunInfo, Samples};
+use super::panels::panels;
+use super::samples::Gathering;
+use super::source::{Source, VERIFY};
+use crate::engine::Registry;
+use crate::runs::{Tables, variant};
+
+/// What becomes of texts of prompts and models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// Shown where all of them are of the made-up world of the sandbox, else left out.
+    BySandbox,
+    Shown,
+    LeftOut,
+}
+
+impl Texts {
+    fn are_left_out(self, sources: &[Source]) -> bool {
+        match self {
+            Texts::BySandbox => !sources.iter().all(Source::is_sandbox),
+            Texts::Shown => false,
+            Texts::LeftOut => true,
+        }
+    }
+}
+
+/// The samples of runs, what they say of categories and techniques, and what there is to say about them.
+#[derive(Default)]
+pub struct Gathered {
+    pub samples: Samples,
+    pub matrices: Vec<Matrix>,
+    pub notices: Vec<String>,
+}
+
+/// Joins the samples of all runs.
+pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
+    let folders: Vec<_> = sources.iter().map(|source| source.run.folder.clone()).collect();
+    let mut gathering = Gathering::new(texts.are_left_out(sources), sources.len() > 1);
+    let mut notices = Vec::new();
+    for (source, tables) in sources.iter().zip(Tables::of_all(&folders)) {
+        if source.store.is_none() && tables.is_err() {
+            let cache = shown(&source.record().cache);
+            notices.push(format!("{}: its cache {cache} is gone, and its samples with it", source.title()));
+            continue;
+        }
+        let tables =
+            tables.map_err(|error| error.context(format!("samples of {}; {VERIFY}", source.title())))?;
+        if tables.missing > 0 {
+            notices.push(format!(
+                "{}: {} datasets are no longer in the cache; what was in them is not among the samples",
+                source.title(),
+                tables.missing
+            ));
+        }
+        gathering.add(source, &tables)?;
+    }
+    let (samples, matrices) = gathering.finish();
+    Ok(Gathered { samples, matrices, notices })
+}
+
+/// A report on runs. `gathered` are their samples, where they are known by now.
+pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &Gathered) -> Report {
+    let redacted = texts.are_left_out(sources);
+    let book = Book::new(sources);
+    let mut notices = about_texts(texts, redacted, sources);
+    let (mut runs, mut graphs, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());
+    for source in sources {
+        let plan = Plan::read(source, registry);
+        if let Err(error) = &plan {
+            let first = format!("{error:#}");
+            let first = first.lines().next().unwrap_or_default();
+            notices.push(format!(
+                "{}: this version of triplay does not read its pipeline any more, so the picture shows what \
+                 its nodes tell: {first}",
+                source.title()
+            ));
+        }
+        let plan = plan.ok();
+        notices.extend(notices_of(source, redacted));
+        graphs.push(graph::graph(source, plan.as_ref()));
+        checkpoints.extend(Makers::new(source).checkpoints());
+        runs.push(run_info(source, plan.as_ref()));
+    }
+    notices.extend(gathered.notices.iter().cloned());
+    let mut all_matrices = matrices::matrices(&book);
+    all_matrices.extend(gathered.matrices.iter().cloned());
+    all_matrices.extend(matrices::by_category(&book));
+    let log = sources.iter().filter(|source| source.is_running()).flat_map(log).collect();
+    Report {
+        title: title(sources),
+        triplay: env!("CARGO_PKG_VERSION").into(),
+        made: now(),
+        redacted,
+        notices,
+        runs,
+        graphs,
+        headline: headline(&book),
+        panels: panels(&book),
+        matrices: all_matrices,
+        checkpoints,
+        log,
+    }
+}
+
+/// What a page shows where there is no run yet.
+pub fn nothing_yet() -> Report {
+    Report {
+        title: "triplay".into(),
+        triplay: env!("CARGO_PKG_VERSION").into(),
+        made: now(),
+        notices: vec![
+            "There are no runs here yet: `triplay pipeline run FILE` makes one, and it shows here.".into(),
+        ],
+        ..Report::default()
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn title(sources: &[Source]) -> String {
+    match sources {
+        [source] => format!("{} {}", source.record().pipeline, source.title()),
+        _ => {
+            let mut pipelines: Vec<&str> =
+                sources.iter().map(|source| source.record().pipeline.as_str()).collect();
+            pipelines.dedup();
+            format!("{}, {} runs", pipelines.join(" and "), sources.len())
+        }
+    }
+}
+
+/// Whether texts are there, and why.
+fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> {
+    let harmful = !sources.iter().all(Source::is_sandbox);
+    match (texts, redacted) {
+        (Texts::BySandbox, true) => vec![
+            "Texts of prompts and models are left out, since they are not of the sandbox's made-up world; \
+             --reveal shows them."
+                .into(),
+        ],
+        (Texts::LeftOut, _) => {
+            vec!["Texts of prompts and models are left out, as --redact asked for.".into()]
+        }
+        (Texts::Shown, _) if harmful => {
+            vec![
+                "Texts of prompts and models are shown, as --reveal asked for: handle this page with care."
+                    .into(),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What the reader should know of a run.
+fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
+    let (record, title) = (source.record(), source.title());
+    let done = source.run.nodes.len();
+    let mut notices = Vec::new();
+    let of = match source.only {
+        None => format!("{done} of {} nodes are done", record.nodes),
+        Some(_) => format!("{done} of its nodes are done"),
+    };
+    match record.status.as_str() {
+        "done" => {}
+        "running" => notices.push(format!("{title} is running: {of}.")),
+        "killed" => notices.push(format!(
+            "{title} is half-finished: {of}, then it was killed, by somebody or with the machine. The command that \
+             made it goes on where it stopped."
+        )),
+        "interrupted" => notices.push(format!(
+            "{title} is half-finished: {of}, then it was interrupted. The command that made it goes on where it stopped."
+        )),
+        "failed" => notices.push(format!("{title} failed: {of}.")),
+        other => notices.push(format!("{title} is {other}: {of}.")),
+    }
+    for (node, why) in source.events.failed.iter().filter(|(node, _)| source.has(node)) {
+        // What a failing command said may hold texts.
+        let why =
+            why.as_deref().map(|why| if redacted { why.lines().next().unwrap_or_default() } else { why });
+        notices.push(match why {
+            Some(why) => format!("{node} failed: {why}"),
+            None => format!("{node} failed."),
+        });
+    }
+    if !source.is_running() && record.status != "done" {
+        let stopped: Vec<&str> =
+            source.events.at_work.keys().filter(|node| source.has(node)).map(String::as_str).collect();
+        if !stopped.is_empty() {
+            notices.push(format!("{title} was at work on {} when it ended.", stopped.join(", ")));
+        }
+    }
+    notices.extend(matrices::halted(source));
+    if source.run.damaged > 0 {
+        notices.push(format!(
+            "{title}: {} lines of nodes.jsonl are not as they were written and are left out.",
+            source.run.damaged
+        ));
+    }
+    if source.missing > 0 {
+        notices.push(format!(
+            "{title}: the metrics of {} nodes are no longer in the cache; run the pipeline again to have them.",
+            source.missing
+        ));
+    }
+    if !source.has_outcomes() {
+        notices.push(format!(
+            "{title} is of an older version of triplay, whose evaluations did not keep what came of each prompt: \
+             samples have no truth, and benchmarks no prompts."
+        ));
+    }
+    notices
+}
+
+fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
+    let record = source.record();
+    let cached = source.run.nodes.iter().filter(|node| node.cached).count();
+    let nodes = match (&source.only, plan) {
+        (None, _) => record.nodes,
+        (Some(_), Some(plan)) => plan.nodes(),
+        (Some(_), None) => source.run.nodes.len(),
+    };
+    let done = source.run.nodes.len();
+    let failed = source.events.failed.keys().filter(|node| source.has(node)).count();
+    let failed = if source.only.is_none() { failed.max(record.failed) } else { failed };
+    let machine = &record.machine;
+    let pipeline = fs::read_to_string(source.run.folder.join("pipeline.yaml")).unwrap_or_default();
+    let extended = fs::read_to_string(source.run.folder.join("extends.yaml"));
+    RunInfo {
+        run: source.title(),
+        pipeline: record.pipeline.clone(),
+        file: shown(&record.file),
+        status: record.status.clone(),
+        began: record.began.clone(),
+        seconds: seconds(source),
+        nodes,
+        ran: done - cached,
+        cached,
+        failed,
+        skipped: if source.is_running() { 0 } else { nodes.saturating_sub(done + failed) },
+        triplay: record.triplay.clone(),
+        // Not the host's name: reports are for others too.
+        machine: vec![
+            ("system".into(), machine.system.clone()),
+            ("processor".into(), machine.processor.clone()),
+            ("cores".into(), machine.cores.to_string()),
+            ("memory".into(), bytesize::ByteSize(machine.memory).to_string()),
+        ],
+        variants: record
+            .params
+            .iter()
+            .map(|(name, params)| {
+                let text = |value: &serde_json::Value| {
+                    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+                };
+                let params = params.as_object().into_iter().flatten();
+                (name.clone(), params.map(|(name, value)| (name.clone(), text(value))).collect())
+            })
+            .collect(),
+        pipeline_yaml: match extended {
+            Ok(extended) => format!("{pipeline}\n# ---- the file that it extends ----\n\n{extended}"),
+            Err(_) => pipeline,
+        },
+        reproduce: reproduce(source, plan),
+    }
+}
+
+/// How long it took, or has taken so far; of a run that had no time to say, until it last wrote.
+fn seconds(source: &Source) -> f64 {
+    let record = source.record();
+    let Ok(began) = record.began.parse::<jiff::Timestamp>() else { return record.seconds };
+    let until = match record.status.as_str() {
+        "running" => SystemTime::now(),
+        "killed" => {
+            match fs::metadata(source.run.folder.join("nodes.jsonl")).and_then(|file| file.modified()) {
+                Ok(written) => written,
+                Err(_) => return record.seconds,
+            }
+        }
+        _ => return record.seconds,
+    };
+    let until = jiff::Timestamp::try_from(until).unwrap_or(began);
+    until.duration_since(began).as_secs_f64().max(0.0)
+}
+
+/// The commands that make a run again, after what else they need.
+fn reproduce(source: &Source, plan: Option<&Plan>) -> Vec<String> {
+    let record = source.record();
+    let mut lines = vec![format!("# triplay {}, on {}", record.triplay, record.machine.system)];
+    for file in plan.iter().flat_map(|plan| &plan.files) {
+        lines.push(format!("# needs {}", shown(file)));
+    }
+    let mut command = format!("triplay pipeline run {}", quoted(&shown(&record.file)));
+    for setting in &record.settings {
+        command += &format!(" --set {}", quoted(setting));
+    }
+    let names: Vec<String> = record.params.keys().map(|name| format!("{name}/")).collect();
+    let (mut ablations, mut seeds): (Vec<&str>, Vec<Option<u64>>) = (Vec::new(), Vec::new());
+    for (ablation, seed, _) in names.iter().map(|name| variant(name.trim_start_matches('/'))) {
+        if !ablation.is_empty() && !ablations.contains(&ablation) {
+            ablations.push(ablation);
+        }
+        if !seeds.contains(&seed) {
+            seeds.push(seed);
+        }
+    }
+    for ablation in ablations {
+        command += &format!(" --ablation {}", quoted(ablation));
+    }
+    // Where some have no seed of their own, the file says which.
+    let seeds: Option<Vec<String>> = seeds.iter().map(|seed| seed.map(|seed| seed.to_string())).collect();
+    if let Some(mut seeds) = seeds {
+        seeds.sort_by_key(|seed| seed.parse::<u64>().unwrap_or(0));
+        command += &format!(" --seeds {}", seeds.join(","));
+    }
+    lines.push(command);
+    lines.push("triplay report latest".into());
+    lines
+}
+
+/// A word of a command line as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "-_=./,:@%+~".contains(char);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// The newest lines of a run under way, and how far the nodes at work are.
+fn log(source: &Source) -> Vec<String> {
+    let at_work =
+        source.events.at_work.iter().map(|(node, at_work)| format!("at work   {node}  {}", at_work.note));
+    let lines = source.events.lines.iter().cloned().chain(at_work);
+    lines.map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_a_shell_would_take_apart_is_quoted() {
+        assert_eq!(quoted("blue_kl=0.2"), "blue_kl=0.2");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("$(rm)"), "'$(rm)'");
+        assert_eq!(quoted(""), "''");
+    }
+}

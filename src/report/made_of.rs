@@ -1,0 +1,151 @@
+//! What nodes were made of, and the models among what they made.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::model::Checkpoint;
+use super::source::{Source, blob};
+use crate::engine::NodeReport;
+use crate::runs::{Lineage, manifest, variant};
+
+const MODEL: &str = "model";
+
+/// Who made which content in a run.
+pub struct Makers<'a> {
+    source: &'a Source,
+    lineage: Option<Lineage<'a>>,
+    /// By the digest of an output: the places of nodes in the run. Several may have made the same.
+    by_content: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> Makers<'a> {
+    pub fn new(source: &'a Source) -> Makers<'a> {
+        let mut by_content: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, node) in source.run.nodes.iter().enumerate() {
+            for output in &node.outputs {
+                by_content.entry(output.digest.to_string()).or_default().push(place);
+            }
+        }
+        let lineage = source.store.as_ref().map(|store| Lineage::new(&source.run, store));
+        Makers { source, lineage, by_content }
+    }
+
+    /// Where inputs stand in a node's parameters, and their content. Nothing where the cache has let go of its record.
+    pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
+        self.lineage.as_ref().map(|lineage| lineage.inputs(node)).unwrap_or_default()
+    }
+
+    /// Who made content that a node took: of several the one of the same ablation and seed.
+    pub fn maker(&self, node: &NodeReport, digest: &str) -> Option<&'a NodeReport> {
+        let places = self.by_content.get(digest)?;
+        let (ablation, seed, _) = variant(&node.node);
+        let nodes = || places.iter().map(|place| &self.source.run.nodes[*place]);
+        let own = nodes().find(|maker| {
+            let (other, other_seed, _) = variant(&maker.node);
+            (other, other_seed) == (ablation, seed)
+        });
+        own.or_else(|| nodes().next())
+    }
+
+    /// The checkpoint that is this content, by its name in the report.
+    fn checkpoint(&self, node: &NodeReport, digest: &str) -> Option<String> {
+        let maker = self.maker(node, digest)?;
+        let is_model = |output: &crate::engine::NodeOutput| {
+            output.artifact == MODEL && output.digest.to_string() == digest
+        };
+        maker.outputs.iter().any(is_model).then(|| id(self.source, maker))
+    }
+
+    /// The checkpoint that a node trained on or asked as `role`, where it is a single one.
+    pub fn attacker(&self, node: &NodeReport) -> Option<String> {
+        let inputs = self.inputs(node);
+        let asked = inputs.iter().find(|(path, _)| path == "model" || path == "attacker");
+        asked.and_then(|(_, digest)| self.checkpoint(node, digest))
+    }
+
+    /// The checkpoints that a node asked to respond, by the names that its rows have for them.
+    pub fn defenders(&self, node: &NodeReport) -> HashMap<String, String> {
+        let mut found = HashMap::new();
+        if let Some(manifest) = self.source.store.as_ref().and_then(|store| manifest(store, &node.key)) {
+            named(&manifest["params"], "", &mut found);
+        }
+        found.into_iter().filter_map(|(name, digest)| Some((name, self.checkpoint(node, &digest)?))).collect()
+    }
+
+    /// All models of the run.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        let makes_model = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == MODEL);
+        self.source.run.nodes.iter().filter(makes_model).filter_map(|node| self.of_node(node)).collect()
+    }
+
+    fn of_node(&self, node: &NodeReport) -> Option<Checkpoint> {
+        let output = node.outputs.iter().find(|output| output.artifact == MODEL)?;
+        let (mut parent, mut inputs) = (None, Vec::new());
+        for (path, digest) in self.inputs(node) {
+            if path == "model" {
+                parent = self.checkpoint(node, &digest);
+            } else if let Some(maker) = self.maker(node, &digest)
+                && !inputs.contains(&maker.node)
+            {
+                inputs.push(maker.node.clone());
+            }
+        }
+        let path = self.source.store.as_ref().and_then(|store| blob(store, &output.digest));
+        Some(Checkpoint {
+            id: id(self.source, node),
+            run: self.source.title(),
+            node: node.node.clone(),
+            kind: node.kind.clone(),
+            key: node.key.to_string(),
+            digest: output.digest.to_string(),
+            bytes: output.bytes,
+            path: path.map(|path| shown(&path)),
+            seconds: node.seconds,
+            parent,
+            inputs,
+        })
+    }
+}
+
+fn id(source: &Source, node: &NodeReport) -> String {
+    format!("{}:{}", source.title(), node.node)
+}
+
+/// The models that parameters name: `{ name: b, model: … }`, the entries of `defenders`, and `defender` itself.
+fn named(value: &Value, key: &str, found: &mut HashMap<String, String>) {
+    let digest = |value: &Value| value.get("digest").and_then(Value::as_str).map(str::to_owned);
+    match value {
+        Value::Object(fields) => {
+            if let (Some(name), Some(model)) =
+                (fields.get("name").and_then(Value::as_str), fields.get(MODEL).and_then(digest))
+            {
+                found.insert(name.to_owned(), model);
+            }
+            for (name, value) in fields {
+                match digest(value) {
+                    Some(model) if key == "defenders" || name == "defender" => {
+                        found.insert(name.clone(), model);
+                    }
+                    _ => named(value, name, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| named(item, key, found)),
+        _ => {}
+    }
+}
+
+/// A path as it may be told to others: from the working directory or from home, whose names are nobody's business.
+pub fn shown(path: &Path) -> String {
+    if let Ok(here) = std::env::current_dir()
+        && let Ok(rest) = path.strip_prefix(&here)
+    {
+        return rest.display().to_string();
+    }
+    match std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(rest) => Path::new("~").join(rest).display().to_string(),
+        None => path.display().to_string(),
+    }
+}

@@ -1,0 +1,238 @@
+//! Curves: over the steps of training, and over the phases that were evaluated.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::book::{Book, Of, Point, Trail, interval};
+use super::model::{Curve, Interval, Panel};
+
+/// More places than this on an axis are thinned out: no screen shows them, and the file would grow with them.
+const MOST_TICKS: usize = 1_200;
+
+/// A picture: its section, whose it is, its title, its unit, and its curves, each with a name, a subject and a metric.
+struct Plan {
+    section: &'static str,
+    role: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    of: Of,
+    curves: Vec<(String, String, String)>,
+}
+
+/// Of training, for each role: title, unit, and metrics with what they are called.
+type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const TRAINING: [Trained; 7] = [
+    ("Reward", "number", &[("reward", "reward")]),
+    (
+        "What the reward is made of",
+        "number",
+        &[
+            ("attack success", "attack_success"),
+            ("meaning kept", "semantic"),
+            ("Self-BLEU penalty", "self_bleu_penalty"),
+            ("cosine penalty", "cosine_penalty"),
+            ("coverage", "coverage"),
+        ],
+    ),
+    ("Divergence from the reference (KL)", "nats", &[("KL", "kl")]),
+    ("Entropy", "nats", &[("entropy", "entropy")]),
+    ("Length of completions", "tokens", &[("tokens", "completion_tokens")]),
+    ("Loss", "number", &[("loss", "loss")]),
+    ("Norm of the gradient", "number", &[("gradient", "grad_norm")]),
+];
+
+/// Of evaluations: section, role, title, unit, and curves.
+type Evaluated = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str, &'static str)],
+);
+
+const EVALUATION: [Evaluated; 9] = [
+    (
+        "evaluation",
+        "defender",
+        "Benchmark attacks that succeed, beside benign prompts that are refused",
+        "share",
+        &[
+            ("benchmark success", "defender", "benchmark_success"),
+            ("over-refusal", "defender", "over_refusal"),
+        ],
+    ),
+    (
+        "evaluation",
+        "defender",
+        "What the defender still gets right",
+        "share",
+        &[("benign tasks", "defender", "benign_accuracy"), ("arithmetic", "defender", "arithmetic_accuracy")],
+    ),
+    (
+        "evaluation",
+        "defender",
+        "How the defender answers attacks",
+        "share",
+        &[("plain refusal", "defender", "rejective"), ("safe and helpful", "defender", "positive")],
+    ),
+    (
+        "evaluation",
+        "evaluator",
+        "Verdicts that are right",
+        "share",
+        &[
+            ("fresh pairs", "evaluator", "accuracy_fresh"),
+            ("held-out pairs", "evaluator", "accuracy_heldout"),
+            ("by the experts", "evaluator", "accuracy_experts"),
+        ],
+    ),
+    (
+        "evaluation",
+        "attacker",
+        "Attacks that keep their meaning",
+        "share",
+        &[("meaning kept", "attacker", "meaning_kept")],
+    ),
+    ("evaluation", "attacker", "Entropy of held-out attacks", "nats", &[("entropy", "attacker", "entropy")]),
+    (
+        "diversity",
+        "attacker",
+        "How varied attacks are",
+        "number",
+        &[
+            ("1 − Self-BLEU", "attacks", "diversity"),
+            ("successful ones", "successful_attacks", "diversity"),
+            ("by embeddings", "attacks", "embedding_diversity"),
+        ],
+    ),
+    (
+        "diversity",
+        "attacker",
+        "Distinct n-grams, of all",
+        "number",
+        &[
+            ("1 word", "attacks", "distinct_1"),
+            ("2 words", "attacks", "distinct_2"),
+            ("4 words", "attacks", "distinct_4"),
+        ],
+    ),
+    (
+        "diversity",
+        "attacker",
+        "Cells of category and technique that are hit, of all",
+        "number",
+        &[("cells", "attacks", "cell_coverage")],
+    ),
+];
+
+/// All pictures that there is something to draw in.
+pub fn panels(book: &Book) -> Vec<Panel> {
+    let mut plans = Vec::new();
+    for role in ["attacker", "defender", "evaluator"] {
+        for (title, unit, metrics) in TRAINING {
+            let curve = |(name, metric): &(&str, &str)| ((*name).into(), role.to_owned(), (*metric).into());
+            let curves = metrics.iter().map(curve).collect();
+            plans.push(Plan { section: "training", role, title, unit, of: Of::Training, curves });
+        }
+    }
+    plans.push(Plan {
+        section: "evaluation",
+        role: "defender",
+        title: "Attacks that succeed, on each defense model",
+        unit: "share",
+        of: Of::Evaluation,
+        curves: defenders(book).map(|name| (name.into(), name.into(), "attack_success".into())).collect(),
+    });
+    for (section, role, title, unit, curves) in EVALUATION {
+        let curve = |(name, subject, metric): &(&str, &str, &str)| {
+            ((*name).into(), (*subject).into(), (*metric).into())
+        };
+        let curves = curves.iter().map(curve).collect();
+        plans.push(Plan { section, role, title, unit, of: Of::Evaluation, curves });
+    }
+    plans.iter().filter_map(|plan| panel(book, plan)).collect()
+}
+
+/// The models that were attacked, the defender first.
+fn defenders<'a>(book: &'a Book) -> impl Iterator<Item = &'a str> {
+    let attacked = book.names.iter().filter(|(subject, metric)| {
+        *metric == "attack_success" && !subject.contains('/') && *subject != "attacker"
+    });
+    attacked.map(|(subject, _)| *subject)
+}
+
+fn panel(book: &Book, plan: &Plan) -> Option<Panel> {
+    let mut trails: Vec<(String, Trail)> = Vec::new();
+    for (name, subject, metric) in &plan.curves {
+        for (place, column) in book.columns.iter().enumerate() {
+            let name = match (book.columns.len(), plan.curves.len()) {
+                (1, _) => name.clone(),
+                (_, 1) => column.name.clone(),
+                _ => format!("{}: {name}", column.name),
+            };
+            let trail = book.trail(place, subject, metric, plan.of);
+            if !trail.is_empty() {
+                trails.push((name, trail));
+            }
+        }
+    }
+    let ticks = ticks(&trails, plan.of);
+    let every = ticks.len().div_ceil(MOST_TICKS).max(1);
+    let ticks: Vec<&String> = ticks.iter().step_by(every).collect();
+    let places: HashMap<&str, usize> =
+        ticks.iter().enumerate().map(|(place, phase)| (phase.as_str(), place)).collect();
+    let series: Vec<Curve> = trails
+        .iter()
+        .map(|(name, trail)| Curve { name: name.clone(), points: points(trail, &places, plan.unit) })
+        .collect();
+    let x_label = match (plan.of, every) {
+        (Of::Training, 1) => "iteration and step of training".to_owned(),
+        (Of::Training, _) => format!("iteration and step of training, one of {every} shown"),
+        (Of::Evaluation, _) => "after phase".to_owned(),
+    };
+    (!series.is_empty()).then(|| Panel {
+        section: plan.section.into(),
+        role: plan.role.into(),
+        title: plan.title.into(),
+        unit: plan.unit.into(),
+        x_label,
+        ticks: ticks.into_iter().cloned().collect(),
+        series,
+    })
+}
+
+/// The places on the axis: steps by their number, phases in the order of the curve with the most.
+fn ticks(trails: &[(String, Trail)], of: Of) -> Vec<String> {
+    let mut curves: Vec<&Vec<Point>> = trails.iter().flat_map(|(_, trail)| trail.values()).collect();
+    if of == Of::Training {
+        let steps: BTreeSet<((u32, u32), &String)> =
+            curves.iter().copied().flatten().map(|point| (point.at, &point.phase)).collect();
+        return steps.into_iter().map(|(_, phase)| phase.clone()).collect();
+    }
+    curves.sort_by_key(|points| std::cmp::Reverse(points.len()));
+    let mut ticks: Vec<String> = Vec::new();
+    for point in curves.into_iter().flatten() {
+        if !ticks.contains(&point.phase) {
+            ticks.push(point.phase.clone());
+        }
+    }
+    ticks
+}
+
+/// What seeds come to together at each place.
+fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usize, Interval)> {
+    let mut at: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
+    for points in trail.values() {
+        let mut seen = BTreeSet::new();
+        for point in points {
+            // A step may have several updates; the first of a seed stands for all.
+            if let Some(place) = places.get(point.phase.as_str())
+                && seen.insert(*place)
+            {
+                at.entry(*place).or_default().push(point);
+            }
+        }
+    }
+    let found = at.into_iter().filter_map(|(place, own)| Some((place, interval(&own, unit == "share")?)));
+    found.collect()
+}

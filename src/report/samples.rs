@@ -1,0 +1,730 @@
+//! What attackers wrote and defenders answered, with what evaluators said, what is true, and who learnt what from it: rows
+//! of the tables of a run, joined. The same rows say how attacks of each category and technique fare.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, UInt32Type};
+use arrow_array::{Array, ArrayRef};
+
+use super::made_of::Makers;
+use super::model::{Matrix, Samples};
+use super::source::{Source, blob};
+use crate::data::{self, AttackRow};
+use crate::engine::NodeReport;
+use crate::runs::Tables;
+
+/// Components of the attacker's reward.
+const COMPONENTS: [&str; 5] =
+    ["attack_success", "semantic", "self_bleu_penalty", "cosine_penalty", "coverage"];
+
+/// Metrics of evaluations whose prompts are rows of no dataset: what they ask about.
+const ASKED: [(&str, &str); 3] =
+    [("benchmark_success", "hazard"), ("benign_accuracy", "benign"), ("arithmetic_accuracy", "arithmetic")];
+
+/// The samples in the making.
+pub struct Gathering {
+    samples: Samples,
+    places: HashMap<String, i32>,
+    components: [Vec<Option<f32>>; COMPONENTS.len()],
+    /// How many attacks there are so far.
+    attacks: u32,
+    redact: bool,
+    /// Whether titles say of which run they are.
+    several: bool,
+    matrices: Vec<Matrix>,
+}
+
+/// A row's texts and numbers; what is not set is none.
+#[derive(Default)]
+struct Row<'a> {
+    /// Rows of one attack have the same: ablation and seed, the dataset that it is in, and its number there.
+    key: RowKey<'a>,
+    variant: &'a str,
+    node: &'a str,
+    scope: &'a str,
+    at: (u32, u32),
+    seed_id: Option<&'a str>,
+    category: Option<&'a str>,
+    task: Option<&'a str>,
+    split: Option<&'a str>,
+    technique: Option<&'a str>,
+    seed: Option<&'a str>,
+    attack: Option<&'a str>,
+    defender: Option<&'a str>,
+    response: Option<&'a str>,
+    verdict: Option<&'a str>,
+    truth: Option<&'a str>,
+    reward: Option<(&'a Rewards<'a>, usize)>,
+    attacker_checkpoint: Option<&'a str>,
+    defender_checkpoint: Option<&'a str>,
+}
+
+impl Gathering {
+    /// With `redact`, texts of prompts and models are replaced by how long they are; there may be `several` runs.
+    pub fn new(redact: bool, several: bool) -> Gathering {
+        let (samples, places, components, matrices) = Default::default();
+        Gathering { samples, places, components, attacks: 0, redact, several, matrices }
+    }
+
+    /// Adds the rows of a run.
+    pub fn add(&mut self, source: &Source, tables: &Tables) -> anyhow::Result<()> {
+        let open = |name: &str| Rows::open(&tables.path(name), source);
+        let [attacks, responses, verdicts, labels, rewards, outcomes] =
+            ["attacks", "responses", "verdicts", "labels", "rewards", "outcomes"].map(open);
+        let (attacks, responses, verdicts) = (attacks?, responses?, verdicts?);
+        let (labels, rewards, outcomes) = (labels?, rewards?, outcomes?);
+        let makers = Makers::new(source);
+        let wrote = attackers(source, &makers);
+        let answered = defenders(source, &makers);
+        let techniques = techniques(source, &makers)?;
+        let known = Joined {
+            run: source.title(),
+            attacks: Attacks::new(&attacks),
+            verdicts: Verdicts::new(&verdicts),
+            rewards: Rewards::new(&rewards),
+            outcomes: Outcomes::new(&outcomes),
+            wrote: &wrote,
+            answered: &answered,
+            techniques: &techniques,
+        };
+        let mut rows: Vec<Row> = Vec::with_capacity(responses.count + outcomes.count);
+        from_responses(&known, &responses, &mut rows);
+        from_labels(&known, &labels, &mut rows);
+        from_evaluations(&known, &outcomes, &mut rows);
+        // In the order of the pipeline, so that what a run under way adds comes last.
+        let order: HashMap<NodeName, u32> =
+            source.run.nodes.iter().map(|node| (name(node), node.index)).collect();
+        rows.sort_by_key(|row| order.get(&(row.variant, row.node)));
+        let mut numbers: HashMap<RowKey, u32> = HashMap::new();
+        for row in rows {
+            let number = *numbers.entry(row.key).or_insert_with(|| {
+                self.attacks += 1;
+                self.attacks - 1
+            });
+            self.push(&known.run, number, row);
+        }
+        let of = if self.several { format!(" ({})", known.run) } else { String::new() };
+        self.matrices.extend(by_reward(&known.rewards, &rewards, &of));
+        self.matrices.extend(by_benchmark(&known, &outcomes, &of));
+        Ok(())
+    }
+
+    /// The samples, and what they say of categories and techniques.
+    pub fn finish(mut self) -> (Samples, Vec<Matrix>) {
+        let components = COMPONENTS.into_iter().zip(self.components);
+        let filled = components.filter(|(_, column)| column.iter().any(Option::is_some));
+        self.samples.components = filled.map(|(name, column)| (name.to_owned(), column)).collect();
+        (self.samples, self.matrices)
+    }
+
+    fn push(&mut self, run: &str, attack_number: u32, row: Row) {
+        let verdict = row.verdict.filter(|class| !class.is_empty());
+        let texts = [row.seed, row.attack, row.response].map(|text| self.prose(text));
+        let learner = row.reward.and_then(|(rewards, at)| rewards.role[at]);
+        let [
+            run,
+            variant,
+            scope,
+            seed_id,
+            category,
+            task,
+            split,
+            technique,
+            defender,
+            verdict,
+            truth,
+            learner,
+        ] = [
+            Some(run),
+            Some(row.variant),
+            Some(row.scope),
+            row.seed_id,
+            row.category,
+            row.task,
+            row.split,
+            row.technique,
+            row.defender,
+            verdict,
+            row.truth,
+            learner,
+        ]
+        .map(|text| self.place(text));
+        let checkpoints = [row.attacker_checkpoint, row.defender_checkpoint].map(|text| self.place(text));
+        let samples = &mut self.samples;
+        samples.attack_number.push(attack_number);
+        samples.run.push(run);
+        samples.variant.push(variant);
+        samples.scope.push(scope);
+        samples.iteration.push(row.at.0);
+        samples.step.push(row.at.1);
+        samples.seed_id.push(seed_id);
+        samples.category.push(category);
+        samples.task.push(task);
+        samples.split.push(split);
+        samples.technique.push(technique);
+        samples.defender.push(defender);
+        samples.verdict.push(verdict);
+        samples.truth.push(truth);
+        samples.learner.push(learner);
+        [&mut samples.seed, &mut samples.attack, &mut samples.response]
+            .into_iter()
+            .zip(texts)
+            .for_each(|(column, text)| column.push(text));
+        [&mut samples.attacker_checkpoint, &mut samples.defender_checkpoint]
+            .into_iter()
+            .zip(checkpoints)
+            .for_each(|(column, checkpoint)| column.push(checkpoint));
+        let number = |column: &dyn Fn(&Rewards, usize) -> Option<f64>| {
+            row.reward.and_then(|(rewards, at)| column(rewards, at)).map(short)
+        };
+        samples.reward.push(number(&|rewards, at| rewards.reward[at]));
+        samples.advantage.push(number(&|rewards, at| rewards.advantage[at]));
+        for (index, column) in self.components.iter_mut().enumerate() {
+            column.push(number(&|rewards, at| rewards.components[index][at]));
+        }
+    }
+
+    /// A text of a prompt or a model.
+    fn prose(&mut self, text: Option<&str>) -> i32 {
+        match text {
+            Some(text) if self.redact => {
+                let redacted = redacted(text);
+                self.place(Some(&redacted))
+            }
+            text => self.place(text),
+        }
+    }
+
+    /// A text's place among all strings.
+    fn place(&mut self, text: Option<&str>) -> i32 {
+        let Some(text) = text else { return -1 };
+        if let Some(place) = self.places.get(text) {
+            return *place;
+        }
+        let place = self.samples.strings.len() as i32;
+        self.samples.strings.push(text.to_owned());
+        self.places.insert(text.to_owned(), place);
+        place
+    }
+}
+
+/// A row for each response, of training and of evaluations.
+fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let (ids, attack_ids) = (rows.numbers("response_id"), rows.numbers("attack_id"));
+    let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
+    for row in 0..rows.count {
+        let own = shared.row(row);
+        let source = shared.source[row].unwrap_or_default();
+        let dataset = shared.dataset[row].unwrap_or_default();
+        let (id, attack_id) = (ids[row].unwrap_or(0), attack_ids[row].unwrap_or(0));
+        // Of files from outside nothing is known but the responses themselves.
+        let key = match source {
+            "" => (own.variant, dataset, attack_id),
+            source => (own.variant, source, attack_id),
+        };
+        let attack = known.attacks.find(key);
+        let earned = known.rewards.find(key, "attacker");
+        let earned = earned.or_else(|| known.rewards.find((own.variant, dataset, id), "defender"));
+        let technique = attack.and_then(|attack| known.attacks.technique[attack]);
+        let verdict = known.verdicts.first((own.variant, dataset, id));
+        let pair = [own.variant, own.seed_id.unwrap_or_default()];
+        let asked = [defenders[row], attacks[row], texts[row]].map(Option::unwrap_or_default);
+        let wrote = attack.and_then(|attack| known.wrote.get(&known.attacks.node(attack)));
+        found.push(Row {
+            key,
+            attack: attacks[row],
+            defender: defenders[row],
+            response: texts[row],
+            technique: technique.or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
+            verdict: verdict.and_then(|verdict| known.verdicts.class[verdict]),
+            truth: known.outcomes.truths.get(&[pair[0], pair[1], asked[0], asked[1], asked[2]]).copied(),
+            reward: earned,
+            attacker_checkpoint: wrote.map(String::as_str),
+            defender_checkpoint: known.defender((own.variant, own.node), defenders[row]),
+            ..own
+        });
+    }
+}
+
+/// A row for each verdict on a pair that experts labelled: what the evaluator learns from.
+fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let ids = rows.numbers("response_id");
+    let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
+    let classes = rows.texts("class");
+    for row in 0..rows.count {
+        let key = (
+            shared.variant[row].unwrap_or_default(),
+            shared.dataset[row].unwrap_or_default(),
+            ids[row].unwrap_or(0),
+        );
+        let own = || Row {
+            key,
+            attack: attacks[row],
+            defender: defenders[row],
+            response: texts[row],
+            truth: classes[row],
+            ..shared.row(row)
+        };
+        let verdicts = known.verdicts.of.get(&key).map(Vec::as_slice).unwrap_or_default();
+        if verdicts.is_empty() {
+            found.push(own());
+        }
+        for &verdict in verdicts {
+            let earned = known.rewards.find(known.verdicts.key(verdict), "evaluator");
+            found.push(Row { verdict: known.verdicts.class[verdict], reward: earned, ..own() });
+        }
+    }
+}
+
+/// A row for each benchmark attack and benign prompt of an evaluation.
+fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+    let shared = Shared::new(rows);
+    let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
+    let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
+    for row in 0..rows.count {
+        let task = ASKED.iter().find(|(metric, _)| metrics[row] == Some(metric)).map(|(_, task)| *task);
+        let Some(task) = task else { continue };
+        let own = shared.row(row);
+        let technique = prompts[row].and_then(|prompt| known.techniques.get(prompt));
+        found.push(Row {
+            // Each prompt is a row of its own.
+            key: (own.variant, shared.dataset[row].unwrap_or_default(), row as u32),
+            task: Some(task),
+            split: Some(if task == "hazard" { "benchmark" } else { "heldout" }),
+            attack: prompts[row],
+            defender: subjects[row],
+            response: responses[row],
+            truth: classes[row],
+            technique: technique.map(String::as_str),
+            defender_checkpoint: known.defender((own.variant, own.node), subjects[row]),
+            ..own
+        });
+    }
+}
+
+/// What stands for a text that is left out.
+pub fn redacted(text: &str) -> String {
+    match text.chars().count() {
+        0 => String::new(),
+        1 => "[redacted: 1 character]".into(),
+        count => format!("[redacted: {count} characters]"),
+    }
+}
+
+/// Four decimals are enough to look at, and keep the file small.
+fn short(value: f64) -> f32 {
+    ((value * 1e4).round() / 1e4) as f32
+}
+
+/// Ablation and seed, and the rest of a node's name, as tables have them.
+type NodeName<'a> = (&'a str, &'a str);
+
+/// Ablation and seed, the first digits of a dataset's digest, and a number within it.
+type RowKey<'a> = (&'a str, &'a str, u32);
+
+/// All that rows are joined with.
+struct Joined<'a> {
+    run: String,
+    attacks: Attacks<'a>,
+    verdicts: Verdicts<'a>,
+    rewards: Rewards<'a>,
+    outcomes: Outcomes<'a>,
+    /// The checkpoint that wrote the attacks of a node.
+    wrote: &'a HashMap<NodeName<'a>, String>,
+    /// The checkpoints that responded in a node, by the names that it has for them.
+    answered: &'a HashMap<NodeName<'a>, HashMap<String, String>>,
+    /// Of the attacks of benchmarks.
+    techniques: &'a HashMap<String, String>,
+}
+
+impl<'a> Joined<'a> {
+    /// The checkpoint that a node calls by this name.
+    fn defender(&self, node: NodeName<'a>, name: Option<&str>) -> Option<&'a str> {
+        self.answered.get(&node)?.get(name?).map(String::as_str)
+    }
+}
+
+/// The columns that all tables have, and those of an origin and a position.
+struct Shared<'a> {
+    variant: Vec<Option<&'a str>>,
+    node: Vec<Option<&'a str>>,
+    scope: Vec<Option<&'a str>>,
+    dataset: Vec<Option<&'a str>>,
+    source: Vec<Option<&'a str>>,
+    seed_id: Vec<Option<&'a str>>,
+    category: Vec<Option<&'a str>>,
+    task: Vec<Option<&'a str>>,
+    split: Vec<Option<&'a str>>,
+    seed: Vec<Option<&'a str>>,
+    iteration: Vec<Option<u32>>,
+    step: Vec<Option<u32>>,
+}
+
+impl<'a> Shared<'a> {
+    fn new(rows: &'a Rows) -> Shared<'a> {
+        Shared {
+            variant: rows.texts("variant"),
+            node: rows.texts("node"),
+            scope: rows.texts("scope"),
+            dataset: rows.texts("dataset"),
+            source: rows.texts("source"),
+            seed_id: rows.texts("seed_id"),
+            category: rows.texts("category"),
+            task: rows.texts("task"),
+            split: rows.texts("split"),
+            seed: rows.texts("seed"),
+            iteration: rows.numbers("iteration"),
+            step: rows.numbers("step"),
+        }
+    }
+
+    fn text(&self, column: &[Option<&'a str>], row: usize) -> &'a str {
+        column[row].unwrap_or_default()
+    }
+
+    fn row(&self, row: usize) -> Row<'a> {
+        Row {
+            variant: self.text(&self.variant, row),
+            node: self.text(&self.node, row),
+            scope: self.text(&self.scope, row),
+            at: (self.iteration[row].unwrap_or(0), self.step[row].unwrap_or(0)),
+            seed_id: self.seed_id[row],
+            category: self.category[row],
+            task: self.task[row],
+            split: self.split[row],
+            seed: self.seed[row],
+            ..Row::default()
+        }
+    }
+}
+
+struct Attacks<'a> {
+    shared: Shared<'a>,
+    technique: Vec<Option<&'a str>>,
+    by_id: HashMap<RowKey<'a>, usize>,
+}
+
+impl<'a> Attacks<'a> {
+    fn new(rows: &'a Rows) -> Attacks<'a> {
+        let shared = Shared::new(rows);
+        let ids = rows.numbers("attack_id");
+        let mut by_id = HashMap::with_capacity(rows.count);
+        for (row, id) in ids.iter().enumerate() {
+            let key = (shared.text(&shared.variant, row), shared.text(&shared.dataset, row), id.unwrap_or(0));
+            // Nodes that made the same made the same rows.
+            by_id.entry(key).or_insert(row);
+        }
+        Attacks { technique: rows.texts("technique"), shared, by_id }
+    }
+
+    fn find(&self, key: RowKey<'a>) -> Option<usize> {
+        self.by_id.get(&key).copied()
+    }
+
+    fn node(&self, row: usize) -> NodeName<'a> {
+        (self.shared.text(&self.shared.variant, row), self.shared.text(&self.shared.node, row))
+    }
+}
+
+struct Verdicts<'a> {
+    shared: Shared<'a>,
+    id: Vec<Option<u32>>,
+    class: Vec<Option<&'a str>>,
+    /// The verdicts on a row of responses or labels.
+    of: HashMap<RowKey<'a>, Vec<usize>>,
+}
+
+impl<'a> Verdicts<'a> {
+    fn new(rows: &'a Rows) -> Verdicts<'a> {
+        let shared = Shared::new(rows);
+        let judged = rows.numbers("response_id");
+        let mut of: HashMap<RowKey, Vec<usize>> = HashMap::with_capacity(rows.count);
+        for (row, id) in judged.iter().enumerate() {
+            let key = (shared.text(&shared.variant, row), shared.text(&shared.source, row), id.unwrap_or(0));
+            let own = of.entry(key).or_default();
+            // Of several stages that judged the same, the first.
+            let first = own.first().map(|first| shared.node[*first]);
+            if first.is_none_or(|first| first == shared.node[row]) {
+                own.push(row);
+            }
+        }
+        Verdicts { id: rows.numbers("verdict_id"), class: rows.texts("class"), shared, of }
+    }
+
+    /// The first verdict on a row.
+    fn first(&self, key: RowKey<'a>) -> Option<usize> {
+        self.of.get(&key).and_then(|rows| rows.first().copied())
+    }
+
+    /// Where what it earned is to be found.
+    fn key(&self, row: usize) -> RowKey<'a> {
+        let text = |column: &[Option<&'a str>]| column[row].unwrap_or_default();
+        (text(&self.shared.variant), text(&self.shared.dataset), self.id[row].unwrap_or(0))
+    }
+}
+
+struct Rewards<'a> {
+    role: Vec<Option<&'a str>>,
+    technique: Vec<Option<&'a str>>,
+    reward: Vec<Option<f64>>,
+    advantage: Vec<Option<f64>>,
+    components: [Vec<Option<f64>>; COMPONENTS.len()],
+    by_sample: HashMap<RowKey<'a>, usize>,
+}
+
+impl<'a> Rewards<'a> {
+    fn new(rows: &'a Rows) -> Rewards<'a> {
+        let shared = Shared::new(rows);
+        let mut by_sample = HashMap::with_capacity(rows.count);
+        for (row, id) in rows.numbers("sample_id").iter().enumerate() {
+            let key = (shared.text(&shared.variant, row), shared.text(&shared.source, row), id.unwrap_or(0));
+            by_sample.entry(key).or_insert(row);
+        }
+        Rewards {
+            role: rows.texts("role"),
+            technique: rows.texts("technique"),
+            reward: rows.reals("reward"),
+            advantage: rows.reals("advantage"),
+            components: COMPONENTS.map(|name| rows.reals(name)),
+            by_sample,
+        }
+    }
+
+    /// What a role earned with a row of a dataset.
+    fn find(&self, key: RowKey<'a>, role: &str) -> Option<(&Rewards<'a>, usize)> {
+        let row = *self.by_sample.get(&key)?;
+        (self.role[row] == Some(role)).then_some((self, row))
+    }
+}
+
+/// What evaluations found to be true of attacks and responses.
+struct Outcomes<'a> {
+    /// By ablation and seed, seed prompt, model, attack and response.
+    truths: HashMap<[&'a str; 5], &'a str>,
+}
+
+impl<'a> Outcomes<'a> {
+    fn new(rows: &'a Rows) -> Outcomes<'a> {
+        let shared = Shared::new(rows);
+        let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
+        let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
+        let mut truths = HashMap::new();
+        for row in (0..rows.count).filter(|row| metrics[*row] == Some("attack_success")) {
+            let key = [shared.variant[row], shared.seed_id[row], subjects[row], prompts[row], responses[row]];
+            truths.entry(key.map(Option::unwrap_or_default)).or_insert(classes[row].unwrap_or_default());
+        }
+        Outcomes { truths }
+    }
+}
+
+/// The rows of a table that are of the ablation or seed that was asked for.
+struct Rows {
+    columns: HashMap<String, Vec<ArrayRef>>,
+    /// Which rows of the file these are, where they are not all.
+    kept: Option<Vec<bool>>,
+    count: usize,
+}
+
+impl Rows {
+    fn open(path: &Path, source: &Source) -> anyhow::Result<Rows> {
+        let table = data::open(path)?;
+        let count = table.rows();
+        let mut columns: HashMap<String, Vec<ArrayRef>> = HashMap::new();
+        for batch in &table.batches {
+            for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+                columns.entry(field.name().clone()).or_default().push(column.clone());
+            }
+        }
+        let mut rows = Rows { columns, kept: None, count };
+        if source.only.is_some() {
+            let is_own = |name: Option<&str>| source.has(&format!("{}/", name.unwrap_or_default()));
+            let kept: Vec<bool> = rows.texts("variant").into_iter().map(is_own).collect();
+            rows.count = kept.iter().filter(|kept| **kept).count();
+            rows.kept = Some(kept);
+        }
+        Ok(rows)
+    }
+
+    /// The values of a column; none where there is no such column, or one of another type.
+    fn values<'a, T: Clone>(
+        &'a self,
+        name: &str,
+        read: impl Fn(&'a ArrayRef) -> Option<Vec<Option<T>>>,
+    ) -> Vec<Option<T>> {
+        let mut values = Vec::with_capacity(self.count);
+        for array in self.columns.get(name).into_iter().flatten() {
+            values.extend(read(array).unwrap_or_else(|| vec![None; array.len()]));
+        }
+        if let Some(kept) = &self.kept {
+            let mut kept = kept.iter();
+            values.retain(|_| kept.next().copied().unwrap_or(false));
+        }
+        values.resize(self.count, None);
+        values
+    }
+
+    fn texts(&self, name: &str) -> Vec<Option<&str>> {
+        self.values(name, |array| Some(array.as_string_opt::<i32>()?.iter().collect()))
+    }
+
+    fn numbers(&self, name: &str) -> Vec<Option<u32>> {
+        self.values(name, |array| Some(array.as_primitive_opt::<UInt32Type>()?.iter().collect()))
+    }
+
+    fn reals(&self, name: &str) -> Vec<Option<f64>> {
+        self.values(name, |array| Some(array.as_primitive_opt::<Float64Type>()?.iter().collect()))
+    }
+}
+
+/// A node's name as tables have it.
+fn name(node: &NodeReport) -> NodeName<'_> {
+    let name = crate::runs::variant(&node.node).2;
+    (node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/'), name)
+}
+
+fn makes(node: &NodeReport, artifact: &str) -> bool {
+    node.outputs.iter().any(|output| output.artifact == artifact)
+}
+
+fn attackers<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, String> {
+    let nodes = source.run.nodes.iter().filter(|node| makes(node, "attacks") && node.kind != "sandbox");
+    nodes.filter_map(|node| Some((name(node), makers.attacker(node)?))).collect()
+}
+
+fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, HashMap<String, String>> {
+    let nodes = source.run.nodes.iter().filter(|node| makes(node, "responses"));
+    nodes.map(|node| (name(node), makers.defenders(node))).collect()
+}
+
+/// The techniques of the attacks of benchmarks, by their texts.
+fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String, String>> {
+    let mut found = HashMap::new();
+    let mut seen: Vec<String> = Vec::new();
+    for node in source.run.nodes.iter().filter(|node| makes(node, "outcomes")) {
+        for (path, digest) in makers.inputs(node) {
+            if path != "benchmark" || seen.contains(&digest) {
+                continue;
+            }
+            let place = crate::store::Digest::from_hex(digest.as_bytes());
+            let place = place.and_then(|digest| blob(source.store.as_ref()?, &digest));
+            for attack in place.map(|path| data::read::<AttackRow>(&path)).transpose()?.unwrap_or_default() {
+                found.extend(attack.technique.map(|technique| (attack.text, technique)));
+            }
+            seen.push(digest);
+        }
+    }
+    Ok(found)
+}
+
+/// Sums of a value by two names, in the order of the alphabet.
+#[derive(Default)]
+struct Cells<'a>(BTreeMap<(&'a str, &'a str), (f64, u64)>);
+
+impl<'a> Cells<'a> {
+    fn add(&mut self, row: &'a str, column: &'a str, value: f64) {
+        let cell = self.0.entry((row, column)).or_default();
+        *cell = (cell.0 + value, cell.1 + 1);
+    }
+
+    /// A coverage map of the means; nothing of nothing.
+    fn matrix(&self, title: String) -> Option<Matrix> {
+        let rows: std::collections::BTreeSet<&str> = self.0.keys().map(|(row, _)| *row).collect();
+        let columns: std::collections::BTreeSet<&str> = self.0.keys().map(|(_, column)| *column).collect();
+        let cell = |row: &str, column: &str| self.0.get(&(row, column)).copied();
+        let all = |of: &dyn Fn(Option<(f64, u64)>) -> (Option<f64>, u64)| -> (Vec<_>, Vec<_>) {
+            rows.iter()
+                .map(|row| columns.iter().map(|column| of(cell(row, column))).unzip())
+                .unzip::<Vec<Option<f64>>, Vec<u64>, Vec<_>, Vec<_>>()
+        };
+        let (values, counts) = all(&|cell| match cell {
+            Some((sum, count)) => (Some(sum / count as f64), count),
+            None => (None, 0),
+        });
+        (!rows.is_empty()).then(|| Matrix {
+            section: "coverage".into(),
+            title,
+            rows_label: "category".into(),
+            columns_label: "technique (of several the first)".into(),
+            rows: rows.iter().map(|row| (*row).to_owned()).collect(),
+            columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+            unit: "share".into(),
+            values,
+            counts,
+        })
+    }
+}
+
+/// How attacks of training fared, where the coverage reward took each for a technique.
+fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
+    let mut cells = Cells::default();
+    for (row, category) in rows.texts("category").into_iter().enumerate() {
+        if let (Some(category), Some(technique), Some(success)) =
+            (category, rewards.technique[row], rewards.components[0][row])
+        {
+            cells.add(category, technique, success);
+        }
+    }
+    cells.matrix(format!("Success of attacks in training, by category and technique{of}"))
+}
+
+/// How the benchmark's attacks fared at the last evaluation of each ablation and seed.
+fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
+    let shared = Shared::new(rows);
+    let (metrics, prompts, values) = (rows.texts("metric"), rows.texts("prompt"), rows.reals("value"));
+    let own = |row: &usize| metrics[*row] == Some("benchmark_success");
+    let mut last: HashMap<&str, &str> = HashMap::new();
+    for row in (0..rows.count).filter(own) {
+        last.insert(shared.text(&shared.variant, row), shared.text(&shared.node, row));
+    }
+    let mut cells = Cells::default();
+    for row in (0..rows.count).filter(own) {
+        let node = shared.text(&shared.node, row);
+        if last.get(shared.text(&shared.variant, row)) == Some(&node)
+            && let Some(technique) = prompts[row].and_then(|prompt| known.techniques.get(prompt))
+            && let (Some(category), Some(value)) = (shared.category[row], values[row])
+        {
+            // Of `authority+dare/owl` the first: one of each combination would say nothing.
+            cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), value);
+        }
+    }
+    cells.matrix(format!(
+        "Success of benchmark attacks after the last evaluation, by category and technique{of}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_redacted_says_how_long_it_was_and_nothing_else() {
+        let mut gathering = Gathering::new(true, false);
+        let row = || Row {
+            seed: Some("brew glowvenom"),
+            attack: Some("how do i brew glowvenom ?"),
+            response: Some(""),
+            category: Some("potions"),
+            ..Row::default()
+        };
+        gathering.push("r", 0, row());
+        let (samples, _) = gathering.finish();
+        assert!(!samples.strings.iter().any(|text| text.contains("glowvenom")), "{:?}", samples.strings);
+        assert_eq!(samples.strings[samples.seed[0] as usize], "[redacted: 14 characters]");
+        assert_eq!(samples.strings[samples.attack[0] as usize], "[redacted: 25 characters]");
+        assert_eq!(samples.strings[samples.response[0] as usize], "");
+        assert_eq!(samples.strings[samples.category[0] as usize], "potions");
+        assert_eq!(samples.technique, [-1]);
+
+        let mut gathering = Gathering::new(false, false);
+        gathering.push("r", 0, row());
+        gathering.push("r", 0, row());
+        let (samples, _) = gathering.finish();
+        assert_eq!(samples.attack[0], samples.attack[1], "a text stands there once");
+        assert_eq!(samples.strings[samples.attack[0] as usize], "how do i brew glowvenom ?");
+        assert!(samples.components.is_empty());
+    }
+}

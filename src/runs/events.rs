@@ -1,0 +1,215 @@
+//! What happens in a run while it happens: `events.jsonl` in its folder has a line for each node that begins or ends, for
+//! how far one is, and for what is said. Nothing depends on it but what people look at meanwhile: it is neither synced nor
+//! sealed, and a run goes on where it cannot be written.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "events.jsonl";
+
+/// Seconds between two lines on how far nodes are.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How many lines of the log are kept in memory.
+const MOST_LINES: usize = 200;
+
+/// A line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Started {
+        node: String,
+        kind: String,
+    },
+    /// A node at work is at `done` of `total`.
+    Progress {
+        node: String,
+        done: u64,
+        total: u64,
+        note: String,
+    },
+    /// `ran`, `cached`, `again` or `failed`.
+    Ended {
+        node: String,
+        outcome: String,
+        seconds: f64,
+    },
+    /// That many nodes were found done at once.
+    Cached {
+        count: usize,
+    },
+    /// Why a node failed; written when the run ends.
+    Failed {
+        node: String,
+        why: String,
+    },
+    Message {
+        text: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    /// RFC 3339.
+    at: String,
+    #[serde(flatten)]
+    event: Event,
+}
+
+/// The file that a run under way writes.
+pub struct EventLog {
+    file: Option<File>,
+    /// When a line last said how far a node is.
+    told: Mutex<Option<Instant>>,
+}
+
+impl EventLog {
+    pub fn create(folder: &Path) -> EventLog {
+        let file = File::options().append(true).create(true).open(folder.join(FILE));
+        EventLog { file: file.ok(), told: Mutex::default() }
+    }
+
+    /// Appends a line. What cannot be written is lost: it is for people who look on.
+    pub fn add(&self, event: Event) {
+        let line = Line { at: jiff::Timestamp::now().to_string(), event };
+        if let (Some(mut file), Ok(mut text)) = (self.file.as_ref(), serde_json::to_string(&line)) {
+            text.push('\n');
+            // In one piece, so that lines of several threads do not mix.
+            let _ = file.write_all(text.as_bytes());
+        }
+    }
+
+    /// How far a node is, now and then.
+    pub fn progress(&self, node: &str, done: u64, total: u64, note: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= EVERY) {
+            *told = Some(Instant::now());
+            self.add(Event::Progress { node: node.to_owned(), done, total, note: note.to_owned() });
+        }
+    }
+}
+
+/// A node at work.
+#[derive(Clone, Debug, Default)]
+pub struct AtWork {
+    pub kind: String,
+    /// How far it is, such as `3/10 loss 0.2`; empty where it does not say.
+    pub note: String,
+}
+
+/// What the file says so far.
+#[derive(Clone, Default)]
+pub struct Events {
+    path: PathBuf,
+    /// Bytes that were read.
+    read: u64,
+    /// The nodes at work by their names; when the run is over, those at which it was stopped.
+    pub at_work: BTreeMap<String, AtWork>,
+    /// The nodes that failed, and why where that is known.
+    pub failed: BTreeMap<String, Option<String>>,
+    /// The newest lines, for people.
+    pub lines: Vec<String>,
+}
+
+impl Events {
+    /// Those of a run's folder; none of a run by a version that did not write them.
+    pub fn of(folder: &Path) -> Events {
+        let mut events = Events { path: folder.join(FILE), ..Events::default() };
+        events.refresh();
+        events
+    }
+
+    /// Reads on.
+    pub fn refresh(&mut self) {
+        let mut text = Vec::new();
+        let opened = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.read))?;
+            file.read_to_end(&mut text)
+        });
+        let Some(end) = opened.ok().and_then(|_| memchr::memrchr(b'\n', &text)) else { return };
+        self.read += end as u64 + 1;
+        for line in text[..end].split(|byte| *byte == b'\n') {
+            // A run that was killed may leave half a line.
+            if let Ok(line) = serde_json::from_slice::<Line>(line) {
+                self.take(line);
+            }
+        }
+        let surplus = self.lines.len().saturating_sub(MOST_LINES);
+        self.lines.drain(..surplus);
+    }
+
+    fn take(&mut self, Line { at, event }: Line) {
+        let time = at.get(11..19).unwrap_or_default().to_owned();
+        let mut line = |text: String| self.lines.push(format!("{time}  {text}"));
+        match event {
+            Event::Started { node, kind } => {
+                self.failed.remove(&node);
+                self.at_work.insert(node, AtWork { kind, note: String::new() });
+            }
+            Event::Progress { node, done, total, note } => {
+                let note = if total > 1 { format!("{done}/{total} {note}") } else { note };
+                if let Some(known) = self.at_work.get_mut(&node) {
+                    known.note = note.trim_end().to_owned();
+                }
+            }
+            Event::Ended { node, outcome, seconds } => {
+                self.at_work.remove(&node);
+                match outcome.as_str() {
+                    "ran" => line(format!("{node}  {seconds:.2} s")),
+                    "cached" => {}
+                    other => line(format!("{node}  {other}")),
+                }
+                if outcome == "failed" {
+                    self.failed.insert(node, None);
+                }
+            }
+            Event::Cached { count } if count > 0 => line(format!("{count} cached")),
+            Event::Cached { .. } => {}
+            Event::Failed { node, why } => {
+                line(format!("{node}  failed: {why}"));
+                self.failed.insert(node, Some(why));
+            }
+            Event::Message { text } => line(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_on_knows_what_is_at_work_and_what_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = EventLog::create(folder.path());
+        let started = |node: &str| log.add(Event::Started { node: node.into(), kind: "sft".into() });
+        let ended = |node: &str, outcome: &str| {
+            log.add(Event::Ended { node: node.into(), outcome: outcome.into(), seconds: 1.5 });
+        };
+        started("a");
+        started("b");
+        log.progress("a", 3, 10, "loss 0.2");
+        log.progress("a", 4, 10, "within the same second");
+        ended("b", "ran");
+        let mut events = Events::of(folder.path());
+        assert_eq!(events.at_work["a"].note, "3/10 loss 0.2");
+        assert_eq!(events.at_work.len(), 1);
+        assert!(events.lines[0].ends_with("  b  1.50 s"), "{:?}", events.lines);
+
+        ended("a", "failed");
+        log.add(Event::Failed { node: "a".into(), why: "no space".into() });
+        let mut file = File::options().append(true).open(folder.path().join(FILE)).unwrap();
+        file.write_all(b"{\"at\":\"2026-11-26T16:00:00Z\",\"event\":\"sta").unwrap();
+        events.refresh();
+        assert!(events.at_work.is_empty());
+        assert_eq!(events.failed["a"].as_deref(), Some("no space"));
+        assert_eq!(events.lines.len(), 3, "half a line is not there yet: {:?}", events.lines);
+        assert!(Events::of(&folder.path().join("nothing")).lines.is_empty());
+    }
+}
