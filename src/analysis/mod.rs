@@ -2,10 +2,12 @@
 //! seeds and ablations together, as tables and as curves.
 
 mod collect;
+pub mod export;
 mod halted;
 mod matrix;
 mod plot;
 mod rejudge;
+pub mod query;
 mod series;
 pub mod statistics;
 mod summary;

@@ -10,6 +10,7 @@ mod cache;
 mod compare;
 mod export;
 mod graph;
+mod grid;
 mod import;
 mod judge;
 mod kinds;
@@ -18,8 +19,10 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod query;
 mod results;
 mod runs;
+mod runs_export;
 mod schema;
 mod show;
 mod trace;
@@ -95,6 +98,8 @@ enum RunsCommand {
     Show(RunsShowArgs),
     /// Show where two runs part: parameters, code, nodes, metrics
     Compare(RunsCompareArgs),
+    /// Write runs as the files of other programs, such as Inspect, TensorBoard or MLflow
+    Export(runs_export::RunsExportArgs),
     /// Remove runs; `cache gc` then frees what only they used
     Rm(RunsRmArgs),
 }
@@ -320,6 +325,7 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
         Command::Runs(RunsCommand::Compare(args)) => runs::compare(&args),
+        Command::Runs(RunsCommand::Export(args)) => runs_export::command(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
         Command::Judge(args) => judge::command(&args),

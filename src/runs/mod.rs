@@ -5,10 +5,12 @@ mod folder;
 mod lineage;
 mod machine;
 mod tables;
+mod texts;
 mod variant;
 
 pub use folder::{Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use tables::{TABLES, Table, Tables};
+pub use texts::Texts;
 pub use variant::variant;
