@@ -170,7 +170,7 @@ fn csv(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(answer.headings.iter().map(|heading| &heading.name))?;
     let mut rows = 0;
-    while let Some(batch) = answer.next()? {
+    while let Some(batch) = answer.batch()? {
         for row in 0..batch.rows() {
             writer.write_record(batch.cells(row).map(|cell| match cell {
                 Value::Null => String::new(),
@@ -187,7 +187,7 @@ fn csv(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
 fn jsonl(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
     let mut writer = BufWriter::new(out);
     let mut rows = 0;
-    while let Some(batch) = answer.next()? {
+    while let Some(batch) = answer.batch()? {
         for row in 0..batch.rows() {
             let names = answer.headings.iter().map(|heading| heading.name.clone());
             writeln!(writer, "{}", Value::Object(names.zip(batch.json(row)).collect::<Map<_, _>>()))?;
@@ -201,7 +201,7 @@ fn jsonl(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
 /// The first rows, and how many there are in all.
 fn first(answer: &mut Answer, limit: usize, mut take: impl FnMut(Vec<Value>)) -> anyhow::Result<usize> {
     let mut rows = 0;
-    while let Some(batch) = answer.next()? {
+    while let Some(batch) = answer.batch()? {
         for row in 0..batch.rows().min(limit.saturating_sub(rows)) {
             take(batch.cells(row).collect());
         }

@@ -37,6 +37,12 @@ pub struct Outcome {
     pub value: f64,
 }
 
+/// A measure of success, and of each seed what came of the attempts at it.
+pub struct Attacked<'e> {
+    pub metric: &'e str,
+    pub seeds: Vec<(&'e str, Vec<&'e Outcome>)>,
+}
+
 impl Evaluation {
     /// Such as `20261125-101112_full-s1_after_red_defender`, for the names of files.
     pub fn name(&self, run: &str) -> String {
@@ -46,20 +52,21 @@ impl Evaluation {
     }
 
     /// The outcomes of each metric that counts successes of attacks: by the seed that was attacked, in their order.
-    pub fn attacked(&self) -> Vec<(&str, Vec<(&str, Vec<&Outcome>)>)> {
-        let mut metrics: Vec<(&str, Vec<(&str, Vec<&Outcome>)>)> = Vec::new();
+    pub fn attacked(&self) -> Vec<Attacked<'_>> {
+        let mut metrics: Vec<Attacked> = Vec::new();
+        let mut places: HashMap<(&str, &str), usize> = HashMap::new();
         for outcome in self.outcomes.iter().filter(|outcome| outcome.metric.ends_with("_success")) {
-            let at = metrics.iter().position(|(metric, _)| *metric == outcome.metric);
-            let at = at.unwrap_or_else(|| {
-                metrics.push((&outcome.metric, Vec::new()));
+            let (metric, seed) = (outcome.metric.as_str(), outcome.seed_id.as_str());
+            let at = metrics.iter().position(|attacked| attacked.metric == metric).unwrap_or_else(|| {
+                metrics.push(Attacked { metric, seeds: Vec::new() });
                 metrics.len() - 1
             });
-            let seeds = &mut metrics[at].1;
-            // Attempts at one seed stand together or in turns: both are short.
-            match seeds.iter_mut().find(|(seed, _)| *seed == outcome.seed_id) {
-                Some((_, outcomes)) => outcomes.push(outcome),
-                None => seeds.push((&outcome.seed_id, vec![outcome])),
-            }
+            let seeds = &mut metrics[at].seeds;
+            let place = *places.entry((metric, seed)).or_insert_with(|| {
+                seeds.push((seed, Vec::new()));
+                seeds.len() - 1
+            });
+            seeds[place].1.push(outcome);
         }
         metrics
     }

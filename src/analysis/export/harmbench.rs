@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::ensure;
 use serde_json::{Map, Value, json};
 
-use super::evaluations::{evaluations, goals};
+use super::evaluations::{Attacked, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
 const COLUMNS: [&str; 6] =
@@ -19,7 +19,7 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     for source in sources {
         let goals = goals(source)?;
         for evaluation in evaluations(source)? {
-            for (metric, seeds) in evaluation.attacked() {
+            for Attacked { metric, seeds } in evaluation.attacked() {
                 let (mut cases, mut completions) = (Map::new(), Map::new());
                 for (seed_id, attempts) in seeds {
                     let prompts = attempts.iter().map(|attempt| source.texts.show(&attempt.prompt).into());

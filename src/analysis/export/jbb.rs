@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::evaluations::{Evaluation, evaluations, goals};
+use super::evaluations::{Attacked, Evaluation, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
@@ -14,7 +14,7 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     for source in sources {
         let goals = goals(source)?;
         for evaluation in evaluations(source)? {
-            for (metric, seeds) in evaluation.attacked() {
+            for Attacked { metric, seeds } in evaluation.attacked() {
                 any = true;
                 let jailbreaks: Vec<Value> = seeds
                     .iter()

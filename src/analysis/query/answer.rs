@@ -48,7 +48,7 @@ impl Answer {
     }
 
     /// The next rows; nothing after the last.
-    pub fn next(&mut self) -> anyhow::Result<Option<Batch>> {
+    pub fn batch(&mut self) -> anyhow::Result<Option<Batch>> {
         let Some(batches) = &self.batches else { return Ok(None) };
         if let Ok(frame) = batches.recv() {
             return Ok(Some(Batch::new(frame)));

@@ -32,7 +32,8 @@ pub struct ColumnDoc {
 pub fn described() -> Vec<TableDoc> {
     let mut tables = overview::described();
     for table in &TABLES {
-        let columns = table.schema().fields().iter().map(|field| ColumnDoc {
+        let schema = table.schema();
+        let columns = schema.fields().iter().map(|field| ColumnDoc {
             name: field.name().clone(),
             kind: kind(&polars_type(field.data_type())),
             about: field.metadata().get("description").cloned().unwrap_or_default(),

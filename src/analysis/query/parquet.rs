@@ -13,7 +13,7 @@ pub fn write_parquet(answer: &mut Answer, path: &Path) -> anyhow::Result<usize> 
     let mut writer =
         ParquetWriter::new(file).with_compression(ParquetCompression::Snappy).batched(&answer.schema)?;
     let mut rows = 0;
-    while let Some(batch) = answer.next()? {
+    while let Some(batch) = answer.batch()? {
         writer.write_batch(&batch.frame)?;
         rows += batch.rows();
     }

@@ -19,10 +19,12 @@ pub(super) enum Failure {
     Panic(String),
 }
 
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
+
 /// Keeps what panics print from the terminal as long as a query is at work: they become errors. Its threads panic for
 /// themselves, so what the first of them said is remembered.
 pub(super) struct Quiet {
-    before: Option<Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>>,
+    before: Option<Hook>,
 }
 
 static SAID: Mutex<Option<String>> = Mutex::new(None);
