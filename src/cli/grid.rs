@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 const CELL: usize = 60;
 
 /// Columns of text are not cut below this.
-const LEAST: usize = 8;
+const LEAST: usize = 16;
 
 /// What stands between columns.
 const GAP: usize = 2;
@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(lines[1], "a    one two three four …           0.25");
         assert_eq!(lines[2], "b    wörter\\n\\u{1b}[31m      123456.789");
         assert_eq!(lines[3], "c    漢字漢字漢字漢字漢…       1.000e-7");
-        let (lines, hidden) = grid.lines(20);
-        assert_eq!((lines[1].as_str(), hidden), ("a    one two…", &["value".to_owned()][..]));
+        let (lines, hidden) = grid.lines(22);
+        assert_eq!((lines[1].as_str(), hidden), ("a    one two three f…", &["value".to_owned()][..]));
         assert_eq!(grid.lines(1).0[1], "a");
     }
 }

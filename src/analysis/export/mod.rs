@@ -44,6 +44,7 @@ pub fn export(sources: &[Source], format: Format, out: &Path) -> anyhow::Result<
     refuse_existing(out)?;
     let fail = || format!("cannot write {}", out.display());
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(parent.is_dir(), "there is no folder {}: make it first", parent.display());
     // All of it is there, or nothing.
     let making = tempfile::Builder::new().prefix(".exporting-").tempdir_in(parent).with_context(fail)?;
     let place = std::path::absolute(out).with_context(fail)?;

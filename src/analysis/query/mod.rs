@@ -36,6 +36,12 @@ pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
     let named = quiet
         .guarded(|| extract_table_identifiers(sql, false, true))
         .map_err(|failure| trouble.explain(failure))?;
+    let begins = sql.split_whitespace().next().unwrap_or_default();
+    // Polars would list those that were opened: none.
+    anyhow::ensure!(
+        !begins.eq_ignore_ascii_case("show"),
+        "`triplay results query --schema` shows the tables"
+    );
     let mut catalog = Catalog::new(folders);
     let mut tables: Vec<(String, LazyFrame)> = Vec::new();
     // Other names are those of common table expressions, or wrong: Polars tells.
