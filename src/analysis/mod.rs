@@ -3,9 +3,11 @@
 
 mod collect;
 pub mod compare;
+pub mod export;
 mod halted;
 mod matrix;
 mod plot;
+pub mod query;
 mod rejudge;
 mod series;
 pub mod statistics;

@@ -11,6 +11,7 @@ mod compare;
 mod compare_runs;
 mod export;
 mod graph;
+mod grid;
 mod import;
 mod judge;
 mod kinds;
@@ -19,9 +20,11 @@ mod model;
 mod pipeline;
 mod plan;
 mod progress;
+mod query;
 mod report;
 mod results;
 mod runs;
+mod runs_export;
 mod schema;
 mod show;
 mod trace;
@@ -102,6 +105,8 @@ enum RunsCommand {
     Show(RunsShowArgs),
     /// Show where runs part, what that did to their metrics, and whether it may be chance
     Compare(RunsCompareArgs),
+    /// Write runs as the files of other programs, such as Inspect, TensorBoard or MLflow
+    Export(runs_export::RunsExportArgs),
     /// Remove runs; `cache gc` then frees what only they used
     Rm(RunsRmArgs),
 }
@@ -335,6 +340,7 @@ pub fn main() -> ExitCode {
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
         Command::Runs(RunsCommand::Compare(args)) => compare_runs::command(&args),
+        Command::Runs(RunsCommand::Export(args)) => runs_export::command(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),
         Command::Results(command) => results::command(&command),
         Command::Report(args) => report::command(&args),

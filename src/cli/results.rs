@@ -18,6 +18,8 @@ pub enum ResultsCommand {
     Table(TableArgs),
     /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),
+    /// Ask anything of the rows of all runs, in SQL
+    Query(super::query::QueryArgs),
 }
 
 #[derive(Args)]
@@ -65,6 +67,7 @@ pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
         ResultsCommand::Plot(args) => plot(args),
+        ResultsCommand::Query(args) => super::query::command(args),
     }
 }
 

@@ -60,6 +60,14 @@ pub struct RunRecord {
     pub seconds: f64,
 }
 
+impl RunRecord {
+    /// Where the run's cache has content, if it has it.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.to_string();
+        self.cache.join("blobs").join(&hex[..2]).join(hex)
+    }
+}
+
 /// An open run folder.
 pub struct RunFolder {
     pub path: PathBuf,
@@ -333,8 +341,7 @@ impl Run {
             let known: Vec<&str> = node.outputs.iter().map(|output| output.name.as_str()).collect();
             bail!("`{}` has the outputs {}", node.node, known.join(", "))
         };
-        let hex = found.digest.to_string();
-        Ok((found, self.record.cache.join("blobs").join(&hex[..2]).join(hex)))
+        Ok((found, self.record.blob(&found.digest)))
     }
 }
 

@@ -6,6 +6,7 @@ mod folder;
 mod lineage;
 mod machine;
 mod tables;
+mod texts;
 mod variant;
 
 pub use events::{AtWork, Event, EventLog, Events};
@@ -13,4 +14,5 @@ pub use folder::{Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use tables::{TABLES, Table, Tables};
+pub use texts::Texts;
 pub use variant::variant;

@@ -1,0 +1,91 @@
+//! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defense model
+//! and measure of success. As there, a behavior stands once: with the first attempt that succeeded, or the last.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use super::evaluations::{Attacked, Evaluation, evaluations, goals};
+use super::{Source, create_json, free, safe};
+
+pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+    let mut any = false;
+    for source in sources {
+        let goals = goals(source)?;
+        for evaluation in evaluations(source)? {
+            for Attacked { metric, seeds } in evaluation.attacked() {
+                any = true;
+                let jailbreaks: Vec<Value> = seeds
+                    .iter()
+                    .enumerate()
+                    .map(|(index, (seed_id, attempts))| {
+                        let first = attempts.iter().position(|attempt| attempt.value > 0.0);
+                        let Some(shown) = attempts.get(first.unwrap_or(attempts.len() - 1)) else {
+                            return Value::Null;
+                        };
+                        let goal = goals.get(*seed_id).map(|(seed, _)| seed.as_str()).unwrap_or_default();
+                        json!({
+                            "index": index,
+                            "goal": source.texts.show(goal),
+                            "behavior": seed_id,
+                            "category": shown.category,
+                            "prompt": source.texts.show(&shown.prompt),
+                            "response": source.texts.show(&shown.response),
+                            "number_of_queries": attempts.len(),
+                            "queries_to_jailbreak": first.map(|first| first + 1),
+                            "prompt_tokens": null,
+                            "response_tokens": null,
+                            "jailbroken": first.is_some(),
+                        })
+                    })
+                    .collect();
+                let queries = seeds.iter().map(|(_, attempts)| attempts.len()).sum();
+                let parameters = parameters(source, &evaluation, metric, &jailbreaks, queries);
+                let stem = format!("{}_{}", evaluation.name(&source.run.record.run), safe(metric));
+                let artifact = json!({ "parameters": parameters, "jailbreaks": jailbreaks });
+                create_json(&free(folder, &stem, ".json"), &artifact)?;
+            }
+        }
+    }
+    ensure!(
+        any,
+        "no attacks were evaluated in these runs, or not yet: `evaluate`, `measure` and `cross_play` do"
+    );
+    Ok(())
+}
+
+fn parameters(
+    source: &Source,
+    evaluation: &Evaluation,
+    metric: &str,
+    jailbreaks: &[Value],
+    queries: usize,
+) -> Value {
+    let record = &source.run.record;
+    let broken = jailbreaks.iter().filter(|jailbreak| jailbreak["jailbroken"] == true).count();
+    json!({
+        "method": format!("triplay-{}", record.pipeline),
+        "model": evaluation.subject,
+        // The attacker learns from verdicts on what defenders say, and sees nothing else of them.
+        "attack_type": "black_box",
+        "defense": null,
+        "attack_success_rate": broken as f64 / jailbreaks.len().max(1) as f64,
+        "total_number_of_jailbreaks": broken,
+        "number_of_submitted_prompts": jailbreaks.len(),
+        "total_number_of_queries": queries,
+        "total_prompt_tokens": null,
+        "total_response_tokens": null,
+        "evaluation_date": record.began.get(..10).unwrap_or("1970-01-01"),
+        "evaluation_llm_provider": "local",
+        "method_parameters": {
+            "run": record.run,
+            "run_status": record.status,
+            "variant": evaluation.variant,
+            "node": evaluation.node,
+            "phase": evaluation.phase,
+            "metric": metric,
+            "checkpoint": evaluation.checkpoint.as_ref().map_or("", |(_, digest)| digest.as_str()),
+        },
+    })
+}

@@ -1,0 +1,159 @@
+//! Runs in the layout of MLflow's file store, so that `mlflow ui --backend-store-uri DIR` shows them: an experiment for
+//! each pipeline, a run for each variant of a run, its parameters, its metrics with their history, and tags.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::scalars::{Scalar, scalars};
+use super::{Source, create};
+use crate::store::Digest;
+
+/// Writes below `folder`, which will stand at `place`.
+pub fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<()> {
+    for source in sources {
+        let record = &source.run.record;
+        let experiment = experiment(folder, place, source)?;
+        let mut curves = scalars(source)?;
+        for (variant, params) in &record.params {
+            let curves = curves.remove(variant).unwrap_or_default();
+            run(&folder.join(&experiment), &place.join(&experiment), source, variant, params, &curves)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the experiment of a run's pipeline, if it is not there yet; its number.
+fn experiment(folder: &Path, place: &Path, source: &Source) -> anyhow::Result<String> {
+    let record = &source.run.record;
+    // Numbers are what MLflow gives; of the name, so that two exports agree.
+    let digest = Digest::of_bytes(record.pipeline.as_bytes()).to_string();
+    let number = u64::from_str_radix(&digest[..14], 16).unwrap_or(1) + 1;
+    let id = number.to_string();
+    let path = folder.join(&id).join("meta.yaml");
+    if !path.exists() {
+        let time = began(source);
+        let meta = yaml(&[
+            ("artifact_location", address(&place.join(&id)).into()),
+            ("creation_time", time.into()),
+            ("experiment_id", id.as_str().into()),
+            ("last_update_time", time.into()),
+            ("lifecycle_stage", "active".into()),
+            ("name", record.pipeline.as_str().into()),
+        ]);
+        create(&path, meta.as_bytes())?;
+    }
+    Ok(id)
+}
+
+fn run(
+    folder: &Path,
+    place: &Path,
+    source: &Source,
+    variant: &str,
+    params: &Value,
+    curves: &[Scalar],
+) -> anyhow::Result<()> {
+    let record = &source.run.record;
+    let title = if variant.is_empty() { record.run.clone() } else { format!("{}@{variant}", record.run) };
+    let id = Digest::of_bytes(format!("{}/{title}", record.pipeline).as_bytes()).to_string()[..32].to_owned();
+    let own = folder.join(&id);
+    let experiment = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let start = began(source);
+    // As MLflow counts them: 1 running, 3 finished, 4 failed, 5 killed.
+    let status = match record.status.as_str() {
+        "done" => 3,
+        "running" => 1,
+        "failed" => 4,
+        _ => 5,
+    };
+    let end = if status == 1 { Value::Null } else { (start + (record.seconds * 1e3) as i64).into() };
+    let meta = yaml(&[
+        ("artifact_uri", address(&place.join(&id).join("artifacts")).into()),
+        ("end_time", end),
+        ("entry_point_name", "".into()),
+        ("experiment_id", experiment.into()),
+        ("lifecycle_stage", "active".into()),
+        ("run_id", id.as_str().into()),
+        ("run_name", title.as_str().into()),
+        ("run_uuid", id.as_str().into()),
+        ("source_name", "".into()),
+        ("source_type", 4.into()),
+        ("source_version", "".into()),
+        ("start_time", start.into()),
+        ("status", status.into()),
+        ("tags", Value::Array(Vec::new())),
+        ("user_id", "".into()),
+    ]);
+    create(&own.join("meta.yaml"), meta.as_bytes())?;
+    // Without these MLflow takes the folder for no run.
+    for name in ["artifacts", "metrics", "params", "tags"] {
+        fs::create_dir_all(own.join(name))?;
+    }
+    for (name, value) in params.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        create(&own.join("params").join(allowed(name)), text.as_bytes())?;
+    }
+    let mut histories: BTreeMap<String, String> = BTreeMap::new();
+    for curve in curves {
+        // MLflow reads numbers as Python does, `NaN` and `inf` too.
+        writeln!(
+            histories.entry(allowed(&curve.tag)).or_default(),
+            "{} {} {}",
+            curve.time,
+            curve.value,
+            curve.step
+        )?;
+    }
+    for (name, history) in &histories {
+        create(&own.join("metrics").join(name), history.as_bytes())?;
+    }
+    let nodes = format!("{} of {}", source.run.nodes.len(), record.nodes);
+    let tags = [
+        ("mlflow.runName", title.as_str()),
+        ("mlflow.source.type", "LOCAL"),
+        ("triplay.run", &record.run),
+        ("triplay.pipeline", &record.pipeline),
+        ("triplay.variant", variant),
+        ("triplay.status", &record.status),
+        ("triplay.nodes", &nodes),
+        ("triplay.version", &record.triplay),
+        ("triplay.host", &record.machine.host),
+    ];
+    tags.iter().try_for_each(|(name, value)| create(&own.join("tags").join(name), value.as_bytes()))
+}
+
+fn began(source: &Source) -> i64 {
+    source.run.record.began.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_millisecond())
+}
+
+/// A name as MLflow allows it: letters, digits and `_-. :/`; nothing in it leads elsewhere.
+fn allowed(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "_-. :".contains(c) { c } else { '_' };
+    let part = |part: &str| {
+        let text: String = part.chars().map(plain).collect();
+        if text.trim_matches(['.', ' ']).is_empty() { "_".to_owned() } else { text }
+    };
+    name.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+/// A path as an address that keeps what is not plain in it.
+fn address(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut text = String::from("file://");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            byte if byte.is_ascii_alphanumeric() || b"/._-~".contains(byte) => text.push(char::from(*byte)),
+            byte => text += &format!("%{byte:02X}"),
+        }
+    }
+    text
+}
+
+/// YAML of one level: JSON's values are YAML's.
+fn yaml(fields: &[(&str, Value)]) -> String {
+    fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+}

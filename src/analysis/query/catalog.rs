@@ -1,0 +1,180 @@
+//! The tables that queries know: what they hold, and how they are opened.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use arrow_schema::DataType as Arrow;
+use polars::prelude::{
+    DataType, Field, LazyFrame, PlRefPath, ScanArgsParquet, Schema, SchemaRef as PolarsSchemaRef,
+};
+
+use super::overview;
+use super::trouble::Trouble;
+use crate::runs::{Run, TABLES, Tables};
+
+/// A table in words.
+pub struct TableDoc {
+    pub name: &'static str,
+    /// What a row is.
+    pub about: &'static str,
+    pub columns: Vec<ColumnDoc>,
+}
+
+/// A column in words.
+pub struct ColumnDoc {
+    pub name: String,
+    /// `text`, `integer`, `number`, `boolean` or `list of text`.
+    pub kind: &'static str,
+    pub about: String,
+}
+
+/// All tables, those of the runs' records first.
+pub fn described() -> Vec<TableDoc> {
+    let mut tables = overview::described();
+    for table in &TABLES {
+        let schema = table.schema();
+        let columns = schema.fields().iter().map(|field| ColumnDoc {
+            name: field.name().clone(),
+            kind: kind(&polars_type(field.data_type())),
+            about: field.metadata().get("description").cloned().unwrap_or_default(),
+        });
+        tables.push(TableDoc { name: table.name, about: table.about, columns: columns.collect() });
+    }
+    tables
+}
+
+/// A type as people say it.
+pub(super) fn kind(data_type: &DataType) -> &'static str {
+    match data_type {
+        DataType::String => "text",
+        DataType::Boolean => "boolean",
+        DataType::List(_) => "list of text",
+        other if other.is_integer() => "integer",
+        _ => "number",
+    }
+}
+
+/// Opens tables of runs.
+pub(super) struct Catalog<'a> {
+    folders: &'a [PathBuf],
+    /// The tables of the runs that have some, once a query needs them.
+    tables: Option<Vec<Tables>>,
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Catalog<'a> {
+    pub fn new(folders: &'a [PathBuf]) -> Catalog<'a> {
+        Catalog { folders, tables: None, warnings: Vec::new() }
+    }
+
+    /// The table of this name; nothing where there is none.
+    pub fn open(&mut self, name: &str, trouble: &mut Trouble) -> anyhow::Result<Option<LazyFrame>> {
+        let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
+            let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
+            trouble.files.extend(files.iter().cloned());
+            let fields = table.schema();
+            let schema: Schema =
+                fields.fields().iter().map(|field| of(field.name(), field.data_type())).collect();
+            Some(scan(&files, schema.into())?)
+        } else {
+            let (frame, warnings) = overview::open(name, self.folders)?;
+            self.warn(warnings);
+            frame
+        };
+        Ok(frame)
+    }
+
+    /// The tables of all runs. A run that cannot be read is left out and named.
+    fn tables(&mut self) -> anyhow::Result<&[Tables]> {
+        if self.tables.is_none() {
+            let (mut found, mut warnings) = (Vec::new(), Vec::new());
+            for (folder, tables) in self.folders.iter().zip(Tables::of_all(self.folders)) {
+                match tables {
+                    Ok(tables) => {
+                        if tables.missing > 0 {
+                            warnings.push(format!(
+                                "{}: {} datasets are no longer in the cache and their rows are left out; run the \
+                                 pipeline again to make them",
+                                folder.display(),
+                                tables.missing
+                            ));
+                        }
+                        found.push(tables);
+                    }
+                    Err(error) => warnings.push(unreadable(folder, &error)),
+                }
+            }
+            self.warn(warnings);
+            anyhow::ensure!(
+                !found.is_empty(),
+                "none of the {} runs can be read{}",
+                self.folders.len(),
+                self.warnings.first().map(|first| format!(": {first}")).unwrap_or_default()
+            );
+            self.tables = Some(found);
+        }
+        Ok(self.tables.as_deref().unwrap_or_default())
+    }
+
+    /// Says each thing once.
+    fn warn(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+}
+
+/// A run that is left out, and what helps.
+pub(super) fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
+    format!("{} is left out: {error:#}; `triplay runs rm {}` removes it", folder.display(), folder.display())
+}
+
+/// The records of runs; those that cannot be read are left out and named.
+pub(super) fn records<T: Send>(
+    folders: &[PathBuf],
+    read: impl Fn(&std::path::Path) -> anyhow::Result<T> + Sync,
+) -> (Vec<T>, Vec<String>) {
+    use rayon::prelude::*;
+    let (mut found, mut warnings) = (Vec::new(), Vec::new());
+    let all: Vec<anyhow::Result<T>> = folders.par_iter().map(|folder| read(folder)).collect();
+    for (folder, one) in folders.iter().zip(all) {
+        match one {
+            Ok(one) => found.push(one),
+            Err(error) => warnings.push(unreadable(folder, &error)),
+        }
+    }
+    (found, warnings)
+}
+
+/// Many files as one table. With the schema at hand no file is opened before the query runs, and a table without files
+/// has its columns all the same.
+fn scan(files: &[PathBuf], schema: PolarsSchemaRef) -> anyhow::Result<LazyFrame> {
+    let paths = files.iter().map(|file| Ok(PlRefPath::new(file.to_str().context("a path is not UTF-8")?)));
+    let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
+    let args = ScanArgsParquet { schema: Some(schema), glob: false, ..Default::default() };
+    Ok(LazyFrame::scan_parquet_files(paths.into(), args)?)
+}
+
+fn of(name: &str, data_type: &Arrow) -> Field {
+    Field::new(name.into(), polars_type(data_type))
+}
+
+/// The types that tables of runs have.
+fn polars_type(data_type: &Arrow) -> DataType {
+    match data_type {
+        Arrow::Boolean => DataType::Boolean,
+        Arrow::UInt32 => DataType::UInt32,
+        Arrow::UInt64 => DataType::UInt64,
+        Arrow::Float64 => DataType::Float64,
+        Arrow::List(item) => DataType::List(Box::new(polars_type(item.data_type()))),
+        _ => DataType::String,
+    }
+}
+
+/// Reads a run's record only.
+pub(super) fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
+    let record = Run::read_record(folder)?;
+    Ok(Run { folder: folder.to_owned(), record, nodes: Vec::new(), ablation: None, damaged: 0 })
+}

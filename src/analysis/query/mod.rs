@@ -1,0 +1,62 @@
+//! SQL over the rows of many runs, as `triplay results query` asks it: which tables there are ([`catalog`]), those that
+//! are made of the records of runs ([`overview`]), what comes out ([`answer`]), and what went wrong, in words
+//! ([`trouble`]). Polars reads the Parquet files of the runs lazily, so that not even the rows of one table need to fit
+//! in memory; it stays within this module, and so do its panics.
+
+mod answer;
+mod catalog;
+mod overview;
+mod parquet;
+mod trouble;
+
+use std::path::PathBuf;
+
+use polars::prelude::LazyFrame;
+use polars::sql::{SQLContext, extract_table_identifiers};
+
+pub use answer::{Answer, Batch, Heading};
+pub use catalog::{ColumnDoc, TableDoc, described};
+pub use parquet::write_parquet;
+
+use catalog::Catalog;
+use trouble::Trouble;
+
+/// An answer, and what the asker should know about what it is made of.
+pub struct Asked {
+    pub answer: Answer,
+    /// Runs that could not be read, and rows that are not there any more.
+    pub warnings: Vec<String>,
+}
+
+/// Answers a query over the runs in these folders. Only the tables that it names are opened; those of a run that has
+/// none yet are made.
+pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
+    let quiet = trouble::Quiet::new();
+    let mut trouble = Trouble::default();
+    let named = quiet
+        .guarded(|| extract_table_identifiers(sql, false, true))
+        .map_err(|failure| trouble.explain(failure))?;
+    let begins = sql.split_whitespace().next().unwrap_or_default();
+    // Polars would list those that were opened: none.
+    anyhow::ensure!(
+        !begins.eq_ignore_ascii_case("show"),
+        "`triplay results query --schema` shows the tables"
+    );
+    let mut catalog = Catalog::new(folders);
+    let mut tables: Vec<(String, LazyFrame)> = Vec::new();
+    // Other names are those of common table expressions, or wrong: Polars tells.
+    for name in &named {
+        if let Some(frame) = catalog.open(name, &mut trouble)? {
+            tables.push((name.clone(), frame));
+        }
+    }
+    let planned = quiet.guarded(|| {
+        let mut context = SQLContext::new();
+        tables.into_iter().for_each(|(name, frame)| context.register(&name, frame));
+        let mut frame = context.execute(sql)?;
+        let schema = frame.collect_schema()?;
+        Ok((frame, schema))
+    });
+    let (frame, schema) = planned.map_err(|failure| trouble.explain(failure))?;
+    Ok(Asked { answer: Answer::begin(frame, schema, trouble, quiet), warnings: catalog.warnings })
+}

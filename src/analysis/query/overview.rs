@@ -1,0 +1,209 @@
+//! The tables that are made of the records of runs: `runs`, `params` and `checkpoints`. A column is its name, what it
+//! means and how it is made, in one place.
+
+use std::path::PathBuf;
+
+use polars::prelude::{Column, DataFrame, IntoLazy, LazyFrame, NamedFrom, Series};
+use serde_json::Value;
+
+use super::catalog::{ColumnDoc, TableDoc, kind, record, records};
+use crate::engine::{NodeOutput, NodeReport};
+use crate::runs::{self, Run};
+
+/// A column of rows of type `R`.
+struct Made<R: 'static> {
+    name: &'static str,
+    about: &'static str,
+    column: fn(&[R]) -> Series,
+}
+
+/// One column: a name, its meaning, and the value of a row.
+macro_rules! made {
+    ($row:ty: $($name:ident, $about:literal, $value:expr;)*) => {
+        &[$(Made {
+            name: stringify!($name),
+            about: $about,
+            column: |rows| {
+                let value: fn(&$row) -> _ = $value;
+                Series::new(stringify!($name).into(), rows.iter().map(value).collect::<Vec<_>>())
+            },
+        }),*]
+    };
+}
+
+const RUNS: &[Made<Run>] = made! { Run:
+    run, "Name of the run.", |run| run.record.run.clone();
+    pipeline, "Name of its pipeline.", |run| run.record.pipeline.clone();
+    status, "`running`, `done`, `failed`, `interrupted`, or `killed` where it had no time to say.", |run| run.record.status.clone();
+    began, "When it began (RFC 3339): as text it sorts by time.", |run| run.record.began.clone();
+    seconds, "How long it took.", |run| run.record.seconds;
+    nodes, "Nodes of its graph.", |run| run.record.nodes as u64;
+    ran, "Nodes that were executed.", |run| run.record.ran as u64;
+    cached, "Nodes that were found.", |run| run.record.cached as u64;
+    again, "Nodes that were executed although recorded, since a dropped output was needed.", |run| run.record.again as u64;
+    failed, "Nodes that failed.", |run| run.record.failed as u64;
+    skipped, "Nodes that were not reached.", |run| run.record.skipped as u64;
+    variants, "Ablations and seeds that it runs side by side; 1 of the pipeline as it stands.", |run| run.record.params.len() as u64;
+    settings, "Its `--set`s.", |run| run.record.settings.join(" ");
+    digest, "Of the names and keys of all nodes, once all are done: runs that came to the same have the same.",
+        |run| run.record.digest.map(|digest| digest.to_string());
+    triplay, "Version of triplay.", |run| run.record.triplay.clone();
+    file, "The pipeline's file.", |run| run.record.file.display().to_string();
+    folder, "The run's folder.", |run| run.folder.display().to_string();
+    cache, "The cache that holds its outputs.", |run| run.record.cache.display().to_string();
+    host, "Name of the machine.", |run| run.record.machine.host.clone();
+    system, "Its operating system and architecture.", |run| run.record.machine.system.clone();
+    processor, "Its processor.", |run| run.record.machine.processor.clone();
+    cores, "Its cores.", |run| run.record.machine.cores as u64;
+    memory, "Its memory in bytes.", |run| run.record.machine.memory;
+};
+
+/// A parameter of a run.
+struct Param {
+    run: String,
+    pipeline: String,
+    ablation: String,
+    variant: String,
+    seed: Option<u64>,
+    name: String,
+    value: Value,
+}
+
+const PARAMS: &[Made<Param>] = made! { Param:
+    run, "Name of the run.", |row| row.run.clone();
+    pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
+    ablation, "The ablation; empty of the pipeline as it stands.", |row| row.ablation.clone();
+    variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant.clone();
+    variant_seed, "The seed, where the run has several.", |row| row.seed;
+    name, "Name of the parameter.", |row| row.name.clone();
+    value, "Its value as text; lists and maps as JSON.", |row| match &row.value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    number, "Its value, where it is a number.", |row| row.value.as_f64();
+};
+
+/// A model that a node of a run made.
+struct Checkpoint {
+    run: String,
+    pipeline: String,
+    node: NodeReport,
+    output: NodeOutput,
+    kept: bool,
+}
+
+impl Checkpoint {
+    fn variant(&self) -> (String, Option<u64>, String, String) {
+        let (ablation, seed, name) = runs::variant(&self.node.node);
+        let full = self.node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/');
+        (ablation.to_owned(), seed, name.to_owned(), full.to_owned())
+    }
+
+    fn position(&self, depth: usize) -> u32 {
+        self.node.position.get(depth).copied().unwrap_or(0)
+    }
+}
+
+const CHECKPOINTS: &[Made<Checkpoint>] = made! { Checkpoint:
+    run, "Name of the run.", |row| row.run.clone();
+    pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
+    ablation, "The ablation; empty of the pipeline as it stands.", |row| row.variant().0;
+    variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant().3;
+    variant_seed, "The seed, where the run has several.", |row| row.variant().1;
+    node, "The node that made it, without the variant, such as `play[1]/red[03]/update`.", |row| row.variant().2;
+    output, "Which of the node's outputs it is.", |row| row.output.name.clone();
+    kind, "The node's stage kind.", |row| row.node.kind.clone();
+    iteration, "Round of the outermost loop, from 1; 0 outside loops.", |row| row.position(0);
+    step, "Round of the loop within, from 1; 0 where there is none.", |row| row.position(1);
+    key, "The node's key: of everything that it was made of.", |row| row.node.key.to_string();
+    digest, "Of its content.", |row| row.output.digest.to_string();
+    bytes, "Its size.", |row| row.output.bytes;
+    seconds, "Seconds of work when it was made, be it in an earlier run.", |row| row.node.seconds;
+    cached, "Whether this run found it made.", |row| row.node.cached;
+    kept, "Whether the cache still has it.", |row| row.kept;
+};
+
+const ABOUT: [(&str, &str); 3] = [
+    ("runs", "a run"),
+    ("params", "a parameter of a run, of each of its ablations and seeds"),
+    ("checkpoints", "a model that a run made"),
+];
+
+/// The tables in words.
+pub(super) fn described() -> Vec<TableDoc> {
+    let [runs, params, checkpoints] = ABOUT;
+    vec![document(runs, RUNS), document(params, PARAMS), document(checkpoints, CHECKPOINTS)]
+}
+
+fn document<R>((name, about): (&'static str, &'static str), columns: &[Made<R>]) -> TableDoc {
+    let columns = columns.iter().map(|made| ColumnDoc {
+        name: made.name.to_owned(),
+        kind: kind((made.column)(&[]).dtype()),
+        about: made.about.to_owned(),
+    });
+    TableDoc { name, about, columns: columns.collect() }
+}
+
+/// The table of this name, if it is one of these, and the runs that could not be read.
+pub(super) fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
+    let (frame, warnings) = match name {
+        "runs" => {
+            let (runs, warnings) = records(folders, record);
+            (frame(RUNS, &runs)?, warnings)
+        }
+        "params" => {
+            let (runs, warnings) = records(folders, record);
+            (frame(PARAMS, &runs.iter().flat_map(params).collect::<Vec<_>>())?, warnings)
+        }
+        "checkpoints" => {
+            let (runs, warnings) = records(folders, |folder| Ok(checkpoints(Run::read(folder)?)));
+            (frame(CHECKPOINTS, &runs.into_iter().flatten().collect::<Vec<_>>())?, warnings)
+        }
+        _ => return Ok((None, Vec::new())),
+    };
+    Ok((Some(frame.lazy()), warnings))
+}
+
+fn frame<R>(columns: &[Made<R>], rows: &[R]) -> anyhow::Result<DataFrame> {
+    let columns: Vec<Column> = columns.iter().map(|made| (made.column)(rows).into()).collect();
+    Ok(DataFrame::new(rows.len(), columns)?)
+}
+
+fn params(run: &Run) -> Vec<Param> {
+    let mut rows = Vec::new();
+    for (variant, params) in &run.record.params {
+        // As if it were in the name of a node.
+        let node = format!("{variant}/");
+        let (ablation, seed, _) = if variant.is_empty() { ("", None, "") } else { runs::variant(&node) };
+        for (name, value) in params.as_object().into_iter().flatten() {
+            rows.push(Param {
+                run: run.record.run.clone(),
+                pipeline: run.record.pipeline.clone(),
+                ablation: ablation.to_owned(),
+                variant: variant.clone(),
+                seed,
+                name: name.clone(),
+                value: value.clone(),
+            });
+        }
+    }
+    rows
+}
+
+fn checkpoints(run: Run) -> Vec<Checkpoint> {
+    let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
+    nodes.sort_by_key(|node| node.index);
+    let mut rows = Vec::new();
+    for node in nodes {
+        for output in node.outputs.iter().filter(|output| output.artifact == "model") {
+            rows.push(Checkpoint {
+                run: run.record.run.clone(),
+                pipeline: run.record.pipeline.clone(),
+                kept: run.record.blob(&output.digest).exists(),
+                node: node.clone(),
+                output: output.clone(),
+            });
+        }
+    }
+    rows
+}

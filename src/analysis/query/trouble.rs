@@ -1,0 +1,168 @@
+//! What went wrong with a query, in words, with what helps. Polars may panic where it meets what it does not support:
+//! that is caught here, and nothing of it reaches the terminal.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::anyhow;
+use polars::prelude::{PolarsError, PolarsResult};
+
+use super::catalog::described;
+use crate::data;
+use crate::engine::nearest;
+
+/// Why Polars did not do it.
+pub(super) enum Failure {
+    Error(PolarsError),
+    Panic(String),
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
+
+/// Keeps what panics print from the terminal as long as a query is at work: they become errors. Its threads panic for
+/// themselves, so what the first of them said is remembered.
+pub(super) struct Quiet {
+    before: Option<Hook>,
+}
+
+static SAID: Mutex<Option<String>> = Mutex::new(None);
+
+impl Quiet {
+    pub fn new() -> Quiet {
+        let before = std::panic::take_hook();
+        *SAID.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        std::panic::set_hook(Box::new(|info| {
+            SAID.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert_with(|| message(info.payload()));
+        }));
+        Quiet { before: Some(before) }
+    }
+
+    pub fn guarded<T>(&self, work: impl FnOnce() -> PolarsResult<T>) -> Result<T, Failure> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(outcome) => outcome.map_err(Failure::Error),
+            Err(payload) => {
+                let said = SAID.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Err(Failure::Panic(said.unwrap_or_else(|| message(payload.as_ref()))))
+            }
+        }
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // While a thread panics the hook cannot be changed.
+        if let Some(before) = self.before.take().filter(|_| !std::thread::panicking()) {
+            std::panic::set_hook(before);
+        }
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it gave no reason").to_owned()
+}
+
+/// What is known of a query when it fails.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// The Parquet files that it reads.
+    pub files: Vec<PathBuf>,
+}
+
+impl Trouble {
+    /// The error in words.
+    pub fn explain(&self, failure: Failure) -> anyhow::Error {
+        let error = match failure {
+            Failure::Error(error) => error,
+            Failure::Panic(said) => {
+                return self.broken_file().unwrap_or_else(|| {
+                    anyhow!("Polars does not support this query: {said}\n  help: ask in smaller steps, such as with WITH")
+                });
+            }
+        };
+        let text = innermost(&error).to_string();
+        if let Some(table) =
+            quoted_after(&text, "relation '").or_else(|| quoted_after(&text, "no table or alias named '"))
+        {
+            return unknown_table(table);
+        }
+        match innermost(&error) {
+            PolarsError::ColumnNotFound(message) | PolarsError::SchemaFieldNotFound(message) => {
+                unknown_column(message)
+            }
+            PolarsError::SQLInterface(_) | PolarsError::SQLSyntax(_) => {
+                let text = text.strip_prefix("sql parser error: ").unwrap_or(&text);
+                anyhow!("the SQL is not understood: {text}")
+            }
+            _ => self.broken_file().unwrap_or_else(|| anyhow!("the query failed: {}", first_line(&text))),
+        }
+    }
+
+    /// What fails while it runs is mostly a file that cannot be read: Polars does not say which.
+    fn broken_file(&self) -> Option<anyhow::Error> {
+        self.files.iter().find_map(|file| {
+            let error = data::open(file).err()?;
+            let tables = file.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+            // Without the help for files in general.
+            let cause = error.to_string();
+            Some(anyhow!(
+                "{}\n  help: remove {} and ask again: it is made again of what the cache still has",
+                cause.split("\n  help:").next().unwrap_or_default(),
+                tables.display()
+            ))
+        })
+    }
+}
+
+/// Polars wraps errors in where they happened.
+fn innermost(error: &PolarsError) -> &PolarsError {
+    match error {
+        PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => innermost(error),
+        other => other,
+    }
+}
+
+fn quoted_after<'t>(text: &'t str, before: &str) -> Option<&'t str> {
+    text.split_once(before)?.1.split('\'').next()
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn unknown_table(name: &str) -> anyhow::Error {
+    let tables = described();
+    let names: Vec<&str> = tables.iter().map(|table| table.name).collect();
+    match nearest(name, &names) {
+        Some(near) => anyhow!("there is no table `{name}`; did you mean `{near}`?"),
+        None => anyhow!("there is no table `{name}`; there are {}", names.join(", ")),
+    }
+}
+
+fn unknown_column(message: &str) -> anyhow::Error {
+    let line = first_line(message);
+    let name = match line.split('"').nth(1) {
+        Some(quoted) => quoted,
+        None => line.split_whitespace().next().unwrap_or_default().trim_matches(['\'', '`', ':', ';']),
+    };
+    let tables = described();
+    let mut names: Vec<&str> =
+        tables.iter().flat_map(|table| &table.columns).map(|column| column.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let of = |column: &str| {
+        let having = tables.iter().filter(|table| table.columns.iter().any(|known| known.name == column));
+        having.map(|table| table.name).collect::<Vec<_>>().join(", ")
+    };
+    if names.contains(&name) {
+        return anyhow!("no table here has a column `{name}`; it is one of {}", of(name));
+    }
+    match nearest(name, &names) {
+        Some(near) => anyhow!("there is no column `{name}`; did you mean `{near}` (of {})?", of(near)),
+        None => anyhow!("there is no column `{name}`; `triplay results query --schema` shows all of them"),
+    }
+}

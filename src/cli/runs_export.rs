@@ -1,0 +1,103 @@
+//! `triplay runs export`: runs as the files of other programs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use crate::analysis::export::{Format, Source, export};
+use crate::runs::{Run, Tables, Texts};
+
+#[derive(Args)]
+pub struct RunsExportArgs {
+    /// The runs, by their names or folders
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// The program to write for
+    #[arg(long)]
+    to: To,
+    /// The folder to write; for inspect and jbb also a .json file, where there is one log or artifact
+    #[arg(long, short, value_name = "DIR_OR_FILE")]
+    out: PathBuf,
+    /// Write texts of prompts and models as they are, whatever the pipeline
+    #[arg(long, conflicts_with = "redact")]
+    reveal: bool,
+    /// Leave texts out, even where the sandbox made them up
+    #[arg(long)]
+    redact: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    /// Logs of Inspect, one for each evaluation and model
+    Inspect,
+    /// Artifacts of JailbreakBench
+    Jbb,
+    /// Test cases and completions of HarmBench
+    Harmbench,
+    /// A CSV file for each table of `triplay results query`
+    Csv,
+    /// Event files of TensorBoard: metrics over updates
+    Tensorboard,
+    /// MLflow's file store: parameters, metrics and tags
+    MlflowFiles,
+}
+
+pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
+    let format = match args.to {
+        To::Inspect => Format::Inspect,
+        To::Jbb => Format::Jbb,
+        To::Harmbench => Format::Harmbench,
+        To::Csv => Format::Csv,
+        To::Tensorboard => Format::Tensorboard,
+        To::MlflowFiles => Format::MlflowFiles,
+    };
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for run in &args.runs {
+        let folder = Run::locate(run)?;
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    let mut sources = Vec::new();
+    for (folder, tables) in folders.iter().zip(Tables::of_all(&folders)) {
+        let (run, tables) = (Run::read(folder)?, tables?);
+        let texts = match (args.reveal, args.redact) {
+            (true, _) => Texts::Revealed,
+            (_, true) => Texts::Redacted,
+            _ => Texts::of(&run.record),
+        };
+        say(&run, &tables);
+        sources.push(Source { run, tables, texts });
+    }
+    let files = export(&sources, format, &args.out)?;
+    let shows_texts = !matches!(format, Format::Tensorboard | Format::MlflowFiles);
+    if shows_texts && !args.redact && sources.iter().any(|source| source.texts == Texts::Redacted) {
+        eprintln!(
+            "note: texts are left out, since no sandbox made them up; --reveal writes them as they are"
+        );
+    }
+    println!("{}: {}", args.out.display(), super::several(files, "file"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what of a run is not there.
+fn say(run: &Run, tables: &Tables) {
+    let record = &run.record;
+    if record.status != "done" {
+        eprintln!(
+            "note: run {} is {}: {} of {} nodes are done, and what they made is exported",
+            record.run,
+            record.status,
+            run.nodes.len(),
+            record.nodes
+        );
+    }
+    if tables.missing > 0 {
+        eprintln!(
+            "note: run {}: {} datasets are no longer in the cache and their rows are left out; run the pipeline again \
+             to make them",
+            record.run, tables.missing
+        );
+    }
+}

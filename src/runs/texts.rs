@@ -1,0 +1,40 @@
+//! Which texts of runs leave the machine: those of made-up worlds as they are, others only where somebody says so.
+
+use std::borrow::Cow;
+
+use super::folder::RunRecord;
+
+/// How texts of prompts and models are given to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// As they are.
+    Revealed,
+    /// `[redacted: 12 characters]`.
+    Redacted,
+}
+
+/// The columns of tables that hold texts of prompts and models.
+const COLUMNS: [&str; 7] = ["seed", "text", "attack", "response", "prompt", "completion", "answer"];
+
+impl Texts {
+    /// What is right where nobody said anything: the sandbox's world is made up, so nothing harmful is in it; of other
+    /// pipelines nobody knows.
+    pub fn of(record: &RunRecord) -> Texts {
+        if record.kinds.contains_key("sandbox") { Texts::Revealed } else { Texts::Redacted }
+    }
+
+    /// A text as others get it. Nothing stays nothing.
+    pub fn show<'t>(self, text: &'t str) -> Cow<'t, str> {
+        match self {
+            Texts::Redacted if !text.is_empty() => {
+                format!("[redacted: {} characters]", text.chars().count()).into()
+            }
+            _ => text.into(),
+        }
+    }
+
+    /// Whether a column of a table holds such texts.
+    pub fn are_in(column: &str) -> bool {
+        COLUMNS.contains(&column)
+    }
+}
