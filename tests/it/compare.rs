@@ -148,6 +148,10 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     let one =
         space.triplay(&["runs", "compare", &format!("{full}-s5"), &format!("{flat}-s5"), "--json"]).json();
     assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar");
+    let alone = run(&space, "small.yaml", &SHORT);
+    let one = space.triplay(&["runs", "compare", &alone, &flat, "--json"]).json();
+    assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar", "the seed that both have");
+    assert_eq!(one["notes"][0], format!("only {flat} has seed 6: left out"));
     let whole = space.triplay(&["runs", "compare", &seeded, &seeded, "--json"]).json();
     assert!(whole["notes"][0].as_str().unwrap().contains("has several ablations (flat, full)"), "{whole:#}");
 }

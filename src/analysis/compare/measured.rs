@@ -45,7 +45,7 @@ pub struct Compared {
     /// Over the prompts and seeds that both have; nothing where a side lacks it.
     pub a: Option<f64>,
     pub b: Option<f64>,
-    /// Of one attempt at each prompt Wilson's, else by the bootstrap.
+    /// Of one attempt at each prompt Wilson's, else by the bootstrap; Wilson's too where all prompts came out alike.
     pub a_interval: Option<Interval>,
     pub b_interval: Option<Interval>,
     /// B − A.
@@ -261,9 +261,25 @@ fn exact(found: &mut Compared, clusters: &[Cluster]) {
 
 fn set_bootstrap(found: &mut Compared, drawn: Option<Bootstrap>, test: Test) {
     let Some(drawn) = drawn else { return };
-    (found.a_interval, found.b_interval) = (Some(drawn.a), Some(drawn.b));
-    (found.interval, found.p) = (Some(drawn.difference), Some(drawn.p));
-    (found.detectable, found.test) = (Some(drawn.detectable), Some(test));
+    found.a_interval = found.a.and_then(|rate| varied(drawn.a).or_else(|| of_prompts(found, rate)));
+    found.b_interval = found.b.and_then(|rate| varied(drawn.b).or_else(|| of_prompts(found, rate)));
+    (found.p, found.test) = (Some(drawn.p), Some(test));
+    // Prompts that all came out alike say nothing of how much others might vary.
+    found.interval = varied(drawn.difference);
+    found.detectable = found.interval.map(|_| drawn.detectable);
+}
+
+fn varied(interval: Interval) -> Option<Interval> {
+    (interval.high - interval.low > 1e-12).then_some(interval)
+}
+
+/// Where every prompt came out alike: Wilson's interval, each prompt counted once whatever its attempts.
+fn of_prompts(found: &Compared, rate: f64) -> Option<Interval> {
+    match rate {
+        0.0 => wilson(0, found.prompts as u64),
+        1.0 => wilson(found.prompts as u64, found.prompts as u64),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -302,6 +318,11 @@ mod tests {
         assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
         let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
         assert_eq!((two.test, two.prompts, two.seeds.len()), (Some(Test::BootstrapSeeds), 4, 2));
+        let none = prompts(&[("x", &[0.0, 0.0]), ("y", &[0.0, 0.0])]);
+        let pair_of_none = (part(None, 0.0, Some(&none)), part(None, 0.0, Some(&none)));
+        let same = tested(&measure(), true, &Parts::Paired(vec![pair_of_none]));
+        assert_eq!((same.p, same.interval, same.detectable), (Some(1.0), None, None), "nothing varied");
+        assert!(same.a_interval.is_some_and(|interval| interval.low == 0.0 && interval.high > 0.5));
         let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
         assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
     }
@@ -314,6 +335,9 @@ mod tests {
         let three = vec![pair(1, 0.25, 0.5), pair(2, 0.25, 0.75), pair(3, 0.5, 0.5)];
         let three = tested(&measure(), false, &Parts::Paired(three));
         assert_eq!((three.test, three.difference), (Some(Test::StudentT), Some(0.25)));
+        let same = vec![pair(1, 0.25, 0.5), pair(2, 0.5, 0.75)];
+        let same = tested(&measure(), false, &Parts::Paired(same));
+        assert_eq!((same.test, same.difference), (None, Some(0.25)), "no variation to hold it against");
         let lacking = Part { seed: None, value: None, prompts: None };
         let missing = tested(&measure(), false, &Parts::Paired(vec![(part(None, 1.0, None), lacking)]));
         assert_eq!((missing.a, missing.b, missing.difference), (Some(1.0), None, None));

@@ -25,7 +25,7 @@ pub struct Side {
     pub finished: bool,
     /// Where it is of several ablations, so that it has no metrics of its own, words that say so.
     pub several: Option<String>,
-    /// One for each seed, in their order; one of none where the run has a single seed.
+    /// One for each seed, in their order.
     pub variants: Vec<Variant>,
     pub outcomes: PathBuf,
 }
@@ -58,7 +58,7 @@ impl Side {
         let run = Run::read(&part.folder)?;
         let mut names: BTreeMap<(Option<u64>, String), Variant> = BTreeMap::new();
         let mut ablations: Vec<String> = Vec::new();
-        for full in run.record.params.keys() {
+        for (full, params) in &run.record.params {
             let named = format!("{full}/");
             let (ablation, seed, _) = variant(&named);
             let wanted = match &part.ablation {
@@ -69,6 +69,8 @@ impl Side {
                 None => true,
             };
             if wanted {
+                // Where the pipeline has one seed it stands among the parameters.
+                let seed = seed.or_else(|| params["seed"].as_u64());
                 let variant = Variant { name: full.clone(), seed, evaluations: Vec::new() };
                 names.insert((seed, full.clone()), variant);
                 if !ablations.iter().any(|known| known == ablation) {

@@ -39,19 +39,20 @@ pub struct Paired {
     pub detectable: f64,
 }
 
-/// The paired t test of differences; none of fewer than two. The smallest detectable difference is (t₀.₉₇₅ + t₀.₈) times
-/// the standard error, the usual approximation to the noncentral t.
+/// The paired t test of differences; none of fewer than two, and where all are the same: they say nothing of how much they
+/// might vary. The smallest detectable difference is (t₀.₉₇₅ + t₀.₈) times the standard error, the usual approximation to
+/// the noncentral t.
 pub fn paired_t(differences: &[f64]) -> Option<Paired> {
     let found = estimate(differences)?;
     let (half, deviation) = (found.half?, found.deviation?);
     let (count, degrees) = (found.count as f64, (found.count - 1) as f64);
     let error = deviation / count.sqrt();
-    // All the same: what is not 0 is certain, as far as these values go.
-    let p = match (error > 0.0, found.mean == 0.0) {
-        (true, _) => t_tails(found.mean / error, degrees),
-        (false, true) => 1.0,
-        (false, false) => 0.0,
-    };
+    let largest = differences.iter().fold(0.0, |most: f64, difference| most.max(difference.abs()));
+    // What is left of the same numbers after rounding is no variation.
+    if error <= 1e-12 * largest.max(1e-3) {
+        return None;
+    }
+    let p = t_tails(found.mean / error, degrees);
     let detectable = (t_quantile(0.975, degrees) + t_quantile(POWER, degrees)) * error;
     Some(Paired { interval: Interval { low: found.mean - half, high: found.mean + half }, p, detectable })
 }
@@ -79,9 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn differences_that_are_all_the_same_are_certain() {
-        let same = paired_t(&[0.25, 0.25, 0.25]).unwrap();
-        assert_eq!((same.p, same.interval, same.detectable), (0.0, Interval { low: 0.25, high: 0.25 }, 0.0));
-        assert_eq!(paired_t(&[0.0, 0.0]).unwrap().p, 1.0);
+    fn differences_that_are_all_the_same_say_nothing_of_their_error() {
+        assert_eq!((paired_t(&[0.25, 0.25, 0.25]), paired_t(&[0.0, 0.0])), (None, None));
+        assert_eq!(paired_t(&[0.7 - 0.6, 0.8 - 0.7]), None, "rounding");
     }
 }
