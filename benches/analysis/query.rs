@@ -39,9 +39,9 @@ const QUERIES: [(&str, &str); 5] = [
     ),
     (
         "responses with attacks",
-        "SELECT a.category, count(*) AS n, avg(a.logprob) AS attack, avg(r.logprob) AS response FROM responses r \
+        "SELECT r.category, count(*) AS n, avg(a.logprob) AS attack, avg(r.logprob) AS response FROM responses r \
          JOIN attacks a ON a.run = r.run AND a.dataset = r.source AND a.attack_id = r.attack_id \
-         GROUP BY a.category ORDER BY a.category",
+         GROUP BY r.category ORDER BY r.category",
     ),
     (
         "metrics, grouped",

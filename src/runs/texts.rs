@@ -38,3 +38,16 @@ impl Texts {
         COLUMNS.contains(&column)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_redacted_says_how_long_it_was() {
+        assert_eq!(Texts::Redacted.show("wörter"), "[redacted: 6 characters]");
+        assert_eq!(Texts::Redacted.show(""), "");
+        assert_eq!(Texts::Revealed.show("wörter"), "wörter");
+        assert!(Texts::are_in("response") && !Texts::are_in("class"));
+    }
+}

@@ -112,7 +112,7 @@ fn answers_are_tables_that_fit_and_files_that_other_programs_read() {
         |line: &str| !line.starts_with(' ') || line.split("  ").filter(|part| !part.is_empty()).count() >= 3;
     assert!(schema.out.lines().all(is_told), "{}", schema.out);
     let schema = space.triplay(&["results", "query", "--schema", "labels"]);
-    assert!(schema.out.contains("\n  votes           list of text  Votes, as"), "{}", schema.out);
+    assert!(schema.out.contains("\n  votes            list of text  Votes, as"), "{}", schema.out);
 }
 
 #[test]

@@ -158,11 +158,46 @@ fn unknown_column(message: &str) -> anyhow::Error {
         let having = tables.iter().filter(|table| table.columns.iter().any(|known| known.name == column));
         having.map(|table| table.name).collect::<Vec<_>>().join(", ")
     };
+    // Polars calls a column of the second table of a join `column:table`.
+    if let Some((column, table)) = name.split_once(':').filter(|(column, _)| names.contains(column)) {
+        return anyhow!(
+            "Polars cannot group or order by `{table}.{column}` here, since the first table has a `{column}` too\n  help: \
+             use that of the first table, or join in a WITH that selects it by another name"
+        );
+    }
     if names.contains(&name) {
         return anyhow!("no table here has a column `{name}`; it is one of {}", of(name));
     }
     match nearest(name, &names) {
         Some(near) => anyhow!("there is no column `{name}`; did you mean `{near}` (of {})?", of(near)),
         None => anyhow!("there is no column `{name}`; `triplay results query --schema` shows all of them"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_within_a_query_becomes_an_error_that_says_why() {
+        let quiet = Quiet::new();
+        let outcome = quiet.guarded::<()>(|| panic!("not yet {}", "implemented"));
+        drop(quiet);
+        let failure = outcome.err().expect("a panic is a failure");
+        let error = Trouble::default().explain(failure).to_string();
+        assert!(error.starts_with("Polars does not support this query: not yet implemented\n"), "{error}");
+    }
+
+    #[test]
+    fn names_in_messages_of_polars_are_found() {
+        let unknown = |message: &str| unknown_column(message).to_string();
+        let of_schema = unknown("unable to find column \"loprob\"; valid columns: [\"run\"]");
+        assert!(
+            of_schema.starts_with("there is no column `loprob`; did you mean `logprob` (of "),
+            "{of_schema}"
+        );
+        assert!(
+            unknown("zzzzzz\n\nResolved plan until failure:").starts_with("there is no column `zzzzzz`; ")
+        );
     }
 }
