@@ -332,9 +332,9 @@ mod tests {
         let pair = |seed, a, b| (part(Some(seed), a, None), part(Some(seed), b, None));
         let one = tested(&measure(), false, &Parts::Paired(vec![pair(1, 0.25, 0.5)]));
         assert_eq!((one.test, one.difference, one.p), (None, Some(0.25), None));
-        let three = vec![pair(1, 0.25, 0.5), pair(2, 0.25, 0.75), pair(3, 0.5, 0.5)];
-        let three = tested(&measure(), false, &Parts::Paired(three));
-        assert_eq!((three.test, three.difference), (Some(Test::StudentT), Some(0.25)));
+        let several = [0.5, 0.75, 0.25, 0.5].into_iter().zip(1..).map(|(b, seed)| pair(seed, 0.25, b));
+        let several = tested(&measure(), false, &Parts::Paired(several.collect()));
+        assert_eq!((several.test, several.difference), (Some(Test::StudentT), Some(0.25)));
         let same = vec![pair(1, 0.25, 0.5), pair(2, 0.5, 0.75)];
         let same = tested(&measure(), false, &Parts::Paired(same));
         assert_eq!((same.test, same.difference), (None, Some(0.25)), "no variation to hold it against");
