@@ -125,7 +125,7 @@ fn evaluations_that_were_not_alike_are_refused_unless_forced() {
 fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     let space = Space::new();
     let small = include_str!("small.yaml").trim_end().to_owned();
-    space.write("seeds.yaml", &(small + "\nablations: { full: {}, flat: { diversity: 0 } }\n"));
+    space.write("seeds.yaml", &(small + "\nablations: { full: {}, flat: { diversity: 0, prompts: 5 } }\n"));
     let seeded = run(&space, "seeds.yaml", &[&SHORT[..], &["--seeds", "5,6", "--ablation", "all"]].concat());
     let (full, flat) = (format!("{seeded}@full"), format!("{seeded}@flat"));
     let compared = space.triplay(&["runs", "compare", &full, &flat, "--json"]).json();
