@@ -126,7 +126,7 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     let space = Space::new();
     let small = include_str!("small.yaml").trim_end().to_owned();
     space.write("seeds.yaml", &(small + "\nablations: { full: {}, flat: { diversity: 0, prompts: 5 } }\n"));
-    let seeded = run(&space, "seeds.yaml", &[&SHORT[..], &["--seeds", "5,6", "--ablation", "all"]].concat());
+    let seeded = run(&space, "seeds.yaml", &["--seeds", "5,6", "--ablation", "all"]);
     let (full, flat) = (format!("{seeded}@full"), format!("{seeded}@flat"));
     let compared = space.triplay(&["runs", "compare", &full, &flat, "--json"]).json();
     assert_eq!(compared["seeds"], serde_json::json!([5, 6]));
@@ -148,7 +148,7 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     let one =
         space.triplay(&["runs", "compare", &format!("{full}-s5"), &format!("{flat}-s5"), "--json"]).json();
     assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar");
-    let alone = run(&space, "small.yaml", &SHORT);
+    let alone = run(&space, "small.yaml", &["--set", "prompts=5"]);
     let one = space.triplay(&["runs", "compare", &alone, &flat, "--json"]).json();
     assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar", "the seed that both have");
     assert_eq!(one["notes"][0], format!("only {flat} has seed 6: left out"));

@@ -208,7 +208,12 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         let left = own.iter().enumerate().filter(|(index, _)| !used.contains(index));
         let left: Vec<String> = left.filter_map(|(_, found)| Some(seed(found)?.to_string())).collect();
         if !left.is_empty() {
-            result.notes.push(format!("only {} has seed {}: left out", side.title, left.join(", ")));
+            result.notes.push(format!(
+                "only {} has {} {}: left out",
+                side.title,
+                if left.len() == 1 { "seed" } else { "seeds" },
+                left.join(", ")
+            ));
         }
     }
     result.seeds = pairs.iter().filter_map(|pair| seed(&own_a[pair.0])).collect();
