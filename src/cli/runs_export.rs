@@ -65,7 +65,7 @@ pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
         let texts = match (args.reveal, args.redact) {
             (true, _) => Texts::Revealed,
             (_, true) => Texts::Redacted,
-            _ => Texts::of(&run.record),
+            _ => Texts::of(&run),
         };
         say(&run, &tables);
         sources.push(Source { run, tables, texts });

@@ -13,7 +13,7 @@ use super::model::{Matrix, Samples};
 use super::source::{Source, blob};
 use crate::data::{self, AttackRow};
 use crate::engine::NodeReport;
-use crate::runs::Tables;
+use crate::runs::{Tables, redacted};
 
 /// Components of the attacker's reward.
 const COMPONENTS: [&str; 5] =
@@ -303,15 +303,6 @@ fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'
             defender_checkpoint: known.defender((own.variant, own.node), subjects[row]),
             ..own
         });
-    }
-}
-
-/// What stands for a text that is left out.
-pub fn redacted(text: &str) -> String {
-    match text.chars().count() {
-        0 => String::new(),
-        1 => "[redacted: 1 character]".into(),
-        count => format!("[redacted: {count} characters]"),
     }
 }
 

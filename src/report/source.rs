@@ -80,8 +80,7 @@ impl Source {
 
     /// Whether the texts are those of the made-up world, which harm nobody.
     pub fn is_sandbox(&self) -> bool {
-        self.run.record.kinds.contains_key("sandbox")
-            || self.run.nodes.iter().any(|node| node.kind == "sandbox")
+        runs::Texts::of(&self.run) == runs::Texts::Revealed
     }
 
     /// Whether evaluations kept what came of each prompt; runs of versions before did not.

@@ -14,6 +14,7 @@ use crate::data;
 use crate::engine::nearest;
 
 /// Why Polars did not do it.
+#[derive(Debug)]
 pub(super) enum Failure {
     Error(PolarsError),
     Panic(String),
@@ -183,7 +184,7 @@ mod tests {
         let quiet = Quiet::new();
         let outcome = quiet.guarded::<()>(|| panic!("not yet {}", "implemented"));
         drop(quiet);
-        let failure = outcome.err().expect("a panic is a failure");
+        let failure = outcome.expect_err("a panic is a failure");
         let error = Trouble::default().explain(failure).to_string();
         assert!(error.starts_with("Polars does not support this query: not yet implemented\n"), "{error}");
     }
