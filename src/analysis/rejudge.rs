@@ -284,10 +284,11 @@ impl Agreement {
         if let Some(alpha) = self.alpha {
             text += &format!("Krippendorff's α of all: {alpha:.3}\n");
         }
-        let width = self.nodes.iter().map(|node| node.node.chars().count()).max().unwrap_or(0).clamp(4, 34);
-        text += &format!("\n{:width$}{:>11}", "node", "responses");
+        let width = self.nodes.iter().map(|node| node.node.chars().count()).max().unwrap_or(0).clamp(4, 29);
+        text += "\nnegative by each judge in percent, and κ of the stored verdicts and the new ones\n";
+        text += &format!("{:width$}{:>11}", "node", "responses");
         self.judges.iter().for_each(|judge| text += &format!("{:>10}", judge.judge));
-        text += &format!("{:>10}   negative by judge, percent\n", "κ");
+        text += &format!("{:>10}\n", "κ");
         for node in &self.nodes {
             text +=
                 &format!("{:width$}{:>11}", console::truncate_str(&node.node, width, "…"), node.responses);
