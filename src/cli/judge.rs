@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{CacheArgs, FileArgs, RunArgs, pipeline, several};
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
-use crate::runs::Run;
+use crate::runs::{JUDGED, Run};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -159,7 +159,7 @@ fn write(
         stages.insert(name.clone(), Value::Object(stage));
     }
     let mut pipeline = Map::new();
-    pipeline.insert("pipeline".into(), json!(format!("{}-judged", run.record.pipeline)));
+    pipeline.insert("pipeline".into(), json!(format!("{}{JUDGED}", run.record.pipeline)));
     // Where the run computed: the same judge says the same there.
     let text = fs::read_to_string(run.folder.join("pipeline.yaml")).unwrap_or_default();
     let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
