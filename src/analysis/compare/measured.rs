@@ -1,8 +1,10 @@
 //! One measure of two sides: their values, the difference, and the test that fits what is known of it.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
-use super::outcomes::Prompts;
+use super::outcomes::{Prompt, Prompts};
 use crate::analysis::series::Measure;
 use crate::analysis::statistics::{
     Bootstrap, Cluster, Interval, Side, bootstrap, bootstrap_apart, difference, mcnemar, paired_t,
@@ -17,7 +19,7 @@ pub enum Test {
     Mcnemar,
     /// Several attempts: the bootstrap over prompts.
     Bootstrap,
-    /// Several seeds that both have: over seeds, and prompts within.
+    /// Several seeds that both have: over seeds and prompts, the same prompts in every seed that has them.
     BootstrapSeeds,
     /// Other seeds on each side: each drawn on its own.
     BootstrapApart,
@@ -57,7 +59,7 @@ pub struct Compared {
     pub test: Option<Test>,
     /// The smallest difference that would have been found in four of five repetitions.
     pub detectable: Option<f64>,
-    /// That both were asked; over seeds, of all of them.
+    /// That both were asked. A prompt of several seeds counts once.
     pub prompts: usize,
     /// Attempts at these prompts.
     pub a_attempts: usize,
@@ -127,7 +129,8 @@ fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
         pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
     let told: Option<Vec<(&Prompts, &Prompts)>> =
         both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
-    let clusters: Vec<Vec<Cluster>> = told.iter().flatten().map(|(a, b)| shared(found, a, b)).collect();
+    let clusters: Vec<Vec<(&str, Cluster)>> =
+        told.iter().flatten().map(|(a, b)| shared(found, a, b)).collect();
     if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
         values(found, pairs);
         return;
@@ -137,12 +140,14 @@ fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
         found.seeds.push(OfSeed { seed: a.seed, a: Some(a_rate), b: Some(b_rate) });
     }
     set_means(found);
-    found.prompts = clusters.iter().map(Vec::len).sum();
-    let total = |count: fn(&Cluster) -> f64| clusters.iter().flatten().map(count).sum::<f64>() as usize;
+    found.prompts = clusters.iter().flatten().map(|(id, _)| id).collect::<HashSet<_>>().len();
+    let total = |count: fn(&Cluster) -> f64| {
+        clusters.iter().flatten().map(|(_, cluster)| count(cluster)).sum::<f64>() as usize
+    };
     (found.a_attempts, found.b_attempts) =
         (total(|cluster| cluster.a.count), total(|cluster| cluster.b.count));
     match &clusters[..] {
-        [only] if only.iter().all(|cluster| is_single(&cluster.a) && is_single(&cluster.b)) => {
+        [only] if only.iter().all(|(_, cluster)| is_single(&cluster.a) && is_single(&cluster.b)) => {
             exact(found, only)
         }
         [_] => set_bootstrap(found, bootstrap(&clusters), Test::Bootstrap),
@@ -182,35 +187,41 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
         b: part.value.filter(|_| !is_a),
     };
     found.seeds = a.iter().map(|part| of(part, true)).chain(b.iter().map(|part| of(part, false))).collect();
-    let sides = |parts: &[Part]| -> Option<Vec<Vec<Side>>> {
-        let of = |prompts: &Prompts| {
-            prompts.list.iter().map(|prompt| side(prompt.sum(), prompt.attempts.len())).collect::<Vec<Side>>()
-        };
-        parts.iter().map(|part| Some(of(part.prompts?))).collect()
-    };
+    let (told_a, told_b) = (sides(a), sides(b));
     let mean = |parts: &[Part]| {
         let values: Vec<f64> = parts.iter().filter_map(|part| part.value).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     (found.a, found.b) = (mean(a), mean(b));
     found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
-    if let (Some(a), Some(b)) = (sides(a), sides(b)) {
-        let attempts =
-            |side: &[Vec<Side>]| side.iter().flatten().map(|side| side.count).sum::<f64>() as usize;
+    if let (Some(a), Some(b)) = (told_a, told_b) {
+        let attempts = |side: &[Vec<(&str, Side)>]| {
+            side.iter().flatten().map(|(_, side)| side.count).sum::<f64>() as usize
+        };
         (found.a_attempts, found.b_attempts) = (attempts(&a), attempts(&b));
         set_bootstrap(found, bootstrap_apart(&a, &b), Test::BootstrapApart);
     }
 }
 
+/// The attempts at each prompt of each seed, if all are known.
+fn sides<'p>(parts: &[Part<'p>]) -> Option<Vec<Vec<(&'p str, Side)>>> {
+    let of = |prompts: &'p Prompts| {
+        let of = |prompt: &'p Prompt| (prompt.id.as_str(), side(prompt.sum(), prompt.attempts.len()));
+        prompts.list.iter().map(of).collect::<Vec<_>>()
+    };
+    parts.iter().map(|part| Some(of(part.prompts?))).collect()
+}
+
 /// The prompts that both have; counts the others.
-fn shared(found: &mut Compared, a: &Prompts, b: &Prompts) -> Vec<Cluster> {
+fn shared<'p>(found: &mut Compared, a: &'p Prompts, b: &Prompts) -> Vec<(&'p str, Cluster)> {
     let mut clusters = Vec::with_capacity(a.list.len());
     for prompt in &a.list {
         match b.get(&prompt.id) {
-            Some(other) => clusters.push(Cluster {
-                a: side(prompt.sum(), prompt.attempts.len()),
-                b: side(other.sum(), other.attempts.len()),
-            }),
+            Some(other) => {
+                let (a, b) =
+                    (side(prompt.sum(), prompt.attempts.len()), side(other.sum(), other.attempts.len()));
+                clusters.push((prompt.id.as_str(), Cluster { a, b }));
+            }
             None => found.only_a += 1,
         }
     }
@@ -226,11 +237,11 @@ fn is_single(side: &Side) -> bool {
     side.count == 1.0 && (side.sum == 0.0 || side.sum == 1.0)
 }
 
-fn rates(clusters: &[Cluster]) -> (f64, f64) {
+fn rates(clusters: &[(&str, Cluster)]) -> (f64, f64) {
     let total = |of: fn(&Cluster) -> Side| {
         let (sum, count) = clusters
             .iter()
-            .map(of)
+            .map(|(_, cluster)| of(cluster))
             .fold((0.0, 0.0), |(sum, count), side| (sum + side.sum, count + side.count));
         sum / count
     };
@@ -246,13 +257,13 @@ fn set_means(found: &mut Compared) {
     (found.a, found.b, found.difference) = (Some(a), Some(b), Some(b - a));
 }
 
-fn exact(found: &mut Compared, clusters: &[Cluster]) {
-    let count = |is: &dyn Fn(&Cluster) -> bool| clusters.iter().filter(|cluster| is(cluster)).count() as u64;
+fn exact(found: &mut Compared, clusters: &[(&str, Cluster)]) {
+    let count = |is: fn(&Cluster) -> bool| clusters.iter().filter(|(_, cluster)| is(cluster)).count() as u64;
     let all = clusters.len() as u64;
-    let gained = count(&|cluster| cluster.b.sum > cluster.a.sum);
-    let lost = count(&|cluster| cluster.a.sum > cluster.b.sum);
-    found.a_interval = wilson(count(&|cluster| cluster.a.sum > 0.0), all);
-    found.b_interval = wilson(count(&|cluster| cluster.b.sum > 0.0), all);
+    let gained = count(|cluster| cluster.b.sum > cluster.a.sum);
+    let lost = count(|cluster| cluster.a.sum > cluster.b.sum);
+    found.a_interval = wilson(count(|cluster| cluster.a.sum > 0.0), all);
+    found.b_interval = wilson(count(|cluster| cluster.b.sum > 0.0), all);
     found.interval = difference(gained, lost, all);
     found.p = Some(mcnemar(gained, lost));
     found.detectable = smallest_difference((gained + lost) as f64 / all as f64, all);
@@ -317,7 +328,12 @@ mod tests {
         assert_eq!((one.test, one.difference), (Some(Test::Bootstrap), Some(-0.25)));
         assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
         let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
-        assert_eq!((two.test, two.prompts, two.seeds.len()), (Some(Test::BootstrapSeeds), 4, 2));
+        assert_eq!(
+            (two.test, two.prompts, two.seeds.len()),
+            (Some(Test::BootstrapSeeds), 2, 2),
+            "the same two"
+        );
+        assert_eq!((two.a_attempts, two.b_attempts), (8, 4));
         let none = prompts(&[("x", &[0.0, 0.0]), ("y", &[0.0, 0.0])]);
         let pair_of_none = (part(None, 0.0, Some(&none)), part(None, 0.0, Some(&none)));
         let same = tested(&measure(), true, &Parts::Paired(vec![pair_of_none]));
