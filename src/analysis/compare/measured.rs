@@ -69,6 +69,8 @@ pub struct Compared {
     pub only_b: usize,
     /// Of several seeds, each.
     pub seeds: Vec<OfSeed>,
+    /// Seeds that both have, but with no prompt in common.
+    pub seeds_left_out: Vec<u64>,
 }
 
 /// A measure's names, as fields.
@@ -86,10 +88,13 @@ pub struct Part<'p> {
     pub prompts: Option<&'p Prompts>,
 }
 
+/// A and B.
+pub type Pair<'p> = (Part<'p>, Part<'p>);
+
 /// How the seeds of two sides stand to each other.
 pub enum Parts<'p> {
-    /// Seed by seed, A and B.
-    Paired(Vec<(Part<'p>, Part<'p>)>),
+    /// Seed by seed.
+    Paired(Vec<Pair<'p>>),
     Apart(Vec<Part<'p>>, Vec<Part<'p>>),
 }
 
@@ -115,6 +120,7 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
         only_a: 0,
         only_b: 0,
         seeds: Vec::new(),
+        seeds_left_out: Vec::new(),
     };
     match parts {
         Parts::Paired(pairs) => paired(&mut found, pairs),
@@ -123,18 +129,32 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
     found
 }
 
-fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
-    // A seed that lacks the measure on one side says nothing of the difference.
-    let both: Vec<&(Part, Part)> =
-        pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
-    let told: Option<Vec<(&Prompts, &Prompts)>> =
-        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
-    let clusters: Vec<Vec<(&str, Cluster)>> =
-        told.iter().flatten().map(|(a, b)| shared(found, a, b)).collect();
-    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
-        values(found, pairs);
+fn paired(found: &mut Compared, pairs: &[Pair]) {
+    // Seeds with other prompts on each side have nothing to compare; they spoil nothing where other seeds have.
+    let (apart, pairs): (Vec<Pair>, Vec<Pair>) =
+        pairs.iter().copied().partition(|(a, b)| a.prompts.zip(b.prompts).is_some_and(are_others));
+    if pairs.is_empty() {
+        let mut left = Left::default();
+        apart.iter().filter_map(|(a, b)| a.prompts.zip(b.prompts)).for_each(|(a, b)| {
+            shared(a, b, &mut left);
+        });
+        left.count(found);
+        values(found, &apart, false);
         return;
     }
+    found.seeds_left_out = apart.iter().filter_map(|(a, b)| a.seed.or(b.seed)).collect();
+    // A seed that lacks the measure on one side says nothing of the difference.
+    let both: Vec<&Pair> = pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
+    let told: Option<Vec<(&Prompts, &Prompts)>> =
+        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
+    let mut left = Left::default();
+    let clusters: Vec<Vec<(&str, Cluster)>> =
+        told.iter().flatten().map(|(a, b)| shared(a, b, &mut left)).collect();
+    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
+        values(found, &pairs, true);
+        return;
+    }
+    left.count(found);
     for ((a, _), clusters) in both.iter().zip(&clusters) {
         let (a_rate, b_rate) = rates(clusters);
         found.seeds.push(OfSeed { seed: a.seed, a: Some(a_rate), b: Some(b_rate) });
@@ -158,8 +178,8 @@ fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
     }
 }
 
-/// Values alone: of several seeds Student's t.
-fn values(found: &mut Compared, pairs: &[(Part, Part)]) {
+/// Values alone: of several seeds Student's t, if they are to be tested.
+fn values(found: &mut Compared, pairs: &[Pair], test: bool) {
     found.seeds =
         pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
     let differences: Vec<f64> = found.seeds.iter().filter_map(|seed| Some(seed.b? - seed.a?)).collect();
@@ -171,7 +191,7 @@ fn values(found: &mut Compared, pairs: &[(Part, Part)]) {
     } else {
         set_means(found);
     }
-    if let Some(tested) = paired_t(&differences) {
+    if let Some(tested) = paired_t(&differences).filter(|_| test) {
         (found.interval, found.p) = (Some(tested.interval), Some(tested.p));
         (found.detectable, found.test) = (Some(tested.detectable), Some(Test::StudentT));
     }
@@ -212,8 +232,26 @@ fn sides<'p>(parts: &[Part<'p>]) -> Option<Vec<Vec<(&'p str, Side)>>> {
     parts.iter().map(|part| Some(of(part.prompts?))).collect()
 }
 
-/// The prompts that both have; counts the others.
-fn shared<'p>(found: &mut Compared, a: &'p Prompts, b: &Prompts) -> Vec<(&'p str, Cluster)> {
+/// Whether no prompt is in both.
+fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
+    !a.list.iter().any(|prompt| b.get(&prompt.id).is_some())
+}
+
+/// Prompts that only one side has, in whatever seed.
+#[derive(Default)]
+struct Left<'p> {
+    a: HashSet<&'p str>,
+    b: HashSet<&'p str>,
+}
+
+impl Left<'_> {
+    fn count(&self, found: &mut Compared) {
+        (found.only_a, found.only_b) = (self.a.len(), self.b.len());
+    }
+}
+
+/// The prompts that both have; the others are left.
+fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<(&'p str, Cluster)> {
     let mut clusters = Vec::with_capacity(a.list.len());
     for prompt in &a.list {
         match b.get(&prompt.id) {
@@ -222,10 +260,10 @@ fn shared<'p>(found: &mut Compared, a: &'p Prompts, b: &Prompts) -> Vec<(&'p str
                     (side(prompt.sum(), prompt.attempts.len()), side(other.sum(), other.attempts.len()));
                 clusters.push((prompt.id.as_str(), Cluster { a, b }));
             }
-            None => found.only_a += 1,
+            None => drop(left.a.insert(&prompt.id)),
         }
     }
-    found.only_b += b.list.len() - clusters.len();
+    left.b.extend(b.list.iter().map(|prompt| prompt.id.as_str()).filter(|id| a.get(id).is_none()));
     clusters
 }
 
@@ -341,6 +379,29 @@ mod tests {
         assert!(same.a_interval.is_some_and(|interval| interval.low == 0.0 && interval.high > 0.5));
         let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
         assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
+    }
+
+    #[test]
+    fn a_seed_with_other_prompts_is_left_out_and_spoils_nothing() {
+        let a = prompts(&[("x", &[1.0]), ("y", &[1.0]), ("only", &[0.0])]);
+        let b = prompts(&[("x", &[1.0]), ("y", &[0.0])]);
+        let others = prompts(&[("z", &[1.0])]);
+        let like = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 0.5, Some(&b)));
+        let unlike = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 1.0, Some(&others)));
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), like(3)]));
+        assert_eq!((found.test, found.seeds_left_out), (Some(Test::BootstrapSeeds), vec![2]));
+        assert_eq!((found.prompts, found.only_a, found.only_b), (2, 1, 0));
+        assert_eq!(found.seeds.iter().map(|seed| seed.seed).collect::<Vec<_>>(), [Some(1), Some(3)]);
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2)]));
+        assert_eq!((found.test, found.difference), (Some(Test::Mcnemar), Some(-0.5)));
+        // No test over other prompts, whose numbers are told.
+        let found = tested(&measure(), true, &Parts::Paired(vec![unlike(1), unlike(2), unlike(3)]));
+        assert_eq!((found.test, found.prompts, found.only_a, found.only_b), (None, 0, 3, 1));
+        // Of one seed the outcomes are gone: values, of all prompts.
+        let gone = (part(Some(4), 0.25, None), part(Some(4), 0.5, None));
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), gone]));
+        assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 0));
+        assert_eq!(found.seeds_left_out, [2]);
     }
 
     #[test]

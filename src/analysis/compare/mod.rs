@@ -327,6 +327,23 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         })
         .collect();
     result.notes.extend(notes);
+    let mut left: BTreeMap<&[u64], Vec<&str>> = BTreeMap::new();
+    for found in result.metrics.iter().filter(|found| !found.seeds_left_out.is_empty()) {
+        left.entry(&found.seeds_left_out).or_default().push(&found.metric);
+    }
+    let notes: Vec<String> = left
+        .into_iter()
+        .map(|(seeds, metrics)| {
+            let names: Vec<String> = seeds.iter().map(u64::to_string).collect();
+            format!(
+                "left out: {} {}, where A and B have no prompt in common ({})",
+                if seeds.len() == 1 { "seed" } else { "seeds" },
+                names.join(", "),
+                metrics.join(", ")
+            )
+        })
+        .collect();
+    result.notes.extend(notes);
     for (lacking, has) in [('B', 'A'), ('A', 'B')] {
         let only: Vec<&str> = (result.metrics.iter())
             .filter(|found| if lacking == 'B' { found.b.is_none() } else { found.a.is_none() })
