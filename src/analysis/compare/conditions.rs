@@ -1,5 +1,5 @@
 //! What has to be the same in two evaluations for their numbers to be about the subjects: the judge, the prompts, how
-//! answers are drawn, and the code. It is read off the manifests of the nodes' keys, which name the content of every
+//! answers are drawn, the labels that verdicts are held against, and the code. It is read off the manifests of the nodes' keys, which name the content of every
 //! input. Datasets that an evaluation was handed, as `measure` is, are followed to the nodes that made them.
 
 use crate::engine::{Change, NodeReport, What, differences};
@@ -36,6 +36,7 @@ fn roles(kind: &str) -> Roles {
             prompts: &["seeds", "benchmark", "benign", "pairs"],
         },
         "measure" => Roles {
+            // But for the labels in `labelled`.
             subjects: &["phase", "evaluator", "labelled"],
             made: &["verdicts", "attacks", "benign", "meanings"],
             judge: NOTHING,
@@ -99,6 +100,10 @@ fn follow(a: At, b: At, found: &mut Conditions) {
             _ if a.2.kind == "evaluate" && head == "evaluator" => {
                 found.notes.push("judged_… is the word of each run's own evaluator, and they differ".into());
             }
+            // The verdicts are the subject's; what they are held against is not.
+            _ if is_labels(&a.2.kind, &change.path) => {
+                found.differing.push(said("labels", a.2, &change));
+            }
             _ if roles.subjects.contains(&head) => {}
             What::Input if roles.made.contains(&head) => {
                 let makers = (maker(a.1, &change.from), maker(b.1, &change.to));
@@ -121,10 +126,31 @@ fn follow(a: At, b: At, found: &mut Conditions) {
     }
 }
 
+/// Whether a parameter is the labels that an evaluator's verdicts are held against: `labelled.heldout.labels`.
+fn is_labels(kind: &str, path: &str) -> bool {
+    kind == "measure" && path.starts_with("labelled.") && path.ends_with(".labels")
+}
+
 fn maker<'r>(lineage: &Lineage<'r>, digest: &serde_json::Value) -> Option<&'r NodeReport> {
     Some(lineage.maker(digest.as_str()?)?.0)
 }
 
 fn said(role: &str, node: &NodeReport, change: &Change) -> String {
     format!("{role}: {change} ({})", node.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_the_yardstick_and_verdicts_on_them_the_subject() {
+        assert!(is_labels("measure", "labelled.heldout.labels"));
+        assert!(!is_labels("measure", "labelled.heldout.verdicts"));
+        assert!(
+            !is_labels("measure", "labelled.heldout"),
+            "a set that only one has is a metric that only one has"
+        );
+        assert!(!is_labels("judge", "labels"));
+    }
 }

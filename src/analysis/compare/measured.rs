@@ -1,8 +1,10 @@
 //! One measure of two sides: their values, the difference, and the test that fits what is known of it.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
-use super::outcomes::Prompts;
+use super::outcomes::{Prompt, Prompts};
 use crate::analysis::series::Measure;
 use crate::analysis::statistics::{
     Bootstrap, Cluster, Interval, Side, bootstrap, bootstrap_apart, difference, mcnemar, paired_t,
@@ -17,7 +19,7 @@ pub enum Test {
     Mcnemar,
     /// Several attempts: the bootstrap over prompts.
     Bootstrap,
-    /// Several seeds that both have: over seeds, and prompts within.
+    /// Several seeds that both have: over seeds and prompts, the same prompts in every seed that has them.
     BootstrapSeeds,
     /// Other seeds on each side: each drawn on its own.
     BootstrapApart,
@@ -57,7 +59,7 @@ pub struct Compared {
     pub test: Option<Test>,
     /// The smallest difference that would have been found in four of five repetitions.
     pub detectable: Option<f64>,
-    /// That both were asked; over seeds, of all of them.
+    /// That both were asked. A prompt of several seeds counts once.
     pub prompts: usize,
     /// Attempts at these prompts.
     pub a_attempts: usize,
@@ -67,6 +69,8 @@ pub struct Compared {
     pub only_b: usize,
     /// Of several seeds, each.
     pub seeds: Vec<OfSeed>,
+    /// Seeds that both have, but with no prompt in common.
+    pub seeds_left_out: Vec<u64>,
 }
 
 /// A measure's names, as fields.
@@ -84,10 +88,13 @@ pub struct Part<'p> {
     pub prompts: Option<&'p Prompts>,
 }
 
+/// A and B.
+pub type Pair<'p> = (Part<'p>, Part<'p>);
+
 /// How the seeds of two sides stand to each other.
 pub enum Parts<'p> {
-    /// Seed by seed, A and B.
-    Paired(Vec<(Part<'p>, Part<'p>)>),
+    /// Seed by seed.
+    Paired(Vec<Pair<'p>>),
     Apart(Vec<Part<'p>>, Vec<Part<'p>>),
 }
 
@@ -113,6 +120,7 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
         only_a: 0,
         only_b: 0,
         seeds: Vec::new(),
+        seeds_left_out: Vec::new(),
     };
     match parts {
         Parts::Paired(pairs) => paired(&mut found, pairs),
@@ -121,28 +129,45 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
     found
 }
 
-fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
-    // A seed that lacks the measure on one side says nothing of the difference.
-    let both: Vec<&(Part, Part)> =
-        pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
-    let told: Option<Vec<(&Prompts, &Prompts)>> =
-        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
-    let clusters: Vec<Vec<Cluster>> = told.iter().flatten().map(|(a, b)| shared(found, a, b)).collect();
-    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
-        values(found, pairs);
+fn paired(found: &mut Compared, pairs: &[Pair]) {
+    // Seeds with other prompts on each side have nothing to compare; they spoil nothing where other seeds have.
+    let (apart, pairs): (Vec<Pair>, Vec<Pair>) =
+        pairs.iter().copied().partition(|(a, b)| a.prompts.zip(b.prompts).is_some_and(are_others));
+    if pairs.is_empty() {
+        let mut left = Left::default();
+        apart.iter().filter_map(|(a, b)| a.prompts.zip(b.prompts)).for_each(|(a, b)| {
+            shared(a, b, &mut left);
+        });
+        left.count(found);
+        values(found, &apart, false);
         return;
     }
+    found.seeds_left_out = apart.iter().filter_map(|(a, b)| a.seed.or(b.seed)).collect();
+    // A seed that lacks the measure on one side says nothing of the difference.
+    let both: Vec<&Pair> = pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
+    let told: Option<Vec<(&Prompts, &Prompts)>> =
+        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
+    let mut left = Left::default();
+    let clusters: Vec<Vec<(&str, Cluster)>> =
+        told.iter().flatten().map(|(a, b)| shared(a, b, &mut left)).collect();
+    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
+        values(found, &pairs, true);
+        return;
+    }
+    left.count(found);
     for ((a, _), clusters) in both.iter().zip(&clusters) {
         let (a_rate, b_rate) = rates(clusters);
         found.seeds.push(OfSeed { seed: a.seed, a: Some(a_rate), b: Some(b_rate) });
     }
     set_means(found);
-    found.prompts = clusters.iter().map(Vec::len).sum();
-    let total = |count: fn(&Cluster) -> f64| clusters.iter().flatten().map(count).sum::<f64>() as usize;
+    found.prompts = clusters.iter().flatten().map(|(id, _)| id).collect::<HashSet<_>>().len();
+    let total = |count: fn(&Cluster) -> f64| {
+        clusters.iter().flatten().map(|(_, cluster)| count(cluster)).sum::<f64>() as usize
+    };
     (found.a_attempts, found.b_attempts) =
         (total(|cluster| cluster.a.count), total(|cluster| cluster.b.count));
     match &clusters[..] {
-        [only] if only.iter().all(|cluster| is_single(&cluster.a) && is_single(&cluster.b)) => {
+        [only] if only.iter().all(|(_, cluster)| is_single(&cluster.a) && is_single(&cluster.b)) => {
             exact(found, only)
         }
         [_] => set_bootstrap(found, bootstrap(&clusters), Test::Bootstrap),
@@ -153,8 +178,8 @@ fn paired(found: &mut Compared, pairs: &[(Part, Part)]) {
     }
 }
 
-/// Values alone: of several seeds Student's t.
-fn values(found: &mut Compared, pairs: &[(Part, Part)]) {
+/// Values alone: of several seeds Student's t, if they are to be tested.
+fn values(found: &mut Compared, pairs: &[Pair], test: bool) {
     found.seeds =
         pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
     let differences: Vec<f64> = found.seeds.iter().filter_map(|seed| Some(seed.b? - seed.a?)).collect();
@@ -166,7 +191,7 @@ fn values(found: &mut Compared, pairs: &[(Part, Part)]) {
     } else {
         set_means(found);
     }
-    if let Some(tested) = paired_t(&differences) {
+    if let Some(tested) = paired_t(&differences).filter(|_| test) {
         (found.interval, found.p) = (Some(tested.interval), Some(tested.p));
         (found.detectable, found.test) = (Some(tested.detectable), Some(Test::StudentT));
     }
@@ -182,39 +207,63 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
         b: part.value.filter(|_| !is_a),
     };
     found.seeds = a.iter().map(|part| of(part, true)).chain(b.iter().map(|part| of(part, false))).collect();
-    let sides = |parts: &[Part]| -> Option<Vec<Vec<Side>>> {
-        let of = |prompts: &Prompts| {
-            prompts.list.iter().map(|prompt| side(prompt.sum(), prompt.attempts.len())).collect::<Vec<Side>>()
-        };
-        parts.iter().map(|part| Some(of(part.prompts?))).collect()
-    };
+    let (told_a, told_b) = (sides(a), sides(b));
     let mean = |parts: &[Part]| {
         let values: Vec<f64> = parts.iter().filter_map(|part| part.value).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     (found.a, found.b) = (mean(a), mean(b));
     found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
-    if let (Some(a), Some(b)) = (sides(a), sides(b)) {
-        let attempts =
-            |side: &[Vec<Side>]| side.iter().flatten().map(|side| side.count).sum::<f64>() as usize;
+    if let (Some(a), Some(b)) = (told_a, told_b) {
+        let attempts = |side: &[Vec<(&str, Side)>]| {
+            side.iter().flatten().map(|(_, side)| side.count).sum::<f64>() as usize
+        };
         (found.a_attempts, found.b_attempts) = (attempts(&a), attempts(&b));
         set_bootstrap(found, bootstrap_apart(&a, &b), Test::BootstrapApart);
     }
 }
 
-/// The prompts that both have; counts the others.
-fn shared(found: &mut Compared, a: &Prompts, b: &Prompts) -> Vec<Cluster> {
+/// The attempts at each prompt of each seed, if all are known.
+fn sides<'p>(parts: &[Part<'p>]) -> Option<Vec<Vec<(&'p str, Side)>>> {
+    let of = |prompts: &'p Prompts| {
+        let of = |prompt: &'p Prompt| (prompt.id.as_str(), side(prompt.sum(), prompt.attempts.len()));
+        prompts.list.iter().map(of).collect::<Vec<_>>()
+    };
+    parts.iter().map(|part| Some(of(part.prompts?))).collect()
+}
+
+/// Whether no prompt is in both.
+fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
+    !a.list.iter().any(|prompt| b.get(&prompt.id).is_some())
+}
+
+/// Prompts that only one side has, in whatever seed.
+#[derive(Default)]
+struct Left<'p> {
+    a: HashSet<&'p str>,
+    b: HashSet<&'p str>,
+}
+
+impl Left<'_> {
+    fn count(&self, found: &mut Compared) {
+        (found.only_a, found.only_b) = (self.a.len(), self.b.len());
+    }
+}
+
+/// The prompts that both have; the others are left.
+fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<(&'p str, Cluster)> {
     let mut clusters = Vec::with_capacity(a.list.len());
     for prompt in &a.list {
         match b.get(&prompt.id) {
-            Some(other) => clusters.push(Cluster {
-                a: side(prompt.sum(), prompt.attempts.len()),
-                b: side(other.sum(), other.attempts.len()),
-            }),
-            None => found.only_a += 1,
+            Some(other) => {
+                let (a, b) =
+                    (side(prompt.sum(), prompt.attempts.len()), side(other.sum(), other.attempts.len()));
+                clusters.push((prompt.id.as_str(), Cluster { a, b }));
+            }
+            None => drop(left.a.insert(&prompt.id)),
         }
     }
-    found.only_b += b.list.len() - clusters.len();
+    left.b.extend(b.list.iter().map(|prompt| prompt.id.as_str()).filter(|id| a.get(id).is_none()));
     clusters
 }
 
@@ -226,11 +275,11 @@ fn is_single(side: &Side) -> bool {
     side.count == 1.0 && (side.sum == 0.0 || side.sum == 1.0)
 }
 
-fn rates(clusters: &[Cluster]) -> (f64, f64) {
+fn rates(clusters: &[(&str, Cluster)]) -> (f64, f64) {
     let total = |of: fn(&Cluster) -> Side| {
         let (sum, count) = clusters
             .iter()
-            .map(of)
+            .map(|(_, cluster)| of(cluster))
             .fold((0.0, 0.0), |(sum, count), side| (sum + side.sum, count + side.count));
         sum / count
     };
@@ -246,13 +295,13 @@ fn set_means(found: &mut Compared) {
     (found.a, found.b, found.difference) = (Some(a), Some(b), Some(b - a));
 }
 
-fn exact(found: &mut Compared, clusters: &[Cluster]) {
-    let count = |is: &dyn Fn(&Cluster) -> bool| clusters.iter().filter(|cluster| is(cluster)).count() as u64;
+fn exact(found: &mut Compared, clusters: &[(&str, Cluster)]) {
+    let count = |is: fn(&Cluster) -> bool| clusters.iter().filter(|(_, cluster)| is(cluster)).count() as u64;
     let all = clusters.len() as u64;
-    let gained = count(&|cluster| cluster.b.sum > cluster.a.sum);
-    let lost = count(&|cluster| cluster.a.sum > cluster.b.sum);
-    found.a_interval = wilson(count(&|cluster| cluster.a.sum > 0.0), all);
-    found.b_interval = wilson(count(&|cluster| cluster.b.sum > 0.0), all);
+    let gained = count(|cluster| cluster.b.sum > cluster.a.sum);
+    let lost = count(|cluster| cluster.a.sum > cluster.b.sum);
+    found.a_interval = wilson(count(|cluster| cluster.a.sum > 0.0), all);
+    found.b_interval = wilson(count(|cluster| cluster.b.sum > 0.0), all);
     found.interval = difference(gained, lost, all);
     found.p = Some(mcnemar(gained, lost));
     found.detectable = smallest_difference((gained + lost) as f64 / all as f64, all);
@@ -317,7 +366,12 @@ mod tests {
         assert_eq!((one.test, one.difference), (Some(Test::Bootstrap), Some(-0.25)));
         assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
         let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
-        assert_eq!((two.test, two.prompts, two.seeds.len()), (Some(Test::BootstrapSeeds), 4, 2));
+        assert_eq!(
+            (two.test, two.prompts, two.seeds.len()),
+            (Some(Test::BootstrapSeeds), 2, 2),
+            "the same two"
+        );
+        assert_eq!((two.a_attempts, two.b_attempts), (8, 4));
         let none = prompts(&[("x", &[0.0, 0.0]), ("y", &[0.0, 0.0])]);
         let pair_of_none = (part(None, 0.0, Some(&none)), part(None, 0.0, Some(&none)));
         let same = tested(&measure(), true, &Parts::Paired(vec![pair_of_none]));
@@ -325,6 +379,29 @@ mod tests {
         assert!(same.a_interval.is_some_and(|interval| interval.low == 0.0 && interval.high > 0.5));
         let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
         assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
+    }
+
+    #[test]
+    fn a_seed_with_other_prompts_is_left_out_and_spoils_nothing() {
+        let a = prompts(&[("x", &[1.0]), ("y", &[1.0]), ("only", &[0.0])]);
+        let b = prompts(&[("x", &[1.0]), ("y", &[0.0])]);
+        let others = prompts(&[("z", &[1.0])]);
+        let like = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 0.5, Some(&b)));
+        let unlike = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 1.0, Some(&others)));
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), like(3)]));
+        assert_eq!((found.test, found.seeds_left_out), (Some(Test::BootstrapSeeds), vec![2]));
+        assert_eq!((found.prompts, found.only_a, found.only_b), (2, 1, 0));
+        assert_eq!(found.seeds.iter().map(|seed| seed.seed).collect::<Vec<_>>(), [Some(1), Some(3)]);
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2)]));
+        assert_eq!((found.test, found.difference), (Some(Test::Mcnemar), Some(-0.5)));
+        // No test over other prompts, whose numbers are told.
+        let found = tested(&measure(), true, &Parts::Paired(vec![unlike(1), unlike(2), unlike(3)]));
+        assert_eq!((found.test, found.prompts, found.only_a, found.only_b), (None, 0, 3, 1));
+        // Of one seed the outcomes are gone: values, of all prompts.
+        let gone = (part(Some(4), 0.25, None), part(Some(4), 0.5, None));
+        let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), gone]));
+        assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 0));
+        assert_eq!(found.seeds_left_out, [2]);
     }
 
     #[test]

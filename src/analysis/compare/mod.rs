@@ -103,6 +103,9 @@ pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison
         Outcomes::read(&side.outcomes, &nodes).with_context(|| format!("outcomes of run {}", side.title))
     };
     let (read_a, read_b) = (read(a, &own_a)?, read(b, &own_b)?);
+    for (side, own, read) in [(a, &own_a, &read_a), (b, &own_b, &read_b)] {
+        result.notes.extend(gone(side, own, read));
+    }
     let measures = measures(&own_a, &own_b);
     result.metrics = measures
         .iter()
@@ -116,6 +119,22 @@ pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison
     adjust(&mut result.metrics);
     flipped(&measures, &places, &read_a, &read_b, wanted.flips, &mut result)?;
     Ok(result)
+}
+
+/// Says whose outcomes the cache has let go of, so that nothing is known of single prompts.
+fn gone(side: &Side, own: &[Found], read: &Outcomes) -> Option<String> {
+    let has = |found: &Found| found.1.report.outputs.iter().any(|output| output.artifact == "outcomes");
+    let gone: Vec<&str> = (own.iter().zip(&read.evaluations))
+        .filter(|(found, prompts)| side.incomplete && has(found) && prompts.is_empty())
+        .map(|((_, evaluation), _)| evaluation.report.node.as_str())
+        .collect();
+    (!gone.is_empty()).then(|| {
+        format!(
+            "{}: the outcomes of {} are no longer in the cache, so that there is no test prompt by prompt; run the pipeline again and compare the new run",
+            side.title,
+            gone.join(", ")
+        )
+    })
 }
 
 /// The evaluations to compare: those asked for, else the last of each, or where a run is not finished the last that
@@ -324,6 +343,23 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         .into_iter()
         .map(|((only_a, only_b), metrics)| {
             format!("left out: {only_a} prompts of A alone and {only_b} of B alone ({})", metrics.join(", "))
+        })
+        .collect();
+    result.notes.extend(notes);
+    let mut left: BTreeMap<&[u64], Vec<&str>> = BTreeMap::new();
+    for found in result.metrics.iter().filter(|found| !found.seeds_left_out.is_empty()) {
+        left.entry(&found.seeds_left_out).or_default().push(&found.metric);
+    }
+    let notes: Vec<String> = left
+        .into_iter()
+        .map(|(seeds, metrics)| {
+            let names: Vec<String> = seeds.iter().map(u64::to_string).collect();
+            format!(
+                "left out: {} {}, where A and B have no prompt in common ({})",
+                if seeds.len() == 1 { "seed" } else { "seeds" },
+                names.join(", "),
+                metrics.join(", ")
+            )
         })
         .collect();
     result.notes.extend(notes);

@@ -1,6 +1,6 @@
 //! A run as one side of a comparison: its variants, the evaluations of each, and what they measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -28,6 +28,8 @@ pub struct Side {
     /// One for each seed, in their order.
     pub variants: Vec<Variant>,
     pub outcomes: PathBuf,
+    /// Whether the cache had let go of datasets when the tables were made.
+    pub incomplete: bool,
 }
 
 /// A pipeline with one seed.
@@ -89,20 +91,23 @@ impl Side {
         });
         let tables = Tables::of(&run.folder)?;
         let finished = run.record.status == "done";
-        let mut side =
-            Side { title, part, run, finished, several, variants, outcomes: tables.path("outcomes") };
+        let (outcomes, incomplete) = (tables.path("outcomes"), tables.missing > 0);
+        let mut side = Side { title, part, run, finished, several, variants, outcomes, incomplete };
         side.read_metrics(&tables)?;
         Ok(side)
     }
 
     fn read_metrics(&mut self, tables: &Tables) -> anyhow::Result<()> {
-        let mut rows = metrics(&tables.path("metrics"))?;
         let gathered = self.run.folder.join("metrics.parquet");
-        if rows.is_empty() && gathered.exists() {
-            // The cache has let go of what the nodes made; what the run gathered of it is still there.
-            rows = data::read::<RunMetricRow>(&gathered)
-                .with_context(|| format!("metrics of run {}", self.run.record.run))?;
-        }
+        // A run gathers them when it ends: what the cache has let go of since, the last evaluation too, is still there.
+        // One that was killed has none, or half of one.
+        let has_ended = matches!(self.run.record.status.as_str(), "done" | "failed");
+        let gathered = match has_ended && gathered.exists() {
+            true => data::read::<RunMetricRow>(&gathered)
+                .with_context(|| format!("metrics of run {}", self.run.record.run))?,
+            false => Vec::new(),
+        };
+        let rows = joined(gathered, metrics(&tables.path("metrics"))?);
         let reports: BTreeMap<&str, &NodeReport> =
             self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
         for rows in rows.chunk_by(|a, b| a.node == b.node) {
@@ -175,6 +180,13 @@ impl Side {
     }
 }
 
+/// What was gathered, and of nodes that are not in it what the tables have.
+fn joined(mut gathered: Vec<RunMetricRow>, tables: Vec<RunMetricRow>) -> Vec<RunMetricRow> {
+    let known: HashSet<String> = gathered.iter().map(|row| row.node.clone()).collect();
+    gathered.extend(tables.into_iter().filter(|row| !known.contains(&row.node)));
+    gathered
+}
+
 /// Whether a metric is of all of its subject; those of single categories, techniques and classes are too many for a
 /// comparison.
 fn is_whole(row: &MetricRow) -> bool {
@@ -215,4 +227,26 @@ fn metrics(path: &std::path::Path) -> anyhow::Result<Vec<RunMetricRow>> {
         }
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_gathered_comes_before_what_the_cache_still_has() {
+        let row = |node: &str, value: f64| {
+            let at = Position { iteration: 0, step: 0, rng_seed: String::new() };
+            let text = || "x".to_owned();
+            let metric = MetricRow { phase: text(), subject: text(), metric: text(), value, count: 1, at };
+            RunMetricRow { node: node.to_owned(), metric }
+        };
+        // The cache has lost `after`; the run was resumed when `more` had not been gathered.
+        let rows = joined(
+            vec![row("before", 1.0), row("before", 2.0), row("after", 3.0)],
+            vec![row("before", 1.0), row("before", 2.0), row("more", 4.0)],
+        );
+        let told: Vec<(&str, f64)> = rows.iter().map(|row| (row.node.as_str(), row.metric.value)).collect();
+        assert_eq!(told, [("before", 1.0), ("before", 2.0), ("after", 3.0), ("more", 4.0)]);
+    }
 }

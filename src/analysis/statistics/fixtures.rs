@@ -171,11 +171,12 @@ fn alpha_is_that_of_krippendorff() {
 #[test]
 fn the_bootstrap_has_the_interval_of_scipy() {
     for case in fixtures().bootstrap {
-        let prompts: Vec<Cluster> = (case.clusters.iter())
+        let prompts: Vec<(usize, Cluster)> = (case.clusters.iter())
             .map(|[a, a_count, b, b_count]| Cluster {
                 a: Side { sum: *a, count: *a_count },
                 b: Side { sum: *b, count: *b_count },
             })
+            .enumerate()
             .collect();
         let found = bootstrap(&[prompts]).unwrap();
         // An end at the 2.5th percentile of 10,000 resamples has an error of 0.027 standard errors, SciPy's 200,000 a

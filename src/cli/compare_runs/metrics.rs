@@ -116,8 +116,8 @@ fn legend(text: &mut String, comparison: &Comparison) {
     for (test, said) in [
         (Test::Mcnemar, "McN: McNemar's exact test, one attempt at each prompt; Tango's interval."),
         (Test::Bootstrap, "boot: bootstrap over prompts."),
-        (Test::BootstrapSeeds, "seeds: bootstrap over seeds, and prompts within."),
-        (Test::BootstrapApart, "apart: bootstrap over each side's seeds, and prompts within."),
+        (Test::BootstrapSeeds, "seeds: bootstrap over seeds and prompts, the same prompts in each seed."),
+        (Test::BootstrapApart, "apart: bootstrap over each side's seeds and prompts."),
         (Test::StudentT, "t: Student's t over seeds."),
     ] {
         if used(test) {
