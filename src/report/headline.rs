@@ -65,7 +65,7 @@ fn cell(seeds: &[Vec<Point>], is_share: bool) -> Option<HeadlineCell> {
 fn note(columns: &[Column]) -> String {
     const STUDENT: &str =
         "95 % intervals are Student's t over seeds; of a change, over each seed's own change.";
-    const WILSON: &str = "95 % intervals are Wilson's, from the number of prompts as if these were \
+    const WILSON: &str = "95 % intervals are Wilson's, from the number of attempts as if these were \
         independent; they say nothing of what another seed would give, and a change of a single seed has none.";
     match (columns.iter().any(|column| column.seeds > 1), columns.iter().any(|column| column.seeds <= 1)) {
         (true, false) => STUDENT.to_owned(),
