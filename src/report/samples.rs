@@ -56,6 +56,7 @@ struct Row<'a> {
     response: Option<&'a str>,
     verdict: Option<&'a str>,
     truth: Option<&'a str>,
+    label: Option<&'a str>,
     reward: Option<(&'a Rewards<'a>, usize)>,
     attacker_checkpoint: Option<&'a str>,
     defender_checkpoint: Option<&'a str>,
@@ -135,6 +136,7 @@ impl Gathering {
             defender,
             verdict,
             truth,
+            label,
             learner,
         ] = [
             Some(run),
@@ -148,6 +150,7 @@ impl Gathering {
             row.defender,
             verdict,
             row.truth,
+            row.label,
             learner,
         ]
         .map(|text| self.place(text));
@@ -167,6 +170,7 @@ impl Gathering {
         samples.defender.push(defender);
         samples.verdict.push(verdict);
         samples.truth.push(truth);
+        samples.label.push(label);
         samples.learner.push(learner);
         [&mut samples.seed, &mut samples.attack, &mut samples.response]
             .into_iter()
@@ -230,8 +234,6 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
         let earned = earned.or_else(|| known.rewards.find((own.variant, dataset, id), "defender"));
         let technique = attack.and_then(|attack| known.attacks.technique[attack]);
         let verdict = known.verdicts.first((own.variant, dataset, id));
-        let pair = [own.variant, own.seed_id.unwrap_or_default()];
-        let asked = [defenders[row], attacks[row], texts[row]].map(Option::unwrap_or_default);
         let wrote = attack.and_then(|attack| known.wrote.get(&known.attacks.node(attack)));
         found.push(Row {
             key,
@@ -240,7 +242,7 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
             response: texts[row],
             technique: technique.or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
             verdict: verdict.and_then(|verdict| known.verdicts.class[verdict]),
-            truth: known.outcomes.truths.get(&[pair[0], pair[1], asked[0], asked[1], asked[2]]).copied(),
+            truth: known.outcomes.truth(&own, [defenders[row], attacks[row], texts[row]]),
             reward: earned,
             attacker_checkpoint: wrote.map(String::as_str),
             defender_checkpoint: known.defender((own.variant, own.node), defenders[row]),
@@ -261,13 +263,17 @@ fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) 
             shared.dataset[row].unwrap_or_default(),
             ids[row].unwrap_or(0),
         );
-        let own = || Row {
-            key,
-            attack: attacks[row],
-            defender: defenders[row],
-            response: texts[row],
-            truth: classes[row],
-            ..shared.row(row)
+        let own = || {
+            let own = shared.row(row);
+            Row {
+                key,
+                attack: attacks[row],
+                defender: defenders[row],
+                response: texts[row],
+                truth: known.outcomes.truth(&own, [defenders[row], attacks[row], texts[row]]),
+                label: classes[row],
+                ..own
+            }
         };
         let verdicts = known.verdicts.of.get(&key).map(Vec::as_slice).unwrap_or_default();
         if verdicts.is_empty() {
@@ -522,6 +528,12 @@ impl<'a> Outcomes<'a> {
             truths.entry(key.map(Option::unwrap_or_default)).or_insert(classes[row].unwrap_or_default());
         }
         Outcomes { truths, is_true }
+    }
+
+    /// What is true of a model's response to an attack.
+    fn truth(&self, own: &Row, [defender, attack, response]: [Option<&str>; 3]) -> Option<&'a str> {
+        let key = [Some(own.variant), own.seed_id, defender, attack, response];
+        self.truths.get(&key.map(Option::unwrap_or_default)).copied()
     }
 }
 

@@ -119,6 +119,11 @@ fn a_report_of_a_finished_run_has_everything_in_one_file() {
     // Two rounds of two steps: 16 attacks on two defenders; 4 attacks and 2 benign prompts, each answered 4 times.
     assert_eq!((attacker.len(), defender.len()), (2 * 2 * 16 * 2, 2 * 2 * 6 * 4));
     assert!(!evaluator.is_empty());
+    assert!(
+        evaluator.iter().all(|row| !page.text("label", *row).is_empty()),
+        "experts labelled what it learnt from"
+    );
+    assert!(attacker.iter().all(|row| page.text("label", *row).is_empty()));
     let row = attacker[0];
     assert_eq!(page.text("scope", row), "play[1]/red[1]");
     assert!(page.samples()["reward"][row].is_number());
