@@ -53,40 +53,51 @@ pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec
         [] => !any_evaluation || evaluates(node),
         _ => wanted.iter().any(|name| node.node.starts_with(name.as_str())),
     });
-    nodes.into_iter().map(|node| of(run, store, &lineage, node)).collect()
+    // By the responses that they judged; of several the first in the pipeline.
+    let mut judges: Vec<&NodeReport> = run.nodes.iter().filter(|node| node.kind == "judge").collect();
+    judges.sort_by_key(|judge| std::cmp::Reverse(judge.index));
+    let judged = |judge: &&NodeReport| lineage.inputs(judge).into_iter().find(|(path, _)| path == "data");
+    let judges: HashMap<String, &NodeReport> =
+        judges.into_iter().filter_map(|judge| Some((judged(&judge)?.1, judge))).collect();
+    nodes.into_iter().map(|node| of(store, &lineage, &judges, node)).collect()
 }
 
 /// The responses of a node and the verdicts that the run has on them.
-fn of(run: &Run, store: &Store, lineage: &Lineage, node: &NodeReport) -> anyhow::Result<Judged> {
+fn of(
+    store: &Store,
+    lineage: &Lineage,
+    judges: &HashMap<String, &NodeReport>,
+    node: &NodeReport,
+) -> anyhow::Result<Judged> {
     let output = |node: &NodeReport, artifact: &str| {
         node.outputs.iter().find(|output| output.artifact == artifact).map(|output| output.digest)
     };
     let Some(digest) = output(node, "responses") else { anyhow::bail!("`{}` has no responses", node.node) };
     let responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
     let mut verdicts = BTreeMap::new();
-    // Of the evaluation itself, or of a stage that judged these responses.
-    let judge = run.nodes.iter().find(|judge| {
-        judge.kind == "judge" && lineage.inputs(judge).contains(&("data".into(), digest.to_string()))
-    });
+    // Of the evaluation itself, or of the stage that judged these responses.
+    let judge = judges.get(&digest.to_string());
     if let Some(stored) = output(node, "verdicts").or_else(|| output(judge?, "verdicts")) {
         let rows: Vec<VerdictRow> = read(store, &stored, &node.node)?;
         verdicts.insert(STORED, classes(&responses, &rows));
     }
     if let Some(outcomes) = output(node, "outcomes") {
         let rows: Vec<OutcomeRow> = read(store, &outcomes, &node.node)?;
-        let known: HashMap<(&str, &str, &str), Option<Class>> = rows
+        let known: HashMap<[&str; 4], Option<Class>> = rows
             .iter()
             .filter(|row| matches!(row.metric.as_str(), "attack_success" | "cross_success"))
-            .map(|row| {
-                ((row.subject.as_str(), row.prompt.as_str(), row.response.as_str()), Class::parse(&row.class))
-            })
+            .map(|row| ([&row.subject, &row.seed_id, &row.prompt, &row.response], row))
+            .map(|(key, row)| (key.map(String::as_str), Class::parse(&row.class)))
             .collect();
         let class = |row: &ResponseRow| {
-            known.get(&(row.defender.as_str(), row.attack.as_str(), row.text.as_str())).copied().flatten()
+            let key = [&row.defender, &row.origin.seed_id, &row.attack, &row.text].map(String::as_str);
+            known.get(&key).copied().flatten()
         };
-        let truth: Vec<Option<Class>> = responses.iter().map(class).collect();
-        if truth.iter().any(Option::is_some) {
-            verdicts.insert(TRUTH, truth);
+        let said: Vec<Option<Class>> = responses.iter().map(class).collect();
+        // An oracle knows the truth; a judge in its place only says what it thinks.
+        let by_oracle = lineage.inputs(node).iter().any(|(path, _)| path == "world");
+        if said.iter().any(Option::is_some) {
+            verdicts.entry(if by_oracle { TRUTH } else { STORED }).or_insert(said);
         }
     }
     Ok(Judged { node: node.node.clone(), digest, responses, verdicts })

@@ -134,9 +134,9 @@ mod tests {
         let (lines, hidden) = grid.lines(40);
         assert!(hidden.is_empty() && lines.iter().all(|line| line.width() <= 40), "{lines:#?}");
         assert_eq!(lines[0], "run  text                          value");
-        assert_eq!(lines[1], "a    one two three four …           0.25");
-        assert_eq!(lines[2], "b    wörter\\n\\u{1b}[31m      123456.789");
-        assert_eq!(lines[3], "c    漢字漢字漢字漢字漢…       1.000e-7");
+        assert_eq!(lines[1], "a    one two three four fiv…        0.25");
+        assert_eq!(lines[2], "b    wörter\\n\\u{1b}[31m       123456.789");
+        assert_eq!(lines[3], "c    漢字漢字漢字漢字漢字漢…    1.000e-7");
         let (lines, hidden) = grid.lines(22);
         assert_eq!((lines[1].as_str(), hidden), ("a    one two three f…", &["value".to_owned()][..]));
         assert_eq!(grid.lines(1).0[1], "a");

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{CacheArgs, FileArgs, RunArgs, pipeline, several};
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
-use crate::runs::Run;
+use crate::runs::{JUDGED, Run};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -35,10 +35,17 @@ pub struct JudgeArgs {
 
 pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
-    let store = Store::open(&run.record.cache)?;
+    let cache = &run.record.cache;
+    anyhow::ensure!(
+        cache.is_dir(),
+        "the cache {} of run {} is gone, and its responses",
+        cache.display(),
+        run.title()
+    );
+    let store = Store::open(cache)?;
     let mut judged = analysis::judged(&run, &store, &args.nodes)?;
     let stage = stage(&args.with)?;
-    let names: Vec<String> = judged.iter().map(|one| stage_name(&one.node)).collect();
+    let names = stage_names(&judged);
     let file = write(&run, &store, &judged, &names, &stage)?;
     let (code, folder) = pipeline::execute(&arguments(file, &run), true)?;
     if code != ExitCode::SUCCESS {
@@ -109,7 +116,17 @@ fn model(with: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A stage's name made of a node's.
+/// Stages' names made of nodes'.
+fn stage_names(judged: &[Judged]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for one in judged {
+        let name = stage_name(&one.node);
+        let taken = names.iter().filter(|known| known.split("--").next() == Some(&name)).count();
+        names.push(if taken == 0 { name } else { format!("{name}--{taken}") });
+    }
+    names
+}
+
 fn stage_name(node: &str) -> String {
     let plain: String =
         node.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
@@ -142,7 +159,7 @@ fn write(
         stages.insert(name.clone(), Value::Object(stage));
     }
     let mut pipeline = Map::new();
-    pipeline.insert("pipeline".into(), json!(format!("{}-judged", run.record.pipeline)));
+    pipeline.insert("pipeline".into(), json!(format!("{}{JUDGED}", run.record.pipeline)));
     // Where the run computed: the same judge says the same there.
     let text = fs::read_to_string(run.folder.join("pipeline.yaml")).unwrap_or_default();
     let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();

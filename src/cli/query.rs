@@ -233,6 +233,9 @@ fn table(answer: &mut Answer, limit: usize) -> anyhow::Result<()> {
     if let Some(more) = more(rows, limit.max(grid.rows())) {
         text += &(more + "\n");
     }
+    if rows == 0 {
+        eprintln!("no rows");
+    }
     Ok(super::print(&text)?)
 }
 

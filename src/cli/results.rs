@@ -1,6 +1,6 @@
 //! `triplay results`: many seeds and ablations together, as a table and as curves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
-use crate::runs::{self, Run};
+use crate::runs::{self, Run, RunRecord};
+use crate::store::Store;
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -100,9 +101,10 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     if names.is_empty() {
         names.push("latest".into());
     }
-    let extension = args.out.as_ref().map(|out| out.extension().and_then(|text| text.to_str()).unwrap_or(""));
+    let extension = |out: &PathBuf| out.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let extension = args.out.as_ref().map(extension);
     anyhow::ensure!(
-        matches!(extension, None | Some("svg" | "png")),
+        matches!(extension.as_deref(), None | Some("svg" | "png")),
         "pictures are written as .svg or .png; leave out -o to draw in the terminal"
     );
     let runs = read(&names, &args.ablations)?;
@@ -113,7 +115,7 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
         super::print(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let bytes = match extension {
+    let bytes = match extension.as_deref() {
         Some("png") => analysis::png(&picture)?,
         _ => analysis::svg(&picture).into_bytes(),
     };
@@ -127,7 +129,7 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
     if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
         anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
     }
-    let mut runs = names.iter().map(|name| of(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut runs = told_apart(names.iter().map(|name| of(name)).collect::<anyhow::Result<_>>()?)?;
     let of_row = |row: &RunMetricRow| runs::variant(&row.node).0.to_owned();
     let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();
     if let Some(unknown) = ablations.iter().find(|name| !known.contains(*name)) {
@@ -143,15 +145,87 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
     Ok(runs)
 }
 
-fn of(name: &str) -> anyhow::Result<Vec<RunMetricRow>> {
+/// The metrics of a run, and what it was run with.
+struct Metrics {
+    rows: Vec<RunMetricRow>,
+    /// Nothing of a file alone.
+    record: Option<RunRecord>,
+}
+
+impl Metrics {
+    /// Pipeline and parameters of each of its ablations, the seed apart, and the seeds.
+    fn settings(&self) -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let mut settings: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+        for (variant, params) in self.record.iter().flat_map(|record| &record.params) {
+            let node = format!("{variant}/");
+            let ablation = if variant.is_empty() { "" } else { runs::variant(&node).0 };
+            let mut params = params.clone();
+            let seed = params.as_object_mut().and_then(|params| params.remove("seed")).unwrap_or_default();
+            let pipeline = self.record.as_ref().map_or("", |record| record.pipeline.as_str());
+            let ablation = settings.entry(ablation.to_owned()).or_default();
+            ablation.0 = format!("{pipeline} {params}");
+            ablation.1.insert(seed.to_string());
+        }
+        let is_there = |ablation: &String| self.rows.iter().any(|row| runs::variant(&row.node).0 == ablation);
+        settings.retain(|ablation, _| is_there(ablation));
+        settings
+    }
+}
+
+/// Runs of one ablation are seeds of it where nothing but the seed differs; otherwise each is on its own, under its name.
+fn told_apart(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+    let mut known: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+    let mut apart: BTreeSet<String> = BTreeSet::new();
+    for (ablation, (setting, seeds)) in all.iter().flat_map(Metrics::settings) {
+        let Some((other, others)) = known.get_mut(&ablation) else {
+            known.insert(ablation, (setting, seeds));
+            continue;
+        };
+        if *other != setting {
+            apart.insert(ablation);
+        } else if let Some(twice) = seeds.iter().find(|seed| others.contains(*seed)) {
+            anyhow::bail!(
+                "two of these runs have seed {twice} with the same parameters: it would count twice"
+            );
+        } else {
+            others.extend(seeds);
+        }
+    }
+    for metrics in &mut all {
+        let Some(record) = &metrics.record else { continue };
+        for row in &mut metrics.rows {
+            let (ablation, seed, node) = runs::variant(&row.node);
+            if apart.contains(ablation) {
+                let name =
+                    [ablation, record.run.as_str()].join(if ablation.is_empty() { "" } else { " of " });
+                let seed = seed.map_or(String::new(), |seed| format!("-s{seed}"));
+                row.node = format!("{name}{seed}/{node}");
+            }
+        }
+    }
+    Ok(all.into_iter().map(|metrics| metrics.rows).collect())
+}
+
+fn of(name: &str) -> anyhow::Result<Metrics> {
     let file = Path::new(name);
     if file.is_file() {
-        return analysis::read(file);
+        return Ok(Metrics { rows: analysis::read(file)?, record: None });
     }
     let (run, variant) = name.split_once('@').map_or((name, None), |(run, variant)| (run, Some(variant)));
-    let path = Run::locate(run)?.join("metrics.parquet");
-    anyhow::ensure!(path.exists(), "there is no {}: the run did not get to its end", path.display());
-    let mut rows = analysis::read(&path)?;
+    let found = Run::read(&Run::locate(run)?)?;
+    let path = found.folder.join("metrics.parquet");
+    let mut rows = match path.exists() {
+        true => analysis::read(&path)?,
+        false => {
+            let RunRecord { run, status, nodes, cache, .. } = &found.record;
+            let done = found.nodes.len();
+            eprintln!(
+                "note: run {run} is {status} after {done} of {nodes} nodes: what they measured is shown"
+            );
+            anyhow::ensure!(cache.is_dir(), "its cache {} is gone, and what it measured", cache.display());
+            analysis::collect(&found.nodes, &Store::open(cache)?)?
+        }
+    };
     if let Some(wanted) = variant {
         // One ablation with all of its seeds, or a single variant.
         let is_wanted = |node: &str| {
@@ -161,5 +235,5 @@ fn of(name: &str) -> anyhow::Result<Vec<RunMetricRow>> {
         rows.retain(|row| is_wanted(&row.node));
         anyhow::ensure!(!rows.is_empty(), "run `{run}` has no ablation or seed `{wanted}`");
     }
-    Ok(rows)
+    Ok(Metrics { rows, record: Some(found.record) })
 }

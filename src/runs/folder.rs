@@ -148,6 +148,13 @@ pub struct Run {
 /// The order of run folders: the time and the number behind it.
 type Order = (String, u32);
 
+/// What the names of pipelines end in that judge the responses of another run again.
+pub const JUDGED: &str = "-judged";
+
+fn is_judged(run: &Path) -> bool {
+    run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(JUDGED.as_bytes()))
+}
+
 /// All run folders, the oldest first.
 fn run_folders(pipeline: Option<&str>) -> Vec<(Order, PathBuf)> {
     let mut runs = Vec::new();
@@ -197,7 +204,12 @@ impl Run {
             .map_or((None, text), |(pipeline, run)| (Some(pipeline), run));
         let runs = run_folders(pipeline);
         let found: Vec<&PathBuf> = match run {
-            "latest" => runs.iter().map(|(_, path)| path).next_back().into_iter().collect(),
+            "latest" => {
+                // One that judges another run again is meant only where its pipeline is named.
+                let own = |path: &&PathBuf| pipeline.is_some() || !is_judged(path);
+                let newest = runs.iter().map(|(_, path)| path).rfind(own);
+                newest.or_else(|| runs.iter().map(|(_, path)| path).next_back()).into_iter().collect()
+            }
             _ => match runs.iter().map(|(_, path)| path).filter(|path| name(path) == run).collect::<Vec<_>>()
             {
                 exact if !exact.is_empty() => exact,

@@ -10,7 +10,7 @@ mod texts;
 mod variant;
 
 pub use events::{AtWork, Event, EventLog, Events};
-pub use folder::{Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
+pub use folder::{JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use tables::{TABLES, Table, Tables};

@@ -2,9 +2,11 @@
 //! read. They are made when they are first asked for and stay in the run's folder, `tables/<stamp>/`, so that they
 //! outlive the cache; the stamp is of the nodes that are done, so a run under way gets new ones as it goes on.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use arrow_array::cast::AsArray;
@@ -22,7 +24,7 @@ use crate::data::{
     self, AttackRow, Column, LabelRow, MeaningRow, MetricRow, OutcomeRow, ResponseRow, RewardRow,
     TableWriter, VerdictRow,
 };
-use crate::engine::NodeReport;
+use crate::engine::{NodeOutput, NodeReport};
 use crate::store::{Digest, Store};
 
 /// Raised when what stands in tables changes.
@@ -100,7 +102,7 @@ fn fields<R: Column>(fields: &mut Vec<Field>) {
 }
 
 /// All kinds of rows; each is called as its artifact.
-pub const TABLES: [Table; 8] = [
+pub static TABLES: [Table; 8] = [
     Table {
         name: "metrics",
         about: "a number that a stage reports",
@@ -154,42 +156,43 @@ impl Tables {
         let nodes = folder.join("nodes.jsonl");
         let nodes = fs::read(&nodes).with_context(|| format!("cannot read {}", nodes.display()))?;
         let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..16]);
-        let tables = folder.join("tables");
-        let kept = tables.join(&stamp);
-        if kept.exists() {
-            return Tables::open(kept);
+        let beside = folder.join("tables");
+        if let Some(tables) = Tables::kept(folder, &beside.join(&stamp)) {
+            return Ok(tables);
         }
-        let run = Run::read(folder)?;
-        // Where the folder cannot be written, as on a shared disk, they go where temporary files go.
-        let parent = match fs::create_dir_all(&tables) {
-            Ok(()) => tables,
-            Err(_) => std::env::temp_dir().join("triplay-tables"),
+        // Where the folder cannot be written, as on a shared disk, they go to the user's own cache.
+        let parent = match making_place(&beside) {
+            Ok(_) => beside,
+            Err(_) => own_cache(folder)?,
         };
         let place = parent.join(&stamp);
-        if place.exists() {
-            return Tables::open(place);
+        if let Some(tables) = Tables::kept(folder, &place) {
+            return Ok(tables);
         }
+        let run = Run::read(folder)?;
         let fail = || format!("cannot make tables in {}", parent.display());
-        fs::create_dir_all(&parent).with_context(fail)?;
-        let making = tempfile::Builder::new().prefix(".making-").tempdir_in(&parent).with_context(fail)?;
+        let making = making_place(&parent).with_context(fail)?;
         let missing =
             make(&run, making.path()).with_context(|| format!("tables of run {}", run.record.run))?;
-        fs::write(making.path().join("missing"), missing.to_string()).with_context(fail)?;
-        // Another process may have made the same meanwhile; those of earlier nodes are of no use any more.
-        let older: Vec<PathBuf> = fs::read_dir(&parent)
-            .with_context(fail)?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| parent.ends_with("tables") && path.is_dir() && *path != place)
-            .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
-            .collect();
+        fs::write(making.path().join(MISSING), missing.to_string()).with_context(fail)?;
+        // Those that lacked more; or another process may have made the same meanwhile.
         let making = making.keep();
+        if place.exists() && Tables::open(&place).missing != missing {
+            let _ = fs::remove_dir_all(&place);
+        }
         if fs::rename(&making, &place).is_err() {
             let _ = fs::remove_dir_all(&making);
             anyhow::ensure!(place.exists(), fail());
         }
-        older.iter().for_each(|path| drop(fs::remove_dir_all(path)));
-        Tables::open(place)
+        sweep(&parent, &place);
+        Ok(Tables::open(&place))
+    }
+
+    /// What was made before, unless it lacks datasets and the cache has now others than then.
+    fn kept(run: &Path, place: &Path) -> Option<Tables> {
+        let tables = place.exists().then(|| Tables::open(place))?;
+        let same = tables.missing == 0 || Run::read(run).is_ok_and(|run| missing(&run) == tables.missing);
+        same.then_some(tables)
     }
 
     /// Those of several runs, in their order; what has to be made is made side by side.
@@ -197,9 +200,9 @@ impl Tables {
         folders.par_iter().map(|folder| Tables::of(folder)).collect()
     }
 
-    fn open(folder: PathBuf) -> anyhow::Result<Tables> {
-        let missing = fs::read_to_string(folder.join("missing")).unwrap_or_default().parse().unwrap_or(0);
-        Ok(Tables { folder, missing })
+    fn open(folder: &Path) -> Tables {
+        let missing = fs::read_to_string(folder.join(MISSING)).unwrap_or_default().parse().unwrap_or(0);
+        Tables { folder: folder.to_owned(), missing }
     }
 
     /// The Parquet file of the table of this name.
@@ -208,33 +211,99 @@ impl Tables {
     }
 }
 
+/// The file that says how many datasets were not there.
+const MISSING: &str = "missing";
+
+/// Tables of fewer nodes go after this time: somebody may be reading them.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What a process that was killed was making goes after this time.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A new folder within this one, which is made too.
+fn making_place(parent: &Path) -> std::io::Result<tempfile::TempDir> {
+    fs::create_dir_all(parent)?;
+    tempfile::Builder::new().prefix(".making-").tempdir_in(parent)
+}
+
+/// Where tables of a run go whose folder cannot be written.
+fn own_cache(run: &Path) -> anyhow::Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.filter(|cache| cache.is_absolute()).with_context(|| {
+        format!("{} cannot be written; set XDG_CACHE_HOME to a folder that can", run.display())
+    })?;
+    let run = fs::canonicalize(run).with_context(|| format!("cannot find {}", run.display()))?;
+    let name = Digest::of_bytes(run.as_os_str().as_encoded_bytes()).to_string();
+    Ok(cache.join("triplay").join("tables").join(&name[..16]))
+}
+
+/// Removes tables beside these that nobody needs any more.
+fn sweep(parent: &Path, place: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let grace = if entry.file_name().as_encoded_bytes().starts_with(b".") { ABANDONED } else { GRACE };
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if path != place && age.is_some_and(|age| age > grace) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// The datasets that tables are made of, of each table in the order of the graph.
+fn datasets(run: &Run) -> Vec<(&'static Table, &NodeReport, &NodeOutput)> {
+    let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
+    nodes.retain(|node| !matches!(node.kind.as_str(), "sandbox" | "empty"));
+    nodes.sort_by_key(|node| node.index);
+    let mut datasets = Vec::new();
+    for table in &TABLES {
+        for node in &nodes {
+            let own = node.outputs.iter().filter(|output| output.artifact == table.name);
+            datasets.extend(own.map(|output| (table, *node, output)));
+        }
+    }
+    datasets
+}
+
+/// How many datasets the cache does not have.
+fn missing(run: &Run) -> usize {
+    let has = |output: &NodeOutput| run.record.blob(&output.digest).exists();
+    datasets(run).iter().filter(|(_, _, output)| !has(output)).count()
+}
+
 /// Writes all tables of a run into a folder; says how many datasets were not there any more.
 fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
     // Opening a cache that is gone would make a new one.
     anyhow::ensure!(run.record.cache.is_dir(), "its cache {} is gone", run.record.cache.display());
     let store = Store::open(&run.record.cache)?;
     let lineage = Lineage::new(run, &store);
-    let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
-    nodes.sort_by_key(|node| node.index);
     let mut missing = 0;
+    let mut writers = HashMap::new();
     for table in &TABLES {
         let schema = table.schema();
-        let mut writer =
-            TableWriter::create(&folder.join(format!("{}.parquet", table.name)), table.name, schema.clone())?;
-        for node in nodes.iter().filter(|node| !matches!(node.kind.as_str(), "sandbox" | "empty")) {
-            for output in node.outputs.iter().filter(|output| output.artifact == table.name) {
-                let path = store.blob_path(&output.digest);
-                if !path.exists() {
-                    missing += 1;
-                    continue;
-                }
-                let rows = data::open(&path).with_context(|| format!("{} of {}", output.name, node.node))?;
-                let place = place(run, node, &output.digest, table, &lineage);
-                for batch in &rows.batches {
-                    writer.write(&widened(batch, &schema, &place)?)?;
-                }
+        let path = folder.join(format!("{}.parquet", table.name));
+        let writer = TableWriter::create(&path, table.name, schema.clone())?;
+        writers.insert(table.name, (schema, writer));
+    }
+    for (table, node, output) in datasets(run) {
+        let path = store.blob_path(&output.digest);
+        if !path.exists() {
+            missing += 1;
+            continue;
+        }
+        let rows = data::open(&path).with_context(|| format!("{} of {}", output.name, node.node))?;
+        let place = place(run, node, &output.digest, table, &lineage);
+        if let Some((schema, writer)) = writers.get_mut(table.name) {
+            for batch in &rows.batches {
+                writer.write(&widened(batch, schema, &place)?)?;
             }
         }
+    }
+    for (_, writer) in writers.into_values() {
         writer.close()?;
     }
     Ok(missing)

@@ -10,6 +10,7 @@ use crate::data::{
 };
 use crate::engine::Context;
 use crate::game::{Class, Question, Rates, label};
+use crate::store::Digest;
 
 /// What a model says to each question; nothing to what is none.
 pub fn ask<'q>(
@@ -136,6 +137,8 @@ pub enum Prompts {
     Attempts,
     /// Prompts of their own, the same in every evaluation.
     Fixed,
+    /// Prompts with their responses, the same in every evaluation.
+    Pairs,
 }
 
 /// What an evaluation asked and what came of it, as rows.
@@ -154,14 +157,17 @@ impl Outcomes {
         prompts: Prompts,
         asked: impl IntoIterator<Item = Asked<'a>>,
     ) {
-        let mut seen: HashMap<&str, u32> = HashMap::new();
+        let mut seen: HashMap<String, u32> = HashMap::new();
         for one in asked {
             let seed_id = one.origin.seed_id.as_str();
-            let number = seen.entry(seed_id).and_modify(|number| *number += 1).or_insert(1);
-            let (prompt_id, attempt) = match prompts {
-                Prompts::Attempts => (seed_id.to_owned(), *number),
-                Prompts::Fixed => (format!("{seed_id}#{number}"), 1),
+            // By content, so that a prompt is the same where others are left out or stand in another order.
+            let short = |text: &str| Digest::of_bytes(text.as_bytes()).to_string()[..8].to_owned();
+            let prompt_id = match prompts {
+                Prompts::Attempts => seed_id.to_owned(),
+                Prompts::Fixed => format!("{seed_id}#{}", short(one.prompt)),
+                Prompts::Pairs => format!("{seed_id}#{}{}", short(one.prompt), short(one.response)),
             };
+            let attempt = *seen.entry(prompt_id.clone()).and_modify(|number| *number += 1).or_insert(1);
             self.rows.push(OutcomeRow {
                 phase: self.phase.clone(),
                 subject: subject.into(),

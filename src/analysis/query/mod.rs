@@ -33,15 +33,21 @@ pub struct Asked {
 pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
     let quiet = trouble::Quiet::new();
     let mut trouble = Trouble::default();
-    let named = quiet
-        .guarded(|| extract_table_identifiers(sql, false, true))
-        .map_err(|failure| trouble.explain(failure))?;
     let begins = sql.split_whitespace().next().unwrap_or_default();
     // Polars would list those that were opened: none.
     anyhow::ensure!(
         !begins.eq_ignore_ascii_case("show"),
         "`triplay results query --schema` shows the tables"
     );
+    anyhow::ensure!(
+        ["select", "with", "from", "explain"]
+            .iter()
+            .any(|word| begins.trim_start_matches('(').eq_ignore_ascii_case(word)),
+        "only SELECT can be asked, also after WITH: runs are not changed by SQL"
+    );
+    let named = quiet
+        .guarded(|| extract_table_identifiers(sql, false, true))
+        .map_err(|failure| trouble.explain(failure))?;
     let mut catalog = Catalog::new(folders);
     let mut tables: Vec<(String, LazyFrame)> = Vec::new();
     // Other names are those of common table expressions, or wrong: Polars tells.

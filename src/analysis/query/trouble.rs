@@ -95,6 +95,10 @@ impl Trouble {
             PolarsError::ColumnNotFound(message) | PolarsError::SchemaFieldNotFound(message) => {
                 unknown_column(message)
             }
+            PolarsError::Duplicate(message) => {
+                let name = quoted_after(message, "name '").unwrap_or("the same");
+                anyhow!("two columns are called `{name}`; name one of them otherwise with AS")
+            }
             PolarsError::SQLInterface(_) | PolarsError::SQLSyntax(_) => {
                 let text = text.strip_prefix("sql parser error: ").unwrap_or(&text);
                 anyhow!("the SQL is not understood: {text}")

@@ -104,7 +104,7 @@ impl Evaluation<'_> {
             class: verdict.said,
             hit: verdict.said == Some(verdict.reference),
         });
-        self.outcomes.add("evaluator", "accuracy_heldout", Prompts::Fixed, asked);
+        self.outcomes.add("evaluator", "accuracy_heldout", Prompts::Pairs, asked);
         Ok(())
     }
 }
