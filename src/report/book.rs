@@ -41,6 +41,26 @@ pub struct Point {
 /// A metric's values in one column, by seed, in the order of the run.
 pub type Trail = BTreeMap<Option<u64>, Vec<Point>>;
 
+/// The phases after which all seeds of a trail have a value, in their order: of a run under way some seeds are further
+/// than others, and what is compared has to be of the same ones.
+pub fn common_phases(trail: &Trail) -> Vec<&str> {
+    let mut common: Vec<&str> = Vec::new();
+    for point in trail.values().next().into_iter().flatten() {
+        let phase = point.phase.as_str();
+        let all_have = || trail.values().all(|points| points.iter().any(|point| point.phase == phase));
+        if !common.contains(&phase) && all_have() {
+            common.push(phase);
+        }
+    }
+    common
+}
+
+/// The last value of each seed after a phase.
+pub fn after<'t>(trail: &'t Trail, phase: &str) -> Vec<&'t Point> {
+    let last = |points: &'t Vec<Point>| points.iter().rfind(|point| point.phase == phase);
+    trail.values().filter_map(last).collect()
+}
+
 /// A row of metrics and where it is from.
 pub struct Entry<'a> {
     pub column: usize,
@@ -158,6 +178,23 @@ pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_that_are_further_are_compared_where_all_have_been() {
+        let point = |phase: &str| Point { phase: phase.into(), at: (0, 0), value: 0.5, count: 10 };
+        let trail = |phases: &[&[&str]]| {
+            let seed = |(seed, phases): (usize, &&[&str])| {
+                (Some(seed as u64), phases.iter().map(|phase| point(phase)).collect())
+            };
+            phases.iter().enumerate().map(seed).collect::<Trail>()
+        };
+        let uneven = trail(&[&["warm-up", "1 red", "1 blue"], &["warm-up", "1 red"]]);
+        assert_eq!(common_phases(&uneven), ["warm-up", "1 red"]);
+        assert_eq!(after(&uneven, "1 red").len(), 2);
+        assert_eq!(common_phases(&trail(&[&["end"], &["warm-up"]])), [] as [&str; 0]);
+        assert_eq!(common_phases(&trail(&[&["a", "b"]])), ["a", "b"]);
+        assert_eq!(common_phases(&Trail::new()), [] as [&str; 0]);
+    }
 
     #[test]
     fn a_share_of_one_seed_has_wilson_s_interval_and_of_several_student_s() {

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use super::book::Book;
 use super::graph::{self, Plan};
 use super::headline::headline;
-use super::made_of::{Makers, shown};
+use super::made_of::Makers;
 use super::matrices;
 use super::model::{Matrix, Report, RunInfo, Samples};
 use super::panels::panels;
 use super::samples::Gathering;
 use super::source::{Source, VERIFY};
 use crate::engine::Registry;
-use crate::runs::{Tables, variant};
+use crate::runs::{Events, Tables, shown, variant};
 
 /// What becomes of texts of prompts and models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,8 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
     let mut all_matrices = matrices::matrices(&book);
     all_matrices.extend(gathered.matrices.iter().cloned());
     all_matrices.extend(matrices::by_category(&book));
-    let log = sources.iter().filter(|source| source.is_running()).flat_map(log).collect();
+    let log = sources.iter().filter(|source| source.is_running());
+    let log = log.flat_map(|source| log_lines(&source.events, redacted)).collect();
     Report {
         title: title(sources),
         triplay: env!("CARGO_PKG_VERSION").into(),
@@ -146,7 +147,7 @@ fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> 
     let harmful = !sources.iter().all(Source::is_sandbox);
     match (texts, redacted) {
         (Texts::BySandbox, true) => vec![
-            "Texts of prompts and models are left out, since they are not of the sandbox's made-up world; \
+            "Texts of prompts and models are left out, since not all are of the sandbox's made-up world; \
              --reveal shows them."
                 .into(),
         ],
@@ -338,17 +339,37 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// The newest lines of a run under way, and how far the nodes at work are.
-fn log(source: &Source) -> Vec<String> {
-    let at_work =
-        source.events.at_work.iter().map(|(node, at_work)| format!("at work   {node}  {}", at_work.note));
-    let lines = source.events.lines.iter().cloned().chain(at_work);
-    lines.map(|line| line.trim_end().to_owned()).collect()
+/// The newest lines of a run under way, and how far the nodes at work are. What a command says may hold texts: where these are left out, a message is its first line, and `exec` has no note.
+fn log_lines(events: &Events, redacted: bool) -> Vec<String> {
+    let at_work = events.at_work.iter().map(|(node, at_work)| {
+        let note = if redacted && at_work.kind == "exec" { "" } else { &at_work.note };
+        format!("at work   {node}  {note}")
+    });
+    let line = |line: &String| match redacted {
+        true => line.lines().next().unwrap_or_default().to_owned(),
+        false => line.clone(),
+    };
+    events.lines.iter().map(line).chain(at_work).map(|line| line.trim_end().to_owned()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{log_lines, quoted};
+    use crate::runs::{AtWork, Events};
+
+    #[test]
+    fn a_log_without_texts_has_no_words_of_commands() {
+        let mut events = Events::default();
+        events.lines.push("10:00:00  say  failed: it ended with 3\nglowvenom".into());
+        for (node, kind) in [("say", "exec"), ("train", "sft")] {
+            let note = format!("1/2 of {kind}");
+            events.at_work.insert(node.into(), AtWork { kind: kind.into(), note });
+        }
+        let failed = "10:00:00  say  failed: it ended with 3";
+        let redacted = log_lines(&events, true);
+        assert_eq!(redacted, [failed, "at work   say", "at work   train  1/2 of sft"]);
+        assert!(log_lines(&events, false)[0].ends_with("glowvenom"));
+    }
 
     #[test]
     fn what_a_shell_would_take_apart_is_quoted() {

@@ -1,6 +1,6 @@
 //! The metrics that matter, at the first evaluation and at the last.
 
-use super::book::{Book, Column, Of, Point, interval};
+use super::book::{Book, Column, Of, Point, Trail, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
 use crate::analysis::estimate;
 
@@ -20,11 +20,14 @@ const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
 ];
 
 pub fn headline(book: &Book) -> Headline {
-    let row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>)| {
+    let mut uneven = Uneven::default();
+    let mut row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>)| {
         let cells: Vec<_> = (0..book.columns.len())
             .map(|column| {
                 let trail = book.trail(column, subject, metric, Of::Evaluation);
-                cell(&trail.into_values().collect::<Vec<_>>(), unit == "share")
+                let phase = common_phases(&trail).last().map(|phase| (*phase).to_owned());
+                uneven.add(column, book.columns[column].seeds, &trail, phase.as_deref());
+                cell(&trail, unit == "share")
             })
             .collect();
         cells.iter().any(Option::is_some).then(|| HeadlineRow {
@@ -36,8 +39,11 @@ pub fn headline(book: &Book) -> Headline {
             cells,
         })
     };
-    let rows: Vec<HeadlineRow> = ROWS.into_iter().filter_map(row).collect();
-    let note = if rows.is_empty() { "Nothing was evaluated yet.".to_owned() } else { note(&book.columns) };
+    let rows: Vec<HeadlineRow> = ROWS.into_iter().filter_map(&mut row).collect();
+    let note = match rows.is_empty() {
+        true => "Nothing was evaluated yet.".to_owned(),
+        false => note(&book.columns) + &uneven.note(&book.columns),
+    };
     Headline {
         columns: book.columns.iter().map(|column| column.name.clone()).collect(),
         seeds: book.columns.iter().map(|column| column.seeds).collect(),
@@ -46,30 +52,100 @@ pub fn headline(book: &Book) -> Headline {
     }
 }
 
-fn cell(seeds: &[Vec<Point>], is_share: bool) -> Option<HeadlineCell> {
-    let first: Vec<&Point> = seeds.iter().filter_map(|points| points.first()).collect();
-    let last: Vec<&Point> = seeds.iter().filter_map(|points| points.last()).collect();
-    let gains: Vec<f64> = seeds
-        .iter()
-        .filter(|points| points.len() > 1)
-        .filter_map(|points| Some(points.last()?.value - points.first()?.value))
-        .collect();
-    let change = estimate(&gains).map(|gain| {
+/// The first and the last phase that all seeds have, and how each seed changed from one to the other.
+fn cell(trail: &Trail, is_share: bool) -> Option<HeadlineCell> {
+    let phases = common_phases(trail);
+    let (first_phase, last_phase) = (phases.first()?, phases.last()?);
+    let first = |points: &[Point]| points.iter().position(|point| point.phase == *first_phase);
+    let last = |points: &[Point]| points.iter().rposition(|point| point.phase == *last_phase);
+    let pairs = trail.values().filter_map(|points| Some((points, first(points)?, last(points)?)));
+    let pairs: Vec<(&Vec<Point>, usize, usize)> = pairs.collect();
+    let change = if pairs.iter().all(|(_, first, last)| first != last) {
+        let gain =
+            |(points, first, last): &(&Vec<Point>, usize, usize)| points[*last].value - points[*first].value;
+        estimate(&pairs.iter().map(gain).collect::<Vec<f64>>())
+    } else {
+        None
+    };
+    let change = change.map(|gain| {
         let bound = |sign: f64| gain.half.map(|half| gain.mean + sign * half);
         Interval { value: gain.mean, low: bound(-1.0), high: bound(1.0) }
     });
+    let first: Vec<&Point> = pairs.iter().map(|(points, first, _)| &points[*first]).collect();
+    let last: Vec<&Point> = pairs.iter().map(|(points, _, last)| &points[*last]).collect();
     Some(HeadlineCell { first: interval(&first, is_share)?, last: interval(&last, is_share)?, change })
+}
+
+/// Where seeds of a column are not equally far: the column, after which phase "last" is, and of how many seeds.
+#[derive(Default)]
+struct Uneven(Vec<(usize, String, usize)>);
+
+impl Uneven {
+    /// Notes a metric of a column of so many seeds, whose last common phase this is.
+    fn add(&mut self, column: usize, seeds: usize, trail: &Trail, phase: Option<&str>) {
+        let Some(phase) = phase else { return };
+        let is_last = |points: &Vec<Point>| points.last().is_some_and(|point| point.phase == phase);
+        let found = (column, phase.to_owned(), trail.len());
+        let is_even = trail.len() >= seeds && trail.values().all(is_last);
+        if !is_even && !self.0.contains(&found) {
+            self.0.push(found);
+        }
+    }
+
+    fn note(&self, columns: &[Column]) -> String {
+        let each = self.0.iter().map(|(column, phase, with)| {
+            let Column { name, seeds, .. } = &columns[*column];
+            let of = if columns.len() > 1 { format!(" of {name}") } else { String::new() };
+            match with < seeds {
+                true => format!(" Not all seeds{of} are equally far: the last values are after {phase}, of {with} of {seeds} seeds."),
+                false => format!(" Not all seeds{of} are equally far: the last values are after {phase}, which all of them have."),
+            }
+        });
+        each.collect()
+    }
 }
 
 /// Which intervals these are.
 fn note(columns: &[Column]) -> String {
     const STUDENT: &str =
         "95 % intervals are Student's t over seeds; of a change, over each seed's own change.";
-    const WILSON: &str = "95 % intervals are Wilson's, from the number of prompts as if these were \
+    const WILSON: &str = "95 % intervals are Wilson's, from the number of attempts as if these were \
         independent; they say nothing of what another seed would give, and a change of a single seed has none.";
     match (columns.iter().any(|column| column.seeds > 1), columns.iter().any(|column| column.seeds <= 1)) {
         (true, false) => STUDENT.to_owned(),
         (false, _) => WILSON.to_owned(),
         (true, true) => format!("Where a column has several seeds: {STUDENT} Where it has one: {WILSON}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_is_of_one_phase_that_all_seeds_have() {
+        let point = |phase: &str, value: f64| Point { phase: phase.into(), at: (0, 0), value, count: 10 };
+        let trail = Trail::from([
+            (Some(1), vec![point("warm-up", 0.5), point("1 red", 0.8), point("1 blue", 0.1)]),
+            (Some(2), vec![point("warm-up", 0.4), point("1 red", 0.6)]),
+        ]);
+        let found = cell(&trail, true).unwrap();
+        assert!((found.first.value - 0.45).abs() < 1e-12 && (found.last.value - 0.7).abs() < 1e-12);
+        assert!((found.change.unwrap().value - 0.25).abs() < 1e-12);
+        let column = |seeds| Column { name: "full".into(), run: 0, ablation: "full".into(), seeds };
+        let mut uneven = Uneven::default();
+        uneven.add(0, 2, &trail, Some("1 red"));
+        uneven.add(0, 2, &trail, Some("1 red"));
+        let note = uneven.note(&[column(2)]);
+        assert_eq!(note.matches("after 1 red, which all of them have").count(), 1, "{note}");
+        let mut uneven = Uneven::default();
+        uneven.add(0, 3, &trail, Some("1 red"));
+        assert!(uneven.note(&[column(3), column(3)]).contains("of full are equally far"));
+        assert!(uneven.note(&[column(3)]).contains("of 2 of 3 seeds"));
+        let even = Trail::from([(None, vec![point("warm-up", 0.5)])]);
+        assert!(cell(&even, true).unwrap().change.is_none());
+        let mut uneven = Uneven::default();
+        uneven.add(0, 1, &even, Some("warm-up"));
+        assert_eq!(uneven.note(&[column(1)]), "");
     }
 }

@@ -1,14 +1,13 @@
 //! What nodes were made of, and the models among what they made.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde_json::Value;
 
 use super::model::Checkpoint;
 use super::source::{Source, blob};
 use crate::engine::NodeReport;
-use crate::runs::{Lineage, manifest, variant};
+use crate::runs::{Lineage, manifest, shown, variant};
 
 const MODEL: &str = "model";
 
@@ -134,18 +133,5 @@ fn named(value: &Value, key: &str, found: &mut HashMap<String, String>) {
         }
         Value::Array(items) => items.iter().for_each(|item| named(item, key, found)),
         _ => {}
-    }
-}
-
-/// A path as it may be told to others: from the working directory or from home, whose names are nobody's business.
-pub fn shown(path: &Path) -> String {
-    if let Ok(here) = std::env::current_dir()
-        && let Ok(rest) = path.strip_prefix(&here)
-    {
-        return rest.display().to_string();
-    }
-    match std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
-        Some(rest) => Path::new("~").join(rest).display().to_string(),
-        None => path.display().to_string(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::book::{Book, Entry, Of};
+use super::book::{Book, Entry, Of, after, common_phases};
 use super::model::Matrix;
 use crate::analysis;
 
@@ -34,21 +34,17 @@ fn of(book: &Book, column: usize) -> String {
     }
 }
 
-/// The evaluator's verdicts by what is true, at the last evaluation of each seed, added up.
+/// The evaluator's verdicts by what is true, at the last evaluation that all seeds have, added up.
 fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix> {
     let accuracy = book.trail(column, "evaluator", &format!("accuracy_{set}"), Of::Evaluation);
-    let phase = &accuracy.values().next()?.last()?.phase;
+    let phase = *common_phases(&accuracy).last()?;
     let mut counts = vec![vec![0u64; CLASSES.len()]; 3];
     for (row, truth) in CLASSES.iter().take(3).enumerate() {
         for (place, said) in CLASSES.iter().enumerate() {
             let metric = format!("confusion_{set}:{truth}>{said}");
             let trail = book.trail(column, "evaluator", &metric, Of::Evaluation);
-            for (seed, points) in &trail {
-                // A class that the last evaluation did not meet has no value there.
-                let last = accuracy.get(seed).and_then(|points| points.last());
-                let point = points.last().filter(|point| last.is_some_and(|last| last.phase == point.phase));
-                counts[row][place] += point.map_or(0, |point| point.value as u64);
-            }
+            // A class that this evaluation did not meet has no value there.
+            counts[row][place] = after(&trail, phase).iter().map(|point| point.value as u64).sum();
         }
     }
     let values: Vec<Vec<Option<f64>>> = counts
@@ -143,26 +139,28 @@ fn cross_play(book: &Book) -> Vec<Matrix> {
     found.iter().map(matrix).collect()
 }
 
-/// How often attacks of each category succeed on each defense model, at the last evaluation; the mean over seeds.
+/// How often attacks of each category succeed on each defense model, at the last evaluation of it that all seeds have; the
+/// mean over seeds. Models whose last evaluation is another one have a table of their own.
 pub fn by_category(book: &Book) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
-        let mut cells = Cells::default();
-        let mut phase = String::new();
+        let mut tables: Vec<(String, Cells)> = Vec::new();
         for (subject, metric) in book.names.iter().filter(|(_, metric)| *metric == "attack_success") {
             let Some((defender, category)) = subject.split_once("/category=") else { continue };
-            let mut last: BTreeMap<Option<u64>, &Entry> = BTreeMap::new();
-            for entry in book.rows(subject, metric).filter(|entry| entry.column == column) {
-                last.insert(entry.seed, entry);
-            }
-            for entry in last.into_values() {
-                phase = analysis::phase(entry.row);
-                cells.add(category, defender, entry.row.value, entry.row.count);
+            let whole = book.trail(column, defender, metric, Of::Evaluation);
+            let Some(phase) = common_phases(&whole).last().map(|phase| (*phase).to_owned()) else { continue };
+            let trail = book.trail(column, subject, metric, Of::Evaluation);
+            let table = tables.iter().position(|(known, _)| *known == phase).unwrap_or_else(|| {
+                tables.push((phase.clone(), Cells::default()));
+                tables.len() - 1
+            });
+            for point in after(&trail, &phase) {
+                tables[table].1.add(category, defender, point.value, point.count);
             }
         }
-        if !cells.rows.is_empty() {
+        for (phase, cells) in tables.iter().filter(|(_, cells)| !cells.rows.is_empty()) {
             let title = format!(
-                "Success of attacks after the last evaluation ({phase}), by category and defense model{}",
+                "Success of attacks after {phase}, by category and defense model{}",
                 of(book, column)
             );
             found.push(cells.matrix("coverage", title, ["category", "defender"]));

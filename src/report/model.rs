@@ -216,8 +216,10 @@ pub struct Samples {
     pub response: Vec<i32>,
     /// The evaluator's class.
     pub verdict: Vec<i32>,
-    /// The true class, the experts' label or the benchmark's, where there is one.
+    /// The true class, where the oracle of a world was asked.
     pub truth: Vec<i32>,
+    /// What experts labelled it, who may err.
+    pub label: Vec<i32>,
     /// Who learnt from this row: `attacker`, `defender`, `evaluator`, or none.
     pub learner: Vec<i32>,
     pub reward: Vec<Option<f32>>,

@@ -1,7 +1,7 @@
 //! What attackers wrote and defenders answered, with what evaluators said, what is true, and who learnt what from it: rows
 //! of the tables of a run, joined. The same rows say how attacks of each category and technique fare.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
@@ -56,6 +56,7 @@ struct Row<'a> {
     response: Option<&'a str>,
     verdict: Option<&'a str>,
     truth: Option<&'a str>,
+    label: Option<&'a str>,
     reward: Option<(&'a Rewards<'a>, usize)>,
     attacker_checkpoint: Option<&'a str>,
     defender_checkpoint: Option<&'a str>,
@@ -84,7 +85,7 @@ impl Gathering {
             attacks: Attacks::new(&attacks),
             verdicts: Verdicts::new(&verdicts),
             rewards: Rewards::new(&rewards),
-            outcomes: Outcomes::new(&outcomes),
+            outcomes: Outcomes::new(&outcomes, &oracles(source, &makers)),
             wrote: &wrote,
             answered: &answered,
             techniques: &techniques,
@@ -135,6 +136,7 @@ impl Gathering {
             defender,
             verdict,
             truth,
+            label,
             learner,
         ] = [
             Some(run),
@@ -148,6 +150,7 @@ impl Gathering {
             row.defender,
             verdict,
             row.truth,
+            row.label,
             learner,
         ]
         .map(|text| self.place(text));
@@ -167,6 +170,7 @@ impl Gathering {
         samples.defender.push(defender);
         samples.verdict.push(verdict);
         samples.truth.push(truth);
+        samples.label.push(label);
         samples.learner.push(learner);
         [&mut samples.seed, &mut samples.attack, &mut samples.response]
             .into_iter()
@@ -230,8 +234,6 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
         let earned = earned.or_else(|| known.rewards.find((own.variant, dataset, id), "defender"));
         let technique = attack.and_then(|attack| known.attacks.technique[attack]);
         let verdict = known.verdicts.first((own.variant, dataset, id));
-        let pair = [own.variant, own.seed_id.unwrap_or_default()];
-        let asked = [defenders[row], attacks[row], texts[row]].map(Option::unwrap_or_default);
         let wrote = attack.and_then(|attack| known.wrote.get(&known.attacks.node(attack)));
         found.push(Row {
             key,
@@ -240,7 +242,7 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
             response: texts[row],
             technique: technique.or_else(|| earned.and_then(|(rewards, row)| rewards.technique[row])),
             verdict: verdict.and_then(|verdict| known.verdicts.class[verdict]),
-            truth: known.outcomes.truths.get(&[pair[0], pair[1], asked[0], asked[1], asked[2]]).copied(),
+            truth: known.outcomes.truth(&own, [defenders[row], attacks[row], texts[row]]),
             reward: earned,
             attacker_checkpoint: wrote.map(String::as_str),
             defender_checkpoint: known.defender((own.variant, own.node), defenders[row]),
@@ -261,13 +263,17 @@ fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) 
             shared.dataset[row].unwrap_or_default(),
             ids[row].unwrap_or(0),
         );
-        let own = || Row {
-            key,
-            attack: attacks[row],
-            defender: defenders[row],
-            response: texts[row],
-            truth: classes[row],
-            ..shared.row(row)
+        let own = || {
+            let own = shared.row(row);
+            Row {
+                key,
+                attack: attacks[row],
+                defender: defenders[row],
+                response: texts[row],
+                truth: known.outcomes.truth(&own, [defenders[row], attacks[row], texts[row]]),
+                label: classes[row],
+                ..own
+            }
         };
         let verdicts = known.verdicts.of.get(&key).map(Vec::as_slice).unwrap_or_default();
         if verdicts.is_empty() {
@@ -285,6 +291,7 @@ fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'
     let shared = Shared::new(rows);
     let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
     let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
+    let is_true = &known.outcomes.is_true;
     for row in 0..rows.count {
         let task = ASKED.iter().find(|(metric, _)| metrics[row] == Some(metric)).map(|(_, task)| *task);
         let Some(task) = task else { continue };
@@ -298,7 +305,8 @@ fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'
             attack: prompts[row],
             defender: subjects[row],
             response: responses[row],
-            truth: classes[row],
+            verdict: classes[row].filter(|_| !is_true[row]),
+            truth: classes[row].filter(|_| is_true[row]),
             technique: technique.map(String::as_str),
             defender_checkpoint: known.defender((own.variant, own.node), subjects[row]),
             ..own
@@ -492,23 +500,40 @@ impl<'a> Rewards<'a> {
     }
 }
 
-/// What evaluations found to be true of attacks and responses.
+/// What the oracle of a world found to be true of attacks and responses. What a judge said of them is no truth.
 struct Outcomes<'a> {
     /// By ablation and seed, seed prompt, model, attack and response.
     truths: HashMap<[&'a str; 5], &'a str>,
+    /// Whether each row is the oracle's.
+    is_true: Vec<bool>,
 }
 
 impl<'a> Outcomes<'a> {
-    fn new(rows: &'a Rows) -> Outcomes<'a> {
+    /// Beside `evaluate` there are other nodes that asked the oracle.
+    fn new(rows: &'a Rows, oracles: &HashSet<NodeName>) -> Outcomes<'a> {
         let shared = Shared::new(rows);
+        let kinds = rows.texts("kind");
+        let by_oracle = |row: usize| {
+            let node = (shared.text(&shared.variant, row), shared.text(&shared.node, row));
+            kinds[row] == Some("evaluate") || oracles.contains(&node)
+        };
+        let is_true: Vec<bool> = (0..rows.count).map(by_oracle).collect();
         let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
         let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
         let mut truths = HashMap::new();
-        for row in (0..rows.count).filter(|row| metrics[*row] == Some("attack_success")) {
+        let of_attacks =
+            |row: &usize| matches!(metrics[*row], Some("attack_success" | "cross_success")) && is_true[*row];
+        for row in (0..rows.count).filter(of_attacks) {
             let key = [shared.variant[row], shared.seed_id[row], subjects[row], prompts[row], responses[row]];
             truths.entry(key.map(Option::unwrap_or_default)).or_insert(classes[row].unwrap_or_default());
         }
-        Outcomes { truths }
+        Outcomes { truths, is_true }
+    }
+
+    /// What is true of a model's response to an attack.
+    fn truth(&self, own: &Row, [defender, attack, response]: [Option<&str>; 3]) -> Option<&'a str> {
+        let key = [Some(own.variant), own.seed_id, defender, attack, response];
+        self.truths.get(&key.map(Option::unwrap_or_default)).copied()
     }
 }
 
@@ -589,6 +614,13 @@ fn attackers<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, S
 fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, HashMap<String, String>> {
     let nodes = source.run.nodes.iter().filter(|node| makes(node, "responses"));
     nodes.map(|node| (name(node), makers.defenders(node))).collect()
+}
+
+/// The nodes of cross-play whose world says what succeeded; a judge says it in the others.
+fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
+    let nodes = source.run.nodes.iter().filter(|node| node.kind == "cross_play");
+    let asks = |node: &&NodeReport| makers.inputs(node).iter().any(|(path, _)| path == "world");
+    nodes.filter(asks).map(name).collect()
 }
 
 /// The techniques of the attacks of benchmarks, by their texts.
@@ -689,7 +721,34 @@ fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::StringArray;
+
     use super::*;
+
+    #[test]
+    fn what_a_judge_said_is_no_truth() {
+        let columns = [
+            ("variant", ["", "", "", ""]),
+            ("node", ["after", "measured", "with_world", "with_judge"]),
+            ("kind", ["evaluate", "measure", "cross_play", "cross_play"]),
+            ("metric", ["attack_success", "attack_success", "cross_success", "cross_success"]),
+            ("subject", ["a", "b", "c", "d"]),
+            ("seed_id", ["s/1", "s/1", "s/1", "s/1"]),
+            ("prompt", ["p", "p", "p", "p"]),
+            ("response", ["r", "r", "r", "r"]),
+            ("class", ["negative", "positive", "rejective", "negative"]),
+        ];
+        let column = |(name, texts): (&str, [&str; 4])| {
+            (name.to_owned(), vec![Arc::new(StringArray::from(texts.to_vec())) as ArrayRef])
+        };
+        let rows = Rows { columns: columns.into_iter().map(column).collect(), kept: None, count: 4 };
+        let outcomes = Outcomes::new(&rows, &HashSet::from([("", "with_world")]));
+        assert_eq!(outcomes.is_true, [true, false, true, false]);
+        let of = |subject| outcomes.truths.get(&["", "s/1", subject, "p", "r"]).copied();
+        assert_eq!([of("a"), of("b"), of("c"), of("d")], [Some("negative"), None, Some("rejective"), None]);
+    }
 
     #[test]
     fn what_is_redacted_says_how_long_it_was_and_nothing_else() {

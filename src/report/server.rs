@@ -1,22 +1,31 @@
 //! The live page: a small server for people at this machine. Its address holds a secret, it answers to its own names only,
 //! and it changes nothing.
 
-use std::io::Cursor;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
 use super::html;
 use super::live::{Answer, Live};
 
-/// How many requests are answered side by side.
-const THREADS: usize = 4;
+/// How many connections are open at most. Each is for one request, and who asks is on this machine.
+const CONNECTIONS: usize = 64;
+/// How long the head of a request may be: lines, and bytes.
+const LINES: usize = 64;
+const HEAD: usize = 16 << 10;
+/// How long who asks may take to say all of it, and to take a part of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a body that was refused is thrown away, and how much of it: an answer to who still sends may get lost.
+const LINGER: Duration = Duration::from_secs(1);
+const THROWN_AWAY: usize = 1 << 20;
 
-/// A server that listens.
+/// A server that listens. It knows no more of HTTP than looking at a page takes: bodies are refused and never read.
 pub struct Page {
-    server: Arc<Server>,
+    listener: TcpListener,
     shared: Arc<Shared>,
     /// Where it is to be found.
     pub address: String,
@@ -27,63 +36,180 @@ struct Shared {
     /// The name that was asked to be listened at.
     host: String,
     live: Live,
+    open: AtomicUsize,
 }
 
 impl Page {
     /// Begins to listen at an address; port 0 is any that is free.
     pub fn open(host: &str, port: u16, live: Live) -> anyhow::Result<Page> {
-        let server =
-            Server::http((host, port)).map_err(|error| anyhow::anyhow!("{error}")).with_context(|| {
-                format!("cannot listen at {host}:{port}; --port 0 takes any port that is free")
-            })?;
-        let at = server.server_addr().to_ip().context("the server has no address")?;
+        let listener = TcpListener::bind((host, port)).with_context(|| {
+            format!("cannot listen at {host}:{port}; --port 0 takes any port that is free")
+        })?;
+        let at = listener.local_addr().context("the server has no address")?;
         let token = html::random_hex()?;
         let address = format!("http://{at}/{token}/");
-        let shared = Arc::new(Shared { token, host: host.to_owned(), live });
-        Ok(Page { server: Arc::new(server), shared, address })
+        let shared = Arc::new(Shared { token, host: host.to_owned(), live, open: AtomicUsize::new(0) });
+        Ok(Page { listener, shared, address })
     }
 
     /// Answers until the process ends.
     pub fn serve(self) -> anyhow::Result<()> {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let (server, shared) = (self.server.clone(), self.shared.clone());
-                std::thread::spawn(move || {
-                    while let Ok(request) = server.recv() {
-                        // Who has gone away meanwhile needs no answer.
-                        let response = shared.answer(&request);
-                        let _ = request.respond(response);
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().map_err(|_| anyhow::anyhow!("a thread of the server ended"))?;
+        loop {
+            let Ok((stream, _)) = self.listener.accept() else {
+                // Such as no more files that may be open: some are closed soon.
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            };
+            let Some(place) = Place::take(&self.shared) else { continue };
+            // Who cannot be answered is sent away by closing, as who comes when all places are taken.
+            let _ = std::thread::Builder::new().spawn(move || place.0.talk(stream));
         }
-        anyhow::bail!("the server stopped listening")
     }
 }
 
-type Body = Response<Cursor<Vec<u8>>>;
+/// One of the places for connections, until it is dropped.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Place> {
+        let place = Place(shared.clone());
+        (shared.open.fetch_add(1, Ordering::AcqRel) < CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What somebody asks.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    method: String,
+    url: String,
+    host: String,
+    takes_gzip: bool,
+}
+
+impl Request {
+    /// Reads the head of a request, and why it is not answered. Nothing of a body is read on purpose.
+    fn read(stream: &mut TcpStream) -> std::io::Result<Result<Request, &'static str>> {
+        let begun = Instant::now();
+        let (mut head, mut part) = (Vec::new(), [0; 2048]);
+        loop {
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            stream.set_read_timeout(Some(left))?;
+            match stream.read(&mut part)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                read => head.extend_from_slice(&part[..read]),
+            }
+            match Request::parse(&head) {
+                Ok(None) if head.len() >= HEAD => return Ok(Err("that is too long")),
+                Ok(None) => {}
+                Ok(Some(request)) => return Ok(Ok(request)),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+    }
+
+    /// Nothing while there is more to come.
+    fn parse(head: &[u8]) -> Result<Option<Request>, &'static str> {
+        let mut lines = [httparse::EMPTY_HEADER; LINES];
+        let mut parsed = httparse::Request::new(&mut lines);
+        match parsed.parse(head) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return Err("this is no request of HTTP/1.1"),
+        }
+        let header = |name: &str| {
+            let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+        };
+        let has_body = header("Content-Length").is_some_and(|length| length != "0")
+            || header("Transfer-Encoding").is_some()
+            || header("Expect").is_some();
+        if has_body {
+            return Err("only looking is possible, so nothing may be sent along");
+        }
+        Ok(Some(Request {
+            method: parsed.method.unwrap_or_default().to_owned(),
+            url: parsed.path.unwrap_or_default().to_owned(),
+            host: header("Host").unwrap_or_default(),
+            takes_gzip: header("Accept-Encoding").is_some_and(|kinds| kinds.contains("gzip")),
+        }))
+    }
+}
+
+/// An answer in the making.
+struct Body {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    bytes: Vec<u8>,
+}
+
+impl Body {
+    fn send(&self, stream: &mut TcpStream, is_head: bool) -> std::io::Result<()> {
+        let reason = match self.status {
+            200 => "OK",
+            204 => "No Content",
+            400 => "Bad Request",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            503 => "Service Unavailable",
+            _ => "Internal Server Error",
+        };
+        let mut head = format!("HTTP/1.1 {} {reason}\r\nConnection: close\r\n", self.status);
+        // Where there is no content there is no length of it either.
+        if self.status != 204 {
+            head += &format!("Content-Length: {}\r\n", self.bytes.len());
+        }
+        self.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        stream.write_all((head + "\r\n").as_bytes())?;
+        if !is_head {
+            stream.write_all(&self.bytes)?;
+        }
+        stream.shutdown(Shutdown::Write)
+    }
+}
 
 impl Shared {
+    /// Answers one request. Who has gone away meanwhile needs no answer.
+    fn talk(&self, mut stream: TcpStream) {
+        let mut answer = || {
+            stream.set_write_timeout(Some(PATIENCE))?;
+            match Request::read(&mut stream)? {
+                Ok(request) => self.answer(&request).send(&mut stream, request.method == "HEAD"),
+                Err(why) => {
+                    plain(400, why).send(&mut stream, false)?;
+                    throw_away(&mut stream)
+                }
+            }
+        };
+        let _: std::io::Result<()> = answer();
+    }
+
     fn answer(&self, request: &Request) -> Body {
         // Another site whose name was made to lead here asks by its own name.
-        if !self.is_own_name(request) {
+        if !self.is_own_name(&request.host) {
             return plain(403, "triplay answers by its own address only");
         }
-        let url = request.url();
+        let url = request.url.as_str();
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         let Some(rest) = self.behind_token(path) else { return plain(404, "there is nothing here") };
-        if !matches!(request.method(), Method::Get | Method::Head) {
+        if !matches!(request.method.as_str(), "GET" | "HEAD") {
             let response = plain(405, "only looking is possible");
             return with(response, "Allow", "GET, HEAD");
         }
         let version = query.split('&').find_map(|pair| pair.strip_prefix("version=")?.parse().ok());
         match rest {
             "" => page(),
-            "api/report" => data(self.live.report(version), request),
-            "api/samples" => data(self.live.samples(version), request),
+            "api/report" => data(self.live.report(version), request.takes_gzip),
+            "api/samples" => data(self.live.samples(version), request.takes_gzip),
             _ => plain(404, "there is nothing here"),
         }
     }
@@ -97,9 +223,7 @@ impl Shared {
     }
 
     /// Whether a request names this server: by an address, as this machine itself, or by the name that it listens at.
-    fn is_own_name(&self, request: &Request) -> bool {
-        let header = request.headers().iter().find(|header| header.field.equiv("Host"));
-        let Some(host) = header.map(|header| header.value.as_str()) else { return false };
+    fn is_own_name(&self, host: &str) -> bool {
         let name = match host.parse::<SocketAddr>() {
             Ok(_) => return true,
             Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
@@ -107,6 +231,20 @@ impl Shared {
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         address.is_ok() || name.eq_ignore_ascii_case("localhost") || name.eq_ignore_ascii_case(&self.host)
     }
+}
+
+/// Reads what still comes, for a while.
+fn throw_away(stream: &mut TcpStream) -> std::io::Result<()> {
+    let begun = Instant::now();
+    let (mut part, mut thrown_away) = ([0; 4096], 0);
+    while begun.elapsed() < LINGER && thrown_away < THROWN_AWAY {
+        stream.set_read_timeout(Some(LINGER))?;
+        match stream.read(&mut part)? {
+            0 => break,
+            read => thrown_away += read,
+        }
+    }
+    Ok(())
 }
 
 fn page() -> Body {
@@ -119,11 +257,7 @@ fn page() -> Body {
     with(response, "Content-Security-Policy", &policy)
 }
 
-fn data(answer_: Result<Answer, String>, request: &Request) -> Body {
-    let takes_gzip = request
-        .headers()
-        .iter()
-        .any(|header| header.field.equiv("Accept-Encoding") && header.value.as_str().contains("gzip"));
+fn data(answer_: Result<Answer, String>, takes_gzip: bool) -> Body {
     match answer_ {
         Ok(Answer::Unchanged) => answer(204, "application/json", Vec::new()),
         Ok(Answer::New { version, json, packed }) => {
@@ -143,10 +277,8 @@ fn plain(status: u16, text: &str) -> Body {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
 }
 
-fn answer(status: u16, kind: &str, body: Vec<u8>) -> Body {
-    let mut response =
-        Response::from_data(body).with_status_code(StatusCode(status)).with_chunked_threshold(usize::MAX);
-    for (name, value) in [
+fn answer(status: u16, kind: &str, bytes: Vec<u8>) -> Body {
+    let headers = [
         ("Content-Type", kind),
         ("X-Content-Type-Options", "nosniff"),
         ("X-Frame-Options", "DENY"),
@@ -154,15 +286,38 @@ fn answer(status: u16, kind: &str, body: Vec<u8>) -> Body {
         ("Cross-Origin-Resource-Policy", "same-origin"),
         ("Cross-Origin-Opener-Policy", "same-origin"),
         ("Cache-Control", "no-store"),
-    ] {
-        response = with(response, name, value);
-    }
+    ];
+    let headers = headers.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+    Body { status, headers, bytes }
+}
+
+fn with(mut response: Body, name: &'static str, value: &str) -> Body {
+    response.headers.push((name, value.to_owned()));
     response
 }
 
-fn with(mut response: Body, name: &str, value: &str) -> Body {
-    if let Ok(header) = Header::from_bytes(name, value) {
-        response.add_header(header);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brings_a_body_is_refused_before_any_of_it_is_read() {
+        let parse =
+            |lines: &str| Request::parse(format!("GET /a HTTP/1.1\r\nHost: b\r\n{lines}\r\n").as_bytes());
+        let plain = parse("Accept-Encoding: gzip, br\r\n").unwrap().unwrap();
+        assert_eq!((plain.url.as_str(), plain.host.as_str(), plain.takes_gzip), ("/a", "b", true));
+        assert!(parse("Content-Length: 0\r\n").is_ok());
+        for line in [
+            "Content-Length: 2000",
+            "content-length: 9223372036854775807",
+            "Content-Length: 99999999999999999999999",
+            "Transfer-Encoding: chunked",
+            "Expect: 100-continue",
+        ] {
+            assert!(parse(&format!("{line}\r\n")).is_err(), "{line}");
+        }
+        assert_eq!(Request::parse(b"GET /a HTTP/1.1\r\nHost"), Ok(None));
+        assert!(Request::parse(b"GET /a HTTP/2.0\r\n\r\n").is_err());
+        assert!(parse(&"A: b\r\n".repeat(LINES)).is_err(), "too many lines");
     }
-    response
 }

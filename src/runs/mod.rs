@@ -14,5 +14,5 @@ pub use folder::{JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use tables::{TABLES, Table, Tables};
-pub use texts::{Texts, redacted};
+pub use texts::{Texts, redacted, shown};
 pub use variant::variant;

@@ -1,6 +1,10 @@
 //! Which texts of runs leave the machine: those of made-up worlds as they are, others only where somebody says so.
 
 use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
 
 use super::folder::Run;
 
@@ -17,12 +21,22 @@ pub enum Texts {
 const COLUMNS: [&str; 7] = ["seed", "text", "attack", "response", "prompt", "completion", "answer"];
 
 impl Texts {
-    /// What is right where nobody said anything: the sandbox's world is made up, so nothing harmful is in it; of other
-    /// pipelines nobody knows.
+    /// What is right where nobody said anything: the world that comes with triplay is made up, so nothing harmful is in
+    /// it; where data, a world or a command of somebody's own comes in, nobody knows.
     pub fn of(run: &Run) -> Texts {
         // Records of earlier versions do not name the kinds.
-        let in_nodes = || run.nodes.iter().any(|node| node.kind == "sandbox");
-        if run.record.kinds.contains_key("sandbox") || in_nodes() { Texts::Revealed } else { Texts::Redacted }
+        let runs_command =
+            run.record.kinds.contains_key("exec") || run.nodes.iter().any(|node| node.kind == "exec");
+        let mut found = Found { foreign: runs_command, ..Found::default() };
+        for (name, needed) in [("pipeline.yaml", true), ("extends.yaml", false)] {
+            match fs::read_to_string(run.folder.join(name)) {
+                Ok(text) => found.look_through(&text),
+                Err(_) => found.foreign |= needed,
+            }
+        }
+        // Values that a command line gave.
+        run.record.params.values().for_each(|params| found.walk(params, Keys::Free));
+        if found.sandbox && !found.foreign { Texts::Revealed } else { Texts::Redacted }
     }
 
     /// A text as others get it. Nothing stays nothing.
@@ -39,6 +53,79 @@ impl Texts {
     }
 }
 
+/// What of a pipeline decides.
+#[derive(Default)]
+struct Found {
+    /// A stage that expands the world that comes with triplay.
+    sandbox: bool,
+    /// Something whose texts nobody knows: another world, a command, or a file that is no model.
+    foreign: bool,
+}
+
+/// Inputs of stages that are models; and maps whose entries are.
+const MODELS: [&str; 9] =
+    ["model", "attacker", "defender", "evaluator", "judge", "embedder", "reference", "previous", "tokenizer"];
+const MAPS_OF_MODELS: [&str; 2] = ["attackers", "defenders"];
+
+/// What the keys of a map are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Of the stage's own.
+    Inputs,
+    /// Names of stages.
+    Stages,
+    /// Names of the user's own that may be put in anywhere, as parameters and carried values are.
+    Free,
+}
+
+impl Found {
+    fn look_through(&mut self, yaml: &str) {
+        match serde_saphyr::from_str::<Value>(yaml) {
+            Ok(pipeline) => self.walk(&pipeline, Keys::Inputs),
+            Err(_) => self.foreign = true,
+        }
+    }
+
+    fn walk(&mut self, value: &Value, keys: Keys) {
+        match value {
+            Value::Object(fields) => {
+                match fields.get("kind").and_then(Value::as_str) {
+                    Some("sandbox") if fields.get("spec").is_none_or(Value::is_null) => self.sandbox = true,
+                    Some("sandbox" | "exec") => self.foreign = true,
+                    _ => {}
+                }
+                self.foreign |= fields.contains_key("path");
+                for (name, value) in fields {
+                    match (keys, name.as_str()) {
+                        (Keys::Stages, _) => self.walk(value, Keys::Inputs),
+                        (Keys::Free, _) => self.walk(value, Keys::Free),
+                        (_, "stages") => self.walk(value, Keys::Stages),
+                        (_, "params" | "ablations" | "carry" | "next" | "matrix") => {
+                            self.walk(value, Keys::Free)
+                        }
+                        // From where a model comes says nothing of the texts.
+                        (_, name) if MODELS.contains(&name) && is_path(value) => {}
+                        (_, name) if MAPS_OF_MODELS.contains(&name) => {
+                            let models = value.as_object().into_iter().flatten();
+                            for (_, other) in models.filter(|(_, model)| !is_path(model)) {
+                                self.walk(other, Keys::Inputs);
+                            }
+                        }
+                        _ => self.walk(value, keys),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.walk(item, keys)),
+            _ => {}
+        }
+    }
+}
+
+/// `{ path: … }`, a file from outside.
+fn is_path(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| fields.len() == 1 && fields.contains_key("path"))
+}
+
 /// What stands for a text that is left out.
 pub fn redacted(text: &str) -> String {
     match text.chars().count() {
@@ -48,9 +135,50 @@ pub fn redacted(text: &str) -> String {
     }
 }
 
+/// A path as it may be told to others: from the working directory or from home, whose names are nobody's business.
+pub fn shown(path: &Path) -> String {
+    if let Ok(here) = std::env::current_dir()
+        && let Ok(rest) = path.strip_prefix(&here)
+    {
+        return rest.display().to_string();
+    }
+    match std::env::var_os("HOME").and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(rest) => Path::new("~").join(rest).display().to_string(),
+        None => path.display().to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_s_own_data_beside_the_sandbox_is_not_of_the_sandbox() {
+        let reveals = |stages: &str| {
+            let mut found = Found::default();
+            found.look_through(&format!("pipeline: p\nstages:\n{stages}"));
+            found.sandbox && !found.foreign
+        };
+        let world = "  world: { kind: sandbox, sft: 60 }\n";
+        let and = |stage: &str| reveals(&format!("{world}  other: {stage}\n"));
+        assert!(reveals(world));
+        assert!(and("{ kind: generate, model: { path: my/model }, data: world.seeds }"));
+        assert!(and("{ kind: respond, data: a, models: [{ model: { path: my/model } }] }"));
+        assert!(and("{ kind: cross_play, attackers: { b: { path: my/model } }, seeds: world.seeds }"));
+        assert!(!reveals("  answers: { kind: respond, data: a }\n"), "no world");
+        assert!(!reveals("  world: { kind: sandbox, spec: mine.yaml }\n"));
+        assert!(!and("{ kind: sandbox, spec: $spec }"));
+        assert!(!and("{ kind: generate, model: w.model, data: { path: mine.parquet } }"));
+        assert!(!and("{ kind: measure, verdicts: [v.verdicts, { path: mine.parquet }] }"));
+        assert!(!and("{ repeat: 2, carry: { model: { path: mine.parquet } }, stages: {} }"));
+        assert!(!and("{ repeat: 2, stages: { say: { kind: exec, command: cat } } }"));
+        let rule = "rule: { attacker: { attacks: { path: mine.parquet } } }";
+        assert!(!and(&format!("{{ kind: reward, {rule} }}")));
+        let named = "  attackers: { kind: generate, data: { path: mine.parquet } }\n";
+        assert!(!reveals(&format!("{world}{named}")), "a stage's name says nothing");
+        assert!(!reveals(&format!("{world}params: {{ model: {{ path: mine.parquet }} }}\n")));
+        assert!(!reveals("  - : ["), "what cannot be read");
+    }
 
     #[test]
     fn a_text_that_is_redacted_says_how_long_it_was() {

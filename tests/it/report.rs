@@ -119,6 +119,11 @@ fn a_report_of_a_finished_run_has_everything_in_one_file() {
     // Two rounds of two steps: 16 attacks on two defenders; 4 attacks and 2 benign prompts, each answered 4 times.
     assert_eq!((attacker.len(), defender.len()), (2 * 2 * 16 * 2, 2 * 2 * 6 * 4));
     assert!(!evaluator.is_empty());
+    assert!(
+        evaluator.iter().any(|row| !page.text("label", *row).is_empty()),
+        "experts labelled what it learnt from"
+    );
+    assert!(attacker.iter().all(|row| page.text("label", *row).is_empty()));
     let row = attacker[0];
     assert_eq!(page.text("scope", row), "play[1]/red[1]");
     assert!(page.samples()["reward"][row].is_number());
@@ -445,6 +450,50 @@ fn the_live_page_is_for_who_knows_its_address() {
     assert_eq!(ui.child.wait().unwrap().code(), Some(0));
     space.triplay(&["ui", "nothing"]).fails(2, "there are no runs in results/ here");
     space.triplay(&["ui", "--host", "256.0.0.1"]).fails(2, "cannot listen at 256.0.0.1:0");
+}
+
+#[test]
+fn who_does_not_know_the_address_cannot_stop_the_live_page() {
+    let space = Space::new();
+    let ui = Ui::start(&space, &[]);
+    let send = |text: &str| {
+        let mut stream = TcpStream::connect(&ui.host).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    // What promises a body and sends none, more often than there could be workers.
+    let lines = [
+        "Content-Length: 2000",
+        "Content-Length: 9223372036854775807",
+        "Content-Length: 100000000000000",
+        "Transfer-Encoding: chunked",
+        "Expect: 100-continue",
+        "Expect: 100-continue\r\nContent-Length: 5",
+        "Connection: upgrade\r\nContent-Length: 2000",
+    ];
+    for line in lines.iter().cycle().take(40) {
+        let mut stream = send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n{line}\r\n\r\n", ui.host));
+        let mut answered = String::new();
+        // To its end: the server closes, and does not wait for a body.
+        stream.read_to_string(&mut answered).unwrap();
+        assert!(answered.starts_with("HTTP/1.1 400 "), "{line}: {answered}");
+    }
+    // Nor does who says nothing, half of it, or nonsense.
+    let silent: Vec<_> = ["", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\n"]
+        .iter()
+        .cycle()
+        .take(12)
+        .map(|text| send(text))
+        .collect();
+    let mut stream = send("\u{1}\u{2}\r\n\r\n");
+    let mut answered = String::new();
+    stream.read_to_string(&mut answered).unwrap();
+    assert!(answered.starts_with("HTTP/1.1 400 "), "{answered}");
+    let endless = send(&format!("GET /{}", "a".repeat(20 << 10)));
+    assert_eq!(BufReader::new(endless).lines().next().unwrap().unwrap(), "HTTP/1.1 400 Bad Request");
+    assert_eq!(ui.get("api/report").status, 200);
+    drop(silent);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::evaluations::{Evaluation, Outcome, evaluations, goals};
 use super::{Source, create_json, free, safe};
+use crate::runs::shown;
 use crate::store::Digest;
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
@@ -64,7 +65,7 @@ fn log(source: &Source, evaluation: &Evaluation, goals: &Goals) -> Value {
             "task": task.replace('_', "-"),
             "task_id": id("task"),
             "task_version": 0,
-            "task_file": record.file,
+            "task_file": shown(&record.file),
             "task_attribs": {},
             "task_args": source.run.record.params.get(&evaluation.variant).cloned().unwrap_or(json!({})),
             "dataset": { "name": evaluation.node, "samples": ids.len(), "sample_ids": ids, "shuffled": false },

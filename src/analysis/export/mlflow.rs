@@ -109,7 +109,7 @@ fn run(
         )?;
     }
     for (name, history) in &histories {
-        create(&own.join("metrics").join(name), history.as_bytes())?;
+        create(&own.join("metrics").join(file_name(name, &histories)), history.as_bytes())?;
     }
     let nodes = format!("{} of {}", source.run.nodes.len(), record.nodes);
     let tags = [
@@ -121,9 +121,15 @@ fn run(
         ("triplay.status", &record.status),
         ("triplay.nodes", &nodes),
         ("triplay.version", &record.triplay),
-        ("triplay.host", &record.machine.host),
     ];
     tags.iter().try_for_each(|(name, value)| create(&own.join("tags").join(name), value.as_bytes()))
+}
+
+/// The file of a curve; it stands in the folder of its name where there is one.
+fn file_name(name: &str, all: &BTreeMap<String, String>) -> String {
+    let inside = format!("{name}/");
+    let is_folder = all.range(inside.clone()..).next().is_some_and(|(other, _)| other.starts_with(&inside));
+    if is_folder { inside + "value" } else { name.to_owned() }
 }
 
 fn began(source: &Source) -> i64 {
@@ -156,4 +162,17 @@ fn address(path: &Path) -> String {
 /// YAML of one level: JSON's values are YAML's.
 fn yaml(fields: &[(&str, Value)]) -> String {
     fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_of_a_curve_is_a_folder_of_others() {
+        let all = ["a/b", "a/b!c", "a/b/c", "a/bc"].map(|name| (name.to_owned(), String::new()));
+        let all = BTreeMap::from(all);
+        let files = all.keys().map(|name| file_name(name, &all)).collect::<Vec<_>>();
+        assert_eq!(files, ["a/b/value", "a/b!c", "a/b/c", "a/bc"]);
+    }
 }

@@ -9,7 +9,7 @@ use super::rows::Rows;
 
 /// One value of a curve.
 pub struct Scalar {
-    /// Such as `update/attacker/kl` or `evaluation/defender/attack_success`.
+    /// Such as `update/attacker/kl` or `evaluation/play/after/defender/attack_success`.
     pub tag: String,
     pub step: u64,
     pub value: f64,
@@ -45,7 +45,7 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
         // Two evaluations at one step are two curves.
         let tag = match taken.insert((variant, tag.clone(), step)) {
             true => tag,
-            false => format!("{tag}/{}", bare(node)),
+            false => of_node(&tag, node),
         };
         let name = if variant.is_empty() { node.to_owned() } else { format!("{variant}/{node}") };
         let seconds = ended.get(&name).copied().unwrap_or(0.0);
@@ -53,6 +53,13 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
         variants.entry(variant.to_owned()).or_default().push(Scalar { tag, step, value, time });
     }
     Ok(variants)
+}
+
+/// The tag with the node in it, before the metric: programs make a folder of what stands before a `/`, and a curve of what
+/// stands last, and nothing is both.
+fn of_node(tag: &str, node: &str) -> String {
+    let (first, rest) = tag.split_once('/').unwrap_or(("other", tag));
+    format!("{first}/{}/{rest}", bare(node))
 }
 
 /// Seconds of work of all nodes up to each, in the order of the graph: runs do not record when a node ended.
@@ -85,6 +92,14 @@ fn bare(node: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn no_curve_has_the_name_of_a_folder_of_curves() {
+        let tag = "evaluation/defender/attack_success";
+        let other = super::of_node(tag, "play[1]/again");
+        assert_eq!(other, "evaluation/play/again/defender/attack_success");
+        assert!(!other.starts_with(&format!("{tag}/")));
+    }
+
     #[test]
     fn rounds_are_left_out_of_tags_and_labels_are_not() {
         assert_eq!(super::bare("play[1]/after_red"), "play/after_red");

@@ -39,17 +39,21 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
     ...[link("Written by", raw.attacker_checkpoint[row])].filter((node) => node !== null),
     el("h4", {}, counted(table.sameAttack(row).length, "response")),
     ...table.sameAttack(row).map((answer) => el("section", { class: "response-card", "aria-current": answer === row ? "true" : null },
-      el("header", {}, el("strong", {}, textAt(raw.defender[answer]) || "a defender"), judgement(textAt(raw.verdict[answer]), textAt(raw.truth[answer]))),
+      el("header", {}, el("strong", {}, textAt(raw.defender[answer]) || "a defender"), judgement(textAt(raw.verdict[answer]), textAt(raw.truth[answer]), textAt(raw.label[answer]))),
       textAt(raw.response[answer]) ? el("p", { class: "text" }, marked(textAt(raw.response[answer]), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."),
       link("Answered by", raw.defender_checkpoint[answer]),
       drawReward(table, answer, textAt(raw.learner[answer])))),
   ];
 }
 
-/** The verdict beside the truth, and in a word whether they agree. @param {string} verdict @param {string} truth */
-function judgement(verdict, truth) {
+/**
+ * The verdict beside the truth, and in a word whether they agree; and what experts said, who may err.
+ * @param {string} verdict @param {string} truth @param {string} label
+ */
+function judgement(verdict, truth, label) {
   return el("span", { class: "judgement" }, verdictBadge(verdict),
-    truth && (truth === verdict ? el("span", { class: "fine" }, "rightly") : [el("span", { class: "fine" }, "wrongly; in truth"), verdictBadge(truth)]));
+    truth && (truth === verdict ? el("span", { class: "fine" }, "rightly") : [el("span", { class: "fine" }, "wrongly; in truth"), verdictBadge(truth)]),
+    label && [el("span", { class: "fine" }, "experts say"), verdictBadge(label)]);
 }
 
 /** @param {SampleTable} table @param {number} row @param {string} learner */

@@ -31,7 +31,7 @@
 const STRING_FACETS = [
   ["run", "Run"], ["variant", "Variant"], ["iteration", "Iteration"], ["phase", "Phase"], ["scope", "Step"], ["split", "Split"],
   ["category", "Category"], ["task", "Task"], ["technique", "Technique"], ["defender", "Defender"],
-  ["verdict", "Verdict"], ["truth", "Truth"], ["judged", "Judged"], ["learner", "Learner"],
+  ["verdict", "Verdict"], ["truth", "Truth"], ["label", "Experts' label"], ["judged", "Judged"], ["learner", "Learner"],
 ];
 
 /** `play[1]/red[03]` is of the phase `red`. @param {string} scope */
