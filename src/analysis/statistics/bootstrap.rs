@@ -386,7 +386,7 @@ mod tests {
         assert_eq!((found.p, found.detectable), (1.0, 0.0));
         assert_eq!(found.difference, Interval { low: 0.0, high: 0.0 });
         let one = named(&[cluster(0, 3)]);
-        assert_eq!(bootstrap(&[one.clone()]), None);
+        assert_eq!(bootstrap(std::slice::from_ref(&one)), None);
         assert_eq!(bootstrap(&[one.clone(), one]), None, "of two seeds");
         assert_eq!((bootstrap::<u8>(&[]), bootstrap::<u8>(&[vec![]])), (None, None));
     }
