@@ -207,7 +207,7 @@ mod tests {
             write(&path, &pool(count)).unwrap();
             let error = read::<RewardRow>(&path).unwrap_err().to_string();
             let expected = format!(
-                "{} is not a dataset of rewards: it has no column `group`; it says that it holds pool",
+                "{} is not a dataset of rewards: it has no column `sample_id`; it says that it holds pool",
                 path.display()
             );
             assert_eq!(error, expected);

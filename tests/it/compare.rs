@@ -139,9 +139,7 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     assert_eq!(metric(&compared, "attacks diversity")["test"], "student_t");
     let shown = space.triplay(&["runs", "compare", &full, &flat]);
     fits(&shown);
-    for expected in
-        ["    seed 5 ", "    seed 6 ", " seeds ", "t: Student's t over seeds", "rather too narrow"]
-    {
+    for expected in ["    seed 5 ", "    seed 6 ", " seeds ", "Student's t over seeds", "rather too narrow"] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
     // One seed of an ablation against the same of the other; and a whole run, of which no one ablation is meant.

@@ -238,7 +238,7 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
     result.seeds = pairs.iter().filter_map(|pair| seed(&own_a[pair.0])).collect();
     if (2..FEW_SEEDS).contains(&pairs.len()) {
         result.notes.push(format!(
-            "the bootstrap over {} seeds knows little of other seeds: its intervals are rather too narrow",
+            "the bootstrap over {} seeds knows little of other seeds: its intervals are rather too narrow and its p too small",
             pairs.len()
         ));
     }

@@ -39,10 +39,9 @@ pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
         !begins.eq_ignore_ascii_case("show"),
         "`triplay results query --schema` shows the tables"
     );
+    const CHANGES: [&str; 8] = ["insert", "update", "delete", "merge", "drop", "create", "truncate", "alter"];
     anyhow::ensure!(
-        ["select", "with", "from", "explain"]
-            .iter()
-            .any(|word| begins.trim_start_matches('(').eq_ignore_ascii_case(word)),
+        !CHANGES.iter().any(|word| begins.eq_ignore_ascii_case(word)),
         "only SELECT can be asked, also after WITH: runs are not changed by SQL"
     );
     let named = quiet

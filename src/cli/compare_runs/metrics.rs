@@ -110,7 +110,7 @@ fn legend(text: &mut String, comparison: &Comparison) {
         return;
     }
     let mut words = format!(
-        "p: that of the test, two-sided, by Holm over the {tests} tests of this pair; detects: the smallest difference that would have been found in four of five repetitions."
+        "p: that of the test, two-sided, by Holm over the {tests} tests of this pair, which intervals do not take into account; detects: the smallest difference that would have been found in four of five repetitions."
     );
     let used = |test: Test| comparison.metrics.iter().any(|found| found.test == Some(test));
     for (test, said) in [
