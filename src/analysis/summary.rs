@@ -154,7 +154,7 @@ impl Summary {
         parts
     }
 
-    /// As aligned text.
+    /// As aligned text: what is wider than a terminal goes on below, with the labels of the rows.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (title, rows) in self.parts() {
@@ -162,13 +162,15 @@ impl Summary {
             let columns = rows.first().map_or(0, Vec::len);
             let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
             let widths: Vec<usize> = (0..columns).map(width).collect();
-            for row in &rows {
-                let mut line = format!("{:width$}", row[0], width = widths[0]);
-                for (cell, width) in row.iter().zip(&widths).skip(1) {
-                    line += &format!("  {cell:>width$}");
+            for block in blocks(&widths) {
+                for row in &rows {
+                    let mut line = format!("{:width$}", row[0], width = widths[0]);
+                    for column in std::iter::once(1).chain(block.clone()) {
+                        line += &format!("  {:>width$}", row[column], width = widths[column]);
+                    }
+                    text += line.trim_end();
+                    text += "\n";
                 }
-                text += line.trim_end();
-                text += "\n";
             }
         }
         text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n"
@@ -178,7 +180,9 @@ impl Summary {
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         for (title, rows) in self.parts() {
-            text += &format!("\n{}{}:\n\n", title[..1].to_uppercase(), &title[1..]);
+            let mut letters = title.chars();
+            let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+            text += &format!("\n{first}{}:\n\n", letters.as_str());
             for (index, row) in rows.iter().enumerate() {
                 text += &format!("| {} |\n", row.join(" | "));
                 if index == 0 {
@@ -188,6 +192,26 @@ impl Summary {
         }
         text
     }
+}
+
+/// The columns behind the two that label a row, in blocks that fit 80 characters beside those.
+fn blocks(widths: &[usize]) -> Vec<std::ops::Range<usize>> {
+    const LABELS: usize = 2;
+    const FULL: usize = 80;
+    let labels: usize = widths.iter().take(LABELS).map(|width| width + 2).sum();
+    let mut blocks = Vec::new();
+    let (mut begins, mut used) = (LABELS, labels);
+    for (column, width) in widths.iter().enumerate().skip(LABELS) {
+        if column > begins && used + width > FULL {
+            blocks.push(begins..column);
+            (begins, used) = (column, labels);
+        }
+        used += width + 2;
+    }
+    if begins < widths.len() {
+        blocks.push(begins..widths.len());
+    }
+    blocks
 }
 
 fn name(ablation: &str) -> &str {
@@ -280,5 +304,12 @@ mean ± half of the 95 % interval over seeds; shares in percent
         assert!(markdown.starts_with(
             "\nAfter the last evaluation:\n\n| ablation | seeds | attack |\n| --- | ---: | ---: |\n| full | 3 | 10.0 ± 24.8 |\n"
         ));
+    }
+
+    #[test]
+    fn wide_tables_go_on_below_and_no_column_is_lost() {
+        assert_eq!(blocks(&[8, 5, 11, 11, 11]), [2..5]);
+        assert_eq!(blocks(&[8, 5, 30, 30, 30, 90, 3]), [2..4, 4..5, 5..6, 6..7]);
+        assert!(blocks(&[8, 5]).is_empty());
     }
 }
