@@ -31,7 +31,7 @@ pub struct Judged {
 /// The datasets of responses that a run has: those of evaluations, or if `wanted` names nodes, of the nodes whose names
 /// begin with one of them.
 pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec<Judged>> {
-    let lineage = Lineage::new(run, store);
+    let lineage = Lineage::new(run, Some(store));
     let has = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == "responses");
     let mut nodes: Vec<&NodeReport> = run.nodes.iter().filter(has).collect();
     nodes.sort_by_key(|node| node.index);

@@ -35,14 +35,10 @@ pub struct JudgeArgs {
 
 pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
-    let cache = &run.record.cache;
-    anyhow::ensure!(
-        cache.is_dir(),
-        "the cache {} of run {} is gone, and its responses",
-        cache.display(),
-        run.title()
-    );
-    let store = Store::open(cache)?;
+    let gone = || {
+        format!("the cache {} of run {} is gone, and its responses", run.record.cache.display(), run.title())
+    };
+    let store = run.record.store()?.with_context(gone)?;
     let mut judged = analysis::judged(&run, &store, &args.nodes)?;
     let stage = stage(&args.with)?;
     let names = stage_names(&judged);

@@ -11,7 +11,6 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
-use crate::store::Store;
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -222,8 +221,9 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
             eprintln!(
                 "note: run {run} is {status} after {done} of {nodes} nodes: what they measured is shown"
             );
-            anyhow::ensure!(cache.is_dir(), "its cache {} is gone, and what it measured", cache.display());
-            analysis::collect(&found.nodes, &Store::open(cache)?)?
+            let store = found.record.store()?;
+            let gone = || format!("its cache {} is gone, and what it measured", cache.display());
+            analysis::collect(&found.nodes, &store.with_context(gone)?)?
         }
     };
     if let Some(wanted) = variant {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::analysis::export::{Format, Source, export};
 use crate::runs::{Run, Tables, Texts};
@@ -15,7 +15,7 @@ pub struct RunsExportArgs {
     runs: Vec<String>,
     /// The program to write for
     #[arg(long)]
-    to: To,
+    to: Format,
     /// The folder to write; for inspect and jbb also a .json file, where there is one log or artifact
     #[arg(long, short, value_name = "DIR_OR_FILE")]
     out: PathBuf,
@@ -27,31 +27,8 @@ pub struct RunsExportArgs {
     redact: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum To {
-    /// Logs of Inspect, one for each evaluation and model
-    Inspect,
-    /// Artifacts of JailbreakBench
-    Jbb,
-    /// Test cases and completions of HarmBench
-    Harmbench,
-    /// A CSV file for each table of `triplay results query`
-    Csv,
-    /// Event files of TensorBoard: metrics over updates
-    Tensorboard,
-    /// MLflow's file store: parameters, metrics and tags
-    MlflowFiles,
-}
-
 pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
-    let format = match args.to {
-        To::Inspect => Format::Inspect,
-        To::Jbb => Format::Jbb,
-        To::Harmbench => Format::Harmbench,
-        To::Csv => Format::Csv,
-        To::Tensorboard => Format::Tensorboard,
-        To::MlflowFiles => Format::MlflowFiles,
-    };
+    let format = args.to;
     let mut folders: Vec<PathBuf> = Vec::new();
     for run in &args.runs {
         let folder = Run::locate(run)?;

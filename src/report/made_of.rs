@@ -7,14 +7,14 @@ use serde_json::Value;
 use super::model::Checkpoint;
 use super::source::{Source, blob};
 use crate::engine::NodeReport;
-use crate::runs::{Lineage, manifest, shown, variant};
+use crate::runs::{Lineage, shown, variant};
 
 const MODEL: &str = "model";
 
 /// Who made which content in a run.
 pub struct Makers<'a> {
     source: &'a Source,
-    lineage: Option<Lineage<'a>>,
+    lineage: Lineage<'a>,
     /// By the digest of an output: the places of nodes in the run. Several may have made the same.
     by_content: HashMap<String, Vec<usize>>,
 }
@@ -27,13 +27,13 @@ impl<'a> Makers<'a> {
                 by_content.entry(output.digest.to_string()).or_default().push(place);
             }
         }
-        let lineage = source.store.as_ref().map(|store| Lineage::new(&source.run, store));
+        let lineage = Lineage::new(&source.run, source.store.as_ref());
         Makers { source, lineage, by_content }
     }
 
     /// Where inputs stand in a node's parameters, and their content. Nothing where the cache has let go of its record.
     pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
-        self.lineage.as_ref().map(|lineage| lineage.inputs(node)).unwrap_or_default()
+        self.lineage.inputs(node)
     }
 
     /// Who made content that a node took: of several the one of the same ablation and seed.
@@ -67,7 +67,7 @@ impl<'a> Makers<'a> {
     /// The checkpoints that a node asked to respond, by the names that its rows have for them.
     pub fn defenders(&self, node: &NodeReport) -> HashMap<String, String> {
         let mut found = HashMap::new();
-        if let Some(manifest) = self.source.store.as_ref().and_then(|store| manifest(store, &node.key)) {
+        if let Some(manifest) = self.lineage.manifest(node) {
             named(&manifest["params"], "", &mut found);
         }
         found.into_iter().filter_map(|(name, digest)| Some((name, self.checkpoint(node, &digest)?))).collect()

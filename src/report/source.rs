@@ -46,9 +46,7 @@ impl Source {
     ) -> anyhow::Result<Source> {
         let mut run = Run::read(folder)?;
         run.nodes.sort_by_key(|node| node.index);
-        // Opening a cache that is gone would make a new one.
-        let cache = run.record.cache.is_dir();
-        let store = cache.then(|| Store::open(&run.record.cache)).transpose()?;
+        let store = run.record.store()?;
         let (metrics, missing) = metrics(&run, store.as_ref(), known)?;
         let mut source = Source { run, events, store, metrics, missing, only: None };
         if let Some(only) = only {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::variant::variant;
 use crate::engine::{NodeOutput, NodeReport};
-use crate::store::{Digest, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
+use crate::store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -61,6 +61,12 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// The run's cache, where it is still there: opening one that is gone would make a new one.
+    pub fn store(&self) -> anyhow::Result<Option<Store>> {
+        let is_there = self.cache.is_dir();
+        Ok(is_there.then(|| Store::open(&self.cache)).transpose()?)
+    }
+
     /// Where the run's cache has content, if it has it.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.to_string();

@@ -18,14 +18,15 @@ pub fn manifest(store: &Store, key: &Digest) -> Option<Value> {
 /// The outputs of a run by their content, and what each node took of them.
 pub struct Lineage<'r> {
     run: &'r Run,
-    store: &'r Store,
+    /// The cache, where it is still there.
+    store: Option<&'r Store>,
     /// By the digest of an output: the node's place in `run.nodes` and the output's place in it. Of nodes that made
     /// the same the first.
     makers: HashMap<String, (usize, usize)>,
 }
 
 impl<'r> Lineage<'r> {
-    pub fn new(run: &'r Run, store: &'r Store) -> Lineage<'r> {
+    pub fn new(run: &'r Run, store: Option<&'r Store>) -> Lineage<'r> {
         let mut makers = HashMap::new();
         for (place, node) in run.nodes.iter().enumerate() {
             for (output, made) in node.outputs.iter().enumerate() {
@@ -35,11 +36,16 @@ impl<'r> Lineage<'r> {
         Lineage { run, store, makers }
     }
 
+    /// What a node was made of; nothing where the cache is gone, or has let go of its record.
+    pub fn manifest(&self, node: &NodeReport) -> Option<Value> {
+        manifest(self.store?, &node.key)
+    }
+
     /// The inputs of a node: where they stand in its parameters, such as `rule.attacker.attacks`, and the digest of
     /// their content in hexadecimal. Nothing where the cache has let go of its record.
     pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        if let Some(manifest) = manifest(self.store, &node.key) {
+        if let Some(manifest) = self.manifest(node) {
             collect(&manifest["params"], "", &mut found);
         }
         found

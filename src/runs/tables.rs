@@ -25,7 +25,7 @@ use crate::data::{
     TableWriter, VerdictRow,
 };
 use crate::engine::{NodeOutput, NodeReport};
-use crate::store::{Digest, Store};
+use crate::store::Digest;
 
 /// Raised when what stands in tables changes.
 const FORMAT: u32 = 1;
@@ -277,10 +277,9 @@ fn missing(run: &Run) -> usize {
 
 /// Writes all tables of a run into a folder; says how many datasets were not there any more.
 fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
-    // Opening a cache that is gone would make a new one.
-    anyhow::ensure!(run.record.cache.is_dir(), "its cache {} is gone", run.record.cache.display());
-    let store = Store::open(&run.record.cache)?;
-    let lineage = Lineage::new(run, &store);
+    let store = run.record.store()?;
+    let store = store.with_context(|| format!("its cache {} is gone", run.record.cache.display()))?;
+    let lineage = Lineage::new(run, Some(&store));
     let mut missing = 0;
     let mut writers = HashMap::new();
     for table in &TABLES {

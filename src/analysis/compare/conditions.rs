@@ -3,8 +3,7 @@
 //! input. Datasets that an evaluation was handed, as `measure` is, are followed to the nodes that made them.
 
 use crate::engine::{Change, NodeReport, What, differences};
-use crate::runs::{Lineage, Run, manifest};
-use crate::store::Store;
+use crate::runs::Lineage;
 
 /// What differs between two evaluations beside their subjects.
 #[derive(Clone, Debug, Default)]
@@ -58,34 +57,28 @@ fn roles(kind: &str) -> Roles {
 /// Instruments of a few metrics, which may be other ones.
 const INSTRUMENTS: [(&str, &str); 1] = [("embedder", "embedding_diversity and vendi")];
 
-/// A run with its cache open.
-pub struct Past<'r> {
-    pub run: &'r Run,
-    pub store: &'r Store,
-}
-
 /// Compares what an evaluation of each run was made of.
-pub fn conditions(a: (&Past, &NodeReport), b: (&Past, &NodeReport)) -> Conditions {
+pub fn conditions(a: At, b: At) -> Conditions {
     let mut found = Conditions::default();
-    let lineages = (Lineage::new(a.0.run, a.0.store), Lineage::new(b.0.run, b.0.store));
-    follow((a.0, &lineages.0, a.1), (b.0, &lineages.1, b.1), &mut found);
+    follow(a, b, &mut found);
     found
 }
 
-type At<'x> = (&'x Past<'x>, &'x Lineage<'x>, &'x NodeReport);
+/// A node, and what it was made of.
+pub type At<'x> = (&'x Lineage<'x>, &'x NodeReport);
 
 fn follow(a: At, b: At, found: &mut Conditions) {
-    if a.2.key == b.2.key {
+    if a.1.key == b.1.key {
         return;
     }
-    let (Some(before), Some(now)) = (manifest(a.0.store, &a.2.key), manifest(b.0.store, &b.2.key)) else {
+    let (Some(before), Some(now)) = (a.0.manifest(a.1), b.0.manifest(b.1)) else {
         found.notes.push(format!(
             "what {} was made of is not in the cache any more: whether judge, prompts and decoding are the same is not known",
-            a.2.node
+            a.1.node
         ));
         return;
     };
-    let roles = roles(&a.2.kind);
+    let roles = roles(&a.1.kind);
     for change in differences(&before, &now) {
         let head = change.path.split('.').next().unwrap_or_default();
         if let Some((_, metrics)) = INSTRUMENTS.iter().find(|(name, _)| *name == head) {
@@ -95,23 +88,23 @@ fn follow(a: At, b: At, found: &mut Conditions) {
         match change.what {
             // Draws may differ: that is what tests are for.
             What::Seed | What::Position | What::Format => {}
-            What::Numerics => found.notes.push(format!("{}: {change}", a.2.node)),
-            What::Kind | What::Code => found.differing.push(said("code", a.2, &change)),
-            _ if a.2.kind == "evaluate" && head == "evaluator" => {
+            What::Numerics => found.notes.push(format!("{}: {change}", a.1.node)),
+            What::Kind | What::Code => found.differing.push(said("code", a.1, &change)),
+            _ if a.1.kind == "evaluate" && head == "evaluator" => {
                 found.notes.push("judged_… is the word of each run's own evaluator, and they differ".into());
             }
             // The verdicts are the subject's; what they are held against is not.
-            _ if is_labels(&a.2.kind, &change.path) => {
-                found.differing.push(said("labels", a.2, &change));
+            _ if is_labels(&a.1.kind, &change.path) => {
+                found.differing.push(said("labels", a.1, &change));
             }
             _ if roles.subjects.contains(&head) => {}
             What::Input if roles.made.contains(&head) => {
-                let makers = (maker(a.1, &change.from), maker(b.1, &change.to));
+                let makers = (maker(a.0, &change.from), maker(b.0, &change.to));
                 match makers {
                     (Some(from), Some(to)) if from.kind == to.kind => {
-                        follow((a.0, a.1, from), (b.0, b.1, to), found);
+                        follow((a.0, from), (b.0, to), found);
                     }
-                    _ => found.differing.push(said("prompts", a.2, &change)),
+                    _ => found.differing.push(said("prompts", a.1, &change)),
                 }
             }
             _ => {
@@ -120,7 +113,7 @@ fn follow(a: At, b: At, found: &mut Conditions) {
                     () if roles.prompts.contains(&head) => "prompts",
                     () => "decoding",
                 };
-                found.differing.push(said(role, a.2, &change));
+                found.differing.push(said(role, a.1, &change));
             }
         }
     }

@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use self::conditions::{Past, conditions};
+use self::conditions::conditions;
 use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
 use self::side::{Evaluation, Variant};
 use super::series::Measure;
 use super::statistics::holm;
 use super::table::is_share;
-use crate::store::Store;
+use crate::runs::Lineage;
 
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, OfSeed, Test};
@@ -255,11 +255,11 @@ fn check(
     force: bool,
     result: &mut Comparison,
 ) -> anyhow::Result<()> {
-    let stores = (Store::open(&a.run.record.cache)?, Store::open(&b.run.record.cache)?);
-    let (past_a, past_b) = (Past { run: &a.run, store: &stores.0 }, Past { run: &b.run, store: &stores.1 });
+    let stores = (a.run.record.store()?, b.run.record.store()?);
+    let lineages = (Lineage::new(&a.run, stores.0.as_ref()), Lineage::new(&b.run, stores.1.as_ref()));
     let mut differing: Vec<String> = Vec::new();
     for (in_a, in_b) in places.pairs(own_a.len(), own_b.len()) {
-        let found = conditions((&past_a, &own_a[in_a].1.report), (&past_b, &own_b[in_b].1.report));
+        let found = conditions((&lineages.0, &own_a[in_a].1.report), (&lineages.1, &own_b[in_b].1.report));
         for (known, new) in [(&mut differing, found.differing), (&mut result.notes, found.notes)] {
             new.into_iter().for_each(|line| {
                 if !known.contains(&line) {

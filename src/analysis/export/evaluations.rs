@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::rows::Rows;
 use super::{Source, safe};
-use crate::runs::{self, Lineage};
-use crate::store::Store;
+use crate::runs::Lineage;
 
 /// A model and what it was asked at one point of a run.
 pub struct Evaluation {
@@ -109,20 +108,15 @@ pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
 
 /// Finds which checkpoint each evaluation measured: the manifest of its node names the models by content.
 fn name_checkpoints(source: &Source, evaluations: &mut [Evaluation]) {
-    // Opening a cache that is gone would make a new one.
-    if !source.run.record.cache.exists() {
-        return;
-    }
-    let Ok(store) = Store::open(&source.run.record.cache) else { return };
-    let lineage = Lineage::new(&source.run, &store);
+    let Ok(Some(store)) = source.run.record.store() else { return };
+    let lineage = Lineage::new(&source.run, Some(&store));
     for evaluation in evaluations {
         let name = match evaluation.variant.as_str() {
             "" => evaluation.node.clone(),
             variant => format!("{variant}/{}", evaluation.node),
         };
         let node = source.run.nodes.iter().find(|node| node.node == name);
-        let params =
-            node.and_then(|node| runs::manifest(&store, &node.key)).map(|mut it| it["params"].take());
+        let params = node.and_then(|node| lineage.manifest(node)).map(|mut it| it["params"].take());
         let digest = params.as_ref().and_then(|params| model(params, &evaluation.subject));
         evaluation.checkpoint = digest.and_then(|digest| {
             let (maker, _) = lineage.maker(digest)?;

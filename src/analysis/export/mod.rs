@@ -19,14 +19,20 @@ use serde_json::Value;
 
 use crate::runs::{Run, Tables, Texts};
 
-/// A program whose files are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A program whose files are written; the words are those of the command line's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
+    /// Logs of Inspect, one for each evaluation and model
     Inspect,
+    /// Artifacts of JailbreakBench
     Jbb,
+    /// Test cases and completions of HarmBench
     Harmbench,
+    /// A CSV file for each table of rows of `triplay results query`
     Csv,
+    /// Event files of TensorBoard: metrics over updates
     Tensorboard,
+    /// MLflow's file store: parameters, metrics and tags
     MlflowFiles,
 }
 

@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::{Change, NodeReport, differences};
 use crate::runs::{self, Run, RunRecord};
-use crate::store::Store;
 
 /// How many nodes that are not deterministic are listed.
 const LISTED: usize = 10;
@@ -178,7 +177,7 @@ fn in_order<'a>(a: &'a Run, b: &'a Run) -> Vec<&'a str> {
 /// What differs between the manifests of a node in two runs.
 fn changes(a: &Run, b: &Run, pair: &Pair) -> Vec<Change> {
     let manifest = |run: &Run, node: Option<&NodeReport>| {
-        let store = Store::open(&run.record.cache).ok()?;
+        let store = run.record.store().ok()??;
         runs::manifest(&store, &node?.key)
     };
     match (manifest(a, pair.a), manifest(b, pair.b)) {
