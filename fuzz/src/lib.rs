@@ -1,13 +1,7 @@
-//! What the fuzz targets share. The two lowest layers of triplay are taken in as they are, so that nothing of
-//! models is built.
-#![allow(dead_code)]
+//! What the fuzz targets share.
 
-#[path = "../../src/engine/mod.rs"]
-pub mod engine;
 pub mod pipeline;
 pub mod records;
-#[path = "../../src/store/mod.rs"]
-pub mod store;
 
 use std::fs;
 use std::path::PathBuf;

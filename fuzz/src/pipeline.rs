@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::*;
-use crate::store::{Digest, Store};
+use engine::*;
+use store::{Digest, Store};
 
 struct Text;
 impl ArtifactType for Text {

@@ -13,8 +13,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use arbitrary::Arbitrary;
 use serde_json::json;
 
-use crate::engine::{Graph, LoadOptions, Plan, load};
-use crate::store::{Digest, Live, Store, is_sealed, seal};
+use engine::{Graph, LoadOptions, Plan, load};
+use store::{Digest, Live, Store, is_sealed, seal};
 
 #[derive(Arbitrary, Debug)]
 pub struct Input {
@@ -336,10 +336,10 @@ fn verified(first: &Store, cache: &Path, file: &Path) {
     assert_eq!((sealed(&after).0.len(), sealed(&after).1), (1, 0));
 }
 
-struct Error(crate::store::Error);
+struct Error(store::Error);
 
-impl From<crate::store::Error> for Error {
-    fn from(error: crate::store::Error) -> Error {
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Error {
         Error(error)
     }
 }

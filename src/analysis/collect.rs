@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::data::{self, MetricRow, RunMetricRow};
-use crate::engine::NodeReport;
-use crate::store::Store;
+use data::{self, MetricRow, RunMetricRow};
+use engine::NodeReport;
+use store::Store;
 
 /// The metrics of all nodes, in the order of the run.
 pub fn collect(nodes: &[NodeReport], store: &Store) -> anyhow::Result<Vec<RunMetricRow>> {

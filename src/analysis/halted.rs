@@ -1,6 +1,6 @@
 //! What guards said: a line for each phase that halted.
 
-use crate::data::RunMetricRow;
+use data::RunMetricRow;
 
 /// The phase of the rows that name a guard that tripped.
 pub const PHASE: &str = "halted";
@@ -62,7 +62,7 @@ fn round(node: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{MetricRow, Position};
+    use data::{MetricRow, Position};
 
     fn row(node: &str, phase: &str, metric: &str, value: f64) -> RunMetricRow {
         let at = Position { iteration: 1, step: 2, rng_seed: String::new() };

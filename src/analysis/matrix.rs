@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::RunMetricRow;
-use crate::runs::variant;
+use data::RunMetricRow;
+use runs::variant;
 
 /// The metric of a pair: its phase is the attacker's name, its subject the defender's.
 const METRIC: &str = "cross_success";

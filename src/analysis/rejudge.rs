@@ -7,11 +7,11 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::statistics::{self, Kappa};
-use crate::data::{self, OutcomeRow, ResponseRow, VerdictRow};
-use crate::engine::NodeReport;
-use crate::game::{Class, label};
-use crate::runs::{Lineage, Run};
-use crate::store::{Digest, Store};
+use data::{self, OutcomeRow, ResponseRow, VerdictRow};
+use engine::NodeReport;
+use game::{Class, label};
+use runs::{Lineage, Run};
+use store::{Digest, Store};
 
 /// The judges, as tables name them.
 const TRUTH: &str = "truth";
@@ -39,7 +39,7 @@ pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec
     let known: Vec<&str> = nodes.iter().map(|node| node.node.as_str()).collect();
     for name in wanted {
         if !known.iter().any(|node| node.starts_with(name.as_str())) {
-            let near = crate::engine::nearest(name, &known).map(|near| format!("; did you mean `{near}`?"));
+            let near = engine::nearest(name, &known).map(|near| format!("; did you mean `{near}`?"));
             anyhow::bail!(
                 "run {} has no responses of a node `{name}`{}",
                 run.record.run,

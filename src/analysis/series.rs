@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::halted::PHASE as HALTED;
 use super::statistics::{Estimate, estimate};
-use crate::data::{MetricRow, RunMetricRow};
-use crate::engine::nearest;
-use crate::runs::variant;
+use data::{MetricRow, RunMetricRow};
+use engine::nearest;
+use runs::variant;
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -171,7 +171,7 @@ fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) ->
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::data::Position;
+    use data::Position;
 
     pub fn row(node: &str, iteration: u32, phase: &str, value: f64) -> RunMetricRow {
         let at = Position { iteration, step: 0, rng_seed: String::new() };

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
 use super::table::{heading, is_share, number};
-use crate::data::RunMetricRow;
+use data::RunMetricRow;
 
 /// What a line of the table says of an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 //! The table at the end of a run: one line for each evaluation. And how measures are shown wherever they are.
 
 use super::series::{Measure, phase};
-use crate::data::RunMetricRow;
+use data::RunMetricRow;
 
 /// Columns: heading, subject, metric, and whether it is a share shown in percent.
 const COLUMNS: [(&str, &str, &str); 8] = [

@@ -9,9 +9,10 @@ use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use super::pipeline::open;
-use super::{CacheArgs, GcArgs, StatsArgs, several};
+use super::{CacheArgs, GcArgs, StatsArgs};
 use crate::runs::Run;
 use crate::store::{Digest, Live, Store};
+use output::{println, several};
 
 /// Megabytes and the like as people read them.
 fn size(bytes: u64) -> String {

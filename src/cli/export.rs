@@ -1,17 +1,17 @@
 //! `triplay data export`: a dataset as a file that other programs read.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
 use super::show::locate;
 use crate::data::{self, Table};
+use output::println;
 
 #[derive(Args)]
 pub struct ExportArgs {
@@ -48,12 +48,12 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
     }
     let table = data::open(&path)?;
-    placed(&args.out, |out| match to {
+    output::placed(&args.out, |out| match to {
         To::Csv => csv(&table, out),
         To::Jsonl => jsonl(&table, out),
         To::Parquet => Ok(std::fs::copy(&path, out).map(drop)?),
     })?;
-    println!("{}: {}", args.out.display(), super::several(table.rows(), "row"));
+    println!("{}: {}", args.out.display(), output::several(table.rows(), "row"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,18 +83,4 @@ fn rows(table: &Table) -> impl Iterator<Item = Vec<Value>> {
     table.batches.iter().flat_map(|batch| {
         (0..batch.num_rows()).map(|row| batch.columns().iter().map(|array| data::cell(array, row)).collect())
     })
-}
-
-/// Has a file written under another name first, so that it is there whole or not at all.
-pub(super) fn placed(out: &Path, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let place = || -> anyhow::Result<()> {
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new()
-            .prefix(".writing-")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
-        write(temporary.path())?;
-        Ok(temporary.persist(out).map(drop)?)
-    };
-    place().with_context(|| format!("cannot write {}", out.display()))
 }

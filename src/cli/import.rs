@@ -10,10 +10,11 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use super::export::placed;
-use super::several;
 use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
 use crate::data::write;
+use output::placed;
+use output::println;
+use output::several;
 
 #[derive(Args)]
 pub struct ImportArgs {

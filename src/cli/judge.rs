@@ -10,11 +10,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{CacheArgs, FileArgs, RunArgs, pipeline, several};
+use super::{CacheArgs, FileArgs, RunArgs, pipeline};
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
 use crate::runs::{JUDGED, Run};
 use crate::store::Store;
+use output::{println, several};
 
 #[derive(Args)]
 pub struct JudgeArgs {
@@ -66,7 +67,7 @@ pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
         args.with
     );
     println!("verdicts: {}\n", folder.display());
-    super::print(&agreement.text())?;
+    output::print(&agreement.text())?;
     Ok(ExitCode::SUCCESS)
 }
 

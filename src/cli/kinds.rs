@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::cli::registry;
 use crate::engine::{Kind, Registry, nearest, schema};
-use crate::stages;
 
 /// Columns that the text is wrapped to.
 const WIDTH: usize = 92;
@@ -19,15 +19,15 @@ pub struct KindsArgs {
 }
 
 pub fn command(args: &KindsArgs) -> anyhow::Result<ExitCode> {
-    let registry = stages::registry();
+    let registry = registry();
     let text = match &args.kind {
         None => table(&registry),
         Some(name) => match registry.kinds().find(|kind| kind.name == name) {
             Some(kind) => page(&registry, kind),
-            None => anyhow::bail!("there is no stage kind `{name}`\n  help: {}", hint(&registry, name)),
+            None => anyhow::bail!("{}\n  help: {}", registry.unknown(name), hint(&registry, name)),
         },
     };
-    super::print(&text)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

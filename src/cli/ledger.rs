@@ -11,6 +11,7 @@ use serde_json::json;
 use super::trace::Trace;
 use crate::engine::progress::{Outcome, Progress};
 use crate::runs::{Event, EventLog, RunRecord, write_record};
+use output::println;
 
 pub struct Ledger {
     reporter: Box<dyn Progress>,

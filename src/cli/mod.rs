@@ -1,21 +1,16 @@
 //! Commands, their arguments and their exit codes: 0 done, 1 a stage failed, 2 the pipeline or the command
 //! line is wrong, 130 interrupted. No command computes anything itself.
 
-/// As the standard one, but a reader that has seen enough, such as `head`, is no error.
-macro_rules! println {
-    ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };
-}
-
 mod cache;
 mod compare;
 mod compare_runs;
 mod export;
 mod graph;
-mod grid;
 mod import;
 mod judge;
 mod kinds;
 mod ledger;
+#[cfg(feature = "models")]
 mod model;
 mod pipeline;
 mod plan;
@@ -31,11 +26,12 @@ mod trace;
 mod ui;
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::engine::Registry;
 
 /// Declarative, cached pipelines for tri-role self-play reinforcement learning.
 #[derive(Parser)]
@@ -69,9 +65,10 @@ enum Command {
     #[command(subcommand)]
     Data(DataCommand),
     /// Use a model at the prompt
+    #[cfg(feature = "models")]
     #[command(subcommand)]
     Model(model::ModelCommand),
-    /// Between triplay and the command of an `exec` stage: see `stages::supervise`
+    /// Between triplay and the command of an `exec` stage: see `exec::supervise`
     #[command(hide = true)]
     Supervise {
         #[arg(last = true)]
@@ -318,14 +315,18 @@ struct ShowArgs {
     json: bool,
 }
 
-/// `1 node`, `2 nodes`.
-fn several(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// All stage kinds that a pipeline can name.
+fn registry() -> Registry {
+    #[cfg(feature = "models")]
+    return crate::stages::registry();
+    #[cfg(not(feature = "models"))]
+    Registry::default().with::<crate::exec::Exec>().with_absent(" in a build without models")
 }
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
+    #[cfg(feature = "models")]
     if !matches!(command, Command::Supervise { .. }) {
         crate::ops::set_candle_up();
     }
@@ -352,27 +353,12 @@ pub fn main() -> ExitCode {
         Command::Data(DataCommand::Show(args)) => show::command(&args),
         Command::Data(DataCommand::Import(args)) => import::command(&args),
         Command::Data(DataCommand::Export(args)) => export::command(&args),
+        #[cfg(feature = "models")]
         Command::Model(command) => model::command(&command),
-        Command::Supervise { command } => Ok(crate::stages::supervise(&command)),
+        Command::Supervise { command } => Ok(crate::exec::supervise(&command)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })
-}
-
-/// What `println!` comes to in this module.
-fn print_line(text: std::fmt::Arguments) {
-    if let Err(error) = print(&format!("{text}\n")) {
-        eprintln!("error: cannot write to standard output: {error}");
-        std::process::exit(2);
-    }
-}
-
-/// Prints; a reader that has seen enough, such as `head`, is no error.
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -11,13 +11,14 @@ use serde_json::json;
 
 use super::ledger::{Ledger, Show, last_line, summary};
 use super::trace::Trace;
-use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress, several};
+use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
 use crate::analysis;
+use crate::cli::registry;
 use crate::data::RunMetricRow;
 use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
-use crate::stages;
 use crate::store::{Digest, Lock, Store};
+use output::{println, several};
 
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
@@ -30,7 +31,7 @@ pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) 
         digest,
         ..LoadOptions::default()
     };
-    Ok(engine::load(&args.file, &options, &stages::registry())?)
+    Ok(engine::load(&args.file, &options, &registry())?)
 }
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
@@ -119,7 +120,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     if args.json {
         println!("{}", summary(&record, &folder.path));
     } else if !quiet {
-        super::print(&tables(&graph, &metrics))?;
+        output::print(&tables(&graph, &metrics))?;
         println!("{}", last_line(&record, &folder.path));
     }
     let failed = !report.failures.is_empty() || differ;
@@ -173,7 +174,7 @@ fn nothing_to_do(
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
         tell_halted(&metrics);
-        super::print(&tables(graph, &metrics))?;
+        output::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, folder));
     }
     Ok(())

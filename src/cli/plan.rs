@@ -7,10 +7,11 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::pipeline::{find, guard, load, open};
-use super::{ExplainArgs, PlanArgs, RunArgs, several};
+use super::{ExplainArgs, PlanArgs, RunArgs};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
+use output::{println, several};
 
 /// How many nodes are listed unless all are asked for.
 const LISTED: usize = 40;

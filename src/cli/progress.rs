@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::several;
 use crate::engine::progress::{Outcome, Progress};
+use output::several;
 
 /// A bar on a terminal; plain lines where standard error is none, or where `CI` is set.
 pub fn reporter() -> Box<dyn Progress> {

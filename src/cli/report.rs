@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::several;
+use crate::cli::registry;
 use crate::report::{self, Source, Texts};
-use crate::stages;
+use output::println;
+use output::several;
 
 #[derive(Args)]
 pub struct ReportArgs {
@@ -53,7 +54,7 @@ pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let sources = args.runs.iter().map(|run| Source::find(run)).collect::<anyhow::Result<Vec<_>>>()?;
     let texts = args.texts.texts();
     let gathered = report::samples(&sources, texts)?;
-    let made = report::report(&sources, texts, &stages::registry(), &gathered);
+    let made = report::report(&sources, texts, &registry(), &gathered);
     let html = report::html(&made, &gathered.samples)?;
     std::fs::write(&args.out, &html).with_context(|| format!("cannot write {}", args.out.display()))?;
     let rows = several(gathered.samples.attack_number.len(), "sample");

@@ -1,6 +1,7 @@
 //! `triplay results`: many seeds and ablations together, as a table and as curves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
+use output::println;
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -19,7 +21,12 @@ pub enum ResultsCommand {
     /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),
     /// Ask anything of the rows of all runs, in SQL
-    Query(super::query::QueryArgs),
+    #[command(disable_help_flag = true)]
+    Query {
+        /// See `triplay results query --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SQL AND OPTIONS")]
+        args: Vec<OsString>,
+    },
 }
 
 #[derive(Args)]
@@ -67,7 +74,7 @@ pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
         ResultsCommand::Plot(args) => plot(args),
-        ResultsCommand::Query(args) => super::query::command(args),
+        ResultsCommand::Query { args } => super::query::command(args),
     }
 }
 
@@ -88,9 +95,9 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else if args.markdown {
-        super::print(&summary.markdown())?;
+        output::print(&summary.markdown())?;
     } else {
-        super::print(&summary.text())?;
+        output::print(&summary.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -111,7 +118,7 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let series = analysis::series(&runs, &measure);
     let picture = analysis::Picture::new(&measure, &series);
     let Some(out) = &args.out else {
-        super::print(&analysis::terminal(&picture, console::colors_enabled()))?;
+        output::print(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);
     };
     let bytes = match extension.as_deref() {

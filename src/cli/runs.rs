@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use crate::runs::{Run, RunRecord};
+use output::println;
 
 /// How many ablations and seeds of a run are listed.
 const MOST_VARIANTS: usize = 6;

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::analysis::export::{Format, Source, export};
 use crate::runs::{Run, Tables, Texts};
+use output::println;
 
 #[derive(Args)]
 pub struct RunsExportArgs {
@@ -54,7 +55,7 @@ pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
             "note: texts are left out, since no sandbox made them up; --reveal writes them as they are"
         );
     }
-    println!("{}: {}", args.out.display(), super::several(files, "file"));
+    println!("{}: {}", args.out.display(), output::several(files, "file"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+use crate::cli::registry;
 use crate::engine::schema;
-use crate::stages;
+use output::println;
 
 #[derive(Args)]
 pub struct SchemaArgs {
@@ -17,9 +18,9 @@ pub struct SchemaArgs {
 }
 
 pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
-    let text = serde_json::to_string_pretty(&schema::document(&stages::registry()))? + "\n";
+    let text = serde_json::to_string_pretty(&schema::document(&registry()))? + "\n";
     match &args.out {
-        None => super::print(&text)?,
+        None => output::print(&text)?,
         Some(file) => {
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
             let file = file.display();

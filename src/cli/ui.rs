@@ -7,9 +7,10 @@ use anyhow::Context;
 use clap::Args;
 
 use super::report::TextArgs;
+use crate::cli::registry;
 use crate::report::{Live, Page};
 use crate::runs::Run;
-use crate::stages;
+use output::println;
 
 #[derive(Args)]
 pub struct UiArgs {
@@ -40,7 +41,7 @@ pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
             args.host
         );
     }
-    let live = Live::new(run, args.texts.texts(), stages::registry());
+    let live = Live::new(run, args.texts.texts(), registry());
     let page = Page::open(&args.host, args.port, live)?;
     ctrlc::set_handler(|| std::process::exit(0)).context("cannot listen for Ctrl-C")?;
     println!("{}", page.address);

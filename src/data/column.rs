@@ -55,30 +55,30 @@ macro_rules! row_types {
             $( $(#[doc = $doc])* pub $field: $type, )*
         }
 
-        impl $crate::data::column::Column for $name {
+        impl $crate::column::Column for $name {
             fn fields(_: &str, _: &str, fields: &mut Vec<arrow_schema::Field>) {
-                $( <$type as $crate::data::column::Column>::fields(
+                $( <$type as $crate::column::Column>::fields(
                     stringify!($field), concat!($($doc,)* "").trim(), fields,
                 ); )*
             }
 
             fn arrays(values: &[&Self], arrays: &mut Vec<arrow_array::ArrayRef>) {
-                $( <$type as $crate::data::column::Column>::arrays(
+                $( <$type as $crate::column::Column>::arrays(
                     &values.iter().map(|row| &row.$field).collect::<Vec<_>>(), arrays,
                 ); )*
             }
 
             fn read(
-                columns: &$crate::data::column::Columns,
+                columns: &$crate::column::Columns,
                 _: &str,
-            ) -> Result<Vec<Self>, $crate::data::column::Mismatch> {
+            ) -> Result<Vec<Self>, $crate::column::Mismatch> {
                 $( let mut $field =
-                    <$type as $crate::data::column::Column>::read(columns, stringify!($field))?.into_iter(); )*
+                    <$type as $crate::column::Column>::read(columns, stringify!($field))?.into_iter(); )*
                 Ok((0..columns.rows).map_while(|_| Some($name { $( $field: $field.next()?, )* })).collect())
             }
         }
 
-        impl $crate::data::column::Row for $name {
+        impl $crate::column::Row for $name {
             const NAME: &'static str = $schema;
         }
     )*};

@@ -165,7 +165,7 @@ mod tests {
     use arrow_schema::Field;
 
     use super::*;
-    use crate::data::{PoolRow, Position, RewardRow, SeedRow, TextRow};
+    use crate::{PoolRow, Position, RewardRow, SeedRow, TextRow};
 
     fn pool(count: u32) -> Vec<PoolRow> {
         let row = |i: u32| PoolRow {

@@ -10,7 +10,7 @@ use super::graph::{Feed, Node, Numerics};
 use super::input::{Input, InputFile, Origin};
 use super::memory::Memory;
 use super::progress::Progress;
-use crate::store::{Digest, Seed};
+use store::{Digest, Seed};
 
 /// An artifact on disk: a file or a flat folder, and the digest of its content.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::report::NodeOutput;
 use super::stage::Transient;
-use crate::store::{Blob, Digest, Lock, Store, Workspace};
+use store::{Blob, Digest, Lock, Store, Workspace};
 
 /// What is needed to execute any node.
 #[derive(Clone, Copy)]

@@ -160,8 +160,8 @@ fn short(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Digest;
     use serde_json::json;
+    use store::Digest;
 
     #[test]
     fn every_part_of_a_manifest_that_differs_is_named() {

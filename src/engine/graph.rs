@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::input::Origin;
 use super::manifest::CallDigest;
 use super::stage::{Decoded, Kind, Output};
-use crate::store::{Digest, Seed};
+use store::{Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

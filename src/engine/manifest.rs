@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::graph::{Call, Feed, Graph, Node, NodeId};
 use super::input::{self, Origin};
-use crate::store::{Blob, Digest, Seed, canonical_digest};
+use store::{Blob, Digest, Seed, canonical_digest};
 
 /// Raised when the meaning of manifests or records changes.
 const FORMAT: u32 = 2;

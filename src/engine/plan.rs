@@ -28,7 +28,7 @@ use super::execute::explained;
 use super::graph::{Call, Consumers, Feed, Graph, Node, NodeId};
 use super::manifest::{Key, walk};
 use super::report::{NodeOutput, NodeReport};
-use crate::store::{Blob, Digest, DigestSet, Store};
+use store::{Blob, Digest, DigestSet, Store};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

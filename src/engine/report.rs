@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::execute::Difference;
-use crate::store::{Blob, Digest};
+use store::{Blob, Digest};
 
 /// What one node came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ use super::resources::Resources;
 use super::stage::Output;
 use super::thinning::Thinning;
 use super::threads::Threads;
-use crate::store::{Blob, Digest, Error as StoreError, Lock, Store};
+use store::{Blob, Digest, Error as StoreError, Lock, Store};
 
 /// How to run.
 #[derive(Clone, Debug)]

@@ -177,6 +177,7 @@ type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 pub struct Registry {
     kinds: Vec<Entry>,
     numerics: Option<Numerics>,
+    absent: &'static str,
 }
 
 impl Registry {
@@ -189,6 +190,16 @@ impl Registry {
     /// Says which devices and number types there are.
     pub fn with_numerics(self, numerics: Numerics) -> Registry {
         Registry { numerics: Some(numerics), ..self }
+    }
+
+    /// Says why kinds that pipelines may name are not there, such as ` in a build without models`.
+    pub fn with_absent(self, absent: &'static str) -> Registry {
+        Registry { absent, ..self }
+    }
+
+    /// That there is no such kind.
+    pub fn unknown(&self, kind: &str) -> String {
+        format!("there is no stage kind `{kind}`{}", self.absent)
     }
 
     pub(super) fn numerics(&self, device: &str, dtype: &str) -> Result<String, String> {

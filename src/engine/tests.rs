@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::{Outcome, Progress};
 use super::*;
-use crate::store::Store;
+use store::Store;
 
 struct Text;
 impl ArtifactType for Text {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::graph::NodeId;
 use super::plan::{Plan, State};
 use super::report::NodeReport;
-use crate::store::{Digest, Store};
+use store::{Digest, Store};
 
 /// Which outputs are still wanted.
 pub(super) struct Thinning {

@@ -113,8 +113,8 @@ fn largest(numbers: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::game::World;
-    use crate::store::Seed;
+    use crate::World;
+    use store::Seed;
 
     #[test]
     fn the_bonus_falls_with_the_root_of_the_count() {
@@ -160,7 +160,7 @@ mod tests {
         };
         let wrapped = |seed: u64| -> Vec<(String, String)> {
             (world.benign_prompts(6, Seed::from_u64(seed)).into_iter())
-                .filter(|prompt| prompt.seed.split == crate::game::Split::Train)
+                .filter(|prompt| prompt.seed.split == crate::Split::Train)
                 .map(|prompt| (frame(&prompt.seed.text, &prompt.text), base(&prompt.technique)))
                 .collect()
         };

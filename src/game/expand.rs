@@ -7,7 +7,7 @@ use super::class::Class;
 use super::warmup::{KEPT, LOST};
 use super::world::{Shares, World};
 use super::wrap::{Phrasings, WrappedPrompt};
-use crate::store::Seed;
+use store::Seed;
 
 /// Whether reinforcement learning may see a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

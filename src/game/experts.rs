@@ -5,7 +5,7 @@ use rand::Rng;
 use super::class::Class;
 use super::vote::vote;
 use super::world::{Expert, Experts};
-use crate::store::Seed;
+use store::Seed;
 
 /// What each expert voted.
 #[derive(Clone, Debug, PartialEq, Eq)]

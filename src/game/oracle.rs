@@ -99,7 +99,7 @@ fn contains_words(text: &str, phrase: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Seed;
+    use store::Seed;
 
     #[test]
     fn the_oracle_agrees_with_whatever_made_the_response() {

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::diversity::{BleuReferences, unit};
-use crate::ops::{Matrix, Panels, matmul_panels};
-use crate::store::Seed;
+use kernels::{Matrix, Panels, matmul_panels};
+use store::Seed;
 
 /// Which attacks leave a full pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -150,7 +150,7 @@ fn mean_of_largest(numbers: &[f32], count: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::game::self_bleu;
+    use crate::self_bleu;
 
     #[test]
     fn eviction_keeps_the_capacity() {

@@ -5,7 +5,7 @@ use rand_distr::{Beta, Distribution};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Seed;
+use store::Seed;
 
 /// Beta(α, β) of the share of answers that an attack breaks; α = β = 1 before anything is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

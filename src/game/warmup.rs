@@ -10,7 +10,7 @@ use super::prompt::{Prompt, PromptError, Question};
 use super::role::Role;
 use super::world::{Profile, Shares, World};
 use super::wrap::{Phrasings, Style, WrappedPrompt};
-use crate::store::Seed;
+use store::Seed;
 
 /// What the judge says of an attack that keeps its seed's meaning.
 pub const KEPT: &str = "kept";

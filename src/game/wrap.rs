@@ -120,7 +120,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Seed;
+    use store::Seed;
 
     #[test]
     fn frames_and_codes_change_the_text_and_the_name() {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use crate::model::Compute;
-use crate::ops::Gradients;
+use model::Compute;
+use ops::Gradients;
 
 /// Tokens of a piece, more or less.
 const PIECE: usize = 512;

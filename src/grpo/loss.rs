@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::optim::AdamWConfig;
-use crate::rollout::TEMPERATURES;
+use optim::AdamWConfig;
+use rollout::TEMPERATURES;
 
 /// How token losses are averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::lanes::{Lanes, pieces};
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
-use crate::model::{Checkpoint, Decoder, Packed, Purpose};
-use crate::optim::{AdamW, clip};
+use model::{Checkpoint, Decoder, Packed, Purpose};
+use optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
 #[derive(Clone, Debug)]
@@ -333,13 +333,13 @@ fn ensure_finite(report: &StepReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Compute;
-    use crate::optim::AdamWConfig;
-    use crate::rollout::{Sampling, sample};
-    use crate::store::Seed;
+    use model::Compute;
+    use optim::AdamWConfig;
+    use rollout::{Sampling, sample};
+    use store::Seed;
 
     fn model() -> Checkpoint {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 

@@ -9,7 +9,7 @@ use super::config::token_ids;
 use super::lora::{self, Adapter, LoraConfig};
 use super::weights::Weights;
 use super::{Compute, Config, Decoder, Error, Packed, Params, Purpose, Result, Tokenizer, gguf};
-use crate::store::Seed;
+use store::Seed;
 
 /// What a model folder holds.
 #[derive(Clone)]

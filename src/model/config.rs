@@ -442,7 +442,7 @@ mod tests {
     use super::*;
 
     fn load(change: impl FnOnce(&mut Value)) -> Result<Config> {
-        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny/config.json");
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny/config.json");
         let mut json: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
         change(&mut json);
         let folder = tempfile::tempdir().unwrap();

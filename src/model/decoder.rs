@@ -10,7 +10,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::config::{Config, Module};
 use super::lora::Adapter;
 use super::{Compute, Params};
-use crate::ops::{
+use ops::{
     Cache, Gradients, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
     causal_attention, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows, swiglu,
     token_log_probabilities,

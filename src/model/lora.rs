@@ -14,7 +14,7 @@ use super::config::Module;
 use super::params::Params;
 use super::weights::{self, Weights};
 use super::{Compute, Config, Error, Result};
-use crate::store::Seed;
+use store::Seed;
 
 pub const CONFIG: &str = "adapter_config.json";
 pub const WEIGHTS: &str = "adapter_model.safetensors";

@@ -10,7 +10,7 @@ use rand::Rng;
 
 use super::weights::Weights;
 use super::{Compute, Config, Error, Result};
-use crate::store::Seed;
+use store::Seed;
 
 /// The parameters of a model by their Hugging Face names.
 #[derive(Clone, Debug, Default)]

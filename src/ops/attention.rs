@@ -11,11 +11,11 @@ use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
 use super::cpu::{read, room, tensor};
-use super::product::{Left, PANEL, Right, TILE_ROWS, multiply};
 use super::rope::{Heads, Rope};
 use super::rows::{Rows, Spans};
-use super::simd::{dot, kernel, softmax};
 use super::value::{Gradients, Value};
+use kernels::{Left, PANEL, Right, TILE_ROWS, multiply};
+use kernels::{dot, kernel, softmax};
 
 /// Queries whose scores exist at the same time: bounds memory for long rows.
 const QUERIES: usize = 64;

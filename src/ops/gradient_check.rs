@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::value::{Gradients, Value};
-use crate::store::Seed;
+use store::Seed;
 
 /// Numbers between −1 and 1.
 pub fn random(shape: &[usize], seed: u64) -> Tensor {

@@ -6,10 +6,10 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{read, room, tensor};
-use super::product::PANEL;
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
-use super::simd::{kernel, multiply_add, softmax};
+use kernels::PANEL;
+use kernels::{kernel, multiply_add, softmax};
 
 /// Rows that one task takes.
 const ROWS: usize = 8;

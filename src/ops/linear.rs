@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor, bail};
 
 use super::composition::{self, fused};
 use super::cpu::{read, room, tensor};
-use super::product::{Matrix, matmul, matmul_panels};
 use super::value::{Gradients, Value};
+use kernels::{Matrix, matmul, matmul_panels};
 
 /// x·Wᵀ for x \[N, in\] and W \[out, in\].
 pub fn linear(x: &Value, weight: &Value) -> Result<Value> {

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 
 use super::composition::{self, fused};
 use super::cpu::{read, room, tensor};
-use super::product::{Matrix, Panels, matmul, matmul_panels};
-use super::simd::{exp, fold, kernel, max};
 use super::value::{Gradients, Value};
+use kernels::{Matrix, Panels, matmul, matmul_panels};
+use kernels::{exp, fold, kernel, max};
 
 /// Tokens of the vocabulary whose logits exist at the same time.
 const PART: usize = 2048;

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
 use super::cpu::{read, room, tensor};
-use super::simd::{dot, kernel};
 use super::value::{Gradients, Value};
+use kernels::{dot, kernel};
 
 /// Rows that one task takes, and whose share of the weight's gradient is summed first.
 const BLOCK: usize = 128;

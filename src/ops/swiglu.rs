@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
 use super::cpu::{read, room, tensor};
-use super::simd::{kernel, sigmoid};
 use super::value::Value;
+use kernels::{kernel, sigmoid};
 
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::composition::on_cpu_f32;
 use super::cpu::{read, tensor, write};
-use super::product::{Matrix, Panels};
+use kernels::{Matrix, Panels};
 
 /// Numbers that one task adds up.
 const BLOCK: usize = 1 << 14;

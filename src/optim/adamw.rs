@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, Params};
-use crate::ops::{kernel, on_cpu_f32, read, write};
+use kernels::kernel;
+use model::{self, Params};
+use ops::{on_cpu_f32, read, write};
 
 /// Numbers that one task takes.
 const BLOCK: usize = 1 << 14;
@@ -230,8 +231,8 @@ pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Architecture, Compute};
-    use crate::store::Seed;
+    use model::{Architecture, Compute};
+    use store::Seed;
 
     fn params() -> Params {
         let architecture: Architecture =

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::model::Interval;
 use super::source::Source;
-use crate::analysis::statistics::wilson;
-use crate::analysis::{self, PHASE, estimate};
-use crate::data::MetricRow;
-use crate::runs::variant;
+use analysis::statistics::wilson;
+use analysis::{self, PHASE, estimate};
+use data::MetricRow;
+use runs::variant;
 
 /// The phase of what training itself reports, step by step.
 const TRAINING: &str = "update";

@@ -10,9 +10,9 @@ use anyhow::Context;
 use super::made_of::Makers;
 use super::model::{Graph, Stage};
 use super::source::Source;
-use crate::engine::{self, EdgeRole, LoadOptions, NodeReport, Outline, Registry, Shape};
-use crate::runs::variant;
-use crate::store::Digest;
+use engine::{self, EdgeRole, LoadOptions, NodeReport, Outline, Registry, Shape};
+use runs::variant;
+use store::Digest;
 
 /// A pipeline as it was run.
 pub struct Plan {

@@ -2,7 +2,7 @@
 
 use super::book::{Book, Column, Of, Point, Trail, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
-use crate::analysis::estimate;
+use analysis::estimate;
 
 /// What a metric is in plain words, subject, metric, unit, and what is better for safety.
 const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [

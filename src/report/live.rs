@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::build::{self, Gathered, Texts};
+use super::gather::{self, Gathered, Texts};
 use super::html;
 use super::model::Report;
 use super::source::{Known, Source};
-use crate::engine::Registry;
-use crate::runs::{Events, Run};
+use engine::Registry;
+use runs::{Events, Run};
 
 /// How often files are looked at, at the most.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -108,7 +108,7 @@ impl Live {
     fn look(&self, shown: &mut Shown) -> anyhow::Result<()> {
         let Some((folder, only)) = self.locate()? else {
             if shown.version == 0 {
-                (shown.version, shown.json) = (1, Arc::new(serde_json::to_vec(&build::nothing_yet())?));
+                (shown.version, shown.json) = (1, Arc::new(serde_json::to_vec(&gather::nothing_yet())?));
             }
             return Ok(());
         };
@@ -125,9 +125,9 @@ impl Live {
         shown.events.refresh();
         let events = shown.events.clone();
         let report = match Source::open(&folder, only, &mut shown.known, events) {
-            Ok(source) => build::report(&[source], self.texts, &self.registry, &shown.gathered),
+            Ok(source) => gather::report(&[source], self.texts, &self.registry, &shown.gathered),
             // Such as a run that begins at this moment, whose record is not there yet.
-            Err(error) => Report { notices: vec![format!("{error:#}")], ..build::nothing_yet() },
+            Err(error) => Report { notices: vec![format!("{error:#}")], ..gather::nothing_yet() },
         };
         shown.json = Arc::new(serde_json::to_vec(&report)?);
         shown.stamp = stamp;
@@ -167,7 +167,7 @@ impl Live {
             None => Gathered::default(),
             Some((folder, only)) => {
                 let source = Source::open(&folder, only, &mut Known::new(), Events::default())?;
-                build::samples(&[source], self.texts)?
+                gather::samples(&[source], self.texts)?
             }
         };
         joined.json = Arc::new(serde_json::to_vec(&gathered.samples)?);

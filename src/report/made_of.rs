@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::model::Checkpoint;
 use super::source::{Source, blob};
-use crate::engine::NodeReport;
-use crate::runs::{Lineage, shown, variant};
+use engine::NodeReport;
+use runs::{Lineage, shown, variant};
 
 const MODEL: &str = "model";
 
@@ -51,9 +51,8 @@ impl<'a> Makers<'a> {
     /// The checkpoint that is this content, by its name in the report.
     fn checkpoint(&self, node: &NodeReport, digest: &str) -> Option<String> {
         let maker = self.maker(node, digest)?;
-        let is_model = |output: &crate::engine::NodeOutput| {
-            output.artifact == MODEL && output.digest.to_string() == digest
-        };
+        let is_model =
+            |output: &engine::NodeOutput| output.artifact == MODEL && output.digest.to_string() == digest;
         maker.outputs.iter().any(is_model).then(|| id(self.source, maker))
     }
 

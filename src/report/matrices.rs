@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::book::{Book, Entry, Of, after, common_phases};
 use super::model::Matrix;
-use crate::analysis;
 
 /// The classes in the order in which people read them.
 const CLASSES: [&str; 4] = ["negative", "rejective", "positive", "undetermined"];

@@ -11,9 +11,9 @@ use arrow_array::{Array, ArrayRef};
 use super::made_of::Makers;
 use super::model::{Matrix, Samples};
 use super::source::{Source, blob};
-use crate::data::{self, AttackRow};
-use crate::engine::NodeReport;
-use crate::runs::{Tables, redacted};
+use data::{self, AttackRow};
+use engine::NodeReport;
+use runs::{Tables, redacted};
 
 /// Components of the attacker's reward.
 const COMPONENTS: [&str; 5] =
@@ -598,7 +598,7 @@ impl Rows {
 
 /// A node's name as tables have it.
 fn name(node: &NodeReport) -> NodeName<'_> {
-    let name = crate::runs::variant(&node.node).2;
+    let name = runs::variant(&node.node).2;
     (node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/'), name)
 }
 
@@ -632,7 +632,7 @@ fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String
             if path != "benchmark" || seen.contains(&digest) {
                 continue;
             }
-            let place = crate::store::Digest::from_hex(digest.as_bytes());
+            let place = store::Digest::from_hex(digest.as_bytes());
             let place = place.and_then(|digest| blob(source.store.as_ref()?, &digest));
             for attack in place.map(|path| data::read::<AttackRow>(&path)).transpose()?.unwrap_or_default() {
                 found.extend(attack.technique.map(|technique| (attack.text, technique)));

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::analysis;
-use crate::data::{self, MetricRow, RunMetricRow};
-use crate::engine::NodeReport;
-use crate::runs::{self, Events, Run, RunRecord};
-use crate::store::{Digest, Store};
+use data::{self, MetricRow, RunMetricRow};
+use engine::NodeReport;
+use runs::{self, Events, Run, RunRecord};
+use store::{Digest, Store};
 
 /// A run, or the ablation or seed of it that was asked for.
 pub struct Source {

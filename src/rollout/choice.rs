@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::{CACHE, MOST_ROWS, batch, most_probable, numbers, pick};
-use crate::model::{Checkpoint, Decoder, Error, Packed, Purpose, Result};
-use crate::ops::exponentials;
-use crate::store::Seed;
+use kernels::exponentials;
+use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result};
+use store::Seed;
 
 /// What was chosen for a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,10 +126,10 @@ fn logprobs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Compute;
+    use model::Compute;
 
     fn model() -> Checkpoint {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 

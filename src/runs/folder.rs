@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use super::variant::variant;
-use crate::engine::{NodeOutput, NodeReport};
-use crate::store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
+use engine::{NodeOutput, NodeReport};
+use store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -348,7 +348,7 @@ impl Run {
         };
         let Some(node) = node else {
             let names: Vec<&str> = self.nodes.iter().map(|node| node.node.as_str()).collect();
-            let near = crate::engine::nearest(text, &names).map(|name| format!("; did you mean `{name}`?"));
+            let near = engine::nearest(text, &names).map(|name| format!("; did you mean `{name}`?"));
             bail!("run {} has no finished node `{text}`{}", self.record.run, near.unwrap_or_default())
         };
         let found = match output {

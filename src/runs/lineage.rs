@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::folder::Run;
-use crate::engine::NodeReport;
-use crate::store::{Digest, Store};
+use engine::NodeReport;
+use store::{Digest, Store};
 
 /// What a key was made of, if it has a record.
 pub fn manifest(store: &Store, key: &Digest) -> Option<Value> {

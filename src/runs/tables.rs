@@ -20,12 +20,12 @@ use rayon::prelude::*;
 use super::folder::Run;
 use super::lineage::Lineage;
 use super::variant::variant;
-use crate::data::{
+use data::{
     self, AttackRow, Column, LabelRow, MeaningRow, MetricRow, OutcomeRow, ResponseRow, RewardRow,
     TableWriter, VerdictRow,
 };
-use crate::engine::{NodeOutput, NodeReport};
-use crate::store::Digest;
+use engine::{NodeOutput, NodeReport};
+use store::Digest;
 
 /// Raised when what stands in tables changes.
 const FORMAT: u32 = 1;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use crate::data::{self, AttackRow, MetricRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
-use crate::engine::{Artifact, ArtifactType, Context, Input};
-use crate::game::{self, PoolSimilarity};
-use crate::model::{Checkpoint, Compute, Embedder, Params};
-use crate::store::{Digest, Seed};
+use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
+use engine::{Artifact, ArtifactType, Context, Input};
+use game::{self, PoolSimilarity};
+use model::{Checkpoint, Compute, Embedder, Params};
+use store::{Digest, Seed};
 
 macro_rules! artifact_types {
     ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+;)*) => {$(
@@ -48,32 +48,6 @@ artifact_types! {
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.
     World: "world";
-    /// Whatever it is.
-    Anything: "*";
-}
-
-/// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
-/// Parquet, and those that every run gathers have the columns of metrics.
-pub fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 11] = [
-        "texts",
-        "seeds",
-        "sft",
-        "attacks",
-        "responses",
-        "pairs",
-        "verdicts",
-        "meanings",
-        "labels",
-        "rewards",
-        "pool",
-    ];
-    if artifact == "metrics" {
-        data::read::<MetricRow>(path)?;
-    } else if DATASETS.contains(&artifact) {
-        data::open(path)?;
-    }
-    Ok(())
 }
 
 /// The rows of a dataset, kept in memory for the nodes that read them next.

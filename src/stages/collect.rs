@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, Responses};
-use crate::data::{self, PairRow, ResponseRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
+use data::{self, PairRow, ResponseRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
 
 /// Keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Model, Seeds, World};
 use super::asking::{Asking, Chat, Text};
 use super::trial::{self, Asked, Outcomes, Prompts};
-use crate::data::{self, AttackRow, ResponseRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Outcome, Rates, Role};
-use crate::rollout::Sampling;
+use data::{self, AttackRow, ResponseRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{self, Class, Outcome, Rates, Role};
+use rollout::Sampling;
 
 /// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
 /// the attacker's name and its `subject` the defender's; a run shows them as a table.

@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{self, PairRow, PoolRow};
-use crate::engine::{Context, Kind, Output, Stage};
+use data::{self, PairRow, PoolRow};
+use engine::{Context, Kind, Output, Stage};
 
 /// An empty pool of attacks and an empty collection of pairs, for a loop to begin with.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
 use super::asking::{Missing, Reply, Text, asking};
-use crate::data::{self, AttackRow, ResponseRow, SeedRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Question, Turn};
-use crate::rollout::Sampling;
+use data::{self, AttackRow, ResponseRow, SeedRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{Question, Turn};
+use rollout::Sampling;
 
 asking! {
     /// The attacker wraps seed prompts: draws seeds and samples a group of attacks for each.

@@ -2,10 +2,10 @@
 
 use super::artifact::{self, Judgeable, Model};
 use super::asking::{Missing, Text, asking};
-use crate::data::{self, JudgedRow, VerdictRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Class, Labels, Question, label};
-use crate::rollout::Sampling;
+use data::{self, JudgedRow, VerdictRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{Class, Labels, Question, label};
+use rollout::Sampling;
 
 asking! {
     /// The evaluator says of each response whether it is negative (unsafe), rejective (a plain refusal) or

@@ -2,10 +2,10 @@
 
 use super::artifact::{self, Attacks, Model};
 use super::asking::{Missing, Text, asking};
-use crate::data::{self, AttackRow, MeaningRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Labels, Question, label};
-use crate::rollout::Sampling;
+use data::{self, AttackRow, MeaningRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{Labels, Question, label};
+use rollout::Sampling;
 
 asking! {
     /// A judge says of each attack whether it keeps its seed's meaning: kept or lost.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
 use super::trial::{self, Asked, Outcomes, Prompts};
-use crate::data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{Class, KEPT, Outcome, Rates, Verdict, label};
+use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{Class, KEPT, Outcome, Rates, Verdict, label};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
 /// metrics are the same.

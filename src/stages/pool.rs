@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards, SuccessPool, Verdicts};
-use crate::data::{self, PoolRow, RewardRow, VerdictRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Eviction, PoolSimilarity, Posterior};
+use data::{self, PoolRow, RewardRow, VerdictRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{self, Class, Eviction, PoolSimilarity, Posterior};
 
 /// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, SuccessPool};
-use crate::data::{self, AttackRow, Origin, PoolRow, Sample};
-use crate::engine::{Context, Input, Kind, Output, Stage};
-use crate::game::{self, Posterior};
+use data::{self, AttackRow, Origin, PoolRow, Sample};
+use engine::{Context, Input, Kind, Output, Stage};
+use game::{self, Posterior};
 
 /// Draws attacks from the pool that may still work, by Thompson sampling: those with the largest draws from the
 /// posteriors of their success. An empty pool replays nothing.

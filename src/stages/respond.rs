@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Prompts};
 use super::asking::{Asking, Missing, Text, asking};
-use crate::data::{self, AttackRow, ResponseRow};
-use crate::engine::{CheckError, Context, Input, Inputs, Kind, Output, Stage};
-use crate::game::Question;
-use crate::rollout::Sampling;
+use data::{self, AttackRow, ResponseRow};
+use engine::{CheckError, Context, Input, Inputs, Kind, Output, Stage};
+use game::Question;
+use rollout::Sampling;
 
 /// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
 /// also meets what it should help with.

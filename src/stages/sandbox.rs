@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact;
-use crate::data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
-use crate::engine::{Context, InputFile, Kind, Output, Stage};
-use crate::game::{SeedSpec, WarmupRow, World, WrappedPrompt};
+use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
+use engine::{Context, InputFile, Kind, Output, Stage};
+use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 
 /// Expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
-use crate::data::{self, MetricRow, SftRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::grpo::{SupervisedConfig, supervised_step};
-use crate::model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
-use crate::optim::{AdamW, AdamWConfig, Schedule};
+use data::{self, MetricRow, SftRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use grpo::{SupervisedConfig, supervised_step};
+use model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
+use optim::{AdamW, AdamWConfig, Schedule};
 
 /// Supervised training on prompts and completions, of a new model or of one that is there.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Texts};
-use crate::data::TextRow;
-use crate::engine::{Context, Input, Kind, Output, Stage};
-use crate::game::SPECIAL_TOKENS;
-use crate::model::{self, Algorithm, TokenizerSpec};
+use data::TextRow;
+use engine::{Context, Input, Kind, Output, Stage};
+use game::SPECIAL_TOKENS;
+use model::{self, Algorithm, TokenizerSpec};
 
 /// Trains a tokenizer on texts, on whole words or on byte pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]

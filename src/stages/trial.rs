@@ -5,12 +5,10 @@ use std::collections::HashMap;
 
 use super::artifact;
 use super::asking::Asking;
-use crate::data::{
-    AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow,
-};
-use crate::engine::Context;
-use crate::game::{Class, Question, Rates, label};
-use crate::store::Digest;
+use data::{AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
+use engine::Context;
+use game::{Class, Question, Rates, label};
+use store::Digest;
 
 /// What a model says to each question; nothing to what is none.
 pub fn ask<'q>(
@@ -102,7 +100,7 @@ pub fn entropy(attacks: &[AttackRow]) -> (f64, usize) {
 
 /// Rates as rows of metrics.
 pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
-    let row = |rate: crate::game::Rate| MetricRow {
+    let row = |rate: game::Rate| MetricRow {
         phase: phase.into(),
         subject: rate.subject,
         metric: rate.metric,

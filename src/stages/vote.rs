@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Model, Pairs, World};
 use super::asking::{Text, asking};
 use super::judge::about;
-use crate::data::{self, LabelRow, PairRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Labels, Question, label};
-use crate::rollout::Sampling;
-use crate::store::Seed;
+use data::{self, LabelRow, PairRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{self, Labels, Question, label};
+use rollout::Sampling;
+use store::Seed;
 
 /// Experts label pairs for the evaluator: safe or unsafe first, then rejective or positive. A tie is undetermined, and a
 /// vote that cannot be read counts nowhere.

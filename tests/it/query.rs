@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -195,4 +195,33 @@ fn runs_that_are_half_finished_or_damaged_do_not_stop_a_query() {
         "{}",
         seen.err
     );
+}
+
+#[test]
+fn without_its_program_a_query_says_how_to_get_it() {
+    let space = Space::new();
+    let alone = space.path("triplay");
+    if fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &alone).is_err() {
+        fs::copy(env!("CARGO_BIN_EXE_triplay"), &alone).unwrap();
+    }
+    let ask = |path: &str| -> Seen {
+        let mut command = Command::new(&alone);
+        command.args(["results", "query", "--schema", "runs"]).env("PATH", path).output().unwrap().into()
+    };
+    let seen = ask("");
+    seen.fails(2, "error: `results query` needs the program `triplay-query`, which is neither beside ");
+    assert!(seen.err.contains("cargo build --release") && seen.err.lines().count() == 1, "{}", seen.err);
+
+    // It may lie elsewhere, in PATH.
+    let programs = Path::new(env!("CARGO_BIN_EXE_triplay")).parent().unwrap();
+    let seen = ask(programs.to_str().unwrap());
+    assert!(seen.out.starts_with("runs: a row is a run\n"), "{}{}", seen.out, seen.err);
+}
+
+#[test]
+fn help_and_wrong_options_are_those_of_the_command() {
+    let space = Space::new();
+    let help = space.triplay(&["results", "query", "--help"]);
+    assert!(help.code == Some(0) && help.out.contains("Usage: triplay results query "), "{}", help.out);
+    space.query("SELECT run FROM runs", &["--cvs"]).fails(2, "unexpected argument '--cvs' found");
 }

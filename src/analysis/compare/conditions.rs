@@ -2,8 +2,8 @@
 //! answers are drawn, the labels that verdicts are held against, and the code. It is read off the manifests of the nodes' keys, which name the content of every
 //! input. Datasets that an evaluation was handed, as `measure` is, are followed to the nodes that made them.
 
-use crate::engine::{Change, NodeReport, What, differences};
-use crate::runs::Lineage;
+use engine::{Change, NodeReport, What, differences};
+use runs::Lineage;
 
 /// What differs between two evaluations beside their subjects.
 #[derive(Clone, Debug, Default)]

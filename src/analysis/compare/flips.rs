@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::measured::Names;
 use super::outcomes::{Attempt, Outcomes, Prompt, Prompts};
-use crate::analysis::series::Measure;
+use crate::series::Measure;
 
 /// What a side answered to a flipped prompt.
 #[derive(Clone, Debug, Serialize)]

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::outcomes::{Prompt, Prompts};
-use crate::analysis::series::Measure;
-use crate::analysis::statistics::{
+use crate::series::Measure;
+use crate::statistics::{
     Bootstrap, Cluster, Interval, Side, bootstrap, bootstrap_apart, difference, mcnemar, paired_t,
     smallest_difference, wilson,
 };

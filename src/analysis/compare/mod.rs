@@ -21,7 +21,7 @@ use self::side::{Evaluation, Variant};
 use super::series::Measure;
 use super::statistics::holm;
 use super::table::is_share;
-use crate::runs::Lineage;
+use runs::Lineage;
 
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, OfSeed, Test};

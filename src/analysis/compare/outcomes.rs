@@ -6,8 +6,8 @@ use std::path::Path;
 use arrow_array::StringArray;
 
 use super::columns::Columns;
-use crate::analysis::series::Measure;
-use crate::data::{self, Table};
+use crate::series::Measure;
+use data::{self, Table};
 
 /// Where a row stands in the table: its batch and its place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::columns::Columns;
-use crate::analysis::halted::PHASE as HALTED;
-use crate::analysis::series::{Measure, phase};
-use crate::data::{self, MetricRow, Position, RunMetricRow};
-use crate::engine::{NodeReport, nearest};
-use crate::runs::{Run, Tables, variant};
+use crate::halted::PHASE as HALTED;
+use crate::series::{Measure, phase};
+use data::{self, MetricRow, Position, RunMetricRow};
+use engine::{NodeReport, nearest};
+use runs::{Run, Tables, variant};
 
 /// Kinds whose metrics are no evaluation: training reports its steps, and `cross_play` has an evaluation for each pair.
 const OTHERS: [&str; 3] = ["sft", "update", "cross_play"];

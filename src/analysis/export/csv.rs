@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::Source;
 use super::rows::Rows;
-use crate::data;
-use crate::runs::{TABLES, Texts};
+use runs::{TABLES, Texts};
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     for table in &TABLES {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::rows::Rows;
 use super::{Source, safe};
-use crate::runs::Lineage;
+use runs::Lineage;
 
 /// A model and what it was asked at one point of a run.
 pub struct Evaluation {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::evaluations::{Evaluation, Outcome, evaluations, goals};
 use super::{Source, create_json, free, safe};
-use crate::runs::shown;
-use crate::store::Digest;
+use runs::shown;
+use store::Digest;
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let mut any = false;

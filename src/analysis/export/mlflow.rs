@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::scalars::{Scalar, scalars};
 use super::{Source, create};
-use crate::store::Digest;
+use store::Digest;
 
 /// Writes below `folder`, which will stand at `place`.
 pub fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<()> {

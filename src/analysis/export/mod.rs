@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use crate::runs::{Run, Tables, Texts};
+use runs::{Run, Tables, Texts};
 
 /// A program whose files are written; the words are those of the command line's help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

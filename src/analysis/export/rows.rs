@@ -7,7 +7,7 @@ use arrow_array::types::{Float64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 
-use crate::data::{self, Table};
+use data::{self, Table};
 
 /// The rows of one Parquet file.
 pub struct Rows {

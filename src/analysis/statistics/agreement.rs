@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Interval;
 use super::distribution::Z;
-use crate::game::kappa_of_table;
+use game::kappa_of_table;
 
 /// Cohen's κ and what is known of its error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -83,7 +83,7 @@ struct Prompts {
 }
 
 fn fixtures() -> Fixtures {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/statistics.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/statistics.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use self::nodes::Nodes;
 use super::RunsCompareArgs;
 use crate::analysis::compare::{Comparison, Side, Wanted, compare};
+use output::println;
 
 pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     let sides = args.runs.iter().map(|run| Side::find(run)).collect::<anyhow::Result<Vec<Side>>>()?;
@@ -32,7 +33,7 @@ pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
             println!("\n{}\n", "-".repeat(metrics::WIDTH));
         }
         nodes.print(&letter);
-        super::print(&metrics::text(comparison, &letter))?;
+        output::print(&metrics::text(comparison, &letter))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::{Change, NodeReport, differences};
 use crate::runs::{self, Run, RunRecord};
+use output::println;
 
 /// How many nodes that are not deterministic are listed.
 const LISTED: usize = 10;

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::FileArgs;
+use crate::cli::registry;
 use crate::engine::{self, Edge, EdgeRole, LoadOptions, Outline, OutlineNode, Shape};
-use crate::stages;
 
 #[derive(Args)]
 pub struct GraphArgs {
@@ -43,7 +43,7 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
         seeds: &args.pipeline.seeds,
         ..LoadOptions::default()
     };
-    let (file, registry) = (&args.pipeline.file, stages::registry());
+    let (file, registry) = (&args.pipeline.file, registry());
     let outline = match args.unroll {
         false => engine::outline(file, &options, &registry)?,
         true => engine::outline_unrolled(file, &options, &registry)?,
@@ -53,7 +53,7 @@ pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
         Format::Dot => dot::draw(&outline),
         Format::Json => serde_json::to_string_pretty(&json(&outline))? + "\n",
     };
-    super::print(&text)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator};
 use serde_json::{Deserializer, Map, Value};
 
 use super::{Error, Result};
-use crate::data::{self, Table, cell};
+use crate::{Table, cell};
 
 /// The wanted columns of one row, in the order in which they were asked for; `None` where there is no value.
 pub type Cells<'a> = [Option<Cow<'a, str>>];
@@ -58,7 +58,7 @@ impl Source {
                 (columns.ok_or_else(|| empty(path))?, Content::Json(bytes))
             }
             "parquet" => {
-                let table = data::open(path)?;
+                let table = crate::open(path)?;
                 let names = table.schema.fields().iter().map(|field| field.name().clone());
                 (names.collect(), Content::Parquet(table))
             }

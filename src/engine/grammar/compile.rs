@@ -16,9 +16,9 @@ use super::scope::{Artifact, Binding, Link, Scope};
 use super::source::At;
 use super::spec::{LoopSpec, Pipeline};
 use super::tree::{Tree, Value};
-use crate::engine::graph::{Call, Numerics};
-use crate::engine::input::Origin;
-use crate::engine::stage::{Kind, Registry};
+use crate::graph::{Call, Numerics};
+use crate::input::Origin;
+use crate::stage::{Kind, Registry};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
 pub struct Program {

@@ -13,9 +13,9 @@ use super::source::At;
 use super::spec::{Item, LoopSpec, StageSpec};
 use super::tree::{Key, Tree, Value};
 use super::wording::{self, descend};
-use crate::engine::graph::Policy;
-use crate::engine::input::{self, Use};
-use crate::engine::stage::{DecodeError, Decoded, Kind, Registry};
+use crate::graph::Policy;
+use crate::input::{self, Use};
+use crate::stage::{DecodeError, Decoded, Kind, Registry};
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
@@ -217,7 +217,7 @@ impl Decoder<'_> {
     ) -> Draft<'i> {
         let (kind_name, kind_at) = &spec.kind;
         let Some((kind, decode)) = self.registry.find(kind_name) else {
-            let error = self.errors.error(*kind_at, format!("there is no stage kind `{kind_name}`"));
+            let error = self.errors.error(*kind_at, self.registry.unknown(kind_name));
             self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
             return Draft::Broken(&spec.name);
         };

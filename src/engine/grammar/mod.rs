@@ -37,13 +37,13 @@ use std::path::{Path, PathBuf};
 
 use super::graph::{Graph, GraphVariant};
 use super::stage::Registry;
-use crate::store::Digest;
 use budget::Budget;
 use compile::{Outside, Program};
 use diagnostic::Errors;
 use extends::Extension;
 use source::{At, Source};
 use spec::Ablation;
+use store::Digest;
 use tree::{Tree, Value};
 
 /// What the command line adds to a pipeline file.

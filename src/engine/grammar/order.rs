@@ -7,7 +7,7 @@ use super::decode::Draft;
 use super::diagnostic::Errors;
 use super::reference::Reference;
 use super::source::At;
-use crate::engine::input::Origin;
+use crate::input::Origin;
 
 /// An order in which every sibling comes after those it refers to; the file's order where it is free. A cycle
 /// is reported, and the order goes on as if its last reference were not there.

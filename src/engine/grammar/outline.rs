@@ -8,10 +8,10 @@ use super::LoadOptions;
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
 use super::diagnostic::Diagnostics;
 use super::scope::Link;
-use crate::engine::graph::{Call, Feed, Graph};
-use crate::engine::input::{Origin, uses};
-use crate::engine::stage::{Output, Registry};
-use crate::store::Digest;
+use crate::graph::{Call, Feed, Graph};
+use crate::input::{Origin, uses};
+use crate::stage::{Output, Registry};
+use store::Digest;
 
 /// Nodes, the frames around them, and edges; each in the order of execution.
 #[derive(Clone, Debug, Default)]

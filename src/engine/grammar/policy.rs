@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::diagnostic::Errors;
 use super::tree::{Tree, Value};
-use crate::engine::graph::{Policy, Retry};
+use crate::graph::{Policy, Retry};
 
 /// Resources that every machine has, limited by the pipeline or not.
 const ALWAYS: [&str; 2] = ["cpu", "gpu"];

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::diagnostic::{Errors, listed};
 use super::reference::Reference;
 use super::source::At;
-use crate::engine::graph::Call;
-use crate::engine::stage::{Kind, Output};
+use crate::graph::Call;
+use crate::stage::{Kind, Output};
 
 /// A resolved source of an artifact. Scopes are counted from the outermost.
 #[derive(Clone, Copy, Debug)]

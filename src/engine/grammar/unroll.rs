@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::compile::{LoopStep, Program, StageStep, Step};
 use super::decode::Keep;
 use super::scope::Link;
-use crate::engine::graph::{Feed, Graph, Node, NodeId};
-use crate::store::Seed;
+use crate::graph::{Feed, Graph, Node, NodeId};
+use store::Seed;
 
 /// More nodes than this are a slip of the pen in a `repeat`.
 const MOST_NODES: u64 = 1_000_000;

@@ -4,7 +4,7 @@ use super::diagnostic::{Diagnostic, Errors, nearest};
 use super::source::At;
 use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Tree, Value};
-use crate::engine::stage::DecodeError;
+use crate::stage::DecodeError;
 
 /// An error of a stage's parameters. `body` is what they were decoded from.
 pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {

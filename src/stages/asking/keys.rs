@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::engine::{Context, InputFile};
-use crate::model::{Arguments, GIVEN};
+use engine::{Context, InputFile};
+use model::{Arguments, GIVEN};
 
 /// A struct with the keys that say how its `model` is asked, and `asking` to ask it with what it has under them. It
 /// brings a key `prompt` of its own, whose description says what that knows.
@@ -21,27 +21,27 @@ macro_rules! asking {
             $($own)*
             /// The system prompt of the chat: a template in itself, which may use the prompt's variables and needs none.
             #[serde(default)]
-            system: Option<$crate::stages::asking::Text>,
+            system: Option<$crate::asking::Text>,
             /// Whether the prompt is the user's message in the model's chat template. A map is `true` with arguments for
             /// that template, such as { enable_thinking: false }.
             #[serde(default)]
-            chat: $crate::stages::asking::Chat,
+            chat: $crate::asking::Chat,
             /// The part of a completion that counts, for models that think aloud first; all of it by default. A completion
             /// without that part counts as empty.
             #[serde(default)]
-            answer: Option<$crate::game::Answer>,
+            answer: Option<game::Answer>,
             /// What happens where a prompt and the longest completion are more than the model's context.
             #[serde(default)]
-            too_long: $crate::stages::asking::TooLong,
+            too_long: $crate::asking::TooLong,
         }
 
         impl $name {
             fn asking<'a>(
                 &'a self,
-                sampling: &'a $crate::rollout::Sampling,
-            ) -> $crate::stages::asking::Asking<'a> {
-                $crate::stages::asking::Asking {
-                    role: $crate::game::Role::$role,
+                sampling: &'a rollout::Sampling,
+            ) -> $crate::asking::Asking<'a> {
+                $crate::asking::Asking {
+                    role: game::Role::$role,
                     model: &self.model,
                     prompt: self.prompt.as_ref(),
                     system: self.system.as_ref(),
@@ -55,7 +55,7 @@ macro_rules! asking {
     };
 }
 
-pub(in crate::stages) use asking;
+pub(crate) use asking;
 
 /// A text in the pipeline or in a file.
 #[derive(Clone, Debug)]

@@ -14,11 +14,11 @@ pub(super) use keys::asking;
 pub use keys::{Chat, Text, TooLong};
 
 use super::artifact::{self, Model};
-use crate::data::Sample;
-use crate::engine::{CheckError, Context, Input};
-use crate::game::{Answer, Labels, Prompt, Question, Role};
-use crate::model::{Checkpoint, FIXED_DAY, Message};
-use crate::rollout::{self, Sampling};
+use data::Sample;
+use engine::{CheckError, Context, Input};
+use game::{Answer, Labels, Prompt, Question, Role};
+use model::{Checkpoint, FIXED_DAY, Message};
+use rollout::{self, Sampling};
 
 /// Who is asked, and how.
 #[derive(Clone, Copy)]

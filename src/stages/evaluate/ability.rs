@@ -1,11 +1,11 @@
 //! What hardening must not cost the defender: benign tasks and arithmetic.
 
 use super::Evaluation;
-use crate::data::{AttackRow, Sample};
-use crate::engine::Context;
-use crate::game::Class;
-use crate::stages::artifact;
-use crate::stages::trial::{Asked, Prompts};
+use crate::artifact;
+use crate::trial::{Asked, Prompts};
+use data::{AttackRow, Sample};
+use engine::Context;
+use game::Class;
 
 impl Evaluation<'_> {
     /// What the defender still gets right, and what of the benign it refuses.

@@ -2,12 +2,12 @@
 
 use super::Evaluation;
 use super::diversity::Techniques;
-use crate::data::{AttackRow, ResponseRow};
-use crate::engine::{Context, Input};
-use crate::game::{Class, Outcome, Role};
-use crate::stages::artifact::{self, Model};
-use crate::stages::asking::Asking;
-use crate::stages::trial::{self, Asked, Prompts};
+use crate::artifact::{self, Model};
+use crate::asking::Asking;
+use crate::trial::{self, Asked, Prompts};
+use data::{AttackRow, ResponseRow};
+use engine::{Context, Input};
+use game::{Class, Outcome, Role};
 
 impl Evaluation<'_> {
     /// Fresh attacks on held-out hazards.

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::Evaluation;
-use crate::data::AttackRow;
-use crate::engine::Context;
-use crate::game::{Frames, frame};
-use crate::stages::artifact;
+use crate::artifact;
+use data::AttackRow;
+use engine::Context;
+use game::{Frames, frame};
 
 /// Which technique each attack uses, as far as it can be told, and how many cells of category and technique there are.
 pub(super) struct Techniques {

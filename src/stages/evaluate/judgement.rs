@@ -1,14 +1,14 @@
 //! The evaluator: its verdicts on the fresh pairs and on pairs with a known class, against the truth and the experts.
 
 use super::Evaluation;
-use crate::data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
-use crate::engine::Context;
-use crate::game::{Class, Outcome, Role, Verdict, label};
-use crate::rollout::Sampling;
-use crate::stages::artifact;
-use crate::stages::asking::Asking;
-use crate::stages::trial::{self, Asked, Prompts};
-use crate::store::Seed;
+use crate::artifact;
+use crate::asking::Asking;
+use crate::trial::{self, Asked, Prompts};
+use data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
+use engine::Context;
+use game::{Class, Outcome, Role, Verdict, label};
+use rollout::Sampling;
+use store::Seed;
 
 impl Evaluation<'_> {
     fn judge(

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
 use super::asking::Asking;
 use super::trial::{self, Outcomes};
-use crate::data::{self, AttackRow, Position, Sample};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Rates, Role};
-use crate::rollout::Sampling;
+use data::{self, AttackRow, Position, Sample};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{self, Class, Rates, Role};
+use rollout::Sampling;
 
 /// Evaluates all three roles on what reinforcement learning never saw, with the oracle as the judge.
 #[derive(Serialize, Deserialize, JsonSchema)]

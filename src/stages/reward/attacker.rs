@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::row;
-use crate::data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
-use crate::engine::{CheckError, Context, Input};
-use crate::game::{self, AttackerReward, Class, Frames};
-use crate::stages::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
+use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
+use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
+use engine::{CheckError, Context, Input};
+use game::{self, AttackerReward, Class, Frames};
 
 /// The attacker's reward.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Reward, Rule};
-use crate::data::RewardRow;
-use crate::engine::CheckError;
-use crate::grpo::{self, ScaleRewards};
+use data::RewardRow;
+use engine::CheckError;
+use grpo::{self, ScaleRewards};
 
 /// How the components of a reward become one advantage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

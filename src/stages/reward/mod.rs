@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use self::attacker::AttackerRule;
 use self::combine::{Combine, ComponentWeights};
 use super::artifact::{self, Labels, Responses, Verdicts};
-use crate::data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::game::{self, Class, Classes, DefenderReward};
-use crate::grpo::ScaleRewards;
+use data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{self, Class, Classes, DefenderReward};
+use grpo::ScaleRewards;
 
 /// What each completion earned, component by component, and its advantage within its group.
 #[derive(Serialize, Deserialize, JsonSchema)]

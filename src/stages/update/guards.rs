@@ -11,10 +11,10 @@ use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::RewardRow;
-use crate::engine::{CheckError, Context, Input};
-use crate::grpo::{self, StepReport};
-use crate::stages::artifact::{self, Model};
+use crate::artifact::{self, Model};
+use data::RewardRow;
+use engine::{CheckError, Context, Input};
+use grpo::{self, StepReport};
 
 /// What a halted phase says of itself, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
@@ -55,7 +55,7 @@ pub struct Tripped {
 
 impl fmt::Display for Tripped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::analysis::tripped(self.guard, self.value, self.limit))
+        f.write_str(&analysis::tripped(self.guard, self.value, self.limit))
     }
 }
 
@@ -182,7 +182,7 @@ pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow:
 
 impl fmt::Display for Halted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::analysis::halted_line(&self.why, self.round))
+        f.write_str(&analysis::halted_line(&self.why, self.round))
     }
 }
 

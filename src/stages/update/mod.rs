@@ -10,12 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use self::guards::{Guards, Halted, Tripped, finite};
 use super::artifact::{self, Model, Rewards};
-use crate::analysis;
-use crate::data::{self, MetricRow, Position, RewardRow};
-use crate::engine::{CheckError, Context, Input, Kind, Output, Stage};
-use crate::grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
-use crate::model::LoraConfig;
-use crate::optim::AdamW;
+use data::{self, MetricRow, Position, RewardRow};
+use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
+use model::LoraConfig;
+use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
 const OPTIMIZER: &str = "optimizer.safetensors";

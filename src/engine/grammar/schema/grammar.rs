@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::{AnyInput, generator, tidy};
-use crate::engine::Registry;
+use crate::Registry;
 
 /// A use of a parameter: `$name` where no text is expected.
 pub(super) const PARAMETER: &str = r"^\$";

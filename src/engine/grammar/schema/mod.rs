@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use self::grammar::{PARAMETER, REFERENCE};
-use crate::engine::input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
-use crate::engine::stage::Registry;
+use crate::input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
+use crate::stage::Registry;
 
 pub use grammar::common;
 

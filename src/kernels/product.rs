@@ -415,11 +415,13 @@ impl Lanes for [f32; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gradient_check::random;
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
+
     use super::*;
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
-        random(&[count.max(1)], seed).to_vec1::<f32>().unwrap()[..count].to_vec()
+        let mut random = SmallRng::seed_from_u64(seed);
+        (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
     }
 
     /// The definition.

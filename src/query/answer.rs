@@ -9,7 +9,7 @@ use polars::prelude::{
 };
 use serde_json::{Number, Value};
 
-use super::trouble::{Failure, Quiet, Trouble};
+use crate::trouble::{Failure, Quiet, Trouble};
 
 /// How many batches wait for their reader.
 const WAITING: usize = 2;
@@ -24,14 +24,14 @@ pub struct Heading {
 /// A query that runs.
 pub struct Answer {
     pub headings: Vec<Heading>,
-    pub(super) schema: SchemaRef,
+    pub schema: SchemaRef,
     batches: Option<Receiver<DataFrame>>,
     work: Option<JoinHandle<Result<(), Failure>>>,
     trouble: Trouble,
 }
 
 impl Answer {
-    pub(super) fn begin(frame: LazyFrame, schema: SchemaRef, trouble: Trouble, quiet: Quiet) -> Answer {
+    pub fn begin(frame: LazyFrame, schema: SchemaRef, trouble: Trouble, quiet: Quiet) -> Answer {
         let headings = schema
             .iter()
             .map(|(name, data_type)| Heading { name: name.to_string(), numeric: data_type.is_numeric() });
@@ -75,7 +75,7 @@ impl Drop for Answer {
 
 /// Some rows of an answer.
 pub struct Batch {
-    pub(super) frame: DataFrame,
+    pub frame: DataFrame,
     columns: Vec<Series>,
 }
 

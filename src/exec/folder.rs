@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::engine::Artifact;
-use crate::store::Digest;
+use engine::Artifact;
+use store::Digest;
 
 /// Files of the user's are copied up to this size: whoever edits a script while it runs, or a script that writes
 /// to its inputs, does no harm. Larger ones are linked.

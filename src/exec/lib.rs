@@ -21,10 +21,40 @@ use serde::{Deserialize, Serialize};
 use self::folder::Folder;
 use self::grammar::{Product, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job};
-use super::artifact::{self, Anything};
-use crate::engine::{CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
+use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
 pub use supervise::supervise;
+
+/// An input of any type.
+struct Anything;
+
+impl ArtifactType for Anything {
+    const ACCEPTS: &'static [&'static str] = &["*"];
+}
+
+/// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
+/// Parquet, and those that every run gathers have the columns of metrics.
+fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
+    const DATASETS: [&str; 11] = [
+        "texts",
+        "seeds",
+        "sft",
+        "attacks",
+        "responses",
+        "pairs",
+        "verdicts",
+        "meanings",
+        "labels",
+        "rewards",
+        "pool",
+    ];
+    if artifact == "metrics" {
+        data::read::<data::MetricRow>(path)?;
+    } else if DATASETS.contains(&artifact) {
+        data::open(path)?;
+    }
+    Ok(())
+}
 
 /// The last output: what the command wrote to standard output and error.
 const LOG: &str = "log";
@@ -184,7 +214,7 @@ impl Exec {
                     folder.written()
                 ));
             }
-            artifact::check(&output.artifact, &context.output(&output.name))
+            check(&output.artifact, &context.output(&output.name))
                 .with_context(|| format!("output `{}` is declared as {}", output.name, output.artifact))?;
         }
         Ok(())

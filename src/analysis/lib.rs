@@ -7,7 +7,6 @@ pub mod export;
 mod halted;
 mod matrix;
 mod plot;
-pub mod query;
 mod rejudge;
 mod series;
 pub mod statistics;

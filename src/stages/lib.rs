@@ -8,7 +8,6 @@ mod collect;
 mod cross_play;
 mod empty;
 mod evaluate;
-mod exec;
 mod generate;
 mod judge;
 mod meaning;
@@ -24,10 +23,8 @@ mod trial;
 mod update;
 mod vote;
 
-use crate::engine::Registry;
-use crate::model::Compute;
-
-pub use exec::supervise;
+use engine::Registry;
+use model::Compute;
 
 /// All stage kinds that a pipeline can name.
 pub fn registry() -> Registry {

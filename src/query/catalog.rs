@@ -8,9 +8,9 @@ use polars::prelude::{
     DataType, Field, LazyFrame, PlRefPath, ScanArgsParquet, Schema, SchemaRef as PolarsSchemaRef,
 };
 
-use super::overview;
-use super::trouble::Trouble;
-use crate::runs::{Run, TABLES, Tables};
+use crate::overview;
+use crate::trouble::Trouble;
+use runs::{Run, TABLES, Tables};
 
 /// A table in words.
 pub struct TableDoc {
@@ -44,7 +44,7 @@ pub fn described() -> Vec<TableDoc> {
 }
 
 /// A type as people say it.
-pub(super) fn kind(data_type: &DataType) -> &'static str {
+pub fn kind(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::String => "text",
         DataType::Boolean => "boolean",
@@ -55,7 +55,7 @@ pub(super) fn kind(data_type: &DataType) -> &'static str {
 }
 
 /// Opens tables of runs.
-pub(super) struct Catalog<'a> {
+pub struct Catalog<'a> {
     folders: &'a [PathBuf],
     /// The tables of the runs that have some, once a query needs them.
     tables: Option<Vec<Tables>>,
@@ -127,12 +127,12 @@ impl<'a> Catalog<'a> {
 }
 
 /// A run that is left out, and what helps.
-pub(super) fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
+pub fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
     format!("{} is left out: {error:#}; `triplay runs rm {}` removes it", folder.display(), folder.display())
 }
 
 /// The records of runs; those that cannot be read are left out and named.
-pub(super) fn records<T: Send>(
+pub fn records<T: Send>(
     folders: &[PathBuf],
     read: impl Fn(&std::path::Path) -> anyhow::Result<T> + Sync,
 ) -> (Vec<T>, Vec<String>) {
@@ -174,7 +174,7 @@ fn polars_type(data_type: &Arrow) -> DataType {
 }
 
 /// Reads a run's record only.
-pub(super) fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
+pub fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
     let record = Run::read_record(folder)?;
     Ok(Run { folder: folder.to_owned(), record, nodes: Vec::new(), ablation: None, damaged: 0 })
 }

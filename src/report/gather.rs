@@ -12,8 +12,8 @@ use super::model::{Matrix, Report, RunInfo, Samples};
 use super::panels::panels;
 use super::samples::Gathering;
 use super::source::{Source, VERIFY};
-use crate::engine::Registry;
-use crate::runs::{Events, Tables, shown, variant};
+use engine::Registry;
+use runs::{Events, Tables, shown, variant};
 
 /// What becomes of texts of prompts and models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,7 +355,7 @@ fn log_lines(events: &Events, redacted: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::{log_lines, quoted};
-    use crate::runs::{AtWork, Events};
+    use runs::{AtWork, Events};
 
     #[test]
     fn a_log_without_texts_has_no_words_of_commands() {

@@ -9,13 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::anyhow;
 use polars::prelude::{PolarsError, PolarsResult};
 
-use super::catalog::described;
-use crate::data;
-use crate::engine::nearest;
+use crate::catalog::described;
+use engine::nearest;
 
 /// Why Polars did not do it.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub enum Failure {
     Error(PolarsError),
     Panic(String),
 }
@@ -24,7 +23,7 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
 /// Keeps what panics print from the terminal as long as a query is at work: they become errors. Its threads panic for
 /// themselves, so what the first of them said is remembered.
-pub(super) struct Quiet {
+pub struct Quiet {
     before: Option<Hook>,
 }
 
@@ -69,7 +68,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 /// What is known of a query when it fails.
 #[derive(Default)]
-pub(super) struct Trouble {
+pub struct Trouble {
     /// The Parquet files that it reads.
     pub files: Vec<PathBuf>,
 }

@@ -11,7 +11,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{LOG, SEED};
-use crate::engine::{InputVariable, is_name};
+use engine::{InputVariable, is_name};
 
 /// A word of a command or a variable's value: text, or a number or truth value as YAML shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

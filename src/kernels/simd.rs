@@ -4,6 +4,7 @@
 
 /// Declares `fn $name`, whose body is compiled twice. It knows by the constant `FUSED` whether multiply-adds are
 /// one instruction.
+#[macro_export]
 macro_rules! kernel {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
@@ -29,7 +30,6 @@ macro_rules! kernel {
         }
     };
 }
-pub(crate) use kernel;
 
 /// a·b + c, in one instruction where that is `FUSED`.
 #[inline(always)]

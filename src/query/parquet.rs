@@ -5,7 +5,7 @@ use std::path::Path;
 
 use polars::prelude::{ParquetCompression, ParquetWriter};
 
-use super::answer::Answer;
+use crate::answer::Answer;
 
 /// Writes all rows of an answer to a new file, batch by batch; says how many there were.
 pub fn write_parquet(answer: &mut Answer, path: &Path) -> anyhow::Result<usize> {

@@ -1,25 +1,13 @@
-//! SQL over the rows of many runs, as `triplay results query` asks it: which tables there are ([`catalog`]), those that
-//! are made of the records of runs ([`overview`]), what comes out ([`answer`]), and what went wrong, in words
-//! ([`trouble`]). Polars reads the Parquet files of the runs lazily, so that not even the rows of one table need to fit
-//! in memory; it stays within this module, and so do its panics.
-
-mod answer;
-mod catalog;
-mod overview;
-mod parquet;
-mod trouble;
+//! From SQL and the folders of runs to an answer.
 
 use std::path::PathBuf;
 
 use polars::prelude::LazyFrame;
 use polars::sql::{SQLContext, extract_table_identifiers};
 
-pub use answer::{Answer, Batch, Heading};
-pub use catalog::{ColumnDoc, TableDoc, described};
-pub use parquet::write_parquet;
-
-use catalog::Catalog;
-use trouble::Trouble;
+use crate::answer::Answer;
+use crate::catalog::Catalog;
+use crate::trouble::{Quiet, Trouble};
 
 /// An answer, and what the asker should know about what it is made of.
 pub struct Asked {
@@ -31,7 +19,7 @@ pub struct Asked {
 /// Answers a query over the runs in these folders. Only the tables that it names are opened; those of a run that has
 /// none yet are made.
 pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
-    let quiet = trouble::Quiet::new();
+    let quiet = Quiet::new();
     let mut trouble = Trouble::default();
     let begins = sql.split_whitespace().next().unwrap_or_default();
     // Polars would list those that were opened: none.

@@ -12,12 +12,10 @@ mod cpu;
 mod kv_cache;
 mod linear;
 mod log_probability;
-mod product;
 mod quantized;
 mod rms_norm;
 mod rope;
 mod rows;
-mod simd;
 mod swiglu;
 mod value;
 
@@ -27,12 +25,10 @@ pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
 pub use cpu::{read, set_candle_up, write};
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::token_log_probabilities;
-pub use product::{Matrix, Panels, matmul_panels};
 pub use quantized::{quantized_linear, quantized_rows};
 pub use rms_norm::rms_norm;
 pub use rope::Rope;
 pub use rows::{Rows, Spans};
-pub(crate) use simd::{exponentials, kernel, sum};
 pub use swiglu::swiglu;
 pub use value::{Gradients, Value};
 

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
-use crate::ops::{Cache, exponentials, sum};
-use crate::store::Seed;
+use kernels::{exponentials, sum};
+use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
+use ops::Cache;
+use store::Seed;
 
 pub use choice::{Chosen, choose};
 
@@ -341,10 +342,10 @@ fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Compute;
+    use model::Compute;
 
     fn model() -> Checkpoint {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use polars::prelude::{Column, DataFrame, IntoLazy, LazyFrame, NamedFrom, Series};
 use serde_json::Value;
 
-use super::catalog::{ColumnDoc, TableDoc, kind, record, records};
-use crate::engine::{NodeOutput, NodeReport};
-use crate::runs::{self, Run};
+use crate::catalog::{ColumnDoc, TableDoc, kind, record, records};
+use engine::{NodeOutput, NodeReport};
+use runs::{self, Run};
 
 /// A column of rows of type `R`.
 struct Made<R: 'static> {
@@ -130,7 +130,7 @@ const ABOUT: [(&str, &str); 3] = [
 ];
 
 /// The tables in words.
-pub(super) fn described() -> Vec<TableDoc> {
+pub fn described() -> Vec<TableDoc> {
     let [runs, params, checkpoints] = ABOUT;
     vec![document(runs, RUNS), document(params, PARAMS), document(checkpoints, CHECKPOINTS)]
 }
@@ -145,7 +145,7 @@ fn document<R>((name, about): (&'static str, &'static str), columns: &[Made<R>])
 }
 
 /// The table of this name, if it is one of these, and the runs that could not be read.
-pub(super) fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
+pub fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
     let (frame, warnings) = match name {
         "runs" => {
             let (runs, warnings) = records(folders, record);

@@ -1,0 +1,8 @@
+//! Loops over `f32` that the processor does many at a time, and matrix products of them. Sums have one order, whatever
+//! the number of threads. Knows slices, not tensors.
+
+mod product;
+mod simd;
+
+pub use product::{Left, Matrix, PANEL, Panels, Right, TILE_ROWS, matmul, matmul_panels, multiply};
+pub use simd::{dot, exp, exponentials, fold, max, multiply_add, sigmoid, softmax, sum};

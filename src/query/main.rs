@@ -1,0 +1,31 @@
+//! `triplay results query`: SQL over the rows of many runs. It is a program of its own, since Polars takes longer to
+//! compile than everything else: `triplay` hands the command line over to it.
+//!
+//! [`command`] reads the command line and prints, [`sql`] answers: of which tables there are ([`catalog`]), those that
+//! are made of the records of runs ([`overview`]), batch by batch ([`answer`]); what went wrong is said in words
+//! ([`trouble`]). Polars reads the Parquet files of the runs lazily, so that not even the rows of one table need to fit
+//! in memory; it stays within this program, and so do its panics.
+
+mod answer;
+mod catalog;
+mod command;
+mod grid;
+mod overview;
+mod parquet;
+mod sql;
+mod trouble;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// As in `triplay`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    command::command(&command::QueryArgs::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
