@@ -1,6 +1,7 @@
 //! What looking at finished runs costs, on tables as runs leave them.
 //!
-//! `cargo bench --bench analysis`; after `--`, `compare` or `query` chooses a part.
+//! `cargo build --release && cargo bench --bench analysis`, since the first builds `triplay-query`; after `--`, `compare` or
+//! `query` chooses a part.
 
 #[path = "analysis/compare.rs"]
 mod compare;

@@ -12,9 +12,7 @@ use serde::Serialize;
 
 use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
 use crate::data::write;
-use output::placed;
-use output::println;
-use output::several;
+use output::{placed, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {

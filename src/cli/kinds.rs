@@ -57,7 +57,11 @@ fn table(registry: &Registry) -> String {
             let _ = writeln!(text, "{name:widest$}  {line}");
         }
     }
-    text + "\n`triplay pipeline kinds KIND` shows the keys of one.\n"
+    text += "\n`triplay pipeline kinds KIND` shows the keys of one.\n";
+    if let Some(build) = registry.build() {
+        let _ = writeln!(text, "There are no others in {build}.");
+    }
+    text
 }
 
 /// Everything about one kind.

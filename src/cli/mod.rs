@@ -320,7 +320,7 @@ fn registry() -> Registry {
     #[cfg(feature = "models")]
     return crate::stages::registry();
     #[cfg(not(feature = "models"))]
-    Registry::default().with::<crate::exec::Exec>().with_absent(" in a build without models")
+    Registry::default().with::<crate::exec::Exec>().of_build("a build without models")
 }
 
 /// Parses the command line, runs the command, reports its error.

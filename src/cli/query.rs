@@ -1,10 +1,10 @@
 //! `triplay results query` is answered by a program of its own, `triplay-query`: Polars takes longer to compile than
 //! everything else, and the first run of a pipeline need not wait for it.
 
-use std::ffi::OsString;
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
@@ -12,16 +12,19 @@ use anyhow::{Context, bail};
 const PROGRAM: &str = "triplay-query";
 
 /// Becomes the program that lies beside this one, or is in PATH.
-pub fn command(args: &[OsString]) -> anyhow::Result<ExitCode> {
-    let own = std::env::current_exe().context("cannot find out where triplay lies")?;
-    let beside = own.with_file_name(PROGRAM);
-    let program = if beside.is_file() { beside } else { PathBuf::from(PROGRAM) };
-    let error = Command::new(&program).arg("--called-by").arg(env!("CARGO_PKG_VERSION")).args(args).exec();
+pub fn command() -> anyhow::Result<ExitCode> {
+    let own = std::env::current_exe().and_then(fs::canonicalize);
+    let folder = own.ok().and_then(|own| own.parent().map(Path::to_owned));
+    let beside = folder.map(|folder| folder.join(PROGRAM)).filter(|program| program.is_file());
+    let program = beside.unwrap_or_else(|| PathBuf::from(PROGRAM));
+    // As they were typed, after `triplay results query`: clap takes a `--` for its own.
+    let args = std::env::args_os().skip(3);
+    let error =
+        Command::new(&program).args(args).env("TRIPLAY_TABLES", crate::runs::layout().to_string()).exec();
     if error.kind() == ErrorKind::NotFound {
         bail!(
-            "`results query` needs the program `{PROGRAM}`, which is neither beside {} nor in PATH; in triplay's \
-             repository `cargo build --release` builds it, and `cargo install --path src/query` installs it",
-            own.display()
+            "`results query` needs the program `{PROGRAM}`, which must lie beside triplay or in PATH; in triplay's \
+             repository `cargo build --release` builds it, and `cargo install --path src/query` installs it"
         );
     }
     Err(error).with_context(|| format!("cannot start {}", program.display()))

@@ -10,8 +10,7 @@ use clap::Args;
 
 use crate::cli::registry;
 use crate::report::{self, Source, Texts};
-use output::println;
-use output::several;
+use output::{println, several};
 
 #[derive(Args)]
 pub struct ReportArgs {

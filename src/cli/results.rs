@@ -23,9 +23,9 @@ pub enum ResultsCommand {
     /// Ask anything of the rows of all runs, in SQL
     #[command(disable_help_flag = true)]
     Query {
-        /// See `triplay results query --help`
+        /// `triplay results query --help` says which; `triplay-query` reads them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SQL AND OPTIONS")]
-        args: Vec<OsString>,
+        _args: Vec<OsString>,
     },
 }
 
@@ -74,7 +74,7 @@ pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
         ResultsCommand::Plot(args) => plot(args),
-        ResultsCommand::Query { args } => super::query::command(args),
+        ResultsCommand::Query { .. } => super::query::command(),
     }
 }
 

@@ -177,7 +177,7 @@ type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 pub struct Registry {
     kinds: Vec<Entry>,
     numerics: Option<Numerics>,
-    absent: &'static str,
+    build: Option<&'static str>,
 }
 
 impl Registry {
@@ -192,14 +192,20 @@ impl Registry {
         Registry { numerics: Some(numerics), ..self }
     }
 
-    /// Says why kinds that pipelines may name are not there, such as ` in a build without models`.
-    pub fn with_absent(self, absent: &'static str) -> Registry {
-        Registry { absent, ..self }
+    /// Names the build that lacks kinds which pipelines may name, such as `a build without models`.
+    pub fn of_build(self, build: &'static str) -> Registry {
+        Registry { build: Some(build), ..self }
+    }
+
+    /// The build that lacks kinds.
+    pub fn build(&self) -> Option<&'static str> {
+        self.build
     }
 
     /// That there is no such kind.
     pub fn unknown(&self, kind: &str) -> String {
-        format!("there is no stage kind `{kind}`{}", self.absent)
+        let build = self.build.map_or(String::new(), |build| format!(" in {build}"));
+        format!("there is no stage kind `{kind}`{build}")
     }
 
     pub(super) fn numerics(&self, device: &str, dtype: &str) -> Result<String, String> {

@@ -14,8 +14,7 @@ use super::cpu::{read, room, tensor};
 use super::rope::{Heads, Rope};
 use super::rows::{Rows, Spans};
 use super::value::{Gradients, Value};
-use kernels::{Left, PANEL, Right, TILE_ROWS, multiply};
-use kernels::{dot, kernel, softmax};
+use kernels::{Left, PANEL, Right, TILE_ROWS, dot, kernel, multiply, softmax};
 
 /// Queries whose scores exist at the same time: bounds memory for long rows.
 const QUERIES: usize = 64;

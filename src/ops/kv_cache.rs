@@ -8,8 +8,7 @@ use rayon::prelude::*;
 use super::cpu::{read, room, tensor};
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
-use kernels::PANEL;
-use kernels::{kernel, multiply_add, softmax};
+use kernels::{PANEL, kernel, multiply_add, softmax};
 
 /// Rows that one task takes.
 const ROWS: usize = 8;

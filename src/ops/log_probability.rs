@@ -10,8 +10,7 @@ use rayon::prelude::*;
 use super::composition::{self, fused};
 use super::cpu::{read, room, tensor};
 use super::value::{Gradients, Value};
-use kernels::{Matrix, Panels, matmul, matmul_panels};
-use kernels::{exp, fold, kernel, max};
+use kernels::{Matrix, Panels, exp, fold, kernel, matmul, matmul_panels, max};
 
 /// Tokens of the vocabulary whose logits exist at the same time.
 const PART: usize = 2048;

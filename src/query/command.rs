@@ -23,9 +23,6 @@ use crate::sql::query;
 #[derive(Parser)]
 #[command(name = "triplay-query", bin_name = "triplay results query", version)]
 pub struct QueryArgs {
-    /// The version of the `triplay` that calls
-    #[arg(long, hide = true, value_name = "VERSION")]
-    called_by: Option<String>,
     /// What is asked, in Polars SQL, such as "SELECT run, status FROM runs"
     #[arg(required_unless_present = "schema")]
     sql: Option<String>,
@@ -56,13 +53,6 @@ pub struct QueryArgs {
 }
 
 pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
-    let version = env!("CARGO_PKG_VERSION");
-    if let Some(caller) = args.called_by.as_deref().filter(|caller| *caller != version) {
-        bail!(
-            "triplay-query must be of the version of triplay, {caller}, found {version}; build both from one checkout: \
-             `cargo build --release`"
-        );
-    }
     if let Some(table) = &args.schema {
         if args.sql.is_some() {
             bail!("--schema shows what can be asked and takes no SQL");

@@ -23,7 +23,18 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The layout of tables that the `triplay` that calls knows.
+const CALLER: &str = "TRIPLAY_TABLES";
+
 fn main() -> ExitCode {
+    // Before options are read: those of another version may be others.
+    if std::env::var_os(CALLER).is_some_and(|layout| *layout != *runs::layout().to_string()) {
+        eprintln!(
+            "error: triplay-query must be built from the sources that triplay was built from, found another layout of \
+             tables; `cargo build --release` builds both, `cargo install --path src/query` installs it anew"
+        );
+        return ExitCode::from(2);
+    }
     command::command(&command::QueryArgs::parse()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)

@@ -5,7 +5,6 @@
 //! answered ([`samples`]). [`html`] puts it into the page of `page/`, [`live`] keeps it up to date for [`server`].
 
 mod book;
-
 mod gather;
 mod graph;
 mod headline;

@@ -62,6 +62,17 @@ impl Table {
     }
 }
 
+/// Of the layout of all tables: programs with the same one read each other's.
+pub fn layout() -> Digest {
+    let mut text = FORMAT.to_string();
+    for table in &TABLES {
+        for field in table.schema().fields() {
+            text += &format!("\n{}.{}: {}", table.name, field.name(), field.data_type());
+        }
+    }
+    Digest::of_bytes(text.as_bytes())
+}
+
 /// The columns that all tables begin with.
 const SHARED: [(&str, DataType, &str); 10] = [
     ("run", DataType::Utf8, "Name of the run."),

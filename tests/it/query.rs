@@ -1,4 +1,5 @@
-//! `triplay results query`, as a user sees it.
+//! `triplay results query`, as a user sees it. It is answered by `triplay-query`, which `cargo test` builds, but
+//! `cargo test --test it` does not: `cargo build --release` does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -199,17 +200,15 @@ fn runs_that_are_half_finished_or_damaged_do_not_stop_a_query() {
 
 #[test]
 fn without_its_program_a_query_says_how_to_get_it() {
-    let space = Space::new();
-    let alone = space.path("triplay");
-    if fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &alone).is_err() {
-        fs::copy(env!("CARGO_BIN_EXE_triplay"), &alone).unwrap();
-    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let alone = folder.path().join("triplay");
+    fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &alone).unwrap();
     let ask = |path: &str| -> Seen {
         let mut command = Command::new(&alone);
         command.args(["results", "query", "--schema", "runs"]).env("PATH", path).output().unwrap().into()
     };
     let seen = ask("");
-    seen.fails(2, "error: `results query` needs the program `triplay-query`, which is neither beside ");
+    seen.fails(2, "error: `results query` needs the program `triplay-query`, which must lie beside triplay or in PATH; ");
     assert!(seen.err.contains("cargo build --release") && seen.err.lines().count() == 1, "{}", seen.err);
 
     // It may lie elsewhere, in PATH.
@@ -224,4 +223,8 @@ fn help_and_wrong_options_are_those_of_the_command() {
     let help = space.triplay(&["results", "query", "--help"]);
     assert!(help.code == Some(0) && help.out.contains("Usage: triplay results query "), "{}", help.out);
     space.query("SELECT run FROM runs", &["--cvs"]).fails(2, "unexpected argument '--cvs' found");
+    // A text that begins like an option, after `--`.
+    space
+        .triplay(&["results", "query", "--", "-- nothing\nSELECT run FROM runs"])
+        .fails(2, "there are no runs in results/");
 }
