@@ -80,7 +80,7 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
             let first = format!("{error:#}");
             let first = first.lines().next().unwrap_or_default();
             notices.push(format!(
-                "{}: this triplay does not read its pipeline, so the picture shows what \
+                "{}: this version of triplay does not read its pipeline any more, so the picture shows what \
                  its nodes tell: {first}",
                 source.title()
             ));
