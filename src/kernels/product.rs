@@ -415,12 +415,13 @@ impl Lanes for [f32; 4] {
 
 #[cfg(test)]
 mod tests {
-    use rand::{Rng, SeedableRng, rngs::SmallRng};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
-        let mut random = SmallRng::seed_from_u64(seed);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
         (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
     }
 
