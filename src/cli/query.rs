@@ -24,7 +24,7 @@ pub fn command() -> anyhow::Result<ExitCode> {
     if error.kind() == ErrorKind::NotFound {
         bail!(
             "`results query` needs the program `{PROGRAM}`, which must lie beside triplay or in PATH; in triplay's \
-             repository `cargo build --release` builds it, and `cargo install --path src/query` installs it"
+             repository `cargo build --release` builds it, and `cargo install --locked --path src/query` installs it"
         );
     }
     Err(error).with_context(|| format!("cannot start {}", program.display()))

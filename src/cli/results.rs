@@ -23,7 +23,8 @@ pub enum ResultsCommand {
     /// Ask anything of the rows of all runs, in SQL
     #[command(disable_help_flag = true)]
     Query {
-        /// `triplay results query --help` says which; `triplay-query` reads them
+        /// The query, and --run RUN, --pipeline NAME, --schema [TABLE], --rows N, --csv, --json, --markdown or --out
+        /// FILE; `triplay results query --help` explains them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SQL AND OPTIONS")]
         _args: Vec<OsString>,
     },

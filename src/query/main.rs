@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     if std::env::var_os(CALLER).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
             "error: triplay-query must be built from the sources that triplay was built from, found another layout of \
-             tables; `cargo build --release` builds both, `cargo install --path src/query` installs it anew"
+             tables; `cargo build --release` builds both, `cargo install --locked --path src/query` installs it anew"
         );
         return ExitCode::from(2);
     }
