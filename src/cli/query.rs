@@ -9,6 +9,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 
+use crate::runs;
+
 const PROGRAM: &str = "triplay-query";
 
 /// Becomes the program that lies beside this one, or is in PATH.
@@ -19,8 +21,7 @@ pub fn command() -> anyhow::Result<ExitCode> {
     let program = beside.unwrap_or_else(|| PathBuf::from(PROGRAM));
     // As they were typed, after `triplay results query`: clap takes a `--` for its own.
     let args = std::env::args_os().skip(3);
-    let error =
-        Command::new(&program).args(args).env("TRIPLAY_TABLES", crate::runs::layout().to_string()).exec();
+    let error = Command::new(&program).args(args).env(runs::LAYOUT, runs::layout().to_string()).exec();
     if error.kind() == ErrorKind::NotFound {
         bail!(
             "`results query` needs the program `{PROGRAM}`, which must lie beside triplay or in PATH; in triplay's \

@@ -23,12 +23,9 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The layout of tables that the `triplay` that calls knows.
-const CALLER: &str = "TRIPLAY_TABLES";
-
 fn main() -> ExitCode {
     // Before options are read: those of another version may be others.
-    if std::env::var_os(CALLER).is_some_and(|layout| *layout != *runs::layout().to_string()) {
+    if std::env::var_os(runs::LAYOUT).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
             "error: triplay-query must be built from the sources that triplay was built from, found another layout of \
              tables; `cargo build --release` builds both, `cargo install --locked --path src/query` installs it anew"

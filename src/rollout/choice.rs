@@ -126,12 +126,7 @@ fn logprobs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::Compute;
-
-    fn model() -> Checkpoint {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
-        Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
-    }
+    use crate::tests::model;
 
     fn prompts() -> Vec<Vec<u32>> {
         vec![vec![1, 87, 85, 71], vec![], vec![1, 87, 85, 71], vec![5; 20]]

@@ -344,7 +344,7 @@ mod tests {
     use super::*;
     use model::Compute;
 
-    fn model() -> Checkpoint {
+    pub fn model() -> Checkpoint {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }

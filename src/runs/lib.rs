@@ -13,6 +13,6 @@ pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
-pub use tables::{TABLES, Table, Tables, layout};
+pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
 pub use variant::variant;

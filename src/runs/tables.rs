@@ -62,6 +62,9 @@ impl Table {
     }
 }
 
+/// The environment variable in which `triplay` hands the layout that it knows over to `triplay-query`.
+pub const LAYOUT: &str = "TRIPLAY_TABLES";
+
 /// Of the layout of all tables: programs with the same one read each other's.
 pub fn layout() -> Digest {
     let mut text = FORMAT.to_string();

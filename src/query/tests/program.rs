@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 fn query(caller: Option<&str>, args: &[&str]) -> Output {
     let empty = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_triplay-query"));
-    command.args(args).current_dir(empty.path()).env_remove("TRIPLAY_TABLES");
-    command.envs(caller.map(|layout| ("TRIPLAY_TABLES", layout))).output().unwrap()
+    command.args(args).current_dir(empty.path()).env_remove(runs::LAYOUT);
+    command.envs(caller.map(|layout| (runs::LAYOUT, layout))).output().unwrap()
 }
 
 #[test]
