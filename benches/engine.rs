@@ -312,8 +312,14 @@ impl ArtifactType for Text {
 struct Begin {}
 
 impl Stage for Begin {
-    const KIND: Kind =
-        Kind { name: "begin", version: 1, outputs: &[Output::new("text", "text")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "begin",
+        version: 1,
+        outputs: &[Output::new("text", "text")],
+        numerics: false,
+        draws: false,
+        uncounted: &[],
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         Ok(fs::write(context.output("text"), "0")?)
@@ -327,8 +333,14 @@ struct Next {
 }
 
 impl Stage for Next {
-    const KIND: Kind =
-        Kind { name: "next", version: 1, outputs: &[Output::new("text", "text")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "next",
+        version: 1,
+        outputs: &[Output::new("text", "text")],
+        numerics: false,
+        draws: false,
+        uncounted: &[],
+    };
 
     /// Adds the round, so that no two nodes make the same.
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -67,7 +67,7 @@ struct Note {
 
 impl Stage for Say {
     const KIND: Kind =
-        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
+        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false, draws: true, uncounted: &[] };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.text.is_empty() {
@@ -110,6 +110,8 @@ impl Stage for Join {
             Output::incidental("log", "text"),
         ],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn run(&self, _: &mut Context) -> anyhow::Result<()> {
@@ -128,7 +130,7 @@ struct Make {
 }
 
 impl Stage for Make {
-    const KIND: Kind = Kind { name: "make", version: 1, outputs: &[], numerics: false };
+    const KIND: Kind = Kind { name: "make", version: 1, outputs: &[], numerics: false, draws: true, uncounted: &[] };
 
     fn check(&self) -> Result<(), CheckError> {
         match self.outputs.keys().find(|name| !is_name(name)) {

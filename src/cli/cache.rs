@@ -1,17 +1,17 @@
 //! `triplay cache stats`, `verify` and `gc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use super::pipeline::open;
 use super::{CacheArgs, GcArgs, StatsArgs};
+use crate::engine::key_of;
 use crate::runs::Run;
-use crate::store::{Digest, Live, Store};
+use crate::store::{Digest, Live, Rooted, Standing, Store};
 use output::{println, several};
 
 /// Megabytes and the like as people read them.
@@ -29,28 +29,25 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let usage = store.usage()?;
     let roots = store.roots()?;
-    let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) = roots.iter().partition(|root| root.exists());
+    let count = |standing| roots.iter().filter(|root| root.standing() == standing).count();
+    let (deleted, unseen) = (count(Standing::Deleted), count(Standing::Unseen));
     let mut types: BTreeMap<Digest, String> = BTreeMap::new();
-    let mut live = Live::default();
-    for root in &there {
-        for node in Run::read_nodes(root).map(|(nodes, _)| nodes).unwrap_or_default() {
-            live.records.insert(node.key);
-            for output in node.outputs {
-                live.blobs.insert(output.digest);
-                types.insert(output.digest, output.artifact);
-            }
+    for root in roots.iter().filter(|root| root.standing() != Standing::Deleted) {
+        for named in store.named(&root.id)? {
+            types.extend(named.outputs.into_iter().map(|output| (output.digest, output.artifact)));
         }
     }
     let mut by_type: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     let mut unused = (0, 0);
-    for blob in &usage.blobs {
+    for blob in usage.blobs.iter().filter(|blob| !blob.is_part || types.contains_key(&blob.digest)) {
         let name = types.get(&blob.digest).map_or("of no run", String::as_str);
         let entry = by_type.entry(name).or_default();
         *entry = (entry.0 + 1, entry.1 + blob.bytes);
-        if !live.blobs.contains(&blob.digest) {
+        if !types.contains_key(&blob.digest) {
             unused = (unused.0 + 1, unused.1 + blob.bytes);
         }
     }
+    let blobs = by_type.values().map(|(count, _)| count).sum::<usize>();
     if args.json {
         let types: BTreeMap<&str, Value> = by_type
             .iter()
@@ -59,22 +56,25 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({
-                "cache": store.root(), "blobs": usage.blobs.len(), "bytes": usage.bytes(), "records": usage.records,
-                "runs": there.len(), "runs_gone": gone.len(), "unused_blobs": unused.0, "unused_bytes": unused.1,
+                "cache": store.root(), "blobs": blobs, "bytes": usage.bytes(), "records": usage.records,
+                "runs": roots.len(), "runs_deleted": deleted, "runs_unseen": unseen, "unused_blobs": unused.0, "unused_bytes": unused.1,
                 "quarantined": usage.quarantined, "types": types,
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}", store.root().display());
-    println!("{:>8}  {:>9}  blobs, of which", usage.blobs.len(), size(usage.bytes()));
+    println!("{blobs:>8}  {:>9}  blobs, of which", size(usage.bytes()));
     for (name, (count, bytes)) in &by_type {
         println!("{count:>8}  {:>9}    {name}", size(*bytes));
     }
     println!("{:>8}  {:>9}  records", usage.records, "");
-    println!("{:>8}  {:>9}  runs", there.len(), "");
-    if !gone.is_empty() {
-        println!("{:>8}  {:>9}  runs whose folders are gone", gone.len(), "");
+    println!("{:>8}  {:>9}  runs", roots.len(), "");
+    if deleted > 0 {
+        println!("{deleted:>8}  {:>9}    whose folders were deleted", "");
+    }
+    if unseen > 0 {
+        println!("{unseen:>8}  {:>9}    whose folders cannot be seen from here", "");
     }
     if unused.0 > 0 {
         println!(
@@ -91,18 +91,24 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
 
 pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
-    let verified = store.verify()?;
+    let verified = store.verify(&has_its_key)?;
+    let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
+    let is_read = verified.unreadable.is_empty();
     if args.json {
         println!(
             "{}",
             json!({
                 "blobs": verified.blobs, "bytes": verified.bytes, "records": verified.records,
-                "damaged_blobs": verified.damaged, "damaged_records": verified.damaged_records,
+                "damaged_blobs": verified.damaged, "unreadable_blobs": verified.unreadable,
+                "damaged_records": verified.damaged_records,
             })
         );
     } else {
         for path in &verified.damaged {
             println!("damaged: now {}", path.display());
+        }
+        for why in &verified.unreadable {
+            println!("not looked through: {why}");
         }
         if verified.damaged_records > 0 {
             println!(
@@ -110,74 +116,72 @@ pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
                 several(verified.damaged_records, "record")
             );
         }
-        let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
         println!(
             "{} ({}) and {} looked through: {}",
             several(verified.blobs, "blob"),
             size(verified.bytes),
             several(verified.records + verified.damaged_records, "record"),
-            if sound {
-                "all as they were written"
-            } else {
-                "what is damaged counts as absent; run again to make it"
+            match (sound, is_read) {
+                (true, true) => "all as they were written",
+                (true, false) => "what could be read is as it was written",
+                (false, _) => "what is damaged counts as absent; run again to make it",
             }
         );
     }
-    let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A run that uses the cache.
-struct Root {
-    folder: PathBuf,
-    /// Seconds since it began; nothing where that is not known, or lies in the future.
-    age: Option<u64>,
-    is_running: bool,
+    Ok(if sound && is_read { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let older = args.older_than.as_deref().map(duration).transpose()?;
     let most = args.max_size.as_deref().map(bytes).transpose()?;
-    let (mut gone, mut spared) = (0, 0);
+    let mut runs = Runs::default();
     let collected = store.collect(
         || -> anyhow::Result<Live> {
-            let roots = store.roots()?;
-            let missing: Vec<PathBuf> = roots.iter().filter(|root| !root.exists()).cloned().collect();
-            gone = missing.len();
+            runs = Runs::of(&store, args.dry_run)?;
+            runs.let_go(&store, older, most)?;
+            let mut live = Live::default();
+            for root in &runs.kept {
+                let of_run = of_run(&store, root)?;
+                live.blobs.extend(of_run.blobs);
+                live.records.extend(of_run.records);
+            }
             if !args.dry_run {
-                store.forget_roots(&missing)?;
+                let gone = runs.deleted.iter().chain(&runs.let_go);
+                gone.map(|root| store.remove_root(&root.id)).collect::<Result<(), _>>()?;
             }
-            let mut kept: Vec<Root> = roots.into_iter().filter(|root| root.exists()).map(root).collect();
-            // The newest first. Of what is running nothing is thrown away, whatever its age.
-            kept.sort_by_key(|root| (!root.is_running, root.age.unwrap_or(0)));
-            let before = kept.len();
-            if let Some(older) = older {
-                kept.retain(|root| root.is_running || root.age.is_none_or(|age| age <= older));
-            }
-            let live = live(&store, &kept, most)?;
-            spared = before - live.1;
-            Ok(live.0)
+            Ok(live)
         },
         args.dry_run,
-        || eprintln!("waiting: something is being published"),
+        |by| eprintln!("waiting: {by} cleans the cache"),
     )?;
+    let unseen: Vec<&Rooted> = runs.kept.iter().filter(|root| root.standing() == Standing::Unseen).collect();
     if args.json {
         println!(
             "{}",
             json!({
                 "dry_run": args.dry_run, "blobs": collected.blobs, "bytes": collected.bytes,
                 "records": collected.records, "kept_blobs": collected.kept_blobs, "kept_bytes": collected.kept_bytes,
-                "runs_let_go": spared, "runs_gone": gone,
+                "runs_let_go": runs.let_go.len(), "runs_deleted": runs.deleted.len(), "runs_unseen": unseen.len(),
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
-    if gone > 0 {
-        println!("{} gone with the folder; what nobody else named goes too", several(gone, "run"));
+    if !runs.deleted.is_empty() {
+        println!("{} deleted: what no other run needs goes too", several(runs.deleted.len(), "run"));
     }
-    if spared > 0 {
-        println!("{} let go: the folder stays, what nobody else named goes", several(spared, "run"));
+    if !runs.let_go.is_empty() {
+        println!(
+            "{} let go: the folder stays, what no other run needs goes",
+            several(runs.let_go.len(), "run")
+        );
+    }
+    if let Some(first) = unseen.first() {
+        println!(
+            "{} kept whose folders cannot be seen from here, such as {}; `triplay runs rm` with such a folder lets go of it",
+            several(unseen.len(), "run"),
+            first.folder.display()
+        );
     }
     println!(
         "{} {} in {} and {}; {} in {} {}",
@@ -192,47 +196,91 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn root(folder: PathBuf) -> Root {
-    let record = Run::read_record(&folder).ok();
-    let began = record.as_ref().and_then(|record| record.began.parse::<jiff::Timestamp>().ok());
-    let age = began.map(|began| jiff::Timestamp::now().as_second() - began.as_second());
-    Root {
-        // A run whose record cannot be read may be one that is starting.
-        is_running: record.is_none_or(|record| record.status == "running"),
-        age: age.and_then(|age| u64::try_from(age).ok()),
-        folder,
-    }
+/// Whether a record's key is that of the job that it tells of.
+fn has_its_key(line: &[u8]) -> bool {
+    let Ok(mut record) = serde_json::from_slice::<Value>(line) else { return false };
+    let key = key_of(&record["job"].take());
+    key.is_some_and(|key| record["key"] == key.to_string())
 }
 
-/// What the runs name, of the newest first as far as it fits, and how many runs that are.
-fn live(store: &Store, roots: &[Root], most: Option<u64>) -> anyhow::Result<(Live, usize)> {
-    let sizes: BTreeMap<Digest, u64> = match most {
-        None => BTreeMap::new(),
-        Some(_) => store.usage()?.blobs.into_iter().map(|blob| (blob.digest, blob.bytes)).collect(),
-    };
-    let (mut live, mut bytes) = (Live::default(), 0);
-    for (index, root) in roots.iter().enumerate() {
-        let of_run = of_run(root)?;
-        let new: u64 = of_run.blobs.difference(&live.blobs).filter_map(|digest| sizes.get(digest)).sum();
-        if most.is_some_and(|most| bytes + new > most) && !root.is_running {
-            return Ok((live, index));
+/// The runs that use a cache, by what becomes of them.
+#[derive(Default)]
+struct Runs {
+    /// The newest first; first of all those under way, of which nothing is thrown away, whatever their age.
+    kept: Vec<Rooted>,
+    /// Their folders were deleted.
+    deleted: Vec<Rooted>,
+    /// As was asked for.
+    let_go: Vec<Rooted>,
+}
+
+impl Runs {
+    fn of(store: &Store, dry_run: bool) -> anyhow::Result<Runs> {
+        let mut runs = Runs::default();
+        for root in store.roots()? {
+            // A folder that got another name is still the run's.
+            let renamed = if root.standing() == Standing::Deleted { renamed(&root) } else { None };
+            if let Some(folder) = renamed.as_ref().filter(|_| !dry_run) {
+                store.move_root(&root.id, folder)?;
+            }
+            match root.standing() == Standing::Deleted && renamed.is_none() && !root.is_under_way {
+                true => runs.deleted.push(root),
+                false => runs.kept.push(root),
+            }
         }
-        bytes += new;
-        live.blobs.extend(of_run.blobs);
-        live.records.extend(of_run.records);
+        runs.kept.sort_by_key(|root| (!root.is_under_way, age(root).unwrap_or(0)));
+        Ok(runs)
     }
-    Ok((live, roots.len()))
+
+    /// Lets go of the runs that are too old, and of the oldest that do not fit.
+    fn let_go(&mut self, store: &Store, older: Option<u64>, most: Option<u64>) -> anyhow::Result<()> {
+        let is_old = |root: &Rooted| {
+            !root.is_under_way && older.is_some_and(|older| age(root).is_some_and(|age| age > older))
+        };
+        let (old, mut kept) = std::mem::take(&mut self.kept).into_iter().partition::<Vec<_>, _>(is_old);
+        self.let_go = old;
+        if let Some(most) = most {
+            let usage = store.usage()?;
+            let sizes: BTreeMap<Digest, u64> =
+                usage.blobs.iter().map(|blob| (blob.digest, blob.bytes)).collect();
+            let (mut named, mut bytes) = (HashSet::new(), 0);
+            let mut fitting = kept.len();
+            for (index, root) in kept.iter().enumerate() {
+                let blobs = of_run(store, root)?.blobs;
+                let new: u64 = blobs.difference(&named).filter_map(|digest| sizes.get(digest)).sum();
+                if bytes + new > most && !root.is_under_way {
+                    fitting = index;
+                    break;
+                }
+                bytes += new;
+                named.extend(blobs);
+            }
+            self.let_go.extend(kept.drain(fitting..));
+        }
+        self.kept = kept;
+        Ok(())
+    }
 }
 
-/// What one run names. What its loops have handed on is not kept, unless the run is still under way.
-fn of_run(root: &Root) -> anyhow::Result<Live> {
-    let (nodes, _) = Run::read_nodes(&root.folder).with_context(|| {
-        format!("nothing was thrown away: the run {} cannot be read", root.folder.display())
-    })?;
+/// Where the folder of a run is that got another name in the folder that it is in.
+fn renamed(root: &Rooted) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(root.folder.parent()?).ok()?.flatten();
+    let is_it = |folder: &PathBuf| Run::read_record(folder).is_ok_and(|record| record.root == root.id);
+    entries.map(|entry| entry.path()).find(is_it)
+}
+
+/// Seconds since a run began; nothing where that is not known, or lies in the future.
+fn age(root: &Rooted) -> Option<u64> {
+    let began: jiff::Timestamp = root.began.parse().ok()?;
+    u64::try_from(jiff::Timestamp::now().as_second() - began.as_second()).ok()
+}
+
+/// What one run needs. What its loops have handed on is not kept, unless the run is still under way.
+fn of_run(store: &Store, root: &Rooted) -> anyhow::Result<Live> {
     let mut live = Live::default();
-    for node in nodes {
+    for node in store.named(&root.id)? {
         live.records.insert(node.key);
-        let kept = node.outputs.iter().filter(|output| root.is_running || !output.passing);
+        let kept = node.outputs.iter().filter(|output| root.is_under_way || !output.passing);
         live.blobs.extend(kept.map(|output| output.digest));
     }
     Ok(live)

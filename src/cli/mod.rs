@@ -24,6 +24,7 @@ mod schema;
 mod show;
 mod trace;
 mod ui;
+mod work;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -68,6 +69,8 @@ enum Command {
     #[cfg(feature = "models")]
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Do one job, described by a file, in this process, and record it
+    Work(WorkArgs),
     /// Between triplay and the command of an `exec` stage: see `exec::supervise`
     #[command(hide = true)]
     Supervise {
@@ -192,6 +195,9 @@ struct ExplainArgs {
     pipeline: FileArgs,
     /// The node, such as `play[1]/red[03]/update`
     node: String,
+    /// Print the node's job, for `triplay work`, and nothing else
+    #[arg(long, conflicts_with = "against")]
+    job: bool,
     /// Compare with this run [default: the newest that has the node]
     #[arg(long, value_name = "RUN")]
     against: Option<String>,
@@ -315,6 +321,14 @@ struct ShowArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct WorkArgs {
+    /// The job, as `triplay pipeline explain --job` writes it
+    job: PathBuf,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
 /// All stage kinds that a pipeline can name.
 fn registry() -> Registry {
     #[cfg(feature = "models")]
@@ -355,6 +369,7 @@ pub fn main() -> ExitCode {
         Command::Data(DataCommand::Export(args)) => export::command(&args),
         #[cfg(feature = "models")]
         Command::Model(command) => model::command(&command),
+        Command::Work(args) => work::command(&args),
         Command::Supervise { command } => Ok(crate::exec::supervise(&command)),
     };
     outcome.unwrap_or_else(|error| {

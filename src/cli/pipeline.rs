@@ -15,9 +15,11 @@ use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
 use crate::analysis;
 use crate::cli::registry;
 use crate::data::RunMetricRow;
-use crate::engine::{self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Report, RunOptions};
+use crate::engine::{
+    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions,
+};
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
-use crate::store::{Digest, Lock, Store};
+use crate::store::{Digest, Store};
 use output::{println, several};
 
 /// Bytes of loaded models and datasets kept between nodes.
@@ -35,7 +37,7 @@ pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) 
 }
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
-    let graph = load(args, &Digest::of_path)?;
+    let graph = load(args, &Digest::of_input)?;
     println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
@@ -44,9 +46,9 @@ pub fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
     Ok(Store::open(&cache.cache)?)
 }
 
-/// Keeps others from removing what is found in the cache.
-pub fn guard(store: &Store) -> anyhow::Result<Lock> {
-    Ok(store.lock_planning(|| eprintln!("waiting: the cache {} is being cleaned", store.root().display()))?)
+/// Says who is waited for that cleans the cache.
+fn waiting(by: &str) {
+    eprintln!("waiting: {by} cleans the cache");
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -70,14 +72,16 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     }
     let planned = Instant::now();
     let check = args.check.iter().map(|name| find(&graph, name)).collect::<anyhow::Result<Vec<NodeId>>>()?;
-    let guard = guard(&store)?;
+    // Where it may only be read, nothing is dropped either.
+    let _ = store.begin_session();
+    let cleaned = store.cleaned_by_now(waiting)?;
     let plan = Plan::new(&graph, &store);
     if let Some(trace) = &trace {
         trace.phase("plan", planned);
     }
-    let digest = plan.is_done().then(|| plan.digest_of_all());
+    let digest = plan.is_done().then(|| plan.digest_of_all()).flatten();
     if let Some(digest) = digest.filter(|_| check.is_empty())
-        && let Some((folder, record)) = same_run(&graph.pipeline, digest)
+        && let Some((folder, record)) = same_run(&graph.pipeline, digest, &store)
     {
         if !quiet {
             nothing_to_do(args, begun, &graph, &folder, record)?;
@@ -85,21 +89,24 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
         return Ok((ExitCode::SUCCESS, folder));
     }
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
-    store.add_root(&folder.path)?;
+    let began = jiff::Timestamp::now().to_string();
+    let root = store.add_root(&folder.path, &began)?;
     keep_file(&args.pipeline.file, &folder.path.join("pipeline.yaml"))?;
     if let Some(base) = &graph.extends {
         keep_file(base, &folder.path.join("extends.yaml"))?;
     }
-    let record = record(args, &graph, &store, run);
+    let record = record(args, &graph, &store, Begun { run, began, root: root.id().to_owned() });
     runs::write_record(&folder.path, &record)?;
     let show = Show { reporter: progress::reporter(), json: args.json, command: command(args), trace };
     let ledger = Arc::new(Ledger::new(show, begun, record, folder.path.clone()));
     ledger.stop_on_interrupt()?;
 
     let mut nodes: Vec<NodeReport> = Vec::new();
-    let options = RunOptions { keep_going: args.keep_going, check, ..jobs(args.jobs) };
+    let program = Some(Program { path: std::env::current_exe().context("cannot find triplay's own file")? });
+    let options = RunOptions { keep_going: args.keep_going, program, check, ..jobs(args.jobs) };
+    let plan = plan.hold(cleaned, &root, &waiting)?;
     let report =
-        engine::run(plan, guard, &store, &Memory::new(MEMORY), &options, ledger.as_ref(), &mut |node| {
+        engine::run(plan, &root, &store, &Memory::new(MEMORY), &options, ledger.as_ref(), &mut |node| {
             folder.add(node)?;
             nodes.push(node.clone());
             Ok(())
@@ -150,11 +157,12 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same and its folder is as it was left.
-fn same_run(pipeline: &str, digest: Digest) -> Option<(PathBuf, RunRecord)> {
+/// The newest run of this pipeline, if it came to the same, its folder is as it was left, and this cache keeps what it
+/// needs.
+fn same_run(pipeline: &str, digest: Digest, store: &Store) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    let same = record.status == "done" && record.digest == Some(digest);
+    let same = record.status == "done" && record.digest == Some(digest) && store.has_root(&record.root);
     (same && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
@@ -185,7 +193,14 @@ fn digest_of<'a>(nodes: impl Iterator<Item = &'a NodeReport>) -> Digest {
     engine::digest_of_keys(nodes.map(|node| (node.node.as_str(), node.key)))
 }
 
-fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecord {
+/// A run that is about to begin.
+struct Begun {
+    run: String,
+    began: String,
+    root: String,
+}
+
+fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root }: Begun) -> RunRecord {
     let params =
         graph.variants.iter().map(|variant| (variant.name().unwrap_or_default(), json!(variant.params)));
     let kinds: BTreeMap<String, u32> =
@@ -199,8 +214,9 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecor
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds,
         machine: Machine::here(),
-        began: jiff::Timestamp::now().to_string(),
+        began,
         cache: store.root().to_owned(),
+        root,
         digest: None,
         files: BTreeMap::new(),
         nodes: graph.nodes.len(),

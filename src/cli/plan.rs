@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::pipeline::{find, guard, load, open};
+use super::pipeline::{find, load, open};
 use super::{ExplainArgs, PlanArgs, RunArgs};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::runs::{self, Run, bare_rounds};
@@ -19,9 +19,7 @@ const LISTED: usize = 40;
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
-    let guard = guard(&store)?;
     let plan = Plan::new(&graph, &store);
-    drop(guard);
     let told = Told::new(&plan, &store, Past::newest(&graph.pipeline));
     let view = View { json: args.json, all: args.all, exit_code: args.exit_code };
     told.show(&args.pipeline.file, &view)
@@ -54,9 +52,9 @@ enum Status {
 
 impl Status {
     fn of(plan: &Plan, id: NodeId) -> Status {
-        match plan.slot(id).state {
-            State::Done => Status::Hit,
-            State::Waiting => Status::Unknown,
+        match plan.state(id) {
+            State::Done { .. } => Status::Hit,
+            State::Waiting { .. } => Status::Unknown,
             _ => Status::Run,
         }
     }
@@ -140,9 +138,8 @@ impl<'a> Told<'a> {
     }
 
     fn why(&self, id: NodeId) -> Why {
-        let slot = self.plan.slot(id);
-        match slot.reason {
-            _ if slot.state == State::Waiting => {
+        match self.plan.why(id).map(|why| why.reason) {
+            _ if Status::of(self.plan, id) == Status::Unknown => {
                 let until = self.plan.first_unknown(id).map_or("an input", |id| self.name(id));
                 Why { text: format!("until {until} is done"), json: json!({ "until": until }) }
             }
@@ -186,7 +183,7 @@ impl<'a> Told<'a> {
                     let (node, why) = (self.plan.graph.node(*id), self.why(*id));
                     json!({
                         "node": node.name, "kind": node.call.kind.name, "status": status.name(),
-                        "key": self.plan.slot(*id).key, "reason": why.json,
+                        "key": self.plan.key(*id), "reason": why.json,
                     })
                 })
                 .collect();
@@ -230,9 +227,15 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, false))?;
     let id = find(&graph, &args.node)?;
-    let guard = guard(&store)?;
     let plan = Plan::new(&graph, &store);
-    drop(guard);
+    if args.job {
+        let Some(job) = plan.job(id) else {
+            let first = plan.first_unknown(id).map_or(&*args.node, |first| &graph.node(first).name);
+            bail!("the job of `{}` is not known until `{first}` is done", args.node);
+        };
+        println!("{}", serde_json::to_string_pretty(&job)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let past = match &args.against {
         None => Past::newest(&graph.pipeline),
         Some(run) => Past::of(&Run::find(run)?),
@@ -246,14 +249,14 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({
-                "node": args.node, "status": status.name(), "key": plan.slot(id).key, "reason": why.json,
+                "node": args.node, "status": status.name(), "key": plan.key(id), "reason": why.json,
                 "against": against, "changes": changes, "manifest": plan.manifest(id),
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}: {}", args.node, in_words(status));
-    if let Some(key) = plan.slot(id).key {
+    if let Some(key) = plan.key(id) {
         println!("key: {key}");
     }
     let changed = changes.as_ref().is_some_and(|changes| !changes.is_empty());

@@ -1,16 +1,20 @@
 //! What a running stage sees: its inputs, its seed, a folder for its outputs, and a way to say how far it is.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::execute::cancel;
-use super::graph::{Feed, Node, Numerics};
-use super::input::{Input, InputFile, Origin};
+use super::graph::Numerics;
+use super::input::{Input, InputFile, InputVariable, Place};
+use super::job::{Content, Job};
 use super::memory::Memory;
 use super::progress::Progress;
-use store::{Digest, Seed};
+use super::resources::device_name;
+use anyhow::Context as _;
+use store::{Digest, Seed, Store};
 
 /// An artifact on disk: a file or a flat folder, and the digest of its content.
 #[derive(Clone, Debug)]
@@ -24,16 +28,17 @@ pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
 
 /// A stage's view of the world while it runs.
 pub struct Context<'a> {
-    pub(super) node: &'a Node,
-    /// In the order of the node's feeds.
-    pub(super) inputs: Vec<Artifact>,
+    pub(super) job: &'a Job,
+    /// By their numbers.
+    pub(super) inputs: &'a [Artifact],
     pub(super) workspace: &'a Path,
-    /// Where failing stages leave what they saved.
-    pub(super) left: &'a Path,
+    pub(super) store: &'a Store,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
     /// When the stage has to be done.
     pub(super) deadline: Option<Instant>,
+    /// What it loaded from its inputs into memory.
+    pub(super) loaded: RefCell<Vec<Digest>>,
     pub(super) remember: Vec<(String, Remember)>,
     pub(super) note: String,
 }
@@ -41,30 +46,60 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// The artifact behind an input.
     pub fn input<T>(&self, input: &Input<T>) -> anyhow::Result<&Artifact> {
-        self.find(&input.origin)
+        self.find(&input.place)
     }
 
     /// The file behind an input.
     pub fn file(&self, input: &InputFile) -> anyhow::Result<&Artifact> {
-        self.find(&Origin::Path(input.0.clone()))
+        self.find(&input.0)
     }
 
-    fn find(&self, origin: &Origin) -> anyhow::Result<&Artifact> {
-        let index = self.node.call.origins.iter().position(|known| known == origin);
-        index.and_then(|index| self.inputs.get(index)).ok_or_else(|| {
-            anyhow::anyhow!("{origin:?} is not an input of {}: a defect of triplay", self.node.name)
+    /// The value of an environment variable that counts, as it was when the job was made.
+    pub fn variable(&self, input: &InputVariable) -> Option<&str> {
+        match self.content(&input.0) {
+            Some(Content::Variable { value, .. }) => value.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn content(&self, place: &Place) -> Option<&Content> {
+        self.job.inputs.get(place.number?)
+    }
+
+    fn find(&self, place: &Place) -> anyhow::Result<&Artifact> {
+        place.number.and_then(|number| self.inputs.get(number)).ok_or_else(|| {
+            anyhow::anyhow!("{} is not an input of {}: a defect of triplay", place.origin, self.job.name)
         })
     }
 
     /// Whether an input is an output of another node: in the store, where nobody changes it.
     pub fn is_blob<T>(&self, input: &Input<T>) -> bool {
-        let index = self.node.call.origins.iter().position(|origin| *origin == input.origin);
-        matches!(index.and_then(|index| self.node.feeds.get(index)), Some(Feed::Output { .. }))
+        matches!(self.content(&input.place), Some(Content::Digest { path: None, .. }))
     }
 
-    /// Where and in which number type models are computed.
-    pub fn numerics(&self) -> &Numerics {
-        &self.node.call.numerics
+    /// What the system calls the GPUs that the job has to itself, as `CUDA_VISIBLE_DEVICES` names them.
+    pub fn devices(&self) -> Vec<String> {
+        self.job.devices.iter().map(|unit| device_name(*unit)).collect()
+    }
+
+    /// The digest of a file of an input. One in the store is hashed once, however many steps use it.
+    pub fn digest_of_file(&self, path: &Path) -> std::io::Result<Digest> {
+        match std::fs::canonicalize(path)?.starts_with(self.store.root()) {
+            true => self.store.digest_of_part(path),
+            false => self.store.digest_of(path, false),
+        }
+    }
+
+    /// Where and in which number type models are computed: on the GPU that the job has to itself, where the pipeline
+    /// does not say which.
+    pub fn numerics(&self) -> Numerics {
+        let numerics = self.job.numerics.clone();
+        match (self.job.devices.first(), numerics.device.as_str()) {
+            (Some(unit), "cuda" | "auto") if numerics.resolved.starts_with("cuda") => {
+                Numerics { device: format!("cuda:{unit}"), ..numerics }
+            }
+            _ => numerics,
+        }
     }
 
     /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says
@@ -80,6 +115,7 @@ impl Context<'_> {
         let (value, bytes) = load(&artifact.path)?;
         let value = Arc::new(value);
         self.memory.put(artifact.digest, value.clone(), bytes);
+        self.loaded.borrow_mut().push(artifact.digest);
         Ok(value)
     }
 
@@ -105,29 +141,25 @@ impl Context<'_> {
     /// How long the stage may take. From here on the stage itself sees to it: `progress` always returns.
     pub fn take_timeout(&mut self) -> Option<Duration> {
         self.deadline = None;
-        self.node.call.policy.timeout
+        self.job.limits.timeout
     }
 
     /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever
     /// lies there from before is gone.
     pub fn leave(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let node = self.node.name.replace('/', ".");
-        let place = self.left.join(node).join(name);
-        if place.is_dir() {
-            std::fs::remove_dir_all(&place)?;
-        }
-        std::fs::create_dir_all(place.parent().unwrap_or(&place))?;
-        Ok(place)
+        failed_place(self.store, self.job, name)
     }
 
-    /// The seed for all randomness of this node.
+    /// The seed for all randomness of this node. Its kind must say that it draws.
     pub fn seed(&self) -> Seed {
-        self.node.seed
+        assert!(self.job.draws, "the kind {} does not say that it draws", self.job.kind);
+        self.job.seed
     }
 
-    /// The rounds of the loops around this node, outermost first, from 1.
+    /// The rounds of the loops around this node, outermost first, from 1. Its kind must say that it draws.
     pub fn position(&self) -> &[u32] {
-        &self.node.position
+        assert!(self.job.draws, "the kind {} does not say that it draws", self.job.kind);
+        &self.job.position
     }
 
     /// Says how far the stage is: `done` of `total`, and a short note that is also shown when it ends. Where the
@@ -135,9 +167,24 @@ impl Context<'_> {
     /// says so now and then.
     pub fn progress(&mut self, done: usize, total: usize, note: impl Into<String>) {
         self.note = note.into();
-        self.progress.node_progress(&self.node.name, done as u64, total as u64, &self.note);
+        self.progress.node_progress(&self.job.name, done as u64, total as u64, &self.note);
         if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
             cancel()
         }
     }
+}
+
+/// An empty place for what a failing job saves: `failed/PIPELINE/NODE/NAME` in the cache.
+pub(super) fn failed_place(store: &Store, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
+    let place = store.root().join("failed").join(&job.pipeline).join(job.name.replace('/', ".")).join(name);
+    let make = || {
+        match place.is_dir() {
+            true => std::fs::remove_dir_all(&place)?,
+            false if place.exists() => std::fs::remove_file(&place)?,
+            false => {}
+        }
+        std::fs::create_dir_all(place.parent().unwrap_or(&place))
+    };
+    make().with_context(|| format!("cannot make room at {}", place.display()))?;
+    Ok(place)
 }

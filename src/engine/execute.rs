@@ -1,40 +1,42 @@
-//! One node executed: inputs looked through, the stage run in a folder of its own, its outputs published and recorded.
-//! Knows nothing of other nodes at work.
+//! One job done: inputs looked through, the stage run in a folder of its own, its outputs published and recorded.
+//! Knows nothing of the graph, nor of other jobs at work.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::context::{Artifact, Context, Remember};
-use super::graph::{Feed, Graph, NodeId};
-use super::manifest::{Explained, walk};
+use super::context::{Artifact, Context, Remember, failed_place};
+use super::graph::Call;
+use super::job::{Content, Job};
 use super::memory::Memory;
 use super::progress::Progress;
 use super::report::NodeOutput;
 use super::stage::Transient;
-use store::{Blob, Digest, Lock, Store, Workspace};
+use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Root, Store, Workspace};
 
-/// What is needed to execute any node.
+/// What is needed to do any job.
 #[derive(Clone, Copy)]
 pub(super) struct Executor<'a> {
-    pub graph: &'a Graph,
     pub store: &'a Store,
+    /// Names what the run needs, if the job belongs to one.
+    pub root: Option<&'a Root>,
     pub memory: &'a Memory,
     pub progress: &'a dyn Progress,
 }
 
-/// A node to be executed.
+/// A job to be done.
 pub(super) struct Task {
-    pub id: NodeId,
+    pub job: Job,
     pub key: Digest,
-    /// The digests of its inputs, in the order of its feeds.
-    pub inputs: Vec<Option<Digest>>,
-    /// The known outputs of the nodes that feed it, for the manifest.
-    pub manifest: Value,
+    pub call: Arc<Call>,
+    /// Whether the key is recorded, and its outputs are made again.
+    pub again: bool,
     /// Compare with what is recorded instead of publishing.
     pub check: Option<Box<[Blob]>>,
 }
@@ -43,9 +45,15 @@ pub(super) struct Task {
 pub(super) enum Ended {
     /// Its outputs are in their places. They are neither durable nor recorded yet.
     Placed(Placed),
+    /// A process of its own has placed and recorded them.
+    Recorded,
+    /// Another process has the key.
+    Elsewhere,
     /// An input is no longer in the cache, or was not what it should be.
     InputsMissing,
     Checked(Vec<Difference>),
+    /// It may go well another time.
+    Transient(anyhow::Error),
     Failed(anyhow::Error),
 }
 
@@ -54,10 +62,12 @@ pub(super) struct Placed {
     pub outputs: Vec<NodeOutput>,
     pub seconds: f64,
     key: Digest,
-    manifest: Value,
+    /// What counts of the job.
+    counted: Value,
+    frozen: Vec<Frozen>,
     workspace: Workspace,
-    /// While it is held nobody throws the outputs away.
-    publishing: Lock,
+    /// As it was before the outputs were named.
+    cleaned: Cleaned,
 }
 
 /// An output that came out different when its node was computed again.
@@ -73,14 +83,14 @@ pub struct Difference {
     pub path: PathBuf,
 }
 
-/// A line of `records.jsonl`.
+/// What is recorded of a key.
 #[derive(Serialize)]
-struct RecordLine<'a> {
-    key: Digest,
+struct Record<'a> {
     seconds: f64,
     outputs: &'a [NodeOutput],
-    manifest: &'a Value,
     triplay: &'a str,
+    /// Last, since it is long: see [`Store::write_record`].
+    job: &'a Value,
 }
 
 /// Ends a stage from within: see [`Context::progress`].
@@ -90,48 +100,53 @@ pub(super) struct Cancelled;
 struct Made {
     workspace: Workspace,
     remember: Vec<(String, Remember)>,
+    loaded: Vec<Digest>,
     seconds: f64,
 }
 
 impl Executor<'_> {
     pub fn execute(&self, task: &Task) -> Ended {
-        self.try_execute(task).unwrap_or_else(Ended::Failed)
+        self.try_execute(task).unwrap_or_else(|error| match Transient::is(&error) {
+            true => Ended::Transient(error),
+            false => Ended::Failed(error),
+        })
     }
 
     fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
-        let Some(inputs) = self.inputs(task)? else { return Ok(Ended::InputsMissing) };
-        let made = self.attempts(task, inputs)?;
+        let Some(inputs) = self.inputs(&task.job)? else { return Ok(Ended::InputsMissing) };
+        let made = self.run(task, &inputs)?;
         // What was read is what is recorded as read only if nobody wrote to it meanwhile.
-        if self.inputs(task)?.is_none() {
+        if self.inputs(&task.job)?.is_none() {
+            self.memory.forget(&made.loaded);
             return Ok(Ended::InputsMissing);
         }
         match &task.check {
-            Some(recorded) => self.compare(task, made, recorded).map(Ended::Checked),
+            Some(recorded) => self.compare(&task.job, made, recorded).map(Ended::Checked),
             None => self.place(task, made),
         }
     }
 
     /// Where the inputs lie, or nothing where one of them is not there or not what it should be.
-    fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
-        let node = self.graph.node(task.id);
-        let mut inputs = Vec::with_capacity(node.feeds.len());
-        for (feed, digest) in node.feeds.iter().zip(&task.inputs) {
-            let digest = digest.unwrap_or_else(|| Digest::of_bytes(b""));
-            let path = match feed {
-                Feed::File(index) => self.outside(&self.graph.files[*index].0, digest)?,
-                Feed::Variable(index) => self.graph.variables[*index].1.clone().unwrap_or_default().into(),
-                Feed::Output { .. } => match self.store.verified(&digest)? {
-                    Some(path) => path,
+    fn inputs(&self, job: &Job) -> anyhow::Result<Option<Vec<Artifact>>> {
+        let mut inputs = Vec::with_capacity(job.inputs.len());
+        for content in &job.inputs {
+            inputs.push(match content {
+                Content::Digest { digest, path: Some(path) } => self.outside(path, *digest)?,
+                Content::Digest { digest, path: None } => match self.store.verified(digest)? {
+                    Some(path) => Artifact { digest: *digest, path },
                     None => return Ok(None),
                 },
-            };
-            inputs.push(Artifact { digest, path });
+                // It lies nowhere: see `Context::variable`.
+                Content::Variable { variable, .. } => {
+                    Artifact { digest: Digest::of_bytes(variable.as_bytes()), path: PathBuf::new() }
+                }
+            });
         }
         Ok(Some(inputs))
     }
 
     /// A file of the user's, which must still be what it was when the plan was made.
-    fn outside(&self, path: &Path, digest: Digest) -> anyhow::Result<PathBuf> {
+    fn outside(&self, path: &Path, digest: Digest) -> anyhow::Result<Artifact> {
         let now = self.store.digest_of(path, false);
         let now = now.with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
@@ -139,147 +154,117 @@ impl Executor<'_> {
             "{} was changed while the run was under way\n  help: run again, with what it is now",
             path.display()
         );
-        Ok(path.to_owned())
+        Ok(Artifact { digest, path: path.to_owned() })
     }
 
-    /// Runs the stage, again after a while where it says that its failure is transient.
-    fn attempts(&self, task: &Task, inputs: Vec<Artifact>) -> anyhow::Result<Made> {
-        let node = self.graph.node(task.id);
-        let retry = node.call.policy.retry;
-        let mut wait = retry.wait;
-        for attempt in 1.. {
-            match self.attempt(task, inputs.clone()) {
-                Err(error) if attempt <= retry.times && Transient::is(&error) => {
-                    let error = format!("{error:#}");
-                    let (error, more) =
-                        error.split_once('\n').map_or((&*error, ""), |(error, more)| (error, more));
-                    let again = format!("trying again in {} ({attempt} of {})", in_words(wait), retry.times);
-                    let text = format!("{}: {error}; {again}\n{more}", node.name);
-                    self.progress.message(text.trim_end());
-                    std::thread::sleep(wait);
-                    wait = wait.saturating_mul(2);
-                }
-                other => return other,
-            }
-        }
-        Err(anyhow!("not reached: a defect of triplay"))
-    }
-
-    fn attempt(&self, task: &Task, inputs: Vec<Artifact>) -> anyhow::Result<Made> {
-        let node = self.graph.node(task.id);
-        let timeout = node.call.policy.timeout;
+    fn run(&self, task: &Task, inputs: &[Artifact]) -> anyhow::Result<Made> {
+        let timeout = task.job.limits.timeout;
         let workspace = self.store.workspace()?;
-        let left = self.store.root().join("left");
         let begun = Instant::now();
         let mut context = Context {
-            node,
+            job: &task.job,
             inputs,
             workspace: workspace.path(),
-            left: &left,
+            store: self.store,
             memory: self.memory,
             progress: self.progress,
             deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
+            loaded: RefCell::default(),
             remember: Vec::new(),
             note: String::new(),
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| node.call.decoded.stage.run(&mut context)));
-        let remember = context.remember;
-        match outcome {
-            Ok(outcome) => outcome?,
+        let outcome = catch_unwind(AssertUnwindSafe(|| task.call.decoded.stage.run(&mut context)));
+        let (remember, loaded) = (context.remember, context.loaded.into_inner());
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
             Err(panic) if panic.is::<Cancelled>() => {
-                return Err(anyhow!("timed out after {}", in_words(timeout.unwrap_or_default())));
+                Err(anyhow!("timed out after {}", in_words(timeout.unwrap_or_default())))
             }
             // A panic is a defect, but no reason to leave the run without an end.
-            Err(panic) => return Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))),
+            Err(panic) => Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))),
+        };
+        if let Err(error) = outcome {
+            // It may have failed for what it loaded, which is damaged.
+            self.memory.forget(&loaded);
+            return Err(error);
         }
-        Ok(Made { workspace, remember, seconds: begun.elapsed().as_secs_f64() })
+        Ok(Made { workspace, remember, loaded, seconds: begun.elapsed().as_secs_f64() })
     }
 
     fn place(&self, task: &Task, made: Made) -> anyhow::Result<Ended> {
-        let Made { workspace, mut remember, seconds } = made;
-        let waiting = || self.progress.message("waiting: the cache is being cleaned");
-        let publishing = self.store.lock_publishing(waiting)?;
-        let mut outputs = Vec::new();
-        for declared in self.graph.node(task.id).call.outputs() {
-            let path = workspace.path().join(&*declared.name);
-            let blob = self.store.place(&path).with_context(|| format!("output `{}`", declared.name))?;
+        let Made { workspace, mut remember, seconds, .. } = made;
+        let (mut outputs, mut frozen) = (Vec::new(), Vec::new());
+        for declared in &task.job.outputs {
+            let path = workspace.path().join(&declared.name);
+            let output = self.store.freeze(&path).with_context(|| format!("output `{}`", declared.name))?;
+            let Blob { digest, bytes } = output.blob();
             while let Some(index) = remember.iter().position(|(name, _)| *name == declared.name) {
-                (remember.swap_remove(index).1)(self.memory, blob.digest);
+                (remember.swap_remove(index).1)(self.memory, digest);
             }
-            outputs.push(NodeOutput {
-                name: declared.name.to_string(),
-                artifact: declared.artifact.to_string(),
-                digest: blob.digest,
-                bytes: blob.bytes,
-                passing: false,
-            });
+            let (name, artifact) = (declared.name.clone(), declared.artifact.clone());
+            outputs.push(NodeOutput { name, artifact, digest, bytes, passing: declared.passing });
+            frozen.push(output);
         }
-        let (key, manifest) = (task.key, task.manifest.clone());
-        Ok(Ended::Placed(Placed { outputs, seconds, key, manifest, workspace, publishing }))
+        let cleaned = self.store.cleaned()?;
+        if let Some(root) = self.root {
+            root.name([&named(task.key, &outputs)])?;
+        }
+        frozen.iter().try_for_each(|output| self.store.place(output))?;
+        // Whether it is handed on is a matter of this run.
+        outputs.iter_mut().for_each(|output| output.passing = false);
+        let (key, counted) = (task.key, task.job.counted(task.call.kind));
+        Ok(Ended::Placed(Placed { outputs, seconds, key, counted, frozen, workspace, cleaned }))
     }
 
-    /// Makes outputs durable, then the record. The lock that is returned keeps them until a run names them.
-    pub fn record(&self, placed: Placed) -> anyhow::Result<Lock> {
-        let Placed { outputs, seconds, key, manifest, workspace, publishing } = placed;
+    /// Makes outputs durable, then the record.
+    pub fn record(&self, placed: Placed) -> anyhow::Result<()> {
+        let Placed { outputs, seconds, key, counted, frozen, workspace, cleaned } = placed;
         for output in &outputs {
-            self.store.settle(&output.digest)?;
+            self.store.sync(&output.digest)?;
         }
         let triplay = env!("CARGO_PKG_VERSION");
-        self.store.write_record(&RecordLine {
-            key,
-            seconds,
-            outputs: &outputs,
-            manifest: &manifest,
-            triplay,
-        })?;
+        self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
+        // What had been there already may have been thrown away before it was named.
+        if self.store.cleaned()? != cleaned {
+            let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));
+            self.store.cleaned_by_now(waiting)?;
+            frozen.iter().try_for_each(|output| self.store.place(output))?;
+        }
         drop(workspace);
-        Ok(publishing)
+        Ok(())
     }
 
     /// Compares what came out with what is recorded, and leaves what differs where a person finds it.
-    fn compare(&self, task: &Task, made: Made, recorded: &[Blob]) -> anyhow::Result<Vec<Difference>> {
-        let node = self.graph.node(task.id);
+    fn compare(&self, job: &Job, made: Made, recorded: &[Blob]) -> anyhow::Result<Vec<Difference>> {
         let mut differences = Vec::new();
-        for (declared, recorded) in node.call.outputs().iter().zip(recorded) {
-            let path = made.workspace.path().join(&*declared.name);
+        for (declared, recorded) in job.outputs.iter().zip(recorded) {
+            let path = made.workspace.path().join(&declared.name);
             let now = Digest::of_path(&path).with_context(|| format!("output `{}`", declared.name))?;
             if now != recorded.digest && !declared.incidental {
+                let place = failed_place(self.store, job, &format!("check/{}", declared.name))?;
+                std::fs::rename(&path, &place)
+                    .with_context(|| format!("cannot write {}", place.display()))?;
                 differences.push(Difference {
-                    output: declared.name.to_string(),
-                    artifact: declared.artifact.to_string(),
+                    output: declared.name.clone(),
+                    artifact: declared.artifact.clone(),
                     recorded: recorded.digest,
                     now,
-                    path: self.leave(&node.name, &path)?,
+                    path: place,
                 });
             }
         }
         Ok(differences)
     }
-
-    fn leave(&self, node: &str, path: &Path) -> anyhow::Result<PathBuf> {
-        let folder = self.store.root().join("left").join(node.replace('/', ".")).join("check");
-        let place = folder.join(path.file_name().unwrap_or_default());
-        let move_there = || {
-            std::fs::create_dir_all(&folder)?;
-            if place.is_dir() {
-                std::fs::remove_dir_all(&place)?
-            }
-            std::fs::rename(path, &place)
-        };
-        move_there().with_context(|| format!("cannot write {}", place.display()))?;
-        Ok(place)
-    }
 }
 
-/// The manifest of a node all of whose inputs are known.
-pub(super) fn explained<'a>(
-    graph: &Graph,
-    id: NodeId,
-    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
-) -> Value {
-    let mut explained = Explained::default();
-    walk(graph, graph.node(id), known, &mut explained);
-    explained.into_json()
+/// What a run needs of a node.
+pub(super) fn named(key: Digest, outputs: &[NodeOutput]) -> Named {
+    let output = |output: &NodeOutput| NamedOutput {
+        digest: output.digest,
+        artifact: output.artifact.clone(),
+        passing: output.passing,
+    };
+    Named { key, outputs: outputs.iter().map(output).collect() }
 }
 
 /// Ends the stage that is running on this thread.

@@ -66,8 +66,15 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
         return;
     }
     if let (Some(from), Some(to)) = (input(before), input(now)) {
-        let what = if now.get("variable").is_some() { What::Variable } else { What::Input };
-        changes.push(Change { what, path: path.into(), from, to });
+        let (what, path) = match now.get("variable").and_then(Value::as_str) {
+            None => (What::Input, path.to_owned()),
+            // By its name, and not by where it stands in a list.
+            Some(name) => match path.rsplit_once('.') {
+                Some((list, place)) if place.parse::<usize>().is_ok() => (What::Variable, format!("{list}.{name}")),
+                _ => (What::Variable, path.to_owned()),
+            },
+        };
+        changes.push(Change { what, path, from, to });
         return;
     }
     let at = |step: &str| if path.is_empty() { step.to_owned() } else { format!("{path}.{step}") };
@@ -170,7 +177,7 @@ mod tests {
             "format": 2, "kind": "sft", "version": 1, "numerics": "cpu f32", "position": [1], "seed": "aa",
             "params": {
                 "lr": 0.001, "data": digest("a"), "models": [{ "weight": 1 }], "gone": 3,
-                "inherit": [{ "variable": "$HOME", "value": "/root" }],
+                "inherit": [{ "variable": "HOME", "value": "/root" }],
             },
         });
         let mut now = before.clone();
@@ -188,7 +195,7 @@ mod tests {
                 "code version: 1 → 2",
                 "input data: content 17762fddd969 → 10e5cf3d3c8a",
                 "parameter gone: 3 → nothing",
-                "environment variable of inherit.0: \"/root\" → nothing",
+                "environment variable of inherit.HOME: \"/root\" → nothing",
                 "parameter lr: 0.001 → 0.002",
                 "parameter models.0.weight: 1 → 2",
             ]

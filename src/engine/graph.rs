@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::input::Origin;
-use super::manifest::CallDigest;
+use super::job::CallDigest;
+use super::resources::Limit;
 use super::stage::{Decoded, Kind, Output};
+use serde::{Deserialize, Serialize};
+
 use store::{Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
@@ -28,7 +30,7 @@ pub struct Graph {
     pub extends: Option<PathBuf>,
     pub variants: Vec<GraphVariant>,
     /// How much there is of each resource that the pipeline limits.
-    pub resources: BTreeMap<String, u32>,
+    pub resources: BTreeMap<String, Limit>,
     pub nodes: Vec<Node>,
     /// Files and folders of the user's.
     pub files: Vec<(PathBuf, Digest)>,
@@ -48,7 +50,7 @@ pub struct GraphVariant {
 }
 
 /// Where and in which number type models are computed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Numerics {
     /// As the pipeline says it.
     pub device: String,
@@ -62,7 +64,7 @@ pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
     pub name: String,
     pub call: Arc<Call>,
-    /// In the order of the call's origins.
+    /// By the numbers of the call's inputs.
     pub feeds: Box<[Feed]>,
     /// The rounds of the loops around it, outermost first, from 1.
     pub position: Arc<[u32]>,
@@ -75,11 +77,9 @@ pub struct Node {
 pub struct Call {
     pub kind: &'static Kind,
     pub decoded: Decoded,
-    /// The inputs that the parameters name, each once, in order.
-    pub origins: Vec<Origin>,
     pub policy: Policy,
     pub numerics: Arc<Numerics>,
-    /// Of what counts for the key: see `manifest`.
+    /// Of what counts for the key: see `job`.
     pub(super) digest: CallDigest,
 }
 
@@ -97,14 +97,8 @@ impl GraphVariant {
 }
 
 impl Call {
-    pub fn new(
-        kind: &'static Kind,
-        decoded: Decoded,
-        origins: Vec<Origin>,
-        policy: Policy,
-        numerics: Arc<Numerics>,
-    ) -> Call {
-        Call { kind, decoded, origins, policy, numerics, digest: CallDigest::new() }
+    pub fn new(kind: &'static Kind, decoded: Decoded, policy: Policy, numerics: Arc<Numerics>) -> Call {
+        Call { kind, decoded, policy, numerics, digest: CallDigest::new() }
     }
 
     /// What it takes of each resource: one `cpu`, or the `gpu` where models are computed on one, unless the pipeline
@@ -129,10 +123,21 @@ pub struct Policy {
     pub resources: BTreeMap<String, u32>,
     pub timeout: Option<Duration>,
     pub retry: Retry,
+    pub on: On,
+}
+
+/// Where a stage is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum On {
+    /// In the process of the run.
+    #[default]
+    Here,
+    /// In a process of its own.
+    Process,
 }
 
 /// Again after a failure that the stage calls transient.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     pub times: u32,
     /// Before the first retry; doubled before each further one.

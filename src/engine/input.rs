@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{
     self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::SeqAccessDeserializer,
@@ -32,7 +32,7 @@ pub enum Origin {
 
 /// An input of a stage: `name.output` of another stage, or `{ path: FILE }`.
 pub struct Input<T> {
-    pub(super) origin: Origin,
+    pub(super) place: Place,
     artifact: PhantomData<fn() -> T>,
 }
 
@@ -45,11 +45,74 @@ pub enum Inputs<T> {
 
 /// An input that can only be a file from outside, written as its plain path.
 #[derive(Clone, Debug)]
-pub struct InputFile(pub PathBuf);
+pub struct InputFile(pub(super) Place);
 
 /// An environment variable that a stage reads: its value counts like the content of a file.
 #[derive(Clone, Debug)]
-pub struct InputVariable(pub String);
+pub struct InputVariable(pub(super) Place);
+
+/// An input as typed, and which of its stage's inputs it is: known once all of them are.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub origin: Origin,
+    pub number: Option<usize>,
+}
+
+impl From<Origin> for Place {
+    fn from(origin: Origin) -> Place {
+        Place { origin, number: None }
+    }
+}
+
+impl Place {
+    /// As it stands among serialised parameters.
+    fn mark(&self, accepts: &[&str]) -> Value {
+        let mut mark = match &self.origin {
+            Origin::Reference(text) => json!({ "ref": text, "accepts": accepts }),
+            Origin::Path(path) => json!({ "path": path }),
+            Origin::Variable(name) => json!({ "variable": name }),
+        };
+        if let Some(number) = self.number {
+            mark["n"] = json!(number);
+        }
+        json!({ MARK: mark })
+    }
+
+    fn of_mark(mark: &Value) -> Option<Place> {
+        let text = |key: &str| mark.get(key).and_then(Value::as_str);
+        let origin = match (text("path"), text("variable"), text("ref")) {
+            (Some(path), _, _) => Origin::Path(path.into()),
+            (_, Some(name), _) => Origin::Variable(name.to_owned()),
+            (_, _, Some(text)) => Origin::Reference(text.to_owned()),
+            _ => return None,
+        };
+        let number = mark.get("n").and_then(Value::as_u64).map(|number| number as usize);
+        Some(Place { origin, number })
+    }
+}
+
+impl InputFile {
+    pub fn new(path: PathBuf) -> InputFile {
+        InputFile(Origin::Path(path).into())
+    }
+
+    /// The path as the pipeline has it.
+    pub fn path(&self) -> &Path {
+        match &self.0.origin {
+            Origin::Path(path) => path,
+            _ => Path::new(""),
+        }
+    }
+}
+
+impl InputVariable {
+    pub fn name(&self) -> &str {
+        match &self.0.origin {
+            Origin::Variable(name) => name,
+            _ => "",
+        }
+    }
+}
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +127,7 @@ impl fmt::Display for Origin {
 impl<T> Input<T> {
     /// The reference or path as the pipeline has it.
     pub fn text(&self) -> String {
-        self.origin.to_string()
+        self.place.origin.to_string()
     }
 }
 
@@ -80,24 +143,19 @@ impl<T> Inputs<T> {
 
 impl<T> Clone for Input<T> {
     fn clone(&self) -> Self {
-        Input { origin: self.origin.clone(), artifact: PhantomData }
+        Input { place: self.place.clone(), artifact: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Input<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Input({:?})", self.origin)
+        write!(f, "Input({:?})", self.place.origin)
     }
 }
 
 impl<T: ArtifactType> Serialize for Input<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = match &self.origin {
-            Origin::Reference(text) => json!({ MARK: { "ref": text, "accepts": T::ACCEPTS } }),
-            Origin::Path(path) => json!({ MARK: { "path": path } }),
-            Origin::Variable(name) => json!({ MARK: { "variable": name } }),
-        };
-        value.serialize(serializer)
+        self.place.mark(T::ACCEPTS).serialize(serializer)
     }
 }
 
@@ -112,20 +170,20 @@ impl<T: ArtifactType> Serialize for Inputs<T> {
 
 impl Serialize for InputFile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        json!({ MARK: { "path": self.0 } }).serialize(serializer)
+        self.0.mark(&[]).serialize(serializer)
     }
 }
 
 impl Serialize for InputVariable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        json!({ MARK: { "variable": self.0 } }).serialize(serializer)
+        self.0.mark(&[]).serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Input<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let origin = deserializer.deserialize_any(OriginVisitor)?;
-        Ok(Input { origin, artifact: PhantomData })
+        let place = deserializer.deserialize_any(PlaceVisitor(Typed::Reference))?;
+        Ok(Input { place, artifact: PhantomData })
     }
 }
 
@@ -137,36 +195,58 @@ impl<'de, T> Deserialize<'de> for Inputs<T> {
 
 impl<'de> Deserialize<'de> for InputFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        PathBuf::deserialize(deserializer).map(InputFile)
+        deserializer.deserialize_any(PlaceVisitor(Typed::Path)).map(InputFile)
     }
 }
 
 impl<'de> Deserialize<'de> for InputVariable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(InputVariable)
+        deserializer.deserialize_any(PlaceVisitor(Typed::Variable)).map(InputVariable)
     }
 }
 
-struct OriginVisitor;
+/// What a plain text is.
+#[derive(Clone, Copy, PartialEq)]
+enum Typed {
+    Reference,
+    Path,
+    Variable,
+}
 
-impl<'de> Visitor<'de> for OriginVisitor {
-    type Value = Origin;
+struct PlaceVisitor(Typed);
+
+impl<'de> Visitor<'de> for PlaceVisitor {
+    type Value = Place;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a reference such as `world.seeds`, or { path: FILE }")
+        f.write_str(match self.0 {
+            Typed::Reference => "a reference such as `world.seeds`, or { path: FILE }",
+            Typed::Path => "path string",
+            Typed::Variable => "a string",
+        })
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Origin, E> {
-        Ok(Origin::Reference(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<Place, E> {
+        let origin = match self.0 {
+            Typed::Reference => Origin::Reference(text.to_owned()),
+            Typed::Path => Origin::Path(text.into()),
+            Typed::Variable => Origin::Variable(text.to_owned()),
+        };
+        Ok(origin.into())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Origin, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Place, A::Error> {
         let expected = || de::Error::custom("expected { path: FILE } and nothing else");
-        let (key, path): (String, PathBuf) = entries.next_entry()?.ok_or_else(expected)?;
-        if key != "path" || entries.next_key::<String>()?.is_some() {
+        let key: String = entries.next_key()?.ok_or_else(expected)?;
+        let place = match key.as_str() {
+            MARK => Place::of_mark(&entries.next_value()?).ok_or_else(expected)?,
+            "path" if self.0 == Typed::Reference => Origin::Path(entries.next_value()?).into(),
+            _ => return Err(expected()),
+        };
+        if entries.next_key::<String>()?.is_some() {
             return Err(expected());
         }
-        Ok(Origin::Path(path))
+        Ok(place)
     }
 }
 
@@ -176,18 +256,18 @@ impl<'de, T> Visitor<'de> for InputsVisitor<T> {
     type Value = Inputs<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        OriginVisitor.expecting(f)?;
+        PlaceVisitor(Typed::Reference).expecting(f)?;
         f.write_str(", or a list of those")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs<T>, E> {
-        let origin = OriginVisitor.visit_str::<E>(text)?;
-        Ok(Inputs::One(Input { origin, artifact: PhantomData }))
+        let place = PlaceVisitor(Typed::Reference).visit_str::<E>(text)?;
+        Ok(Inputs::One(Input { place, artifact: PhantomData }))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Inputs<T>, A::Error> {
-        let origin = OriginVisitor.visit_map(entries)?;
-        Ok(Inputs::One(Input { origin, artifact: PhantomData }))
+        let place = PlaceVisitor(Typed::Reference).visit_map(entries)?;
+        Ok(Inputs::One(Input { place, artifact: PhantomData }))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Inputs<T>, A::Error> {
@@ -204,54 +284,67 @@ pub struct Use {
     pub path: Vec<String>,
 }
 
-/// All inputs in serialised parameters, in order.
-pub fn uses(params: &Value) -> Vec<Use> {
+/// Numbers the inputs in serialised parameters, by use and in the order of the keys that lead to them: which field
+/// stands first in a stage's code, or whether two say the same in other words, does not count. Gives all of them.
+pub fn number(params: &mut Value) -> Vec<Use> {
     let mut found = Vec::new();
     collect(params, &mut Vec::new(), &mut found);
     found
 }
 
-fn collect(value: &Value, path: &mut Vec<String>, found: &mut Vec<Use>) {
-    if let Some((origin, accepts)) = as_input(value) {
-        found.push(Use { origin, accepts, path: path.clone() });
+fn collect(value: &mut Value, path: &mut Vec<String>, found: &mut Vec<Use>) {
+    if let Some(mark) = mark_in(value) {
+        let names = mark.get("accepts").and_then(Value::as_array).into_iter().flatten();
+        let accepts = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        if let Some(place) = Place::of_mark(mark) {
+            mark["n"] = json!(found.len());
+            found.push(Use { origin: place.origin, accepts, path: path.clone() });
+        }
         return;
     }
-    let mut visit = |step: String, value: &Value| {
+    let mut visit = |step: String, value: &mut Value| {
         path.push(step);
         collect(value, path, found);
         path.pop();
     };
     match value {
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| visit(i.to_string(), item)),
-        Value::Object(fields) => fields.iter().for_each(|(name, value)| visit(name.clone(), value)),
+        Value::Array(items) => items.iter_mut().enumerate().for_each(|(i, item)| visit(i.to_string(), item)),
+        Value::Object(fields) => {
+            let mut fields: Vec<(&String, &mut Value)> = fields.iter_mut().collect();
+            fields.sort_by_key(|(name, _)| *name);
+            fields.into_iter().for_each(|(name, value)| visit(name.clone(), value));
+        }
         _ => {}
     }
 }
 
-fn as_input(value: &Value) -> Option<(Origin, Vec<String>)> {
-    let mark = value.as_object().filter(|fields| fields.len() == 1)?.get(MARK)?;
-    if let Some(path) = mark["path"].as_str() {
-        return Some((Origin::Path(path.into()), Vec::new()));
-    }
-    if let Some(name) = mark["variable"].as_str() {
-        return Some((Origin::Variable(name.into()), Vec::new()));
-    }
-    let accepts = mark["accepts"].as_array()?.iter().filter_map(|name| name.as_str().map(str::to_owned));
-    Some((Origin::Reference(mark["ref"].as_str()?.to_owned()), accepts.collect()))
+fn mark_in(value: &mut Value) -> Option<&mut Value> {
+    value.as_object_mut().filter(|fields| fields.len() == 1)?.get_mut(MARK)
 }
 
-/// The parameters with every input replaced by `substitute(origin)`, or left where that is nothing.
-pub fn replace(params: &Value, substitute: &mut impl FnMut(&Origin) -> Option<Value>) -> Value {
-    if let Some((origin, _)) = as_input(params) {
-        return substitute(&origin).unwrap_or_else(|| params.clone());
-    }
+/// The parameters with every input replaced by what `substitute` makes of its number.
+pub fn replace(params: &Value, substitute: &impl Fn(usize) -> Value) -> Value {
     match params {
         Value::Array(items) => items.iter().map(|item| replace(item, substitute)).collect(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| (name.clone(), replace(value, substitute)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
+        Value::Object(fields) => match (fields.len(), fields.get(MARK).map(number_of)) {
+            (1, Some(Some(number))) => substitute(number),
+            _ => fields
+                .iter()
+                .map(|(name, value)| (name.clone(), replace(value, substitute)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        },
         other => other.clone(),
     }
+}
+
+/// The number in a mark of either form: as parameters have it, and the number alone, as records do.
+fn number_of(mark: &Value) -> Option<usize> {
+    let number = mark.get("n").unwrap_or(mark).as_u64()?;
+    usize::try_from(number).ok()
+}
+
+/// An input in a record.
+pub fn numbered(number: usize) -> Value {
+    json!({ MARK: number })
 }

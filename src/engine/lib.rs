@@ -1,7 +1,7 @@
 //! The pipeline engine: YAML to a graph of content-addressed nodes, and the runner that executes what is
 //! missing. It knows stages only as the [`Stage`] trait: nothing of machine learning, Arrow or Parquet.
 //!
-//! [`grammar`] makes a [`graph`] of YAML. [`plan`] finds out by keys ([`manifest`]) what of it is done, [`run`] has the
+//! [`grammar`] makes a [`graph`] of YAML. [`plan`] finds out by keys ([`job`]) what of it is done, [`run`] has the
 //! rest executed ([`execute`]).
 
 mod context;
@@ -10,18 +10,20 @@ mod explain;
 mod grammar;
 mod graph;
 mod input;
-mod manifest;
+mod job;
 mod memory;
 mod plan;
 pub mod progress;
 mod report;
 mod resources;
 mod run;
+mod runner;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod thinning;
 mod threads;
+mod worker;
 
 pub use context::{Artifact, Context};
 pub use execute::Difference;
@@ -30,10 +32,13 @@ pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
     load, nearest, outline, outline_unrolled, schema,
 };
-pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, Policy, Retry};
+pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, On, Policy, Retry};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
+pub use job::{Content, Job, in_place, key_of};
 pub use memory::Memory;
-pub use plan::{Plan, Reason, Slot, State, digest_of_keys};
+pub use plan::{Plan, Reason, State, Why, digest_of_keys};
 pub use report::{Checked, NodeOutput, NodeReport, Report, RunError};
+pub use resources::Limit;
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};
+pub use worker::{End, Program, processes_at_work, work};

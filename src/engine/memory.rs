@@ -69,6 +69,18 @@ impl Memory {
         }
     }
 
+    /// Forgets the values under these digests.
+    pub fn forget(&self, digests: &[Digest]) {
+        let mut entries = self.lock();
+        let of_these = |(digest, _): &Key| digests.contains(digest);
+        let doomed: Vec<Key> = entries.values.keys().filter(|key| of_these(key)).copied().collect();
+        for key in doomed {
+            if let Some(dropped) = entries.values.remove(&key) {
+                entries.bytes -= dropped.bytes;
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,52 +3,79 @@
 //! one planner.
 //!
 //! ```text
-//!              inputs known, a record     ┌──────────────────────────────┐
-//!  Waiting ──────────────────────────────▶│ Done                         │
-//!     │                                   └──┬───────────────▲───────────┘
-//!     │ inputs known, no record,    a dropped│output is      │ published,
-//!     │ or a kept blob is missing    needed  │again          │ recorded
-//!     ▼                                      ▼               │
-//!  Wanting ◀─────────────────────────────────┘            Running ──▶ Failed
-//!     │ blobs of all inputs are there                        ▲
-//!     ▼                                                      │ resources are free,
-//!  Ready ────────────────────────────────────────────────────┤ the key's lock is ours
-//!     │ another node or process computes the same key        │
-//!     ▼                                                      │
-//!  Elsewhere ── it did not get done ─────────────────────────┘
-//!     └── a record ──▶ Done           after a failure, what depends on it: Skipped
+//!             inputs known, a record      ┌───────────────────────────────┐
+//! Waiting ───────────────────────────────▶│ Done                          │
+//!    │                                    └──┬────────────────▲───────────┘
+//!    │ inputs known, no record,     a dropped│output is       │ outputs placed; recorded
+//!    │ or a kept blob is missing     needed  │again           │ while others go on
+//!    ▼                                       ▼                │
+//! Wanted ◀──────────────────────────────────┘              Running ──▶ Failed
+//!    │ blobs of all inputs are there                          ▲ │
+//!    ▼                    resources are free, the key is ours │ │ a transient failure
+//! Ready ──────────────────────────────────────────────────────┘ │
+//!    │ ▲ another node or process computes the key,              │
+//!    ▼ │ or it is not time yet to try again                     │
+//! Held ◀────────────────────────────────────────────────────────┘
+//!    └── a record ──▶ Done               after a failure, what depends on it: Skipped
 //! ```
+//!
+//! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (Wanted, Ready) or *unknown* (Waiting).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::execute::explained;
+use super::execute::named;
 use super::graph::{Call, Consumers, Feed, Graph, Node, NodeId};
-use super::manifest::{Key, walk};
+use super::job::{Job, in_place, key_of_node};
 use super::report::{NodeOutput, NodeReport};
-use store::{Blob, Digest, DigestSet, Store};
+use super::stage::Output;
+use store::{Blob, Cleaned, Digest, DigestSet, Root, Store};
 
+/// Where a node is. What holds in one state only is held by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// An input comes from a node that has not been found out yet: the key is not known.
-    Waiting,
-    /// Must be executed, once inputs whose blobs are missing have been made again.
-    Wanting,
+    /// Of the nodes that feed it, this many are not found out yet: the key is not known.
+    Waiting {
+        unknown: u32,
+    },
+    /// Must be executed, once the inputs whose blobs are missing have been made again by this many nodes.
+    Wanted {
+        why: Why,
+        missing: u32,
+    },
     /// Can be executed.
-    Ready,
-    /// Another node of this run, or another process, computes the same key.
-    Elsewhere,
-    Running,
-    /// Recorded, and all that it is to keep is in the cache.
-    Done,
+    Ready {
+        why: Why,
+    },
+    /// Another node of this run or another process computes the same key, or it is tried again later.
+    Held {
+        why: Why,
+    },
+    Running {
+        why: Why,
+    },
+    /// All that it is to keep is in the cache. Recorded, too, unless that is under way.
+    Done {
+        recorded: bool,
+    },
     Failed,
     /// Depends on a node that failed.
     Skipped,
 }
 
-/// Why a node is executed.
+/// Why a node is executed, and how often that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Why {
+    pub reason: Reason,
+    /// Transient failures.
+    pub failed: u32,
+    /// How often an input turned out to be missing or damaged.
+    pub missed: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No record has its key.
@@ -61,55 +88,53 @@ pub enum Reason {
     Check,
 }
 
-/// What is known of one node.
-pub struct Slot {
-    pub state: State,
-    /// Of its inputs' makers, how many are not found out yet.
-    unknown: u32,
-    /// Of its inputs' makers, how many are being made again.
-    missing: u32,
-    pub key: Option<Digest>,
+impl From<Reason> for Why {
+    fn from(reason: Reason) -> Why {
+        Why { reason, failed: 0, missed: 0 }
+    }
+}
+
+/// What is known of one node, whatever its state.
+struct Slot {
+    state: State,
+    key: Option<Digest>,
     /// Its outputs, as recorded or as they just came out.
-    pub known: Option<Box<[Blob]>>,
+    outputs: Option<Box<[Blob]>>,
     /// Seconds that the work took, in whichever run.
-    pub seconds: f64,
-    pub reason: Option<Reason>,
-    /// Whether its record was there before it was executed.
-    pub recorded: bool,
+    seconds: f64,
     /// Nodes that wait for its blobs.
     demanded_by: Vec<NodeId>,
 }
 
 /// Nodes that can be executed and take the same of the resources.
 #[derive(Debug, Default)]
-pub struct Ready {
-    pub needs: BTreeMap<String, u32>,
-    pub nodes: BTreeSet<NodeId>,
+struct Class {
+    needs: BTreeMap<String, u32>,
+    ready: BTreeSet<NodeId>,
 }
 
 /// The states of all nodes of a graph. [`Plan::set`] is the one place where a state changes.
 pub struct Plan<'a> {
     pub graph: &'a Graph,
     store: &'a Store,
-    pub slots: Vec<Slot>,
-    pub consumers: Consumers,
-    /// Nodes that can be executed, in the order of the graph, by what they take of the resources.
-    pub ready: Vec<Ready>,
+    slots: Vec<Slot>,
+    consumers: Consumers,
+    classes: Vec<Class>,
     /// Which of these a node belongs to.
     class: Vec<u32>,
     /// Nodes that were found done and have not been told of.
-    pub found: Vec<NodeId>,
-    there: There<'a>,
+    found: Vec<NodeId>,
+    blobs: BlobIndex<'a>,
 }
 
 /// Which blobs are in the cache.
-struct There<'a> {
+struct BlobIndex<'a> {
     store: &'a Store,
     /// By their first byte; only while many nodes are found out at once, since others may change it.
     shelves: Option<Box<[Option<DigestSet>; 256]>>,
 }
 
-impl There<'_> {
+impl BlobIndex<'_> {
     fn has(&mut self, digest: &Digest) -> bool {
         let byte = digest.bytes()[0];
         match &mut self.shelves {
@@ -124,9 +149,18 @@ impl There<'_> {
 
 /// What the planner reads of a record.
 #[derive(Deserialize)]
-struct Recorded {
+struct Recorded<'a> {
     seconds: f64,
-    outputs: Vec<Blob>,
+    #[serde(borrow)]
+    outputs: Vec<RecordedOutput<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RecordedOutput<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    digest: Digest,
+    bytes: u64,
 }
 
 /// What a run comes to as a whole: the digest of the names and keys of its nodes, in the order of the graph.
@@ -141,35 +175,34 @@ pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Dig
     Digest::of_bytes(&bytes)
 }
 
-/// Reads what stands in a record before the manifest, which is much longer and needed for explanations only.
-fn read_recorded(line: &[u8]) -> Option<Recorded> {
-    let end = memchr::memmem::find(line, b",\"manifest\":")?;
-    let head = [&line[..end], b"}"].concat();
-    serde_json::from_slice(&head).ok()
+/// Reads the beginning of a record, which ends before the job, if its outputs are those that a stage makes.
+fn read_recorded(head: &[u8], outputs: &[Output]) -> Option<(f64, Box<[Blob]>)> {
+    let head = [head, b"}"].concat();
+    let Recorded { seconds, outputs: recorded } = serde_json::from_slice(&head).ok()?;
+    let same = recorded.len() == outputs.len()
+        && outputs.iter().zip(&recorded).all(|(output, recorded)| output.name == recorded.name);
+    let blob = |output: RecordedOutput| Blob { digest: output.digest, bytes: output.bytes };
+    same.then(|| (seconds, recorded.into_iter().map(blob).collect()))
 }
 
 impl<'a> Plan<'a> {
     /// Finds out what can be known now.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Plan<'a> {
         let slot = |id: NodeId| Slot {
-            state: State::Waiting,
-            unknown: graph.node(id).sources().count() as u32,
-            missing: 0,
+            state: State::Waiting { unknown: graph.node(id).sources().count() as u32 },
             key: None,
-            known: None,
+            outputs: None,
             seconds: 0.0,
-            reason: None,
-            recorded: false,
             demanded_by: Vec::new(),
         };
-        let mut ready: Vec<Ready> = Vec::new();
-        let mut classes: BTreeMap<BTreeMap<String, u32>, u32> = BTreeMap::new();
+        let mut classes: Vec<Class> = Vec::new();
+        let mut known: BTreeMap<BTreeMap<String, u32>, u32> = BTreeMap::new();
         let mut calls: HashMap<*const Call, u32> = HashMap::new();
         let mut class_of = |node: &Node| {
             *calls.entry(Arc::as_ptr(&node.call)).or_insert_with(|| {
-                *classes.entry(node.call.needs()).or_insert_with_key(|needs| {
-                    ready.push(Ready { needs: needs.clone(), nodes: BTreeSet::new() });
-                    ready.len() as u32 - 1
+                *known.entry(node.call.needs()).or_insert_with_key(|needs| {
+                    classes.push(Class { needs: needs.clone(), ready: BTreeSet::new() });
+                    classes.len() as u32 - 1
                 })
             })
         };
@@ -180,226 +213,311 @@ impl<'a> Plan<'a> {
             slots: graph.ids().map(slot).collect(),
             consumers: graph.consumers(),
             class,
-            ready,
+            classes,
             found: Vec::new(),
-            there: There { store, shelves: Some(Box::new([const { None }; 256])) },
+            blobs: BlobIndex { store, shelves: Some(Box::new([const { None }; 256])) },
         };
         for id in graph.ids() {
-            if plan.slot(id).unknown == 0 && plan.slot(id).state == State::Waiting {
+            if plan.state(id) == (State::Waiting { unknown: 0 }) {
                 plan.find_out(id);
             }
         }
-        plan.there.shelves = None;
+        plan.blobs.shelves = None;
         plan
     }
 
-    pub fn slot(&self, id: NodeId) -> &Slot {
-        &self.slots[id.index()]
+    /// Names all that was found done in the run's root, so that nobody throws it away. Where the cache was cleaned since
+    /// `cleaned`, before the plan was made, it is made again.
+    pub fn hold(
+        mut self,
+        mut cleaned: Cleaned,
+        root: &Root,
+        waiting: &dyn Fn(&str),
+    ) -> anyhow::Result<Plan<'a>> {
+        loop {
+            let reports = self.found.iter().filter_map(|id| self.report(*id, true));
+            let nodes: Vec<_> = reports.map(|report| named(report.key, &report.outputs)).collect();
+            root.name(&nodes)?;
+            let now = self.store.cleaned_by_now(waiting)?;
+            if now == cleaned {
+                return Ok(self);
+            }
+            self.store.refresh()?;
+            (self, cleaned) = (Plan::new(self.graph, self.store), now);
+        }
     }
 
-    pub fn slot_mut(&mut self, id: NodeId) -> &mut Slot {
+    fn slot_mut(&mut self, id: NodeId) -> &mut Slot {
         &mut self.slots[id.index()]
+    }
+
+    pub fn state(&self, id: NodeId) -> State {
+        self.slots[id.index()].state
+    }
+
+    /// Why a node is to be executed, or is being.
+    pub fn why(&self, id: NodeId) -> Option<Why> {
+        match self.state(id) {
+            State::Wanted { why, .. }
+            | State::Ready { why }
+            | State::Held { why }
+            | State::Running { why } => Some(why),
+            State::Waiting { .. } | State::Done { .. } | State::Failed | State::Skipped => None,
+        }
     }
 
     pub fn set(&mut self, id: NodeId, state: State) {
         let before = std::mem::replace(&mut self.slot_mut(id).state, state);
-        let ready = &mut self.ready[self.class[id.index()] as usize].nodes;
-        if before == State::Ready {
+        let ready = &mut self.classes[self.class[id.index()] as usize].ready;
+        if matches!(before, State::Ready { .. }) {
             ready.remove(&id);
         }
-        if state == State::Ready {
+        if matches!(state, State::Ready { .. }) {
             ready.insert(id);
         }
     }
 
-    pub fn known(&self, id: NodeId) -> Option<&[Blob]> {
-        self.slot(id).known.as_deref()
-    }
-
-    /// The content of an input, where it is known.
-    pub fn digest(&self, feed: Feed) -> Option<Digest> {
-        match feed {
-            Feed::Output { node, output } => Some(self.known(node)?.get(output)?.digest),
-            Feed::File(index) => Some(self.graph.files[index].1),
-            Feed::Variable(_) => None,
+    /// Says that a node is recorded, if it is done.
+    pub fn set_recorded(&mut self, id: NodeId) {
+        if let State::Done { .. } = self.state(id) {
+            self.set(id, State::Done { recorded: true });
         }
     }
 
-    /// The key of a node all of whose inputs are known.
-    pub fn key(&self, id: NodeId) -> Digest {
-        self.slot(id).key.unwrap_or_else(|| Digest::of_bytes(b"unknown"))
+    /// Its outputs, as recorded or as they just came out.
+    pub fn outputs(&self, id: NodeId) -> Option<&[Blob]> {
+        self.slots[id.index()].outputs.as_deref()
+    }
+
+    /// The key of a node, if all of its inputs are known.
+    pub fn key(&self, id: NodeId) -> Option<Digest> {
+        self.slots[id.index()].key
+    }
+
+    pub fn set_seconds(&mut self, id: NodeId, seconds: f64) {
+        self.slot_mut(id).seconds = seconds;
+    }
+
+    /// The job of a node all of whose inputs are known.
+    pub fn job(&self, id: NodeId) -> Option<Job> {
+        Job::of(self.graph, id, |source| self.outputs(source))
     }
 
     /// What a node takes of the resources.
     pub fn needs(&self, id: NodeId) -> &BTreeMap<String, u32> {
-        &self.ready[self.class[id.index()] as usize].needs
+        &self.classes[self.class[id.index()] as usize].needs
+    }
+
+    /// The first node of the graph that can be executed and whose needs are met.
+    pub fn first_ready(&self, are_met: impl Fn(&BTreeMap<String, u32>) -> bool) -> Option<NodeId> {
+        let met = self.classes.iter().filter(|class| !class.ready.is_empty() && are_met(&class.needs));
+        met.filter_map(|class| class.ready.first()).min().copied()
+    }
+
+    pub fn consumers(&self, id: NodeId) -> &[NodeId] {
+        self.consumers.of(id)
+    }
+
+    /// The nodes that were found done since this was asked last.
+    pub fn take_found(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.found)
     }
 
     /// Whether there is nothing to do.
     pub fn is_done(&self) -> bool {
-        self.slots.iter().all(|slot| slot.state == State::Done)
+        self.slots.iter().all(|slot| matches!(slot.state, State::Done { .. }))
     }
 
-    /// The digest of all names and keys.
-    pub fn digest_of_all(&self) -> Digest {
-        digest_of_keys(self.graph.ids().map(|id| (self.graph.node(id).name.as_str(), self.key(id))))
+    /// The digest of all names and keys, if all keys are known.
+    pub fn digest_of_all(&self) -> Option<Digest> {
+        let keys: Option<Vec<Digest>> = self.slots.iter().map(|slot| slot.key).collect();
+        let names = self.graph.nodes.iter().map(|node| node.name.as_str());
+        Some(digest_of_keys(names.zip(keys?)))
     }
 
     /// How many nodes are done.
     pub fn done(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.state == State::Done).count()
+        self.slots.iter().filter(|slot| matches!(slot.state, State::Done { .. })).count()
     }
 
     /// Takes in a node all of whose inputs are known, and those that become so by it.
     fn find_out(&mut self, first: NodeId) {
         let mut open = vec![first];
         while let Some(id) = open.pop() {
-            let mut key = Key::default();
-            walk(self.graph, self.graph.node(id), |source| self.known(source), &mut key);
-            let key = key.digest();
+            let node = self.graph.node(id);
+            let Some(key) = key_of_node(self.graph, node, |source| self.outputs(source)) else { continue };
             self.slot_mut(id).key = Some(key);
             match self.recorded(id, &key) {
-                None => self.want(id, Reason::NoRecord),
-                Some(recorded) => self.adopt(id, recorded, &mut open),
+                None => self.want(id, Reason::NoRecord.into()),
+                Some((seconds, outputs)) => {
+                    self.slot_mut(id).seconds = seconds;
+                    self.enter(id, outputs, &mut open);
+                    match self.lost_output(id) {
+                        Some(output) => self.want(id, Reason::BlobMissing { output }.into()),
+                        None => {
+                            self.set(id, State::Done { recorded: true });
+                            self.found.push(id);
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// The record of a key, if it fits the node.
-    fn recorded(&self, id: NodeId, key: &Digest) -> Option<Recorded> {
-        let outputs = self.graph.node(id).call.outputs().len();
-        let recorded: Option<Recorded> = self.store.record(key, read_recorded);
-        recorded.filter(|recorded| recorded.outputs.len() == outputs)
+    /// Whether a node's key is no longer that of its inputs' content: one of them came out otherwise when it was made
+    /// again. If so the node is found out anew.
+    pub fn has_changed(&mut self, id: NodeId) -> bool {
+        let now = key_of_node(self.graph, self.graph.node(id), |source| self.outputs(source));
+        if now == self.key(id) {
+            return false;
+        }
+        self.find_out(id);
+        true
     }
 
-    /// Enters what a record says of a node.
-    fn adopt(&mut self, id: NodeId, recorded: Recorded, open: &mut Vec<NodeId>) {
-        let slot = self.slot_mut(id);
-        slot.recorded = true;
-        slot.seconds = recorded.seconds;
-        self.enter(id, recorded.outputs.into(), open);
-        match self.lost_output(id) {
-            Some(output) => self.want(id, Reason::BlobMissing { output }),
-            None => {
-                self.set(id, State::Done);
-                self.found.push(id);
-            }
-        }
+    /// Seconds and outputs in the record of a node's key.
+    pub fn recorded_outputs(&self, id: NodeId) -> Option<(f64, Box<[Blob]>)> {
+        self.recorded(id, &self.key(id)?)
+    }
+
+    /// Seconds and outputs in the record of a key, if it fits the node.
+    fn recorded(&self, id: NodeId, key: &Digest) -> Option<(f64, Box<[Blob]>)> {
+        let outputs = self.graph.node(id).call.outputs();
+        self.store.record(key, |head| read_recorded(head, outputs))
     }
 
     /// An output that is to be kept and is not in the cache.
     fn lost_output(&mut self, id: NodeId) -> Option<usize> {
         let node = self.graph.node(id);
-        let known = self.slots[id.index()].known.as_deref().unwrap_or_default();
-        let there = &mut self.there;
-        let lost = |(output, blob): &(usize, &Blob)| node.is_kept(*output) && !there.has(&blob.digest);
+        let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
+        let blobs = &mut self.blobs;
+        let lost = |(output, blob): &(usize, &Blob)| node.is_kept(*output) && !blobs.has(&blob.digest);
         known.iter().enumerate().find(lost).map(|(output, _)| output)
     }
 
     /// Enters the outputs of a node; `open` gets the nodes whose inputs are all known by it.
     fn enter(&mut self, id: NodeId, outputs: Box<[Blob]>, open: &mut Vec<NodeId>) {
-        let first = self.slot_mut(id).known.replace(outputs).is_none();
+        let first = self.slot_mut(id).outputs.replace(outputs).is_none();
         if !first {
             return;
         }
         for consumer in self.consumers.of(id).iter().rev() {
-            let slot = &mut self.slots[consumer.index()];
-            slot.unknown -= 1;
-            if slot.unknown == 0 && slot.state == State::Waiting {
-                open.push(*consumer);
+            if let State::Waiting { unknown } = &mut self.slots[consumer.index()].state {
+                *unknown -= 1;
+                if *unknown == 0 {
+                    open.push(*consumer);
+                }
             }
         }
     }
 
     /// Says that a node is to be executed: its inputs' blobs must be there, and are made again where they are not.
-    pub fn want(&mut self, id: NodeId, reason: Reason) {
-        let mut open = vec![(id, reason)];
-        while let Some((id, reason)) = open.pop() {
-            self.slot_mut(id).reason = Some(reason);
-            self.set(id, State::Wanting);
-            let sources: BTreeSet<(NodeId, usize)> = self
-                .graph
-                .node(id)
-                .feeds
-                .iter()
-                .filter_map(|feed| match feed {
-                    Feed::Output { node, output } => Some((*node, *output)),
-                    _ => None,
-                })
-                .collect();
+    pub fn want(&mut self, id: NodeId, why: Why) {
+        let mut open = vec![(id, why)];
+        while let Some((id, why)) = open.pop() {
+            // Several may have found it missing.
+            let is_needed = matches!(why.reason, Reason::NeededBy { .. });
+            if is_needed && why.missed == 0 && !matches!(self.state(id), State::Done { .. }) {
+                continue;
+            }
             let mut makers = BTreeSet::new();
-            for (node, output) in sources {
-                let digest = self.digest(Feed::Output { node, output });
-                if digest.is_some_and(|digest| !self.there.has(&digest)) {
-                    makers.insert(node);
+            for feed in &self.graph.node(id).feeds {
+                let Feed::Output { node, output } = feed else { continue };
+                let blob = self.outputs(*node).and_then(|outputs| outputs.get(*output)).copied();
+                if !makers.contains(node) && blob.is_some_and(|blob| !self.blobs.has(&blob.digest)) {
+                    makers.insert(*node);
                 }
             }
+            let missing = makers.len() as u32;
+            let state = if missing == 0 { State::Ready { why } } else { State::Wanted { why, missing } };
+            self.set(id, state);
             for maker in makers {
-                self.slot_mut(id).missing += 1;
                 self.slot_mut(maker).demanded_by.push(id);
-                if self.slot(maker).state == State::Done {
-                    open.push((maker, Reason::NeededBy { node: id }));
+                if let State::Done { .. } = self.state(maker) {
+                    open.push((maker, Reason::NeededBy { node: id }.into()));
                 }
-            }
-            if self.slot(id).missing == 0 {
-                self.set(id, State::Ready);
             }
         }
     }
 
-    /// A node's outputs are recorded and in the cache: it is done, and what waited for it goes on.
-    pub fn finish(&mut self, id: NodeId, outputs: Box<[Blob]>) {
+    /// A node's outputs are in the cache: it is done, and what waited for it goes on.
+    pub fn finish(&mut self, id: NodeId, outputs: Box<[Blob]>, recorded: bool) {
         let mut open = Vec::new();
         self.enter(id, outputs, &mut open);
-        self.set(id, State::Done);
+        self.set(id, State::Done { recorded });
         for waiting in std::mem::take(&mut self.slot_mut(id).demanded_by) {
-            let slot = self.slot_mut(waiting);
-            slot.missing -= 1;
-            if slot.missing == 0 && slot.state == State::Wanting {
-                self.set(waiting, State::Ready);
+            match self.state(waiting) {
+                State::Wanted { why, missing: 1 } => self.set(waiting, State::Ready { why }),
+                State::Wanted { why, missing } => {
+                    self.set(waiting, State::Wanted { why, missing: missing - 1 });
+                }
+                _ => {}
             }
         }
         for id in open {
             self.find_out(id);
         }
+    }
+
+    /// Another node with the same key has made these.
+    pub fn finish_shared(&mut self, id: NodeId, outputs: &[Blob]) {
+        self.finish(id, outputs.into(), false);
+        self.found.push(id);
     }
 
     /// A node is done again, with the outputs that it had.
     pub fn finish_as_known(&mut self, id: NodeId) {
-        let outputs = self.slot(id).known.clone().unwrap_or_default();
-        self.finish(id, outputs);
+        let outputs = self.outputs(id).unwrap_or_default().into();
+        self.finish(id, outputs, true);
     }
 
-    /// Looks whether another process, or another node, has recorded a node's key meanwhile. If so the node is done
-    /// (or is to be executed for an output that is missing).
+    /// Looks whether another process, or another node, has done meanwhile what a node is to do. If so it is done.
+    pub fn is_done_by_now(&mut self, id: NodeId) -> bool {
+        match self.why(id).map(|why| why.reason) {
+            Some(Reason::NoRecord) => self.look_up(id),
+            Some(Reason::BlobMissing { .. }) if self.is_whole(id) => {
+                self.finish_as_known(id);
+                self.found.push(id);
+                true
+            }
+            Some(Reason::NeededBy { .. }) if self.is_whole(id) => {
+                self.finish_as_known(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks whether a node's key has a record by now. If so the node is done (or is to be executed for an output that is
+    /// missing).
     pub fn look_up(&mut self, id: NodeId) -> bool {
-        let Some(key) = self.slot(id).key else { return false };
-        let Some(recorded) = self.recorded(id, &key) else { return false };
-        let slot = self.slot_mut(id);
-        (slot.recorded, slot.seconds) = (true, recorded.seconds);
+        let Some(key) = self.key(id) else { return false };
+        let Some((seconds, outputs)) = self.recorded(id, &key) else { return false };
+        self.slot_mut(id).seconds = seconds;
         let mut open = Vec::new();
-        self.enter(id, recorded.outputs.into(), &mut open);
-        let lost = self.lost_output(id);
-        if lost.is_none() {
+        self.enter(id, outputs, &mut open);
+        let is_there = self.lost_output(id).is_none();
+        if is_there {
             self.finish_as_known(id);
+            self.found.push(id);
         }
         for id in open {
             self.find_out(id);
         }
-        lost.is_none()
+        is_there
     }
 
-    /// What a node's key is made of, if its inputs are known.
+    /// What a node's key is made of, if its inputs are known: see [`in_place`].
     pub fn manifest(&self, id: NodeId) -> Option<serde_json::Value> {
-        self.slot(id).key?;
-        Some(explained(self.graph, id, |source| self.known(source)))
+        self.key(id)?;
+        Some(in_place(self.job(id)?.counted(self.graph.node(id).call.kind)))
     }
 
     /// The nodes that make a node unknown: those upstream that are to be executed, or whose own inputs are known.
     pub fn first_unknown(&self, id: NodeId) -> Option<NodeId> {
         let mut id = id;
         loop {
-            let open = self.graph.node(id).sources().find(|source| self.known(*source).is_none());
+            let open = self.graph.node(id).sources().find(|source| self.outputs(*source).is_none());
             match open {
                 Some(source) => id = source,
                 None => return Some(id),
@@ -408,16 +526,15 @@ impl<'a> Plan<'a> {
     }
 
     /// What is told of a node that is done.
-    pub fn report(&self, id: NodeId, cached: bool) -> NodeReport {
-        let (node, slot) = (self.graph.node(id), self.slot(id));
-        let blobs = slot.known.as_deref().unwrap_or_default();
-        let outputs = node.call.outputs().iter().zip(blobs).enumerate();
-        NodeReport {
+    pub fn report(&self, id: NodeId, cached: bool) -> Option<NodeReport> {
+        let (node, slot) = (self.graph.node(id), &self.slots[id.index()]);
+        let outputs = node.call.outputs().iter().zip(slot.outputs.as_deref()?).enumerate();
+        Some(NodeReport {
             node: node.name.clone(),
             index: id.0,
             kind: node.call.kind.name.to_owned(),
             cached,
-            key: self.key(id),
+            key: slot.key?,
             position: node.position.to_vec(),
             seconds: slot.seconds,
             outputs: outputs
@@ -429,16 +546,16 @@ impl<'a> Plan<'a> {
                     passing: node.passing.contains(&index),
                 })
                 .collect(),
-        }
+        })
     }
 
     /// Whether all outputs of a node that was done before are in the cache.
-    pub fn is_whole(&mut self, id: NodeId) -> bool {
-        let known = self.slot(id).known.clone().unwrap_or_default();
+    fn is_whole(&mut self, id: NodeId) -> bool {
         let outputs = self.graph.node(id).call.outputs();
-        let there = &mut self.there;
+        let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
+        let blobs = &mut self.blobs;
         !known.is_empty()
-            && known.iter().zip(outputs).all(|(blob, output)| output.incidental || there.has(&blob.digest))
+            && known.iter().zip(outputs).all(|(blob, output)| output.incidental || blobs.has(&blob.digest))
     }
 
     /// A node failed: it and all that depends on it or waits for it.
@@ -448,9 +565,11 @@ impl<'a> Plan<'a> {
         while let Some(id) = open.pop() {
             let demanded = std::mem::take(&mut self.slot_mut(id).demanded_by);
             let consumers =
-                if self.known(id).is_none() { self.consumers.of(id).to_vec() } else { Vec::new() };
+                if self.outputs(id).is_none() { self.consumers.of(id).to_vec() } else { Vec::new() };
             for dependent in demanded.into_iter().chain(consumers) {
-                if matches!(self.slot(dependent).state, State::Waiting | State::Wanting | State::Ready) {
+                if let State::Waiting { .. } | State::Wanted { .. } | State::Ready { .. } =
+                    self.state(dependent)
+                {
                     self.set(dependent, State::Skipped);
                     open.push(dependent);
                 }

@@ -4,25 +4,28 @@
 //! Which node is started first depends on the graph alone, and what comes out of a node on its inputs alone; so the
 //! order in which nodes end changes no result.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::execute::{Ended, Executor, Placed, Task, explained};
-use super::graph::NodeId;
+use super::NodeReport;
+use super::execute::{Ended, Executor, Placed, Task, in_words, named};
+use super::graph::{NodeId, On};
 use super::memory::Memory;
-use super::plan::{Plan, Reason, State};
+use super::plan::{Plan, Reason, State, Why};
 use super::progress::{Outcome, Progress};
-use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
-use super::resources::Resources;
+use super::report::{Checked, NodeOutput, Report, RunError};
+use super::resources::{Grant, Resources};
+use super::runner::{Here, Processes, Runner};
 use super::stage::Output;
 use super::thinning::Thinning;
 use super::threads::Threads;
-use store::{Blob, Digest, Error as StoreError, Lock, Store};
+use super::worker::Program;
+use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Process, Root, Store};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct RunOptions {
     pub jobs: u32,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// The program for jobs in processes of their own.
+    pub program: Option<Program>,
     /// Nodes to compute again once they are done, to see whether they come out the same.
     pub check: Vec<NodeId>,
 }
@@ -38,7 +43,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> RunOptions {
         let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        RunOptions { jobs, keep_going: false, check: Vec::new() }
+        RunOptions { jobs, keep_going: false, program: None, check: Vec::new() }
     }
 }
 
@@ -46,11 +51,10 @@ impl Default for RunOptions {
 /// they end.
 pub type Observe<'a> = dyn FnMut(&NodeReport) -> anyhow::Result<()> + 'a;
 
-/// Runs what is missing. The guard was taken before the plan was made, and is let go when all that was found done has
-/// been told of, so that nobody throws it away in between.
+/// Runs what is missing of a plan that the root holds: see [`Plan::hold`].
 pub fn run(
     plan: Plan,
-    guard: Lock,
+    root: &Root,
     store: &Store,
     memory: &Memory,
     options: &RunOptions,
@@ -59,42 +63,35 @@ pub fn run(
 ) -> Report {
     progress.run_started(&plan.graph.pipeline, plan.graph.nodes.len());
     let (events, inbox) = channel();
-    let executor = Executor { graph: plan.graph, store, memory, progress };
+    let executor = Executor { store, root: Some(root), memory, progress };
     let thinning = Thinning::new(&plan);
     let total = plan.graph.nodes.len();
-    let free = Resources::new(&plan.graph.resources, options.jobs);
+    let resources = Resources::new(&plan.graph.resources, options.jobs);
     let report = std::thread::scope(|scope| {
-        let workers = Threads::new(scope, &events, move |(task, lock): (Task, Lock)| {
-            let begun = Instant::now();
-            let ended = executor.execute(&task);
-            Event::Ended { id: task.id, ended, lock, seconds: begun.elapsed().as_secs_f64() }
-        });
-        let recorders = Threads::new(scope, &events, move |recording: Recording| {
-            let Recording { id, placed, lock, again, seconds } = recording;
+        let recorders = Threads::new(scope, &events, move |work: (Digest, Placed, Option<Claim>)| {
+            let (key, placed, claim) = work;
             let recorded = executor.record(placed);
-            drop(lock);
-            Event::Recorded { id, recorded, again, seconds }
+            drop(claim);
+            Event::Recorded { key, recorded }
         });
         let mut scheduler = Scheduler {
             plan,
             executor,
             options,
             observe,
-            workers,
+            root,
+            here: Here::new(scope, &events, executor),
+            processes: Processes::new(scope, &events, executor, options.program.clone()),
             recorders,
             events,
-            free,
-            computing: HashMap::new(),
-            sharing: HashMap::new(),
-            pending: 0,
-            recording: 0,
-            waiting: 0,
-            held: HashMap::new(),
+            resources,
+            keys: HashMap::new(),
+            due: BTreeMap::new(),
             stop: Arc::default(),
             thinning,
             report: Report::default(),
         };
-        scheduler.run(guard, &inbox);
+        scheduler.run(&inbox);
         let open = total.saturating_sub(scheduler.plan.done());
         scheduler.report.skipped = open.saturating_sub(scheduler.report.failures.len());
         scheduler.report
@@ -106,29 +103,57 @@ pub fn run(
 /// How many nodes may be done and not recorded yet: what a crash costs at the most.
 const MOST_RECORDING: usize = 64;
 
+/// How many nodes are recorded side by side: the file system makes them durable together.
+const RECORDERS: usize = 8;
+
 /// How often a key that another process has is tried.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often a node is started again because an input turned out to be missing or damaged.
+const MOST_MISSED: u32 = 3;
 
 /// What the scheduler waits for.
 pub(super) enum Event {
     Ended {
-        id: NodeId,
+        key: Digest,
         ended: Ended,
-        lock: Lock,
+        /// What was done here is claimed until it is recorded.
+        claim: Option<Claim>,
         seconds: f64,
     },
-    /// A node is recorded. The lock keeps its outputs until it is told of.
     Recorded {
-        id: NodeId,
-        recorded: anyhow::Result<Lock>,
+        key: Digest,
+        recorded: anyhow::Result<()>,
+    },
+    /// Another process is done with the key; or the run ends, and nobody waits any more.
+    Unclaimed {
+        key: Digest,
+        claimed: Result<Claimed, StoreError>,
+    },
+}
+
+/// What is under way for a key: which node does it, and which others have the same key.
+struct Work {
+    node: NodeId,
+    others: Vec<NodeId>,
+    step: Step,
+}
+
+enum Step {
+    /// Another process computes it.
+    Elsewhere,
+    /// It is ours, and waits for resources.
+    Claimed(Claim),
+    Running {
+        _grant: Grant,
+    },
+    /// Its outputs are in their places, and it is being recorded.
+    Recording {
         again: bool,
         seconds: f64,
     },
-    /// Another process is done with the key; or the run ends, and nobody waits any more.
-    Unlocked {
-        id: NodeId,
-        lock: Result<Option<Lock>, StoreError>,
-    },
+    /// A transient failure: it is tried again later.
+    Delayed,
 }
 
 struct Scheduler<'a, 'scope, 'env> {
@@ -136,22 +161,15 @@ struct Scheduler<'a, 'scope, 'env> {
     executor: Executor<'a>,
     options: &'a RunOptions,
     observe: &'a mut Observe<'env>,
-    workers: Threads<'scope, 'a, (Task, Lock), Event>,
-    recorders: Threads<'scope, 'a, Recording, Event>,
+    root: &'a Root,
+    here: Here<'scope, 'a>,
+    processes: Processes<'scope, 'a>,
+    recorders: Threads<'scope, 'a, (Digest, Placed, Option<Claim>), Event>,
     events: Sender<Event>,
-    free: Resources,
-    /// The keys that are being computed by this run, and the other nodes that have the same.
-    computing: HashMap<Digest, Vec<NodeId>>,
-    /// Of nodes that are not recorded yet, the others that are done with them.
-    sharing: HashMap<NodeId, Vec<NodeId>>,
-    /// Nodes at work.
-    pending: usize,
-    /// Nodes that are done and not recorded yet.
-    recording: usize,
-    /// Nodes whose key another process computes.
-    waiting: usize,
-    /// Locks of keys that others had, for nodes that wait for resources now.
-    held: HashMap<NodeId, Lock>,
+    resources: Resources,
+    keys: HashMap<Digest, Work>,
+    /// When keys whose step is `Delayed` are tried again.
+    due: BTreeMap<(Instant, NodeId), Digest>,
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
     thinning: Thinning,
@@ -159,29 +177,25 @@ struct Scheduler<'a, 'scope, 'env> {
 }
 
 impl<'a> Scheduler<'a, '_, '_> {
-    fn run(&mut self, guard: Lock, inbox: &Receiver<Event>) {
+    fn run(&mut self, inbox: &Receiver<Event>) {
         if let Err(error) = self.tell_found_at_first() {
             return self.give_up(error);
         }
-        drop(guard);
         for id in self.options.check.clone() {
-            if self.plan.slot(id).state == State::Done {
-                self.plan.want(id, Reason::Check);
-            }
+            self.check(id);
         }
         loop {
             if let Err(error) = self.start_ready() {
                 self.give_up(error);
             }
-            if self.pending + self.waiting + self.recording == 0 {
+            if self.keys.is_empty() && (self.is_stopped() || self.resources.later().is_none()) {
                 break;
             }
-            let Ok(event) = inbox.recv() else { break };
-            if let Err(error) = self.take(event) {
+            if let Err(error) = self.take_next(inbox) {
                 self.give_up(error);
             }
         }
-        if let Err(error) = self.thinning.end(&self.plan, self.executor.store) {
+        if let Err(error) = self.thinning.end(&self.plan, self.executor.store, self.root) {
             self.executor.progress.message(&format!("warning: {error:#}"));
         }
     }
@@ -194,284 +208,370 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     fn stop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.held.clear();
+        self.due.clear();
+        self.keys.retain(|_, work| !matches!(work.step, Step::Claimed(_) | Step::Delayed));
     }
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
+    fn count(&self, is_it: impl Fn(&Step) -> bool) -> usize {
+        self.keys.values().filter(|work| is_it(&work.step)).count()
+    }
+
+    fn check(&mut self, id: NodeId) {
+        if self.options.check.contains(&id) && matches!(self.plan.state(id), State::Done { .. }) {
+            self.plan.want(id, Reason::Check.into());
+        }
+    }
+
+    /// What was found done when the plan was made, in the order of the graph.
     fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
-        let mut found = std::mem::take(&mut self.plan.found);
+        let mut found = self.plan.take_found();
         found.sort_unstable();
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
         found.into_iter().try_for_each(|id| self.tell(id, true))
     }
 
-    /// Nodes that turned out to be recorded on the way.
+    /// Nodes that turned out to be done on the way.
     fn tell_found(&mut self) -> anyhow::Result<()> {
-        let found = std::mem::take(&mut self.plan.found);
+        let found = self.plan.take_found();
         if !found.is_empty() {
             self.executor.progress.nodes_cached(found.len());
             self.report.cached += found.len();
         }
         for id in found {
-            self.tell(id, true)?;
-            if self.options.check.contains(&id) {
-                self.plan.want(id, Reason::Check);
+            if let Some(report) = self.plan.report(id, true) {
+                self.root.name([&named(report.key, &report.outputs)])?;
             }
+            self.tell(id, true)?;
+            self.check(id);
         }
         Ok(())
     }
 
     fn tell(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
-        let report = self.plan.report(id, cached);
+        let Some(report) = self.plan.report(id, cached) else { return Ok(()) };
         self.thinning.adopt(&report);
         (self.observe)(&report)?;
-        self.thinning.release_around(id, &self.plan, self.executor.store)
+        self.release_around(id)
+    }
+
+    fn release_around(&mut self, id: NodeId) -> anyhow::Result<()> {
+        self.thinning.release_around(id, &self.plan, self.executor.store, self.root)
     }
 
     /// Starts as many of the ready nodes as resources allow, the first of the graph first.
     fn start_ready(&mut self) -> anyhow::Result<()> {
-        while !self.is_stopped() && self.recording < MOST_RECORDING {
-            let fitting = self.plan.ready.iter().filter(|class| self.free.fits(&class.needs));
-            let Some(id) = fitting.filter_map(|class| class.nodes.first()).min().copied() else { break };
-            self.free.take(self.plan.needs(id));
-            if !self.start(id)? {
-                self.free.give(self.plan.needs(id));
-            }
+        while !self.is_stopped() && self.count(|step| matches!(step, Step::Recording { .. })) < MOST_RECORDING
+        {
+            let Some(id) = self.plan.first_ready(|needs| self.resources.fits(needs)) else { break };
+            let Some(grant) = self.resources.take(self.plan.needs(id)) else { break };
+            self.start(id, grant)?;
         }
         self.tell_found()
     }
 
-    /// Starts a node, unless another node or process is at work on its key. Whether it was started.
-    fn start(&mut self, id: NodeId) -> anyhow::Result<bool> {
-        let key = self.plan.key(id);
-        if let Some(lock) = self.held.remove(&id) {
-            return self.start_locked(id, key, lock);
+    /// Starts a node, unless another node or process is at work on its key.
+    fn start(&mut self, id: NodeId, grant: Grant) -> anyhow::Result<()> {
+        // What fed it may have come out otherwise since its key was made.
+        if self.plan.has_changed(id) {
+            return Ok(());
         }
-        if let Some(others) = self.computing.get_mut(&key) {
-            others.push(id);
-            self.plan.set(id, State::Elsewhere);
-            return Ok(false);
-        }
-        match self.executor.store.try_lock_key(&key) {
-            Ok(Some(lock)) => self.start_locked(id, key, lock),
-            Ok(None) => {
-                self.wait_for(id, key);
-                Ok(false)
+        let (Some(key), Some(why)) = (self.plan.key(id), self.plan.why(id)) else {
+            self.fail(id, anyhow!("its key is not known: a defect of triplay"));
+            return Ok(());
+        };
+        match self.keys.remove(&key) {
+            Some(Work { node, others, step: Step::Claimed(claim) }) if node == id => {
+                return self.start_claimed(id, key, why, others, claim, grant);
             }
-            Err(error) => {
-                self.fail(id, error.into());
-                Ok(false)
+            Some(mut work) => {
+                work.others.push(id);
+                self.keys.insert(key, work);
+                self.plan.set(id, State::Held { why });
+                return Ok(());
             }
+            None => {}
         }
+        match self.executor.store.claim_key(&key) {
+            Ok(Claimed::Mine(claim)) => self.start_claimed(id, key, why, Vec::new(), claim, grant)?,
+            Ok(Claimed::Others(process)) => self.wait_for(id, key, why, Vec::new(), process),
+            Err(error) => self.fail(id, error.into()),
+        }
+        Ok(())
     }
 
     /// Another process computes the key: waits for it on a thread of its own.
-    fn wait_for(&mut self, id: NodeId, key: Digest) {
+    fn wait_for(&mut self, id: NodeId, key: Digest, why: Why, others: Vec<NodeId>, process: Option<Process>) {
         let name = &self.plan.graph.node(id).name;
-        self.executor.progress.message(&format!("waiting: another process computes {name}"));
-        self.plan.set(id, State::Elsewhere);
-        self.computing.insert(key, Vec::new());
-        self.waiting += 1;
+        let process = process.map_or("another process".to_owned(), |process| process.to_string());
+        self.executor.progress.message(&format!("waiting: {process} computes {name}"));
+        self.plan.set(id, State::Held { why });
+        self.keys.insert(key, Work { node: id, others, step: Step::Elsewhere });
         let (events, store, stop) = (self.events.clone(), self.executor.store, self.stop.clone());
-        self.workers.scope.spawn(move || {
-            let lock = loop {
-                match store.try_lock_key(&key) {
-                    Ok(None) if !stop.load(Ordering::SeqCst) => std::thread::sleep(LOOK_AGAIN),
-                    lock => break lock,
+        self.recorders.scope.spawn(move || {
+            let claimed = loop {
+                match store.claim_key(&key) {
+                    Ok(Claimed::Others(_)) if !stop.load(Ordering::SeqCst) => std::thread::sleep(LOOK_AGAIN),
+                    claimed => break claimed,
                 }
             };
             // The receiver is gone only when the run has ended.
-            let _ = events.send(Event::Unlocked { id, lock });
+            let _ = events.send(Event::Unclaimed { key, claimed });
         });
     }
 
-    /// A key that another process had is ours: it is done, or is started when there are resources.
-    fn unlocked(&mut self, id: NodeId, lock: Lock) -> anyhow::Result<()> {
-        if self.is_done_by_now(id)? {
-            drop(lock);
-            self.settle(self.plan.key(id))?;
-        } else {
-            self.held.insert(id, lock);
-            self.plan.set(id, State::Ready);
+    /// The key is ours.
+    fn start_claimed(
+        &mut self,
+        id: NodeId,
+        key: Digest,
+        why: Why,
+        others: Vec<NodeId>,
+        claim: Claim,
+        grant: Grant,
+    ) -> anyhow::Result<()> {
+        self.executor.store.refresh()?;
+        if self.plan.is_done_by_now(id) {
+            drop(claim);
+            self.free(others);
+            return Ok(());
         }
+        let node = self.plan.graph.node(id);
+        if let Reason::NeededBy { node: by } = why.reason {
+            self.thinning.makes_again(id, &self.plan);
+            let (name, by) = (&node.name, &self.plan.graph.node(by).name);
+            let text = format!("making {name} again: its dropped output is needed by {by}");
+            self.executor.progress.message(&text);
+        }
+        let Some(mut job) = self.plan.job(id) else {
+            self.fail(id, anyhow!("its inputs are not known: a defect of triplay"));
+            return Ok(());
+        };
+        let check = self.plan.outputs(id).filter(|_| why.reason == Reason::Check).map(Box::from);
+        let again = self.plan.outputs(id).is_some();
+        job.devices = grant.devices().to_vec();
+        let on_its_own = node.call.policy.on == On::Process && check.is_none();
+        let task = Task { job, key, call: node.call.clone(), again, check };
+        self.plan.set(id, State::Running { why });
+        self.executor.progress.node_started(&node.name, node.call.kind.name);
+        self.keys.insert(key, Work { node: id, others, step: Step::Running { _grant: grant } });
+        let runner: &mut dyn Runner = if on_its_own { &mut self.processes } else { &mut self.here };
+        runner.start(task, claim);
         Ok(())
     }
 
-    /// Whether another process has done a node meanwhile.
-    fn is_done_by_now(&mut self, id: NodeId) -> anyhow::Result<bool> {
-        self.executor.store.refresh()?;
-        match self.plan.slot(id).reason.unwrap_or(Reason::NoRecord) {
-            Reason::NoRecord if self.plan.look_up(id) => self.plan.found.push(id),
-            Reason::BlobMissing { .. } if self.plan.is_whole(id) => {
-                self.plan.finish_as_known(id);
-                self.plan.found.push(id);
-            }
-            Reason::NeededBy { .. } if self.plan.is_whole(id) => self.plan.finish_as_known(id),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// The key is ours. Whether there is something to execute.
-    fn start_locked(&mut self, id: NodeId, key: Digest, lock: Lock) -> anyhow::Result<bool> {
-        if self.is_done_by_now(id)? {
-            drop(lock);
-            self.settle(key)?;
-            return Ok(false);
-        }
-        let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
-        let node = self.plan.graph.node(id);
-        if let Reason::NeededBy { node: by } = reason {
-            self.thinning.makes_again(id, &self.plan);
-            let by = &self.plan.graph.node(by).name;
-            let name = &node.name;
-            self.executor
-                .progress
-                .message(&format!("making {name} again: its dropped output is needed by {by}"));
-        }
-        let task = Task {
-            id,
-            key,
-            inputs: node.feeds.iter().map(|feed| self.plan.digest(*feed)).collect(),
-            manifest: explained(self.plan.graph, id, |source| self.plan.known(source)),
-            check: self.plan.slot(id).known.clone().filter(|_| reason == Reason::Check),
+    /// Waits for what happens next.
+    fn take_next(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
+        let due = self.due.first_key_value().map(|((due, _), _)| *due);
+        let event = match due.into_iter().chain(self.resources.later()).min() {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
-        self.computing.entry(key).or_default();
-        // Its outputs are not to be dropped before they are recorded, again or for the first time.
-        self.plan.slot_mut(id).recorded = reason == Reason::Check;
-        self.plan.set(id, State::Running);
-        self.pending += 1;
-        self.executor.progress.node_started(&node.name, node.call.kind.name);
-        self.workers.give((task, lock), self.pending);
-        Ok(true)
-    }
-
-    fn take(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Unlocked { id, lock } => {
-                self.waiting -= 1;
-                match lock {
-                    Ok(Some(lock)) if !self.is_stopped() => self.unlocked(id, lock)?,
-                    Ok(_) => {}
-                    Err(error) => self.fail(id, error.into()),
-                }
-            }
-            Event::Ended { id, ended, lock, seconds } => {
-                self.pending -= 1;
-                self.free.give(self.plan.needs(id));
-                let is_placed = matches!(ended, Ended::Placed(_));
-                self.ended(id, ended, lock, seconds);
-                if !is_placed {
-                    self.settle(self.plan.key(id))?;
-                }
-            }
-            Event::Recorded { id, recorded, again, seconds } => {
-                self.recording -= 1;
-                self.recorded(id, recorded, again, seconds)?;
-                self.settle(self.plan.key(id))?;
-            }
+            Ok(Event::Unclaimed { key, claimed }) => self.unclaimed(key, claimed)?,
+            Ok(Event::Ended { key, ended, claim, seconds }) => self.ended(key, ended, claim, seconds)?,
+            Ok(Event::Recorded { key, recorded }) => self.recorded(key, recorded)?,
+            Err(RecvTimeoutError::Timeout) => self.try_again(),
+            // This scheduler has a sender itself.
+            Err(RecvTimeoutError::Disconnected) => {}
         }
         self.tell_found()
     }
 
-    /// A key is no longer being computed: what becomes of the other nodes that have it.
-    fn settle(&mut self, key: Digest) -> anyhow::Result<()> {
-        self.executor.store.refresh()?;
-        for id in self.computing.remove(&key).unwrap_or_default() {
-            if self.plan.look_up(id) {
-                self.plan.found.push(id);
-            } else if self.plan.slot(id).state == State::Elsewhere {
-                self.plan.set(id, State::Ready);
+    /// Keys whose time has come are free for whoever is ready.
+    fn try_again(&mut self) {
+        while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= Instant::now()) {
+            if let Some(Work { node, others, .. }) = self.keys.remove(&entry.remove()) {
+                self.free(others.into_iter().chain([node]));
+            }
+        }
+    }
+
+    /// Nodes that were held are ready, unless their key has a record by now.
+    fn free(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for id in nodes {
+            if let State::Held { why } = self.plan.state(id) {
+                self.plan.set(id, State::Ready { why });
+            }
+        }
+    }
+
+    /// A key that another process had is ours: it is done, or is started when there are resources.
+    fn unclaimed(&mut self, key: Digest, claimed: Result<Claimed, StoreError>) -> anyhow::Result<()> {
+        let Some(Work { node, others, .. }) = self.keys.remove(&key) else { return Ok(()) };
+        match claimed {
+            Ok(Claimed::Mine(claim)) if !self.is_stopped() => {
+                self.executor.store.refresh()?;
+                if self.plan.is_done_by_now(node) {
+                    drop(claim);
+                    self.free(others);
+                } else {
+                    self.free([node]);
+                    self.keys.insert(key, Work { node, others, step: Step::Claimed(claim) });
+                }
+            }
+            Ok(_) => {}
+            Err(error) => self.fail_all(node, others, error.into()),
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, key: Digest, ended: Ended, claim: Option<Claim>, seconds: f64) -> anyhow::Result<()> {
+        // With this what it had taken of the resources is given back.
+        let Some(Work { node: id, others, .. }) = self.keys.remove(&key) else { return Ok(()) };
+        let progress = self.executor.progress;
+        let name = self.plan.graph.node(id).name.clone();
+        let why = self.plan.why(id).unwrap_or(Reason::NoRecord.into());
+        match ended {
+            Ended::Placed(placed) => self.placed(id, others, why, placed, claim, seconds),
+            Ended::Recorded => {
+                self.executor.store.refresh()?;
+                match self.plan.recorded_outputs(id) {
+                    None => {
+                        let error =
+                            anyhow!("its process says that it recorded its outputs, but there is no record");
+                        self.fail_all(id, others, error);
+                    }
+                    Some((seconds, outputs)) => {
+                        self.executor.store.count_as_made(outputs.iter().map(|blob| blob.digest));
+                        if self.made(id, &others, seconds, outputs) {
+                            let again = matches!(why.reason, Reason::NeededBy { .. });
+                            let step = Step::Recording { again, seconds };
+                            self.keys.insert(key, Work { node: id, others, step });
+                            self.recorded(key, Ok(()))?;
+                        }
+                    }
+                }
+            }
+            Ended::Elsewhere => self.wait_for(id, key, why, others, None),
+            Ended::InputsMissing if why.missed < MOST_MISSED => {
+                drop(claim);
+                progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
+                self.plan.want(id, Why { missed: why.missed + 1, ..why });
+                self.free(others);
+            }
+            Ended::InputsMissing => {
+                drop(claim);
+                let error = anyhow!(
+                    "an input was missing or damaged {} times, although it was made again each time\n  help: \
+                     `triplay cache verify` says what is damaged; something else may be writing to {}",
+                    why.missed + 1,
+                    self.executor.store.root().display()
+                );
+                self.fail_all(id, others, error);
+            }
+            Ended::Checked(differences) => {
+                drop(claim);
+                progress.node_finished(&name, Outcome::Again, seconds);
+                self.report.checked.push(Checked { node: name, differences });
+                self.plan.finish_as_known(id);
+                self.free(others);
+            }
+            Ended::Transient(error) => {
+                drop(claim);
+                let retry = self.plan.graph.node(id).call.policy.retry;
+                if why.failed >= retry.times || self.is_stopped() {
+                    self.fail_all(id, others, error);
+                } else {
+                    self.delay(id, others, key, why, &error);
+                }
+            }
+            Ended::Failed(error) => {
+                drop(claim);
+                self.fail_all(id, others, error);
             }
         }
         Ok(())
     }
 
-    fn ended(&mut self, id: NodeId, ended: Ended, lock: Lock, seconds: f64) {
-        let progress = self.executor.progress;
-        let name = &self.plan.graph.node(id).name;
-        match ended {
-            Ended::InputsMissing => {
-                progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
-                let reason = self.plan.slot(id).reason.unwrap_or(Reason::NoRecord);
-                self.plan.want(id, reason);
-            }
-            Ended::Failed(cause) => self.fail(id, cause),
-            Ended::Checked(differences) => {
-                progress.node_finished(name, Outcome::Again, seconds);
-                self.report.checked.push(Checked { node: name.clone(), differences });
-                self.plan.finish_as_known(id);
-            }
-            Ended::Placed(placed) => {
-                let before = self.plan.slot(id).known.clone();
-                let blobs: Box<[_]> = placed.outputs.iter().map(NodeOutput::blob).collect();
-                let again = matches!(self.plan.slot(id).reason, Some(Reason::NeededBy { .. }));
-                let declared = self.plan.graph.node(id).call.outputs();
-                let different = before.as_ref().and_then(|before| first_difference(declared, before, &blobs));
-                match different {
-                    Some(output) => self.fail(id, came_out_different(&placed.outputs[output])),
-                    None => {
-                        self.plan.slot_mut(id).seconds = placed.seconds;
-                        self.plan.finish(id, blobs.clone());
-                        self.share(id, &blobs);
-                    }
-                }
-                self.recording += 1;
-                self.recorders
-                    .give(Recording { id, placed, lock, again, seconds }, self.recording.min(RECORDERS));
-            }
+    /// Has a node tried again after a while. Meanwhile it holds nothing: neither resources nor its key.
+    fn delay(&mut self, id: NodeId, others: Vec<NodeId>, key: Digest, why: Why, error: &anyhow::Error) {
+        let (name, retry) = (&self.plan.graph.node(id).name, self.plan.graph.node(id).call.policy.retry);
+        let failed = why.failed + 1;
+        let wait = retry.wait.saturating_mul(2u32.saturating_pow(failed - 1));
+        let error = format!("{error:#}");
+        let (error, more) = error.split_once('\n').unwrap_or((&error, ""));
+        let again = format!("trying again in {} ({failed} of {})", in_words(wait), retry.times);
+        self.executor.progress.message(format!("{name}: {error}; {again}\n{more}").trim_end());
+        self.plan.set(id, State::Held { why: Why { failed, ..why } });
+        self.keys.insert(key, Work { node: id, others, step: Step::Delayed });
+        // What lies beyond the clock's end is never due.
+        if let Some(due) = Instant::now().checked_add(wait) {
+            self.due.insert((due, id), key);
         }
     }
 
-    /// The other nodes of this run that have the key of one that is done are done too.
-    fn share(&mut self, id: NodeId, blobs: &[Blob]) {
-        let others = self.computing.get_mut(&self.plan.key(id)).map(std::mem::take).unwrap_or_default();
-        for other in &others {
-            self.plan.finish(*other, blobs.into());
-            self.plan.found.push(*other);
-        }
-        self.sharing.insert(id, others);
-    }
-
-    fn recorded(
+    /// A node's outputs are in their places: what waited for them goes on, while they are recorded.
+    fn placed(
         &mut self,
         id: NodeId,
-        recorded: anyhow::Result<Lock>,
-        again: bool,
+        others: Vec<NodeId>,
+        why: Why,
+        placed: Placed,
+        claim: Option<Claim>,
         seconds: f64,
-    ) -> anyhow::Result<()> {
-        let publishing = match recorded {
-            Ok(publishing) => publishing,
-            Err(error) => {
-                self.fail(id, error);
-                self.stop();
-                return Ok(());
-            }
-        };
-        if self.plan.slot(id).state == State::Failed {
+    ) {
+        let blobs = placed.outputs.iter().map(NodeOutput::blob).collect();
+        let Some(key) = self.plan.key(id) else { return };
+        // What came out otherwise is recorded all the same.
+        self.made(id, &others, placed.seconds, blobs);
+        let again = matches!(why.reason, Reason::NeededBy { .. });
+        self.keys.insert(key, Work { node: id, others, step: Step::Recording { again, seconds } });
+        let recording = self.count(|step| matches!(step, Step::Recording { .. }));
+        self.recorders.give((key, placed, claim), recording.min(RECORDERS));
+    }
+
+    /// A node's outputs are there. False where they are not those that it had before.
+    fn made(&mut self, id: NodeId, others: &[NodeId], seconds: f64, blobs: Box<[Blob]>) -> bool {
+        let declared = self.plan.graph.node(id).call.outputs();
+        let before = self.plan.outputs(id);
+        if let Some(output) = before.and_then(|before| first_difference(declared, before, &blobs)) {
+            let error = came_out_different(&declared[output].name, &blobs[output]);
+            self.fail_all(id, others.to_vec(), error);
+            return false;
+        }
+        self.plan.set_seconds(id, seconds);
+        self.plan.finish(id, blobs.clone(), false);
+        others.iter().for_each(|other| self.plan.finish_shared(*other, &blobs));
+        true
+    }
+
+    fn recorded(&mut self, key: Digest, recorded: anyhow::Result<()>) -> anyhow::Result<()> {
+        let Some(Work { node: id, others, step }) = self.keys.remove(&key) else { return Ok(()) };
+        if let Err(error) = recorded {
+            self.fail(id, error);
+            self.stop();
             return Ok(());
         }
-        self.plan.slot_mut(id).recorded = true;
+        if self.plan.state(id) == State::Failed {
+            return Ok(());
+        }
+        let Step::Recording { again, seconds } = step else { return Ok(()) };
+        self.executor.store.refresh()?;
+        self.plan.set_recorded(id);
+        others.iter().for_each(|other| self.plan.set_recorded(*other));
         if again {
             self.report.again += 1;
-            self.thinning.release_around(id, &self.plan, self.executor.store)?;
+            self.release_around(id)?;
         } else {
             self.report.ran += 1;
             self.tell(id, false)?;
         }
-        for other in self.sharing.remove(&id).unwrap_or_default() {
-            self.plan.slot_mut(other).recorded = true;
-            self.thinning.release_around(other, &self.plan, self.executor.store)?;
-        }
-        drop(publishing);
+        others.iter().try_for_each(|other| self.release_around(*other))?;
         let outcome = if again { Outcome::Again } else { Outcome::Ran };
         self.executor.progress.node_finished(&self.plan.graph.node(id).name, outcome, seconds);
-        if self.options.check.contains(&id) {
-            self.plan.want(id, Reason::Check);
+        self.check(id);
+        // Whoever came to have the key meanwhile.
+        for other in others {
+            if let State::Held { .. } = self.plan.state(other)
+                && !self.plan.look_up(other)
+            {
+                self.free([other]);
+            }
         }
         Ok(())
     }
@@ -483,9 +583,21 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.report.failures.push(RunError { node, cause });
         if !self.options.keep_going {
             self.stop();
-            if self.pending > 0 {
-                let text = format!("waiting for {} more at work to end; Ctrl-C stops them", self.pending);
+            let running = self.count(|step| matches!(step, Step::Running { .. }));
+            if running > 0 {
+                let text = format!("waiting for {running} more at work to end; Ctrl-C stops them");
                 self.executor.progress.message(&text);
+            }
+        }
+    }
+
+    /// A node failed, and so do the others with its key: they would do the same.
+    fn fail_all(&mut self, id: NodeId, others: Vec<NodeId>, cause: anyhow::Error) {
+        self.fail(id, cause);
+        if self.options.keep_going {
+            let name = self.plan.graph.node(id).name.clone();
+            for other in others {
+                self.fail(other, anyhow!("{name} failed, and this node is the same"));
             }
         }
     }
@@ -496,23 +608,11 @@ fn first_difference(declared: &[Output], before: &[Blob], now: &[Blob]) -> Optio
     pairs.into_iter().position(|((before, now), output)| before.digest != now.digest && !output.incidental)
 }
 
-fn came_out_different(output: &NodeOutput) -> anyhow::Error {
+fn came_out_different(output: &str, blob: &Blob) -> anyhow::Error {
     anyhow!(
         "it was made again and its output `{}` came out different ({} now): the stage is not deterministic, or the \
          cache is from another machine\n  help: what came out now is recorded; the next run goes on from it",
-        output.name,
-        output.digest.short()
+        output,
+        blob.digest.short()
     )
-}
-
-/// How many nodes are recorded side by side: the file system makes them durable together.
-const RECORDERS: usize = 8;
-
-/// A node to be recorded, and the lock of its key until it is.
-struct Recording {
-    id: NodeId,
-    placed: Placed,
-    lock: Lock,
-    again: bool,
-    seconds: f64,
 }

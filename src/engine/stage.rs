@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::context::Context;
+use super::input::{self, Use};
 
 /// A stage kind's static description.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +21,11 @@ pub struct Kind {
     pub outputs: &'static [Output],
     /// Whether results depend on the device and number type that models are computed with.
     pub numerics: bool,
+    /// Whether it draws, or says in what it makes in which round of the loops around it that was made: its seed and its
+    /// position count. What does not draw and has the same inputs in every round is computed once.
+    pub draws: bool,
+    /// Parameters that do not count: they change how the work is done, and not what comes of it.
+    pub uncounted: &'static [&'static str],
 }
 
 /// An output that a kind declares.
@@ -82,6 +88,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Self::KIND.outputs.to_vec()
     }
 
+    /// Whether it draws, where that depends on the parameters.
+    fn draws(&self) -> bool {
+        Self::KIND.draws
+    }
+
     /// Does the work and writes every declared output to `context.output(name)`.
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 }
@@ -142,11 +153,14 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
 }
 
-/// A decoded stage and its canonical parameters: defaults filled in, inputs marked.
+/// A decoded stage and its canonical parameters: defaults filled in, inputs marked and numbered.
 pub struct Decoded {
     pub stage: Box<dyn AnyStage>,
     pub outputs: Vec<Output>,
     pub params: Value,
+    /// By their numbers.
+    pub uses: Vec<Use>,
+    pub draws: bool,
 }
 
 /// Why parameters could not be decoded, and the keys and indices that lead to the place.
@@ -248,11 +262,15 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         message: error.message,
         checked: true,
     })?;
-    let params = serde_json::to_value(&stage).map_err(|error| DecodeError {
+    let defect = |error: serde_json::Error| DecodeError {
         path: Vec::new(),
         message: error.to_string(),
         checked: false,
-    })?;
-    let outputs = stage.outputs();
-    Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params })
+    };
+    let mut params = serde_json::to_value(&stage).map_err(defect)?;
+    let uses = input::number(&mut params);
+    // What runs is what the job's parameters say, here as in a process of its own.
+    let stage: S = serde_json::from_value(params.clone()).map_err(defect)?;
+    let (outputs, draws) = (stage.outputs(), stage.draws());
+    Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params, uses, draws })
 }

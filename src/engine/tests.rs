@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::{Outcome, Progress};
 use super::*;
-use store::Store;
+use store::{Root, Store};
 
 struct Text;
 impl ArtifactType for Text {
@@ -37,8 +37,14 @@ struct Say {
 }
 
 impl Stage for Say {
-    const KIND: Kind =
-        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "say",
+        version: 1,
+        outputs: &[Output::new("out", "text")],
+        numerics: false,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         anyhow::ensure!(self.text != "fail", "told to fail");
@@ -63,6 +69,8 @@ impl Stage for Join {
         version: 1,
         outputs: &[Output::bulky("joined", "text"), Output::new("length", "number")],
         numerics: false,
+        draws: true,
+        uncounted: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -83,8 +91,14 @@ struct Double {
 }
 
 impl Stage for Double {
-    const KIND: Kind =
-        Kind { name: "double", version: 1, outputs: &[Output::new("out", "number")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "double",
+        version: 1,
+        outputs: &[Output::new("out", "number")],
+        numerics: false,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let number: u64 = fs::read_to_string(&context.input(&self.number)?.path)?.parse()?;
@@ -160,9 +174,10 @@ impl Space {
         let graph = self.load(yaml, settings).unwrap_or_else(|error| panic!("{error}"));
         let (log, mut nodes) = (Log::default(), Vec::new());
         let (store, options) = (self.store(), RunOptions { jobs: 1, ..RunOptions::default() });
+        let root = store.add_root(self.folder.path(), "").unwrap();
         let report = run(
-            Plan::new(&graph, &store),
-            store.lock_planning(|| {}).unwrap(),
+            held(&graph, &store, &root),
+            &root,
             &store,
             &Memory::new(1 << 20),
             &options,
@@ -180,6 +195,11 @@ impl Space {
         let error = self.load(yaml, settings).err().expect("an error").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
     }
+}
+
+fn held<'a>(graph: &'a Graph, store: &'a Store, root: &Root) -> Plan<'a> {
+    let cleaned = store.cleaned_by_now(|_| {}).unwrap();
+    Plan::new(graph, store).hold(cleaned, root, &|_| {}).unwrap()
 }
 
 const LOOP: &str = "

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::graph::NodeId;
 use super::plan::{Plan, State};
 use super::report::NodeReport;
-use store::{Digest, Store};
+use store::{Digest, Root, Store};
 
 /// Which outputs are still wanted.
 pub(super) struct Thinning {
@@ -45,16 +45,22 @@ impl Thinning {
     /// A node is being made again: what was let go of is wanted.
     pub fn makes_again(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
-        let known = plan.known(id).unwrap_or_default();
+        let known = plan.outputs(id).unwrap_or_default();
         self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
     /// A node is done: lets go of what it was the last to need.
-    pub fn release_around(&mut self, id: NodeId, plan: &Plan, store: &Store) -> anyhow::Result<()> {
+    pub fn release_around(
+        &mut self,
+        id: NodeId,
+        plan: &Plan,
+        store: &Store,
+        root: &Root,
+    ) -> anyhow::Result<()> {
         if self.any {
             let sources: BTreeSet<NodeId> = plan.graph.node(id).sources().chain([id]).collect();
             sources.into_iter().for_each(|source| self.release(source, plan));
-            self.drop_unwanted(store)?;
+            self.drop_unwanted(store, root)?;
         }
         Ok(())
     }
@@ -62,13 +68,13 @@ impl Thinning {
     /// Lets go of the passing outputs of a node whose consumers are all done. Recorded, too: after a crash one that is not
     /// has to be executed, and would need them.
     fn release(&mut self, id: NodeId, plan: &Plan) {
-        let is_done = |id: &NodeId| plan.slot(*id).state == State::Done && plan.slot(*id).recorded;
+        let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
         let node = plan.graph.node(id);
-        let idle = is_done(&id) && plan.consumers.of(id).iter().all(is_done);
+        let idle = is_done(&id) && plan.consumers(id).iter().all(is_done);
         if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
             return;
         }
-        let Some(known) = plan.known(id) else { return };
+        let Some(known) = plan.outputs(id) else { return };
         for &passing in &node.passing {
             let digest = known[passing].digest;
             let users = self.users.entry(digest).or_default();
@@ -79,26 +85,26 @@ impl Thinning {
         }
     }
 
-    fn drop_unwanted(&mut self, store: &Store) -> anyhow::Result<()> {
+    fn drop_unwanted(&mut self, store: &Store, root: &Root) -> anyhow::Result<()> {
         // Another node may have come by the same content meanwhile.
         self.unwanted.retain(|digest| self.users.get(digest).is_none_or(|users| *users == 0));
-        if !self.unwanted.is_empty() && store.drop_blobs(&self.unwanted)? {
+        if !self.unwanted.is_empty() && store.drop_blobs(&self.unwanted, root.id())? {
             self.unwanted.clear();
         }
         Ok(())
     }
 
     /// The run ends: what was made again is no longer needed either.
-    pub fn end(&mut self, plan: &Plan, store: &Store) -> anyhow::Result<()> {
+    pub fn end(&mut self, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
         for id in std::mem::take(&mut self.made_again) {
             // It was let go of before, or is now.
-            let known = plan.known(id).unwrap_or_default();
+            let known = plan.outputs(id).unwrap_or_default();
             if self.released.contains(&id) {
                 let passing = plan.graph.node(id).passing.iter();
                 self.unwanted.extend(passing.map(|output| known[*output].digest));
             }
             self.release(id, plan);
         }
-        self.drop_unwanted(store)
+        self.drop_unwanted(store, root)
     }
 }

@@ -29,8 +29,11 @@ pub enum Script {
 }
 
 /// A declared output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Product {
+    /// As it is written back: nobody types a `$` here.
+    #[serde(rename = "$output")]
     pub name: String,
     /// The type of artifact.
     #[serde(rename = "type")]
@@ -57,6 +60,16 @@ impl Script {
             return Err("`command` has a NUL character, which no program can be given".into());
         }
         Ok(())
+    }
+}
+
+impl Script {
+    /// Whether a text stands in it.
+    pub fn mentions(&self, text: &str) -> bool {
+        match self {
+            Script::Shell(script) => script.contains(text),
+            Script::Program(words) => words.iter().any(|word| word.0.contains(text)),
+        }
     }
 }
 
@@ -110,7 +123,9 @@ pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), S
             return Err(format!("`{name}` is not the name of an environment variable"));
         }
         if name == SEED {
-            return Err(format!("`{SEED}` is always set, to the seed of the stage: `seed: N` fixes it"));
+            return Err(format!(
+                "`{SEED}` is set by triplay, to the seed of a stage that says `random: true`; `seed: N` fixes it"
+            ));
         }
         if !seen.insert(name) {
             return Err(format!("`{name}` stands twice in `env`, `inherit` and `pass`"));
@@ -140,11 +155,11 @@ pub fn signal_name(number: i32) -> String {
     known.map(|(_, name)| format!(" ({name})")).unwrap_or_default()
 }
 
-/// Variables are keyed by their names, so that the names count too, not only the values in their places.
-pub fn by_name<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
+/// In which order variables are named does not count.
+pub fn sorted<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
     let named: BTreeMap<&str, &InputVariable> =
-        variables.iter().map(|variable| (variable.0.as_str(), variable)).collect();
-    named.serialize(serializer)
+        variables.iter().map(|variable| (variable.name(), variable)).collect();
+    serializer.collect_seq(named.values())
 }
 
 impl<'de> Deserialize<'de> for Word {
@@ -215,7 +230,7 @@ impl<'de> Visitor<'de> for ScriptVisitor {
 /// Outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. What is
 /// written back is a list, since their order counts.
 pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Product>, D::Error> {
-    deserializer.deserialize_map(ProductsVisitor)
+    deserializer.deserialize_any(ProductsVisitor)
 }
 
 struct ProductsVisitor;
@@ -234,6 +249,16 @@ impl<'de> Visitor<'de> for ProductsVisitor {
         while let Some((name, what)) = entries.next_entry::<String, Typed>()? {
             let path = what.path.unwrap_or_else(|| name.clone());
             products.push(Product { name, artifact: what.artifact, path });
+        }
+        Ok(products)
+    }
+
+    /// As they are written back.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<Product>, A::Error> {
+        let mut products = Vec::new();
+        while let Some(item) = items.next_element::<serde_json::Value>()? {
+            let product = serde_json::from_value(item);
+            products.push(product.map_err(|_| de::Error::invalid_type(de::Unexpected::Seq, &self))?);
         }
         Ok(products)
     }

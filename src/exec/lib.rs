@@ -87,15 +87,19 @@ pub struct Exec {
     #[serde(default)]
     env: BTreeMap<String, Word>,
     /// Variables of triplay's own environment. Their values count.
-    #[serde(default, serialize_with = "grammar::by_name")]
+    #[serde(default, serialize_with = "grammar::sorted")]
     #[schemars(with = "Vec<String>")]
     inherit: Vec<InputVariable>,
     /// Variables that are handed on but do not count: places and secrets.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pass: Vec<String>,
     /// Exit codes after which the command is tried again, as `retry` says; 75 (EX_TEMPFAIL) by default.
-    #[serde(default = "default_transient", skip_serializing)]
+    #[serde(default = "default_transient")]
     transient: Vec<u8>,
+    /// Whether the command draws: it then finds a seed in TRIPLAY_SEED, another one for each seed of the pipeline and each
+    /// round of a loop, and runs for each of them. A command that does not draw runs once.
+    #[serde(default)]
+    random: bool,
 }
 
 /// `EX_TEMPFAIL` of `sysexits.h`.
@@ -104,7 +108,14 @@ fn default_transient() -> Vec<u8> {
 }
 
 impl Stage for Exec {
-    const KIND: Kind = Kind { name: "exec", version: 1, outputs: &[], numerics: false };
+    const KIND: Kind = Kind {
+        name: "exec",
+        version: 2,
+        outputs: &[],
+        numerics: false,
+        draws: false,
+        uncounted: &["pass", "transient"],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
@@ -116,10 +127,18 @@ impl Stage for Exec {
                 format!("`{}` is an input and an output: write to a name of its own", both.path).into()
             );
         }
+        if !self.random && self.command.mentions(SEED) {
+            return Err(CheckError::at(
+                "command",
+                format!(
+                    "`command` reads {SEED}, which is set for a command that draws\n  help: say `random: true`"
+                ),
+            ));
+        }
         if self.transient.contains(&0) {
             return Err("`transient` lists exit codes of failures; 0 is none".into());
         }
-        let inherited = self.inherit.iter().map(|variable| variable.0.as_str());
+        let inherited = self.inherit.iter().map(InputVariable::name);
         let names = self.env.keys().map(String::as_str).chain(inherited);
         Ok(grammar::check_variables(names.chain(self.pass.iter().map(String::as_str)))?)
     }
@@ -132,6 +151,10 @@ impl Stage for Exec {
             incidental: false,
         });
         declared.chain([Output::incidental(LOG, "text")]).collect()
+    }
+
+    fn draws(&self) -> bool {
+        self.random
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -165,22 +188,27 @@ impl Exec {
     fn declares(&self, name: &str) -> bool {
         self.env.contains_key(name)
             || self.pass.iter().any(|passed| passed == name)
-            || self.inherit.iter().any(|inherited| inherited.0 == name)
+            || self.inherit.iter().any(|inherited| inherited.name() == name)
     }
 
     /// The command's whole environment.
     fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
-        let mut variables = BTreeMap::from([
-            ("PATH".to_owned(), OsString::from(DEFAULT_PATH)),
-            (SEED.to_owned(), context.seed().stream("exec").next_u64().to_string().into()),
-        ]);
+        let mut variables = BTreeMap::from([("PATH".to_owned(), OsString::from(DEFAULT_PATH))]);
+        if self.random {
+            let seed = context.seed().stream("exec").next_u64();
+            variables.insert(SEED.to_owned(), seed.to_string().into());
+        }
+        let devices = context.devices();
+        if !devices.is_empty() {
+            variables.insert("CUDA_VISIBLE_DEVICES".to_owned(), devices.join(",").into());
+        }
         let passed = self.pass.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
         variables.extend(passed);
-        // As they were read for the key: what is not UTF-8 counts as unset.
-        let inherited = self.inherit.iter().map(|variable| &variable.0);
-        variables.extend(
-            inherited.filter_map(|name| Some((name.clone(), OsString::from(std::env::var(name).ok()?)))),
-        );
+        // As they were read for the key.
+        let inherited = self.inherit.iter();
+        variables.extend(inherited.filter_map(|inherited| {
+            Some((inherited.name().to_owned(), OsString::from(context.variable(inherited)?)))
+        }));
         variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
         variables.into_iter().collect()
     }

@@ -41,6 +41,9 @@ pub struct RunRecord {
     pub began: String,
     /// The cache that holds the blobs.
     pub cache: PathBuf,
+    /// What the cache knows the run by.
+    #[serde(default)]
+    pub root: String,
     /// Of the names and keys of all nodes, once all are done: runs that came to the same have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,

@@ -10,9 +10,9 @@ use store::{Digest, Store};
 
 /// What a key was made of, if it has a record.
 pub fn manifest(store: &Store, key: &Digest) -> Option<Value> {
-    store
-        .record(key, |line| serde_json::from_slice::<Value>(line).ok())
-        .map(|mut record| record["manifest"].take())
+    let line = store.whole_record(key).ok()??;
+    let mut record: Value = serde_json::from_slice(&line).ok()?;
+    Some(engine::in_place(record["job"].take()))
 }
 
 /// The outputs of a run by their content, and what each node took of them.

@@ -124,7 +124,7 @@ pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Chec
 fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<Arc<Params>> {
     let mut digests = String::new();
     for path in Checkpoint::base_files(folder)? {
-        digests += &Digest::of_file(&path)?.to_string();
+        digests += &context.digest_of_file(&path)?.to_string();
     }
     let artifact = Artifact { digest: Digest::of_bytes(digests.as_bytes()), path: folder.to_owned() };
     context.load(&artifact, |path| {

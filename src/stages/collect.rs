@@ -29,8 +29,14 @@ fn default_capacity() -> usize {
 }
 
 impl Stage for Collect {
-    const KIND: Kind =
-        Kind { name: "collect", version: 1, outputs: &[Output::new("pairs", "pairs")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "collect",
+        version: 1,
+        outputs: &[Output::new("pairs", "pairs")],
+        numerics: false,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }

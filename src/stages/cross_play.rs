@@ -66,6 +66,8 @@ impl Stage for CrossPlay {
             Output::new("responses", "responses"),
         ],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

@@ -17,6 +17,8 @@ impl Stage for Empty {
         version: 1,
         outputs: &[Output::new("pool", "pool"), Output::new("pairs", "pairs")],
         numerics: false,
+        draws: false,
+        uncounted: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

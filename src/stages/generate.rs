@@ -57,8 +57,14 @@ fn default_task() -> String {
 }
 
 impl Stage for Generate {
-    const KIND: Kind =
-        Kind { name: "generate", version: 3, outputs: &[Output::new("attacks", "attacks")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "generate",
+        version: 3,
+        outputs: &[Output::new("attacks", "attacks")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

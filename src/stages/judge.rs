@@ -41,8 +41,14 @@ fn greedy() -> Sampling {
 }
 
 impl Stage for Judge {
-    const KIND: Kind =
-        Kind { name: "judge", version: 3, outputs: &[Output::new("verdicts", "verdicts")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "judge",
+        version: 3,
+        outputs: &[Output::new("verdicts", "verdicts")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

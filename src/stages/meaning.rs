@@ -35,8 +35,14 @@ fn greedy() -> Sampling {
 }
 
 impl Stage for Meaning {
-    const KIND: Kind =
-        Kind { name: "meaning", version: 1, outputs: &[Output::new("meanings", "meanings")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "meaning",
+        version: 1,
+        outputs: &[Output::new("meanings", "meanings")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;

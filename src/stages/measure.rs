@@ -59,6 +59,8 @@ impl Stage for Measure {
         version: 3,
         outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

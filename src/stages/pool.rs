@@ -55,8 +55,14 @@ fn default_decay() -> f64 {
 }
 
 impl Stage for Pool {
-    const KIND: Kind =
-        Kind { name: "pool", version: 4, outputs: &[Output::new("pool", "pool")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "pool",
+        version: 4,
+        outputs: &[Output::new("pool", "pool")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 {

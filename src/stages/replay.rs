@@ -20,8 +20,14 @@ pub struct Replay {
 }
 
 impl Stage for Replay {
-    const KIND: Kind =
-        Kind { name: "replay", version: 1, outputs: &[Output::new("attacks", "attacks")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "replay",
+        version: 1,
+        outputs: &[Output::new("attacks", "attacks")],
+        numerics: false,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let pool = artifact::rows::<PoolRow, _>(context, &self.data)?;

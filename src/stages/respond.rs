@@ -92,6 +92,8 @@ impl Stage for Respond {
         version: 3,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

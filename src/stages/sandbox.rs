@@ -75,6 +75,8 @@ impl Stage for Sandbox {
             Output::new("empty_pairs", "pairs"),
         ],
         numerics: false,
+        draws: true,
+        uncounted: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -84,7 +86,7 @@ impl Stage for Sandbox {
         };
         let world = World::parse(&text).map_err(|error| match &self.spec {
             None => anyhow::anyhow!(error),
-            Some(file) => anyhow::anyhow!("{}: {error}", file.0.display()),
+            Some(file) => anyhow::anyhow!("{}: {error}", file.path().display()),
         })?;
         let seed = context.seed();
         let at = artifact::position(context);

@@ -78,6 +78,8 @@ impl Stage for Sft {
         version: 3,
         outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

@@ -39,6 +39,8 @@ impl Stage for Tokenizer {
         version: 1,
         outputs: &[Output::new("tokenizer", "tokenizer")],
         numerics: false,
+        draws: false,
+        uncounted: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -69,8 +69,14 @@ fn greedy() -> Sampling {
 }
 
 impl Stage for Vote {
-    const KIND: Kind =
-        Kind { name: "vote", version: 2, outputs: &[Output::new("labels", "labels")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "vote",
+        version: 2,
+        outputs: &[Output::new("labels", "labels")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 {

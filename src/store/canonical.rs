@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::Digest;
 
 /// The digest of a JSON value. Keys are taken in sorted order and every part carries its type and length,
-/// so that no two different values share an encoding. Numbers are encoded as serde_json prints them
-/// (shortest form that reads back the same), with `1` and `1.0` kept apart.
+/// so that no two different values share an encoding. A number is its 64 bits, as a whole number or as a floating point
+/// one: `1` and `1.0` are kept apart, and no library's way of writing numbers counts.
 pub fn canonical_digest(value: &Value) -> Digest {
     let mut hasher = blake3::Hasher::new();
     encode(value, &mut hasher);
@@ -17,7 +17,13 @@ fn encode(value: &Value, hasher: &mut blake3::Hasher) {
     match value {
         Value::Null => tagged(b'n', b"", hasher),
         Value::Bool(value) => tagged(b'b', &[u8::from(*value)], hasher),
-        Value::Number(number) => tagged(b'd', number.to_string().as_bytes(), hasher),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => tagged(b'i', &number.to_le_bytes(), hasher),
+            (None, Some(number)) => tagged(b'u', &number.to_le_bytes(), hasher),
+            (None, None) => {
+                tagged(b'f', &number.as_f64().unwrap_or(f64::NAN).to_bits().to_le_bytes(), hasher);
+            }
+        },
         Value::String(text) => tagged(b's', text.as_bytes(), hasher),
         Value::Array(items) => {
             tagged(b'a', &(items.len() as u64).to_le_bytes(), hasher);
@@ -54,5 +60,14 @@ mod tests {
         assert_ne!(digest(json!(1)), digest(json!(1.0)));
         assert_ne!(digest(json!([[1], 2])), digest(json!([[1, 2]])));
         assert_ne!(digest(json!({"a": null})), digest(json!({})));
+    }
+
+    #[test]
+    fn digests_are_pinned_since_keys_in_caches_are_made_of_them() {
+        let value = json!({
+            "whole": [0, -1, 9_007_199_254_740_993i64, u64::MAX], "floating": [0.1, 1e300, -0.0, 3.0],
+            "text": "ä", "none": null, "yes": true,
+        });
+        assert_eq!(canonical_digest(&value).to_string(), "134f63be5b2a5be9fde1b880fc835f4993769024d28d9b74e05f060c7dc10c35");
     }
 }

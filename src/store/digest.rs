@@ -1,16 +1,19 @@
-//! BLAKE3 digests and how files and folders are digested.
+//! BLAKE3 digests: the names of contents. A content is a file, an executable file or a tree; each kind has digests of
+//! its own, so that no two contents share one.
 
 use std::fmt;
-use std::fs;
+use std::fs::{File, Metadata};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
+use blake3::hazmat::{self, ChainingValue, HasherExt, Mode, left_subtree_len};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Files from this size on are memory-mapped and hashed by all threads.
-const PARALLEL_FROM: u64 = 1 << 20;
+use super::tree::{Hidden, Tree};
 
 /// What each character stands for as a hexadecimal digit; 255 where it is none.
 const NIBBLES: [u8; 256] = {
@@ -33,15 +36,32 @@ impl Digest {
         Digest(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file's bytes.
+    /// The digest of a file: of its bytes; of one that may be executed another, since it is not the same content.
     pub fn of_file(path: &Path) -> io::Result<Digest> {
-        let mut hasher = blake3::Hasher::new();
-        if fs::metadata(path)?.len() >= PARALLEL_FROM {
-            hasher.update_mmap_rayon(path)?;
-        } else {
-            hasher.update(&fs::read(path)?);
+        // Before it is opened: a device or a pipe may have no end, or no beginning.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is neither a file nor a folder"));
         }
-        Ok(hasher.into())
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let mode = if is_executable(&metadata) { Mode::DeriveKeyMaterial(&EXECUTABLE) } else { Mode::Hash };
+        hash(&file, metadata.len(), mode)
+    }
+
+    /// The digest of a file or of a folder with all that is in it.
+    pub fn of_path(path: &Path) -> io::Result<Digest> {
+        match path.is_dir() {
+            true => Ok(Tree::of_folder(path, Hidden::Included, &mut Digest::of_file)?.digest()),
+            false => Digest::of_file(path),
+        }
+    }
+
+    /// The digest of a file or folder of the user's, where what is hidden (`.git`, `.cache`) does not count.
+    pub fn of_input(path: &Path) -> io::Result<Digest> {
+        match path.is_dir() {
+            true => Ok(Tree::of_folder(path, Hidden::LeftOut, &mut Digest::of_file)?.digest()),
+            false => Digest::of_file(path),
+        }
     }
 
     /// The digest that 64 hexadecimal digits stand for. A table makes it several times as fast as comparing: three of
@@ -57,35 +77,6 @@ impl Digest {
         (seen < 16).then_some(Digest(bytes))
     }
 
-    /// The digest of a folder: the names and digests of its files, in name order. What is hidden (`.git`,
-    /// `.cache`) is no part of it.
-    pub fn of_folder(path: &Path) -> io::Result<Digest> {
-        Digest::of_folder_by(path, &mut Digest::of_file)
-    }
-
-    /// The same, with the digests of its files from elsewhere.
-    pub fn of_folder_by(
-        path: &Path,
-        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
-    ) -> io::Result<Digest> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"folder\0");
-        let mut files = Vec::new();
-        files_below(path, "", &mut files)?;
-        files.sort();
-        for (name, file) in files {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            hasher.update(&of_file(&file)?.0);
-        }
-        Ok(hasher.into())
-    }
-
-    /// The digest of a file or of a folder.
-    pub fn of_path(path: &Path) -> io::Result<Digest> {
-        if path.is_dir() { Digest::of_folder(path) } else { Digest::of_file(path) }
-    }
-
     /// The 32 bytes.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -97,49 +88,62 @@ impl Digest {
     }
 }
 
-/// The files of a folder and of those in it, by their names from there.
-fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = name_of(&path)?;
-        if name.starts_with('.') {
-            continue;
-        }
-        let name = format!("{prefix}{name}");
-        let metadata = fs::metadata(&path)?;
-        if metadata.is_dir() {
-            files_below(&path, &format!("{name}/"), files)?;
-        } else if metadata.is_file() {
-            files.push((name, path));
-        } else {
-            // A device or a pipe may have no end.
-            return Err(io::Error::other(format!("{} is neither a file nor a folder", path.display())));
-        }
-    }
-    Ok(())
+/// Whether its owner may execute a file.
+pub(super) fn is_executable(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o100 != 0
 }
 
-fn name_of(path: &Path) -> io::Result<String> {
-    let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    name.ok_or_else(|| io::Error::other(format!("{}: name is not UTF-8", path.display())))
+/// Bytes that are read and hashed at once.
+const BLOCK: u64 = 1 << 20;
+
+/// The BLAKE3 hash of a file that is `length` bytes long, by all threads. It is read and not mapped: of a file that
+/// somebody cuts short, or a sector that cannot be read, reading says so, while a map ends the process.
+fn hash(file: &File, length: u64, mode: Mode) -> io::Result<Digest> {
+    let hash = if length <= BLOCK {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        hasher(mode).update(&bytes).finalize()
+    } else {
+        let left = left_subtree_len(length);
+        let (left, right) = halves(file, 0, left, length, mode)?;
+        hazmat::merge_subtrees_root(&left, &right, mode)
+    };
+    Ok(Digest(*hash.as_bytes()))
 }
 
-/// The files of a folder in name order; a nested folder or a name that is not UTF-8 is an error.
-pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            return Err(io::Error::other(format!(
-                "{} is a folder inside a folder: artifacts are flat",
-                path.display()
-            )));
-        }
-        files.push((name_of(&path)?, path));
+/// The chaining value of the bytes from `from` up to `to`, which are a subtree of the whole.
+fn subtree(file: &File, from: u64, to: u64, mode: Mode) -> io::Result<ChainingValue> {
+    if to - from > BLOCK {
+        let (left, right) = halves(file, from, from + left_subtree_len(to - from), to, mode)?;
+        return Ok(hazmat::merge_subtrees_non_root(&left, &right, mode));
     }
-    files.sort();
-    Ok(files)
+    let mut bytes = vec![0; (to - from) as usize];
+    file.read_exact_at(&mut bytes, from)?;
+    let mut hasher = hasher(mode);
+    Ok(hasher.set_input_offset(from).update(&bytes).finalize_non_root())
 }
+
+fn halves(
+    file: &File,
+    from: u64,
+    middle: u64,
+    to: u64,
+    mode: Mode,
+) -> io::Result<(ChainingValue, ChainingValue)> {
+    let (left, right) = rayon::join(|| subtree(file, from, middle, mode), || subtree(file, middle, to, mode));
+    Ok((left?, right?))
+}
+
+fn hasher(mode: Mode) -> blake3::Hasher {
+    match mode {
+        Mode::DeriveKeyMaterial(key) => blake3::Hasher::new_from_context_key(key),
+        _ => blake3::Hasher::new(),
+    }
+}
+
+/// What tells the digest of an executable file from that of its bytes.
+static EXECUTABLE: LazyLock<hazmat::ContextKey> =
+    LazyLock::new(|| hazmat::hash_derive_key_context("triplay 2026 executable file v1"));
 
 impl From<blake3::Hasher> for Digest {
     fn from(hasher: blake3::Hasher) -> Digest {

@@ -1,45 +1,61 @@
 //! The cache folder.
 //!
 //! ```text
-//! blobs/ab/abcd…     outputs by content digest: a file or a flat folder, read-only
-//! records.jsonl      what is known of each key, one sealed line each
+//! format             how it is laid out, and how its processes see who is gone
+//! blobs/ab/abcd…     outputs by content digest, read-only: a file, or a tree, whose files are blobs too
+//! records/ID.jsonl   what is known of each key, one sealed line each; a file for each process that wrote some
 //! files.jsonl        remembered digests of files outside
-//! roots/             the runs that use the cache: what they name is kept
-//! locks/KEY          held by who computes a key
-//! planning           locked shared while somebody looks for what is there, exclusively by who removes
-//! publishing         locked shared while something is placed that no run names yet, exclusively by `gc`
-//! tmp/ID/            what one process is writing; swept when it is gone
+//! roots/ID/          the runs that use the cache, and what they need
+//! claims/NAME        links to the files of sessions: who computes a key, leads a run, cleans the cache
+//! sessions/ID        the processes at work
+//! tmp/ID/            what they are writing
+//! cleaned            how often the cache was cleaned
 //! quarantine/        what was found to be not what it should be
-//! left/NODE/         what a failing stage saved
+//! failed/            what a failing stage saved
 //! ```
 //!
-//! Order of publication: blobs first, the record last. So a record that can be read names only blobs that were
-//! complete. A blob may be dropped later while its record stays: who needs it makes it again.
+//! Order of publication: a run names an output, then it is placed, the record comes last. So a record that can be read
+//! names only blobs that were complete. A blob may be dropped later while its record stays: who needs it makes it again.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use super::digest::flat_files;
+use super::claim::{Claim, Claimed};
+use super::digest::is_executable;
 use super::fail::fail_point;
-use super::line::seal;
-use super::lock::{Lock, Mode};
+use super::format::{self, FORMAT, Locking};
 use super::memo::Memo;
 use super::publish::{sync_folder, write_durably};
 use super::records::Records;
-use super::session::{Session, Workspace};
+use super::roots::KeptBlobs;
+use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::Sharing;
+use super::tree::{Entry, Hidden, Tree, flat_files};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} {path}: {cause}{}", advice(.cause))]
     Io { action: &'static str, path: PathBuf, cause: io::Error },
+    #[error(
+        "{root} is a cache of another version of triplay (format {format}; this one uses format {FORMAT}), and was left as \
+         it is\n  help: choose another folder with --cache DIR or TRIPLAY_CACHE, or move this one away; what its runs left \
+         in results/ can be read as long as it is where it is"
+    )]
+    Outdated { root: PathBuf, format: u32 },
+    #[error(
+        "{root} lies on a file system that several hosts may share, but was made for one host\n  help: when nothing uses \
+         it, write \"leases\" in the place of \"kernel\" in {path}"
+    )]
+    Shared { root: PathBuf, path: PathBuf },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -52,7 +68,7 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "\n  help: choose a cache folder you may write to, with --cache DIR or TRIPLAY_CACHE"
         }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
             "\n  help: the disk reports an error; when it is mended, `triplay cache verify` finds what is damaged"
         }
         _ => "",
@@ -71,31 +87,57 @@ pub struct Blob {
     pub bytes: u64,
 }
 
+/// A finished output that is not placed yet: nobody writes to it any more.
+pub struct Frozen {
+    path: PathBuf,
+    tree: Option<Tree>,
+    blob: Blob,
+}
+
+impl Frozen {
+    pub fn blob(&self) -> Blob {
+        self.blob
+    }
+}
+
+/// How often a cache was cleaned, and whether somebody is at it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cleaned {
+    times: u64,
+    under_way: bool,
+}
+
 /// A cache folder. Any number of processes, of all users who may write in it, use it side by side.
 pub struct Store {
     pub(super) root: PathBuf,
     pub(super) sharing: Sharing,
+    locking: Locking,
+    pub(super) watch: Watch,
     pub(super) records: Mutex<Records>,
     pub(super) memo: Mutex<Memo>,
-    /// This process's folder below `tmp/`, once it has written something.
-    session: Mutex<Option<Session>>,
-    /// Keys that this process has locked.
-    locked: Mutex<Vec<Digest>>,
-    /// Blobs that were made or looked through by this process, as they then were.
-    trusted: Mutex<HashMap<Digest, Stamp>>,
+    /// What this process is to others, once it has written something.
+    session: Mutex<Option<Arc<Session>>>,
+    /// The digests of files in the cache that were made or looked through by this process, as they then were.
+    known: Mutex<HashMap<Stamp, Digest>>,
     /// Blobs that were made by this process.
     made: Mutex<HashSet<Digest>>,
+    /// Those that were made as files of trees and are no outputs themselves.
+    parts: Mutex<HashSet<Digest>>,
+    /// What other runs keep, as far as it was read.
+    pub(super) kept: Mutex<KeptBlobs>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The files of the two locks that who removes holds exclusively.
-pub(super) const PLANNING: &str = "planning";
-pub(super) const PUBLISHING: &str = "publishing";
+const FOLDERS: [&str; 6] = ["blobs", "roots", "claims", "sessions", "tmp", "records"];
 
-const FOLDERS: [&str; 4] = ["blobs", "roots", "locks", "tmp"];
+/// The claim of who cleans the cache.
+pub(super) const CLEANING: &str = "cleaning";
+
+/// How often a claim that another process has is tried.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Opens the cache, creating it where it is missing. One that may only be read can be opened too.
@@ -103,26 +145,26 @@ impl Store {
         fs::create_dir_all(root).map_err(io_error("create the cache folder", root))?;
         let root = fs::canonicalize(root).map_err(io_error("find", root))?;
         let sharing = Sharing::of(&root).map_err(io_error("read", &root))?;
+        let locking = format::of(&root, sharing)?;
         for folder in FOLDERS.map(|name| root.join(name)) {
             if !folder.is_dir() {
                 sharing.create_folder(&folder).map_err(io_error("create the cache folder", &folder))?;
             }
-        }
-        for name in [PLANNING, PUBLISHING] {
-            // Where it cannot be created nobody can publish either.
-            let _ = Lock::try_take(&root.join(name), Mode::Shared, sharing);
         }
         let mut records = Records::new(&root);
         records.refresh().map_err(io_error("read the records of", &root))?;
         Ok(Store {
             records: Mutex::new(records),
             memo: Mutex::new(Memo::new(&root)),
+            watch: Watch::new(locking),
             session: Mutex::new(None),
-            locked: Mutex::new(Vec::new()),
-            trusted: Mutex::new(HashMap::new()),
+            known: Mutex::new(HashMap::new()),
             made: Mutex::new(HashSet::new()),
+            parts: Mutex::new(HashSet::new()),
+            kept: Mutex::new(HashMap::new()),
             root,
             sharing,
+            locking,
         })
     }
 
@@ -130,68 +172,111 @@ impl Store {
         &self.root
     }
 
-    /// Taken while the cache is looked through for what is there, until what was found is named by a run: so long
-    /// nobody removes anything. `waiting` is called where the cache is being cleaned.
-    pub fn lock_planning(&self, waiting: impl FnOnce()) -> Result<Lock> {
-        self.lock_guard(PLANNING, Mode::Shared, waiting)
+    /// Shows others that this process is at work. So long they drop nothing that it may have found.
+    pub fn begin_session(&self) -> Result<()> {
+        self.session(None).map(drop)
     }
 
-    /// Taken from when an output is placed until a run names it: so long nobody throws away what no run names.
-    pub fn lock_publishing(&self, waiting: impl FnOnce()) -> Result<Lock> {
-        self.lock_guard(PUBLISHING, Mode::Shared, waiting)
-    }
-
-    pub(super) fn lock_guard(&self, name: &str, mode: Mode, waiting: impl FnOnce()) -> Result<Lock> {
-        let path = self.root.join(name);
-        let taken = Lock::try_take(&path, mode, self.sharing).map_err(io_error("lock", &path))?;
-        if let Some(lock) = taken {
-            return Ok(lock);
+    /// What this process is to others; `run` is what it works for, if another process leads that.
+    pub(super) fn session(&self, run: Option<&str>) -> Result<Arc<Session>> {
+        let mut session = lock(&self.session);
+        if let Some(session) = &*session {
+            return Ok(session.clone());
         }
-        waiting();
-        Lock::take(&path, mode, self.sharing).map_err(io_error("lock", &path))
+        let begin = || {
+            self.watch.sweep(&self.root)?;
+            Session::begin(&self.root, run.map(str::to_owned), self.locking, self.sharing)
+        };
+        let begun = begin().map_err(io_error("begin to write in", &self.root))?;
+        Ok(session.insert(Arc::new(begun)).clone())
     }
 
-    /// The right to compute a key, or nothing where another process has it. The lock's file stays until this process
-    /// is done with the cache: to remove it at once costs more than a small node does.
-    pub fn try_lock_key(&self, key: &Digest) -> Result<Option<Lock>> {
-        let path = self.root.join("locks").join(key.to_string());
-        let taken = Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
-        if taken.is_some() {
-            lock(&self.locked).push(*key);
+    /// Takes what this name stands for, unless another process that lives has it.
+    pub fn claim(&self, name: &str) -> Result<Claimed> {
+        let session = self.session(None)?;
+        let path = self.root.join("claims").join(name);
+        Claim::take(&path, &session, &self.watch).map_err(io_error("claim", &path))
+    }
+
+    /// The right to compute a key.
+    pub fn claim_key(&self, key: &Digest) -> Result<Claimed> {
+        self.claim(&key.to_string())
+    }
+
+    /// Takes it as soon as nobody else has it. `waiting` hears once of who does.
+    pub(super) fn claim_in_turn(&self, name: &str, waiting: impl FnOnce(&str)) -> Result<Claim> {
+        let mut waiting = Some(waiting);
+        loop {
+            match self.claim(name)? {
+                Claimed::Mine(claim) => return Ok(claim),
+                Claimed::Others(Some(process)) => {
+                    if let Some(waiting) = waiting.take() {
+                        waiting(&process.to_string());
+                    }
+                }
+                Claimed::Others(None) => {}
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
-        Ok(taken)
+    }
+
+    /// Whether a process that lives has claimed this.
+    pub(super) fn is_claimed(&self, name: &str) -> Result<bool> {
+        Ok(self.claimant(name)?.is_some())
+    }
+
+    fn claimant(&self, name: &str) -> Result<Option<Process>> {
+        let path = self.root.join("claims").join(name);
+        let living = self.watch.living(&path).map_err(io_error("read", &path))?;
+        Ok(living.map(|told| told.process))
+    }
+
+    /// How often the cache was cleaned. Who looks what there is, says what it needs of that in its root, and then finds
+    /// this unchanged, has missed nothing; else it looks again.
+    pub fn cleaned(&self) -> Result<Cleaned> {
+        let path = self.root.join("cleaned");
+        let times = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            text => text.map_err(io_error("read", &path))?.trim().parse().unwrap_or(0),
+        };
+        Ok(Cleaned { times, under_way: self.is_claimed(CLEANING)? })
+    }
+
+    /// The same, when nobody is at it. `waiting` hears once of who is.
+    pub fn cleaned_by_now(&self, waiting: impl FnOnce(&str)) -> Result<Cleaned> {
+        let mut waiting = Some(waiting);
+        loop {
+            let cleaned = self.cleaned()?;
+            if !cleaned.under_way {
+                return Ok(cleaned);
+            }
+            if let (Some(process), Some(waiting)) = (self.claimant(CLEANING)?, waiting.take()) {
+                waiting(&process.to_string());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Says that the cache is being cleaned.
+    pub(super) fn count_cleaning(&self) -> Result<()> {
+        let path = self.root.join("cleaned");
+        let times = self.cleaned()?.times + 1;
+        self.write_shared(&path, format!("{times}\n").as_bytes()).map_err(io_error("write", &path))
     }
 
     /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; gone on drop.
     pub fn workspace(&self) -> Result<Workspace> {
+        let session = self.session(None)?;
         let workspace = || {
             fail_point("workspace")?;
-            self.with_session(Session::workspace)?
+            session.workspace()
         };
-        let tmp = self.root.join("tmp");
-        workspace().map_err(io_error("create a folder in", &tmp))
+        workspace().map_err(io_error("create a folder in", &session.folder))
     }
 
-    /// This process's folder below `tmp/`. Others see by it that the cache is in use.
+    /// This process's folder below `tmp/`.
     pub fn scratch(&self) -> Result<PathBuf> {
-        let folder = self.with_session(|session| session.folder().to_owned());
-        folder.map_err(io_error("create a folder in", &self.root.join("tmp")))
-    }
-
-    fn with_session<T>(&self, act: impl FnOnce(&Session) -> T) -> io::Result<T> {
-        let mut session = lock(&self.session);
-        if let Some(session) = &*session {
-            return Ok(act(session));
-        }
-        let tmp = self.root.join("tmp");
-        Session::sweep(&tmp, self.sharing)?;
-        Ok(act(session.insert(Session::begin(&tmp, self.sharing)?)))
-    }
-
-    /// Whether no other process is at work on the cache.
-    pub fn is_alone(&self) -> Result<bool> {
-        let (session, tmp) = (lock(&self.session), self.root.join("tmp"));
-        Session::is_alone(&tmp, session.as_ref(), self.sharing).map_err(io_error("read", &tmp))
+        Ok(self.session(None)?.folder.clone())
     }
 
     /// Where the blob of this digest lies, if it is there. It is a file or a folder.
@@ -209,78 +294,138 @@ impl Store {
     /// no longer there.
     pub fn verified(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let path = self.blob_path(digest);
-        if !path.exists() {
-            return Ok(None);
+        match self.content(&path) {
+            Ok(found) if found == *digest => Ok(Some(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if !is_damage(&error) => Err(io_error("read", &path)(error)),
+            _ => Ok(self.quarantine(&path, digest)?.is_none().then_some(path)),
         }
-        let stamp = stamp(&path).map_err(io_error("read", &path))?;
-        if lock(&self.trusted).get(digest) == Some(&stamp) {
-            return Ok(Some(path));
-        }
-        if Digest::of_path(&path).map_err(io_error("read", &path))? == *digest {
-            lock(&self.trusted).insert(*digest, stamp);
-            return Ok(Some(path));
-        }
-        self.quarantine(&path)?;
-        Ok(None)
     }
 
-    /// Takes a damaged file or folder out of the way, for people to look at.
-    pub(super) fn quarantine(&self, path: &Path) -> Result<PathBuf> {
+    /// The digest of what lies at a path in the cache.
+    pub(super) fn content(&self, path: &Path) -> io::Result<Digest> {
+        let metadata = fs::metadata(path)?;
+        match metadata.is_dir() {
+            true => Ok(self.tree(path)?.digest()),
+            false => self.content_of_file(path, &metadata),
+        }
+    }
+
+    fn tree(&self, path: &Path) -> io::Result<Tree> {
+        Tree::of_folder(path, Hidden::Included, &mut |file| self.content_of_file(file, &fs::metadata(file)?))
+    }
+
+    fn content_of_file(&self, path: &Path, metadata: &Metadata) -> io::Result<Digest> {
+        let stamp = Stamp::of(metadata);
+        if let Some(digest) = lock(&self.known).get(&stamp) {
+            return Ok(*digest);
+        }
+        let digest = Digest::of_file(path)?;
+        if Stamp::of(&fs::metadata(path)?) == stamp {
+            lock(&self.known).insert(stamp, digest);
+        }
+        Ok(digest)
+    }
+
+    /// The digest of a file in the cache, which is looked through once.
+    pub fn digest_of_part(&self, path: &Path) -> io::Result<Digest> {
+        self.content_of_file(path, &fs::metadata(path)?)
+    }
+
+    /// Takes a damaged file or folder out of the way, for people to look at: where it lies then. Nothing where it turns
+    /// out to be what it should be, since somebody has made it again meanwhile.
+    pub(super) fn quarantine(&self, path: &Path, digest: &Digest) -> Result<Option<PathBuf>> {
         let folder = self.root.join("quarantine");
-        let create = || self.sharing.create_folder(&folder);
-        create().map_err(io_error("create", &folder))?;
+        self.sharing.create_folder(&folder).map_err(io_error("create", &folder))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let free = (0..).map(|n| if n == 0 { name.to_string() } else { format!("{name}-{n}") });
         let place = free.map(|name| folder.join(name)).find(|place| !place.exists()).unwrap_or(folder);
         match fs::rename(path, &place) {
             // Another process was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(place),
-            renamed => renamed.map(|()| place).map_err(io_error("move to quarantine", path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(place)),
+            renamed => renamed.map_err(io_error("move to quarantine", path))?,
         }
+        if Digest::of_path(&place).is_ok_and(|found| found == *digest) {
+            // Of two that are the same, either will do.
+            let back = fs::rename(&place, path);
+            return match back {
+                Err(_) if path.exists() => Ok(None),
+                back => back.map(|()| None).map_err(io_error("move back from quarantine", path)),
+            };
+        }
+        Ok(Some(place))
     }
 
-    /// Puts a finished file or flat folder of a workspace in its place, where others can read it. It is not durable
-    /// before [`Store::settle`]: what a crash leaves of it until then is no record's, and is looked through before it
-    /// is used.
-    pub fn place(&self, path: &Path) -> Result<Blob> {
-        let is_folder = path.is_dir();
-        let files = match is_folder {
-            true => {
-                flat_files(path).map_err(io_error("read", path))?.into_iter().map(|(_, file)| file).collect()
+    /// Finishes an output, a file or a flat folder of a workspace: nobody writes to it any more.
+    pub fn freeze(&self, path: &Path) -> Result<Frozen> {
+        if !path.is_dir() {
+            let freeze = || {
+                let bytes = self.protect(path)?;
+                Ok(Blob { digest: self.content(path)?, bytes })
+            };
+            let blob = freeze().map_err(io_error("read", path))?;
+            return Ok(Frozen { path: path.to_owned(), tree: None, blob });
+        }
+        let freeze = || {
+            for (_, file) in flat_files(path)? {
+                self.protect(&file)?;
             }
-            false => vec![path.to_owned()],
+            self.tree(path)
         };
-        let mut bytes = 0;
-        for file in &files {
-            bytes += self.seal(file).map_err(io_error("write", file))?;
+        let tree = freeze().map_err(io_error("read", path))?;
+        let blob = Blob { digest: tree.digest(), bytes: tree.bytes() };
+        Ok(Frozen { path: path.to_owned(), tree: Some(tree), blob })
+    }
+
+    /// Puts a finished output in its place, where others can read it. It is not durable before [`Store::sync`]: what a
+    /// crash leaves of it until then is no record's, and is looked through before it is used.
+    pub fn place(&self, frozen: &Frozen) -> Result<()> {
+        let Frozen { path, tree, blob } = frozen;
+        lock(&self.parts).remove(&blob.digest);
+        if self.verified(&blob.digest)?.is_some() {
+            return Ok(());
         }
-        let digest = Digest::of_path(path).map_err(io_error("hash", path))?;
-        let blob = Blob { digest, bytes };
-        if self.verified(&digest)?.is_some() {
-            return Ok(blob);
-        }
-        if is_folder {
+        if let Some(tree) = tree {
+            tree.entries.iter().try_for_each(|entry| self.share(&path.join(&entry.name), entry))?;
             let open = File::open(path).map_err(io_error("read", path))?;
             self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
         }
-        let target = self.blob_path(&digest);
-        let shelf = target.parent().unwrap_or(&self.root);
-        self.make_shelf(shelf).map_err(io_error("create", shelf))?;
+        let target = self.shelved(&blob.digest)?;
         match fail_point("blob.rename").and_then(|()| fs::rename(path, &target)) {
             Ok(()) => fail_point("blob.renamed").map_err(io_error("write", &target))?,
             // Another process published the same folder meanwhile.
-            Err(_) if is_folder && target.exists() => return Ok(blob),
+            Err(_) if tree.is_some() && target.exists() => return Ok(()),
             Err(error) => return Err(io_error("write", &target)(error)),
         }
-        lock(&self.trusted).insert(digest, stamp(&target).map_err(io_error("read", &target))?);
-        lock(&self.made).insert(digest);
-        Ok(blob)
+        lock(&self.made).insert(blob.digest);
+        Ok(())
+    }
+
+    /// Makes a file of a tree a blob, or the blob that there is with this content the file: the content is there once.
+    /// Where the file system cannot link, or has no more links to give, it is there twice.
+    fn share(&self, file: &Path, entry: &Entry) -> Result<()> {
+        let part = self.blob_path(&entry.digest);
+        if self.verified(&entry.digest)?.is_none() {
+            let part = self.shelved(&entry.digest)?;
+            if fs::hard_link(file, part).is_ok() && !lock(&self.made).contains(&entry.digest) {
+                lock(&self.parts).insert(entry.digest);
+            }
+            return Ok(());
+        }
+        let inode = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        if inode(&part) != inode(file) {
+            let link = file.with_extension("linking");
+            if fs::hard_link(&part, &link).is_ok() {
+                fs::rename(&link, file).map_err(io_error("write", file))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a blob durable. That of another process may not be yet: it is too.
-    pub fn settle(&self, digest: &Digest) -> Result<()> {
+    pub fn sync(&self, digest: &Digest) -> Result<()> {
         let path = self.blob_path(digest);
-        let settle = || {
+        let sync = || {
             fail_point("blob.sync")?;
             if path.is_dir() {
                 for (_, file) in flat_files(&path)? {
@@ -291,61 +436,114 @@ impl Store {
             fail_point("blob.shelf")?;
             sync_folder(path.parent().unwrap_or(&self.root))
         };
-        settle().map_err(io_error("write", &path))
+        sync().map_err(io_error("write", &path))
     }
 
     /// Makes a file read-only, since blobs are never edited in place: its size.
-    fn seal(&self, path: &Path) -> io::Result<u64> {
+    fn protect(&self, path: &Path) -> io::Result<u64> {
         let file = File::open(path)?;
-        self.sharing.set(&file, self.sharing.sealed)?;
-        Ok(file.metadata()?.len())
+        let metadata = file.metadata()?;
+        self.sharing.set(&file, self.sharing.blob(is_executable(&metadata)))?;
+        Ok(metadata.len())
     }
 
-    /// Creates one of the 256 folders that blobs are spread over.
-    fn make_shelf(&self, shelf: &Path) -> io::Result<()> {
-        if !shelf.is_dir() && self.sharing.create_folder(shelf)? {
-            sync_folder(shelf.parent().unwrap_or(&self.root))?;
+    /// The place of a blob, on one of the 256 shelves that they are spread over.
+    fn shelved(&self, digest: &Digest) -> Result<PathBuf> {
+        let target = self.blob_path(digest);
+        let shelf = target.parent().unwrap_or(&self.root);
+        let make = || {
+            if !shelf.is_dir() && self.sharing.create_folder(shelf)? {
+                sync_folder(shelf.parent().unwrap_or(&self.root))?;
+            }
+            io::Result::Ok(())
+        };
+        make().map_err(io_error("create", shelf))?;
+        Ok(target)
+    }
+
+    /// Drops those among the blobs that this process made and no other run keeps: what an earlier run left is that
+    /// run's. Where others are at work none is dropped: whether they were. `run` is the root of whom this process and
+    /// its workers work for.
+    pub fn drop_blobs(&self, digests: &[Digest], run: &str) -> Result<bool> {
+        if self.are_others_at_work(run)? {
+            return Ok(false);
+        }
+        let made: Vec<Digest> = {
+            let known = lock(&self.made);
+            digests.iter().filter(|digest| known.contains(digest)).copied().collect()
+        };
+        let kept = self.kept_by_others(&made, run)?;
+        let trees = made.iter().filter(|digest| self.blob_path(digest).is_dir());
+        let parts: Vec<Digest> = trees
+            .filter_map(|digest| self.tree(&self.blob_path(digest)).ok())
+            .flat_map(|tree| tree.entries.into_iter().map(|entry| entry.digest))
+            .collect();
+        // Out of the way first, then another look: who has begun to work before they were finds them again, who begins
+        // now does not find them.
+        let mut away = Vec::new();
+        for digest in made.into_iter().filter(|digest| !kept.contains(digest)) {
+            let (path, doomed) = (self.blob_path(&digest), self.scratch()?.join(format!("dropped-{digest}")));
+            match fail_point("drop.rename").and_then(|()| fs::rename(&path, &doomed)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => {
+                    renamed.map_err(io_error("remove", &path))?;
+                    away.push((digest, path, doomed));
+                }
+            }
+        }
+        let digests: Vec<Digest> = away.iter().map(|(digest, _, _)| *digest).collect();
+        let (others, kept) = (self.are_others_at_work(run)?, self.kept_by_others(&digests, run)?);
+        for (digest, path, doomed) in away {
+            let removed = match others || kept.contains(&digest) {
+                true => fs::rename(&doomed, &path),
+                false => fail_point("drop.renamed").and_then(|()| remove(&doomed)),
+            };
+            removed.map_err(io_error("remove", &path))?;
+        }
+        if !others {
+            self.drop_parts(&parts, run)?;
+        }
+        Ok(!others)
+    }
+
+    /// Drops the files of trees that are gone, as far as no other tree has them and nobody needs them themselves.
+    fn drop_parts(&self, parts: &[Digest], run: &str) -> Result<()> {
+        let kept = self.kept_by_others(parts, run)?;
+        // Whoever places such a file as an output of its own waits for this, and looks then whether it is there.
+        let mut own = lock(&self.parts);
+        for part in parts.iter().filter(|part| !kept.contains(part)) {
+            let path = self.blob_path(part);
+            if own.contains(part) && fs::metadata(&path).is_ok_and(|metadata| metadata.nlink() == 1) {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                own.remove(part);
+            }
         }
         Ok(())
     }
 
-    /// Forgets a blob; its record stays. Not an error where it is gone already. Nobody may need it: see
-    /// [`Store::drop_blobs`].
-    pub(super) fn remove_blob(&self, digest: &Digest) -> Result<()> {
-        let path = self.blob_path(digest);
-        if !path.exists() {
-            return Ok(());
+    /// Says that these blobs were made by a process that works for this one.
+    pub fn count_as_made(&self, digests: impl IntoIterator<Item = Digest>) {
+        for digest in digests {
+            lock(&self.made).insert(digest);
+            lock(&self.parts).remove(&digest);
         }
-        // Renamed away first: a blob is there whole or not at all, also when the removal is cut short.
-        let doomed = self.scratch()?.join(format!("dropped-{digest}"));
-        fail_point("drop.rename")
-            .and_then(|()| fs::rename(&path, &doomed))
-            .and_then(|()| fail_point("drop.renamed"))
-            .and_then(|()| remove(&doomed))
-            .map_err(io_error("remove", &path))
     }
 
-    /// Drops those among the blobs that this process made: what an earlier run left is that run's. Where others are
-    /// at work none is dropped: whether they were.
-    pub fn drop_blobs(&self, digests: &[Digest]) -> Result<bool> {
-        let path = self.root.join(PLANNING);
-        let planning =
-            Lock::try_take(&path, Mode::Exclusive, self.sharing).map_err(io_error("lock", &path))?;
-        if planning.is_none() || !self.is_alone()? {
-            return Ok(false);
-        }
-        let made: Vec<&Digest> = {
-            let known = lock(&self.made);
-            digests.iter().filter(|digest| known.contains(digest)).collect()
-        };
-        made.into_iter().try_for_each(|digest| self.remove_blob(digest))?;
-        Ok(true)
+    fn are_others_at_work(&self, run: &str) -> Result<bool> {
+        let own = self.session(None)?;
+        let others = self.watch.others(&self.root, Some(&own.id), Some(run));
+        Ok(!others.map_err(io_error("read", &self.root))?.is_empty())
     }
 
-    /// Calls `read` with the record of a key, a line of JSON, where there is a whole one among those that were last
-    /// read. Another process may have written since: see [`Store::refresh`].
+    /// Calls `read` with the beginning of the record of a key, a line of JSON up to its member `job`, where there is a
+    /// whole one among those that were last read. Another process may have written since: see [`Store::refresh`].
     pub fn record<T>(&self, key: &Digest, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-        lock(&self.records).get(key).and_then(read)
+        lock(&self.records).head(key).and_then(read)
+    }
+
+    /// All of a key's record.
+    pub fn whole_record(&self, key: &Digest) -> Result<Option<Vec<u8>>> {
+        lock(&self.records).whole(key).map_err(io_error("read the records of", &self.root))
     }
 
     /// Reads what others have recorded since.
@@ -353,12 +551,12 @@ impl Store {
         lock(&self.records).refresh().map_err(io_error("read the records of", &self.root))
     }
 
-    /// Publishes a record: a value that serialises to an object whose first member is `key`. Its blobs must have been
-    /// published before.
-    pub fn write_record(&self, record: &impl Serialize) -> Result<()> {
+    /// Publishes the record of a key: a value that serialises to an object, in which what is long comes last, as the
+    /// member `job`. Its blobs must have been published before.
+    pub fn write_record(&self, key: &Digest, record: &impl Serialize) -> Result<()> {
+        let session = self.session(None)?;
         let write = || {
-            let line = seal(record).map_err(io::Error::other)?;
-            let file = lock(&self.records).append(&line, self.sharing)?;
+            let file = lock(&self.records).append(&session.id, *key, record, self.sharing)?;
             fail_point("record.sync")?;
             file.sync_data()?;
             fail_point("record.synced")
@@ -376,34 +574,40 @@ impl Store {
     /// `paranoid` it is hashed all the same.
     pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| lock(&self.memo).digest(path, paranoid, self.sharing);
-        if path.is_dir() { Digest::of_folder_by(path, &mut of_file) } else { of_file(path) }
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let locked = std::mem::take(&mut *lock(&self.locked));
-        for key in locked {
-            // What another process holds now is that one's to remove, and what stays is in nobody's way.
-            if let Ok(Some(lock)) = self.try_lock_key(&key) {
-                let _ = lock.remove();
-            }
+        match path.is_dir() {
+            true => Ok(Tree::of_folder(path, Hidden::LeftOut, &mut of_file)?.digest()),
+            false => of_file(path),
         }
     }
 }
 
-/// Size, time of modification and inode of each file of a blob: they change when somebody writes to it.
-type Stamp = Vec<(u64, i64, i64, u64)>;
+/// What of a file changes when somebody writes to it. Not the time of change: a new link to it is one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    executable: bool,
+}
 
-fn stamp(path: &Path) -> io::Result<Stamp> {
-    let of_file = |path: &Path| {
-        let metadata = fs::metadata(path)?;
-        Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino()))
-    };
-    match path.is_dir() {
-        true => flat_files(path)?.iter().map(|(_, file)| of_file(file)).collect(),
-        false => Ok(vec![of_file(path)?]),
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            executable: is_executable(metadata),
+        }
     }
+}
+
+/// Whether an error of reading says that what is read is damaged, and not that it may not be read.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    const DAMAGED: [Errno; 5] = [Errno::IO, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO];
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || DAMAGED.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()))
 }
 
 /// Removes a file or a folder, also where a command has protected what is in it.

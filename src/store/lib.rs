@@ -1,12 +1,13 @@
 //! What lasts: digests, the canonical encoding, blobs and records on disk, and seeds. Knows nothing of
-//! stages, models or datasets: a blob is a file or a flat folder of files, a record is a line of JSON.
+//! stages, models or datasets: a blob is a file or a tree of files, a record is a line of JSON.
 
 mod canonical;
+mod claim;
 mod digest;
 mod disk;
 mod fail;
+mod format;
 mod line;
-mod lock;
 mod memo;
 mod publish;
 mod records;
@@ -16,16 +17,19 @@ mod session;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod upkeep;
 
 pub use canonical::canonical_digest;
+pub use claim::{Claim, Claimed};
 pub use digest::Digest;
-pub use disk::{Blob, Error, Result, Store};
+pub use disk::{Blob, Cleaned, Error, Frozen, Result, Store};
 pub use fail::FAIL_POINTS;
 pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};
-pub use lock::Lock;
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};
+pub use roots::{Named, NamedOutput, Root, Rooted, Standing};
 pub use seed::Seed;
-pub use session::Workspace;
+pub use session::{Process, Workspace};
+pub use tree::{Entry, Hidden, Tree};
 pub use upkeep::{Collected, Live, Usage, Verified};

@@ -1,18 +1,25 @@
-//! `records.jsonl`: what is known of each key, one sealed line a record, appended by all processes of a cache.
+//! What is known of each key: `records/`, one sealed line a record, and a file (a segment) for each process that writes
+//! some, so that on no file system two of them append to one. A segment's name ends in `.open.jsonl` as long as its
+//! process lives; `gc` merges those of processes that are gone.
 //!
-//! A line is written by one `write` to a file opened for appending, which the kernel does not mix with others; one
-//! that a crash cut short is closed by the next writer. Of two records of a key the later counts.
+//! A key may have several records: a stage that is not deterministic was run again. Each knows how many were known
+//! before it (`nth`); the last counts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
 
 use super::Digest;
 use super::fail::{fail_point, is_due};
-use super::line::is_sealed;
+use super::line::{is_sealed, seal};
+use super::publish::sync_folder;
 use super::sharing::Sharing;
 
 /// A map by digests, which are as good as random already.
@@ -41,123 +48,343 @@ impl Hasher for Middle {
 
 /// Every line begins with these and the key.
 const BEGIN: &[u8] = b"{\"key\":\"";
+/// What may follow the key.
+const NTH: &[u8] = b"\",\"nth\":";
+/// What stands from here on is not kept in memory: it is long, and needed for explanations only.
+const BODY: &[u8] = b",\"job\":";
+
+const OPEN: &str = ".open.jsonl";
+const CLOSED: &str = ".jsonl";
+
+/// A line of a segment.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    key: Digest,
+    #[serde(skip_serializing_if = "is_zero")]
+    nth: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Where a record lies.
+struct Place {
+    segment: u32,
+    from: u64,
+    length: u32,
+    nth: u32,
+    /// Its head in [`Records::heads`].
+    head: usize,
+    head_length: u32,
+}
+
+/// A file of records, as far as it has been read.
+struct Segment {
+    path: PathBuf,
+    is_open: bool,
+    /// Whole lines.
+    read: u64,
+    damaged: usize,
+}
+
+/// The segment that this process writes.
+struct Own {
+    number: u32,
+    file: Arc<File>,
+    /// Whether the last write was cut short, so that the next closes the line.
+    is_torn: bool,
+}
 
 /// The records as far as they have been read.
 pub struct Records {
-    path: PathBuf,
-    /// The file that `text` was read from, and its inode.
-    file: Option<(File, u64)>,
-    text: Vec<u8>,
-    /// Where each key's last line lies in `text`.
-    index: DigestMap<(usize, usize)>,
-    /// How far `text` is indexed: whole lines.
-    indexed: usize,
+    folder: PathBuf,
+    /// By the names of their processes.
+    names: BTreeMap<String, u32>,
+    segments: Vec<Segment>,
+    index: DigestMap<Place>,
+    heads: Vec<u8>,
+    /// When the folder was changed last, where that was so long before it was listed that it cannot have been again
+    /// without showing it.
+    listed: Option<(i64, i64)>,
+    own: Option<Own>,
 }
+
+/// Two changes within one tick of a file system's clock have the same time.
+const SETTLED: Duration = Duration::from_secs(2);
 
 impl Records {
     pub fn new(root: &Path) -> Records {
-        let path = root.join("records.jsonl");
-        Records { path, file: None, text: Vec::new(), index: DigestMap::default(), indexed: 0 }
+        Records {
+            folder: root.join("records"),
+            names: BTreeMap::new(),
+            segments: Vec::new(),
+            index: DigestMap::default(),
+            heads: Vec::new(),
+            listed: None,
+            own: None,
+        }
     }
 
-    /// Reads what has been appended since, or all again where the file was replaced.
+    /// Reads what others have recorded since.
     pub fn refresh(&mut self) -> io::Result<()> {
-        let there = match fs::metadata(&self.path) {
-            Ok(there) => there,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let same = self.file.as_ref().is_some_and(|(_, inode)| *inode == there.ino());
-        if same && there.len() == self.text.len() as u64 {
-            return Ok(());
+        let there = fs::metadata(&self.folder)?;
+        let changed = (there.mtime(), there.mtime_nsec());
+        if self.listed != Some(changed) {
+            let settled = there.modified()?.checked_add(SETTLED).is_some_and(|then| then < SystemTime::now());
+            self.list()?;
+            self.listed = settled.then_some(changed);
         }
-        if !same || there.len() < self.text.len() as u64 {
-            self.text.clear();
-            self.index.clear();
-            self.indexed = 0;
-            self.file = Some((File::open(&self.path)?, there.ino()));
+        let own = self.own.as_ref().map(|own| own.number);
+        for number in 0..self.segments.len() {
+            if self.segments[number].is_open && Some(number as u32) != own && !self.read(number)? {
+                // It was closed meanwhile.
+                self.listed = None;
+            }
         }
-        let Some((file, _)) = &mut self.file else { return Ok(()) };
-        file.seek(SeekFrom::Start(self.text.len() as u64))?;
-        file.read_to_end(&mut self.text)?;
-        self.index_lines();
         Ok(())
     }
 
-    fn index_lines(&mut self) {
-        let mut from = self.indexed;
-        while let Some(length) = memchr::memchr(b'\n', &self.text[from..]) {
-            if let Some(key) = key_of(&self.text[from..from + length]) {
-                self.index.insert(key, (from, from + length));
+    /// Looks which segments there are. Where one is gone, its records were merged or thrown away: all are read anew.
+    fn list(&mut self) -> io::Result<()> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let open = name.strip_suffix(OPEN).map(|id| (id, true));
+            if let Some((id, is_open)) = open.or(name.strip_suffix(CLOSED).map(|id| (id, false)))
+                && !name.starts_with('.')
+            {
+                // Closing gives it the other name; both may be seen meanwhile.
+                let known = found.entry(id.to_owned()).or_insert((name.clone(), is_open));
+                if !is_open {
+                    *known = (name.clone(), false);
+                }
             }
+        }
+        if self.names.keys().any(|name| !found.contains_key(name)) {
+            let own = self
+                .own
+                .take()
+                .map(|own| (own.file, own.is_torn, self.segments[own.number as usize].path.clone()));
+            *self = Records::new(self.folder.parent().unwrap_or(Path::new(".")));
+            if let Some((file, is_torn, path)) = own {
+                let number = self.segments.len() as u32;
+                self.segments.push(Segment { path: path.clone(), is_open: true, read: 0, damaged: 0 });
+                self.names.insert(id_of(&path), number);
+                self.own = Some(Own { number, file, is_torn });
+                self.read(number as usize)?;
+            }
+        }
+        for (id, (name, is_open)) in found {
+            let path = self.folder.join(name);
+            match self.names.get(&id) {
+                Some(number) => {
+                    let segment = &mut self.segments[*number as usize];
+                    if segment.is_open && !is_open {
+                        (segment.path, segment.is_open) = (path, false);
+                        let number = *number as usize;
+                        self.read(number)?;
+                    }
+                }
+                None => {
+                    let number = self.segments.len();
+                    self.segments.push(Segment { path, is_open, read: 0, damaged: 0 });
+                    self.names.insert(id, number as u32);
+                    self.read(number)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on in a segment; false where it is no longer there under this name.
+    fn read(&mut self, number: usize) -> io::Result<bool> {
+        let segment = &mut self.segments[number];
+        let mut file = match File::open(&segment.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        if file.metadata()?.len() <= segment.read {
+            return Ok(true);
+        }
+        file.seek(SeekFrom::Start(segment.read))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let mut from = 0;
+        while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
+            let line = &text[from..from + length];
+            let at = self.segments[number].read;
+            match is_sealed(line).then(|| key_of(line)).flatten() {
+                Some(key) => self.enter(key, line, number as u32, at),
+                None if line.is_empty() => {}
+                None => self.segments[number].damaged += 1,
+            }
+            self.segments[number].read += length as u64 + 1;
             from += length + 1;
         }
-        self.indexed = from;
+        Ok(true)
     }
 
-    /// The record of a key as it was last read. A damaged one counts as absent.
-    pub fn get(&self, key: &Digest) -> Option<&[u8]> {
-        let (from, to) = *self.index.get(key)?;
-        let line = &self.text[from..to];
-        is_sealed(line).then_some(line)
-    }
-
-    /// All lines: each whole one, and how many there are that are damaged.
-    pub fn lines(&self) -> (Vec<&[u8]>, usize) {
-        let lines = self.text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let (whole, damaged): (Vec<&[u8]>, Vec<&[u8]>) = lines.partition(|line| is_sealed(line));
-        (whole, damaged.len())
-    }
-
-    /// Appends a sealed line, without the line's end. Durable once the file that is returned is synced.
-    pub fn append(&mut self, line: &str, sharing: Sharing) -> io::Result<File> {
-        const TRIES: usize = 5;
-        let key = key_of(line.as_bytes()).ok_or_else(|| io::Error::other("a record has a key"))?;
-        for _ in 0..TRIES {
-            let file = self.write(line, sharing)?;
-            self.refresh()?;
-            // Another process may have been cut short a moment before, and ours have become the end of its line.
-            if self.get(&key) == Some(line.as_bytes()) {
-                return Ok(file);
-            }
+    fn enter(&mut self, key: Digest, line: &[u8], segment: u32, from: u64) {
+        let nth = nth_of(line);
+        if self.index.get(&key).is_some_and(|known| known.nth > nth) {
+            return;
         }
-        Err(io::Error::other("what was written cannot be read back"))
+        let head = memchr::memmem::find(line, BODY).unwrap_or(line.len());
+        let place = Place {
+            segment,
+            from,
+            length: line.len() as u32,
+            nth,
+            head: self.heads.len(),
+            head_length: head as u32,
+        };
+        self.heads.extend_from_slice(&line[..head]);
+        self.index.insert(key, place);
     }
 
-    fn write(&mut self, line: &str, sharing: Sharing) -> io::Result<File> {
-        self.refresh()?;
-        let torn = self.text.last().is_some_and(|last| *last != b'\n');
-        let line = format!("{}{line}\n", if torn { "\n" } else { "" });
+    /// The beginning of a key's record as it was last read, a JSON object up to the member `job`, which is left out with
+    /// what follows.
+    pub fn head(&self, key: &Digest) -> Option<&[u8]> {
+        let place = self.index.get(key)?;
+        self.heads.get(place.head..place.head + place.head_length as usize)
+    }
+
+    /// All of a key's record.
+    pub fn whole(&self, key: &Digest) -> io::Result<Option<Vec<u8>>> {
+        let Some(place) = self.index.get(key) else { return Ok(None) };
+        let mut line = vec![0; place.length as usize];
+        let file = File::open(&self.segments[place.segment as usize].path)?;
+        file.read_exact_at(&mut line, place.from)?;
+        Ok(is_sealed(&line).then_some(line))
+    }
+
+    /// How many keys have a record.
+    pub fn count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Writes a record in the segment of this process. Durable once the file that is returned is synced.
+    pub fn append(
+        &mut self,
+        session: &str,
+        key: Digest,
+        record: &impl Serialize,
+        sharing: Sharing,
+    ) -> io::Result<Arc<File>> {
+        let nth = self.index.get(&key).map_or(0, |known| known.nth + 1);
+        let line = seal(&Line { key, nth, record }).map_err(io::Error::other)?;
         fail_point("record.append")?;
-        let mut file = File::options().create(true).append(true).open(&self.path)?;
-        if self.file.is_none() {
+        if self.own.is_none() {
+            let path = self.folder.join(format!("{session}{OPEN}"));
+            let file = File::options().create(true).append(true).open(&path)?;
             sharing.set(&file, sharing.file)?;
+            sync_folder(&self.folder)?;
+            let number = self.segments.len() as u32;
+            self.segments.push(Segment { path, is_open: true, read: 0, damaged: 0 });
+            self.names.insert(session.to_owned(), number);
+            self.own = Some(Own { number, file: Arc::new(file), is_torn: false });
         }
+        let Some(own) = &mut self.own else {
+            return Err(io::Error::other("no segment: a defect of triplay"));
+        };
+        let mut file = &*own.file;
+        let text = format!("{}{line}\n", if own.is_torn { "\n" } else { "" });
+        own.is_torn = true;
         if is_due("record.torn") {
-            file.write_all(&line.as_bytes()[..line.len() / 2])?;
+            file.write_all(&text.as_bytes()[..text.len() / 2])?;
         }
         fail_point("record.torn")?;
-        file.write_all(line.as_bytes())?;
+        file.write_all(text.as_bytes())?;
+        own.is_torn = false;
+        let (file, number) = (own.file.clone(), own.number as usize);
+        self.read(number)?;
         Ok(file)
     }
 
-    /// Replaces the file by these lines. Nobody may append meanwhile.
-    pub fn replace(&mut self, lines: &[Vec<u8>], sharing: Sharing) -> io::Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
-        for line in lines {
-            temporary.write_all(line)?;
-            temporary.write_all(b"\n")?;
-        }
-        sharing.set(temporary.as_file(), sharing.file)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(&self.path).map_err(|error| error.error)?;
-        super::publish::sync_folder(folder)?;
-        self.refresh()
+    /// The segments of processes that are gone.
+    pub fn closed(&self) -> Vec<PathBuf> {
+        self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.path.clone()).collect()
     }
+
+    /// How many lines of the segments of processes that are gone are not as they were written.
+    pub fn damaged(&self) -> usize {
+        self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.damaged).sum()
+    }
+
+    /// Merges these segments, without the damaged and outdated lines and those that `keep` does not want: how many lines
+    /// are gone. With `dry_run` only says so.
+    pub fn merge(
+        &mut self,
+        segments: &[PathBuf],
+        keep: &dyn Fn(&Digest, &[u8]) -> bool,
+        dry_run: bool,
+        sharing: Sharing,
+    ) -> io::Result<usize> {
+        let mut merged = tempfile::Builder::new().prefix(".merging-").tempfile_in(&self.folder)?;
+        let mut dropped = 0;
+        let mut written = HashSet::new();
+        for path in segments {
+            let text = match fs::read(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let key = is_sealed(line).then(|| key_of(line)).flatten();
+                let counts = |key: &Digest| self.index.get(key).is_none_or(|known| known.nth <= nth_of(line));
+                match key.filter(|key| counts(key) && keep(key, line) && written.insert(*key)) {
+                    None => dropped += 1,
+                    Some(_) => {
+                        merged.write_all(line)?;
+                        merged.write_all(b"\n")?;
+                    }
+                }
+            }
+        }
+        if dry_run || dropped == 0 && segments.len() < 2 {
+            return Ok(dropped);
+        }
+        sharing.set(merged.as_file(), sharing.file)?;
+        merged.as_file().sync_all()?;
+        let name =
+            merged.path().file_name().unwrap_or_default().to_string_lossy().replace(".merging-", "merged-");
+        merged.persist_noclobber(self.folder.join(name + CLOSED)).map_err(|error| error.error)?;
+        sync_folder(&self.folder)?;
+        for path in segments {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.listed = None;
+        self.refresh()?;
+        Ok(dropped)
+    }
+}
+
+/// Says that nobody writes to the segment of this process any more.
+pub(super) fn close_segment(records: &Path, id: &str) -> io::Result<()> {
+    match fs::rename(records.join(format!("{id}{OPEN}")), records.join(format!("{id}{CLOSED}"))) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn id_of(segment: &Path) -> String {
+    let name = segment.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(OPEN).or(name.strip_suffix(CLOSED)).unwrap_or(&name);
+    name.to_owned()
 }
 
 pub(super) fn key_of(line: &[u8]) -> Option<Digest> {
     let hex = line.strip_prefix(BEGIN)?.get(..64)?;
     Digest::from_hex(hex)
+}
+
+fn nth_of(line: &[u8]) -> u32 {
+    let digits = line.get(BEGIN.len() + 64..).and_then(|rest| rest.strip_prefix(NTH)).unwrap_or_default();
+    let digits = &digits[..digits.iter().take_while(|byte| byte.is_ascii_digit()).count()];
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

@@ -1,53 +1,247 @@
-//! The runs that use a cache: their folders are named in `roots/`, and what they name is kept. A folder that is moved
-//! together with its cache is found again.
+//! The runs that use a cache: `roots/ID/` says where a run's folder is (`folder`), when it began (`began`), and names
+//! what the run needs, a sealed line for each node and a file for each process that works for it. What is named here is
+//! kept, whether or not the run's folder can be seen: on a disk that is not mounted, of another user, in another
+//! container. A run is let go of when it is told to be, or where its folder was deleted for certain.
+//!
+//! A run names what it found before it looks whether that is still there, and what it makes before it puts it in its
+//! place: so whoever throws something away and looks into `roots/` sees it named, or was there before.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use super::disk::{Result, Store, io_error};
+use super::claim::{Claim, Claimed};
+use super::disk::{Result, Store, io_error, lock};
+use super::line::{seal, sealed_lines};
+use super::publish::write_durably;
+
+/// A run of this process.
+pub struct Root {
+    id: String,
+    path: PathBuf,
+    names: Mutex<File>,
+    /// Others see by it that the run is under way.
+    _claim: Option<Claim>,
+}
+
+/// What a run needs of one node: its record and its outputs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub key: Digest,
+    pub outputs: Vec<NamedOutput>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedOutput {
+    pub digest: Digest,
+    /// The type of artifact.
+    pub artifact: String,
+    /// Whether a loop hands it on: it is needed as long as the run is under way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passing: bool,
+}
+
+/// A run that uses the cache.
+#[derive(Clone, Debug)]
+pub struct Rooted {
+    pub id: String,
+    pub folder: PathBuf,
+    /// RFC 3339; empty where it is not known.
+    pub began: String,
+    pub is_under_way: bool,
+}
+
+/// What can be seen of a run's folder from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    There,
+    /// The folder that it was in can be listed, and it is not in it.
+    Deleted,
+    /// It cannot be seen from here.
+    Unseen,
+}
+
+impl Rooted {
+    pub fn standing(&self) -> Standing {
+        match fs::symlink_metadata(&self.folder) {
+            Ok(_) => Standing::There,
+            Err(error) if error.kind() != ErrorKind::NotFound => Standing::Unseen,
+            Err(_) => {
+                let listed = self.folder.parent().map(|parent| {
+                    let entries = fs::read_dir(parent)?.collect::<io::Result<Vec<_>>>()?;
+                    let name = self.folder.file_name().unwrap_or_default();
+                    io::Result::Ok(entries.iter().any(|entry| entry.file_name() == name))
+                });
+                if matches!(listed, Some(Ok(false))) { Standing::Deleted } else { Standing::Unseen }
+            }
+        }
+    }
+}
+
+impl Root {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Names what the run needs, in one piece.
+    pub fn name<'a>(&self, nodes: impl IntoIterator<Item = &'a Named>) -> Result<()> {
+        let write = || {
+            let mut text = String::new();
+            for node in nodes {
+                text += &seal(node).map_err(io::Error::other)?;
+                text.push('\n');
+            }
+            lock(&self.names).write_all(text.as_bytes())
+        };
+        write().map_err(io_error("write in", &self.path))
+    }
+}
 
 impl Store {
-    /// Says that the run in this folder uses the cache.
-    pub fn add_root(&self, folder: &Path) -> Result<()> {
+    /// Says that the run in this folder uses the cache, and is under way until the root is dropped.
+    pub fn add_root(&self, folder: &Path, began: &str) -> Result<Root> {
         let folder = fs::canonicalize(folder).map_err(io_error("find", folder))?;
         let told = match self.root.parent().and_then(|parent| folder.strip_prefix(parent).ok()) {
             Some(beside) => Path::new("..").join(beside),
             None => folder.clone(),
         };
-        // Whatever bytes it is called by.
-        let told = told.as_os_str().as_bytes();
-        let path = self.root.join("roots").join(Digest::of_bytes(told).short());
-        self.write_shared(&path, &[told, b"\n"].concat()).map_err(io_error("write", &path))
+        let roots = self.root.join("roots");
+        let create = || {
+            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&roots)?;
+            // Whatever bytes it is called by.
+            write_durably(&new.path().join("folder"), &[told.as_os_str().as_bytes(), b"\n"].concat())?;
+            write_durably(&new.path().join("began"), format!("{began}\n").as_bytes())?;
+            for name in ["folder", "began"] {
+                self.sharing.set(&File::open(new.path().join(name))?, self.sharing.file)?;
+            }
+            self.sharing.set(&File::open(new.path())?, self.sharing.folder)?;
+            let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let random = new.path().file_name().unwrap_or_default().to_string_lossy().replace(".new-", "");
+            let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
+            let id = format!("{}-{random}", run.chars().take(64).map(safe).collect::<String>());
+            fs::rename(new.path(), roots.join(&id))?;
+            let _ = new.keep();
+            io::Result::Ok(id)
+        };
+        let id = create().map_err(io_error("write in", &roots))?;
+        self.serve_root(&id, true)
     }
 
-    /// The folders of the runs that use the cache, those that are gone among them, in the order of their paths.
-    pub fn roots(&self) -> Result<Vec<PathBuf>> {
+    /// The root of a run that was begun, for one who works for it; with `claim`, who leads it.
+    pub fn serve_root(&self, id: &str, claim: bool) -> Result<Root> {
+        let path = self.root.join("roots").join(id);
+        let session = self.session(Some(id))?;
+        let claim = match claim {
+            false => None,
+            true => match self.claim(&claim_of(id))? {
+                Claimed::Mine(claim) => Some(claim),
+                Claimed::Others(_) => None,
+            },
+        };
+        let open = || {
+            let names = path.join(format!("{}.jsonl", session.id));
+            let file = File::options().create(true).append(true).open(names)?;
+            self.sharing.set(&file, self.sharing.file).map(|()| file)
+        };
+        let names = Mutex::new(open().map_err(io_error("write in", &path))?);
+        Ok(Root { id: id.to_owned(), path, names, _claim: claim })
+    }
+
+    /// Whether the cache knows of the run with this root.
+    pub fn has_root(&self, id: &str) -> bool {
+        !id.is_empty() && self.root.join("roots").join(id).is_dir()
+    }
+
+    /// The runs that use the cache, in the order of their roots' names.
+    pub fn roots(&self) -> Result<Vec<Rooted>> {
         let folder = self.root.join("roots");
+        let read = |path: &Path| fs::read(path).unwrap_or_default();
         let mut roots = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
             let path = entry.map_err(io_error("read", &folder))?.path();
-            let text = fs::read(&path).map_err(io_error("read", &path))?;
-            roots.extend(self.told(&text));
+            let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if id.starts_with('.') || !path.is_dir() {
+                continue;
+            }
+            roots.push(Rooted {
+                folder: self.told(&read(&path.join("folder"))).unwrap_or_default(),
+                began: String::from_utf8_lossy(&read(&path.join("began"))).trim().to_owned(),
+                is_under_way: self.is_claimed(&claim_of(&id))?,
+                id,
+            });
         }
-        roots.sort();
-        roots.dedup();
+        roots.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(roots)
     }
 
-    /// Forgets the runs whose folders are gone.
-    pub fn forget_roots(&self, gone: &[PathBuf]) -> Result<()> {
-        let folder = self.root.join("roots");
-        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))?.flatten() {
-            let path = entry.path();
-            let told = self.told(&fs::read(&path).unwrap_or_default());
-            if told.is_some_and(|folder| gone.contains(&folder)) {
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+    /// All that a run names. A line that a crash cut short was written before what it names was made.
+    pub fn named(&self, id: &str) -> Result<Vec<Named>> {
+        let mut named = Vec::new();
+        for path in self.files_of_root(id)? {
+            let text = fs::read(&path).map_err(io_error("read", &path))?;
+            let lines = sealed_lines(&text, |_| {});
+            named.extend(lines.filter_map(|line| serde_json::from_slice::<Named>(line).ok()));
+        }
+        Ok(named)
+    }
+
+    fn files_of_root(&self, id: &str) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("roots").join(id);
+        let entries = match fs::read_dir(&folder) {
+            // Let go of meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io_error("read", &folder))?,
+        };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let mut paths: Vec<PathBuf> =
+            paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Lets go of a run: what nobody else names is thrown away by the next `gc`.
+    pub fn remove_root(&self, id: &str) -> Result<()> {
+        let path = self.root.join("roots").join(id);
+        // Out of the way at once: half a root would name half of what the run needs.
+        let doomed = self.scratch()?.join(format!("root-{id}"));
+        match fs::rename(&path, &doomed) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            renamed => renamed.and_then(|()| fs::remove_dir_all(&doomed)).map_err(io_error("remove", &path)),
+        }
+    }
+
+    /// Says where the folder of a run is now.
+    pub fn move_root(&self, id: &str, folder: &Path) -> Result<()> {
+        let path = self.root.join("roots").join(id).join("folder");
+        let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
+        self.write_shared(&path, &text).map_err(io_error("write", &path))
+    }
+
+    /// Which of these blobs a run other than `own` keeps that has ended.
+    pub(super) fn kept_by_others(&self, digests: &[Digest], own: &str) -> Result<HashSet<Digest>> {
+        let mut kept = HashSet::new();
+        let mut known = lock(&self.kept);
+        let mut seen = HashSet::new();
+        for root in self.roots()?.into_iter().filter(|root| root.id != own) {
+            for path in self.files_of_root(&root.id)? {
+                let length = fs::metadata(&path).map_err(io_error("read", &path))?.len();
+                let entry = known.entry(path.clone()).or_default();
+                if entry.length != length {
+                    *entry = Kept::read(&path, length).map_err(io_error("read", &path))?;
+                }
+                kept.extend(digests.iter().filter(|digest| entry.blobs.contains(digest)).copied());
+                seen.insert(path);
             }
         }
-        Ok(())
+        known.retain(|path, _| seen.contains(path));
+        Ok(kept)
     }
 
     /// The folder that a file in `roots/` tells of; none where it was cut short.
@@ -57,12 +251,35 @@ impl Store {
     }
 }
 
+/// The blobs that a run keeps, as far as its file was long when it was read.
+#[derive(Default)]
+pub(super) struct Kept {
+    length: u64,
+    blobs: HashSet<Digest>,
+}
+
+/// By the files of the roots.
+pub(super) type KeptBlobs = HashMap<PathBuf, Kept>;
+
+impl Kept {
+    fn read(path: &Path, length: u64) -> io::Result<Kept> {
+        let text = fs::read(path)?;
+        let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Named>(line).ok());
+        let outputs = named.flat_map(|named| named.outputs).filter(|output| !output.passing);
+        Ok(Kept { length, blobs: outputs.map(|output| output.digest).collect() })
+    }
+}
+
+fn claim_of(root: &str) -> String {
+    format!("run-{root}")
+}
+
 /// The path without `..`, whether or not there is anything at it.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => {
+            Component::ParentDir => {
                 normal.pop();
             }
             part => normal.push(part),

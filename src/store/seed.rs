@@ -35,6 +35,11 @@ impl Seed {
         &self.0
     }
 
+    /// The seed that 64 hexadecimal digits stand for.
+    pub fn from_hex(hex: &str) -> Option<Seed> {
+        super::Digest::from_hex(hex.as_bytes()).map(|digest| Seed(*digest.bytes()))
+    }
+
     /// 64 lower-case hexadecimal digits.
     pub fn to_hex(self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()

@@ -11,15 +11,19 @@ use std::path::Path;
 pub struct Sharing {
     pub folder: u32,
     pub file: u32,
-    /// Of blobs: nobody writes them again.
-    pub sealed: u32,
 }
 
 impl Sharing {
     /// As the cache's folder is shared.
     pub fn of(root: &Path) -> io::Result<Sharing> {
         let mode = fs::metadata(root)?.mode();
-        Ok(Sharing { folder: mode & 0o7777, file: mode & 0o666 | 0o600, sealed: mode & 0o444 | 0o400 })
+        Ok(Sharing { folder: mode & 0o7777, file: mode & 0o666 | 0o600 })
+    }
+
+    /// The permissions of a blob's file, which nobody writes again.
+    pub fn blob(self, executable: bool) -> u32 {
+        let read = self.file & 0o444;
+        if executable { read | read >> 2 } else { read }
     }
 
     /// Sets the permissions of a file of ours, where they are not set yet.

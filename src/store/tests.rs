@@ -18,7 +18,6 @@ struct Space {
 
 #[derive(Serialize)]
 struct Record {
-    key: Digest,
     text: String,
 }
 
@@ -40,31 +39,42 @@ impl Space {
     }
 }
 
+fn publish(store: &Store, path: &Path) -> Blob {
+    let frozen = store.freeze(path).unwrap();
+    store.place(&frozen).unwrap();
+    store.sync(&frozen.blob().digest).unwrap();
+    frozen.blob()
+}
+
 fn publish_file(store: &Store, text: &str) -> Blob {
     let space = store.workspace().unwrap();
     fs::write(space.path().join("a"), text).unwrap();
-    let blob = store.place(&space.path().join("a")).unwrap();
-    store.settle(&blob.digest).unwrap();
-    blob
+    publish(store, &space.path().join("a"))
 }
 
 fn publish_folder(store: &Store, text: &str) -> Digest {
     let space = store.workspace().unwrap();
     fs::create_dir(space.path().join("model")).unwrap();
     fs::write(space.path().join("model/config.json"), text).unwrap();
-    let blob = store.place(&space.path().join("model")).unwrap();
-    store.settle(&blob.digest).unwrap();
-    blob.digest
+    publish(store, &space.path().join("model")).digest
 }
 
 fn write(store: &Store, name: &str, text: &str) {
-    store.write_record(&Record { key: key(name), text: text.into() }).unwrap();
+    store.write_record(&key(name), &Record { text: text.into() }).unwrap();
+}
+
+/// The only file of records.
+fn segment(space: &Space) -> PathBuf {
+    let mut files = fs::read_dir(space.root().join("records")).unwrap().flatten();
+    let file = files.next().unwrap().path();
+    assert!(files.next().is_none());
+    file
 }
 
 /// The text of a record, as another process reads it.
 fn read(space: &Space, name: &str) -> Option<String> {
-    let parse = |line: &[u8]| Some(serde_json::from_slice::<Value>(line).ok()?["text"].as_str()?.to_owned());
-    space.open().record(&key(name), parse)
+    let line = space.open().whole_record(&key(name)).unwrap()?;
+    Some(serde_json::from_slice::<Value>(&line).ok()?["text"].as_str()?.to_owned())
 }
 
 fn make_writable(path: &Path) {
@@ -89,12 +99,13 @@ fn a_process_drops_what_it_made_and_can_make_it_again() {
     let store = space.open();
     let digest = publish_folder(&store, "{}");
     assert_eq!(publish_folder(&store, "{}"), digest);
-    assert!(store.drop_blobs(&[digest]).unwrap());
-    assert!(!store.has_blob(&digest));
-    assert!(store.drop_blobs(&[digest]).unwrap(), "it is gone already");
+    assert_eq!(store.usage().unwrap().blobs.len(), 2, "the folder and its file");
+    assert!(store.drop_blobs(&[digest], "").unwrap());
+    assert_eq!(store.usage().unwrap().blobs.len(), 0);
+    assert!(store.drop_blobs(&[digest], "").unwrap(), "it is gone already");
     assert_eq!(publish_folder(&store, "{}"), digest);
     drop(store);
-    assert!(space.open().drop_blobs(&[digest]).unwrap());
+    assert!(space.open().drop_blobs(&[digest], "").unwrap());
     assert!(space.open().has_blob(&digest), "what an earlier process made is not for this one to drop");
 }
 
@@ -103,14 +114,31 @@ fn while_another_process_is_at_work_nothing_is_dropped() {
     let space = Space::new();
     let (store, other) = (space.open(), space.open());
     let digest = publish_folder(&store, "{}");
-    let work = other.workspace().unwrap();
-    assert!(!store.drop_blobs(&[digest]).unwrap());
+    other.begin_session().unwrap();
+    assert!(!store.drop_blobs(&[digest], "").unwrap());
     assert!(store.has_blob(&digest));
-    drop((work, other));
-    assert!(store.drop_blobs(&[digest]).unwrap());
-    let planning = space.open().lock_planning(|| {}).unwrap();
-    assert!(!store.drop_blobs(&[digest]).unwrap(), "somebody looks for what is there");
-    drop(planning);
+    drop(other);
+    assert!(store.drop_blobs(&[digest], "").unwrap());
+}
+
+fn named(name: &str, digest: Digest, passing: bool) -> Named {
+    let artifact = "model".into();
+    Named { key: key(name), outputs: vec![NamedOutput { digest, artifact, passing }] }
+}
+
+#[test]
+fn what_a_run_that_has_ended_keeps_is_dropped_by_no_other() {
+    let space = Space::new();
+    let store = space.open();
+    let digests = ["{}", "[]"].map(|text| publish_folder(&store, text));
+    let own = store.add_root(space.folder.path(), "").unwrap();
+    own.name([&named("a", digests[0], true), &named("b", digests[1], true)]).unwrap();
+    let other = space.open();
+    let root = other.add_root(space.folder.path(), "").unwrap();
+    root.name([&named("a", digests[0], false), &named("b", digests[1], true)]).unwrap();
+    drop((root, other));
+    assert!(store.drop_blobs(&digests, own.id()).unwrap());
+    assert_eq!(digests.map(|digest| store.has_blob(&digest)), [true, false]);
 }
 
 #[test]
@@ -136,16 +164,24 @@ fn records_cut_at_any_byte_lose_the_last_alone_and_the_next_is_whole() {
     write(&store, "first", "one");
     write(&store, "second", "two");
     drop(store);
-    let path = space.root().join("records.jsonl");
+    let path = segment(&space);
     let whole = fs::read(&path).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     for length in first..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(read(&space, "first").as_deref(), Some("one"), "cut at {length}");
         assert_eq!(read(&space, "second"), None, "cut at {length}");
-        write(&space.open(), "third", "three");
+        let store = space.open();
+        write(&store, "third", "three");
+        assert_eq!(read(&space, "third").as_deref(), Some("three"), "cut at {length}");
+        // What is damaged goes when the rest is merged.
+        drop(store);
+        let keep = HashSet::from([key("first"), key("third")]);
+        let live = || Ok::<_, Error>(Live { records: keep, ..Live::default() });
+        space.open().collect(live, false, |_| {}).unwrap();
         assert_eq!(read(&space, "first").as_deref(), Some("one"), "cut at {length}");
         assert_eq!(read(&space, "third").as_deref(), Some("three"), "cut at {length}");
+        fs::remove_file(segment(&space)).unwrap();
     }
 }
 
@@ -156,7 +192,7 @@ fn a_flipped_bit_in_a_record_makes_it_absent_and_no_other() {
     write(&store, "first", "one");
     write(&store, "second", "two");
     drop(store);
-    let path = space.root().join("records.jsonl");
+    let path = segment(&space);
     let whole = fs::read(&path).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
     for bit in (0..first * 8).step_by(3) {
@@ -210,18 +246,21 @@ fn verify_puts_what_is_damaged_aside_and_says_so() {
     let (sound, damaged) = (publish_file(&store, "moss").digest, publish_file(&store, "glowvenom").digest);
     write(&store, "first", "one");
     write(&store, "second", "two");
-    assert_eq!(store.verify().unwrap().damaged, Vec::<PathBuf>::new());
+    let verify = || space.open().verify(&|_| true).unwrap();
+    drop(store);
+    assert_eq!(verify().damaged, Vec::<PathBuf>::new());
+    let store = space.open();
     let path = store.blob_path(&damaged);
     make_writable(&path);
     fs::write(&path, "glowvenon").unwrap();
-    let records = space.root().join("records.jsonl");
+    let records = segment(&space);
     let text = fs::read_to_string(&records).unwrap();
     fs::write(&records, text.replace("one", "two")).unwrap();
     let store = space.open();
-    let found = store.verify().unwrap();
+    let found = verify();
     assert_eq!((found.blobs, found.damaged.len(), found.damaged_records, found.records), (2, 1, 1, 1));
     assert!(found.damaged[0].exists() && !store.has_blob(&damaged) && store.has_blob(&sound));
-    let again = space.open().verify().unwrap();
+    let again = verify();
     assert_eq!((again.damaged.len(), again.damaged_records), (0, 0));
     assert_eq!(read(&space, "second").as_deref(), Some("two"));
 }
@@ -233,9 +272,13 @@ fn what_is_not_live_is_collected_and_a_dry_run_only_says_so() {
     let (live, dead) = (publish_file(&store, "moss").digest, publish_folder(&store, "{}"));
     write(&store, "live", "one");
     write(&store, "dead", "two");
+    drop(store);
+    let store = space.open();
+    // What is placed while it looks stays.
     let collect = |dry_run: bool| {
         let live = Live { blobs: HashSet::from([live]), records: HashSet::from([key("live")]) };
-        store.collect(|| Ok::<_, Error>(live), dry_run, || {}).unwrap()
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        store.collect(|| Ok::<_, Error>(live), dry_run, |_| {}).unwrap()
     };
     let expected = Collected { blobs: 1, bytes: 2, records: 1, kept_blobs: 1, kept_bytes: 4 };
     assert_eq!(collect(true), expected);
@@ -250,37 +293,203 @@ fn what_is_not_live_is_collected_and_a_dry_run_only_says_so() {
     assert!(!trash.exists(), "what is thrown away is gone");
 }
 
+fn mine(claimed: Claimed) -> Option<Claim> {
+    match claimed {
+        Claimed::Mine(claim) => Some(claim),
+        Claimed::Others(_) => None,
+    }
+}
+
 #[test]
-fn a_key_is_one_holders_at_a_time_and_its_lock_leaves_nothing() {
+fn a_key_is_one_holders_at_a_time_and_its_claim_leaves_nothing() {
     let space = Space::new();
     let (store, other) = (space.open(), space.open());
-    let held = store.try_lock_key(&key("a")).unwrap().unwrap();
-    assert!(other.try_lock_key(&key("a")).unwrap().is_none());
-    assert!(other.try_lock_key(&key("b")).unwrap().is_some(), "other keys never wait");
-    held.remove().unwrap();
-    other.try_lock_key(&key("a")).unwrap().unwrap().remove().unwrap();
-    let third = store.try_lock_key(&key("a")).unwrap().unwrap();
-    third.remove().unwrap();
-    let left: Vec<_> = fs::read_dir(space.root().join("locks")).unwrap().flatten().collect();
-    assert_eq!(left.len(), 1, "the lock of `b`, whose holder did not remove it");
+    let held = mine(store.claim_key(&key("a")).unwrap()).unwrap();
+    let Claimed::Others(Some(process)) = other.claim_key(&key("a")).unwrap() else { panic!("it is held") };
+    assert_eq!(process.process, std::process::id());
+    assert!(mine(other.claim_key(&key("b")).unwrap()).is_some(), "other keys never wait");
+    drop(held);
+    let held = mine(other.claim_key(&key("a")).unwrap()).unwrap();
+    assert_eq!(fs::read_dir(space.root().join("claims")).unwrap().count(), 1);
+    drop(held);
+    assert_eq!(fs::read_dir(space.root().join("claims")).unwrap().count(), 0);
+}
+
+/// Makes it look as if a process had ended without a word: its session's file is as it was, but nobody holds it.
+fn leave_behind(space: &Space, claims: &[&str]) {
+    let store = space.open();
+    publish_file(&store, "half");
+    let sessions = space.root().join("sessions");
+    let before = fs::read_dir(&sessions).unwrap().flatten().next().unwrap().path();
+    let session = fs::read(&before).unwrap();
+    drop(store);
+    let dead = sessions.join("dead");
+    fs::write(&dead, session).unwrap();
+    for claim in claims {
+        fs::hard_link(&dead, space.root().join("claims").join(claim)).unwrap();
+    }
+    let half = space.root().join("tmp/dead/half");
+    fs::create_dir_all(&half).unwrap();
+    fs::write(space.root().join("records/dead.open.jsonl"), "").unwrap();
+    fs::set_permissions(half, fs::Permissions::from_mode(0o500)).unwrap();
+}
+
+#[test]
+fn the_claim_of_a_process_that_is_gone_is_taken_over_by_one_of_those_who_want_it() {
+    let space = Space::new();
+    for round in 0..20 {
+        let name = round.to_string();
+        leave_behind(&space, &[&name]);
+        let stores: Vec<Store> = (0..4).map(|_| space.open()).collect();
+        let claims: Vec<Option<Claim>> = std::thread::scope(|scope| {
+            let takers: Vec<_> =
+                stores.iter().map(|store| scope.spawn(|| mine(store.claim(&name).unwrap()))).collect();
+            takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+        });
+        assert!(claims.iter().flatten().count() <= 1);
+        // Who was told that somebody was in the midst of it asks again.
+        let again = stores.iter().filter(|store| mine(store.claim(&name).unwrap()).is_some()).count();
+        assert!(claims.iter().flatten().count() == 1 || again > 0);
+    }
 }
 
 #[test]
 fn what_a_process_that_is_gone_was_writing_is_swept_by_the_next() {
     let space = Space::new();
-    let store = space.open();
-    drop(store);
-    let dead = space.root().join("tmp/dead");
-    fs::create_dir(&dead).unwrap();
-    fs::write(dead.join(".lock"), "").unwrap();
-    fs::create_dir(dead.join("half")).unwrap();
-    fs::set_permissions(dead.join("half"), fs::Permissions::from_mode(0o500)).unwrap();
+    leave_behind(&space, &[]);
     let other = space.open();
     let work = other.workspace().unwrap();
-    assert!(!dead.exists());
+    assert!(!space.root().join("tmp/dead").exists() && !space.root().join("sessions/dead").exists());
+    assert!(space.root().join("records/dead.jsonl").exists(), "nobody writes to it any more");
     let store = space.open();
     store.workspace().unwrap();
     assert!(work.path().exists(), "what is being written stays");
+}
+
+#[test]
+fn the_files_of_a_folder_are_there_once_in_however_many_folders_they_are() {
+    let space = Space::new();
+    let store = space.open();
+    let base = publish_file(&store, "the base");
+    let adapt = |adapter: &str| {
+        let work = store.workspace().unwrap();
+        let folder = work.path().join("model");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("base"), "the base").unwrap();
+        fs::write(folder.join("adapter"), adapter).unwrap();
+        publish(&store, &folder)
+    };
+    let trees = ["one", "other"].map(adapt);
+    let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
+    for tree in trees {
+        assert_eq!(tree.bytes, "the base".len() as u64 + if tree == trees[0] { 3 } else { 5 });
+        assert_eq!(inode(store.blob_path(&tree.digest).join("base")), inode(store.blob_path(&base.digest)));
+    }
+    assert_eq!(store.usage().unwrap().bytes(), 16);
+    drop(store);
+    let store = space.open();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let live = || Ok::<_, Error>(Live { blobs: HashSet::from([trees[0].digest]), ..Live::default() });
+    let collected = store.collect(live, false, |_| {}).unwrap();
+    assert_eq!((collected.blobs, collected.bytes, collected.kept_bytes), (1, 5, 11));
+    assert!(store.verified(&trees[0].digest).unwrap().is_some() && !store.has_blob(&trees[1].digest));
+}
+
+#[test]
+fn a_file_that_may_be_executed_stays_one_and_is_another_content() {
+    let space = Space::new();
+    let store = space.open();
+    let work = store.workspace().unwrap();
+    let publish_tool = |name: &str, mode: u32| {
+        let path = work.path().join(name);
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        publish(&store, &path).digest
+    };
+    let (plain, tool) = (publish_tool("plain", 0o644), publish_tool("tool", 0o755));
+    assert_ne!(plain, tool);
+    let mode = |digest: &Digest| fs::metadata(store.blob_path(digest)).unwrap().mode() & 0o777;
+    assert_eq!((mode(&plain), mode(&tool)), (0o444, 0o555));
+    let folder = work.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(store.blob_path(&tool), folder.join("tool")).unwrap();
+    fs::write(folder.join(".hidden"), "moss").unwrap();
+    let tree = publish(&store, &folder).digest;
+    let place = store.blob_path(&tree);
+    assert_eq!(fs::metadata(place.join("tool")).unwrap().mode() & 0o777, 0o555);
+    assert!(space.open().verified(&tree).unwrap().is_some());
+    fs::remove_file(place.join(".hidden")).unwrap();
+    assert_eq!(space.open().verified(&tree).unwrap(), None, "what is hidden is part of it");
+}
+
+#[test]
+fn a_file_that_is_a_trees_list_byte_for_byte_is_not_that_tree() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "moss").unwrap();
+    let tree = Digest::of_path(folder.path()).unwrap();
+    let moss = Digest::of_bytes(b"moss");
+    let list = [&1u64.to_le_bytes()[..], b"a", &4u64.to_le_bytes(), &[0], moss.bytes()];
+    assert_ne!(Digest::of_bytes(&list.concat()), tree);
+    // Pinned: a cache is shared by versions and machines.
+    assert_eq!(tree.to_string(), "0df8143bf0482d177ca8e78b6c8d2419ffaa6726adc329dbed0ee8fc14a2cb66");
+}
+
+#[test]
+fn a_file_of_any_length_has_the_digest_of_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    for length in [0, 1, 1024, 1025, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 77, (5 << 20) + 1023]
+    {
+        let bytes: Vec<u8> = (0..length).map(|index: usize| (index / 7) as u8).collect();
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes), "{length}");
+    }
+}
+
+#[test]
+fn what_was_made_again_while_it_was_looked_at_is_not_put_aside() {
+    let space = Space::new();
+    let store = space.open();
+    let blob = publish_file(&store, "glowvenom");
+    let path = store.blob_path(&blob.digest);
+    assert_eq!(store.quarantine(&path, &blob.digest).unwrap(), None);
+    assert!(store.has_blob(&blob.digest));
+}
+
+#[test]
+fn verify_goes_on_behind_what_cannot_be_read() {
+    let space = Space::new();
+    let store = space.open();
+    let [first, second] = ["moss", "ashroot"].map(|text| publish_file(&store, text).digest);
+    // A folder in a file's place, with something in it that is none.
+    for digest in [first, second] {
+        let path = store.blob_path(&digest);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(path.join("pipe")).status().unwrap();
+        assert!(pipe.success());
+    }
+    let sound = publish_file(&store, "glowvenom").digest;
+    let verified = space.open().verify(&|_| true).unwrap();
+    assert_eq!((verified.blobs, verified.damaged.len(), verified.unreadable.len()), (3, 0, 2));
+    assert!(verified.unreadable[0].contains("neither a file nor a folder"), "{:?}", verified.unreadable);
+    assert!(store.has_blob(&sound));
+}
+
+#[test]
+fn who_plans_while_the_cache_is_cleaned_sees_that_it_was() {
+    let space = Space::new();
+    let (store, other) = (space.open(), space.open());
+    let before = store.cleaned_by_now(|_| {}).unwrap();
+    assert!(store.cleaned_by_now(|_| {}).unwrap() == before);
+    let mut during = None;
+    let live = || {
+        during = Some(store.cleaned().unwrap());
+        Ok::<_, Error>(Live::default())
+    };
+    other.collect(live, false, |_| {}).unwrap();
+    let after = store.cleaned_by_now(|_| {}).unwrap();
+    assert!(before != after && during != Some(before) && during != Some(after));
 }
 
 #[test]
@@ -291,14 +500,39 @@ fn everything_has_the_permissions_of_the_cache_folder() {
     let store = space.open();
     let digest = publish_folder(&store, "{}");
     write(&store, "a", "one");
-    store.add_root(space.folder.path()).unwrap();
+    store.add_root(space.folder.path(), "").unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     let blob = store.blob_path(&digest);
     assert_eq!((mode(&blob), mode(&blob.join("config.json"))), (0o2770, 0o440));
     assert_eq!(mode(blob.parent().unwrap()), 0o2770);
-    assert_eq!(mode(&space.root().join("records.jsonl")), 0o660);
+    assert_eq!(mode(&segment(&space)), 0o660);
     let root = fs::read_dir(space.root().join("roots")).unwrap().next().unwrap().unwrap().path();
-    assert_eq!(mode(&root), 0o660);
+    assert_eq!((mode(&root), mode(&root.join("folder"))), (0o2770, 0o660));
+}
+
+#[test]
+fn a_run_that_cannot_be_seen_is_not_taken_for_deleted() {
+    let space = Space::new();
+    let project = space.folder.path().join("project");
+    let run = project.join("results/quick/1");
+    fs::create_dir_all(&run).unwrap();
+    // The cache lies elsewhere.
+    let store = space.open();
+    let root = store.add_root(&run, "2026-11-29T20:00:00Z").unwrap();
+    let standing = || store.roots().unwrap()[0].standing();
+    assert!(store.roots().unwrap()[0].is_under_way && !space.open().roots().unwrap().is_empty());
+    drop(root);
+    let seen = store.roots().unwrap();
+    assert_eq!((seen[0].is_under_way, seen[0].began.as_str()), (false, "2026-11-29T20:00:00Z"));
+    assert_eq!(standing(), Standing::There);
+    let moved = space.folder.path().join("moved");
+    fs::rename(&project, &moved).unwrap();
+    assert_eq!(standing(), Standing::Unseen, "moved, or its disk is not mounted");
+    fs::rename(&moved, &project).unwrap();
+    fs::remove_dir(&run).unwrap();
+    assert_eq!(standing(), Standing::Deleted);
+    store.remove_root(&seen[0].id).unwrap();
+    assert!(store.roots().unwrap().is_empty() && !store.has_root(&seen[0].id));
 }
 
 #[test]
@@ -307,30 +541,48 @@ fn runs_are_found_again_when_they_are_moved_with_their_cache() {
     let project = space.folder.path().join("project");
     fs::create_dir_all(project.join("results/quick/1")).unwrap();
     let store = Store::open(&project.join(".triplay")).unwrap();
-    store.add_root(&project.join("results/quick/1")).unwrap();
+    store.add_root(&project.join("results/quick/1"), "").unwrap();
+    drop(store);
     let moved = space.folder.path().join("moved");
     fs::rename(&project, &moved).unwrap();
     let store = Store::open(&moved.join(".triplay")).unwrap();
     let moved = fs::canonicalize(moved).unwrap();
-    assert_eq!(store.roots().unwrap(), [moved.join("results/quick/1")]);
-    fs::remove_dir_all(moved.join("results")).unwrap();
-    store.forget_roots(&store.roots().unwrap()).unwrap();
-    assert_eq!(store.roots().unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(store.roots().unwrap()[0].folder, moved.join("results/quick/1"));
 }
 
 #[test]
-fn a_run_in_a_folder_of_any_name_is_known_and_forgotten_and_torn_roots_do_no_harm() {
+fn a_run_in_a_folder_of_any_name_is_known_and_torn_roots_do_no_harm() {
     let space = Space::new();
     let store = Store::open(&space.root()).unwrap();
-    fs::write(space.root().join("roots/torn"), b"../resu\xff").unwrap();
     for name in [&b"\xff\xfe"[..], b"line\nend\n", "ä".as_bytes(), b" "] {
         for above in [fs::canonicalize(space.folder.path()).unwrap(), store.root().to_owned()] {
             let run = above.join(OsStr::from_bytes(name));
             fs::create_dir_all(&run).unwrap();
-            store.add_root(&run).unwrap();
-            assert_eq!(store.roots().unwrap(), std::slice::from_ref(&run));
-            store.forget_roots(&[run]).unwrap();
-            assert_eq!(store.roots().unwrap(), Vec::<PathBuf>::new());
+            let root = store.add_root(&run, "").unwrap();
+            root.name([&named("a", key("b"), false)]).unwrap();
+            let roots = store.roots().unwrap();
+            assert_eq!((roots.len(), &roots[0].folder), (1, &run));
+            let names = space.root().join("roots").join(root.id());
+            let line = fs::read_dir(&names).unwrap().flatten().find(|file| file.path().extension().is_some());
+            let mut text = fs::read(line.as_ref().unwrap().path()).unwrap();
+            text.extend(b"{\"key\":\"abc");
+            fs::write(line.unwrap().path(), text).unwrap();
+            assert_eq!(store.named(root.id()).unwrap(), [named("a", key("b"), false)]);
+            store.remove_root(root.id()).unwrap();
+            assert!(store.roots().unwrap().is_empty());
         }
     }
+}
+
+#[test]
+fn a_cache_of_another_version_is_left_as_it_is() {
+    let space = Space::new();
+    fs::create_dir_all(space.root().join("blobs")).unwrap();
+    fs::write(space.root().join("records.jsonl"), "{}\n").unwrap();
+    let error = Store::open(&space.root()).err().unwrap().to_string();
+    assert!(
+        error.contains("is a cache of another version of triplay (format 2; this one uses format 3)"),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(space.root()).unwrap().count(), 2);
 }

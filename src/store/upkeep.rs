@@ -1,28 +1,41 @@
-//! Looking after a cache: what it holds, throwing away what no run names, finding what is damaged.
+//! Looking after a cache: what it holds, throwing away what no run needs, finding what is damaged.
+//!
+//! Nobody waits while a cache is cleaned, but for others who clean it. What is thrown away was named by no run and was in
+//! its place before the cleaning began; a run names what it makes before that is in its place. Who only found something
+//! asks whether the cache was cleaned since it looked: see [`Store::cleaned`].
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::Digest;
-use super::digest::flat_files;
-use super::disk::{PLANNING, PUBLISHING, Result, Store, io_error, lock, remove};
-use super::lock::{Lock, Mode};
-use super::records::{DigestSet, key_of};
+use super::disk::{CLEANING, Result, Store, io_error, is_damage, lock, remove};
+use super::records::DigestSet;
+use super::tree::{Hidden, files_below};
 
 /// A blob as it lies in the cache.
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub digest: Digest,
+    /// Of files that lie in several blobs, those of the first alone.
     pub bytes: u64,
+    /// When it was last changed, placed or linked, by the file system's clock.
+    changed: (i64, i64),
+    /// Device and inode of each of its files, and bytes.
+    files: Vec<((u64, u64), u64)>,
+    is_tree: bool,
+    /// Whether it is a file of a tree that is there.
+    pub is_part: bool,
 }
 
 /// What a cache holds.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
+    /// Trees first.
     pub blobs: Vec<Stored>,
     pub records: usize,
     pub quarantined: usize,
@@ -59,31 +72,33 @@ pub struct Verified {
     pub records: usize,
     /// Where damaged blobs lie now.
     pub damaged: Vec<PathBuf>,
+    /// What could not be read although nothing says that it is damaged, and why.
+    pub unreadable: Vec<String>,
     pub damaged_records: usize,
 }
 
 impl Store {
-    /// What the cache holds, in the order of the digests. Files that lie in several blobs count once.
+    /// What the cache holds. Files that lie in several blobs count once.
     pub fn usage(&self) -> Result<Usage> {
-        let mut seen = HashSet::new();
         let mut blobs = Vec::new();
         for (digest, path) in self.blobs()? {
-            let bytes = files_of(&path)?
-                .iter()
-                .filter_map(|file| fs::metadata(file).ok())
-                .filter(|metadata| seen.insert((metadata.dev(), metadata.ino())))
-                .map(|metadata| metadata.len())
-                .sum();
-            blobs.push(Stored { digest, bytes });
+            // Another process may drop it meanwhile.
+            let Ok(own) = fs::metadata(&path) else { continue };
+            let files = if own.is_dir() { files_of(&path)? } else { vec![path] };
+            let files = files.iter().filter_map(|file| fs::metadata(file).ok());
+            let files = files.map(|file| ((file.dev(), file.ino()), file.len())).collect();
+            let changed = (own.ctime(), own.ctime_nsec());
+            blobs.push(Stored { digest, bytes: 0, changed, files, is_tree: own.is_dir(), is_part: false });
+        }
+        blobs.sort_by_key(|blob| (!blob.is_tree, blob.digest));
+        let mut seen = HashSet::new();
+        for blob in &mut blobs {
+            let new = blob.files.iter().filter(|(inode, _)| seen.insert(*inode));
+            blob.bytes = new.map(|(_, bytes)| bytes).sum();
+            blob.is_part = !blob.is_tree && blob.bytes == 0 && blob.files.iter().any(|(_, bytes)| *bytes > 0);
         }
         self.refresh()?;
-        let records = lock(&self.records)
-            .lines()
-            .0
-            .iter()
-            .filter_map(|line| key_of(line))
-            .collect::<HashSet<_>>()
-            .len();
+        let records = lock(&self.records).count();
         let quarantined = fs::read_dir(self.root.join("quarantine")).map_or(0, Iterator::count);
         Ok(Usage { blobs, records, quarantined })
     }
@@ -110,118 +125,157 @@ impl Store {
         names.filter_map(|name| Digest::from_hex(name.as_encoded_bytes())).collect()
     }
 
-    /// Throws away what is not live; with `dry_run` only says what that would be. `live` is asked while nobody can
-    /// publish or look anything up.
+    /// Throws away what is not live; with `dry_run` only says what that would be. `live` is asked what is, once nobody
+    /// else cleans the cache; `waiting` hears once of who does.
     pub fn collect<E: From<super::Error>>(
         &self,
         live: impl FnOnce() -> std::result::Result<Live, E>,
         dry_run: bool,
-        waiting: impl FnOnce(),
+        waiting: impl FnOnce(&str),
     ) -> std::result::Result<Collected, E> {
-        let planning = self.lock_guard(PLANNING, Mode::Exclusive, waiting)?;
-        let publishing = self.lock_guard(PUBLISHING, Mode::Exclusive, || {})?;
+        let cleaning = self.claim_in_turn(CLEANING, waiting)?;
+        if !dry_run {
+            self.count_cleaning()?;
+        }
+        // In this order: whoever has ended by now has named all that it needs, and what is placed from now on is not
+        // looked at.
+        self.watch.sweep(&self.root).map_err(io_error("clear up", &self.root))?;
+        self.refresh()?;
+        let closed = lock(&self.records).closed();
+        let began = self.clock()?;
         let live = live()?;
         let usage = self.usage()?;
-        let mut collected = Collected::default();
+        let needed: HashSet<(u64, u64)> = usage
+            .blobs
+            .iter()
+            .filter(|blob| blob.is_tree && (live.blobs.contains(&blob.digest) || blob.changed >= began))
+            .flat_map(|blob| blob.files.iter().map(|(inode, _)| *inode))
+            .collect();
+        let is_part =
+            |blob: &Stored| !blob.is_tree && blob.files.iter().any(|(inode, _)| needed.contains(inode));
+        let (kept, doomed): (Vec<&Stored>, Vec<&Stored>) = usage
+            .blobs
+            .iter()
+            .partition(|blob| live.blobs.contains(&blob.digest) || is_part(blob) || blob.changed >= began);
+        let mut counted = HashSet::new();
+        let mut sum = |blobs: &[&Stored]| -> u64 {
+            let files = blobs.iter().flat_map(|blob| &blob.files);
+            files.filter(|(inode, _)| counted.insert(*inode)).map(|(_, bytes)| bytes).sum()
+        };
+        let mut collected = Collected {
+            kept_bytes: sum(&kept),
+            bytes: sum(&doomed),
+            kept_blobs: kept.iter().filter(|blob| !is_part(blob)).count(),
+            blobs: doomed.iter().filter(|blob| !blob.is_part).count(),
+            records: 0,
+        };
         let trash = if dry_run { None } else { Some(self.scratch()?) };
-        for blob in &usage.blobs {
-            if live.blobs.contains(&blob.digest) {
-                collected.kept_blobs += 1;
-                collected.kept_bytes += blob.bytes;
-                continue;
-            }
-            collected.blobs += 1;
-            collected.bytes += blob.bytes;
-            if let Some(trash) = &trash {
-                let path = self.blob_path(&blob.digest);
-                let to = trash.join(blob.digest.to_string());
-                fs::rename(&path, to).map_err(io_error("remove", &path))?;
+        for (blob, trash) in doomed.iter().flat_map(|blob| trash.iter().map(move |trash| (blob, trash))) {
+            let path = self.blob_path(&blob.digest);
+            match fs::rename(&path, trash.join(format!("collected-{}", blob.digest))) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(error).into());
+                }
+                _ => {}
             }
         }
-        collected.records = self.drop_records(&live.records, dry_run)?;
+        let keep = |key: &Digest, _: &[u8]| live.records.contains(key);
+        let merged = lock(&self.records).merge(&closed, &keep, dry_run, self.sharing);
+        collected.records = merged.map_err(io_error("write the records of", &self.root))?;
         if let Some(trash) = trash {
-            self.remove_idle_locks()?;
-            // What takes long is done where nobody waits for it.
-            drop((planning, publishing));
-            for doomed in entries(&trash)?.iter().filter(|path| !is_hidden(path)) {
+            self.remove_stale_claims()?;
+            drop(cleaning);
+            for doomed in entries(&trash)?.iter().filter(|path| is_collected(path)) {
                 remove(doomed).map_err(io_error("remove", doomed))?;
             }
         }
         Ok(collected)
     }
 
-    /// Writes the records again without those that nobody needs, the damaged and the outdated: how many are gone.
-    fn drop_records(&self, live: &HashSet<Digest>, dry_run: bool) -> Result<usize> {
-        let mut records = lock(&self.records);
-        records.refresh().map_err(io_error("read the records of", &self.root))?;
-        let (lines, damaged) = records.lines();
-        let before = lines.len() + damaged;
-        let kept: Vec<Vec<u8>> = lines
-            .into_iter()
-            .filter(|line| {
-                key_of(line).is_some_and(|key| live.contains(&key) && records.get(&key) == Some(line))
-            })
-            .map(<[u8]>::to_vec)
-            .collect();
-        let dropped = before - kept.len();
-        if dropped > 0 && !dry_run {
-            records.replace(&kept, self.sharing).map_err(io_error("write the records of", &self.root))?;
-        }
-        Ok(dropped)
+    /// What time it is by the clock of the cache's file system.
+    fn clock(&self) -> Result<(i64, i64)> {
+        let path = self.scratch()?.join("clock");
+        let touch = || {
+            fs::write(&path, "")?;
+            let now = fs::metadata(&path)?;
+            fs::remove_file(&path)?;
+            Ok((now.ctime(), now.ctime_nsec()))
+        };
+        touch().map_err(io_error("write", &path))
     }
 
-    fn remove_idle_locks(&self) -> Result<()> {
-        for path in entries(&self.root.join("locks"))? {
-            let taken = Lock::try_take(&path, Mode::Exclusive, self.sharing);
-            if let Some(lock) = taken.map_err(io_error("lock", &path))? {
-                lock.remove().map_err(io_error("remove", &path))?;
+    /// Removes the claims of processes that are gone.
+    fn remove_stale_claims(&self) -> Result<()> {
+        for path in entries(&self.root.join("claims"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // Taken over and let go of, so that nobody who is faster loses it.
+            if !name.ends_with(".break") && !self.is_claimed(&name)? {
+                drop(self.claim(&name)?);
             }
         }
         Ok(())
     }
 
-    /// Hashes every blob and looks at every record. What is damaged is moved to quarantine and then absent, so that
-    /// the next run makes it again.
-    pub fn verify(&self) -> Result<Verified> {
+    /// Hashes every blob and looks at every record, of which `is_sound` says whether its key is that of its job. What is
+    /// damaged is moved to quarantine and then absent, so that the next run makes it again.
+    pub fn verify(&self, is_sound: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<Verified> {
         let blobs = self.blobs()?;
-        let sound: Vec<(bool, u64)> = blobs
-            .par_iter()
-            .map(|(digest, path)| {
-                let files = files_of(path)?;
-                let bytes =
-                    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum();
-                let found = Digest::of_path(path).map_err(io_error("read", path))?;
-                Ok((found == *digest, bytes))
-            })
-            .collect::<Result<_>>()?;
+        let looked: Vec<(u64, Result<Option<PathBuf>>)> =
+            blobs.par_iter().map(|(digest, path)| self.look_through(digest, path)).collect();
         let mut verified = Verified { blobs: blobs.len(), ..Verified::default() };
-        for ((_, path), (sound, bytes)) in blobs.iter().zip(sound) {
+        for (bytes, damaged) in looked {
             verified.bytes += bytes;
-            if !sound {
-                verified.damaged.push(self.quarantine(path)?);
+            match damaged {
+                Ok(damaged) => verified.damaged.extend(damaged),
+                Err(error) => verified.unreadable.push(error.to_string()),
             }
         }
         self.refresh()?;
-        let damaged_records = lock(&self.records).lines().1;
-        verified.damaged_records = damaged_records;
-        if damaged_records > 0 {
-            let _publishing = self.lock_guard(PUBLISHING, Mode::Exclusive, || {})?;
-            let path = self.root.join("records.jsonl");
-            let copy = self.scratch()?.join("records.jsonl");
-            fs::copy(&path, &copy).map_err(io_error("copy", &path))?;
-            self.quarantine(&copy)?;
-            let mut records = lock(&self.records);
-            records.refresh().map_err(io_error("read the records of", &self.root))?;
-            let kept: Vec<Vec<u8>> = records.lines().0.into_iter().map(<[u8]>::to_vec).collect();
-            records.replace(&kept, self.sharing).map_err(io_error("write the records of", &self.root))?;
+        let mut unsound = 0;
+        let closed = {
+            let records = lock(&self.records);
+            let closed = records.closed();
+            for path in &closed {
+                let text = fs::read(path).unwrap_or_default();
+                let lines = super::line::sealed_lines(&text, |_| {});
+                unsound += lines.filter(|line| !is_sound(line)).count();
+            }
+            verified.damaged_records = records.damaged() + unsound;
+            closed
+        };
+        if verified.damaged_records > 0 {
+            let _cleaning = self.claim_in_turn(CLEANING, |_| {})?;
+            for path in &closed {
+                let copy = self.scratch()?.join(path.file_name().unwrap_or_default());
+                fs::copy(path, &copy).map_err(io_error("copy", path))?;
+                self.quarantine(&copy, &Digest::of_bytes(b""))?;
+            }
+            let merged = lock(&self.records).merge(&closed, &|_, line| is_sound(line), false, self.sharing);
+            merged.map_err(io_error("write the records of", &self.root))?;
         }
-        verified.records = lock(&self.records).lines().0.len();
+        verified.records = lock(&self.records).count();
         Ok(verified)
+    }
+
+    /// Hashes one blob: its size, and where it lies now if it was damaged.
+    fn look_through(&self, digest: &Digest, path: &Path) -> (u64, Result<Option<PathBuf>>) {
+        let size = || {
+            let files = if path.is_dir() { files_of(path)? } else { vec![path.to_owned()] };
+            Ok(files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum())
+        };
+        let bytes = size().unwrap_or_else(|_: super::Error| 0);
+        match Digest::of_path(path) {
+            Ok(found) if found == *digest => (bytes, Ok(None)),
+            // Dropped meanwhile.
+            Err(_) if !path.exists() => (0, Ok(None)),
+            Err(error) if !is_damage(&error) => (bytes, Err(io_error("read", path)(error))),
+            _ => (bytes, self.quarantine(path, digest)),
+        }
     }
 }
 
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+fn is_collected(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"collected-"))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -229,10 +283,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     read().map_err(io_error("read", folder))
 }
 
-fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let files = flat_files(path).map_err(io_error("read", path))?;
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files = files_below(folder, Hidden::Included).map_err(io_error("read", folder))?;
     Ok(files.into_iter().map(|(_, file)| file).collect())
 }

@@ -37,9 +37,9 @@ fn goes_on(space: &Space, expected: &std::collections::BTreeMap<String, String>,
     let verified: serde_json::Value = serde_json::from_str(&verified.out).unwrap();
     assert!(verified["damaged_records"].as_u64().unwrap() <= 1, "{what}: {verified}");
     assert_eq!(verified["damaged_blobs"].as_array().unwrap().len(), 0, "{what}");
-    for lock in fs::read_dir(space.path(".triplay/locks")).unwrap().flatten() {
-        let file = fs::File::open(lock.path()).unwrap();
-        assert!(file.try_lock().is_ok(), "{what}: nobody holds what the killed one left");
+    for folder in ["sessions", "tmp"] {
+        let left = fs::read_dir(space.path(".triplay").join(folder)).unwrap().count();
+        assert_eq!(left, 0, "{what}: {folder} has what the killed one left");
     }
 }
 
@@ -95,16 +95,79 @@ fn five_processes_on_one_cache_compute_each_key_once() {
     assert_eq!(ran as usize, space.records(".triplay"));
 }
 
+/// The program as if on a host of this name that shares the folder, where the kernel's locks are not to be relied on.
+fn on_host(space: &Space, host: &str, args: &[&str]) -> Command {
+    let mut command = space.command(args);
+    command.env("TRIPLAY_LOCKING", "leases").env("TRIPLAY_HOST", format!("{host}:{host}"));
+    command.env("TRIPLAY_EXPIRY_SECONDS", "3");
+    command
+}
+
+#[test]
+fn twenty_processes_of_two_hosts_on_one_folder_compute_each_key_once_without_locks_of_the_kernel() {
+    let space = Space::new();
+    let expected = expected(&space);
+    let hosts = ["cauldron", "kettle"];
+    let runs: Vec<Child> =
+        (0..20).map(|number| on_host(&space, hosts[number % 2], &SMALL).spawn().unwrap()).collect();
+    let mut ran = 0;
+    for run in runs {
+        let summary = Seen::from(run.wait_with_output().unwrap()).json();
+        ran += summary["ran"].as_u64().unwrap();
+        assert_eq!(space.digests(&summary), expected);
+    }
+    assert_eq!(ran as usize, space.records(".triplay"));
+    let verified = space.triplay(&["cache", "verify", "--json"]).json();
+    assert_eq!(
+        (verified["damaged_blobs"].as_array().unwrap().len(), &verified["damaged_records"]),
+        (0, &0.into())
+    );
+    for folder in ["claims", "sessions", "tmp"] {
+        assert_eq!(fs::read_dir(space.path(".triplay").join(folder)).unwrap().count(), 0, "{folder}");
+    }
+}
+
+#[test]
+fn what_a_host_that_died_was_at_is_taken_over_by_another_and_nothing_recorded_is_lost() {
+    let space = Space::new();
+    let expected = expected(&space);
+    for _ in 0..3 {
+        let mut first = on_host(&space, "cauldron", &SMALL).spawn().unwrap();
+        while space.records(".triplay") < 5 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let second = on_host(&space, "kettle", &SMALL).spawn().unwrap();
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let recorded = space.records(".triplay") as u64;
+        // Of two that are alive beside them, one throws away what no run needs.
+        let gc = on_host(&space, "spoon", &["cache", "gc", "--json"]).output().unwrap();
+        assert_eq!(Seen::from(gc).code, Some(0));
+        let summary = Seen::from(second.wait_with_output().unwrap()).json();
+        assert_eq!(space.digests(&summary), expected);
+        assert!(
+            summary["ran"].as_u64().unwrap() <= expected_nodes(&summary) - 5,
+            "{recorded} were recorded: {summary}"
+        );
+        fs::remove_dir_all(space.path(".triplay")).unwrap();
+    }
+}
+
+fn expected_nodes(summary: &serde_json::Value) -> u64 {
+    summary["ran"].as_u64().unwrap() + summary["cached"].as_u64().unwrap()
+}
+
 #[test]
 fn who_waits_for_another_process_says_so_and_other_keys_do_not_wait() {
     let space = Space::new();
     space.write("slow.yaml", "pipeline: slow\nparams: { own: a }\nstages:\n  slow: { kind: exec, command: 'sleep 1; echo moss > out', outputs: { out: text } }\n  own: { kind: exec, command: 'echo glowvenom > out', outputs: { out: text }, env: { own: $own } }\n");
     let first = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
-    while fs::read_dir(space.path(".triplay/locks")).map_or(0, Iterator::count) == 0 {
+    while fs::read_dir(space.path(".triplay/claims")).map_or(0, Iterator::count) == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
     let second = space.triplay(&["pipeline", "run", "slow.yaml", "--json", "--set", "own=b", "--jobs", "1"]);
-    assert!(second.err.contains("waiting: another process computes slow"), "{}", second.err);
+    let who = format!("waiting: process {} on ", first.id());
+    assert!(second.err.contains(&who) && second.err.contains(" computes slow"), "{}", second.err);
     let (first, second) = (Seen::from(first.wait_with_output().unwrap()).json(), second.json());
     assert_eq!((&first["ran"], &second["ran"], &second["cached"]), (&2.into(), &1.into(), &1.into()));
 }
@@ -114,7 +177,7 @@ fn who_waits_takes_over_when_the_other_process_dies() {
     let space = Space::new();
     space.write("slow.yaml", "pipeline: slow\nstages:\n  slow: { kind: exec, command: 'sleep 2; echo moss > out', outputs: { out: text } }\n");
     let mut first = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
-    while fs::read_dir(space.path(".triplay/locks")).map_or(0, Iterator::count) == 0 {
+    while fs::read_dir(space.path(".triplay/claims")).map_or(0, Iterator::count) == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
     let second = space.command(&["pipeline", "run", "slow.yaml", "--json"]).spawn().unwrap();
@@ -131,8 +194,8 @@ fn gc_beside_two_runs_takes_nothing_that_they_need() {
     let expected = expected(&space);
     let other = [&SMALL[..], &["--set", "seed=6"]].concat();
     // Something to throw away: a run whose folder is gone.
-    space.triplay(&[&SMALL[..], &["--set", "seed=7"]].concat()).json();
-    fs::remove_dir_all(space.path("results")).unwrap();
+    let gone = space.triplay(&[&SMALL[..], &["--set", "seed=7"]].concat()).json();
+    fs::remove_dir_all(space.path(gone["results"].as_str().unwrap())).unwrap();
     let mut runs = [space.command(&SMALL).spawn().unwrap(), space.command(&other).spawn().unwrap()];
     let mut collected = 0;
     while runs.iter_mut().any(|run| run.try_wait().unwrap().is_none()) {
@@ -165,7 +228,7 @@ fn a_clock_that_was_set_back_confuses_nobody() {
     assert_eq!((&second["ran"], &second["run"]), (&1.into(), &"20991231-235959-2".into()));
     let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
     assert_eq!(shown["run"]["run"], second["run"], "the latest is the one that was made last");
-    // The root of the run that was renamed is gone, that of the second is not; neither is old.
+    // The run that was renamed is known by its new name; neither is old.
     space.triplay(&["cache", "gc", "--older-than", "1h"]);
     assert_eq!(space.triplay(&[&SMALL[..], &["--set", "label=later"]].concat()).json()["ran"], 0);
 }

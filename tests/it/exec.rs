@@ -88,6 +88,7 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
   environment:
     kind: exec
     command: [env]
+    random: true
     seed: 7
     env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: true }
     inherit: [CAULDRON, MISSING]
@@ -257,7 +258,7 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
         ("command: a, env: { A: [] }", "`env.A`: expected text or a number, found a list"),
         ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
-        ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is always set"),
+        ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is set by triplay"),
         ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
         ("command: a, transient: [256]", "`transient.0`: expected a whole number from 0 to 255, found 256"),
     ] {

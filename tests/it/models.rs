@@ -418,7 +418,7 @@ fn numbers_that_explode_stop_the_stage_and_leave_the_last_good_model() {
     let seen = space.triplay(&["pipeline", "run", "small.yaml"]);
     seen.fails(1, "error: warmup: step ");
     assert!(seen.err.contains("lower the learning rate"), "{}", seen.err);
-    let left = space.path(".triplay/left/warmup/model");
+    let left = space.path(".triplay/failed/small/warmup/model");
     let left = left.to_str().unwrap();
     assert!(seen.err.contains(&format!("(the model before it is in {left})")), "{}", seen.err);
     let scored = space.triplay(&["model", "score", "--model", left, "--ids", "3,4,5"]);

@@ -107,8 +107,11 @@ impl Space {
 
     /// How many nodes the cache has whole records of.
     pub fn records(&self, cache: &str) -> usize {
-        let text = fs::read(self.path(cache).join("records.jsonl")).unwrap_or_default();
-        let keys = triplay::store::sealed_lines(&text, |_| {}).map(|line| line[8..72].to_vec());
-        keys.collect::<std::collections::BTreeSet<_>>().len()
+        let mut keys = std::collections::BTreeSet::new();
+        for file in fs::read_dir(self.path(cache).join("records")).into_iter().flatten().flatten() {
+            let text = fs::read(file.path()).unwrap_or_default();
+            keys.extend(triplay::store::sealed_lines(&text, |_| {}).map(|line| line[8..72].to_vec()));
+        }
+        keys.len()
     }
 }

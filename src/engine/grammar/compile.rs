@@ -3,7 +3,7 @@
 //!
 //! Names end here. What they stand for is a place in the frame of a [`scope`](super::scope).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub struct Variant {
     pub label: Option<String>,
     pub seed: Option<u64>,
     pub call: Arc<Call>,
-    /// In the order of the call's origins.
+    /// By the numbers of the call's inputs.
     pub links: Vec<Link>,
 }
 
@@ -212,9 +212,8 @@ impl Compiler<'_> {
         draft: DraftVariant,
         scope: &Scope,
     ) -> Variant {
-        let (mut origins, mut links) = (Vec::new(), Vec::new());
-        let mut known = HashSet::new();
-        for (found, at) in draft.uses {
+        let mut links = Vec::new();
+        for (found, at) in draft.decoded.uses.iter().zip(draft.uses) {
             let Some((link, artifact)) = self.resolve(&found.origin, at, scope) else { continue };
             if let Some(artifact) =
                 artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact || name == ANY))
@@ -227,13 +226,10 @@ impl Compiler<'_> {
                 );
                 self.errors.at::<()>(at, message);
             }
-            if known.insert(found.origin.clone()) {
-                origins.push(found.origin);
-                links.push(link);
-            }
+            links.push(link);
         }
         let (numerics, policy) = (self.numerics.clone(), draft.policy);
-        let call = Call::new(kind, draft.decoded, origins, policy, numerics);
+        let call = Call::new(kind, draft.decoded, policy, numerics);
         Variant { label, seed: draft.seed, call: Arc::new(call), links }
     }
 

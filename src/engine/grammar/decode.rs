@@ -14,7 +14,8 @@ use super::spec::{Item, LoopSpec, StageSpec};
 use super::tree::{Key, Tree, Value};
 use super::wording::{self, descend};
 use crate::graph::Policy;
-use crate::input::{self, Use};
+use crate::input::Use;
+use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Kind, Registry};
 
 /// After so many unknown keys of one stage, the rest is not read.
@@ -55,7 +56,8 @@ pub struct StageDraft<'a> {
 
 pub struct DraftVariant {
     pub decoded: Decoded,
-    pub uses: Vec<(Use, At)>,
+    /// Where each of its inputs stands.
+    pub uses: Vec<At>,
     pub seed: Option<u64>,
     pub policy: Policy,
 }
@@ -118,7 +120,7 @@ impl Several<'_> {
 pub fn decode_all<'a>(
     errors: &Errors,
     registry: &Registry,
-    limits: &BTreeMap<String, u32>,
+    limits: &BTreeMap<String, Limit>,
     items: &'a [Item],
     params: &Params,
     budget: &Budget,
@@ -129,7 +131,7 @@ pub fn decode_all<'a>(
 struct Decoder<'a> {
     errors: &'a Errors<'a>,
     registry: &'a Registry,
-    limits: &'a BTreeMap<String, u32>,
+    limits: &'a BTreeMap<String, Limit>,
     params: &'a Params,
     budget: &'a Budget,
 }
@@ -223,23 +225,20 @@ impl Decoder<'_> {
         };
         let variant = |axes: &[(&str, &Tree)]| {
             let substitution = self.substitute(axes, labels);
-            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry];
-            let [seed, resources, timeout, retry] =
+            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on];
+            let [seed, resources, timeout, retry, on] =
                 common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
-            let keys = [resources.as_ref(), timeout.as_ref(), retry.as_ref()];
+            let keys = [resources.as_ref(), timeout.as_ref(), retry.as_ref(), on.as_ref()];
             let policy = policy::read(self.errors, self.limits, keys);
-            let seed = seed.and_then(|tree| self.seed(&tree));
             let body = substitution.apply(&spec.body)?;
             let decoded = self.decode(spec, &body, decode)?;
+            let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
             let place = |found: &Use| {
                 let tree = descend(&body, &found.path);
                 tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at)
             };
-            let uses = input::uses(&decoded.params).into_iter().map(|found| {
-                let at = place(&found);
-                (found, at)
-            });
-            Some(DraftVariant { uses: uses.collect(), decoded, seed, policy })
+            let uses = decoded.uses.iter().map(place).collect();
+            Some(DraftVariant { uses, decoded, seed, policy })
         };
         let variants = match (&spec.matrix, combinations) {
             (None, _) => vec![(None, variant(&[]))],
@@ -257,8 +256,12 @@ impl Decoder<'_> {
         Draft::Stage(StageDraft { spec, kind, variants })
     }
 
-    fn seed(&self, tree: &Tree) -> Option<u64> {
+    fn seed(&self, tree: &Tree, decoded: &Decoded) -> Option<u64> {
         match tree.value {
+            Value::Int(0..) if !decoded.draws => {
+                let error = self.errors.error(tree.at, "`seed` has no effect: this stage does not draw");
+                self.errors.add(error.help("a command that draws says `random: true`"))
+            }
             Value::Int(seed @ 0..) => Some(seed as u64),
             _ => self.errors.at(tree.at, "`seed` is a whole number from 0"),
         }

@@ -36,6 +36,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::graph::{Graph, GraphVariant};
+use super::resources::Limit;
 use super::stage::Registry;
 use budget::Budget;
 use compile::{Outside, Program};
@@ -62,7 +63,7 @@ pub struct LoadOptions<'a> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        LoadOptions { settings: &[], ablations: &[], seeds: &[], digest: &Digest::of_path, look: true }
+        LoadOptions { settings: &[], ablations: &[], seeds: &[], digest: &Digest::of_input, look: true }
     }
 }
 
@@ -71,7 +72,7 @@ struct Compiled {
     source: Source,
     name: String,
     extends: Option<PathBuf>,
-    resources: BTreeMap<String, u32>,
+    resources: BTreeMap<String, Limit>,
     programs: Vec<(Program, GraphVariant)>,
     outside: Outside,
 }

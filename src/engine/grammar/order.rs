@@ -94,7 +94,7 @@ fn free_names(draft: &Draft) -> Vec<(String, At)> {
         Draft::Broken(_) => Vec::new(),
         Draft::Stage(stage) => {
             let uses = stage.variants.iter().filter_map(|(_, variant)| variant.as_ref());
-            uses.flat_map(|variant| &variant.uses)
+            uses.flat_map(|variant| variant.decoded.uses.iter().zip(&variant.uses))
                 .filter_map(|(found, at)| Some((name(&found.origin)?, *at)))
                 .collect()
         }

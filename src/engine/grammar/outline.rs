@@ -8,8 +8,7 @@ use super::LoadOptions;
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
 use super::diagnostic::Diagnostics;
 use super::scope::Link;
-use crate::graph::{Call, Feed, Graph};
-use crate::input::{Origin, uses};
+use crate::graph::{Feed, Graph};
 use crate::stage::{Output, Registry};
 use store::Digest;
 
@@ -218,10 +217,8 @@ impl<'a> Folding<'a> {
         let name = self.outline.inside(frame, &step.name);
         let node = self.outline.add_node(name, frame, Shape::Stage { kind: first.call.kind.name, labels });
         for variant in &step.variants {
-            for (link, inputs) in variant.links.iter().zip(inputs(&variant.call)) {
-                for input in inputs {
-                    self.connect(link, scopes, node, None, input);
-                }
+            for (link, found) in variant.links.iter().zip(&variant.call.decoded.uses) {
+                self.connect(link, scopes, node, None, found.path.join("."));
             }
         }
         if let Some(scope) = scopes.last_mut() {
@@ -308,16 +305,6 @@ impl<'a> Folding<'a> {
     }
 }
 
-/// The keys that take each of a call's origins.
-fn inputs(call: &Call) -> Vec<Vec<String>> {
-    let uses = uses(&call.decoded.params);
-    let keys = |origin: &Origin| {
-        let of_origin = uses.iter().filter(|found| found.origin == *origin);
-        of_origin.map(|found| found.path.join(".")).collect()
-    };
-    call.origins.iter().map(keys).collect()
-}
-
 fn written_out(graph: &Graph) -> Outline {
     let mut outline = Outline { pipeline: graph.pipeline.clone(), ..Outline::default() };
     let mut frames: BTreeMap<String, usize> = BTreeMap::new();
@@ -335,7 +322,7 @@ fn written_out(graph: &Graph) -> Outline {
         outline.add_node(format!("${name}"), None, Shape::Variable);
     }
     for (to, node) in graph.nodes.iter().enumerate() {
-        for (feed, inputs) in node.feeds.iter().zip(inputs(&node.call)) {
+        for (feed, found) in node.feeds.iter().zip(&node.call.decoded.uses) {
             let from = match feed {
                 Feed::Output { node: id, output } => {
                     Tail::output(id.index(), None, graph.node(*id).call.outputs(), *output)
@@ -343,8 +330,7 @@ fn written_out(graph: &Graph) -> Outline {
                 Feed::File(index) => Tail::whole(files + index),
                 Feed::Variable(index) => Tail::whole(variables + index),
             };
-            let edge = |input| Edge { from: from.clone(), to, role: EdgeRole::Feeds, input };
-            outline.edges.extend(inputs.into_iter().map(edge));
+            outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });
         }
     }
     outline

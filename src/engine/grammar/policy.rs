@@ -1,4 +1,4 @@
-//! How a stage is run: `resources`, `timeout` and `retry`, which every stage has. Nothing of it counts for
+//! How a stage is run: `resources`, `timeout`, `retry` and `on`, which every stage has. Nothing of it counts for
 //! the key.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::diagnostic::Errors;
 use super::tree::{Tree, Value};
-use crate::graph::{Policy, Retry};
+use crate::graph::{On, Policy, Retry};
+use crate::resources::Limit;
 
 /// Resources that every machine has, limited by the pipeline or not.
 const ALWAYS: [&str; 2] = ["cpu", "gpu"];
@@ -19,20 +20,59 @@ pub fn amount(tree: &Tree) -> Option<u32> {
     }
 }
 
-/// Reads the three keys, each as typed with its parameters put in. What is wrong is reported.
+/// How much there is of a resource: `N`, or `{ at_once: N, per_minute: M }`.
+pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
+    const KEYS: [&str; 2] = ["at_once", "per_minute"];
+    let number = |tree: &Tree, least: u32, what: &str| match amount(tree).filter(|amount| *amount >= least) {
+        Some(amount) => Some(amount),
+        None => errors.at(tree.at, format!("{what} of `{name}` is a whole number from {least}")),
+    };
+    let Value::Map(entries) = &tree.value else {
+        let units = number(tree, 0, "how much there is")?;
+        return Some(Limit { units, per_minute: None });
+    };
+    for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
+        let error = errors.error(key.at, format!("a resource has no key `{}`", key.name));
+        errors.add::<()>(error.suggest(&key.name, KEYS));
+    }
+    let at_once = tree.get("at_once").map(|tree| number(tree, 0, "how much there is at once"));
+    let per_minute = tree.get("per_minute").map(|tree| number(tree, 1, "how much there is in a minute"));
+    match (at_once, per_minute) {
+        (None, None) => errors.at(tree.at, format!("`{name}` has neither `at_once` nor `per_minute`")),
+        // As much as the rate allows.
+        (None, Some(rate)) => Some(Limit { units: rate?, per_minute: rate }),
+        (Some(units), rate) => Some(Limit { units: units?, per_minute: rate.flatten() }),
+    }
+}
+
+/// Reads the four keys, each as typed with its parameters put in. What is wrong is reported.
 pub fn read(
     errors: &Errors,
-    limits: &BTreeMap<String, u32>,
-    [resources, timeout, retry]: [Option<&Tree>; 3],
+    limits: &BTreeMap<String, Limit>,
+    [resources, timeout, retry, on]: [Option<&Tree>; 4],
 ) -> Policy {
     Policy {
         resources: resources.map(|tree| read_resources(errors, limits, tree)).unwrap_or_default(),
         timeout: timeout.and_then(|tree| duration(errors, tree, "timeout", 1)),
         retry: retry.and_then(|tree| read_retry(errors, tree)).unwrap_or_default(),
+        on: on.and_then(|tree| read_on(errors, tree)).unwrap_or_default(),
     }
 }
 
-fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) -> BTreeMap<String, u32> {
+fn read_on(errors: &Errors, tree: &Tree) -> Option<On> {
+    match &tree.value {
+        Value::Text(text) if text == "process" => Some(On::Process),
+        other => {
+            let message = format!("`on` must be `process`, found {}", other.describe());
+            let error = errors.error(tree.at, message);
+            errors.add(
+                error.help("`on: process` runs the stage in a process of its own; leave it out otherwise"),
+            )
+        }
+    }
+}
+
+fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree) -> BTreeMap<String, u32> {
     let Value::Map(entries) = &tree.value else {
         let message = format!("`resources` is a map such as {{ gpu: 1 }}, found {}", tree.value.describe());
         return errors.at(tree.at, message).unwrap_or_default();
@@ -45,7 +85,7 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, u32>, tree: &Tree) 
             continue;
         };
         match limits.get(name) {
-            Some(limit) if amount > *limit => {
+            Some(Limit { units: limit, .. }) if amount > *limit => {
                 let message = format!("the stage takes {amount} of `{name}`, but the pipeline has {limit}");
                 let error = errors.error(tree.at, message);
                 errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));

@@ -7,6 +7,7 @@ use super::params::Params;
 use super::reference::is_name;
 use super::source::At;
 use super::tree::{Key, Tree, Value};
+use crate::resources::Limit;
 
 /// Each is checked, so more would take long.
 const MOST_ABLATIONS: usize = 256;
@@ -15,7 +16,7 @@ const MOST_ABLATIONS: usize = 256;
 pub const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
 
 /// The keys that every stage has, whatever its kind.
-pub const COMMON_KEYS: [&str; 6] = ["kind", "matrix", "seed", "resources", "timeout", "retry"];
+pub const COMMON_KEYS: [&str; 7] = ["kind", "matrix", "seed", "resources", "timeout", "retry", "on"];
 
 /// The whole file.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Pipeline {
     pub seeds: Option<Vec<u64>>,
     pub ablations: Vec<Ablation>,
     /// How much there is of each resource.
-    pub resources: BTreeMap<String, u32>,
+    pub resources: BTreeMap<String, Limit>,
     /// Where the device or, without one, the number type is written.
     pub numerics_at: Option<At>,
     pub stages: Vec<Item>,
@@ -66,6 +67,7 @@ pub struct StageSpec {
     pub resources: Option<Tree>,
     pub timeout: Option<Tree>,
     pub retry: Option<Tree>,
+    pub on: Option<Tree>,
     pub body: Tree,
 }
 
@@ -240,13 +242,8 @@ impl Reader<'_> {
         Ablation { name, params }
     }
 
-    fn limit(&self, (key, tree): &(Key, Tree)) -> Option<(String, u32)> {
-        match super::policy::amount(tree) {
-            Some(amount) => Some((key.name.clone(), amount)),
-            None => self
-                .errors
-                .at(tree.at, format!("how much there is of `{}` is a whole number from 0", key.name)),
-        }
+    fn limit(&self, (key, tree): &(Key, Tree)) -> Option<(String, Limit)> {
+        super::policy::read_limit(self.errors, &key.name, tree).map(|limit| (key.name.clone(), limit))
     }
 
     fn items(&self, tree: &Tree) -> Vec<Item> {
@@ -293,12 +290,13 @@ impl Reader<'_> {
         };
         let common = |key: &str| tree.get(key).cloned();
         let (matrix, seed) = (common("matrix"), common("seed"));
-        let (resources, timeout, retry) = (common("resources"), common("timeout"), common("retry"));
+        let (resources, timeout) = (common("resources"), common("timeout"));
+        let (retry, on) = (common("retry"), common("on"));
         let at = tree.at;
         let Value::Map(mut entries) = tree.value else { return Item::Broken(name) };
         entries.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
         let body = Tree { value: Value::Map(entries), at };
-        Item::Stage(Box::new(StageSpec { name, kind, matrix, seed, resources, timeout, retry, body }))
+        Item::Stage(Box::new(StageSpec { name, kind, matrix, seed, resources, timeout, retry, on, body }))
     }
 
     fn repeat(&self, name: Key, tree: &Tree) -> Item {

@@ -14,11 +14,10 @@ use super::*;
 struct Busy {
     name: String,
     /// Where it tells of itself; not part of the key.
-    #[serde(skip_serializing)]
     diary: PathBuf,
     #[serde(default)]
     after: Vec<Input<Text>>,
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     milliseconds: u64,
     /// How often it fails before it does not.
     #[serde(default)]
@@ -32,8 +31,14 @@ struct Busy {
 }
 
 impl Stage for Busy {
-    const KIND: Kind =
-        Kind { name: "busy", version: 1, outputs: &[Output::new("out", "text")], numerics: false };
+    const KIND: Kind = Kind {
+        name: "busy",
+        version: 1,
+        outputs: &[Output::new("out", "text")],
+        numerics: false,
+        draws: true,
+        uncounted: &["diary", "milliseconds"],
+    };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let tell = |what: &str| -> anyhow::Result<()> {
@@ -107,9 +112,9 @@ impl Yard {
 fn run_on(cache: &Path, graph: &Graph, options: &RunOptions) -> (Report, Vec<NodeReport>) {
     let store = Store::open(cache).unwrap();
     let mut nodes = Vec::new();
-    let guard = store.lock_planning(|| {}).unwrap();
-    let plan = Plan::new(graph, &store);
-    let report = run(plan, guard, &store, &Memory::new(1 << 20), options, &Log::default(), &mut |node| {
+    let root = store.add_root(cache.parent().unwrap(), "").unwrap();
+    let plan = held(graph, &store, &root);
+    let report = run(plan, &root, &store, &Memory::new(1 << 20), options, &Log::default(), &mut |node| {
         nodes.push(node.clone());
         Ok(())
     });
@@ -275,8 +280,9 @@ fn two_runs_on_one_cache_compute_each_key_once() {
     assert_eq!(yard.began().len(), 25);
     let digests = |nodes: &[NodeReport]| nodes.iter().map(|node| node.outputs[0].digest).collect::<Vec<_>>();
     assert!(reports.iter().all(|(_, nodes)| digests(nodes) == digests(&reports[0].1)));
-    let locks = fs::read_dir(cache.join("locks")).unwrap().count();
-    assert_eq!(locks, 0, "no lock is left");
+    for folder in ["claims", "sessions", "tmp"] {
+        assert_eq!(fs::read_dir(cache.join(folder)).unwrap().count(), 0, "{folder}");
+    }
 }
 
 fn blob(yard: &Yard, nodes: &[NodeReport], node: &str) -> PathBuf {
@@ -299,7 +305,7 @@ fn what_is_lost_is_made_again_and_nothing_else() {
     fs::remove_file(blob(&yard, &nodes, "b")).unwrap();
     let store = Store::open(&yard.cache()).unwrap();
     let plan = Plan::new(&graph, &store);
-    let reason = |name: &str| plan.slot(graph.find(name).unwrap()).reason;
+    let reason = |name: &str| plan.why(graph.find(name).unwrap()).map(|why| why.reason);
     assert_eq!(
         (reason("a"), reason("b"), reason("c")),
         (None, Some(Reason::BlobMissing { output: 0 }), None)

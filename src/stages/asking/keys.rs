@@ -1,7 +1,6 @@
 //! The keys of a stage that say how a model is asked.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -77,7 +76,7 @@ impl Text {
     pub fn peek(&self) -> Option<String> {
         match self {
             Text::Inline(text) => Some(text.clone()),
-            Text::File(file) => std::fs::read_to_string(&file.0).ok(),
+            Text::File(file) => std::fs::read_to_string(file.path()).ok(),
         }
     }
 
@@ -85,7 +84,7 @@ impl Text {
     pub fn shown(&self) -> String {
         match self {
             Text::Inline(text) => format!("`{text}`"),
-            Text::File(file) => format!("in {}", file.0.display()),
+            Text::File(file) => format!("in {}", file.path().display()),
         }
     }
 }
@@ -124,11 +123,11 @@ impl<'de> Visitor<'de> for TextVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Text, A::Error> {
         let expected = || de::Error::custom("expected { file: FILE } and nothing else");
-        let (key, path): (String, PathBuf) = entries.next_entry()?.ok_or_else(expected)?;
+        let (key, file): (String, InputFile) = entries.next_entry()?.ok_or_else(expected)?;
         if key != "file" || entries.next_key::<String>()?.is_some() {
             return Err(expected());
         }
-        Ok(Text::File(InputFile(path)))
+        Ok(Text::File(file))
     }
 }
 

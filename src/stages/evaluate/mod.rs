@@ -79,6 +79,8 @@ impl Stage for Evaluate {
             Output::new("verdicts", "verdicts"),
         ],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

@@ -72,8 +72,14 @@ struct EvaluatorRule {
 }
 
 impl Stage for Reward {
-    const KIND: Kind =
-        Kind { name: "reward", version: 6, outputs: &[Output::new("rewards", "rewards")], numerics: true };
+    const KIND: Kind = Kind {
+        name: "reward",
+        version: 6,
+        outputs: &[Output::new("rewards", "rewards")],
+        numerics: true,
+        draws: true,
+        uncounted: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if let Rule::Attacker(rule) = &self.rule {

@@ -55,6 +55,8 @@ impl Stage for Update {
         version: 5,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
+        draws: true,
+        uncounted: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

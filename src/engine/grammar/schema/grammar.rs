@@ -37,6 +37,9 @@ pub fn common() -> Value {
         "retry": { "$ref": "#/$defs/retry", "description":
             "How often to try again after a failure that may pass: a number, or { times, wait }. 3 times by default, \
              after 1 second, which doubles each time." },
+        "on": { "type": "string", "pattern": r"^(process$|\$)", "description":
+            "`process`: the stage runs in a process of its own, so that a crash or memory that runs out costs this node \
+             alone. By default it runs in the process of the run." },
     })
 }
 
@@ -61,9 +64,11 @@ pub(super) fn top() -> Value {
             "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "device", "dtype"] } },
             "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
-            "How much there is of each resource, such as { gpu: 2, api: 8 }. Stages that run side by side do not \
-             take more.",
-            "additionalProperties": { "type": "integer", "minimum": 1 } },
+            "How much there is of each resource, such as { gpu: 2, api: { at_once: 8, per_minute: 60 } }. Stages that run \
+             side by side do not take more, and no more are started within a minute.",
+            "additionalProperties": { "type": ["integer", "object"], "minimum": 0, "additionalProperties": false,
+                "properties": {
+                    "at_once": { "type": "integer", "minimum": 0 }, "per_minute": { "type": "integer", "minimum": 1 } } } },
         "ablations": { "type": ["object", "array"], "propertyNames": { "pattern": NAME }, "description":
             "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
              pipeline with them. Where the file extends another: the names of those to run by default.",

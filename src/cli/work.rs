@@ -1,0 +1,13 @@
+//! `triplay work`: one job in a process of its own. What it says on standard output is for the run that started it.
+
+use std::process::ExitCode;
+
+use super::{WorkArgs, registry};
+use crate::engine::{End, work};
+
+pub fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
+    Ok(match work(&args.job, &args.cache.cache, &registry())? {
+        End::Recorded | End::Elsewhere => ExitCode::SUCCESS,
+        End::InputsMissing | End::Failed { .. } => ExitCode::FAILURE,
+    })
+}

@@ -1,0 +1,310 @@
+//! One node's work as a plain value: what a key is the hash of, what a record keeps, and what a process of its own reads
+//! to do it. Knows no graph: where an input comes from is settled by its content.
+//!
+//! What counts for the key, and nothing else: how keys are made, the stage's kind and code version, its parameters with
+//! every default filled in, what models are computed with, the content of each input, and, where the stage draws, its
+//! seed and the rounds of the loops around it. Not: names, comments, the order of keys, paths, how many threads there
+//! are.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::graph::{Call, Feed, Graph, Node, NodeId, Numerics, Retry};
+use super::input;
+use super::stage::Kind;
+use store::{Blob, Digest, Seed, canonical_digest};
+
+/// Raised when the meaning of keys or records changes.
+const FORMAT: u32 = 3;
+
+/// A node's work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// For people: `play[1]/red[03]/update`.
+    pub name: String,
+    pub pipeline: String,
+    pub kind: String,
+    pub version: u32,
+    /// As the stage is decoded from them: with every default, and each input marked with its number.
+    pub params: Value,
+    /// By their numbers.
+    pub inputs: Vec<Content>,
+    pub numerics: Numerics,
+    /// Whether the stage draws; otherwise neither seed nor position count.
+    pub draws: bool,
+    #[serde(with = "seed_as_hex")]
+    pub seed: Seed,
+    /// The rounds of the loops around it, outermost first, from 1.
+    pub position: Vec<u32>,
+    pub outputs: Vec<JobOutput>,
+    pub limits: Limits,
+    /// The numbers of the GPUs that it has to itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<u32>,
+}
+
+/// What an input holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    /// An output of another job, or a file or folder of the user's, which lies at `path`.
+    Digest {
+        digest: Digest,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<PathBuf>,
+    },
+    /// An environment variable's value, or that it is not set.
+    Variable { variable: String, value: Option<String> },
+}
+
+/// An output that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOutput {
+    pub name: String,
+    /// The type of artifact.
+    pub artifact: String,
+    /// Tells how the work went and is no result.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incidental: bool,
+    /// A loop hands it on, and it is not to be kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passing: bool,
+}
+
+/// How long a job may take and how often it is tried. None of it counts for the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    #[serde(default)]
+    pub retry: Retry,
+}
+
+impl Job {
+    /// The job of a node all of whose inputs are known; `known` gives the outputs of the nodes that feed it.
+    pub fn of<'a>(graph: &Graph, id: NodeId, known: impl Fn(NodeId) -> Option<&'a [Blob]>) -> Option<Job> {
+        let node = graph.node(id);
+        let call = &node.call;
+        let content = |feed: &Feed| Some(content(graph, feed, &known)?.to_owned());
+        let outputs = call.outputs().iter().enumerate().map(|(index, output)| JobOutput {
+            name: output.name.to_string(),
+            artifact: output.artifact.to_string(),
+            incidental: output.incidental,
+            passing: node.passing.contains(&index),
+        });
+        Some(Job {
+            name: node.name.clone(),
+            pipeline: graph.pipeline.clone(),
+            kind: call.kind.name.to_owned(),
+            version: call.kind.version,
+            params: call.decoded.params.clone(),
+            inputs: node.feeds.iter().map(content).collect::<Option<_>>()?,
+            numerics: Numerics::clone(&call.numerics),
+            draws: call.decoded.draws,
+            seed: node.seed,
+            position: node.position.to_vec(),
+            outputs: outputs.collect(),
+            limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry },
+            devices: Vec::new(),
+        })
+    }
+
+    /// What counts of it, as it is recorded.
+    pub fn counted(&self, kind: &Kind) -> Value {
+        let mut fields = of_call(kind, &self.params, &self.numerics);
+        // Where a file lies does not count.
+        let plain = self.inputs.iter().map(|content| match content {
+            Content::Digest { digest, .. } => json!({ "digest": digest }),
+            variable => json!(variable),
+        });
+        fields.insert("inputs".into(), plain.collect());
+        if self.draws {
+            fields.insert("position".into(), json!(self.position));
+            fields.insert("seed".into(), json!(self.seed.to_hex()));
+        }
+        Value::Object(fields)
+    }
+
+    pub fn key(&self, kind: &Kind) -> Option<Digest> {
+        key_of(&self.counted(kind))
+    }
+}
+
+/// The key of a job of which this was recorded; nothing where it is no such record.
+pub fn key_of(counted: &Value) -> Option<Digest> {
+    let mut fields = counted.as_object()?.clone();
+    let mut take = |name: &str| fields.remove(name);
+    let inputs: Vec<Content> = serde_json::from_value(take("inputs")?).ok()?;
+    let drawn: Option<(Vec<u32>, String)> = match (take("position"), take("seed")) {
+        (Some(position), Some(seed)) => {
+            Some((serde_json::from_value(position).ok()?, serde_json::from_value(seed).ok()?))
+        }
+        _ => None,
+    };
+    let mut key = Key::of_call(&canonical_digest(&Value::Object(fields)));
+    for content in &inputs {
+        key.input(content.borrowed());
+    }
+    if let Some((position, seed)) = drawn {
+        key.draws(&position, Seed::from_hex(&seed)?.bytes());
+    }
+    Some(key.digest())
+}
+
+/// What was recorded of a job for people, and for those who look what it was made of: each input's content in its place
+/// among the parameters.
+pub fn in_place(mut counted: Value) -> Value {
+    let inputs = counted.as_object_mut().and_then(|fields| fields.remove("inputs")).unwrap_or_default();
+    let params = input::replace(&counted["params"], &|number| inputs[number].clone());
+    counted["params"] = params;
+    counted
+}
+
+/// The key of a node all of whose inputs are known: of its job, without making that.
+pub fn key_of_node<'a>(
+    graph: &Graph,
+    node: &Node,
+    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Option<Digest> {
+    let mut key = Key::of_call(&node.call.digest());
+    for feed in &node.feeds {
+        key.input(content(graph, feed, &known)?);
+    }
+    if node.call.decoded.draws {
+        key.draws(&node.position, node.seed.bytes());
+    }
+    Some(key.digest())
+}
+
+/// What an input holds, without copying it.
+enum Borrowed<'a> {
+    Digest(Digest, Option<&'a PathBuf>),
+    Variable(&'a str, Option<&'a str>),
+}
+
+impl Borrowed<'_> {
+    fn to_owned(&self) -> Content {
+        match self {
+            Borrowed::Digest(digest, path) => Content::Digest { digest: *digest, path: path.cloned() },
+            Borrowed::Variable(name, value) => {
+                Content::Variable { variable: (*name).to_owned(), value: value.map(str::to_owned) }
+            }
+        }
+    }
+}
+
+impl Content {
+    fn borrowed(&self) -> Borrowed<'_> {
+        match self {
+            Content::Digest { digest, path } => Borrowed::Digest(*digest, path.as_ref()),
+            Content::Variable { variable, value } => Borrowed::Variable(variable, value.as_deref()),
+        }
+    }
+}
+
+fn content<'g, 'a>(
+    graph: &'g Graph,
+    feed: &Feed,
+    known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Option<Borrowed<'g>> {
+    Some(match feed {
+        Feed::Output { node, output } => Borrowed::Digest(known(*node)?.get(*output)?.digest, None),
+        Feed::File(index) => {
+            let (path, digest) = &graph.files[*index];
+            Borrowed::Digest(*digest, Some(path))
+        }
+        Feed::Variable(index) => {
+            let (name, value) = &graph.variables[*index];
+            Borrowed::Variable(name, value.as_deref())
+        }
+    })
+}
+
+/// A key in the making. Every part has a fixed length or carries its own, so that no two jobs share an encoding.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn of_call(call: &Digest) -> Key {
+        Key(call.bytes().to_vec())
+    }
+
+    fn text(&mut self, text: &str) {
+        self.0.extend((text.len() as u64).to_le_bytes());
+        self.0.extend(text.as_bytes());
+    }
+
+    fn input(&mut self, content: Borrowed) {
+        match content {
+            Borrowed::Digest(digest, _) => {
+                self.0.push(b'd');
+                self.0.extend(digest.bytes());
+            }
+            Borrowed::Variable(name, value) => {
+                self.0.push(if value.is_some() { b'v' } else { b'n' });
+                self.text(name);
+                self.text(value.unwrap_or_default());
+            }
+        }
+    }
+
+    fn draws(&mut self, position: &[u32], seed: &[u8; 32]) {
+        self.0.push(b's');
+        self.0.extend((position.len() as u64).to_le_bytes());
+        self.0.extend(position.iter().flat_map(|round| round.to_le_bytes()));
+        self.0.extend(seed);
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::of_bytes(&self.0)
+    }
+}
+
+/// What counts of a stage of the file, the same for all its executions.
+fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Value> {
+    let mut params = input::replace(params, &input::numbered);
+    if let Some(fields) = params.as_object_mut() {
+        fields.retain(|name, _| !kind.uncounted.contains(&name.as_str()));
+    }
+    let mut fields = Map::new();
+    for (name, value) in [
+        ("format", json!(FORMAT)),
+        ("kind", json!(kind.name)),
+        ("version", json!(kind.version)),
+        ("numerics", json!(kind.numerics.then_some(&numerics.resolved))),
+        ("params", params),
+    ] {
+        fields.insert(name.into(), value);
+    }
+    fields
+}
+
+impl Call {
+    /// The digest of what counts of a call, the same for all its executions and so computed once.
+    fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| {
+            canonical_digest(&Value::Object(of_call(self.kind, &self.decoded.params, &self.numerics)))
+        })
+    }
+}
+
+/// Where a call keeps its digest.
+pub type CallDigest = OnceLock<Digest>;
+
+mod seed_as_hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use store::Seed;
+
+    pub fn serialize<S: Serializer>(seed: &Seed, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&seed.to_hex())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Seed, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Seed::from_hex(&text)
+            .ok_or_else(|| D::Error::custom(format!("a seed must be 64 hexadecimal digits, found {text:?}")))
+    }
+}

@@ -1,0 +1,98 @@
+//! Where jobs are done: on threads of this process, or each in a process of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::Scope;
+use std::time::Instant;
+
+use super::execute::{Ended, Executor, Task};
+use super::run::Event;
+use super::threads::Threads;
+use super::worker::Program;
+use store::Claim;
+
+/// Does jobs. It is done with one when it says so on the channel that it was made with; what counts is the record.
+pub(super) trait Runner {
+    /// Starts a job whose key was claimed.
+    fn start(&mut self, task: Task, claim: Claim);
+}
+
+/// Threads of this process.
+pub(super) struct Here<'scope, 'env> {
+    threads: Threads<'scope, 'env, (Task, Claim), Event>,
+    running: Arc<AtomicUsize>,
+}
+
+/// A process for each job, with a thread here that listens to it.
+pub(super) struct Processes<'scope, 'env> {
+    threads: Threads<'scope, 'env, Task, Event>,
+    running: Arc<AtomicUsize>,
+}
+
+impl<'scope, 'env> Here<'scope, 'env> {
+    pub fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        events: &Sender<Event>,
+        executor: Executor<'scope>,
+    ) -> Self {
+        let running = Arc::new(AtomicUsize::new(0));
+        let at_work = running.clone();
+        let threads = Threads::new(scope, events, move |(task, claim): (Task, Claim)| {
+            let begun = Instant::now();
+            let ended = executor.execute(&task);
+            ended_event(&task, ended, Some(claim), begun, &at_work)
+        });
+        Here { threads, running }
+    }
+}
+
+impl Runner for Here<'_, '_> {
+    fn start(&mut self, task: Task, claim: Claim) {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.threads.give((task, claim), running);
+    }
+}
+
+impl<'scope, 'env> Processes<'scope, 'env> {
+    pub fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        events: &Sender<Event>,
+        executor: Executor<'scope>,
+        program: Option<Program>,
+    ) -> Self {
+        let running = Arc::new(AtomicUsize::new(0));
+        let at_work = running.clone();
+        let threads = Threads::new(scope, events, move |task: Task| {
+            let begun = Instant::now();
+            let ended = match &program {
+                Some(program) => program.run(&task, &executor),
+                None => {
+                    Ended::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own"))
+                }
+            };
+            ended_event(&task, ended, None, begun, &at_work)
+        });
+        Processes { threads, running }
+    }
+}
+
+impl Runner for Processes<'_, '_> {
+    /// The process claims the key itself, so that it holds it however long it lives.
+    fn start(&mut self, task: Task, claim: Claim) {
+        drop(claim);
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.threads.give(task, running);
+    }
+}
+
+fn ended_event(
+    task: &Task,
+    ended: Ended,
+    claim: Option<Claim>,
+    begun: Instant,
+    at_work: &AtomicUsize,
+) -> Event {
+    at_work.fetch_sub(1, Ordering::SeqCst);
+    Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
+}

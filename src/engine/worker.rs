@@ -1,0 +1,226 @@
+//! A job in a process of its own, so that a crash, memory that runs out or a library that leaks costs one node: the side
+//! that starts the process, and the side that does the job there. They speak in lines of JSON on its standard output;
+//! what counts is the record. Who starts it may die: the job goes on, and whoever wants its key finds it at work.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use super::execute::{Ended, Executor, Task};
+use super::graph::{Call, Policy};
+use super::job::Job;
+use super::memory::Memory;
+use super::progress::{Outcome, Progress};
+use super::resources::device_name;
+use super::stage::{Registry, Transient};
+use store::{Claimed, Digest, Store};
+
+/// What a process that does one job reads.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    #[serde(flatten)]
+    pub job: Job,
+    /// What the cache knows the run by that the job belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Whether the key is recorded, and outputs that are gone are made again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
+}
+
+/// A line of what it says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Said {
+    Progress { done: u64, total: u64, note: String },
+    Message { text: String },
+    Done { end: End },
+}
+
+/// How a job in a process of its own ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum End {
+    /// Its record is there.
+    Recorded,
+    /// Another process has the key.
+    Elsewhere,
+    InputsMissing,
+    Failed {
+        why: String,
+        transient: bool,
+    },
+}
+
+/// The program that does a job in a process of its own.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub path: PathBuf,
+}
+
+/// The processes at work.
+static PROCESSES: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn processes() -> MutexGuard<'static, Vec<u32>> {
+    PROCESSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The processes that do jobs for this one, to be ended when it is.
+pub fn processes_at_work() -> Vec<u32> {
+    processes().clone()
+}
+
+impl Program {
+    /// Does a job in a process of its own, and returns when that has ended.
+    pub(super) fn run(&self, task: &Task, executor: &Executor) -> Ended {
+        self.try_run(task, executor).unwrap_or_else(Ended::Failed)
+    }
+
+    fn try_run(&self, task: &Task, executor: &Executor) -> anyhow::Result<Ended> {
+        let store = executor.store;
+        let run = executor.root.map(|root| root.id().to_owned());
+        // Its GPUs are the only ones that it sees, from 0.
+        let devices: Vec<String> = task.job.devices.iter().map(|unit| device_name(*unit)).collect();
+        let seen = (0..devices.len() as u32).collect();
+        let order = Order { job: Job { devices: seen, ..task.job.clone() }, run, again: task.again };
+        let file = store.scratch()?.join(format!("{}.json", task.key));
+        let write = std::fs::write(&file, serde_json::to_string_pretty(&order)?);
+        write.with_context(|| format!("cannot write {}", file.display()))?;
+        let mut command = Command::new(&self.path);
+        command.arg("work").arg(&file).arg("--cache").arg(store.root());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        if !devices.is_empty() {
+            command.env("CUDA_VISIBLE_DEVICES", devices.join(","));
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.path.display()))?;
+        processes().push(child.id());
+        let end = listen(&mut child, &task.job.name, executor.progress);
+        let status = child.wait();
+        processes().retain(|process| *process != child.id());
+        let _ = std::fs::remove_file(&file);
+        Ok(match end {
+            Some(End::Recorded) => Ended::Recorded,
+            Some(End::Elsewhere) => Ended::Elsewhere,
+            Some(End::InputsMissing) => Ended::InputsMissing,
+            Some(End::Failed { why, transient: true }) => Ended::Transient(anyhow!(why)),
+            Some(End::Failed { why, transient: false }) => Ended::Failed(anyhow!(why)),
+            // It may have recorded its outputs before it was cut short.
+            None => match is_recorded(store, &task.key) && !task.again {
+                true => Ended::Recorded,
+                false => Ended::Failed(anyhow!("its process {}", in_words(&status?))),
+            },
+        })
+    }
+}
+
+/// Hands on what the process says, up to its end.
+fn listen(child: &mut Child, name: &str, progress: &dyn Progress) -> Option<End> {
+    let output = BufReader::new(child.stdout.take()?);
+    let mut end = None;
+    for line in output.lines().map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Said::Progress { done, total, note }) => progress.node_progress(name, done, total, &note),
+            Ok(Said::Message { text }) => progress.message(&text),
+            Ok(Said::Done { end: how }) => end = Some(how),
+            // Something that the stage printed.
+            Err(_) => progress.message(&format!("{name}: {line}")),
+        }
+    }
+    end
+}
+
+fn in_words(status: &ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    const KILL: i32 = 9;
+    match (status.signal(), status.code()) {
+        (Some(KILL), _) => "was killed by signal 9: the system does that where memory is short".into(),
+        (Some(signal), _) => format!("was ended by signal {signal}"),
+        (None, code) => format!("ended with exit code {} and said nothing", code.unwrap_or_default()),
+    }
+}
+
+/// Does the job of a file, and says on standard output how it goes. Whether its record is there.
+pub fn work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<End> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let order: Order =
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
+    let Order { job, run, again } = order;
+    let Some((kind, decode)) = registry.find(&job.kind) else { bail!(registry.unknown(&job.kind)) };
+    anyhow::ensure!(
+        kind.version == job.version,
+        "the job is for version {} of the stage kind `{}`; this triplay has version {}",
+        job.version,
+        kind.name,
+        kind.version
+    );
+    let decoded = decode(job.params.clone())
+        .map_err(|error| anyhow!("params.{}: {}", error.path.join("."), error.message))?;
+    let call = Call::new(kind, decoded, Policy::default(), std::sync::Arc::new(job.numerics.clone()));
+    let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
+    let store = Store::open(cache)?;
+    let root = run.map(|run| store.serve_root(&run, false)).transpose()?;
+    let (memory, progress) = (Memory::new(0), Told);
+    let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };
+    let end = do_job(&executor, Task { job, key, call: call.into(), again, check: None });
+    say(&Said::Done { end: end.clone() });
+    Ok(end)
+}
+
+fn do_job(executor: &Executor, task: Task) -> End {
+    let failed =
+        |error: anyhow::Error| End::Failed { why: format!("{error:#}"), transient: Transient::is(&error) };
+    let claim = match executor.store.claim_key(&task.key) {
+        Ok(Claimed::Mine(claim)) => claim,
+        Ok(Claimed::Others(_)) => return End::Elsewhere,
+        Err(error) => return failed(error.into()),
+    };
+    if !task.again && is_recorded(executor.store, &task.key) {
+        return End::Recorded;
+    }
+    let end = match executor.execute(&task) {
+        Ended::Placed(placed) => match executor.record(placed) {
+            Ok(()) => End::Recorded,
+            Err(error) => failed(error),
+        },
+        Ended::InputsMissing => End::InputsMissing,
+        Ended::Transient(error) | Ended::Failed(error) => failed(error),
+        Ended::Recorded | Ended::Elsewhere | Ended::Checked(_) => {
+            failed(anyhow!("a job cannot end so here: a defect of triplay"))
+        }
+    };
+    drop(claim);
+    end
+}
+
+fn is_recorded(store: &Store, key: &Digest) -> bool {
+    store.refresh().is_ok() && store.record(key, |_| Some(())).is_some()
+}
+
+fn say(said: &Said) {
+    if let Ok(mut line) = serde_json::to_string(said) {
+        line.push('\n');
+        // Who started this may be gone: the record tells whoever comes.
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    }
+}
+
+/// Tells the process that started this one.
+struct Told;
+
+impl Progress for Told {
+    fn run_started(&self, _: &str, _: usize) {}
+    fn node_started(&self, _: &str, _: &str) {}
+    fn node_progress(&self, _: &str, done: u64, total: u64, note: &str) {
+        say(&Said::Progress { done, total, note: note.to_owned() });
+    }
+    fn node_finished(&self, _: &str, _: Outcome, _: f64) {}
+    fn nodes_cached(&self, _: usize) {}
+    fn message(&self, text: &str) {
+        say(&Said::Message { text: text.to_owned() });
+    }
+    fn run_finished(&self) {}
+}

@@ -1,0 +1,114 @@
+//! What a cache says of itself, in its file `format`: how it is laid out, and how its processes see who is gone. All of
+//! them must do so in the same way, whichever host they run on, so it is decided once, when the cache is made.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Error, Result, io_error};
+use super::sharing::Sharing;
+
+/// Raised when what is in a cache can no longer be used by what came before, or the other way round.
+pub const FORMAT: u32 = 3;
+
+#[derive(Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    locking: Locking,
+}
+
+/// How processes see which others live: see [`super::session`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Locking {
+    /// By locks of the kernel, which die with their process: where one host uses the cache.
+    Kernel,
+    /// By leases that are renewed: where several hosts share the file system.
+    Leases,
+}
+
+/// Reads what the cache says of itself, or decides it where it is new. `TRIPLAY_LOCKING=kernel` or `leases` decides it
+/// instead of the file system.
+pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
+    let path = root.join("format");
+    if !path.exists() {
+        if root.join("records.jsonl").exists() {
+            return Err(outdated(root, 2));
+        }
+        let locking = match std::env::var("TRIPLAY_LOCKING").as_deref() {
+            Ok("kernel") => Locking::Kernel,
+            Ok("leases") => Locking::Leases,
+            _ if is_of_one_host(root) => Locking::Kernel,
+            _ => Locking::Leases,
+        };
+        create(&path, &Format { format: FORMAT, locking }, sharing).map_err(io_error("write", &path))?;
+    }
+    let text = fs::read(&path).map_err(io_error("read", &path))?;
+    let broken = |error: serde_json::Error| Error::Io {
+        action: "read",
+        path: path.clone(),
+        cause: io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{error}\n  help: it must be {{\"format\":{FORMAT},\"locking\":\"kernel\"}}, or \"leases\" where several hosts \
+                 use the cache"
+            ),
+        ),
+    };
+    let Format { format, locking } = serde_json::from_slice(&text).map_err(broken)?;
+    if format != FORMAT {
+        return Err(outdated(root, format));
+    }
+    if locking == Locking::Kernel && !is_of_one_host(root) && std::env::var_os("TRIPLAY_LOCKING").is_none() {
+        return Err(Error::Shared { root: root.to_owned(), path });
+    }
+    Ok(locking)
+}
+
+fn outdated(root: &Path, format: u32) -> Error {
+    Error::Outdated { root: root.to_owned(), format }
+}
+
+fn create(path: &Path, format: &Format, sharing: Sharing) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
+    file.write_all((serde_json::to_string(format)? + "\n").as_bytes())?;
+    sharing.set(file.as_file(), sharing.file)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        // Another process was faster.
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        persisted => persisted.map(drop).map_err(|error| error.error),
+    }
+}
+
+/// Whether a folder lies on a file system that no other host has mounted, as far as its type says. Network file systems,
+/// and those in programs (FUSE), of which nothing is known, are not among them.
+#[cfg(target_os = "linux")]
+fn is_of_one_host(folder: &Path) -> bool {
+    // `linux/magic.h`, and of ZFS and APFS, what they use themselves.
+    const LOCAL: [u32; 14] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // XFS
+        0x9123_683E, // Btrfs
+        0x0102_1994, // tmpfs
+        0x8584_58F6, // ramfs
+        0x794C_7630, // overlay
+        0x2FC1_2FC1, // ZFS
+        0xF2F5_2010, // F2FS
+        0x3153_464A, // JFS
+        0x5265_4973, // ReiserFS
+        0xCA45_1A4E, // bcachefs
+        0x4D44,      // FAT
+        0x2011_BAB0, // exFAT
+        0x3434,      // NILFS
+    ];
+    rustix::fs::statfs(folder).is_ok_and(|there| LOCAL.contains(&(there.f_type as u32)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_of_one_host(_: &Path) -> bool {
+    true
+}

@@ -1,0 +1,118 @@
+//! Folders as contents: the list of the files that are in one, and the digest of that list.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Digest;
+use super::digest::is_executable;
+
+/// What tells the digest of a tree from that of a file whose bytes are the tree's list.
+const CONTEXT: &str = "triplay 2026 tree v1";
+
+/// A file of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// From the tree's folder, with `/` between folders.
+    pub name: String,
+    pub bytes: u64,
+    pub executable: bool,
+    /// As of a file on its own.
+    pub digest: Digest,
+}
+
+/// The files of a folder in the order of their names. Folders without a file are no part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    pub entries: Vec<Entry>,
+}
+
+/// Whether files and folders whose names begin with a dot count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    /// In the cache: all that a stage wrote is its output.
+    Included,
+    /// Outside: `.git` and the like are the tools' of whoever keeps the folder.
+    LeftOut,
+}
+
+impl Tree {
+    /// The tree of a folder, with the digests of its files from `of_file`.
+    pub fn of_folder(
+        folder: &Path,
+        hidden: Hidden,
+        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
+    ) -> io::Result<Tree> {
+        let mut entries = Vec::new();
+        for (name, path) in files_below(folder, hidden)? {
+            let about =
+                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            let digest = of_file(&path).map_err(about)?;
+            let metadata = fs::metadata(&path).map_err(about)?;
+            let (bytes, executable) = (metadata.len(), is_executable(&metadata));
+            entries.push(Entry { name, bytes, executable, digest });
+        }
+        Ok(Tree { entries })
+    }
+
+    /// Every part carries its length, so that no two trees have the same.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        for Entry { name, bytes, executable, digest } in &self.entries {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            hasher.update(&bytes.to_le_bytes());
+            hasher.update(&[u8::from(*executable)]);
+            hasher.update(digest.bytes());
+        }
+        hasher.into()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.bytes).sum()
+    }
+}
+
+/// The files of a folder and of those in it, links followed, by their names from there, sorted.
+pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    collect(folder, "", hidden, &mut files)?;
+    files.sort();
+    Ok(files)
+}
+
+fn collect(
+    folder: &Path,
+    prefix: &str,
+    hidden: Hidden,
+    files: &mut Vec<(String, PathBuf)>,
+) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| other(&path, "its name is not UTF-8"))?;
+        if hidden == Hidden::LeftOut && name.starts_with('.') {
+            continue;
+        }
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            collect(&path, &format!("{name}/"), hidden, files)?;
+        } else {
+            files.push((name, path));
+        }
+    }
+    Ok(())
+}
+
+/// The files of a folder that is to become a tree of the cache, by their names, sorted: it has no folders in it.
+pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let files = files_below(folder, Hidden::Included)?;
+    match files.iter().find(|(name, _)| name.contains('/')) {
+        Some((_, path)) => Err(other(path, "it is in a folder inside a folder: artifacts are flat")),
+        None => Ok(files),
+    }
+}
+
+fn other(path: &Path, message: &str) -> io::Error {
+    io::Error::other(format!("{}: {message}", path.display()))
+}
