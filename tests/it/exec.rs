@@ -208,6 +208,24 @@ fn who_writes_to_an_input_fails_and_harms_nobody() {
 }
 
 #[test]
+fn a_command_cannot_overwrite_a_large_file_of_the_users() {
+    let space = Space::new();
+    let file = fs::File::create(space.path("herbs.bin")).unwrap();
+    file.set_len(17 << 20).unwrap();
+    let stage = "  spoil:
+    kind: exec
+    command: printf moonbane | dd of=herbs.bin conv=notrunc 2> /dev/null; (head -c 8 herbs.bin; echo) > out
+    inputs: { herbs.bin: { path: herbs.bin } }
+    outputs: { out: text }
+";
+    let seen = play(&space, stage, &[]);
+    let bytes = fs::read(space.path("herbs.bin")).unwrap();
+    assert!(bytes.len() == 17 << 20 && bytes.iter().all(|&byte| byte == 0), "the user's file is as it was");
+    seen.json();
+    assert_eq!(text(&space, "spoil"), "moonbane\n");
+}
+
+#[test]
 fn a_folder_that_a_tool_write_protected_is_removed_all_the_same() {
     let space = Space::new();
     let stage = "  a: { kind: exec, command: mkdir -p a/b; echo > a/b/c; chmod -R a-w a }\n";
