@@ -4,6 +4,7 @@
 mod family;
 mod folder;
 mod grammar;
+mod interrupt;
 mod log;
 mod process;
 mod supervise;
@@ -23,6 +24,7 @@ use self::grammar::{Product, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job};
 use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
+pub use interrupt::on_interrupt;
 pub use supervise::supervise;
 
 /// An input of any type.

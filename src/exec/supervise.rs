@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::family::Family;
+use super::interrupt::on_interrupt;
 
 /// What asks the supervisor to end the command gently.
 pub(super) const TERMINATE: u8 = b't';
@@ -91,7 +92,7 @@ fn start(command: &[OsString]) -> io::Result<(Pid, Receiver<Event>)> {
     let log = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
     let (sender, events) = mpsc::channel();
     let interrupted = sender.clone();
-    ctrlc::set_handler(move || drop(interrupted.send(Event::Gone))).map_err(io::Error::other)?;
+    on_interrupt(move || drop(interrupted.send(Event::Gone)))?;
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env_clear().envs(variables).process_group(0);
     let child = command.stdin(Stdio::null()).stdout(log()?).stderr(log()?).spawn()?;

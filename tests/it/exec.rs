@@ -286,10 +286,17 @@ fn wrong_stages_are_refused_before_anything_runs() {
 }
 
 /// The processes whose command line has `marker`.
+fn processes(marker: &str) -> Vec<String> {
+    let there = fs::read_dir("/proc").unwrap().flatten();
+    let has = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(marker)
+    };
+    there.filter(has).map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
 fn marked(marker: &str) -> usize {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines.filter(|line| String::from_utf8_lossy(line).contains(marker)).count()
+    processes(marker).len()
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -317,7 +324,7 @@ fn start(space: &Space, stages: &str) -> Child {
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_of_a_command_outlives_triplay() {
-    for (signal, digits) in [("-KILL", "11"), ("-INT", "12"), ("-TERM", "13")] {
+    for (signal, digits) in [("-KILL", "11"), ("-INT", "12"), ("-TERM", "13"), ("-HUP", "14")] {
         let space = Space::new();
         let marker = format!("{digits}{}", std::process::id());
         let child = start(&space, &tree(&marker, "wait"));
@@ -329,6 +336,33 @@ fn nothing_of_a_command_outlives_triplay() {
         if signal != "-KILL" {
             Seen::from(seen).fails(130, "interrupted: 0 of 1 nodes are done and kept");
         }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_under_nohup_goes_on_when_the_terminal_goes_and_so_does_its_command() {
+    for (signal, digits) in [("HUP", "15"), ("INT", "16")] {
+        let space = Space::new();
+        let marker = format!("{digits}{}", std::process::id());
+        let stage = format!(
+            "  a: {{ kind: exec, command: 'sleep 3; : {marker}; echo brewed > out', outputs: {{ out: text }} }}\n"
+        );
+        space.write("p.yaml", &format!("pipeline: p\nstages:\n{stage}"));
+        let run = space.command(&["pipeline", "run", "p.yaml"]);
+        // What `nohup` does, and a shell for what a script starts with `&`.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]).arg(run.get_program());
+        shell.args(run.get_args()).current_dir(run.get_current_dir().unwrap()).env_remove("TRIPLAY_CACHE");
+        let child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The supervisor and the shell.
+        wait_for("all are there", || marked(&marker) == 2);
+        let mut all = processes(&marker);
+        all.push(child.id().to_string());
+        assert!(Command::new("kill").arg(format!("-{signal}")).args(&all).status().unwrap().success());
+        let seen = Seen::from(child.wait_with_output().unwrap());
+        assert_eq!(seen.code, Some(0), "{signal}: {}", seen.err);
+        assert_eq!(text(&space, "a"), "brewed\n");
     }
 }
 
