@@ -368,12 +368,54 @@ fn a_run_under_nohup_goes_on_when_the_terminal_goes_and_so_does_its_command() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_command_leaves_running_ends_with_it() {
+fn what_a_command_leaves_running_is_ended_and_fails_the_stage_by_its_name() {
     let space = Space::new();
     let marker = format!("21{}", std::process::id());
-    assert_eq!(ran(&space, &tree(&marker, "sleep 0.1; echo done"), &[]), ["a"]);
+    let seen = play(&space, &tree(&marker, "sleep 0.1; echo done"), &[]);
+    seen.fails(1, "error: a: still running 10s after the command's end: ");
+    // The child, the daemon, the inner shell and its child.
+    let named = seen.err.lines().find(|line| line.contains("still running")).unwrap();
+    assert_eq!((named.matches("sleep (").count(), named.matches("sh (").count()), (3, 1), "{named}");
+    assert!(seen.err.contains("help: `wait` for what runs in the background"), "{}", seen.err);
+    assert!(seen.err.contains("\n  | done\n"), "{}", seen.err);
     assert_eq!(marked(&marker), 0, "gone when the stage is done");
-    assert_eq!(text(&space, "a"), "done\n");
+}
+
+#[test]
+fn what_a_command_leaves_has_time_to_end_by_itself_and_what_it_writes_counts() {
+    let space = Space::new();
+    let stage = "  a:
+    kind: exec
+    command: (sleep 1; echo late; echo glowvenom >> out) & echo early; echo moonbane > out
+    outputs: { out: text }
+";
+    let begun = Instant::now();
+    play(&space, stage, &[]).json();
+    assert!(begun.elapsed() < Duration::from_secs(8), "nobody waits for longer than there is somebody");
+    assert_eq!(text(&space, "a.log"), "early\nlate\n");
+    assert_eq!(text(&space, "a"), "moonbane\nglowvenom\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_timeout_or_ctrl_c_does_not_wait_for_what_a_command_left() {
+    let space = Space::new();
+    let marker = format!("22{}", std::process::id());
+    let stage = |more: &str| format!("  a: {{ kind: exec, command: sleep 1000{marker} & exit 3, {more} }}\n");
+    let begun = Instant::now();
+    let seen = play(&space, &stage("timeout: 1s"), &[]);
+    seen.fails(1, "error: a: timed out after 1s\n  still running after its end: sleep (");
+    assert!(begun.elapsed() < Duration::from_secs(6) && marked(&marker) == 0);
+    let child = start(&space, &stage("seed: 1"));
+    // The supervisor and what was left.
+    wait_for("all are there", || marked(&marker) == 2);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(marked(&marker), 2);
+    let begun = Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    Seen::from(child.wait_with_output().unwrap()).fails(130, "interrupted: 0 of 1 nodes are done and kept");
+    wait_for("all are gone", || marked(&marker) == 0);
+    assert!(begun.elapsed() < Duration::from_secs(6));
 }
 
 #[cfg(target_os = "linux")]
