@@ -368,6 +368,30 @@ fn a_run_under_nohup_goes_on_when_the_terminal_goes_and_so_does_its_command() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_terminal_that_goes_ends_a_run_although_nothing_can_be_said_there() {
+    let space = Space::new();
+    let marker = format!("17{}", std::process::id());
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{}", tree(&marker, "wait")));
+    let mut run = space.command(&["pipeline", "run", "p.yaml"]);
+    let mut child = run.stderr(fs::File::create("/dev/full").unwrap()).spawn().unwrap();
+    wait_for("all are there", || marked(&marker) == 6);
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(130), "the run goes on");
+    wait_for("all are gone", || marked(&marker) == 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn what_a_command_leaves_running_is_ended_and_fails_the_stage_by_its_name() {
     let space = Space::new();
     let marker = format!("21{}", std::process::id());
