@@ -89,7 +89,7 @@ pub struct Exec {
         extend("default" = serde_json::Map::new())
     )]
     outputs: Vec<Product>,
-    /// Variables with fixed values.
+    /// Variables with fixed values, as they are typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
     /// Variables of triplay's own environment. Their values count.
@@ -111,6 +111,7 @@ fn default_transient() -> Vec<u8> {
 
 impl Stage for Exec {
     const KIND: Kind = Kind { name: "exec", version: 2, outputs: &[], numerics: false };
+    const VERBATIM: &'static [&'static str] = &["command", "env"];
 
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;

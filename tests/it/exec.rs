@@ -89,7 +89,7 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
     kind: exec
     command: [env]
     seed: 7
-    env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: true }
+    env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: True }
     inherit: [CAULDRON, MISSING]
     pass: [SECRET]
   default: { kind: exec, command: [env, echo, $seed, a b], inherit: [PATH] }
@@ -108,13 +108,64 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
         lines,
         [
             "CAULDRON=iron",
-            "NUMBER=0.0004",
+            "NUMBER=4e-4",
             "PATH=/usr/local/bin:/usr/bin:/bin",
             "SECRET=one two",
-            "TRUE=true",
+            "TRUE=True",
             "WORD=glowvenom"
         ]
     );
+}
+
+#[test]
+fn what_is_typed_in_a_command_or_its_environment_reaches_it_as_typed() {
+    let space = Space::new();
+    let stages = "
+  plain: { kind: exec, command: [printf, '%s\\n', 3.10, 0x10, 1e3, 007, +1, True, ~, null, .5, 1.0, '3.10', \"0x10\"] }
+  shell: { kind: exec, command: true }
+  variables:
+    kind: exec
+    command: echo $VERSION $MASK $FLAG
+    env: { VERSION: 3.10, MASK: 0x10, FLAG: False }
+  given: { kind: exec, command: [printf, '%s\\n', $version, 'python${version}', $tools.size], env: { V: $version } }
+  inside: { kind: exec, command: $words }
+  many: { kind: exec, command: [echo, $python, 'py${python}'], matrix: { python: [3.1, 3.10, 3.2, 3.20], exclude: [{ python: 3.20 }] } }
+  one: { kind: exec, command: [cat, log], inputs: { log: \"many[3.10].log\" } }
+";
+    let file = format!(
+        "pipeline: p\nparams: {{ version: 3.10, tools: {{ size: 1e3 }}, words: [echo, 3.10, 0x10] }}\n\
+         stages:\n{stages}ablations:\n  older: {{ version: 3.90 }}\n"
+    );
+    space.write("p.yaml", &file);
+    let run =
+        |more: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], more].concat()).json();
+    run(&[]);
+    let plain = "3.10\n0x10\n1e3\n007\n+1\nTrue\n~\nnull\n.5\n1.0\n3.10\n0x10\n";
+    assert_eq!(text(&space, "plain"), plain);
+    assert_eq!(text(&space, "variables"), "3.10 0x10 False\n");
+    assert_eq!(text(&space, "given"), "3.10\npython3.10\n1e3\n");
+    assert_eq!(text(&space, "inside"), "3.10 0x10\n");
+    assert_eq!(text(&space, "many[3.1]"), "3.1 py3.1\n");
+    assert_eq!(text(&space, "many[3.2]"), "3.2 py3.2\n");
+    assert_eq!(text(&space, "one"), "3.10 py3.10\n");
+    run(&["--set", "version=3.20", "--set", "tools.size=0x20"]);
+    assert_eq!(text(&space, "given"), "3.20\npython3.20\n0x20\n");
+    let again = run(&["--set", "version=3.2", "--set", "tools.size=0x20"]);
+    assert_eq!(space.executed(&again), ["given"], "3.2 is another version");
+    run(&["--ablation", "older"]);
+    let seen = space.triplay(&["data", "show", "latest@older:given"]);
+    assert_eq!(seen.out, "3.90\npython3.90\n1e3\n", "{}", seen.err);
+}
+
+#[test]
+fn a_seed_of_several_is_the_one_that_a_command_is_given() {
+    let space = Space::new();
+    space.write("p.yaml", "pipeline: p\nseed: 7\nstages:\n  a: { kind: exec, command: [echo, $seed] }\n");
+    space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
+    assert_eq!(text(&space, "a"), "7\n");
+    space.triplay(&["pipeline", "run", "p.yaml", "--json", "--seeds", "8,9"]).json();
+    let seen = space.triplay(&["data", "show", "latest@s9:a"]);
+    assert_eq!(seen.out, "9\n", "{}", seen.err);
 }
 
 #[test]
@@ -241,10 +292,10 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: []", "`command` is empty"),
         ("command: ['', a]", "`command` is empty"),
         (
-            "command: 5",
-            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found a whole number",
+            "command:",
+            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found nothing",
         ),
-        ("command: [a, [b]]", "`command.1`: expected text or a number, found a list"),
+        ("command: [a, [b]]", "`command.1`: expected text, found a list"),
         ("command: [a, $b]", "there is no parameter `b`"),
         ("inputs: {}", "needs the key `command`"),
         ("command: a, comand: b", "has no key `comand`"),
@@ -273,7 +324,8 @@ fn wrong_stages_are_refused_before_anything_runs() {
             "is an input and an output",
         ),
         ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
-        ("command: a, env: { A: [] }", "`env.A`: expected text or a number, found a list"),
+        ("command: a, env: { A: [] }", "`env.A`: expected text, found a list"),
+        ("command: a, env: { A: }", "`env.A`: expected text, found nothing"),
         ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
         ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is always set"),
         ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
