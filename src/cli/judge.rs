@@ -10,9 +10,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{CacheArgs, FileArgs, RunArgs, pipeline};
+use super::{CacheArgs, FileArgs, RunArgs, pipeline, registry};
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
+use crate::engine::read_stage;
 use crate::runs::{JUDGED, Run};
 use crate::store::Store;
 use output::{println, several};
@@ -79,7 +80,7 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
         return Ok(stage.as_object().cloned().unwrap_or_default());
     }
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {with}"))?;
-    let stage: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
+    let stage = read_stage(&text, &registry()).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
     let Value::Object(mut stage) = stage else {
         bail!("{with}: expected the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
     };

@@ -1,5 +1,6 @@
 //! Counts what happens on its way to the terminal, so that an interrupt can say and record it at any moment.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::trace::Trace;
 use crate::engine::progress::{Outcome, Progress};
+use crate::exec::on_interrupt;
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::println;
 
@@ -70,25 +72,30 @@ impl Ledger {
         self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
-    /// Ctrl-C and SIGTERM end the process at once. That is safe at any moment: nothing counts before its record
-    /// is published, and the processes of `exec` stages are ended by their supervisors.
+    /// Ctrl-C, SIGTERM and SIGHUP end the process at once, where they are not ignored. That is safe at any moment:
+    /// nothing counts before its record is published, and the processes of `exec` stages are ended by their supervisors.
     pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
         let ledger = self.clone();
-        ctrlc::set_handler(move || {
+        on_interrupt(move || {
             ledger.run_finished();
+            // Where the terminal is gone nobody reads it, and the end is the same.
+            let mut stderr = std::io::stderr();
             match ledger.close("interrupted", |_| {}) {
                 Ok(record) => {
                     if ledger.json {
                         println!("{}", summary(&record, &ledger.folder));
                     }
-                    eprintln!(
+                    let _ = writeln!(
+                        stderr,
                         "interrupted: {} of {} nodes are done and kept. To go on: {}",
                         record.ran + record.cached,
                         record.nodes,
                         ledger.command
                     );
                 }
-                Err(error) => eprintln!("interrupted; what is done is kept, but: {error:#}"),
+                Err(error) => {
+                    let _ = writeln!(stderr, "interrupted; what is done is kept, but: {error:#}");
+                }
             }
             std::process::exit(130);
         })

@@ -43,7 +43,7 @@ pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
     }
     let live = Live::new(run, args.texts.texts(), registry());
     let page = Page::open(&args.host, args.port, live)?;
-    ctrlc::set_handler(|| std::process::exit(0)).context("cannot listen for Ctrl-C")?;
+    crate::exec::on_interrupt(|| std::process::exit(0)).context("cannot listen for Ctrl-C")?;
     println!("{}", page.address);
     eprintln!("Ctrl-C ends it");
     page.serve()?;

@@ -30,7 +30,7 @@ pub use execute::Difference;
 pub use explain::{Change, What, differences};
 pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
-    load, nearest, outline, outline_unrolled, schema,
+    load, nearest, outline, outline_unrolled, read_stage, schema,
 };
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, On, Policy, Retry};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};

@@ -78,6 +78,9 @@ impl Output {
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const KIND: Kind;
 
+    /// Keys under which scalars are text, exactly as they are typed: there `3.10` is a version and not the number 3.1.
+    const VERBATIM: &'static [&'static str] = &[];
+
     /// What types cannot say about the parameters.
     fn check(&self) -> Result<(), CheckError> {
         Ok(())
@@ -179,6 +182,7 @@ type KindSchema = fn(&mut SchemaGenerator) -> Schema;
 
 struct Entry {
     kind: &'static Kind,
+    verbatim: &'static [&'static str],
     decode: Decode,
     schema: KindSchema,
 }
@@ -197,7 +201,12 @@ pub struct Registry {
 impl Registry {
     /// Adds a kind.
     pub fn with<S: Stage>(mut self) -> Registry {
-        self.kinds.push(Entry { kind: const { &S::KIND }, decode: decode::<S>, schema: S::json_schema });
+        self.kinds.push(Entry {
+            kind: const { &S::KIND },
+            verbatim: S::VERBATIM,
+            decode: decode::<S>,
+            schema: S::json_schema,
+        });
         self
     }
 
@@ -239,9 +248,10 @@ impl Registry {
         self.kinds.iter().map(|entry| (entry.kind, entry.schema))
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<(&'static Kind, Decode)> {
+    /// A kind, how it is decoded, and which of its keys are verbatim.
+    pub(super) fn find(&self, name: &str) -> Option<(&'static Kind, Decode, &'static [&'static str])> {
         let entry = self.kinds.iter().find(|entry| entry.kind.name == name)?;
-        Some((entry.kind, entry.decode))
+        Some((entry.kind, entry.decode, entry.verbatim))
     }
 }
 

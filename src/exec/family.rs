@@ -1,4 +1,4 @@
-//! All descendants of this process, found and signalled. On Linux also those that left the group or the session
+//! All descendants of this process, found, named and signalled. On Linux also those that left the group or the session
 //! of the command (daemons); elsewhere the command's process group. Knows nothing of why they are to end.
 
 #[cfg(target_os = "linux")]
@@ -24,6 +24,21 @@ mod linux {
 
         pub fn of(_main: Pid) -> Family {
             Family
+        }
+
+        /// Whether nobody is left, now that this process has no child: orphans come to it.
+        pub fn is_gone(&self) -> bool {
+            true
+        }
+
+        /// The programs and process numbers of all who are at work.
+        pub fn members(&self) -> Vec<(String, i32)> {
+            let name = |id: i32| {
+                let name = fs::read(format!("/proc/{id}/comm")).ok()?;
+                Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+            };
+            let at_work = descendants().into_iter().filter(|(id, _)| !has_ended(*id));
+            at_work.filter_map(|(id, _)| Some((name(id)?, id))).collect()
         }
 
         /// Sends a signal to every descendant that there is now.
@@ -53,13 +68,22 @@ mod linux {
         found
     }
 
-    /// The fourth field of `/proc/ID/stat`; the second, the program's name, may hold anything, so `)` is
-    /// searched from the end.
     fn parent_of(id: i32) -> Option<i32> {
+        field(id, 1)?.parse().ok()
+    }
+
+    /// Whether it only waits for its parent to notice that it has ended.
+    fn has_ended(id: i32) -> bool {
+        field(id, 0).is_none_or(|state| state == "Z" || state == "X")
+    }
+
+    /// A field of `/proc/ID/stat`, counted from the third; the second, the program's name, may hold anything, so
+    /// `)` is searched from the end.
+    fn field(id: i32, index: usize) -> Option<String> {
         let stat = fs::read(format!("/proc/{id}/stat")).ok()?;
         let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
         let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
-        rest.split_ascii_whitespace().nth(1)?.parse().ok()
+        rest.split_ascii_whitespace().nth(index).map(str::to_owned)
     }
 
     /// Its number may have gone to another process since it was listed: the handle holds on to one process
@@ -83,7 +107,9 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod others {
-    use std::io;
+    use std::io::{self, Read};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
 
     use rustix::process::{Pid, Signal};
 
@@ -96,6 +122,31 @@ mod others {
 
         pub fn of(main: Pid) -> Family {
             Family(main)
+        }
+
+        /// Whether nobody of the group is left.
+        pub fn is_gone(&self) -> bool {
+            rustix::process::test_kill_process_group(self.0).is_err()
+        }
+
+        /// The programs and process numbers of the group.
+        pub fn members(&self) -> Vec<(String, i32)> {
+            let mut list = Command::new("ps");
+            list.args(["-A", "-o", "pid=,pgid=,comm="]).stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut text = String::new();
+            if let Ok(mut child) = list.spawn() {
+                let _ = child.stdout.take().map(|mut output| output.read_to_string(&mut text));
+                // Who takes in whoever ends may have done it.
+                let _ = child.wait();
+            }
+            let member = |line: &str| {
+                let (id, rest) = line.trim_start().split_once(' ')?;
+                let (group, program) = rest.trim_start().split_once(' ')?;
+                let name = Path::new(program.trim()).file_name()?.to_string_lossy().into_owned();
+                let own = group.parse() == Ok(self.0.as_raw_nonzero().get());
+                Some((name, id.parse().ok()?)).filter(|_| own)
+            };
+            text.lines().filter_map(member).collect()
         }
 
         /// Sends a signal to the command's process group.

@@ -13,10 +13,6 @@ use anyhow::{Context as _, bail, ensure};
 use engine::Artifact;
 use store::Digest;
 
-/// Files of the user's are copied up to this size: whoever edits a script while it runs, or a script that writes
-/// to its inputs, does no harm. Larger ones are linked.
-const COPIED: u64 = 16 << 20;
-
 /// How many files an error lists.
 const LISTED: usize = 20;
 
@@ -25,7 +21,7 @@ pub struct Folder {
     path: PathBuf,
     /// Every file that was laid in, by its name from here.
     laid: BTreeSet<String>,
-    /// Files that the command shares with the store or the user.
+    /// Files that the command shares with the store.
     shared: Vec<Shared>,
 }
 
@@ -61,7 +57,8 @@ impl Folder {
         &self.path
     }
 
-    /// Lays an input in under `name`. `is_blob`: it lies in the store, where nobody else changes it.
+    /// Lays an input in under `name`. `is_blob`: it lies in the store, where nobody changes it, and is linked. All
+    /// else is copied: whoever edits a script while it runs, or a script that writes to its inputs, does no harm.
     pub fn lay(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
         let to = self.path.join(name);
         let mut files = Vec::new();
@@ -71,24 +68,23 @@ impl Folder {
         } else {
             files.push(String::new());
         }
-        let mut originals = Vec::new();
-        for file in &files {
-            let original = if file.is_empty() { artifact.path.clone() } else { artifact.path.join(file) };
+        let mut copied = false;
+        for file in files {
+            let original = if file.is_empty() { artifact.path.clone() } else { artifact.path.join(&file) };
             // A link to a link would lead out of the folder.
             let original = fs::canonicalize(&original).with_context(|| original.display().to_string())?;
             let metadata = fs::metadata(&original)?;
             let path = if file.is_empty() { name.to_owned() } else { format!("{name}/{file}") };
-            originals.push((path, original, metadata));
-        }
-        let bytes: u64 = originals.iter().map(|(_, _, metadata)| metadata.len()).sum();
-        let copied = !is_blob && bytes <= COPIED;
-        for (path, original, metadata) in originals {
             let place = self.path.join(&path);
             fs::create_dir_all(place.parent().unwrap_or(&self.path))?;
-            if copied || fs::hard_link(&original, &place).is_err() {
-                fs::copy(&original, &place).with_context(|| format!("copying {}", original.display()))?;
-            } else {
+            // A link has the permissions of the original: a blob that somebody made writable is copied too.
+            let sealed = is_blob && metadata.mode() & 0o222 == 0;
+            if sealed && fs::hard_link(&original, &place).is_ok() {
                 self.shared.push(Shared { input: name.to_owned(), original, state: State::of(&metadata) });
+            } else {
+                // The system makes that a reflink where the file system has them.
+                fs::copy(&original, &place).with_context(|| format!("copying {}", original.display()))?;
+                copied = true;
             }
             self.laid.insert(path);
         }
@@ -231,12 +227,17 @@ mod tests {
         Artifact { digest: Digest::of_path(path).unwrap(), path: path.to_owned() }
     }
 
+    fn permit(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
     fn blobs_are_linked_and_a_write_to_one_is_seen_a_replacement_is_none() {
         let outside = tempfile::tempdir().unwrap();
         let blob = outside.path().join("blob");
         fs::create_dir(&blob).unwrap();
         fs::write(blob.join("a"), "glowvenom").unwrap();
+        permit(&blob.join("a"), 0o444);
         fs::write(blob.join(".hidden"), "").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         folder.lay("deep/model", &artifact(&blob), true).unwrap();
@@ -248,6 +249,7 @@ mod tests {
         fs::write(inside.join("a"), "moonbane").unwrap();
         assert!(folder.changed().is_empty());
         assert_eq!(fs::read(blob.join("a")).unwrap(), b"glowvenom");
+        permit(&blob.join("a"), 0o644);
         fs::write(blob.join("a"), "moonbane").unwrap();
         assert_eq!(folder.changed(), BTreeSet::from(["deep/model"]));
         assert_eq!(folder.written(), "b");
@@ -267,6 +269,32 @@ mod tests {
         fs::write(&script, "moonbane").unwrap();
         let error = folder.lay("t", &known, false).unwrap_err().to_string();
         assert!(error.contains("was changed while the pipeline ran"), "{error}");
+    }
+
+    #[test]
+    fn a_large_file_of_the_user_is_a_copy_too() {
+        let outside = tempfile::tempdir().unwrap();
+        let data = outside.path().join("data");
+        fs::File::create(&data).unwrap().set_len(17 << 20).unwrap();
+        let mut folder = Folder::create(outside.path().join("folder")).unwrap();
+        folder.lay("d", &artifact(&data), false).unwrap();
+        fs::write(folder.path().join("d"), "moonbane").unwrap();
+        assert_eq!(fs::metadata(&data).unwrap().len(), 17 << 20);
+        assert!(folder.changed().is_empty());
+    }
+
+    #[test]
+    fn a_blob_that_somebody_made_writable_is_not_linked() {
+        let outside = tempfile::tempdir().unwrap();
+        let blob = outside.path().join("blob");
+        fs::write(&blob, "glowvenom").unwrap();
+        let mut folder = Folder::create(outside.path().join("folder")).unwrap();
+        for (name, mode, links) in [("group", 0o464, 1), ("own", 0o644, 1), ("sealed", 0o440, 2)] {
+            permit(&blob, mode);
+            folder.lay(name, &artifact(&blob), true).unwrap();
+            assert_eq!(fs::metadata(&blob).unwrap().nlink(), links, "{name}");
+            assert_eq!(fs::read(folder.path().join(name)).unwrap(), b"glowvenom");
+        }
     }
 
     #[test]

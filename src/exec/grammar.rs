@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{LOG, SEED};
 use engine::{InputVariable, is_name};
 
-/// A word of a command or a variable's value: text, or a number or truth value as YAML shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A word of a command or a variable's value: text, or whatever else is typed, as it is typed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Word(pub String);
 
@@ -160,43 +160,6 @@ pub fn sorted<S: Serializer>(variables: &[InputVariable], serializer: S) -> Resu
     let named: BTreeMap<&str, &InputVariable> =
         variables.iter().map(|variable| (variable.name(), variable)).collect();
     serializer.collect_seq(named.values())
-}
-
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Word, D::Error> {
-        deserializer.deserialize_any(WordVisitor)
-    }
-}
-
-struct WordVisitor;
-
-impl Visitor<'_> for WordVisitor {
-    type Value = Word;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text or a number")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Word, E> {
-        Ok(Word(text.to_owned()))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Word, E> {
-        Ok(Word(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Word, E> {
-        Ok(Word(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Word, E> {
-        Ok(Word(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Word, E> {
-        // As in text with `${name}`.
-        Ok(Word(serde_json::Value::from(value).to_string()))
-    }
 }
 
 impl<'de> Deserialize<'de> for Script {

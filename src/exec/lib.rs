@@ -4,6 +4,7 @@
 mod family;
 mod folder;
 mod grammar;
+mod interrupt;
 mod log;
 mod process;
 mod supervise;
@@ -20,9 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use self::folder::Folder;
 use self::grammar::{Product, Script, Word};
-use self::process::{DEFAULT_PATH, Ended, Job};
+use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
+use self::supervise::LINGER;
 use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
+pub use interrupt::on_interrupt;
 pub use supervise::supervise;
 
 /// An input of any type.
@@ -61,6 +64,9 @@ const LOG: &str = "log";
 
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
+/// What to do about processes that a command leaves running.
+const LEFT: &str = "\n  help: `wait` for what runs in the background, or stop it, before the command ends";
+
 /// The variable that hands the node's seed to the command.
 const SEED: &str = "TRIPLAY_SEED";
 
@@ -83,7 +89,7 @@ pub struct Exec {
         extend("default" = serde_json::Map::new())
     )]
     outputs: Vec<Product>,
-    /// Variables with fixed values.
+    /// Variables with fixed values, as they are typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
     /// Variables of triplay's own environment. Their values count.
@@ -116,6 +122,7 @@ impl Stage for Exec {
         draws: false,
         uncounted: &["pass", "transient"],
     };
+    const VERBATIM: &'static [&'static str] = &["command", "env"];
 
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
@@ -177,9 +184,9 @@ impl Stage for Exec {
         let log = context.output(LOG);
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
-        let (ended, last_line) = process::run(&job, |line| context.progress(0, 1, line))?;
-        self.judge(&ended, &folder, context).map_err(|error| with_log(error, context, &log))?;
-        context.progress(1, 1, last_line);
+        let outcome = process::run(&job, |line| context.progress(0, 1, line))?;
+        self.judge(&outcome, &folder, context).map_err(|error| with_log(error, context, &log))?;
+        context.progress(1, 1, outcome.last_line);
         Ok(())
     }
 }
@@ -214,21 +221,30 @@ impl Exec {
     }
 
     /// What the end of the command means, and its outputs if it is a good one.
-    fn judge(&self, ended: &Ended, folder: &Folder, context: &Context) -> anyhow::Result<()> {
+    fn judge(&self, outcome: &Outcome, folder: &Folder, context: &Context) -> anyhow::Result<()> {
         self.check_inputs(folder, context)?;
-        match *ended {
-            Ended::Code(0) => {}
-            Ended::Code(code) => {
-                let failed = anyhow!("exit code {code}");
-                let transient = u8::try_from(code).is_ok_and(|code| self.transient.contains(&code));
-                return Err(if transient { Transient::of(failed) } else { failed });
-            }
+        let why = match outcome.ended {
+            Ended::Code(0) => None,
+            Ended::Code(code) => Some(format!("exit code {code}")),
             Ended::Signal(signal) => {
                 let name = grammar::signal_name(signal);
                 let why = if signal == KILL { ": the system does that where memory is short" } else { "" };
-                return Err(anyhow!("killed by signal {signal}{name}{why}"));
+                Some(format!("killed by signal {signal}{name}{why}"))
             }
-            Ended::TimedOut(after) => return Err(anyhow!("timed out after {after:?}")),
+            Ended::TimedOut(after) => Some(format!("timed out after {after:?}")),
+        };
+        let failed = match (why, &outcome.left) {
+            (None, None) => None,
+            (Some(why), None) => Some(anyhow!(why)),
+            (None, Some(left)) => {
+                Some(anyhow!("still running {LINGER:?} after the command's end: {left}{LEFT}"))
+            }
+            (Some(why), Some(left)) => Some(anyhow!("{why}\n  still running after its end: {left}{LEFT}")),
+        };
+        if let Some(failed) = failed {
+            let transient = |code| u8::try_from(code).is_ok_and(|code| self.transient.contains(&code));
+            let passes = matches!(outcome.ended, Ended::Code(code) if transient(code));
+            return Err(if passes { Transient::of(failed) } else { failed });
         }
         let (linked, plain): (Vec<_>, Vec<_>) =
             self.outputs.iter().partition(|output| folder.is_linked(&output.path));

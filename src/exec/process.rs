@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{Access, access};
 
 use super::log::Log;
-use super::supervise::{End, TERMINATE, written};
+use super::supervise::{End, Report, TERMINATE, written};
 
 /// Where programs are searched when the command is given no PATH of its own.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -39,6 +39,15 @@ pub struct Job<'a> {
     pub timeout: Option<Duration>,
 }
 
+/// What came of a command.
+pub struct Outcome {
+    pub ended: Ended,
+    /// Who it left running and did not end by itself.
+    pub left: Option<String>,
+    /// The last line of its log.
+    pub last_line: String,
+}
+
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -48,17 +57,17 @@ pub enum Ended {
 }
 
 /// Runs it to its end and passes the log's last line to `watch` now and then. If that unwinds, the command and
-/// its descendants are killed. Gives the last line of all, too.
-pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<(Ended, String)> {
+/// its descendants are killed.
+pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
     let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
     let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
     let said = listen(output);
     let mut late = false;
-    let line = loop {
+    let lines = loop {
         let left = deadline.filter(|_| !late).map(|deadline| deadline.duration_since(Instant::now()));
         match said.recv_timeout(left.map_or(TICK, |left| left.min(TICK))) {
-            Ok(line) => break line,
+            Ok(lines) => break lines,
             Err(RecvTimeoutError::Disconnected) => break String::new(),
             Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left <= TICK) => {
                 late = true;
@@ -70,7 +79,8 @@ pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<(Ended, S
     };
     drop(supervised);
     log.close(DRAIN).context("cannot write the log")?;
-    let ended = match (End::parse(&line), job.timeout) {
+    let (end, left) = Report::parse(&lines).map_or((None, None), |report| (Some(report.end), report.left));
+    let ended = match (end, job.timeout) {
         (_, Some(timeout)) if late => Ended::TimedOut(timeout),
         (Some(End::Code(code)), _) => Ended::Code(code),
         (Some(End::Signal(signal)), _) => Ended::Signal(signal),
@@ -79,7 +89,7 @@ pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<(Ended, S
         }
         (None, _) => bail!("the supervisor of the command was killed"),
     };
-    Ok((ended, log.last_line()))
+    Ok(Outcome { ended, left, last_line: log.last_line() })
 }
 
 /// What the supervisor says at its end, as soon as it does.
@@ -87,7 +97,7 @@ fn listen(mut output: ChildStdout) -> Receiver<String> {
     let (sender, said) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
-        // Half a line is no line: `End::parse` takes care of it.
+        // Half a line is no line: `Report::parse` takes care of it.
         let _ = output.read_to_string(&mut line);
         let _ = sender.send(line);
     });

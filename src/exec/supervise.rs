@@ -1,10 +1,11 @@
 //! The supervisor: a process of triplay's own (`triplay supervise`) between triplay and a command, so that
 //! nothing of the command outlives triplay, however triplay ends. It knows neither stages nor files: it starts
-//! one program in the folder and environment that it is given, and ends when no descendant of it is left.
+//! one program in the folder and environment that it is given, and ends when no descendant of it is left. What the
+//! program leaves running has a while to end by itself; then it is ended, and named.
 //!
 //! Standard input brings the environment as `NAME=VALUE\0…\0\0`, then stays open: a `t` on it asks to end the
-//! command gently, its end means that triplay is gone. Standard output takes one line: how the command ended
-//! ([`End`]). Standard error is the command's standard output and error.
+//! command gently, its end means that triplay is gone. Standard output takes how the command ended ([`Report`]).
+//! Standard error is the command's standard output and error.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Read, Write};
@@ -19,15 +20,45 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::family::Family;
+use super::interrupt::on_interrupt;
 
 /// What asks the supervisor to end the command gently.
 pub(super) const TERMINATE: u8 = b't';
 
-/// How long the command has after SIGTERM before it is killed.
+/// How long what the command leaves running has to end by itself, as a `tee` does that reads the rest of a pipe.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+
+/// How long processes have after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How many of those that were left are named.
+const NAMED: usize = 10;
 
 /// Between two looks at who is left.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the supervisor says at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub end: End,
+    /// Who was left running and did not end by itself.
+    pub left: Option<String>,
+}
+
+impl Report {
+    fn lines(&self) -> String {
+        let left = self.left.as_ref().map_or(String::new(), |left| format!("left {left}\n"));
+        format!("{}\n{left}", self.end.line())
+    }
+
+    /// Reads back what the supervisor said; nothing where it was killed before it could.
+    pub(super) fn parse(lines: &str) -> Option<Report> {
+        let mut lines = lines.strip_suffix('\n')?.split('\n');
+        let end = End::parse(lines.next()?)?;
+        let left = lines.next().and_then(|line| line.strip_prefix("left ")).map(str::to_owned);
+        Some(Report { end, left })
+    }
+}
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +72,14 @@ pub(super) enum End {
 impl End {
     fn line(&self) -> String {
         match self {
-            End::Code(code) => format!("code {code}\n"),
-            End::Signal(signal) => format!("signal {signal}\n"),
-            End::Unstarted(error) => format!("unstarted {error}\n"),
+            End::Code(code) => format!("code {code}"),
+            End::Signal(signal) => format!("signal {signal}"),
+            End::Unstarted(error) => format!("unstarted {error}"),
         }
     }
 
-    /// Reads back what the supervisor said; nothing where it was killed before it could.
-    pub(super) fn parse(line: &str) -> Option<End> {
-        let (what, number) = line.strip_suffix('\n')?.split_once(' ')?;
+    fn parse(line: &str) -> Option<End> {
+        let (what, number) = line.split_once(' ')?;
         let number = number.parse().ok()?;
         match what {
             "code" => Some(End::Code(number)),
@@ -75,10 +105,10 @@ enum Event {
 pub fn supervise(command: &[OsString]) -> ExitCode {
     let said = match start(command) {
         Ok((main, events)) => tend(&Family::of(main), &events),
-        Err(error) => End::Unstarted(error.raw_os_error().unwrap_or_default()),
+        Err(error) => Report { end: End::Unstarted(error.raw_os_error().unwrap_or_default()), left: None },
     };
     // Where triplay is gone, nobody listens.
-    let _ = io::stdout().write_all(said.line().as_bytes());
+    let _ = io::stdout().write_all(said.lines().as_bytes());
     ExitCode::SUCCESS
 }
 
@@ -91,7 +121,7 @@ fn start(command: &[OsString]) -> io::Result<(Pid, Receiver<Event>)> {
     let log = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
     let (sender, events) = mpsc::channel();
     let interrupted = sender.clone();
-    ctrlc::set_handler(move || drop(interrupted.send(Event::Gone))).map_err(io::Error::other)?;
+    on_interrupt(move || drop(interrupted.send(Event::Gone)))?;
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env_clear().envs(variables).process_group(0);
     let child = command.stdin(Stdio::null()).stdout(log()?).stderr(log()?).spawn()?;
@@ -156,35 +186,54 @@ fn listen(events: &Sender<Event>) {
     let _ = events.send(Event::Gone);
 }
 
-/// Waits until nobody is left; from the end of the command on, or when triplay wants it, nobody may be.
-fn tend(family: &Family, events: &Receiver<Event>) -> End {
-    let mut end = End::Signal(Signal::KILL.as_raw());
-    let mut kill_from: Option<Instant> = None;
+/// Waits until nobody is left. Who stays on after the end of the command is asked to end, as all are when triplay
+/// wants it, and soon killed.
+fn tend(family: &Family, events: &Receiver<Event>) -> Report {
+    let mut report = Report { end: End::Signal(Signal::KILL.as_raw()), left: None };
+    let (mut ended, mut alone) = (false, false);
+    let (mut ask_from, mut kill_from): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        let event = match kill_from {
+        let event = match ask_from.or(kill_from) {
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(_) => events.recv_timeout(PAUSE),
         };
+        let now = Instant::now();
         match event {
             Ok(Event::Ended(status)) => {
-                end = match (status.exit_status(), status.terminating_signal()) {
+                report.end = match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => End::Code(code),
                     (None, signal) => End::Signal(signal.unwrap_or_default()),
                 };
-                kill_from.get_or_insert_with(|| Instant::now() + PAUSE);
+                ended = true;
+                ask_from.get_or_insert(now + LINGER);
             }
-            Ok(Event::Alone) | Err(RecvTimeoutError::Disconnected) => return end,
-            Ok(Event::Terminate) => {
-                family.signal(Signal::TERM);
-                kill_from.get_or_insert_with(|| Instant::now() + GRACE);
-            }
-            Ok(Event::Gone) => kill_from = Some(Instant::now()),
+            Ok(Event::Alone) => alone = true,
+            Ok(Event::Terminate) => ask_from = Some(now),
+            Ok(Event::Gone) => kill_from = Some(now),
             Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return report,
         }
-        if kill_from.is_some_and(|from| Instant::now() >= from) {
+        if alone && family.is_gone() {
+            return report;
+        }
+        if kill_from.is_none() && ask_from.is_some_and(|from| now >= from) {
+            report.left = Some(family.members()).filter(|left| ended && !left.is_empty()).map(names);
+            family.signal(Signal::TERM);
+            kill_from = Some(now + GRACE);
+        }
+        if kill_from.is_some_and(|from| now >= from) {
             family.signal(Signal::KILL);
         }
     }
+}
+
+/// Processes as people know them: `tee (4711), sleep (4712) and 3 more`.
+fn names(mut processes: Vec<(String, i32)>) -> String {
+    let more = processes.len().saturating_sub(NAMED);
+    processes.truncate(NAMED);
+    let name = |(name, id): &(String, i32)| format!("{} ({id})", name.escape_debug());
+    let listed = processes.iter().map(name).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{listed} and {more} more") } else { listed }
 }
 
 #[cfg(test)]
@@ -205,11 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_read_back_and_half_a_line_is_none() {
+    fn a_report_is_read_back_and_a_part_of_it_is_none() {
         for end in [End::Code(3), End::Signal(9), End::Unstarted(8)] {
-            let line = end.line();
-            assert_eq!(End::parse(&line), Some(end));
-            assert_eq!(End::parse(&line[..line.len() - 1]), None);
+            for left in [None, Some(names(vec![("tee\n".into(), 12), ("sleep".into(), 7)]))] {
+                let report = Report { end: end.clone(), left };
+                let lines = report.lines();
+                assert_eq!(Report::parse(&lines), Some(report));
+                assert_eq!(Report::parse(&lines[..lines.len() - 1]), None);
+            }
         }
+    }
+
+    #[test]
+    fn as_many_processes_are_named_as_fit() {
+        assert_eq!(names(vec![("tee".into(), 12), ("a\nb".into(), 7)]), "tee (12), a\\nb (7)");
+        let many = (0..NAMED + 2).map(|_| ("sleep".to_owned(), 1)).collect();
+        assert!(names(many).ends_with("sleep (1) and 2 more"));
     }
 }

@@ -90,7 +90,7 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
     command: [env]
     random: true
     seed: 7
-    env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: true }
+    env: { WORD: glowvenom, NUMBER: 4e-4, TRUE: True }
     inherit: [CAULDRON, MISSING]
     pass: [SECRET]
   default: { kind: exec, command: [env, echo, $seed, a b], inherit: [PATH] }
@@ -109,13 +109,64 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
         lines,
         [
             "CAULDRON=iron",
-            "NUMBER=0.0004",
+            "NUMBER=4e-4",
             "PATH=/usr/local/bin:/usr/bin:/bin",
             "SECRET=one two",
-            "TRUE=true",
+            "TRUE=True",
             "WORD=glowvenom"
         ]
     );
+}
+
+#[test]
+fn what_is_typed_in_a_command_or_its_environment_reaches_it_as_typed() {
+    let space = Space::new();
+    let stages = "
+  plain: { kind: exec, command: [printf, '%s\\n', 3.10, 0x10, 1e3, 007, +1, True, ~, null, .5, 1.0, '3.10', \"0x10\"] }
+  shell: { kind: exec, command: true }
+  variables:
+    kind: exec
+    command: echo $VERSION $MASK $FLAG
+    env: { VERSION: 3.10, MASK: 0x10, FLAG: False }
+  given: { kind: exec, command: [printf, '%s\\n', $version, 'python${version}', $tools.size], env: { V: $version } }
+  inside: { kind: exec, command: $words }
+  many: { kind: exec, command: [echo, $python, 'py${python}'], matrix: { python: [3.1, 3.10, 3.2, 3.20], exclude: [{ python: 3.20 }] } }
+  one: { kind: exec, command: [cat, log], inputs: { log: \"many[3.10].log\" } }
+";
+    let file = format!(
+        "pipeline: p\nparams: {{ version: 3.10, tools: {{ size: 1e3 }}, words: [echo, 3.10, 0x10] }}\n\
+         stages:\n{stages}ablations:\n  older: {{ version: 3.90 }}\n"
+    );
+    space.write("p.yaml", &file);
+    let run =
+        |more: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], more].concat()).json();
+    run(&[]);
+    let plain = "3.10\n0x10\n1e3\n007\n+1\nTrue\n~\nnull\n.5\n1.0\n3.10\n0x10\n";
+    assert_eq!(text(&space, "plain"), plain);
+    assert_eq!(text(&space, "variables"), "3.10 0x10 False\n");
+    assert_eq!(text(&space, "given"), "3.10\npython3.10\n1e3\n");
+    assert_eq!(text(&space, "inside"), "3.10 0x10\n");
+    assert_eq!(text(&space, "many[3.1]"), "3.1 py3.1\n");
+    assert_eq!(text(&space, "many[3.2]"), "3.2 py3.2\n");
+    assert_eq!(text(&space, "one"), "3.10 py3.10\n");
+    run(&["--set", "version=3.20", "--set", "tools.size=0x20"]);
+    assert_eq!(text(&space, "given"), "3.20\npython3.20\n0x20\n");
+    let again = run(&["--set", "version=3.2", "--set", "tools.size=0x20"]);
+    assert_eq!(space.executed(&again), ["given"], "3.2 is another version");
+    run(&["--ablation", "older"]);
+    let seen = space.triplay(&["data", "show", "latest@older:given"]);
+    assert_eq!(seen.out, "3.90\npython3.90\n1e3\n", "{}", seen.err);
+}
+
+#[test]
+fn a_seed_of_several_is_the_one_that_a_command_is_given() {
+    let space = Space::new();
+    space.write("p.yaml", "pipeline: p\nseed: 7\nstages:\n  a: { kind: exec, command: [echo, $seed] }\n");
+    space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
+    assert_eq!(text(&space, "a"), "7\n");
+    space.triplay(&["pipeline", "run", "p.yaml", "--json", "--seeds", "8,9"]).json();
+    let seen = space.triplay(&["data", "show", "latest@s9:a"]);
+    assert_eq!(seen.out, "9\n", "{}", seen.err);
 }
 
 #[test]
@@ -209,6 +260,24 @@ fn who_writes_to_an_input_fails_and_harms_nobody() {
 }
 
 #[test]
+fn a_command_cannot_overwrite_a_large_file_of_the_users() {
+    let space = Space::new();
+    let file = fs::File::create(space.path("herbs.bin")).unwrap();
+    file.set_len(17 << 20).unwrap();
+    let stage = "  spoil:
+    kind: exec
+    command: printf moonbane | dd of=herbs.bin conv=notrunc 2> /dev/null; (head -c 8 herbs.bin; echo) > out
+    inputs: { herbs.bin: { path: herbs.bin } }
+    outputs: { out: text }
+";
+    let seen = play(&space, stage, &[]);
+    let bytes = fs::read(space.path("herbs.bin")).unwrap();
+    assert!(bytes.len() == 17 << 20 && bytes.iter().all(|&byte| byte == 0), "the user's file is as it was");
+    seen.json();
+    assert_eq!(text(&space, "spoil"), "moonbane\n");
+}
+
+#[test]
 fn a_folder_that_a_tool_write_protected_is_removed_all_the_same() {
     let space = Space::new();
     let stage = "  a: { kind: exec, command: mkdir -p a/b; echo > a/b/c; chmod -R a-w a }\n";
@@ -224,10 +293,10 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: []", "`command` is empty"),
         ("command: ['', a]", "`command` is empty"),
         (
-            "command: 5",
-            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found a whole number",
+            "command:",
+            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found nothing",
         ),
-        ("command: [a, [b]]", "`command.1`: expected text or a number, found a list"),
+        ("command: [a, [b]]", "`command.1`: expected text, found a list"),
         ("command: [a, $b]", "there is no parameter `b`"),
         ("inputs: {}", "needs the key `command`"),
         ("command: a, comand: b", "has no key `comand`"),
@@ -256,7 +325,8 @@ fn wrong_stages_are_refused_before_anything_runs() {
             "is an input and an output",
         ),
         ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
-        ("command: a, env: { A: [] }", "`env.A`: expected text or a number, found a list"),
+        ("command: a, env: { A: [] }", "`env.A`: expected text, found a list"),
+        ("command: a, env: { A: }", "`env.A`: expected text, found nothing"),
         ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
         ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is set by triplay"),
         ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
@@ -269,10 +339,17 @@ fn wrong_stages_are_refused_before_anything_runs() {
 }
 
 /// The processes whose command line has `marker`.
+fn processes(marker: &str) -> Vec<String> {
+    let there = fs::read_dir("/proc").unwrap().flatten();
+    let has = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(marker)
+    };
+    there.filter(has).map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
 fn marked(marker: &str) -> usize {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines.filter(|line| String::from_utf8_lossy(line).contains(marker)).count()
+    processes(marker).len()
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -300,7 +377,7 @@ fn start(space: &Space, stages: &str) -> Child {
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_of_a_command_outlives_triplay() {
-    for (signal, digits) in [("-KILL", "11"), ("-INT", "12"), ("-TERM", "13")] {
+    for (signal, digits) in [("-KILL", "11"), ("-INT", "12"), ("-TERM", "13"), ("-HUP", "14")] {
         let space = Space::new();
         let marker = format!("{digits}{}", std::process::id());
         let child = start(&space, &tree(&marker, "wait"));
@@ -317,12 +394,105 @@ fn nothing_of_a_command_outlives_triplay() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_command_leaves_running_ends_with_it() {
+fn a_run_under_nohup_goes_on_when_the_terminal_goes_and_so_does_its_command() {
+    for (signal, digits) in [("HUP", "15"), ("INT", "16")] {
+        let space = Space::new();
+        let marker = format!("{digits}{}", std::process::id());
+        let stage = format!(
+            "  a: {{ kind: exec, command: 'sleep 3; : {marker}; echo brewed > out', outputs: {{ out: text }} }}\n"
+        );
+        space.write("p.yaml", &format!("pipeline: p\nstages:\n{stage}"));
+        let run = space.command(&["pipeline", "run", "p.yaml"]);
+        // What `nohup` does, and a shell for what a script starts with `&`.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]).arg(run.get_program());
+        shell.args(run.get_args()).current_dir(run.get_current_dir().unwrap()).env_remove("TRIPLAY_CACHE");
+        let child = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The supervisor and the shell.
+        wait_for("all are there", || marked(&marker) == 2);
+        let mut all = processes(&marker);
+        all.push(child.id().to_string());
+        assert!(Command::new("kill").arg(format!("-{signal}")).args(&all).status().unwrap().success());
+        let seen = Seen::from(child.wait_with_output().unwrap());
+        assert_eq!(seen.code, Some(0), "{signal}: {}", seen.err);
+        assert_eq!(text(&space, "a"), "brewed\n");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_goes_ends_a_run_although_nothing_can_be_said_there() {
+    let space = Space::new();
+    let marker = format!("17{}", std::process::id());
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{}", tree(&marker, "wait")));
+    let mut run = space.command(&["pipeline", "run", "p.yaml"]);
+    let mut child = run.stderr(fs::File::create("/dev/full").unwrap()).spawn().unwrap();
+    wait_for("all are there", || marked(&marker) == 6);
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(130), "the run goes on");
+    wait_for("all are gone", || marked(&marker) == 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_command_leaves_running_is_ended_and_fails_the_stage_by_its_name() {
     let space = Space::new();
     let marker = format!("21{}", std::process::id());
-    assert_eq!(ran(&space, &tree(&marker, "sleep 0.1; echo done"), &[]), ["a"]);
+    let seen = play(&space, &tree(&marker, "sleep 0.1; echo done"), &[]);
+    seen.fails(1, "error: a: still running 10s after the command's end: ");
+    // The child, the daemon, the inner shell and its child.
+    let named = seen.err.lines().find(|line| line.contains("still running")).unwrap();
+    assert_eq!((named.matches("sleep (").count(), named.matches("sh (").count()), (3, 1), "{named}");
+    assert!(seen.err.contains("help: `wait` for what runs in the background"), "{}", seen.err);
+    assert!(seen.err.contains("\n  | done\n"), "{}", seen.err);
     assert_eq!(marked(&marker), 0, "gone when the stage is done");
-    assert_eq!(text(&space, "a"), "done\n");
+}
+
+#[test]
+fn what_a_command_leaves_has_time_to_end_by_itself_and_what_it_writes_counts() {
+    let space = Space::new();
+    let stage = "  a:
+    kind: exec
+    command: (sleep 1; echo late; echo glowvenom >> out) & echo early; echo moonbane > out
+    outputs: { out: text }
+";
+    let begun = Instant::now();
+    play(&space, stage, &[]).json();
+    assert!(begun.elapsed() < Duration::from_secs(8), "nobody waits for longer than there is somebody");
+    assert_eq!(text(&space, "a.log"), "early\nlate\n");
+    assert_eq!(text(&space, "a"), "moonbane\nglowvenom\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_timeout_or_ctrl_c_does_not_wait_for_what_a_command_left() {
+    let space = Space::new();
+    let marker = format!("22{}", std::process::id());
+    let stage = |more: &str| format!("  a: {{ kind: exec, command: sleep 1000{marker} & exit 3, {more} }}\n");
+    let begun = Instant::now();
+    let seen = play(&space, &stage("timeout: 1s"), &[]);
+    seen.fails(1, "error: a: timed out after 1s\n  still running after its end: sleep (");
+    assert!(begun.elapsed() < Duration::from_secs(6) && marked(&marker) == 0);
+    let child = start(&space, &stage("seed: 1"));
+    // The supervisor and what was left.
+    wait_for("all are there", || marked(&marker) == 2);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(marked(&marker), 2);
+    let begun = Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    Seen::from(child.wait_with_output().unwrap()).fails(130, "interrupted: 0 of 1 nodes are done and kept");
+    wait_for("all are gone", || marked(&marker) == 0);
+    assert!(begun.elapsed() < Duration::from_secs(6));
 }
 
 #[cfg(target_os = "linux")]

@@ -40,12 +40,13 @@ fn another_judge_says_what_it_thinks_and_nothing_is_generated_again() {
         std::fs::read_to_string(space.path(said["verdicts"].as_str().unwrap()).join("nodes.jsonl")).unwrap();
     assert!(nodes.lines().all(|line| line.contains("\"kind\":\"judge\"")), "{nodes}");
 
-    // The same verdicts again, from a command.
+    // The same verdicts again, from a command, which is given what is typed.
     let export = ["data", "export", &format!("{run}:after.verdicts"), "-o", "given.parquet"];
     assert_eq!(space.triplay(&export).code, Some(0));
     space.write(
         "echo.yaml",
-        "kind: exec\ncommand: cp given.parquet verdicts.parquet\npass: [PATH]\n\
+        "kind: exec\ncommand: test $VERSION = 3.10 && cp given.parquet verdicts.parquet\npass: [PATH]\n\
+         env: { VERSION: 3.10 }\n\
          inputs: { given.parquet: { path: given.parquet } }\n\
          outputs: { verdicts: { type: verdicts, path: verdicts.parquet } }\n",
     );

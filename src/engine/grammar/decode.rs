@@ -162,7 +162,7 @@ impl Decoder<'_> {
             (Item::Stage(spec), Some(Several::Variants(all))) => self.decode_stage(spec, Some(all), &labels),
             (Item::Stage(spec), _) => self.decode_stage(spec, None, &labels),
             (Item::Loop(spec), Some(Several::Rounds(repeat))) => self.decode_loop(spec, *repeat, &labels),
-            (Item::Loop(LoopSpec { name: key, .. }) | Item::Broken(key), _) => Draft::Broken(key),
+            (Item::Loop(_) | Item::Broken(_), _) => Draft::Broken(item.key()),
         });
         drafts.collect()
     }
@@ -196,7 +196,7 @@ impl Decoder<'_> {
     fn entries<'i>(&self, entries: &'i [(Key, Tree)], labels: &Labels) -> Vec<Entry<'i>> {
         let substitution = self.substitute(&[], labels);
         let value =
-            |tree: &Tree| substitution.apply(tree).unwrap_or(Tree { value: Value::Broken, at: tree.at });
+            |tree: &Tree| substitution.apply(tree).unwrap_or_else(|| Tree::new(Value::Broken, tree.at));
         entries.iter().map(|(key, tree)| (key, value(tree))).collect()
     }
 
@@ -218,7 +218,7 @@ impl Decoder<'_> {
         labels: &Labels,
     ) -> Draft<'i> {
         let (kind_name, kind_at) = &spec.kind;
-        let Some((kind, decode)) = self.registry.find(kind_name) else {
+        let Some((kind, decode, verbatim)) = self.registry.find(kind_name) else {
             let error = self.errors.error(*kind_at, self.registry.unknown(kind_name));
             self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
             return Draft::Broken(&spec.name);
@@ -231,7 +231,7 @@ impl Decoder<'_> {
             let keys = [resources.as_ref(), timeout.as_ref(), retry.as_ref(), on.as_ref()];
             let policy = policy::read(self.errors, self.limits, keys);
             let body = substitution.apply(&spec.body)?;
-            let decoded = self.decode(spec, &body, decode)?;
+            let decoded = self.decode(spec, &body, verbatim, decode)?;
             let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
             let place = |found: &Use| {
                 let tree = descend(&body, &found.path);
@@ -273,11 +273,12 @@ impl Decoder<'_> {
         &self,
         spec: &StageSpec,
         body: &Tree,
+        verbatim: &[&str],
         decode: fn(serde_json::Value) -> Result<Decoded, DecodeError>,
     ) -> Option<Decoded> {
         let mut unknown: Vec<(Vec<String>, String)> = Vec::new();
         loop {
-            let mut json = body.to_json();
+            let mut json = json(body, verbatim);
             for (path, key) in &unknown {
                 remove(&mut json, path, key)?;
             }
@@ -293,6 +294,17 @@ impl Decoder<'_> {
             unknown.push((error.path.clone(), given.to_owned()));
         }
     }
+}
+
+/// What a stage is decoded from. Under keys that are `verbatim`, scalars are text, whatever they may be elsewhere.
+pub fn json(body: &Tree, verbatim: &[&str]) -> serde_json::Value {
+    let Value::Map(entries) = &body.value else { return body.to_json() };
+    let entry = |(key, tree): &(Key, Tree)| {
+        let is_verbatim = verbatim.contains(&key.name.as_str());
+        let json = if is_verbatim { tree.to_verbatim_json() } else { tree.to_json() };
+        (key.name.clone(), json)
+    };
+    serde_json::Value::Object(entries.iter().map(entry).collect())
 }
 
 /// Takes a key out of the map at `path`, which may end with the key itself.

@@ -27,14 +27,15 @@ pub struct Combination<'m> {
 struct Axis<'m> {
     name: &'m str,
     values: Vec<(String, &'m Tree)>,
-    /// The index of a value by its label and by its JSON.
+    /// The index of a value by its label and by its JSON; `3.10` is `3.1` as JSON, and another label.
     index: HashMap<String, usize>,
 }
 
 impl Axis<'_> {
     fn position(&self, given: &Tree) -> Option<usize> {
-        let found = self.index.get(&given.to_json().to_string());
-        found.or_else(|| self.index.get(&given.value.to_text())).copied()
+        let (text, json) = (given.to_text(), given.to_json().to_string());
+        let [first, second] = if given.is_spelt() { [text, json] } else { [json, text] };
+        self.index.get(&first).or_else(|| self.index.get(&second)).copied()
     }
 }
 
@@ -153,7 +154,7 @@ fn label(errors: &Errors, tree: &Tree) -> Option<String> {
             let labels: Option<Vec<String>> = items.iter().map(|item| label(errors, item)).collect();
             labels?.join("-")
         }
-        other => other.to_text(),
+        _ => tree.to_text(),
     };
     well_formed(errors, label, tree.at)
 }
@@ -206,7 +207,7 @@ fn exclude(errors: &Errors, axes: &[Axis], list: &Tree, found: &mut Vec<Combinat
                 return errors.add(error.suggest(&key.name, axes.iter().map(|axis| axis.name)));
             };
             let Some(at) = axes[index].position(value) else {
-                let message = format!("axis `{}` has no value `{}`", key.name, value.value.to_text());
+                let message = format!("axis `{}` has no value `{}`", key.name, value.to_text());
                 let error = errors.error(value.at, message);
                 let labels: Vec<&str> = axes[index].values.iter().map(|(label, _)| label.as_str()).collect();
                 return errors.add(match &value.value {

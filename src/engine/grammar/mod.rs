@@ -146,7 +146,7 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
         ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
         params::set(&own_errors, &mut params, options.settings);
         if let (Some(seed), Some(declared)) = (seed, params.get_mut("seed")) {
-            declared.value = Value::Int(seed as i64);
+            *declared = Tree::new(Value::Int(seed as i64), declared.at);
         }
         let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
@@ -181,6 +181,13 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
     let (name, resources) = (spec.name, spec.resources);
     let source = base.map_or(own, |(source, _)| source);
     Ok(Compiled { name, extends, resources, programs, outside, source })
+}
+
+/// The keys of a stage that is a file of its own, to be put into a pipeline: what the kind takes as it is typed is text.
+pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, String> {
+    let tree = Tree::parse_value(text)?;
+    let kind = tree.get("kind").and_then(|kind| registry.find(&kind.to_text()));
+    Ok(decode::json(&tree, kind.map_or(&[], |(_, _, verbatim)| verbatim)))
 }
 
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.

@@ -128,11 +128,11 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
             let message = format!("`{walked}` is {}, found {}", declared.describe(), other.describe());
             let quote = matches!(declared, Value::Text(_))
                 && matches!(other, Value::Int(_) | Value::Float(_) | Value::Bool(_));
-            let help = quote.then(|| format!("quotes make it text: '\"{}\"'", other.to_text()));
+            let help = quote.then(|| format!("quotes make it text: '\"{}\"'", value.to_text()));
             return Err(Misfit { at: value.at, message, help });
         }
     };
-    Ok(Tree { value: fitted, at: value.at })
+    Ok(value.with(fitted))
 }
 
 /// Whether this is `name` or `name.key.key`.
@@ -164,7 +164,7 @@ impl Substitution<'_> {
     /// Of the value of a parameter (not `typed`) only the variants are put in: a `$` in it is just that.
     fn walk(&self, tree: &Tree, typed: bool) -> Option<Tree> {
         let value = match &tree.value {
-            Value::Text(text) if typed && text.contains('$') => self.text(text, tree.at)?,
+            Value::Text(text) if typed && text.contains('$') => return self.text(text, tree.at),
             Value::List(items) => {
                 let items: Vec<Option<Tree>> = items.iter().map(|item| self.walk(item, typed)).collect();
                 let items: Vec<Tree> = items.into_iter().collect::<Option<_>>()?;
@@ -200,8 +200,7 @@ impl Substitution<'_> {
             }
             other => other.clone(),
         };
-        self.count(&value, tree.at)?;
-        Some(Tree { value, at: tree.at })
+        self.counted(tree.with(value))
     }
 
     /// The variants that a `*` stands for may be called as what is there beside it.
@@ -213,13 +212,13 @@ impl Substitution<'_> {
         }
     }
 
-    fn count(&self, value: &Value, at: At) -> Option<()> {
-        let text = match value {
-            Value::Text(text) => text.len(),
+    fn counted(&self, tree: Tree) -> Option<Tree> {
+        let text = match &tree.value {
             Value::Map(entries) => entries.iter().map(|(key, _)| key.name.len()).sum(),
-            _ => 0,
+            _ => tree.text_len(),
         };
-        self.budget.take(self.errors, at, VALUE + text)
+        self.budget.take(self.errors, tree.at, VALUE + text)?;
+        Some(tree)
     }
 
     /// What `stage[*].output` or `loop[*].value` stands for, each with its label. The inner `None` is of anything else,
@@ -239,8 +238,7 @@ impl Substitution<'_> {
             self.budget.take(self.errors, item.at, label.len())?;
             if matches(&pattern, &label) {
                 let value = Value::Text(format!("{name}[{label}]{output}"));
-                self.count(&value, item.at)?;
-                found.push((label.into_owned(), Tree { value, at: item.at }));
+                found.push((label.into_owned(), self.counted(Tree::new(value, item.at))?));
             }
         }
         // Of no rounds there is nothing; of variants there always is, so that here the labels are wrong.
@@ -248,10 +246,10 @@ impl Substitution<'_> {
         Some(Some(found).filter(|found| nothing_is_meant || !found.is_empty()))
     }
 
-    fn text(&self, text: &str, at: At) -> Option<Value> {
+    /// Text with its parameters put in; what is nothing but one keeps its type.
+    fn text(&self, text: &str, at: At) -> Option<Tree> {
         if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
-            let value = self.lookup(path, at)?.clone();
-            return self.walk(&Tree { value, at }, false).map(|tree| tree.value);
+            return self.walk(&self.lookup(path, at)?.clone().placed(at), false);
         }
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
@@ -260,15 +258,15 @@ impl Substitution<'_> {
             };
             out += before;
             let text = self.lookup(path, at)?.to_text();
-            self.count(&Value::Text(text.clone()), at)?;
+            self.budget.take(self.errors, at, VALUE + text.len())?;
             out += &text;
             rest = after;
         }
-        Some(Value::Text(out + rest))
+        self.counted(Tree::new(Value::Text(out + rest), at))
     }
 
     /// The value of `name` or `name.key.key`.
-    fn lookup(&self, path: &str, at: At) -> Option<&Value> {
+    fn lookup(&self, path: &str, at: At) -> Option<&Tree> {
         let mut steps = path.split('.');
         let name = steps.next().unwrap_or_default();
         let axis = self.axes.iter().rev().find(|(axis, _)| *axis == name).map(|(_, tree)| *tree);
@@ -291,7 +289,7 @@ impl Substitution<'_> {
             tree = inner;
             walked = format!("{walked}.{step}");
         }
-        Some(&tree.value).filter(|value| !matches!(value, Value::Broken))
+        Some(tree).filter(|tree| !matches!(tree.value, Value::Broken))
     }
 }
 

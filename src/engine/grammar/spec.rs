@@ -52,7 +52,7 @@ impl Ablation {
 #[derive(Debug)]
 pub enum Item {
     Stage(Box<StageSpec>),
-    Loop(LoopSpec),
+    Loop(Box<LoopSpec>),
     /// Not even a stage or a loop, which was reported; its name counts as known.
     Broken(Key),
 }
@@ -138,23 +138,22 @@ impl Reader<'_> {
             if !self.is_declarable(&key) {
                 continue;
             }
-            let at = value.at;
-            let value =
-                if self.without_parameters(&value) { value } else { Tree { value: Value::Broken, at } };
+            let broken = Tree::new(Value::Broken, value.at);
+            let value = if self.without_parameters(&value) { value } else { broken };
             params.insert(key.name, value);
         }
         let own = |name: &str, default: Value| match top.get(name) {
-            None => Tree { value: default, at: At { line: 1, column: 1, length: 1 } },
+            None => Tree::new(default, At { line: 1, column: 1, length: 1 }),
             Some(tree) => match (&tree.value, &default) {
                 (Value::Int(0..), Value::Int(_)) | (Value::Text(_), Value::Text(_)) => tree.clone(),
                 (_, Value::Int(_)) => {
                     self.errors.at::<()>(tree.at, format!("`{name}` is a whole number from 0"));
-                    Tree { value: default, at: tree.at }
+                    Tree::new(default, tree.at)
                 }
                 (found, _) => {
                     let message = format!("`{name}` is a name, found {}", found.describe());
                     self.errors.at::<()>(tree.at, message);
-                    Tree { value: default, at: tree.at }
+                    Tree::new(default, tree.at)
                 }
             },
         };
@@ -268,7 +267,7 @@ impl Reader<'_> {
             return self.repeat(name, &tree);
         }
         let kind = match tree.get("kind") {
-            Some(Tree { value: Value::Text(text), at }) => (text.clone(), *at),
+            Some(Tree { value: Value::Text(text), at, .. }) => (text.clone(), *at),
             Some(other) => {
                 let message = format!("`kind` is a name, found {}", other.value.describe());
                 self.errors.at::<()>(other.at, message);
@@ -295,7 +294,7 @@ impl Reader<'_> {
         let at = tree.at;
         let Value::Map(mut entries) = tree.value else { return Item::Broken(name) };
         entries.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
-        let body = Tree { value: Value::Map(entries), at };
+        let body = Tree::new(Value::Map(entries), at);
         Item::Stage(Box::new(StageSpec { name, kind, matrix, seed, resources, timeout, retry, on, body }))
     }
 
@@ -311,7 +310,8 @@ impl Reader<'_> {
         };
         let Some(repeat) = tree.get("repeat").cloned() else { return Item::Broken(name) };
         let keep = tree.get("keep").cloned();
-        Item::Loop(LoopSpec { name, repeat, keep, carry: optional("carry"), stages, next: optional("next") })
+        let (carry, next) = (optional("carry"), optional("next"));
+        Item::Loop(Box::new(LoopSpec { name, repeat, keep, carry, stages, next }))
     }
 
     /// The entries of a map whose keys are names that the user chooses.

@@ -1,9 +1,10 @@
 //! YAML as a tree of values of which each knows its place, so that an error found late still points at it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 
 use super::diagnostic::Diagnostic;
 use super::source::{At, Source};
@@ -17,6 +18,8 @@ const MOST_NESTED: usize = 48;
 pub struct Tree {
     pub value: Value,
     pub at: At,
+    /// How a plain scalar is typed that is not text: `3.10` is the number 3.1 and stays `3.10` where it becomes text.
+    spelling: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,16 +44,43 @@ pub struct Key {
 }
 
 impl Tree {
+    pub fn new(value: Value, at: At) -> Tree {
+        Tree { value, at, spelling: None }
+    }
+
+    /// The tree of what was parsed from `text`.
+    fn of(parsed: Spanned<Parsed>, text: &str) -> Tree {
+        let mut at = place(parsed.referenced);
+        let value = match parsed.value {
+            Parsed::Scalar(value) => {
+                let is_text = matches!(value, Value::Text(_));
+                let spelling = if is_text { None } else { spelling(text, parsed.defined) };
+                return Tree { value, at, spelling };
+            }
+            Parsed::List(items) => Value::List(items.into_iter().map(|item| Tree::of(item, text)).collect()),
+            Parsed::Map(entries) => {
+                let key = |key: Spanned<String>| Key { name: key.value, at: place(key.referenced) };
+                Value::Map(
+                    entries.into_iter().map(|(name, value)| (key(name), Tree::of(value, text))).collect(),
+                )
+            }
+        };
+        at.length = 1;
+        Tree::new(value, at)
+    }
+
     /// Parses a whole document. Syntax errors, duplicate keys and alias bombs are diagnosed with their place.
     pub fn parse(source: &Source) -> Result<Tree, Diagnostic> {
-        let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(&source.text, options());
-        parsed.map(Tree::from).map_err(|error| syntax::syntax_error(source, &error))
+        let parsed: Result<Spanned<Parsed>, _> = serde_saphyr::from_str_with_options(&source.text, options());
+        parsed
+            .map(|parsed| Tree::of(parsed, &source.text))
+            .map_err(|error| syntax::syntax_error(source, &error))
     }
 
     /// Parses the value of a `--set name=value`; its places mean nothing.
     pub fn parse_value(text: &str) -> Result<Tree, String> {
-        let parsed: Result<Spanned<Value>, _> = serde_saphyr::from_str_with_options(text, options());
-        parsed.map(Tree::from).map_err(|error| syntax::plain(&error).0)
+        let parsed: Result<Spanned<Parsed>, _> = serde_saphyr::from_str_with_options(text, options());
+        parsed.map(|parsed| Tree::of(parsed, text)).map_err(|error| syntax::plain(&error).0)
     }
 
     /// The same with every place in it `at`.
@@ -65,7 +95,17 @@ impl Tree {
             ),
             other => other,
         };
-        Tree { value, at }
+        Tree { value, at, ..self }
+    }
+
+    /// The same at another place; what is in it stays where it is.
+    pub fn placed(self, at: At) -> Tree {
+        Tree { at, ..self }
+    }
+
+    /// The same with another value of the same spelling, such as a number of another type.
+    pub fn with(&self, value: Value) -> Tree {
+        Tree { value, at: self.at, spelling: self.spelling.clone() }
     }
 
     /// The value under a key, where this is a map that has it.
@@ -78,6 +118,41 @@ impl Tree {
 
     pub fn to_json(&self) -> serde_json::Value {
         self.value.to_json()
+    }
+
+    /// The same where all scalars are text, as they are typed; only where nothing is typed, there is nothing.
+    pub fn to_verbatim_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::List(items) => Json::Array(items.iter().map(Tree::to_verbatim_json).collect()),
+            Value::Map(entries) => Json::Object(
+                entries.iter().map(|(key, value)| (key.name.clone(), value.to_verbatim_json())).collect(),
+            ),
+            Value::Broken | Value::Null if self.spelling.is_none() => Json::Null,
+            _ => Json::String(self.to_text()),
+        }
+    }
+
+    /// As it stands inside text: scalars as they are typed, all else as JSON.
+    pub fn to_text(&self) -> String {
+        match (&self.value, &self.spelling) {
+            (Value::Text(text), _) => text.clone(),
+            (_, Some(spelling)) => spelling.as_ref().to_owned(),
+            (other, None) => other.to_json().to_string(),
+        }
+    }
+
+    /// Whether it is a plain scalar that is not text.
+    pub fn is_spelt(&self) -> bool {
+        self.spelling.is_some()
+    }
+
+    /// How many bytes of text a scalar is.
+    pub fn text_len(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => text.len(),
+            _ => self.spelling.as_ref().map_or(0, |spelling| spelling.len()),
+        }
     }
 }
 
@@ -94,14 +169,6 @@ impl Value {
             Value::Map(entries) => {
                 Json::Object(entries.iter().map(|(key, value)| (key.name.clone(), value.to_json())).collect())
             }
-        }
-    }
-
-    /// As it stands inside text: text as it is, all else as JSON.
-    pub fn to_text(&self) -> String {
-        match self {
-            Value::Text(text) => text.clone(),
-            other => other.to_json().to_string(),
         }
     }
 
@@ -138,79 +205,85 @@ fn place(location: serde_saphyr::Location) -> At {
     }
 }
 
-impl From<Spanned<Value>> for Tree {
-    fn from(spanned: Spanned<Value>) -> Tree {
-        let mut at = place(spanned.referenced);
-        if matches!(spanned.value, Value::List(_) | Value::Map(_)) {
-            at.length = 1;
-        }
-        Tree { value: spanned.value, at }
+/// What stands where a plain scalar is defined. Nothing where it is quoted or tagged: then its value is what counts.
+fn spelling(text: &str, defined: Location) -> Option<Arc<str>> {
+    let span = defined.span();
+    let (start, length) = (span.byte_offset()? as usize, span.byte_len()? as usize);
+    let spelling = text.get(start..start + length)?.trim();
+    let is_plain = !spelling.is_empty() && !spelling.starts_with(['"', '\'', '!', '&', '*', '|', '>']);
+    is_plain.then(|| spelling.into())
+}
+
+/// A value as the parser gives it.
+enum Parsed {
+    Scalar(Value),
+    List(Vec<Spanned<Parsed>>),
+    Map(Vec<(Spanned<String>, Spanned<Parsed>)>),
+}
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parsed, D::Error> {
+        deserializer.deserialize_any(ParsedVisitor)
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
+struct ParsedVisitor;
 
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
+impl<'de> Visitor<'de> for ParsedVisitor {
+    type Value = Parsed;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a YAML value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Null))
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_none<E>(self) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Null))
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Parsed, D::Error> {
+        Parsed::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Bool(value)))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Int(value))
+    fn visit_i64<E>(self, value: i64) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Int(value)))
     }
 
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Parsed, E> {
         i64::try_from(value)
-            .map(Value::Int)
+            .map(|value| Parsed::Scalar(Value::Int(value)))
             .map_err(|_| E::custom(format!("the number {value} is too large")))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
+    fn visit_f64<E>(self, value: f64) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Float(value)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<Parsed, E> {
+        Ok(Parsed::Scalar(Value::Text(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Parsed, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element::<Spanned<Value>>()? {
-            list.push(item.into());
+        while let Some(item) = items.next_element::<Spanned<Parsed>>()? {
+            list.push(item);
         }
-        Ok(Value::List(list))
+        Ok(Parsed::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parsed, A::Error> {
         let mut map = Vec::new();
-        while let Some((key, value)) = entries.next_entry::<Spanned<String>, Spanned<Value>>()? {
-            map.push((Key { name: key.value, at: place(key.referenced) }, value.into()));
+        while let Some(entry) = entries.next_entry::<Spanned<String>, Spanned<Parsed>>()? {
+            map.push(entry);
         }
-        Ok(Value::Map(map))
+        Ok(Parsed::Map(map))
     }
 }
 
@@ -220,6 +293,35 @@ mod tests {
 
     fn parse(text: &str) -> Result<Tree, Diagnostic> {
         Tree::parse(&Source::new("p.yaml".into(), text.into()))
+    }
+
+    #[test]
+    fn scalars_know_how_they_are_typed() {
+        let text = "
+- [3.10, 0x10, 1e3, 007, +12, True, ~, 'a b', \"3.10\", null, .5, 1.0]
+- [!!str 3.10, !!float 3.10, !!int '7', &x 3.10, *x]
+- { <<: { a: 3.10 } }
+- é 3.10: 1.50 # more
+- 2.50
+- [3.10
+  , 4.20]
+-
+";
+        let typed = parse(text).unwrap().to_verbatim_json();
+        assert_eq!(
+            typed,
+            serde_json::json!([
+                ["3.10", "0x10", "1e3", "007", "+12", "True", "~", "a b", "3.10", "null", ".5", "1.0"],
+                ["3.10", "3.10", "7", "3.10", "3.10"],
+                { "a": "3.10" },
+                { "é 3.10": "1.50" },
+                "2.50",
+                ["3.10", "4.20"],
+                null,
+            ])
+        );
+        assert_eq!(parse("a: 3.10").unwrap().to_json(), serde_json::json!({ "a": 3.1 }));
+        assert_eq!(Tree::parse_value(" 3.10 ").unwrap().to_text(), "3.10");
     }
 
     #[test]

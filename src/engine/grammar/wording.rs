@@ -51,7 +51,7 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
     let value = descend(body, path).filter(|tree| !matches!(tree.value, Value::List(_) | Value::Map(_)));
     let note = match value {
         Some(tree) if !path.is_empty() && typed.starts_with('$') => {
-            format!(": {typed} is `{}`", tree.value.to_text().escape_debug())
+            format!(": {typed} is `{}`", tree.to_text().escape_debug())
         }
         _ => String::new(),
     };

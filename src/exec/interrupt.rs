@@ -1,0 +1,27 @@
+//! What ends a process of triplay from outside: Ctrl-C, `kill`, a terminal that goes.
+//!
+//! A signal that is ignored when triplay starts stays ignored, for whoever started it wants that: `nohup` ignores
+//! SIGHUP, a script SIGINT for what it starts with `&`. So it is for the commands of stages too, which inherit
+//! what is ignored.
+
+use std::io;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Lets `act` be called, on a thread of its own, whenever such a signal comes.
+pub fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let ignored = ignored();
+    let heard = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = Signals::new(heard)?;
+    std::thread::Builder::new().spawn(move || signals.forever().for_each(|_| act()))?;
+    Ok(())
+}
+
+/// The signals that this process ignores, the lowest bit for signal 1. Only Linux says so without `unsafe`;
+/// elsewhere none.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
