@@ -60,9 +60,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// output.
 pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
     let begun = Instant::now();
-    let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
     // Where it cannot be written this is known before anything runs.
-    trace.as_ref().map_or(Ok(()), Trace::write)?;
+    let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
     if let Some(trace) = &trace {
@@ -79,6 +78,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = same_run(&graph.pipeline, digest)
     {
+        trace.as_ref().map_or(Ok(()), Trace::write)?;
         if !quiet {
             nothing_to_do(args, begun, &graph, &folder, record)?;
         }

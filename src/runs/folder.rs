@@ -157,6 +157,10 @@ type Order = (String, u32);
 /// What the names of pipelines end in that judge the responses of another run again.
 pub const JUDGED: &str = "-judged";
 
+/// The pipeline that does so, in the folder of the run that is judged, and what it begins with.
+pub const JUDGE_FILE: &str = "judge.yaml";
+pub const JUDGE_MARK: &str = "# Written by `triplay judge`";
+
 fn is_judged(run: &Path) -> bool {
     run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(JUDGED.as_bytes()))
 }

@@ -10,7 +10,9 @@ mod texts;
 mod variant;
 
 pub use events::{AtWork, Event, EventLog, Events};
-pub use folder::{JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
+pub use folder::{
+    JUDGE_FILE, JUDGE_MARK, JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record,
+};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use tables::{LAYOUT, TABLES, Table, Tables, layout};

@@ -17,6 +17,7 @@ mod layers;
 mod method;
 mod models;
 mod parity;
+mod places;
 mod query;
 mod report;
 mod results;
