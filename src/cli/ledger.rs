@@ -13,6 +13,9 @@ use crate::engine::progress::{Outcome, Progress};
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::println;
 
+/// The status of a run until it is closed.
+pub const RUNNING: &str = "running";
+
 pub struct Ledger {
     reporter: Box<dyn Progress>,
     begun: Instant,
@@ -47,9 +50,17 @@ impl Ledger {
         Ledger { reporter, begun, folder, json, command, trace, events, ran, cached, again, failed, record }
     }
 
-    /// Writes the run's record with its final counts.
-    pub fn close(&self, status: &str, change: impl FnOnce(&mut RunRecord)) -> anyhow::Result<RunRecord> {
+    /// Writes the run's record with its final counts: the record, and whether it was written. What was said of a run once
+    /// remains: an interrupt that comes after its end changes nothing of it.
+    pub fn close(
+        &self,
+        status: &str,
+        change: impl FnOnce(&mut RunRecord),
+    ) -> (RunRecord, anyhow::Result<()>) {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.status != RUNNING {
+            return (record.clone(), Ok(()));
+        }
         record.status = status.into();
         record.ran = self.ran.load(Ordering::SeqCst);
         record.cached = self.cached.load(Ordering::SeqCst);
@@ -58,11 +69,13 @@ impl Ledger {
         record.skipped = record.nodes.saturating_sub(record.ran + record.cached + record.failed);
         record.seconds = self.begun.elapsed().as_secs_f64();
         change(&mut record);
-        write_record(&self.folder, &record)?;
-        if let Some(trace) = &self.trace {
-            trace.write()?;
-        }
-        Ok(record.clone())
+        let written = write_record(&self.folder, &record);
+        (record.clone(), written)
+    }
+
+    /// Writes the trace, where one was asked for.
+    pub fn write_trace(&self) -> anyhow::Result<()> {
+        self.trace.as_ref().map_or(Ok(()), Trace::write)
     }
 
     /// Says why a node failed to those who look on.
@@ -76,8 +89,9 @@ impl Ledger {
         let ledger = self.clone();
         ctrlc::set_handler(move || {
             ledger.run_finished();
-            match ledger.close("interrupted", |_| {}) {
-                Ok(record) => {
+            let (record, closed) = ledger.close("interrupted", |_| {});
+            match closed.and_then(|()| ledger.write_trace()) {
+                Ok(()) => {
                     if ledger.json {
                         println!("{}", summary(&record, &ledger.folder));
                     }

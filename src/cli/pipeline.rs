@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::ledger::{Ledger, Show, last_line, summary};
+use super::ledger::{Ledger, RUNNING, Show, last_line, summary};
 use super::trace::Trace;
 use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
 use crate::analysis;
@@ -78,7 +78,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = same_run(&graph.pipeline, digest)
     {
-        trace.as_ref().map_or(Ok(()), Trace::write)?;
+        tell_traced(trace.as_ref().map_or(Ok(()), Trace::write));
         if !quiet {
             nothing_to_do(args, begun, &graph, &folder, record)?;
         }
@@ -104,27 +104,37 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
             nodes.push(node.clone());
             Ok(())
         });
+    // From here on all nodes have come to what they come to. That is said first, and whatever goes wrong afterwards is
+    // said beside it and changes nothing of it.
     for failure in &report.failures {
         ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
-    }
-    let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
-    let status = if report.failures.is_empty() { "done" } else { "failed" };
-    let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
-    let files = digests(&folder.path)?;
-    let record = ledger.close(status, |record| (record.digest, record.files) = (digest, files))?;
-    for failure in &report.failures {
         eprintln!("error: {failure}");
     }
+    let WrappedUp { metrics, files, missing } = wrap_up(&store, &folder.path, &mut nodes);
+    tell_missing(&missing, &folder.path);
+    let status = if report.failures.is_empty() { "done" } else { "failed" };
+    let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
+    let (record, closed) = ledger.close(status, |record| {
+        (record.digest, record.files, record.incomplete) = (digest, files, missing);
+    });
+    tell_traced(ledger.write_trace());
     tell_halted(&metrics);
-    let differ = tell_checked(&report, &store)?;
-    if args.json {
-        println!("{}", summary(&record, &folder.path));
-    } else if !quiet {
-        output::print(&tables(&graph, &metrics))?;
-        println!("{}", last_line(&record, &folder.path));
+    let differ = tell_checked(&report, &store);
+    let text = match (args.json, quiet) {
+        (true, _) => summary(&record, &folder.path) + "\n",
+        (_, true) => String::new(),
+        _ => tables(&graph, &metrics) + &last_line(&record, &folder.path) + "\n",
+    };
+    let printed = output::print(&text).context("cannot write to standard output");
+    let mut code = ExitCode::SUCCESS;
+    for error in [closed, printed].into_iter().filter_map(Result::err) {
+        eprintln!("error: {error:#}");
+        code = ExitCode::from(2);
     }
-    let failed = !report.failures.is_empty() || differ;
-    Ok((if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }, folder.path))
+    if !report.failures.is_empty() || differ {
+        code = ExitCode::FAILURE;
+    }
+    Ok((code, folder.path))
 }
 
 /// Copies a file of the pipeline's into the run's folder.
@@ -150,11 +160,12 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same and its folder is as it was left.
+/// The newest run of this pipeline, if it came to the same and its folder is as it was left, with all that belongs into
+/// it.
 fn same_run(pipeline: &str, digest: Digest) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    let same = record.status == "done" && record.digest == Some(digest);
+    let same = record.status == "done" && record.digest == Some(digest) && record.incomplete.is_empty();
     (same && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
@@ -203,8 +214,9 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecor
         cache: store.root().to_owned(),
         digest: None,
         files: BTreeMap::new(),
+        incomplete: Vec::new(),
         nodes: graph.nodes.len(),
-        status: "running".into(),
+        status: RUNNING.into(),
         ran: 0,
         cached: 0,
         again: 0,
@@ -214,13 +226,62 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, run: String) -> RunRecor
     }
 }
 
-/// Gathers metrics and models in the run's folder, in the order of the graph.
-fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> anyhow::Result<Vec<RunMetricRow>> {
+/// What is gathered in a run's folder after the last node.
+struct WrappedUp {
+    metrics: Vec<RunMetricRow>,
+    files: BTreeMap<String, Digest>,
+    /// What could not be, in words.
+    missing: Vec<String>,
+}
+
+/// Gathers metrics and models in the run's folder, in the order of the graph, as far as that goes: nodes that are done
+/// are done, whatever becomes of this.
+fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp {
     nodes.sort_by_key(|node| node.index);
-    let metrics = analysis::collect(nodes, store)?;
-    analysis::write(&folder.join("metrics.parquet"), &metrics)?;
-    analysis::link_models(&folder.join("models"), nodes, store)?;
-    Ok(metrics)
+    let (mut metrics, mut missing) = (Vec::new(), Vec::new());
+    for node in nodes.iter() {
+        let kept = node.outputs.iter().filter(|output| output.artifact == "metrics" && !output.passing);
+        for output in kept.filter(|output| matches!(store.verified(&output.digest), Ok(None))) {
+            missing.push(format!("output `{}` of {} is damaged or gone", output.name, node.node));
+        }
+        match analysis::collect(std::slice::from_ref(node), store) {
+            Ok(rows) => metrics.extend(rows),
+            Err(error) => missing.push(format!("{error:#}")),
+        }
+    }
+    if let Err(error) = analysis::write(&folder.join("metrics.parquet"), &metrics) {
+        missing.push(error.to_string());
+    }
+    let unlinked = analysis::link_models(&folder.join("models"), nodes, store);
+    missing.extend(unlinked.iter().map(|error| format!("{error:#}")));
+    let files = digests(folder).unwrap_or_else(|error| {
+        missing.push(format!("{error:#}"));
+        BTreeMap::new()
+    });
+    WrappedUp { metrics, files, missing }
+}
+
+/// A trace is for people: a run without one is a run.
+fn tell_traced(traced: anyhow::Result<()>) {
+    if let Err(error) = traced {
+        eprintln!("warning: there is no trace: {error:#}");
+    }
+}
+
+/// How many things that are missing are named.
+const MOST_MISSING: usize = 5;
+
+fn tell_missing(missing: &[String], folder: &Path) {
+    missing.iter().take(MOST_MISSING).for_each(|what| eprintln!("warning: {what}"));
+    if missing.len() > MOST_MISSING {
+        eprintln!("warning: and {} more are like that", missing.len() - MOST_MISSING);
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "warning: {} lacks these; what nodes made is kept, and the same command gathers it again in a new run",
+            folder.display()
+        );
+    }
 }
 
 /// The evaluations of each ablation, or of the pipeline as it stands; of several seeds what they come to together. And who
@@ -253,7 +314,7 @@ fn tell_halted(metrics: &[RunMetricRow]) {
 }
 
 /// Says what `--check` found; whether anything came out different.
-fn tell_checked(report: &Report, store: &Store) -> anyhow::Result<bool> {
+fn tell_checked(report: &Report, store: &Store) -> bool {
     let mut differ = false;
     for checked in &report.checked {
         if checked.differences.is_empty() {
@@ -273,7 +334,7 @@ fn tell_checked(report: &Report, store: &Store) -> anyhow::Result<bool> {
             );
         }
     }
-    Ok(differ)
+    differ
 }
 
 /// What goes on with this run.

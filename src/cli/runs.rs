@@ -101,6 +101,9 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             run.damaged
         );
     }
+    for missing in &record.incomplete {
+        println!("lacks     {missing}");
+    }
     for (ablation, params) in &record.params {
         println!(
             "\nparameters{}",

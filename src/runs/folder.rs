@@ -47,6 +47,9 @@ pub struct RunRecord {
     /// Of the files beside it, once the run has ended.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
+    /// What could not be gathered in the folder after the last node, in words; the nodes' outputs are kept all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<String>,
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; `killed` is what is read of one that had no time to say.
     pub status: String,

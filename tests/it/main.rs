@@ -24,4 +24,5 @@ mod results;
 mod run;
 mod schema;
 mod space;
+mod wrap_up;
 mod wrong;
