@@ -86,9 +86,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     }
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
     store.add_root(&folder.path)?;
-    keep_file(&args.pipeline.file, &folder.path.join("pipeline.yaml"))?;
+    keep_text(&graph.text, &folder.path.join("pipeline.yaml"))?;
     if let Some(base) = &graph.extends {
-        keep_file(base, &folder.path.join("extends.yaml"))?;
+        keep_text(base, &folder.path.join("extends.yaml"))?;
     }
     let record = record(args, &graph, &store, run);
     runs::write_record(&folder.path, &record)?;
@@ -137,10 +137,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     Ok((code, folder.path))
 }
 
-/// Copies a file of the pipeline's into the run's folder.
-fn keep_file(file: &Path, kept: &Path) -> anyhow::Result<()> {
-    let copied = std::fs::copy(file, kept).map(|_| ());
-    copied.with_context(|| format!("cannot write {}", kept.display()))
+/// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
+fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
+    std::fs::write(kept, text).with_context(|| format!("cannot write {}", kept.display()))
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {

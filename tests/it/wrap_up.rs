@@ -1,7 +1,7 @@
 //! What happens after the last node of a run: whatever goes wrong there, what the nodes came to is said and recorded.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
 use std::time::Duration;
 
@@ -188,4 +188,30 @@ fn an_interrupt_after_the_end_leaves_what_the_run_came_to() {
     assert_eq!(seen.code, Some(130), "{}", seen.err);
     drop(reader);
     assert_eq!(status(&space), "done");
+}
+
+#[test]
+fn the_pipeline_that_is_kept_is_the_one_that_ran_though_its_file_was_changed_meanwhile() {
+    let space = Space::new();
+    let base =
+        "pipeline: base\nparams: { herb: moss }\nstages: { say: { kind: exec, command: [echo, $herb] } }\n";
+    let own = "pipeline: own\nextends: base.yaml\nparams: { herb: ash }\n";
+    space.write("base.yaml", base);
+    space.write("own.yaml", own);
+    assert_eq!(space.triplay(&["pipeline", "run", "base.yaml"]).code, Some(0));
+    // Until the cache is free, a run has read its pipeline and not begun.
+    let lock = fs::File::open(space.path(".triplay/planning")).unwrap();
+    lock.lock().unwrap();
+    let mut child = space.command(&["pipeline", "run", "own.yaml"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("waiting: the cache "));
+    space.write("base.yaml", "pipeline: other\n");
+    space.write("own.yaml", "changed: meanwhile\n");
+    lock.unlock().unwrap();
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let run = fs::read_dir(space.path("results/own")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::read_to_string(run.join("pipeline.yaml")).unwrap(), own);
+    assert_eq!(fs::read_to_string(run.join("extends.yaml")).unwrap(), base);
+    assert_eq!(space.triplay(&["data", "show", "own/latest:say"]).out, "ash\n");
 }
