@@ -215,3 +215,34 @@ fn the_pipeline_that_is_kept_is_the_one_that_ran_though_its_file_was_changed_mea
     assert_eq!(fs::read_to_string(run.join("extends.yaml")).unwrap(), base);
     assert_eq!(space.triplay(&["data", "show", "own/latest:say"]).out, "ash\n");
 }
+
+#[test]
+fn a_check_of_outputs_that_do_not_fit_into_memory_says_where_they_differ() {
+    let space = Space::new();
+    let make = |name: &str| format!("truncate -s 2G {name}; cat /proc/sys/kernel/random/uuid >> {name}");
+    space.write(
+        "large.yaml",
+        &format!(
+            "pipeline: large\nstages:\n  \
+             file: {{ kind: exec, command: '{}', outputs: {{ out: file }} }}\n  \
+             model: {{ kind: exec, command: 'mkdir out; {}', outputs: {{ out: model }} }}\n",
+            make("out"),
+            make("out/model.safetensors")
+        ),
+    );
+    assert_eq!(space.triplay(&["pipeline", "run", "large.yaml", "--jobs", "1"]).code, Some(0));
+    let seen = space.limited(&[
+        "pipeline",
+        "run",
+        "large.yaml",
+        "--jobs",
+        "1",
+        "--check",
+        "file",
+        "--check",
+        "model",
+    ]);
+    assert_eq!(seen.code, Some(1), "{}", seen.err);
+    assert_eq!(seen.err.matches(" bytes differ, the first at 21474836").count(), 2, "{}", seen.err);
+    assert!(seen.err.contains("\n  model.safetensors: "), "{}", seen.err);
+}
