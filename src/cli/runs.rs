@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -18,7 +19,8 @@ pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
         match Run::read_record(&folder) {
-            Ok(record) => records.push(record),
+            // A run is called what its folder is: somebody may have renamed it.
+            Ok(record) => records.push(RunRecord { run: name(&folder), ..record }),
             Err(error) => eprintln!("warning: {error:#}"),
         }
     }
@@ -54,6 +56,10 @@ pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let heading = ["run", "pipeline", "status", "ran", "cached", "time", "changed"].map(str::to_owned);
     print_table(&heading, &rows, &[3, 4, 5]);
     Ok(ExitCode::SUCCESS)
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Columns padded to their widest cell; those in `right` are set right.
