@@ -1,15 +1,14 @@
 //! `triplay runs list`, `show` and `rm`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::ensure;
 use serde_json::json;
 
 use super::{RunsListArgs, RunsRmArgs, RunsShowArgs};
-use crate::runs::{Run, RunRecord};
+use crate::runs::{Removal, Run, RunRecord};
 use output::println;
 
 /// How many ablations and seeds of a run are listed.
@@ -133,20 +132,44 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How many files are named.
+const MOST_FILES: usize = 5;
+
+fn named(names: &[String]) -> String {
+    let shown = names.iter().take(MOST_FILES).map(|name| name.escape_debug().to_string());
+    let mut shown: Vec<String> = shown.collect();
+    if names.len() > MOST_FILES {
+        shown.push(format!("and {} more", names.len() - MOST_FILES));
+    }
+    shown.join(", ")
+}
+
 pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     // All are found before any is removed.
-    let folders = args.runs.iter().map(|run| Run::locate(run)).collect::<anyhow::Result<BTreeSet<_>>>()?;
-    for folder in &folders {
-        let record = Run::read_record(folder).ok();
-        anyhow::ensure!(
-            args.force || record.is_none_or(|record| record.status != "running"),
-            "{} is running; --force removes it all the same",
-            folder.display()
+    let mut removals: Vec<Removal> = Vec::new();
+    for run in &args.runs {
+        let removal = Removal::of(&Run::locate(run)?)?;
+        if !removals.iter().any(|known| known.folder == removal.folder) {
+            removals.push(removal);
+        }
+    }
+    for Removal { folder, is_running, foreign } in &removals {
+        let folder = folder.display();
+        ensure!(args.force || !is_running, "{folder} is running; --force removes it all the same");
+        ensure!(
+            args.force || foreign.is_empty(),
+            "{folder} has files in it that triplay did not write: {}; move them away, or remove them with it by --force",
+            named(foreign)
         );
     }
-    for folder in folders {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        println!("removed {}; `triplay cache gc` frees what only it used", folder.display());
+    for removal in removals {
+        removal.remove()?;
+        let foreign = match &removal.foreign[..] {
+            [] => String::new(),
+            foreign => format!(" with {}", named(foreign)),
+        };
+        let folder = removal.folder.display();
+        println!("removed {folder}{foreign}; `triplay cache gc` frees what only it used");
     }
     Ok(ExitCode::SUCCESS)
 }

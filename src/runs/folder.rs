@@ -20,8 +20,8 @@ use store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_
 const RESULTS: &str = "results";
 
 /// The files of a run's folder that say what it is and what it came to.
-const RECORD: &str = "run.json";
-const NODES: &str = "nodes.jsonl";
+pub(super) const RECORD: &str = "run.json";
+pub(super) const NODES: &str = "nodes.jsonl";
 
 /// What `run.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -230,11 +230,27 @@ fn run_folders(pipeline: Option<&str>) -> Vec<Found> {
     let mut runs = Vec::new();
     for folder in folders(Path::new(RESULTS)) {
         if pipeline.is_none_or(|pipeline| folder.ends_with(pipeline)) {
-            runs.extend(folders(&folder).into_iter().filter(|path| path.join(NODES).exists()).map(Found::new));
+            runs.extend(folders(&folder).into_iter().filter(|path| is_run(path)).map(Found::new));
         }
     }
     runs.sort_by(|a, b| a.place().cmp(&b.place()));
     runs
+}
+
+/// Whether a folder is one of a run: it has a record, or it lies where triplay makes runs and is called as one, since a
+/// run that is killed at its very beginning has none.
+pub(super) fn is_run(folder: &Path) -> bool {
+    folder.join(NODES).is_file() && (folder.join(RECORD).is_file() || is_place_of_run(folder))
+}
+
+/// Whether a path is `results/<pipeline>/<run>` with a name that triplay gives.
+pub(super) fn is_place_of_run(folder: &Path) -> bool {
+    let is_place = |path: &Path| {
+        let results = path.parent().and_then(Path::parent).and_then(Path::file_name);
+        results.is_some_and(|name| name == RESULTS) && order(&name(path)).is_some()
+    };
+    std::path::absolute(folder).is_ok_and(|path| is_place(&path))
+        || folder.canonicalize().is_ok_and(|path| is_place(&path))
 }
 
 fn name(path: &Path) -> String {
@@ -255,13 +271,23 @@ impl Run {
 
     /// The folder of a run.
     pub fn locate(text: &str) -> anyhow::Result<PathBuf> {
+        // Every name begins with an empty one.
+        const EMPTY: &str =
+            "a run is named by its name, the beginning of it, `latest` or its folder, found an empty text";
         let direct = Path::new(text);
-        if direct.join(NODES).exists() {
+        anyhow::ensure!(!text.is_empty(), EMPTY);
+        if is_run(direct) {
             return Ok(direct.to_owned());
         }
+        anyhow::ensure!(
+            !direct.join(NODES).exists(),
+            "{} is no run's folder: it must have a record {RECORD} beside its {NODES}, found none",
+            direct.display()
+        );
         let text = text.trim_end_matches('/');
         let (pipeline, run) =
             text.rsplit_once('/').map_or((None, text), |(pipeline, run)| (Some(pipeline), run));
+        anyhow::ensure!(!run.is_empty(), EMPTY);
         let runs = run_folders(pipeline);
         let found: Vec<&Found> = match run {
             "latest" => {
@@ -423,7 +449,7 @@ impl Run {
 }
 
 /// Whether the process that makes a run lives: it holds a lock on the file that it writes.
-fn is_under_way(folder: &Path) -> bool {
+pub(super) fn is_under_way(folder: &Path) -> bool {
     let file = File::open(folder.join(NODES));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }

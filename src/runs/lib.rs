@@ -5,6 +5,7 @@ mod events;
 mod folder;
 mod lineage;
 mod machine;
+mod removal;
 mod tables;
 mod texts;
 mod variant;
@@ -15,6 +16,7 @@ pub use folder::{
 };
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
+pub use removal::Removal;
 pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
 pub use variant::variant;

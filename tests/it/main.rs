@@ -19,6 +19,7 @@ mod models;
 mod parity;
 mod places;
 mod query;
+mod removal;
 mod report;
 mod results;
 mod run;
