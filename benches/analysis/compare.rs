@@ -104,6 +104,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         cache: std::fs::canonicalize("cache")?,
         digest: None,
         files: BTreeMap::new(),
+        incomplete: Vec::new(),
         nodes: 1,
         status: "done".into(),
         ran: 1,

@@ -190,6 +190,7 @@ fn finished(
         cache: cache.to_owned(),
         digest: None,
         files: BTreeMap::new(),
+        incomplete: Vec::new(),
         nodes: NODES as usize,
         status: "done".into(),
         ran: NODES as usize,

@@ -1,13 +1,16 @@
 //! Gathers what the nodes of a run reported.
 
+use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::Context;
 
 use data::{self, MetricRow, RunMetricRow};
-use engine::NodeReport;
-use store::Store;
+use engine::{NodeOutput, NodeReport};
+use store::{Digest, Store};
 
 /// The metrics of all nodes, in the order of the run.
 pub fn collect(nodes: &[NodeReport], store: &Store) -> anyhow::Result<Vec<RunMetricRow>> {
@@ -33,18 +36,126 @@ pub fn write(path: &Path, rows: &[RunMetricRow]) -> anyhow::Result<()> {
     Ok(data::write(path, rows)?)
 }
 
-/// Links the models that the cache still holds into a folder, by the node that made them.
-pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for node in nodes {
-        for output in node.outputs.iter().filter(|output| output.artifact == "model") {
-            let target = store.blob_path(&output.digest);
-            if target.exists() {
-                let link = folder.join(node.node.replace('/', "."));
-                std::os::unix::fs::symlink(&target, &link)
-                    .with_context(|| format!("cannot link {}", link.display()))?;
-            }
+/// Links the models that the cache still holds into a folder, by the node that made them. What could not be linked: the
+/// others are all the same.
+pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<anyhow::Error> {
+    if let Err(error) = fs::create_dir_all(folder) {
+        return vec![anyhow::Error::new(error).context(format!("cannot create {}", folder.display()))];
+    }
+    let mut failures = Vec::new();
+    for (name, output) in link_names(nodes) {
+        let (target, link) = (store.blob_path(&output.digest), folder.join(name));
+        if target.exists()
+            && let Err(error) = point(&link, &target)
+        {
+            failures.push(anyhow::Error::new(error).context(format!("cannot link {}", link.display())));
         }
     }
-    Ok(())
+    failures
+}
+
+/// Makes a link, in the place of one that is there.
+fn point(link: &Path, target: &Path) -> io::Result<()> {
+    match symlink(target, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && link.is_symlink() => {
+            fs::remove_file(link)?;
+            symlink(target, link)
+        }
+        made => made,
+    }
+}
+
+/// Bytes of a file's name, at the most, on the file systems that there are.
+const LONGEST: usize = 255;
+
+/// Hexadecimal digits that tell names apart that would be the same.
+const DIGITS: usize = 16;
+
+/// What the link of each model is called: as the node, and as the output too where the node has several. What would be too
+/// long, or the name of another one too, ends in the beginning of a digest of the whole.
+fn link_names(nodes: &[NodeReport]) -> Vec<(String, &NodeOutput)> {
+    let mut named = Vec::new();
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    for node in nodes {
+        let models = || node.outputs.iter().filter(|output| output.artifact == "model");
+        let has_several = models().count() > 1;
+        for output in models() {
+            let mut name = node.node.replace('/', ".");
+            if has_several {
+                name = format!("{name}.{}", output.name);
+            }
+            *uses.entry(name.clone()).or_default() += 1;
+            named.push((name, node, output));
+        }
+    }
+    let tell_apart = |name: String, node: &NodeReport, output: &NodeOutput| {
+        if name.len() <= LONGEST && uses[&name] == 1 {
+            return name;
+        }
+        // No name of a node or an output has this between its parts.
+        let whole = format!("{}\0{}", node.node, output.name);
+        let digest = Digest::of_bytes(whole.as_bytes()).to_string();
+        let kept = (0..LONGEST - DIGITS).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        format!("{}-{}", &name[..kept], &digest[..DIGITS])
+    };
+    named.into_iter().map(|(name, node, output)| (tell_apart(name, node, output), output)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn node(name: &str, outputs: &[&str]) -> NodeReport {
+        let digest = Digest::of_bytes(name.as_bytes());
+        let output = |name: &&str| NodeOutput {
+            name: (*name).to_owned(),
+            artifact: "model".into(),
+            digest,
+            bytes: 0,
+            passing: false,
+        };
+        NodeReport {
+            node: name.into(),
+            index: 0,
+            kind: "exec".into(),
+            cached: false,
+            key: digest,
+            position: Vec::new(),
+            seconds: 0.0,
+            outputs: outputs.iter().map(output).collect(),
+        }
+    }
+
+    #[test]
+    fn every_model_has_a_link_of_its_own_whose_name_a_file_may_have() {
+        let long = |last: &str| format!("brew[{}{last}]", "é".repeat(200));
+        let nodes = [
+            node("play[1]/red[02]/update", &["model"]),
+            node("a", &["b", "c"]),
+            node("a/b", &["model"]),
+            node(&long("glowvenom"), &["model"]),
+            node(&long("moonbane"), &["model"]),
+        ];
+        let names: Vec<String> = link_names(&nodes).into_iter().map(|(name, _)| name).collect();
+        assert_eq!((&*names[0], &*names[2]), ("play[1].red[02].update", "a.c"));
+        assert!(names[1].starts_with("a.b-") && names[3].starts_with("a.b-"), "{names:?}");
+        assert!(names[4].starts_with("brew[é") && names[4].len() <= LONGEST, "{names:?}");
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 6, "{names:?}");
+        let alone = link_names(&nodes[4..]);
+        assert_eq!(alone[0].0, names[5], "and it does not depend on what else is too long");
+    }
+
+    #[test]
+    fn links_that_are_there_are_replaced_and_files_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        symlink("before", at("link")).unwrap();
+        fs::write(at("file"), "glowvenom").unwrap();
+        point(&at("link"), Path::new("now")).unwrap();
+        assert_eq!(fs::read_link(at("link")).unwrap(), Path::new("now"));
+        assert!(point(&at("file"), Path::new("now")).is_err());
+        assert_eq!(fs::read(at("file")).unwrap(), b"glowvenom");
+    }
 }

@@ -16,7 +16,7 @@ mod table;
 pub use collect::{collect, link_models, read, write};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
-pub use plot::{Picture, png, svg, terminal};
+pub use plot::{Picture, is_png, is_svg, png, svg, terminal};
 pub use rejudge::{Agreement, Judged, agreement, judged};
 pub use series::{Measure, Series, measure, phase, series};
 pub use statistics::{Estimate, estimate};

@@ -1,6 +1,8 @@
 //! What differs between two files or folders that should be the same: for people.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::data;
@@ -17,36 +19,88 @@ pub fn files(before: &Path, now: &Path) -> String {
 }
 
 fn folders(before: &Path, now: &Path) -> String {
-    let names = |folder: &Path| {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect::<std::collections::BTreeSet<_>>()
-    };
-    let (old, new) = (names(before), names(now));
+    let (old, new) = (names(before, ""), names(now, ""));
     let mut lines: Vec<String> = old.difference(&new).map(|name| format!("{name} is missing")).collect();
     lines.extend(new.difference(&old).map(|name| format!("{name} is new")));
     for name in old.intersection(&new) {
-        let (old, new) = (before.join(name), now.join(name));
-        if fs::read(&old).ok() != fs::read(&new).ok() {
-            lines.push(format!("{name}: {}", bytes(&old, &new)));
+        let what = Bytes::of(&before.join(name), &now.join(name));
+        if !what.as_ref().is_ok_and(Bytes::are_same) {
+            lines.push(format!("{name}: {}", in_words(what)));
         }
     }
     lines.join("\n")
 }
 
+/// The files of a folder and of those in it, by their paths from there; what is hidden is no part of its digest either.
+fn names(folder: &Path, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        let name = format!("{prefix}{name}");
+        match path.is_dir() {
+            true => names.extend(self::names(&path, &format!("{name}/"))),
+            false => _ = names.insert(name),
+        }
+    }
+    names
+}
+
 fn bytes(before: &Path, now: &Path) -> String {
-    let (Ok(old), Ok(new)) = (fs::read(before), fs::read(now)) else {
-        return "one of them cannot be read".into();
-    };
-    let differing = old.iter().zip(&new).filter(|(old, new)| old != new).count();
-    let first = old.iter().zip(&new).position(|(old, new)| old != new).unwrap_or(old.len().min(new.len()));
-    let lengths = if old.len() == new.len() {
-        String::new()
-    } else {
-        format!(", {} and {} bytes long", old.len(), new.len())
-    };
+    in_words(Bytes::of(before, now))
+}
+
+fn in_words(bytes: io::Result<Bytes>) -> String {
+    let Ok(Bytes { differing, first, old, new }) = bytes else { return "one of them cannot be read".into() };
+    let first = first.unwrap_or(old.min(new));
+    let lengths = if old == new { String::new() } else { format!(", {old} and {new} bytes long") };
     format!("{differing} bytes differ, the first at {first}{lengths}")
+}
+
+/// How the bytes of two files differ, up to the end of the shorter one.
+struct Bytes {
+    differing: u64,
+    first: Option<u64>,
+    /// How long they are.
+    old: u64,
+    new: u64,
+}
+
+/// Bytes of either file in memory: models are larger than that.
+const BLOCK: usize = 1 << 20;
+
+impl Bytes {
+    fn of(before: &Path, now: &Path) -> io::Result<Bytes> {
+        let (mut before, mut now) = (File::open(before)?, File::open(now)?);
+        let mut found = Bytes { differing: 0, first: None, old: 0, new: 0 };
+        let (mut old, mut new) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+        loop {
+            for (block, file) in [(&mut old, &mut before), (&mut new, &mut now)] {
+                block.clear();
+                file.take(BLOCK as u64).read_to_end(block)?;
+            }
+            if old.is_empty() && new.is_empty() {
+                return Ok(found);
+            }
+            if old != new {
+                let differs = |(old, new): (&u8, &u8)| old != new;
+                if let Some(at) = old.iter().zip(&new).position(differs) {
+                    // Blocks before were whole in both.
+                    found.first = found.first.or(Some(found.old + at as u64));
+                    found.differing += old.iter().zip(&new).filter(|pair| differs(*pair)).count() as u64;
+                }
+            }
+            found.old += old.len() as u64;
+            found.new += new.len() as u64;
+        }
+    }
+
+    fn are_same(&self) -> bool {
+        self.differing == 0 && self.old == self.new
+    }
 }
 
 /// How many differing cells are shown.
@@ -84,5 +138,55 @@ fn tables(before: &data::Table, now: &data::Table) -> String {
         "the rows are the same; the files are encoded differently".into()
     } else {
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(old: &[u8], new: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, now) = (folder.path().join("before"), folder.path().join("now"));
+        fs::write(&before, old).unwrap();
+        fs::write(&now, new).unwrap();
+        bytes(&before, &now)
+    }
+
+    #[test]
+    fn bytes_are_counted_across_blocks() {
+        let old = vec![7; 2 * BLOCK + 10];
+        let mut new = old.clone();
+        new[BLOCK] = 8;
+        new[2 * BLOCK + 1] = 8;
+        assert_eq!(said(&old, &new), format!("2 bytes differ, the first at {BLOCK}"));
+        let (short, long) = (BLOCK, 2 * BLOCK + 10);
+        assert_eq!(
+            said(&old[..BLOCK], &new),
+            format!("0 bytes differ, the first at {BLOCK}, {short} and {long} bytes long")
+        );
+        assert_eq!(said(b"moss", b"moth"), "2 bytes differ, the first at 2");
+        assert_eq!(said(b"", b"moss"), "0 bytes differ, the first at 0, 0 and 4 bytes long");
+    }
+
+    #[test]
+    fn files_of_nested_folders_are_named_by_their_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |side: &str, name: &str, text: &str| {
+            let path = folder.path().join(side).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (name, old, new) in [("same", "moss", "moss"), ("deep/er/other", "moss", "most")] {
+            write("before", name, old);
+            write("now", name, new);
+        }
+        write("before", "gone", "");
+        write("now", "deep/new", "");
+        write("now", ".hidden", "");
+        assert_eq!(
+            folders(&folder.path().join("before"), &folder.path().join("now")),
+            "gone is missing\ndeep/new is new\ndeep/er/other: 1 bytes differ, the first at 3"
+        );
     }
 }

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
 use super::show::locate;
-use crate::data::{self, Table};
-use output::println;
+use crate::data::{self, Head, Table};
+use output::{Destination, println};
 
 #[derive(Args)]
 pub struct ExportArgs {
@@ -47,14 +47,31 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     if artifact.as_deref() == Some("text") {
         bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
     }
+    let out = destination(&args.out, to, &path)?;
     let table = data::open(&path)?;
-    output::placed(&args.out, |out| match to {
+    out.write(|out| match to {
         To::Csv => csv(&table, out),
         To::Jsonl => jsonl(&table, out),
-        To::Parquet => Ok(std::fs::copy(&path, out).map(drop)?),
+        // Not the permissions of what nobody may write to in the cache.
+        To::Parquet => Ok(std::io::copy(&mut File::open(&path)?, &mut File::create(out)?).map(drop)?),
     })?;
     println!("{}: {}", args.out.display(), output::several(table.rows(), "row"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the dataset goes; an earlier export of such a one is replaced.
+fn destination(out: &Path, to: To, dataset: &Path) -> anyhow::Result<Destination> {
+    let Head { columns, name } = data::head(dataset)?;
+    let what = output::table_with(&columns);
+    let is_own = move |out: &Path| match to {
+        To::Csv => output::is_csv(out, &columns),
+        To::Jsonl => output::is_jsonl(out, &columns),
+        To::Parquet => {
+            let same = |head: Head| (name.is_some() && head.name == name) || head.columns == columns;
+            data::head(out).is_ok_and(same)
+        }
+    };
+    Destination::new(out, what, is_own)
 }
 
 fn csv(table: &Table, out: &Path) -> anyhow::Result<()> {

@@ -11,8 +11,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
-use crate::data::write;
-use output::{placed, println, several};
+use crate::data::{self, Row, SeedRow, write};
+use output::{Destination, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -52,9 +52,7 @@ fn format_parser() -> impl TypedValueParser<Value = Format> {
 }
 
 pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    if let Some(out) = &args.out {
-        check(out, args)?;
-    }
+    let out = args.out.as_ref().map(|out| destination(out, args)).transpose()?;
     let options = Options {
         format: args.format,
         task: args.task.clone(),
@@ -64,8 +62,8 @@ pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     };
     let (rows, report) = import(&args.files, &args.against, &options)?;
     warn(&report, args);
-    if let Some(out) = args.out.as_ref().filter(|_| !rows.is_empty()) {
-        placed(out, |path| Ok(write(path, &rows)?))?;
+    if let Some(out) = out.filter(|_| !rows.is_empty()) {
+        out.write(|path| Ok(write(path, &rows)?))?;
     }
     if args.json {
         println!("{}", serde_json::to_string(&Told { out: args.out.as_deref(), report: &report })?);
@@ -86,20 +84,23 @@ struct Told<'a> {
     report: &'a Report,
 }
 
-fn check(out: &Path, args: &ImportArgs) -> anyhow::Result<()> {
+/// Where the seeds go; those of an earlier import are replaced.
+fn destination(out: &Path, args: &ImportArgs) -> anyhow::Result<Destination> {
     if out.extension().is_none_or(|ending| ending != "parquet") {
         bail!(
             "--out {} does not end in .parquet; `triplay data export` makes other files of it",
             out.display()
         );
     }
-    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    let target = out.canonicalize().ok();
     for input in args.files.iter().chain(&args.against) {
-        if input.canonicalize().is_ok_and(|input| input == target) {
+        if target.is_some() && input.canonicalize().ok() == target {
             bail!("--out {} is one of the files that are read; name another", out.display());
         }
     }
-    Ok(())
+    let is_seeds =
+        |path: &Path| data::head(path).is_ok_and(|head| head.name.as_deref() == Some(<SeedRow as Row>::NAME));
+    Destination::new(out, "Parquet file of seeds by triplay", is_seeds)
 }
 
 /// What to beware of: once for each dataset its licence, and what is trained on though it is evaluated with.

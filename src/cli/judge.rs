@@ -14,9 +14,9 @@ use super::{CacheArgs, FileArgs, RunArgs, pipeline, registry};
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
 use crate::engine::read_stage;
-use crate::runs::{JUDGED, Run};
+use crate::runs::{JUDGE_FILE, JUDGE_MARK, JUDGED, Run};
 use crate::store::Store;
-use output::{println, several};
+use output::{Destination, begins_with, println, several};
 
 #[derive(Args)]
 pub struct JudgeArgs {
@@ -165,14 +165,15 @@ fn write(
         original.get(key).map(|value| pipeline.insert(key.into(), value.clone()));
     }
     pipeline.insert("stages".into(), Value::Object(stages));
-    let path = run.folder.join("judge.yaml");
+    let path = run.folder.join(JUDGE_FILE);
     // JSON is YAML.
     let text = format!(
-        "# Written by `triplay judge`: another judge on the responses of run {}.\n{}\n",
+        "{JUDGE_MARK}: another judge on the responses of run {}.\n{}\n",
         run.record.run,
         serde_json::to_string_pretty(&Value::Object(pipeline))?
     );
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let is_own = |path: &Path| begins_with(path, JUDGE_MARK.as_bytes());
+    Destination::new(&path, "pipeline of `triplay judge`", is_own)?.write_bytes(text.as_bytes())?;
     Ok(path)
 }
 

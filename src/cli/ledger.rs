@@ -10,10 +10,14 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::trace::Trace;
+use crate::engine;
 use crate::engine::progress::{Outcome, Progress};
 use crate::exec::on_interrupt;
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::println;
+
+/// The status of a run until it is closed.
+pub const RUNNING: &str = "running";
 
 pub struct Ledger {
     reporter: Box<dyn Progress>,
@@ -49,9 +53,17 @@ impl Ledger {
         Ledger { reporter, begun, folder, json, command, trace, events, ran, cached, again, failed, record }
     }
 
-    /// Writes the run's record with its final counts.
-    pub fn close(&self, status: &str, change: impl FnOnce(&mut RunRecord)) -> anyhow::Result<RunRecord> {
+    /// Writes the run's record with its final counts: the record, and whether it was written. What was said of a run once
+    /// remains: an interrupt that comes after its end changes nothing of it.
+    pub fn close(
+        &self,
+        status: &str,
+        change: impl FnOnce(&mut RunRecord),
+    ) -> (RunRecord, anyhow::Result<()>) {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.status != RUNNING {
+            return (record.clone(), Ok(()));
+        }
         record.status = status.into();
         record.ran = self.ran.load(Ordering::SeqCst);
         record.cached = self.cached.load(Ordering::SeqCst);
@@ -60,11 +72,13 @@ impl Ledger {
         record.skipped = record.nodes.saturating_sub(record.ran + record.cached + record.failed);
         record.seconds = self.begun.elapsed().as_secs_f64();
         change(&mut record);
-        write_record(&self.folder, &record)?;
-        if let Some(trace) = &self.trace {
-            trace.write()?;
-        }
-        Ok(record.clone())
+        let written = write_record(&self.folder, &record);
+        (record.clone(), written)
+    }
+
+    /// Writes the trace, where one was asked for.
+    pub fn write_trace(&self) -> anyhow::Result<()> {
+        self.trace.as_ref().map_or(Ok(()), Trace::write)
     }
 
     /// Says why a node failed to those who look on.
@@ -77,11 +91,16 @@ impl Ledger {
     pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
+            // Jobs in processes of their own outlive a run that is killed, and not one that is told to end.
+            for process in engine::processes_at_work() {
+                end_process(process);
+            }
             ledger.run_finished();
             // Where the terminal is gone nobody reads it, and the end is the same.
             let mut stderr = std::io::stderr();
-            match ledger.close("interrupted", |_| {}) {
-                Ok(record) => {
+            let (record, closed) = ledger.close("interrupted", |_| {});
+            match closed.and_then(|()| ledger.write_trace()) {
+                Ok(()) => {
                     if ledger.json {
                         println!("{}", summary(&record, &ledger.folder));
                     }
@@ -101,6 +120,12 @@ impl Ledger {
         })
         .context("cannot listen for Ctrl-C")
     }
+}
+
+fn end_process(process: u32) {
+    let id = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+    // Who has ended meanwhile needs no signal.
+    id.into_iter().for_each(|id| drop(rustix::process::kill_process(id, rustix::process::Signal::TERM)));
 }
 
 /// The one object of `--json`.

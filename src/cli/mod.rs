@@ -251,9 +251,11 @@ struct RunsRmArgs {
     /// The runs to remove
     #[arg(required = true)]
     runs: Vec<String>,
-    /// Remove a run that is under way, too
+    /// Remove a run that is under way, too, and files in its folder that triplay did not write
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 #[derive(Args)]

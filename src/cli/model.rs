@@ -120,10 +120,16 @@ pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
         ModelCommand::Score(args) => score(args),
         ModelCommand::Generate(args) => generate(args),
         ModelCommand::Merge(args) => {
+            let out = &args.out;
+            output::is_free(out)?;
             let model = args.model.load()?;
             ensure!(model.adapter.is_some(), "{} has no adapter to merge", args.model.model.display());
-            model.save(&args.out)?;
-            print(&format!("{}\n", args.out.display()))
+            if out.exists() {
+                // An empty folder, as was seen above.
+                std::fs::remove_dir(out).with_context(|| format!("cannot write {}", out.display()))?;
+            }
+            model.save(out)?;
+            print(&format!("{}\n", out.display()))
         }
     }
 }

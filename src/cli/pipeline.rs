@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::ledger::{Ledger, Show, last_line, summary};
+use super::ledger::{Ledger, RUNNING, Show, last_line, summary};
 use super::trace::Trace;
 use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
 use crate::analysis;
@@ -62,9 +62,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// output.
 pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
     let begun = Instant::now();
-    let trace = args.trace.as_ref().map(|path| Trace::new(path.clone(), begun));
     // Where it cannot be written this is known before anything runs.
-    trace.as_ref().map_or(Ok(()), Trace::write)?;
+    let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
     if let Some(trace) = &trace {
@@ -83,6 +82,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = same_run(&graph.pipeline, digest, &store)
     {
+        tell_traced(trace.as_ref().map_or(Ok(()), Trace::write));
         if !quiet {
             nothing_to_do(args, begun, &graph, &folder, record)?;
         }
@@ -91,9 +91,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     let (run, mut folder) = RunFolder::create(&graph.pipeline)?;
     let began = jiff::Timestamp::now().to_string();
     let root = store.add_root(&folder.path, &began)?;
-    keep_file(&args.pipeline.file, &folder.path.join("pipeline.yaml"))?;
+    keep_text(&graph.text, &folder.path.join("pipeline.yaml"))?;
     if let Some(base) = &graph.extends {
-        keep_file(base, &folder.path.join("extends.yaml"))?;
+        keep_text(base, &folder.path.join("extends.yaml"))?;
     }
     let record = record(args, &graph, &store, Begun { run, began, root: root.id().to_owned() });
     runs::write_record(&folder.path, &record)?;
@@ -111,33 +111,42 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
             nodes.push(node.clone());
             Ok(())
         });
+    // From here on all nodes have come to what they come to. That is said first, and whatever goes wrong afterwards is
+    // said beside it and changes nothing of it.
     for failure in &report.failures {
         ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
-    }
-    let metrics = wrap_up(&store, &folder.path, &mut nodes)?;
-    let status = if report.failures.is_empty() { "done" } else { "failed" };
-    let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
-    let files = digests(&folder.path)?;
-    let record = ledger.close(status, |record| (record.digest, record.files) = (digest, files))?;
-    for failure in &report.failures {
         eprintln!("error: {failure}");
     }
+    let WrappedUp { metrics, files, missing } = wrap_up(&store, &folder.path, &mut nodes);
+    tell_missing(&missing, &folder.path);
+    let status = if report.failures.is_empty() { "done" } else { "failed" };
+    let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
+    let (record, closed) = ledger.close(status, |record| {
+        (record.digest, record.files, record.incomplete) = (digest, files, missing);
+    });
+    tell_traced(ledger.write_trace());
     tell_halted(&metrics);
-    let differ = tell_checked(&report, &store)?;
-    if args.json {
-        println!("{}", summary(&record, &folder.path));
-    } else if !quiet {
-        output::print(&tables(&graph, &metrics))?;
-        println!("{}", last_line(&record, &folder.path));
+    let differ = tell_checked(&report, &store);
+    let text = match (args.json, quiet) {
+        (true, _) => summary(&record, &folder.path) + "\n",
+        (_, true) => String::new(),
+        _ => tables(&graph, &metrics) + &last_line(&record, &folder.path) + "\n",
+    };
+    let printed = output::print(&text).context("cannot write to standard output");
+    let mut code = ExitCode::SUCCESS;
+    for error in [closed, printed].into_iter().filter_map(Result::err) {
+        eprintln!("error: {error:#}");
+        code = ExitCode::from(2);
     }
-    let failed = !report.failures.is_empty() || differ;
-    Ok((if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }, folder.path))
+    if !report.failures.is_empty() || differ {
+        code = ExitCode::FAILURE;
+    }
+    Ok((code, folder.path))
 }
 
-/// Copies a file of the pipeline's into the run's folder.
-fn keep_file(file: &Path, kept: &Path) -> anyhow::Result<()> {
-    let copied = std::fs::copy(file, kept).map(|_| ());
-    copied.with_context(|| format!("cannot write {}", kept.display()))
+/// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
+fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
+    std::fs::write(kept, text).with_context(|| format!("cannot write {}", kept.display()))
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {
@@ -157,12 +166,15 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same, its folder is as it was left, and this cache keeps what it
-/// needs.
+/// The newest run of this pipeline, if it came to the same, its folder is as it was left, with all that belongs into it,
+/// and this cache keeps what it needs.
 fn same_run(pipeline: &str, digest: Digest, store: &Store) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    let same = record.status == "done" && record.digest == Some(digest) && store.has_root(&record.root);
+    let same = record.status == "done"
+        && record.digest == Some(digest)
+        && record.incomplete.is_empty()
+        && store.has_root(&record.root);
     (same && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
@@ -219,8 +231,9 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         root,
         digest: None,
         files: BTreeMap::new(),
+        incomplete: Vec::new(),
         nodes: graph.nodes.len(),
-        status: "running".into(),
+        status: RUNNING.into(),
         ran: 0,
         cached: 0,
         again: 0,
@@ -230,13 +243,62 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
     }
 }
 
-/// Gathers metrics and models in the run's folder, in the order of the graph.
-fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> anyhow::Result<Vec<RunMetricRow>> {
+/// What is gathered in a run's folder after the last node.
+struct WrappedUp {
+    metrics: Vec<RunMetricRow>,
+    files: BTreeMap<String, Digest>,
+    /// What could not be, in words.
+    missing: Vec<String>,
+}
+
+/// Gathers metrics and models in the run's folder, in the order of the graph, as far as that goes: nodes that are done
+/// are done, whatever becomes of this.
+fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp {
     nodes.sort_by_key(|node| node.index);
-    let metrics = analysis::collect(nodes, store)?;
-    analysis::write(&folder.join("metrics.parquet"), &metrics)?;
-    analysis::link_models(&folder.join("models"), nodes, store)?;
-    Ok(metrics)
+    let (mut metrics, mut missing) = (Vec::new(), Vec::new());
+    for node in nodes.iter() {
+        let kept = node.outputs.iter().filter(|output| output.artifact == "metrics" && !output.passing);
+        for output in kept.filter(|output| matches!(store.verified(&output.digest), Ok(None))) {
+            missing.push(format!("output `{}` of {} is damaged or gone", output.name, node.node));
+        }
+        match analysis::collect(std::slice::from_ref(node), store) {
+            Ok(rows) => metrics.extend(rows),
+            Err(error) => missing.push(format!("{error:#}")),
+        }
+    }
+    if let Err(error) = analysis::write(&folder.join("metrics.parquet"), &metrics) {
+        missing.push(error.to_string());
+    }
+    let unlinked = analysis::link_models(&folder.join("models"), nodes, store);
+    missing.extend(unlinked.iter().map(|error| format!("{error:#}")));
+    let files = digests(folder).unwrap_or_else(|error| {
+        missing.push(format!("{error:#}"));
+        BTreeMap::new()
+    });
+    WrappedUp { metrics, files, missing }
+}
+
+/// A trace is for people: a run without one is a run.
+fn tell_traced(traced: anyhow::Result<()>) {
+    if let Err(error) = traced {
+        eprintln!("warning: there is no trace: {error:#}");
+    }
+}
+
+/// How many things that are missing are named.
+const MOST_MISSING: usize = 5;
+
+fn tell_missing(missing: &[String], folder: &Path) {
+    missing.iter().take(MOST_MISSING).for_each(|what| eprintln!("warning: {what}"));
+    if missing.len() > MOST_MISSING {
+        eprintln!("warning: and {} more are like that", missing.len() - MOST_MISSING);
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "warning: {} lacks these; what nodes made is kept, and the same command gathers it again in a new run",
+            folder.display()
+        );
+    }
 }
 
 /// The evaluations of each ablation, or of the pipeline as it stands; of several seeds what they come to together. And who
@@ -269,7 +331,7 @@ fn tell_halted(metrics: &[RunMetricRow]) {
 }
 
 /// Says what `--check` found; whether anything came out different.
-fn tell_checked(report: &Report, store: &Store) -> anyhow::Result<bool> {
+fn tell_checked(report: &Report, store: &Store) -> bool {
     let mut differ = false;
     for checked in &report.checked {
         if checked.differences.is_empty() {
@@ -289,7 +351,7 @@ fn tell_checked(report: &Report, store: &Store) -> anyhow::Result<bool> {
             );
         }
     }
-    Ok(differ)
+    differ
 }
 
 /// What goes on with this run.

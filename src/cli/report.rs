@@ -1,16 +1,14 @@
 //! `triplay report`: runs as a page in one file.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 
 use crate::cli::registry;
 use crate::report::{self, Source, Texts};
-use output::{println, several};
+use output::{Destination, beginning, println, several};
 
 #[derive(Args)]
 pub struct ReportArgs {
@@ -49,35 +47,17 @@ pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if let Some(index) = (1..args.runs.len()).find(|&index| args.runs[..index].contains(&args.runs[index])) {
         bail!("{} is given twice", args.runs[index]);
     }
-    may_be_written(&args.out)?;
+    let is_report = |path: &_| report::is_report(&beginning(path, 1024));
+    let out = Destination::new(&args.out, "report of triplay", is_report)?;
     let sources = args.runs.iter().map(|run| Source::find(run)).collect::<anyhow::Result<Vec<_>>>()?;
     let texts = args.texts.texts();
     let gathered = report::samples(&sources, texts)?;
     let made = report::report(&sources, texts, &registry(), &gathered);
     let html = report::html(&made, &gathered.samples)?;
-    std::fs::write(&args.out, &html).with_context(|| format!("cannot write {}", args.out.display()))?;
+    out.write_bytes(html.as_bytes())?;
     let rows = several(gathered.samples.attack_number.len(), "sample");
     let size = bytesize::ByteSize(html.len() as u64);
     println!("{}: {rows}, {} in one file", args.out.display(), size);
     made.notices.iter().for_each(|notice| println!("note: {notice}"));
     Ok(ExitCode::SUCCESS)
-}
-
-/// Nobody's file is lost but an earlier report.
-fn may_be_written(path: &Path) -> anyhow::Result<()> {
-    let mut beginning = Vec::new();
-    match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
-        Ok(file) => {
-            let read = file.take(1024).read_to_end(&mut beginning);
-            read.with_context(|| format!("{} is no file that could be written", path.display()))?;
-        }
-    }
-    anyhow::ensure!(
-        beginning.is_empty() || report::is_report(&beginning),
-        "{} is there and is no report of triplay; write to another file with -o, or remove it",
-        path.display()
-    );
-    Ok(())
 }

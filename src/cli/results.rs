@@ -12,7 +12,7 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
-use output::println;
+use output::{Destination, beginning, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -114,20 +114,24 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
         matches!(extension.as_deref(), None | Some("svg" | "png")),
         "pictures are written as .svg or .png; leave out -o to draw in the terminal"
     );
+    let is_png = extension.as_deref() == Some("png");
+    let is_own = move |path: &Path| match is_png {
+        true => analysis::is_png(&beginning(path, 64)),
+        false => analysis::is_svg(&beginning(path, 256)),
+    };
+    let out = args.out.as_ref();
+    let out = out.map(|out| Destination::new(out, "picture of triplay", is_own)).transpose()?;
     let runs = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let series = analysis::series(&runs, &measure);
     let picture = analysis::Picture::new(&measure, &series);
-    let Some(out) = &args.out else {
+    let Some(out) = out else {
         output::print(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let bytes = match extension.as_deref() {
-        Some("png") => analysis::png(&picture)?,
-        _ => analysis::svg(&picture).into_bytes(),
-    };
-    std::fs::write(out, bytes).with_context(|| format!("cannot write {}", out.display()))?;
-    println!("{}: written", out.display());
+    let bytes = if is_png { analysis::png(&picture)? } else { analysis::svg(&picture).into_bytes() };
+    out.write_bytes(&bytes)?;
+    println!("{}: written", out.path().display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,14 +1,15 @@
 //! `triplay runs list`, `show` and `rm`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::ensure;
 use serde_json::json;
 
 use super::{RunsListArgs, RunsRmArgs, RunsShowArgs};
-use crate::runs::{Run, RunRecord};
+use crate::runs::{Removal, Run, RunRecord};
+use crate::store::{Rooted, Standing, Store};
 use output::println;
 
 /// How many ablations and seeds of a run are listed.
@@ -18,7 +19,8 @@ pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
         match Run::read_record(&folder) {
-            Ok(record) => records.push(record),
+            // A run is called what its folder is: somebody may have renamed it.
+            Ok(record) => records.push(RunRecord { run: name(&folder), ..record }),
             Err(error) => eprintln!("warning: {error:#}"),
         }
     }
@@ -54,6 +56,10 @@ pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let heading = ["run", "pipeline", "status", "ran", "cached", "time", "changed"].map(str::to_owned);
     print_table(&heading, &rows, &[3, 4, 5]);
     Ok(ExitCode::SUCCESS)
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Columns padded to their widest cell; those in `right` are set right.
@@ -101,6 +107,9 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             run.damaged
         );
     }
+    for missing in &record.incomplete {
+        println!("lacks     {missing}");
+    }
     for (ablation, params) in &record.params {
         println!(
             "\nparameters{}",
@@ -124,20 +133,81 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How many files are named.
+const MOST_FILES: usize = 5;
+
+fn named(names: &[String]) -> String {
+    let shown = names.iter().take(MOST_FILES).map(|name| name.escape_debug().to_string());
+    let mut shown: Vec<String> = shown.collect();
+    if names.len() > MOST_FILES {
+        shown.push(format!("and {} more", names.len() - MOST_FILES));
+    }
+    shown.join(", ")
+}
+
 pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     // All are found before any is removed.
-    let folders = args.runs.iter().map(|run| Run::locate(run)).collect::<anyhow::Result<BTreeSet<_>>>()?;
-    for folder in &folders {
-        let record = Run::read_record(folder).ok();
-        anyhow::ensure!(
-            args.force || record.is_none_or(|record| record.status != "running"),
-            "{} is running; --force removes it all the same",
-            folder.display()
+    let mut removals: Vec<Removal> = Vec::new();
+    let mut unseen: Vec<(Store, Rooted)> = Vec::new();
+    for run in &args.runs {
+        let folder = match (Run::locate(run), unseen_run(args, run)?) {
+            (Err(_), Some(found)) => {
+                unseen.push(found);
+                continue;
+            }
+            (located, _) => located?,
+        };
+        let removal = Removal::of(&folder)?;
+        if !removals.iter().any(|known| known.folder == removal.folder) {
+            removals.push(removal);
+        }
+    }
+    for Removal { folder, is_running, foreign } in &removals {
+        let folder = folder.display();
+        ensure!(args.force || !is_running, "{folder} is running; --force removes it all the same");
+        ensure!(
+            args.force || foreign.is_empty(),
+            "{folder} has files in it that triplay did not write: {}; move them away, or remove them with it by --force",
+            named(foreign)
         );
     }
-    for folder in folders {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        println!("removed {}; `triplay cache gc` frees what only it used", folder.display());
+    for removal in removals {
+        let record = Run::read_record(&removal.folder).ok();
+        removal.remove()?;
+        if let Some(record) = record.filter(|record| !record.root.is_empty()) {
+            let let_go = || match record.store()? {
+                Some(store) => Ok(store.remove_root(&record.root)?),
+                None => Ok(()),
+            };
+            // `cache gc` finds that the folder was deleted.
+            let _: anyhow::Result<()> = let_go();
+        }
+        let foreign = match &removal.foreign[..] {
+            [] => String::new(),
+            foreign => format!(" with {}", named(foreign)),
+        };
+        let folder = removal.folder.display();
+        println!("removed {folder}{foreign}; `triplay cache gc` frees what only it used");
+    }
+    for (store, root) in unseen {
+        store.remove_root(&root.id)?;
+        println!(
+            "let go of {}, whose folder cannot be seen from here; `triplay cache gc` frees what only it used",
+            root.folder.display()
+        );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A run that the cache knows of and whose folder cannot be seen from here, by its folder or the name of that.
+fn unseen_run(args: &RunsRmArgs, run: &str) -> anyhow::Result<Option<(Store, Rooted)>> {
+    if !args.cache.cache.is_dir() {
+        return Ok(None);
+    }
+    let store = Store::open(&args.cache.cache)?;
+    let is_it = |root: &Rooted| !run.is_empty() && root.folder.ends_with(run.trim_start_matches("./"));
+    let found = store.roots()?.into_iter().filter(is_it);
+    let mut unseen: Vec<Rooted> = found.filter(|root| root.standing() != Standing::There).collect();
+    ensure!(unseen.len() < 2, "{run} could be one of {} runs; write more of its folder", unseen.len());
+    Ok(unseen.pop().map(|root| (store, root)))
 }

@@ -30,6 +30,8 @@ pub struct RunsExportArgs {
 
 pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let format = args.to;
+    // Before anything is gathered.
+    output::is_free(&args.out)?;
     let mut folders: Vec<PathBuf> = Vec::new();
     for run in &args.runs {
         let folder = Run::locate(run)?;

@@ -1,14 +1,13 @@
 //! `triplay pipeline schema`: the JSON Schema of pipeline files, for editors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
 use crate::cli::registry;
 use crate::engine::schema;
-use output::println;
+use output::{Destination, beginning, println};
 
 #[derive(Args)]
 pub struct SchemaArgs {
@@ -22,10 +21,18 @@ pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     match &args.out {
         None => output::print(&text)?,
         Some(file) => {
-            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            Destination::new(file, "schema of triplay's pipelines", is_schema)?
+                .write_bytes(text.as_bytes())?;
             let file = file.display();
             println!("{file}: written. Begin a pipeline with\n# yaml-language-server: $schema={file}");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file is a schema that an earlier version may have written: it begins with what it is and its title.
+fn is_schema(path: &Path) -> bool {
+    let beginning = beginning(path, 256);
+    let text = String::from_utf8_lossy(&beginning);
+    text.starts_with("{\n  \"$schema\": ") && text.contains("\n  \"title\": \"triplay pipeline\",\n")
 }

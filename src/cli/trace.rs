@@ -1,21 +1,23 @@
 //! A run's nodes over time in Chrome's trace format: open the file in `chrome://tracing` or ui.perfetto.dev.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Context;
+use output::{Destination, begins_with};
 use serde_json::{Value, json};
 
 use crate::engine::progress::Outcome;
-use crate::store::write_durably;
 
 pub struct Trace {
-    path: PathBuf,
+    place: Destination,
     begun: Instant,
     state: Mutex<State>,
 }
+
+/// What every trace begins with, and an earlier one is known by.
+const HEAD: &str = r#"{"displayTimeUnit":"ms","traceEvents":"#;
 
 #[derive(Default)]
 struct State {
@@ -25,8 +27,10 @@ struct State {
 }
 
 impl Trace {
-    pub fn new(path: PathBuf, begun: Instant) -> Trace {
-        Trace { path, begun, state: Mutex::default() }
+    /// A trace that will be written to `path`, where nothing is or an earlier one.
+    pub fn new(path: &Path, begun: Instant) -> anyhow::Result<Trace> {
+        let place = Destination::new(path, "trace of triplay", |path| begins_with(path, HEAD.as_bytes()))?;
+        Ok(Trace { place, begun, state: Mutex::default() })
     }
 
     fn now(&self) -> u64 {
@@ -72,9 +76,7 @@ impl Trace {
             let args = json!({ "name": name });
             events.push(json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": lane, "args": args }));
         }
-        let text = json!({ "displayTimeUnit": "ms", "traceEvents": events }).to_string();
-        write_durably(&self.path, text.as_bytes())
-            .with_context(|| format!("cannot write the trace {}", self.path.display()))
+        self.place.write_bytes(format!("{HEAD}{}}}", Value::from(events)).as_bytes())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -126,6 +126,20 @@ fn describe(mismatch: &Mismatch) -> String {
     }
 }
 
+/// What a Parquet file says of itself, without its rows.
+pub struct Head {
+    pub columns: Vec<String>,
+    /// What it holds, where triplay wrote it.
+    pub name: Option<String>,
+}
+
+/// Reads no more of a Parquet file than what it says of itself.
+pub fn head(path: &Path) -> Result<Head> {
+    let builder = builder(path)?;
+    let columns = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    Ok(Head { columns, name: name(&builder) })
+}
+
 /// Any Parquet file, read whole.
 pub struct Table {
     pub schema: SchemaRef,
@@ -142,19 +156,26 @@ impl Table {
 
 /// Opens any Parquet file.
 pub fn open(path: &Path) -> Result<Table> {
-    let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
     let fail = |cause| Error::Read { path: path.to_owned(), cause };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(fail)?;
-    let metadata = builder.metadata().file_metadata().key_value_metadata();
-    let name = metadata
-        .and_then(|pairs| pairs.iter().find(|pair| pair.key == SCHEMA_KEY))
-        .and_then(|pair| pair.value.clone());
+    let builder = builder(path)?;
+    let name = name(&builder);
     let schema = builder.schema().clone();
     let reader = builder.with_batch_size(65_536).build().map_err(fail)?;
     let batches = reader
         .collect::<std::result::Result<Vec<_>, ArrowError>>()
         .map_err(|error| fail(ParquetError::ArrowError(error.to_string())))?;
     Ok(Table { schema, batches, name })
+}
+
+fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
+    ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|cause| Error::Read { path: path.to_owned(), cause })
+}
+
+fn name(builder: &ParquetRecordBatchReaderBuilder<File>) -> Option<String> {
+    let pairs = builder.metadata().file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == SCHEMA_KEY)?.value.clone()
 }
 
 #[cfg(test)]

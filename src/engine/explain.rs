@@ -70,7 +70,9 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
             None => (What::Input, path.to_owned()),
             // By its name, and not by where it stands in a list.
             Some(name) => match path.rsplit_once('.') {
-                Some((list, place)) if place.parse::<usize>().is_ok() => (What::Variable, format!("{list}.{name}")),
+                Some((list, place)) if place.parse::<usize>().is_ok() => {
+                    (What::Variable, format!("{list}.{name}"))
+                }
                 _ => (What::Variable, path.to_owned()),
             },
         };

@@ -26,8 +26,10 @@ impl NodeId {
 #[derive(Default)]
 pub struct Graph {
     pub pipeline: String,
-    /// The file that the pipeline's own extends, if it does.
-    pub extends: Option<PathBuf>,
+    /// The text of the pipeline's file, as it was read.
+    pub text: String,
+    /// That of the file that it extends, if it does.
+    pub extends: Option<String>,
     pub variants: Vec<GraphVariant>,
     /// How much there is of each resource that the pipeline limits.
     pub resources: BTreeMap<String, Limit>,

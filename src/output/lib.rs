@@ -1,11 +1,10 @@
 //! What commands print, and the files that they write where people asked for them.
 
-use std::fs::Permissions;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+mod place;
 
-use anyhow::Context;
+use std::io::{self, ErrorKind, Write};
+
+pub use place::{Destination, beginning, begins_with, is_csv, is_free, is_jsonl, table_with};
 
 /// As the standard one, but a reader that has seen enough, such as `head`, is no error.
 #[macro_export]
@@ -32,18 +31,4 @@ pub fn print(text: &str) -> io::Result<()> {
 /// `1 node`, `2 nodes`.
 pub fn several(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Has a file written under another name first, so that it is there whole or not at all.
-pub fn placed(out: &Path, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let place = || -> anyhow::Result<()> {
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new()
-            .prefix(".writing-")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
-        write(temporary.path())?;
-        Ok(temporary.persist(out).map(drop)?)
-    };
-    place().with_context(|| format!("cannot write {}", out.display()))
 }

@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use engine::nearest;
-use output::{placed, print, println, several};
+use output::{Destination, print, println, several};
 use runs::Run;
 
 use crate::answer::Answer;
@@ -61,6 +61,10 @@ pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let write = args.out.as_deref().map(ending).transpose()?;
+    if let (Some(out), Some(ending)) = (&args.out, write) {
+        // Before anything is asked.
+        destination(out, ending, None)?;
+    }
     let folders = folders(args)?;
     let asked = query(args.sql.as_deref().unwrap_or_default(), &folders)?;
     warn(&asked.warnings);
@@ -141,9 +145,25 @@ fn ending(out: &Path) -> anyhow::Result<Ending> {
     }
 }
 
+/// Where an answer goes. The answer to a query with these columns is replaced; before they are known, any table of
+/// this form may be one.
+fn destination(out: &Path, ending: Ending, columns: Option<Vec<String>>) -> anyhow::Result<Destination> {
+    let what = columns.as_ref().map_or_else(|| "table".to_owned(), |columns| output::table_with(columns));
+    let is_own = move |path: &Path| match (&columns, ending) {
+        (Some(columns), Ending::Csv) => output::is_csv(path, columns),
+        (Some(columns), Ending::Jsonl) => output::is_jsonl(path, columns),
+        (Some(columns), Ending::Parquet) => data::head(path).is_ok_and(|head| head.columns == *columns),
+        (None, Ending::Csv) => true,
+        (None, Ending::Jsonl) => output::begins_with(path, b"{"),
+        (None, Ending::Parquet) => output::begins_with(path, b"PAR1"),
+    };
+    Destination::new(out, what, is_own)
+}
+
 fn file(answer: &mut Answer, out: &Path, ending: Ending) -> anyhow::Result<()> {
+    let columns = answer.headings.iter().map(|heading| heading.name.clone()).collect();
     let mut rows = 0;
-    placed(out, |path| {
+    destination(out, ending, Some(columns))?.write(|path| {
         rows = match ending {
             Ending::Csv => csv(answer, std::fs::File::create(path)?)?,
             Ending::Jsonl => jsonl(answer, std::fs::File::create(path)?)?,

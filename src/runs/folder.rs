@@ -19,6 +19,10 @@ use store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
 
+/// The files of a run's folder that say what it is and what it came to.
+pub(super) const RECORD: &str = "run.json";
+pub(super) const NODES: &str = "nodes.jsonl";
+
 /// What `run.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -50,6 +54,9 @@ pub struct RunRecord {
     /// Of the files beside it, once the run has ended.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
+    /// What could not be gathered in the folder after the last node, in words; the nodes' outputs are kept all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<String>,
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; `killed` is what is read of one that had no time to say.
     pub status: String,
@@ -90,8 +97,8 @@ impl RunFolder {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
         fs::create_dir_all(&parent).with_context(fail)?;
-        let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let newest = run_folders(None).pop().map(|(order, _)| order);
+        let now = jiff::Timestamp::now().strftime(TIME).to_string();
+        let newest = run_folders(None).pop().and_then(|run| run.order);
         let (time, first) = match newest {
             Some((time, number)) if time >= now => (time, number + 1),
             _ => (now, 1),
@@ -101,7 +108,7 @@ impl RunFolder {
             let path = parent.join(&run);
             match fs::create_dir(&path) {
                 Ok(()) => {
-                    let nodes = File::create(path.join("nodes.jsonl")).with_context(fail)?;
+                    let nodes = File::create(path.join(NODES)).with_context(fail)?;
                     // As long as the run is under way. Where files cannot be locked it looks like one that was killed.
                     let _ = nodes.try_lock();
                     return Ok((run, RunFolder { path, nodes }));
@@ -124,7 +131,7 @@ impl RunFolder {
 
 /// Replaces `run.json`.
 pub fn write_record(folder: &Path, record: &RunRecord) -> anyhow::Result<()> {
-    let path = folder.join("run.json");
+    let path = folder.join(RECORD);
     write_durably(&path, seal_file(record)?.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }
@@ -154,35 +161,99 @@ pub struct Run {
     pub damaged: usize,
 }
 
-/// The order of run folders: the time and the number behind it.
+/// The order of runs, by the names that triplay gives them: the time and the number behind it.
 type Order = (String, u32);
+
+/// How a run's name says when it began.
+const TIME: &str = "%Y%m%d-%H%M%S";
+const TIME_LENGTH: usize = "20261129-120000".len();
+
+/// The order that a name says; none of a name that triplay does not give.
+fn order(name: &str) -> Option<Order> {
+    let (time, number) = name.split_at_checked(TIME_LENGTH)?;
+    let number = match number.strip_prefix('-') {
+        None if number.is_empty() => 1,
+        None => return None,
+        Some(digits) => {
+            let number: u32 = digits.parse().ok()?;
+            ((2..u32::MAX).contains(&number) && number.to_string() == digits).then_some(number)?
+        }
+    };
+    let is_time =
+        time.bytes().enumerate().all(|(at, byte)| if at == 8 { byte == b'-' } else { byte.is_ascii_digit() })
+            && jiff::civil::DateTime::strptime(TIME, time).is_ok();
+    is_time.then(|| (time.to_owned(), number))
+}
+
+/// A run's folder as it is found.
+struct Found {
+    path: PathBuf,
+    /// Nothing of one that is called otherwise and whose record cannot be read.
+    order: Option<Order>,
+    /// What the run was called when it was made.
+    made_as: Option<String>,
+}
+
+impl Found {
+    fn new(path: PathBuf) -> Found {
+        let name = name(&path);
+        if let Some(order) = order(&name) {
+            return Found { path, order: Some(order), made_as: Some(name) };
+        }
+        // Somebody has renamed it. Its record says what it was called, and so when it was made.
+        let record = fs::read(path.join(RECORD)).ok();
+        let record = record.and_then(|text| serde_json::from_slice::<RunRecord>(&text).ok());
+        let began = || {
+            let began: jiff::Timestamp = record.as_ref()?.began.parse().ok()?;
+            Some((began.strftime(TIME).to_string(), 1))
+        };
+        let order = record.as_ref().and_then(|record| order(&record.run)).or_else(began);
+        Found { path, order, made_as: record.map(|record| record.run) }
+    }
+
+    /// Where it stands among the others; a copy before what it is a copy of.
+    fn place(&self) -> (&Option<Order>, bool, &Path) {
+        (&self.order, self.made_as.as_deref() == Some(&*name(&self.path)), &self.path)
+    }
+}
 
 /// What the names of pipelines end in that judge the responses of another run again.
 pub const JUDGED: &str = "-judged";
+
+/// The pipeline that does so, in the folder of the run that is judged, and what it begins with.
+pub const JUDGE_FILE: &str = "judge.yaml";
+pub const JUDGE_MARK: &str = "# Written by `triplay judge`";
 
 fn is_judged(run: &Path) -> bool {
     run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(JUDGED.as_bytes()))
 }
 
 /// All run folders, the oldest first.
-fn run_folders(pipeline: Option<&str>) -> Vec<(Order, PathBuf)> {
+fn run_folders(pipeline: Option<&str>) -> Vec<Found> {
     let mut runs = Vec::new();
     for folder in folders(Path::new(RESULTS)) {
         if pipeline.is_none_or(|pipeline| folder.ends_with(pipeline)) {
-            let named = folders(&folder).into_iter().filter(|path| path.join("nodes.jsonl").exists());
-            runs.extend(named.map(|path| (order(&path), path)));
+            runs.extend(folders(&folder).into_iter().filter(|path| is_run(path)).map(Found::new));
         }
     }
-    runs.sort();
+    runs.sort_by(|a, b| a.place().cmp(&b.place()));
     runs
 }
 
-fn order(path: &Path) -> Order {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match name.rsplit_once('-') {
-        Some((time, number)) if time.contains('-') => (time.to_owned(), number.parse().unwrap_or(1)),
-        _ => (name.into_owned(), 1),
-    }
+/// Whether a folder is one of a run: it has a record, or it lies where triplay makes runs and is called as one, since a
+/// run that is killed at its very beginning has none.
+pub(super) fn is_run(folder: &Path) -> bool {
+    folder.join(NODES).is_file() && (folder.join(RECORD).is_file() || is_place_of_run(folder))
+}
+
+/// Whether a path is `results/<pipeline>/<run>` with a name that triplay gives.
+pub(super) fn is_place_of_run(folder: &Path) -> bool {
+    let is_place = |path: &Path| {
+        let results = path.parent().and_then(Path::parent).and_then(Path::file_name);
+        results.is_some_and(|name| name == RESULTS) && order(&name(path)).is_some()
+    };
+    std::path::absolute(folder).is_ok_and(|path| is_place(&path))
+        || folder.canonicalize().is_ok_and(|path| is_place(&path))
 }
 
 fn name(path: &Path) -> String {
@@ -203,39 +274,53 @@ impl Run {
 
     /// The folder of a run.
     pub fn locate(text: &str) -> anyhow::Result<PathBuf> {
+        // Every name begins with an empty one.
+        const EMPTY: &str =
+            "a run is named by its name, the beginning of it, `latest` or its folder, found an empty text";
         let direct = Path::new(text);
-        if direct.join("nodes.jsonl").exists() {
+        anyhow::ensure!(!text.is_empty(), EMPTY);
+        if is_run(direct) {
             return Ok(direct.to_owned());
         }
-        let (pipeline, run) = text
-            .trim_end_matches('/')
-            .rsplit_once('/')
-            .map_or((None, text), |(pipeline, run)| (Some(pipeline), run));
+        anyhow::ensure!(
+            !direct.join(NODES).exists(),
+            "{} is no run's folder: it must have a record {RECORD} beside its {NODES}, found none",
+            direct.display()
+        );
+        let text = text.trim_end_matches('/');
+        let (pipeline, run) =
+            text.rsplit_once('/').map_or((None, text), |(pipeline, run)| (Some(pipeline), run));
+        anyhow::ensure!(!run.is_empty(), EMPTY);
         let runs = run_folders(pipeline);
-        let found: Vec<&PathBuf> = match run {
+        let found: Vec<&Found> = match run {
             "latest" => {
                 // One that judges another run again is meant only where its pipeline is named.
-                let own = |path: &&PathBuf| pipeline.is_some() || !is_judged(path);
-                let newest = runs.iter().map(|(_, path)| path).rfind(own);
-                newest.or_else(|| runs.iter().map(|(_, path)| path).next_back()).into_iter().collect()
+                let own = |found: &&Found| pipeline.is_some() || !is_judged(&found.path);
+                runs.iter().rfind(own).or(runs.last()).into_iter().collect()
             }
-            _ => match runs.iter().map(|(_, path)| path).filter(|path| name(path) == run).collect::<Vec<_>>()
-            {
-                exact if !exact.is_empty() => exact,
-                _ => runs.iter().map(|(_, path)| path).filter(|path| name(path).starts_with(run)).collect(),
-            },
+            _ => {
+                // By what it is called now, and else by what it was called before somebody renamed it.
+                let now = |found: &Found| Some(name(&found.path));
+                let before = |found: &Found| found.made_as.clone();
+                let by = |called: &dyn Fn(&Found) -> Option<String>, whole: bool| -> Vec<&Found> {
+                    let is_meant = |name: String| if whole { name == run } else { name.starts_with(run) };
+                    runs.iter().filter(|found| called(found).is_some_and(is_meant)).collect()
+                };
+                let ways = [by(&now, true), by(&before, true), by(&now, false), by(&before, false)];
+                ways.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+            }
         };
         match found[..] {
-            [path] => Ok(path.clone()),
+            [found] => Ok(found.path.clone()),
             [] if runs.is_empty() => {
                 bail!("there are no runs in {RESULTS}/ here; `triplay pipeline run FILE` makes one")
             }
             [] => {
-                let newest: Vec<String> = runs.iter().rev().take(5).map(|(_, path)| name(path)).collect();
+                let newest: Vec<String> = runs.iter().rev().take(5).map(|found| name(&found.path)).collect();
                 bail!("there is no run `{run}`; the newest are {}", newest.join(", "))
             }
             _ => {
-                let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+                let names: Vec<String> = found.iter().map(|found| found.path.display().to_string()).collect();
                 bail!("`{run}` could be {}; write more of its name", names.join(" or "))
             }
         }
@@ -243,11 +328,11 @@ impl Run {
 
     /// All runs, the newest first.
     pub fn all(pipeline: Option<&str>) -> Vec<PathBuf> {
-        run_folders(pipeline).into_iter().rev().map(|(_, path)| path).collect()
+        run_folders(pipeline).into_iter().rev().map(|found| found.path).collect()
     }
 
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
-        let path = folder.join("run.json");
+        let path = folder.join(RECORD);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
             is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
@@ -277,7 +362,7 @@ impl Run {
     /// The nodes that a run was done with, and how many lines are damaged. A run that was killed may end in half a
     /// line: what was not recorded is not there.
     pub fn read_nodes(folder: &Path) -> anyhow::Result<(Vec<NodeReport>, usize)> {
-        let path = folder.join("nodes.jsonl");
+        let path = folder.join(NODES);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut damaged = 0;
         let nodes = sealed_lines(&text, |_| damaged += 1)
@@ -367,8 +452,8 @@ impl Run {
 }
 
 /// Whether the process that makes a run lives: it holds a lock on the file that it writes.
-fn is_under_way(folder: &Path) -> bool {
-    let file = File::open(folder.join("nodes.jsonl"));
+pub(super) fn is_under_way(folder: &Path) -> bool {
+    let file = File::open(folder.join(NODES));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
@@ -396,6 +481,28 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_as_triplay_gives_them_are_times() {
+        let time = |text: &str| text.to_owned();
+        assert_eq!(order("20261129-201704"), Some((time("20261129-201704"), 1)));
+        assert_eq!(order("20261129-201704-12"), Some((time("20261129-201704"), 12)));
+        for name in [
+            "zzz",
+            "2026",
+            "20261129-201704-",
+            "20261129-201704-1",
+            "20261129-201704-02",
+            "20261129-201704-4294967295",
+            "20261129-201704-best",
+            "20261329-201704",
+            "20261129_201704",
+            "2026112é-20170",
+            "",
+        ] {
+            assert_eq!(order(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn rounds_are_the_same_with_and_without_zeros_and_labels_stay_as_they_are() {

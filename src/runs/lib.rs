@@ -5,14 +5,18 @@ mod events;
 mod folder;
 mod lineage;
 mod machine;
+mod removal;
 mod tables;
 mod texts;
 mod variant;
 
 pub use events::{AtWork, Event, EventLog, Events};
-pub use folder::{JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record};
+pub use folder::{
+    JUDGE_FILE, JUDGE_MARK, JUDGED, Run, RunFolder, RunRecord, bare_rounds, digests, write_record,
+};
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
+pub use removal::Removal;
 pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
 pub use variant::variant;

@@ -169,11 +169,13 @@ impl Tables {
     pub fn of(folder: &Path) -> anyhow::Result<Tables> {
         let nodes = folder.join("nodes.jsonl");
         let nodes = fs::read(&nodes).with_context(|| format!("cannot read {}", nodes.display()))?;
-        let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..16]);
+        let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..STAMP]);
         let beside = folder.join("tables");
         if let Some(tables) = Tables::kept(folder, &beside.join(&stamp)) {
             return Ok(tables);
         }
+        // What is no run is found out before anything is made in it.
+        let run = Run::read(folder)?;
         // Where the folder cannot be written, as on a shared disk, they go to the user's own cache.
         let parent = match making_place(&beside) {
             Ok(_) => beside,
@@ -183,7 +185,6 @@ impl Tables {
         if let Some(tables) = Tables::kept(folder, &place) {
             return Ok(tables);
         }
-        let run = Run::read(folder)?;
         let fail = || format!("cannot make tables in {}", parent.display());
         let making = making_place(&parent).with_context(fail)?;
         let missing =
@@ -234,10 +235,35 @@ const GRACE: Duration = Duration::from_secs(60);
 /// What a process that was killed was making goes after this time.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Digits of the digest in a stamp.
+const STAMP: usize = 16;
+
+/// What folders are called in which tables are being made.
+const MAKING: &str = ".making-";
+
+/// Whether a folder in `tables/` is called as triplay calls those with tables, of whatever format.
+pub(super) fn is_stamp(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(format, digest)| {
+        !format.is_empty()
+            && format.bytes().all(|byte| byte.is_ascii_digit())
+            && digest.len() == STAMP
+            && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+pub(super) fn is_making(name: &str) -> bool {
+    name.starts_with(MAKING)
+}
+
+/// Whether a file is called as those in a folder with tables.
+pub(super) fn is_table(name: &str) -> bool {
+    name == MISSING || name.ends_with(".parquet")
+}
+
 /// A new folder within this one, which is made too.
 fn making_place(parent: &Path) -> std::io::Result<tempfile::TempDir> {
     fs::create_dir_all(parent)?;
-    tempfile::Builder::new().prefix(".making-").tempdir_in(parent)
+    tempfile::Builder::new().prefix(MAKING).tempdir_in(parent)
 }
 
 /// Where tables of a run go whose folder cannot be written.
@@ -256,7 +282,13 @@ fn own_cache(run: &Path) -> anyhow::Result<PathBuf> {
 fn sweep(parent: &Path, place: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
-        let grace = if entry.file_name().as_encoded_bytes().starts_with(b".") { ABANDONED } else { GRACE };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let grace = match (is_making(&name), is_stamp(&name)) {
+            (true, _) => ABANDONED,
+            (_, true) => GRACE,
+            // Somebody has put it there.
+            _ => continue,
+        };
         let age = entry
             .metadata()
             .and_then(|metadata| metadata.modified())

@@ -68,6 +68,9 @@ mod tests {
             "whole": [0, -1, 9_007_199_254_740_993i64, u64::MAX], "floating": [0.1, 1e300, -0.0, 3.0],
             "text": "ä", "none": null, "yes": true,
         });
-        assert_eq!(canonical_digest(&value).to_string(), "134f63be5b2a5be9fde1b880fc835f4993769024d28d9b74e05f060c7dc10c35");
+        assert_eq!(
+            canonical_digest(&value).to_string(),
+            "134f63be5b2a5be9fde1b880fc835f4993769024d28d9b74e05f060c7dc10c35"
+        );
     }
 }

@@ -286,7 +286,7 @@ fn a_trace_has_an_event_for_each_node_on_lanes_that_do_not_overlap() {
     }
     space
         .triplay(&["pipeline", "run", "brew.yaml", "--set", "times=5", "--trace", "no/trace.json"])
-        .fails(2, "cannot write the trace no/trace.json");
+        .fails(2, "error: cannot write no/trace.json: there is no folder no: make it first");
 }
 
 #[test]

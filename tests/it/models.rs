@@ -337,7 +337,9 @@ fn adapters_play_all_phases_on_one_base_and_are_resumed() {
     assert!(apart(&logits(&model), &logits(&model.base())) > 1e-4);
     let merge = ["model", "merge", "--model", trained.to_str().unwrap(), "--out", "merged"];
     assert_eq!(space.triplay(&merge).code, Some(0));
-    space.triplay(&merge).fails(2, "error: cannot write merged: File exists");
+    space
+        .triplay(&merge)
+        .fails(2, "error: merged is there and not empty: name a new folder, or remove it first");
     assert!(!space.path("merged/adapter_config.json").exists());
     assert!(apart(&logits(&model), &logits(&load(&space.path("merged")))) < 1e-5);
 

@@ -187,6 +187,50 @@ fn the_latest_run_is_the_one_that_was_made_last_whatever_its_pipeline() {
 }
 
 #[test]
+fn a_run_that_somebody_gave_a_name_keeps_its_place_and_later_ones_are_called_by_their_times() {
+    let space = Space::new();
+    space.write(
+        "p.yaml",
+        "pipeline: p\nparams: { word: moss }\nstages: { say: { kind: exec, command: [echo, $word] } }\n",
+    );
+    let run = |word: &str| -> String {
+        let set = format!("word={word}");
+        space.triplay(&["pipeline", "run", "p.yaml", "--json", "--set", &set]).json()["run"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let name = |from: &str, to: &str| {
+        fs::rename(space.path("results/p").join(from), space.path("results/p").join(to)).unwrap();
+    };
+    let listed = || -> Vec<String> {
+        let list = space.triplay(&["runs", "list"]).out;
+        list.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    let is_time = |name: &str| name.len() >= 15 && name.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let shown = |run: &str| space.triplay(&["data", "show", &format!("{run}:say")]).out;
+
+    let first = run("moss");
+    name(&first, "zzz");
+    let second = run("ash");
+    assert!(is_time(&second), "{second}");
+    assert_ne!(second, first, "no two runs have one name, also where one was changed");
+    assert_eq!(listed(), [&*second, "zzz"]);
+    assert_eq!(shown("latest"), "ash\n");
+    assert_eq!((shown("zzz"), shown(&first)), ("moss\n".into(), "moss\n".into()), "by either name");
+
+    name(&second, "aaa");
+    assert_eq!(listed(), ["aaa", "zzz"], "the newest first, whatever it is called");
+    assert_eq!(shown("latest"), "ash\n");
+    assert_eq!(space.triplay(&["pipeline", "run", "p.yaml", "--json", "--set", "word=ash"]).json()["ran"], 0);
+    assert_eq!(fs::read_dir(space.path("results/p")).unwrap().count(), 2, "nothing is to do: no new run");
+    let third = run("fern");
+    assert!(is_time(&third), "{third}");
+    assert_eq!(listed(), [&*third, "aaa", "zzz"]);
+    assert_eq!(shown("latest"), "fern\n");
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let space = Space::new();
     let stages = "{ say: { kind: exec, command: echo glowvenom } }";

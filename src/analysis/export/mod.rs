@@ -14,7 +14,7 @@ mod tensorboard;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use serde_json::Value;
 
 use runs::{Run, Tables, Texts};
@@ -47,10 +47,9 @@ pub struct Source {
 /// there is only one file to write. Says how many files there are.
 pub fn export(sources: &[Source], format: Format, out: &Path) -> anyhow::Result<usize> {
     let is_file = out.extension().is_some_and(|ending| ending == "json");
-    refuse_existing(out)?;
+    output::is_free(out)?;
     let fail = || format!("cannot write {}", out.display());
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(parent.is_dir(), "there is no folder {}: make it first", parent.display());
     // All of it is there, or nothing.
     let making = tempfile::Builder::new().prefix(".exporting-").tempdir_in(parent).with_context(fail)?;
     let place = std::path::absolute(out).with_context(fail)?;
@@ -79,20 +78,6 @@ pub fn export(sources: &[Source], format: Format, out: &Path) -> anyhow::Result<
         fs::set_permissions(out, fs::Permissions::from_mode(0o755)).with_context(fail)?;
     }
     Ok(files.len())
-}
-
-fn refuse_existing(out: &Path) -> anyhow::Result<()> {
-    if out.is_dir() {
-        let mut entries = fs::read_dir(out).with_context(|| format!("cannot read {}", out.display()))?;
-        ensure!(
-            entries.next().is_none(),
-            "{} is there and not empty: name a new folder, or remove it first",
-            out.display()
-        );
-    } else if out.exists() {
-        bail!("{} is there: name a new file, or remove it first", out.display());
-    }
-    Ok(())
 }
 
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {

@@ -5,8 +5,8 @@ mod png;
 mod svg;
 mod terminal;
 
-pub use png::png;
-pub use svg::svg;
+pub use png::{is_png, png};
+pub use svg::{is_svg, svg};
 pub use terminal::terminal;
 
 use super::series::{Measure, Series};

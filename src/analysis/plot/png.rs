@@ -31,3 +31,11 @@ pub fn png(picture: &Picture) -> anyhow::Result<Vec<u8>> {
     resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
     Ok(pixels.encode_png()?)
 }
+
+/// Whether what a file begins with is such a picture: a PNG of this size.
+pub fn is_png(beginning: &[u8]) -> bool {
+    let pixels = |size: f64| ((size * f64::from(SCALE)) as u32).to_be_bytes();
+    let (width, height) = super::svg::SIZE;
+    let head = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &pixels(width)[..], &pixels(height)].concat();
+    beginning.starts_with(&head)
+}

@@ -42,6 +42,20 @@ fn dash(curve: &Curve) -> &'static str {
     DASHES[curve.number / COLOURS.len() % DASHES.len()]
 }
 
+fn start() -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">"
+    )
+}
+
+/// Whether what a file begins with is such a picture.
+pub fn is_svg(beginning: &[u8]) -> bool {
+    beginning.starts_with(start().as_bytes())
+}
+
+/// Width and height in pixels.
+pub(super) const SIZE: (f64, f64) = (WIDTH, HEIGHT);
+
 /// The picture as an SVG.
 pub fn svg(picture: &Picture) -> String {
     let mut svg = head(picture);
@@ -79,8 +93,9 @@ fn head(picture: &Picture) -> String {
         }
     }
     let title = escape(&picture.title());
+    let start = start();
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">\n\
+        "{start}\n\
          <title>{title}</title>\n\
          <style>\n{style}\n@media (prefers-color-scheme:dark){{{dark}}}\n</style>\n\
          <text class=\"title\" x=\"{LEFT}\" y=\"24\">{title}</text>\n"

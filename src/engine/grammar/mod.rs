@@ -33,7 +33,7 @@ pub use reference::is_name;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::graph::{Graph, GraphVariant};
 use super::resources::Limit;
@@ -71,7 +71,8 @@ impl Default for LoadOptions<'_> {
 struct Compiled {
     source: Source,
     name: String,
-    extends: Option<PathBuf>,
+    text: String,
+    extends: Option<String>,
     resources: BTreeMap<String, Limit>,
     programs: Vec<(Program, GraphVariant)>,
     outside: Outside,
@@ -177,10 +178,11 @@ fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<C
         }
         (wrong, Ok(())) | (Ok(()), wrong) => wrong?,
     }
-    let extends = extension.map(|extension| extension.base.0);
     let (name, resources) = (spec.name, spec.resources);
+    let text = own.text.clone();
+    let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
-    Ok(Compiled { name, extends, resources, programs, outside, source })
+    Ok(Compiled { name, text, extends, resources, programs, outside, source })
 }
 
 /// The keys of a stage that is a file of its own, to be put into a pipeline: what the kind takes as it is typed is text.
@@ -192,14 +194,15 @@ pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, 
 
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, extends, resources, programs, outside } = compiled(path, options, registry)?;
+    let Compiled { source, name, text, extends, resources, programs, outside } =
+        compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     if let Some(most) = size.beyond() {
         let message = format!("the pipeline unrolls to more than {most}");
         return Err(Diagnostic::of_file(path, message).help("lower a `repeat`").into());
     }
     let errors = Errors::new(&source);
-    let mut graph = Graph { pipeline: name, extends, resources, ..Graph::default() };
+    let mut graph = Graph { pipeline: name, text, extends, resources, ..Graph::default() };
     for (path, at) in outside.files {
         match (options.digest)(&path) {
             Ok(digest) => graph.files.push((path, digest)),

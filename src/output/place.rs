@@ -1,0 +1,233 @@
+//! Where a user has a command write. One rule for all commands: what is there already is replaced only if it is
+//! recognisably what this command writes there, so that repeating a command works and a slip of the hand loses nobody's
+//! file. It is looked at before any work is done, and again when the file is put in its place. Nothing is written
+//! through a symbolic link, nor into a device.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+/// A file that a user named for a command to write.
+pub struct Destination {
+    path: PathBuf,
+    what: String,
+    is_own: Box<dyn Fn(&Path) -> bool + Send + Sync>,
+}
+
+impl Destination {
+    /// The place `path` for `what` a command writes, such as `trace`. What is there may be replaced if `is_own` says so.
+    pub fn new(
+        path: &Path,
+        what: impl Into<String>,
+        is_own: impl Fn(&Path) -> bool + Send + Sync + 'static,
+    ) -> anyhow::Result<Destination> {
+        let destination = Destination { path: path.to_owned(), what: what.into(), is_own: Box::new(is_own) };
+        destination.look()?;
+        // Whether it can be written is known before anything is done, too.
+        destination.temporary().with_context(|| destination.fail())?;
+        Ok(destination)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has the file written under another name first, so that it is there whole or not at all.
+    pub fn write(&self, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        self.look()?;
+        let place = || -> anyhow::Result<()> {
+            let temporary = self.temporary()?;
+            write(temporary.path())?;
+            temporary.as_file().sync_all()?;
+            Ok(temporary.persist(&self.path).map(drop)?)
+        };
+        place().with_context(|| self.fail())
+    }
+
+    /// The same, of bytes.
+    pub fn write_bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.write(|path| Ok(fs::write(path, bytes)?))
+    }
+
+    fn fail(&self) -> String {
+        format!("cannot write {}", self.path.display())
+    }
+
+    fn temporary(&self) -> anyhow::Result<tempfile::NamedTempFile> {
+        let folder = folder_of(&self.path)?;
+        let permissions = Permissions::from_mode(0o666);
+        Ok(tempfile::Builder::new().prefix(".writing-").permissions(permissions).tempfile_in(folder)?)
+    }
+
+    fn look(&self) -> anyhow::Result<()> {
+        let (path, what) = (self.path.display(), &self.what);
+        if self.path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            bail!("{path} must be the name of a file, found that of a folder");
+        }
+        let Some(there) = looked_at(&self.path)? else { return Ok(()) };
+        let kind = there.file_type();
+        ensure!(!kind.is_dir(), "{path} is a folder; the {what} goes into a file: name one");
+        ensure!(kind.is_file(), "{path} is no file but a device, a pipe or a socket; name a file");
+        let remedy = "name another file, or remove it first";
+        ensure!(!there.permissions().readonly(), "{path} is there and write-protected; {remedy}");
+        ensure!(there.len() == 0 || (self.is_own)(&self.path), "{path} is there and is no {what}; {remedy}");
+        Ok(())
+    }
+}
+
+/// Whether a command may make something new at `out`: there is nothing, or a folder without anything in it.
+pub fn is_free(out: &Path) -> anyhow::Result<()> {
+    folder_of(out)?;
+    match looked_at(out)? {
+        None => Ok(()),
+        Some(there) if there.is_dir() => {
+            let mut entries = fs::read_dir(out).with_context(|| format!("cannot read {}", out.display()))?;
+            ensure!(
+                entries.next().is_none(),
+                "{} is there and not empty: name a new folder, or remove it first",
+                out.display()
+            );
+            Ok(())
+        }
+        Some(_) => bail!("{} is there: name a new file, or remove it first", out.display()),
+    }
+}
+
+/// What is at a path, if anything is; not what a link there leads to.
+fn looked_at(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
+    let shown = path.display();
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => {
+            let target = fs::read_link(path).unwrap_or_default();
+            bail!(
+                "{shown} is a symbolic link to {}, and nothing is written through one: name what it leads to, or remove the link first",
+                target.display()
+            )
+        }
+        Ok(there) => Ok(Some(there)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot write {shown}")),
+    }
+}
+
+/// The folder in which a path lies; it must be there.
+fn folder_of(path: &Path) -> anyhow::Result<&Path> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "there is no folder {}: make it first", folder.display());
+    Ok(folder)
+}
+
+/// What a file begins with; nothing of one that cannot be read.
+pub fn beginning(path: &Path, bytes: usize) -> Vec<u8> {
+    let mut beginning = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes as u64).read_to_end(&mut beginning));
+    if read.is_ok() { beginning } else { Vec::new() }
+}
+
+/// Whether a file begins with these bytes.
+pub fn begins_with(path: &Path, bytes: &[u8]) -> bool {
+    beginning(path, bytes.len()) == bytes
+}
+
+/// No first line of a table is longer.
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// Whether a file is CSV with these columns.
+pub fn is_csv(path: &Path, columns: &[String]) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let mut reader = csv::Reader::from_reader(file.take(LONGEST_LINE));
+    reader.headers().is_ok_and(|headers| headers.iter().eq(columns.iter().map(String::as_str)))
+}
+
+/// Whether a file is JSON Lines with these columns.
+pub fn is_jsonl(path: &Path, columns: &[String]) -> bool {
+    let mut line = Vec::new();
+    let read = File::open(path)
+        .and_then(|file| BufReader::new(file.take(LONGEST_LINE)).read_until(b'\n', &mut line));
+    let row = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line);
+    read.is_ok() && row.is_ok_and(|row| row.keys().eq(columns))
+}
+
+/// What is said of the table that a command writes: some of its columns.
+pub fn table_with(columns: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = columns.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    format!("table with the columns {shown}{}", if columns.len() > SHOWN { ", …" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn place(path: &Path) -> anyhow::Result<()> {
+        let destination = Destination::new(path, "brew", |path| begins_with(path, b"brew"))?;
+        destination.write_bytes(b"brew of glowvenom")
+    }
+
+    #[test]
+    fn what_a_command_wrote_is_replaced_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for _ in 0..2 {
+            place(&at("new")).unwrap();
+        }
+        fs::write(at("empty"), "").unwrap();
+        place(&at("empty")).unwrap();
+        assert_eq!(fs::read(at("empty")).unwrap(), b"brew of glowvenom");
+
+        fs::write(at("mine"), "moonbane").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        symlink(at("new"), at("link")).unwrap();
+        symlink(at("nowhere"), at("dangling")).unwrap();
+        fs::write(at("protected"), "brew").unwrap();
+        fs::set_permissions(at("protected"), Permissions::from_mode(0o444)).unwrap();
+        for (name, expected) in [
+            ("mine", "is there and is no brew; name another file, or remove it first"),
+            ("folder", "is a folder; the brew goes into a file"),
+            ("folder/", "must be the name of a file"),
+            ("link", "is a symbolic link to "),
+            ("dangling", "is a symbolic link to "),
+            ("protected", "is there and write-protected"),
+            ("none/brew", "there is no folder "),
+        ] {
+            let error = format!("{:#}", place(&at(name)).unwrap_err());
+            assert!(error.contains(expected) && error.contains(name.trim_end_matches("/brew")), "{error}");
+        }
+        assert_eq!(fs::read(at("mine")).unwrap(), b"moonbane");
+        assert!(at("link").is_symlink() && !at("nowhere").exists());
+        assert_eq!(fs::read(at("protected")).unwrap(), b"brew");
+        let error = place(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(error.contains("is no file but a device"), "{error}");
+    }
+
+    #[test]
+    fn what_came_up_at_the_place_meanwhile_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("brew");
+        let destination = Destination::new(&path, "brew", |path| begins_with(path, b"brew")).unwrap();
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is written before");
+        fs::write(&path, "mine").unwrap();
+        assert!(destination.write_bytes(b"brew").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        fs::remove_file(&path).unwrap();
+        assert!(destination.write(|_| bail!("no fire")).is_err());
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "and nothing half is left");
+    }
+
+    #[test]
+    fn a_table_is_known_by_its_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t");
+        let columns = ["seed", "a, \"quoted\" one"].map(str::to_owned);
+        fs::write(&path, "seed,\"a, \"\"quoted\"\" one\"\nbrew,1\n").unwrap();
+        assert!(is_csv(&path, &columns) && !is_csv(&path, &columns[..1]) && !is_jsonl(&path, &columns));
+        fs::write(&path, "{\"seed\":\"brew\",\"a, \\\"quoted\\\" one\":1}\n{\"torn").unwrap();
+        assert!(is_jsonl(&path, &columns) && !is_jsonl(&path, &columns[..1]) && !is_csv(&path, &columns));
+        assert!(!is_csv(&folder.path().join("none"), &columns));
+    }
+}

@@ -1,0 +1,133 @@
+//! What may be removed as a run: its folder and nothing else, and not what a user has put into it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::folder::{JUDGE_FILE, JUDGE_MARK, NODES, RECORD, RunRecord, is_place_of_run, is_under_way};
+use super::tables::{is_making, is_stamp, is_table};
+use store::{is_sealed_file, sealed_lines};
+
+/// A run's folder that may be removed.
+pub struct Removal {
+    pub folder: PathBuf,
+    /// Whether the process that makes it lives.
+    pub is_running: bool,
+    /// What lies in it and is not triplay's, by its path from there; folders end in `/`.
+    pub foreign: Vec<String>,
+}
+
+impl Removal {
+    /// Looks whether a folder is a run's: its record is as it was written and is of this run; or it lies where runs are
+    /// made and is called as one, for one that was killed before it had a record, or whose record is damaged.
+    pub fn of(folder: &Path) -> anyhow::Result<Removal> {
+        let shown = folder.display();
+        // Without `/` or `/.` at its end, which would lead through a link.
+        let mut plain: PathBuf = folder.components().collect();
+        if plain.file_name().is_none() {
+            plain = folder.canonicalize().with_context(|| format!("cannot find {shown}"))?;
+        }
+        let there = fs::symlink_metadata(&plain).with_context(|| format!("cannot read {shown}"))?;
+        if there.is_symlink() {
+            let target = fs::read_link(&plain).unwrap_or_default();
+            let target = target.display();
+            bail!(
+                "{shown} is a symbolic link to {target}: name the folder that it leads to, or remove the link alone with rm"
+            );
+        }
+        let nodes = plain.join(NODES);
+        let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
+        let lines = fs::read(&nodes).with_context(|| format!("cannot read {}", nodes.display()))?;
+        let is_of_triplay = lines.is_empty() || sealed_lines(&lines, |_| ()).next().is_some();
+        ensure!(
+            is_file(&nodes) && is_of_triplay && (is_named(&plain)? || is_place_of_run(&plain)),
+            "{shown} is no run's folder: it must have a {RECORD} that triplay wrote of the run of this name; nothing was removed"
+        );
+        let mut foreign = Vec::new();
+        gather(&plain, &mut foreign)?;
+        foreign.sort();
+        Ok(Removal { is_running: is_under_way(&plain), folder: plain, foreign })
+    }
+
+    pub fn remove(&self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+    }
+}
+
+/// Whether a folder's record is as it was written, and of a run of this name; or of its pipeline, where somebody has
+/// renamed the run.
+fn is_named(folder: &Path) -> anyhow::Result<bool> {
+    let text = fs::read(folder.join(RECORD)).unwrap_or_default();
+    let record = serde_json::from_slice::<RunRecord>(&text).ok().filter(|_| is_sealed_file(&text));
+    let Some(record) = record else { return Ok(false) };
+    let place = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+    let is_called = |path: Option<&Path>, name: &str| {
+        path.and_then(Path::file_name).is_some_and(|own| own.as_encoded_bytes() == name.as_bytes())
+    };
+    Ok(is_called(Some(&place), &record.run) || is_called(place.parent(), &record.pipeline))
+}
+
+/// The files that triplay writes beside `models/` and `tables/`.
+const OWN: [&str; 6] = ["pipeline.yaml", "extends.yaml", RECORD, NODES, "metrics.parquet", "events.jsonl"];
+
+/// Whether a file is one that a process was writing when it was killed.
+fn is_writing(name: &str) -> bool {
+    name.starts_with(".writing-")
+}
+
+/// What is not triplay's.
+fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
+    for (name, path, kind) in entries(folder)? {
+        match &*name {
+            "models" if kind.is_dir() => {
+                for (model, _, kind) in entries(&path)? {
+                    // Links to checkpoints in the cache: removing one loses none.
+                    if !kind.is_symlink() {
+                        foreign.push(shown(&format!("models/{model}"), kind));
+                    }
+                }
+            }
+            "tables" if kind.is_dir() => {
+                for (stamp, path, kind) in entries(&path)? {
+                    let is_own = kind.is_dir() && (is_stamp(&stamp) || is_making(&stamp));
+                    if !is_own {
+                        foreign.push(shown(&format!("tables/{stamp}"), kind));
+                        continue;
+                    }
+                    for (table, _, kind) in entries(&path)? {
+                        if !(kind.is_file() && is_table(&table)) {
+                            foreign.push(shown(&format!("tables/{stamp}/{table}"), kind));
+                        }
+                    }
+                }
+            }
+            JUDGE_FILE if kind.is_file() => {
+                let text = fs::read(&path).unwrap_or_default();
+                if !text.starts_with(JUDGE_MARK.as_bytes()) {
+                    foreign.push(name);
+                }
+            }
+            own if kind.is_file() && (OWN.contains(&own) || is_writing(own)) => {}
+            _ => foreign.push(shown(&name, kind)),
+        }
+    }
+    Ok(())
+}
+
+fn shown(name: &str, kind: fs::FileType) -> String {
+    format!("{name}{}", if kind.is_dir() { "/" } else { "" })
+}
+
+/// What lies in a folder: names, paths, and what each is, of a link that it is one.
+fn entries(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf, fs::FileType)>> {
+    let read = || -> std::io::Result<Vec<_>> {
+        fs::read_dir(folder)?
+            .map(|entry| {
+                let entry = entry?;
+                Ok((entry.file_name().to_string_lossy().into_owned(), entry.path(), entry.file_type()?))
+            })
+            .collect()
+    };
+    read().with_context(|| format!("cannot read {}", folder.display()))
+}
