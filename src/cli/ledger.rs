@@ -92,9 +92,7 @@ impl Ledger {
         let ledger = self.clone();
         on_interrupt(move || {
             // Jobs in processes of their own outlive a run that is killed, and not one that is told to end.
-            for process in engine::processes_at_work() {
-                end_process(process);
-            }
+            engine::end_processes();
             ledger.run_finished();
             // Where the terminal is gone nobody reads it, and the end is the same.
             let mut stderr = std::io::stderr();
@@ -120,12 +118,6 @@ impl Ledger {
         })
         .context("cannot listen for Ctrl-C")
     }
-}
-
-fn end_process(process: u32) {
-    let id = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
-    // Who has ended meanwhile needs no signal.
-    id.into_iter().for_each(|id| drop(rustix::process::kill_process(id, rustix::process::Signal::TERM)));
 }
 
 /// The one object of `--json`.

@@ -41,4 +41,4 @@ pub use report::{Checked, NodeOutput, NodeReport, Report, RunError};
 pub use resources::Limit;
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};
-pub use worker::{End, Program, processes_at_work, work};
+pub use worker::{End, Program, end_processes, work};

@@ -100,6 +100,8 @@ struct Slot {
     key: Option<Digest>,
     /// Its outputs, as recorded or as they just came out.
     outputs: Option<Box<[Blob]>>,
+    /// Whether these are of a key that it had before.
+    is_outdated: bool,
     /// Seconds that the work took, in whichever run.
     seconds: f64,
     /// Nodes that wait for its blobs.
@@ -192,6 +194,7 @@ impl<'a> Plan<'a> {
             state: State::Waiting { unknown: graph.node(id).sources().count() as u32 },
             key: None,
             outputs: None,
+            is_outdated: false,
             seconds: 0.0,
             demanded_by: Vec::new(),
         };
@@ -371,8 +374,14 @@ impl<'a> Plan<'a> {
         if now == self.key(id) {
             return false;
         }
+        self.slot_mut(id).is_outdated = true;
         self.find_out(id);
         true
+    }
+
+    /// What its key gave before, to be compared with what it gives now.
+    pub fn outputs_before(&self, id: NodeId) -> Option<&[Blob]> {
+        self.outputs(id).filter(|_| !self.slots[id.index()].is_outdated)
     }
 
     /// Seconds and outputs in the record of a node's key.
@@ -397,7 +406,9 @@ impl<'a> Plan<'a> {
 
     /// Enters the outputs of a node; `open` gets the nodes whose inputs are all known by it.
     fn enter(&mut self, id: NodeId, outputs: Box<[Blob]>, open: &mut Vec<NodeId>) {
-        let first = self.slot_mut(id).outputs.replace(outputs).is_none();
+        let slot = self.slot_mut(id);
+        slot.is_outdated = false;
+        let first = slot.outputs.replace(outputs).is_none();
         if !first {
             return;
         }

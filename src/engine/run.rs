@@ -352,7 +352,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             return Ok(());
         };
         let check = self.plan.outputs(id).filter(|_| why.reason == Reason::Check).map(Box::from);
-        let again = self.plan.outputs(id).is_some();
+        let again = self.plan.outputs_before(id).is_some();
         job.devices = grant.devices().to_vec();
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
         let task = Task { job, key, call: node.call.clone(), again, check };
@@ -528,7 +528,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// A node's outputs are there. False where they are not those that it had before.
     fn made(&mut self, id: NodeId, others: &[NodeId], seconds: f64, blobs: Box<[Blob]>) -> bool {
         let declared = self.plan.graph.node(id).call.outputs();
-        let before = self.plan.outputs(id);
+        let before = self.plan.outputs_before(id);
         if let Some(output) = before.and_then(|before| first_difference(declared, before, &blobs)) {
             let error = came_out_different(&declared[output].name, &blobs[output]);
             self.fail_all(id, others.to_vec(), error);

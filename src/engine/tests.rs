@@ -2,6 +2,7 @@
 //! `grammar`.
 
 mod grammar;
+mod jobs;
 mod rounds;
 mod scheduling;
 mod variants;

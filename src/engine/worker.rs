@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::execute::{Ended, Executor, Task};
@@ -69,9 +70,13 @@ fn processes() -> MutexGuard<'static, Vec<u32>> {
     PROCESSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The processes that do jobs for this one, to be ended when it is.
-pub fn processes_at_work() -> Vec<u32> {
-    processes().clone()
+/// Ends the processes that do jobs for this one.
+pub fn end_processes() {
+    let ids = processes().iter().filter_map(|id| Pid::from_raw(i32::try_from(*id).ok()?)).collect::<Vec<_>>();
+    for id in ids {
+        // Who has ended meanwhile needs no signal.
+        let _ = kill_process(id, Signal::TERM);
+    }
 }
 
 impl Program {

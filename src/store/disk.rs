@@ -436,7 +436,11 @@ impl Store {
             fail_point("blob.shelf")?;
             sync_folder(path.parent().unwrap_or(&self.root))
         };
-        sync().map_err(io_error("write", &path))
+        match sync() {
+            // Damaged since, and put aside: a record may name what has to be made again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(io_error("write", &path)),
+        }
     }
 
     /// Makes a file read-only, since blobs are never edited in place: its size.

@@ -213,6 +213,32 @@ fn gc_beside_two_runs_takes_nothing_that_they_need() {
 }
 
 #[test]
+fn a_run_whose_folder_was_moved_away_keeps_what_it_needs_until_runs_rm_lets_go_of_it() {
+    let space = Space::new();
+    let cache = space.path("cache");
+    let cache = ["--cache", cache.to_str().unwrap()];
+    let project = space.path("project");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("small.yaml"), include_str!("small.yaml")).unwrap();
+    let run = |folder: &Path| -> serde_json::Value {
+        let mut command = space.command(&[&SMALL[..], &cache].concat());
+        Seen::from(command.current_dir(folder).output().unwrap()).json()
+    };
+    let first = run(&project);
+    // Moved, or on a disk that is not mounted.
+    let moved = space.path("moved");
+    fs::rename(&project, &moved).unwrap();
+    let gc = || space.triplay(&[&["cache", "gc", "--json"][..], &cache].concat()).json();
+    let kept = gc();
+    assert_eq!((&kept["blobs"], &kept["runs_unseen"]), (&0.into(), &1.into()));
+    assert_eq!(run(&moved)["ran"], 0, "nothing was lost");
+    let folder = project.join(first["results"].as_str().unwrap());
+    let removed = space.triplay(&[&["runs", "rm", folder.to_str().unwrap()][..], &cache].concat());
+    assert!(removed.out.starts_with("let go of "), "{}{}", removed.out, removed.err);
+    assert_ne!(gc()["blobs"], 0);
+}
+
+#[test]
 fn a_clock_that_was_set_back_confuses_nobody() {
     let space = Space::new();
     let first = space.triplay(&SMALL).json();
@@ -281,8 +307,9 @@ fn two_users_of_a_group_share_one_cache() {
     let first = run(0, &[]);
     let second = run(1, &[]);
     assert_eq!((&second["ran"], &second["cached"]), (&0.into(), &first["ran"]));
-    assert_eq!(run(1, &["--set", "diversity=0.3"])["failed"], 0);
-    assert_eq!(run(0, &["--set", "diversity=0.3"])["ran"], 0);
+    // What the one alone needs lies where the other cannot look, and is kept all the same.
+    run(0, &["--set", "label=own"]);
+    fs::set_permissions(&homes[0].1, fs::Permissions::from_mode(0o700)).unwrap();
     let gc = by(
         20_002,
         group,
@@ -290,7 +317,12 @@ fn two_users_of_a_group_share_one_cache() {
         &homes[1].1,
         &["cache", "gc", "--json", "--cache", cache.to_str().unwrap()],
     );
-    assert_eq!(gc.json()["blobs"], 0);
+    let collected = gc.json();
+    assert_eq!((&collected["blobs"], &collected["records"]), (&0.into(), &0.into()), "{collected}");
+    assert_eq!((&collected["runs_unseen"], &collected["runs_deleted"]), (&2.into(), &0.into()));
+    assert_eq!(run(0, &["--set", "label=own"])["ran"], 0);
+    assert_eq!(run(1, &["--set", "diversity=0.3"])["failed"], 0);
+    assert_eq!(run(0, &["--set", "diversity=0.3"])["ran"], 0);
     let stranger = by(
         20_003,
         20_003,

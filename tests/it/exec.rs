@@ -554,3 +554,119 @@ fn an_output_that_is_not_what_its_type_says_fails_who_made_it() {
         assert!(seen.err.contains("is not a readable Parquet file"), "{}", seen.err);
     }
 }
+
+#[test]
+fn five_seeds_of_a_command_that_draws_nothing_run_it_once() {
+    let space = Space::new();
+    let stages = "
+  same: { kind: exec, command: 'echo moss > out', outputs: { out: text } }
+  drawn: { kind: exec, command: 'echo $TRIPLAY_SEED > out', random: true, outputs: { out: text } }
+";
+    space.write("p.yaml", &format!("pipeline: p\nseeds: [1, 2, 3, 4, 5]\nstages:{stages}"));
+    let summary = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
+    assert_eq!((&summary["ran"], &summary["cached"]), (&6.into(), &4.into()));
+    space.write("p.yaml", &format!("pipeline: p\nstages:{}", stages.replace(", random: true", "")));
+    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "help: say `random: true`");
+}
+
+#[test]
+fn nodes_side_by_side_have_other_gpus() {
+    let space = Space::new();
+    let stage = "kind: exec, command: 'echo $CUDA_VISIBLE_DEVICES > out; sleep 0.4', outputs: { out: text }";
+    space.write(
+        "p.yaml",
+        &format!(
+            "pipeline: p\nresources: {{ gpu: 3 }}\nstages:\n  one: {{ {stage}, resources: {{ gpu: 1 }} }}\n  \
+             two: {{ {stage}, resources: {{ gpu: 2 }}, env: {{ WHICH: two }} }}\n"
+        ),
+    );
+    let mut command = space.command(&["pipeline", "run", "p.yaml", "--json", "--jobs", "2"]);
+    // Of this test alone, whatever the machine has.
+    let names = ["a", "b", "c"].map(|name| format!("test-{}-{name}", std::process::id()));
+    let seen: Seen = command.env("CUDA_VISIBLE_DEVICES", names.join(",")).output().unwrap().into();
+    seen.json();
+    assert_eq!(text(&space, "one"), format!("{}\n", names[0]));
+    assert_eq!(text(&space, "two"), format!("{},{}\n", names[1], names[2]));
+}
+
+const OWN_PROCESS: &str = "
+  first: { kind: exec, command: 'sleep 1; echo moss > out', outputs: { out: text }, on: process }
+  last: { kind: exec, command: 'cat in > out; echo brew >> out', inputs: { in: first }, outputs: { out: text }, on: process }
+";
+
+#[test]
+fn a_stage_in_a_process_of_its_own_gives_what_it_gives_here() {
+    let space = Space::new();
+    let summary = play(&space, OWN_PROCESS, &[]).json();
+    assert_eq!(summary["ran"], 2);
+    assert_eq!(text(&space, "last"), "moss\nbrew\n");
+    assert_eq!(
+        play(&space, &OWN_PROCESS.replace(", on: process", ""), &[]).json()["ran"],
+        0,
+        "the key is the same"
+    );
+    assert_eq!(space.triplay(&["cache", "gc", "--json"]).json()["blobs"], 0, "the run needs them");
+    let verified = space.triplay(&["cache", "verify", "--json"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.out);
+}
+
+#[test]
+fn a_job_outlives_the_run_that_started_it_and_the_next_run_finds_it_at_work() {
+    let space = Space::new();
+    let stages = OWN_PROCESS.replace("sleep 1", "echo begun >> $DIARY; sleep 2");
+    let stages = stages.replace(", on: process", ", pass: [DIARY], on: process");
+    let diary = space.path("diary");
+    let variables = [("DIARY", diary.to_str().unwrap())];
+    space.write("p.yaml", &format!("pipeline: p\nstages:{stages}"));
+    let start = || {
+        let mut command = space.command(&["pipeline", "run", "p.yaml", "--json"]);
+        command.envs(variables).spawn().unwrap()
+    };
+    let mut first = start();
+    wait_for("the job", || diary.exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let seen = Seen::from(start().wait_with_output().unwrap());
+    assert!(seen.err.contains("waiting: process ") && seen.err.contains(" computes first"), "{}", seen.err);
+    let summary = seen.json();
+    assert_eq!((&summary["ran"], &summary["cached"]), (&1.into(), &1.into()));
+    assert_eq!(std::fs::read_to_string(&diary).unwrap(), "begun\n", "it was not done again");
+}
+
+#[test]
+fn a_process_that_dies_costs_its_node_and_no_other() {
+    let space = Space::new();
+    let marker = format!("died-{}", std::process::id());
+    let stages = format!(
+        "
+  dies: {{ kind: exec, command: [sleep, '9.{}'], env: {{ MARK: {marker} }}, on: process }}
+  lives: {{ kind: exec, command: 'sleep 1; echo moss > out', outputs: {{ out: text }} }}
+",
+        std::process::id()
+    );
+    space.write("p.yaml", &format!("pipeline: p\nstages:{stages}"));
+    let child = space
+        .command(&["pipeline", "run", "p.yaml", "--json", "--keep-going", "--jobs", "2"])
+        .spawn()
+        .unwrap();
+    let worker = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let of_child = |id: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            parent == Some(&child.id().to_string()) && line.windows(6).any(|part| part == b"\0work\0")
+        };
+        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(of_child)
+    };
+    wait_for("the process", || worker().is_some());
+    let id = worker().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-KILL", &id]).status().unwrap().success());
+    let seen = Seen::from(child.wait_with_output().unwrap());
+    seen.fails(
+        1,
+        "error: dies: its process was killed by signal 9: the system does that where memory is short",
+    );
+    let summary: serde_json::Value = serde_json::from_str(&seen.out).unwrap();
+    assert_eq!((&summary["ran"], &summary["failed"]), (&1.into(), &1.into()));
+}

@@ -385,3 +385,149 @@ fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read
     assert!(error.contains("word was changed while the run was under way\n  help: run again"), "{error}");
     assert_eq!(yard.run(&yard.graph("", &stages, &[]), &jobs(1)).0.ran, 1);
 }
+
+#[test]
+fn a_failed_key_is_executed_once_however_many_nodes_have_it() {
+    let yard = Yard::new();
+    let stages = "
+  a: { busy, name: bad, failures: 9, milliseconds: 20 }
+  b: { busy, name: bad, failures: 9, milliseconds: 20 }
+  c: { busy, name: bad, failures: 9, milliseconds: 20 }
+  d: { busy, name: d }
+";
+    let options = RunOptions { keep_going: true, ..jobs(2) };
+    let (report, _) = yard.run(&yard.graph("", stages, &[]), &options);
+    assert_eq!((report.ran, report.failures.len(), yard.began()), (1, 3, vec!["bad".into(), "d".into()]));
+    assert_eq!(report.failures[1].to_string(), "b: a failed, and this node is the same");
+}
+
+#[test]
+fn while_a_node_waits_to_be_tried_again_others_have_its_resources() {
+    let yard = Yard::new();
+    let stages = "
+  a: { busy, name: a, failures: 1, transient: true, retry: { times: 1, wait: 300ms } }
+  b: { busy, name: b, milliseconds: 20 }
+";
+    let (report, _) = yard.run(&yard.graph("", stages, &[]), &jobs(1));
+    assert_eq!((report.ran, report.failures.len()), (2, 0));
+    assert_eq!(yard.told(), ["begin a", "end a", "begin b", "end b", "begin a", "end a"]);
+}
+
+/// Reads its input, and damages it where it is told to.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Spoil {
+    text: Input<Text>,
+    /// How often it still damages what it reads.
+    times: PathBuf,
+}
+
+impl Stage for Spoil {
+    const KIND: Kind = Kind {
+        name: "spoil",
+        version: 1,
+        outputs: &[Output::new("out", "text")],
+        numerics: false,
+        draws: false,
+        uncounted: &["times"],
+    };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        let input = context.input(&self.text)?.clone();
+        let left: u32 = fs::read_to_string(&self.times)?.parse()?;
+        if left > 0 {
+            fs::write(&self.times, (left - 1).to_string())?;
+            fs::set_permissions(&input.path, fs::Permissions::from_mode(0o644))?;
+            fs::write(&input.path, format!("damaged {left}"))?;
+        }
+        let text = context.load(&input, |path| Ok((fs::read_to_string(path)?, 1)))?;
+        Ok(fs::write(context.output("out"), &*text)?)
+    }
+}
+
+fn spoilt(times: u32) -> (Yard, Report, String) {
+    let yard = Yard::new();
+    let left = yard.space.folder.path().join("times");
+    fs::write(&left, times.to_string()).unwrap();
+    let yaml = format!(
+        "pipeline: t\nstages:\n  a: {{ kind: say, text: whole }}\n  b: {{ kind: spoil, text: a, times: {} }}\n",
+        left.display()
+    );
+    let file = yard.space.folder.path().join("t.yaml");
+    fs::write(&file, yaml).unwrap();
+    let graph = load(&file, &LoadOptions::default(), &registry().with::<Spoil>()).unwrap();
+    let (report, nodes) = yard.run(&graph, &jobs(1));
+    let text = nodes.iter().find(|node| node.node == "b").map(|_| blob(&yard, &nodes, "b"));
+    let text = text.map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default();
+    (yard, report, text)
+}
+
+#[test]
+fn what_was_loaded_from_a_damaged_input_is_not_used_again_from_memory() {
+    let (_, report, text) = spoilt(1);
+    assert_eq!((report.failures.len(), text.as_str()), (0, "whole"));
+}
+
+#[test]
+fn an_input_that_is_damaged_each_time_it_is_made_ends_the_node_and_says_so() {
+    let (_, report, _) = spoilt(1000);
+    let error = report.failures[0].to_string();
+    assert!(error.starts_with("b: an input was missing or damaged 4 times"), "{error}");
+}
+
+#[test]
+fn a_time_limit_and_a_wait_beyond_the_clocks_end_are_no_limit_and_no_end() {
+    let yard = Yard::new();
+    let stage = "  a: { busy, name: a, timeout: 9000000000000000000, failures: 1, transient: true, retry: { times: 1, wait: 1ms } }\n";
+    let (report, _) = yard.run(&yard.graph("", stage, &[]), &jobs(1));
+    assert_eq!((report.ran, report.failures.len()), (1, 0));
+}
+
+#[test]
+fn a_node_whose_log_came_out_otherwise_when_it_was_made_again_gives_its_reader_another_key() {
+    let yard = Yard::new();
+    let stages = "  vague: { kind: noisy }\n  reads: { kind: join, parts: [vague.log] }\n";
+    let file = yard.space.folder.path().join("t.yaml");
+    let load_it = |more: &str| {
+        fs::write(&file, format!("pipeline: t\nstages:\n{stages}{more}")).unwrap();
+        load(&file, &LoadOptions::default(), &registry().with::<Noisy>()).unwrap()
+    };
+    let (_, nodes) = yard.run(&load_it(""), &jobs(1));
+    // Both outputs are lost, and somebody new wants the log.
+    let vague = nodes.iter().find(|node| node.node == "vague").unwrap();
+    let store = Store::open(&yard.cache()).unwrap();
+    vague.outputs.iter().for_each(|output| fs::remove_file(store.blob_path(&output.digest)).unwrap());
+    let graph = load_it("  also: { kind: join, parts: [vague.log, vague.log] }\n");
+    let (report, nodes) = yard.run(&graph, &jobs(1));
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let also = nodes.iter().find(|node| node.node == "also").unwrap();
+    let mut record: serde_json::Value = serde_json::from_slice(
+        &Store::open(&yard.cache()).unwrap().whole_record(&also.key).unwrap().unwrap(),
+    )
+    .unwrap();
+    let log = fs::read_to_string(blob(&yard, &nodes, "also")).unwrap();
+    let read = record["job"]["inputs"][0]["digest"].take();
+    let half = &log[..log.len() / 2];
+    assert_eq!(read, store::Digest::of_bytes(half.as_bytes()).to_string(), "the key is of what was read");
+}
+
+/// Always makes the same, and a log that is never the same.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Noisy {}
+
+impl Stage for Noisy {
+    const KIND: Kind = Kind {
+        name: "noisy",
+        version: 1,
+        outputs: &[Output::new("out", "text"), Output::incidental("log", "text")],
+        numerics: false,
+        draws: false,
+        uncounted: &[],
+    };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        fs::write(context.output("out"), "same")?;
+        Ok(fs::write(context.output("log"), format!("{:?}", std::time::Instant::now()))?)
+    }
+}

@@ -1,0 +1,166 @@
+//! What counts for a key, and what a record keeps of it.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn key(space: &Space, yaml: &str, settings: &[&str], node: &str) -> store::Digest {
+    let graph = space.load(yaml, settings).unwrap_or_else(|error| panic!("{error}"));
+    let store = space.store();
+    let plan = Plan::new(&graph, &store);
+    plan.key(graph.find(node).unwrap()).unwrap()
+}
+
+/// Draws nothing.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Copy {
+    from: Input<Text>,
+    /// How fast; it does not count.
+    #[serde(default)]
+    haste: f64,
+}
+
+impl Stage for Copy {
+    const KIND: Kind = Kind {
+        name: "copy",
+        version: 3,
+        outputs: &[Output::new("out", "text")],
+        numerics: false,
+        draws: false,
+        uncounted: &["haste"],
+    };
+
+    fn run(&self, context: &mut Context) -> anyhow::Result<()> {
+        fs::copy(&context.input(&self.from)?.path, context.output("out"))?;
+        Ok(())
+    }
+}
+
+const COPIES: &str = "
+pipeline: copies
+stages:
+  a: { kind: say, text: abc, seed: 1 }
+  loop:
+    repeat: 3
+    carry: { x: a }
+    stages: { more: { kind: copy, from: a } }
+    next: { x: more }
+  end: { kind: join, parts: [a, a.out, loop.x] }
+";
+
+fn load_copies(space: &Space, yaml: &str, seeds: &[u64]) -> Graph {
+    let file = space.folder.path().join("copies.yaml");
+    fs::write(&file, yaml).unwrap();
+    let options = LoadOptions { seeds, ..LoadOptions::default() };
+    load(&file, &options, &registry().with::<Copy>()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn keys_are_pinned_since_caches_are_shared_by_versions() {
+    let space = Space::new();
+    let yaml = "pipeline: t\nstages:\n  a: { kind: say, text: \"1\" }\n  b: { kind: join, parts: [a, a] }\n";
+    assert_eq!(
+        key(&space, yaml, &[], "a").to_string(),
+        "47c779c319a4b9a4160aba74501df5fd02b4d98f065395c5119126c5f5dbc542"
+    );
+    space.run(yaml, &[]);
+    assert_eq!(
+        key(&space, yaml, &[], "b").to_string(),
+        "5b43095fd587d31a36d8118326f5c3abd95bbf2a5b964077431c24388f548138"
+    );
+}
+
+#[test]
+fn the_words_that_name_an_input_do_not_count_and_neither_does_how_often_it_is_named_in_them() {
+    let space = Space::new();
+    let graph = load_copies(&space, COPIES, &[]);
+    let other = load_copies(&space, &COPIES.replace("[a, a.out, loop.x]", "[a.out, a, loop.x]"), &[]);
+    let store = space.store();
+    let root = store.add_root(space.folder.path(), "").unwrap();
+    run_graph(&graph, &store, &root);
+    let key = |graph: &Graph| Plan::new(graph, &store).key(graph.find("end").unwrap()).unwrap();
+    assert_eq!(key(&graph), key(&other));
+}
+
+fn run_graph(graph: &Graph, store: &Store, root: &Root) -> Report {
+    let options = RunOptions { jobs: 1, ..RunOptions::default() };
+    let memory = Memory::new(1 << 20);
+    run(held(graph, store, root), root, store, &memory, &options, &Log::default(), &mut |_| Ok(()))
+}
+
+#[test]
+fn what_does_not_draw_is_computed_once_for_all_rounds_and_seeds() {
+    let space = Space::new();
+    let (store, graph) = (space.store(), load_copies(&space, COPIES, &[1, 2, 3, 4, 5]));
+    let root = store.add_root(space.folder.path(), "").unwrap();
+    let report = run_graph(&graph, &store, &root);
+    // Of each seed `end` alone, since `a` has a seed of its own.
+    assert_eq!((graph.nodes.len(), report.ran, report.cached), (25, 7, 18));
+}
+
+#[test]
+fn what_does_not_count_changes_no_key_and_reaches_the_stage_all_the_same() {
+    let space = Space::new();
+    let hasty = COPIES.replace("from: a }", "from: a, haste: 2.5 }");
+    let (store, graph, other) =
+        (space.store(), load_copies(&space, COPIES, &[]), load_copies(&space, &hasty, &[]));
+    let root = store.add_root(space.folder.path(), "").unwrap();
+    run_graph(&graph, &store, &root);
+    let id = other.find("loop[1]/more").unwrap();
+    let plan = Plan::new(&other, &store);
+    assert!(plan.is_done());
+    assert_eq!(plan.job(id).unwrap().params["haste"], 2.5);
+}
+
+#[test]
+fn a_record_keeps_what_its_key_is_the_hash_of() {
+    let space = Space::new();
+    let (store, graph) = (space.store(), load_copies(&space, COPIES, &[]));
+    let root = store.add_root(space.folder.path(), "").unwrap();
+    run_graph(&graph, &store, &root);
+    let plan = Plan::new(&graph, &store);
+    for id in graph.ids() {
+        let key = plan.key(id).unwrap();
+        let line = store.whole_record(&key).unwrap().unwrap();
+        let mut record: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(key_of(&record["job"]), Some(key), "{}", graph.node(id).name);
+        let job = plan.job(id).unwrap();
+        assert_eq!(job.key(graph.node(id).call.kind), Some(key), "as a worker computes it");
+        let read: Job = serde_json::from_value(json!(job)).unwrap();
+        assert_eq!(read.key(graph.node(id).call.kind), Some(key), "also of a job that was written and read");
+        // Anything else is another key.
+        record["job"]["version"] = json!(9);
+        assert_ne!(key_of(&record["job"]), Some(key));
+    }
+}
+
+#[test]
+fn a_record_of_other_outputs_is_none_of_a_node() {
+    let space = Space::new();
+    let yaml = "pipeline: t\nstages:\n  a: { kind: say, text: \"1\" }\n";
+    let key = key(&space, yaml, &[], "a");
+    let blob = json!({ "name": "other", "artifact": "text", "digest": key, "bytes": 1 });
+    space.store().write_record(&key, &json!({ "seconds": 1.0, "outputs": [blob], "job": {} })).unwrap();
+    assert_eq!(space.run(yaml, &[]).executed, ["a"]);
+}
+
+#[test]
+fn a_stage_that_takes_many_inputs_is_looked_through_in_no_time() {
+    let space = Space::new();
+    let parts = vec!["a"; 20_000].join(", ");
+    let yaml = format!(
+        "pipeline: t\nstages:\n  a: {{ kind: say, text: x }}\n  b: {{ kind: join, parts: [{parts}] }}\n"
+    );
+    let ran = space.run(&yaml, &[]);
+    assert_eq!((ran.report.ran, ran.text(&space, "b").len()), (2, 20_000));
+}
+
+#[test]
+fn a_seed_for_what_does_not_draw_is_refused() {
+    let space = Space::new();
+    let file = space.folder.path().join("copies.yaml");
+    fs::write(&file, COPIES.replace("from: a }", "from: a, seed: 3 }")).unwrap();
+    let error = load(&file, &LoadOptions::default(), &registry().with::<Copy>()).err().unwrap().to_string();
+    assert!(error.contains("`seed` has no effect: this stage does not draw"), "{error}");
+}
