@@ -1,5 +1,6 @@
 //! What the fuzz targets share.
 
+pub mod jobs;
 pub mod pipeline;
 pub mod records;
 

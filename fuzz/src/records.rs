@@ -13,26 +13,23 @@ use std::time::{Duration, UNIX_EPOCH};
 use arbitrary::Arbitrary;
 use serde_json::json;
 
-use engine::{Graph, LoadOptions, Plan, load};
-use store::{Digest, Live, Store, is_sealed, seal};
+use engine::{Graph, LoadOptions, NodeId, Plan, State, load};
+use store::{Claimed, Digest, Live, Standing, Store, is_sealed, seal};
 
 #[derive(Arbitrary, Debug)]
 pub struct Input {
+    /// What a process has written that is gone.
     records: Vec<Piece>,
-    /// What happens to the records while the cache is open.
-    meanwhile: Option<Meanwhile>,
+    /// What it adds while the cache is open.
+    appended: Vec<Piece>,
     files: Vec<Piece>,
-    /// A file in `roots/`.
-    root: Vec<u8>,
+    /// Files in `roots/ID/`.
+    folder: Vec<u8>,
+    names: Vec<u8>,
+    /// What a session's file says.
+    session: Vec<u8>,
     /// The name of a run's folder.
     run: Vec<u8>,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Meanwhile {
-    Appended(Vec<Piece>),
-    Shortened(u16),
-    Replaced(Vec<Piece>),
 }
 
 /// A piece of a file: what is not raw is a line, without its end.
@@ -60,10 +57,10 @@ fn line(real: &Real) -> Vec<u8> {
     let outputs: Vec<_> = real
         .outputs
         .iter()
-        .map(|(digest, bytes)| json!({ "digest": Digest::of_bytes(&[*digest]), "bytes": bytes }))
+        .map(|(digest, bytes)| json!({ "name": "out", "digest": Digest::of_bytes(&[*digest]), "bytes": bytes }))
         .collect();
     let key = key(real.key);
-    let record = json!({ "key": key, "seconds": real.seconds, "outputs": outputs, "manifest": { "x": 1 } });
+    let record = json!({ "key": key, "seconds": real.seconds, "outputs": outputs, "job": { "x": 1 } });
     seal(&record).expect("a line").into_bytes()
 }
 
@@ -156,39 +153,50 @@ fn key(index: u8) -> Digest {
 fn keys(graph: &Graph, store: &Store) -> Vec<Digest> {
     loop {
         let plan = Plan::new(graph, store);
-        let open = plan.slots.iter().zip(&graph.nodes).find(|(slot, _)| slot.key.is_some() && !slot.recorded);
-        let Some((slot, node)) = open else { return plan.slots.iter().filter_map(|slot| slot.key).collect() };
-        let outputs =
-            vec![json!({ "digest": Digest::of_bytes(BLOB), "bytes": 1 }); node.call.outputs().len()];
-        let record = json!({ "key": slot.key, "seconds": 1.0, "outputs": outputs, "manifest": {} });
-        store.write_record(&record).expect("a record is written");
+        let is_open = |id: &NodeId| plan.key(*id).is_some() && !matches!(plan.state(*id), State::Done { .. });
+        let Some(id) = graph.ids().find(|id| is_open(id) && store.record(&key_of(&plan, *id), |_| Some(())).is_none())
+        else {
+            return graph.ids().filter_map(|id| plan.key(id)).collect();
+        };
+        let outputs: Vec<_> = graph.node(id).call.outputs().iter().map(|output| &output.name).collect();
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|name| json!({ "name": name, "digest": Digest::of_bytes(BLOB), "bytes": 1 }))
+            .collect();
+        let record = json!({ "seconds": 1.0, "outputs": outputs, "job": {} });
+        store.write_record(&key_of(&plan, id), &record).expect("a record is written");
         store.refresh().expect("it is read");
     }
 }
 
-/// What a whole record of each key should be: the last line that begins as one of it, unless that is damaged.
-fn expected(text: &[u8]) -> BTreeMap<Digest, Option<Vec<u8>>> {
-    let mut expected = BTreeMap::new();
-    let Some(end) = text.iter().rposition(|byte| *byte == b'\n') else { return expected };
-    for line in text[..end].split(|byte| *byte == b'\n') {
+fn key_of(plan: &Plan, id: NodeId) -> Digest {
+    plan.key(id).expect("a key")
+}
+
+/// What the whole record of each key should be: the last of those that know of most before them.
+fn expected(texts: &[&[u8]]) -> BTreeMap<Digest, Vec<u8>> {
+    let mut expected: BTreeMap<Digest, Vec<u8>> = BTreeMap::new();
+    for line in texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n')) {
         let hex = line.strip_prefix(b"{\"key\":\"").and_then(|rest| rest.get(..64));
-        if let Some(key) = hex.and_then(Digest::from_hex) {
-            expected.insert(key, is_sealed(line).then(|| line.to_vec()));
+        if let Some(key) = hex.and_then(Digest::from_hex).filter(|_| is_sealed(line))
+            && expected.get(&key).is_none_or(|known| nth(known) <= nth(line))
+        {
+            expected.insert(key, line.to_vec());
         }
     }
     expected
 }
 
-fn sealed(text: &[u8]) -> (Vec<&[u8]>, usize) {
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let (whole, damaged): (Vec<&[u8]>, Vec<&[u8]>) = lines.partition(|line| is_sealed(line));
-    (whole, damaged.len())
+fn nth(line: &[u8]) -> u32 {
+    let rest = line.get(73..).and_then(|rest| rest.strip_prefix(b"\",\"nth\":".as_slice())).unwrap_or_default();
+    let digits: String = rest.iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
+    digits.parse().unwrap_or(0)
 }
 
-fn hold(store: &Store, expected: &BTreeMap<Digest, Option<Vec<u8>>>) {
+fn hold(store: &Store, expected: &BTreeMap<Digest, Vec<u8>>) {
     for (key, line) in expected {
-        let found = store.record(key, |line| Some(line.to_vec()));
-        assert_eq!(found, *line, "the record of {key}");
+        let found = store.whole_record(key).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(found.as_ref(), Some(line), "the record of {key}");
     }
 }
 
@@ -203,25 +211,53 @@ pub fn check(input: &Input) {
     let blob = store(&cache).blob_path(&Digest::of_bytes(BLOB));
     fs::create_dir_all(blob.parent().expect("a shelf")).expect("a shelf");
     fs::write(blob, BLOB).expect("the blob is written");
-    let file = cache.join("records.jsonl");
-    fs::write(&file, text(&input.records, line)).expect("records are written");
+    let open = cache.join("records/gone.open.jsonl");
+    let mut before = text(&input.records, line);
+    fs::write(&open, &before).expect("records are written");
     fs::write(cache.join("files.jsonl"), text(&input.files, file_line)).expect("files are written");
+    fs::write(cache.join("sessions/gone"), &input.session).expect("a session is written");
+    fs::hard_link(cache.join("sessions/gone"), cache.join("claims/what")).expect("a claim is written");
 
     let first = store(&cache);
-    hold(&first, &expected(&read(&file)));
+    // A line without an end may still get one.
+    hold(&first, &expected(&[whole(&before)]));
     plan(&first);
-    meanwhile(input, &file);
+    before.extend(text(&input.appended, line));
+    fs::write(&open, &before).expect("records are added");
     first.refresh().expect("the records are read again");
-    hold(&first, &expected(&read(&file)));
+    hold(&first, &expected(&[whole(&before)]));
     plan(&first);
-    appended(&first, &cache, &file);
+    // With this the process that is gone is known to be.
+    first.begin_session().unwrap_or_else(|error| panic!("{error}"));
+    assert!(!open.exists() && !cache.join("sessions/gone").exists());
+    assert!(matches!(first.claim("what"), Ok(Claimed::Mine(_))), "nobody has it");
+    let new = Digest::of_bytes(b"new");
+    let record = json!({ "seconds": 1.0, "outputs": [], "job": {} });
+    first.write_record(&new, &record).expect("a record is written");
+    first.refresh().expect("the records are read again");
+    for store in [&first, &store(&cache)] {
+        hold(store, &expected(&[&before]));
+        assert!(store.record(&new, |_| Some(())).is_some());
+    }
     remembered(&cache);
     roots(input, &first, &cache);
-    verified(&first, &cache, &file);
+    drop(first);
+    verified(&cache, &before);
+}
+
+/// Up to the end of the last line.
+fn whole(text: &[u8]) -> &[u8] {
+    &text[..text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)]
 }
 
 fn read(file: &Path) -> Vec<u8> {
-    fs::read(file).expect("records are read")
+    fs::read(file).expect("a file is read")
+}
+
+fn sealed(text: &[u8]) -> (Vec<&[u8]>, usize) {
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let (whole, damaged): (Vec<&[u8]>, Vec<&[u8]>) = lines.partition(|line| is_sealed(line));
+    (whole, damaged.len())
 }
 
 /// The planner takes records as they come.
@@ -233,42 +269,6 @@ fn plan(store: &Store) {
         plan.manifest(id);
     }
     plan.digest_of_all();
-}
-
-fn meanwhile(input: &Input, file: &Path) {
-    let write = || match &input.meanwhile {
-        None => Ok(()),
-        Some(Meanwhile::Appended(pieces)) => fs::write(file, [read(file), text(pieces, line)].concat()),
-        Some(Meanwhile::Shortened(at)) => {
-            let there = File::options().write(true).open(file)?;
-            there.set_len(there.metadata()?.len().min(u64::from(*at)))
-        }
-        Some(Meanwhile::Replaced(pieces)) => {
-            let beside = file.with_extension("new");
-            fs::write(&beside, text(pieces, line))?;
-            fs::rename(beside, file)
-        }
-    };
-    write().expect("the records change");
-}
-
-/// A record that is appended can be read, whatever stood there before, and nothing else is lost.
-fn appended(first: &Store, cache: &Path, file: &Path) {
-    let before = read(file);
-    let whole: Vec<Vec<u8>> = sealed(&before).0.iter().map(|line| line.to_vec()).collect();
-    let new = Digest::of_bytes(b"new");
-    let record = json!({ "key": new, "seconds": 1.0, "outputs": [], "manifest": {} });
-    first.write_record(&record).expect("a record is written");
-    first.refresh().expect("it is read");
-    let line = seal(&record).expect("a line").into_bytes();
-    for store in [first, &store(cache)] {
-        assert_eq!(store.record(&new, |line| Some(line.to_vec())).as_ref(), Some(&line));
-        hold(store, &expected(&read(file)));
-    }
-    let after = read(file);
-    let (after, _) = sealed(&after);
-    assert_eq!(after.len(), whole.len() + 1);
-    assert!(after.iter().zip(whole.iter().chain([&line])).all(|(after, before)| after == before));
 }
 
 /// A file's digest is right, unless a whole line says another; and it is remembered.
@@ -290,8 +290,12 @@ fn remembered(cache: &Path) {
 
 /// A run that uses the cache is known to do so, whatever else is in `roots/` and whatever its folder is called.
 fn roots(input: &Input, first: &Store, cache: &Path) {
-    let file = cache.join("roots/other");
-    fs::write(&file, &input.root).expect("a root is written");
+    let other = cache.join("roots/other");
+    fs::create_dir(&other).expect("a root");
+    fs::write(other.join("folder"), &input.folder).expect("a root is written");
+    fs::write(other.join("a.jsonl"), &input.names).expect("a root is written");
+    fs::write(cache.join("roots/file"), &input.names).expect("what is no root is written");
+    first.named("other").unwrap_or_else(|error| panic!("{error}"));
     let mut name: Vec<u8> = input.run.iter().filter(|byte| ![0, b'/'].contains(byte)).copied().collect();
     name.truncate(200);
     let runs = cache.with_file_name("runs");
@@ -302,38 +306,36 @@ fn roots(input: &Input, first: &Store, cache: &Path) {
             continue;
         }
         fs::create_dir_all(&run).expect("a run's folder");
-        first.add_root(&run).expect("a root is added");
-        let roots = first.roots().unwrap_or_else(|error| panic!("{error}"));
-        assert!(roots.contains(&run), "{run:?} is in {roots:?}");
-        first.forget_roots(&[run.clone()]).expect("a root is forgotten");
-        let roots = first.roots().unwrap_or_else(|error| panic!("{error}"));
-        assert!(!roots.contains(&run), "{run:?} is not in {roots:?}");
-        first.add_root(&run).expect("a root is added");
+        let root = first.add_root(&run, "").expect("a root is added");
+        let known = || first.roots().unwrap_or_else(|error| panic!("{error}"));
+        let found = known().into_iter().find(|known| known.id == root.id()).expect("the root is known");
+        assert_eq!((found.folder.as_path(), found.standing()), (run.as_path(), Standing::There));
+        first.remove_root(root.id()).expect("a root is let go of");
+        assert!(known().iter().all(|known| known.id != root.id()));
     }
 }
 
 /// After a look through everything nothing is damaged and nothing whole is gone; what is live survives cleaning.
-fn verified(first: &Store, cache: &Path, file: &Path) {
-    let before = read(file);
-    let (whole, damaged) = sealed(&before);
-    let usage = first.usage().expect("the cache is counted");
-    assert!(usage.records <= whole.len());
-    let verified = first.verify().unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((verified.records, verified.damaged_records), (whole.len(), damaged));
-    assert!(verified.damaged.is_empty());
-    let again = store(cache).verify().unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((again.records, again.damaged_records), (whole.len(), 0));
-    let after = read(file);
-    assert_eq!(sealed(&after), (whole, 0));
+fn verified(cache: &Path, before: &[u8]) {
+    let (lines, damaged) = sealed(before);
+    let keyed = lines.iter().filter(|line| line.starts_with(b"{\"key\":\"")).count();
+    let expected = expected(&[before]);
+    let usage = store(cache).usage().expect("the cache is counted");
+    assert_eq!(usage.records, expected.len() + 1);
+    let verified = store(cache).verify(&|_| true).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(verified.records, expected.len() + 1);
+    assert!(verified.damaged_records >= damaged && verified.damaged_records <= damaged + lines.len() - keyed + keyed);
+    assert!(verified.damaged.is_empty() && verified.unreadable.is_empty());
+    let again = store(cache).verify(&|_| true).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((again.records, again.damaged_records), (expected.len() + 1, 0));
+    hold(&store(cache), &expected);
     let new = Digest::of_bytes(b"new");
     let live = Live { blobs: HashSet::new(), records: HashSet::from([new]) };
     let live = || Ok::<Live, Error>(live);
-    first.collect(live, false, || {}).unwrap_or_else(|Error(error)| panic!("{error}"));
-    for store in [first, &store(cache)] {
-        assert!(store.record(&new, |_| Some(())).is_some());
-    }
-    let after = read(file);
-    assert_eq!((sealed(&after).0.len(), sealed(&after).1), (1, 0));
+    store(cache).collect(live, false, |_| {}).unwrap_or_else(|Error(error)| panic!("{error}"));
+    let left = store(cache);
+    assert!(left.record(&new, |_| Some(())).is_some());
+    assert_eq!(left.usage().expect("the cache is counted").records, 1);
 }
 
 struct Error(store::Error);

@@ -176,7 +176,8 @@ impl Context<'_> {
 
 /// An empty place for what a failing job saves: `failed/PIPELINE/NODE/NAME` in the cache.
 pub(super) fn failed_place(store: &Store, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
-    let place = store.root().join("failed").join(&job.pipeline).join(job.name.replace('/', ".")).join(name);
+    let plain = |name: &str| name.trim_start_matches('.').replace('/', ".");
+    let place = store.root().join("failed").join(plain(&job.pipeline)).join(plain(&job.name)).join(name);
     let make = || {
         match place.is_dir() {
             true => std::fs::remove_dir_all(&place)?,

@@ -164,9 +164,19 @@ pub fn work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     );
     let decoded = decode(job.params.clone())
         .map_err(|error| anyhow!("params.{}: {}", error.path.join("."), error.message))?;
+    let declared = decoded.outputs.iter().map(|output| (&*output.name, &*output.artifact, output.incidental));
+    let ordered = job.outputs.iter().map(|output| (&*output.name, &*output.artifact, output.incidental));
+    anyhow::ensure!(
+        declared.eq(ordered),
+        "the job's outputs must be those of its stage: {}",
+        decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
+    );
     let call = Call::new(kind, decoded, Policy::default(), std::sync::Arc::new(job.numerics.clone()));
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
     let store = Store::open(cache)?;
+    if let Some(run) = &run {
+        anyhow::ensure!(store.has_root(run), "the cache {} knows of no run {run}", store.root().display());
+    }
     let root = run.map(|run| store.serve_root(&run, false)).transpose()?;
     let (memory, progress) = (Memory::new(0), Told);
     let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };

@@ -61,7 +61,8 @@ pub enum Ended {
 pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
     let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
-    let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+    // One beyond the clock's end is none.
+    let deadline = job.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let said = listen(output);
     let mut late = false;
     let lines = loop {

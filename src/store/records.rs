@@ -112,6 +112,13 @@ pub struct Records {
     own: Option<Own>,
 }
 
+/// A record of one output has about so many bytes, and its head one of so many parts of it.
+const LINE: usize = 700;
+const HEADS: usize = 3;
+
+/// How many bytes are read at once.
+const BLOCK: usize = 1 << 20;
+
 /// Two changes within one tick of a file system's clock have the same time.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -206,25 +213,48 @@ impl Records {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             opened => opened?,
         };
-        if file.metadata()?.len() <= segment.read {
+        let more = file.metadata()?.len().saturating_sub(segment.read) as usize;
+        if more == 0 {
             return Ok(true);
         }
+        // Of many at once about as much as they take, since growing leaves twice as much behind.
+        if more > BLOCK {
+            self.heads.reserve_exact(more / HEADS);
+            self.index.reserve(more / LINE);
+        }
+        let segment = &mut self.segments[number];
+        let is_open = segment.is_open;
         file.seek(SeekFrom::Start(segment.read))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let mut from = 0;
-        while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
-            let line = &text[from..from + length];
-            let at = self.segments[number].read;
-            match is_sealed(line).then(|| key_of(line)).flatten() {
-                Some(key) => self.enter(key, line, number as u32, at),
-                None if line.is_empty() => {}
-                None => self.segments[number].damaged += 1,
+        // In blocks, of which the unfinished line at the end goes to the front of the next.
+        let mut text = Vec::with_capacity(BLOCK);
+        loop {
+            let is_end = Read::by_ref(&mut file).take(BLOCK as u64).read_to_end(&mut text)? == 0;
+            let mut from = 0;
+            while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
+                self.read_line(number, &text[from..from + length], 1);
+                from += length + 1;
             }
-            self.segments[number].read += length as u64 + 1;
-            from += length + 1;
+            text.drain(..from);
+            if is_end {
+                break;
+            }
+        }
+        // Nobody will write the rest of a line that its process did not get to the end of.
+        if !is_open {
+            self.read_line(number, &text, 0);
         }
         Ok(true)
+    }
+
+    /// Takes in a line, which is followed by so many bytes of its end.
+    fn read_line(&mut self, number: usize, line: &[u8], end: u64) {
+        let at = self.segments[number].read;
+        match is_sealed(line).then(|| key_of(line)).flatten() {
+            Some(key) => self.enter(key, line, number as u32, at),
+            None if line.is_empty() => {}
+            None => self.segments[number].damaged += 1,
+        }
+        self.segments[number].read += line.len() as u64 + end;
     }
 
     fn enter(&mut self, key: Digest, line: &[u8], segment: u32, from: u64) {

@@ -156,7 +156,8 @@ impl Store {
 
     /// Whether the cache knows of the run with this root.
     pub fn has_root(&self, id: &str) -> bool {
-        !id.is_empty() && self.root.join("roots").join(id).is_dir()
+        let is_name = !id.is_empty() && !id.starts_with('.') && !id.contains('/');
+        is_name && self.root.join("roots").join(id).is_dir()
     }
 
     /// The runs that use the cache, in the order of their roots' names.

@@ -170,7 +170,9 @@ fn records_cut_at_any_byte_lose_the_last_alone_and_the_next_is_whole() {
     for length in first..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(read(&space, "first").as_deref(), Some("one"), "cut at {length}");
-        assert_eq!(read(&space, "second"), None, "cut at {length}");
+        // Of a process that is gone a line needs no end.
+        let second = Some("two".to_owned()).filter(|_| length + 1 == whole.len());
+        assert_eq!(read(&space, "second"), second, "cut at {length}");
         let store = space.open();
         write(&store, "third", "three");
         assert_eq!(read(&space, "third").as_deref(), Some("three"), "cut at {length}");

@@ -483,7 +483,7 @@ fn a_timeout_or_ctrl_c_does_not_wait_for_what_a_command_left() {
     let seen = play(&space, &stage("timeout: 1s"), &[]);
     seen.fails(1, "error: a: timed out after 1s\n  still running after its end: sleep (");
     assert!(begun.elapsed() < Duration::from_secs(6) && marked(&marker) == 0);
-    let child = start(&space, &stage("seed: 1"));
+    let child = start(&space, &stage("retry: 0"));
     // The supervisor and what was left.
     wait_for("all are there", || marked(&marker) == 2);
     std::thread::sleep(Duration::from_millis(500));

@@ -68,7 +68,10 @@ pub(super) fn top() -> Value {
              side by side do not take more, and no more are started within a minute.",
             "additionalProperties": { "type": ["integer", "object"], "minimum": 0, "additionalProperties": false,
                 "properties": {
-                    "at_once": { "type": "integer", "minimum": 0 }, "per_minute": { "type": "integer", "minimum": 1 } } } },
+                    "at_once": { "type": "integer", "minimum": 0, "description":
+                        "How much may be taken at the same time; without it as much as `per_minute`." },
+                    "per_minute": { "type": "integer", "minimum": 1, "description":
+                        "How much may be taken within any minute; without it as often as it is given back." } } } },
         "ablations": { "type": ["object", "array"], "propertyNames": { "pattern": NAME }, "description":
             "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
              pipeline with them. Where the file extends another: the names of those to run by default.",
