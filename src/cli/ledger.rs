@@ -76,6 +76,11 @@ impl Ledger {
         (record.clone(), written)
     }
 
+    /// Shows in the trace, where one was asked for, which nodes the run waited for.
+    pub fn show_critical_path(&self, graph: &engine::Graph) {
+        self.trace.iter().for_each(|trace| trace.show_critical_path(graph));
+    }
+
     /// Writes the trace, where one was asked for.
     pub fn write_trace(&self) -> anyhow::Result<()> {
         self.trace.as_ref().map_or(Ok(()), Trace::write)
@@ -179,6 +184,10 @@ impl Progress for Ledger {
         }
         self.events.add(Event::Ended { node: node.to_owned(), outcome: name.to_owned(), seconds });
         self.reporter.node_finished(node, outcome, seconds);
+    }
+
+    fn time_left(&self, seconds: f64) {
+        self.reporter.time_left(seconds);
     }
 
     fn nodes_cached(&self, count: usize) {

@@ -124,6 +124,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     let (record, closed) = ledger.close(status, |record| {
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
+    ledger.show_critical_path(&graph);
     tell_traced(ledger.write_trace());
     tell_halted(&metrics);
     let differ = tell_checked(&report, &store);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::engine::progress::{Outcome, Progress};
 use output::several;
@@ -45,7 +45,7 @@ impl Terminal {
     fn new() -> Terminal {
         let bars = MultiProgress::new();
         let run = bars.add(ProgressBar::new(0));
-        run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}"));
+        run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}{msg}"));
         Terminal { bars, run, lanes: Mutex::default(), over: AtomicBool::new(false) }
     }
 
@@ -110,6 +110,11 @@ impl Progress for Terminal {
         if outcome == Outcome::Failed {
             self.message(&format!("failed: {node}"));
         }
+    }
+
+    fn time_left(&self, seconds: f64) {
+        let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        self.run.set_message(format!(", about {} left", HumanDuration(left)));
     }
 
     fn nodes_cached(&self, count: usize) {

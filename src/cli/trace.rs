@@ -8,6 +8,7 @@ use std::time::Instant;
 use output::{Destination, begins_with};
 use serde_json::{Value, json};
 
+use crate::engine::Graph;
 use crate::engine::progress::Outcome;
 
 pub struct Trace {
@@ -24,6 +25,8 @@ struct State {
     events: Vec<Value>,
     /// The nodes at work: kind, lane and microseconds since the beginning.
     open: BTreeMap<String, (String, usize, u64)>,
+    /// The lane of the critical path, and its seconds.
+    critical: Option<(u64, f64)>,
 }
 
 impl Trace {
@@ -61,6 +64,27 @@ impl Trace {
         }
     }
 
+    /// Shows the critical path in a lane of its own: the chain of nodes, each fed by the one before, that took longest.
+    /// What would make the run shorter is on it.
+    pub fn show_critical_path(&self, graph: &Graph) {
+        let mut state = self.lock();
+        let mut took: BTreeMap<&str, (u64, &Value)> = BTreeMap::new();
+        for event in state.events.iter().filter(|event| event["tid"] != 0) {
+            if let (Some(name), Some(duration)) = (event["name"].as_str(), event["dur"].as_u64()) {
+                took.insert(name, (duration, event));
+            }
+        }
+        let seconds =
+            |id| took.get(graph.node(id).name.as_str()).map_or(0.0, |(micros, _)| *micros as f64 / 1e6);
+        let (path, length) = graph.critical_path(seconds);
+        let lane = state.events.iter().filter_map(|event| event["tid"].as_u64()).max().unwrap_or(0) + 1;
+        let on_path = path.iter().filter_map(|id| took.get(graph.node(*id).name.as_str()));
+        let mut events: Vec<Value> = on_path.map(|(_, event)| (*event).clone()).collect();
+        events.iter_mut().for_each(|event| event["tid"] = lane.into());
+        state.events.extend(events);
+        state.critical = Some((lane, length));
+    }
+
     /// Writes the file. Nodes still at work end now.
     pub fn write(&self) -> anyhow::Result<()> {
         let now = self.now();
@@ -72,7 +96,11 @@ impl Trace {
         let lanes: std::collections::BTreeSet<u64> =
             events.iter().filter_map(|event| event["tid"].as_u64()).collect();
         for lane in lanes {
-            let name = if lane == 0 { "triplay".to_owned() } else { format!("lane {lane}") };
+            let name = match state.critical {
+                Some((critical, seconds)) if critical == lane => format!("critical path ({seconds:.1} s)"),
+                _ if lane == 0 => "triplay".to_owned(),
+                _ => format!("lane {lane}"),
+            };
             let args = json!({ "name": name });
             events.push(json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": lane, "args": args }));
         }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::job::CallDigest;
 use super::resources::Limit;
 use super::stage::{Decoded, Kind, Output};
+use petgraph::Directed;
+use petgraph::csr::Csr;
 use serde::{Deserialize, Serialize};
 
 use store::{Digest, Seed};
@@ -179,32 +181,40 @@ impl Graph {
         self.ids().find(|id| self.node(*id).name == name)
     }
 
-    pub fn consumers(&self) -> Consumers {
-        let uses = || self.ids().flat_map(|id| self.node(id).sources().map(move |source| (source, id)));
-        let mut starts = vec![0; self.nodes.len() + 1];
-        uses().for_each(|(source, _)| starts[source.index() + 1] += 1);
-        for index in 1..starts.len() {
-            starts[index] += starts[index - 1];
+    /// Which nodes use an output of which: an edge from a node to each that it feeds.
+    pub fn edges(&self) -> Csr<(), (), Directed, u32> {
+        let mut edges: Vec<(u32, u32)> = Vec::new();
+        for id in self.ids() {
+            edges.extend(self.node(id).sources().map(|source| (source.0, id.0)));
         }
-        let (mut free, mut nodes) = (starts.clone(), vec![NodeId(0); starts[self.nodes.len()]]);
-        for (source, id) in uses() {
-            nodes[free[source.index()]] = id;
-            free[source.index()] += 1;
+        edges.sort_unstable();
+        edges.dedup();
+        // Sorted and without a twin, they make a graph.
+        let mut graph = Csr::from_sorted_edges(&edges).unwrap_or_else(|_| Csr::new());
+        while graph.node_count() < self.nodes.len() {
+            graph.add_node(());
         }
-        Consumers { starts, nodes }
+        graph
     }
-}
 
-/// The nodes that use an output of each node, in order; one that uses it twice comes twice. All in one list, since a
-/// list for each node takes longer to make than to go through.
-pub struct Consumers {
-    starts: Vec<usize>,
-    nodes: Vec<NodeId>,
-}
-
-impl Consumers {
-    pub fn of(&self, id: NodeId) -> &[NodeId] {
-        &self.nodes[self.starts[id.index()]..self.starts[id.index() + 1]]
+    /// The chain of nodes, each fed by the one before, that takes longest where a node takes so many seconds: no number of
+    /// jobs makes the run shorter than that.
+    pub fn critical_path(&self, seconds: impl Fn(NodeId) -> f64) -> (Vec<NodeId>, f64) {
+        // Of the longest chain that ends in each node, its length and the node before.
+        let mut chains: Vec<(f64, Option<NodeId>)> = Vec::with_capacity(self.nodes.len());
+        for id in self.ids() {
+            let before = self
+                .node(id)
+                .sources()
+                .max_by(|a, b| chains[a.index()].0.total_cmp(&chains[b.index()].0).then(b.cmp(a)));
+            let length = before.map_or(0.0, |before| chains[before.index()].0) + seconds(id);
+            chains.push((length, before));
+        }
+        let last =
+            self.ids().max_by(|a, b| chains[a.index()].0.total_cmp(&chains[b.index()].0).then(b.cmp(a)));
+        let mut path: Vec<NodeId> = std::iter::successors(last, |id| chains[id.index()].1).collect();
+        path.reverse();
+        (path, last.map_or(0.0, |last| chains[last.index()].0))
     }
 }
 

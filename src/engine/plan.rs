@@ -25,10 +25,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use petgraph::Directed;
+use petgraph::csr::Csr;
 use serde::Deserialize;
 
 use super::execute::named;
-use super::graph::{Call, Consumers, Feed, Graph, Node, NodeId};
+use super::graph::{Call, Feed, Graph, Node, NodeId};
 use super::job::{Job, in_place, key_of_node};
 use super::report::{NodeOutput, NodeReport};
 use super::stage::Output;
@@ -120,7 +122,8 @@ pub struct Plan<'a> {
     pub graph: &'a Graph,
     store: &'a Store,
     slots: Vec<Slot>,
-    consumers: Consumers,
+    /// From each node to those that it feeds.
+    edges: Csr<(), (), Directed, u32>,
     classes: Vec<Class>,
     /// Which of these a node belongs to.
     class: Vec<u32>,
@@ -190,8 +193,11 @@ fn read_recorded(head: &[u8], outputs: &[Output]) -> Option<(f64, Box<[Blob]>)> 
 impl<'a> Plan<'a> {
     /// Finds out what can be known now.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Plan<'a> {
+        let edges = graph.edges();
+        let mut unknown = vec![0; graph.nodes.len()];
+        graph.ids().flat_map(|id| edges.neighbors_slice(id.0)).for_each(|fed| unknown[*fed as usize] += 1);
         let slot = |id: NodeId| Slot {
-            state: State::Waiting { unknown: graph.node(id).sources().count() as u32 },
+            state: State::Waiting { unknown: unknown[id.index()] },
             key: None,
             outputs: None,
             is_outdated: false,
@@ -214,7 +220,7 @@ impl<'a> Plan<'a> {
             graph,
             store,
             slots: graph.ids().map(slot).collect(),
-            consumers: graph.consumers(),
+            edges,
             class,
             classes,
             found: Vec::new(),
@@ -317,8 +323,9 @@ impl<'a> Plan<'a> {
         met.filter_map(|class| class.ready.first()).min().copied()
     }
 
-    pub fn consumers(&self, id: NodeId) -> &[NodeId] {
-        self.consumers.of(id)
+    /// The nodes that a node feeds.
+    pub fn consumers(&self, id: NodeId) -> impl DoubleEndedIterator<Item = NodeId> + use<'_, 'a> {
+        self.edges.neighbors_slice(id.0).iter().copied().map(NodeId)
     }
 
     /// The nodes that were found done since this was asked last.
@@ -412,11 +419,11 @@ impl<'a> Plan<'a> {
         if !first {
             return;
         }
-        for consumer in self.consumers.of(id).iter().rev() {
+        for consumer in self.edges.neighbors_slice(id.0).iter().rev().copied().map(NodeId) {
             if let State::Waiting { unknown } = &mut self.slots[consumer.index()].state {
                 *unknown -= 1;
                 if *unknown == 0 {
-                    open.push(*consumer);
+                    open.push(consumer);
                 }
             }
         }
@@ -560,6 +567,28 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// About how many seconds the rest takes with so many jobs, by how long nodes of the same kinds have taken; nothing
+    /// where none has. It is no less than the longest chain of what is left, and than all of it shared by the jobs.
+    pub fn time_left(&self, jobs: u32) -> Option<f64> {
+        let mut known: HashMap<&str, (f64, f64)> = HashMap::new();
+        for (node, slot) in self.graph.nodes.iter().zip(&self.slots) {
+            if let State::Done { .. } = slot.state {
+                let (sum, count) = known.entry(node.call.kind.name).or_default();
+                (*sum, *count) = (*sum + slot.seconds, *count + 1.0);
+            }
+        }
+        if known.is_empty() {
+            return None;
+        }
+        let seconds = |id: NodeId| match self.state(id) {
+            State::Done { .. } | State::Failed | State::Skipped => 0.0,
+            _ => known.get(self.graph.node(id).call.kind.name).map_or(0.0, |(sum, count)| sum / count),
+        };
+        let work: f64 = self.graph.ids().map(seconds).sum();
+        let (_, chain) = self.graph.critical_path(seconds);
+        Some(chain.max(work / f64::from(jobs.max(1))))
+    }
+
     /// Whether all outputs of a node that was done before are in the cache.
     fn is_whole(&mut self, id: NodeId) -> bool {
         let outputs = self.graph.node(id).call.outputs();
@@ -575,8 +604,8 @@ impl<'a> Plan<'a> {
         let mut open = vec![id];
         while let Some(id) = open.pop() {
             let demanded = std::mem::take(&mut self.slot_mut(id).demanded_by);
-            let consumers =
-                if self.outputs(id).is_none() { self.consumers.of(id).to_vec() } else { Vec::new() };
+            let consumers: Vec<NodeId> =
+                if self.outputs(id).is_none() { self.consumers(id).collect() } else { Vec::new() };
             for dependent in demanded.into_iter().chain(consumers) {
                 if let State::Waiting { .. } | State::Wanted { .. } | State::Ready { .. } =
                     self.state(dependent)

@@ -7,6 +7,8 @@ pub trait Progress: Send + Sync {
     /// A node at work says how far it is: `done` of `total` units and a short note.
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str);
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64);
+    /// About how long the run will still take, by how long nodes of the same kinds have taken.
+    fn time_left(&self, _seconds: f64) {}
     /// That many nodes were found done at once.
     fn nodes_cached(&self, count: usize);
     fn message(&self, text: &str);

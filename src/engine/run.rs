@@ -87,6 +87,7 @@ pub fn run(
             resources,
             keys: HashMap::new(),
             due: BTreeMap::new(),
+            next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
             thinning,
             report: Report::default(),
@@ -108,6 +109,9 @@ const RECORDERS: usize = 8;
 
 /// How often a key that another process has is tried.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often it is said how long the rest takes.
+const ESTIMATE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a node is started again because an input turned out to be missing or damaged.
 const MOST_MISSED: u32 = 3;
@@ -170,6 +174,8 @@ struct Scheduler<'a, 'scope, 'env> {
     keys: HashMap<Digest, Work>,
     /// When keys whose step is `Delayed` are tried again.
     due: BTreeMap<(Instant, NodeId), Digest>,
+    /// When it is said again how long the rest takes.
+    next_estimate: Instant,
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
     thinning: Thinning,
@@ -562,6 +568,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.tell(id, false)?;
         }
         others.iter().try_for_each(|other| self.release_around(*other))?;
+        self.tell_time_left();
         let outcome = if again { Outcome::Again } else { Outcome::Ran };
         self.executor.progress.node_finished(&self.plan.graph.node(id).name, outcome, seconds);
         self.check(id);
@@ -574,6 +581,19 @@ impl<'a> Scheduler<'a, '_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Says about how long the rest takes, now and then.
+    fn tell_time_left(&mut self) {
+        let begun = Instant::now();
+        if begun < self.next_estimate {
+            return;
+        }
+        if let Some(seconds) = self.plan.time_left(self.options.jobs) {
+            self.executor.progress.time_left(seconds);
+        }
+        // Of large graphs seldom: it goes through all nodes.
+        self.next_estimate = Instant::now() + ESTIMATE_EVERY.max(begun.elapsed() * 100);
     }
 
     fn fail(&mut self, id: NodeId, cause: anyhow::Error) {

@@ -70,7 +70,7 @@ impl Thinning {
     fn release(&mut self, id: NodeId, plan: &Plan) {
         let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
         let node = plan.graph.node(id);
-        let idle = is_done(&id) && plan.consumers(id).iter().all(is_done);
+        let idle = is_done(&id) && plan.consumers(id).all(|fed| is_done(&fed));
         if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
             return;
         }

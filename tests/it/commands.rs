@@ -284,6 +284,15 @@ fn a_trace_has_an_event_for_each_node_on_lanes_that_do_not_overlap() {
             assert!(a["name"] == b["name"] || a["tid"] != b["tid"] || apart, "{a} and {b}");
         }
     }
+    // What the run waited for has a lane of its own.
+    let all = trace["traceEvents"].as_array().unwrap();
+    let is_critical = |event: &&Value| {
+        event["args"]["name"].as_str().is_some_and(|name| name.starts_with("critical path ("))
+    };
+    let lane = &all.iter().find(is_critical).unwrap()["tid"];
+    let path: Vec<&Value> = events.iter().copied().filter(|event| event["tid"] == *lane).collect();
+    assert!(!path.is_empty() && path.iter().all(|event| event["args"]["outcome"] == "ran"), "{path:?}");
+    assert!(path.is_sorted_by_key(|event| event["ts"].as_u64()));
     space
         .triplay(&["pipeline", "run", "brew.yaml", "--set", "times=5", "--trace", "no/trace.json"])
         .fails(2, "error: cannot write no/trace.json: there is no folder no: make it first");

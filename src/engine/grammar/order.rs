@@ -2,6 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use petgraph::algo::{astar, kosaraju_scc, toposort};
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+
 use super::compile::origin;
 use super::decode::Draft;
 use super::diagnostic::Errors;
@@ -12,76 +16,72 @@ use crate::input::Origin;
 /// An order in which every sibling comes after those it refers to; the file's order where it is free. A cycle
 /// is reported, and the order goes on as if its last reference were not there.
 pub fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
-    let index: HashMap<&str, usize> =
-        drafts.iter().enumerate().map(|(i, draft)| (draft.key().name.as_str(), i)).collect();
-    let needs: Vec<Vec<(usize, At)>> = drafts
-        .iter()
-        .map(|draft| {
-            let mut seen = HashSet::new();
-            let known =
-                free_names(draft).into_iter().filter_map(|(name, at)| Some((*index.get(&*name)?, at)));
-            known.filter(|(need, _)| seen.insert(*need)).collect()
-        })
-        .collect();
-    let mut order = Vec::with_capacity(drafts.len());
-    let mut state = vec![State::New; drafts.len()];
-    for start in 0..drafts.len() {
-        visit(start, &needs, &mut state, &mut order, &mut |cycle, at| {
-            if errors.are_many() {
-                return;
+    let mut graph = needs(drafts);
+    loop {
+        // Each sibling before those that it needs; the other way round, each after them.
+        if let Ok(order) = toposort(&graph, None) {
+            return order.into_iter().rev().map(NodeIndex::index).collect();
+        }
+        if errors.are_many() {
+            // Nothing is run, and any order will do that is right but for the cycles.
+            return kosaraju_scc(&graph).into_iter().flatten().map(NodeIndex::index).collect();
+        }
+        for cycle in cycles(&graph) {
+            if !errors.are_many() {
+                let names: Vec<&str> = cycle.iter().map(|sibling| name(drafts, *sibling)).collect();
+                let closing = cycle.iter().rev().take(2).collect::<Vec<_>>();
+                let at = match closing[..] {
+                    [to, from] => graph.find_edge(*from, *to).map(|edge| graph[edge]),
+                    _ => None,
+                };
+                let error = errors.error(at.unwrap_or_default(), format!("a cycle: {}", names.join(" → ")));
+                let help = "a stage cannot use what comes after it; carry a value through `repeat` instead";
+                errors.add::<()>(error.help(help));
             }
-            let names: Vec<&str> = cycle.iter().map(|&i| drafts[i].key().name.as_str()).collect();
-            let error = errors.error(at, format!("a cycle: {}", names.join(" → ")));
-            let help = "a stage cannot use what comes after it; carry a value through `repeat` instead";
-            errors.add::<()>(error.help(help));
-        });
-    }
-    order
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    New,
-    /// On the trail from the start to where the search is now.
-    Open,
-    Done,
-}
-
-/// Depth-first search from one node. `cycle` hears of the nodes from the one that closes a cycle back to
-/// itself, and of the reference that closes it.
-fn visit(
-    start: usize,
-    needs: &[Vec<(usize, At)>],
-    state: &mut [State],
-    order: &mut Vec<usize>,
-    cycle: &mut dyn FnMut(Vec<usize>, At),
-) {
-    if state[start] != State::New {
-        return;
-    }
-    state[start] = State::Open;
-    // Each node of the trail with how many of its needs were looked at.
-    let mut trail = vec![(start, 0)];
-    while let Some((node, looked)) = trail.last_mut() {
-        let Some(&(need, at)) = needs[*node].get(*looked) else {
-            state[*node] = State::Done;
-            order.push(*node);
-            trail.pop();
-            continue;
-        };
-        *looked += 1;
-        match state[need] {
-            State::Done => {}
-            State::New => {
-                state[need] = State::Open;
-                trail.push((need, 0));
-            }
-            State::Open => {
-                let open = trail.iter().map(|(node, _)| *node).skip_while(|node| *node != need);
-                cycle(open.chain([need]).collect(), at);
+            if let [.., from, to] = cycle[..]
+                && let Some(edge) = graph.find_edge(from, to)
+            {
+                graph.remove_edge(edge);
             }
         }
     }
+}
+
+fn name<'a>(drafts: &'a [Draft], sibling: NodeIndex) -> &'a str {
+    drafts[sibling.index()].key().name.as_str()
+}
+
+/// An edge from each sibling to each that it refers to, with the place of the first such reference.
+fn needs(drafts: &[Draft]) -> DiGraph<(), At> {
+    let mut graph = DiGraph::with_capacity(drafts.len(), drafts.len());
+    let nodes: Vec<NodeIndex> = drafts.iter().map(|_| graph.add_node(())).collect();
+    let index: HashMap<&str, NodeIndex> =
+        drafts.iter().zip(&nodes).map(|(draft, node)| (draft.key().name.as_str(), *node)).collect();
+    for (draft, node) in drafts.iter().zip(&nodes) {
+        let mut seen = HashSet::new();
+        for (name, at) in free_names(draft) {
+            if let Some(need) = index.get(&*name).filter(|need| seen.insert(**need)) {
+                graph.add_edge(*node, *need, at);
+            }
+        }
+    }
+    graph
+}
+
+/// One cycle of each knot of siblings, from its first in the file back to that.
+fn cycles(graph: &DiGraph<(), At>) -> Vec<Vec<NodeIndex>> {
+    let mut cycles = Vec::new();
+    for knot in kosaraju_scc(graph) {
+        let Some(first) = knot.iter().min().copied() else { continue };
+        let way = |need: NodeIndex| astar(graph, need, |sibling| sibling == first, |_| 1, |_| 0);
+        let ways = graph.edges(first).filter_map(|edge| Some((edge.id(), way(edge.target())?)));
+        if let Some((_, (_, path))) = ways.min_by_key(|(edge, (length, _))| (*length, *edge)) {
+            cycles.push([&[first][..], &path].concat());
+        }
+    }
+    // As they stand in the file.
+    cycles.sort();
+    cycles
 }
 
 /// The names that a draft uses from the scope around it.

@@ -531,3 +531,26 @@ impl Stage for Noisy {
         Ok(fs::write(context.output("log"), format!("{:?}", std::time::Instant::now()))?)
     }
 }
+
+#[test]
+fn the_critical_path_is_the_longest_chain_and_what_is_left_is_no_less() {
+    let yard = Yard::new();
+    let stages = "
+  a: { busy, name: a, milliseconds: 100 }
+  b: { busy, name: b, after: [a] }
+  c: { busy, name: c, after: [a, b] }
+  alone: { busy, name: alone }
+";
+    let graph = yard.graph("", stages, &[]);
+    let names = |ids: &[NodeId]| ids.iter().map(|id| graph.node(*id).name.clone()).collect::<Vec<_>>();
+    let seconds = |id: NodeId| if graph.node(id).name == "alone" { 2.5 } else { 1.0 };
+    let (path, length) = graph.critical_path(seconds);
+    assert_eq!((names(&path), length), (vec!["a".into(), "b".into(), "c".into()], 3.0));
+    let store = Store::open(&yard.cache()).unwrap();
+    assert_eq!(Plan::new(&graph, &store).time_left(2), None, "nothing of the kind has run");
+    yard.run(&yard.graph("", "  a: { busy, name: a, milliseconds: 100 }\n", &[]), &jobs(1));
+    store.refresh().unwrap();
+    // Three are left that take a tenth of a second each, two of them one after the other.
+    let left = |jobs: u32| Plan::new(&graph, &store).time_left(jobs).unwrap();
+    assert!(left(1) >= 0.3 && left(9) >= 0.2 && left(9) < left(1), "{} {}", left(1), left(9));
+}
