@@ -338,7 +338,7 @@ impl Stage for Next {
         version: 1,
         outputs: &[Output::new("text", "text")],
         numerics: false,
-        draws: false,
+        draws: true,
         uncounted: &[],
     };
 
@@ -365,9 +365,10 @@ fn run_in_process(file: &Path, cache: &Path) -> anyhow::Result<()> {
     let registry = Registry::default().with::<Begin>().with::<Next>();
     let graph = load(file, &LoadOptions::default(), &registry)?;
     let store = Store::open(cache)?;
-    let (guard, options) = (store.lock_planning(|| {})?, RunOptions::default());
-    let plan = Plan::new(&graph, &store);
-    let report = run(plan, guard, &store, &Memory::new(1 << 20), &options, &Silent, &mut |_| Ok(()));
+    let root = store.add_root(file.parent().context("the pipeline's folder")?, "")?;
+    let (cleaned, options) = (store.cleaned()?, RunOptions::default());
+    let plan = Plan::new(&graph, &store).hold(cleaned, &root, &|_| {})?;
+    let report = run(plan, &root, &store, &Memory::new(1 << 20), &options, &Silent, &mut |_| Ok(()));
     ensure!(report.ran == graph.nodes.len(), "ran {} of {}", report.ran, graph.nodes.len());
     Ok(())
 }

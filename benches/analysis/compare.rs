@@ -102,6 +102,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         machine: Machine::here(),
         began: String::new(),
         cache: std::fs::canonicalize("cache")?,
+        root: String::new(),
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),

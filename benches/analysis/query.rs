@@ -188,6 +188,7 @@ fn finished(
         machine: Machine::here(),
         began: String::new(),
         cache: cache.to_owned(),
+        root: String::new(),
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),

@@ -147,8 +147,8 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
                 live.records.extend(of_run.records);
             }
             if !args.dry_run {
-                let gone = runs.deleted.iter().chain(&runs.let_go);
-                gone.map(|root| store.remove_root(&root.id)).collect::<Result<(), _>>()?;
+                let mut gone = runs.deleted.iter().chain(&runs.let_go);
+                gone.try_for_each(|root| store.remove_root(&root.id))?;
             }
             Ok(live)
         },

@@ -78,7 +78,7 @@ impl Resources {
         needs.iter().all(|(name, need)| {
             let need = self.most(name, *need);
             let is_free = state.free.get(name).is_none_or(|units| need as usize <= units.len());
-            is_free && need == 0 || is_free && self.is_in_time(&mut state, name, need, now)
+            is_free && (need == 0 || self.is_in_time(&mut state, name, need, now))
         })
     }
 

@@ -259,11 +259,8 @@ impl Store {
 
     /// Hashes one blob: its size, and where it lies now if it was damaged.
     fn look_through(&self, digest: &Digest, path: &Path) -> (u64, Result<Option<PathBuf>>) {
-        let size = || {
-            let files = if path.is_dir() { files_of(path)? } else { vec![path.to_owned()] };
-            Ok(files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum())
-        };
-        let bytes = size().unwrap_or_else(|_: super::Error| 0);
+        let files = if path.is_dir() { files_of(path).unwrap_or_default() } else { vec![path.to_owned()] };
+        let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum();
         match Digest::of_path(path) {
             Ok(found) if found == *digest => (bytes, Ok(None)),
             // Dropped meanwhile.
