@@ -12,7 +12,7 @@ use super::{CacheArgs, GcArgs, StatsArgs};
 use crate::engine::key_of;
 use crate::runs::Run;
 use crate::store::{Digest, Live, Rooted, Standing, Store};
-use output::{println, several};
+use output::{eprintln, println, several};
 
 /// Megabytes and the like as people read them.
 fn size(bytes: u64) -> String {
@@ -263,7 +263,7 @@ impl Runs {
 }
 
 /// Where the folder of a run is that got another name in the folder that it is in.
-fn renamed(root: &Rooted) -> Option<PathBuf> {
+pub fn renamed(root: &Rooted) -> Option<PathBuf> {
     let entries = std::fs::read_dir(root.folder.parent()?).ok()?.flatten();
     let is_it = |folder: &PathBuf| Run::read_record(folder).is_ok_and(|record| record.root == root.id);
     entries.map(|entry| entry.path()).find(is_it)

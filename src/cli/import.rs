@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
 use crate::data::{self, Row, SeedRow, write};
-use output::{Destination, println, several};
+use output::{Destination, eprintln, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {

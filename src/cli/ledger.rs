@@ -96,8 +96,6 @@ impl Ledger {
     pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
-            // Jobs in processes of their own outlive a run that is killed, and not one that is told to end.
-            engine::end_processes();
             ledger.run_finished();
             // Where the terminal is gone nobody reads it, and the end is the same.
             let mut stderr = std::io::stderr();
@@ -119,6 +117,9 @@ impl Ledger {
                     let _ = writeln!(stderr, "interrupted; what is done is kept, but: {error:#}");
                 }
             }
+            // Jobs in processes of their own outlive a run that is killed, and not one that is told to end. That comes
+            // last: the run would take them for failed.
+            engine::end_processes();
             std::process::exit(130);
         })
         .context("cannot listen for Ctrl-C")

@@ -26,6 +26,7 @@ mod trace;
 mod ui;
 mod work;
 
+use output::eprintln;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ use crate::engine::{
 };
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
 use crate::store::{Digest, Store};
-use output::{println, several};
+use output::{eprintln, println, several};
 
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
@@ -102,9 +102,15 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     ledger.stop_on_interrupt()?;
 
     let mut nodes: Vec<NodeReport> = Vec::new();
-    let program = Some(Program { path: std::env::current_exe().context("cannot find triplay's own file")? });
+    let program = Some(Program { path: own_program()? });
     let options = RunOptions { keep_going: args.keep_going, program, check, ..jobs(args.jobs) };
-    let plan = plan.hold(cleaned, &root, &waiting)?;
+    let plan = match plan.hold(cleaned, &root, &waiting) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let (_, closed) = ledger.close("failed", |_| {});
+            return Err(closed.err().unwrap_or(error));
+        }
+    };
     let report =
         engine::run(plan, &root, &store, &Memory::new(MEMORY), &options, ledger.as_ref(), &mut |node| {
             folder.add(node)?;
@@ -148,6 +154,15 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
 /// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
 fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
     std::fs::write(kept, text).with_context(|| format!("cannot write {}", kept.display()))
+}
+
+/// This very program, also where its file was replaced since it was started.
+fn own_program() -> anyhow::Result<PathBuf> {
+    let itself = Path::new("/proc/self/exe");
+    match itself.exists() {
+        true => Ok(itself.to_owned()),
+        false => std::env::current_exe().context("cannot find triplay's own file"),
+    }
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {

@@ -12,7 +12,7 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
-use output::{Destination, beginning, println};
+use output::{Destination, beginning, eprintln, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {

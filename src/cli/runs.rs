@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use serde_json::json;
 
+use super::cache::renamed;
 use super::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use crate::runs::{Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
-use output::println;
+use output::{eprintln, println};
 
 /// How many ablations and seeds of a run are listed.
 const MOST_VARIANTS: usize = 6;
@@ -175,12 +176,8 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         let record = Run::read_record(&removal.folder).ok();
         removal.remove()?;
         if let Some(record) = record.filter(|record| !record.root.is_empty()) {
-            let let_go = || match record.store()? {
-                Some(store) => Ok(store.remove_root(&record.root)?),
-                None => Ok(()),
-            };
-            // `cache gc` finds that the folder was deleted.
-            let _: anyhow::Result<()> = let_go();
+            // Where that fails, `cache gc` finds that the folder was deleted.
+            let _ = let_go(&record);
         }
         let foreign = match &removal.foreign[..] {
             [] => String::new(),
@@ -197,6 +194,15 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets go of what a run needed whose folder was removed, unless that was a copy of it.
+fn let_go(record: &RunRecord) -> anyhow::Result<()> {
+    let Some(store) = record.store()? else { return Ok(()) };
+    let gone = store.roots()?.into_iter().find(|root| root.id == record.root);
+    let is_gone =
+        |root: &Rooted| root.standing() == Standing::Deleted && !root.is_under_way && renamed(root).is_none();
+    gone.filter(is_gone).map_or(Ok(()), |root| Ok(store.remove_root(&root.id)?))
 }
 
 /// A run that the cache knows of and whose folder cannot be seen from here, by its folder or the name of that.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::analysis::export::{Format, Source, export};
 use crate::runs::{Run, Tables, Texts};
-use output::println;
+use output::{eprintln, println};
 
 #[derive(Args)]
 pub struct RunsExportArgs {

@@ -10,7 +10,7 @@ use super::report::TextArgs;
 use crate::cli::registry;
 use crate::report::{Live, Page};
 use crate::runs::Run;
-use output::println;
+use output::{eprintln, println};
 
 #[derive(Args)]
 pub struct UiArgs {

@@ -106,9 +106,12 @@ struct Made {
 
 impl Executor<'_> {
     pub fn execute(&self, task: &Task) -> Ended {
-        self.try_execute(task).unwrap_or_else(|error| match Transient::is(&error) {
-            true => Ended::Transient(error),
-            false => Ended::Failed(error),
+        let ended = catch_unwind(AssertUnwindSafe(|| self.try_execute(task)));
+        ended.unwrap_or_else(|panic| Err(panicked(&*panic))).unwrap_or_else(|error| {
+            match Transient::is(&error) {
+                true => Ended::Transient(error),
+                false => Ended::Failed(error),
+            }
         })
     }
 
@@ -181,7 +184,7 @@ impl Executor<'_> {
                 Err(anyhow!("timed out after {}", in_words(timeout.unwrap_or_default())))
             }
             // A panic is a defect, but no reason to leave the run without an end.
-            Err(panic) => Err(anyhow!("panicked: {}: a defect of triplay", panic_text(&*panic))),
+            Err(panic) => Err(panicked(&*panic)),
         };
         if let Err(error) = outcome {
             // It may have failed for what it loaded, which is damaged.
@@ -214,6 +217,12 @@ impl Executor<'_> {
         outputs.iter_mut().for_each(|output| output.passing = false);
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
         Ok(Ended::Placed(Placed { outputs, seconds, key, counted, frozen, workspace, cleaned }))
+    }
+
+    /// [`Executor::record`], whatever happens: the run waits for its end.
+    pub fn record_safely(&self, placed: Placed) -> anyhow::Result<()> {
+        let recorded = catch_unwind(AssertUnwindSafe(|| self.record(placed)));
+        recorded.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
     /// Makes outputs durable, then the record.
@@ -278,6 +287,10 @@ pub(super) fn in_words(duration: Duration) -> String {
         Ok(duration) => format!("{duration:#}"),
         Err(_) => format!("{} s", duration.as_secs()),
     }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
+    anyhow!("panicked: {}: a defect of triplay", panic_text(panic))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -104,6 +104,8 @@ struct Slot {
     outputs: Option<Box<[Blob]>>,
     /// Whether these are of a key that it had before.
     is_outdated: bool,
+    /// Whether the run was told that it is done.
+    is_told: bool,
     /// Seconds that the work took, in whichever run.
     seconds: f64,
     /// Nodes that wait for its blobs.
@@ -201,6 +203,7 @@ impl<'a> Plan<'a> {
             key: None,
             outputs: None,
             is_outdated: false,
+            is_told: false,
             seconds: 0.0,
             demanded_by: Vec::new(),
         };
@@ -367,6 +370,7 @@ impl<'a> Plan<'a> {
                         None => {
                             self.set(id, State::Done { recorded: true });
                             self.found.push(id);
+                            self.release_waiting(id);
                         }
                     }
                 }
@@ -463,6 +467,14 @@ impl<'a> Plan<'a> {
         let mut open = Vec::new();
         self.enter(id, outputs, &mut open);
         self.set(id, State::Done { recorded });
+        self.release_waiting(id);
+        for id in open {
+            self.find_out(id);
+        }
+    }
+
+    /// What waited for a node's blobs goes on.
+    fn release_waiting(&mut self, id: NodeId) {
         for waiting in std::mem::take(&mut self.slot_mut(id).demanded_by) {
             match self.state(waiting) {
                 State::Wanted { why, missing: 1 } => self.set(waiting, State::Ready { why }),
@@ -472,15 +484,21 @@ impl<'a> Plan<'a> {
                 _ => {}
             }
         }
-        for id in open {
-            self.find_out(id);
-        }
     }
 
-    /// Another node with the same key has made these.
-    pub fn finish_shared(&mut self, id: NodeId, outputs: &[Blob]) {
-        self.finish(id, outputs.into(), false);
-        self.found.push(id);
+    /// Nodes are done by what another one with their key has made.
+    pub fn add_found(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.found.extend(nodes);
+    }
+
+    /// Whether any node can be executed, as soon as there are resources.
+    pub fn has_ready(&self) -> bool {
+        self.classes.iter().any(|class| !class.ready.is_empty())
+    }
+
+    /// Whether a node is told of for the first time.
+    pub fn is_first_told(&mut self, id: NodeId) -> bool {
+        !std::mem::replace(&mut self.slot_mut(id).is_told, true)
     }
 
     /// A node is done again, with the outputs that it had.

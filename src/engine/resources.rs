@@ -43,11 +43,22 @@ struct State {
 /// What was taken: the units of each resource. They are given back when it is dropped.
 pub(super) struct Grant {
     units: BTreeMap<String, Vec<u32>>,
+    /// Of which of them no more may be taken within a minute.
+    with_rate: Vec<String>,
     state: Arc<Mutex<State>>,
     _devices: Vec<File>,
 }
 
 impl Grant {
+    /// What was taken is used: from now on it counts for the minute.
+    pub fn begin(&self) {
+        let mut state = lock(&self.state);
+        for name in &self.with_rate {
+            let units = self.units.get(name).map_or(0, Vec::len);
+            state.taken.entry(name.clone()).or_default().extend(std::iter::repeat_n(Instant::now(), units));
+        }
+    }
+
     /// The numbers of the devices that were taken.
     pub fn devices(&self) -> &[u32] {
         self.units.get(GPU).map_or(&[], Vec::as_slice)
@@ -131,12 +142,11 @@ impl Resources {
             if let Some(free) = state.free.get_mut(name) {
                 free.retain(|unit| !own.contains(unit));
             }
-            if self.limits.get(name).is_some_and(|limit| limit.per_minute.is_some()) {
-                let taken = state.taken.entry(name.clone()).or_default();
-                taken.extend(std::iter::repeat_n(Instant::now(), own.len()));
-            }
         }
-        Some(Grant { units, state: self.state.clone(), _devices: devices })
+        let has_rate =
+            |name: &&String| self.limits.get(*name).is_some_and(|limit| limit.per_minute.is_some());
+        let with_rate = units.keys().filter(has_rate).cloned().collect();
+        Some(Grant { units, with_rate, state: self.state.clone(), _devices: devices })
     }
 }
 
@@ -219,8 +229,9 @@ mod tests {
         let one = needs(&[("api", 1)]);
         assert!(free.later().is_none());
         for _ in 0..3 {
-            drop(free.take(&one).unwrap());
+            free.take(&one).unwrap().begin();
         }
+        // What was taken and not used does not count, as of nodes that turn out to be done.
         assert!(free.take(&one).is_none() && free.fits(&needs(&[("api", 0)])));
         let wait = free.later().unwrap().duration_since(Instant::now());
         assert!(wait > Duration::from_secs(50) && wait <= MINUTE, "{wait:?}");

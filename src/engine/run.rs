@@ -70,7 +70,7 @@ pub fn run(
     let report = std::thread::scope(|scope| {
         let recorders = Threads::new(scope, &events, move |work: (Digest, Placed, Option<Claim>)| {
             let (key, placed, claim) = work;
-            let recorded = executor.record(placed);
+            let recorded = executor.record_safely(placed);
             drop(claim);
             Event::Recorded { key, recorded }
         });
@@ -87,6 +87,7 @@ pub fn run(
             resources,
             keys: HashMap::new(),
             due: BTreeMap::new(),
+            waits_for_devices: false,
             next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
             thinning,
@@ -109,6 +110,9 @@ const RECORDERS: usize = 8;
 
 /// How often a key that another process has is tried.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Waits between two tries double up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// How often it is said how long the rest takes.
 const ESTIMATE_EVERY: Duration = Duration::from_secs(1);
@@ -155,6 +159,8 @@ enum Step {
     Recording {
         again: bool,
         seconds: f64,
+        /// Of the others those that are done by it for the first time.
+        new: Vec<NodeId>,
     },
     /// A transient failure: it is tried again later.
     Delayed,
@@ -174,6 +180,8 @@ struct Scheduler<'a, 'scope, 'env> {
     keys: HashMap<Digest, Work>,
     /// When keys whose step is `Delayed` are tried again.
     due: BTreeMap<(Instant, NodeId), Digest>,
+    /// Whether it was said that other processes have the devices.
+    waits_for_devices: bool,
     /// When it is said again how long the rest takes.
     next_estimate: Instant,
     /// After a failure nothing more is started.
@@ -194,12 +202,17 @@ impl<'a> Scheduler<'a, '_, '_> {
             if let Err(error) = self.start_ready() {
                 self.give_up(error);
             }
-            if self.keys.is_empty() && (self.is_stopped() || self.resources.later().is_none()) {
+            let may_go_on = !self.is_stopped() && self.plan.has_ready() && self.resources.later().is_some();
+            if self.keys.is_empty() && !may_go_on {
                 break;
             }
             if let Err(error) = self.take_next(inbox) {
                 self.give_up(error);
             }
+        }
+        let open = self.plan.graph.nodes.len() - self.plan.done();
+        if !self.is_stopped() && self.report.failures.is_empty() && open > 0 {
+            self.give_up(anyhow!("{open} nodes were never started: a defect of triplay"));
         }
         if let Err(error) = self.thinning.end(&self.plan, self.executor.store, self.root) {
             self.executor.progress.message(&format!("warning: {error:#}"));
@@ -232,9 +245,15 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
+    /// Nodes that were found done, each the first time.
+    fn take_found(&mut self) -> Vec<NodeId> {
+        let found = self.plan.take_found();
+        found.into_iter().filter(|id| self.plan.is_first_told(*id)).collect()
+    }
+
     /// What was found done when the plan was made, in the order of the graph.
     fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
-        let mut found = self.plan.take_found();
+        let mut found = self.take_found();
         found.sort_unstable();
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
@@ -243,7 +262,7 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     /// Nodes that turned out to be done on the way.
     fn tell_found(&mut self) -> anyhow::Result<()> {
-        let found = self.plan.take_found();
+        let found = self.take_found();
         if !found.is_empty() {
             self.executor.progress.nodes_cached(found.len());
             self.report.cached += found.len();
@@ -259,6 +278,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     }
 
     fn tell(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
+        self.plan.is_first_told(id);
         let Some(report) = self.plan.report(id, cached) else { return Ok(()) };
         self.thinning.adopt(&report);
         (self.observe)(&report)?;
@@ -274,7 +294,13 @@ impl<'a> Scheduler<'a, '_, '_> {
         while !self.is_stopped() && self.count(|step| matches!(step, Step::Recording { .. })) < MOST_RECORDING
         {
             let Some(id) = self.plan.first_ready(|needs| self.resources.fits(needs)) else { break };
-            let Some(grant) = self.resources.take(self.plan.needs(id)) else { break };
+            // Where another process has the devices, those who need none go on.
+            let Some(grant) = self.resources.take(self.plan.needs(id)) else {
+                if !std::mem::replace(&mut self.waits_for_devices, true) {
+                    self.executor.progress.message("waiting: another process on this host has the GPUs");
+                }
+                continue;
+            };
             self.start(id, grant)?;
         }
         self.tell_found()
@@ -283,7 +309,14 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// Starts a node, unless another node or process is at work on its key.
     fn start(&mut self, id: NodeId, grant: Grant) -> anyhow::Result<()> {
         // What fed it may have come out otherwise since its key was made.
+        let before = self.plan.key(id);
         if self.plan.has_changed(id) {
+            let claimed = before.filter(|key| {
+                let work = self.keys.get(key);
+                work.is_some_and(|work| work.node == id && matches!(work.step, Step::Claimed(_)))
+            });
+            let others = claimed.and_then(|key| self.keys.remove(&key)).map(|work| work.others);
+            self.free(others.into_iter().flatten());
             return Ok(());
         }
         let (Some(key), Some(why)) = (self.plan.key(id), self.plan.why(id)) else {
@@ -359,9 +392,13 @@ impl<'a> Scheduler<'a, '_, '_> {
         };
         let check = self.plan.outputs(id).filter(|_| why.reason == Reason::Check).map(Box::from);
         let again = self.plan.outputs_before(id).is_some();
-        job.devices = grant.devices().to_vec();
+        // Who names a device has that one.
+        if !job.numerics.device.contains(':') {
+            job.devices = grant.devices().to_vec();
+        }
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
         let task = Task { job, key, call: node.call.clone(), again, check };
+        grant.begin();
         self.plan.set(id, State::Running { why });
         self.executor.progress.node_started(&node.name, node.call.kind.name);
         self.keys.insert(key, Work { node: id, others, step: Step::Running { _grant: grant } });
@@ -444,9 +481,9 @@ impl<'a> Scheduler<'a, '_, '_> {
                     }
                     Some((seconds, outputs)) => {
                         self.executor.store.count_as_made(outputs.iter().map(|blob| blob.digest));
-                        if self.made(id, &others, seconds, outputs) {
+                        if let Some(new) = self.made(id, &others, seconds, outputs) {
                             let again = matches!(why.reason, Reason::NeededBy { .. });
-                            let step = Step::Recording { again, seconds };
+                            let step = Step::Recording { again, seconds, new };
                             self.keys.insert(key, Work { node: id, others, step });
                             self.recorded(key, Ok(()))?;
                         }
@@ -476,6 +513,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.report.checked.push(Checked { node: name, differences });
                 self.plan.finish_as_known(id);
                 self.free(others);
+                self.release_around(id)?;
             }
             Ended::Transient(error) => {
                 drop(claim);
@@ -498,17 +536,21 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn delay(&mut self, id: NodeId, others: Vec<NodeId>, key: Digest, why: Why, error: &anyhow::Error) {
         let (name, retry) = (&self.plan.graph.node(id).name, self.plan.graph.node(id).call.policy.retry);
         let failed = why.failed + 1;
-        let wait = retry.wait.saturating_mul(2u32.saturating_pow(failed - 1));
+        let wait =
+            retry.wait.saturating_mul(2u32.saturating_pow(failed - 1)).min(retry.wait.max(LONGEST_WAIT));
         let error = format!("{error:#}");
         let (error, more) = error.split_once('\n').unwrap_or((&error, ""));
         let again = format!("trying again in {} ({failed} of {})", in_words(wait), retry.times);
         self.executor.progress.message(format!("{name}: {error}; {again}\n{more}").trim_end());
-        self.plan.set(id, State::Held { why: Why { failed, ..why } });
-        self.keys.insert(key, Work { node: id, others, step: Step::Delayed });
-        // What lies beyond the clock's end is never due.
-        if let Some(due) = Instant::now().checked_add(wait) {
-            self.due.insert((due, id), key);
+        // Whoever has the same key has failed as often.
+        for node in others.iter().chain([&id]) {
+            let why = self.plan.why(*node).unwrap_or(why);
+            self.plan.set(*node, State::Held { why: Why { failed, ..why } });
         }
+        self.keys.insert(key, Work { node: id, others, step: Step::Delayed });
+        // Beyond the clock's end it is soon enough to look once a day.
+        let due = Instant::now().checked_add(wait).unwrap_or_else(|| Instant::now() + 24 * LONGEST_WAIT);
+        self.due.insert((due, id), key);
     }
 
     /// A node's outputs are in their places: what waited for them goes on, while they are recorded.
@@ -524,42 +566,52 @@ impl<'a> Scheduler<'a, '_, '_> {
         let blobs = placed.outputs.iter().map(NodeOutput::blob).collect();
         let Some(key) = self.plan.key(id) else { return };
         // What came out otherwise is recorded all the same.
-        self.made(id, &others, placed.seconds, blobs);
+        let new = self.made(id, &others, placed.seconds, blobs).unwrap_or_default();
         let again = matches!(why.reason, Reason::NeededBy { .. });
-        self.keys.insert(key, Work { node: id, others, step: Step::Recording { again, seconds } });
+        self.keys.insert(key, Work { node: id, others, step: Step::Recording { again, seconds, new } });
         let recording = self.count(|step| matches!(step, Step::Recording { .. }));
         self.recorders.give((key, placed, claim), recording.min(RECORDERS));
     }
 
-    /// A node's outputs are there. False where they are not those that it had before.
-    fn made(&mut self, id: NodeId, others: &[NodeId], seconds: f64, blobs: Box<[Blob]>) -> bool {
+    /// A node's outputs are there: gives those of the others that are done by them for the first time. Nothing where they
+    /// are not those that it had before.
+    fn made(
+        &mut self,
+        id: NodeId,
+        others: &[NodeId],
+        seconds: f64,
+        blobs: Box<[Blob]>,
+    ) -> Option<Vec<NodeId>> {
         let declared = self.plan.graph.node(id).call.outputs();
         let before = self.plan.outputs_before(id);
         if let Some(output) = before.and_then(|before| first_difference(declared, before, &blobs)) {
             let error = came_out_different(&declared[output].name, &blobs[output]);
             self.fail_all(id, others.to_vec(), error);
-            return false;
+            return None;
         }
         self.plan.set_seconds(id, seconds);
         self.plan.finish(id, blobs.clone(), false);
-        others.iter().for_each(|other| self.plan.finish_shared(*other, &blobs));
-        true
+        let is_new = |why: Why| matches!(why.reason, Reason::NoRecord | Reason::BlobMissing { .. });
+        let new = others.iter().filter(|other| self.plan.why(**other).is_some_and(is_new)).copied().collect();
+        others.iter().for_each(|other| self.plan.finish(*other, blobs.clone(), false));
+        Some(new)
     }
 
     fn recorded(&mut self, key: Digest, recorded: anyhow::Result<()>) -> anyhow::Result<()> {
         let Some(Work { node: id, others, step }) = self.keys.remove(&key) else { return Ok(()) };
         if let Err(error) = recorded {
-            self.fail(id, error);
             self.stop();
+            self.fail_all(id, others, error);
             return Ok(());
         }
         if self.plan.state(id) == State::Failed {
             return Ok(());
         }
-        let Step::Recording { again, seconds } = step else { return Ok(()) };
+        let Step::Recording { again, seconds, new } = step else { return Ok(()) };
         self.executor.store.refresh()?;
         self.plan.set_recorded(id);
         others.iter().for_each(|other| self.plan.set_recorded(*other));
+        self.plan.add_found(new);
         if again {
             self.report.again += 1;
             self.release_around(id)?;

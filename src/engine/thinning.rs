@@ -68,10 +68,13 @@ impl Thinning {
     /// Lets go of the passing outputs of a node whose consumers are all done. Recorded, too: after a crash one that is not
     /// has to be executed, and would need them.
     fn release(&mut self, id: NodeId, plan: &Plan) {
-        let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
         let node = plan.graph.node(id);
+        if node.passing.is_empty() || self.made_again.contains(&id) || self.released.contains(&id) {
+            return;
+        }
+        let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
         let idle = is_done(&id) && plan.consumers(id).all(|fed| is_done(&fed));
-        if node.passing.is_empty() || !idle || self.made_again.contains(&id) || !self.released.insert(id) {
+        if !idle || !self.released.insert(id) {
             return;
         }
         let Some(known) = plan.outputs(id) else { return };

@@ -5,7 +5,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +34,9 @@ pub struct Order {
     /// Whether the key is recorded, and outputs that are gone are made again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
+    /// The key that the run has for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Digest>,
 }
 
 /// A line of what it says.
@@ -63,20 +69,45 @@ pub struct Program {
     pub path: PathBuf,
 }
 
-/// The processes at work.
-static PROCESSES: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// The processes at work; nothing once they were ended, and no more are to be started.
+static PROCESSES: Mutex<Option<Vec<u32>>> = Mutex::new(Some(Vec::new()));
 
-fn processes() -> MutexGuard<'static, Vec<u32>> {
+fn processes() -> MutexGuard<'static, Option<Vec<u32>>> {
     PROCESSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the processes that do jobs for this one.
+/// Ends the processes that do jobs for this one, which is about to end itself: it starts no more.
 pub fn end_processes() {
-    let ids = processes().iter().filter_map(|id| Pid::from_raw(i32::try_from(*id).ok()?)).collect::<Vec<_>>();
-    for id in ids {
-        // Who has ended meanwhile needs no signal.
-        let _ = kill_process(id, Signal::TERM);
+    processes().take().into_iter().flatten().for_each(|id| end(id, Signal::TERM));
+}
+
+fn end(process: u32, signal: Signal) {
+    let id = i32::try_from(process).ok().and_then(Pid::from_raw);
+    // Who has ended meanwhile needs no signal.
+    let _ = id.map(|id| kill_process(id, signal));
+}
+
+/// How long a process has beyond its job's time limit to say that it is over, and after that to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Ends a process that does not end its job when its time is up, unless what is returned is dropped before. The flag says
+/// whether it did.
+fn limit(process: u32, timeout: Option<Duration>) -> (Sender<()>, Arc<AtomicBool>) {
+    let (sender, ended) = channel::<()>();
+    let late = Arc::new(AtomicBool::new(false));
+    if let Some(timeout) = timeout {
+        let late = late.clone();
+        std::thread::spawn(move || {
+            for (wait, signal) in [(timeout.saturating_add(GRACE), Signal::TERM), (GRACE, Signal::KILL)] {
+                if ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                late.store(true, Ordering::SeqCst);
+                end(process, signal);
+            }
+        });
     }
+    (sender, late)
 }
 
 impl Program {
@@ -91,7 +122,12 @@ impl Program {
         // Its GPUs are the only ones that it sees, from 0.
         let devices: Vec<String> = task.job.devices.iter().map(|unit| device_name(*unit)).collect();
         let seen = (0..devices.len() as u32).collect();
-        let order = Order { job: Job { devices: seen, ..task.job.clone() }, run, again: task.again };
+        let order = Order {
+            job: Job { devices: seen, ..task.job.clone() },
+            run,
+            again: task.again,
+            key: Some(task.key),
+        };
         let file = store.scratch()?.join(format!("{}.json", task.key));
         let write = std::fs::write(&file, serde_json::to_string_pretty(&order)?);
         write.with_context(|| format!("cannot write {}", file.display()))?;
@@ -101,11 +137,18 @@ impl Program {
         if !devices.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", devices.join(","));
         }
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.path.display()))?;
-        processes().push(child.id());
+        let mut child = {
+            let mut processes = processes();
+            let Some(processes) = &mut *processes else { bail!("interrupted") };
+            let child = command.spawn().with_context(|| format!("cannot start {}", self.path.display()))?;
+            processes.push(child.id());
+            child
+        };
+        let (limit, late) = limit(child.id(), task.job.limits.timeout);
         let end = listen(&mut child, &task.job.name, executor.progress);
         let status = child.wait();
-        processes().retain(|process| *process != child.id());
+        drop(limit);
+        processes().iter_mut().for_each(|processes| processes.retain(|process| *process != child.id()));
         let _ = std::fs::remove_file(&file);
         Ok(match end {
             Some(End::Recorded) => Ended::Recorded,
@@ -116,6 +159,10 @@ impl Program {
             // It may have recorded its outputs before it was cut short.
             None => match is_recorded(store, &task.key) && !task.again {
                 true => Ended::Recorded,
+                false if late.load(Ordering::SeqCst) => Ended::Failed(anyhow!(
+                    "timed out after {}, and was killed since it did not end",
+                    super::execute::in_words(task.job.limits.timeout.unwrap_or_default())
+                )),
                 false => Ended::Failed(anyhow!("its process {}", in_words(&status?))),
             },
         })
@@ -126,7 +173,9 @@ impl Program {
 fn listen(child: &mut Child, name: &str, progress: &dyn Progress) -> Option<End> {
     let output = BufReader::new(child.stdout.take()?);
     let mut end = None;
-    for line in output.lines().map_while(Result::ok) {
+    // Whatever a stage prints among it need not be text.
+    for line in output.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
         match serde_json::from_str(&line) {
             Ok(Said::Progress { done, total, note }) => progress.node_progress(name, done, total, &note),
             Ok(Said::Message { text }) => progress.message(&text),
@@ -148,12 +197,19 @@ fn in_words(status: &ExitStatus) -> String {
     }
 }
 
-/// Does the job of a file, and says on standard output how it goes. Whether its record is there.
-pub fn work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<End> {
+/// Does the job of a file, and says on standard output how it goes and how it ended.
+pub fn work(file: &Path, cache: &Path, registry: &Registry) -> End {
+    let end = try_work(file, cache, registry)
+        .unwrap_or_else(|error| End::Failed { why: format!("{error:#}"), transient: false });
+    say(&Said::Done { end: end.clone() });
+    end
+}
+
+fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<End> {
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let order: Order =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
-    let Order { job, run, again } = order;
+    let Order { job, run, again, key: expected } = order;
     let Some((kind, decode, _)) = registry.find(&job.kind) else { bail!(registry.unknown(&job.kind)) };
     anyhow::ensure!(
         kind.version == job.version,
@@ -171,8 +227,12 @@ pub fn work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         "the job's outputs must be those of its stage: {}",
         decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
     );
-    let call = Call::new(kind, decoded, Policy::default(), std::sync::Arc::new(job.numerics.clone()));
+    let call = Call::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
+    anyhow::ensure!(
+        expected.is_none_or(|expected| expected == key),
+        "this triplay makes another key of the job than the one that started it: they must be the same version"
+    );
     let store = Store::open(cache)?;
     if let Some(run) = &run {
         anyhow::ensure!(store.has_root(run), "the cache {} knows of no run {run}", store.root().display());
@@ -180,9 +240,7 @@ pub fn work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     let root = run.map(|run| store.serve_root(&run, false)).transpose()?;
     let (memory, progress) = (Memory::new(0), Told);
     let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };
-    let end = do_job(&executor, Task { job, key, call: call.into(), again, check: None });
-    say(&Said::Done { end: end.clone() });
-    Ok(end)
+    Ok(do_job(&executor, Task { job, key, call: call.into(), again, check: None }))
 }
 
 fn do_job(executor: &Executor, task: Task) -> End {

@@ -64,7 +64,7 @@ impl Folder {
         let mut files = Vec::new();
         if artifact.path.is_dir() {
             fs::create_dir_all(&to)?;
-            files_below(&artifact.path, "", false, &mut files)?;
+            files_below(&artifact.path, "", is_blob, &mut files)?;
         } else {
             files.push(String::new());
         }
@@ -242,7 +242,7 @@ mod tests {
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         folder.lay("deep/model", &artifact(&blob), true).unwrap();
         let inside = folder.path().join("deep/model");
-        assert_eq!(fs::read_dir(&inside).unwrap().count(), 1, "what is hidden does not count");
+        assert_eq!(fs::read_dir(&inside).unwrap().count(), 2, "what is hidden is part of a blob");
         assert_eq!(folder.written(), "no file");
         fs::write(folder.path().join("b"), "").unwrap();
         fs::remove_file(inside.join("a")).unwrap();

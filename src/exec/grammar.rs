@@ -106,8 +106,9 @@ pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Resul
                 "`{key}`: `{name}` is not a file's name within the command's folder, such as `data/a.parquet`"
             ));
         }
-        let in_the_way = |other: &&Path| path.starts_with(other) || other.starts_with(path);
-        if let Some(other) = seen.iter().copied().find(in_the_way) {
+        // In this order what is in a folder follows the folder.
+        let within = seen.range(path..).next().filter(|next| next.starts_with(path));
+        if let Some(other) = path.ancestors().find_map(|above| seen.get(above)).or(within) {
             return Err(format!("`{key}`: `{}` and `{name}` are in each other's way", other.display()));
         }
         seen.insert(path);

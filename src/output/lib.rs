@@ -12,10 +12,21 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::print_line(format_args!($($text)*)) };
 }
 
+/// As the standard one, but where nobody reads what is said nothing is wrong: the work goes on.
+#[macro_export]
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::tell_line(format_args!($($text)*)) };
+}
+
+/// What [`eprintln!`] comes to.
+pub fn tell_line(text: std::fmt::Arguments) {
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
 /// What [`println!`] comes to.
 pub fn print_line(text: std::fmt::Arguments) {
     if let Err(error) = print(&format!("{text}\n")) {
-        eprintln!("error: cannot write to standard output: {error}");
+        tell_line(format_args!("error: cannot write to standard output: {error}"));
         std::process::exit(2);
     }
 }

@@ -476,6 +476,9 @@ impl Store {
             let known = lock(&self.made);
             digests.iter().filter(|digest| known.contains(digest)).copied().collect()
         };
+        if made.is_empty() {
+            return Ok(true);
+        }
         let kept = self.kept_by_others(&made, run)?;
         let trees = made.iter().filter(|digest| self.blob_path(digest).is_dir());
         let parts: Vec<Digest> = trees

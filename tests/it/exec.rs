@@ -670,3 +670,31 @@ fn a_process_that_dies_costs_its_node_and_no_other() {
     let summary: serde_json::Value = serde_json::from_str(&seen.out).unwrap();
     assert_eq!((&summary["ran"], &summary["failed"]), (&1.into(), &1.into()));
 }
+
+#[test]
+fn a_rate_that_nobody_waits_for_does_not_hold_up_the_end_of_a_run() {
+    let space = Space::new();
+    space.write(
+        "p.yaml",
+        "pipeline: p\nresources: { api: { per_minute: 5 } }\nstages:\n  a: { kind: exec, command: echo moss, resources: { api: 1 } }\n",
+    );
+    let begun = Instant::now();
+    assert_eq!(space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json()["ran"], 1);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it did not wait for the minute's end");
+    space.write(
+        "p.yaml",
+        "pipeline: p\nstages:\n  a: { kind: exec, command: echo moss, resources: { gpu: 4 } }\n",
+    );
+    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "the stage takes 4 of `gpu`, but there is one");
+}
+
+#[test]
+fn hidden_files_of_a_folder_reach_the_next_command() {
+    let space = Space::new();
+    let stages = "
+  made: { kind: exec, command: 'mkdir out; echo moss > out/.hidden; echo ash > out/seen', outputs: { out: file } }
+  read: { kind: exec, command: 'cat in/.hidden in/seen > out', inputs: { in: made }, outputs: { out: text } }
+";
+    assert_eq!(play(&space, stages, &[]).json()["ran"], 2);
+    assert_eq!(text(&space, "read"), "moss\nash\n");
+}

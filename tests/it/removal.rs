@@ -168,3 +168,27 @@ fn a_run_that_was_killed_before_it_had_a_record_is_removed_where_runs_are() {
     assert_eq!(space.triplay(&["runs", "rm", "favourite"]).code, Some(0));
     assert_eq!(runs().count(), 0);
 }
+
+#[test]
+fn to_remove_a_copy_of_a_run_takes_nothing_from_the_run() {
+    let space = Space::new();
+    space.write(
+        "p.yaml",
+        "pipeline: p\nstages:\n  a: { kind: exec, command: 'echo moss > out', outputs: { out: text } }\n",
+    );
+    let summary = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
+    let run = summary["results"].as_str().unwrap();
+    let copy = format!("{run}-backup");
+    assert!(
+        std::process::Command::new("cp")
+            .args(["-r", run, &copy])
+            .current_dir(space.path(""))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let removed = space.triplay(&["runs", "rm", &copy]);
+    assert_eq!(removed.code, Some(0), "{}", removed.err);
+    assert_eq!(space.triplay(&["cache", "gc", "--json"]).json()["blobs"], 0);
+    assert_eq!(space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json()["ran"], 0);
+}

@@ -90,6 +90,14 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree
                 let error = errors.error(tree.at, message);
                 errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));
             }
+            None if name == "gpu" && amount > 1 => {
+                let message = format!(
+                    "the stage takes {amount} of `gpu`, but there is one unless the pipeline says otherwise"
+                );
+                let error = errors.error(tree.at, message);
+                errors
+                    .add::<()>(error.help(format!("write resources: {{ gpu: {amount} }} at the top level")));
+            }
             None if !ALWAYS.contains(&name) => {
                 let message = format!("the pipeline does not say how much there is of `{name}`");
                 let known: Vec<&str> = limits.keys().map(String::as_str).chain(ALWAYS).collect();

@@ -554,3 +554,21 @@ fn the_critical_path_is_the_longest_chain_and_what_is_left_is_no_less() {
     let left = |jobs: u32| Plan::new(&graph, &store).time_left(jobs).unwrap();
     assert!(left(1) >= 0.3 && left(9) >= 0.2 && left(9) < left(1), "{} {}", left(1), left(9));
 }
+
+#[test]
+fn twins_that_are_made_again_are_told_of_once() {
+    let yard = Yard::new();
+    let stages = "
+  a: { busy, name: same }
+  b: { busy, name: same }
+";
+    let (_, nodes) = yard.run(&yard.graph("", stages, &[]), &jobs(1));
+    let path = blob(&yard, &nodes, "a");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, "damaged").unwrap();
+    let more =
+        format!("{stages}  c: {{ busy, name: c, after: [a] }}\n  d: {{ busy, name: d, after: [b] }}\n");
+    let (report, nodes) = yard.run(&yard.graph("", &more, &[]), &jobs(2));
+    assert_eq!((report.failures.len(), report.ran, report.cached), (0, 2, 2));
+    assert_eq!(nodes.iter().map(|node| node.node.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+}
