@@ -74,6 +74,8 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     // Where it may only be read, nothing is dropped either.
     let _ = store.begin_session();
     let cleaned = store.cleaned_by_now(waiting)?;
+    // What others have recorded while files were hashed or somebody was waited for.
+    store.refresh()?;
     let plan = Plan::new(&graph, &store);
     if let Some(trace) = &trace {
         trace.phase("plan", planned);

@@ -151,12 +151,19 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     let mut removals: Vec<Removal> = Vec::new();
     let mut unseen: Vec<(Store, Rooted)> = Vec::new();
     for run in &args.runs {
-        let folder = match (Run::locate(run), unseen_run(args, run)?) {
-            (Err(_), Some(found)) => {
+        let folder = match Run::locate(run) {
+            Ok(folder) => folder,
+            Err(error) => {
+                let found = unseen_run(args, run)?.ok_or(error)?;
+                let is_free = args.force || !found.1.is_under_way;
+                ensure!(
+                    is_free,
+                    "{} is running; --force lets go of it all the same",
+                    found.1.folder.display()
+                );
                 unseen.push(found);
                 continue;
             }
-            (located, _) => located?,
         };
         let removal = Removal::of(&folder)?;
         if !removals.iter().any(|known| known.folder == removal.folder) {

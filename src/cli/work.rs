@@ -7,7 +7,7 @@ use crate::engine::{End, work};
 
 pub fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
     Ok(match work(&args.job, &args.cache.cache, &registry()) {
-        End::Recorded | End::Elsewhere => ExitCode::SUCCESS,
+        End::Recorded | End::Found | End::Elsewhere => ExitCode::SUCCESS,
         End::InputsMissing | End::Failed { .. } => ExitCode::FAILURE,
     })
 }

@@ -18,7 +18,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::report::NodeOutput;
 use super::stage::Transient;
-use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Root, Store, Workspace};
+use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Store, Workspace};
 
 /// What is needed to do any job.
 #[derive(Clone, Copy)]
@@ -47,6 +47,8 @@ pub(super) enum Ended {
     Placed(Placed),
     /// A process of its own has placed and recorded them.
     Recorded,
+    /// Its key has a record by now, by whoever.
+    Found,
     /// Another process has the key.
     Elsewhere,
     /// An input is no longer in the cache, or was not what it should be.
@@ -66,6 +68,8 @@ pub(super) struct Placed {
     counted: Value,
     frozen: Vec<Frozen>,
     workspace: Workspace,
+    /// Until the run has counted the outputs.
+    pins: Pins,
     /// As it was before the outputs were named.
     cleaned: Cleaned,
 }
@@ -212,35 +216,40 @@ impl Executor<'_> {
         if let Some(root) = self.root {
             root.name([&named(task.key, &outputs)])?;
         }
+        let pins = self.store.pin(outputs.iter().map(|output| output.digest));
         frozen.iter().try_for_each(|output| self.store.place(output))?;
         // Whether it is handed on is a matter of this run.
         outputs.iter_mut().for_each(|output| output.passing = false);
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
-        Ok(Ended::Placed(Placed { outputs, seconds, key, counted, frozen, workspace, cleaned }))
+        Ok(Ended::Placed(Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned }))
     }
 
     /// [`Executor::record`], whatever happens: the run waits for its end.
-    pub fn record_safely(&self, placed: Placed) -> anyhow::Result<()> {
+    pub fn record_safely(&self, placed: Placed) -> anyhow::Result<Pins> {
         let recorded = catch_unwind(AssertUnwindSafe(|| self.record(placed)));
         recorded.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
-    /// Makes outputs durable, then the record.
-    pub fn record(&self, placed: Placed) -> anyhow::Result<()> {
-        let Placed { outputs, seconds, key, counted, frozen, workspace, cleaned } = placed;
+    /// Makes outputs durable, and what the run says that it needs, then the record. What is returned keeps them from being
+    /// dropped until the run has counted them.
+    pub fn record(&self, placed: Placed) -> anyhow::Result<Pins> {
+        let Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned } = placed;
         for output in &outputs {
             self.store.sync(&output.digest)?;
+        }
+        if let Some(root) = self.root {
+            root.sync()?;
         }
         let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
         // What had been there already may have been thrown away before it was named.
-        if self.store.cleaned()? != cleaned {
+        if cleaned.may_differ(self.store.cleaned()?) {
             let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));
             self.store.cleaned_by_now(waiting)?;
             frozen.iter().try_for_each(|output| self.store.place(output))?;
         }
         drop(workspace);
-        Ok(())
+        Ok(pins)
     }
 
     /// Compares what came out with what is recorded, and leaves what differs where a person finds it.

@@ -132,6 +132,8 @@ pub struct Plan<'a> {
     /// Nodes that were found done and have not been told of.
     found: Vec<NodeId>,
     blobs: BlobIndex<'a>,
+    /// How often the cache had been cleaned when all that is done was named.
+    cleaned: Option<Cleaned>,
 }
 
 /// Which blobs are in the cache.
@@ -228,6 +230,7 @@ impl<'a> Plan<'a> {
             classes,
             found: Vec::new(),
             blobs: BlobIndex { store, shelves: Some(Box::new([const { None }; 256])) },
+            cleaned: None,
         };
         for id in graph.ids() {
             if plan.state(id) == (State::Waiting { unknown: 0 }) {
@@ -250,8 +253,10 @@ impl<'a> Plan<'a> {
             let reports = self.found.iter().filter_map(|id| self.report(*id, true));
             let nodes: Vec<_> = reports.map(|report| named(report.key, &report.outputs)).collect();
             root.name(&nodes)?;
+            root.sync()?;
             let now = self.store.cleaned_by_now(waiting)?;
             if now == cleaned {
+                self.cleaned = Some(now);
                 return Ok(self);
             }
             self.store.refresh()?;
@@ -484,6 +489,30 @@ impl<'a> Plan<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// Of nodes that were found done and are named by now those that still are: where the cache was cleaned meanwhile, the
+    /// others are to be executed.
+    pub fn still_done(&mut self, found: Vec<NodeId>, waiting: &dyn Fn(&str)) -> anyhow::Result<Vec<NodeId>> {
+        let now = self.store.cleaned()?;
+        if self.cleaned.is_some_and(|before| !now.may_differ(before)) {
+            return Ok(found);
+        }
+        self.cleaned = Some(self.store.cleaned_by_now(waiting)?);
+        self.store.refresh()?;
+        let mut still = Vec::new();
+        for id in found {
+            let is_recorded = self.key(id).is_some_and(|key| self.recorded(id, &key).is_some());
+            match self.lost_output(id) {
+                None if is_recorded => still.push(id),
+                lost => {
+                    self.slot_mut(id).is_told = false;
+                    let reason = lost.map_or(Reason::NoRecord, |output| Reason::BlobMissing { output });
+                    self.want(id, reason.into());
+                }
+            }
+        }
+        Ok(still)
     }
 
     /// Nodes are done by what another one with their key has made.

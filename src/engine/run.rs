@@ -25,7 +25,7 @@ use super::stage::Output;
 use super::thinning::Thinning;
 use super::threads::Threads;
 use super::worker::Program;
-use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Process, Root, Store};
+use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Pins, Process, Root, Store};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub fn run(
             let (key, placed, claim) = work;
             let recorded = executor.record_safely(placed);
             drop(claim);
-            Event::Recorded { key, recorded }
+            Event::Recorded { key, recorded: recorded.map(Some) }
         });
         let mut scheduler = Scheduler {
             plan,
@@ -131,13 +131,11 @@ pub(super) enum Event {
     },
     Recorded {
         key: Digest,
-        recorded: anyhow::Result<()>,
+        /// Its outputs are kept until they are counted.
+        recorded: anyhow::Result<Option<Pins>>,
     },
     /// Another process is done with the key; or the run ends, and nobody waits any more.
-    Unclaimed {
-        key: Digest,
-        claimed: Result<Claimed, StoreError>,
-    },
+    Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },
 }
 
 /// What is under way for a key: which node does it, and which others have the same key.
@@ -263,14 +261,18 @@ impl<'a> Scheduler<'a, '_, '_> {
     /// Nodes that turned out to be done on the way.
     fn tell_found(&mut self) -> anyhow::Result<()> {
         let found = self.take_found();
-        if !found.is_empty() {
-            self.executor.progress.nodes_cached(found.len());
-            self.report.cached += found.len();
+        if found.is_empty() {
+            return Ok(());
         }
+        let reports = found.iter().filter_map(|id| self.plan.report(*id, true));
+        let nodes: Vec<_> = reports.map(|report| named(report.key, &report.outputs)).collect();
+        self.root.name(&nodes)?;
+        let progress = self.executor.progress;
+        let waiting = |by: &str| progress.message(&format!("waiting: {by} cleans the cache"));
+        let found = self.plan.still_done(found, &waiting)?;
+        self.executor.progress.nodes_cached(found.len());
+        self.report.cached += found.len();
         for id in found {
-            if let Some(report) = self.plan.report(id, true) {
-                self.root.name([&named(report.key, &report.outputs)])?;
-            }
             self.tell(id, true)?;
             self.check(id);
         }
@@ -485,10 +487,17 @@ impl<'a> Scheduler<'a, '_, '_> {
                             let again = matches!(why.reason, Reason::NeededBy { .. });
                             let step = Step::Recording { again, seconds, new };
                             self.keys.insert(key, Work { node: id, others, step });
-                            self.recorded(key, Ok(()))?;
+                            self.recorded(key, Ok(None))?;
                         }
                     }
                 }
+            }
+            Ended::Found => {
+                self.executor.store.refresh()?;
+                if !self.plan.look_up(id) {
+                    self.plan.set(id, State::Ready { why });
+                }
+                self.free(others);
             }
             Ended::Elsewhere => self.wait_for(id, key, why, others, None),
             Ended::InputsMissing if why.missed < MOST_MISSED => {
@@ -597,13 +606,16 @@ impl<'a> Scheduler<'a, '_, '_> {
         Some(new)
     }
 
-    fn recorded(&mut self, key: Digest, recorded: anyhow::Result<()>) -> anyhow::Result<()> {
+    fn recorded(&mut self, key: Digest, recorded: anyhow::Result<Option<Pins>>) -> anyhow::Result<()> {
         let Some(Work { node: id, others, step }) = self.keys.remove(&key) else { return Ok(()) };
-        if let Err(error) = recorded {
-            self.stop();
-            self.fail_all(id, others, error);
-            return Ok(());
-        }
+        let _pins = match recorded {
+            Ok(pins) => pins,
+            Err(error) => {
+                self.stop();
+                self.fail_all(id, others, error);
+                return Ok(());
+            }
+        };
         if self.plan.state(id) == State::Failed {
             return Ok(());
         }

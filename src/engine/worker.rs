@@ -52,8 +52,10 @@ enum Said {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum End {
-    /// Its record is there.
+    /// It was done and recorded.
     Recorded,
+    /// Somebody has recorded it before.
+    Found,
     /// Another process has the key.
     Elsewhere,
     InputsMissing,
@@ -152,13 +154,14 @@ impl Program {
         let _ = std::fs::remove_file(&file);
         Ok(match end {
             Some(End::Recorded) => Ended::Recorded,
+            Some(End::Found) => Ended::Found,
             Some(End::Elsewhere) => Ended::Elsewhere,
             Some(End::InputsMissing) => Ended::InputsMissing,
             Some(End::Failed { why, transient: true }) => Ended::Transient(anyhow!(why)),
             Some(End::Failed { why, transient: false }) => Ended::Failed(anyhow!(why)),
             // It may have recorded its outputs before it was cut short.
             None => match is_recorded(store, &task.key) && !task.again {
-                true => Ended::Recorded,
+                true => Ended::Found,
                 false if late.load(Ordering::SeqCst) => Ended::Failed(anyhow!(
                     "timed out after {}, and was killed since it did not end",
                     super::execute::in_words(task.job.limits.timeout.unwrap_or_default())
@@ -252,16 +255,16 @@ fn do_job(executor: &Executor, task: Task) -> End {
         Err(error) => return failed(error.into()),
     };
     if !task.again && is_recorded(executor.store, &task.key) {
-        return End::Recorded;
+        return End::Found;
     }
     let end = match executor.execute(&task) {
         Ended::Placed(placed) => match executor.record(placed) {
-            Ok(()) => End::Recorded,
+            Ok(_) => End::Recorded,
             Err(error) => failed(error),
         },
         Ended::InputsMissing => End::InputsMissing,
         Ended::Transient(error) | Ended::Failed(error) => failed(error),
-        Ended::Recorded | Ended::Elsewhere | Ended::Checked(_) => {
+        Ended::Recorded | Ended::Found | Ended::Elsewhere | Ended::Checked(_) => {
             failed(anyhow!("a job cannot end so here: a defect of triplay"))
         }
     };

@@ -8,13 +8,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::disk::lock;
 use super::session::{Process, Session, Watch};
 
 /// A claim held until it is dropped.
 pub struct Claim {
     path: PathBuf,
     inode: (u64, u64),
-    _session: Arc<Session>,
+    session: Arc<Session>,
 }
 
 /// What came of asking for a claim.
@@ -28,49 +29,73 @@ impl Claim {
     /// The claim at this path, unless somebody who lives has it.
     pub(super) fn take(path: &Path, session: &Arc<Session>, watch: &Watch) -> io::Result<Claimed> {
         let inode = session.inode()?;
-        let mine = || Claimed::Mine(Claim { path: path.to_owned(), inode, _session: session.clone() });
-        let mut breaking = path.to_owned().into_os_string();
-        breaking.push(".break");
-        let breaking = PathBuf::from(breaking);
+        let mine = || {
+            lock(&session.claimed).insert(path.to_owned());
+            Claimed::Mine(Claim { path: path.to_owned(), inode, session: session.clone() })
+        };
         loop {
             match fs::hard_link(&session.file, path) {
                 Ok(()) => return Ok(mine()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
-            let Some(stale) = inode_of(path)? else { continue };
+            let Some(there) = inode_of(path)? else { continue };
+            // Over a network a link may be made whose answer is lost, and one that was taken over may come late.
+            if there == inode && !lock(&session.claimed).contains(path) {
+                return Ok(mine());
+            }
             if let Some(told) = watch.living(path)? {
                 return Ok(Claimed::Others(Some(told.process)));
             }
-            // Its process is gone. Whoever makes this link takes it over; nobody else may remove it meanwhile.
-            match fs::hard_link(&session.file, &breaking) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    if watch.living(&breaking)?.is_none() {
-                        let _ = fs::remove_file(&breaking);
-                    }
-                    return Ok(Claimed::Others(None));
-                }
-                Err(error) => return Err(error),
-            }
-            if inode_of(path)? == Some(stale) {
-                match fs::rename(&breaking, path) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                match inode_of(path)? == Some(inode) {
-                    true => return Ok(mine()),
-                    false => return Ok(Claimed::Others(None)),
-                }
-            }
+            let mut breaking = path.to_owned().into_os_string();
+            breaking.push(".break");
+            let breaking = PathBuf::from(breaking);
+            let taken = take_over(path, there, &breaking, session, inode, watch);
             remove_own(&breaking, inode);
+            if taken? {
+                return Ok(mine());
+            }
+            return Ok(Claimed::Others(None));
         }
     }
+}
+
+/// Takes over the claim of a process that is gone: whoever makes the link `breaking` does so, and nobody else may remove
+/// the claim meanwhile. False where somebody else is at it, or was faster.
+fn take_over(
+    path: &Path,
+    stale: (u64, u64),
+    breaking: &Path,
+    session: &Session,
+    inode: (u64, u64),
+    watch: &Watch,
+) -> io::Result<bool> {
+    match fs::hard_link(&session.file, breaking) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            if watch.living(breaking)?.is_none() {
+                // Whoever was at it is gone too. What is moved away may be somebody else's by now, who tries again.
+                let aside = session.folder.join("broken");
+                let _ = fs::rename(breaking, &aside).and_then(|()| fs::remove_file(&aside));
+            }
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    if inode_of(path)? != Some(stale) || watch.living(path)?.is_some() {
+        return Ok(false);
+    }
+    match fs::rename(breaking, path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(inode_of(path)? == Some(inode))
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         remove_own(&self.path, self.inode);
+        lock(&self.session.claimed).remove(&self.path);
     }
 }
 

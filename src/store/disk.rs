@@ -34,7 +34,7 @@ use super::digest::is_executable;
 use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
 use super::memo::Memo;
-use super::publish::{sync_folder, write_durably};
+use super::publish::{sync_folder, write_durably_as};
 use super::records::Records;
 use super::roots::KeptBlobs;
 use super::session::{Process, Session, Watch, Workspace};
@@ -100,11 +100,38 @@ impl Frozen {
     }
 }
 
+/// Outputs that are not dropped as long as this is there.
+pub struct Pins {
+    digests: Vec<Digest>,
+    pinned: Arc<Mutex<HashMap<Digest, usize>>>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let mut pinned = lock(&self.pinned);
+        for digest in &self.digests {
+            if let Some(count) = pinned.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    pinned.remove(digest);
+                }
+            }
+        }
+    }
+}
+
 /// How often a cache was cleaned, and whether somebody is at it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Cleaned {
     times: u64,
     under_way: bool,
+}
+
+impl Cleaned {
+    /// Whether it was cleaned since, or may have been: somebody was at it then.
+    pub fn may_differ(self, now: Cleaned) -> bool {
+        self.under_way || self != now
+    }
 }
 
 /// A cache folder. Any number of processes, of all users who may write in it, use it side by side.
@@ -123,6 +150,8 @@ pub struct Store {
     made: Mutex<HashSet<Digest>>,
     /// Those that were made as files of trees and are no outputs themselves.
     parts: Mutex<HashSet<Digest>>,
+    /// Outputs that are placed and that the run has not counted yet, and how often.
+    pinned: Arc<Mutex<HashMap<Digest, usize>>>,
     /// What other runs keep, as far as it was read.
     pub(super) kept: Mutex<KeptBlobs>,
 }
@@ -161,6 +190,7 @@ impl Store {
             known: Mutex::new(HashMap::new()),
             made: Mutex::new(HashSet::new()),
             parts: Mutex::new(HashSet::new()),
+            pinned: Arc::default(),
             kept: Mutex::new(HashMap::new()),
             root,
             sharing,
@@ -170,6 +200,11 @@ impl Store {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether several hosts use the cache.
+    pub(super) fn is_shared(&self) -> bool {
+        self.locking == Locking::Leases
     }
 
     /// Shows others that this process is at work. So long they drop nothing that it may have found.
@@ -377,6 +412,14 @@ impl Store {
         Ok(Frozen { path: path.to_owned(), tree: Some(tree), blob })
     }
 
+    /// Keeps outputs from being dropped by this process, be they there already or placed now.
+    pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pins {
+        let digests: Vec<Digest> = digests.into_iter().collect();
+        let mut pinned = lock(&self.pinned);
+        digests.iter().for_each(|digest| *pinned.entry(*digest).or_default() += 1);
+        Pins { digests, pinned: self.pinned.clone() }
+    }
+
     /// Puts a finished output in its place, where others can read it. It is not durable before [`Store::sync`]: what a
     /// crash leaves of it until then is no record's, and is looked through before it is used.
     pub fn place(&self, frozen: &Frozen) -> Result<()> {
@@ -487,30 +530,43 @@ impl Store {
             .collect();
         // Out of the way first, then another look: who has begun to work before they were finds them again, who begins
         // now does not find them.
-        let mut away = Vec::new();
-        for digest in made.into_iter().filter(|digest| !kept.contains(digest)) {
-            let (path, doomed) = (self.blob_path(&digest), self.scratch()?.join(format!("dropped-{digest}")));
-            match fail_point("drop.rename").and_then(|()| fs::rename(&path, &doomed)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                renamed => {
-                    renamed.map_err(io_error("remove", &path))?;
-                    away.push((digest, path, doomed));
+        let scratch = self.scratch()?;
+        let away = |digest: &Digest| (self.blob_path(digest), scratch.join(format!("dropped-{digest}")));
+        let (mut gone, mut failed) = (Vec::new(), None);
+        {
+            let pinned = lock(&self.pinned);
+            for digest in
+                made.iter().filter(|digest| !kept.contains(*digest) && !pinned.contains_key(*digest))
+            {
+                let (path, doomed) = away(digest);
+                match fail_point("drop.rename").and_then(|()| fs::rename(&path, &doomed)) {
+                    Ok(()) => gone.push(*digest),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => failed = Some(io_error("remove", &path)(error)),
                 }
             }
         }
-        let digests: Vec<Digest> = away.iter().map(|(digest, _, _)| *digest).collect();
-        let (others, kept) = (self.are_others_at_work(run)?, self.kept_by_others(&digests, run)?);
-        for (digest, path, doomed) in away {
-            let removed = match others || kept.contains(&digest) {
-                true => fs::rename(&doomed, &path),
-                false => fail_point("drop.renamed").and_then(|()| remove(&doomed)),
-            };
-            removed.map_err(io_error("remove", &path))?;
+        let looked =
+            self.are_others_at_work(run).and_then(|others| Ok((others, self.kept_by_others(&gone, run)?)));
+        for digest in &gone {
+            let (path, doomed) = away(digest);
+            match &looked {
+                Ok((false, kept)) if !kept.contains(digest) => {
+                    let removed = fail_point("drop.renamed").and_then(|()| remove(&doomed));
+                    failed = failed.or(removed.err().map(io_error("remove", &path)));
+                }
+                // Somebody may need it. Where somebody has made it again meanwhile, it is there.
+                _ => {
+                    let back = fs::rename(&doomed, &path).err().filter(|_| !path.exists());
+                    failed = failed.or(back.map(io_error("put back", &path)));
+                }
+            }
         }
+        let (others, _) = looked?;
         if !others {
             self.drop_parts(&parts, run)?;
         }
-        Ok(!others)
+        failed.map_or(Ok(!others), Err)
     }
 
     /// Drops the files of trees that are gone, as far as no other tree has them and nobody needs them themselves.
@@ -573,8 +629,7 @@ impl Store {
 
     /// Writes a file of the cache whole or not at all, for all who share it.
     pub(super) fn write_shared(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        write_durably(path, bytes)?;
-        self.sharing.set(&File::open(path)?, self.sharing.file)
+        write_durably_as(path, bytes, self.sharing.file)
     }
 
     /// The digest of a file or folder outside. That of a large file that has not changed since is remembered; with

@@ -23,7 +23,7 @@ mod upkeep;
 pub use canonical::canonical_digest;
 pub use claim::{Claim, Claimed};
 pub use digest::Digest;
-pub use disk::{Blob, Cleaned, Error, Frozen, Result, Store};
+pub use disk::{Blob, Cleaned, Error, Frozen, Pins, Result, Store};
 pub use fail::FAIL_POINTS;
 pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};
 pub use publish::write_durably;

@@ -10,13 +10,24 @@ use super::fail::fail_point;
 /// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. Who may
 /// read it is as the user's umask says.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, 0o666, None)
+}
+
+/// The same, for a file of the cache: it has these permissions from the beginning.
+pub(super) fn write_durably_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write(path, bytes, mode, Some(mode))
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32, exactly: Option<u32>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fail_point("file.write")?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".writing-")
-        .permissions(Permissions::from_mode(0o666))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)?;
     temporary.write_all(bytes)?;
+    // Whatever the umask.
+    exactly.map_or(Ok(()), |mode| temporary.as_file().set_permissions(Permissions::from_mode(mode)))?;
     temporary.as_file().sync_all()?;
     fail_point("file.rename")?;
     temporary.persist(path).map_err(|error| error.error)?;

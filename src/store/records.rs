@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Digest;
+use super::disk::is_damage;
 use super::fail::{fail_point, is_due};
 use super::line::{is_sealed, seal};
 use super::publish::sync_folder;
@@ -137,7 +138,14 @@ impl Records {
 
     /// Reads what others have recorded since.
     pub fn refresh(&mut self) -> io::Result<()> {
-        let there = fs::metadata(&self.folder)?;
+        // A segment that is closed meanwhile is looked for again, by its other name.
+        while !self.look()? {}
+        Ok(())
+    }
+
+    fn look(&mut self) -> io::Result<bool> {
+        // Opened, so that another host's changes are seen.
+        let there = File::open(&self.folder)?.metadata()?;
         let changed = (there.mtime(), there.mtime_nsec());
         if self.listed != Some(changed) {
             let settled = there.modified()?.checked_add(SETTLED).is_some_and(|then| then < SystemTime::now());
@@ -145,13 +153,15 @@ impl Records {
             self.listed = settled.then_some(changed);
         }
         let own = self.own.as_ref().map(|own| own.number);
+        let mut is_all = true;
         for number in 0..self.segments.len() {
             if self.segments[number].is_open && Some(number as u32) != own && !self.read(number)? {
                 // It was closed meanwhile.
                 self.listed = None;
+                is_all = false;
             }
         }
-        Ok(())
+        Ok(is_all)
     }
 
     /// Looks which segments there are. Where one is gone, its records were merged or thrown away: all are read anew.
@@ -228,7 +238,14 @@ impl Records {
         // In blocks, of which the unfinished line at the end goes to the front of the next.
         let mut text = Vec::with_capacity(BLOCK);
         loop {
-            let is_end = Read::by_ref(&mut file).take(BLOCK as u64).read_to_end(&mut text)? == 0;
+            let is_end = match Read::by_ref(&mut file).take(BLOCK as u64).read_to_end(&mut text) {
+                // A bad sector costs the records behind it, and nobody the cache.
+                Err(error) if is_damage(&error) => {
+                    self.segments[number].damaged += 1;
+                    true
+                }
+                read => read? == 0,
+            };
             let mut from = 0;
             while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
                 self.read_line(number, &text[from..from + length], 1);

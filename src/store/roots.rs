@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
@@ -20,13 +21,15 @@ use super::Digest;
 use super::claim::{Claim, Claimed};
 use super::disk::{Result, Store, io_error, lock};
 use super::line::{seal, sealed_lines};
-use super::publish::write_durably;
+use super::publish::{sync_folder, write_durably};
 
 /// A run of this process.
 pub struct Root {
     id: String,
     path: PathBuf,
     names: Mutex<File>,
+    /// Whether other hosts use the cache.
+    is_shared: bool,
     /// Others see by it that the run is under way.
     _claim: Option<Claim>,
 }
@@ -55,6 +58,8 @@ pub struct Rooted {
     pub folder: PathBuf,
     /// RFC 3339; empty where it is not known.
     pub began: String,
+    /// Which folder the run's folder was in.
+    parent: String,
     pub is_under_way: bool,
 }
 
@@ -74,7 +79,10 @@ impl Rooted {
             Ok(_) => Standing::There,
             Err(error) if error.kind() != ErrorKind::NotFound => Standing::Unseen,
             Err(_) => {
-                let listed = self.folder.parent().map(|parent| {
+                // At the same path there may be another folder: of another container, or where a disk is not mounted.
+                let parent =
+                    self.folder.parent().filter(|parent| identity(parent).as_ref() == Some(&self.parent));
+                let listed = parent.map(|parent| {
                     let entries = fs::read_dir(parent)?.collect::<io::Result<Vec<_>>>()?;
                     let name = self.folder.file_name().unwrap_or_default();
                     io::Result::Ok(entries.iter().any(|entry| entry.file_name() == name))
@@ -93,14 +101,24 @@ impl Root {
     /// Names what the run needs, in one piece.
     pub fn name<'a>(&self, nodes: impl IntoIterator<Item = &'a Named>) -> Result<()> {
         let write = || {
-            let mut text = String::new();
+            // The empty line closes one that could not be written to its end.
+            let mut text = String::from("\n");
             for node in nodes {
                 text += &seal(node).map_err(io::Error::other)?;
                 text.push('\n');
             }
-            lock(&self.names).write_all(text.as_bytes())
+            let mut names = lock(&self.names);
+            names.write_all(text.as_bytes())?;
+            // Other hosts see what was written when it is synced.
+            if self.is_shared { names.sync_data() } else { Ok(()) }
         };
         write().map_err(io_error("write in", &self.path))
+    }
+
+    /// Makes durable what was named.
+    pub fn sync(&self) -> Result<()> {
+        let names = lock(&self.names).try_clone();
+        names.and_then(|names| names.sync_data()).map_err(io_error("write in", &self.path))
     }
 }
 
@@ -118,7 +136,9 @@ impl Store {
             // Whatever bytes it is called by.
             write_durably(&new.path().join("folder"), &[told.as_os_str().as_bytes(), b"\n"].concat())?;
             write_durably(&new.path().join("began"), format!("{began}\n").as_bytes())?;
-            for name in ["folder", "began"] {
+            let parent = folder.parent().and_then(identity).unwrap_or_default();
+            write_durably(&new.path().join("parent"), format!("{parent}\n").as_bytes())?;
+            for name in ["folder", "began", "parent"] {
                 self.sharing.set(&File::open(new.path().join(name))?, self.sharing.file)?;
             }
             self.sharing.set(&File::open(new.path())?, self.sharing.folder)?;
@@ -128,6 +148,7 @@ impl Store {
             let id = format!("{}-{random}", run.chars().take(64).map(safe).collect::<String>());
             fs::rename(new.path(), roots.join(&id))?;
             let _ = new.keep();
+            sync_folder(&roots)?;
             io::Result::Ok(id)
         };
         let id = create().map_err(io_error("write in", &roots))?;
@@ -151,7 +172,7 @@ impl Store {
             self.sharing.set(&file, self.sharing.file).map(|()| file)
         };
         let names = Mutex::new(open().map_err(io_error("write in", &path))?);
-        Ok(Root { id: id.to_owned(), path, names, _claim: claim })
+        Ok(Root { id: id.to_owned(), path, names, is_shared: self.is_shared(), _claim: claim })
     }
 
     /// Whether the cache knows of the run with this root.
@@ -174,6 +195,7 @@ impl Store {
             roots.push(Rooted {
                 folder: self.told(&read(&path.join("folder"))).unwrap_or_default(),
                 began: String::from_utf8_lossy(&read(&path.join("began"))).trim().to_owned(),
+                parent: String::from_utf8_lossy(&read(&path.join("parent"))).trim().to_owned(),
                 is_under_way: self.is_claimed(&claim_of(&id))?,
                 id,
             });
@@ -222,7 +244,10 @@ impl Store {
     pub fn move_root(&self, id: &str, folder: &Path) -> Result<()> {
         let path = self.root.join("roots").join(id).join("folder");
         let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
-        self.write_shared(&path, &text).map_err(io_error("write", &path))
+        self.write_shared(&path, &text).map_err(io_error("write", &path))?;
+        let (path, parent) =
+            (path.with_file_name("parent"), folder.parent().and_then(identity).unwrap_or_default());
+        self.write_shared(&path, format!("{parent}\n").as_bytes()).map_err(io_error("write", &path))
     }
 
     /// Which of these blobs a run other than `own` keeps that has ended.
@@ -269,6 +294,12 @@ impl Kept {
         let outputs = named.flat_map(|named| named.outputs).filter(|output| !output.passing);
         Ok(Kept { length, blobs: outputs.map(|output| output.digest).collect() })
     }
+}
+
+/// What tells a folder from another one that is at its path at another time or elsewhere.
+fn identity(folder: &Path) -> Option<String> {
+    let metadata = fs::metadata(folder).ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 fn claim_of(root: &str) -> String {

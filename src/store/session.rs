@@ -5,7 +5,7 @@
 //! share a file system, kernel locks are not to be relied on; there the file holds a number that the process counts up,
 //! and who is not seen to count for [`EXPIRY`] is gone. No clock of one host is compared with one of another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,8 +14,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
+use super::Digest;
 use super::disk::{lock, remove};
 use super::format::Locking;
 use super::records::close_segment;
@@ -60,7 +63,8 @@ impl Process {
         let told = told.and_then(|told| told.split_once(':').map(|(host, boot)| (host.into(), boot.into())));
         let (host, boot) = told.unwrap_or_else(here);
         let process = std::process::id();
-        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        let command = words.collect::<Vec<_>>().join(" ");
         Process { host, boot, process, started: started(process).unwrap_or_default(), command }
     }
 
@@ -69,8 +73,17 @@ impl Process {
         if self.host != here.host || self.boot.is_empty() {
             return None;
         }
-        let ended = || started(self.process) != Some(self.started);
-        (self.boot == here.boot).then(ended)
+        if self.boot != here.boot {
+            return None;
+        }
+        match started(self.process) {
+            Some(started) => Some(started != self.started),
+            // Where it may not be seen, it is there all the same.
+            None => {
+                let id = i32::try_from(self.process).ok().and_then(Pid::from_raw)?;
+                (test_kill_process(id) == Err(Errno::SRCH)).then_some(true)
+            }
+        }
     }
 }
 
@@ -80,11 +93,17 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything.
+/// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything. One that has ended and that
+/// nobody has asked after (the third is `Z`) never started.
 fn started(process: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    match fields.next()? {
+        "Z" | "X" => Some(u64::MAX),
+        _ => fields.nth(18)?.parse().ok(),
+    }
 }
 
 /// What a session's file says before the number that is counted up.
@@ -96,13 +115,25 @@ pub(super) struct Told {
     pub run: Option<String>,
 }
 
-/// Reads a session's file: what it says, and the number.
+impl Told {
+    /// Of a process of which nothing can be read.
+    fn unknown() -> Told {
+        let (host, boot, command) = ("an unknown host".into(), String::new(), String::new());
+        Told { process: Process { host, boot, process: 0, started: 0, command }, run: None }
+    }
+}
+
+/// Reads a session's file: what it says, and the number. Of a file that says nothing, since its host died before it was
+/// written or another host does not see it yet, the number is of what there is.
 fn read(file: &mut File) -> io::Result<(Told, u64)> {
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    let (told, count) = text.split_once('\n').ok_or(io::ErrorKind::InvalidData)?;
-    // One that is being written is another one than before.
-    Ok((serde_json::from_str(told)?, count.trim().parse().unwrap_or(u64::MAX)))
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let told = text
+        .split_once('\n')
+        .and_then(|(told, count)| Some((serde_json::from_str(told).ok()?, count.trim().parse().ok()?)));
+    let number = || u64::from_le_bytes(*Digest::of_bytes(&bytes).bytes().first_chunk().unwrap_or(&[0; 8]));
+    Ok(told.unwrap_or_else(|| (Told::unknown(), number())))
 }
 
 pub(super) struct Session {
@@ -113,6 +144,8 @@ pub(super) struct Session {
     held: Arc<File>,
     pub folder: PathBuf,
     records: PathBuf,
+    /// What it has claimed.
+    pub claimed: Mutex<HashSet<PathBuf>>,
     /// Empty folders in `folder`. They are used again: to make and remove one for each node costs more than a small node
     /// does.
     spare: Spare,
@@ -162,6 +195,9 @@ impl Session {
             }
             sharing.set(file.as_file(), sharing.file)?;
             file.write_all(format!("{told}{:20}\n", 0).as_bytes())?;
+            if locking == Locking::Leases {
+                file.as_file().sync_all()?;
+            }
             let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let id = name.trim_start_matches(".new-").to_owned();
             let place = sessions.join(&id);
@@ -182,6 +218,7 @@ impl Session {
                 held,
                 folder,
                 records,
+                claimed: Mutex::default(),
                 spare: Spare::default(),
                 _beat: beat,
             });
@@ -237,8 +274,16 @@ pub(super) struct Watch {
     locking: Locking,
     here: Process,
     expiry: Duration,
-    /// Of processes of other hosts: the number that was last seen, and since when.
-    seen: Mutex<HashMap<(u64, u64), (u64, Instant)>>,
+    /// Of processes of other hosts, by device and inode of their files and what tells them apart.
+    seen: Mutex<HashMap<(u64, u64, u32, u64), Seen>>,
+}
+
+struct Seen {
+    /// The number that was last seen, and since when.
+    count: u64,
+    since: Instant,
+    /// Whether it was seen to change.
+    has_counted: bool,
 }
 
 impl Watch {
@@ -257,8 +302,10 @@ impl Watch {
             Locking::Kernel => match file.try_lock_shared() {
                 Ok(()) => Ok(None),
                 Err(TryLockError::Error(error)) => Err(error),
-                // Who is about to write what it is has not got a name yet.
-                Err(TryLockError::WouldBlock) => Ok(read(&mut file).ok().map(|(told, _)| told)),
+                // Whatever it says, it lives.
+                Err(TryLockError::WouldBlock) => {
+                    Ok(Some(read(&mut file).map_or_else(|_| Told::unknown(), |(told, _)| told)))
+                }
             },
             Locking::Leases => {
                 let (told, count) = read(&mut file)?;
@@ -266,14 +313,43 @@ impl Watch {
                     return Ok((!ended).then_some(told));
                 }
                 let mut seen = lock(&self.seen);
-                let now = Instant::now();
-                let known = seen.entry((metadata.dev(), metadata.ino())).or_insert((count, now));
-                if known.0 != count {
-                    *known = (count, now);
+                let known = seen
+                    .entry((metadata.dev(), metadata.ino(), told.process.process, told.process.started))
+                    .or_insert(Seen { count, since: Instant::now(), has_counted: false });
+                if known.count != count {
+                    *known = Seen { count, since: Instant::now(), has_counted: true };
                 }
-                Ok((known.1.elapsed() < self.expiry).then_some(told))
+                Ok((known.since.elapsed() < self.expiry).then_some(told))
             }
         }
+    }
+
+    /// Waits until it is known of each process of another host whether it lives: that it counts, or does not for long
+    /// enough. `waiting` hears of it where that takes more than a moment.
+    pub fn decide(&self, root: &Path, waiting: impl FnOnce(&str)) -> io::Result<()> {
+        let mut waiting = Some(waiting);
+        let begun = Instant::now();
+        while self.locking == Locking::Leases && begun.elapsed() < self.expiry + self.expiry / BEATS {
+            for name in names(&root.join("sessions"))? {
+                self.living(&root.join("sessions").join(name))?;
+            }
+            let seen = lock(&self.seen);
+            let is_open = |seen: &&Seen| !seen.has_counted && seen.since.elapsed() < self.expiry;
+            let open = seen.values().filter(is_open).count();
+            drop(seen);
+            if open == 0 {
+                break;
+            }
+            if begun.elapsed() > self.expiry / BEATS * 2
+                && let Some(waiting) = waiting.take()
+            {
+                waiting(&format!(
+                    "{open} of the processes of other hosts, to see whether they live: one of them"
+                ));
+            }
+            std::thread::sleep(self.expiry / BEATS / 4);
+        }
+        Ok(())
     }
 
     /// Clears up after processes that are gone.
@@ -302,7 +378,8 @@ impl Watch {
         let sessions = root.join("sessions");
         let mut others = Vec::new();
         for name in names(&sessions)? {
-            if Some(name.as_str()) == own {
+            // One that begins to begin has not looked at anything yet.
+            if Some(name.as_str()) == own || name.starts_with('.') {
                 continue;
             }
             let living = self.living(&sessions.join(&name))?;

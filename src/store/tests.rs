@@ -492,6 +492,9 @@ fn who_plans_while_the_cache_is_cleaned_sees_that_it_was() {
     other.collect(live, false, |_| {}).unwrap();
     let after = store.cleaned_by_now(|_| {}).unwrap();
     assert!(before != after && during != Some(before) && during != Some(after));
+    assert!(!after.may_differ(after) && before.may_differ(after));
+    let during = during.unwrap();
+    assert!(during.may_differ(during), "who saw it under way twice cannot know what was thrown away between");
 }
 
 #[test]

@@ -45,8 +45,11 @@ impl Tree {
     ) -> io::Result<Tree> {
         let mut entries = Vec::new();
         for (name, path) in files_below(folder, hidden)? {
-            let about =
-                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            // The system's own number says whether the disk is damaged.
+            let about = |error: io::Error| match error.raw_os_error() {
+                Some(_) => error,
+                None => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+            };
             let digest = of_file(&path).map_err(about)?;
             let metadata = fs::metadata(&path).map_err(about)?;
             let (bytes, executable) = (metadata.len(), is_executable(&metadata));

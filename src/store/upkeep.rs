@@ -84,8 +84,11 @@ impl Store {
         for (digest, path) in self.blobs()? {
             // Another process may drop it meanwhile.
             let Ok(own) = fs::metadata(&path) else { continue };
-            let files = if own.is_dir() { files_of(&path)? } else { vec![path] };
-            let files = files.iter().filter_map(|file| fs::metadata(file).ok());
+            let files = match own.is_dir() {
+                true => files_below(&path, Hidden::Included).unwrap_or_default(),
+                false => vec![(String::new(), path)],
+            };
+            let files = files.iter().map(|(_, file)| file).filter_map(|file| fs::metadata(file).ok());
             let files = files.map(|file| ((file.dev(), file.ino()), file.len())).collect();
             let changed = (own.ctime(), own.ctime_nsec());
             blobs.push(Stored { digest, bytes: 0, changed, files, is_tree: own.is_dir(), is_part: false });
@@ -133,7 +136,11 @@ impl Store {
         dry_run: bool,
         waiting: impl FnOnce(&str),
     ) -> std::result::Result<Collected, E> {
-        let cleaning = self.claim_in_turn(CLEANING, waiting)?;
+        let mut waiting = Some(waiting);
+        let cleaning =
+            self.claim_in_turn(CLEANING, |by| waiting.take().into_iter().for_each(|waiting| waiting(by)))?;
+        let told = |by: &str| waiting.take().into_iter().for_each(|waiting| waiting(by));
+        self.watch.decide(&self.root, told).map_err(io_error("read", &self.root))?;
         if !dry_run {
             self.count_cleaning()?;
         }
@@ -232,7 +239,7 @@ impl Store {
         }
         self.refresh()?;
         let mut unsound = 0;
-        let closed = {
+        {
             let records = lock(&self.records);
             let closed = records.closed();
             for path in &closed {
@@ -241,10 +248,11 @@ impl Store {
                 unsound += lines.filter(|line| !is_sound(line)).count();
             }
             verified.damaged_records = records.damaged() + unsound;
-            closed
-        };
+        }
         if verified.damaged_records > 0 {
             let _cleaning = self.claim_in_turn(CLEANING, |_| {})?;
+            self.refresh()?;
+            let closed = lock(&self.records).closed();
             for path in &closed {
                 let copy = self.scratch()?.join(path.file_name().unwrap_or_default());
                 fs::copy(path, &copy).map_err(io_error("copy", path))?;
