@@ -44,7 +44,7 @@ pub(super) struct Task {
 /// How it ended.
 pub(super) enum Ended {
     /// Its outputs are in their places. They are neither durable nor recorded yet.
-    Placed(Placed),
+    Placed(Box<Placed>),
     /// A process of its own has placed and recorded them.
     Recorded,
     /// Its key has a record by now, by whoever.
@@ -221,7 +221,16 @@ impl Executor<'_> {
         // Whether it is handed on is a matter of this run.
         outputs.iter_mut().for_each(|output| output.passing = false);
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
-        Ok(Ended::Placed(Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned }))
+        Ok(Ended::Placed(Box::new(Placed {
+            outputs,
+            seconds,
+            key,
+            counted,
+            frozen,
+            workspace,
+            pins,
+            cleaned,
+        })))
     }
 
     /// [`Executor::record`], whatever happens: the run waits for its end.

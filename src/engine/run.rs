@@ -472,7 +472,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         let name = self.plan.graph.node(id).name.clone();
         let why = self.plan.why(id).unwrap_or(Reason::NoRecord.into());
         match ended {
-            Ended::Placed(placed) => self.placed(id, others, why, placed, claim, seconds),
+            Ended::Placed(placed) => self.placed(id, others, why, *placed, claim, seconds),
             Ended::Recorded => {
                 self.executor.store.refresh()?;
                 match self.plan.recorded_outputs(id) {

@@ -258,7 +258,7 @@ fn do_job(executor: &Executor, task: Task) -> End {
         return End::Found;
     }
     let end = match executor.execute(&task) {
-        Ended::Placed(placed) => match executor.record(placed) {
+        Ended::Placed(placed) => match executor.record(*placed) {
             Ok(_) => End::Recorded,
             Err(error) => failed(error),
         },
