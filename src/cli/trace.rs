@@ -80,7 +80,14 @@ impl Trace {
         let lane = state.events.iter().filter_map(|event| event["tid"].as_u64()).max().unwrap_or(0) + 1;
         let on_path = path.iter().filter_map(|id| took.get(graph.node(*id).name.as_str()));
         let mut events: Vec<Value> = on_path.map(|(_, event)| (*event).clone()).collect();
-        events.iter_mut().for_each(|event| event["tid"] = lane.into());
+        // A node goes on while the one before it is being recorded.
+        let starts: Vec<u64> = events.iter().filter_map(|event| event["ts"].as_u64()).skip(1).collect();
+        for (index, event) in events.iter_mut().enumerate() {
+            let (start, duration) = (event["ts"].as_u64().unwrap_or(0), event["dur"].as_u64().unwrap_or(0));
+            let next = starts.get(index).map_or(u64::MAX, |next| next.saturating_sub(start));
+            event["dur"] = duration.min(next).into();
+            event["tid"] = lane.into();
+        }
         state.events.extend(events);
         state.critical = Some((lane, length));
     }
