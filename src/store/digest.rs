@@ -1,6 +1,7 @@
 //! BLAKE3 digests: the names of contents. A content is a file, an executable file or a tree; each kind has digests of
 //! its own, so that no two contents share one.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
@@ -93,16 +94,31 @@ pub(super) fn is_executable(metadata: &Metadata) -> bool {
     metadata.mode() & 0o100 != 0
 }
 
-/// Bytes that are read and hashed at once.
-const BLOCK: u64 = 1 << 20;
+/// Bytes that are read and hashed at once: so few that they are hashed where they were read to, in the caches.
+const BLOCK: u64 = 1 << 18;
+
+thread_local! {
+    /// Where a thread reads to.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `hash` with the bytes of a file from `from` up to `to`, of which there are not more than a block.
+fn with_block<T>(file: &File, from: u64, to: u64, hash: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let length = (to - from) as usize;
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        file.read_exact_at(&mut buffer[..length], from)?;
+        Ok(hash(&buffer[..length]))
+    })
+}
 
 /// The BLAKE3 hash of a file that is `length` bytes long, by all threads. It is read and not mapped: of a file that
 /// somebody cuts short, or a sector that cannot be read, reading says so, while a map ends the process.
 fn hash(file: &File, length: u64, mode: Mode) -> io::Result<Digest> {
     let hash = if length <= BLOCK {
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, 0)?;
-        hasher(mode).update(&bytes).finalize()
+        with_block(file, 0, length, |bytes| hasher(mode).update(bytes).finalize())?
     } else {
         let left = left_subtree_len(length);
         let (left, right) = halves(file, 0, left, length, mode)?;
@@ -117,10 +133,10 @@ fn subtree(file: &File, from: u64, to: u64, mode: Mode) -> io::Result<ChainingVa
         let (left, right) = halves(file, from, from + left_subtree_len(to - from), to, mode)?;
         return Ok(hazmat::merge_subtrees_non_root(&left, &right, mode));
     }
-    let mut bytes = vec![0; (to - from) as usize];
-    file.read_exact_at(&mut bytes, from)?;
-    let mut hasher = hasher(mode);
-    Ok(hasher.set_input_offset(from).update(&bytes).finalize_non_root())
+    with_block(file, from, to, |bytes| {
+        let mut hasher = hasher(mode);
+        hasher.set_input_offset(from).update(bytes).finalize_non_root()
+    })
 }
 
 fn halves(

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -272,7 +272,8 @@ fn beat(file: Arc<File>, at: u64) -> Sender<()> {
 /// Who is seen to be alive.
 pub(super) struct Watch {
     locking: Locking,
-    here: Process,
+    /// Asked for where it is needed.
+    here: LazyLock<Process>,
     expiry: Duration,
     /// Of processes of other hosts, by device and inode of their files and what tells them apart.
     seen: Mutex<HashMap<(u64, u64, u32, u64), Seen>>,
@@ -288,7 +289,7 @@ struct Seen {
 
 impl Watch {
     pub fn new(locking: Locking) -> Watch {
-        Watch { locking, here: Process::here(), expiry: expiry(), seen: Mutex::default() }
+        Watch { locking, here: LazyLock::new(Process::here), expiry: expiry(), seen: Mutex::default() }
     }
 
     /// Who the session of this file (or of a claim, which is a link to it) is, as long as it is alive.
