@@ -12,9 +12,8 @@ use super::policy;
 use super::source::At;
 use super::spec::{Item, LoopSpec, StageSpec};
 use super::tree::{Key, Tree, Value};
-use super::wording::{self, descend};
+use super::wording::{self, descend_all};
 use crate::graph::Policy;
-use crate::input::Use;
 use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Kind, Registry};
 
@@ -233,11 +232,12 @@ impl Decoder<'_> {
             let body = substitution.apply(&spec.body)?;
             let decoded = self.decode(spec, &body, verbatim, decode)?;
             let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
-            let place = |found: &Use| {
-                let tree = descend(&body, &found.path);
-                tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at)
-            };
-            let uses = decoded.uses.iter().map(place).collect();
+            let paths: Vec<&[String]> = decoded.uses.iter().map(|found| &found.path[..]).collect();
+            let mut trees = Vec::with_capacity(paths.len());
+            descend_all(Some(&body), &paths, &mut trees);
+            let place =
+                |tree: Option<&Tree>| tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at);
+            let uses = trees.into_iter().map(place).collect();
             Some(DraftVariant { uses, decoded, seed, policy })
         };
         let variants = match (&spec.matrix, combinations) {

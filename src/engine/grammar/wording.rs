@@ -1,5 +1,7 @@
 //! What serde says of wrong parameters, in the words of this grammar and at the place that it is about.
 
+use std::collections::HashMap;
+
 use super::diagnostic::{Diagnostic, Errors, nearest};
 use super::source::At;
 use super::spec::{COMMON_KEYS, StageSpec};
@@ -130,6 +132,26 @@ pub fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
         Value::List(items) => items.get(step.parse::<usize>().ok()?),
         _ => tree.get(step),
     })
+}
+
+/// [`descend`] for many paths in the order in which [`crate::input::number`] finds them: each map is gone through once.
+pub fn descend_all<'a>(tree: Option<&'a Tree>, paths: &[&[String]], found: &mut Vec<Option<&'a Tree>>) {
+    let entries: HashMap<&str, &'a Tree> = match tree.map(|tree| &tree.value) {
+        Some(Value::Map(entries)) => entries.iter().map(|(key, value)| (key.name.as_str(), value)).collect(),
+        _ => HashMap::new(),
+    };
+    for group in paths.chunk_by(|a, b| a.first() == b.first()) {
+        let Some(step) = group[0].first() else {
+            found.extend(group.iter().map(|_| tree));
+            continue;
+        };
+        let below = match tree.map(|tree| &tree.value) {
+            Some(Value::List(items)) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
+            _ => entries.get(step.as_str()).copied(),
+        };
+        let rest: Vec<&[String]> = group.iter().map(|path| &path[1..]).collect();
+        descend_all(below, &rest, found);
+    }
 }
 
 /// The place of a key, in the map at `path`.
