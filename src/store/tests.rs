@@ -591,3 +591,13 @@ fn a_cache_of_another_version_is_left_as_it_is() {
     );
     assert_eq!(fs::read_dir(space.root()).unwrap().count(), 2);
 }
+
+#[test]
+fn a_folder_with_links_to_itself_has_no_digest_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        std::os::unix::fs::symlink(".", folder.path().join(name)).unwrap();
+    }
+    let error = Digest::of_input(folder.path()).unwrap_err().to_string();
+    assert!(error.ends_with("it is a symbolic link to a folder that it is in, and so has no end"), "{error}");
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
@@ -79,7 +80,7 @@ impl Tree {
 /// The files of a folder and of those in it, links followed, by their names from there, sorted.
 pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
-    collect(folder, "", hidden, &mut files)?;
+    collect(folder, "", hidden, &mut Vec::new(), &mut files)?;
     files.sort();
     Ok(files)
 }
@@ -88,8 +89,15 @@ fn collect(
     folder: &Path,
     prefix: &str,
     hidden: Hidden,
+    above: &mut Vec<(u64, u64)>,
     files: &mut Vec<(String, PathBuf)>,
 ) -> io::Result<()> {
+    let metadata = fs::metadata(folder)?;
+    let own = (metadata.dev(), metadata.ino());
+    if above.contains(&own) {
+        return Err(other(folder, "it is a symbolic link to a folder that it is in, and so has no end"));
+    }
+    above.push(own);
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
@@ -99,11 +107,12 @@ fn collect(
         }
         let name = format!("{prefix}{name}");
         if path.is_dir() {
-            collect(&path, &format!("{name}/"), hidden, files)?;
+            collect(&path, &format!("{name}/"), hidden, above, files)?;
         } else {
             files.push((name, path));
         }
     }
+    above.pop();
     Ok(())
 }
 
