@@ -218,12 +218,13 @@ impl Runs {
     fn of(store: &Store, dry_run: bool) -> anyhow::Result<Runs> {
         let mut runs = Runs::default();
         for root in store.roots()? {
+            let is_gone = root.standing() == Standing::Deleted || is_anothers(&root);
             // A folder that got another name is still the run's.
-            let renamed = if root.standing() == Standing::Deleted { renamed(&root) } else { None };
+            let renamed = if is_gone { renamed(&root) } else { None };
             if let Some(folder) = renamed.as_ref().filter(|_| !dry_run) {
                 store.move_root(&root.id, folder)?;
             }
-            match root.standing() == Standing::Deleted && renamed.is_none() && !root.is_under_way {
+            match is_gone && renamed.is_none() && !root.is_under_way {
                 true => runs.deleted.push(root),
                 false => runs.kept.push(root),
             }
@@ -260,6 +261,11 @@ impl Runs {
         self.kept = kept;
         Ok(())
     }
+}
+
+/// Whether the folder at a run's place is another run's: after one was removed, the next may get its name.
+fn is_anothers(root: &Rooted) -> bool {
+    Run::read_record(&root.folder).is_ok_and(|record| !record.root.is_empty() && record.root != root.id)
 }
 
 /// Where the folder of a run is that got another name in the folder that it is in.
