@@ -91,8 +91,8 @@ impl Thinning {
     fn drop_unwanted(&mut self, store: &Store, root: &Root) -> anyhow::Result<()> {
         // Another node may have come by the same content meanwhile.
         self.unwanted.retain(|digest| self.users.get(digest).is_none_or(|users| *users == 0));
-        if !self.unwanted.is_empty() && store.drop_blobs(&self.unwanted, root.id())? {
-            self.unwanted.clear();
+        if !self.unwanted.is_empty() {
+            self.unwanted = store.drop_blobs(&self.unwanted, root.id())?;
         }
         Ok(())
     }

@@ -511,16 +511,17 @@ impl Store {
     /// Drops those among the blobs that this process made and no other run keeps: what an earlier run left is that
     /// run's. Where others are at work none is dropped: whether they were. `run` is the root of whom this process and
     /// its workers work for.
-    pub fn drop_blobs(&self, digests: &[Digest], run: &str) -> Result<bool> {
+    /// Gives those that may be dropped later: all where others are at work, and what is pinned.
+    pub fn drop_blobs(&self, digests: &[Digest], run: &str) -> Result<Vec<Digest>> {
         if self.are_others_at_work(run)? {
-            return Ok(false);
+            return Ok(digests.to_vec());
         }
         let made: Vec<Digest> = {
             let known = lock(&self.made);
             digests.iter().filter(|digest| known.contains(digest)).copied().collect()
         };
         if made.is_empty() {
-            return Ok(true);
+            return Ok(Vec::new());
         }
         let kept = self.kept_by_others(&made, run)?;
         let trees = made.iter().filter(|digest| self.blob_path(digest).is_dir());
@@ -532,9 +533,10 @@ impl Store {
         // now does not find them.
         let scratch = self.scratch()?;
         let away = |digest: &Digest| (self.blob_path(digest), scratch.join(format!("dropped-{digest}")));
-        let (mut gone, mut failed) = (Vec::new(), None);
+        let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
         {
             let pinned = lock(&self.pinned);
+            left.extend(made.iter().filter(|digest| pinned.contains_key(*digest)).copied());
             for digest in
                 made.iter().filter(|digest| !kept.contains(*digest) && !pinned.contains_key(*digest))
             {
@@ -563,10 +565,11 @@ impl Store {
             }
         }
         let (others, _) = looked?;
-        if !others {
-            self.drop_parts(&parts, run)?;
+        if others {
+            return failed.map_or(Ok(digests.to_vec()), Err);
         }
-        failed.map_or(Ok(!others), Err)
+        self.drop_parts(&parts, run)?;
+        failed.map_or(Ok(left), Err)
     }
 
     /// Drops the files of trees that are gone, as far as no other tree has them and nobody needs them themselves.

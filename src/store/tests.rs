@@ -100,12 +100,12 @@ fn a_process_drops_what_it_made_and_can_make_it_again() {
     let digest = publish_folder(&store, "{}");
     assert_eq!(publish_folder(&store, "{}"), digest);
     assert_eq!(store.usage().unwrap().blobs.len(), 2, "the folder and its file");
-    assert!(store.drop_blobs(&[digest], "").unwrap());
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), []);
     assert_eq!(store.usage().unwrap().blobs.len(), 0);
-    assert!(store.drop_blobs(&[digest], "").unwrap(), "it is gone already");
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), [], "it is gone already");
     assert_eq!(publish_folder(&store, "{}"), digest);
     drop(store);
-    assert!(space.open().drop_blobs(&[digest], "").unwrap());
+    assert_eq!(space.open().drop_blobs(&[digest], "").unwrap(), []);
     assert!(space.open().has_blob(&digest), "what an earlier process made is not for this one to drop");
 }
 
@@ -115,10 +115,10 @@ fn while_another_process_is_at_work_nothing_is_dropped() {
     let (store, other) = (space.open(), space.open());
     let digest = publish_folder(&store, "{}");
     other.begin_session().unwrap();
-    assert!(!store.drop_blobs(&[digest], "").unwrap());
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), [digest]);
     assert!(store.has_blob(&digest));
     drop(other);
-    assert!(store.drop_blobs(&[digest], "").unwrap());
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), []);
 }
 
 fn named(name: &str, digest: Digest, passing: bool) -> Named {
@@ -137,7 +137,7 @@ fn what_a_run_that_has_ended_keeps_is_dropped_by_no_other() {
     let root = other.add_root(space.folder.path(), "").unwrap();
     root.name([&named("a", digests[0], false), &named("b", digests[1], true)]).unwrap();
     drop((root, other));
-    assert!(store.drop_blobs(&digests, own.id()).unwrap());
+    assert_eq!(store.drop_blobs(&digests, own.id()).unwrap(), []);
     assert_eq!(digests.map(|digest| store.has_blob(&digest)), [true, false]);
 }
 
@@ -600,4 +600,17 @@ fn a_folder_with_links_to_itself_has_no_digest_and_says_why() {
     }
     let error = Digest::of_input(folder.path()).unwrap_err().to_string();
     assert!(error.ends_with("it is a symbolic link to a folder that it is in, and so has no end"), "{error}");
+}
+
+#[test]
+fn what_the_run_has_not_counted_yet_is_dropped_later() {
+    let space = Space::new();
+    let store = space.open();
+    let digest = publish_folder(&store, "{}");
+    let pins = store.pin([digest]);
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), [digest]);
+    assert!(store.has_blob(&digest));
+    drop(pins);
+    assert_eq!(store.drop_blobs(&[digest], "").unwrap(), []);
+    assert!(!store.has_blob(&digest));
 }
