@@ -18,6 +18,7 @@ use crate::data::RunMetricRow;
 use crate::engine::{
     self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions,
 };
+use crate::exec::own_program;
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
 use crate::store::{Digest, Store};
 use output::{eprintln, println, several};
@@ -104,7 +105,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     ledger.stop_on_interrupt()?;
 
     let mut nodes: Vec<NodeReport> = Vec::new();
-    let program = Some(Program { path: own_program()? });
+    let program = Some(Program { path: own_program().context("cannot find triplay's own file")? });
     let options = RunOptions { keep_going: args.keep_going, program, check, ..jobs(args.jobs) };
     let plan = match plan.hold(cleaned, &root, &waiting) {
         Ok(plan) => plan,
@@ -156,15 +157,6 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
 /// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
 fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
     std::fs::write(kept, text).with_context(|| format!("cannot write {}", kept.display()))
-}
-
-/// This very program, also where its file was replaced since it was started.
-fn own_program() -> anyhow::Result<PathBuf> {
-    let itself = Path::new("/proc/self/exe");
-    match itself.exists() {
-        true => Ok(itself.to_owned()),
-        false => std::env::current_exe().context("cannot find triplay's own file"),
-    }
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {

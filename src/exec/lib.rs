@@ -26,6 +26,7 @@ use self::supervise::LINGER;
 use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
 
 pub use interrupt::on_interrupt;
+pub use process::own_program;
 pub use supervise::supervise;
 
 /// An input of any type.

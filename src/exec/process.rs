@@ -156,7 +156,7 @@ impl Drop for Supervised {
 }
 
 /// This very program, also where its file was replaced since it was started.
-fn own_program() -> io::Result<PathBuf> {
+pub fn own_program() -> io::Result<PathBuf> {
     let itself = Path::new("/proc/self/exe");
     if itself.exists() { Ok(itself.to_owned()) } else { std::env::current_exe() }
 }

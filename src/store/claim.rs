@@ -29,21 +29,24 @@ impl Claim {
     /// The claim at this path, unless somebody who lives has it.
     pub(super) fn take(path: &Path, session: &Arc<Session>, watch: &Watch) -> io::Result<Claimed> {
         let inode = session.inode()?;
-        let mine = || {
-            lock(&session.claimed).insert(path.to_owned());
-            Claimed::Mine(Claim { path: path.to_owned(), inode, session: session.clone() })
-        };
+        let mine = || Claimed::Mine(Claim { path: path.to_owned(), inode, session: session.clone() });
         loop {
+            // For all threads of this process a link and what it knows of it are one.
+            let mut claimed = lock(&session.claimed);
             match fs::hard_link(&session.file, path) {
-                Ok(()) => return Ok(mine()),
+                Ok(()) => {
+                    claimed.insert(path.to_owned());
+                    return Ok(mine());
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
             let Some(there) = inode_of(path)? else { continue };
             // Over a network a link may be made whose answer is lost, and one that was taken over may come late.
-            if there == inode && !lock(&session.claimed).contains(path) {
+            if there == inode && claimed.insert(path.to_owned()) {
                 return Ok(mine());
             }
+            drop(claimed);
             if let Some(told) = watch.living(path)? {
                 return Ok(Claimed::Others(Some(told.process)));
             }
@@ -52,10 +55,11 @@ impl Claim {
             let breaking = PathBuf::from(breaking);
             let taken = take_over(path, there, &breaking, session, inode, watch);
             remove_own(&breaking, inode);
-            if taken? {
-                return Ok(mine());
+            if !taken? {
+                return Ok(Claimed::Others(None));
             }
-            return Ok(Claimed::Others(None));
+            lock(&session.claimed).insert(path.to_owned());
+            return Ok(mine());
         }
     }
 }
@@ -94,8 +98,9 @@ fn take_over(
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        let mut claimed = lock(&self.session.claimed);
         remove_own(&self.path, self.inode);
-        lock(&self.session.claimed).remove(&self.path);
+        claimed.remove(&self.path);
     }
 }
 

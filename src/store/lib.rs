@@ -31,5 +31,4 @@ pub use records::{DigestMap, DigestSet};
 pub use roots::{Named, NamedOutput, Root, Rooted, Standing};
 pub use seed::Seed;
 pub use session::{Process, Workspace};
-pub use tree::{Entry, Hidden, Tree};
 pub use upkeep::{Collected, Live, Usage, Verified};
