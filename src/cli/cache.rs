@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
+use super::args::{CacheArgs, GcArgs, StatsArgs};
 use super::pipeline::open;
-use super::{CacheArgs, GcArgs, StatsArgs};
 use crate::engine::key_of;
 use crate::runs::Run;
 use crate::store::{Digest, Live, Rooted, Standing, Store};

@@ -10,7 +10,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{CacheArgs, FileArgs, RunArgs, pipeline, registry};
+use super::args::{CacheArgs, FileArgs, RunArgs};
+use super::pipeline;
+use super::registry::registry;
 use crate::analysis::{self, Judged};
 use crate::data::{self, VerdictRow};
 use crate::engine::read_stage;

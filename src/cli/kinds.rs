@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::cli::registry;
+use super::registry::registry;
 use crate::engine::{Kind, Registry, nearest, schema};
 
 /// Columns that the text is wrapped to.

@@ -181,10 +181,18 @@ impl Progress for Ledger {
         };
         counter.fetch_add(1, Ordering::SeqCst);
         if let Some(trace) = &self.trace {
-            trace.end(node, outcome);
+            trace.end(node, name);
         }
         self.events.add(Event::Ended { node: node.to_owned(), outcome: name.to_owned(), seconds });
         self.reporter.node_finished(node, outcome, seconds);
+    }
+
+    fn node_set_aside(&self, node: &str) {
+        if let Some(trace) = &self.trace {
+            trace.end(node, "set aside");
+        }
+        self.events.add(Event::SetAside { node: node.to_owned() });
+        self.reporter.node_set_aside(node);
     }
 
     fn time_left(&self, seconds: f64) {

@@ -9,11 +9,12 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
+use super::args::{CacheArgs, FileArgs, RunArgs};
 use super::ledger::{Ledger, RUNNING, Show, last_line, summary};
+use super::registry::registry;
 use super::trace::Trace;
-use super::{CacheArgs, FileArgs, RunArgs, compare, plan, progress};
+use super::{compare, progress};
 use crate::analysis;
-use crate::cli::registry;
 use crate::data::RunMetricRow;
 use crate::engine::{
     self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions,
@@ -53,10 +54,7 @@ fn waiting(by: &str) {
 }
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    match args.dry_run {
-        true => plan::dry_run(args),
-        false => Ok(execute(args, false)?.0),
-    }
+    Ok(execute(args, false)?.0)
 }
 
 /// Runs what is missing of a pipeline; says how it went and where its folder is. A quiet one prints nothing on standard

@@ -1,13 +1,13 @@
 //! `triplay pipeline plan`, `pipeline run --dry-run` and `pipeline explain`: what would run, and why.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::ExitCode;
 
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::args::{ExplainArgs, PlanArgs, RunArgs};
 use super::pipeline::{find, load, open};
-use super::{ExplainArgs, PlanArgs, RunArgs};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
@@ -20,7 +20,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
     let plan = Plan::new(&graph, &store);
-    let told = Told::new(&plan, &store, Past::newest(&graph.pipeline));
+    let told = Told::new(&plan, &store, Past::newest(&graph));
     let view = View { json: args.json, all: args.all, exit_code: args.exit_code };
     told.show(&args.pipeline.file, &view)
 }
@@ -72,36 +72,41 @@ impl Status {
 struct Past {
     title: Option<String>,
     keys: HashMap<String, Digest>,
+    /// What the variants of the pipeline are called.
+    variants: HashSet<String>,
 }
 
 impl Past {
     /// For each node its key in the newest run that had it.
-    fn newest(pipeline: &str) -> Past {
+    fn newest(graph: &Graph) -> Past {
         const RUNS: usize = 5;
         let mut keys = HashMap::new();
         let mut title = None;
-        for folder in Run::all(Some(pipeline)).into_iter().take(RUNS) {
+        for folder in Run::all(Some(&graph.pipeline)).into_iter().take(RUNS) {
             let Ok((nodes, _)) = Run::read_nodes(&folder) else { continue };
             title = title.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()));
             for node in nodes {
                 keys.entry(bare_rounds(&node.node)).or_insert(node.key);
             }
         }
-        Past { title, keys }
+        Past { title, keys, variants: variants(graph) }
     }
 
-    fn of(run: &Run) -> Past {
+    fn of(run: &Run, graph: &Graph) -> Past {
         let keys = run.nodes.iter().map(|node| (bare_rounds(&node.node), node.key)).collect();
-        Past { title: Some(run.title()), keys }
+        Past { title: Some(run.title()), keys, variants: variants(graph) }
     }
 
     /// The key that a node had, by its name with or without the variant's.
-    fn key(&self, graph: &Graph, name: &str) -> Option<Digest> {
-        let own = graph.variants.iter().filter_map(GraphVariant::name);
-        let bare = own.filter_map(|variant| name.strip_prefix(&variant)?.strip_prefix('/')).next();
+    fn key(&self, name: &str) -> Option<Digest> {
+        let bare = name.split_once('/').filter(|(variant, _)| self.variants.contains(*variant));
         let key = |name: &str| self.keys.get(&bare_rounds(name)).copied();
-        key(name).or_else(|| key(bare?))
+        key(name).or_else(|| key(bare?.1))
     }
+}
+
+fn variants(graph: &Graph) -> HashSet<String> {
+    graph.variants.iter().filter_map(GraphVariant::name).collect()
 }
 
 /// A plan with its reasons.
@@ -109,6 +114,7 @@ struct Told<'a> {
     plan: &'a Plan<'a>,
     store: &'a Store,
     past: Past,
+    awaited: Vec<NodeId>,
 }
 
 /// Why a node is not simply done.
@@ -119,7 +125,7 @@ struct Why {
 
 impl<'a> Told<'a> {
     fn new(plan: &'a Plan<'a>, store: &'a Store, past: Past) -> Told<'a> {
-        Told { plan, store, past }
+        Told { plan, store, past, awaited: plan.awaited() }
     }
 
     fn name(&self, id: NodeId) -> &'a str {
@@ -128,7 +134,7 @@ impl<'a> Told<'a> {
 
     /// The manifest under which a node ran before.
     fn before(&self, id: NodeId) -> Option<(Digest, Value)> {
-        let key = self.past.key(self.plan.graph, self.name(id))?;
+        let key = self.past.key(self.name(id))?;
         Some((key, runs::manifest(self.store, &key)?))
     }
 
@@ -140,7 +146,7 @@ impl<'a> Told<'a> {
     fn why(&self, id: NodeId) -> Why {
         match self.plan.why(id).map(|why| why.reason) {
             _ if Status::of(self.plan, id) == Status::Unknown => {
-                let until = self.plan.first_unknown(id).map_or("an input", |id| self.name(id));
+                let until = self.name(self.awaited[id.index()]);
                 Why { text: format!("until {until} is done"), json: json!({ "until": until }) }
             }
             Some(Reason::BlobMissing { output }) => {
@@ -230,15 +236,15 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&graph, &store);
     if args.job {
         let Some(job) = plan.job(id) else {
-            let first = plan.first_unknown(id).map_or(&*args.node, |first| &graph.node(first).name);
+            let first = &graph.node(plan.awaited()[id.index()]).name;
             bail!("the job of `{}` is not known until `{first}` is done", args.node);
         };
         println!("{}", serde_json::to_string_pretty(&job)?);
         return Ok(ExitCode::SUCCESS);
     }
     let past = match &args.against {
-        None => Past::newest(&graph.pipeline),
-        Some(run) => Past::of(&Run::find(run)?),
+        None => Past::newest(&graph),
+        Some(run) => Past::of(&Run::find(run)?, &graph),
     };
     let told = Told::new(&plan, &store, past);
     let status = Status::of(&plan, id);
@@ -263,16 +269,15 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if status != Status::Hit && !(status == Status::Run && changed) {
         println!("why: {}", told.why(id).text);
     }
-    if status == Status::Unknown
-        && let Some(first) = plan.first_unknown(id)
-    {
+    if status == Status::Unknown {
+        let first = told.awaited[id.index()];
         println!("     {}: {}", told.name(first), told.why(first).text);
         return Ok(ExitCode::SUCCESS);
     }
     match (against, told.before(id)) {
         (None, _) => println!("there is no earlier run of `{}` to compare with", graph.pipeline),
         (Some(run), None) => {
-            if args.against.is_some() && told.past.key(&graph, &args.node).is_none() {
+            if args.against.is_some() && told.past.key(&args.node).is_none() {
                 bail!("run {run} has no finished node `{}`", args.node);
             }
             println!("nothing is known of an earlier `{}` (latest run: {run})", args.node);

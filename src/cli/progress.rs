@@ -103,12 +103,16 @@ impl Progress for Terminal {
         if outcome != Outcome::Again {
             self.run.inc(1);
         }
+        self.node_set_aside(node);
+        if outcome == Outcome::Failed {
+            self.message(&format!("failed: {node}"));
+        }
+    }
+
+    fn node_set_aside(&self, node: &str) {
         if let Some(lane) = self.lanes().iter_mut().find(|lane| lane.node.as_deref() == Some(node)) {
             lane.node = None;
             lane.bar.finish_and_clear();
-        }
-        if outcome == Outcome::Failed {
-            self.message(&format!("failed: {node}"));
         }
     }
 

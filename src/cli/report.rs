@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use crate::cli::registry;
+use super::registry::registry;
 use crate::report::{self, Source, Texts};
 use output::{Destination, beginning, println, several};
 

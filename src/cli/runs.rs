@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use serde_json::json;
 
+use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
-use super::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use crate::runs::{Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
 use output::{eprintln, println};

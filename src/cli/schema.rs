@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::registry;
+use super::registry::registry;
 use crate::engine::schema;
 use output::{Destination, beginning, println};
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::Value;
 
-use super::ShowArgs;
+use super::args::ShowArgs;
 use crate::data::{self, Table};
 use crate::runs::Run;
 use crate::store::Digest;

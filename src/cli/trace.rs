@@ -9,7 +9,6 @@ use output::{Destination, begins_with};
 use serde_json::{Value, json};
 
 use crate::engine::Graph;
-use crate::engine::progress::Outcome;
 
 pub struct Trace {
     place: Destination,
@@ -55,11 +54,10 @@ impl Trace {
         state.open.insert(node.to_owned(), (kind.to_owned(), lane, now));
     }
 
-    pub fn end(&self, node: &str, outcome: Outcome) {
+    pub fn end(&self, node: &str, outcome: &str) {
         let now = self.now();
         let mut state = self.lock();
         if let Some((kind, lane, start)) = state.open.remove(node) {
-            let outcome = format!("{outcome:?}").to_lowercase();
             state.events.push(complete(node, &kind, lane, start, now, json!({ "outcome": outcome })));
         }
     }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+use super::registry::registry;
 use super::report::TextArgs;
-use crate::cli::registry;
 use crate::report::{Live, Page};
 use crate::runs::Run;
 use output::{eprintln, println};

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{WorkArgs, registry};
+use super::args::WorkArgs;
+use super::registry::registry;
 use crate::engine::{End, work};
 
 pub fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {

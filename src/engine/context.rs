@@ -2,14 +2,13 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::execute::cancel;
-use super::graph::Numerics;
 use super::input::{Input, InputFile, InputVariable, Place};
-use super::job::{Content, Job};
+use super::job::{Content, Job, Numerics};
 use super::memory::Memory;
 use super::progress::Progress;
 use super::resources::device_name;
@@ -169,10 +168,13 @@ impl Context<'_> {
         self.note = note.into();
         self.progress.node_progress(&self.job.name, done as u64, total as u64, &self.note);
         if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            cancel()
+            resume_unwind(Box::new(Cancelled))
         }
     }
 }
+
+/// Ends a stage from within: see [`Context::progress`].
+pub(super) struct Cancelled;
 
 /// An empty place for what a failing job saves: `failed/PIPELINE/NODE/NAME` in the cache.
 pub(super) fn failed_place(store: &Store, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
@@ -184,7 +186,7 @@ pub(super) fn failed_place(store: &Store, job: &Job, name: &str) -> anyhow::Resu
             false if place.exists() => std::fs::remove_file(&place)?,
             false => {}
         }
-        std::fs::create_dir_all(place.parent().unwrap_or(&place))
+        store.create_folders(place.parent().unwrap_or(&place))
     };
     make().with_context(|| format!("cannot make room at {}", place.display()))?;
     Ok(place)

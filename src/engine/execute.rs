@@ -2,7 +2,7 @@
 //! Knows nothing of the graph, nor of other jobs at work.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::context::{Artifact, Context, Remember, failed_place};
+use super::context::{Artifact, Cancelled, Context, Remember, failed_place};
 use super::graph::Call;
 use super::job::{Content, Job};
 use super::memory::Memory;
 use super::progress::Progress;
-use super::report::NodeOutput;
+use super::report::{Difference, NodeOutput};
 use super::stage::Transient;
 use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Store, Workspace};
 
@@ -74,19 +74,6 @@ pub(super) struct Placed {
     cleaned: Cleaned,
 }
 
-/// An output that came out different when its node was computed again.
-#[derive(Clone, Debug)]
-pub struct Difference {
-    pub output: String,
-    pub artifact: String,
-    /// What is recorded, and remains.
-    pub recorded: Digest,
-    /// What came out now.
-    pub now: Digest,
-    /// Where that lies.
-    pub path: PathBuf,
-}
-
 /// What is recorded of a key.
 #[derive(Serialize)]
 struct Record<'a> {
@@ -96,9 +83,6 @@ struct Record<'a> {
     /// Last, since it is long: see [`Store::write_record`].
     job: &'a Value,
 }
-
-/// Ends a stage from within: see [`Context::progress`].
-pub(super) struct Cancelled;
 
 /// A stage's outputs in its workspace, and what it wants to keep in memory.
 struct Made {
@@ -292,11 +276,6 @@ pub(super) fn named(key: Digest, outputs: &[NodeOutput]) -> Named {
         passing: output.passing,
     };
     Named { key, outputs: outputs.iter().map(output).collect() }
-}
-
-/// Ends the stage that is running on this thread.
-pub(super) fn cancel() -> ! {
-    resume_unwind(Box::new(Cancelled))
 }
 
 /// A duration as a person says it: `90ms`, `2s`, `1h 30m`.

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::job::CallDigest;
+use super::job::{Numerics, Retry};
+use super::kind::{Kind, Output};
 use super::resources::Limit;
-use super::stage::{Decoded, Kind, Output};
+use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
-use serde::{Deserialize, Serialize};
-
 use store::{Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
@@ -53,16 +52,6 @@ pub struct GraphVariant {
     pub params: BTreeMap<String, serde_json::Value>,
 }
 
-/// Where and in which number type models are computed.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Numerics {
-    /// As the pipeline says it.
-    pub device: String,
-    pub dtype: String,
-    /// What results depend on: it is in the keys of the stages that compute with models.
-    pub resolved: String,
-}
-
 /// One execution of a stage.
 pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
@@ -83,8 +72,8 @@ pub struct Call {
     pub decoded: Decoded,
     pub policy: Policy,
     pub numerics: Arc<Numerics>,
-    /// Of what counts for the key: see `job`.
-    pub(super) digest: CallDigest,
+    /// Of what counts for the key, once it is asked for: see `keys`.
+    pub(super) digest: OnceLock<Digest>,
 }
 
 impl GraphVariant {
@@ -102,7 +91,7 @@ impl GraphVariant {
 
 impl Call {
     pub fn new(kind: &'static Kind, decoded: Decoded, policy: Policy, numerics: Arc<Numerics>) -> Call {
-        Call { kind, decoded, policy, numerics, digest: CallDigest::new() }
+        Call { kind, decoded, policy, numerics, digest: OnceLock::new() }
     }
 
     /// What it takes of each resource: one `cpu`, or the `gpu` where models are computed on one, unless the pipeline
@@ -138,20 +127,6 @@ pub enum On {
     Here,
     /// In a process of its own.
     Process,
-}
-
-/// Again after a failure that the stage calls transient.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retry {
-    pub times: u32,
-    /// Before the first retry; doubled before each further one.
-    pub wait: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Retry {
-        Retry { times: 3, wait: Duration::from_secs(1) }
-    }
 }
 
 /// Where an input of a node comes from.

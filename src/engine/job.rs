@@ -7,16 +7,14 @@
 //! are.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::graph::{Call, Feed, Graph, Node, NodeId, Numerics, Retry};
 use super::input;
-use super::stage::Kind;
-use store::{Blob, Digest, Seed, canonical_digest};
+use super::kind::Kind;
+use store::{Digest, Seed, canonical_digest};
 
 /// Raised when the meaning of keys or records changes.
 const FORMAT: u32 = 3;
@@ -45,6 +43,30 @@ pub struct Job {
     /// The numbers of the GPUs that it has to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<u32>,
+}
+
+/// Where and in which number type models are computed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Numerics {
+    /// As the pipeline says it.
+    pub device: String,
+    pub dtype: String,
+    /// What results depend on: it is in the keys of the stages that compute with models.
+    pub resolved: String,
+}
+
+/// Again after a failure that the stage calls transient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    pub times: u32,
+    /// Before the first retry; doubled before each further one.
+    pub wait: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { times: 3, wait: Duration::from_secs(1) }
+    }
 }
 
 /// What an input holds.
@@ -85,34 +107,6 @@ pub struct Limits {
 }
 
 impl Job {
-    /// The job of a node all of whose inputs are known; `known` gives the outputs of the nodes that feed it.
-    pub fn of<'a>(graph: &Graph, id: NodeId, known: impl Fn(NodeId) -> Option<&'a [Blob]>) -> Option<Job> {
-        let node = graph.node(id);
-        let call = &node.call;
-        let content = |feed: &Feed| Some(content(graph, feed, &known)?.to_owned());
-        let outputs = call.outputs().iter().enumerate().map(|(index, output)| JobOutput {
-            name: output.name.to_string(),
-            artifact: output.artifact.to_string(),
-            incidental: output.incidental,
-            passing: node.passing.contains(&index),
-        });
-        Some(Job {
-            name: node.name.clone(),
-            pipeline: graph.pipeline.clone(),
-            kind: call.kind.name.to_owned(),
-            version: call.kind.version,
-            params: call.decoded.params.clone(),
-            inputs: node.feeds.iter().map(content).collect::<Option<_>>()?,
-            numerics: Numerics::clone(&call.numerics),
-            draws: call.decoded.draws,
-            seed: node.seed,
-            position: node.position.to_vec(),
-            outputs: outputs.collect(),
-            limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry },
-            devices: Vec::new(),
-        })
-    }
-
     /// What counts of it, as it is recorded.
     pub fn counted(&self, kind: &Kind) -> Value {
         let mut fields = of_call(kind, &self.params, &self.numerics);
@@ -164,30 +158,14 @@ pub fn in_place(mut counted: Value) -> Value {
     counted
 }
 
-/// The key of a node all of whose inputs are known: of its job, without making that.
-pub fn key_of_node<'a>(
-    graph: &Graph,
-    node: &Node,
-    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
-) -> Option<Digest> {
-    let mut key = Key::of_call(&node.call.digest());
-    for feed in &node.feeds {
-        key.input(content(graph, feed, &known)?);
-    }
-    if node.call.decoded.draws {
-        key.draws(&node.position, node.seed.bytes());
-    }
-    Some(key.digest())
-}
-
 /// What an input holds, without copying it.
-enum Borrowed<'a> {
+pub(super) enum Borrowed<'a> {
     Digest(Digest, Option<&'a PathBuf>),
     Variable(&'a str, Option<&'a str>),
 }
 
 impl Borrowed<'_> {
-    fn to_owned(&self) -> Content {
+    pub fn to_owned(&self) -> Content {
         match self {
             Borrowed::Digest(digest, path) => Content::Digest { digest: *digest, path: path.cloned() },
             Borrowed::Variable(name, value) => {
@@ -206,29 +184,11 @@ impl Content {
     }
 }
 
-fn content<'g, 'a>(
-    graph: &'g Graph,
-    feed: &Feed,
-    known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
-) -> Option<Borrowed<'g>> {
-    Some(match feed {
-        Feed::Output { node, output } => Borrowed::Digest(known(*node)?.get(*output)?.digest, None),
-        Feed::File(index) => {
-            let (path, digest) = &graph.files[*index];
-            Borrowed::Digest(*digest, Some(path))
-        }
-        Feed::Variable(index) => {
-            let (name, value) = &graph.variables[*index];
-            Borrowed::Variable(name, value.as_deref())
-        }
-    })
-}
-
 /// A key in the making. Every part has a fixed length or carries its own, so that no two jobs share an encoding.
-struct Key(Vec<u8>);
+pub(super) struct Key(Vec<u8>);
 
 impl Key {
-    fn of_call(call: &Digest) -> Key {
+    pub fn of_call(call: &Digest) -> Key {
         Key(call.bytes().to_vec())
     }
 
@@ -237,7 +197,7 @@ impl Key {
         self.0.extend(text.as_bytes());
     }
 
-    fn input(&mut self, content: Borrowed) {
+    pub fn input(&mut self, content: Borrowed) {
         match content {
             Borrowed::Digest(digest, _) => {
                 self.0.push(b'd');
@@ -251,20 +211,20 @@ impl Key {
         }
     }
 
-    fn draws(&mut self, position: &[u32], seed: &[u8; 32]) {
+    pub fn draws(&mut self, position: &[u32], seed: &[u8; 32]) {
         self.0.push(b's');
         self.0.extend((position.len() as u64).to_le_bytes());
         self.0.extend(position.iter().flat_map(|round| round.to_le_bytes()));
         self.0.extend(seed);
     }
 
-    fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         Digest::of_bytes(&self.0)
     }
 }
 
 /// What counts of a stage of the file, the same for all its executions.
-fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Value> {
+pub(super) fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Value> {
     let mut params = input::replace(params, &input::numbered);
     if let Some(fields) = params.as_object_mut() {
         fields.retain(|name, _| !kind.uncounted.contains(&name.as_str()));
@@ -281,18 +241,6 @@ fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Valu
     }
     fields
 }
-
-impl Call {
-    /// The digest of what counts of a call, the same for all its executions and so computed once.
-    fn digest(&self) -> Digest {
-        *self.digest.get_or_init(|| {
-            canonical_digest(&Value::Object(of_call(self.kind, &self.decoded.params, &self.numerics)))
-        })
-    }
-}
-
-/// Where a call keeps its digest.
-pub type CallDigest = OnceLock<Digest>;
 
 mod seed_as_hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -11,6 +11,8 @@ mod grammar;
 mod graph;
 mod input;
 mod job;
+mod keys;
+mod kind;
 mod memory;
 mod plan;
 pub mod progress;
@@ -26,19 +28,19 @@ mod threads;
 mod worker;
 
 pub use context::{Artifact, Context};
-pub use execute::Difference;
 pub use explain::{Change, What, differences};
 pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
     load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, Numerics, On, Policy, Retry};
+pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, On, Policy};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
-pub use job::{Content, Job, in_place, key_of};
+pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
+pub use kind::{Kind, Output};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, State, Why, digest_of_keys};
-pub use report::{Checked, NodeOutput, NodeReport, Report, RunError};
+pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
 pub use resources::Limit;
 pub use run::{RunOptions, run};
-pub use stage::{CheckError, Kind, Output, Registry, Stage, Transient};
+pub use stage::{CheckError, Registry, Stage, Transient};
 pub use worker::{End, Program, end_processes, work};

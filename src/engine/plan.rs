@@ -31,9 +31,10 @@ use serde::Deserialize;
 
 use super::execute::named;
 use super::graph::{Call, Feed, Graph, Node, NodeId};
-use super::job::{Job, in_place, key_of_node};
+use super::job::{Job, in_place};
+use super::keys::{job_of_node, key_of_node};
+use super::kind::Output;
 use super::report::{NodeOutput, NodeReport};
-use super::stage::Output;
 use store::{Blob, Cleaned, Digest, DigestSet, Root, Store};
 
 /// Where a node is. What holds in one state only is held by it.
@@ -317,7 +318,7 @@ impl<'a> Plan<'a> {
 
     /// The job of a node all of whose inputs are known.
     pub fn job(&self, id: NodeId) -> Option<Job> {
-        Job::of(self.graph, id, |source| self.outputs(source))
+        job_of_node(self.graph, id, |source| self.outputs(source))
     }
 
     /// What a node takes of the resources.
@@ -578,16 +579,15 @@ impl<'a> Plan<'a> {
         Some(in_place(self.job(id)?.counted(self.graph.node(id).call.kind)))
     }
 
-    /// The nodes that make a node unknown: those upstream that are to be executed, or whose own inputs are known.
-    pub fn first_unknown(&self, id: NodeId) -> Option<NodeId> {
-        let mut id = id;
-        loop {
+    /// For each node the first one upstream whose outputs are not known although its inputs are; where there is none,
+    /// itself.
+    pub fn awaited(&self) -> Vec<NodeId> {
+        let mut awaited: Vec<NodeId> = Vec::with_capacity(self.graph.nodes.len());
+        for id in self.graph.ids() {
             let open = self.graph.node(id).sources().find(|source| self.outputs(*source).is_none());
-            match open {
-                Some(source) => id = source,
-                None => return Some(id),
-            }
+            awaited.push(open.map_or(id, |source| awaited[source.index()]));
         }
+        awaited
     }
 
     /// What is told of a node that is done.

@@ -7,6 +7,8 @@ pub trait Progress: Send + Sync {
     /// A node at work says how far it is: `done` of `total` units and a short note.
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str);
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64);
+    /// A node at work is no longer, and will start again: it waits until it is tried again, or for somebody else.
+    fn node_set_aside(&self, _node: &str) {}
     /// About how long the run will still take, by how long nodes of the same kinds have taken.
     fn time_left(&self, _seconds: f64) {}
     /// That many nodes were found done at once.

@@ -1,8 +1,9 @@
 //! What a run tells: of each node that is done, and of itself as a whole.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::execute::Difference;
 use store::{Blob, Digest};
 
 /// What one node came to.
@@ -60,6 +61,19 @@ pub struct Report {
 pub struct Checked {
     pub node: String,
     pub differences: Vec<Difference>,
+}
+
+/// An output that came out different when its node was computed again.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    pub output: String,
+    pub artifact: String,
+    /// What is recorded, and remains.
+    pub recorded: Digest,
+    /// What came out now.
+    pub now: Digest,
+    /// Where that lies.
+    pub path: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]

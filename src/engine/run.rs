@@ -12,16 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::NodeReport;
 use super::execute::{Ended, Executor, Placed, Task, in_words, named};
 use super::graph::{NodeId, On};
+use super::kind::Output;
 use super::memory::Memory;
 use super::plan::{Plan, Reason, State, Why};
 use super::progress::{Outcome, Progress};
-use super::report::{Checked, NodeOutput, Report, RunError};
+use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
 use super::resources::{Grant, Resources};
-use super::runner::{Here, Processes, Runner};
-use super::stage::Output;
+use super::runner::{Event, Here, Processes, Runner};
 use super::thinning::Thinning;
 use super::threads::Threads;
 use super::worker::Program;
@@ -119,24 +118,6 @@ const ESTIMATE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a node is started again because an input turned out to be missing or damaged.
 const MOST_MISSED: u32 = 3;
-
-/// What the scheduler waits for.
-pub(super) enum Event {
-    Ended {
-        key: Digest,
-        ended: Ended,
-        /// What was done here is claimed until it is recorded.
-        claim: Option<Claim>,
-        seconds: f64,
-    },
-    Recorded {
-        key: Digest,
-        /// Its outputs are kept until they are counted.
-        recorded: anyhow::Result<Option<Pins>>,
-    },
-    /// Another process is done with the key; or the run ends, and nobody waits any more.
-    Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },
-}
 
 /// What is under way for a key: which node does it, and which others have the same key.
 struct Work {
@@ -471,6 +452,9 @@ impl<'a> Scheduler<'a, '_, '_> {
         let progress = self.executor.progress;
         let name = self.plan.graph.node(id).name.clone();
         let why = self.plan.why(id).unwrap_or(Reason::NoRecord.into());
+        if let Ended::Found | Ended::Elsewhere | Ended::InputsMissing | Ended::Transient(_) = ended {
+            progress.node_set_aside(&name);
+        }
         match ended {
             Ended::Placed(placed) => self.placed(id, others, why, *placed, claim, seconds),
             Ended::Recorded => {
@@ -501,13 +485,11 @@ impl<'a> Scheduler<'a, '_, '_> {
             }
             Ended::Elsewhere => self.wait_for(id, key, why, others, None),
             Ended::InputsMissing if why.missed < MOST_MISSED => {
-                drop(claim);
                 progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
                 self.plan.want(id, Why { missed: why.missed + 1, ..why });
                 self.free(others);
             }
             Ended::InputsMissing => {
-                drop(claim);
                 let error = anyhow!(
                     "an input was missing or damaged {} times, although it was made again each time\n  help: \
                      `triplay cache verify` says what is damaged; something else may be writing to {}",
@@ -517,7 +499,6 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.fail_all(id, others, error);
             }
             Ended::Checked(differences) => {
-                drop(claim);
                 progress.node_finished(&name, Outcome::Again, seconds);
                 self.report.checked.push(Checked { node: name, differences });
                 self.plan.finish_as_known(id);
@@ -525,7 +506,6 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.release_around(id)?;
             }
             Ended::Transient(error) => {
-                drop(claim);
                 let retry = self.plan.graph.node(id).call.policy.retry;
                 if why.failed >= retry.times || self.is_stopped() {
                     self.fail_all(id, others, error);
@@ -534,7 +514,6 @@ impl<'a> Scheduler<'a, '_, '_> {
                 }
             }
             Ended::Failed(error) => {
-                drop(claim);
                 self.fail_all(id, others, error);
             }
         }

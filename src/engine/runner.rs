@@ -7,10 +7,27 @@ use std::thread::Scope;
 use std::time::Instant;
 
 use super::execute::{Ended, Executor, Task};
-use super::run::Event;
 use super::threads::Threads;
 use super::worker::Program;
-use store::Claim;
+use store::{Claim, Claimed, Digest, Error as StoreError, Pins};
+
+/// What the scheduler waits for.
+pub(super) enum Event {
+    Ended {
+        key: Digest,
+        ended: Ended,
+        /// What was placed here is claimed until it is recorded.
+        claim: Option<Claim>,
+        seconds: f64,
+    },
+    Recorded {
+        key: Digest,
+        /// Its outputs are kept until they are counted.
+        recorded: anyhow::Result<Option<Pins>>,
+    },
+    /// Another process is done with the key; or the run ends, and nobody waits any more.
+    Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },
+}
 
 /// Does jobs. It is done with one when it says so on the channel that it was made with; what counts is the record.
 pub(super) trait Runner {
@@ -26,7 +43,7 @@ pub(super) struct Here<'scope, 'env> {
 
 /// A process for each job, with a thread here that listens to it.
 pub(super) struct Processes<'scope, 'env> {
-    threads: Threads<'scope, 'env, Task, Event>,
+    threads: Threads<'scope, 'env, (Task, Claim), Event>,
     running: Arc<AtomicUsize>,
 }
 
@@ -41,7 +58,7 @@ impl<'scope, 'env> Here<'scope, 'env> {
         let threads = Threads::new(scope, events, move |(task, claim): (Task, Claim)| {
             let begun = Instant::now();
             let ended = executor.execute(&task);
-            ended_event(&task, ended, Some(claim), begun, &at_work)
+            ended_event(&task, ended, claim, begun, &at_work)
         });
         Here { threads, running }
     }
@@ -63,7 +80,7 @@ impl<'scope, 'env> Processes<'scope, 'env> {
     ) -> Self {
         let running = Arc::new(AtomicUsize::new(0));
         let at_work = running.clone();
-        let threads = Threads::new(scope, events, move |task: Task| {
+        let threads = Threads::new(scope, events, move |(task, claim): (Task, Claim)| {
             let begun = Instant::now();
             let ended = match &program {
                 Some(program) => program.run(&task, &executor),
@@ -71,28 +88,23 @@ impl<'scope, 'env> Processes<'scope, 'env> {
                     Ended::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own"))
                 }
             };
-            ended_event(&task, ended, None, begun, &at_work)
+            ended_event(&task, ended, claim, begun, &at_work)
         });
         Processes { threads, running }
     }
 }
 
 impl Runner for Processes<'_, '_> {
-    /// The process claims the key itself, so that it holds it however long it lives.
+    /// The process takes the claim over, so that it holds the key however long it lives.
     fn start(&mut self, task: Task, claim: Claim) {
-        drop(claim);
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
-        self.threads.give(task, running);
+        self.threads.give((task, claim), running);
     }
 }
 
-fn ended_event(
-    task: &Task,
-    ended: Ended,
-    claim: Option<Claim>,
-    begun: Instant,
-    at_work: &AtomicUsize,
-) -> Event {
+fn ended_event(task: &Task, ended: Ended, claim: Claim, begun: Instant, at_work: &AtomicUsize) -> Event {
     at_work.fetch_sub(1, Ordering::SeqCst);
+    // What is not recorded by this process is free again.
+    let claim = matches!(ended, Ended::Placed(_)).then_some(claim);
     Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
 }

@@ -34,6 +34,9 @@ pub struct Order {
     /// Whether the key is recorded, and outputs that are gone are made again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
+    /// The session of the process that has claimed the key and hands it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
     /// The key that the run has for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Digest>,
@@ -128,6 +131,7 @@ impl Program {
             job: Job { devices: seen, ..task.job.clone() },
             run,
             again: task.again,
+            claimed_by: Some(store.session_id()?),
             key: Some(task.key),
         };
         let file = store.scratch()?.join(format!("{}.json", task.key));
@@ -212,7 +216,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let order: Order =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
-    let Order { job, run, again, key: expected } = order;
+    let Order { job, run, again, claimed_by, key: expected } = order;
     let Some((kind, decode, _)) = registry.find(&job.kind) else { bail!(registry.unknown(&job.kind)) };
     anyhow::ensure!(
         kind.version == job.version,
@@ -240,16 +244,21 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     if let Some(run) = &run {
         anyhow::ensure!(store.has_root(run), "the cache {} knows of no run {run}", store.root().display());
     }
-    let root = run.map(|run| store.serve_root(&run, false)).transpose()?;
+    let root = run.map(|run| store.serve_root(&run)).transpose()?;
     let (memory, progress) = (Memory::new(0), Told);
     let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };
-    Ok(do_job(&executor, Task { job, key, call: call.into(), again, check: None }))
+    let task = Task { job, key, call: call.into(), again, check: None };
+    Ok(do_job(&executor, task, claimed_by.as_deref()))
 }
 
-fn do_job(executor: &Executor, task: Task) -> End {
+fn do_job(executor: &Executor, task: Task, claimed_by: Option<&str>) -> End {
     let failed =
         |error: anyhow::Error| End::Failed { why: format!("{error:#}"), transient: Transient::is(&error) };
-    let claim = match executor.store.claim_key(&task.key) {
+    let claim = match claimed_by {
+        None => executor.store.claim_key(&task.key),
+        Some(session) => executor.store.claim_key_from(&task.key, session),
+    };
+    let claim = match claim {
         Ok(Claimed::Mine(claim)) => claim,
         Ok(Claimed::Others(_)) => return End::Elsewhere,
         Err(error) => return failed(error.into()),

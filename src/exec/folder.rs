@@ -2,16 +2,16 @@
 //! outputs are taken, nobody writes any more.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 
 use engine::Artifact;
-use store::Digest;
+use store::{Digest, unprotect};
 
 /// How many files an error lists.
 const LISTED: usize = 20;
@@ -210,17 +210,11 @@ fn files_below(folder: &Path, prefix: &str, hidden: bool, files: &mut Vec<String
     Ok(())
 }
 
-fn unprotect(folder: &Path) {
-    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            unprotect(&entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn artifact(path: &Path) -> Artifact {

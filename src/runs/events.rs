@@ -40,6 +40,10 @@ pub enum Event {
         outcome: String,
         seconds: f64,
     },
+    /// A node at work is no longer, and will start again.
+    SetAside {
+        node: String,
+    },
     /// That many nodes were found done at once.
     Cached {
         count: usize,
@@ -169,6 +173,7 @@ impl Events {
                     self.failed.insert(node, None);
                 }
             }
+            Event::SetAside { node } => drop(self.at_work.remove(&node)),
             Event::Cached { count } if count > 0 => line(format!("{count} cached")),
             Event::Cached { .. } => {}
             Event::Failed { node, why } => {
@@ -202,6 +207,10 @@ mod tests {
         assert_eq!(events.at_work.len(), 1);
         assert!(events.lines[0].ends_with("  b  1.50 s"), "{:?}", events.lines);
 
+        log.add(Event::SetAside { node: "a".into() });
+        events.refresh();
+        assert!(events.at_work.is_empty(), "it is tried again later");
+        started("a");
         ended("a", "failed");
         log.add(Event::Failed { node: "a".into(), why: "no space".into() });
         let mut file = File::options().append(true).open(folder.path().join(FILE)).unwrap();

@@ -332,17 +332,14 @@ impl Run {
     }
 
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
-        let path = folder.join(RECORD);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        anyhow::ensure!(
-            is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
-            "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
-            path.display()
-        );
-        let record = serde_json::from_slice(&text);
-        let mut record: RunRecord =
-            record.with_context(|| format!("{} is not a run record", path.display()))?;
+        let mut record = Run::written_record(folder)?;
         if record.status == "running" && !is_under_way(folder) {
+            // It may have ended just now, after it was read.
+            record = Run::written_record(folder)?;
+        } else {
+            return Ok(record);
+        }
+        if record.status == "running" {
             // It had no time to say what it came to.
             let (nodes, _) = Run::read_nodes(folder)?;
             record.status = "killed".into();
@@ -351,6 +348,18 @@ impl Run {
             record.skipped = record.nodes.saturating_sub(nodes.len());
         }
         Ok(record)
+    }
+
+    fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
+        let path = folder.join(RECORD);
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
+            "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
+            path.display()
+        );
+        let record = serde_json::from_slice(&text);
+        record.with_context(|| format!("{} is not a run record", path.display()))
     }
 
     pub fn read(folder: &Path) -> anyhow::Result<Run> {

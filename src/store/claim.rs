@@ -11,6 +11,9 @@ use std::sync::Arc;
 use super::disk::lock;
 use super::session::{Process, Session, Watch};
 
+/// What a claim's name ends with while it is taken over from a process that is gone.
+pub(super) const BREAK: &str = ".break";
+
 /// A claim held until it is dropped.
 pub struct Claim {
     path: PathBuf,
@@ -26,8 +29,15 @@ pub enum Claimed {
 }
 
 impl Claim {
-    /// The claim at this path, unless somebody who lives has it.
-    pub(super) fn take(path: &Path, session: &Arc<Session>, watch: &Watch) -> io::Result<Claimed> {
+    /// The claim at this path, unless somebody who lives has it. From the session in the file `from` it is taken all the
+    /// same: that hands it on.
+    pub(super) fn take(
+        path: &Path,
+        session: &Arc<Session>,
+        from: Option<&Path>,
+        watch: &Watch,
+    ) -> io::Result<Claimed> {
+        let from = from.map(inode_of).transpose()?.flatten();
         let inode = session.inode()?;
         let mine = || Claimed::Mine(Claim { path: path.to_owned(), inode, session: session.clone() });
         loop {
@@ -47,13 +57,16 @@ impl Claim {
                 return Ok(mine());
             }
             drop(claimed);
-            if let Some(told) = watch.living(path)? {
+            if from != Some(there)
+                && let Some(told) = watch.living(path)?
+            {
                 return Ok(Claimed::Others(Some(told.process)));
             }
             let mut breaking = path.to_owned().into_os_string();
-            breaking.push(".break");
+            breaking.push(BREAK);
             let breaking = PathBuf::from(breaking);
-            let taken = take_over(path, there, &breaking, session, inode, watch);
+            let is_free = || Ok(from == Some(there) || watch.living(path)?.is_none());
+            let taken = take_over(path, there, &breaking, session, is_free, watch);
             remove_own(&breaking, inode);
             if !taken? {
                 return Ok(Claimed::Others(None));
@@ -64,14 +77,14 @@ impl Claim {
     }
 }
 
-/// Takes over the claim of a process that is gone: whoever makes the link `breaking` does so, and nobody else may remove
+/// Takes over the claim of a process that is gone, or hands it on: whoever makes the link `breaking` does so, and nobody else may remove
 /// the claim meanwhile. False where somebody else is at it, or was faster.
 fn take_over(
     path: &Path,
     stale: (u64, u64),
     breaking: &Path,
     session: &Session,
-    inode: (u64, u64),
+    is_free: impl FnOnce() -> io::Result<bool>,
     watch: &Watch,
 ) -> io::Result<bool> {
     match fs::hard_link(&session.file, breaking) {
@@ -86,14 +99,14 @@ fn take_over(
         }
         Err(error) => return Err(error),
     }
-    if inode_of(path)? != Some(stale) || watch.living(path)?.is_some() {
+    if inode_of(path)? != Some(stale) || !is_free()? {
         return Ok(false);
     }
     match fs::rename(breaking, path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(inode_of(path)? == Some(inode))
+    Ok(inode_of(path)? == Some(session.inode()?))
 }
 
 impl Drop for Claim {

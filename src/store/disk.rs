@@ -33,7 +33,7 @@ use super::claim::{Claim, Claimed};
 use super::digest::is_executable;
 use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
-use super::memo::Memo;
+use super::memo::{self, Memo};
 use super::publish::{sync_folder, write_durably_as};
 use super::records::Records;
 use super::roots::KeptBlobs;
@@ -228,14 +228,46 @@ impl Store {
 
     /// Takes what this name stands for, unless another process that lives has it.
     pub fn claim(&self, name: &str) -> Result<Claimed> {
+        self.claim_from(name, None)
+    }
+
+    fn claim_from(&self, name: &str, from: Option<&str>) -> Result<Claimed> {
         let session = self.session(None)?;
         let path = self.root.join("claims").join(name);
-        Claim::take(&path, &session, &self.watch).map_err(io_error("claim", &path))
+        let from = from.map(|id| self.root.join("sessions").join(id));
+        let take = || {
+            fail_point("claim")?;
+            Claim::take(&path, &session, from.as_deref(), &self.watch)
+        };
+        take().map_err(io_error("claim", &path))
     }
 
     /// The right to compute a key.
     pub fn claim_key(&self, key: &Digest) -> Result<Claimed> {
         self.claim(&key.to_string())
+    }
+
+    /// The same, for a process that works for the one with this session, which has claimed the key and hands it on.
+    pub fn claim_key_from(&self, key: &Digest, session: &str) -> Result<Claimed> {
+        let is_name = !session.is_empty() && !session.starts_with('.') && !session.contains('/');
+        self.claim_from(&key.to_string(), Some(session).filter(|_| is_name))
+    }
+
+    /// What other processes know this one by.
+    pub fn session_id(&self) -> Result<String> {
+        Ok(self.session(None)?.id.clone())
+    }
+
+    /// Fails where this process may be taken for dead, since it did not get to say for long that it lives: it must not
+    /// throw away what others may have begun to use.
+    pub(super) fn seen_alive(&self) -> Result<()> {
+        let session = self.session(None)?;
+        let late = || {
+            io::Error::other(
+                "this process stood still for so long that others took it for gone; run it again",
+            )
+        };
+        if session.is_seen_alive() { Ok(()) } else { Err(io_error("clean", &self.root)(late())) }
     }
 
     /// Takes it as soon as nobody else has it. `waiting` hears once of who does.
@@ -296,7 +328,7 @@ impl Store {
     pub(super) fn count_cleaning(&self) -> Result<()> {
         let path = self.root.join("cleaned");
         let times = self.cleaned()?.times + 1;
-        self.write_shared(&path, format!("{times}\n").as_bytes()).map_err(io_error("write", &path))
+        self.write_shared(&path, format!("{times}\n").as_bytes())
     }
 
     /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; gone on drop.
@@ -534,6 +566,7 @@ impl Store {
         let scratch = self.scratch()?;
         let away = |digest: &Digest| (self.blob_path(digest), scratch.join(format!("dropped-{digest}")));
         let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
+        self.seen_alive()?;
         {
             let pinned = lock(&self.pinned);
             left.extend(made.iter().filter(|digest| pinned.contains_key(*digest)).copied());
@@ -630,15 +663,25 @@ impl Store {
         write().map_err(io_error("write a record in", &self.root))
     }
 
+    /// Creates a folder of the cache and those that it is in, for all who share it.
+    pub fn create_folders(&self, path: &Path) -> io::Result<()> {
+        if path == self.root || path.is_dir() {
+            return Ok(());
+        }
+        self.create_folders(path.parent().unwrap_or(&self.root))?;
+        self.sharing.create_folder(path).map(drop)
+    }
+
     /// Writes a file of the cache whole or not at all, for all who share it.
-    pub(super) fn write_shared(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        write_durably_as(path, bytes, self.sharing.file)
+    pub(super) fn write_shared(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let write = write_durably_as(path, bytes, self.sharing.file, &self.scratch()?);
+        write.map_err(io_error("write", path))
     }
 
     /// The digest of a file or folder outside. That of a large file that has not changed since is remembered; with
     /// `paranoid` it is hashed all the same.
     pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
-        let mut of_file = |path: &Path| lock(&self.memo).digest(path, paranoid, self.sharing);
+        let mut of_file = |path: &Path| memo::digest(&self.memo, path, paranoid, self.sharing);
         match path.is_dir() {
             true => Ok(Tree::of_folder(path, Hidden::LeftOut, &mut of_file)?.digest()),
             false => of_file(path),
@@ -686,7 +729,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
-fn unprotect(folder: &Path) {
+/// Makes a folder and those in it such that what is in them can be removed.
+pub fn unprotect(folder: &Path) {
     let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -9,8 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Every step at which writing can be made to fail, in the order in which a node passes them.
+/// Every step at which writing can be made to fail, in the order in which a run passes them.
 pub const FAIL_POINTS: &[&str] = &[
+    "session",
+    "claim",
+    "root.rename",
+    "root.renamed",
+    "root.name",
     "workspace",
     "blob.rename",
     "blob.renamed",
@@ -25,6 +30,17 @@ pub const FAIL_POINTS: &[&str] = &[
     "file.write",
     "file.rename",
     "file.renamed",
+];
+
+/// The same for `gc`.
+pub const FAIL_POINTS_OF_GC: &[&str] = &[
+    "claim",
+    "file.write",
+    "file.rename",
+    "file.renamed",
+    "collect.rename",
+    "merge.rename",
+    "merge.renamed",
 ];
 
 #[derive(Clone, Copy)]
@@ -59,7 +75,7 @@ pub(super) fn is_due(step: &str) -> bool {
 }
 
 fn due(step: &str) -> Option<Action> {
-    debug_assert!(FAIL_POINTS.contains(&step), "{step}");
+    debug_assert!(FAIL_POINTS.contains(&step) || FAIL_POINTS_OF_GC.contains(&step), "{step}");
     let plan = plan().filter(|plan| plan.step == step)?;
     let before = plan.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     (before == Ok(1)).then_some(plan.action)

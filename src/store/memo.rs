@@ -6,12 +6,15 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
+use super::disk::lock;
 use super::line::{seal, sealed_lines};
+use super::publish::write_durably_as;
 use super::sharing::Sharing;
 
 /// Smaller files are read faster than remembered.
@@ -43,32 +46,62 @@ pub struct Memo {
     known: Option<HashMap<PathBuf, (State, Digest)>>,
 }
 
+/// The digest of a file. With `paranoid` it is read whatever is remembered. While it is read nobody else has to wait.
+pub fn digest(memo: &Mutex<Memo>, path: &Path, paranoid: bool, sharing: Sharing) -> io::Result<Digest> {
+    let before = fs::metadata(path)?;
+    if before.len() < FROM_BYTES {
+        return Digest::of_file(path);
+    }
+    let (path, state) = (fs::canonicalize(path)?, State::of(&before));
+    let known = lock(memo).known().get(&path).filter(|(known, _)| *known == state).map(|(_, digest)| *digest);
+    if let Some(digest) = known.filter(|_| !paranoid) {
+        return Ok(digest);
+    }
+    let digest = Digest::of_file(&path)?;
+    let unchanged = State::of(&fs::metadata(&path)?) == state;
+    if unchanged && state.is_settled(SystemTime::now()) && known != Some(digest) {
+        let mut memo = lock(memo);
+        memo.known().insert(path.clone(), (state, digest));
+        // A digest that cannot be remembered is computed again.
+        let _ = append(&memo.path, &Line { path, state, digest }, sharing);
+    }
+    Ok(digest)
+}
+
 impl Memo {
     pub fn new(root: &Path) -> Memo {
         Memo { path: root.join("files.jsonl"), known: None }
     }
 
-    /// The digest of a file's bytes. With `paranoid` it is read whatever is remembered.
-    pub fn digest(&mut self, path: &Path, paranoid: bool, sharing: Sharing) -> io::Result<Digest> {
-        let before = fs::metadata(path)?;
-        if before.len() < FROM_BYTES {
-            return Digest::of_file(path);
+    fn known(&mut self) -> &mut HashMap<PathBuf, (State, Digest)> {
+        self.known.get_or_insert_with(|| read(&self.path))
+    }
+
+    /// Writes anew what is remembered, where most of it is of files that are gone or have changed.
+    pub fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
+        let text = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            text => text?,
+        };
+        let mut known = read(&self.path);
+        known.retain(|path, (state, _)| {
+            // What cannot be seen from here may be seen from elsewhere.
+            match fs::metadata(path) {
+                Ok(metadata) => State::of(&metadata) == *state,
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            }
+        });
+        if sealed_lines(&text, |_| {}).count() < 2 * known.len().max(1) {
+            return Ok(());
         }
-        let (path, state) = (fs::canonicalize(path)?, State::of(&before));
-        let file = self.path.clone();
-        let known = self.known.get_or_insert_with(|| read(&file));
-        match known.get(&path) {
-            Some((known, digest)) if *known == state && !paranoid => return Ok(*digest),
-            _ => {}
+        let mut lines = String::new();
+        for (path, (state, digest)) in &known {
+            let line = Line { path: path.clone(), state: *state, digest: *digest };
+            lines += &(seal(&line).map_err(io::Error::other)? + "\n");
         }
-        let digest = Digest::of_file(&path)?;
-        let unchanged = State::of(&fs::metadata(&path)?) == state;
-        if unchanged && state.is_settled(SystemTime::now()) {
-            known.insert(path.clone(), (state, digest));
-            // A digest that cannot be remembered is computed again.
-            let _ = append(&file, &Line { path, state, digest }, sharing);
-        }
-        Ok(digest)
+        self.known = Some(known);
+        // What others append meanwhile is lost, and hashed again.
+        write_durably_as(&self.path, lines.as_bytes(), sharing.file, scratch)
     }
 }
 
@@ -133,12 +166,37 @@ mod tests {
             sharing,
         )
         .unwrap();
-        let digest = |paranoid| Memo::new(folder.path()).digest(&path, paranoid, sharing).unwrap();
+        let digest = |paranoid| {
+            let memo = Mutex::new(Memo::new(folder.path()));
+            super::digest(&memo, &path, paranoid, sharing).unwrap()
+        };
         assert_eq!(digest(false), wrong, "remembered");
         assert_eq!(digest(true), truth);
         let mut bytes = fs::read(&path).unwrap();
         bytes[5] = 8;
         fs::write(&path, bytes).unwrap();
         assert_eq!(digest(false), Digest::of_file(&path).unwrap());
+    }
+
+    #[test]
+    fn what_is_remembered_of_files_that_are_gone_or_changed_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let sharing = Sharing::of(folder.path()).unwrap();
+        let at = |name: &str| fs::canonicalize(folder.path()).unwrap().join(name);
+        let file = at("files.jsonl");
+        fs::write(at("kept"), "potion").unwrap();
+        let state = State::of(&fs::metadata(at("kept")).unwrap());
+        let other = State { size: 1, ..state };
+        for (name, state) in [("gone", state), ("kept", other), ("gone too", state), ("kept", state)] {
+            let digest = Digest::of_bytes(name.as_bytes());
+            append(&file, &Line { path: at(name), state, digest }, sharing).unwrap();
+        }
+        Memo::new(folder.path()).compact(folder.path(), sharing).unwrap();
+        let known = read(&file);
+        assert_eq!(known.len(), 1);
+        assert_eq!(known[&at("kept")], (state, Digest::of_bytes(b"kept")));
+        let before = fs::read(&file).unwrap();
+        Memo::new(folder.path()).compact(folder.path(), sharing).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), before, "nothing to drop");
     }
 }

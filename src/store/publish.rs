@@ -10,21 +10,21 @@ use super::fail::fail_point;
 /// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. Who may
 /// read it is as the user's umask says.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write(path, bytes, 0o666, None)
+    write(path, bytes, 0o666, None, folder_of(path))
 }
 
-/// The same, for a file of the cache: it has these permissions from the beginning.
-pub(super) fn write_durably_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write(path, bytes, mode, Some(mode))
+/// The same, for a file of the cache: it has these permissions from the beginning, and is written in `scratch`, which
+/// others clear where this process is killed.
+pub(super) fn write_durably_as(path: &Path, bytes: &[u8], mode: u32, scratch: &Path) -> io::Result<()> {
+    write(path, bytes, mode, Some(mode), scratch)
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32, exactly: Option<u32>) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn write(path: &Path, bytes: &[u8], mode: u32, exactly: Option<u32>, scratch: &Path) -> io::Result<()> {
     fail_point("file.write")?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".writing-")
         .permissions(Permissions::from_mode(mode))
-        .tempfile_in(folder)?;
+        .tempfile_in(scratch)?;
     temporary.write_all(bytes)?;
     // Whatever the umask.
     exactly.map_or(Ok(()), |mode| temporary.as_file().set_permissions(Permissions::from_mode(mode)))?;
@@ -32,7 +32,11 @@ fn write(path: &Path, bytes: &[u8], mode: u32, exactly: Option<u32>) -> io::Resu
     fail_point("file.rename")?;
     temporary.persist(path).map_err(|error| error.error)?;
     fail_point("file.renamed")?;
-    sync_folder(folder)
+    sync_folder(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes the names in a folder durable.

@@ -362,15 +362,16 @@ impl Records {
     }
 
     /// Merges these segments, without the damaged and outdated lines and those that `keep` does not want: how many lines
-    /// are gone. With `dry_run` only says so.
+    /// are gone. With `dry_run` only says so. They are written in `scratch` first.
     pub fn merge(
         &mut self,
         segments: &[PathBuf],
         keep: &dyn Fn(&Digest, &[u8]) -> bool,
         dry_run: bool,
+        scratch: &Path,
         sharing: Sharing,
     ) -> io::Result<usize> {
-        let mut merged = tempfile::Builder::new().prefix(".merging-").tempfile_in(&self.folder)?;
+        let mut merged = tempfile::Builder::new().prefix("merged-").tempfile_in(scratch)?;
         let mut dropped = 0;
         let mut written = HashSet::new();
         for path in segments {
@@ -395,9 +396,10 @@ impl Records {
         }
         sharing.set(merged.as_file(), sharing.file)?;
         merged.as_file().sync_all()?;
-        let name =
-            merged.path().file_name().unwrap_or_default().to_string_lossy().replace(".merging-", "merged-");
+        let name = merged.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        fail_point("merge.rename")?;
         merged.persist_noclobber(self.folder.join(name + CLOSED)).map_err(|error| error.error)?;
+        fail_point("merge.renamed")?;
         sync_folder(&self.folder)?;
         for path in segments {
             match fs::remove_file(path) {

@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::Digest;
 use super::claim::{Claim, Claimed};
 use super::disk::{Result, Store, io_error, lock};
+use super::fail::fail_point;
 use super::line::{seal, sealed_lines};
-use super::publish::{sync_folder, write_durably};
+use super::publish::{sync_folder, write_durably_as};
 
 /// A run of this process.
 pub struct Root {
@@ -101,6 +102,7 @@ impl Root {
     /// Names what the run needs, in one piece.
     pub fn name<'a>(&self, nodes: impl IntoIterator<Item = &'a Named>) -> Result<()> {
         let write = || {
+            fail_point("root.name")?;
             // The empty line closes one that could not be written to its end.
             let mut text = String::from("\n");
             for node in nodes {
@@ -130,42 +132,53 @@ impl Store {
             Some(beside) => Path::new("..").join(beside),
             None => folder.clone(),
         };
-        let roots = self.root.join("roots");
-        let create = || {
-            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&roots)?;
-            // Whatever bytes it is called by.
-            write_durably(&new.path().join("folder"), &[told.as_os_str().as_bytes(), b"\n"].concat())?;
-            write_durably(&new.path().join("began"), format!("{began}\n").as_bytes())?;
+        let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
+        let run: String = run.chars().take(64).map(safe).collect();
+        let (roots, scratch) = (self.root.join("roots"), self.scratch()?);
+        let write = || {
+            let new = tempfile::Builder::new().prefix(&format!("{run}-")).tempdir_in(scratch)?;
             let parent = folder.parent().and_then(identity).unwrap_or_default();
-            write_durably(&new.path().join("parent"), format!("{parent}\n").as_bytes())?;
-            for name in ["folder", "began", "parent"] {
-                self.sharing.set(&File::open(new.path().join(name))?, self.sharing.file)?;
+            // Whatever bytes the folder is called by.
+            let folder = [told.as_os_str().as_bytes(), b"\n"].concat();
+            let texts = [
+                ("folder", folder),
+                ("began", format!("{began}\n").into_bytes()),
+                ("parent", format!("{parent}\n").into_bytes()),
+            ];
+            for (name, text) in texts {
+                write_durably_as(&new.path().join(name), &text, self.sharing.file, new.path())?;
             }
             self.sharing.set(&File::open(new.path())?, self.sharing.folder)?;
-            let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let random = new.path().file_name().unwrap_or_default().to_string_lossy().replace(".new-", "");
-            let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
-            let id = format!("{}-{random}", run.chars().take(64).map(safe).collect::<String>());
+            io::Result::Ok(new)
+        };
+        let new = write().map_err(io_error("write in", &roots))?;
+        let id = new.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Before others see it: nobody takes it for a run that has ended.
+        let claim = self.claim(&claim_of(&id))?;
+        let place = || {
+            fail_point("root.rename")?;
             fs::rename(new.path(), roots.join(&id))?;
             let _ = new.keep();
-            sync_folder(&roots)?;
-            io::Result::Ok(id)
+            fail_point("root.renamed")?;
+            sync_folder(&roots)
         };
-        let id = create().map_err(io_error("write in", &roots))?;
-        self.serve_root(&id, true)
+        place().map_err(io_error("write in", &roots))?;
+        let claim = match claim {
+            Claimed::Mine(claim) => Some(claim),
+            Claimed::Others(_) => None,
+        };
+        self.open_root(&id, claim)
     }
 
-    /// The root of a run that was begun, for one who works for it; with `claim`, who leads it.
-    pub fn serve_root(&self, id: &str, claim: bool) -> Result<Root> {
+    /// The root of a run that another process leads, for one who works for it.
+    pub fn serve_root(&self, id: &str) -> Result<Root> {
+        self.open_root(id, None)
+    }
+
+    fn open_root(&self, id: &str, claim: Option<Claim>) -> Result<Root> {
         let path = self.root.join("roots").join(id);
         let session = self.session(Some(id))?;
-        let claim = match claim {
-            false => None,
-            true => match self.claim(&claim_of(id))? {
-                Claimed::Mine(claim) => Some(claim),
-                Claimed::Others(_) => None,
-            },
-        };
         let open = || {
             let names = path.join(format!("{}.jsonl", session.id));
             let file = File::options().create(true).append(true).open(names)?;
@@ -244,10 +257,10 @@ impl Store {
     pub fn move_root(&self, id: &str, folder: &Path) -> Result<()> {
         let path = self.root.join("roots").join(id).join("folder");
         let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
-        self.write_shared(&path, &text).map_err(io_error("write", &path))?;
+        self.write_shared(&path, &text)?;
         let (path, parent) =
             (path.with_file_name("parent"), folder.parent().and_then(identity).unwrap_or_default());
-        self.write_shared(&path, format!("{parent}\n").as_bytes()).map_err(io_error("write", &path))
+        self.write_shared(&path, format!("{parent}\n").as_bytes())
     }
 
     /// Which of these blobs a run other than `own` keeps that has ended.

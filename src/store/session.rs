@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::disk::{lock, remove};
+use super::fail::fail_point;
 use super::format::Locking;
 use super::records::close_segment;
 use super::sharing::Sharing;
@@ -149,8 +150,15 @@ pub(super) struct Session {
     /// Empty folders in `folder`. They are used again: to make and remove one for each node costs more than a small node
     /// does.
     spare: Spare,
-    /// Ends the counting when it is dropped.
-    _beat: Option<Sender<()>>,
+    /// Where others see by it whether this process lives.
+    beat: Option<Beat>,
+}
+
+/// What counts up. It ends when this is dropped.
+struct Beat {
+    _ended: Sender<()>,
+    /// When the count was last written.
+    last: Arc<Mutex<Instant>>,
 }
 
 type Spare = Arc<Mutex<Vec<PathBuf>>>;
@@ -188,6 +196,7 @@ impl Session {
     ) -> io::Result<Session> {
         let told = serde_json::to_string(&Told { process: Process::here(), run })? + "\n";
         let sessions = root.join("sessions");
+        fail_point("session")?;
         loop {
             let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&sessions)?;
             if locking == Locking::Kernel {
@@ -220,7 +229,7 @@ impl Session {
                 records,
                 claimed: Mutex::default(),
                 spare: Spare::default(),
-                _beat: beat,
+                beat,
             });
         }
     }
@@ -229,6 +238,11 @@ impl Session {
     pub fn inode(&self) -> io::Result<(u64, u64)> {
         let metadata = self.held.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// Whether nobody can take this process for gone: it has counted within half of the time that others wait.
+    pub fn is_seen_alive(&self) -> bool {
+        self.beat.as_ref().is_none_or(|beat| lock(&beat.last).elapsed() < expiry() / 2)
     }
 
     pub fn workspace(&self) -> io::Result<Workspace> {
@@ -255,18 +269,24 @@ fn taken_away(error: &io::Error) -> bool {
 }
 
 /// Counts up until what is returned is dropped.
-fn beat(file: Arc<File>, at: u64) -> Sender<()> {
+fn beat(file: Arc<File>, at: u64) -> Beat {
     let (sender, ended) = channel();
+    let last = Arc::new(Mutex::new(Instant::now()));
+    let seen = last.clone();
     std::thread::spawn(move || {
         for count in 1u64.. {
             if ended.recv_timeout(expiry() / BEATS) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 return;
             }
+            let now = Instant::now();
             // What fails once may not fail the next time.
-            let _ = file.write_all_at(format!("{count:20}\n").as_bytes(), at).and_then(|()| file.sync_data());
+            let written = file.write_all_at(format!("{count:20}\n").as_bytes(), at);
+            if written.and_then(|()| file.sync_data()).is_ok() {
+                *lock(&seen) = now;
+            }
         }
     });
-    sender
+    Beat { _ended: sender, last }
 }
 
 /// Who is seen to be alive.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::Digest;
+use super::claim::BREAK;
 use super::disk::{CLEANING, Result, Store, io_error, is_damage, lock, remove};
+use super::fail::fail_point;
 use super::records::DigestSet;
 use super::tree::{Hidden, files_below};
 
@@ -137,16 +139,15 @@ impl Store {
         waiting: impl FnOnce(&str),
     ) -> std::result::Result<Collected, E> {
         let mut waiting = Some(waiting);
-        let cleaning =
-            self.claim_in_turn(CLEANING, |by| waiting.take().into_iter().for_each(|waiting| waiting(by)))?;
-        let told = |by: &str| waiting.take().into_iter().for_each(|waiting| waiting(by));
+        let mut told = |by: &str| waiting.take().into_iter().for_each(|waiting| waiting(by));
+        let cleaning = if dry_run { None } else { Some(self.claim_in_turn(CLEANING, &mut told)?) };
         self.watch.decide(&self.root, told).map_err(io_error("read", &self.root))?;
         if !dry_run {
             self.count_cleaning()?;
+            // In this order: whoever has ended by now has named all that it needs, and what is placed from now on is not
+            // looked at.
+            self.watch.sweep(&self.root).map_err(io_error("clear up", &self.root))?;
         }
-        // In this order: whoever has ended by now has named all that it needs, and what is placed from now on is not
-        // looked at.
-        self.watch.sweep(&self.root).map_err(io_error("clear up", &self.root))?;
         self.refresh()?;
         let closed = lock(&self.records).closed();
         let began = self.clock()?;
@@ -176,27 +177,37 @@ impl Store {
             blobs: doomed.iter().filter(|blob| !blob.is_part).count(),
             records: 0,
         };
-        let trash = if dry_run { None } else { Some(self.scratch()?) };
-        for (blob, trash) in doomed.iter().flat_map(|blob| trash.iter().map(move |trash| (blob, trash))) {
-            let path = self.blob_path(&blob.digest);
-            match fs::rename(&path, trash.join(format!("collected-{}", blob.digest))) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(io_error("remove", &path)(error).into());
-                }
-                _ => {}
-            }
+        let trash = self.scratch()?;
+        if !dry_run {
+            doomed.iter().try_for_each(|blob| self.discard(&blob.digest, &trash))?;
+            self.seen_alive()?;
         }
         let keep = |key: &Digest, _: &[u8]| live.records.contains(key);
-        let merged = lock(&self.records).merge(&closed, &keep, dry_run, self.sharing);
+        let merged = lock(&self.records).merge(&closed, &keep, dry_run, &trash, self.sharing);
         collected.records = merged.map_err(io_error("write the records of", &self.root))?;
-        if let Some(trash) = trash {
-            self.remove_stale_claims()?;
+        if !dry_run {
+            self.remove_stale_claims(&trash)?;
+            let _ = lock(&self.memo).compact(&trash, self.sharing);
             drop(cleaning);
             for doomed in entries(&trash)?.iter().filter(|path| is_collected(path)) {
                 remove(doomed).map_err(io_error("remove", doomed))?;
             }
         }
         Ok(collected)
+    }
+
+    /// Moves a blob to the trash.
+    fn discard(&self, digest: &Digest, trash: &Path) -> Result<()> {
+        self.seen_alive()?;
+        let path = self.blob_path(digest);
+        let discard = || {
+            fail_point("collect.rename")?;
+            fs::rename(&path, trash.join(format!("collected-{digest}")))
+        };
+        match discard() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            discarded => discarded.map_err(io_error("remove", &path)),
+        }
     }
 
     /// What time it is by the clock of the cache's file system.
@@ -212,12 +223,17 @@ impl Store {
     }
 
     /// Removes the claims of processes that are gone.
-    fn remove_stale_claims(&self) -> Result<()> {
+    fn remove_stale_claims(&self, trash: &Path) -> Result<()> {
         for path in entries(&self.root.join("claims"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            // Taken over and let go of, so that nobody who is faster loses it.
-            if !name.ends_with(".break") && !self.is_claimed(&name)? {
-                drop(self.claim(&name)?);
+            match self.is_claimed(&name)? {
+                true => {}
+                // Whoever is faster and has it by now tries again.
+                false if name.ends_with(BREAK) => {
+                    let _ = fs::rename(&path, trash.join("collected-break"));
+                }
+                // Taken over and let go of, so that nobody who is faster loses it.
+                false => drop(self.claim(&name)?),
             }
         }
         Ok(())
@@ -258,7 +274,9 @@ impl Store {
                 fs::copy(path, &copy).map_err(io_error("copy", path))?;
                 self.quarantine(&copy, &Digest::of_bytes(b""))?;
             }
-            let merged = lock(&self.records).merge(&closed, &|_, line| is_sound(line), false, self.sharing);
+            let scratch = self.scratch()?;
+            let keep = |_: &Digest, line: &[u8]| is_sound(line);
+            let merged = lock(&self.records).merge(&closed, &keep, false, &scratch, self.sharing);
             merged.map_err(io_error("write the records of", &self.root))?;
         }
         verified.records = lock(&self.records).count();

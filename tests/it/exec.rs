@@ -634,6 +634,33 @@ fn a_job_outlives_the_run_that_started_it_and_the_next_run_finds_it_at_work() {
 }
 
 #[test]
+fn of_runs_that_want_the_same_key_in_a_process_of_its_own_the_first_keeps_it() {
+    let space = Space::new();
+    let names = ["moss", "fern", "sage", "root"];
+    let stage = |name: &str| {
+        let command = format!("echo {name} >> $DIARY; sleep 0.3; echo {name} > out");
+        format!(
+            "  {name}: {{ kind: exec, command: '{command}', pass: [DIARY], outputs: {{ out: text }}, on: process }}\n"
+        )
+    };
+    let stages: String = names.iter().map(|name| stage(name)).collect();
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
+    let diary = space.path("diary");
+    let start = || {
+        let mut command = space.command(&["pipeline", "run", "p.yaml", "--json", "--jobs", "2"]);
+        command.env("DIARY", &diary).spawn().unwrap()
+    };
+    let runs: Vec<_> = (0..5).map(|_| start()).collect();
+    let seen: Vec<Seen> = runs.into_iter().map(|run| run.wait_with_output().unwrap().into()).collect();
+    assert_eq!(seen.iter().map(|seen| seen.json()["ran"].as_u64().unwrap()).sum::<u64>(), 4);
+    assert_eq!(std::fs::read_to_string(&diary).unwrap().lines().count(), 4, "each was done once");
+    for name in names {
+        let waiting = seen.iter().filter(|seen| seen.err.contains(&format!(" computes {name}"))).count();
+        assert!(waiting < 5, "who has the key of {name} waits for nobody");
+    }
+}
+
+#[test]
 fn a_process_that_dies_costs_its_node_and_no_other() {
     let space = Space::new();
     let marker = format!("died-{}", std::process::id());

@@ -117,3 +117,58 @@ fn a_graph_needs_a_valid_pipeline_but_not_its_files() {
     assert!(drawn(&space, &["--unroll"]).contains("glow #38; #60;venom#62;.yaml"));
     assert_eq!(drawn(&space, &[]), drawn(&space, &[]));
 }
+
+#[test]
+fn reduced_it_lacks_what_follows_and_leads_wherever_it_led() {
+    let space = Space::new();
+    for more in [&[][..], &["--unroll"]] {
+        let drawn = |reduced: &[&str]| {
+            let args = [&["pipeline", "graph", "small.yaml", "--format", "json"], more, reduced].concat();
+            space.triplay(&args).json()
+        };
+        let (all, reduced) = (drawn(&[]), drawn(&["--reduced"]));
+        assert_eq!(all["nodes"], reduced["nodes"]);
+        let (all, reduced) = (Forward::of(&all), Forward::of(&reduced));
+        assert!(reduced.edges.is_subset(&all.edges));
+        assert!(reduced.edges.len() < all.edges.len());
+        for (from, to) in &all.edges {
+            assert!(reduced.leads(from, to, false), "{from} to {to}");
+        }
+        for (from, to) in &reduced.edges {
+            assert!(!reduced.leads(from, to, true), "{from} to {to} follows from others");
+        }
+    }
+    let text =
+        space.triplay(&["pipeline", "graph", "small.yaml", "--reduced", "--unroll", "--set", "rounds=9999"]);
+    text.fails(2, "must have at most 10000 nodes, found ");
+}
+
+/// The edges of a graph but for those that go back.
+struct Forward {
+    edges: BTreeSet<(String, String)>,
+}
+
+impl Forward {
+    fn of(graph: &Value) -> Forward {
+        let edges = graph["edges"].as_array().unwrap().iter();
+        let end = |edge: &Value, end: &str| edge[end].as_str().unwrap().to_owned();
+        let edges = edges.filter(|edge| edge["role"] != "next");
+        Forward { edges: edges.map(|edge| (end(edge, "from"), end(edge, "to"))).collect() }
+    }
+
+    /// Whether there is a way; `around` the edge that there is.
+    fn leads(&self, from: &str, to: &str, around: bool) -> bool {
+        let (mut open, mut seen) = (vec![from], BTreeSet::new());
+        while let Some(at) = open.pop() {
+            for (_, next) in self.edges.iter().filter(|(tail, _)| tail == at) {
+                if next == to && !(around && at == from) {
+                    return true;
+                }
+                if seen.insert(next.as_str()) {
+                    open.push(next);
+                }
+            }
+        }
+        false
+    }
+}

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use self::nodes::Nodes;
-use super::RunsCompareArgs;
+use super::args::RunsCompareArgs;
 use crate::analysis::compare::{Comparison, Side, Wanted, compare};
 use output::println;
 

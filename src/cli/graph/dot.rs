@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Arrow, Language, Nest, arrows, frame_label, lines};
+use super::drawing::{Arrow, Language, Nest, arrows, frame_label, lines};
 use crate::engine::{Outline, Shape};
 
 const HEAD: &str = r##"  graph [rankdir=TB, fontname="Helvetica", fontsize=11, nodesep=0.25, ranksep=0.35];

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{Arrow, Language, Nest, arrows, frame_label, lines};
+use super::drawing::{Arrow, Language, Nest, arrows, frame_label, lines};
 use crate::engine::{Outline, Shape};
 
 struct Mermaid<'a> {

@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 
-use super::diagnostic::Errors;
-use super::source::At;
+use super::diagnostic::At;
+use super::errors::Errors;
 
 /// What all stages in all ablations may come to in bytes, about: beyond is a slip.
 const MOST: usize = 256 << 20;

@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::budget::Budget;
-use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, decode_all};
-use super::diagnostic::{Diagnostic, Errors};
+use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, decode_all, origin};
+use super::diagnostic::{At, Diagnostic};
+use super::errors::Errors;
 use super::order::order;
-use super::params::Params;
 use super::scope::{Artifact, Binding, Link, Scope};
-use super::source::At;
 use super::spec::{LoopSpec, Pipeline};
-use super::tree::{Tree, Value};
-use crate::graph::{Call, Numerics};
+use super::tree::{Params, Tree, Value};
+use crate::graph::Call;
 use crate::input::Origin;
-use crate::stage::{Kind, Registry};
+use crate::job::Numerics;
+use crate::kind::Kind;
+use crate::stage::Registry;
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
 pub struct Program {
@@ -83,7 +84,7 @@ impl Outside {
                     let message = format!("{} is neither a file nor a folder", path.display());
                     errors.at(at, message).unwrap_or_default()
                 }
-                Err(error) => errors.at(at, super::unreadable(path, &error)).unwrap_or_default(),
+                Err(error) => errors.at(at, unreadable(path, &error)).unwrap_or_default(),
             }
             files.push((path.to_owned(), at));
             next
@@ -97,6 +98,16 @@ impl Outside {
             variables.push(name.to_owned());
             next
         }))
+    }
+}
+
+/// That a file or folder cannot be read.
+pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("there is no file {} (paths are relative to the working directory)", path.display())
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
     }
 }
 
@@ -138,17 +149,6 @@ pub fn compile(
     let numerics = Arc::new(Numerics { device, dtype, resolved });
     let (steps, _) = Compiler { errors, numerics, outside }.resolve_all(drafts, Scope::default());
     Program { seed, steps }
-}
-
-/// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
-pub fn origin(tree: &Tree) -> Option<Origin> {
-    match (&tree.value, tree.get("path").map(|path| &path.value)) {
-        (Value::Text(text), _) => Some(Origin::Reference(text.clone())),
-        (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
-            Some(Origin::Path(path.into()))
-        }
-        _ => None,
-    }
 }
 
 impl Compiler<'_> {

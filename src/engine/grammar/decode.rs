@@ -1,21 +1,23 @@
 //! The first pass over what was typed: matrices written out, parameters put in, stages decoded into their
 //! types, loops counted. Nothing is resolved yet.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::budget::Budget;
-use super::diagnostic::Errors;
+use super::diagnostic::At;
+use super::errors::Errors;
+use super::labels::{Labels, Several};
 use super::matrix::{self, Combination};
-use super::params::{Params, Substitution};
+use super::params::Substitution;
 use super::policy;
-use super::source::At;
 use super::spec::{Item, LoopSpec, StageSpec};
-use super::tree::{Key, Tree, Value};
+use super::tree::{Key, Params, Tree, Value};
 use super::wording::{self, descend_all};
 use crate::graph::Policy;
+use crate::input::Origin;
+use crate::kind::Kind;
 use crate::resources::Limit;
-use crate::stage::{DecodeError, Decoded, Kind, Registry};
+use crate::stage::{DecodeError, Decoded, Registry};
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
@@ -71,47 +73,14 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// What a name with `[*]` stands for.
-#[derive(Clone, Copy)]
-pub enum Several<'a> {
-    Variants(&'a [Combination<'a>]),
-    /// The rounds of a loop, from 1.
-    Rounds(usize),
-}
-
-/// The variants of the stages and the rounds of the loops in a scope and those around it.
-#[derive(Default)]
-pub struct Labels<'a> {
-    around: Option<&'a Labels<'a>>,
-    /// `None` for what is one thing.
-    names: HashMap<&'a str, Option<Several<'a>>>,
-}
-
-impl Labels<'_> {
-    /// What there is of a name.
-    pub fn of(&self, name: &str) -> Option<Several<'_>> {
-        let mut scope = Some(self);
-        std::iter::from_fn(|| {
-            let here = scope?;
-            scope = here.around;
-            Some(here)
-        })
-        .find_map(|scope| scope.names.get(name))
-        .copied()
-        .flatten()
-    }
-}
-
-/// Variants and rounds by the labels that references name them by.
-impl Several<'_> {
-    pub fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
-        match self {
-            Several::Variants(all) => Box::new(all.iter().map(|one| Cow::Borrowed(one.label.as_str()))),
-            Several::Rounds(repeat) => {
-                let width = repeat.to_string().len();
-                Box::new((1..=*repeat).map(move |round| Cow::Owned(format!("{round:0width$}"))))
-            }
+/// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
+pub fn origin(tree: &Tree) -> Option<Origin> {
+    match (&tree.value, tree.get("path").map(|path| &path.value)) {
+        (Value::Text(text), _) => Some(Origin::Reference(text.clone())),
+        (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
+            Some(Origin::Path(path.into()))
         }
+        _ => None,
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::diagnostic::Errors;
+use super::diagnostic::At;
+use super::errors::Errors;
 use super::params::assign;
-use super::source::At;
 use super::spec::{Ablation, OWN_PARAMS, Pipeline, Reader};
 use super::tree::{Key, Tree, Value};
 

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::budget::{Budget, VALUE};
-use super::diagnostic::{Errors, listed, suggestion};
-use super::source::At;
+use super::diagnostic::{At, listed, suggestion};
+use super::errors::Errors;
 use super::tree::{Key, Tree, Value};
 
 /// More combinations than this are a slip of the pen.

@@ -2,7 +2,7 @@
 //!
 //! [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
 //! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`])
-//! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`diagnostic::Errors`], so that all of it
+//! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`errors::Errors`], so that all of it
 //! is said at once; what has no end when it is written out ends by its [`budget`]. [`outline`] and [`schema`] show the
 //! same to people and to editors.
 
@@ -10,7 +10,10 @@ mod budget;
 mod compile;
 mod decode;
 mod diagnostic;
+mod errors;
 mod extends;
+mod labels;
+mod load;
 mod matrix;
 mod order;
 mod outline;
@@ -27,207 +30,6 @@ mod unroll;
 mod wording;
 
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};
+pub use load::{LoadOptions, load, read_stage};
 pub use outline::{Edge, EdgeRole, Frame, Outline, OutlineNode, Shape, Tail, outline, outline_unrolled};
 pub use reference::is_name;
-
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
-use std::io;
-use std::path::Path;
-
-use super::graph::{Graph, GraphVariant};
-use super::resources::Limit;
-use super::stage::Registry;
-use budget::Budget;
-use compile::{Outside, Program};
-use diagnostic::Errors;
-use extends::Extension;
-use source::{At, Source};
-use spec::Ablation;
-use store::Digest;
-use tree::{Tree, Value};
-
-/// What the command line adds to a pipeline file.
-pub struct LoadOptions<'a> {
-    /// The `--set name=value`s.
-    pub settings: &'a [String],
-    /// The `--ablation`s; without any, the pipeline as it stands in the file.
-    pub ablations: &'a [String],
-    /// The `--seeds`; without any, those of the file.
-    pub seeds: &'a [u64],
-    /// The content digest of a file or folder that the pipeline names.
-    pub digest: &'a dyn Fn(&Path) -> io::Result<Digest>,
-    /// Whether the files that the pipeline names must be there.
-    pub look: bool,
-}
-
-impl Default for LoadOptions<'_> {
-    fn default() -> Self {
-        LoadOptions { settings: &[], ablations: &[], seeds: &[], digest: &Digest::of_input, look: true }
-    }
-}
-
-/// A checked pipeline: its program with each set of parameters that was asked for, loops not yet unrolled.
-struct Compiled {
-    source: Source,
-    name: String,
-    text: String,
-    extends: Option<String>,
-    resources: BTreeMap<String, Limit>,
-    programs: Vec<(Program, GraphVariant)>,
-    outside: Outside,
-}
-
-/// A file as YAML.
-fn read(path: &Path) -> Result<(Source, Tree), Diagnostics> {
-    let source = Source::read(path)?;
-    let tree = Tree::parse(&source)?;
-    if matches!(tree.value, Value::Null) {
-        let error = Diagnostic::of_file(path, "the file is empty");
-        return Err(error.help("a pipeline has at least `pipeline: NAME` and `stages:`").into());
-    }
-    Ok((source, tree))
-}
-
-/// The file that another extends.
-fn read_base(source: &Source, extension: &Extension) -> Result<(Source, Tree), Diagnostics> {
-    let (path, at) = &extension.base;
-    if !path.exists() {
-        let error = source.error(*at, format!("there is no file {}", path.display()));
-        return Err(error.help("`extends` is relative to the file that it stands in").into());
-    }
-    let (base, tree) = read(path)?;
-    if tree.get("extends").is_some() {
-        let error = source.error(*at, format!("{} extends another pipeline itself", path.display()));
-        return Err(error.help("extend the one that has the stages").into());
-    }
-    Ok((base, tree))
-}
-
-/// Reads and checks a pipeline file. Of what is wrong all is said, in ablations that were not asked for too.
-fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Compiled, Diagnostics> {
-    let (own, own_tree) = read(path)?;
-    // Of the file itself and the command line; the others are of the file that has the stages.
-    let own_errors = Errors::new(&own);
-    let extension = Extension::read(&own_errors, &own_tree);
-    own_errors.finish()?;
-    let base = extension.as_ref().map(|extension| read_base(&own, extension)).transpose()?;
-    let (source, tree) = base.as_ref().map_or((&own, &own_tree), |(source, tree)| (source, tree));
-    let errors = Errors::new(source);
-    let mut spec = spec::Pipeline::read(&errors, tree);
-    let mut ablations = Cow::Borrowed(options.ablations);
-    if let Some(extension) = &extension {
-        extension.put_into(&own_errors, &mut spec);
-        if ablations.is_empty() {
-            ablations = Cow::Owned(extension.ablations(&own_errors, &spec.ablations));
-        }
-    }
-    let asked = params::chosen(&own_errors, &spec.ablations, &ablations);
-    let sets_seed = options.settings.iter().any(|setting| setting.starts_with("seed="));
-    if sets_seed && !options.seeds.is_empty() {
-        let message = "--set seed=… and --seeds: either says all that there is to say";
-        own_errors.add::<()>(Diagnostic::of_file(path, message));
-    }
-    let seeds = |ablation: Option<&Ablation>| -> Vec<Option<u64>> {
-        let is_set = sets_seed || ablation.is_some_and(Ablation::sets_seed);
-        let seeds = match (options.seeds, &spec.seeds) {
-            ([], Some(seeds)) if !is_set => seeds,
-            ([], _) => return vec![None],
-            (seeds, _) => seeds,
-        };
-        seeds.iter().map(|seed| Some(*seed)).collect()
-    };
-    let (mut outside, budget) = (Outside::new(options.look), Budget::default());
-    let program = |ablation: Option<&Ablation>, seed: Option<u64>, outside: &mut Outside| {
-        errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
-        // Each goes through the whole file.
-        let at = ablation.map_or(At::default(), |ablation| ablation.name.at);
-        budget.take(&errors, at, source.text.len())?;
-        let mut params = spec.params.clone();
-        ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
-        params::set(&own_errors, &mut params, options.settings);
-        if let (Some(seed), Some(declared)) = (seed, params.get_mut("seed")) {
-            *declared = Tree::new(Value::Int(seed as i64), declared.at);
-        }
-        let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
-        let ablation = ablation.map(|ablation| ablation.name.name.clone());
-        Some((program, GraphVariant { ablation, seed, params: params::to_json(&params) }))
-    };
-    let mut programs: Vec<(Program, GraphVariant)> = program(None, None, &mut outside).into_iter().collect();
-    let each_seed = |ablation| seeds(ablation).into_iter().map(move |seed| (ablation, seed));
-    let variants: Vec<(Option<&Ablation>, Option<u64>)> = match &asked[..] {
-        [] => each_seed(None).collect(),
-        asked => asked.iter().flat_map(|ablation| each_seed(Some(*ablation))).collect(),
-    };
-    if !matches!(variants[..], [(None, None)]) {
-        outside = Outside::new(options.look);
-        programs =
-            variants.iter().map_while(|(ablation, seed)| program(*ablation, *seed, &mut outside)).collect();
-    }
-    let asked: HashSet<&str> = asked.iter().map(|ablation| ablation.name.name.as_str()).collect();
-    for ablation in spec.ablations.iter().filter(|ablation| !asked.contains(ablation.name.name.as_str())) {
-        if program(Some(ablation), None, &mut Outside::new(options.look)).is_none() {
-            break;
-        }
-    }
-    errors.in_ablation(None);
-    match (own_errors.finish(), errors.finish()) {
-        (Ok(()), Ok(())) => {}
-        (Err(Diagnostics(own)), Err(Diagnostics(more))) => {
-            return Err(Diagnostics(own.into_iter().chain(more).collect()));
-        }
-        (wrong, Ok(())) | (Ok(()), wrong) => wrong?,
-    }
-    let (name, resources) = (spec.name, spec.resources);
-    let text = own.text.clone();
-    let extends = base.as_ref().map(|(source, _)| source.text.clone());
-    let source = base.map_or(own, |(source, _)| source);
-    Ok(Compiled { name, text, extends, resources, programs, outside, source })
-}
-
-/// The keys of a stage that is a file of its own, to be put into a pipeline: what the kind takes as it is typed is text.
-pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, String> {
-    let tree = Tree::parse_value(text)?;
-    let kind = tree.get("kind").and_then(|kind| registry.find(&kind.to_text()));
-    Ok(decode::json(&tree, kind.map_or(&[], |(_, _, verbatim)| verbatim)))
-}
-
-/// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
-pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, programs, outside } =
-        compiled(path, options, registry)?;
-    let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
-    if let Some(most) = size.beyond() {
-        let message = format!("the pipeline unrolls to more than {most}");
-        return Err(Diagnostic::of_file(path, message).help("lower a `repeat`").into());
-    }
-    let errors = Errors::new(&source);
-    let mut graph = Graph { pipeline: name, text, extends, resources, ..Graph::default() };
-    for (path, at) in outside.files {
-        match (options.digest)(&path) {
-            Ok(digest) => graph.files.push((path, digest)),
-            Err(error) => errors.at(at, unreadable(&path, &error)).unwrap_or_default(),
-        }
-    }
-    errors.finish()?;
-    let value = |name: String| {
-        let value = std::env::var(&name).ok();
-        (name, value)
-    };
-    graph.variables = outside.variables.into_iter().map(value).collect();
-    for (program, variant) in programs {
-        let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
-        unroll::unroll(&program, &prefix, &mut graph);
-        graph.variants.push(variant);
-    }
-    Ok(graph)
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("there is no file {} (paths are relative to the working directory)", path.display())
-        }
-        _ => format!("cannot read {}: {error}", path.display()),
-    }
-}

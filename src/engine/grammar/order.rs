@@ -6,11 +6,10 @@ use petgraph::algo::{astar, kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use super::compile::origin;
-use super::decode::Draft;
-use super::diagnostic::Errors;
+use super::decode::{Draft, origin};
+use super::diagnostic::At;
+use super::errors::Errors;
 use super::reference::Reference;
-use super::source::At;
 use crate::input::Origin;
 
 /// An order in which every sibling comes after those it refers to; the file's order where it is free. A cycle

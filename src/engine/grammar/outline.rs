@@ -4,12 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
-use super::LoadOptions;
+use petgraph::algo::toposort;
+use petgraph::algo::tred::{dag_to_toposorted_adjacency_list, dag_transitive_reduction_closure};
+use petgraph::graph::DiGraph;
+
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
 use super::diagnostic::Diagnostics;
+use super::load::{LoadOptions, compiled, load};
 use super::scope::Link;
 use crate::graph::{Feed, Graph};
-use crate::stage::{Output, Registry};
+use crate::kind::Output;
+use crate::stage::Registry;
 use store::Digest;
 
 /// Nodes, the frames around them, and edges; each in the order of execution.
@@ -93,7 +98,7 @@ pub enum EdgeRole {
 
 /// The pipeline with each loop once; the ablations that were asked for each in a frame of its own, whatever the seeds.
 pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
-    let compiled = super::compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
+    let compiled = compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
     let mut folding = Folding::new(&compiled.outside);
     folding.outline.pipeline = compiled.name.clone();
     let mut drawn = HashSet::new();
@@ -112,7 +117,7 @@ pub fn outline_unrolled(
     registry: &Registry,
 ) -> Result<Outline, Diagnostics> {
     let digest = |_: &Path| Ok(Digest::of_bytes(b"unread"));
-    let graph = super::load(path, &LoadOptions { digest: &digest, look: false, ..*options }, registry)?;
+    let graph = load(path, &LoadOptions { digest: &digest, look: false, ..*options }, registry)?;
     Ok(written_out(&graph))
 }
 
@@ -120,6 +125,25 @@ impl Outline {
     /// The last part of a name, which is enough inside the frame.
     pub fn short_name(name: &str) -> &str {
         split(name).1
+    }
+
+    /// Leaves out the edges between nodes that others connect, too, over nodes between them: the transitive reduction.
+    /// What a round hands to the following one stays.
+    pub fn reduce(&mut self) {
+        let ends = |edge: &Edge| (edge.from.node as u32, edge.to as u32);
+        let forward: BTreeSet<(u32, u32)> =
+            self.edges.iter().filter(|edge| edge.role != EdgeRole::Next).map(ends).collect();
+        let mut graph = DiGraph::<(), ()>::from_edges(&forward);
+        while graph.node_count() < self.nodes.len() {
+            graph.add_node(());
+        }
+        // Without what goes back there is no cycle.
+        let Ok(order) = toposort(&graph, None) else { return };
+        let (sorted, place) = dag_to_toposorted_adjacency_list::<_, u32>(&graph, &order);
+        let (reduced, _) = dag_transitive_reduction_closure(&sorted);
+        self.edges.retain(|edge| {
+            edge.role == EdgeRole::Next || reduced.contains_edge(place[edge.from.node], place[edge.to])
+        });
     }
 
     fn add_frame(&mut self, name: String, frame: Option<usize>, repeat: Option<usize>) -> usize {

@@ -3,15 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::budget::{Budget, VALUE};
-use super::decode::{Labels, Several};
-use super::diagnostic::{Diagnostic, Errors, suggestion};
-use super::reference::{Reference, is_name};
-use super::source::At;
+use super::diagnostic::{At, Diagnostic, suggestion};
+use super::errors::Errors;
+use super::labels::{Labels, Several};
+use super::reference::{Reference, is_path};
 use super::spec::Ablation;
-use super::tree::{Key, Tree, Value};
-
-/// Values by name.
-pub type Params = BTreeMap<String, Tree>;
+use super::tree::{Key, Params, Tree, Value};
 
 /// Why a value cannot stand in for the declared one.
 pub struct Misfit {
@@ -133,13 +130,6 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
         }
     };
     Ok(value.with(fitted))
-}
-
-/// Whether this is `name` or `name.key.key`.
-pub fn is_path(text: &str) -> bool {
-    let mut steps = text.split('.');
-    steps.next().is_some_and(is_name)
-        && steps.all(|step| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)))
 }
 
 /// Puts parameters into what was typed.

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::diagnostic::Errors;
+use super::errors::Errors;
 use super::tree::{Tree, Value};
-use crate::graph::{On, Policy, Retry};
+use crate::graph::{On, Policy};
+use crate::job::Retry;
 use crate::resources::Limit;
 
 /// Resources that every machine has, limited by the pipeline or not.

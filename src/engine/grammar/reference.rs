@@ -40,6 +40,13 @@ pub fn is_name(text: &str) -> bool {
         && chars.all(|next| next.is_ascii_alphanumeric() || next == '_' || next == '-')
 }
 
+/// Whether this is `name` or `name.key.key`.
+pub fn is_path(text: &str) -> bool {
+    let mut steps = text.split('.');
+    steps.next().is_some_and(is_name)
+        && steps.all(|step| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::diagnostic::{Errors, listed};
+use super::diagnostic::{At, listed};
+use super::errors::Errors;
 use super::reference::Reference;
-use super::source::At;
 use crate::graph::Call;
-use crate::stage::{Kind, Output};
+use crate::kind::{Kind, Output};
 
 /// A resolved source of an artifact. Scopes are counted from the outermost.
 #[derive(Clone, Copy, Debug)]

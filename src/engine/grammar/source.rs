@@ -4,18 +4,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{At, Diagnostic};
 
 /// A pipeline is written by hand; anything larger is a mistake or an attack, and is refused unread.
 const LARGEST: u64 = 1 << 20;
-
-/// A place in a file: line and column from 1, and the number of characters it spans.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct At {
-    pub line: usize,
-    pub column: usize,
-    pub length: usize,
-}
 
 /// A pipeline file's text.
 #[derive(Debug)]

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::diagnostic::{Errors, nearest};
-use super::params::Params;
-use super::reference::is_name;
-use super::source::At;
-use super::tree::{Key, Tree, Value};
+use super::diagnostic::{At, nearest};
+use super::errors::Errors;
+use super::reference::{is_name, is_path};
+use super::tree::{Key, Params, Tree, Value};
 use crate::resources::Limit;
 
 /// Each is checked, so more would take long.
@@ -202,9 +201,7 @@ impl Reader<'_> {
     /// for text.
     pub fn without_parameters(&self, tree: &Tree) -> bool {
         match &tree.value {
-            Value::Text(text)
-                if text.contains("${") || text.strip_prefix('$').is_some_and(super::params::is_path) =>
-            {
+            Value::Text(text) if text.contains("${") || text.strip_prefix('$').is_some_and(is_path) => {
                 let message = "the value of a parameter cannot use another parameter";
                 self.errors.at::<()>(tree.at, message).is_some()
             }

@@ -1,7 +1,7 @@
 //! What the YAML parser says, in words for those who write pipelines.
 
-use super::diagnostic::Diagnostic;
-use super::source::{At, Source};
+use super::diagnostic::{At, Diagnostic};
+use super::source::Source;
 
 const QUOTE: &str = "close each { and [, and inside them quote what holds braces or brackets: \
                      \"others[b].model\", \"${name}\"";

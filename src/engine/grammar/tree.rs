@@ -1,13 +1,14 @@
 //! YAML as a tree of values of which each knows its place, so that an error found late still points at it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
-use super::diagnostic::Diagnostic;
-use super::source::{At, Source};
+use super::diagnostic::{At, Diagnostic};
+use super::source::Source;
 use super::syntax;
 
 /// Maps and lists within each other: enough for twenty loops, little enough for any stack.
@@ -21,6 +22,9 @@ pub struct Tree {
     /// How a plain scalar is typed that is not text: `3.10` is the number 3.1 and stays `3.10` where it becomes text.
     spelling: Option<Arc<str>>,
 }
+
+/// Values by name.
+pub type Params = BTreeMap<String, Tree>;
 
 #[derive(Clone, Debug)]
 pub enum Value {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::diagnostic::{Diagnostic, Errors, nearest};
-use super::source::At;
+use super::diagnostic::{At, Diagnostic, nearest};
+use super::errors::Errors;
 use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Tree, Value};
 use crate::stage::DecodeError;

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-use super::{AnyInput, generator, tidy};
-use crate::Registry;
+use super::inputs::{AnyInput, REFERENCE};
+use super::tidy::{generator, tidy};
+use crate::stage::Registry;
 
 /// A use of a parameter: `$name` where no text is expected.
 pub(super) const PARAMETER: &str = r"^\$";
@@ -13,9 +14,6 @@ const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]*$";
 
 /// A name, or a path into a parameter of the pipeline that is extended.
 const PATH: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$";
-
-/// `stage`, `stage.output` or `stage[variant].output`, or text with a parameter in it.
-pub(super) const REFERENCE: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\[[^\]]*\])?(\.[A-Za-z_][A-Za-z0-9_-]*)?$|\$";
 
 /// A length of time: `90`, `90s`, `2h` or `1h 30m`.
 const DURATION: &str = r"^(\d+(\.\d+)? *(ms|s|m|min|h|d) *)+$|^\$";

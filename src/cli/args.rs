@@ -1,0 +1,205 @@
+//! The arguments of commands: those that several share, and those of commands whose files hold several.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// A pipeline file and the parameters to change in it.
+#[derive(Args, Clone)]
+pub struct FileArgs {
+    /// The pipeline's YAML file
+    pub file: PathBuf,
+    /// Change a parameter of the pipeline, or its seed
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub settings: Vec<String>,
+    /// Run this ablation of the pipeline; may be repeated, `all` is all of them
+    #[arg(long = "ablation", value_name = "NAME")]
+    pub ablations: Vec<String>,
+    /// Run it once with each of these seeds, side by side [default: the file's]
+    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    pub seeds: Vec<u64>,
+}
+
+#[derive(Args, Clone)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: FileArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// How much `cpu` there is: how many nodes run side by side [default: the number of cores]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+    /// After a failure, go on with what does not depend on it
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Only show what would run, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: exit with 3 where something would run
+    #[arg(long, requires = "dry_run")]
+    pub exit_code: bool,
+    /// Compute this node again once it is done and say what comes out different; the original stays
+    #[arg(long, value_name = "NODE")]
+    pub check: Vec<String>,
+    /// Hash files outside even where nothing shows that they changed
+    #[arg(long)]
+    pub paranoid: bool,
+    /// Write what ran when to this file, in Chrome's trace format
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+#[derive(Args, Clone)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: FileArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// List every node, the cached among them
+    #[arg(long)]
+    pub all: bool,
+    /// Exit with 3 where something would run
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Hash files outside even where nothing shows that they changed
+    #[arg(long)]
+    pub paranoid: bool,
+}
+
+#[derive(Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub pipeline: FileArgs,
+    /// The node, such as `play[1]/red[03]/update`
+    pub node: String,
+    /// Print the node's job, for `triplay work`, and nothing else
+    #[arg(long, conflicts_with = "against")]
+    pub job: bool,
+    /// Compare with this run [default: the newest that has the node]
+    #[arg(long, value_name = "RUN")]
+    pub against: Option<String>,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RunsListArgs {
+    /// Only runs of this pipeline
+    pub pipeline: Option<String>,
+    /// Print one JSON object a run
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RunsShowArgs {
+    /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// Print one JSON object, with all nodes
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RunsCompareArgs {
+    /// Runs, or RUN@ABLATION: each is compared with the first
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub runs: Vec<String>,
+    /// Compare the evaluation after this phase, such as `2 red`, or of this node [default: the last]
+    #[arg(long, value_name = "PHASE")]
+    pub at: Option<String>,
+    /// Show this many of the prompts that flipped; --json has all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub flips: usize,
+    /// Compare although judge, prompts or decoding differ
+    #[arg(long)]
+    pub force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RunsRmArgs {
+    /// The runs to remove
+    #[arg(required = true)]
+    pub runs: Vec<String>,
+    /// Remove a run that is under way, too, and files in its folder that triplay did not write
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+#[derive(Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Only say what would be freed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also let go of runs that began longer ago, such as 12h, 30d or 2w
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<String>,
+    /// Also let go of the oldest runs until the rest fits in this, such as 20GB
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct CacheArgs {
+    /// Where results of stages are kept
+    #[arg(long, value_name = "DIR", env = "TRIPLAY_CACHE", default_value = ".triplay")]
+    pub cache: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ShowArgs {
+    /// A Parquet file, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
+    pub target: String,
+    /// How many rows to show
+    #[arg(long, default_value_t = 20)]
+    pub rows: usize,
+    /// How many rows to skip first
+    #[arg(long, default_value_t = 0)]
+    pub skip: usize,
+    /// Only these columns, in this order
+    #[arg(long, value_delimiter = ',', value_name = "A,B,…")]
+    pub columns: Option<Vec<String>>,
+    /// Show the columns, their types and meanings instead of rows
+    #[arg(long)]
+    pub schema: bool,
+    /// One JSON object a row, nothing shortened
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct WorkArgs {
+    /// The job, as `triplay pipeline explain --job` writes it
+    pub job: PathBuf,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}

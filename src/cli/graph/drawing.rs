@@ -1,0 +1,132 @@
+//! What the languages that a graph is drawn in have in common: arrows, labels, and frames within frames.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::engine::{Edge, EdgeRole, Outline, OutlineNode, Shape};
+
+/// An arrow: all edges of one look from one node to another.
+pub struct Arrow {
+    pub from: usize,
+    pub to: usize,
+    /// From a round of a loop to the following one.
+    pub back: bool,
+    /// What is passed on, where the nodes at the ends do not say it.
+    pub label: String,
+}
+
+pub fn arrows(outline: &Outline) -> Vec<Arrow> {
+    let mut order = Vec::new();
+    let mut passed: BTreeMap<_, Vec<&Edge>> = BTreeMap::new();
+    for edge in &outline.edges {
+        let ends = (edge.from.node, edge.to, edge.role == EdgeRole::Next);
+        let edges = passed.entry(ends).or_default();
+        if edges.is_empty() {
+            order.push(ends);
+        }
+        edges.push(edge);
+    }
+    let arrow = |ends: (usize, usize, bool)| {
+        let (from, to, back) = ends;
+        Arrow { from, to, back, label: label(&passed[&ends]) }
+    };
+    order.into_iter().map(arrow).collect()
+}
+
+/// The outputs and variants that edges of one arrow pass on, a first output only among others; or the names
+/// that a loop has for them, and its rounds.
+pub fn label(edges: &[&Edge]) -> String {
+    let among_others = edges.iter().any(|edge| !edge.from.is_first);
+    let mut passed: Vec<(&str, Vec<String>)> = Vec::new();
+    for edge in edges {
+        let from = &edge.from;
+        let output = from.output.as_deref().filter(|_| !from.is_first || among_others);
+        let (name, round) = match &edge.role {
+            EdgeRole::Result { name, round } => (name.as_str(), round.map(|round| round.to_string())),
+            _ => (output.unwrap_or_default(), None),
+        };
+        let known = passed.iter().position(|(known, _)| *known == name).unwrap_or(passed.len());
+        if known == passed.len() {
+            passed.push((name, Vec::new()));
+        }
+        let variants = &mut passed[known].1;
+        let variant = round.or_else(|| from.variant.clone());
+        variants.extend(variant.filter(|variant| !variants.contains(variant)));
+    }
+    let label = |(name, variants): &(&str, Vec<String>)| match (variants.is_empty(), name.is_empty()) {
+        (true, _) => (*name).to_owned(),
+        (false, true) => format!("[{}]", variants.join(", ")),
+        (false, false) => format!("[{}].{name}", variants.join(", ")),
+    };
+    passed.iter().map(label).filter(|label| !label.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// The lines of a node's label: its name, its variants, its kind.
+pub fn lines(node: &OutlineNode) -> (String, Option<String>) {
+    match &node.shape {
+        Shape::Stage { kind, labels } if labels.is_empty() => {
+            (Outline::short_name(&node.name).to_owned(), Some((*kind).to_owned()))
+        }
+        Shape::Stage { kind, labels } => {
+            let name = Outline::short_name(&node.name);
+            (format!("{name}[{}]", labels.join(", ")), Some((*kind).to_owned()))
+        }
+        Shape::Carried => (Outline::short_name(&node.name).to_owned(), None),
+        Shape::File | Shape::Variable => (node.name.clone(), None),
+    }
+}
+
+pub fn frame_label(outline: &Outline, frame: usize) -> String {
+    let frame = &outline.frames[frame];
+    let name = Outline::short_name(&frame.name);
+    frame.repeat.map_or_else(|| name.to_owned(), |repeat| format!("{name} × {repeat}"))
+}
+
+/// How a language writes what nests.
+pub trait Language {
+    /// What ends a frame.
+    const CLOSE: &'static str;
+
+    /// The lines of a node.
+    fn node(&self, node: usize) -> String;
+
+    /// The lines that begin a frame.
+    fn open(&self, frame: usize) -> String;
+}
+
+/// What is directly inside each frame, and inside none.
+#[derive(Default)]
+pub struct Nest {
+    nodes: BTreeMap<Option<usize>, Vec<usize>>,
+    frames: BTreeMap<Option<usize>, Vec<usize>>,
+}
+
+impl Nest {
+    pub fn of(outline: &Outline) -> Nest {
+        let mut nest = Nest::default();
+        for (index, node) in outline.nodes.iter().enumerate() {
+            nest.nodes.entry(node.frame).or_default().push(index);
+        }
+        for (index, frame) in outline.frames.iter().enumerate() {
+            nest.frames.entry(frame.frame).or_default().push(index);
+        }
+        nest
+    }
+
+    /// Writes what is inside a frame, and so on inwards.
+    pub fn write<L: Language>(&self, language: &L, within: Option<usize>, depth: usize, text: &mut String) {
+        let add = |text: &mut String, lines: &str| {
+            for line in lines.lines() {
+                let _ = writeln!(text, "{:width$}{line}", "", width = 2 * depth);
+            }
+        };
+        for &node in self.nodes.get(&within).into_iter().flatten() {
+            add(text, &language.node(node));
+        }
+        for &frame in self.frames.get(&within).into_iter().flatten() {
+            add(text, &language.open(frame));
+            self.write(language, Some(frame), depth + 1, text);
+            add(text, L::CLOSE);
+        }
+    }
+}

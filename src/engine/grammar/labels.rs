@@ -1,0 +1,50 @@
+//! What names stand for that have several: variants of a stage and rounds of a loop, by their labels.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::matrix::Combination;
+
+/// What a name with `[*]` stands for.
+#[derive(Clone, Copy)]
+pub enum Several<'a> {
+    Variants(&'a [Combination<'a>]),
+    /// The rounds of a loop, from 1.
+    Rounds(usize),
+}
+
+/// The variants of the stages and the rounds of the loops in a scope and those around it.
+#[derive(Default)]
+pub struct Labels<'a> {
+    pub around: Option<&'a Labels<'a>>,
+    /// `None` for what is one thing.
+    pub names: HashMap<&'a str, Option<Several<'a>>>,
+}
+
+impl Labels<'_> {
+    /// What there is of a name.
+    pub fn of(&self, name: &str) -> Option<Several<'_>> {
+        let mut scope = Some(self);
+        std::iter::from_fn(|| {
+            let here = scope?;
+            scope = here.around;
+            Some(here)
+        })
+        .find_map(|scope| scope.names.get(name))
+        .copied()
+        .flatten()
+    }
+}
+
+/// Variants and rounds by the labels that references name them by.
+impl Several<'_> {
+    pub fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
+        match self {
+            Several::Variants(all) => Box::new(all.iter().map(|one| Cow::Borrowed(one.label.as_str()))),
+            Several::Rounds(repeat) => {
+                let width = repeat.to_string().len();
+                Box::new((1..=*repeat).map(move |round| Cow::Owned(format!("{round:0width$}"))))
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! From the graph to jobs: a node's job and its key, as soon as the content of all its inputs is known.
+
+use serde_json::Value;
+
+use super::graph::{Call, Feed, Graph, Node, NodeId};
+use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
+use store::{Blob, Digest, canonical_digest};
+
+/// The job of a node all of whose inputs are known; `known` gives the outputs of the nodes that feed it.
+pub fn job_of_node<'a>(
+    graph: &Graph,
+    id: NodeId,
+    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Option<Job> {
+    let node = graph.node(id);
+    let call = &node.call;
+    let content = |feed: &Feed| Some(content(graph, feed, &known)?.to_owned());
+    let outputs = call.outputs().iter().enumerate().map(|(index, output)| JobOutput {
+        name: output.name.to_string(),
+        artifact: output.artifact.to_string(),
+        incidental: output.incidental,
+        passing: node.passing.contains(&index),
+    });
+    Some(Job {
+        name: node.name.clone(),
+        pipeline: graph.pipeline.clone(),
+        kind: call.kind.name.to_owned(),
+        version: call.kind.version,
+        params: call.decoded.params.clone(),
+        inputs: node.feeds.iter().map(content).collect::<Option<_>>()?,
+        numerics: Numerics::clone(&call.numerics),
+        draws: call.decoded.draws,
+        seed: node.seed,
+        position: node.position.to_vec(),
+        outputs: outputs.collect(),
+        limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry },
+        devices: Vec::new(),
+    })
+}
+
+/// The key of a node all of whose inputs are known: of its job, without making that.
+pub fn key_of_node<'a>(
+    graph: &Graph,
+    node: &Node,
+    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Option<Digest> {
+    let mut key = Key::of_call(&node.call.digest());
+    for feed in &node.feeds {
+        key.input(content(graph, feed, &known)?);
+    }
+    if node.call.decoded.draws {
+        key.draws(&node.position, node.seed.bytes());
+    }
+    Some(key.digest())
+}
+
+fn content<'g, 'a>(
+    graph: &'g Graph,
+    feed: &Feed,
+    known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Option<Borrowed<'g>> {
+    Some(match feed {
+        Feed::Output { node, output } => Borrowed::Digest(known(*node)?.get(*output)?.digest, None),
+        Feed::File(index) => {
+            let (path, digest) = &graph.files[*index];
+            Borrowed::Digest(*digest, Some(path))
+        }
+        Feed::Variable(index) => {
+            let (name, value) = &graph.variables[*index];
+            Borrowed::Variable(name, value.as_deref())
+        }
+    })
+}
+
+impl Call {
+    /// The digest of what counts of a call, the same for all its executions and so computed once.
+    fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| {
+            canonical_digest(&Value::Object(of_call(self.kind, &self.decoded.params, &self.numerics)))
+        })
+    }
+}
