@@ -42,7 +42,7 @@ pub struct RunArgs {
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
     /// Compute this node again once it is done and say what comes out different; the original stays
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", conflicts_with = "dry_run")]
     pub check: Vec<String>,
     /// Hash files outside even where nothing shows that they changed
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! `triplay cache stats`, `verify` and `gc`.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bytesize::ByteSize;
@@ -163,24 +163,30 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
                 "dry_run": args.dry_run, "blobs": collected.blobs, "bytes": collected.bytes,
                 "records": collected.records, "kept_blobs": collected.kept_blobs, "kept_bytes": collected.kept_bytes,
                 "runs_let_go": runs.let_go.len(), "runs_deleted": runs.deleted.len(), "runs_unseen": unseen.len(),
+                "folders": {
+                    "let_go": folders(&runs.let_go), "deleted": folders(&runs.deleted), "unseen": folders(unseen),
+                },
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
     if !runs.deleted.is_empty() {
         println!("{} deleted: what no other run needs goes too", several(runs.deleted.len(), "run"));
+        list(&runs.deleted);
     }
     if !runs.let_go.is_empty() {
         println!(
             "{} let go: the folder stays, what no other run needs goes",
             several(runs.let_go.len(), "run")
         );
+        list(&runs.let_go);
     }
-    if let Some(first) = unseen.first() {
+    if !unseen.is_empty() {
+        println!("{} kept whose folders cannot be seen from here", several(unseen.len(), "run"));
+        list(unseen.iter().copied());
         println!(
-            "{} kept whose folders cannot be seen from here, such as {}; `triplay runs rm` with such a folder lets go of it",
-            several(unseen.len(), "run"),
-            first.folder.display()
+            "  They may be other users', on disks that are not mounted, or moved. `triplay runs rm --force FOLDER` lets go of \
+             one that is no longer needed."
         );
     }
     println!(
@@ -194,6 +200,22 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         if args.dry_run { "would stay" } else { "stay" }
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many runs are listed.
+const LISTED: usize = 10;
+
+fn list<'a>(runs: impl IntoIterator<Item = &'a Rooted>) {
+    let mut runs = runs.into_iter();
+    runs.by_ref().take(LISTED).for_each(|root| println!("  {}", root.folder.display()));
+    match runs.count() {
+        0 => {}
+        more => println!("  …and {more} more; --json has all"),
+    }
+}
+
+fn folders<'a>(runs: impl IntoIterator<Item = &'a Rooted>) -> Vec<&'a Path> {
+    runs.into_iter().map(|root| root.folder.as_path()).collect()
 }
 
 /// Whether a record's key is that of the job that it tells of.
@@ -217,10 +239,14 @@ struct Runs {
 impl Runs {
     fn of(store: &Store, dry_run: bool) -> anyhow::Result<Runs> {
         let mut runs = Runs::default();
+        let mut beside: HashMap<PathBuf, HashMap<String, PathBuf>> = HashMap::new();
         for root in store.roots()? {
             let is_gone = root.standing() == Standing::Deleted || is_anothers(&root);
             // A folder that got another name is still the run's.
-            let renamed = if is_gone { renamed(&root) } else { None };
+            let renamed = root.folder.parent().filter(|_| is_gone).and_then(|parent| {
+                let runs = beside.entry(parent.to_owned()).or_insert_with(|| runs_in(parent));
+                runs.get(&root.id).cloned()
+            });
             if let Some(folder) = renamed.as_ref().filter(|_| !dry_run) {
                 store.move_root(&root.id, folder)?;
             }
@@ -270,9 +296,13 @@ fn is_anothers(root: &Rooted) -> bool {
 
 /// Where the folder of a run is that got another name in the folder that it is in.
 pub fn renamed(root: &Rooted) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(root.folder.parent()?).ok()?.flatten();
-    let is_it = |folder: &PathBuf| Run::read_record(folder).is_ok_and(|record| record.root == root.id);
-    entries.map(|entry| entry.path()).find(is_it)
+    runs_in(root.folder.parent()?).remove(&root.id)
+}
+
+/// The runs whose folders are in one, by what the cache knows them by.
+fn runs_in(folder: &Path) -> HashMap<String, PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter_map(|folder| Some((Run::read_record(&folder).ok()?.root, folder))).collect()
 }
 
 /// Seconds since a run began; nothing where that is not known, or lies in the future.

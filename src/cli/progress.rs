@@ -189,6 +189,7 @@ impl Progress for Lines {
     fn run_started(&self, pipeline: &str, total: usize) {
         let mut state = self.lock();
         state.total = total;
+        state.last = Some(Instant::now());
         state.line(&format!("{pipeline}: {}", several(total, "node")));
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
-use crate::runs::{Removal, Run, RunRecord};
+use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
 use output::{eprintln, println};
 
@@ -83,14 +83,18 @@ fn print_table<const N: usize>(heading: &[String; N], rows: &[[String; N]], righ
 pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     let record = &run.record;
+    let failed = Events::of(&run.folder).failed;
     if args.json {
-        println!("{}", json!({ "run": record, "nodes": run.nodes }));
+        println!("{}", json!({ "run": record, "nodes": run.nodes, "failures": failed }));
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}  {}", run.title(), record.status);
     println!("{}", run.folder.display());
     println!("pipeline  {} ({})", record.pipeline, record.file.display());
-    println!("began     {}, took {:.1} s", record.began, record.seconds);
+    match record.status.as_str() {
+        "running" | "killed" => println!("began     {}", record.began),
+        _ => println!("began     {}, took {:.1} s", record.began, record.seconds),
+    }
     println!("triplay   {}", record.triplay);
     let machine = &record.machine;
     println!(
@@ -98,10 +102,17 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         machine.host, machine.processor, machine.cores, machine.system
     );
     println!("cache     {}", record.cache.display());
-    println!(
-        "nodes     {}: ran {}, cached {}, failed {}, skipped {}",
-        record.nodes, record.ran, record.cached, record.failed, record.skipped
-    );
+    match &run.ablation {
+        None => println!(
+            "nodes     {}: ran {}, cached {}, failed {}, skipped {}",
+            record.nodes, record.ran, record.cached, record.failed, record.skipped
+        ),
+        // What failed and was skipped is counted for the run as a whole.
+        Some(_) => {
+            let cached = run.nodes.iter().filter(|node| node.cached).count();
+            println!("nodes     {} done: ran {}, cached {cached}", run.nodes.len(), run.nodes.len() - cached);
+        }
+    }
     if run.damaged > 0 {
         println!(
             "damaged   {} lines of nodes.jsonl are not as they were written and are left out",
@@ -110,6 +121,10 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     }
     for missing in &record.incomplete {
         println!("lacks     {missing}");
+    }
+    for (node, why) in &failed {
+        let why = why.as_deref().unwrap_or("the run ended before it said why");
+        println!("failed    {node}: {}", why.replace('\n', "\n          "));
     }
     for (ablation, params) in &record.params {
         println!(
@@ -155,17 +170,20 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
             Ok(folder) => folder,
             Err(error) => {
                 let found = unseen_run(args, run)?.ok_or(error)?;
-                let is_free = args.force || !found.1.is_under_way;
+                let folder = found.1.folder.display();
+                let how = if found.1.is_under_way { "is running" } else { "cannot be seen from here" };
                 ensure!(
-                    is_free,
-                    "{} is running; --force lets go of it all the same",
-                    found.1.folder.display()
+                    args.force,
+                    "{folder} {how}: it may be another user's, or on a disk that is not mounted\n  help: --force lets go of \
+                     it all the same, and the next `triplay cache gc` throws away what only it needs"
                 );
                 unseen.push(found);
                 continue;
             }
         };
-        let removal = Removal::of(&folder)?;
+        let mut removal = Removal::of(&folder)?;
+        // Where files cannot be locked the cache knows it all the same.
+        removal.is_running |= is_under_way(&folder);
         if !removals.iter().any(|known| known.folder == removal.folder) {
             removals.push(removal);
         }
@@ -181,10 +199,11 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     }
     for removal in removals {
         let record = Run::read_record(&removal.folder).ok();
+        let place = removal.folder.canonicalize().ok();
         removal.remove()?;
         if let Some(record) = record.filter(|record| !record.root.is_empty()) {
             // Where that fails, `cache gc` finds that the folder was deleted.
-            let _ = let_go(&record);
+            let _ = let_go(&record, place.as_deref());
         }
         let foreign = match &removal.foreign[..] {
             [] => String::new(),
@@ -203,12 +222,24 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lets go of what a run needed whose folder was removed, unless that was a copy of it.
-fn let_go(record: &RunRecord) -> anyhow::Result<()> {
+/// Whether the run in a folder is under way as its cache knows it.
+fn is_under_way(folder: &Path) -> bool {
+    let known = || -> anyhow::Result<bool> {
+        let record = Run::read_record(folder)?;
+        let Some(store) = record.store()? else { return Ok(false) };
+        let roots = store.roots()?;
+        let place = folder.canonicalize()?;
+        Ok(roots.iter().any(|root| root.id == record.root && root.is_under_way && root.folder == place))
+    };
+    known().unwrap_or(false)
+}
+
+/// Lets go of what a run needed whose folder was removed from this place, unless that was a copy of it.
+fn let_go(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
     let Some(store) = record.store()? else { return Ok(()) };
     let gone = store.roots()?.into_iter().find(|root| root.id == record.root);
-    let is_gone =
-        |root: &Rooted| root.standing() == Standing::Deleted && !root.is_under_way && renamed(root).is_none();
+    let was_here = |root: &Rooted| place == Some(&root.folder) || root.standing() == Standing::Deleted;
+    let is_gone = |root: &Rooted| was_here(root) && !root.is_under_way && renamed(root).is_none();
     gone.filter(is_gone).map_or(Ok(()), |root| Ok(store.remove_root(&root.id)?))
 }
 

@@ -32,6 +32,8 @@ pub struct Context<'a> {
     pub(super) inputs: &'a [Artifact],
     pub(super) workspace: &'a Path,
     pub(super) store: &'a Store,
+    /// What the cache knows the run by.
+    pub(super) run: &'a str,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
     /// When the stage has to be done.
@@ -146,7 +148,7 @@ impl Context<'_> {
     /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever
     /// lies there from before is gone.
     pub fn leave(&self, name: &str) -> anyhow::Result<PathBuf> {
-        failed_place(self.store, self.job, name)
+        failed_place(self.store, self.run, self.job, name)
     }
 
     /// The seed for all randomness of this node. Its kind must say that it draws.
@@ -176,10 +178,11 @@ impl Context<'_> {
 /// Ends a stage from within: see [`Context::progress`].
 pub(super) struct Cancelled;
 
-/// An empty place for what a failing job saves: `failed/PIPELINE/NODE/NAME` in the cache.
-pub(super) fn failed_place(store: &Store, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
+/// An empty place for what a failing job saves: `failed/RUN/NODE/NAME` in the cache, as long as that
+/// knows the run.
+pub(super) fn failed_place(store: &Store, run: &str, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
     let plain = |name: &str| name.trim_start_matches('.').replace('/', ".");
-    let place = store.root().join("failed").join(plain(&job.pipeline)).join(plain(&job.name)).join(name);
+    let place = store.root().join("failed").join(run).join(plain(&job.name)).join(name);
     let make = || {
         match place.is_dir() {
             true => std::fs::remove_dir_all(&place)?,

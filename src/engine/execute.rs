@@ -103,13 +103,19 @@ impl Executor<'_> {
         })
     }
 
+    /// What the cache knows the run by that is worked for.
+    fn run(&self) -> &str {
+        self.root.map_or("work", Root::id)
+    }
+
     fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
         let Some(inputs) = self.inputs(&task.job)? else { return Ok(Ended::InputsMissing) };
-        let made = self.run(task, &inputs)?;
+        let made = self.run_stage(task, &inputs)?;
         // What was read is what is recorded as read only if nobody wrote to it meanwhile.
-        if self.inputs(&task.job)?.is_none() {
+        let inputs = self.inputs(&task.job);
+        if !matches!(inputs, Ok(Some(_))) {
             self.memory.forget(&made.loaded);
-            return Ok(Ended::InputsMissing);
+            return inputs.map(|_| Ended::InputsMissing);
         }
         match &task.check {
             Some(recorded) => self.compare(&task.job, made, recorded).map(Ended::Checked),
@@ -148,7 +154,7 @@ impl Executor<'_> {
         Ok(Artifact { digest, path: path.to_owned() })
     }
 
-    fn run(&self, task: &Task, inputs: &[Artifact]) -> anyhow::Result<Made> {
+    fn run_stage(&self, task: &Task, inputs: &[Artifact]) -> anyhow::Result<Made> {
         let timeout = task.job.limits.timeout;
         let workspace = self.store.workspace()?;
         let begun = Instant::now();
@@ -157,6 +163,7 @@ impl Executor<'_> {
             inputs,
             workspace: workspace.path(),
             store: self.store,
+            run: self.run(),
             memory: self.memory,
             progress: self.progress,
             deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
@@ -252,7 +259,7 @@ impl Executor<'_> {
             let path = made.workspace.path().join(&declared.name);
             let now = Digest::of_path(&path).with_context(|| format!("output `{}`", declared.name))?;
             if now != recorded.digest && !declared.incidental {
-                let place = failed_place(self.store, job, &format!("check/{}", declared.name))?;
+                let place = failed_place(self.store, self.run(), job, &format!("check/{}", declared.name))?;
                 std::fs::rename(&path, &place)
                     .with_context(|| format!("cannot write {}", place.display()))?;
                 differences.push(Difference {

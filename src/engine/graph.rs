@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::job::{Numerics, Retry};
 use super::kind::{Kind, Output};
-use super::resources::Limit;
+use super::resources::{Limit, Needs};
 use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
@@ -94,14 +94,17 @@ impl Call {
         Call { kind, decoded, policy, numerics, digest: OnceLock::new() }
     }
 
-    /// What it takes of each resource: one `cpu`, or the `gpu` where models are computed on one, unless the pipeline
-    /// says otherwise.
-    pub fn needs(&self) -> BTreeMap<String, u32> {
-        if !self.policy.resources.is_empty() {
-            return self.policy.resources.clone();
-        }
+    /// What it takes of each resource: what the pipeline says, else one `cpu`; and a `gpu` where models are computed on one,
+    /// unless the pipeline says how many.
+    pub fn needs(&self) -> Needs {
         let on_gpu = self.kind.numerics && !self.numerics.resolved.starts_with("cpu");
-        BTreeMap::from([(if on_gpu { "gpu" } else { "cpu" }.to_owned(), 1)])
+        let mut amounts = self.policy.resources.clone();
+        if on_gpu {
+            amounts.entry("gpu".to_owned()).or_insert(1);
+        } else if amounts.is_empty() {
+            amounts.insert("cpu".to_owned(), 1);
+        }
+        Needs { amounts, device: self.numerics.ordinal().filter(|_| on_gpu) }
     }
 
     pub fn outputs(&self) -> &[Output] {
@@ -112,7 +115,7 @@ impl Call {
 /// How a stage is run. Nothing of it counts for the key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    /// What it takes of each resource; empty for one `cpu`.
+    /// What it takes of each resource, where the pipeline says so.
     pub resources: BTreeMap<String, u32>,
     pub timeout: Option<Duration>,
     pub retry: Retry,

@@ -55,6 +55,13 @@ pub struct Numerics {
     pub resolved: String,
 }
 
+impl Numerics {
+    /// The number of the GPU, where one is named.
+    pub(super) fn ordinal(&self) -> Option<u32> {
+        self.device.strip_prefix("cuda:")?.parse().ok()
+    }
+}
+
 /// Again after a failure that the stage calls transient.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {

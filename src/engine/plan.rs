@@ -35,6 +35,7 @@ use super::job::{Job, in_place};
 use super::keys::{job_of_node, key_of_node};
 use super::kind::Output;
 use super::report::{NodeOutput, NodeReport};
+use super::resources::Needs;
 use store::{Blob, Cleaned, Digest, DigestSet, Root, Store};
 
 /// Where a node is. What holds in one state only is held by it.
@@ -116,7 +117,7 @@ struct Slot {
 /// Nodes that can be executed and take the same of the resources.
 #[derive(Debug, Default)]
 struct Class {
-    needs: BTreeMap<String, u32>,
+    needs: Needs,
     ready: BTreeSet<NodeId>,
 }
 
@@ -211,7 +212,7 @@ impl<'a> Plan<'a> {
             demanded_by: Vec::new(),
         };
         let mut classes: Vec<Class> = Vec::new();
-        let mut known: BTreeMap<BTreeMap<String, u32>, u32> = BTreeMap::new();
+        let mut known: BTreeMap<Needs, u32> = BTreeMap::new();
         let mut calls: HashMap<*const Call, u32> = HashMap::new();
         let mut class_of = |node: &Node| {
             *calls.entry(Arc::as_ptr(&node.call)).or_insert_with(|| {
@@ -322,14 +323,32 @@ impl<'a> Plan<'a> {
     }
 
     /// What a node takes of the resources.
-    pub fn needs(&self, id: NodeId) -> &BTreeMap<String, u32> {
+    pub fn needs(&self, id: NodeId) -> &Needs {
         &self.classes[self.class[id.index()] as usize].needs
     }
 
-    /// The first node of the graph that can be executed and whose needs are met.
-    pub fn first_ready(&self, are_met: impl Fn(&BTreeMap<String, u32>) -> bool) -> Option<NodeId> {
-        let met = self.classes.iter().filter(|class| !class.ready.is_empty() && are_met(&class.needs));
-        met.filter_map(|class| class.ready.first()).min().copied()
+    /// The first node of the graph that can be executed and lacks nothing. What one before it lacks is left to that: else
+    /// one that needs much would wait until those that need little are all done.
+    pub fn first_ready<'p>(&'p self, lacking: impl Fn(&'p Needs) -> Option<Vec<&'p str>>) -> Option<NodeId> {
+        let (mut left, mut after) = (BTreeSet::new(), None);
+        loop {
+            let is_left = |needs: &Needs| {
+                needs.amounts.iter().any(|(name, amount)| *amount > 0 && left.contains(name.as_str()))
+            };
+            let ready = self.classes.iter().filter_map(|class| Some((*class.ready.first()?, &class.needs)));
+            let next = ready.filter(|(first, needs)| Some(*first) > after && !is_left(needs));
+            let (first, needs) = next.min_by_key(|(first, _)| *first)?;
+            match lacking(needs) {
+                None => return Some(first),
+                Some(names) => left.extend(names),
+            }
+            after = Some(first);
+        }
+    }
+
+    /// The GPUs that the pipeline names.
+    pub fn devices(&self) -> BTreeSet<u32> {
+        self.classes.iter().filter_map(|class| class.needs.device).collect()
     }
 
     /// The nodes that a node feeds.
@@ -614,9 +633,10 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// About how many seconds the rest takes with so many jobs, by how long nodes of the same kinds have taken; nothing
-    /// where none has. It is no less than the longest chain of what is left, and than all of it shared by the jobs.
-    pub fn time_left(&self, jobs: u32) -> Option<f64> {
+    /// About how many seconds the rest takes, where there is so much of each resource, by how long nodes of the same kinds
+    /// have taken; nothing where none has. It is no less than the longest chain of what is left, and than all of it shared
+    /// out by any of the resources.
+    pub fn time_left(&self, units: impl Fn(&str) -> Option<u32>) -> Option<f64> {
         let mut known: HashMap<&str, (f64, f64)> = HashMap::new();
         for (node, slot) in self.graph.nodes.iter().zip(&self.slots) {
             if let State::Done { .. } = slot.state {
@@ -631,18 +651,35 @@ impl<'a> Plan<'a> {
             State::Done { .. } | State::Failed | State::Skipped => 0.0,
             _ => known.get(self.graph.node(id).call.kind.name).map_or(0.0, |(sum, count)| sum / count),
         };
-        let work: f64 = self.graph.ids().map(seconds).sum();
+        let mut work: HashMap<&str, f64> = HashMap::new();
+        for id in self.graph.ids() {
+            let seconds = seconds(id);
+            for (name, amount) in self.needs(id).amounts.iter().filter(|_| seconds > 0.0) {
+                if let Some(units) = units(name).filter(|units| *units > 0) {
+                    *work.entry(name).or_default() +=
+                        seconds * f64::from(*amount.min(&units)) / f64::from(units);
+                }
+            }
+        }
         let (_, chain) = self.graph.critical_path(seconds);
-        Some(chain.max(work / f64::from(jobs.max(1))))
+        Some(work.into_values().fold(chain, f64::max))
     }
 
-    /// Whether all outputs of a node that was done before are in the cache.
+    /// Whether the outputs of a node that was done before are in the cache: those that are results, and what else a node
+    /// that waits for it is fed.
     fn is_whole(&mut self, id: NodeId) -> bool {
-        let outputs = self.graph.node(id).call.outputs();
-        let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
+        let (graph, slot) = (self.graph, &self.slots[id.index()]);
+        let feeds = slot.demanded_by.iter().flat_map(|by| &graph.node(*by).feeds);
+        let wanted: Vec<&Feed> = feeds.collect();
+        let outputs = graph.node(id).call.outputs();
+        let known = slot.outputs.as_deref().unwrap_or_default();
         let blobs = &mut self.blobs;
+        let mut both = known.iter().zip(outputs).enumerate();
         !known.is_empty()
-            && known.iter().zip(outputs).all(|(blob, output)| output.incidental || blobs.has(&blob.digest))
+            && both.all(|(index, (blob, output))| {
+                let is_wanted = || wanted.contains(&&Feed::Output { node: id, output: index });
+                output.incidental && !is_wanted() || blobs.has(&blob.digest)
+            })
     }
 
     /// A node failed: it and all that depends on it or waits for it.

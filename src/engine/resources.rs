@@ -24,9 +24,25 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How often a device that another process has is tried.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// What a node takes of the resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needs {
+    pub amounts: BTreeMap<String, u32>,
+    /// The GPU that the pipeline names: that one and no other.
+    pub device: Option<u32>,
+}
+
+impl Needs {
+    fn of(&self, name: &str) -> u32 {
+        self.amounts.get(name).copied().unwrap_or(0)
+    }
+}
+
 /// Limits and what is free of them. A resource without a limit is always free.
 pub(super) struct Resources {
     limits: BTreeMap<String, Limit>,
+    /// How many GPUs this process may use, where that is known.
+    visible: Option<usize>,
     state: Arc<Mutex<State>>,
 }
 
@@ -36,8 +52,9 @@ struct State {
     free: BTreeMap<String, BTreeSet<u32>>,
     /// When each unit of a resource with a rate was taken within the last minute, the oldest first.
     taken: BTreeMap<String, VecDeque<Instant>>,
-    /// Until when devices are not tried again, since other processes have them.
-    devices_from: Option<Instant>,
+    /// Devices that other processes have, and when they are tried again.
+    elsewhere: BTreeSet<u32>,
+    tried_from: Option<Instant>,
 }
 
 /// What was taken: the units of each resource. They are given back when it is dropped.
@@ -66,13 +83,49 @@ impl Grant {
 }
 
 impl Resources {
-    /// The limits that the pipeline declares; by default there is `cpu` for as many jobs, and one `gpu`.
-    pub fn new(declared: &BTreeMap<String, Limit>, jobs: u32) -> Resources {
+    /// The limits that the pipeline declares; by default there is `cpu` for as many jobs, and one `gpu`. GPUs that it
+    /// names are among them, and only those that this process may use.
+    pub fn new(declared: &BTreeMap<String, Limit>, jobs: u32, named: &BTreeSet<u32>) -> Resources {
+        Resources::with_visible(declared, jobs, named, visible_devices().map(|names| names.len()))
+    }
+
+    fn with_visible(
+        declared: &BTreeMap<String, Limit>,
+        jobs: u32,
+        named: &BTreeSet<u32>,
+        visible: Option<usize>,
+    ) -> Resources {
         let plain = |units| Limit { units, per_minute: None };
         let mut limits = BTreeMap::from([("cpu".to_owned(), plain(jobs.max(1))), (GPU.to_owned(), plain(1))]);
         limits.extend(declared.clone());
-        let free = limits.iter().map(|(name, limit)| (name.clone(), (0..limit.units).collect())).collect();
-        Resources { limits, state: Arc::new(Mutex::new(State { free, ..State::default() })) }
+        let mut free: BTreeMap<String, BTreeSet<u32>> =
+            limits.iter().map(|(name, limit)| (name.clone(), (0..limit.units).collect())).collect();
+        if let (Some(limit), Some(units)) = (limits.get_mut(GPU), free.get_mut(GPU)) {
+            let many = named.len().max(limit.units as usize);
+            let lowest = (0..).filter(|unit| !named.contains(unit)).take(many - named.len());
+            *units = named.iter().copied().chain(lowest).collect();
+            units.retain(|unit| visible.is_none_or(|visible| (*unit as usize) < visible));
+            limit.units = units.len() as u32;
+        }
+        Resources { limits, visible, state: Arc::new(Mutex::new(State { free, ..State::default() })) }
+    }
+
+    /// How much there is of a resource at the same time, if it has a limit.
+    pub fn units(&self, name: &str) -> Option<u32> {
+        self.limits.get(name).map(|limit| limit.units)
+    }
+
+    /// Says where there never is what is needed.
+    pub fn check(&self, needs: &Needs) -> Result<(), String> {
+        let Some(visible) = self.visible else { return Ok(()) };
+        let message = match needs.device {
+            Some(unit) if unit as usize >= visible => format!("it computes on `cuda:{unit}`"),
+            _ if needs.of(GPU) as usize > visible => format!("it takes {} of `gpu`", needs.of(GPU)),
+            _ => return Ok(()),
+        };
+        Err(format!(
+            "{message}, but CUDA_VISIBLE_DEVICES names {visible}\n  help: let it name more, or ask for less"
+        ))
     }
 
     /// Nothing takes more than there is at all.
@@ -82,21 +135,28 @@ impl Resources {
         most.map_or(need, |most| need.min(most))
     }
 
-    /// Whether what is needed is free now.
-    pub fn fits(&self, needs: &BTreeMap<String, u32>) -> bool {
-        let mut state = lock(&self.state);
-        let now = Instant::now();
-        needs.iter().all(|(name, need)| {
+    /// Which resources others of this process have that are needed; nothing where all is free now. None of them is named
+    /// where it is only other processes that have the devices.
+    pub fn lacking<'n>(&self, needs: &'n Needs) -> Option<Vec<&'n str>> {
+        let (mut state, now) = (lock(&self.state), Instant::now());
+        state.look_again(now);
+        let (mut names, mut waits) = (Vec::new(), false);
+        for (name, need) in &needs.amounts {
             let need = self.most(name, *need);
-            let is_free = state.free.get(name).is_none_or(|units| need as usize <= units.len());
-            is_free && (need == 0 || self.is_in_time(&mut state, name, need, now))
-        })
+            let Some(free) = state.free.get(name).filter(|_| need > 0) else { continue };
+            let device = needs.device.filter(|_| name == GPU);
+            if (free.len() as u32) < need || device.is_some_and(|unit| !free.contains(&unit)) {
+                names.push(name.as_str());
+            } else if name == GPU && (state.devices(device).count() as u32) < need {
+                waits = true;
+            } else if !self.is_in_time(&mut state, name, need, now) {
+                names.push(name);
+            }
+        }
+        (waits || !names.is_empty()).then_some(names)
     }
 
     fn is_in_time(&self, state: &mut State, name: &str, need: u32, now: Instant) -> bool {
-        if name == GPU && state.devices_from.is_some_and(|from| now < from) {
-            return false;
-        }
         let Some(rate) = self.limits.get(name).and_then(|limit| limit.per_minute) else { return true };
         let taken = state.taken.entry(name.to_owned()).or_default();
         while taken.front().is_some_and(|then| now.duration_since(*then) >= MINUTE) {
@@ -110,30 +170,41 @@ impl Resources {
         let state = lock(&self.state);
         let of_rates = state.taken.values().filter_map(|taken| Some(*taken.front()? + MINUTE));
         let now = Instant::now();
-        of_rates.chain(state.devices_from).filter(|then| *then > now).min()
+        of_rates.chain(state.tried_from).filter(|then| *then > now).min()
     }
 
     /// Takes what is needed, if it is free: of each resource the units with the lowest numbers.
-    pub fn take(&self, needs: &BTreeMap<String, u32>) -> Option<Grant> {
-        if !self.fits(needs) {
+    pub fn take(&self, needs: &Needs) -> Option<Grant> {
+        if self.lacking(needs).is_some() {
             return None;
         }
         let mut state = lock(&self.state);
         let (mut units, mut devices) = (BTreeMap::new(), Vec::new());
-        for (name, need) in needs {
+        for (name, need) in &needs.amounts {
             let need = self.most(name, *need);
             let Some(free) = state.free.get(name) else { continue };
-            let own: Vec<u32> = match name == GPU {
-                false => free.iter().copied().take(need as usize).collect(),
-                true => {
-                    let locked = free.iter().filter_map(|unit| Some((*unit, lock_device(*unit)?)));
-                    let (own, locks): (Vec<u32>, Vec<File>) = locked.take(need as usize).unzip();
-                    devices = locks;
-                    own
+            if name != GPU {
+                units.insert(name.clone(), free.iter().copied().take(need as usize).collect::<Vec<u32>>());
+                continue;
+            }
+            let (mut own, mut elsewhere) = (Vec::new(), Vec::new());
+            for unit in state.devices(needs.device) {
+                if own.len() == need as usize {
+                    break;
                 }
-            };
-            if own.len() < need as usize {
-                state.devices_from = Some(Instant::now() + LOOK_AGAIN);
+                match lock_device(unit) {
+                    None => elsewhere.push(unit),
+                    Some(lock) => {
+                        own.push(unit);
+                        devices.push(lock);
+                    }
+                }
+            }
+            let is_all = own.len() == need as usize
+                && needs.device.is_none_or(|unit| need == 0 || own.contains(&unit));
+            if !is_all {
+                state.elsewhere.extend(elsewhere);
+                state.tried_from = Some(Instant::now() + LOOK_AGAIN);
                 return None;
             }
             units.insert(name.clone(), own);
@@ -150,6 +221,26 @@ impl Resources {
     }
 }
 
+impl State {
+    /// Devices that other processes had a while ago are tried again.
+    fn look_again(&mut self, now: Instant) {
+        if self.tried_from.is_some_and(|from| now >= from) {
+            self.elsewhere.clear();
+            self.tried_from = None;
+        }
+    }
+
+    /// The devices that may be taken: the one that is named first, where it is among them, and then those with the lowest
+    /// numbers. None where the one that is named is not among them.
+    fn devices(&self, named: Option<u32>) -> impl Iterator<Item = u32> + use<'_> {
+        let free = self.free.get(GPU).into_iter().flatten().copied();
+        let usable = free.filter(|unit| !self.elsewhere.contains(unit));
+        let is_there = named.is_none_or(|named| usable.clone().any(|unit| unit == named));
+        let others = usable.filter(move |unit| is_there && Some(*unit) != named);
+        named.filter(|_| is_there).into_iter().chain(others)
+    }
+}
+
 impl Drop for Grant {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
@@ -161,26 +252,55 @@ impl Drop for Grant {
     }
 }
 
+/// The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; nothing where it is not set. What stands behind
+/// a `-1` does not count.
+fn visible_devices() -> Option<Vec<String>> {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok()?;
+    let names = visible.split(',').map(str::trim).take_while(|name| *name != "-1");
+    Some(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
 /// What the system calls a device of this process's: of those in `CUDA_VISIBLE_DEVICES` that of this number, else the
 /// number itself.
 pub(super) fn device_name(unit: u32) -> String {
-    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
-    let names = visible.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.clone().nth(unit as usize).map_or_else(|| unit.to_string(), str::to_owned)
+    let name = visible_devices().and_then(|names| names.into_iter().nth(unit as usize));
+    name.unwrap_or_else(|| unit.to_string())
 }
 
-/// The lock of a device on this host, unless another process has it. Where there is no place for locks, there is nobody
-/// to keep away either.
+/// The lock of a device on this host, unless another process has it, or one does a job on it whose run is gone. Where
+/// there is no place for locks, there is nobody to keep away either.
 fn lock_device(unit: u32) -> Option<File> {
+    let file = lock_file(&device_name(unit))?;
+    lock_file(&(device_name(unit) + JOB)).map(|_| file)
+}
+
+/// What the name of the second lock of a device ends in: of who does a job on it in a process of its own, and may outlive
+/// who started that.
+const JOB: &str = ".job";
+
+/// Holds the devices of a job in this process, which another one has locked for it.
+pub(super) fn hold_devices(units: &[u32]) -> Vec<File> {
+    units.iter().filter_map(|unit| lock_file(&(device_name(*unit) + JOB))).collect()
+}
+
+fn lock_file(name: &str) -> Option<File> {
+    use std::os::unix::fs::PermissionsExt;
     let folder = std::env::temp_dir().join("triplay-devices");
-    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let path: PathBuf = folder.join(device_name(unit).chars().map(safe).collect::<String>());
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
+    let path: PathBuf = folder.join(name.chars().map(safe).collect::<String>());
+    // Of all users of the host, whatever the umask.
+    let share = |path: &std::path::Path, mode| {
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    };
     if std::fs::create_dir(&folder).is_ok() {
-        use std::os::unix::fs::PermissionsExt;
-        // Of all users of the host.
-        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
+        share(&folder, 0o1777);
     }
-    let opened = File::open(&path).or_else(|_| File::options().create(true).append(true).open(&path));
+    let create = || {
+        let file = File::options().create(true).append(true).open(&path);
+        share(&path, 0o666);
+        file
+    };
+    let opened = File::open(&path).or_else(|_| create());
     let Ok(mut file) = opened.or_else(|_| tempfile::tempfile()) else { return None };
     file.try_lock().ok()?;
     // For people who look; another user's file may only be locked.
@@ -196,44 +316,82 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn limits(pairs: &[(&str, u32, Option<u32>)]) -> BTreeMap<String, Limit> {
+    fn resources(pairs: &[(&str, u32, Option<u32>)], named: &[u32], visible: Option<usize>) -> Resources {
         let limit = |(name, units, per_minute): &(&str, u32, Option<u32>)| {
             ((*name).to_owned(), Limit { units: *units, per_minute: *per_minute })
         };
-        pairs.iter().map(limit).collect()
+        let limits = pairs.iter().map(limit).collect();
+        Resources::with_visible(&limits, 1, &named.iter().copied().collect(), visible)
     }
 
-    fn needs(pairs: &[(&str, u32)]) -> BTreeMap<String, u32> {
-        pairs.iter().map(|(name, need)| ((*name).to_owned(), *need)).collect()
+    fn needs(pairs: &[(&str, u32)]) -> Needs {
+        let amounts = pairs.iter().map(|(name, need)| ((*name).to_owned(), *need)).collect();
+        Needs { amounts, device: None }
     }
 
     #[test]
     fn what_is_taken_is_missing_until_it_is_given_back_and_no_limit_is_no_limit() {
-        let free = Resources::new(&limits(&[("api", 3, None)]), 1);
+        let free = resources(&[("api", 3, None)], &[], None);
+        let fits = |needs: &Needs| free.lacking(needs).is_none();
         let (cpu, api) = (needs(&[("cpu", 8)]), needs(&[("api", 2), ("disk", 7)]));
-        assert!(free.fits(&cpu), "more than there is takes all there is");
+        assert!(fits(&cpu), "more than there is takes all there is");
         let all = free.take(&cpu).unwrap();
-        assert!(free.take(&cpu).is_none() && free.fits(&api));
+        assert!(free.take(&cpu).is_none() && fits(&api));
+        assert_eq!(free.lacking(&needs(&[("api", 1), ("cpu", 1)])).unwrap(), ["cpu"]);
         let two = free.take(&api).unwrap();
         assert_eq!(two.units["api"], [0, 1]);
-        assert!(free.take(&api).is_none() && free.fits(&needs(&[("disk", 9)])));
+        assert!(free.take(&api).is_none() && fits(&needs(&[("disk", 9)])));
         let one = free.take(&needs(&[("api", 1)])).unwrap();
         assert_eq!(one.units["api"], [2], "nobody has the same");
         drop((all, two));
-        assert!(free.fits(&cpu) && free.fits(&api));
+        assert!(fits(&cpu) && fits(&api));
     }
 
     #[test]
     fn of_a_resource_with_a_rate_no_more_is_taken_within_a_minute_although_it_is_given_back() {
-        let free = Resources::new(&limits(&[("api", 8, Some(3))]), 1);
+        let free = resources(&[("api", 8, Some(3))], &[], None);
         let one = needs(&[("api", 1)]);
         assert!(free.later().is_none());
         for _ in 0..3 {
             free.take(&one).unwrap().begin();
         }
         // What was taken and not used does not count, as of nodes that turn out to be done.
-        assert!(free.take(&one).is_none() && free.fits(&needs(&[("api", 0)])));
+        assert!(free.take(&one).is_none() && free.lacking(&needs(&[("api", 0)])).is_none());
         let wait = free.later().unwrap().duration_since(Instant::now());
         assert!(wait > Duration::from_secs(50) && wait <= MINUTE, "{wait:?}");
+    }
+
+    #[test]
+    fn only_visible_gpus_are_given_and_those_that_the_pipeline_names_are_among_them() {
+        let units =
+            |resources: &Resources| lock(&resources.state).free[GPU].iter().copied().collect::<Vec<u32>>();
+        assert_eq!(units(&resources(&[], &[], None)), [0]);
+        assert_eq!(units(&resources(&[], &[3], None)), [3], "one, and that one");
+        assert_eq!(units(&resources(&[("gpu", 3, None)], &[1], None)), [0, 1, 2]);
+        assert_eq!(units(&resources(&[("gpu", 2, None)], &[5], None)), [0, 5]);
+        let one = resources(&[("gpu", 4, None)], &[], Some(1));
+        assert_eq!(units(&one), [0]);
+        let error = one.check(&needs(&[("gpu", 2)])).unwrap_err();
+        assert!(error.starts_with("it takes 2 of `gpu`, but CUDA_VISIBLE_DEVICES names 1\n"), "{error}");
+        assert!(one.check(&needs(&[("gpu", 1)])).is_ok());
+        assert!(one.check(&Needs { device: Some(1), ..needs(&[("gpu", 1)]) }).is_err());
+        assert!(resources(&[], &[], Some(0)).check(&needs(&[("gpu", 1)])).is_err());
+    }
+
+    #[test]
+    fn who_needs_fewer_gpus_does_not_wait_for_those_that_another_process_has() {
+        let free = resources(&[("gpu", 2, None)], &[], None);
+        let (one, two) = (needs(&[(GPU, 1)]), needs(&[(GPU, 2)]));
+        {
+            let mut state = lock(&free.state);
+            state.elsewhere.insert(0);
+            state.tried_from = Some(Instant::now() + MINUTE);
+        }
+        assert_eq!(free.lacking(&two), Some(Vec::new()), "nobody here has them");
+        assert!(free.lacking(&one).is_none());
+        let named = Needs { device: Some(0), ..one.clone() };
+        assert_eq!(free.lacking(&named), Some(Vec::new()));
+        lock(&free.state).tried_from = Some(Instant::now());
+        assert!(free.lacking(&two).is_none() && free.lacking(&named).is_none());
     }
 }

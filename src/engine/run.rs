@@ -65,13 +65,13 @@ pub fn run(
     let executor = Executor { store, root: Some(root), memory, progress };
     let thinning = Thinning::new(&plan);
     let total = plan.graph.nodes.len();
-    let resources = Resources::new(&plan.graph.resources, options.jobs);
+    let resources = Resources::new(&plan.graph.resources, options.jobs, &plan.devices());
     let report = std::thread::scope(|scope| {
         let recorders = Threads::new(scope, &events, move |work: (Digest, Placed, Option<Claim>)| {
             let (key, placed, claim) = work;
             let recorded = executor.record_safely(placed);
             drop(claim);
-            Event::Recorded { key, recorded: recorded.map(Some) }
+            Event::Recorded { key, recorded }
         });
         let mut scheduler = Scheduler {
             plan,
@@ -236,7 +236,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         found.sort_unstable();
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
-        found.into_iter().try_for_each(|id| self.tell(id, true))
+        self.tell(&found, true)
     }
 
     /// Nodes that turned out to be done on the way.
@@ -253,19 +253,21 @@ impl<'a> Scheduler<'a, '_, '_> {
         let found = self.plan.still_done(found, &waiting)?;
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
-        for id in found {
-            self.tell(id, true)?;
-            self.check(id);
-        }
+        self.tell(&found, true)?;
+        found.into_iter().for_each(|id| self.check(id));
         Ok(())
     }
 
-    fn tell(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
-        self.plan.is_first_told(id);
-        let Some(report) = self.plan.report(id, cached) else { return Ok(()) };
-        self.thinning.adopt(&report);
-        (self.observe)(&report)?;
-        self.release_around(id)
+    /// Tells of nodes that are done. All that any of them needs is counted before anything is let go of.
+    fn tell(&mut self, ids: &[NodeId], cached: bool) -> anyhow::Result<()> {
+        for id in ids {
+            self.plan.is_first_told(*id);
+            if let Some(report) = self.plan.report(*id, cached) {
+                self.thinning.adopt(&report);
+                (self.observe)(&report)?;
+            }
+        }
+        ids.iter().try_for_each(|id| self.release_around(*id))
     }
 
     fn release_around(&mut self, id: NodeId) -> anyhow::Result<()> {
@@ -276,7 +278,11 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn start_ready(&mut self) -> anyhow::Result<()> {
         while !self.is_stopped() && self.count(|step| matches!(step, Step::Recording { .. })) < MOST_RECORDING
         {
-            let Some(id) = self.plan.first_ready(|needs| self.resources.fits(needs)) else { break };
+            let Some(id) = self.plan.first_ready(|needs| self.resources.lacking(needs)) else { break };
+            if let Err(message) = self.resources.check(self.plan.needs(id)) {
+                self.fail(id, anyhow!(message));
+                continue;
+            }
             // Where another process has the devices, those who need none go on.
             let Some(grant) = self.resources.take(self.plan.needs(id)) else {
                 if !std::mem::replace(&mut self.waits_for_devices, true) {
@@ -375,10 +381,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         };
         let check = self.plan.outputs(id).filter(|_| why.reason == Reason::Check).map(Box::from);
         let again = self.plan.outputs_before(id).is_some();
-        // Who names a device has that one.
-        if !job.numerics.device.contains(':') {
-            job.devices = grant.devices().to_vec();
-        }
+        job.devices = grant.devices().to_vec();
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
         let task = Task { job, key, call: node.call.clone(), again, check };
         grant.begin();
@@ -465,13 +468,23 @@ impl<'a> Scheduler<'a, '_, '_> {
                             anyhow!("its process says that it recorded its outputs, but there is no record");
                         self.fail_all(id, others, error);
                     }
+                    // Somebody has thrown one away meanwhile, such as what this run had let go of.
+                    Some((_, outputs))
+                        if outputs.iter().any(|blob| !self.executor.store.has_blob(&blob.digest)) =>
+                    {
+                        if !self.plan.look_up(id) {
+                            self.plan.set(id, State::Ready { why });
+                        }
+                        self.free(others);
+                    }
                     Some((seconds, outputs)) => {
+                        let pins = self.executor.store.pin(outputs.iter().map(|blob| blob.digest));
                         self.executor.store.count_as_made(outputs.iter().map(|blob| blob.digest));
                         if let Some(new) = self.made(id, &others, seconds, outputs) {
                             let again = matches!(why.reason, Reason::NeededBy { .. });
                             let step = Step::Recording { again, seconds, new };
                             self.keys.insert(key, Work { node: id, others, step });
-                            self.recorded(key, Ok(None))?;
+                            self.recorded(key, Ok(pins))?;
                         }
                     }
                 }
@@ -585,7 +598,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         Some(new)
     }
 
-    fn recorded(&mut self, key: Digest, recorded: anyhow::Result<Option<Pins>>) -> anyhow::Result<()> {
+    fn recorded(&mut self, key: Digest, recorded: anyhow::Result<Pins>) -> anyhow::Result<()> {
         let Some(Work { node: id, others, step }) = self.keys.remove(&key) else { return Ok(()) };
         let _pins = match recorded {
             Ok(pins) => pins,
@@ -608,7 +621,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.release_around(id)?;
         } else {
             self.report.ran += 1;
-            self.tell(id, false)?;
+            self.tell(&[id], false)?;
         }
         others.iter().try_for_each(|other| self.release_around(*other))?;
         self.tell_time_left();
@@ -632,7 +645,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         if begun < self.next_estimate {
             return;
         }
-        if let Some(seconds) = self.plan.time_left(self.options.jobs) {
+        if let Some(seconds) = self.plan.time_left(|name| self.resources.units(name)) {
             self.executor.progress.time_left(seconds);
         }
         // Of large graphs seldom: it goes through all nodes.

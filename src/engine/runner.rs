@@ -23,7 +23,7 @@ pub(super) enum Event {
     Recorded {
         key: Digest,
         /// Its outputs are kept until they are counted.
-        recorded: anyhow::Result<Option<Pins>>,
+        recorded: anyhow::Result<Pins>,
     },
     /// Another process is done with the key; or the run ends, and nobody waits any more.
     Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },

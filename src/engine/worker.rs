@@ -3,6 +3,7 @@
 //! what counts is the record. Who starts it may die: the job goes on, and whoever wants its key finds it at work.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use super::graph::{Call, Policy};
 use super::job::Job;
 use super::memory::Memory;
 use super::progress::{Outcome, Progress};
-use super::resources::device_name;
+use super::resources::{device_name, hold_devices};
 use super::stage::{Registry, Transient};
 use store::{Claimed, Digest, Store};
 
@@ -127,8 +128,12 @@ impl Program {
         // Its GPUs are the only ones that it sees, from 0.
         let devices: Vec<String> = task.job.devices.iter().map(|unit| device_name(*unit)).collect();
         let seen = (0..devices.len() as u32).collect();
+        let mut numerics = task.job.numerics.clone();
+        if numerics.ordinal().is_some() {
+            numerics.device = "cuda".into();
+        }
         let order = Order {
-            job: Job { devices: seen, ..task.job.clone() },
+            job: Job { devices: seen, numerics, ..task.job.clone() },
             run,
             again: task.again,
             claimed_by: Some(store.session_id()?),
@@ -140,6 +145,8 @@ impl Program {
         let mut command = Command::new(&self.path);
         command.arg("work").arg(&file).arg("--cache").arg(store.root());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // What Ctrl-C means is for the run to decide.
+        command.process_group(0);
         if !devices.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", devices.join(","));
         }
@@ -234,6 +241,8 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         "the job's outputs must be those of its stage: {}",
         decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
     );
+    // Whoever started this may die before it ends.
+    let _devices = hold_devices(&job.devices);
     let call = Call::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
     anyhow::ensure!(

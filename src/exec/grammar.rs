@@ -116,6 +116,16 @@ pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Resul
     Ok(())
 }
 
+/// Values of variables.
+pub fn check_values<'a>(mut values: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
+    match values.find(|(_, value)| value.contains('\0')) {
+        Some((name, _)) => {
+            Err(format!("`env`: the value of `{name}` has a NUL character, which no program can be given"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Names of variables, each from one place.
 pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = BTreeSet::new();

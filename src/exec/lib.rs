@@ -146,6 +146,7 @@ impl Stage for Exec {
         if self.transient.contains(&0) {
             return Err("`transient` lists exit codes of failures; 0 is none".into());
         }
+        grammar::check_values(self.env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())))?;
         let inherited = self.inherit.iter().map(InputVariable::name);
         let names = self.env.keys().map(String::as_str).chain(inherited);
         Ok(grammar::check_variables(names.chain(self.pass.iter().map(String::as_str)))?)

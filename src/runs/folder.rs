@@ -350,6 +350,7 @@ impl Run {
         Ok(record)
     }
 
+    /// The record as it stands in the folder; with the cache where it is now, if the project was moved with it.
     fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let path = folder.join(RECORD);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -359,7 +360,17 @@ impl Run {
             path.display()
         );
         let record = serde_json::from_slice(&text);
-        record.with_context(|| format!("{} is not a run record", path.display()))
+        let mut record: RunRecord =
+            record.with_context(|| format!("{} is not a run record", path.display()))?;
+        if !record.root.is_empty()
+            && !record.cache.is_dir()
+            && let (Some(name), Ok(place)) = (record.cache.file_name(), folder.canonicalize())
+        {
+            let knows_it = |cache: &PathBuf| cache.join("roots").join(&record.root).is_dir();
+            let moved = place.ancestors().map(|above| above.join(name)).find(knows_it);
+            record.cache = moved.unwrap_or(record.cache);
+        }
+        Ok(record)
     }
 
     pub fn read(folder: &Path) -> anyhow::Result<Run> {

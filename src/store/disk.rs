@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use super::claim::{Claim, Claimed};
+use super::claim::{BREAK, Claim, Claimed};
 use super::digest::is_executable;
 use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
@@ -51,6 +51,8 @@ pub enum Error {
          in results/ can be read as long as it is where it is"
     )]
     Outdated { root: PathBuf, format: u32 },
+    #[error("TRIPLAY_LOCKING {message}")]
+    Locking { message: String },
     #[error(
         "{root} lies on a file system that several hosts may share, but was made for one host\n  help: when nothing uses \
          it, write \"leases\" in the place of \"kernel\" in {path}"
@@ -218,12 +220,53 @@ impl Store {
         if let Some(session) = &*session {
             return Ok(session.clone());
         }
-        let begin = || {
-            self.watch.sweep(&self.root)?;
-            Session::begin(&self.root, run.map(str::to_owned), self.locking, self.sharing)
+        let begun = Session::begin(&self.root, run.map(str::to_owned), self.locking, self.sharing);
+        let begun = Arc::new(begun.map_err(io_error("begin to write in", &self.root))?);
+        self.sweep(&begun)?;
+        Ok(session.insert(begun).clone())
+    }
+
+    /// Clears up after processes that are gone.
+    pub(super) fn sweep(&self, session: &Arc<Session>) -> Result<()> {
+        let sweep = || {
+            // Their claims first: without its session's file nobody knows whose a claim is.
+            let gone = self.watch.gone(&self.root)?;
+            if !gone.is_empty() {
+                self.remove_claims(session, |path| {
+                    let metadata = fs::symlink_metadata(path)?;
+                    Ok(gone.contains(&(metadata.dev(), metadata.ino())))
+                })?;
+            }
+            self.watch.sweep(&self.root)
         };
-        let begun = begin().map_err(io_error("begin to write in", &self.root))?;
-        Ok(session.insert(Arc::new(begun)).clone())
+        sweep().map_err(io_error("clear up", &self.root))
+    }
+
+    /// Removes the claims of which this says that they are of nobody who lives.
+    pub(super) fn remove_claims(
+        &self,
+        session: &Arc<Session>,
+        is_stale: impl Fn(&Path) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("claims"))? {
+            let path = entry?.path();
+            match is_stale(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+                Ok(false) => continue,
+                Ok(true) => {}
+            }
+            match path.as_os_str().as_encoded_bytes().ends_with(BREAK.as_bytes()) {
+                // Whoever is faster and has it by now tries again.
+                true => {
+                    let aside = session.folder.join("broken");
+                    let _ = fs::rename(&path, &aside).and_then(|()| fs::remove_file(&aside));
+                }
+                // Taken over and let go of, so that nobody who is faster loses it.
+                false => drop(Claim::take(&path, session, None, &self.watch)?),
+            }
+        }
+        Ok(())
     }
 
     /// Takes what this name stands for, unless another process that lives has it.
@@ -315,6 +358,10 @@ impl Store {
         loop {
             let cleaned = self.cleaned()?;
             if !cleaned.under_way {
+                // Who died at it is not to be waited for again.
+                if self.root.join("claims").join(CLEANING).exists() {
+                    let _ = self.claim(CLEANING);
+                }
                 return Ok(cleaned);
             }
             if let (Some(process), Some(waiting)) = (self.claimant(CLEANING)?, waiting.take()) {
@@ -384,8 +431,11 @@ impl Store {
 
     fn content_of_file(&self, path: &Path, metadata: &Metadata) -> io::Result<Digest> {
         let stamp = Stamp::of(metadata);
-        if let Some(digest) = lock(&self.known).get(&stamp) {
-            return Ok(*digest);
+        let known = lock(&self.known).get(&stamp).copied();
+        // Only as long as the file is that blob's: once it is removed, another may get its number, and size and time may be
+        // the same.
+        if let Some(digest) = known.filter(|digest| stamp.is_of(&self.blob_path(digest))) {
+            return Ok(digest);
         }
         let digest = Digest::of_file(path)?;
         if Stamp::of(&fs::metadata(path)?) == stamp {
@@ -543,17 +593,17 @@ impl Store {
     /// Drops those among the blobs that this process made and no other run keeps: what an earlier run left is that
     /// run's. Where others are at work none is dropped: whether they were. `run` is the root of whom this process and
     /// its workers work for.
-    /// Gives those that may be dropped later: all where others are at work, and what is pinned.
+    /// Gives those that may be dropped later: all of these where others are at work, and what is pinned.
     pub fn drop_blobs(&self, digests: &[Digest], run: &str) -> Result<Vec<Digest>> {
-        if self.are_others_at_work(run)? {
-            return Ok(digests.to_vec());
-        }
         let made: Vec<Digest> = {
             let known = lock(&self.made);
             digests.iter().filter(|digest| known.contains(digest)).copied().collect()
         };
         if made.is_empty() {
             return Ok(Vec::new());
+        }
+        if self.are_others_at_work(run)? {
+            return Ok(made);
         }
         let kept = self.kept_by_others(&made, run)?;
         let trees = made.iter().filter(|digest| self.blob_path(digest).is_dir());
@@ -599,7 +649,7 @@ impl Store {
         }
         let (others, _) = looked?;
         if others {
-            return failed.map_or(Ok(digests.to_vec()), Err);
+            return failed.map_or(Ok(made), Err);
         }
         self.drop_parts(&parts, run)?;
         failed.map_or(Ok(left), Err)
@@ -655,7 +705,8 @@ impl Store {
     pub fn write_record(&self, key: &Digest, record: &impl Serialize) -> Result<()> {
         let session = self.session(None)?;
         let write = || {
-            let file = lock(&self.records).append(&session.id, *key, record, self.sharing)?;
+            let file =
+                lock(&self.records).append(&session.id, *key, record, &session.folder, self.sharing)?;
             fail_point("record.sync")?;
             file.sync_data()?;
             fail_point("record.synced")
@@ -708,6 +759,11 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             executable: is_executable(metadata),
         }
+    }
+
+    /// Whether this is the file at a path, or another link to it.
+    fn is_of(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
     }
 }
 

@@ -33,15 +33,22 @@ pub enum Locking {
 /// instead of the file system.
 pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
     let path = root.join("format");
+    let asked = match std::env::var("TRIPLAY_LOCKING").as_deref() {
+        Ok("kernel") => Some(Locking::Kernel),
+        Ok("leases") => Some(Locking::Leases),
+        Ok(other) => {
+            return Err(Error::Locking { message: format!("must be `kernel` or `leases`, found `{other}`") });
+        }
+        Err(_) => None,
+    };
     if !path.exists() {
         if root.join("records.jsonl").exists() {
             return Err(outdated(root, 2));
         }
-        let locking = match std::env::var("TRIPLAY_LOCKING").as_deref() {
-            Ok("kernel") => Locking::Kernel,
-            Ok("leases") => Locking::Leases,
-            _ if is_of_one_host(root) => Locking::Kernel,
-            _ => Locking::Leases,
+        let locking = match asked {
+            Some(locking) => locking,
+            None if is_of_one_host(root) => Locking::Kernel,
+            None => Locking::Leases,
         };
         create(&path, &Format { format: FORMAT, locking }, sharing).map_err(io_error("write", &path))?;
     }
@@ -61,7 +68,12 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
     if format != FORMAT {
         return Err(outdated(root, format));
     }
-    if locking == Locking::Kernel && !is_of_one_host(root) && std::env::var_os("TRIPLAY_LOCKING").is_none() {
+    if asked.is_some_and(|asked| asked != locking) {
+        let name = if locking == Locking::Kernel { "kernel" } else { "leases" };
+        let message = format!("must be `{name}`, as the cache {} was made, or not be set", root.display());
+        return Err(Error::Locking { message });
+    }
+    if locking == Locking::Kernel && !is_of_one_host(root) && asked.is_none() {
         return Err(Error::Shared { root: root.to_owned(), path });
     }
     Ok(locking)

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
+use super::digest::is_executable;
 use super::disk::lock;
 use super::line::{seal, sealed_lines};
 use super::publish::write_durably_as;
@@ -31,6 +32,8 @@ struct State {
     modified: i128,
     device: u64,
     inode: u64,
+    /// The digest of a file that may be executed is another.
+    executable: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +115,7 @@ impl State {
             modified: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
             device: metadata.dev(),
             inode: metadata.ino(),
+            executable: is_executable(metadata),
         }
     }
 
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_file_that_changed_just_now_or_in_the_future_is_not_settled() {
-        let state = State { size: 1, modified: 50_000_000_000, device: 0, inode: 0 };
+        let state = State { size: 1, modified: 50_000_000_000, device: 0, inode: 0, executable: false };
         let at = |seconds| state.is_settled(UNIX_EPOCH + Duration::from_secs(seconds));
         assert!(!at(51), "a second ago");
         assert!(!at(10), "the clock was set back");

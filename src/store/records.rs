@@ -3,7 +3,7 @@
 //! process lives; `gc` merges those of processes that are gone.
 //!
 //! A key may have several records: a stage that is not deterministic was run again. Each knows how many were known
-//! before it (`nth`); the last counts.
+//! before it (`nth`); the last counts, and of two that are both the last the one that comes later in the order of bytes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -275,11 +275,10 @@ impl Records {
     }
 
     fn enter(&mut self, key: Digest, line: &[u8], segment: u32, from: u64) {
-        let nth = nth_of(line);
-        if self.index.get(&key).is_some_and(|known| known.nth > nth) {
+        if self.head_of(&key).is_some_and(|known| known >= rank(line)) {
             return;
         }
-        let head = memchr::memmem::find(line, BODY).unwrap_or(line.len());
+        let (nth, head) = (nth_of(line), head_of(line).len());
         let place = Place {
             segment,
             from,
@@ -308,6 +307,12 @@ impl Records {
         Ok(is_sealed(&line).then_some(line))
     }
 
+    /// How many were known before the record of a key, and its beginning.
+    fn head_of(&self, key: &Digest) -> Option<(u32, &[u8])> {
+        let place = self.index.get(key)?;
+        Some((place.nth, self.head(key)?))
+    }
+
     /// How many keys have a record.
     pub fn count(&self) -> usize {
         self.index.len()
@@ -319,6 +324,7 @@ impl Records {
         session: &str,
         key: Digest,
         record: &impl Serialize,
+        scratch: &Path,
         sharing: Sharing,
     ) -> io::Result<Arc<File>> {
         let nth = self.index.get(&key).map_or(0, |known| known.nth + 1);
@@ -326,8 +332,7 @@ impl Records {
         fail_point("record.append")?;
         if self.own.is_none() {
             let path = self.folder.join(format!("{session}{OPEN}"));
-            let file = File::options().create(true).append(true).open(&path)?;
-            sharing.set(&file, sharing.file)?;
+            let file = sharing.append(&path, scratch)?;
             sync_folder(&self.folder)?;
             let number = self.segments.len() as u32;
             self.segments.push(Segment { path, is_open: true, read: 0, damaged: 0 });
@@ -375,13 +380,13 @@ impl Records {
         let mut dropped = 0;
         let mut written = HashSet::new();
         for path in segments {
-            let text = match fs::read(path) {
+            let text = match read_what_can_be(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 text => text?,
             };
             for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 let key = is_sealed(line).then(|| key_of(line)).flatten();
-                let counts = |key: &Digest| self.index.get(key).is_none_or(|known| known.nth <= nth_of(line));
+                let counts = |key: &Digest| self.head_of(key).is_none_or(|known| known <= rank(line));
                 match key.filter(|key| counts(key) && keep(key, line) && written.insert(*key)) {
                     None => dropped += 1,
                     Some(_) => {
@@ -410,6 +415,26 @@ impl Records {
         self.listed = None;
         self.refresh()?;
         Ok(dropped)
+    }
+}
+
+/// What stands before the job.
+fn head_of(line: &[u8]) -> &[u8] {
+    &line[..memchr::memmem::find(line, BODY).unwrap_or(line.len())]
+}
+
+/// Of several records of a key that of the highest rank counts, in whatever order they are read. Two may know of as many
+/// before them, where two processes did not see each other.
+fn rank(line: &[u8]) -> (u32, &[u8]) {
+    (nth_of(line), head_of(line))
+}
+
+/// A file, as far as the disk gives it: of one with a bad sector what stands before that.
+pub(super) fn read_what_can_be(path: &Path) -> io::Result<Vec<u8>> {
+    let (mut file, mut bytes) = (File::open(path)?, Vec::new());
+    match file.read_to_end(&mut bytes) {
+        Err(error) if !is_damage(&error) => Err(error),
+        _ => Ok(bytes),
     }
 }
 

@@ -7,7 +7,7 @@
 //! place: so whoever throws something away and looks into `roots/` sees it named, or was there before.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::claim::{Claim, Claimed};
-use super::disk::{Result, Store, io_error, lock};
+use super::disk::{Result, Store, io_error, lock, remove};
 use super::fail::fail_point;
 use super::line::{seal, sealed_lines};
 use super::publish::{sync_folder, write_durably_as};
+use super::session::Process;
 
 /// A run of this process.
 pub struct Root {
@@ -61,6 +62,8 @@ pub struct Rooted {
     pub began: String,
     /// Which folder the run's folder was in.
     parent: String,
+    /// The cache's folder.
+    cache: PathBuf,
     pub is_under_way: bool,
 }
 
@@ -80,10 +83,11 @@ impl Rooted {
             Ok(_) => Standing::There,
             Err(error) if error.kind() != ErrorKind::NotFound => Standing::Unseen,
             Err(_) => {
-                // At the same path there may be another folder: of another container, or where a disk is not mounted.
-                let parent =
-                    self.folder.parent().filter(|parent| identity(parent).as_ref() == Some(&self.parent));
-                let listed = parent.map(|parent| {
+                // At the same path there may be another folder: of another container, or where a disk is not mounted. And
+                // where the parent is gone, too, the run may have been moved with it.
+                let is_it =
+                    |parent: &&Path| identity(parent, &self.cache).is_ok_and(|now| now == self.parent);
+                let listed = self.folder.parent().filter(is_it).map(|parent| {
                     let entries = fs::read_dir(parent)?.collect::<io::Result<Vec<_>>>()?;
                     let name = self.folder.file_name().unwrap_or_default();
                     io::Result::Ok(entries.iter().any(|entry| entry.file_name() == name))
@@ -138,13 +142,13 @@ impl Store {
         let (roots, scratch) = (self.root.join("roots"), self.scratch()?);
         let write = || {
             let new = tempfile::Builder::new().prefix(&format!("{run}-")).tempdir_in(scratch)?;
-            let parent = folder.parent().and_then(identity).unwrap_or_default();
+            let parent = parent_of(&folder, &self.root);
             // Whatever bytes the folder is called by.
             let folder = [told.as_os_str().as_bytes(), b"\n"].concat();
             let texts = [
                 ("folder", folder),
                 ("began", format!("{began}\n").into_bytes()),
-                ("parent", format!("{parent}\n").into_bytes()),
+                ("parent", parent.into_bytes()),
             ];
             for (name, text) in texts {
                 write_durably_as(&new.path().join(name), &text, self.sharing.file, new.path())?;
@@ -179,12 +183,8 @@ impl Store {
     fn open_root(&self, id: &str, claim: Option<Claim>) -> Result<Root> {
         let path = self.root.join("roots").join(id);
         let session = self.session(Some(id))?;
-        let open = || {
-            let names = path.join(format!("{}.jsonl", session.id));
-            let file = File::options().create(true).append(true).open(names)?;
-            self.sharing.set(&file, self.sharing.file).map(|()| file)
-        };
-        let names = Mutex::new(open().map_err(io_error("write in", &path))?);
+        let names = self.sharing.append(&path.join(format!("{}.jsonl", session.id)), &session.folder);
+        let names = Mutex::new(names.map_err(io_error("write in", &path))?);
         Ok(Root { id: id.to_owned(), path, names, is_shared: self.is_shared(), _claim: claim })
     }
 
@@ -198,6 +198,7 @@ impl Store {
     pub fn roots(&self) -> Result<Vec<Rooted>> {
         let folder = self.root.join("roots");
         let read = |path: &Path| fs::read(path).unwrap_or_default();
+        let served = self.watch.runs(&self.root).map_err(io_error("read", &self.root))?;
         let mut roots = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
             let path = entry.map_err(io_error("read", &folder))?.path();
@@ -209,7 +210,8 @@ impl Store {
                 folder: self.told(&read(&path.join("folder"))).unwrap_or_default(),
                 began: String::from_utf8_lossy(&read(&path.join("began"))).trim().to_owned(),
                 parent: String::from_utf8_lossy(&read(&path.join("parent"))).trim().to_owned(),
-                is_under_way: self.is_claimed(&claim_of(&id))?,
+                cache: self.root.clone(),
+                is_under_way: served.contains(&id) || self.is_claimed(&claim_of(&id))?,
                 id,
             });
         }
@@ -219,27 +221,21 @@ impl Store {
 
     /// All that a run names. A line that a crash cut short was written before what it names was made.
     pub fn named(&self, id: &str) -> Result<Vec<Named>> {
-        let mut named = Vec::new();
-        for path in self.files_of_root(id)? {
-            let text = fs::read(&path).map_err(io_error("read", &path))?;
-            let lines = sealed_lines(&text, |_| {});
-            named.extend(lines.filter_map(|line| serde_json::from_slice::<Named>(line).ok()));
-        }
-        Ok(named)
-    }
-
-    fn files_of_root(&self, id: &str) -> Result<Vec<PathBuf>> {
-        let folder = self.root.join("roots").join(id);
-        let entries = match fs::read_dir(&folder) {
-            // Let go of meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io_error("read", &folder))?,
+        let root = self.root.join("roots").join(id);
+        let read = || {
+            let mut named = Vec::new();
+            for path in files_of(&root)? {
+                let text = fs::read(&path)?;
+                let lines = sealed_lines(&text, |_| {});
+                named.extend(lines.filter_map(|line| serde_json::from_slice::<Named>(line).ok()));
+            }
+            io::Result::Ok(named)
         };
-        let paths = entries.flatten().map(|entry| entry.path());
-        let mut paths: Vec<PathBuf> =
-            paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
-        paths.sort();
-        Ok(paths)
+        match read() {
+            // Let go of meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            named => named.map_err(io_error("read", &root)),
+        }
     }
 
     /// Lets go of a run: what nobody else names is thrown away by the next `gc`.
@@ -247,6 +243,8 @@ impl Store {
         let path = self.root.join("roots").join(id);
         // Out of the way at once: half a root would name half of what the run needs.
         let doomed = self.scratch()?.join(format!("root-{id}"));
+        // What its failing stages saved is no longer looked for either.
+        let _ = remove(&self.root.join("failed").join(id));
         match fs::rename(&path, &doomed) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             renamed => renamed.and_then(|()| fs::remove_dir_all(&doomed)).map_err(io_error("remove", &path)),
@@ -258,28 +256,29 @@ impl Store {
         let path = self.root.join("roots").join(id).join("folder");
         let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
         self.write_shared(&path, &text)?;
-        let (path, parent) =
-            (path.with_file_name("parent"), folder.parent().and_then(identity).unwrap_or_default());
-        self.write_shared(&path, format!("{parent}\n").as_bytes())
+        self.write_shared(&path.with_file_name("parent"), parent_of(folder, &self.root).as_bytes())
     }
 
-    /// Which of these blobs a run other than `own` keeps that has ended.
+    /// Which of these blobs a run other than `own` keeps. Whatever a run's folder is read for once is not read again,
+    /// unless somebody has written to it.
     pub(super) fn kept_by_others(&self, digests: &[Digest], own: &str) -> Result<HashSet<Digest>> {
+        let folder = self.root.join("roots");
+        let names: Vec<OsString> = fs::read_dir(&folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(io_error("read", &folder))?;
         let mut kept = HashSet::new();
         let mut known = lock(&self.kept);
-        let mut seen = HashSet::new();
-        for root in self.roots()?.into_iter().filter(|root| root.id != own) {
-            for path in self.files_of_root(&root.id)? {
-                let length = fs::metadata(&path).map_err(io_error("read", &path))?.len();
-                let entry = known.entry(path.clone()).or_default();
-                if entry.length != length {
-                    *entry = Kept::read(&path, length).map_err(io_error("read", &path))?;
-                }
-                kept.extend(digests.iter().filter(|digest| entry.blobs.contains(digest)).copied());
-                seen.insert(path);
+        known.retain(|name, _| names.contains(name));
+        for name in names.into_iter().filter(|name| name != own) {
+            let root = folder.join(&name);
+            let run = known.entry(name).or_default();
+            match run.refresh(&root) {
+                // Let go of meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                refreshed => refreshed.map_err(io_error("read", &root))?,
             }
+            kept.extend(digests.iter().filter(|digest| run.blobs.contains(digest)).copied());
         }
-        known.retain(|path, _| seen.contains(path));
         Ok(kept)
     }
 
@@ -290,29 +289,54 @@ impl Store {
     }
 }
 
-/// The blobs that a run keeps, as far as its file was long when it was read.
+/// The blobs that a run keeps, as far as its files were long when they were read.
 #[derive(Default)]
 pub(super) struct Kept {
-    length: u64,
+    lengths: HashMap<PathBuf, u64>,
     blobs: HashSet<Digest>,
 }
 
-/// By the files of the roots.
-pub(super) type KeptBlobs = HashMap<PathBuf, Kept>;
+/// By the names of the roots.
+pub(super) type KeptBlobs = HashMap<OsString, Kept>;
 
 impl Kept {
-    fn read(path: &Path, length: u64) -> io::Result<Kept> {
-        let text = fs::read(path)?;
-        let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Named>(line).ok());
-        let outputs = named.flat_map(|named| named.outputs).filter(|output| !output.passing);
-        Ok(Kept { length, blobs: outputs.map(|output| output.digest).collect() })
+    fn refresh(&mut self, root: &Path) -> io::Result<()> {
+        for path in files_of(root)? {
+            let length = fs::metadata(&path)?.len();
+            if self.lengths.get(&path) == Some(&length) {
+                continue;
+            }
+            let text = fs::read(&path)?;
+            let named =
+                sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Named>(line).ok());
+            let outputs = named.flat_map(|named| named.outputs).filter(|output| !output.passing);
+            self.blobs.extend(outputs.map(|output| output.digest));
+            self.lengths.insert(path, text.len() as u64);
+        }
+        Ok(())
     }
 }
 
-/// What tells a folder from another one that is at its path at another time or elsewhere.
-fn identity(folder: &Path) -> Option<String> {
-    let metadata = fs::metadata(folder).ok()?;
-    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+/// The files of a root that name what the run needs.
+fn files_of(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(root)?.flatten().map(|entry| entry.path());
+    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect())
+}
+
+/// What tells a folder from another one that is at its path at another time or elsewhere: its number and its disk. Of
+/// disks but the cache's own each host has others.
+fn identity(folder: &Path, cache: &Path) -> io::Result<String> {
+    let (metadata, cache) = (fs::metadata(folder)?, fs::metadata(cache)?);
+    Ok(match metadata.dev() == cache.dev() {
+        true => metadata.ino().to_string(),
+        false => format!("{}:{}:{}", metadata.ino(), metadata.dev(), Process::host()),
+    })
+}
+
+/// Which folder one is in, as a line.
+fn parent_of(folder: &Path, cache: &Path) -> String {
+    let parent = folder.parent().and_then(|parent| identity(parent, cache).ok());
+    parent.unwrap_or_default() + "\n"
 }
 
 fn claim_of(root: &str) -> String {

@@ -64,9 +64,16 @@ impl Process {
         let told = told.and_then(|told| told.split_once(':').map(|(host, boot)| (host.into(), boot.into())));
         let (host, boot) = told.unwrap_or_else(here);
         let process = std::process::id();
-        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        // Whatever path it was found by.
+        let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let words = std::iter::once("triplay".to_owned()).chain(words);
         let command = words.collect::<Vec<_>>().join(" ");
         Process { host, boot, process, started: started(process).unwrap_or_default(), command }
+    }
+
+    /// What this host is called.
+    pub fn host() -> String {
+        Process::here().host
     }
 
     /// Whether it has ended; nothing where that cannot be told from here.
@@ -351,8 +358,10 @@ impl Watch {
         let mut waiting = Some(waiting);
         let begun = Instant::now();
         while self.locking == Locking::Leases && begun.elapsed() < self.expiry + self.expiry / BEATS {
-            for name in names(&root.join("sessions"))? {
-                self.living(&root.join("sessions").join(name))?;
+            for folder in ["sessions", "claims"].map(|folder| root.join(folder)) {
+                for name in names(&folder)? {
+                    self.living(&folder.join(name))?;
+                }
             }
             let seen = lock(&self.seen);
             let is_open = |seen: &&Seen| !seen.has_counted && seen.since.elapsed() < self.expiry;
@@ -373,7 +382,21 @@ impl Watch {
         Ok(())
     }
 
-    /// Clears up after processes that are gone.
+    /// Device and inode of the sessions, and so of the claims, of processes that are gone.
+    pub fn gone(&self, root: &Path) -> io::Result<HashSet<(u64, u64)>> {
+        let mut gone = HashSet::new();
+        for name in names(&root.join("sessions"))?.iter().filter(|name| !name.starts_with('.')) {
+            let path = root.join("sessions").join(name);
+            if let Ok(metadata) = fs::metadata(&path)
+                && self.living(&path)?.is_none()
+            {
+                gone.insert((metadata.dev(), metadata.ino()));
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Clears up after processes that are gone. What they claimed must be free by now.
     pub fn sweep(&self, root: &Path) -> io::Result<()> {
         let sessions = root.join("sessions");
         for folder in names(&root.join("tmp"))? {
@@ -385,13 +408,30 @@ impl Watch {
         for name in names(&sessions)? {
             let is_new = name.starts_with('.');
             // On another host's behalf: it may be about to begin.
-            if is_new && self.locking == Locking::Leases || self.living(&sessions.join(&name))?.is_some() {
+            if is_new && self.locking == Locking::Leases {
                 continue;
+            }
+            match self.living(&sessions.join(&name)) {
+                Ok(None) => {}
+                Ok(Some(_)) => continue,
+                // Of another user, who had no time to share it.
+                Err(error) if is_new && error.kind() == io::ErrorKind::PermissionDenied => continue,
+                Err(error) => return Err(error),
             }
             let _ = close_segment(&root.join("records"), &name);
             let _ = fs::remove_file(sessions.join(&name));
         }
         Ok(())
+    }
+
+    /// The runs that processes work for which live, whether or not those that lead them do.
+    pub fn runs(&self, root: &Path) -> io::Result<HashSet<String>> {
+        let sessions = root.join("sessions");
+        let mut runs = HashSet::new();
+        for name in names(&sessions)?.iter().filter(|name| !name.starts_with('.')) {
+            runs.extend(self.living(&sessions.join(name))?.and_then(|told| told.run));
+        }
+        Ok(runs)
     }
 
     /// The processes at work on the cache, but for `own` and those that work for `run`.

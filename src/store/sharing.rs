@@ -42,4 +42,21 @@ impl Sharing {
             Err(error) => Err(error),
         }
     }
+
+    /// Opens a file of ours to append to it, creating it where there is none. Others see it with its permissions only:
+    /// it is made in `scratch`.
+    pub fn append(self, path: &Path, scratch: &Path) -> io::Result<File> {
+        let open = || File::options().append(true).open(path);
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        let new = tempfile::NamedTempFile::new_in(scratch)?;
+        self.set(new.as_file(), self.file)?;
+        match new.persist_noclobber(path) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error),
+            _ => {}
+        }
+        open()
+    }
 }

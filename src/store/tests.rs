@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -369,6 +370,47 @@ fn what_a_process_that_is_gone_was_writing_is_swept_by_the_next() {
 }
 
 #[test]
+fn of_two_records_that_did_not_know_of_each_other_the_same_counts_whoever_reads_them() {
+    let space = Space::new();
+    drop(space.open());
+    let line = |text: &str| {
+        let record = format!(r#"{{"key":"{}","text":"{text}","job":{{}}}}"#, key("a"));
+        seal(&serde_json::from_str::<Value>(&record).unwrap()).unwrap()
+    };
+    for (name, text) in [("x", "one"), ("y", "two"), ("z", "one")] {
+        fs::write(space.root().join(format!("records/{name}.jsonl")), line(text) + "\n").unwrap();
+    }
+    let text = || {
+        let whole = space.open().whole_record(&key("a")).unwrap().unwrap();
+        serde_json::from_slice::<Value>(&whole).unwrap()["text"].clone()
+    };
+    assert_eq!(text(), "two");
+    let live = || Ok::<_, Error>(Live { records: HashSet::from([key("a")]), ..Live::default() });
+    let store = space.open();
+    assert_eq!(store.collect(live, false, |_| {}).unwrap().records, 2);
+    assert_eq!(text(), "two", "merged");
+}
+
+#[test]
+fn a_file_that_gets_the_number_size_and_time_of_one_that_is_gone_is_not_taken_for_it() {
+    let space = Space::new();
+    let store = space.open();
+    let make = |text: &str| {
+        let work = store.workspace().unwrap();
+        let path = work.path().join("out");
+        fs::write(&path, text).unwrap();
+        File::open(&path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        publish(&store, &path)
+    };
+    for round in 0..200 {
+        // What is there already is not placed, and its file is removed: its number is free.
+        assert_eq!(make("same").digest, Digest::of_bytes(b"same"));
+        let other = format!("{round:04}");
+        assert_eq!(make(&other).digest, Digest::of_bytes(other.as_bytes()));
+    }
+}
+
+#[test]
 fn the_files_of_a_folder_are_there_once_in_however_many_folders_they_are() {
     let space = Space::new();
     let store = space.open();
@@ -538,6 +580,21 @@ fn a_run_that_cannot_be_seen_is_not_taken_for_deleted() {
     assert_eq!(standing(), Standing::Deleted);
     store.remove_root(&seen[0].id).unwrap();
     assert!(store.roots().unwrap().is_empty() && !store.has_root(&seen[0].id));
+}
+
+#[test]
+fn a_run_is_under_way_as_long_as_a_process_works_for_it() {
+    let space = Space::new();
+    let run = space.folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    let (leader, worker) = (space.open(), space.open());
+    let root = leader.add_root(&run, "").unwrap();
+    let served = worker.serve_root(root.id()).unwrap();
+    drop((root, leader));
+    let is_under_way = || space.open().roots().unwrap()[0].is_under_way;
+    assert!(is_under_way(), "it was killed, and a job of its goes on");
+    drop((served, worker));
+    assert!(!is_under_way());
 }
 
 #[test]

@@ -48,8 +48,8 @@ impl Tree {
         for (name, path) in files_below(folder, hidden)? {
             // The system's own number says whether the disk is damaged.
             let about = |error: io::Error| match error.raw_os_error() {
-                Some(_) => error,
-                None => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+                Some(_) if !path.is_symlink() => error,
+                _ => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
             };
             let digest = of_file(&path).map_err(about)?;
             let metadata = fs::metadata(&path).map_err(about)?;

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::Digest;
-use super::claim::BREAK;
 use super::disk::{CLEANING, Result, Store, io_error, is_damage, lock, remove};
 use super::fail::fail_point;
-use super::records::DigestSet;
+use super::records::{DigestSet, read_what_can_be};
 use super::tree::{Hidden, files_below};
 
 /// A blob as it lies in the cache.
@@ -79,6 +78,9 @@ pub struct Verified {
     pub damaged_records: usize,
 }
 
+/// How many seconds the clocks of hosts that share a cache may be apart.
+const MOST_APART: i64 = 3600;
+
 impl Store {
     /// What the cache holds. Files that lie in several blobs count once.
     pub fn usage(&self) -> Result<Usage> {
@@ -140,17 +142,22 @@ impl Store {
     ) -> std::result::Result<Collected, E> {
         let mut waiting = Some(waiting);
         let mut told = |by: &str| waiting.take().into_iter().for_each(|waiting| waiting(by));
+        let session = self.session(None)?;
         let cleaning = if dry_run { None } else { Some(self.claim_in_turn(CLEANING, &mut told)?) };
         self.watch.decide(&self.root, told).map_err(io_error("read", &self.root))?;
         if !dry_run {
             self.count_cleaning()?;
             // In this order: whoever has ended by now has named all that it needs, and what is placed from now on is not
             // looked at.
-            self.watch.sweep(&self.root).map_err(io_error("clear up", &self.root))?;
+            self.sweep(&session)?;
         }
         self.refresh()?;
         let closed = lock(&self.records).closed();
-        let began = self.clock()?;
+        let mut began = self.clock()?;
+        if self.is_shared() {
+            // Of some file systems the times are those of the hosts that write.
+            began.0 -= MOST_APART;
+        }
         let live = live()?;
         let usage = self.usage()?;
         let needed: HashSet<(u64, u64)> = usage
@@ -186,7 +193,16 @@ impl Store {
         let merged = lock(&self.records).merge(&closed, &keep, dry_run, &trash, self.sharing);
         collected.records = merged.map_err(io_error("write the records of", &self.root))?;
         if !dry_run {
-            self.remove_stale_claims(&trash)?;
+            let is_stale = |path: &Path| Ok(self.watch.living(path)?.is_none());
+            let removed = self.remove_claims(&session, is_stale);
+            removed.map_err(io_error("clear up", &self.root))?;
+            // What failing stages saved goes with their run.
+            for path in entries(&self.root.join("failed")).unwrap_or_default() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if !self.has_root(&name) {
+                    let _ = remove(&path);
+                }
+            }
             let _ = lock(&self.memo).compact(&trash, self.sharing);
             drop(cleaning);
             for doomed in entries(&trash)?.iter().filter(|path| is_collected(path)) {
@@ -222,23 +238,6 @@ impl Store {
         touch().map_err(io_error("write", &path))
     }
 
-    /// Removes the claims of processes that are gone.
-    fn remove_stale_claims(&self, trash: &Path) -> Result<()> {
-        for path in entries(&self.root.join("claims"))? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match self.is_claimed(&name)? {
-                true => {}
-                // Whoever is faster and has it by now tries again.
-                false if name.ends_with(BREAK) => {
-                    let _ = fs::rename(&path, trash.join("collected-break"));
-                }
-                // Taken over and let go of, so that nobody who is faster loses it.
-                false => drop(self.claim(&name)?),
-            }
-        }
-        Ok(())
-    }
-
     /// Hashes every blob and looks at every record, of which `is_sound` says whether its key is that of its job. What is
     /// damaged is moved to quarantine and then absent, so that the next run makes it again.
     pub fn verify(&self, is_sound: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<Verified> {
@@ -259,7 +258,7 @@ impl Store {
             let records = lock(&self.records);
             let closed = records.closed();
             for path in &closed {
-                let text = fs::read(path).unwrap_or_default();
+                let text = read_what_can_be(path).unwrap_or_default();
                 let lines = super::line::sealed_lines(&text, |_| {});
                 unsound += lines.filter(|line| !is_sound(line)).count();
             }
@@ -271,8 +270,10 @@ impl Store {
             let closed = lock(&self.records).closed();
             for path in &closed {
                 let copy = self.scratch()?.join(path.file_name().unwrap_or_default());
-                fs::copy(path, &copy).map_err(io_error("copy", path))?;
-                self.quarantine(&copy, &Digest::of_bytes(b""))?;
+                // Of a file on bad sectors there may be no copy.
+                if fs::copy(path, &copy).is_ok() {
+                    self.quarantine(&copy, &Digest::of_bytes(b""))?;
+                }
             }
             let scratch = self.scratch()?;
             let keep = |_: &Digest, line: &[u8]| is_sound(line);

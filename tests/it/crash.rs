@@ -271,7 +271,11 @@ fn a_run_whose_folder_was_moved_away_keeps_what_it_needs_until_runs_rm_lets_go_o
     assert_eq!((&kept["blobs"], &kept["runs_unseen"]), (&0.into(), &1.into()));
     assert_eq!(run(&moved)["ran"], 0, "nothing was lost");
     let folder = project.join(first["results"].as_str().unwrap());
-    let removed = space.triplay(&[&["runs", "rm", folder.to_str().unwrap()][..], &cache].concat());
+    let rm = |more: &[&str]| {
+        space.triplay(&[&["runs", "rm", folder.to_str().unwrap()][..], &cache, more].concat())
+    };
+    rm(&[]).fails(2, "cannot be seen from here: it may be another user's");
+    let removed = rm(&["--force"]);
     assert!(removed.out.starts_with("let go of "), "{}{}", removed.out, removed.err);
     assert_ne!(gc()["blobs"], 0);
 }

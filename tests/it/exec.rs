@@ -634,6 +634,47 @@ fn a_job_outlives_the_run_that_started_it_and_the_next_run_finds_it_at_work() {
 }
 
 #[test]
+fn a_job_that_outlives_its_run_keeps_its_gpu() {
+    let space = Space::new();
+    let stage = |name: &str, command: &str, more: &str| {
+        format!(
+            "pipeline: {name}\nstages:\n  {name}: {{ kind: exec, command: '{command}', pass: [DIARY], \
+             outputs: {{ out: text }}, resources: {{ gpu: 1 }}{more} }}\n"
+        )
+    };
+    let long = "echo begun >> $DIARY; sleep 2; echo ended >> $DIARY; echo $CUDA_VISIBLE_DEVICES > out";
+    space.write("long.yaml", &stage("long", long, ", on: process"));
+    space.write("other.yaml", &stage("other", "echo other >> $DIARY; echo 1 > out", ""));
+    let (diary, gpu) = (space.path("diary"), format!("test-kept-{}", std::process::id()));
+    let start = |file: &str| {
+        let mut command = space.command(&["pipeline", "run", file, "--json"]);
+        command.env("DIARY", &diary).env("CUDA_VISIBLE_DEVICES", &gpu).spawn().unwrap()
+    };
+    let mut first = start("long.yaml");
+    wait_for("the job", || diary.exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let seen = Seen::from(start("other.yaml").wait_with_output().unwrap());
+    assert_eq!(seen.json()["ran"], 1);
+    assert_eq!(std::fs::read_to_string(&diary).unwrap(), "begun\nended\nother\n");
+    let seen = Seen::from(start("long.yaml").wait_with_output().unwrap());
+    assert_eq!(seen.json()["cached"], 1);
+    assert_eq!(text(&space, "long"), format!("{gpu}\n"));
+}
+
+#[test]
+fn a_stage_that_asks_for_more_gpus_than_may_be_used_fails_and_says_so() {
+    let space = Space::new();
+    space.write(
+        "p.yaml",
+        "pipeline: p\nresources: { gpu: 2 }\nstages:\n  two: { kind: exec, command: 'true', resources: { gpu: 2 } }\n",
+    );
+    let mut command = space.command(&["pipeline", "run", "p.yaml"]);
+    let seen = Seen::from(command.env("CUDA_VISIBLE_DEVICES", "5").output().unwrap());
+    seen.fails(1, "two: it takes 2 of `gpu`, but CUDA_VISIBLE_DEVICES names 1\n  help: let it name more, or ask for less");
+}
+
+#[test]
 fn of_runs_that_want_the_same_key_in_a_process_of_its_own_the_first_keeps_it() {
     let space = Space::new();
     let names = ["moss", "fern", "sage", "root"];

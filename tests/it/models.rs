@@ -420,7 +420,8 @@ fn numbers_that_explode_stop_the_stage_and_leave_the_last_good_model() {
     let seen = space.triplay(&["pipeline", "run", "small.yaml"]);
     seen.fails(1, "error: warmup: step ");
     assert!(seen.err.contains("lower the learning rate"), "{}", seen.err);
-    let left = space.path(".triplay/failed/small/warmup/model");
+    let run = fs::read_dir(space.path(".triplay/failed")).unwrap().next().unwrap().unwrap();
+    let left = run.path().join("warmup/model");
     let left = left.to_str().unwrap();
     assert!(seen.err.contains(&format!("(the model before it is in {left})")), "{}", seen.err);
     let scored = space.triplay(&["model", "score", "--model", left, "--ids", "3,4,5"]);

@@ -104,7 +104,7 @@ impl Outside {
 /// That a file or folder cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
+        std::io::ErrorKind::NotFound if !path.exists() => {
             format!("there is no file {} (paths are relative to the working directory)", path.display())
         }
         _ => format!("cannot read {}: {error}", path.display()),

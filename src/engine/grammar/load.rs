@@ -1,7 +1,7 @@
 //! A pipeline file read, checked and unrolled: everything that can be known before anything runs.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -132,6 +132,20 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
         [] => each_seed(None).collect(),
         asked => asked.iter().flat_map(|ablation| each_seed(Some(*ablation))).collect(),
     };
+    let mut named: HashMap<String, Option<&Ablation>> = HashMap::new();
+    for (ablation, seed) in &variants {
+        let name = ablation.map(|ablation| ablation.name.name.clone());
+        let variant = GraphVariant { ablation: name, seed: *seed, params: BTreeMap::new() };
+        let Some(name) = variant.name() else { continue };
+        if let Some(other) = named.insert(name.clone(), *ablation) {
+            let message = format!("two of the variants that were asked for are called `{name}`");
+            let error = match ablation.or(other) {
+                Some(ablation) => errors.error(ablation.name.at, message),
+                None => Diagnostic::of_file(path, message),
+            };
+            own_errors.add::<()>(error.help("an ablation with several seeds is called NAME-sSEED, a seed alone sSEED: rename one, or ask for each seed once"));
+        }
+    }
     if !matches!(variants[..], [(None, None)]) {
         outside = Outside::new(options.look);
         programs =

@@ -29,14 +29,14 @@ pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
         None => errors.at(tree.at, format!("{what} of `{name}` is a whole number from {least}")),
     };
     let Value::Map(entries) = &tree.value else {
-        let units = number(tree, 0, "how much there is")?;
+        let units = number(tree, 1, "how much there is")?;
         return Some(Limit { units, per_minute: None });
     };
     for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
         let error = errors.error(key.at, format!("a resource has no key `{}`", key.name));
         errors.add::<()>(error.suggest(&key.name, KEYS));
     }
-    let at_once = tree.get("at_once").map(|tree| number(tree, 0, "how much there is at once"));
+    let at_once = tree.get("at_once").map(|tree| number(tree, 1, "how much there is at once"));
     let per_minute = tree.get("per_minute").map(|tree| number(tree, 1, "how much there is in a minute"));
     match (at_once, per_minute) {
         (None, None) => errors.at(tree.at, format!("`{name}` has neither `at_once` nor `per_minute`")),

@@ -345,7 +345,7 @@ fn stages_of_ever_so_many_sorts_take_what_they_say() {
     let graph = space.load(&yaml, &[]).unwrap_or_else(|error| panic!("{error}"));
     let store = space.store();
     let plan = Plan::new(&graph, &store);
-    assert_eq!(plan.needs(NodeId(65_999)), &[("cpu".to_owned(), 65_999)].into());
+    assert_eq!(plan.needs(NodeId(65_999)).amounts, [("cpu".to_owned(), 65_999)].into());
 }
 
 #[test]

@@ -178,6 +178,19 @@ fn a_resource_is_taken_by_no_more_than_there_is_of_it() {
     assert_eq!(most_at_once(&told, ""), 3, "who takes no cpu does not wait for one");
 }
 
+#[test]
+fn who_needs_much_does_not_wait_for_all_who_need_little() {
+    let yard = Yard::new();
+    let small = |name: &str| format!("  {name}: {{ busy, name: {name}, milliseconds: 20 }}\n");
+    let begin = small("begin");
+    let big = "  big: { busy, name: big, after: [begin], resources: { cpu: 2 } }\n";
+    let rest: String = (0..12).map(|number| small(&format!("s{number}"))).collect();
+    yard.run(&yard.graph("", &(begin + big + &rest), &[]), &jobs(2));
+    let began = yard.began();
+    let place = began.iter().position(|name| name == "big").unwrap();
+    assert!(place < 6, "it is the second of the graph: {began:?}");
+}
+
 const TWO_CHAINS: &str = "
   bad: { busy, name: bad, failures: 9 }
   worse: { kind: join, parts: [bad] }
@@ -511,6 +524,23 @@ fn a_node_whose_log_came_out_otherwise_when_it_was_made_again_gives_its_reader_a
     assert_eq!(read, store::Digest::of_bytes(half.as_bytes()).to_string(), "the key is of what was read");
 }
 
+#[test]
+fn a_log_that_alone_is_lost_is_made_again_for_who_reads_it() {
+    let yard = Yard::new();
+    let stages = "  vague: { kind: noisy }\n";
+    let file = yard.space.folder.path().join("t.yaml");
+    let load_it = |more: &str| {
+        fs::write(&file, format!("pipeline: t\nstages:\n{stages}{more}")).unwrap();
+        load(&file, &LoadOptions::default(), &registry().with::<Noisy>()).unwrap()
+    };
+    let (_, nodes) = yard.run(&load_it(""), &jobs(1));
+    let store = Store::open(&yard.cache()).unwrap();
+    fs::remove_file(store.blob_path(&nodes[0].outputs[1].digest)).unwrap();
+    let (report, _) = yard.run(&load_it("  reads: { kind: join, parts: [vague.log] }\n"), &jobs(1));
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    assert_eq!((report.ran, report.again), (1, 1));
+}
+
 /// Always makes the same, and a log that is never the same.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -547,11 +577,11 @@ fn the_critical_path_is_the_longest_chain_and_what_is_left_is_no_less() {
     let (path, length) = graph.critical_path(seconds);
     assert_eq!((names(&path), length), (vec!["a".into(), "b".into(), "c".into()], 3.0));
     let store = Store::open(&yard.cache()).unwrap();
-    assert_eq!(Plan::new(&graph, &store).time_left(2), None, "nothing of the kind has run");
+    assert_eq!(Plan::new(&graph, &store).time_left(|_| Some(2)), None, "nothing of the kind has run");
     yard.run(&yard.graph("", "  a: { busy, name: a, milliseconds: 100 }\n", &[]), &jobs(1));
     store.refresh().unwrap();
     // Three are left that take a tenth of a second each, two of them one after the other.
-    let left = |jobs: u32| Plan::new(&graph, &store).time_left(jobs).unwrap();
+    let left = |jobs: u32| Plan::new(&graph, &store).time_left(|_| Some(jobs)).unwrap();
     assert!(left(1) >= 0.3 && left(9) >= 0.2 && left(9) < left(1), "{} {}", left(1), left(9));
 }
 
