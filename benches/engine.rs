@@ -1,7 +1,7 @@
 //! What the engine costs beyond the work itself, side by side with build tools that are known to be light (ninja), or
 //! known at all (Snakemake), and with `b3sum`. Contenders take turns, so that what else the machine does hits all.
 //!
-//! `cargo bench --bench engine`; after `--`, any of `noop cold hash` chooses parts. All of it takes a quarter of an
+//! `cargo bench --bench engine`; after `--`, any of `noop cold hash publish` chooses parts. All of it takes a quarter of an
 //! hour and 5 GiB of disk below the target folder, most of it to fill caches with 100,000 nodes.
 //!
 //! Peers are used where they are installed, on the `PATH` or in `.venv/bin`:
@@ -36,8 +36,10 @@ const PIP: &str = ".venv/bin/pip install -r benches/peers/requirements.txt";
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    if let Some(unknown) = asked.iter().find(|part| !["noop", "cold", "hash"].contains(&part.as_str())) {
-        bail!("there is no part `{unknown}`: noop, cold, hash");
+    if let Some(unknown) =
+        asked.iter().find(|part| !["noop", "cold", "hash", "publish"].contains(&part.as_str()))
+    {
+        bail!("there is no part `{unknown}`: noop, cold, hash, publish");
     }
     let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     if is_asked("noop") {
@@ -50,6 +52,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_asked("hash") {
         hash()?;
+    }
+    if is_asked("publish") {
+        publish()?;
     }
     Ok(())
 }
@@ -80,6 +85,7 @@ struct Contest<'a> {
 }
 
 const MICROSECONDS: (&str, fn(f64, f64) -> f64) = ("µs a node", |seconds, nodes| seconds / nodes * 1e6);
+const MILLISECONDS: (&str, fn(f64, f64) -> f64) = ("ms each", |seconds, times| seconds / times * 1e3);
 const GIGABYTES: (&str, fn(f64, f64) -> f64) = ("GB/s", |seconds, bytes| bytes / seconds / 1e9);
 
 impl<'a> Contest<'a> {
@@ -376,7 +382,7 @@ fn run_in_process(file: &Path, cache: &Path) -> anyhow::Result<()> {
 /// A large file that a pipeline takes in.
 fn hash() -> anyhow::Result<()> {
     let folder = folder()?;
-    let (file, bytes) = write_large(folder.path())?;
+    let (file, bytes) = write_large(folder.path(), 4 << 10)?;
     let cache = folder.path().join("cache");
     let digest = |paranoid: bool| {
         timed(|| {
@@ -402,10 +408,46 @@ fn hash() -> anyhow::Result<()> {
     contest.hold(5)
 }
 
-/// Writes 4 GiB, or half of what is free where that is less.
-fn write_large(folder: &Path) -> anyhow::Result<(PathBuf, f64)> {
+/// A training step's checkpoint: an adapter of 16 MiB beside its base of 2 GiB, which is in the cache, and alone.
+fn publish() -> anyhow::Result<()> {
+    let folder = folder()?;
+    let store = Store::open(&folder.path().join("cache"))?;
+    let (large, _) = write_large(folder.path(), 2 << 10)?;
+    let base = store.workspace()?;
+    fs::create_dir(base.path().join("model"))?;
+    fs::rename(large, base.path().join("model/base"))?;
+    let frozen = store.freeze(&base.path().join("model"))?;
+    store.place(&frozen)?;
+    store.sync(&frozen.blob().digest)?;
+    let base = store.blob_path(&frozen.blob().digest).join("base");
+    let mut random = Seed::from_u64(2).stream("adapter");
+    let mut adapter = vec![0; 16 << 20];
+    let mut step = |with_base: bool| {
+        random.fill_bytes(&mut adapter[..8]);
+        let work = store.workspace()?;
+        let model = work.path().join("model");
+        fs::create_dir(&model)?;
+        fs::write(model.join("adapter"), &adapter)?;
+        if with_base {
+            fs::hard_link(&base, model.join("base"))?;
+        }
+        timed(|| {
+            let frozen = store.freeze(&model)?;
+            store.place(&frozen)?;
+            Ok(store.sync(&frozen.blob().digest)?)
+        })
+    };
+    let step = std::cell::RefCell::new(&mut step);
+    let mut contest = Contest::new("a checkpoint published, made durable".into(), MILLISECONDS);
+    contest.add("adapter alone", 1.0, || (step.borrow_mut())(false));
+    contest.add("adapter and base of 2 GiB", 1.0, || (step.borrow_mut())(true));
+    contest.hold(21)
+}
+
+/// Writes so many MiB, or half of what is free where that is less.
+fn write_large(folder: &Path, most: u64) -> anyhow::Result<(PathBuf, f64)> {
     let disk = rustix::fs::statvfs(folder)?;
-    let blocks = (4 << 10).min((disk.f_bavail * disk.f_frsize / 2) >> 20);
+    let blocks = most.min((disk.f_bavail * disk.f_frsize / 2) >> 20);
     let path = folder.join("large");
     let mut file = File::create(&path)?;
     let mut block = vec![0; 1 << 20];

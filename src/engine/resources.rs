@@ -285,7 +285,8 @@ pub(super) fn hold_devices(units: &[u32]) -> Vec<File> {
 
 fn lock_file(name: &str) -> Option<File> {
     use std::os::unix::fs::PermissionsExt;
-    let folder = std::env::temp_dir().join("triplay-devices");
+    // One place for all processes of the host, whatever their temporary folder.
+    let folder = PathBuf::from("/tmp/triplay-devices");
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
     let path: PathBuf = folder.join(name.chars().map(safe).collect::<String>());
     // Of all users of the host, whatever the umask.

@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::disk::lock;
 use super::session::{Process, Session, Watch};
 
@@ -49,6 +51,15 @@ impl Claim {
                     return Ok(mine());
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                // As FAT and some file systems in programs say it.
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::PERM.raw_os_error())
+                        || error.kind() == ErrorKind::Unsupported =>
+                {
+                    return Err(io::Error::other(
+                        "the cache must lie on a file system that has hard links; choose another folder with --cache DIR or TRIPLAY_CACHE",
+                    ));
+                }
                 Err(error) => return Err(error),
             }
             let Some(there) = inode_of(path)? else { continue };

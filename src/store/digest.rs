@@ -95,7 +95,7 @@ pub(super) fn is_executable(metadata: &Metadata) -> bool {
 }
 
 /// Bytes that are read and hashed at once: so few that they are hashed where they were read to, in the caches.
-const BLOCK: u64 = 1 << 18;
+const BLOCK: u64 = 1 << 17;
 
 thread_local! {
     /// Where a thread reads to.

@@ -26,7 +26,11 @@ pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
     const KEYS: [&str; 2] = ["at_once", "per_minute"];
     let number = |tree: &Tree, least: u32, what: &str| match amount(tree).filter(|amount| *amount >= least) {
         Some(amount) => Some(amount),
-        None => errors.at(tree.at, format!("{what} of `{name}` is a whole number from {least}")),
+        None => {
+            let found = tree.value.describe();
+            errors
+                .at(tree.at, format!("{what} of `{name}` must be a whole number from {least}, found {found}"))
+        }
     };
     let Value::Map(entries) = &tree.value else {
         let units = number(tree, 1, "how much there is")?;
