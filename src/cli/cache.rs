@@ -199,6 +199,12 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         several(collected.kept_blobs, "blob"),
         if args.dry_run { "would stay" } else { "stay" }
     );
+    if collected.held > 0 {
+        println!(
+            "  of which {} no run needs and that were made just now: a later `triplay cache gc` frees them",
+            several(collected.held, "blob")
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -172,8 +172,9 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
                 let found = unseen_run(args, run)?.ok_or(error)?;
                 let folder = found.1.folder.display();
                 let how = if found.1.is_under_way { "is running" } else { "cannot be seen from here" };
+                let is_gone = found.1.standing() == Standing::Deleted && !found.1.is_under_way;
                 ensure!(
-                    args.force,
+                    args.force || is_gone,
                     "{folder} {how}: it may be another user's, or on a disk that is not mounted\n  help: --force lets go of \
                      it all the same, and the next `triplay cache gc` throws away what only it needs"
                 );
@@ -215,7 +216,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     for (store, root) in unseen {
         store.remove_root(&root.id)?;
         println!(
-            "let go of {}, whose folder cannot be seen from here; `triplay cache gc` frees what only it used",
+            "let go of {}, whose folder is not there; `triplay cache gc` frees what only it used",
             root.folder.display()
         );
     }

@@ -35,7 +35,7 @@ use super::job::{Job, in_place};
 use super::keys::{job_of_node, key_of_node};
 use super::kind::Output;
 use super::report::{NodeOutput, NodeReport};
-use super::resources::Needs;
+use super::resources::{GPU, Needs};
 use store::{Blob, Cleaned, Digest, DigestSet, Root, Store};
 
 /// Where a node is. What holds in one state only is held by it.
@@ -332,15 +332,20 @@ impl<'a> Plan<'a> {
     pub fn first_ready<'p>(&'p self, lacking: impl Fn(&'p Needs) -> Option<Vec<&'p str>>) -> Option<NodeId> {
         let (mut left, mut after) = (BTreeSet::new(), None);
         loop {
+            // Who lacks one device leaves the others.
             let is_left = |needs: &Needs| {
-                needs.amounts.iter().any(|(name, amount)| *amount > 0 && left.contains(name.as_str()))
+                let is_left =
+                    |name: &str| left.contains(&(name, None)) || left.contains(&(name, needs.device));
+                needs.amounts.iter().any(|(name, amount)| *amount > 0 && is_left(name))
             };
             let ready = self.classes.iter().filter_map(|class| Some((*class.ready.first()?, &class.needs)));
             let next = ready.filter(|(first, needs)| Some(*first) > after && !is_left(needs));
             let (first, needs) = next.min_by_key(|(first, _)| *first)?;
             match lacking(needs) {
                 None => return Some(first),
-                Some(names) => left.extend(names),
+                Some(names) => {
+                    left.extend(names.into_iter().map(|name| (name, needs.device.filter(|_| name == GPU))));
+                }
             }
             after = Some(first);
         }

@@ -17,7 +17,7 @@ pub struct Limit {
 }
 
 /// The resource whose units are the devices of this host: no two processes on it take the same.
-const GPU: &str = "gpu";
+pub(super) const GPU: &str = "gpu";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -50,6 +50,8 @@ pub(super) struct Resources {
 struct State {
     /// By the numbers of their units, from 0.
     free: BTreeMap<String, BTreeSet<u32>>,
+    /// Devices that the pipeline names: others take them last.
+    named: BTreeSet<u32>,
     /// When each unit of a resource with a rate was taken within the last minute, the oldest first.
     taken: BTreeMap<String, VecDeque<Instant>>,
     /// Devices that other processes have, and when they are tried again.
@@ -107,7 +109,11 @@ impl Resources {
             units.retain(|unit| visible.is_none_or(|visible| (*unit as usize) < visible));
             limit.units = units.len() as u32;
         }
-        Resources { limits, visible, state: Arc::new(Mutex::new(State { free, ..State::default() })) }
+        Resources {
+            limits,
+            visible,
+            state: Arc::new(Mutex::new(State { free, named: named.clone(), ..State::default() })),
+        }
     }
 
     /// How much there is of a resource at the same time, if it has a limit.
@@ -147,7 +153,7 @@ impl Resources {
             let device = needs.device.filter(|_| name == GPU);
             if (free.len() as u32) < need || device.is_some_and(|unit| !free.contains(&unit)) {
                 names.push(name.as_str());
-            } else if name == GPU && (state.devices(device).count() as u32) < need {
+            } else if name == GPU && (state.devices(device).len() as u32) < need {
                 waits = true;
             } else if !self.is_in_time(&mut state, name, need, now) {
                 names.push(name);
@@ -230,14 +236,16 @@ impl State {
         }
     }
 
-    /// The devices that may be taken: the one that is named first, where it is among them, and then those with the lowest
-    /// numbers. None where the one that is named is not among them.
-    fn devices(&self, named: Option<u32>) -> impl Iterator<Item = u32> + use<'_> {
+    /// The devices that may be taken: the one that is asked for first, where it is among them, then those that nobody asks
+    /// for. None where the one that is asked for is not among them.
+    fn devices(&self, asked: Option<u32>) -> Vec<u32> {
         let free = self.free.get(GPU).into_iter().flatten().copied();
-        let usable = free.filter(|unit| !self.elsewhere.contains(unit));
-        let is_there = named.is_none_or(|named| usable.clone().any(|unit| unit == named));
-        let others = usable.filter(move |unit| is_there && Some(*unit) != named);
-        named.filter(|_| is_there).into_iter().chain(others)
+        let mut usable: Vec<u32> = free.filter(|unit| !self.elsewhere.contains(unit)).collect();
+        usable.sort_by_key(|unit| (Some(*unit) != asked, self.named.contains(unit), *unit));
+        match usable.first() {
+            first if asked.is_some() && first.copied() != asked => Vec::new(),
+            _ => usable,
+        }
     }
 }
 
@@ -278,9 +286,9 @@ fn lock_device(unit: u32) -> Option<File> {
 /// who started that.
 const JOB: &str = ".job";
 
-/// Holds the devices of a job in this process, which another one has locked for it.
-pub(super) fn hold_devices(units: &[u32]) -> Vec<File> {
-    units.iter().filter_map(|unit| lock_file(&(device_name(*unit) + JOB))).collect()
+/// Holds the devices of a job in this process, which another one has locked for it; nothing where somebody has one.
+pub(super) fn hold_devices(units: &[u32]) -> Option<Vec<File>> {
+    units.iter().map(|unit| lock_file(&(device_name(*unit) + JOB))).collect()
 }
 
 fn lock_file(name: &str) -> Option<File> {

@@ -181,9 +181,17 @@ impl<'a> Scheduler<'a, '_, '_> {
             if let Err(error) = self.start_ready() {
                 self.give_up(error);
             }
-            let may_go_on = !self.is_stopped() && self.plan.has_ready() && self.resources.later().is_some();
-            if self.keys.is_empty() && !may_go_on {
-                break;
+            if self.keys.is_empty() {
+                if self.is_stopped() || !self.plan.has_ready() {
+                    break;
+                }
+                if self.resources.later().is_none() {
+                    // What was not free a moment ago may be by now.
+                    match self.plan.first_ready(|needs| self.resources.lacking(needs)) {
+                        Some(_) => continue,
+                        None => break,
+                    }
+                }
             }
             if let Err(error) = self.take_next(inbox) {
                 self.give_up(error);
@@ -397,6 +405,8 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn take_next(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         let due = self.due.first_key_value().map(|((due, _), _)| *due);
         let event = match due.into_iter().chain(self.resources.later()).min() {
+            // Nobody would ever send anything.
+            None if self.keys.is_empty() => inbox.recv_timeout(LOOK_AGAIN),
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
         };

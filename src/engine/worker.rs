@@ -129,7 +129,7 @@ impl Program {
         let devices: Vec<String> = task.job.devices.iter().map(|unit| device_name(*unit)).collect();
         let seen = (0..devices.len() as u32).collect();
         let mut numerics = task.job.numerics.clone();
-        if numerics.ordinal().is_some() {
+        if numerics.ordinal().is_some() && !devices.is_empty() {
             numerics.device = "cuda".into();
         }
         let order = Order {
@@ -241,15 +241,20 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         "the job's outputs must be those of its stage: {}",
         decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
     );
-    // Whoever started this may die before it ends.
-    let _devices = hold_devices(&job.devices);
+    let store = Store::open(cache)?;
+    // Whoever started this may die before it ends. Until now that one kept the devices.
+    let devices = hold_devices(&job.devices);
+    let is_led = || claimed_by.as_deref().is_none_or(|session| store.is_at_work(session).unwrap_or(true));
+    if !job.devices.is_empty() && (devices.is_none() || !is_led()) {
+        let why = "another process has its GPUs: the run that started it is gone".into();
+        return Ok(End::Failed { why, transient: true });
+    }
     let call = Call::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
     anyhow::ensure!(
         expected.is_none_or(|expected| expected == key),
         "this triplay makes another key of the job than the one that started it: they must be the same version"
     );
-    let store = Store::open(cache)?;
     if let Some(run) = &run {
         anyhow::ensure!(store.has_root(run), "the cache {} knows of no run {run}", store.root().display());
     }

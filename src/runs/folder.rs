@@ -363,7 +363,7 @@ impl Run {
         let mut record: RunRecord =
             record.with_context(|| format!("{} is not a run record", path.display()))?;
         if !record.root.is_empty()
-            && !record.cache.is_dir()
+            && !record.cache.join("roots").join(&record.root).is_dir()
             && let (Some(name), Ok(place)) = (record.cache.file_name(), folder.canonicalize())
         {
             let knows_it = |cache: &PathBuf| cache.join("roots").join(&record.root).is_dir();

@@ -31,6 +31,12 @@ pub enum Claimed {
 }
 
 impl Claim {
+    /// Whether nobody has taken it over.
+    pub(super) fn is_held(&self) -> bool {
+        let is_own = |path: &Path| inode_of(path).is_ok_and(|there| there == Some(self.inode));
+        is_own(&self.path) && is_own(&self.session.file)
+    }
+
     /// The claim at this path, unless somebody who lives has it. From the session in the file `from` it is taken all the
     /// same: that hands it on.
     pub(super) fn take(
@@ -79,7 +85,8 @@ impl Claim {
             let is_free = || Ok(from == Some(there) || watch.living(path)?.is_none());
             let taken = take_over(path, there, &breaking, session, is_free, watch);
             remove_own(&breaking, inode);
-            if !taken? {
+            // Of a link that was moved aside too late another may have made this one's.
+            if !taken? && inode_of(path)? != Some(inode) {
                 return Ok(Claimed::Others(None));
             }
             lock(&session.claimed).insert(path.to_owned());

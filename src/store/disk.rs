@@ -296,21 +296,22 @@ impl Store {
         self.claim_from(&key.to_string(), Some(session).filter(|_| is_name))
     }
 
+    /// Whether the process of this session lives.
+    pub fn is_at_work(&self, session: &str) -> Result<bool> {
+        let path = self.root.join("sessions").join(session);
+        let living = self.watch.living(&path).map_err(io_error("read", &path))?;
+        Ok(living.is_some())
+    }
+
     /// What other processes know this one by.
     pub fn session_id(&self) -> Result<String> {
         Ok(self.session(None)?.id.clone())
     }
 
-    /// Fails where this process may be taken for dead, since it did not get to say for long that it lives: it must not
-    /// throw away what others may have begun to use.
-    pub(super) fn seen_alive(&self) -> Result<()> {
-        let session = self.session(None)?;
-        let late = || {
-            io::Error::other(
-                "this process stood still for so long that others took it for gone; run it again",
-            )
-        };
-        if session.is_seen_alive() { Ok(()) } else { Err(io_error("clean", &self.root)(late())) }
+    /// Whether others can have taken this process for gone, since it did not get to say for long that it lives: then it
+    /// must not throw away what they may have begun to use.
+    pub(super) fn is_seen_alive(&self) -> Result<bool> {
+        Ok(self.session(None)?.is_seen_alive())
     }
 
     /// Takes it as soon as nobody else has it. `waiting` hears once of who does.
@@ -602,7 +603,7 @@ impl Store {
         if made.is_empty() {
             return Ok(Vec::new());
         }
-        if self.are_others_at_work(run)? {
+        if !self.is_seen_alive()? || self.are_others_at_work(run)? {
             return Ok(made);
         }
         let kept = self.kept_by_others(&made, run)?;
@@ -616,7 +617,6 @@ impl Store {
         let scratch = self.scratch()?;
         let away = |digest: &Digest| (self.blob_path(digest), scratch.join(format!("dropped-{digest}")));
         let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
-        self.seen_alive()?;
         {
             let pinned = lock(&self.pinned);
             left.extend(made.iter().filter(|digest| pinned.contains_key(*digest)).copied());

@@ -367,12 +367,14 @@ impl Records {
     }
 
     /// Merges these segments, without the damaged and outdated lines and those that `keep` does not want: how many lines
-    /// are gone. With `dry_run` only says so. They are written in `scratch` first.
+    /// are gone. With `dry_run` only says so. They are written in `scratch` first;
+    /// `may_clean` fails where others may count on them by now.
     pub fn merge(
         &mut self,
         segments: &[PathBuf],
         keep: &dyn Fn(&Digest, &[u8]) -> bool,
         dry_run: bool,
+        may_clean: &dyn Fn() -> io::Result<()>,
         scratch: &Path,
         sharing: Sharing,
     ) -> io::Result<usize> {
@@ -402,11 +404,13 @@ impl Records {
         sharing.set(merged.as_file(), sharing.file)?;
         merged.as_file().sync_all()?;
         let name = merged.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        may_clean()?;
         fail_point("merge.rename")?;
         merged.persist_noclobber(self.folder.join(name + CLOSED)).map_err(|error| error.error)?;
         fail_point("merge.renamed")?;
         sync_folder(&self.folder)?;
         for path in segments {
+            may_clean()?;
             match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -10,6 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -165,7 +166,9 @@ pub(super) struct Session {
 struct Beat {
     _ended: Sender<()>,
     /// When the count was last written.
-    last: Arc<Mutex<Instant>>,
+    last: Arc<Mutex<Duration>>,
+    /// Whether it stood still at any time for so long that others may have taken this process for gone.
+    stood: Arc<AtomicBool>,
 }
 
 type Spare = Arc<Mutex<Vec<PathBuf>>>;
@@ -247,9 +250,14 @@ impl Session {
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// Whether nobody can take this process for gone: it has counted within half of the time that others wait.
+    /// Whether nobody can have taken this process for gone: it has always counted within half of the time that others
+    /// wait.
     pub fn is_seen_alive(&self) -> bool {
-        self.beat.as_ref().is_none_or(|beat| lock(&beat.last).elapsed() < expiry() / 2)
+        let is_alive = |beat: &Beat| {
+            !beat.stood.load(Ordering::SeqCst)
+                && since_boot().saturating_sub(*lock(&beat.last)) < expiry() / 2
+        };
+        self.beat.as_ref().is_none_or(is_alive)
     }
 
     pub fn workspace(&self) -> io::Result<Workspace> {
@@ -278,22 +286,33 @@ fn taken_away(error: &io::Error) -> bool {
 /// Counts up until what is returned is dropped.
 fn beat(file: Arc<File>, at: u64) -> Beat {
     let (sender, ended) = channel();
-    let last = Arc::new(Mutex::new(Instant::now()));
-    let seen = last.clone();
+    let (last, stood) = (Arc::new(Mutex::new(since_boot())), Arc::new(AtomicBool::new(false)));
+    let (seen, has_stood) = (last.clone(), stood.clone());
     std::thread::spawn(move || {
         for count in 1u64.. {
             if ended.recv_timeout(expiry() / BEATS) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 return;
             }
-            let now = Instant::now();
             // What fails once may not fail the next time.
             let written = file.write_all_at(format!("{count:20}\n").as_bytes(), at);
             if written.and_then(|()| file.sync_data()).is_ok() {
-                *lock(&seen) = now;
+                let (now, mut last) = (since_boot(), lock(&seen));
+                if now.saturating_sub(*last) > expiry() / 2 {
+                    has_stood.store(true, Ordering::SeqCst);
+                }
+                *last = now;
             }
         }
     });
-    Beat { _ended: sender, last }
+    Beat { _ended: sender, last, stood }
+}
+
+/// How long the host has been up, also while it was suspended; where it does not say, this process.
+fn since_boot() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let uptime = fs::read_to_string("/proc/uptime").ok();
+    let seconds = uptime.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_else(|| BEGUN.elapsed())
 }
 
 /// Who is seen to be alive.

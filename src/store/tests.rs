@@ -283,7 +283,7 @@ fn what_is_not_live_is_collected_and_a_dry_run_only_says_so() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         store.collect(|| Ok::<_, Error>(live), dry_run, |_| {}).unwrap()
     };
-    let expected = Collected { blobs: 1, bytes: 2, records: 1, kept_blobs: 1, kept_bytes: 4 };
+    let expected = Collected { blobs: 1, bytes: 2, records: 1, kept_blobs: 1, kept_bytes: 4, held: 0 };
     assert_eq!(collect(true), expected);
     assert!(store.has_blob(&dead) && read(&space, "dead").is_some());
     assert_eq!(collect(false), expected);

@@ -11,8 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::Deserialize;
 
 use super::Digest;
+use super::claim::Claim;
 use super::disk::{CLEANING, Result, Store, io_error, is_damage, lock, remove};
 use super::fail::fail_point;
 use super::records::{DigestSet, read_what_can_be};
@@ -48,6 +50,17 @@ impl Usage {
     }
 }
 
+/// What is looked at of a record.
+#[derive(Deserialize)]
+struct Outputs {
+    outputs: Vec<OutputOf>,
+}
+
+#[derive(Deserialize)]
+struct OutputOf {
+    digest: Digest,
+}
+
 /// What somebody still needs.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
@@ -63,6 +76,8 @@ pub struct Collected {
     pub records: usize,
     pub kept_blobs: usize,
     pub kept_bytes: u64,
+    /// Of those that are kept how many no run needs: they were placed just now.
+    pub held: usize,
 }
 
 /// What a look through everything found.
@@ -183,14 +198,25 @@ impl Store {
             kept_blobs: kept.iter().filter(|blob| !is_part(blob)).count(),
             blobs: doomed.iter().filter(|blob| !blob.is_part).count(),
             records: 0,
+            held: kept.iter().filter(|blob| !live.blobs.contains(&blob.digest) && !is_part(blob)).count(),
         };
         let trash = self.scratch()?;
-        if !dry_run {
-            doomed.iter().try_for_each(|blob| self.discard(&blob.digest, &trash))?;
-            self.seen_alive()?;
+        for blob in doomed.iter().filter(|_| !dry_run) {
+            self.may_clean(cleaning.as_ref()).map_err(io_error("clean", &self.root))?;
+            self.discard(&blob.digest, &trash)?;
         }
-        let keep = |key: &Digest, _: &[u8]| live.records.contains(key);
-        let merged = lock(&self.records).merge(&closed, &keep, dry_run, &trash, self.sharing);
+        // Of what stays for its age alone the record stays, too: it would be made again.
+        let young: HashSet<Digest> = kept.iter().map(|blob| blob.digest).collect();
+        let is_whole = |line: &[u8]| {
+            let outputs =
+                serde_json::from_slice::<Outputs>(line).map(|record| record.outputs).unwrap_or_default();
+            self.is_shared()
+                && !outputs.is_empty()
+                && outputs.iter().all(|output| young.contains(&output.digest))
+        };
+        let keep = |key: &Digest, line: &[u8]| live.records.contains(key) || is_whole(line);
+        let may_clean = || self.may_clean(cleaning.as_ref());
+        let merged = lock(&self.records).merge(&closed, &keep, dry_run, &may_clean, &trash, self.sharing);
         collected.records = merged.map_err(io_error("write the records of", &self.root))?;
         if !dry_run {
             let is_stale = |path: &Path| Ok(self.watch.living(path)?.is_none());
@@ -212,9 +238,18 @@ impl Store {
         Ok(collected)
     }
 
+    /// Fails where others may have taken this process for gone, and have gone on without it.
+    fn may_clean(&self, cleaning: Option<&Claim>) -> std::io::Result<()> {
+        let is_alive = self.session(None).is_ok_and(|session| session.is_seen_alive());
+        if is_alive && cleaning.is_none_or(Claim::is_held) {
+            return Ok(());
+        }
+        let message = "this process stood still for so long that others took it for gone; run it again";
+        Err(std::io::Error::other(message))
+    }
+
     /// Moves a blob to the trash.
     fn discard(&self, digest: &Digest, trash: &Path) -> Result<()> {
-        self.seen_alive()?;
         let path = self.blob_path(digest);
         let discard = || {
             fail_point("collect.rename")?;
@@ -265,7 +300,7 @@ impl Store {
             verified.damaged_records = records.damaged() + unsound;
         }
         if verified.damaged_records > 0 {
-            let _cleaning = self.claim_in_turn(CLEANING, |_| {})?;
+            let cleaning = self.claim_in_turn(CLEANING, |_| {})?;
             self.refresh()?;
             let closed = lock(&self.records).closed();
             for path in &closed {
@@ -277,7 +312,8 @@ impl Store {
             }
             let scratch = self.scratch()?;
             let keep = |_: &Digest, line: &[u8]| is_sound(line);
-            let merged = lock(&self.records).merge(&closed, &keep, false, &scratch, self.sharing);
+            let may_clean = || self.may_clean(Some(&cleaning));
+            let merged = lock(&self.records).merge(&closed, &keep, false, &may_clean, &scratch, self.sharing);
             merged.map_err(io_error("write the records of", &self.root))?;
         }
         verified.records = lock(&self.records).count();

@@ -208,6 +208,39 @@ fn expected_nodes(summary: &serde_json::Value) -> u64 {
     summary["ran"].as_u64().unwrap() + summary["cached"].as_u64().unwrap()
 }
 
+/// A signal that is not the end.
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn gc_that_stood_still_while_others_went_on_throws_nothing_away() {
+    let space = Space::new();
+    let expected = expected(&space);
+    let run = |host: &str| Seen::from(on_host(&space, host, &SMALL).output().unwrap()).json();
+    run("cauldron");
+    assert_eq!(on_host(&space, "cauldron", &["runs", "rm", "latest"]).status().unwrap().code(), Some(0));
+    // Something that gc reads for as long as we like.
+    let root = space.path(".triplay/roots/slow");
+    fs::create_dir(&root).unwrap();
+    let slow = root.join("slow.jsonl");
+    assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    let mut gc = on_host(&space, "cauldron", &["cache", "gc"]);
+    let gc = gc.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&gc, "STOP");
+    let summary = run("kettle");
+    assert_eq!((space.digests(&summary), &summary["ran"]), (expected.clone(), &0.into()));
+    signal(&gc, "CONT");
+    fs::write(&slow, "").unwrap();
+    let seen = Seen::from(gc.wait_with_output().unwrap());
+    seen.fails(2, "this process stood still for so long that others took it for gone; run it again");
+    fs::remove_dir_all(root).unwrap();
+    let summary = run("kettle");
+    assert_eq!((space.digests(&summary), &summary["ran"]), (expected, &0.into()), "nothing is lost");
+}
+
 #[test]
 fn who_waits_for_another_process_says_so_and_other_keys_do_not_wait() {
     let space = Space::new();
