@@ -75,13 +75,17 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     let cleaned = store.cleaned_by_now(waiting)?;
     // What others have recorded while files were hashed or somebody was waited for.
     store.refresh()?;
-    let plan = Plan::new(&graph, &store);
+    // Whether the newest run is as it was left is looked at meanwhile.
+    let (plan, newest) = std::thread::scope(|scope| {
+        let newest = scope.spawn(|| whole_run(&graph.pipeline, &store));
+        (Plan::new(&graph, &store), newest.join().unwrap_or(None))
+    });
     if let Some(trace) = &trace {
         trace.phase("plan", planned);
     }
     let digest = plan.is_done().then(|| plan.digest_of_all()).flatten();
     if let Some(digest) = digest.filter(|_| check.is_empty())
-        && let Some((folder, record)) = same_run(&graph.pipeline, digest, &store)
+        && let Some((folder, record)) = newest.filter(|(_, record)| record.digest == Some(digest))
     {
         tell_traced(trace.as_ref().map_or(Ok(()), Trace::write));
         if !quiet {
@@ -174,16 +178,13 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it came to the same, its folder is as it was left, with all that belongs into it,
-/// and this cache keeps what it needs.
-fn same_run(pipeline: &str, digest: Digest, store: &Store) -> Option<(PathBuf, RunRecord)> {
+/// The newest run of this pipeline, if it is done, its folder is as it was left, with all that belongs into it, and this
+/// cache keeps what it needs.
+fn whole_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
-    let same = record.status == "done"
-        && record.digest == Some(digest)
-        && record.incomplete.is_empty()
-        && store.has_root(&record.root);
-    (same && digests(&folder).ok()? == record.files).then_some((folder, record))
+    let is_whole = record.status == "done" && record.incomplete.is_empty() && store.has_root(&record.root);
+    (is_whole && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
 /// Nothing has changed since the last run: that one is shown, and no new one made.

@@ -36,7 +36,7 @@ use super::keys::{job_of_node, key_of_node};
 use super::kind::Output;
 use super::report::{NodeOutput, NodeReport};
 use super::resources::{GPU, Needs};
-use store::{Blob, Cleaned, Digest, DigestSet, Root, Store};
+use store::{Blob, Cleaned, Digest, DigestOf, DigestSet, Root, Store};
 
 /// Where a node is. What holds in one state only is held by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,14 +176,20 @@ struct RecordedOutput<'a> {
 
 /// What a run comes to as a whole: the digest of the names and keys of its nodes, in the order of the graph.
 pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
-    // In one piece: many small ones take several times as long to hash.
-    let mut bytes = Vec::new();
+    // In large pieces: many small ones take several times as long to hash.
+    const PIECE: usize = 1 << 16;
+    let (mut hasher, mut bytes) = (DigestOf::default(), Vec::with_capacity(2 * PIECE));
     for (name, key) in nodes {
         bytes.extend((name.len() as u64).to_le_bytes());
         bytes.extend(name.as_bytes());
         bytes.extend(key.bytes());
+        if bytes.len() >= PIECE {
+            hasher.update(&bytes);
+            bytes.clear();
+        }
     }
-    Digest::of_bytes(&bytes)
+    hasher.update(&bytes);
+    hasher.digest()
 }
 
 /// Reads the beginning of a record, which ends before the job, if its outputs are those that a stage makes.
@@ -373,9 +379,10 @@ impl<'a> Plan<'a> {
 
     /// The digest of all names and keys, if all keys are known.
     pub fn digest_of_all(&self) -> Option<Digest> {
-        let keys: Option<Vec<Digest>> = self.slots.iter().map(|slot| slot.key).collect();
+        let keys = self.slots.iter().map_while(|slot| slot.key);
         let names = self.graph.nodes.iter().map(|node| node.name.as_str());
-        Some(digest_of_keys(names.zip(keys?)))
+        let is_known = self.slots.iter().all(|slot| slot.key.is_some());
+        is_known.then(|| digest_of_keys(names.zip(keys)))
     }
 
     /// How many nodes are done.

@@ -89,6 +89,20 @@ impl Digest {
     }
 }
 
+/// A digest of bytes that come in pieces.
+#[derive(Default)]
+pub struct DigestOf(blake3::Hasher);
+
+impl DigestOf {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn digest(self) -> Digest {
+        self.0.into()
+    }
+}
+
 /// Whether its owner may execute a file.
 pub(super) fn is_executable(metadata: &Metadata) -> bool {
     metadata.mode() & 0o100 != 0

@@ -22,7 +22,7 @@ mod upkeep;
 
 pub use canonical::canonical_digest;
 pub use claim::{Claim, Claimed};
-pub use digest::Digest;
+pub use digest::{Digest, DigestOf};
 pub use disk::{Blob, Cleaned, Error, Frozen, Pins, Result, Store, unprotect};
 pub use fail::{FAIL_POINTS, FAIL_POINTS_OF_GC};
 pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Digest;
@@ -116,6 +117,9 @@ pub struct Records {
 /// A record of one output has about so many bytes, and its head one of so many parts of it.
 const LINE: usize = 700;
 const HEADS: usize = 3;
+
+/// From so many lines on they are looked through side by side.
+const MANY: usize = 256;
 
 /// How many bytes are read at once.
 const BLOCK: usize = 1 << 20;
@@ -246,48 +250,51 @@ impl Records {
                 }
                 read => read? == 0,
             };
-            let mut from = 0;
-            while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
-                self.read_line(number, &text[from..from + length], 1);
-                from += length + 1;
-            }
-            text.drain(..from);
+            let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
+            self.read_lines(number, &text[..whole]);
+            text.drain(..whole);
             if is_end {
                 break;
             }
         }
         // Nobody will write the rest of a line that its process did not get to the end of.
-        if !is_open {
-            self.read_line(number, &text, 0);
+        if !is_open && !text.is_empty() {
+            self.read_lines(number, &text);
         }
         Ok(true)
     }
 
-    /// Takes in a line, which is followed by so many bytes of its end.
-    fn read_line(&mut self, number: usize, line: &[u8], end: u64) {
-        let at = self.segments[number].read;
-        match is_sealed(line).then(|| key_of(line)).flatten() {
-            Some(key) => self.enter(key, line, number as u32, at),
-            None if line.is_empty() => {}
-            None => self.segments[number].damaged += 1,
+    /// Takes in lines. Many are looked through side by side.
+    fn read_lines(&mut self, number: usize, text: &[u8]) {
+        let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let heads: Vec<Option<Head>> = match lines.len() < MANY {
+            true => lines.iter().map(|line| Head::of(line)).collect(),
+            false => lines.par_iter().map(|line| Head::of(line)).collect(),
+        };
+        for (line, head) in lines.into_iter().zip(heads) {
+            let at = self.segments[number].read;
+            match head {
+                Some(head) => self.enter(head, without_end(line), number as u32, at),
+                None if without_end(line).is_empty() => {}
+                None => self.segments[number].damaged += 1,
+            }
+            self.segments[number].read += line.len() as u64;
         }
-        self.segments[number].read += line.len() as u64 + end;
     }
 
-    fn enter(&mut self, key: Digest, line: &[u8], segment: u32, from: u64) {
-        if self.head_of(&key).is_some_and(|known| known >= rank(line)) {
+    fn enter(&mut self, Head { key, nth, length }: Head, line: &[u8], segment: u32, from: u64) {
+        if self.head_of(&key).is_some_and(|known| known >= (nth, &line[..length])) {
             return;
         }
-        let (nth, head) = (nth_of(line), head_of(line).len());
         let place = Place {
             segment,
             from,
             length: line.len() as u32,
             nth,
             head: self.heads.len(),
-            head_length: head as u32,
+            head_length: length as u32,
         };
-        self.heads.extend_from_slice(&line[..head]);
+        self.heads.extend_from_slice(&line[..length]);
         self.index.insert(key, place);
     }
 
@@ -420,6 +427,25 @@ impl Records {
         self.refresh()?;
         Ok(dropped)
     }
+}
+
+/// What a whole line says of itself: its key, how many records were known before it, and how long its beginning is.
+struct Head {
+    key: Digest,
+    nth: u32,
+    length: usize,
+}
+
+impl Head {
+    fn of(line: &[u8]) -> Option<Head> {
+        let line = without_end(line);
+        let key = is_sealed(line).then(|| key_of(line)).flatten()?;
+        Some(Head { key, nth: nth_of(line), length: head_of(line).len() })
+    }
+}
+
+fn without_end(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
 }
 
 /// What stands before the job.
