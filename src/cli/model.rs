@@ -201,10 +201,11 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let model = args.model.load()?;
     let tokenizer = &model.tokenizer;
     let prompt = if args.chat {
-        let system = args.system.iter().map(|text| Message::new("system", text));
-        let turns: Vec<Message> = system.chain([Message::new("user", &args.prompt)]).collect();
+        let marks = &tokenizer.marks;
+        let system = args.system.iter().map(|text| Message::new("system", marks.guard(text)));
+        let turns: Vec<Message> = system.chain([Message::new("user", marks.guard(&args.prompt))]).collect();
         let text = tokenizer.render_chats(&[turns], jiff::Zoned::now().date(), &Arguments::new())?;
-        tokenizer.encode(&text.concat())?
+        tokenizer.encode_filled(&[marks.read(&text.concat())])?.concat()
     } else {
         tokenizer.encode_plain(&args.prompt)?
     };

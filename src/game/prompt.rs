@@ -31,6 +31,26 @@ pub struct Turn<'a> {
     pub defender: &'a str,
 }
 
+impl Question<'_> {
+    /// Calls `ask` with the question whose texts are what `change` makes of them.
+    pub fn with_texts<T>(&self, change: impl Fn(&str) -> String, ask: impl FnOnce(&Question) -> T) -> T {
+        let [seed, prompt, response] = [self.seed, self.prompt, self.response].map(&change);
+        let techniques: Vec<String> = self.techniques.iter().map(|name| change(name)).collect();
+        let turns =
+            self.conversation.iter().map(|turn| [turn.attack, turn.response, turn.defender].map(&change));
+        let turns: Vec<[String; 3]> = turns.collect();
+        let conversation: Vec<Turn> =
+            turns.iter().map(|[attack, response, defender]| Turn { attack, response, defender }).collect();
+        ask(&Question {
+            seed: &seed,
+            prompt: &prompt,
+            response: &response,
+            techniques: &techniques,
+            conversation: &conversation,
+        })
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the {role}'s {part} template {shown}: {reason}")]
 pub struct PromptError {

@@ -9,6 +9,8 @@ use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::Value;
 use tokenizers::{PaddingParams, TruncationParams};
 
+use super::marks::Marks;
+use super::tokenizer::marks_of;
 use super::weights::Weights;
 use super::{Compute, Error, Result};
 
@@ -18,6 +20,7 @@ const BATCH: usize = 32;
 /// A frozen sentence encoder.
 pub struct Embedder {
     model: BertModel,
+    /// Texts are data: it knows no marks by their names.
     tokenizer: tokenizers::Tokenizer,
     compute: Compute,
     bytes: usize,
@@ -75,9 +78,10 @@ impl Embedder {
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let mut vectors = Vec::with_capacity(texts.len());
         for texts in texts.chunks(BATCH) {
+            let texts: Vec<String> = texts.iter().map(|text| Marks::plain(text)).collect();
             let encodings = self
                 .tokenizer
-                .encode_batch(texts.to_vec(), true)
+                .encode_batch(texts, true)
                 .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
             let tensor = |of: fn(&tokenizers::Encoding) -> &[u32]| {
                 let rows: Vec<Vec<u32>> = encodings.iter().map(|encoding| of(encoding).to_vec()).collect();
@@ -106,7 +110,7 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
     let path = folder.join("tokenizer.json");
     let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
     let text = std::fs::read(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
+    let tokenizer = tokenizers::Tokenizer::from_bytes(&text)
         .map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
     let last = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
     if let Some((token, id)) = last.filter(|(_, id)| *id as usize >= config.vocab_size) {
@@ -115,6 +119,7 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
             "token `{token}` has id {id}, but config.json has a vocab_size of {size}"
         )));
     }
+    let mut tokenizer = marks_of(&text, &tokenizer).map_err(&invalid)?.into_tokenizer();
     let sentence = folder.join("sentence_bert_config.json");
     let asked = if sentence.exists() { json(&sentence)?["max_seq_length"].as_u64() } else { None };
     let longest = asked.map_or(config.max_position_embeddings, |asked| asked as usize);

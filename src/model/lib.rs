@@ -10,6 +10,7 @@ mod decoder;
 mod embedder;
 mod gguf;
 mod lora;
+mod marks;
 mod params;
 mod tokenizer;
 mod weights;
@@ -22,6 +23,7 @@ pub use config::Config;
 pub use decoder::{Decoder, Packed, Purpose};
 pub use embedder::Embedder;
 pub use lora::{Adapter, LoraConfig};
+pub use marks::{Filled, Marks};
 pub use params::{Params, save};
 pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
 

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
 use super::chat::{self, Arguments, ChatTemplate, Message};
+use super::marks::{Filled, Marks};
 use super::{Error, Result};
 
 const PAD: &str = "<pad>";
@@ -45,6 +46,7 @@ pub struct Tokenizer {
     pub eos: u32,
     pub pad: u32,
     pub chat: Option<ChatTemplate>,
+    pub marks: Marks,
     /// Names and contents.
     files: Vec<(&'static str, Vec<u8>)>,
 }
@@ -92,7 +94,9 @@ impl Tokenizer {
         let eos = id("eos_token")?.or(eos).ok_or_else(|| {
             invalid(CONFIG, "names no eos_token, and config.json no eos_token_id: a text has no end".into())
         })?;
-        Ok(Tokenizer { eos, pad: id("pad_token")?.unwrap_or(eos), inner, chat, files })
+        let pad = id("pad_token")?.unwrap_or(eos);
+        let marks = marks_of(&files[0].1, &inner).map_err(|reason| invalid(TOKENIZER, reason))?;
+        Ok(Tokenizer { eos, pad, inner, chat, marks, files })
     }
 
     /// Of parts: `inner` becomes tokenizer.json.
@@ -104,9 +108,11 @@ impl Tokenizer {
         pad: u32,
     ) -> Result<Tokenizer> {
         let json = inner.to_string(true).map_err(error("be written"))?;
+        let marks = marks_of(json.as_bytes(), &inner)
+            .map_err(|reason| Error::Tokenizer { action: "be made", reason })?;
         let mut files = vec![(TOKENIZER, json.into_bytes()), (CONFIG, format!("{config:#}\n").into_bytes())];
         files.extend(chat.as_ref().map(|chat| (chat::FILE, chat.source().to_owned().into_bytes())));
-        Ok(Tokenizer { inner, eos, pad, chat, files })
+        Ok(Tokenizer { inner, eos, pad, chat, marks, files })
     }
 
     pub fn save(&self, folder: &Path) -> Result<()> {
@@ -137,21 +143,27 @@ impl Tokenizer {
         Tokenizer::of(inner, &config, None, id(EOS), id(PAD))
     }
 
-    /// The tokens of a text that says itself where it begins, such as a rendered prompt.
+    /// The tokens of a text that is a template from its beginning to its end: marks in it are control tokens. It says itself
+    /// where it begins, such as what a model is trained on.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(error("encode text"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The tokens of a plain text, with those that the model expects around it.
+    /// The same, with the tokens that the model expects around a text.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(error("encode text"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Encodes texts side by side.
+    /// Encodes such texts side by side.
     pub fn encode_all<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
+    }
+
+    /// The tokens of texts in which only what the template wrote is a control token.
+    pub fn encode_filled(&self, texts: &[Filled]) -> Result<Vec<Vec<u32>>> {
+        texts.par_iter().map(|text| self.marks.encode(text, false)).collect()
     }
 
     /// The text of token ids, special tokens left out.
@@ -194,6 +206,18 @@ impl Tokenizer {
                     .into(),
             }),
         }
+    }
+}
+
+/// The marks of a tokenizer.json.
+pub(super) fn marks_of(json: &[u8], tokenizer: &tokenizers::Tokenizer) -> std::result::Result<Marks, String> {
+    let marks = Marks::of(json)?;
+    match marks.unknown(|mark| tokenizer.token_to_id(mark)) {
+        None => Ok(marks),
+        Some((mark, id)) => Err(format!(
+            "its control token `{mark}` ({id}) cannot be told from the same text in data: its normalizer must leave \
+             noncharacters as they are"
+        )),
     }
 }
 

@@ -258,7 +258,8 @@ pub fn embed(
         return Ok(encoder.embed(texts)?);
     }
     let checkpoint = model(context, embedder)?;
-    Ok(checkpoint.embed(&checkpoint.tokenizer.encode_all(texts)?)?)
+    let texts: Vec<_> = texts.iter().map(|text| checkpoint.tokenizer.marks.data(text)).collect();
+    Ok(checkpoint.embed(&checkpoint.tokenizer.encode_filled(&texts)?)?)
 }
 
 /// The sandbox's world.

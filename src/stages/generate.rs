@@ -59,7 +59,7 @@ fn default_task() -> String {
 impl Stage for Generate {
     const KIND: Kind = Kind {
         name: "generate",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,

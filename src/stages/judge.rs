@@ -43,7 +43,7 @@ fn greedy() -> Sampling {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,

@@ -37,7 +37,7 @@ fn greedy() -> Sampling {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 1,
+        version: 2,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,

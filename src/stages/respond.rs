@@ -89,7 +89,7 @@ fn default_split() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,

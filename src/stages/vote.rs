@@ -71,7 +71,7 @@ fn greedy() -> Sampling {
 impl Stage for Vote {
     const KIND: Kind = Kind {
         name: "vote",
-        version: 2,
+        version: 3,
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,

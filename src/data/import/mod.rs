@@ -1,6 +1,7 @@
 //! Import of seed prompts: files that others made become rows of ours, and what is twice is found, within the files
 //! and against other sets. `source` reads files, `format` knows the datasets, `twins` the texts that are the same.
 
+mod delimited;
 mod format;
 mod report;
 mod source;

@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use arrow_schema::DataType;
-use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator};
 use serde_json::{Deserializer, Map, Value};
 
+use super::delimited::{self, Malformed, Row, Rows};
 use super::{Error, Result};
 use crate::{Table, cell};
 
@@ -36,10 +36,6 @@ enum Content {
     Json(Vec<u8>),
     Parquet(Table),
 }
-
-/// Follows the last row of a delimited file. A quote that is never closed makes one field of everything behind it,
-/// and the `csv` crate takes that as it is; then this mark is in the field.
-const END: &str = "\u{4}";
 
 impl Source {
     /// Opens a file and finds its columns.
@@ -139,40 +135,18 @@ impl Source {
 
     fn delimited(&self, delimiter: u8, wanted: &[&str], visit: &mut Visit) -> Result<()> {
         let positions: Vec<_> = wanted.iter().map(|name| self.column(name)).collect();
-        let mut reader = reader(&self.path, delimiter)?;
-        let mut record = StringRecord::new();
-        let mut is_header = true;
-        while next(&mut reader, &mut record, &self.path)? {
-            let is_unclosed = last(&record).is_some_and(|field| field.ends_with(END));
-            // Counted back from the record's end: its own position is before blank lines.
-            let within = memchr::memchr_iter(b'\n', record.as_slice().as_bytes()).count();
-            let behind = within + usize::from(!is_unclosed);
-            let line = reader.position().line().saturating_sub(behind as u64) as u32;
-            let wrong = |message: String, help: &str| Error::Wrong {
-                place: self.place(line),
-                message,
-                help: help.into(),
-            };
-            if is_unclosed {
-                return Err(wrong(
-                    "a quote of this row is never closed".into(),
-                    "a quote within a quoted text is written twice",
-                ));
+        let mut rows = rows(&self.path, delimiter)?;
+        // The first names the columns.
+        next(&mut rows, &self.path)?;
+        while let Some(Row { line, fields }) = next(&mut rows, &self.path)? {
+            if fields.len() != self.columns.len() {
+                return Err(Error::Wrong {
+                    place: self.place(line),
+                    message: format!("{} fields, but there are {} columns", fields.len(), self.columns.len()),
+                    help: "put quotes around a text with a comma, a tab or a line break".into(),
+                });
             }
-            if std::mem::take(&mut is_header) {
-                continue;
-            }
-            if record.len() != self.columns.len() {
-                return Err(wrong(
-                    format!("{} fields, but there are {} columns", record.len(), self.columns.len()),
-                    "put quotes around a text with a comma, a tab or a line break",
-                ));
-            }
-            let field = |at: usize| {
-                let field = record.get(at)?;
-                let is_last = at + 1 == record.len();
-                Some(Cow::Borrowed(field.strip_suffix('\r').filter(|_| is_last).unwrap_or(field)))
-            };
+            let field = |at: usize| fields.get(at).map(|field| Cow::Borrowed(field.as_str()));
             let cells: Vec<_> = positions.iter().map(|at| at.and_then(field)).collect();
             visit(line, &cells)?;
         }
@@ -228,38 +202,25 @@ pub fn is(column: &str, name: &str) -> bool {
     column.trim().eq_ignore_ascii_case(name.trim())
 }
 
-fn reader(path: &Path, delimiter: u8) -> Result<csv::Reader<impl Read>> {
+fn rows(path: &Path, delimiter: u8) -> Result<Rows<BufReader<File>>> {
     let file = File::open(path).map_err(|cause| cannot_open(path, cause))?;
-    let marked = file.chain(b"\n".as_slice()).chain(END.as_bytes());
-    let mut builder = ReaderBuilder::new();
-    builder.delimiter(delimiter).has_headers(false).flexible(true);
-    // By default the crate counts a line that ends in \r\n with the next one. So \r is taken off the last field here.
-    builder.terminator(Terminator::Any(b'\n'));
-    Ok(builder.from_reader(marked))
+    Ok(Rows::new(BufReader::with_capacity(1 << 16, file), delimiter))
 }
 
-/// The next record that is not a blank line; whether there is one before the end.
-fn next(reader: &mut csv::Reader<impl Read>, record: &mut StringRecord, path: &Path) -> Result<bool> {
-    while reader.read_record(record).map_err(|error| unreadable(path, error))? {
-        match last(record).filter(|_| record.len() == 1) {
-            Some(END) => break,
-            Some("\r") => {}
-            _ => return Ok(true),
-        }
-    }
-    Ok(false)
-}
-
-fn last(record: &StringRecord) -> Option<&str> {
-    record.len().checked_sub(1).and_then(|at| record.get(at))
+fn next(rows: &mut Rows<BufReader<File>>, path: &Path) -> Result<Option<Row>> {
+    rows.next().map_err(|error| match error {
+        delimited::Error::Io(cause) => cannot_open(path, cause),
+        delimited::Error::Malformed(Malformed { line, message, help }) => Error::Wrong {
+            place: format!("{}:{line}", path.display()),
+            message: message.into(),
+            help: help.into(),
+        },
+    })
 }
 
 fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
-    let mut record = StringRecord::new();
-    if !next(&mut reader(path, delimiter)?, &mut record, path)? {
-        return Err(empty(path));
-    }
-    Ok(record.iter().map(|name| name.trim().to_owned()).collect())
+    let first = next(&mut rows(path, delimiter)?, path)?.ok_or_else(|| empty(path))?;
+    Ok(first.fields.iter().map(|name| name.trim().to_owned()).collect())
 }
 
 /// Goes through the objects of a JSON list, or of lines; with each the line where it begins, until `visit` says
@@ -334,24 +295,6 @@ fn unfinished(path: &Path) -> Error {
     }
 }
 
-fn unreadable(path: &Path, error: csv::Error) -> Error {
-    match error.kind() {
-        ErrorKind::Utf8 { pos, .. } => Error::Wrong {
-            place: format!("{}:{}", path.display(), pos.as_ref().map_or(0, |pos| pos.line())),
-            message: "it is not UTF-8".into(),
-            help: "convert the file, such as with `iconv -t UTF-8`".into(),
-        },
-        ErrorKind::Io(cause) => {
-            Error::Open { path: path.to_owned(), cause: std::io::Error::new(cause.kind(), cause.to_string()) }
-        }
-        _ => Error::Wrong {
-            place: path.display().to_string(),
-            message: error.to_string(),
-            help: "it may be cut short; make or copy it again".into(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,9 +355,13 @@ mod tests {
             ("a.json", b"[]", "a.json: it is empty"),
             ("a.txt", b"text\n", "a.txt: its name does not say what it is"),
             ("a.csv", b"text,id\nbrew\n", "a.csv:2: 1 fields, but there are 2 columns"),
-            ("a.csv", b"text,id\na,b\n\"brew,c\nmix,d\n", "a.csv:3: a quote of this row is never closed"),
-            ("a.csv", b"text\nbrew\n\xff\n", "a.csv:3: it is not UTF-8"),
-            ("b.csv", &big, "b.csv:9002: it is not UTF-8"),
+            (
+                "a.csv",
+                b"text,id\na,b\n\"brew,c\nmix,d\n",
+                "a.csv:3: a quote that begins here is never closed",
+            ),
+            ("a.csv", b"text\nbrew\n\xff\n", "a.csv:3: a text of this row is not UTF-8"),
+            ("b.csv", &big, "b.csv:9002: a text of this row is not UTF-8"),
             ("a.csv", b"text,Text\nbrew,c\n", "a.csv: it has the columns `text` and `Text`"),
             ("a.jsonl", b"{\"text\": \"brew\"}\n{\"text\":\n", "a.jsonl:3: EOF while parsing a value, not"),
             (

@@ -17,7 +17,7 @@ use super::artifact::{self, Model};
 use data::Sample;
 use engine::{CheckError, Context, Input};
 use game::{Answer, Labels, Prompt, Question, Role};
-use model::{Checkpoint, FIXED_DAY, Message};
+use model::{Checkpoint, FIXED_DAY, Filled, Message};
 use rollout::{self, Sampling};
 
 /// Who is asked, and how.
@@ -52,7 +52,7 @@ pub struct Verdict {
 /// A question on its way: a default for what is not asked.
 #[derive(Clone, Default)]
 struct Asked {
-    prompt: String,
+    prompt: Filled,
     ids: Vec<u32>,
     too_long: bool,
 }
@@ -212,8 +212,11 @@ impl<'a> Asking<'a> {
         let alone = tokenizer.encode_all(texts)?;
         let mut choices = vec![Vec::new(); asked.len()];
         for (text, alone) in texts.iter().zip(alone) {
-            let whole: Vec<String> = asked.iter().map(|asked| format!("{}{text}", asked.prompt)).collect();
-            for ((asked, ids), choices) in asked.iter().zip(tokenizer.encode_all(&whole)?).zip(&mut choices) {
+            let text = tokenizer.marks.read(text);
+            let whole: Vec<Filled> = asked.iter().map(|asked| asked.prompt.followed_by(&text)).collect();
+            for ((asked, ids), choices) in
+                asked.iter().zip(tokenizer.encode_filled(&whole)?).zip(&mut choices)
+            {
                 let after = ids.strip_prefix(&asked.ids[..]).filter(|_| !asked.ids.is_empty());
                 choices.push(after.map_or_else(|| alone.clone(), <[u32]>::to_vec));
             }
@@ -253,25 +256,32 @@ impl<'a> Asking<'a> {
         let count = questions.len();
         let rows: Vec<usize> = (0..count).filter(|&row| questions[row].is_some()).collect();
         let questions = || questions.iter().flatten();
+        let marks = &checkpoint.tokenizer.marks;
+        // What fills a template is never a control token, whatever it spells.
+        let render = |prompt: &Prompt, question: &Question| {
+            question.with_texts(|text| marks.guard(text), |question| prompt.render(question))
+        };
         let mut prompts =
-            questions().map(|question| prompt.render(question)).collect::<Result<Vec<_>, _>>()?;
+            questions().map(|question| render(&prompt, question)).collect::<Result<Vec<_>, _>>()?;
         if let Chat::On(arguments) = self.chat {
             let mut turns = Vec::with_capacity(prompts.len());
             for (question, prompt) in questions().zip(prompts) {
-                let system = system.as_ref().map(|system| system.render(question)).transpose()?;
+                let system = system.as_ref().map(|system| render(system, question)).transpose()?;
                 let system = system.map(|text| Message::new("system", text));
                 turns.push(system.into_iter().chain([Message::new("user", prompt)]).collect());
             }
             let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
             prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
         }
-        let ids = checkpoint.tokenizer.encode_all(&prompts)?;
+        let prompts: Vec<Filled> = prompts.iter().map(|prompt| marks.read(prompt)).collect();
+        let ids = checkpoint.tokenizer.encode_filled(&prompts)?;
         let mut asked = vec![Asked::default(); count];
         for ((row, prompt), ids) in rows.into_iter().zip(prompts).zip(ids) {
             anyhow::ensure!(
                 !ids.is_empty(),
-                "row {row}: the {}'s prompt `{prompt}` has no tokens: there is nothing to go on from",
-                self.role
+                "row {row}: the {}'s prompt `{}` has no tokens: there is nothing to go on from",
+                self.role,
+                prompt.text
             );
             asked[row] = Asked { prompt, ids, too_long: false };
         }
@@ -306,7 +316,7 @@ impl<'a> Asking<'a> {
     fn sample(&self, asked: Asked) -> Sample {
         Sample {
             role: self.role.to_string(),
-            prompt: asked.prompt,
+            prompt: asked.prompt.text,
             prompt_ids: asked.ids,
             completion: String::new(),
             completion_ids: Vec::new(),

@@ -1,0 +1,415 @@
+//! Marks: the control tokens of a tokenizer, such as `<|im_end|>`, and texts in which only a template can write them.
+//!
+//! What models, seeds and users say may spell a mark, and a self-play attacker is rewarded for finding out. So each text
+//! that is put into a template is *guarded* first: a character that is none is put into whatever could become a mark. In the
+//! rendered text a mark that has no guard in it was written by the template; it is replaced by a stand-in that no data can
+//! hold, and everything else is left to a tokenizer that knows the stand-ins and no mark. Texts that spell no mark have the
+//! tokens that they always had.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use serde_json::Value;
+
+use super::{Error, Result};
+
+/// Unicode's noncharacters, which no text holds: put into what could become a mark, and around the number of a mark.
+const GUARD: char = '\u{fdd0}';
+const BEGIN: char = '\u{fdd1}';
+const END: char = '\u{fdd2}';
+
+/// A tokenizer's marks.
+#[derive(Clone)]
+pub struct Marks {
+    /// Their texts, by their numbers here.
+    texts: Vec<String>,
+    /// Which of them stand alone only: not within a word.
+    alone: Vec<bool>,
+    finder: Option<AhoCorasick>,
+    /// The same tokenizer, which knows the stand-ins and not the marks.
+    inner: tokenizers::Tokenizer,
+}
+
+/// A template's text with data in it, ready to be tokenized.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// As a person reads it.
+    pub text: String,
+    /// With stand-ins for the marks that the template wrote.
+    pub(super) marked: String,
+    /// How many marks its data spells.
+    pub spelled: usize,
+}
+
+impl Filled {
+    /// With more of the template behind it.
+    pub fn followed_by(&self, more: &Filled) -> Filled {
+        Filled {
+            text: format!("{}{}", self.text, more.text),
+            marked: format!("{}{}", self.marked, more.marked),
+            spelled: self.spelled + more.spelled,
+        }
+    }
+}
+
+/// Whether an added token is a mark: it is special, or it is written like one. Others are words or white space of the
+/// vocabulary, which ordinary texts have.
+fn is_mark(token: &Value) -> bool {
+    let content = token["content"].as_str().unwrap_or_default();
+    let is_bracketed = |open, close| content.starts_with(open) && content.ends_with(close);
+    !content.trim().is_empty()
+        && content.chars().count() > 1
+        && (token["special"] == true || is_bracketed('<', '>') || is_bracketed('[', ']'))
+}
+
+fn stand_in(number: usize) -> String {
+    format!("{BEGIN}{number}{END}")
+}
+
+impl Marks {
+    /// Of the contents of a tokenizer.json.
+    pub(super) fn of(json: &[u8]) -> std::result::Result<Marks, String> {
+        let mut json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let (mut texts, mut alone) = (Vec::new(), Vec::new());
+        for token in json["added_tokens"].as_array_mut().into_iter().flatten().filter(|token| is_mark(token))
+        {
+            let text = token["content"].as_str().unwrap_or_default().to_owned();
+            token["content"] = stand_in(texts.len()).into();
+            alone.push(token["single_word"] == true);
+            texts.push(text);
+        }
+        rename(&mut json["model"], &texts);
+        let inner = serde_json::to_vec(&json).map_err(|error| error.to_string())?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(inner).map_err(|error| error.to_string())?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
+        let finder = if texts.is_empty() { None } else { Some(finder.map_err(|error| error.to_string())?) };
+        Ok(Marks { texts, alone, finder, inner })
+    }
+
+    /// A text of others than the template, such that nothing of it can become a mark, be it alone or with what stands around
+    /// it. Only to be put into a template, and that only to be read by [`Marks::read`].
+    pub fn guard(&self, text: &str) -> String {
+        let trimmed = text.trim();
+        let first = |c| self.texts.iter().any(|mark| mark.starts_with(c));
+        let last = |c| self.texts.iter().any(|mark| mark.ends_with(c));
+        // Whole texts that a mark could be put together around.
+        let is_part = !trimmed.is_empty() && self.texts.iter().any(|mark| mark.contains(trimmed));
+        let mut guarded = String::with_capacity(text.len() + 8);
+        let mut is_begun = false;
+        for c in text.chars() {
+            let c = if matches!(c, GUARD | BEGIN | END) { char::REPLACEMENT_CHARACTER } else { c };
+            if last(c) {
+                guarded.push(GUARD);
+            }
+            guarded.push(c);
+            if first(c) || is_part && !is_begun && !c.is_whitespace() {
+                guarded.push(GUARD);
+            }
+            is_begun |= !c.is_whitespace();
+        }
+        guarded
+    }
+
+    /// How many marks a text spells.
+    pub fn spelled(&self, text: &str) -> usize {
+        self.finder.as_ref().map_or(0, |finder| finder.find_iter(text).count())
+    }
+
+    /// A template that was filled with guarded texts.
+    pub fn read(&self, rendered: &str) -> Filled {
+        let mut filled = Filled::default();
+        let mut from = 0;
+        let found = self.finder.iter().flat_map(|finder| finder.find_iter(rendered));
+        for mark in found {
+            let number = mark.pattern().as_usize();
+            if self.alone[number] && within_word(rendered, mark.start(), mark.end()) {
+                continue;
+            }
+            filled.push(&rendered[from..mark.start()]);
+            filled.text += &self.texts[number];
+            filled.marked += &stand_in(number);
+            from = mark.end();
+        }
+        filled.push(&rendered[from..]);
+        // What the template wrote is no data.
+        let written = filled.marked.matches(BEGIN).count();
+        filled.spelled = self.spelled(&filled.text).saturating_sub(written);
+        filled
+    }
+
+    /// A text that is data from its beginning to its end.
+    pub fn data(&self, text: &str) -> Filled {
+        let plain = Marks::plain(text);
+        Filled { spelled: self.spelled(text), marked: plain.clone(), text: plain }
+    }
+
+    /// A text without what stands for marks.
+    pub(super) fn plain(text: &str) -> String {
+        text.replace([GUARD, BEGIN, END], "\u{fffd}")
+    }
+
+    /// The tokenizer that knows the stand-ins and not the marks.
+    pub(super) fn into_tokenizer(self) -> tokenizers::Tokenizer {
+        self.inner
+    }
+
+    /// The tokens; with `around` those, too, that the model expects around a text.
+    pub(super) fn encode(&self, filled: &Filled, around: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(filled.marked.as_str(), around);
+        let encoding = encoding
+            .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// A mark that its stand-in does not stand for, if there is one: with its id.
+    pub(super) fn unknown(&self, id: impl Fn(&str) -> Option<u32>) -> Option<(&str, u32)> {
+        self.texts.iter().enumerate().find_map(|(number, text)| {
+            let id = id(text)?;
+            let stand_in = Filled { marked: stand_in(number), ..Filled::default() };
+            (self.encode(&stand_in, false).ok()?.as_slice() != [id]).then_some((text.as_str(), id))
+        })
+    }
+}
+
+impl Filled {
+    fn push(&mut self, piece: &str) {
+        for c in piece.chars().filter(|c| *c != GUARD) {
+            let c = if matches!(c, BEGIN | END) { char::REPLACEMENT_CHARACTER } else { c };
+            self.text.push(c);
+            self.marked.push(c);
+        }
+    }
+}
+
+/// As the library tells words: by the characters before and behind.
+fn within_word(text: &str, from: usize, to: usize) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text[..from].chars().next_back().is_some_and(is_word) || text[to..].chars().next().is_some_and(is_word)
+}
+
+/// Gives the marks of a model's own vocabulary, and the token for what is unknown, the names of their stand-ins: some
+/// algorithms find whole words in there.
+fn rename(model: &mut Value, marks: &[String]) {
+    let renamed = |text: &str| marks.iter().position(|mark| mark == text).map(stand_in);
+    match &mut model["vocab"] {
+        Value::Object(vocabulary) => {
+            for (number, mark) in marks.iter().enumerate() {
+                if let Some(id) = vocabulary.remove(mark) {
+                    vocabulary.insert(stand_in(number), id);
+                }
+            }
+        }
+        Value::Array(pieces) => {
+            for piece in pieces {
+                if let Some(name) = piece[0].as_str().and_then(renamed) {
+                    piece[0] = name.into();
+                }
+            }
+        }
+        _ => {}
+    }
+    if let Some(name) = model["unk_token"].as_str().and_then(renamed) {
+        model["unk_token"] = name.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A tokenizer, its marks, and whether it gives back any text as it was.
+    struct Known {
+        name: &'static str,
+        inner: tokenizers::Tokenizer,
+        marks: Marks,
+        is_lossless: bool,
+    }
+
+    impl Known {
+        fn of(name: &'static str, json: &[u8], is_lossless: bool) -> Known {
+            let inner = tokenizers::Tokenizer::from_bytes(json).unwrap();
+            let marks = super::super::tokenizer::marks_of(json, &inner).unwrap();
+            Known { name, inner, marks, is_lossless }
+        }
+
+        /// The ids of a template with two texts in it, and of the texts what is between its marks.
+        fn fill(&self, mark: &str, one: &str, other: &str) -> (Filled, Vec<u32>) {
+            let guarded = [one, other].map(|text| self.marks.guard(text));
+            let filled = self.marks.read(&format!("{mark}{}{mark}{}{mark}", guarded[0], guarded[1]));
+            let ids = self.marks.encode(&filled, false).unwrap();
+            (filled, ids)
+        }
+    }
+
+    fn added(marks: &[(&str, u32, bool)]) -> Value {
+        let token = |(content, id, special): &(&str, u32, bool)| {
+            json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": special })
+        };
+        marks.iter().map(token).collect()
+    }
+
+    fn known() -> Vec<Known> {
+        let bytes: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+        // Pieces as sentencepiece has them, the control tokens among them.
+        let mut pieces = vec![
+            json!(["<unk>", 0.0]),
+            json!(["<s>", 0.0]),
+            json!(["</s>", 0.0]),
+            json!(["<start_of_turn>", 0.0]),
+        ];
+        pieces.extend(bytes.iter().map(|byte| json!([byte, -9.0])));
+        pieces.extend(
+            ["▁", "s", "t", "a", "r", "_", "o", "f", "u", "n", "<", ">", "/", "▁brew", "glow"]
+                .map(|piece| json!([piece, -2.0])),
+        );
+        let marks = [("<unk>", 0, true), ("<s>", 1, true), ("</s>", 2, true), ("<start_of_turn>", 3, false)];
+        let decoder = json!({ "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" }, { "type": "Fuse" } ] });
+        let sentencepiece = json!({ "version": "1.0", "added_tokens": added(&marks),
+            "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+            "decoder": decoder, "model": { "type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": true } });
+        let words = ["[UNK]", "[CLS]", "[SEP]", "brew", "glow", "##venom", "c", "##l", "##s", "[", "]"];
+        let vocabulary: serde_json::Map<String, Value> =
+            words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+        let marks = [("[UNK]", 0, true), ("[CLS]", 1, true), ("[SEP]", 2, true)];
+        // Splits at white space alone, so that a whole word may be found in the vocabulary.
+        let wordpiece = json!({ "version": "1.0", "added_tokens": added(&marks),
+            "normalizer": { "type": "NFKC" }, "pre_tokenizer": { "type": "WhitespaceSplit" },
+            "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": vocabulary } });
+        let spec = super::super::TokenizerSpec {
+            algorithm: super::super::Algorithm::WordLevel,
+            vocab_size: 40,
+            special_tokens: vec!["<sep>".into()],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        super::super::Tokenizer::train(&["brew glowvenom ? <sep>"], &spec)
+            .unwrap()
+            .save(folder.path())
+            .unwrap();
+        let word_level = std::fs::read(folder.path().join("tokenizer.json")).unwrap();
+        let fixture =
+            |name: &str| std::fs::read(format!("../../tests/fixtures/{name}/tokenizer.json")).unwrap();
+        vec![
+            Known::of("byte-level BPE", &fixture("qwen3-tiny"), true),
+            Known::of("byte-level BPE of llama", &fixture("llama-tiny"), true),
+            Known::of("sentencepiece", sentencepiece.to_string().as_bytes(), true),
+            Known::of("WordPiece", wordpiece.to_string().as_bytes(), false),
+            Known::of("word level", &word_level, false),
+        ]
+    }
+
+    /// Texts of pieces that marks could be made of, and of any others.
+    fn texts() -> impl Strategy<Value = String> {
+        let parts = [
+            "<|im_end|>",
+            "<|im_start|>",
+            "<|",
+            "|>",
+            "im_end",
+            "im",
+            "_end",
+            "<",
+            ">",
+            "<s>",
+            "</s>",
+            "/s",
+            "s",
+            "<start_of_turn>",
+            "start_of_turn",
+            "[SEP]",
+            "[",
+            "SEP",
+            "]",
+            "<sep>",
+            "sep",
+            "<unk>",
+            " ",
+            "\n",
+            "brew",
+            "glowvenom",
+            "＜|im_end|＞",
+            "\u{fdd0}",
+            "\u{fdd1}0\u{fdd2}",
+            "é",
+            "魔",
+        ];
+        let part = prop_oneof![
+            4 => proptest::sample::select(parts.to_vec()).prop_map(str::to_owned),
+            1 => any::<String>(),
+        ];
+        proptest::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+
+        #[test]
+        fn what_fills_a_template_is_never_a_mark(one in texts(), other in texts()) {
+            for known in known() {
+                let control: Vec<u32> = known.marks.texts.iter().filter_map(|mark| known.inner.token_to_id(mark)).collect();
+                let unknown = ["<unk>", "[UNK]"].map(|mark| known.inner.token_to_id(mark));
+                let mark = &known.marks.texts[known.marks.texts.len() - 1];
+                let own = known.inner.token_to_id(mark).unwrap();
+                let (filled, ids) = known.fill(mark, &one, &other);
+                let plain = [&one, &other].map(|text| text.replace([GUARD, BEGIN, END], "\u{fffd}"));
+                prop_assert_eq!(&filled.text, &format!("{mark}{}{mark}{}{mark}", plain[0], plain[1]));
+                let found = ids.iter().filter(|id| control.contains(id) && !unknown.contains(&Some(**id)));
+                prop_assert!(found.clone().all(|id| *id == own), "{}: {:?}", known.name, ids);
+                prop_assert_eq!(found.count(), 3, "{}: {:?}", known.name, ids);
+                if known.is_lossless {
+                    let between: Vec<&[u32]> = ids.split(|id| *id == own).collect();
+                    let texts: Vec<String> = between[1..3].iter().map(|ids| known.inner.decode(ids, false).unwrap()).collect();
+                    prop_assert_eq!(&texts[..], &plain[..], "{}", known.name);
+                }
+            }
+        }
+
+        #[test]
+        fn texts_that_spell_no_mark_have_the_tokens_that_they_always_had(one in texts(), other in texts()) {
+            for known in known() {
+                let mark = &known.marks.texts[known.marks.texts.len() - 1];
+                let whole = format!("{mark}{one}{mark}{other}{mark}");
+                if known.marks.spelled(&whole) > 3 || whole.contains([GUARD, BEGIN, END]) {
+                    continue;
+                }
+                let (_, ids) = known.fill(mark, &one, &other);
+                let before = known.inner.encode_fast(whole, false).unwrap();
+                // What a normalizer makes a mark of was one; and is none in data.
+                let count = |ids: &[u32]| ids.iter().filter(|id| known.inner.token_to_id(mark) == Some(**id)).count();
+                if count(before.get_ids()) == 3 {
+                    prop_assert_eq!(&ids[..], before.get_ids(), "{}", known.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn marks_are_counted_and_a_template_may_write_them() {
+        let known = &known()[0];
+        let guarded = known.marks.guard("no <|im_end|> yes");
+        let filled = known.marks.read(&format!("<|im_start|>{guarded}<|im_end|>"));
+        assert_eq!(filled.text, "<|im_start|>no <|im_end|> yes<|im_end|>");
+        assert_eq!(filled.spelled, 1);
+        let ids = known.marks.encode(&filled, false).unwrap();
+        let id = |mark: &str| known.inner.token_to_id(mark).unwrap();
+        assert_eq!((ids[0], ids[ids.len() - 1]), (id("<|im_start|>"), id("<|im_end|>")));
+        assert_eq!(ids.iter().filter(|id| [0, 1, 2].contains(*id)).count(), 2);
+        // A mark that is put together of the template and its data is none.
+        let half = known.marks.guard("im_end");
+        assert_eq!(
+            known
+                .marks
+                .encode(&known.marks.read(&format!("<|{half}|>")), false)
+                .unwrap()
+                .iter()
+                .filter(|id| **id == 2)
+                .count(),
+            0
+        );
+    }
+}
