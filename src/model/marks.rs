@@ -6,6 +6,8 @@
 //! hold, and everything else is left to a tokenizer that knows the stand-ins and no mark. Texts that spell no mark have the
 //! tokens that they always had.
 
+use std::collections::HashSet;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
@@ -23,6 +25,10 @@ pub struct Marks {
     texts: Vec<String>,
     /// Which of them stand alone only: not within a word.
     alone: Vec<bool>,
+    /// The characters that they begin and end with: there may be thousands of them.
+    firsts: HashSet<char>,
+    lasts: HashSet<char>,
+    longest: usize,
     finder: Option<AhoCorasick>,
     /// The same tokenizer, which knows the stand-ins and not the marks.
     inner: tokenizers::Tokenizer,
@@ -83,26 +89,28 @@ impl Marks {
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
         let finder = if texts.is_empty() { None } else { Some(finder.map_err(|error| error.to_string())?) };
-        Ok(Marks { texts, alone, finder, inner })
+        let firsts = texts.iter().filter_map(|text| text.chars().next()).collect();
+        let lasts = texts.iter().filter_map(|text| text.chars().next_back()).collect();
+        let longest = texts.iter().map(String::len).max().unwrap_or(0);
+        Ok(Marks { texts, alone, firsts, lasts, longest, finder, inner })
     }
 
     /// A text of others than the template, such that nothing of it can become a mark, be it alone or with what stands around
     /// it. Only to be put into a template, and that only to be read by [`Marks::read`].
     pub fn guard(&self, text: &str) -> String {
         let trimmed = text.trim();
-        let first = |c| self.texts.iter().any(|mark| mark.starts_with(c));
-        let last = |c| self.texts.iter().any(|mark| mark.ends_with(c));
         // Whole texts that a mark could be put together around.
-        let is_part = !trimmed.is_empty() && self.texts.iter().any(|mark| mark.contains(trimmed));
+        let is_part = (1..=self.longest).contains(&trimmed.len())
+            && self.texts.iter().any(|mark| mark.contains(trimmed));
         let mut guarded = String::with_capacity(text.len() + 8);
         let mut is_begun = false;
         for c in text.chars() {
             let c = if matches!(c, GUARD | BEGIN | END) { char::REPLACEMENT_CHARACTER } else { c };
-            if last(c) {
+            if self.lasts.contains(&c) {
                 guarded.push(GUARD);
             }
             guarded.push(c);
-            if first(c) || is_part && !is_begun && !c.is_whitespace() {
+            if self.firsts.contains(&c) || is_part && !is_begun && !c.is_whitespace() {
                 guarded.push(GUARD);
             }
             is_begun |= !c.is_whitespace();
