@@ -202,7 +202,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         let record = Run::read_record(&removal.folder).ok();
         let place = removal.folder.canonicalize().ok();
         removal.remove()?;
-        if let Some(record) = record.filter(|record| !record.root.is_empty()) {
+        if let Some(record) = record {
             // Where that fails, `cache gc` finds that the folder was deleted.
             let _ = let_go(&record, place.as_deref());
         }
@@ -223,25 +223,28 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A run as its cache knows it.
+fn known(record: &RunRecord) -> anyhow::Result<Option<(Store, Rooted)>> {
+    let Some(store) = record.store()? else { return Ok(None) };
+    let root = store.roots()?.into_iter().find(|root| root.id == record.root);
+    Ok(root.map(|root| (store, root)))
+}
+
 /// Whether the run in a folder is under way as its cache knows it.
 fn is_under_way(folder: &Path) -> bool {
-    let known = || -> anyhow::Result<bool> {
-        let record = Run::read_record(folder)?;
-        let Some(store) = record.store()? else { return Ok(false) };
-        let roots = store.roots()?;
-        let place = folder.canonicalize()?;
-        Ok(roots.iter().any(|root| root.id == record.root && root.is_under_way && root.folder == place))
-    };
-    known().unwrap_or(false)
+    let root = Run::read_record(folder).and_then(|record| known(&record)).ok().flatten();
+    let is_here = |root: &Rooted| folder.canonicalize().is_ok_and(|place| place == root.folder);
+    root.is_some_and(|(_, root)| root.is_under_way && is_here(&root))
 }
 
 /// Lets go of what a run needed whose folder was removed from this place, unless that was a copy of it.
 fn let_go(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
-    let Some(store) = record.store()? else { return Ok(()) };
-    let gone = store.roots()?.into_iter().find(|root| root.id == record.root);
-    let was_here = |root: &Rooted| place == Some(&root.folder) || root.standing() == Standing::Deleted;
-    let is_gone = |root: &Rooted| was_here(root) && !root.is_under_way && renamed(root).is_none();
-    gone.filter(is_gone).map_or(Ok(()), |root| Ok(store.remove_root(&root.id)?))
+    let Some((store, root)) = known(record)? else { return Ok(()) };
+    let was_here = place == Some(&root.folder) || root.standing() == Standing::Deleted;
+    match was_here && !root.is_under_way && renamed(&root).is_none() {
+        true => Ok(store.remove_root(&root.id)?),
+        false => Ok(()),
+    }
 }
 
 /// A run that the cache knows of and whose folder cannot be seen from here, by its folder or the name of that.

@@ -20,7 +20,7 @@ use super::plan::{Plan, Reason, State, Why};
 use super::progress::{Outcome, Progress};
 use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
 use super::resources::{Grant, Resources};
-use super::runner::{Event, Here, Processes, Runner};
+use super::runner::{Event, Runner};
 use super::thinning::Thinning;
 use super::threads::Threads;
 use super::worker::Program;
@@ -79,8 +79,8 @@ pub fn run(
             options,
             observe,
             root,
-            here: Here::new(scope, &events, executor),
-            processes: Processes::new(scope, &events, executor, options.program.clone()),
+            here: Runner::here(scope, &events, executor),
+            processes: Runner::processes(scope, &events, executor, options.program.clone()),
             recorders,
             events,
             resources,
@@ -151,8 +151,8 @@ struct Scheduler<'a, 'scope, 'env> {
     options: &'a RunOptions,
     observe: &'a mut Observe<'env>,
     root: &'a Root,
-    here: Here<'scope, 'a>,
-    processes: Processes<'scope, 'a>,
+    here: Runner<'scope, 'a>,
+    processes: Runner<'scope, 'a>,
     recorders: Threads<'scope, 'a, (Digest, Placed, Option<Claim>), Event>,
     events: Sender<Event>,
     resources: Resources,
@@ -396,7 +396,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.set(id, State::Running { why });
         self.executor.progress.node_started(&node.name, node.call.kind.name);
         self.keys.insert(key, Work { node: id, others, step: Step::Running { _grant: grant } });
-        let runner: &mut dyn Runner = if on_its_own { &mut self.processes } else { &mut self.here };
+        let runner = if on_its_own { &mut self.processes } else { &mut self.here };
         runner.start(task, claim);
         Ok(())
     }

@@ -29,82 +29,58 @@ pub(super) enum Event {
     Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },
 }
 
-/// Does jobs. It is done with one when it says so on the channel that it was made with; what counts is the record.
-pub(super) trait Runner {
-    /// Starts a job whose key was claimed.
-    fn start(&mut self, task: Task, claim: Claim);
-}
-
-/// Threads of this process.
-pub(super) struct Here<'scope, 'env> {
+/// Does jobs, each on a thread that does it itself or waits for the process that does. It is done with one when it says so
+/// on the channel that it was made with; what counts is the record.
+pub(super) struct Runner<'scope, 'env> {
     threads: Threads<'scope, 'env, (Task, Claim), Event>,
     running: Arc<AtomicUsize>,
 }
 
-/// A process for each job, with a thread here that listens to it.
-pub(super) struct Processes<'scope, 'env> {
-    threads: Threads<'scope, 'env, (Task, Claim), Event>,
-    running: Arc<AtomicUsize>,
-}
-
-impl<'scope, 'env> Here<'scope, 'env> {
-    pub fn new(
+impl<'scope, 'env> Runner<'scope, 'env> {
+    /// Does jobs in this process.
+    pub fn here(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
         executor: Executor<'scope>,
     ) -> Self {
-        let running = Arc::new(AtomicUsize::new(0));
-        let at_work = running.clone();
-        let threads = Threads::new(scope, events, move |(task, claim): (Task, Claim)| {
-            let begun = Instant::now();
-            let ended = executor.execute(&task);
-            ended_event(&task, ended, claim, begun, &at_work)
-        });
-        Here { threads, running }
+        Runner::new(scope, events, move |task| executor.execute(task))
     }
-}
 
-impl Runner for Here<'_, '_> {
-    fn start(&mut self, task: Task, claim: Claim) {
-        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
-        self.threads.give((task, claim), running);
-    }
-}
-
-impl<'scope, 'env> Processes<'scope, 'env> {
-    pub fn new(
+    /// Has each job done by a process of its own, which takes the claim over, so that it holds the key however long it
+    /// lives.
+    pub fn processes(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
         executor: Executor<'scope>,
         program: Option<Program>,
     ) -> Self {
+        Runner::new(scope, events, move |task| match &program {
+            Some(program) => program.run(task, &executor),
+            None => Ended::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own")),
+        })
+    }
+
+    fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        events: &Sender<Event>,
+        work: impl Fn(&Task) -> Ended + Send + Sync + 'scope,
+    ) -> Self {
         let running = Arc::new(AtomicUsize::new(0));
         let at_work = running.clone();
         let threads = Threads::new(scope, events, move |(task, claim): (Task, Claim)| {
             let begun = Instant::now();
-            let ended = match &program {
-                Some(program) => program.run(&task, &executor),
-                None => {
-                    Ended::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own"))
-                }
-            };
-            ended_event(&task, ended, claim, begun, &at_work)
+            let ended = work(&task);
+            at_work.fetch_sub(1, Ordering::SeqCst);
+            // What is not recorded by this process is free again.
+            let claim = matches!(ended, Ended::Placed(_)).then_some(claim);
+            Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
         });
-        Processes { threads, running }
+        Runner { threads, running }
     }
-}
 
-impl Runner for Processes<'_, '_> {
-    /// The process takes the claim over, so that it holds the key however long it lives.
-    fn start(&mut self, task: Task, claim: Claim) {
+    /// Starts a job whose key was claimed.
+    pub fn start(&mut self, task: Task, claim: Claim) {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.threads.give((task, claim), running);
     }
-}
-
-fn ended_event(task: &Task, ended: Ended, claim: Claim, begun: Instant, at_work: &AtomicUsize) -> Event {
-    at_work.fetch_sub(1, Ordering::SeqCst);
-    // What is not recorded by this process is free again.
-    let claim = matches!(ended, Ended::Placed(_)).then_some(claim);
-    Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
 }

@@ -10,7 +10,6 @@ use serde_json::Value;
 use tokenizers::{PaddingParams, TruncationParams};
 
 use super::marks::Marks;
-use super::tokenizer::marks_of;
 use super::weights::Weights;
 use super::{Compute, Error, Result};
 
@@ -119,7 +118,7 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
             "token `{token}` has id {id}, but config.json has a vocab_size of {size}"
         )));
     }
-    let mut tokenizer = marks_of(&text, &tokenizer).map_err(&invalid)?.into_tokenizer();
+    let mut tokenizer = Marks::of(&tokenizer, &text).map_err(&invalid)?.into_tokenizer();
     let sentence = folder.join("sentence_bert_config.json");
     let asked = if sentence.exists() { json(&sentence)?["max_seq_length"].as_u64() } else { None };
     let longest = asked.map_or(config.max_position_embeddings, |asked| asked as usize);

@@ -6,7 +6,7 @@
 //! hold, and everything else is left to a tokenizer that knows the stand-ins and no mark. Texts that spell no mark have the
 //! tokens that they always had.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
@@ -41,8 +41,6 @@ pub struct Filled {
     pub text: String,
     /// With stand-ins for the marks that the template wrote.
     pub(super) marked: String,
-    /// How many marks its data spells.
-    pub spelled: usize,
 }
 
 impl Filled {
@@ -51,7 +49,6 @@ impl Filled {
         Filled {
             text: format!("{}{}", self.text, more.text),
             marked: format!("{}{}", self.marked, more.marked),
-            spelled: self.spelled + more.spelled,
         }
     }
 }
@@ -71,8 +68,8 @@ fn stand_in(number: usize) -> String {
 }
 
 impl Marks {
-    /// Of the contents of a tokenizer.json.
-    pub(super) fn of(json: &[u8]) -> std::result::Result<Marks, String> {
+    /// Of a tokenizer and the contents of its tokenizer.json.
+    pub(super) fn of(tokenizer: &tokenizers::Tokenizer, json: &[u8]) -> std::result::Result<Marks, String> {
         let mut json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let (mut texts, mut alone) = (Vec::new(), Vec::new());
         for token in json["added_tokens"].as_array_mut().into_iter().flatten().filter(|token| is_mark(token))
@@ -83,8 +80,8 @@ impl Marks {
             texts.push(text);
         }
         rename(&mut json["model"], &texts);
-        let inner = serde_json::to_vec(&json).map_err(|error| error.to_string())?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(inner).map_err(|error| error.to_string())?;
+        let mut inner: tokenizers::Tokenizer =
+            serde_json::from_value(json).map_err(|error| error.to_string())?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
@@ -92,7 +89,23 @@ impl Marks {
         let firsts = texts.iter().filter_map(|text| text.chars().next()).collect();
         let lasts = texts.iter().filter_map(|text| text.chars().next_back()).collect();
         let longest = texts.iter().map(String::len).max().unwrap_or(0);
-        Ok(Marks { texts, alone, firsts, lasts, longest, finder, inner })
+        let marks = Marks { texts, alone, firsts, lasts, longest, finder, inner };
+        match marks.unknown(tokenizer) {
+            None => Ok(marks),
+            Some((mark, id)) => Err(format!(
+                "its control token `{mark}` ({id}) cannot be told from the same text in data: its normalizer must leave \
+                 noncharacters as they are"
+            )),
+        }
+    }
+
+    /// A mark that its stand-in does not stand for, if there is one: with its id.
+    fn unknown(&self, tokenizer: &tokenizers::Tokenizer) -> Option<(&str, u32)> {
+        self.texts.iter().enumerate().find_map(|(number, text)| {
+            let id = tokenizer.token_to_id(text)?;
+            let stand_in = Filled { marked: stand_in(number), ..Filled::default() };
+            (self.encode(&stand_in, false).ok()?.as_slice() != [id]).then_some((text.as_str(), id))
+        })
     }
 
     /// A text of others than the template, such that nothing of it can become a mark, be it alone or with what stands around
@@ -118,11 +131,6 @@ impl Marks {
         guarded
     }
 
-    /// How many marks a text spells.
-    pub fn spelled(&self, text: &str) -> usize {
-        self.finder.as_ref().map_or(0, |finder| finder.find_iter(text).count())
-    }
-
     /// A template that was filled with guarded texts.
     pub fn read(&self, rendered: &str) -> Filled {
         let mut filled = Filled::default();
@@ -139,16 +147,13 @@ impl Marks {
             from = mark.end();
         }
         filled.push(&rendered[from..]);
-        // What the template wrote is no data.
-        let written = filled.marked.matches(BEGIN).count();
-        filled.spelled = self.spelled(&filled.text).saturating_sub(written);
         filled
     }
 
     /// A text that is data from its beginning to its end.
     pub fn data(&self, text: &str) -> Filled {
         let plain = Marks::plain(text);
-        Filled { spelled: self.spelled(text), marked: plain.clone(), text: plain }
+        Filled { marked: plain.clone(), text: plain }
     }
 
     /// A text without what stands for marks.
@@ -167,15 +172,6 @@ impl Marks {
         let encoding = encoding
             .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// A mark that its stand-in does not stand for, if there is one: with its id.
-    pub(super) fn unknown(&self, id: impl Fn(&str) -> Option<u32>) -> Option<(&str, u32)> {
-        self.texts.iter().enumerate().find_map(|(number, text)| {
-            let id = id(text)?;
-            let stand_in = Filled { marked: stand_in(number), ..Filled::default() };
-            (self.encode(&stand_in, false).ok()?.as_slice() != [id]).then_some((text.as_str(), id))
-        })
     }
 }
 
@@ -198,7 +194,9 @@ fn within_word(text: &str, from: usize, to: usize) -> bool {
 /// Gives the marks of a model's own vocabulary, and the token for what is unknown, the names of their stand-ins: some
 /// algorithms find whole words in there.
 fn rename(model: &mut Value, marks: &[String]) {
-    let renamed = |text: &str| marks.iter().position(|mark| mark == text).map(stand_in);
+    let numbers: HashMap<&str, usize> =
+        marks.iter().enumerate().map(|(number, mark)| (mark.as_str(), number)).collect();
+    let renamed = |text: &str| numbers.get(text).copied().map(stand_in);
     match &mut model["vocab"] {
         Value::Object(vocabulary) => {
             for (number, mark) in marks.iter().enumerate() {
@@ -239,8 +237,13 @@ mod tests {
     impl Known {
         fn of(name: &'static str, json: &[u8], is_lossless: bool) -> Known {
             let inner = tokenizers::Tokenizer::from_bytes(json).unwrap();
-            let marks = super::super::tokenizer::marks_of(json, &inner).unwrap();
+            let marks = Marks::of(&inner, json).unwrap();
             Known { name, inner, marks, is_lossless }
+        }
+
+        /// How many marks a text spells.
+        fn spelled(&self, text: &str) -> usize {
+            self.marks.finder.as_ref().map_or(0, |finder| finder.find_iter(text).count())
         }
 
         /// The ids of a template with two texts in it, and of the texts what is between its marks.
@@ -382,7 +385,7 @@ mod tests {
             for known in known() {
                 let mark = &known.marks.texts[known.marks.texts.len() - 1];
                 let whole = format!("{mark}{one}{mark}{other}{mark}");
-                if known.marks.spelled(&whole) > 3 || whole.contains([GUARD, BEGIN, END]) {
+                if known.spelled(&whole) > 3 || whole.contains([GUARD, BEGIN, END]) {
                     continue;
                 }
                 let (_, ids) = known.fill(mark, &one, &other);
@@ -402,7 +405,7 @@ mod tests {
         let guarded = known.marks.guard("no <|im_end|> yes");
         let filled = known.marks.read(&format!("<|im_start|>{guarded}<|im_end|>"));
         assert_eq!(filled.text, "<|im_start|>no <|im_end|> yes<|im_end|>");
-        assert_eq!(filled.spelled, 1);
+        assert_eq!(known.spelled("no <|im_end|> yes"), 1);
         let ids = known.marks.encode(&filled, false).unwrap();
         let id = |mark: &str| known.inner.token_to_id(mark).unwrap();
         assert_eq!((ids[0], ids[ids.len() - 1]), (id("<|im_start|>"), id("<|im_end|>")));

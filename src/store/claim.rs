@@ -95,8 +95,15 @@ impl Claim {
     }
 }
 
-/// Takes over the claim of a process that is gone, or hands it on: whoever makes the link `breaking` does so, and nobody else may remove
-/// the claim meanwhile. False where somebody else is at it, or was faster.
+/// Removes the link by which a process that is gone was taking over a claim. It may be somebody else's by now, who tries
+/// again.
+pub(super) fn set_aside(breaking: &Path, session: &Session) {
+    let aside = session.folder.join("broken");
+    let _ = fs::rename(breaking, &aside).and_then(|()| fs::remove_file(&aside));
+}
+
+/// Takes over the claim of a process that is gone, or hands it on: whoever makes the link `breaking` does so, and nobody
+/// else may remove the claim meanwhile. False where somebody else is at it, or was faster.
 fn take_over(
     path: &Path,
     stale: (u64, u64),
@@ -109,9 +116,8 @@ fn take_over(
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             if watch.living(breaking)?.is_none() {
-                // Whoever was at it is gone too. What is moved away may be somebody else's by now, who tries again.
-                let aside = session.folder.join("broken");
-                let _ = fs::rename(breaking, &aside).and_then(|()| fs::remove_file(&aside));
+                // Whoever was at it is gone too.
+                set_aside(breaking, session);
             }
             return Ok(false);
         }

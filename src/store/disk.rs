@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use super::claim::{BREAK, Claim, Claimed};
+use super::claim::{BREAK, Claim, Claimed, set_aside};
 use super::digest::is_executable;
 use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
@@ -257,11 +257,7 @@ impl Store {
                 Ok(true) => {}
             }
             match path.as_os_str().as_encoded_bytes().ends_with(BREAK.as_bytes()) {
-                // Whoever is faster and has it by now tries again.
-                true => {
-                    let aside = session.folder.join("broken");
-                    let _ = fs::rename(&path, &aside).and_then(|()| fs::remove_file(&aside));
-                }
+                true => set_aside(&path, session),
                 // Taken over and let go of, so that nobody who is faster loses it.
                 false => drop(Claim::take(&path, session, None, &self.watch)?),
             }
@@ -298,9 +294,7 @@ impl Store {
 
     /// Whether the process of this session lives.
     pub fn is_at_work(&self, session: &str) -> Result<bool> {
-        let path = self.root.join("sessions").join(session);
-        let living = self.watch.living(&path).map_err(io_error("read", &path))?;
-        Ok(living.is_some())
+        Ok(self.living("sessions", session)?.is_some())
     }
 
     /// What other processes know this one by.
@@ -337,7 +331,12 @@ impl Store {
     }
 
     fn claimant(&self, name: &str) -> Result<Option<Process>> {
-        let path = self.root.join("claims").join(name);
+        self.living("claims", name)
+    }
+
+    /// The process of a session, or of a claim, if it lives.
+    fn living(&self, folder: &str, name: &str) -> Result<Option<Process>> {
+        let path = self.root.join(folder).join(name);
         let living = self.watch.living(&path).map_err(io_error("read", &path))?;
         Ok(living.map(|told| told.process))
     }

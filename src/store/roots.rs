@@ -225,9 +225,7 @@ impl Store {
         let read = || {
             let mut named = Vec::new();
             for path in files_of(&root)? {
-                let text = fs::read(&path)?;
-                let lines = sealed_lines(&text, |_| {});
-                named.extend(lines.filter_map(|line| serde_json::from_slice::<Named>(line).ok()));
+                named.extend(read_named(&path)?.0);
             }
             io::Result::Ok(named)
         };
@@ -306,15 +304,20 @@ impl Kept {
             if self.lengths.get(&path) == Some(&length) {
                 continue;
             }
-            let text = fs::read(&path)?;
-            let named =
-                sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Named>(line).ok());
-            let outputs = named.flat_map(|named| named.outputs).filter(|output| !output.passing);
-            self.blobs.extend(outputs.map(|output| output.digest));
-            self.lengths.insert(path, text.len() as u64);
+            let (named, length) = read_named(&path)?;
+            let outputs = named.into_iter().flat_map(|named| named.outputs);
+            self.blobs.extend(outputs.filter(|output| !output.passing).map(|output| output.digest));
+            self.lengths.insert(path, length);
         }
         Ok(())
     }
+}
+
+/// What a file of a root names, and how long it was.
+fn read_named(path: &Path) -> io::Result<(Vec<Named>, u64)> {
+    let text = fs::read(path)?;
+    let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice(line).ok());
+    Ok((named.collect(), text.len() as u64))
 }
 
 /// The files of a root that name what the run needs.

@@ -401,18 +401,19 @@ impl Watch {
         Ok(())
     }
 
+    /// The sessions by their names, and who they are as far as they live. One that begins to begin has not looked at
+    /// anything yet, and is left out.
+    fn sessions(&self, root: &Path) -> io::Result<Vec<(String, Option<Told>)>> {
+        let folder = root.join("sessions");
+        let names = names(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
+        names.map(|name| self.living(&folder.join(&name)).map(|told| (name, told))).collect()
+    }
+
     /// Device and inode of the sessions, and so of the claims, of processes that are gone.
     pub fn gone(&self, root: &Path) -> io::Result<HashSet<(u64, u64)>> {
-        let mut gone = HashSet::new();
-        for name in names(&root.join("sessions"))?.iter().filter(|name| !name.starts_with('.')) {
-            let path = root.join("sessions").join(name);
-            if let Ok(metadata) = fs::metadata(&path)
-                && self.living(&path)?.is_none()
-            {
-                gone.insert((metadata.dev(), metadata.ino()));
-            }
-        }
-        Ok(gone)
+        let gone = self.sessions(root)?.into_iter().filter(|(_, told)| told.is_none());
+        let inodes = gone.filter_map(|(name, _)| fs::metadata(root.join("sessions").join(name)).ok());
+        Ok(inodes.map(|metadata| (metadata.dev(), metadata.ino())).collect())
     }
 
     /// Clears up after processes that are gone. What they claimed must be free by now.
@@ -445,28 +446,14 @@ impl Watch {
 
     /// The runs that processes work for which live, whether or not those that lead them do.
     pub fn runs(&self, root: &Path) -> io::Result<HashSet<String>> {
-        let sessions = root.join("sessions");
-        let mut runs = HashSet::new();
-        for name in names(&sessions)?.iter().filter(|name| !name.starts_with('.')) {
-            runs.extend(self.living(&sessions.join(name))?.and_then(|told| told.run));
-        }
-        Ok(runs)
+        Ok(self.sessions(root)?.into_iter().filter_map(|(_, told)| told?.run).collect())
     }
 
     /// The processes at work on the cache, but for `own` and those that work for `run`.
     pub fn others(&self, root: &Path, own: Option<&str>, run: Option<&str>) -> io::Result<Vec<Process>> {
-        let sessions = root.join("sessions");
-        let mut others = Vec::new();
-        for name in names(&sessions)? {
-            // One that begins to begin has not looked at anything yet.
-            if Some(name.as_str()) == own || name.starts_with('.') {
-                continue;
-            }
-            let living = self.living(&sessions.join(&name))?;
-            let of_another = |told: &Told| told.run.is_none() || told.run.as_deref() != run;
-            others.extend(living.filter(of_another).map(|told| told.process));
-        }
-        Ok(others)
+        let others = self.sessions(root)?.into_iter().filter(|(name, _)| Some(name.as_str()) != own);
+        let of_another = |told: &Told| told.run.is_none() || told.run.as_deref() != run;
+        Ok(others.filter_map(|(_, told)| told.filter(of_another)).map(|told| told.process).collect())
     }
 }
 

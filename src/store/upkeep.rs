@@ -240,8 +240,7 @@ impl Store {
 
     /// Fails where others may have taken this process for gone, and have gone on without it.
     fn may_clean(&self, cleaning: Option<&Claim>) -> std::io::Result<()> {
-        let is_alive = self.session(None).is_ok_and(|session| session.is_seen_alive());
-        if is_alive && cleaning.is_none_or(Claim::is_held) {
+        if self.is_seen_alive().unwrap_or(false) && cleaning.is_none_or(Claim::is_held) {
             return Ok(());
         }
         let message = "this process stood still for so long that others took it for gone; run it again";

@@ -496,15 +496,18 @@ fn a_time_limit_and_a_wait_beyond_the_clocks_end_are_no_limit_and_no_end() {
     assert_eq!((report.ran, report.failures.len()), (1, 0));
 }
 
+/// The pipeline of these stages, which may be noisy.
+fn noisy(yard: &Yard, stages: &str) -> Graph {
+    let file = yard.space.folder.path().join("t.yaml");
+    fs::write(&file, format!("pipeline: t\nstages:\n{stages}")).unwrap();
+    load(&file, &LoadOptions::default(), &registry().with::<Noisy>()).unwrap()
+}
+
 #[test]
 fn a_node_whose_log_came_out_otherwise_when_it_was_made_again_gives_its_reader_another_key() {
     let yard = Yard::new();
     let stages = "  vague: { kind: noisy }\n  reads: { kind: join, parts: [vague.log] }\n";
-    let file = yard.space.folder.path().join("t.yaml");
-    let load_it = |more: &str| {
-        fs::write(&file, format!("pipeline: t\nstages:\n{stages}{more}")).unwrap();
-        load(&file, &LoadOptions::default(), &registry().with::<Noisy>()).unwrap()
-    };
+    let load_it = |more: &str| noisy(&yard, &format!("{stages}{more}"));
     let (_, nodes) = yard.run(&load_it(""), &jobs(1));
     // Both outputs are lost, and somebody new wants the log.
     let vague = nodes.iter().find(|node| node.node == "vague").unwrap();
@@ -528,11 +531,7 @@ fn a_node_whose_log_came_out_otherwise_when_it_was_made_again_gives_its_reader_a
 fn a_log_that_alone_is_lost_is_made_again_for_who_reads_it() {
     let yard = Yard::new();
     let stages = "  vague: { kind: noisy }\n";
-    let file = yard.space.folder.path().join("t.yaml");
-    let load_it = |more: &str| {
-        fs::write(&file, format!("pipeline: t\nstages:\n{stages}{more}")).unwrap();
-        load(&file, &LoadOptions::default(), &registry().with::<Noisy>()).unwrap()
-    };
+    let load_it = |more: &str| noisy(&yard, &format!("{stages}{more}"));
     let (_, nodes) = yard.run(&load_it(""), &jobs(1));
     let store = Store::open(&yard.cache()).unwrap();
     fs::remove_file(store.blob_path(&nodes[0].outputs[1].digest)).unwrap();
