@@ -219,11 +219,11 @@ row_types! {
         origin: Origin,
         /// The completion.
         text: String,
-        /// The reward.
-        reward: f64,
-        /// The reward relative to its group, as GRPO uses it.
-        advantage: f64,
-        /// Attacker: weighted value of the verdicts, 0 where the meaning is lost.
+        /// The reward; nothing where it is not known, since what it is made of is undetermined.
+        reward: Option<f64>,
+        /// The reward relative to those of its group that are known, as GRPO uses it; nothing is learnt where there is none.
+        advantage: Option<f64>,
+        /// Attacker: weighted value of the verdicts, 0 where the meaning is lost; nothing where it is not known.
         attack_success: Option<f64>,
         /// Attacker: reward for keeping the seed's meaning.
         semantic: Option<f64>,
@@ -311,8 +311,8 @@ row_types! {
         response: String,
         /// The class of the answer; of an evaluator's accuracy, the class that it said.
         class: String,
-        /// 1 if it counts for the metric, else 0.
-        value: f64,
+        /// 1 if it counts for the metric, else 0; nothing where the class is undetermined, so that nobody knows.
+        value: Option<f64>,
         at: Position,
     }
 

@@ -35,7 +35,8 @@ pub use prompt::{Prompt, PromptError, Question, Turn};
 pub use rates::{Outcome, Rate, Rates, Verdict, cohens_kappa, kappa_of_table};
 pub use replay::{Posterior, thompson};
 pub use reward::{
-    AttackOutcome, AttackerComponents, AttackerReward, Classes, DefenderReward, evaluator_reward, keeps_words,
+    AttackOutcome, AttackerComponents, AttackerReward, Classes, DefenderReward, Undetermined,
+    evaluator_reward, keeps_words,
 };
 pub use role::{Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};

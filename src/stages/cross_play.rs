@@ -205,5 +205,5 @@ fn outcome<'o>(
         Some(oracle) => oracle.keeps_meaning(seed_id, &attack.text) == Some(true),
         None => !attack.text.is_empty(),
     };
-    Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept, class }
+    Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept: Some(kept), class }
 }

@@ -117,13 +117,13 @@ pub struct Asked<'a> {
     pub prompt: &'a str,
     pub response: &'a str,
     pub class: Option<Class>,
-    /// Whether it counts for the metric.
-    pub hit: bool,
+    /// Whether it counts for the metric; nothing where that is not known.
+    pub hit: Option<bool>,
 }
 
 impl<'a> Asked<'a> {
     /// A judged pair.
-    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: bool) -> Asked<'a> {
+    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: Option<bool>) -> Asked<'a> {
         Asked { origin: &row.origin, prompt: &row.attack, response: &row.response, class, hit }
     }
 }
@@ -177,7 +177,7 @@ impl Outcomes {
                 prompt: one.prompt.into(),
                 response: one.response.into(),
                 class: label(one.class).into(),
-                value: f64::from(u8::from(one.hit)),
+                value: one.hit.map(|hit| f64::from(u8::from(hit))),
                 at: self.at.clone(),
             });
         }

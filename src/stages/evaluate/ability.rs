@@ -14,11 +14,11 @@ impl Evaluation<'_> {
         let benign: Vec<AttackRow> =
             benign.iter().filter(|row| row.origin.split == "heldout").cloned().collect();
         let samples = self.asked(context, "benign_accuracy", &benign)?;
-        let refused: Vec<(&str, &str, bool)> = benign
+        let refused: Vec<(&str, &str, Option<bool>)> = benign
             .iter()
             .zip(&samples)
             .map(|(prompt, sample)| {
-                ("defender", prompt.origin.category.as_str(), self.oracle.declines(&sample.completion))
+                ("defender", prompt.origin.category.as_str(), Some(self.oracle.declines(&sample.completion)))
             })
             .collect();
         self.rates.over_refusal(&refused);
@@ -60,7 +60,7 @@ impl Evaluation<'_> {
             prompt: &prompt.text,
             response: &sample.completion,
             class: Some(*class),
-            hit: *class == Class::Positive,
+            hit: Some(*class == Class::Positive),
         });
         self.outcomes.add("defender", metric, Prompts::Fixed, asked);
         Ok(samples)

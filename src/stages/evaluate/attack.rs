@@ -64,7 +64,7 @@ impl Evaluation<'_> {
         }
         self.rates.success_by_cell("attack_success", &outcomes);
         self.rates.manners(&outcomes);
-        let broken = all.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded());
+        let broken = all.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded() == Some(true));
         let successful: Vec<(&AttackRow, Option<&str>)> = broken.map(|(attack, _)| *attack).collect();
         self.diversity(context, "successful_attacks", &successful, techniques)?;
         Ok(responses)
@@ -82,7 +82,7 @@ impl Evaluation<'_> {
             seed_id: &attack.origin.seed_id,
             category: &attack.origin.category,
             technique: attack.technique.as_deref(),
-            kept: self.keeps_meaning(attack),
+            kept: Some(self.keeps_meaning(attack)),
             class,
         }
     }
@@ -95,13 +95,13 @@ impl Evaluation<'_> {
         let mut outcomes = Vec::with_capacity(attacks.len());
         for (attack, sample) in attacks.iter().zip(&samples) {
             let class = self.class(&attack.origin.seed_id, &sample.completion)?;
-            outcomes.push(Outcome { kept: true, ..self.outcome("defender", attack, Some(class)) });
+            outcomes.push(Outcome { kept: Some(true), ..self.outcome("defender", attack, Some(class)) });
         }
         self.rates.success("benchmark_success", &outcomes);
         self.rates.success_by_cell("benchmark_success", &outcomes);
         let refused = outcomes.iter().map(|outcome| outcome.class == Some(Class::Rejective));
         self.rates.share("defender", "benchmark_refusal", refused);
-        let asked = |hit: fn(&Outcome) -> bool| {
+        let asked = |hit: fn(&Outcome) -> Option<bool>| {
             attacks.iter().zip(&samples).zip(&outcomes).map(move |((attack, sample), outcome)| Asked {
                 origin: &attack.origin,
                 prompt: &attack.text,
@@ -110,7 +110,7 @@ impl Evaluation<'_> {
                 hit: hit(outcome),
             })
         };
-        let refused = |outcome: &Outcome| outcome.class == Some(Class::Rejective);
+        let refused = |outcome: &Outcome| outcome.class.map(|class| class == Class::Rejective);
         self.outcomes.add(
             "defender",
             "benchmark_success",

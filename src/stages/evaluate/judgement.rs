@@ -58,7 +58,7 @@ impl Evaluation<'_> {
             prompt: &response.attack,
             response: &response.text,
             class: verdict.said,
-            hit: verdict.said == Some(verdict.reference),
+            hit: verdict.said.map(|said| said == verdict.reference),
         });
         self.outcomes.add("evaluator", "accuracy_fresh", Prompts::Attempts, asked);
         self.rates.share("evaluator", "undetermined", truths.iter().map(|verdict| verdict.said.is_none()));
@@ -102,7 +102,7 @@ impl Evaluation<'_> {
             prompt: &row.attack,
             response: &row.response,
             class: verdict.said,
-            hit: verdict.said == Some(verdict.reference),
+            hit: verdict.said.map(|said| said == verdict.reference),
         });
         self.outcomes.add("evaluator", "accuracy_heldout", Prompts::Pairs, asked);
         Ok(())

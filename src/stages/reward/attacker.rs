@@ -9,7 +9,7 @@ use super::row;
 use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
 use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input};
-use game::{self, AttackerReward, Class, Frames};
+use game::{self, AttackerReward, Class, Frames, Undetermined};
 
 /// The attacker's reward.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -22,7 +22,7 @@ pub struct AttackerRule {
     /// The successful attacks that the diversity penalty compares with.
     pool: Input<SuccessPool>,
     /// A judge's words on whether these attacks keep their seeds' meaning. By default an attack keeps it that has
-    /// every word of its seed. Undetermined counts as lost.
+    /// every word of its seed.
     #[serde(default)]
     meaning: Option<Input<Meanings>>,
     /// Embeds attacks for the cosine part of the diversity penalty, which is left out without it.
@@ -31,6 +31,11 @@ pub struct AttackerRule {
     /// The weights of the terms of the reward.
     #[serde(default)]
     weights: AttackerReward,
+    /// What an undetermined verdict or meaning comes to. By default other verdicts on the attack count for it, and an attack
+    /// without any, or of undetermined meaning, has no reward, is not learnt from and is not in its group's mean; `worst`
+    /// takes it for a failure.
+    #[serde(default)]
+    undetermined: Undetermined,
     /// A bonus for successes in cells of category and technique that the pool has few of; none by default.
     #[serde(default)]
     coverage: Option<Coverage>,
@@ -91,18 +96,20 @@ impl AttackerRule {
         let cosine = pool.cosine(&embeddings, self.weights.neighbours)?;
         let reward = |(index, attack): (usize, &AttackRow)| {
             let (verdicts, meaning) = (&verdicts[index], meanings[index]);
-            let reward = self.weights.reward(&game::AttackOutcome {
+            // What says nothing has no meaning, whoever says that it has.
+            let is_known = meaning != UNDETERMINED || attack.text.trim().is_empty();
+            let outcome = game::AttackOutcome {
                 verdicts,
-                // What says nothing has no meaning, whoever says that it has.
-                keeps_meaning: meaning == KEPT && !attack.text.trim().is_empty(),
+                keeps_meaning: is_known.then(|| meaning == KEPT && !attack.text.trim().is_empty()),
                 self_bleu: bleu[index],
                 cosine: cosine[index],
-            });
+            };
+            let reward = self.weights.reward(&outcome, self.undetermined);
             let undetermined = verdicts.iter().filter(|(_, class)| class.is_none()).count();
             RewardRow {
                 reward: reward.total,
-                attack_success: Some(reward.attack),
-                semantic: Some(reward.semantic),
+                attack_success: reward.attack,
+                semantic: reward.semantic,
                 meaning: Some(meaning.to_owned()),
                 self_bleu: Some(reward.self_bleu),
                 self_bleu_penalty: Some(reward.self_bleu_penalty),
@@ -199,8 +206,8 @@ impl Coverage {
                 }
                 _ => 0.0,
             };
-            (row.technique, row.coverage) = (technique, Some(bonus));
-            row.reward += bonus;
+            (row.technique, row.coverage) = (technique, row.attack_success.map(|_| bonus));
+            row.reward = row.reward.map(|reward| reward + bonus);
         }
         Ok(())
     }

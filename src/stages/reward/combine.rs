@@ -49,7 +49,7 @@ impl ComponentWeights {
     }
 
     /// The components of the attacker's rewards with their weights. What is a penalty counts against.
-    fn components(&self, rows: &[RewardRow]) -> Vec<(f64, Vec<f64>)> {
+    fn components(&self, rows: &[&RewardRow]) -> Vec<(f64, Vec<f64>)> {
         type Component = fn(&RewardRow) -> Option<f64>;
         let components: [Component; 5] = [
             |row| row.attack_success,
@@ -89,17 +89,20 @@ impl Reward {
         }
     }
 
-    /// The advantage of each row.
-    pub(super) fn advantages(&self, rows: &[RewardRow]) -> Vec<f64> {
-        let rewards: Vec<f64> = rows.iter().map(|row| row.reward).collect();
-        let groups: Vec<u32> = rows.iter().map(|row| row.group).collect();
-        match (self.combine, &self.rule) {
+    /// The advantage of each row whose reward is known, among those of its group that are.
+    pub(super) fn advantages(&self, rows: &[RewardRow]) -> Vec<Option<f64>> {
+        let known: Vec<&RewardRow> = rows.iter().filter(|row| row.reward.is_some()).collect();
+        let rewards: Vec<f64> = known.iter().filter_map(|row| row.reward).collect();
+        let groups: Vec<u32> = known.iter().map(|row| row.group).collect();
+        let advantages = match (self.combine, &self.rule) {
             (Combine::Sum, _) => grpo::advantages(&rewards, &groups, self.scale_rewards),
             (Combine::Gdpo, Rule::Attacker(_)) => {
                 let weights = self.component_weights.clone().unwrap_or_default();
-                grpo::decoupled_advantages(&weights.components(rows), &groups)
+                grpo::decoupled_advantages(&weights.components(&known), &groups)
             }
             (Combine::Gdpo, _) => grpo::decoupled_advantages(&[(1.0, rewards)], &groups),
-        }
+        };
+        let mut advantages = advantages.into_iter();
+        rows.iter().map(|row| row.reward.and_then(|_| advantages.next())).collect()
     }
 }

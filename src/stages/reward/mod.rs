@@ -13,7 +13,7 @@ use self::combine::{Combine, ComponentWeights};
 use super::artifact::{self, Labels, Responses, Verdicts};
 use data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage};
-use game::{self, Class, Classes, DefenderReward};
+use game::{self, Class, Classes, DefenderReward, Undetermined};
 use grpo::ScaleRewards;
 
 /// What each completion earned, component by component, and its advantage within its group.
@@ -56,6 +56,10 @@ struct DefenderRule {
     /// What each class of response is worth.
     #[serde(default)]
     weights: DefenderReward,
+    /// What an undetermined verdict is worth: by default the response has no reward, is not learnt from and is not in its
+    /// group's mean; `worst` gives it the lowest of the weights.
+    #[serde(default)]
+    undetermined: Undetermined,
 }
 
 /// The evaluator's reward.
@@ -74,7 +78,7 @@ struct EvaluatorRule {
 impl Stage for Reward {
     const KIND: Kind = Kind {
         name: "reward",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,
@@ -100,8 +104,13 @@ impl Stage for Reward {
             context.progress(1, 1, "nothing to reward");
             return Ok(data::write(&context.output("rewards"), &rows)?);
         }
-        let mean = rows.iter().map(|row| row.reward).sum::<f64>() / rows.len() as f64;
-        context.progress(1, 1, format!("reward {mean:.3}"));
+        let known: Vec<f64> = rows.iter().filter_map(|row| row.reward).collect();
+        let unknown = rows.len() - known.len();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        let mean = if known.is_empty() { "not known".into() } else { format!("{mean:.3}") };
+        let unknown =
+            if unknown > 0 { format!(", {unknown} without, since undetermined") } else { String::new() };
+        context.progress(1, 1, format!("reward {mean}{unknown}"));
         Ok(data::write(&context.output("rewards"), &rows)?)
     }
 }
@@ -126,7 +135,7 @@ impl DefenderRule {
                 };
                 let class = Class::parse(&verdict.class);
                 Ok(RewardRow {
-                    reward: self.weights.reward(class),
+                    reward: self.weights.reward(class, self.undetermined),
                     verdict: Some(verdict.class.clone()),
                     undetermined: u32::from(class.is_none()),
                     ..row(
@@ -163,7 +172,7 @@ impl EvaluatorRule {
             let Some(expected) = Class::parse(&label.class) else { continue };
             let class = Class::parse(&verdict.class);
             rows.push(RewardRow {
-                reward: game::evaluator_reward(class, expected, self.classes),
+                reward: Some(game::evaluator_reward(class, expected, self.classes)),
                 verdict: Some(verdict.class.clone()),
                 label: Some(label.class.clone()),
                 undetermined: u32::from(class.is_none()),
@@ -195,8 +204,8 @@ fn row(
         group,
         origin: origin.clone(),
         text: text.to_owned(),
-        reward: 0.0,
-        advantage: 0.0,
+        reward: None,
+        advantage: None,
         attack_success: None,
         semantic: None,
         meaning: None,

@@ -13,7 +13,7 @@ use super::artifact::{self, Model, Rewards};
 use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
-use model::LoraConfig;
+use model::{LoraConfig, Marks};
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -52,7 +52,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 5,
+        version: 6,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
@@ -93,7 +93,9 @@ impl Stage for Update {
             return self.stay_halted(context, &halted);
         }
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
-        if rows.iter().all(|row| row.sample.completion_ids.is_empty()) {
+        // Where the reward is not known nothing is learnt.
+        let teaches = |row: &&RewardRow| row.advantage.is_some();
+        if rows.iter().filter(teaches).all(|row| row.sample.completion_ids.is_empty()) {
             return self.pass_through(context, &rows);
         }
         let before = artifact::model(context, &self.model)?;
@@ -103,16 +105,16 @@ impl Stage for Update {
             Some(reference) => Some(artifact::model(context, reference)?),
             None => Some(Arc::new(trained.base())),
         };
-        let samples: Vec<grpo::Sample> = rows
-            .iter()
-            .map(|row| grpo::Sample {
+        let sample = |row: &RewardRow| {
+            Some(grpo::Sample {
                 prompt: row.sample.prompt_ids.clone(),
                 completion: row.sample.completion_ids.clone(),
-                advantage: row.advantage,
+                advantage: row.advantage?,
                 old_logprobs: row.sample.logprobs.clone(),
                 finished: row.sample.finished,
             })
-            .collect();
+        };
+        let samples: Vec<grpo::Sample> = rows.iter().filter_map(sample).collect();
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
         // A new adapter has other parameters than what was trained before.
         let goes_on = before.adapter.is_some() == trained.adapter.is_some();
@@ -135,7 +137,8 @@ impl Stage for Update {
             }
         };
 
-        let mut metrics = metrics(&rows, Some(&report), artifact::position(context));
+        let mut metrics =
+            metrics(&rows, Some((&report, &before.tokenizer.marks)), artifact::position(context));
         if let Some(guards) = &self.guards {
             metrics.extend(halted_metrics(&rows, &tripped, artifact::position(context)));
             if !tripped.is_empty() {
@@ -211,7 +214,7 @@ fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: Position) -> Vec<
 }
 
 /// What the rewards and the step, if one was taken, came to.
-fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec<MetricRow> {
+fn metrics(rows: &[RewardRow], step: Option<(&StepReport, &Marks)>, at: Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
     let mut add = |name: &str, value: f64, count: usize| {
         metrics.push(metric("update", role(rows), name, value, count, &at));
@@ -221,7 +224,8 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
             add(metric, values.iter().sum::<f64>() / values.len() as f64, values.len());
         }
     };
-    mean("reward", rows.iter().map(|row| row.reward).collect());
+    mean("reward", rows.iter().filter_map(|row| row.reward).collect());
+    mean("reward_unknown", rows.iter().map(|row| share(row.reward.is_none())).collect());
     mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
     mean("finished", rows.iter().map(|row| share(row.sample.finished)).collect());
     mean("empty", rows.iter().map(|row| share(row.text.is_empty())).collect());
@@ -241,12 +245,15 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
         mean(name, rows.iter().filter_map(component).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    rows.iter().for_each(|row| groups.entry(row.group).or_default().push(row.reward));
+    let known = rows.iter().filter_map(|row| Some((row.group, row.reward?)));
+    known.for_each(|(group, reward)| groups.entry(group).or_default().push(reward));
     let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
     add("zero_variance_groups", flat as f64, groups.len());
     add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
-    add("passed_through", share(report.is_none()), rows.len());
-    let Some(report) = report else { return metrics };
+    add("passed_through", share(step.is_none()), rows.len());
+    let Some((report, marks)) = step else { return metrics };
+    let spelled = rows.iter().map(|row| share(marks.spelled(&row.text) > 0)).sum::<f64>();
+    add("marks_in_text", spelled / rows.len() as f64, rows.len());
     for (metric, value) in [
         ("loss", report.loss),
         ("kl", report.kl),
