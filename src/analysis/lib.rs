@@ -3,6 +3,7 @@
 
 mod collect;
 pub mod compare;
+mod denominator;
 pub mod export;
 mod halted;
 mod matrix;
@@ -14,6 +15,7 @@ mod summary;
 mod table;
 
 pub use collect::{collect, link_models, read, write};
+pub use denominator::{Denominator, Span};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};

@@ -1,7 +1,7 @@
 //! A metric over the evaluations of a run, for each ablation and seed: nodes are named `ABLATION-s1/play[1]/after_red`,
 //! and what they measured says which phase of which round came before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::bail;
 use serde::Serialize;
@@ -10,6 +10,7 @@ use super::halted::PHASE as HALTED;
 use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
 use engine::nearest;
+use game::{UNDETERMINED, undetermined};
 use runs::variant;
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
@@ -23,38 +24,39 @@ pub struct Measure {
 /// has several.
 pub type Sample = (usize, Option<u64>);
 
-/// A metric's values in one ablation, by sample, each after the phase that it followed, in order.
+/// A metric's values in one ablation, by sample, each after the phase that it followed, in order; none where all of what it
+/// would be of is undetermined.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Empty for the pipeline as it stands.
     pub ablation: String,
-    pub samples: BTreeMap<Sample, Vec<(String, f64)>>,
+    pub samples: BTreeMap<Sample, Vec<(String, Option<f64>)>>,
 }
 
 impl Series {
     /// Over samples, what `of` makes of each one's values.
-    fn over(&self, of: impl Fn(&[(String, f64)]) -> Option<f64>) -> BTreeMap<Sample, f64> {
+    fn over(&self, of: impl Fn(&[(String, Option<f64>)]) -> Option<f64>) -> BTreeMap<Sample, f64> {
         self.samples.iter().filter_map(|(sample, values)| Some((*sample, of(values)?))).collect()
     }
 
     /// After the last evaluation.
     pub fn last(&self) -> BTreeMap<Sample, f64> {
-        self.over(|values| values.last().map(|(_, value)| *value))
+        self.over(|values| values.last()?.1)
     }
 
     /// From the first evaluation to the last.
     pub fn gain(&self) -> BTreeMap<Sample, f64> {
-        self.over(|values| Some(values.last()?.1 - values.first().filter(|_| values.len() > 1)?.1))
+        self.over(|values| Some(values.last()?.1? - values.first().filter(|_| values.len() > 1)?.1?))
     }
 
     /// After a phase.
     pub fn after(&self, phase: &str) -> BTreeMap<Sample, f64> {
-        self.over(|values| Some(values.iter().find(|(known, _)| known == phase)?.1))
+        self.over(|values| values.iter().find(|(known, _)| known == phase)?.1)
     }
 
     /// The phases that any sample has, in the order of the one with the most.
     pub fn names(&self) -> Vec<&str> {
-        let mut samples: Vec<&Vec<(String, f64)>> = self.samples.values().collect();
+        let mut samples: Vec<&Vec<(String, Option<f64>)>> = self.samples.values().collect();
         samples.sort_by_key(|values| std::cmp::Reverse(values.len()));
         let mut phases: Vec<&str> = Vec::new();
         for (phase, _) in samples.iter().copied().flatten() {
@@ -87,25 +89,43 @@ pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<
 /// The phase of what training itself reports, step by step.
 const TRAINING: &str = "update";
 
-/// The metric's values, for each ablation in the order of the runs. Of what is evaluated and reported by training too,
-/// such as the attacker's entropy, those of evaluations; what guards say is neither.
-pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
+/// Which rows are of a measure. Of what is evaluated and reported by training too, such as the attacker's entropy, those of
+/// evaluations; what guards say is neither.
+pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetricRow) -> bool {
     let is_own = |row: &RunMetricRow| {
         let metric = &row.metric;
         metric.subject == measure.subject && metric.metric == measure.metric && metric.phase != HALTED
     };
     let is_evaluated = runs.iter().flatten().any(|row| is_own(row) && row.metric.phase != TRAINING);
+    move |row| is_own(row) && !(is_evaluated && row.metric.phase == TRAINING)
+}
+
+/// The metric's values, for each ablation in the order of the runs. A rate has none where everything was undetermined; the
+/// share that is undetermined is 0 where nobody says that anything was.
+pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
+    let named = |metric: String| Measure { subject: measure.subject.clone(), metric };
+    let (beside, absent) = match measure.metric.strip_suffix(UNDETERMINED) {
+        Some(rate) => (named(rate.to_owned()), Some(0.0)),
+        None => (named(undetermined(&measure.metric)), None),
+    };
+    let (is_own, is_beside) = (is_of(runs, measure), is_of(runs, &beside));
     let mut found: Vec<Series> = Vec::new();
     for (run, rows) in runs.iter().enumerate() {
-        let own = |row: &&RunMetricRow| is_own(row) && !(is_evaluated && row.metric.phase == TRAINING);
-        for row in rows.iter().filter(own) {
+        let own = rows.iter().filter(|row| is_own(row));
+        let told: HashSet<&str> = own.map(|row| row.node.as_str()).collect();
+        for row in rows {
+            let value = match is_own(row) {
+                true => Some(row.metric.value),
+                false if is_beside(row) && !told.contains(row.node.as_str()) => absent,
+                false => continue,
+            };
             let (ablation, seed, _) = variant(&row.node);
             let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
             if place == found.len() {
                 found.push(Series { ablation: ablation.to_owned(), samples: BTreeMap::new() });
             }
             let values = found[place].samples.entry((run, seed)).or_default();
-            values.push((phase(&row.metric), row.metric.value));
+            values.push((phase(&row.metric), value));
         }
     }
     found
@@ -123,13 +143,17 @@ pub fn phase(metric: &MetricRow) -> String {
 /// The measure that is meant by `metric` or `subject.metric`.
 pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
     let rows = || runs.iter().flatten().map(|row| &row.metric);
+    // A rate that could nowhere be determined is known by the share that could not.
+    let is = |row: &MetricRow, metric: &str| {
+        row.metric.strip_prefix(metric).is_some_and(|rest| rest.is_empty() || rest == UNDETERMINED)
+    };
     if let Some((subject, metric)) = text.rsplit_once('.')
-        && rows().any(|row| row.subject == subject && row.metric == metric)
+        && rows().any(|row| row.subject == subject && is(row, metric))
     {
         return Ok(Measure { subject: subject.into(), metric: metric.into() });
     }
     let mut subjects: Vec<&str> = Vec::new();
-    for row in rows().filter(|row| row.metric == text) {
+    for row in rows().filter(|row| is(row, text)) {
         if !subjects.contains(&row.subject.as_str()) {
             subjects.push(&row.subject);
         }

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::denominator::{Denominator, footnotes};
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
 use super::table::{heading, is_share, number};
 use data::RunMetricRow;
+use game::{UNDETERMINED, undetermined};
 
 /// What a line of the table says of an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,11 +40,34 @@ pub struct Line {
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub measures: Vec<Measure>,
+    /// Of how many observations the values of each measure are, and how many more could not be determined.
+    pub denominators: Vec<Option<Denominator>>,
     pub lines: Vec<Line>,
+}
+
+/// The measures, and behind each of which something could not be determined the share of that.
+fn with_undetermined(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Vec<Measure> {
+    let mut all: Vec<Measure> = Vec::new();
+    for measure in measures {
+        let unknown = Measure { metric: undetermined(&measure.metric), ..measure.clone() };
+        let is_there = Denominator::of(runs, &measure).is_some_and(|found| found.undetermined.most > 0.0);
+        for own in [Some(measure), is_there.then_some(unknown)].into_iter().flatten() {
+            if !all.contains(&own) {
+                all.push(own);
+            }
+        }
+    }
+    all
+}
+
+fn summary(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>, lines: Vec<Line>) -> Summary {
+    let denominators = measures.iter().map(|measure| Denominator::of(runs, measure)).collect();
+    Summary { measures, denominators, lines }
 }
 
 /// Summarises runs by these measures.
 pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary {
+    let measures = with_undetermined(runs, measures);
     let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
     let ablations = ablations(&all);
     let mut lines = Vec::new();
@@ -66,11 +91,12 @@ pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary 
             }
         }
     }
-    Summary { measures, lines }
+    summary(runs, measures, lines)
 }
 
 /// Summarises runs phase by phase.
 pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary {
+    let measures = with_undetermined(runs, measures);
     let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
     let mut lines = Vec::new();
     for ablation in ablations(&all) {
@@ -98,7 +124,7 @@ pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> S
             }
         }
     }
-    Summary { measures, lines }
+    summary(runs, measures, lines)
 }
 
 /// The ablations that any measure has, in the order of the run.
@@ -173,7 +199,14 @@ impl Summary {
                 }
             }
         }
-        text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n"
+        text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n" + &self.footnotes()
+    }
+
+    /// What the measures' values are of. The shares of what is undetermined are columns here.
+    fn footnotes(&self) -> String {
+        let told = self.measures.iter().zip(&self.denominators);
+        let told = told.filter(|(measure, _)| !measure.metric.ends_with(UNDETERMINED));
+        footnotes(&told.filter_map(|(measure, own)| Some((measure, (*own)?))).collect::<Vec<_>>())
     }
 
     /// As Markdown tables.
@@ -190,7 +223,7 @@ impl Summary {
                 }
             }
         }
-        text
+        text + "\n" + &self.footnotes()
     }
 }
 
@@ -271,6 +304,7 @@ ablation  seeds      attack
 flat          3  10.0 ± 0.0
 
 mean ± half of the 95 % interval over seeds; shares in percent
+observations: attack 1
 ";
         assert_eq!(summary().text(), expected);
     }
@@ -294,8 +328,43 @@ phase  seeds       attack
 1 red      2  25.0 ± 63.5
 
 mean ± half of the 95 % interval over seeds; shares in percent
+observations: attack 1
 ";
         assert_eq!(summarise_phases(&[rows], vec![measure]).text(), expected);
+    }
+
+    #[test]
+    fn what_is_undetermined_stands_beside_its_rate_and_no_rate_is_made_of_nothing() {
+        let unknown = |node: &str, iteration, phase: &str, share| {
+            let mut row = row(node, iteration, phase, share);
+            row.metric.metric = undetermined("attack_success");
+            row
+        };
+        let rows = vec![
+            row("before", 0, "warm-up", 0.4),
+            row("play[1]/after", 1, "red", 0.6),
+            unknown("play[1]/after", 1, "red", 0.25),
+            unknown("play[2]/after", 2, "red", 1.0),
+        ];
+        let runs = [rows];
+        let measure = measure(&runs, "attack_success").unwrap();
+        let expected = "
+as it stands, after each phase
+phase    seeds  attack  attack undet.
+warm-up      1    40.0            0.0
+1 red        1    60.0           25.0
+2 red        1       -          100.0
+
+as it stands, changed by each phase
+phase  seeds  attack  attack undet.
+1 red      1    20.0           25.0
+2 red      1       -           75.0
+
+mean ± half of the 95 % interval over seeds; shares in percent
+observations: attack 0 to 1
+undetermined and left out, percent of all: attack 0.0 to 100.0
+";
+        assert_eq!(summarise_phases(&runs, vec![measure]).text(), expected);
     }
 
     #[test]

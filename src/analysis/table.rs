@@ -1,7 +1,9 @@
 //! The table at the end of a run: one line for each evaluation. And how measures are shown wherever they are.
 
+use super::denominator::{Denominator, footnotes};
 use super::series::{Measure, phase};
 use data::RunMetricRow;
+use game::{UNDETERMINED, undetermined};
 
 /// Columns: heading, subject, metric, and whether it is a share shown in percent.
 const COLUMNS: [(&str, &str, &str); 8] = [
@@ -25,7 +27,9 @@ divers: 1 - Self-BLEU of the attacks. Others in percent, by the oracle or a judg
 /// The measures that tables show where nobody says which: those of [`table`] that these rows have.
 pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     let is_there = |subject: &str, metric: &str| {
-        rows.iter().any(|row| row.metric.subject == subject && row.metric.metric == metric)
+        let unknown = undetermined(metric);
+        let is_own = |name: &str| name == metric || name == unknown;
+        rows.iter().any(|row| row.metric.subject == subject && is_own(&row.metric.metric))
     };
     let known = COLUMNS.into_iter().filter(|(_, subject, metric)| is_there(subject, metric));
     known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
@@ -33,6 +37,10 @@ pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
 
 /// What a column of this measure is called.
 pub fn heading(measure: &Measure) -> String {
+    if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {
+        let whole = Measure { subject: measure.subject.clone(), metric: metric.to_owned() };
+        return heading(&whole) + " undet.";
+    }
     let same = |(_, subject, metric): &&(&str, &str, &str)| {
         (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)
     };
@@ -70,10 +78,13 @@ pub fn number(value: f64) -> String {
 
 /// The evaluations of a run as a table, or nothing where there are none.
 pub fn table(rows: &[RunMetricRow]) -> String {
+    let (_, subject, metric) = COLUMNS[0];
+    let unknown = undetermined(metric);
     let evaluated = |row: &&RunMetricRow| {
-        (row.metric.subject.as_str(), row.metric.metric.as_str()) == ("defender", "attack_success")
+        row.metric.subject == subject && (row.metric.metric == metric || row.metric.metric == unknown)
     };
-    let nodes: Vec<&RunMetricRow> = rows.iter().filter(evaluated).collect();
+    let mut nodes: Vec<&RunMetricRow> = rows.iter().filter(evaluated).collect();
+    nodes.dedup_by(|a, b| a.node == b.node);
     if nodes.is_empty() {
         return String::new();
     }
@@ -98,5 +109,8 @@ pub fn table(rows: &[RunMetricRow]) -> String {
         }
         out += "\n";
     }
-    out + LEGEND + "\n"
+    let runs = [rows.to_vec()];
+    let measures = usual(rows);
+    let denominators = measures.iter().filter_map(|own| Some((own, Denominator::of(&runs, own)?)));
+    out + LEGEND + &footnotes(&denominators.collect::<Vec<_>>()) + "\n"
 }

@@ -124,7 +124,8 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let runs = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let series = analysis::series(&runs, &measure);
-    let picture = analysis::Picture::new(&measure, &series);
+    let denominator = analysis::Denominator::of(&runs, &measure);
+    let picture = analysis::Picture::new(&measure, &series, denominator);
     let Some(out) = out else {
         output::print(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);

@@ -1,12 +1,13 @@
 //! The metrics of all runs, found by name: what headline, panels and matrices are made of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::model::Interval;
 use super::source::Source;
 use analysis::statistics::wilson;
 use analysis::{self, PHASE, estimate};
 use data::MetricRow;
+use game::undetermined;
 use runs::variant;
 
 /// The phase of what training itself reports, step by step.
@@ -34,8 +35,11 @@ pub struct Point {
     pub phase: String,
     /// Iteration and step.
     pub at: (u32, u32),
-    pub value: f64,
+    /// None where all of what it would be of is undetermined.
+    pub value: Option<f64>,
     pub count: u64,
+    /// How many observations are undetermined and in neither.
+    pub undetermined: u64,
 }
 
 /// A metric's values in one column, by seed, in the order of the run.
@@ -106,28 +110,57 @@ impl<'a> Book<'a> {
         self.entries.get(&(subject, metric)).into_iter().flatten()
     }
 
+    /// How many observations of a metric are undetermined where a row of it was measured.
+    fn undetermined(&self, beside: &Entry) -> u64 {
+        let metric = undetermined(&beside.row.metric);
+        let is_same = |entry: &&Entry| {
+            (entry.column, entry.seed, entry.node) == (beside.column, beside.seed, beside.node)
+                && entry.row.phase == beside.row.phase
+        };
+        self.rows(&beside.row.subject, &metric).find(is_same).map_or(0, |entry| undetermined_of(entry.row))
+    }
+
     /// A metric's values in a column.
     pub fn trail(&self, column: usize, subject: &str, metric: &str, of: Of) -> Trail {
-        let mut trail = Trail::new();
-        for Entry { seed, row, .. } in self.rows(subject, metric).filter(|entry| entry.column == column) {
-            let is_own = match of {
-                Of::Training => row.phase == TRAINING,
-                // Of supervised training a phase is `step 21`.
-                Of::Evaluation => {
-                    row.phase != TRAINING && row.phase != PHASE && !row.phase.starts_with("step ")
+        let is_own = |entry: &&Entry| {
+            let phase = entry.row.phase.as_str();
+            entry.column == column
+                && entry.row.value.is_finite()
+                && match of {
+                    Of::Training => phase == TRAINING,
+                    // Of supervised training a phase is `step 21`.
+                    Of::Evaluation => phase != TRAINING && phase != PHASE && !phase.starts_with("step "),
                 }
-            };
-            if is_own && row.value.is_finite() {
-                trail.entry(*seed).or_default().push(Point {
-                    phase: analysis::phase(row),
-                    at: (row.at.iteration, row.at.step),
-                    value: row.value,
-                    count: row.count,
-                });
-            }
+        };
+        let point = |row: &MetricRow| Point {
+            phase: analysis::phase(row),
+            at: (row.at.iteration, row.at.step),
+            value: None,
+            count: 0,
+            undetermined: 0,
+        };
+        let mut trail = Trail::new();
+        for entry in self.rows(subject, metric).filter(is_own) {
+            let (value, count) = (Some(entry.row.value), entry.row.count);
+            let own = Point { value, count, undetermined: self.undetermined(entry), ..point(entry.row) };
+            trail.entry(entry.seed).or_default().push(own);
+        }
+        // Evaluations where everything was undetermined, in their places.
+        let own: HashSet<(Option<u64>, &str)> =
+            self.rows(subject, metric).filter(is_own).map(|entry| (entry.seed, entry.node)).collect();
+        let beside = undetermined(metric);
+        let alone = self.rows(subject, &beside).filter(is_own);
+        for entry in alone.filter(|entry| !own.contains(&(entry.seed, entry.node))) {
+            let points = trail.entry(entry.seed).or_default();
+            points.push(Point { undetermined: undetermined_of(entry.row), ..point(entry.row) });
         }
         trail
     }
+}
+
+/// How many observations a row says are undetermined: its value is their share of all.
+pub fn undetermined_of(row: &MetricRow) -> u64 {
+    (row.value * row.count as f64).round() as u64
 }
 
 /// Each run, or each of its ablations where it has some. A run that has only begun has those of its record.
@@ -159,20 +192,24 @@ fn columns(sources: &[Source]) -> Vec<Column> {
 }
 
 /// A share's value over seeds, with Student's interval; of a single seed with Wilson's, from how many observations it is.
-/// What is no share has no interval of one seed.
+/// What is no share has no interval of one seed. None of no points; of points without a value one without.
 pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
-    let values: Vec<f64> = points.iter().map(|point| point.value).collect();
-    let whole = estimate(&values)?;
-    let bounds = match (points, whole.half) {
+    let (count, undetermined) = points.iter().fold((0, 0), |(count, undetermined), point| {
+        (count + point.count, undetermined + point.undetermined)
+    });
+    let unknown = Interval { count, undetermined, ..Interval::default() };
+    let values: Vec<f64> = points.iter().filter_map(|point| point.value).collect();
+    let Some(whole) = estimate(&values) else { return (!points.is_empty()).then_some(unknown) };
+    let bounds = match (values.as_slice(), whole.half) {
         (_, Some(half)) => Some((whole.mean - half, whole.mean + half)),
-        ([point], None) if is_share && (0.0..=1.0).contains(&point.value) => {
-            let hits = (point.value * point.count as f64).round() as u64;
-            wilson(hits, point.count).map(|found| (found.low, found.high))
+        ([value], None) if is_share && (0.0..=1.0).contains(value) => {
+            let hits = (value * count as f64).round() as u64;
+            wilson(hits, count).map(|found| (found.low, found.high))
         }
         _ => None,
     };
     let (low, high) = bounds.unzip();
-    Some(Interval { value: whole.mean, low, high })
+    Some(Interval { value: Some(whole.mean), low, high, ..unknown })
 }
 
 #[cfg(test)]
@@ -181,7 +218,13 @@ mod tests {
 
     #[test]
     fn seeds_that_are_further_are_compared_where_all_have_been() {
-        let point = |phase: &str| Point { phase: phase.into(), at: (0, 0), value: 0.5, count: 10 };
+        let point = |phase: &str| Point {
+            phase: phase.into(),
+            at: (0, 0),
+            value: Some(0.5),
+            count: 10,
+            undetermined: 0,
+        };
         let trail = |phases: &[&[&str]]| {
             let seed = |(seed, phases): (usize, &&[&str])| {
                 (Some(seed as u64), phases.iter().map(|phase| point(phase)).collect())
@@ -198,13 +241,23 @@ mod tests {
 
     #[test]
     fn a_share_of_one_seed_has_wilson_s_interval_and_of_several_student_s() {
-        let point = |value: f64| Point { phase: "warm-up".into(), at: (0, 0), value, count: 10 };
+        let point = |value: f64| Point {
+            phase: "warm-up".into(),
+            at: (0, 0),
+            value: Some(value),
+            count: 10,
+            undetermined: 2,
+        };
         // R: binom::binom.wilson(1, 10) is 0.01787 to 0.40415.
         let one = interval(&[&point(0.1)], true).unwrap();
         assert!((one.low.unwrap() - 0.01787).abs() < 1e-4 && (one.high.unwrap() - 0.40415).abs() < 1e-4);
         assert!(interval(&[&point(0.1)], false).unwrap().low.is_none());
         let several = interval(&[&point(0.1), &point(0.3)], true).unwrap();
-        assert!((several.value - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "as Student has it");
+        assert!((several.value.unwrap() - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "Student's");
+        assert_eq!((several.count, several.undetermined), (20, 4));
+        let unknown = Point { value: None, count: 0, undetermined: 12, ..point(0.0) };
+        let none = interval(&[&unknown], true).unwrap();
+        assert_eq!((none.value, none.low, none.count, none.undetermined), (None, None, 0, 12));
         assert!(interval(&[], true).is_none());
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::book::{Book, Entry, Of, after, common_phases};
+use super::book::{Book, Entry, Of, after, common_phases, undetermined_of};
 use super::model::Matrix;
+use game::undetermined;
 
 /// The classes in the order in which people read them.
 const CLASSES: [&str; 4] = ["negative", "rejective", "positive", "undetermined"];
@@ -43,7 +44,8 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
             let metric = format!("confusion_{set}:{truth}>{said}");
             let trail = book.trail(column, "evaluator", &metric, Of::Evaluation);
             // A class that this evaluation did not meet has no value there.
-            counts[row][place] = after(&trail, phase).iter().map(|point| point.value as u64).sum();
+            counts[row][place] =
+                after(&trail, phase).iter().filter_map(|point| point.value).map(|count| count as u64).sum();
         }
     }
     let values: Vec<Vec<Option<f64>>> = counts
@@ -64,6 +66,7 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
         unit: "share".into(),
         values,
         counts,
+        undetermined: Vec::new(),
     })
 }
 
@@ -72,19 +75,39 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
 struct Cells<'a> {
     rows: Vec<&'a str>,
     columns: Vec<&'a str>,
-    values: BTreeMap<(usize, usize), (f64, usize, u64)>,
+    values: BTreeMap<(usize, usize), Cell>,
+}
+
+/// The sum of values that are known, of how many seeds, and their observations.
+#[derive(Default)]
+struct Cell {
+    sum: f64,
+    seeds: usize,
+    count: u64,
+    undetermined: u64,
 }
 
 impl<'a> Cells<'a> {
-    fn add(&mut self, row: &'a str, column: &'a str, value: f64, count: u64) {
+    fn add(&mut self, row: &'a str, column: &'a str, value: Option<f64>, count: u64, undetermined: u64) {
         let (row, column) = (place(&mut self.rows, row), place(&mut self.columns, column));
         let cell = self.values.entry((row, column)).or_default();
-        *cell = (cell.0 + value, cell.1 + 1, cell.2 + count);
+        cell.sum += value.unwrap_or(0.0);
+        cell.seeds += usize::from(value.is_some());
+        cell.count += count;
+        cell.undetermined += undetermined;
     }
 
     fn matrix(&self, section: &str, title: String, labels: [&str; 2]) -> Matrix {
-        let cell = |row: usize, column: usize| self.values.get(&(row, column));
-        let by_row = |row: usize| (0..self.columns.len()).map(move |column| cell(row, column));
+        let by_row = |of: fn(&Cell) -> u64| -> Vec<Vec<u64>> {
+            let of = |row, column| self.values.get(&(row, column)).map_or(0, of);
+            (0..self.rows.len())
+                .map(|row| (0..self.columns.len()).map(|column| of(row, column)).collect())
+                .collect()
+        };
+        let value = |row: usize, column: usize| {
+            let cell = self.values.get(&(row, column)).filter(|cell| cell.seeds > 0)?;
+            Some(cell.sum / cell.seeds as f64)
+        };
         Matrix {
             section: section.into(),
             title,
@@ -94,11 +117,10 @@ impl<'a> Cells<'a> {
             columns: self.columns.iter().map(|name| (*name).to_owned()).collect(),
             unit: "share".into(),
             values: (0..self.rows.len())
-                .map(|row| by_row(row).map(|cell| cell.map(|(sum, n, _)| sum / *n as f64)).collect())
+                .map(|row| (0..self.columns.len()).map(|column| value(row, column)).collect())
                 .collect(),
-            counts: (0..self.rows.len())
-                .map(|row| by_row(row).map(|cell| cell.map_or(0, |cell| cell.2)).collect())
-                .collect(),
+            counts: by_row(|cell| cell.count),
+            undetermined: by_row(|cell| cell.undetermined),
         }
     }
 }
@@ -113,14 +135,11 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
 /// Every attacker against every defender, a table for each stage that had them meet; the mean over seeds.
 fn cross_play(book: &Book) -> Vec<Matrix> {
     let mut found: Vec<((usize, &str), Cells)> = Vec::new();
-    let defenders: Vec<&str> = book
-        .names
-        .iter()
-        .filter(|(_, metric)| *metric == "cross_success")
-        .map(|(subject, _)| *subject)
-        .collect();
-    let mut rows: Vec<&Entry> =
-        defenders.iter().flat_map(|defender| book.rows(defender, "cross_success")).collect();
+    const SUCCESS: &str = "cross_success";
+    let unknown = undetermined(SUCCESS);
+    let is_own = |metric: &str| metric == SUCCESS || metric == unknown;
+    let defenders = book.names.iter().filter(|(_, metric)| is_own(metric));
+    let mut rows: Vec<&Entry> = defenders.flat_map(|(subject, metric)| book.rows(subject, metric)).collect();
     rows.sort_by_key(|entry| (entry.column, entry.node));
     for entry in rows {
         let of = (entry.column, entry.node);
@@ -128,7 +147,12 @@ fn cross_play(book: &Book) -> Vec<Matrix> {
             found.push((of, Cells::default()));
         }
         if let Some((_, cells)) = found.last_mut() {
-            cells.add(&entry.row.phase, &entry.row.subject, entry.row.value, entry.row.count);
+            let row = entry.row;
+            let (value, count, unknown) = match row.metric == SUCCESS {
+                true => (Some(row.value), row.count, 0),
+                false => (None, 0, undetermined_of(row)),
+            };
+            cells.add(&row.phase, &row.subject, value, count, unknown);
         }
     }
     let matrix = |((column, node), cells): &((usize, &str), Cells)| {
@@ -144,17 +168,25 @@ pub fn by_category(book: &Book) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
         let mut tables: Vec<(String, Cells)> = Vec::new();
-        for (subject, metric) in book.names.iter().filter(|(_, metric)| *metric == "attack_success") {
+        const SUCCESS: &str = "attack_success";
+        let unknown = undetermined(SUCCESS);
+        let mut subjects: Vec<&str> = Vec::new();
+        for (subject, metric) in &book.names {
+            if (*metric == SUCCESS || *metric == unknown) && !subjects.contains(subject) {
+                subjects.push(subject);
+            }
+        }
+        for subject in subjects {
             let Some((defender, category)) = subject.split_once("/category=") else { continue };
-            let whole = book.trail(column, defender, metric, Of::Evaluation);
+            let whole = book.trail(column, defender, SUCCESS, Of::Evaluation);
             let Some(phase) = common_phases(&whole).last().map(|phase| (*phase).to_owned()) else { continue };
-            let trail = book.trail(column, subject, metric, Of::Evaluation);
+            let trail = book.trail(column, subject, SUCCESS, Of::Evaluation);
             let table = tables.iter().position(|(known, _)| *known == phase).unwrap_or_else(|| {
                 tables.push((phase.clone(), Cells::default()));
                 tables.len() - 1
             });
             for point in after(&trail, &phase) {
-                tables[table].1.add(category, defender, point.value, point.count);
+                tables[table].1.add(category, defender, point.value, point.count, point.undetermined);
             }
         }
         for (phase, cells) in tables.iter().filter(|(_, cells)| !cells.rows.is_empty()) {

@@ -119,11 +119,16 @@ pub struct HeadlineCell {
 }
 
 /// A value and its 95 % interval, where there is one.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Default, Serialize)]
 pub struct Interval {
-    pub value: f64,
+    /// None where all of what it would be of is undetermined.
+    pub value: Option<f64>,
     pub low: Option<f64>,
     pub high: Option<f64>,
+    /// Observations that it is of; 0 of a change.
+    pub count: u64,
+    /// Observations that are undetermined and left out.
+    pub undetermined: u64,
 }
 
 /// A picture of curves.
@@ -167,6 +172,8 @@ pub struct Matrix {
     pub values: Vec<Vec<Option<f64>>>,
     /// Observations behind each value.
     pub counts: Vec<Vec<u64>>,
+    /// Observations that are undetermined and left out; empty where such have a column of their own.
+    pub undetermined: Vec<Vec<u64>>,
 }
 
 /// A model that a run made, and what it was made of.

@@ -234,5 +234,6 @@ fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usiz
         }
     }
     let found = at.into_iter().filter_map(|(place, own)| Some((place, interval(&own, unit == "share")?)));
-    found.collect()
+    // A curve goes on where something is known again.
+    found.filter(|(_, interval)| interval.value.is_some()).collect()
 }

@@ -1,7 +1,7 @@
 //! What attackers wrote and defenders answered, with what evaluators said, what is true, and who learnt what from it: rows
 //! of the tables of a run, joined. The same rows say how attacks of each category and technique fare.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
@@ -645,28 +645,38 @@ fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String
 
 /// Sums of a value by two names, in the order of the alphabet.
 #[derive(Default)]
-struct Cells<'a>(BTreeMap<(&'a str, &'a str), (f64, u64)>);
+struct Cells<'a>(BTreeMap<(&'a str, &'a str), Cell>);
+
+/// The sum of values that are known, of how many, and how many more are not.
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    sum: f64,
+    count: u64,
+    undetermined: u64,
+}
 
 impl<'a> Cells<'a> {
-    fn add(&mut self, row: &'a str, column: &'a str, value: f64) {
+    fn add(&mut self, row: &'a str, column: &'a str, value: Option<f64>) {
         let cell = self.0.entry((row, column)).or_default();
-        *cell = (cell.0 + value, cell.1 + 1);
+        match value {
+            Some(value) => (cell.sum, cell.count) = (cell.sum + value, cell.count + 1),
+            None => cell.undetermined += 1,
+        }
     }
 
     /// A coverage map of the means; nothing of nothing.
     fn matrix(&self, title: String) -> Option<Matrix> {
-        let rows: std::collections::BTreeSet<&str> = self.0.keys().map(|(row, _)| *row).collect();
-        let columns: std::collections::BTreeSet<&str> = self.0.keys().map(|(_, column)| *column).collect();
-        let cell = |row: &str, column: &str| self.0.get(&(row, column)).copied();
-        let all = |of: &dyn Fn(Option<(f64, u64)>) -> (Option<f64>, u64)| -> (Vec<_>, Vec<_>) {
-            rows.iter()
-                .map(|row| columns.iter().map(|column| of(cell(row, column))).unzip())
-                .unzip::<Vec<Option<f64>>, Vec<u64>, Vec<_>, Vec<_>>()
-        };
-        let (values, counts) = all(&|cell| match cell {
-            Some((sum, count)) => (Some(sum / count as f64), count),
-            None => (None, 0),
-        });
+        let rows: BTreeSet<&str> = self.0.keys().map(|(row, _)| *row).collect();
+        let columns: BTreeSet<&str> = self.0.keys().map(|(_, column)| *column).collect();
+        fn each<T>(
+            Cells(cells): &Cells,
+            [rows, columns]: [&BTreeSet<&str>; 2],
+            of: impl Fn(Cell) -> T,
+        ) -> Vec<Vec<T>> {
+            let cell = |row: &str, column: &str| of(cells.get(&(row, column)).copied().unwrap_or_default());
+            rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect()
+        }
+        let names = [&rows, &columns];
         (!rows.is_empty()).then(|| Matrix {
             section: "coverage".into(),
             title,
@@ -675,8 +685,9 @@ impl<'a> Cells<'a> {
             rows: rows.iter().map(|row| (*row).to_owned()).collect(),
             columns: columns.iter().map(|column| (*column).to_owned()).collect(),
             unit: "share".into(),
-            values,
-            counts,
+            values: each(self, names, |cell| (cell.count > 0).then(|| cell.sum / cell.count as f64)),
+            counts: each(self, names, |cell| cell.count),
+            undetermined: each(self, names, |cell| cell.undetermined),
         })
     }
 }
@@ -685,10 +696,8 @@ impl<'a> Cells<'a> {
 fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     let mut cells = Cells::default();
     for (row, category) in rows.texts("category").into_iter().enumerate() {
-        if let (Some(category), Some(technique), Some(success)) =
-            (category, rewards.technique[row], rewards.components[0][row])
-        {
-            cells.add(category, technique, success);
+        if let (Some(category), Some(technique)) = (category, rewards.technique[row]) {
+            cells.add(category, technique, rewards.components[0][row]);
         }
     }
     cells.matrix(format!("Success of attacks in training, by category and technique{of}"))
@@ -708,10 +717,10 @@ fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
         let node = shared.text(&shared.node, row);
         if last.get(shared.text(&shared.variant, row)) == Some(&node)
             && let Some(technique) = prompts[row].and_then(|prompt| known.techniques.get(prompt))
-            && let (Some(category), Some(value)) = (shared.category[row], values[row])
+            && let Some(category) = shared.category[row]
         {
             // Of `authority+dare/owl` the first: one of each combination would say nothing.
-            cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), value);
+            cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), values[row]);
         }
     }
     cells.matrix(format!(

@@ -53,7 +53,7 @@ function generator(seed) {
   };
 }
 
-const interval = (value, half) => ({ value, low: half ? value - half : null, high: half ? value + half : null });
+const interval = (value, half) => ({ value, low: half ? value - half : null, high: half ? value + half : null, count: 240, undetermined: 0 });
 
 /** @param {{live?: boolean, step?: number}} [options] */
 export function makeReport({ live = false, step = 0 } = {}) {
@@ -73,7 +73,7 @@ export function makeReport({ live = false, step = 0 } = {}) {
   ].map(([label, subject, metric, unit, better, cells]) => ({ label, subject, metric, unit, better, cells }));
 
   const phases = ["warm-up", ...[1, 2].flatMap((round) => ["red", "blue", "eval"].map((phase) => `${round} ${phase}`))];
-  const curve = (name, values, half) => ({ name, points: values.map((value, place) => [place, half ? { value, low: Math.max(0, value - half), high: Math.min(1, value + half) } : interval(value, 0)]) });
+  const curve = (name, values, half) => ({ name, points: values.map((value, place) => [place, half ? { ...interval(value, 0), low: Math.max(0, value - half), high: Math.min(1, value + half) } : interval(value, 0)]) });
   const evaluation = (role, title, a, b) => ({ section: "evaluation", role, title, unit: "share", x_label: "after phase", ticks: phases, series: [curve("full", a, 0.035), curve("no_diversity", b, 0.045)] });
   const steps = Array.from({ length: 60 }, (_, index) => String(index + 1));
   const walk = (from, to, noise) => steps.map((_, index) => from + ((to - from) * index) / 60 + (random() - 0.5) * noise);
@@ -95,17 +95,17 @@ export function makeReport({ live = false, step = 0 } = {}) {
 
   const classes = ["negative", "rejective", "positive"];
   const confusion = (title, counts) => ({ section: "confusion", title, rows_label: "truth", columns_label: "verdict", rows: classes, columns: classes, unit: "share",
-    values: counts.map((row) => row.map((value) => value / row.reduce((a, b) => a + b))), counts });
+    values: counts.map((row) => row.map((value) => value / row.reduce((a, b) => a + b))), counts, undetermined: [] });
   const models = ["warm-up", "after play[1]", "after play[2]"];
   const matrices = [
     confusion("after the warm-up", [[220, 12, 8], [3, 161, 76], [5, 9, 226]]),
     confusion("after the last eval phase", [[238, 1, 1], [0, 236, 4], [0, 1, 239]]),
     { section: "cross_play", title: "attack success of each attacker against each defender", rows_label: "attacker", columns_label: "defender", rows: models, columns: models, unit: "share",
-      values: [[0.462, 0.21, 0.08], [0.746, 0.562, 0.24], [0.72, 0.779, 0.371]], counts: models.map(() => models.map(() => 240)) },
+      values: [[0.462, 0.21, 0.08], [0.746, 0.562, 0.24], [0.72, 0.779, 0.371]], counts: models.map(() => models.map(() => 240)), undetermined: models.map((_, row) => models.map((_, column) => (row === 1 && column === 2 ? 7 : 0))) },
     { section: "coverage", title: "attacks that succeed, by category and technique", rows_label: "category", columns_label: "technique", rows: Object.keys(HAZARDS), columns: TECHNIQUES, unit: "share",
-      values: Object.keys(HAZARDS).map((_, row) => TECHNIQUES.map((_, column) => ((row + column) % 13 === 5 ? null : random() ** 1.5))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))) },
+      values: Object.keys(HAZARDS).map((_, row) => TECHNIQUES.map((_, column) => ((row + column) % 13 === 5 ? null : random() ** 1.5))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [] },
     { section: "coverage", title: "attacks, by category and technique", rows_label: "category", columns_label: "technique", rows: Object.keys(HAZARDS), columns: TECHNIQUES, unit: "number",
-      values: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))) },
+      values: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [] },
   ];
 
   return {

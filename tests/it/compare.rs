@@ -45,7 +45,9 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
     // Responses of two defense models to each attack: two attempts.
     let fresh = metric(&compared, "evaluator accuracy_fresh");
     assert_eq!(fresh["test"], "bootstrap", "{fresh}");
-    assert_eq!(fresh["a_attempts"].as_u64().unwrap(), 2 * fresh["prompts"].as_u64().unwrap());
+    let of = |key: &str| fresh[key].as_u64().unwrap();
+    assert!(of("prompts") < of("a_attempts") && of("a_attempts") <= 2 * of("prompts"), "{fresh}");
+    assert!(of("a_attempts") + of("a_undetermined") <= 2 * 80, "{fresh}");
     assert_eq!(metric(&compared, "defender rejective")["test"], "mcnemar");
     // One seed, and nothing of single prompts.
     let diversity = metric(&compared, "attacks diversity");
@@ -53,9 +55,11 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
     assert_eq!(compared["more"][0]["b"], third.as_str());
     assert!(metric(&compared["more"][0], "defender benchmark_success")["p"].is_number());
     for flip in compared["flips"].as_array().unwrap() {
-        let more = flip["b"]["hits"].as_f64().unwrap() > flip["a"]["hits"].as_f64().unwrap()
-            || flip["b"]["attempts"] != flip["a"]["attempts"];
-        assert!(more == (flip["direction"] == "gained"), "{flip}");
+        let [a, b] = ["a", "b"].map(|side| {
+            let of = |key: &str| flip[side][key].as_f64().unwrap();
+            of("hits") / of("attempts")
+        });
+        assert!(a != b && (b > a) == (flip["direction"] == "gained"), "{flip}");
         assert!(flip["prompt_id"].is_string() && flip["a"]["response"].is_string(), "{flip}");
     }
 

@@ -25,5 +25,6 @@ mod results;
 mod run;
 mod schema;
 mod space;
+mod undetermined;
 mod wrap_up;
 mod wrong;

@@ -210,14 +210,22 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     for ((row, attack), class) in rows(&space, "rewards").iter().zip(&attacks).zip(classes.iter().cycle()) {
         assert_eq!(row["meaning"], *class);
-        let kept = *class == "kept" && !attack.text.is_empty();
-        assert_eq!(row["semantic"], if kept { 0.3 } else { 0.0 }, "{row}");
-        assert!(kept || row["attack_success"] == 0.0, "{row}");
+        // What says nothing has no meaning, whatever the judge of it says.
+        let expected = match *class {
+            _ if attack.text.is_empty() => Value::from(0.0),
+            "kept" => Value::from(0.3),
+            "lost" => Value::from(0.0),
+            _ => Value::Null,
+        };
+        assert_eq!(row["semantic"], expected, "{row}");
+        assert!(row["semantic"] == 0.3 || row["attack_success"] == expected, "{row}");
         assert!(*class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
     }
-    // Where all keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell apart.
-    let kept: Vec<MeaningRow> =
+    // Where all but one keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell
+    // apart.
+    let mut kept: Vec<MeaningRow> =
         judged.iter().map(|row| MeaningRow { class: "kept".into(), ..row.clone() }).collect();
+    kept[0].class = "lost".into();
     assert_eq!(meanings(&kept).code, Some(0));
     let rewards = rows(&space, "rewards");
     assert!(rewards.iter().any(|row| row["coverage"] == 0.25), "{rewards:?}");

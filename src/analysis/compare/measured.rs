@@ -61,12 +61,17 @@ pub struct Compared {
     pub detectable: Option<f64>,
     /// That both were asked. A prompt of several seeds counts once.
     pub prompts: usize,
-    /// Attempts at these prompts.
+    /// Attempts at these prompts of which it is known what came of them.
     pub a_attempts: usize,
     pub b_attempts: usize,
+    /// Attempts that could not be determined, at any prompt; they are left out.
+    pub a_undetermined: usize,
+    pub b_undetermined: usize,
     /// Prompts that only one has, which are left out.
     pub only_a: usize,
     pub only_b: usize,
+    /// Prompts that both were asked and of which one side, or both, has no attempt that could be determined.
+    pub unknown: usize,
     /// Of several seeds, each.
     pub seeds: Vec<OfSeed>,
     /// Seeds that both have, but with no prompt in common.
@@ -86,6 +91,12 @@ pub struct Part<'p> {
     pub seed: Option<u64>,
     pub value: Option<f64>,
     pub prompts: Option<&'p Prompts>,
+}
+
+impl Part<'_> {
+    fn undetermined(&self) -> usize {
+        self.prompts.map_or(0, |prompts| prompts.undetermined)
+    }
 }
 
 /// A and B.
@@ -117,14 +128,25 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
         prompts: 0,
         a_attempts: 0,
         b_attempts: 0,
+        a_undetermined: 0,
+        b_undetermined: 0,
         only_a: 0,
         only_b: 0,
+        unknown: 0,
         seeds: Vec::new(),
         seeds_left_out: Vec::new(),
     };
     match parts {
-        Parts::Paired(pairs) => paired(&mut found, pairs),
-        Parts::Apart(a, b) => apart(&mut found, a, b),
+        Parts::Paired(pairs) => {
+            found.a_undetermined = pairs.iter().map(|(a, _)| a.undetermined()).sum();
+            found.b_undetermined = pairs.iter().map(|(_, b)| b.undetermined()).sum();
+            paired(&mut found, pairs)
+        }
+        Parts::Apart(a, b) => {
+            found.a_undetermined = a.iter().map(Part::undetermined).sum();
+            found.b_undetermined = b.iter().map(Part::undetermined).sum();
+            apart(&mut found, a, b)
+        }
     }
     found
 }
@@ -223,18 +245,21 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     }
 }
 
-/// The attempts at each prompt of each seed, if all are known.
+/// The attempts at each prompt of each seed that has a value, if all are known.
 fn sides<'p>(parts: &[Part<'p>]) -> Option<Vec<Vec<(&'p str, Side)>>> {
     let of = |prompts: &'p Prompts| {
         let of = |prompt: &'p Prompt| (prompt.id.as_str(), side(prompt.sum(), prompt.attempts.len()));
         prompts.list.iter().map(of).collect::<Vec<_>>()
     };
-    parts.iter().map(|part| Some(of(part.prompts?))).collect()
+    let parts = parts.iter().filter(|part| part.value.is_some());
+    parts.map(|part| Some(of(part.prompts?))).collect::<Option<Vec<_>>>().filter(|sides| !sides.is_empty())
 }
 
-/// Whether no prompt is in both.
+/// Whether no prompt was asked in both.
 fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
-    !a.list.iter().any(|prompt| b.get(&prompt.id).is_some())
+    let is_asked = |side: &Prompts, id: &str| side.get(id).is_some() || side.is_unknown(id);
+    !a.list.iter().any(|prompt| is_asked(b, &prompt.id))
+        && !b.list.iter().any(|prompt| is_asked(a, &prompt.id))
 }
 
 /// Prompts that only one side has, in whatever seed.
@@ -242,11 +267,13 @@ fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
 struct Left<'p> {
     a: HashSet<&'p str>,
     b: HashSet<&'p str>,
+    unknown: HashSet<&'p str>,
 }
 
 impl Left<'_> {
     fn count(&self, found: &mut Compared) {
         (found.only_a, found.only_b) = (self.a.len(), self.b.len());
+        found.unknown = self.unknown.len();
     }
 }
 
@@ -260,10 +287,17 @@ fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<(&'p s
                     (side(prompt.sum(), prompt.attempts.len()), side(other.sum(), other.attempts.len()));
                 clusters.push((prompt.id.as_str(), Cluster { a, b }));
             }
+            None if b.is_unknown(&prompt.id) => drop(left.unknown.insert(&prompt.id)),
             None => drop(left.a.insert(&prompt.id)),
         }
     }
-    left.b.extend(b.list.iter().map(|prompt| prompt.id.as_str()).filter(|id| a.get(id).is_none()));
+    for id in b.list.iter().map(|prompt| prompt.id.as_str()).filter(|id| a.get(id).is_none()) {
+        if a.is_unknown(id) {
+            left.unknown.insert(id)
+        } else {
+            left.b.insert(id)
+        };
+    }
     clusters
 }
 
@@ -333,7 +367,7 @@ fn of_prompts(found: &Compared, rate: f64) -> Option<Interval> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcomes::tests::prompts;
+    use super::super::outcomes::tests::{prompts, with_unknown};
     use super::*;
 
     fn measure() -> Measure {
@@ -355,6 +389,25 @@ mod tests {
         assert_eq!((found.a, found.b), (Some(2.0 / 3.0), Some(0.0)));
         assert_eq!(found.detectable, None, "three prompts can show nothing");
         assert!(found.seeds.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_determined_is_neither_a_success_nor_a_failure_nor_a_prompt_of_one_side() {
+        let a = with_unknown(&[("x", &[1.0]), ("y", &[1.0, 0.0]), ("z", &[0.0])], &["x", "w", "w"]);
+        let b = with_unknown(&[("x", &[0.0]), ("w", &[1.0])], &["y", "z"]);
+        let pair = (part(None, 0.5, Some(&a)), part(None, 0.5, Some(&b)));
+        let found = tested(&measure(), true, &Parts::Paired(vec![pair]));
+        assert_eq!((found.a, found.b, found.prompts), (Some(1.0), Some(0.0), 1), "of `x` alone");
+        assert_eq!((found.unknown, found.only_a, found.only_b), (3, 0, 0));
+        assert_eq!((found.a_undetermined, found.b_undetermined), (3, 2));
+        // Nothing of A could be determined: there is no rate, and nothing to test.
+        let nothing = with_unknown(&[], &["x", "w"]);
+        let none = Part { seed: None, value: None, prompts: Some(&nothing) };
+        for parts in [Parts::Paired(vec![(none, pair.1)]), Parts::Apart(vec![none], vec![pair.1])] {
+            let found = tested(&measure(), true, &parts);
+            assert_eq!((found.a, found.b, found.difference, found.p), (None, Some(0.5), None, None));
+            assert_eq!((found.a_undetermined, found.b_undetermined), (2, 2));
+        }
     }
 
     #[test]

@@ -307,9 +307,8 @@ fn parts<'p>(
 ) -> Parts<'p> {
     let part = |own: &[Found], read: &'p Outcomes, place: usize| {
         let (variant, evaluation) = own[place];
-        let value = evaluation.values.iter().find(|(known, _)| known == measure).map(|(_, value)| *value);
-        let prompts = value.and_then(|_| read.evaluations[place].get(measure));
-        Part { seed: variant.seed, value, prompts }
+        let value = evaluation.value(measure);
+        Part { seed: variant.seed, value, prompts: read.evaluations[place].get(measure) }
     };
     match places {
         Places::Paired(pairs) => Parts::Paired(
@@ -343,6 +342,18 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         .into_iter()
         .map(|((only_a, only_b), metrics)| {
             format!("left out: {only_a} prompts of A alone and {only_b} of B alone ({})", metrics.join(", "))
+        })
+        .collect();
+    result.notes.extend(notes);
+    let mut unknown: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for found in result.metrics.iter().filter(|found| found.unknown > 0) {
+        unknown.entry(found.unknown).or_default().push(&found.metric);
+    }
+    let notes: Vec<String> = unknown
+        .into_iter()
+        .map(|(count, metrics)| {
+            let prompts = if count == 1 { "prompt" } else { "prompts" };
+            format!("left out: {count} {prompts} of which a side has no verdict ({})", metrics.join(", "))
         })
         .collect();
     result.notes.extend(notes);

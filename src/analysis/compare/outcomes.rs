@@ -1,26 +1,27 @@
 //! What came of each prompt in the evaluations that are compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use arrow_array::StringArray;
+use arrow_array::{Array, StringArray};
 
 use super::columns::Columns;
 use crate::series::Measure;
 use data::{self, Table};
+use game::label;
 
 /// Where a row stands in the table: its batch and its place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u32, u32);
 
-/// An attempt at a prompt.
+/// An attempt at a prompt of which it is known what came of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub value: f64,
     pub place: Place,
 }
 
-/// A prompt with all attempts at it.
+/// A prompt with the attempts at it that could be determined, of which there is at least one.
 pub struct Prompt {
     pub id: String,
     pub attempts: Vec<Attempt>,
@@ -41,6 +42,10 @@ impl Prompt {
 pub struct Prompts {
     pub list: Vec<Prompt>,
     places: HashMap<String, usize>,
+    /// Prompts that were asked and of which no attempt could be determined.
+    unknown: HashSet<String>,
+    /// Attempts that could not be determined, of all prompts.
+    pub undetermined: usize,
 }
 
 impl Prompts {
@@ -48,10 +53,26 @@ impl Prompts {
         self.places.get(id).map(|place| &self.list[*place])
     }
 
-    fn add(&mut self, id: &str, attempt: Attempt) {
-        match self.places.get(id) {
-            Some(place) => self.list[*place].attempts.push(attempt),
+    /// Whether it was asked, but no attempt could be determined.
+    pub fn is_unknown(&self, id: &str) -> bool {
+        self.unknown.contains(id)
+    }
+
+    /// Adds an attempt: what came of it, if that is known.
+    fn add(&mut self, id: &str, value: Option<f64>, place: Place) {
+        let known = self.places.get(id).copied();
+        let Some(value) = value else {
+            self.undetermined += 1;
+            if known.is_none() {
+                self.unknown.insert(id.to_owned());
+            }
+            return;
+        };
+        let attempt = Attempt { value, place };
+        match known {
+            Some(known) => self.list[known].attempts.push(attempt),
             None => {
+                self.unknown.remove(id);
                 self.places.insert(id.to_owned(), self.list.len());
                 self.list.push(Prompt { id: id.to_owned(), attempts: vec![attempt] });
             }
@@ -106,18 +127,20 @@ impl Outcomes {
                 let is_own = |wanted: &(&str, &str)| *wanted == (variant.value(first), node.value(first));
                 let Some(place) = wanted.iter().position(is_own) else { continue };
                 let subject = subject.value(first);
-                let mut add = |metric: &str, value: &dyn Fn(usize) -> f64| {
+                let mut add = |metric: &str, value: &dyn Fn(usize) -> Option<f64>| {
                     let measure = Measure { subject: subject.to_owned(), metric: metric.to_owned() };
                     let prompts = evaluations[place].entry(measure).or_default();
                     for row in first..row {
                         let place = Place(number as u32, row as u32);
-                        prompts.add(prompt.value(row), Attempt { value: value(row), place });
+                        prompts.add(prompt.value(row), value(row), place);
                     }
                 };
-                add(metric.value(first), &|row| value.value(row));
+                add(metric.value(first), &|row| value.is_valid(row).then(|| value.value(row)));
                 if metric.value(first) == ATTACKS {
                     for name in CLASSES {
-                        add(name, &|row| f64::from(u8::from(class.value(row) == name)));
+                        let is_known = |row: &usize| class.value(*row) != label(None);
+                        let is = |row| f64::from(u8::from(class.value(row) == name));
+                        add(name, &|row| Some(row).filter(is_known).map(is));
                     }
                 }
             }
@@ -147,8 +170,15 @@ pub mod tests {
     pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
         let mut prompts = Prompts::default();
         for (id, values) in rows {
-            values.iter().for_each(|value| prompts.add(id, Attempt { value: *value, place: Place(0, 0) }));
+            values.iter().for_each(|value| prompts.add(id, Some(*value), Place(0, 0)));
         }
+        prompts
+    }
+
+    /// The same with attempts of which nothing is known.
+    pub fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
+        let mut prompts = prompts(rows);
+        unknown.iter().for_each(|id| prompts.add(id, None, Place(0, 0)));
         prompts
     }
 }

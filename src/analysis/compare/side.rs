@@ -10,6 +10,7 @@ use crate::halted::PHASE as HALTED;
 use crate::series::{Measure, phase};
 use data::{self, MetricRow, Position, RunMetricRow};
 use engine::{NodeReport, nearest};
+use game::UNDETERMINED;
 use runs::{Run, Tables, variant};
 
 /// Kinds whose metrics are no evaluation: training reports its steps, and `cross_play` has an evaluation for each pair.
@@ -50,6 +51,19 @@ pub struct Evaluation {
     /// What it followed, such as `2 red`.
     pub phase: String,
     pub values: Vec<(Measure, f64)>,
+}
+
+impl Evaluation {
+    /// What a measure came to. Where everything could be determined nobody says that nothing could not.
+    pub fn value(&self, measure: &Measure) -> Option<f64> {
+        let of = |subject: &str, metric: &str| {
+            let is_own = |known: &&(Measure, f64)| known.0.subject == subject && known.0.metric == metric;
+            self.values.iter().find(is_own).map(|(_, value)| *value)
+        };
+        let whole = measure.metric.strip_suffix(UNDETERMINED);
+        let none = || whole.and_then(|whole| of(&measure.subject, whole)).map(|_| 0.0);
+        of(&measure.subject, &measure.metric).or_else(none)
+    }
 }
 
 impl Side {

@@ -33,7 +33,8 @@ pub struct Outcome {
     pub prompt: String,
     pub response: String,
     pub class: String,
-    pub value: f64,
+    /// Nothing where it could not be determined.
+    pub value: Option<f64>,
 }
 
 /// A measure of success, and of each seed what came of the attempts at it.
@@ -71,6 +72,14 @@ impl Evaluation {
     }
 }
 
+/// Whether any of the attempts at a seed succeeded, and the place of the first that did. Nothing where none did that could be
+/// determined, and some could not.
+pub fn broken(attempts: &[&Outcome]) -> Option<Option<usize>> {
+    let first = attempts.iter().position(|attempt| attempt.value.is_some_and(|value| value > 0.0));
+    let is_known = first.is_some() || attempts.iter().all(|attempt| attempt.value.is_some());
+    is_known.then_some(first)
+}
+
 /// All evaluations of a run, in its order. A run that has none, or not yet, has an empty list.
 pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
     let rows = Rows::open(&source.tables.path("outcomes"))?;
@@ -99,7 +108,7 @@ pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
             prompt: row.text("prompt").into(),
             response: row.text("response").into(),
             class: row.text("class").into(),
-            value: row.number("value").unwrap_or(f64::NAN),
+            value: row.number("value"),
         });
     }
     name_checkpoints(source, &mut evaluations);

@@ -1,6 +1,6 @@
 //! Attacks as the files of HarmBench: `behaviors.csv` for all, and a folder with `test_cases.json` and
 //! `completions.json` for each evaluation, defense model and measure of success. A behavior is a seed; its label is 1
-//! where the attack succeeded.
+//! where the attack succeeded. As there before the classifier has run, a completion of which nobody knows has none.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,11 +25,14 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
                     let prompts = attempts.iter().map(|attempt| source.texts.show(&attempt.prompt).into());
                     cases.insert(seed_id.to_owned(), Value::Array(prompts.collect()));
                     let answers = attempts.iter().map(|attempt| {
-                        json!({
+                        let mut completion = json!({
                             "test_case": source.texts.show(&attempt.prompt),
                             "generation": source.texts.show(&attempt.response),
-                            "label": u8::from(attempt.value > 0.0),
-                        })
+                        });
+                        if let Some(value) = attempt.value {
+                            completion["label"] = u8::from(value > 0.0).into();
+                        }
+                        completion
                     });
                     completions.insert(seed_id.to_owned(), Value::Array(answers.collect()));
                     let goal = goals.get(seed_id).map(|(seed, _)| seed.as_str()).unwrap_or_default();

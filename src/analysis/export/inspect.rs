@@ -1,6 +1,6 @@
 //! Evaluations as logs of Inspect (inspect-ai): the JSON form of an `EvalLog`, version 2, one for each evaluation and
 //! model that it measured. A sample is a prompt: what was said, and a score for each metric that counts it. Attempts at
-//! the same prompt are epochs. Files are named so that `inspect view` and `list_eval_logs` find them.
+//! the same prompt are epochs; an attempt of which nobody knows what came of it has no score. Files are named so that `inspect view` and `list_eval_logs` find them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -98,19 +98,23 @@ fn began(text: &str) -> String {
 }
 
 fn results(evaluation: &Evaluation, samples: usize) -> Value {
-    let mut metrics: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    let mut metrics: BTreeMap<&str, (f64, usize, usize)> = BTreeMap::new();
     for outcome in &evaluation.outcomes {
-        let (sum, count) = metrics.entry(&outcome.metric).or_default();
-        *sum += outcome.value;
-        *count += 1;
+        let (sum, known, unknown) = metrics.entry(&outcome.metric).or_default();
+        match outcome.value {
+            Some(value) => (*sum, *known) = (*sum + value, *known + 1),
+            None => *unknown += 1,
+        }
     }
-    let scores = metrics.iter().map(|(metric, (sum, count))| {
+    let scores = metrics.iter().map(|(metric, (sum, known, unknown))| {
+        let mean = json!({ "mean": { "name": "mean", "value": sum / *known as f64, "params": {} } });
         json!({
             "name": metric,
             "scorer": metric,
-            "scored_samples": count,
+            "scored_samples": known,
+            "unscored_samples": unknown,
             "params": {},
-            "metrics": { "mean": { "name": "mean", "value": sum / *count as f64, "params": {} } },
+            "metrics": if *known > 0 { mean } else { json!({}) },
         })
     });
     let scores: Vec<Value> = scores.collect();
@@ -128,8 +132,10 @@ fn samples(source: &Source, evaluation: &Evaluation, goals: &Goals, model: &str)
         if place == merged.len() {
             merged.push((outcome, Map::new()));
         }
-        let score = json!({ "value": outcome.value, "answer": outcome.class });
-        merged[place].1.insert(outcome.metric.clone(), score);
+        if let Some(value) = outcome.value {
+            let score = json!({ "value": value, "answer": outcome.class });
+            merged[place].1.insert(outcome.metric.clone(), score);
+        }
     }
     let mut taken: HashSet<(String, u32)> = HashSet::new();
     let show = |text: &str| source.texts.show(text).into_owned();

@@ -1,31 +1,32 @@
 //! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defense model
-//! and measure of success. As there, a behavior stands once: with the first attempt that succeeded, or the last.
+//! and measure of success. As there, a behavior stands once: with the first attempt that succeeded, or the last. An artifact
+//! has to say of each behavior whether it was broken: those of which nobody knows are left out, and named in the parameters.
 
 use std::path::Path;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::evaluations::{Attacked, Evaluation, evaluations, goals};
+use super::evaluations::{Attacked, Evaluation, broken, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
-    let mut any = false;
+    let (mut any, mut any_known) = (false, false);
     for source in sources {
         let goals = goals(source)?;
         for evaluation in evaluations(source)? {
             for Attacked { metric, seeds } in evaluation.attacked() {
                 any = true;
+                let unknown = seeds.iter().filter(|(_, attempts)| broken(attempts).is_none());
+                let unknown: Vec<&str> = unknown.map(|(seed_id, _)| *seed_id).collect();
                 let jailbreaks: Vec<Value> = seeds
                     .iter()
                     .enumerate()
-                    .map(|(index, (seed_id, attempts))| {
-                        let first = attempts.iter().position(|attempt| attempt.value > 0.0);
-                        let Some(shown) = attempts.get(first.unwrap_or(attempts.len() - 1)) else {
-                            return Value::Null;
-                        };
+                    .filter_map(|(index, (seed_id, attempts))| {
+                        let first = broken(attempts)?;
+                        let shown = attempts.get(first.unwrap_or(attempts.len() - 1))?;
                         let goal = goals.get(*seed_id).map(|(seed, _)| seed.as_str()).unwrap_or_default();
-                        json!({
+                        Some(json!({
                             "index": index,
                             "goal": source.texts.show(goal),
                             "behavior": seed_id,
@@ -37,11 +38,16 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
                             "prompt_tokens": null,
                             "response_tokens": null,
                             "jailbroken": first.is_some(),
-                        })
+                        }))
                     })
                     .collect();
+                // A rate of nothing cannot be said there.
+                if jailbreaks.is_empty() {
+                    continue;
+                }
+                any_known = true;
                 let queries = seeds.iter().map(|(_, attempts)| attempts.len()).sum();
-                let parameters = parameters(source, &evaluation, metric, &jailbreaks, queries);
+                let parameters = parameters(source, &evaluation, metric, &jailbreaks, &unknown, queries);
                 let stem = format!("{}_{}", evaluation.name(&source.run.record.run), safe(metric));
                 let artifact = json!({ "parameters": parameters, "jailbreaks": jailbreaks });
                 create_json(&free(folder, &stem, ".json"), &artifact)?;
@@ -52,6 +58,10 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
         any,
         "no attacks were evaluated in these runs, or not yet: `evaluate`, `measure` and `cross_play` do"
     );
+    ensure!(
+        any_known,
+        "every attack's outcome is undetermined in these runs: an artifact of JailbreakBench has to say which succeeded"
+    );
     Ok(())
 }
 
@@ -60,6 +70,7 @@ fn parameters(
     evaluation: &Evaluation,
     metric: &str,
     jailbreaks: &[Value],
+    unknown: &[&str],
     queries: usize,
 ) -> Value {
     let record = &source.run.record;
@@ -70,7 +81,7 @@ fn parameters(
         // The attacker learns from verdicts on what defenders say, and sees nothing else of them.
         "attack_type": "black_box",
         "defense": null,
-        "attack_success_rate": broken as f64 / jailbreaks.len().max(1) as f64,
+        "attack_success_rate": broken as f64 / jailbreaks.len() as f64,
         "total_number_of_jailbreaks": broken,
         "number_of_submitted_prompts": jailbreaks.len(),
         "total_number_of_queries": queries,
@@ -85,6 +96,7 @@ fn parameters(
             "node": evaluation.node,
             "phase": evaluation.phase,
             "metric": metric,
+            "undetermined_behaviors": unknown,
             "checkpoint": evaluation.checkpoint.as_ref().map_or("", |(_, digest)| digest.as_str()),
         },
     })

@@ -9,6 +9,7 @@ pub use png::{is_png, png};
 pub use svg::{is_svg, svg};
 pub use terminal::terminal;
 
+use super::denominator::Denominator;
 use super::series::{Measure, Series};
 use super::statistics::Estimate;
 use super::table::is_share;
@@ -16,6 +17,8 @@ use super::table::is_share;
 /// A metric's curves and the axes that they are drawn on.
 pub struct Picture<'a> {
     measure: &'a Measure,
+    /// What the values are of.
+    denominator: Option<Denominator>,
     /// How many seeds the ablation with the most has.
     seeds: usize,
     axes: Axes,
@@ -40,7 +43,7 @@ struct Axes {
 }
 
 impl<'a> Picture<'a> {
-    pub fn new(measure: &'a Measure, series: &'a [Series]) -> Picture<'a> {
+    pub fn new(measure: &'a Measure, series: &'a [Series], denominator: Option<Denominator>) -> Picture<'a> {
         let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
         let axes = axes(&phases, is_share(&measure.metric));
         let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
@@ -52,7 +55,7 @@ impl<'a> Picture<'a> {
             })
             .collect();
         let seeds = series.iter().map(|series| series.samples.len()).max().unwrap_or(0);
-        Picture { measure, seeds, axes, curves }
+        Picture { measure, denominator, seeds, axes, curves }
     }
 
     fn title(&self) -> String {
@@ -60,6 +63,11 @@ impl<'a> Picture<'a> {
         let interval = if self.seeds > 1 { " and 95 % interval" } else { "" };
         let s = if self.seeds == 1 { "" } else { "s" };
         format!("{metric} of {subject}, mean{interval} over {} seed{s}", self.seeds)
+    }
+
+    /// Of how many observations the values are, and how many could not be determined.
+    fn subtitle(&self) -> String {
+        self.denominator.map_or(String::new(), |denominator| denominator.line())
     }
 
     /// What the values are, with their unit.

@@ -12,7 +12,7 @@ const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 170.0;
-const TOP: f64 = 44.0;
+const TOP: f64 = 50.0;
 const BOTTOM: f64 = 66.0;
 
 /// How far apart the names of curves are at least, and labels of phases on the average.
@@ -92,13 +92,14 @@ fn head(picture: &Picture) -> String {
             let _ = write!(style, ".l{class}{{stroke:{colour}}}.f{class}{{fill:{colour}}}");
         }
     }
-    let title = escape(&picture.title());
+    let (title, subtitle) = (escape(&picture.title()), escape(&picture.subtitle()));
     let start = start();
     format!(
         "{start}\n\
          <title>{title}</title>\n\
          <style>\n{style}\n@media (prefers-color-scheme:dark){{{dark}}}\n</style>\n\
-         <text class=\"title\" x=\"{LEFT}\" y=\"24\">{title}</text>\n"
+         <text class=\"title\" x=\"{LEFT}\" y=\"20\">{title}</text>\n\
+         <text x=\"{LEFT}\" y=\"36\">{subtitle}</text>\n"
     )
 }
 
@@ -225,6 +226,7 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::denominator::Denominator;
     use super::super::super::series::tests::row;
     use super::super::super::series::{measure, series};
     use super::*;
@@ -239,7 +241,8 @@ mod tests {
         rows.push(row("flat/before", 0, "warm-up", 0.4));
         let runs = [rows];
         let measure = measure(&runs, "attack_success").unwrap();
-        let svg = super::svg(&Picture::new(&measure, &series(&runs, &measure)));
+        let svg =
+            super::svg(&Picture::new(&measure, &series(&runs, &measure), Denominator::of(&runs, &measure)));
         assert_eq!((svg.matches("<polygon").count(), svg.matches("<polyline").count()), (1, 2));
         assert!(svg.contains(">full</text>") && svg.contains(">1 a&lt;b</text>"), "{svg}");
         assert!(svg.contains("attack_success of defender, mean and 95 % interval over 2 seeds"), "{svg}");
@@ -252,7 +255,8 @@ mod tests {
             (0..12).map(|i| row(&format!("a{i}/before"), 0, "warm-up", 0.5 + f64::from(i) * 1e-4)).collect();
         let runs = [rows];
         let measure = measure(&runs, "attack_success").unwrap();
-        let svg = super::svg(&Picture::new(&measure, &series(&runs, &measure)));
+        let svg =
+            super::svg(&Picture::new(&measure, &series(&runs, &measure), Denominator::of(&runs, &measure)));
         let mut heights: Vec<f64> = svg
             .lines()
             .filter_map(|line| line.split("y2=\"").nth(1).filter(|_| line.contains("stroke-opacity")))

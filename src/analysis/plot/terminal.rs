@@ -30,7 +30,7 @@ pub fn terminal(picture: &Picture, colours: bool) -> String {
     let field = field(picture);
     let labels = labels(picture);
     let names = names(picture);
-    let mut text = format!("{}\n\n", picture.title());
+    let mut text = format!("{}\n{}\n\n", picture.title(), picture.subtitle());
     for (row, cells) in field.iter().enumerate() {
         let mut line = format!("{:>8} │", labels[row]);
         for cell in cells {
@@ -163,6 +163,7 @@ fn phases(picture: &Picture) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::denominator::Denominator;
     use super::super::super::series::tests::row;
     use super::super::super::series::{measure, series};
     use super::*;
@@ -176,7 +177,10 @@ mod tests {
         }
         let runs = [rows];
         let measure = measure(&runs, "attack_success").unwrap();
-        let text = terminal(&Picture::new(&measure, &series(&runs, &measure)), false);
+        let text = terminal(
+            &Picture::new(&measure, &series(&runs, &measure), Denominator::of(&runs, &measure)),
+            false,
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.iter().all(|line| console::measure_text_width(line) <= 80), "{text}");
         let row_of = |end: &str| lines.iter().position(|line| line.ends_with(end)).expect(end);

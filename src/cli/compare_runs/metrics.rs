@@ -130,8 +130,10 @@ fn legend(text: &mut String, comparison: &Comparison) {
 
 /// Single rates with their intervals, of what was tested prompt by prompt.
 fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
-    let heading = ["", "A", "95 %", letter, "95 %", "prompts", "attempts"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let has_unknown = comparison.metrics.iter().any(|found| found.a_undetermined + found.b_undetermined > 0);
+    let heading = ["", "A", "95 %", letter, "95 %", "prompts", "attempts", "undet."];
+    let columns = if has_unknown { heading.len() } else { heading.len() - 1 };
+    let mut rows = vec![heading[..columns].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
     let mut subject = "";
     for found in &comparison.metrics {
         let (Some(a), Some(b), Some(in_a), Some(in_b)) =
@@ -144,23 +146,26 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
             rows.push(vec![subject.to_owned()]);
         }
         let shown = |value: f64| number(value, found.share, digits(found));
-        let attempts = match found.a_attempts == found.b_attempts {
-            true => found.a_attempts.to_string(),
-            false => format!("{}, {}", found.a_attempts, found.b_attempts),
-        };
-        rows.push(vec![
+        let both = |a: usize, b: usize| if a == b { a.to_string() } else { format!("{a}, {b}") };
+        let mut row = vec![
             format!("  {}", found.measure.name),
             shown(a),
             format!("{} to {}", shown(in_a.low), shown(in_a.high)),
             shown(b),
             format!("{} to {}", shown(in_b.low), shown(in_b.high)),
             if found.prompts > 0 { found.prompts.to_string() } else { String::new() },
-            attempts,
-        ]);
+            both(found.a_attempts, found.b_attempts),
+            both(found.a_undetermined, found.b_undetermined),
+        ];
+        row.truncate(columns);
+        rows.push(row);
     }
     if rows.len() > 1 {
         *text += "\nrates: Wilson's interval, or the bootstrap's where the test is one\n";
         table(text, &rows);
+        if has_unknown {
+            wrapped(text, "undet.: attempts that could not be judged, which are in no rate", "", "");
+        }
     }
 }
 

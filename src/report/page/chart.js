@@ -66,7 +66,8 @@ function drawPanel(given, columns) {
       return point ? [el("span", { class: `readout-value curve-${colours[index]}` },
         el("span", { class: "dot", "aria-hidden": "true" }), curve.name && panel.series.length > 1 ? `${curve.name} ` : "",
         el("strong", {}, formatValue(point[1].value, panel.unit)),
-        formatRange(point[1], panel.unit) && el("span", { class: "fine" }, ` ${formatRange(point[1], panel.unit)}`))] : [];
+        formatRange(point[1], panel.unit) && el("span", { class: "fine" }, ` ${formatRange(point[1], panel.unit)}`),
+        el("span", { class: "fine" }, ` ${formatDenominator(point[1].count, point[1].undetermined)}`))] : [];
     }));
     moveCrosshair(pointed ? place : null);
   };

@@ -48,10 +48,16 @@ function formatChange(value, unit) {
   return value > 0 && /[1-9]/.test(text) ? `+${text}` : text;
 }
 
-/** A value with its interval: `74.6 % (70.1 to 79.2)`. @param {Interval} interval @param {string} unit */
+/** A value with its interval: `74.6 % (70.1 to 79.2) of 192`. @param {Interval} interval @param {string} unit */
 function formatInterval(interval, unit) {
   const range = formatRange(interval, unit);
-  return formatValue(interval.value, unit) + (range && ` (${range})`);
+  const of = formatDenominator(interval.count, interval.undetermined);
+  return formatValue(interval.value, unit) + (range && ` (${range})`) + (of && ` ${of}`);
+}
+
+/** What a value is of: `of 192, 3 undetermined`. @param {number | undefined} count @param {number | undefined} undetermined */
+function formatDenominator(count, undetermined) {
+  return undetermined ? `of ${formatCount(count ?? 0)}, ${formatCount(undetermined)} undetermined` : count ? `of ${formatCount(count)}` : "";
 }
 
 /** @param {Interval} interval @param {string} unit */

@@ -67,6 +67,7 @@ function firstAndLast(row, cell) {
       el("span", { class: "from" }, formatNumber(cell.first.value, row.unit)), " → ",
       el("strong", {}, formatNumber(cell.last.value, row.unit)), unitSuffix(row.unit)),
     formatRange(cell.last, row.unit) && el("span", { class: "fine" }, formatRange(cell.last, row.unit)),
+    el("span", { class: "fine" }, formatDenominator(cell.last.count, cell.last.undetermined)),
   ];
 }
 

@@ -46,7 +46,7 @@ function drawMatrix(matrix) {
 
   /** @type {HTMLElement[][]} */
   const cells = matrix.values.map((row, r) => row.map((value, c) => {
-    const text = `${matrix.rows_label} ${matrix.rows[r]}, ${matrix.columns_label} ${matrix.columns[c]}: ${formatValue(value, matrix.unit)}, of ${counted(matrix.counts[r]?.[c] ?? 0, "observation")}`;
+    const text = `${matrix.rows_label} ${matrix.rows[r]}, ${matrix.columns_label} ${matrix.columns[c]}: ${formatValue(value, matrix.unit)}, of ${counted(matrix.counts[r]?.[c] ?? 0, "observation")}${matrix.undetermined[r]?.[c] ? `, ${formatCount(matrix.undetermined[r][c])} undetermined` : ""}`;
     const cell = el("td", {
       class: value === null ? "heat none" : "heat", title: text, tabindex: r === at.row && c === at.column ? 0 : -1, data: { key: `${key} ${r} ${c}` },
       on: { pointerenter: () => (readout.textContent = text), focus: () => (readout.textContent = text) },

@@ -9,7 +9,7 @@ use super::row;
 use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
 use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input};
-use game::{self, AttackerReward, Class, Frames, Undetermined};
+use game::{self, AttackerReward, Class, Frames, KEPT, Undetermined};
 
 /// The attacker's reward.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -185,7 +185,6 @@ impl AttackerRule {
     }
 }
 
-const KEPT: &str = "kept";
 const LOST: &str = "lost";
 const UNDETERMINED: &str = "undetermined";
 const MEANINGS: [&str; 3] = [KEPT, LOST, UNDETERMINED];

@@ -12,8 +12,9 @@ use self::guards::{Guards, Halted, Tripped, finite};
 use super::artifact::{self, Model, Rewards};
 use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use game::{KEPT, label, undetermined};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
-use model::{LoraConfig, Marks};
+use model::LoraConfig;
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -137,8 +138,7 @@ impl Stage for Update {
             }
         };
 
-        let mut metrics =
-            metrics(&rows, Some((&report, &before.tokenizer.marks)), artifact::position(context));
+        let mut metrics = metrics(&rows, Some(&report), artifact::position(context));
         if let Some(guards) = &self.guards {
             metrics.extend(halted_metrics(&rows, &tripped, artifact::position(context)));
             if !tripped.is_empty() {
@@ -214,35 +214,44 @@ fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: Position) -> Vec<
 }
 
 /// What the rewards and the step, if one was taken, came to.
-fn metrics(rows: &[RewardRow], step: Option<(&StepReport, &Marks)>, at: Position) -> Vec<MetricRow> {
+fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
     let mut add = |name: &str, value: f64, count: usize| {
         metrics.push(metric("update", role(rows), name, value, count, &at));
     };
-    let mut mean = |metric: &str, values: Vec<f64>| {
-        if !values.is_empty() {
-            add(metric, values.iter().sum::<f64>() / values.len() as f64, values.len());
+    let mut mean = |name: &str, values: Vec<Option<f64>>| {
+        let known: Vec<f64> = values.iter().flatten().copied().collect();
+        if !known.is_empty() {
+            add(name, known.iter().sum::<f64>() / known.len() as f64, known.len());
+        }
+        if known.len() < values.len() {
+            add(&undetermined(name), (values.len() - known.len()) as f64 / values.len() as f64, values.len());
         }
     };
-    mean("reward", rows.iter().filter_map(|row| row.reward).collect());
-    mean("reward_unknown", rows.iter().map(|row| share(row.reward.is_none())).collect());
-    mean("completion_tokens", rows.iter().map(|row| row.sample.completion_ids.len() as f64).collect());
-    mean("finished", rows.iter().map(|row| share(row.sample.finished)).collect());
-    mean("empty", rows.iter().map(|row| share(row.text.is_empty())).collect());
+    mean("reward", rows.iter().map(|row| row.reward).collect());
+    let all = |of: fn(&RewardRow) -> f64| rows.iter().map(|row| Some(of(row))).collect();
+    mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
+    mean("finished", all(|row| share(row.sample.finished)));
+    mean("empty", all(|row| share(row.text.is_empty())));
+    // What an attack earned of its verdicts and its meaning, either of which may be undetermined.
+    let attacks = || rows.iter().filter(|row| row.meaning.is_some());
+    let is_kept = |row: &RewardRow| {
+        row.meaning.as_deref().filter(|meaning| *meaning != label(None)).map(|meaning| share(meaning == KEPT))
+    };
+    mean("attack_success", attacks().map(|row| row.attack_success).collect());
+    mean("semantic", attacks().map(|row| row.semantic).collect());
+    mean("meaning_kept", attacks().map(is_kept).collect());
+    // What was not computed of any is left out.
     type Component = fn(&RewardRow) -> Option<f64>;
-    let components: [(&str, Component); 9] = [
-        ("attack_success", |row| row.attack_success),
-        ("semantic", |row| row.semantic),
+    let computed: [(&str, Component); 5] = [
         ("self_bleu", |row| row.self_bleu),
         ("self_bleu_penalty", |row| row.self_bleu_penalty),
         ("cosine", |row| row.cosine),
         ("cosine_penalty", |row| row.cosine_penalty),
         ("coverage", |row| row.coverage),
-        ("meaning_kept", |row| row.meaning.as_ref().map(|meaning| share(meaning == "kept"))),
-        ("meaning_undetermined", |row| row.meaning.as_ref().map(|meaning| share(meaning == "undetermined"))),
     ];
-    for (name, component) in components {
-        mean(name, rows.iter().filter_map(component).collect());
+    for (name, component) in computed {
+        mean(name, rows.iter().filter_map(component).map(Some).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     let known = rows.iter().filter_map(|row| Some((row.group, row.reward?)));
@@ -250,10 +259,8 @@ fn metrics(rows: &[RewardRow], step: Option<(&StepReport, &Marks)>, at: Position
     let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
     add("zero_variance_groups", flat as f64, groups.len());
     add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
-    add("passed_through", share(step.is_none()), rows.len());
-    let Some((report, marks)) = step else { return metrics };
-    let spelled = rows.iter().map(|row| share(marks.spelled(&row.text) > 0)).sum::<f64>();
-    add("marks_in_text", spelled / rows.len() as f64, rows.len());
+    add("passed_through", share(report.is_none()), rows.len());
+    let Some(report) = report else { return metrics };
     for (metric, value) in [
         ("loss", report.loss),
         ("kl", report.kl),

@@ -1,0 +1,159 @@
+//! What stands beside a rate wherever one is shown: of how many observations it is, and which share of all could not be
+//! determined and is in neither.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::series::{Measure, is_of};
+use super::table::heading;
+use data::RunMetricRow;
+use game::undetermined;
+
+/// Of all evaluations that are shown the least and the most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Span<T> {
+    pub least: T,
+    pub most: T,
+}
+
+impl<T: PartialOrd + Copy> Span<T> {
+    fn of(values: impl Iterator<Item = T>) -> Option<Span<T>> {
+        values.fold(None, |span: Option<Span<T>>, value| {
+            let Span { least, most } = span.unwrap_or(Span { least: value, most: value });
+            Some(Span {
+                least: if value < least { value } else { least },
+                most: if value > most { value } else { most },
+            })
+        })
+    }
+
+    fn show(&self, show: impl Fn(T) -> String) -> String {
+        let (least, most) = (show(self.least), show(self.most));
+        if least == most { least } else { format!("{least} to {most}") }
+    }
+}
+
+/// What a measure's values are of.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Denominator {
+    /// Observations behind a value; 0 where all were undetermined, so that there is none.
+    pub count: Span<u64>,
+    /// The share of all observations that could not be determined.
+    pub undetermined: Span<f64>,
+}
+
+impl Denominator {
+    /// Of a measure in some runs; none where nobody measured it.
+    pub fn of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Option<Denominator> {
+        let unknown = Measure { metric: undetermined(&measure.metric), ..measure.clone() };
+        let mut found: HashMap<(usize, &str), (u64, f64)> = HashMap::new();
+        let (is_value, is_unknown) = (is_of(runs, measure), is_of(runs, &unknown));
+        for (run, row) in
+            runs.iter().enumerate().flat_map(|(run, rows)| rows.iter().map(move |row| (run, row)))
+        {
+            let place = (run, row.node.as_str());
+            if is_value(row) {
+                found.entry(place).or_default().0 = row.metric.count;
+            } else if is_unknown(row) {
+                found.entry(place).or_default().1 = row.metric.value;
+            }
+        }
+        Some(Denominator {
+            count: Span::of(found.values().map(|(count, _)| *count))?,
+            undetermined: Span::of(found.values().map(|(_, share)| *share))?,
+        })
+    }
+
+    /// The count alone, such as `180 to 192`.
+    fn counted(&self) -> String {
+        self.count.show(|count| count.to_string())
+    }
+
+    /// The share in percent, such as `0.0 to 6.3`; nothing where all were determined.
+    fn unknown(&self) -> Option<String> {
+        (self.undetermined.most > 0.0)
+            .then(|| self.undetermined.show(|share| format!("{:.1}", 100.0 * share)))
+    }
+
+    /// Such as `of 180 to 192; 0.0 to 6.3 % undetermined, left out`.
+    pub fn line(&self) -> String {
+        let unknown = self.unknown().map(|share| format!("; {share} % undetermined, left out"));
+        format!("of {}{}", self.counted(), unknown.unwrap_or_default())
+    }
+}
+
+/// Lines below a table of these measures: the counts of each, and where something could not be determined its shares.
+pub fn footnotes(denominators: &[(&Measure, Denominator)]) -> String {
+    let listed = |of: fn(&Denominator) -> Option<String>| -> Vec<String> {
+        let shown = denominators.iter();
+        shown.filter_map(|(measure, own)| Some(format!("{} {}", heading(measure), of(own)?))).collect()
+    };
+    let mut text = String::new();
+    for (words, parts) in [
+        ("observations: ", listed(|own| Some(own.counted()))),
+        ("undetermined and left out, percent of all: ", listed(Denominator::unknown)),
+    ] {
+        if !parts.is_empty() {
+            text += &wrapped(words, &parts);
+        }
+    }
+    text
+}
+
+/// Parts one after the other, within 80 columns.
+fn wrapped(words: &str, parts: &[String]) -> String {
+    const WIDTH: usize = 80;
+    let mut text = String::new();
+    let mut line = words.to_owned();
+    for (index, part) in parts.iter().enumerate() {
+        let part = if index + 1 < parts.len() { format!("{part}, ") } else { part.clone() };
+        if line.chars().count() + part.trim_end().chars().count() > WIDTH && !line.is_empty() {
+            text += line.trim_end();
+            text += "\n";
+            line.clear();
+        }
+        line += &part;
+    }
+    text + line.trim_end() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::measure;
+    use super::super::series::tests::row;
+    use super::*;
+
+    fn with(node: &str, metric: &str, value: f64, count: u64) -> RunMetricRow {
+        let mut row = row(node, 1, "red", value);
+        (row.metric.metric, row.metric.count) = (metric.to_owned(), count);
+        row
+    }
+
+    #[test]
+    fn what_could_not_be_determined_is_said_beside_the_count_of_what_could() {
+        let runs = [vec![
+            with("play[1]/after", "attack_success", 0.5, 12),
+            with("play[2]/after", "attack_success", 0.5, 9),
+            with("play[2]/after", "attack_success_undetermined", 0.25, 12),
+        ]];
+        let success = measure(&runs, "attack_success").unwrap();
+        let found = Denominator::of(&runs, &success).unwrap();
+        assert_eq!(found.line(), "of 9 to 12; 0.0 to 25.0 % undetermined, left out");
+        let expected =
+            "observations: attack 9 to 12\nundetermined and left out, percent of all: attack 0.0 to 25.0\n";
+        assert_eq!(footnotes(&[(&success, found)]), expected);
+        let none = [vec![with("play[1]/after", "attack_success_undetermined", 1.0, 12)]];
+        let found = Denominator::of(&none, &success).unwrap();
+        assert_eq!(found.line(), "of 0; 100.0 % undetermined, left out");
+        assert_eq!(Denominator::of(&[], &success), None);
+    }
+
+    #[test]
+    fn lines_below_a_table_end_where_a_terminal_does() {
+        let parts: Vec<String> = (0..20).map(|number| format!("column-{number} 12 to 16")).collect();
+        let text = wrapped("observations: ", &parts);
+        assert!(text.lines().count() > 3 && text.lines().all(|line| line.len() <= 80), "{text}");
+        assert_eq!(text.matches("column-").count(), 20);
+    }
+}
