@@ -51,10 +51,11 @@ def inspect(out):
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     rates = query(
-        "SELECT variant, node, phase, subject, metric, avg(value) AS rate, count(*) AS n FROM outcomes"
+        "SELECT variant, node, phase, subject, metric, avg(value) AS rate, count(value) AS known, count(*) AS n"
+        " FROM outcomes"
         " GROUP BY variant, node, phase, subject, metric"
     )
-    outcomes = query("SELECT prompt, response, metric, value FROM outcomes")
+    outcomes = query("SELECT prompt, response, metric, value FROM outcomes WHERE value IS NOT NULL")
     logs = list_eval_logs(str(export("inspect", out)))
     found, samples = {}, 0
     said = set()
@@ -65,9 +66,11 @@ def inspect(out):
         for score in log.results.scores:
             key = (of["variant"], of["node"], of["phase"], of["subject"], score.name)
             assert key not in found, key
-            found[key] = score.metrics["mean"].value
             values = [s.scores[score.name].as_float() for s in log.samples if score.name in s.scores]
-            assert close(sum(values) / len(values), found[key]), key
+            assert score.scored_samples == len(values), key
+            # What is undetermined has no score, and of nothing there is no mean.
+            found[key] = (score.metrics["mean"].value if values else None, len(values), score.unscored_samples)
+            assert not values or close(sum(values) / len(values), found[key][0]), key
         assert len({(s.id, s.epoch) for s in log.samples}) == len(log.samples)
         for sample in log.samples:
             user, assistant = sample.messages
@@ -77,7 +80,9 @@ def inspect(out):
         samples += len(log.samples)
     for row in rates:
         key = tuple(row[name] for name in ("variant", "node", "phase", "subject", "metric"))
-        assert close(found.pop(key), row["rate"]), key
+        rate, known, unknown = found.pop(key)
+        assert (known, unknown) == (row["known"], row["n"] - row["known"]), key
+        assert close(rate, row["rate"]) if known else rate is row["rate"] is None, key
     assert not found, found
     assert said == {(o["prompt"], o["response"], o["metric"], o["value"]) for o in outcomes}
     headers = read_eval_log(logs[0], header_only=True)
@@ -104,14 +109,18 @@ def jbb(out):
         artifact = Artifact.model_validate_json(file.read_text())
         of, breaks = artifact.parameters.method_parameters, [j for j in artifact.jailbreaks if j.jailbroken]
         rows = query(
-            "SELECT seed_id, max(value) AS broken, count(*) AS n FROM outcomes"
+            "SELECT seed_id, max(value) AS broken, count(value) AS known, count(*) AS n FROM outcomes"
             f" WHERE variant = '{of['variant']}' AND node = '{of['node']}' AND phase = '{of['phase']}'"
             f" AND metric = '{of['metric']}' AND subject = '{artifact.parameters.model}' GROUP BY seed_id"
         )
-        assert artifact.parameters.total_number_of_jailbreaks == len(breaks) == sum(r["broken"] for r in rows)
+        # Of a behavior that nobody broke for certain, and somebody perhaps, nothing is said.
+        told = [row for row in rows if row["broken"] or row["known"] == row["n"]]
+        assert artifact.parameters.total_number_of_jailbreaks == len(breaks) == sum(r["broken"] for r in told)
         assert artifact.parameters.total_number_of_queries == sum(r["n"] for r in rows)
-        assert {j.behavior for j in artifact.jailbreaks} == {r["seed_id"] for r in rows}
-        assert [j.index for j in artifact.jailbreaks] == list(range(len(rows)))
+        assert {j.behavior for j in artifact.jailbreaks} == {r["seed_id"] for r in told}
+        assert {*of["undetermined_behaviors"]} == {r["seed_id"] for r in rows} - {r["seed_id"] for r in told}
+        indices = [j.index for j in artifact.jailbreaks]
+        assert indices == sorted(set(indices)) and set(indices) <= set(range(len(rows)))
         broken += len(breaks)
     return f"{len(files)} artifacts, {broken} jailbreaks"
 
@@ -129,7 +138,7 @@ def harmbench(out):
             assert [answer["test_case"] for answer in answers] == tests[behavior]
             assert all(isinstance(answer["generation"], str) for answer in answers)
             cases += len(answers)
-            labels += sum(answer["label"] for answer in answers)
+            labels += sum(answer.get("label", 0) for answer in answers)
     rows = query("SELECT count(*) AS n, sum(value) AS broken FROM outcomes WHERE metric LIKE '%_success'")
     assert (cases, labels) == (rows[0]["n"], rows[0]["broken"] or 0)
     return f"{len(behaviors)} behaviors, {cases} test cases, {labels} succeeded"
