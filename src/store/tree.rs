@@ -37,6 +37,16 @@ pub enum Hidden {
     LeftOut,
 }
 
+/// Whether a file of a folder, by its name from there, is among `files`: names, or `*.` and an ending, which stands for
+/// files in the folder itself. All are where there are none.
+pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
+    let is = |file: &str| match file.strip_prefix('*') {
+        Some(ending) => name.ends_with(ending) && !name.contains('/'),
+        None => name == file,
+    };
+    files.is_empty() || files.iter().any(|file| is(file.as_ref()))
+}
+
 impl Tree {
     /// The tree of a folder, with the digests of its files from `of_file`.
     pub fn of_folder(
@@ -44,8 +54,21 @@ impl Tree {
         hidden: Hidden,
         of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
     ) -> io::Result<Tree> {
+        Tree::of_files(folder, hidden, &[], of_file)
+    }
+
+    /// The tree of those files of a folder that are among `files`: see [`is_among`].
+    pub fn of_files(
+        folder: &Path,
+        hidden: Hidden,
+        files: &[String],
+        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
+    ) -> io::Result<Tree> {
         let mut entries = Vec::new();
         for (name, path) in files_below(folder, hidden)? {
+            if !is_among(files, &name) {
+                continue;
+            }
             // The system's own number says whether the disk is damaged.
             let about = |error: io::Error| match error.raw_os_error() {
                 Some(_) if !path.is_symlink() => error,
