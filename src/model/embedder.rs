@@ -159,6 +159,11 @@ impl Embedder {
         }
         let (tokenizer, longest) = tokenizer(folder, &config)?;
         let weights = Weights::of_folder(folder)?;
+        let beyond = format!("encoder.layer.{}.", config.num_hidden_layers);
+        if let Some(name) = weights.names().find(|name| name.contains(&beyond)) {
+            let reason = format!("has the tensor `{name}`, which its config.json does not call for");
+            return Err(Error::Invalid { path: weights.path(name).into(), reason });
+        }
         let mut tensors = std::collections::HashMap::new();
         let mut bytes = 0;
         for name in weights.names().filter(|name| !name.ends_with("position_ids")) {

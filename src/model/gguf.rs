@@ -231,6 +231,11 @@ fn config(content: &Content) -> Read<Config> {
     for key in ["expert_count", "expert_used_count", "attention.sliding_window"] {
         keys.must_be(&of(key), 0)?;
     }
+    if let Some(layout) =
+        keys.text(&of("tensor_data_layout"))?.filter(|layout| layout != "Meta AI original pth")
+    {
+        return Err(format!("has the tensor_data_layout `{layout}`; there is: Meta AI original pth"));
+    }
     keys.must_be("split.count", 1)?;
     // How the scaling came about, and the parts of a file that is whole.
     for key in ["rope.scaling.original_context_length", "rope.scaling.finetuned"].map(of) {

@@ -151,3 +151,27 @@ pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 fn other(path: &Path, message: &str) -> io::Error {
     io::Error::other(format!("{}: {message}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_folder_only_what_is_named_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["config.json", "*.safetensors", "1_Pooling/config.json"].map(str::to_owned);
+        let digest = || Digest::of_input(folder.path(), &files).unwrap();
+        let nothing = digest();
+        fs::write(folder.path().join("README.md"), "# Own").unwrap();
+        fs::create_dir_all(folder.path().join("onnx")).unwrap();
+        fs::write(folder.path().join("onnx/model.safetensors"), "?").unwrap();
+        assert_eq!(digest(), nothing);
+        fs::create_dir_all(folder.path().join("1_Pooling")).unwrap();
+        for name in ["config.json", "model.safetensors", "1_Pooling/config.json"] {
+            let before = digest();
+            fs::write(folder.path().join(name), "{}").unwrap();
+            assert_ne!(digest(), before, "{name}");
+        }
+        assert_ne!(Digest::of_input(folder.path(), &[]).unwrap(), digest());
+    }
+}

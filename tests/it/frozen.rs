@@ -670,6 +670,43 @@ fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
     let row: serde_json::Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
     assert!(row["cosine"].as_f64().unwrap() > 0.0, "{row}");
 
+    // What sentence-transformers says beside it is understood or refused.
+    let refused = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let before = fs::read(&path).ok();
+        fs::write(&path, text).unwrap();
+        let error = Embedder::load(&folder, &Compute::default()).err().map(|error| error.to_string());
+        match before {
+            Some(before) => fs::write(&path, before).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        error.unwrap_or_default()
+    };
+    let module = |kind: &str| format!("[{{ \"type\": \"sentence_transformers.models.{kind}\" }}]");
+    assert_eq!(refused("modules.json", &module("Normalize")), "");
+    assert!(refused("modules.json", &module("Dense")).contains(
+        "modules.json: has the module `sentence_transformers.models.Dense`, which is not supported; there are: Transformer"
+    ));
+    assert_eq!(
+        refused("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\": true, \"include_prompt\": true}"),
+        ""
+    );
+    let two = "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_cls_token\": true}";
+    assert!(
+        refused("1_Pooling/config.json", two).contains("config.json: `pooling_mode_cls_token` must be off")
+    );
+    assert_eq!(refused("sentence_bert_config.json", "{\"max_seq_length\": 8, \"do_lower_case\": false}"), "");
+    assert!(refused("sentence_bert_config.json", "{\"max_seq_length\": ").contains("not JSON: "));
+    let plain = fs::read_to_string(folder.join("config.json")).unwrap();
+    let relative = plain.replacen('{', "{\"position_embedding_type\": \"relative_key\",", 1);
+    assert!(
+        refused("config.json", &relative)
+            .contains("`position_embedding_type` must be absolute, found \"relative_key\"")
+    );
+    let fewer = plain.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":1");
+    assert!(refused("config.json", &fewer).contains("has the tensor `encoder.layer.1."));
+
     let mut tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
     tensors.remove("encoder.layer.1.output.dense.weight");
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
