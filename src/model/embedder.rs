@@ -29,8 +29,10 @@ pub struct Embedder {
 
 const SENTENCE: &str = "sentence_bert_config.json";
 
+type Check = fn(&Value) -> Read<()>;
+
 /// What sentence-transformers writes beside the encoder, and how it is checked.
-const BESIDE: [(&str, fn(&Value) -> Read<()>); 4] = [
+const BESIDE: [(&str, Check); 4] = [
     ("modules.json", check_modules),
     ("1_Pooling/config.json", check_pooling),
     (SENTENCE, check_sentence),

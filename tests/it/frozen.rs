@@ -350,7 +350,8 @@ fn what_a_gguf_file_may_not_say_is_named() {
         move |file: &mut Vec<u8>| file[at(from)..][..to.len()].copy_from_slice(to.as_bytes())
     };
     let place = at("blk.1.ffn_up.weight") + "blk.1.ffn_up.weight".len();
-    let cases: Vec<(Box<dyn Fn(&mut Vec<u8>)>, &str)> = vec![
+    type Change<'a> = Box<dyn Fn(&mut Vec<u8>) + 'a>;
+    let cases: Vec<(Change, &str)> = vec![
         (Box::new(rename("qwen3.block_count", "general.alignment")), "found U32(2)"),
         (Box::new(rename("qwen3.attention.key_length", "qwen3.attention.head_count")), "twice"),
         (Box::new(rename("blk.1.ffn_up", "blk.0.ffn_up")), "has the tensor `blk.0.ffn_up.weight` twice"),

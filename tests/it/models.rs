@@ -691,4 +691,26 @@ stages:
         ["direct", "loop[1]/carried", "tuned", "listed"].iter().all(|name| ran.contains(&(*name).to_owned())),
         "{ran:?}"
     );
+    // A model that is handed on as it is takes nothing of that along: no completion fits, so there is nothing to learn.
+    space.write(
+        "passed.yaml",
+        "
+pipeline: passed
+stages:
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 3, pairs: 3, benign: 1 }
+  responses:
+    kind: respond
+    data: world.benchmark
+    models: [{ model: { path: own }, too_long: skip }]
+    group: 2
+    sampling: { max_new_tokens: 512 }
+  verdicts: { kind: judge, data: responses, model: { path: own }, sampling: { max_new_tokens: 1 } }
+  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
+  update: { kind: update, model: { path: own }, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }
+",
+    );
+    let summary = space.triplay(&["pipeline", "run", "passed.yaml", "--json"]).json();
+    let passed = space.path(summary["results"].as_str().unwrap()).join("models/update");
+    assert!(passed.join("model.safetensors").exists() && passed.join("chat_template.jinja").exists());
+    assert!(!passed.join("README.md").exists() && !passed.join("expected.json").exists());
 }
