@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
 use super::keys::{self, Keys, Read, brief};
 use super::{Error, Result};
 
@@ -86,126 +87,6 @@ pub struct Config {
 
 /// What a configuration may ask for before any weight is looked at.
 const MOST_LAYERS: usize = 4096;
-
-/// What transformers wrote into configurations beside the model: names, versions, what outputs a call returns, labels,
-/// how numbers were laid out in memory, and regularisation, of which there is none here.
-pub(super) const BOOKKEEPING: &[&str] = &[
-    "name_or_path",
-    "transformers_version",
-    "use_cache",
-    "initializer_range",
-    "attention_dropout",
-    "neftune_noise_alpha",
-    "pretraining_tp",
-    "chunk_size_feed_forward",
-    "max_window_layers",
-    "max_sequence_length",
-    "model_max_length",
-    "tokenizer_class",
-    "tokenizer_model_max_length",
-    "tokenizer_padding_side",
-    "return_dict",
-    "torchscript",
-    "tf_legacy_loss",
-    "use_bfloat16",
-    "attn_implementation",
-    "finetuning_task",
-    "task_specific_params",
-    "problem_type",
-    "num_labels",
-    "id2label",
-    "label2id",
-    "sep_token_id",
-    "decoder_start_token_id",
-    "prefix",
-    "is_llama_config",
-    "is_qwen2_config",
-    "unsloth_fixed",
-    "unsloth_version",
-    "transformers.js_config",
-    "trl_version",
-];
-
-/// The beginnings of keys that transformers keeps for itself.
-pub(super) const OWN: &[&str] =
-    &["_name_or_path", "_commit_hash", "_attn_implementation", "_experts_implementation", "_from_"];
-
-/// How `generate` of transformers samples: here a pipeline says that, and nothing else does.
-pub(super) const SAMPLING: &[&str] = &[
-    "assistant_confidence_threshold",
-    "assistant_early_exit",
-    "assistant_ensemble_weight",
-    "assistant_lookbehind",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "cache_config",
-    "cache_implementation",
-    "chat_format",
-    "compile_config",
-    "constraints",
-    "continuous_batching_config",
-    "decoder_start_token_id",
-    "disable_compile",
-    "diversity_penalty",
-    "do_sample",
-    "dola_layers",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "encoder_repetition_penalty",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "exponential_decay_length_penalty",
-    "force_words_ids",
-    "forced_bos_token_id",
-    "forced_decoder_ids",
-    "forced_eos_token_id",
-    "generation_kwargs",
-    "guidance_scale",
-    "is_assistant",
-    "length_penalty",
-    "low_memory",
-    "max_cache_len",
-    "max_length",
-    "max_matching_ngram_size",
-    "max_new_tokens",
-    "max_time",
-    "min_length",
-    "min_new_tokens",
-    "min_p",
-    "no_repeat_ngram_size",
-    "num_assistant_tokens",
-    "num_assistant_tokens_schedule",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_logits",
-    "output_scores",
-    "penalty_alpha",
-    "prefill_chunk_size",
-    "prompt_lookup_num_tokens",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "repetition_penalty",
-    "return_dict_in_generate",
-    "sequence_bias",
-    "speculation_type",
-    "stop_strings",
-    "suppress_tokens",
-    "target_lookbehind",
-    "temperature",
-    "token_healing",
-    "top_h",
-    "top_k",
-    "top_p",
-    "trust_remote_code",
-    "typical_p",
-    "use_cache",
-    "use_mtp",
-    "watermarking_config",
-];
 
 /// What one of `rope_parameters` and `rope_scaling` says: the base, and how frequencies are stretched.
 fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {

@@ -9,7 +9,7 @@ use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::Value;
 use tokenizers::{PaddingParams, TruncationParams};
 
-use super::config::{BOOKKEEPING, OWN, SAMPLING};
+use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
 use super::keys::{self, Keys, Read, read_json, read_json_if_there};
 use super::marks::Marks;
 use super::weights::Weights;
@@ -68,10 +68,8 @@ fn check(json: &Value) -> Read<()> {
     // Its heads are not used, dropout is for training.
     keys.harmless(&[
         "architectures",
-        "hidden_dropout_prob",
         "attention_probs_dropout_prob",
         "classifier_dropout",
-        "gradient_checkpointing",
         "eos_token_id",
         "tie_word_embeddings",
     ]);

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
 use super::chat::{self, Arguments, ChatTemplate, Message};
+use super::harmless::TOLD_BY_TOKENIZER;
 use super::keys::{self, Keys, Read, is_there};
 use super::marks::{Filled, Marks};
 use super::{Error, Result};
@@ -206,65 +207,6 @@ impl Tokenizer {
         }
     }
 }
-
-/// What tokenizer_config.json may say beside the tokens that begin, end and pad a text and the chat template. How text is
-/// cut, what is added around it and how ids become text again is said by tokenizer.json, from which transformers wrote
-/// these.
-const TOLD_BY_TOKENIZER: &[&str] = &[
-    "add_bos_token",
-    "add_eos_token",
-    "add_prefix_space",
-    "backend",
-    "chat_control_tokens",
-    "chat_template",
-    "clean_up_tokenization_spaces",
-    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-    "do_basic_tokenize",
-    "do_lower_case",
-    "errors",
-    "extra_ids",
-    "files_loaded",
-    "from_slow",
-    "init_inputs",
-    "is_local",
-    "keep_accents",
-    "legacy",
-    "local_files_only",
-    "max_len",
-    "max_length",
-    "model_input_names",
-    "model_max_length",
-    "model_specific_special_tokens",
-    "model_type",
-    "name_or_path",
-    "never_split",
-    "pad_to_multiple_of",
-    "pad_token_type_id",
-    "padding",
-    "padding_side",
-    "processor_class",
-    "response_schema",
-    "response_template",
-    "return_token_type_ids",
-    "sp_model_kwargs",
-    "spaces_between_special_tokens",
-    "special_tokens_map_file",
-    "stride",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "tokenizer_class",
-    "tokenizer_file",
-    "truncation",
-    "truncation_side",
-    "truncation_strategy",
-    "trust_remote_code",
-    "unk_id",
-    "use_default_system_prompt",
-    "use_fast",
-    "verbose",
-    "vocab_file",
-    "merges_file",
-];
 
 /// Whether tokenizer_config.json says nothing but what is known, and nothing that tokenizer.json contradicts.
 fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
