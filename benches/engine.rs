@@ -386,7 +386,7 @@ fn hash() -> anyhow::Result<()> {
     let cache = folder.path().join("cache");
     let digest = |paranoid: bool| {
         timed(|| {
-            Store::open(&cache)?.digest_of(&file, paranoid)?;
+            Store::open(&cache)?.digest_of(&file, &[], paranoid)?;
             Ok(())
         })
     };

@@ -189,7 +189,7 @@ pub fn check(bytes: &[u8]) {
         text.lines().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect()
     };
     let (settings, ablations) = (after("#set "), after("#ablation "));
-    let digest = |path: &Path| Ok(Digest::of_bytes(path.as_os_str().as_encoded_bytes()));
+    let digest = |path: &Path, _: &[String]| Ok(Digest::of_bytes(path.as_os_str().as_encoded_bytes()));
     let as_it_stands = LoadOptions { digest: &digest, ..LoadOptions::default() };
     let asked = LoadOptions { settings: &settings, ablations: &ablations, ..as_it_stands };
     let is_plain = settings.is_empty() && ablations.is_empty();

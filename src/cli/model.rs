@@ -32,7 +32,7 @@ pub struct ModelArgs {
     /// auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
     device: String,
-    /// f32, bf16 (on a GPU) or f64
+    /// f32, bf16 (on a GPU) or f64; f32-dequantized and so on unpack the weights of a GGUF file
     #[arg(long, default_value = "f32")]
     dtype: String,
 }

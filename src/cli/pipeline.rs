@@ -27,7 +27,10 @@ use output::{eprintln, println, several};
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
 
-pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) -> anyhow::Result<Graph> {
+pub fn load(
+    args: &FileArgs,
+    digest: &dyn Fn(&Path, &[String]) -> std::io::Result<Digest>,
+) -> anyhow::Result<Graph> {
     let options = LoadOptions {
         settings: &args.settings,
         ablations: &args.ablations,
@@ -64,7 +67,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     // Where it cannot be written this is known before anything runs.
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
     if let Some(trace) = &trace {
         trace.phase("load", begun);
     }

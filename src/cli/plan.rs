@@ -18,7 +18,7 @@ const LISTED: usize = 40;
 
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
     let plan = Plan::new(&graph, &store);
     let told = Told::new(&plan, &store, Past::newest(&graph));
     let view = View { json: args.json, all: args.all, exit_code: args.exit_code };
@@ -231,7 +231,7 @@ impl<'a> Told<'a> {
 
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path| store.digest_of(path, false))?;
+    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, false))?;
     let id = find(&graph, &args.node)?;
     let plan = Plan::new(&graph, &store);
     if args.job {

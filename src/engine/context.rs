@@ -87,7 +87,7 @@ impl Context<'_> {
     pub fn digest_of_file(&self, path: &Path) -> std::io::Result<Digest> {
         match std::fs::canonicalize(path)?.starts_with(self.store.root()) {
             true => self.store.digest_of_part(path),
-            false => self.store.digest_of(path, false),
+            false => self.store.digest_of(path, &[], false),
         }
     }
 

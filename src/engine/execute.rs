@@ -109,10 +109,10 @@ impl Executor<'_> {
     }
 
     fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
-        let Some(inputs) = self.inputs(&task.job)? else { return Ok(Ended::InputsMissing) };
+        let Some(inputs) = self.inputs(task)? else { return Ok(Ended::InputsMissing) };
         let made = self.run_stage(task, &inputs)?;
         // What was read is what is recorded as read only if nobody wrote to it meanwhile.
-        let inputs = self.inputs(&task.job);
+        let inputs = self.inputs(task);
         if !matches!(inputs, Ok(Some(_))) {
             self.memory.forget(&made.loaded);
             return inputs.map(|_| Ended::InputsMissing);
@@ -124,11 +124,11 @@ impl Executor<'_> {
     }
 
     /// Where the inputs lie, or nothing where one of them is not there or not what it should be.
-    fn inputs(&self, job: &Job) -> anyhow::Result<Option<Vec<Artifact>>> {
-        let mut inputs = Vec::with_capacity(job.inputs.len());
-        for content in &job.inputs {
+    fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
+        let mut inputs = Vec::with_capacity(task.job.inputs.len());
+        for (content, used) in task.job.inputs.iter().zip(&task.call.decoded.uses) {
             inputs.push(match content {
-                Content::Digest { digest, path: Some(path) } => self.outside(path, *digest)?,
+                Content::Digest { digest, path: Some(path) } => self.outside(path, &used.files, *digest)?,
                 Content::Digest { digest, path: None } => match self.store.verified(digest)? {
                     Some(path) => Artifact { digest: *digest, path },
                     None => return Ok(None),
@@ -143,8 +143,8 @@ impl Executor<'_> {
     }
 
     /// A file of the user's, which must still be what it was when the plan was made.
-    fn outside(&self, path: &Path, digest: Digest) -> anyhow::Result<Artifact> {
-        let now = self.store.digest_of(path, false);
+    fn outside(&self, path: &Path, files: &[String], digest: Digest) -> anyhow::Result<Artifact> {
+        let now = self.store.digest_of(path, files, false);
         let now = now.with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
             now == digest,

@@ -17,6 +17,10 @@ const MARK: &str = "$input";
 pub trait ArtifactType {
     /// The artifact types (as in [`super::Output::artifact`]) that an input of this type takes.
     const ACCEPTS: &'static [&'static str];
+
+    /// Of a folder of the user's, the files that are part of such an artifact: names, or `*.` and an ending. What else
+    /// lies there counts for no key, and is for nobody to read. Empty: all of them.
+    const FILES: &'static [&'static str] = &[];
 }
 
 /// Where an input comes from, as typed.
@@ -66,12 +70,15 @@ impl From<Origin> for Place {
 
 impl Place {
     /// As it stands among serialised parameters.
-    fn mark(&self, accepts: &[&str]) -> Value {
+    fn mark(&self, accepts: &[&str], files: &[&str]) -> Value {
         let mut mark = match &self.origin {
             Origin::Reference(text) => json!({ "ref": text, "accepts": accepts }),
             Origin::Path(path) => json!({ "path": path }),
             Origin::Variable(name) => json!({ "variable": name }),
         };
+        if !files.is_empty() {
+            mark["files"] = json!(files);
+        }
         if let Some(number) = self.number {
             mark["n"] = json!(number);
         }
@@ -155,7 +162,7 @@ impl<T> fmt::Debug for Input<T> {
 
 impl<T: ArtifactType> Serialize for Input<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.place.mark(T::ACCEPTS).serialize(serializer)
+        self.place.mark(T::ACCEPTS, T::FILES).serialize(serializer)
     }
 }
 
@@ -170,13 +177,13 @@ impl<T: ArtifactType> Serialize for Inputs<T> {
 
 impl Serialize for InputFile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.mark(&[]).serialize(serializer)
+        self.0.mark(&[], &[]).serialize(serializer)
     }
 }
 
 impl Serialize for InputVariable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.mark(&[]).serialize(serializer)
+        self.0.mark(&[], &[]).serialize(serializer)
     }
 }
 
@@ -280,6 +287,8 @@ impl<'de, T> Visitor<'de> for InputsVisitor<T> {
 pub struct Use {
     pub origin: Origin,
     pub accepts: Vec<String>,
+    /// As [`ArtifactType::FILES`].
+    pub files: Vec<String>,
     /// Keys and indices that lead to it, for finding its place in the file.
     pub path: Vec<String>,
 }
@@ -294,11 +303,14 @@ pub fn number(params: &mut Value) -> Vec<Use> {
 
 fn collect(value: &mut Value, path: &mut Vec<String>, found: &mut Vec<Use>) {
     if let Some(mark) = mark_in(value) {
-        let names = mark.get("accepts").and_then(Value::as_array).into_iter().flatten();
-        let accepts = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        let names = |key: &str| -> Vec<String> {
+            let names = mark.get(key).and_then(Value::as_array).into_iter().flatten();
+            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let (accepts, files) = (names("accepts"), names("files"));
         if let Some(place) = Place::of_mark(mark) {
             mark["n"] = json!(found.len());
-            found.push(Use { origin: place.origin, accepts, path: path.clone() });
+            found.push(Use { origin: place.origin, accepts, files, path: path.clone() });
         }
         return;
     }

@@ -6,6 +6,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
 
+use super::keys::is_there;
 use super::{Error, Result};
 
 /// One turn of a conversation.
@@ -51,7 +52,7 @@ impl ChatTemplate {
     /// neither.
     pub(super) fn load(folder: &Path, config: &serde_json::Value) -> Result<Option<ChatTemplate>> {
         let path = folder.join(FILE);
-        let (path, source) = if path.exists() {
+        let (path, source) = if is_there(&path)? {
             let source =
                 std::fs::read_to_string(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
             (path, source)
@@ -64,9 +65,16 @@ impl ChatTemplate {
             };
             let template = &config["chat_template"];
             let found = template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(named));
+            let path = folder.join("tokenizer_config.json");
             match found {
-                Some(source) => (folder.join("tokenizer_config.json"), source),
-                None => return Ok(None),
+                Some(source) => (path, source),
+                None if template.is_null() => return Ok(None),
+                None => {
+                    let reason = "its chat_template must be a template, or a list of templates with one that is named \
+                                  default"
+                        .into();
+                    return Err(Error::Invalid { path, reason });
+                }
             }
         };
         ChatTemplate::of(path, source, config).map(Some)

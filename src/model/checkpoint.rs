@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::config::token_ids;
+use super::config::generation_ends;
+use super::keys::{is_there, read_json, read_json_if_there};
 use super::lora::{self, Adapter, LoraConfig};
 use super::weights::Weights;
 use super::{Compute, Config, Decoder, Error, Packed, Params, Purpose, Result, Tokenizer, gguf};
@@ -30,7 +31,7 @@ impl Checkpoint {
     /// tokenizer_config.json, the chat template and a LoRA adapter. Or a GGUF file, alone or in its folder. An
     /// adapter's folder without a model of its own means the folder that its adapter_config.json names.
     pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
-        if !path.exists() {
+        if !is_there(path)? {
             let reason = "there is no such file or folder (models are not downloaded from a hub)".into();
             return Err(Error::Invalid { path: path.into(), reason });
         }
@@ -51,15 +52,15 @@ impl Checkpoint {
         params: Params,
         compute: &Compute,
     ) -> Result<Checkpoint> {
-        let adapter = match folder.join(lora::CONFIG).exists() {
+        let adapter = match is_there(&folder.join(lora::CONFIG))? {
             true => Some(Adapter::load(folder, &config, compute)?),
-            false if folder.join(lora::WEIGHTS).exists() => {
+            false if is_there(&folder.join(lora::WEIGHTS))? => {
                 let reason = format!("has {} but no {}", lora::WEIGHTS, lora::CONFIG);
                 return Err(Error::Invalid { path: folder.into(), reason });
             }
             false => None,
         };
-        let with_tokenizer = if folder.join("tokenizer.json").exists() { folder } else { base };
+        let with_tokenizer = if is_there(&folder.join("tokenizer.json"))? { folder } else { base };
         let tokenizer = Tokenizer::load(with_tokenizer, config.eos.first().copied())?;
         Checkpoint::of(
             config,
@@ -94,13 +95,11 @@ impl Checkpoint {
     /// adapter_config.json names.
     fn base_folder(folder: &Path) -> Result<PathBuf> {
         let adapter = folder.join(lora::CONFIG);
-        if folder.join(CONFIG).exists() || !adapter.exists() {
+        if is_there(&folder.join(CONFIG))? || !is_there(&adapter)? {
             return Ok(folder.into());
         }
         let invalid = |reason: String| Error::Invalid { path: adapter.clone(), reason };
-        let text = std::fs::read(&adapter).map_err(|cause| Error::Read { path: adapter.clone(), cause })?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|error| invalid(format!("not JSON: {error}")))?;
+        let json = read_json(&adapter)?;
         let name = json["base_model_name_or_path"].as_str().unwrap_or_default();
         let places = [folder.join(name), PathBuf::from(name)];
         places.into_iter().find(|place| !name.is_empty() && place.join(CONFIG).exists()).ok_or_else(|| {
@@ -114,11 +113,15 @@ impl Checkpoint {
     /// config.json, with the end tokens that generation_config.json adds.
     pub fn config(folder: &Path) -> Result<Config> {
         let mut config = Config::load(&folder.join(CONFIG))?;
-        if let Ok(text) = std::fs::read(folder.join(GENERATION))
-            && let Ok(json) = serde_json::from_slice::<serde_json::Value>(&text)
-        {
-            let more = token_ids(json.get("eos_token_id"));
-            config.eos.extend(more.into_iter().filter(|id| !config.eos.contains(id)).collect::<Vec<_>>());
+        let path = folder.join(GENERATION);
+        if let Some(json) = read_json_if_there(&path)? {
+            let invalid = |reason| Error::Invalid { path: path.clone(), reason };
+            for id in generation_ends(&json).map_err(invalid)? {
+                if !config.eos.contains(&id) {
+                    config.eos.push(id);
+                }
+            }
+            config.check().map_err(invalid)?;
         }
         Ok(config)
     }
@@ -182,7 +185,7 @@ impl Checkpoint {
         if self.adapter.is_some() {
             return self.merged()?.save(folder);
         }
-        if self.params.is_quantized() {
+        if self.params.frozen {
             let reason = "quantised weights are not written: their file is the model".into();
             return Err(Error::Write { path: folder.into(), reason });
         }
@@ -218,7 +221,7 @@ impl Checkpoint {
                     .map_err(|error| Error::Write { path: to, reason: error.to_string() })?;
             }
         }
-        adapter.save(folder)
+        adapter.save(folder, self.config.layers)
     }
 
     /// The files of a folder that make its model, without an adapter.
@@ -236,7 +239,11 @@ impl Checkpoint {
             super::chat::FILE,
         ];
         let folder = if folder.is_file() { folder.parent().unwrap_or(folder) } else { folder };
-        files.extend(names.iter().map(|name| folder.join(name)).filter(|path| path.exists()));
+        for path in names.iter().map(|name| folder.join(name)) {
+            if is_there(&path)? {
+                files.push(path);
+            }
+        }
         Ok(files)
     }
 

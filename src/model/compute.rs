@@ -12,18 +12,23 @@ use candle_core::{DType, Device};
 pub struct Compute {
     pub device: Device,
     pub dtype: DType,
+    /// Whether quantised weights are unpacked when they are read, and computed with like any others.
+    pub dequantize: bool,
 }
+
+/// What a number type ends in where quantised weights are unpacked.
+const DEQUANTIZED: &str = "-dequantized";
 
 impl Default for Compute {
     /// f32 on the CPU.
     fn default() -> Self {
-        Compute { device: Device::Cpu, dtype: DType::F32 }
+        Compute { device: Device::Cpu, dtype: DType::F32, dequantize: false }
     }
 }
 
 impl Compute {
-    /// From `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, and `f32`, `bf16` or `f64`. `auto` takes a GPU where this
-    /// build and this machine have one.
+    /// From `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, and `f32`, `bf16` or `f64`, or one of these with `-dequantized`. `auto`
+    /// takes a GPU where this build and this machine have one.
     pub fn parse(device: &str, dtype: &str) -> Result<Compute, String> {
         let (kind, ordinal) = match device.split_once(':') {
             Some((kind, number)) => {
@@ -43,7 +48,11 @@ impl Compute {
                 ));
             }
         };
-        let dtype = match dtype {
+        let (number_type, dequantize) = match dtype.strip_suffix(DEQUANTIZED) {
+            Some(number_type) => (number_type, true),
+            None => (dtype, false),
+        };
+        let dtype = match number_type {
             "f32" => DType::F32,
             "bf16" if device.is_cpu() => {
                 return Err(
@@ -54,11 +63,11 @@ impl Compute {
             "f64" if !device.is_metal() => DType::F64,
             _ => {
                 return Err(format!(
-                    "there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64"
+                    "there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64, and each with {DEQUANTIZED}"
                 ));
             }
         };
-        Ok(Compute { device, dtype })
+        Ok(Compute { device, dtype, dequantize })
     }
 
     /// Whether the fused kernels of the CPU serve.
@@ -80,7 +89,7 @@ impl fmt::Display for Compute {
             Device::Cuda(_) => "cuda",
             Device::Metal(_) => "metal",
         };
-        write!(f, "{device} {}", self.dtype.as_str())
+        write!(f, "{device} {}{}", self.dtype.as_str(), if self.dequantize { DEQUANTIZED } else { "" })
     }
 }
 
@@ -118,6 +127,7 @@ mod tests {
     fn devices_and_types_are_named_and_what_is_missing_is_explained() {
         assert_eq!(Compute::parse("cpu", "f32").unwrap().to_string(), "cpu f32");
         assert_eq!(Compute::parse("cpu", "f64").unwrap().to_string(), "cpu f64");
+        assert_eq!(Compute::parse("cpu", "f32-dequantized").unwrap().to_string(), "cpu f32-dequantized");
         let error = |device, dtype| Compute::parse(device, dtype).unwrap_err();
         assert!(error("tpu", "f32").contains("there are: auto, cpu, cuda, cuda:N, metal"));
         assert!(error("cuda:x", "f32").contains("expected a number after the colon"));

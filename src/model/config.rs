@@ -3,9 +3,10 @@
 use std::f64::consts::TAU;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
+use super::keys::{self, Keys, Read, brief};
 use super::{Error, Result};
 
 /// Families of decoders. They differ in norms of queries and keys, in biases and in their names.
@@ -87,146 +88,219 @@ pub struct Config {
 /// What a configuration may ask for before any weight is looked at.
 const MOST_LAYERS: usize = 4096;
 
-/// The keys of config.json that matter here.
-#[derive(Deserialize)]
-struct Raw {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    rms_norm_eps: f64,
-    /// transformers 4, as is `rope_scaling`.
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Rope>,
-    /// transformers 5 has both in one.
-    rope_parameters: Option<Rope>,
-    max_position_embeddings: usize,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    eos_token_id: Option<Value>,
-    pad_token_id: Option<Value>,
-    attention_bias: Option<bool>,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
-    hidden_act: Option<String>,
-    partial_rotary_factor: Option<f64>,
-    quantization_config: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Rope {
-    rope_theta: Option<f64>,
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-}
-
-impl Rope {
-    fn scaling(&self) -> std::result::Result<RopeScaling, String> {
-        let need = |value: Option<f64>, key: &str| match value {
-            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
-            Some(value) => Err(format!("rope scaling: `{key}` is {value}, expected a number above 0")),
-            None => Err(format!("rope scaling has no `{key}`")),
-        };
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: need(self.factor, "factor")? }),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: need(self.factor, "factor")?,
-                low_frequency_factor: need(self.low_freq_factor, "low_freq_factor")?,
-                high_frequency_factor: need(self.high_freq_factor, "high_freq_factor")?,
-                original_positions: need(
-                    self.original_max_position_embeddings,
-                    "original_max_position_embeddings",
-                )?,
-            }),
-            Some(other) => {
-                Err(format!("rope_type `{other}` is not supported; there are: default, linear, llama3"))
+/// What one of `rope_parameters` and `rope_scaling` says: the base, and how frequencies are stretched.
+fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {
+    let mut keys = Keys::of(value, name)?;
+    let theta = keys.take("rope_theta")?;
+    let kind: Option<String> = keys.alias(&["rope_type", "type"])?;
+    keys.only("partial_rotary_factor", "1", is_one)?;
+    let number = |keys: &mut Keys, key: &str| -> Read<f64> {
+        let value: f64 = keys.need(key)?;
+        if value > 0.0 && value.is_finite() {
+            return Ok(value);
+        }
+        Err(format!("`{name}.{key}` must be a number above 0, found {value}"))
+    };
+    let scaling = match kind.as_deref() {
+        None | Some("default") => {
+            keys.only("factor", "1 with rope_type default", is_one)?;
+            RopeScaling::None
+        }
+        Some("linear") => RopeScaling::Linear { factor: number(&mut keys, "factor")? },
+        Some("llama3") => {
+            let (low, high) = (number(&mut keys, "low_freq_factor")?, number(&mut keys, "high_freq_factor")?);
+            if low >= high {
+                return Err(format!(
+                    "`{name}.low_freq_factor` ({low}) must be below high_freq_factor ({high})"
+                ));
             }
+            RopeScaling::Llama3 {
+                factor: number(&mut keys, "factor")?,
+                low_frequency_factor: low,
+                high_frequency_factor: high,
+                original_positions: number(&mut keys, "original_max_position_embeddings")?,
+            }
+        }
+        Some(other) => {
+            return Err(format!("rope_type `{other}` is not supported; there are: default, linear, llama3"));
+        }
+    };
+    keys.harmless(&["original_max_position_embeddings"]);
+    keys.finish()?;
+    Ok((theta, scaling))
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+/// The base of rotary angles and how they are stretched, which may be said in one place or in several.
+fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
+    let mut theta = keys.take::<f64>("rope_theta")?.map(|theta| ("rope_theta", theta));
+    let mut scaling: Option<(&str, RopeScaling)> = None;
+    // transformers 5 has both in one, transformers 4 the second beside `rope_theta`.
+    for name in ["rope_parameters", "rope_scaling"] {
+        let Some(value) = keys.take::<Value>(name)? else { continue };
+        let (base, stretched) = rope(&value, name)?;
+        match (base, theta) {
+            (Some(base), Some((other, said))) if base != said => {
+                return Err(format!(
+                    "`{other}` is {said}, but `{name}` has a rope_theta of {base}: {KEEP_ONE}"
+                ));
+            }
+            (Some(base), None) => theta = Some((name, base)),
+            _ => {}
+        }
+        if let Some((other, said)) = &scaling
+            && *said != stretched
+        {
+            return Err(format!("`{other}` and `{name}` say different things: {KEEP_ONE}"));
+        }
+        scaling = Some((name, stretched));
+    }
+    let scaling = scaling.map_or(RopeScaling::None, |(_, scaling)| scaling);
+    Ok((theta.map_or(10_000.0, |(_, theta)| theta), scaling))
+}
+
+const KEEP_ONE: &str = "they mean the same, so keep the one that is right";
+
+fn ensure_in_vocabulary(key: &str, ids: &[u32], vocab_size: usize) -> Read<()> {
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => {
+            Err(format!("`{key}` is {id}, but vocab_size is {vocab_size}: they do not belong together"))
         }
     }
 }
 
-/// One id or a list of them.
-pub(super) fn token_ids(value: Option<&Value>) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-        other => other.and_then(id).into_iter().collect(),
-    }
+/// One id or a list of them. Older conversions have −1 for none.
+fn token_ids(keys: &mut Keys, key: &str) -> Read<Vec<u32>> {
+    let ids = match keys.take::<Value>(key)? {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(ids)) => ids,
+        Some(id) => vec![id],
+    };
+    let ids = ids.into_iter().filter(|id| id.as_i64() != Some(-1));
+    let id = |id: Value| {
+        let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        number.ok_or_else(|| format!("`{key}` must be a token's id or a list of ids, found {}", brief(&id)))
+    };
+    ids.map(id).collect()
+}
+
+/// The end tokens that a generation_config.json adds.
+pub(super) fn generation_ends(json: &Value) -> Read<Vec<u32>> {
+    let mut keys = Keys::of(json, "")?;
+    let ends = token_ids(&mut keys, "eos_token_id")?;
+    keys.harmless(&["pad_token_id", "transformers_version"]);
+    keys.harmless(SAMPLING);
+    keys.harmless_beginnings(OWN);
+    keys.finish()?;
+    Ok(ends)
 }
 
 impl Config {
     /// Reads config.json.
     pub fn load(path: &Path) -> Result<Config> {
-        let text = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
-        let parse = || -> std::result::Result<Config, String> {
-            let json: Value = serde_json::from_slice(&text)
-                .map_err(|error| format!("not a model configuration: {error}"))?;
-            Config::of(&json)
-        };
-        parse().map_err(|reason| Error::Invalid { path: path.into(), reason })
+        let json = keys::read_json(path)?;
+        Config::of(&json).map_err(|reason| Error::Invalid { path: path.into(), reason })
     }
 
-    fn of(json: &Value) -> std::result::Result<Config, String> {
-        let model_type = json["model_type"].as_str().unwrap_or_default();
+    fn of(json: &Value) -> Read<Config> {
+        let mut keys = Keys::of(json, "")?;
+        let model_type: String = keys.take("model_type")?.unwrap_or_default();
         let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == model_type) else {
             let known = Family::ALL.map(Family::model_type).join(", ");
             return Err(format!("model_type `{model_type}` is not supported; there are: {known}"));
         };
-        let raw: Raw =
-            Raw::deserialize(json).map_err(|error| format!("not a model configuration: {error}"))?;
-        let unknown = [
-            (raw.use_sliding_window, "use_sliding_window"),
-            (raw.hidden_act.as_deref().is_some_and(|name| name != "silu"), "a hidden_act other than silu"),
-            (raw.partial_rotary_factor.is_some_and(|factor| factor != 1.0), "partial_rotary_factor"),
-            (
-                raw.quantization_config.is_some(),
-                "quantization_config (GGUF files are: put one in a folder of its own)",
-            ),
-        ];
-        if let Some((_, what)) = unknown.iter().find(|(asked, _)| *asked) {
-            return Err(format!("{what} is not supported"));
+        let class = json!([family.class()]);
+        keys.only("architectures", &class.to_string(), |value| *value == class)?;
+        if keys.take::<Value>("quantization_config")?.is_some() {
+            let reason =
+                "quantization_config is not supported: GGUF files are, so put one in a folder of its own";
+            return Err(reason.into());
         }
-        let ropes = [&raw.rope_parameters, &raw.rope_scaling].into_iter().flatten();
-        let theta = ropes.clone().find_map(|rope| rope.rope_theta).or(raw.rope_theta).unwrap_or(10_000.0);
-        let mut rope_scaling = RopeScaling::None;
-        for rope in ropes {
-            if rope_scaling == RopeScaling::None {
-                rope_scaling = rope.scaling()?;
-            }
+        if keys.take::<Value>("auto_map")?.is_some() {
+            return Err(
+                "auto_map names code of the model's own, which is not run: where the model is a plain one, \
+                        remove the key"
+                    .into(),
+            );
         }
-        // Qwen2 has biases without saying so.
-        let attention_bias = raw.attention_bias.unwrap_or(false);
+        let layers = keys.need("num_hidden_layers")?;
+        let (hidden_size, heads): (usize, usize) =
+            (keys.need("hidden_size")?, keys.need("num_attention_heads")?);
+        let (rope_theta, rope_scaling) = ropes(&mut keys)?;
+        let attention_bias = keys.take("attention_bias")?.unwrap_or(false);
         let config = Config {
             family,
-            vocab_size: raw.vocab_size,
-            hidden_size: raw.hidden_size,
-            intermediate_size: raw.intermediate_size,
-            layers: raw.num_hidden_layers,
-            heads: raw.num_attention_heads,
-            kv_heads: raw.num_key_value_heads.unwrap_or(raw.num_attention_heads),
-            head_size: raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads.max(1)),
-            rms_norm_epsilon: raw.rms_norm_eps,
-            rope_theta: theta,
+            vocab_size: keys.need("vocab_size")?,
+            hidden_size,
+            intermediate_size: keys.need("intermediate_size")?,
+            layers,
+            heads,
+            kv_heads: keys.alias(&["num_key_value_heads", "num_kv_heads", "n_kv_heads"])?.unwrap_or(heads),
+            head_size: match (keys.take("head_dim")?, family) {
+                (Some(size), _) => size,
+                // Its width does not follow from the others.
+                (None, Family::Qwen3) => 128,
+                (None, _) if heads > 0 && !hidden_size.is_multiple_of(heads) => {
+                    return Err(format!(
+                        "hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads}), as there \
+                         is no head_dim"
+                    ));
+                }
+                (None, _) => hidden_size / heads.max(1),
+            },
+            rms_norm_epsilon: keys.need("rms_norm_eps")?,
+            rope_theta,
             rope_scaling,
-            positions: raw.max_position_embeddings,
+            positions: keys.need("max_position_embeddings")?,
+            // Qwen2 has biases without saying so.
             qkv_bias: family == Family::Qwen2 || attention_bias,
             o_bias: family != Family::Qwen2 && attention_bias,
-            mlp_bias: family == Family::Llama && raw.mlp_bias,
-            tied: raw.tie_word_embeddings,
-            eos: token_ids(raw.eos_token_id.as_ref()),
-            // Older conversions have −1 for none.
-            pad: token_ids(raw.pad_token_id.as_ref()).first().copied(),
+            mlp_bias: match family {
+                Family::Llama => keys.take("mlp_bias")?.unwrap_or(false),
+                _ => false,
+            },
+            tied: keys.take("tie_word_embeddings")?.unwrap_or(false),
+            eos: token_ids(&mut keys, "eos_token_id")?,
+            pad: token_ids(&mut keys, "pad_token_id")?.first().copied(),
         };
+        let beginning = token_ids(&mut keys, "bos_token_id")?;
+        ensure_in_vocabulary("bos_token_id", &beginning, config.vocab_size)?;
+        keys.only("hidden_act", "silu", |value| ["silu", "swish"].map(Value::from).contains(value))?;
+        keys.only("partial_rotary_factor", "1", is_one)?;
+        keys.only("layer_types", &format!("\"full_attention\" for each of {layers} layers"), |value| {
+            let full = |kind: &Value| kind == "full_attention" || kind == "attention";
+            value.as_array().is_some_and(|kinds| kinds.len() == layers && kinds.iter().all(full))
+        })?;
+        match family {
+            Family::Llama => keys.off(&["sliding_window"])?,
+            Family::Qwen2 | Family::Qwen3 => {
+                keys.off(&["mlp_bias"])?;
+                // Of no effect while use_sliding_window is off.
+                keys.harmless(&["sliding_window"]);
+            }
+        }
+        // Each tensor says itself what its numbers are.
+        keys.alias::<String>(&["dtype", "torch_dtype"])?;
+        keys.off(&[
+            "use_sliding_window",
+            "use_mrope",
+            "rope_interleaved",
+            "qk_layer_norms",
+            "pruned_heads",
+            "is_encoder_decoder",
+            "is_decoder",
+            "add_cross_attention",
+            "cross_attention_hidden_size",
+            "tie_encoder_decoder",
+        ])?;
+        keys.harmless(BOOKKEEPING);
+        keys.harmless(SAMPLING);
+        keys.harmless_beginnings(OWN);
+        keys.finish()?;
         config.check()?;
         Ok(config)
     }
@@ -258,6 +332,8 @@ impl Config {
         if !self.head_size.is_multiple_of(2) {
             return Err(format!("head_dim ({}) is odd", self.head_size));
         }
+        ensure_in_vocabulary("eos_token_id", &self.eos, self.vocab_size)?;
+        ensure_in_vocabulary("pad_token_id", self.pad.as_slice(), self.vocab_size)?;
         let positive = |value: f64| value > 0.0 && value.is_finite();
         if !positive(self.rope_theta) || !positive(self.rms_norm_epsilon) {
             return Err("rope_theta and rms_norm_eps are numbers above 0".into());
@@ -355,6 +431,17 @@ impl Config {
             all.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
         }
         all
+    }
+
+    /// Whether a table that older checkpoints carry holds this model's rotary frequencies, stretched or not. It may
+    /// have been saved with few digits.
+    pub(super) fn has_frequencies(&self, table: &[f64]) -> bool {
+        let plain = Config { rope_scaling: RopeScaling::None, ..self.clone() };
+        [self, &plain].iter().any(|config| {
+            let expected = config.rope_frequencies();
+            let near = |(found, expected): (&f64, &f64)| (found - expected).abs() <= 0.01 * expected + 1e-7;
+            expected.len() == table.len() && table.iter().zip(&expected).all(near)
+        })
     }
 
     /// The angle by which each pair of dimensions turns from one position to the next.
@@ -472,12 +559,14 @@ mod tests {
         let older = load(|json| {
             json.as_object_mut().unwrap().remove("rope_parameters");
             json["model_type"] = "llama".into();
+            json["architectures"] = json!(["LlamaForCausalLM"]);
             json["rope_theta"] = 5e5.into();
             json["rope_scaling"] = scaling.clone();
         })
         .unwrap();
         let newer = load(|json| {
             json["model_type"] = "llama".into();
+            json["architectures"] = json!(["LlamaForCausalLM"]);
             json["rope_parameters"] = scaling.clone();
             json["rope_parameters"]["rope_theta"] = 5e5.into();
         })
@@ -495,19 +584,112 @@ mod tests {
 
     #[test]
     fn what_would_be_computed_wrongly_is_refused() {
-        let error = |key: &str, value: Value| load(|json| json[key] = value).unwrap_err().to_string();
-        assert!(
-            error("model_type", "gpt2".into())
-                .contains("model_type `gpt2` is not supported; there are: qwen3, qwen2, llama")
-        );
-        assert!(error("rope_scaling", json!({"rope_type": "yarn"})).contains("rope_type `yarn`"));
-        assert!(
-            error("rope_parameters", json!({"rope_type": "llama3", "factor": 2.0}))
-                .contains("rope scaling has no `low_freq_factor`")
-        );
-        assert!(error("hidden_act", "gelu".into()).contains("hidden_act other than silu"));
-        assert!(error("num_attention_heads", 0.into()).contains("`num_attention_heads` is 0"));
-        assert!(error("num_key_value_heads", 3.into()).contains("is no multiple of"));
-        assert!(error("hidden_size", "wide".into()).contains("not a model configuration"));
+        let cases = [
+            (
+                "model_type",
+                json!("gpt2"),
+                "model_type `gpt2` is not supported; there are: qwen3, qwen2, llama",
+            ),
+            (
+                "architectures",
+                json!(["Qwen3ForSequenceClassification"]),
+                "must be [\"Qwen3ForCausalLM\"], found",
+            ),
+            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4}), "rope_type `yarn` is not supported"),
+            ("rope_parameters", json!({"rope_type": "llama3"}), "has no `rope_parameters.low_freq_factor`"),
+            (
+                "rope_parameters",
+                json!({"rope_type": "default", "mrope_section": [16, 24, 24]}),
+                "has the key `rope_parameters.mrope_section` ([16,24,24]), which is not known and might change what",
+            ),
+            (
+                "rope_parameters",
+                json!({"type": "linear", "rope_type": "default"}),
+                "they mean the same, so keep",
+            ),
+            (
+                "rope_parameters",
+                json!({"rope_theta": 1e6, "partial_rotary_factor": 0.5}),
+                "must be 1, found 0.5",
+            ),
+            (
+                "rope_scaling",
+                json!({"rope_type": "linear", "factor": 2.0}),
+                "`rope_parameters` and `rope_scaling` say different things",
+            ),
+            (
+                "rope_theta",
+                json!(1e4),
+                "`rope_theta` is 10000, but `rope_parameters` has a rope_theta of 1000000: they mean the same",
+            ),
+            ("hidden_act", json!("gelu"), "`hidden_act` must be silu, found \"gelu\""),
+            (
+                "use_sliding_window",
+                json!(true),
+                "`use_sliding_window` must be off (false, 0, null or empty), found true",
+            ),
+            (
+                "layer_types",
+                json!(["full_attention", "sliding_attention", "full_attention"]),
+                "for each of 3 layers",
+            ),
+            (
+                "quantization_config",
+                json!({"quant_method": "awq"}),
+                "quantization_config is not supported: GGUF",
+            ),
+            ("auto_map", json!({"AutoModel": "x.Y"}), "auto_map names code of the model's own"),
+            (
+                "final_logit_softcapping",
+                json!(30.0),
+                "has the key `final_logit_softcapping` (30.0), which is not known",
+            ),
+            ("is_causal", json!(false), "has the key `is_causal` (false), which is not known"),
+            ("mlp_bias", json!(true), "`mlp_bias` must be off"),
+            ("torch_dtype", json!("float16"), "`dtype` is \"float32\", but `torch_dtype` is \"float16\""),
+            ("num_attention_heads", json!(0), "`num_attention_heads` is 0"),
+            ("num_key_value_heads", json!(3), "is no multiple of"),
+            ("num_kv_heads", json!(4), "`num_key_value_heads` is 2, but `num_kv_heads` is 4"),
+            ("eos_token_id", json!([2, 384]), "`eos_token_id` is 384, but vocab_size is 384"),
+            (
+                "eos_token_id",
+                json!("</s>"),
+                "`eos_token_id` must be a token's id or a list of ids, found \"</s>\"",
+            ),
+            ("bos_token_id", json!(9999), "`bos_token_id` is 9999"),
+            (
+                "hidden_size",
+                json!("wide"),
+                "`hidden_size` is \"wide\", which is not understood: invalid type",
+            ),
+        ];
+        for (key, value, expected) in cases {
+            let error = load(|json| json[key] = value).unwrap_err().to_string();
+            assert!(error.contains(expected), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_names_for_one_thing_that_agree_are_read() {
+        let config = load(|json| {
+            json["torch_dtype"] = json["dtype"].clone();
+            json["num_kv_heads"] = 2.into();
+            json["rope_scaling"] = json!({"rope_type": "default", "type": "default"});
+            json["rope_theta"] = 1_000_000.into();
+        });
+        assert_eq!(config.unwrap(), load(|_| ()).unwrap());
+    }
+
+    /// As their makers publish them.
+    #[test]
+    fn configurations_of_public_models_are_read() {
+        let text = include_str!("public_configurations.json");
+        let all: Vec<Value> = serde_json::from_str(text).unwrap();
+        assert!(all.len() > 12);
+        for json in all {
+            let config =
+                Config::of(&json).unwrap_or_else(|error| panic!("{}: {error}", json["_name_or_path"]));
+            assert_eq!(Config::of(&config.to_json()).unwrap(), config, "{}", json["_name_or_path"]);
+        }
     }
 }

@@ -9,6 +9,8 @@ use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::Value;
 use tokenizers::{PaddingParams, TruncationParams};
 
+use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
+use super::keys::{self, Keys, Read, read_json, read_json_if_there};
 use super::marks::Marks;
 use super::weights::Weights;
 use super::{Compute, Error, Result};
@@ -25,38 +27,143 @@ pub struct Embedder {
     bytes: usize,
 }
 
-fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::Invalid { path: path.into(), reason: format!("not JSON: {error}") })
+const SENTENCE: &str = "sentence_bert_config.json";
+
+type Check = fn(&Value) -> Read<()>;
+
+/// What sentence-transformers writes beside the encoder, and how it is checked.
+const BESIDE: [(&str, Check); 4] = [
+    ("modules.json", check_modules),
+    ("1_Pooling/config.json", check_pooling),
+    (SENTENCE, check_sentence),
+    ("config_sentence_transformers.json", check_library),
+];
+
+/// Whether config.json asks for nothing but what [`BertModel`] computes.
+fn check(json: &Value) -> Read<()> {
+    let mut keys = Keys::of(json, "")?;
+    keys.only("position_embedding_type", "absolute", |kind| kind == "absolute")?;
+    keys.off(&[
+        "is_decoder",
+        "add_cross_attention",
+        "is_encoder_decoder",
+        "pruned_heads",
+        "quantization_config",
+        "auto_map",
+    ])?;
+    // Read by candle.
+    keys.harmless(&[
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "layer_norm_eps",
+        "pad_token_id",
+    ]);
+    // Its heads are not used, dropout is for training.
+    keys.harmless(&[
+        "architectures",
+        "attention_probs_dropout_prob",
+        "classifier_dropout",
+        "eos_token_id",
+        "tie_word_embeddings",
+    ]);
+    keys.alias::<String>(&["dtype", "torch_dtype"])?;
+    keys.harmless(BOOKKEEPING);
+    keys.harmless(SAMPLING);
+    keys.harmless_beginnings(OWN);
+    keys.finish()
+}
+
+/// The steps from a text to its vector: an encoder, a mean, and perhaps the norm, which is 1 here in any case.
+fn check_modules(json: &Value) -> Read<()> {
+    let known = ["Transformer", "Pooling", "Normalize"];
+    for module in json.as_array().ok_or("must be a list of modules")? {
+        let kind = module["type"].as_str().unwrap_or_default();
+        if !known.contains(&kind.rsplit('.').next().unwrap_or_default()) {
+            return Err(format!(
+                "has the module `{kind}`, which is not supported; there are: {}",
+                known.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_pooling(json: &Value) -> Read<()> {
+    let mut keys = Keys::of(json, "")?;
+    keys.only("pooling_mode", "mean", |mode| mode == "mean")?;
+    if keys.take("pooling_mode_mean_tokens")? == Some(false) {
+        return Err("pools otherwise than by the mean of the tokens, which is not supported".into());
+    }
+    keys.off(&[
+        "pooling_mode_cls_token",
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens",
+        "pooling_mode_lasttoken",
+    ])?;
+    // Of no effect without prompts, which there are none.
+    keys.harmless(&["word_embedding_dimension", "embedding_dimension", "include_prompt"]);
+    keys.finish()
+}
+
+fn check_sentence(json: &Value) -> Read<()> {
+    let mut keys = Keys::of(json, "")?;
+    keys.take::<usize>("max_seq_length")?;
+    // The tokenizer says itself whether case counts.
+    keys.off(&["do_lower_case"])?;
+    keys.harmless(&["transformer_task", "modality_config", "module_output_name"]);
+    keys.finish()
+}
+
+fn check_library(json: &Value) -> Read<()> {
+    let mut keys = Keys::of(json, "")?;
+    keys.off(&["default_prompt_name"])?;
+    keys.harmless(&["__version__", "prompts", "similarity_fn_name", "model_type"]);
+    keys.finish()
 }
 
 impl Embedder {
     /// Whether a folder holds an encoder, by the model_type of its config.json.
     pub fn is_in(folder: &Path) -> bool {
-        json(&folder.join("config.json")).is_ok_and(|config| config["model_type"] == "bert")
+        read_json(&folder.join("config.json")).is_ok_and(|config| config["model_type"] == "bert")
     }
 
     /// Reads config.json, model.safetensors and tokenizer.json, and what sentence-transformers says of
     /// pooling and length where it does.
     pub fn load(folder: &Path, compute: &Compute) -> Result<Embedder> {
         let path = folder.join("config.json");
-        let config: Config = serde_json::from_value(json(&path)?).map_err(|error| Error::Invalid {
-            path: path.clone(),
-            reason: format!("not the configuration of a BERT encoder: {error}"),
-        })?;
+        let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
+        let json = read_json(&path)?;
+        check(&json).map_err(invalid)?;
+        let config: Config = serde_json::from_value(json)
+            .map_err(|error| invalid(format!("not the configuration of a BERT encoder: {error}")))?;
         let heads = config.num_attention_heads;
         if heads == 0 || !config.hidden_size.is_multiple_of(heads) {
-            let reason = format!("hidden_size {} is no multiple of {heads} heads", config.hidden_size);
-            return Err(Error::Invalid { path, reason });
+            return Err(invalid(format!(
+                "hidden_size {} is no multiple of {heads} heads",
+                config.hidden_size
+            )));
         }
-        let pooling = folder.join("1_Pooling/config.json");
-        if pooling.exists() && json(&pooling)?["pooling_mode_mean_tokens"] != true {
-            let reason = "pools otherwise than by the mean of the tokens, which is not supported".into();
-            return Err(Error::Invalid { path: pooling, reason });
+        for (name, check) in BESIDE {
+            let path = folder.join(name);
+            if let Some(json) = read_json_if_there(&path)? {
+                check(&json).map_err(|reason| Error::Invalid { path, reason })?;
+            }
         }
         let (tokenizer, longest) = tokenizer(folder, &config)?;
         let weights = Weights::of_folder(folder)?;
+        let beyond = format!("encoder.layer.{}.", config.num_hidden_layers);
+        if let Some(name) = weights.names().find(|name| name.contains(&beyond)) {
+            let reason = format!("has the tensor `{name}`, which its config.json does not call for");
+            return Err(Error::Invalid { path: weights.path(name).into(), reason });
+        }
         let mut tensors = std::collections::HashMap::new();
         let mut bytes = 0;
         for name in weights.names().filter(|name| !name.ends_with("position_ids")) {
@@ -108,7 +215,7 @@ impl Embedder {
 fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, usize)> {
     let path = folder.join("tokenizer.json");
     let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
-    let text = std::fs::read(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+    let text = keys::read(&path)?;
     let tokenizer = tokenizers::Tokenizer::from_bytes(&text)
         .map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
     let last = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
@@ -119,8 +226,8 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
         )));
     }
     let mut tokenizer = Marks::of(&tokenizer, &text).map_err(&invalid)?.into_tokenizer();
-    let sentence = folder.join("sentence_bert_config.json");
-    let asked = if sentence.exists() { json(&sentence)?["max_seq_length"].as_u64() } else { None };
+    let sentence = read_json_if_there(&folder.join(SENTENCE))?;
+    let asked = sentence.and_then(|sentence| sentence["max_seq_length"].as_u64());
     let longest = asked.map_or(config.max_position_embeddings, |asked| asked as usize);
     let longest = longest.min(config.max_position_embeddings).max(1);
     let truncation = TruncationParams { max_length: longest, ..TruncationParams::default() };

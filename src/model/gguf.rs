@@ -1,9 +1,10 @@
 //! Quantised models as GGUF files hold them: sizes, tokenizer, chat template and weights in one. The weights
-//! stay quantised; the decoder is the same.
+//! stay quantised unless they are to be unpacked; the decoder is the same.
 
 use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -14,13 +15,12 @@ use tokenizers::AddedToken;
 
 use super::chat::ChatTemplate;
 use super::config::{Config, Family, Module, RopeScaling};
+use super::gguf_header;
+use super::keys::{Read, is_there};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
 
-/// Where the alignment is looked for, in bytes from the file's start.
-const METADATA: u64 = 32 << 20;
-
-/// Numbers of a tensor at the most.
-const MOST_NUMBERS: usize = 1 << 40;
+/// What divides rotary frequencies, where Llama 3 stretches them.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Kinds of tokens, as llama.cpp numbers them.
 const TOKEN_KINDS: &str = "tokenizer.ggml.token_type";
@@ -33,7 +33,7 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return is_gguf(path).then(|| path.to_owned());
     }
-    if path.join("config.json").exists() {
+    if !is_there(&path.join("config.json")).is_ok_and(|there| !there) {
         return None;
     }
     let files = std::fs::read_dir(path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
@@ -45,24 +45,31 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
 /// be taken instead of the file's own tokenizer: nothing beside a file that was named alone counts.
 pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
-    let file = File::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
+    let cannot = |cause| Error::Read { path: path.into(), cause };
+    let file = File::open(path).map_err(cannot)?;
+    let length = file.metadata().map_err(cannot)?.len();
     let mut reader = BufReader::new(file);
-    ensure_alignment(&mut reader).map_err(invalid)?;
-    let mut content =
-        Content::read(&mut reader).map_err(|error| invalid(format!("not a complete GGUF file: {error}")))?;
+    let mut content = gguf_header::read(&mut reader, length).map_err(invalid)?;
     let mut config = config(&content).map_err(invalid)?;
-    config.check().map_err(invalid)?;
     let mut source = Source { path, content: &content, reader, compute };
     if let Some(factors) = source.rope_factors(&config)? {
         config.rope_scaling = RopeScaling::Factors(factors);
     }
-    let beyond = format!("blk.{}.", config.layers);
-    if let Some(name) = source.content.tensor_infos.keys().find(|name| name.starts_with(&beyond)) {
-        let layers = config.layers;
-        return Err(invalid(format!("has the tensor `{name}`, but its metadata asks for {layers} blocks")));
+    let known: BTreeSet<String> = config
+        .parameters()
+        .iter()
+        .map(|(name, _)| gguf_name(name))
+        .chain([ROPE_FACTORS.to_owned()])
+        .collect();
+    if let Some(name) = source.content.tensor_infos.keys().filter(|name| !known.contains(*name)).min() {
+        return Err(invalid(format!("has the tensor `{name}`, which its metadata does not call for")));
     }
     let params = source.params(&config)?;
-    let tokenizer = match folder.filter(|folder| folder.join("tokenizer.json").exists()) {
+    let beside = match folder {
+        Some(folder) if is_there(&folder.join("tokenizer.json"))? => Some(folder),
+        _ => None,
+    };
+    let tokenizer = match beside {
         Some(folder) => Tokenizer::load(folder, config.eos.first().copied())?,
         None => tokenizer(path, &mut content, &config).map_err(|error| {
             invalid(format!(
@@ -73,86 +80,195 @@ pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Che
     Checkpoint::of(config, params, None, tokenizer, compute.clone(), path)
 }
 
-/// candle divides by the alignment that the file asks for.
-fn ensure_alignment(reader: &mut BufReader<File>) -> std::result::Result<(), String> {
-    const KEY: &[u8] = b"general.alignment";
-    let io = |error: std::io::Error| format!("cannot be read: {error}");
-    let mut start = Vec::new();
-    reader.by_ref().take(METADATA).read_to_end(&mut start).map_err(io)?;
-    reader.rewind().map_err(io)?;
-    // The key, the number of its value's type, the value.
-    let value = start
-        .windows(KEY.len() + 8)
-        .find(|bytes| bytes.starts_with(KEY))
-        .map(|bytes| &bytes[KEY.len() + 4..]);
-    if value.is_some_and(|value| value.iter().all(|byte| *byte == 0)) {
-        return Err("its general.alignment is 0".into());
+/// Keys of the metadata, on their way to being understood: as [`super::keys::Keys`] for JSON.
+struct Metadata<'a> {
+    values: &'a HashMap<String, Value>,
+    known: BTreeSet<String>,
+}
+
+impl Metadata<'_> {
+    fn get(&mut self, key: &str) -> Option<&Value> {
+        self.known.insert(key.to_owned());
+        self.values.get(key)
     }
-    Ok(())
+
+    fn text(&mut self, key: &str) -> Read<Option<String>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(format!("`{key}` must be a text, found {}", brief(other))),
+        }
+    }
+
+    fn size(&mut self, key: &str) -> Read<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = match value {
+            Value::U8(number) => Some(u64::from(*number)),
+            Value::U16(number) => Some(u64::from(*number)),
+            Value::U32(number) => Some(u64::from(*number)),
+            Value::U64(number) => Some(*number),
+            Value::I32(number) => u64::try_from(*number).ok(),
+            Value::I64(number) => u64::try_from(*number).ok(),
+            _ => None,
+        };
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        number.map(Some).ok_or_else(|| format!("`{key}` must be a number from 0 on, found {}", brief(value)))
+    }
+
+    fn real(&mut self, key: &str) -> Read<Option<f64>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::F32(number)) => Ok(Some(f64::from(*number))),
+            Some(Value::F64(number)) => Ok(Some(*number)),
+            Some(other) => Err(format!("`{key}` must be a real number, found {}", brief(other))),
+        }
+    }
+
+    /// A key that says the same as others: it must be this number where it is there.
+    fn must_be(&mut self, key: &str, expected: usize) -> Read<()> {
+        match self.size(key)? {
+            Some(found) if found != expected => Err(format!("`{key}` must be {expected}, found {found}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what nobody has asked for of the architecture, of files in parts and of what belongs to another model.
+    /// Other namespaces are the bookkeeping of whoever made the file.
+    fn finish(self, architecture: &str) -> Read<()> {
+        let counts = [architecture, "split", "adapter"].map(|name| format!("{name}."));
+        let unknown =
+            |key: &&String| !self.known.contains(*key) && counts.iter().any(|start| key.starts_with(start));
+        match self.values.keys().filter(unknown).min() {
+            None => Ok(()),
+            Some(key) => Err(format!(
+                "has the key `{key}` ({}), which is not known and might change what the model computes",
+                brief(&self.values[key])
+            )),
+        }
+    }
 }
 
-fn number(content: &Content, key: &str) -> Option<f64> {
-    let value = content.metadata.get(key)?;
-    let whole = value.to_u64().ok().map(|number| number as f64);
-    whole.or_else(|| value.to_f32().ok().map(f64::from)).or_else(|| value.to_f64().ok())
+/// A value in an error.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("an array of {}", items.len()),
+        other => format!("{other:?}").chars().take(60).collect(),
+    }
 }
 
-fn text<'a>(content: &'a Content, key: &str) -> Option<&'a str> {
-    content.metadata.get(key).and_then(|value| value.to_string().ok()).map(String::as_str)
-}
-
-fn config(content: &Content) -> std::result::Result<Config, String> {
-    let name = text(content, "general.architecture").unwrap_or_default();
-    let family = match name {
+fn config(content: &Content) -> Read<Config> {
+    let mut keys = Metadata { values: &content.metadata, known: BTreeSet::new() };
+    let name = keys.text("general.architecture")?.unwrap_or_default();
+    let family = match name.as_str() {
         "qwen3" => Family::Qwen3,
         "qwen2" => Family::Qwen2,
         "llama" => Family::Llama,
         _ => return Err(format!("architecture `{name}` is not supported; there are: qwen3, qwen2, llama")),
     };
-    let optional = |key: &str| number(content, &format!("{name}.{key}"));
-    let required = |key: &str| optional(key).ok_or_else(|| format!("has no `{name}.{key}`"));
-    let size = |key: &str| required(key).map(|number| number as usize);
-    let scaling = text(content, &format!("{name}.rope.scaling.type")).unwrap_or("none");
-    let rope_scaling = match scaling {
-        "none" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: required("rope.scaling.factor")? },
-        _ => return Err(format!("rope scaling `{scaling}` is not supported; there are: none, linear")),
-    };
+    if let Some(kind) = keys.text("general.type")?.filter(|kind| kind != "model") {
+        return Err(format!("holds a {kind} (general.type), not a model"));
+    }
+    let of = |key: &str| format!("{name}.{key}");
+    let required =
+        |value: Read<Option<usize>>, key: &str| value?.ok_or_else(|| format!("has no `{}`", of(key)));
+    let mut size = |key: &str| required(keys.size(&of(key)), key);
     let (heads, hidden_size) = (size("attention.head_count")?, size("embedding_length")?);
+    let (intermediate_size, layers) = (size("feed_forward_length")?, size("block_count")?);
+    let positions = size("context_length")?;
     let vocab_size = content.tensor_infos.get("token_embd.weight").and_then(|info| info.shape.dims().first());
-    let id = |key: &str| number(content, &format!("tokenizer.ggml.{key}_token_id")).map(|id| id as u32);
-    Ok(Config {
+    let vocab_size = *vocab_size.ok_or("has no tensor `token_embd.weight`")?;
+    let factor = keys.real(&of("rope.scaling.factor"))?;
+    let rope_scaling = match keys.text(&of("rope.scaling.type"))?.as_deref() {
+        None | Some("none") => match factor {
+            None | Some(1.0) => RopeScaling::None,
+            Some(factor) => {
+                return Err(format!("has a rope.scaling.factor of {factor}, but no rope.scaling.type"));
+            }
+        },
+        Some("linear") => {
+            let factor = factor.filter(|factor| *factor > 0.0 && factor.is_finite());
+            RopeScaling::Linear { factor: factor.ok_or("linear rope scaling needs a factor above 0")? }
+        }
+        Some(kind) => return Err(format!("rope scaling `{kind}` is not supported; there are: none, linear")),
+    };
+    let head_size = match keys.size(&of("attention.key_length"))? {
+        Some(size) => size,
+        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => return Err(format!("{hidden_size} numbers cannot be divided among {heads} heads")),
+    };
+    let mut id = |key: &str| -> Read<Option<u32>> {
+        let key = format!("tokenizer.ggml.{key}_token_id");
+        let id = keys.size(&key)?;
+        id.map(|id| u32::try_from(id).map_err(|_| format!("`{key}` is {id}, which no token has"))).transpose()
+    };
+    let eos = [id("eos")?, id("eot")?].into_iter().flatten().collect();
+    let pad = id("padding")?;
+    let config = Config {
         family,
-        vocab_size: *vocab_size.ok_or("has no tensor `token_embd.weight`")?,
+        vocab_size,
         hidden_size,
-        intermediate_size: size("feed_forward_length")?,
-        layers: size("block_count")?,
+        intermediate_size,
+        layers,
         heads,
-        kv_heads: optional("attention.head_count_kv").map_or(heads, |number| number as usize),
-        head_size: optional("attention.key_length")
-            .map_or(hidden_size / heads.max(1), |number| number as usize),
-        rms_norm_epsilon: required("attention.layer_norm_rms_epsilon")?,
-        rope_theta: optional("rope.freq_base").unwrap_or(10_000.0),
+        kv_heads: keys.size(&of("attention.head_count_kv"))?.unwrap_or(heads),
+        head_size,
+        rms_norm_epsilon: keys
+            .real(&of("attention.layer_norm_rms_epsilon"))?
+            .ok_or_else(|| format!("has no `{}`", of("attention.layer_norm_rms_epsilon")))?,
+        rope_theta: keys.real(&of("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_scaling,
-        positions: size("context_length")?,
+        positions,
         qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
         o_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
         mlp_bias: content.tensor_infos.contains_key("blk.0.ffn_gate.bias"),
         tied: !content.tensor_infos.contains_key("output.weight"),
-        eos: id("eos").into_iter().chain(id("eot")).collect(),
-        pad: id("padding"),
-    })
+        eos,
+        pad,
+    };
+    keys.must_be(&of("vocab_size"), vocab_size)?;
+    keys.must_be(&of("rope.dimension_count"), head_size)?;
+    keys.must_be(&of("attention.value_length"), head_size)?;
+    for key in ["expert_count", "expert_used_count", "attention.sliding_window"] {
+        keys.must_be(&of(key), 0)?;
+    }
+    if let Some(layout) =
+        keys.text(&of("tensor_data_layout"))?.filter(|layout| layout != "Meta AI original pth")
+    {
+        return Err(format!("has the tensor_data_layout `{layout}`; there is: Meta AI original pth"));
+    }
+    keys.must_be("split.count", 1)?;
+    // How the scaling came about, and the parts of a file that is whole.
+    for key in ["rope.scaling.original_context_length", "rope.scaling.finetuned"].map(of) {
+        keys.get(&key);
+    }
+    keys.get("split.no");
+    keys.get("split.tensors.count");
+    keys.finish(&name)?;
+    config.check()?;
+    Ok(config)
 }
 
 /// The tokenizer that the file holds, where it is byte-level and cuts words in a way that is known: llama.cpp
 /// knows the rules by name, candle those of other names.
 fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Tokenizer> {
     let refuse = |reason: String| Error::Tokenizer { action: "be made of the file's", reason };
-    let kind = text(content, "tokenizer.ggml.model").unwrap_or("not named");
+    let mut keys = Metadata { values: &content.metadata, known: BTreeSet::new() };
+    let mut text = |key: &str| keys.text(key).map_err(refuse);
+    let kind = text("tokenizer.ggml.model")?.unwrap_or("not named".into());
+    let rule = text("tokenizer.ggml.pre")?.unwrap_or("not named".into());
+    let template = text("tokenizer.chat_template")?;
+    let bos = keys.size("tokenizer.ggml.bos_token_id").map_err(refuse)?;
+    if let Some(Value::Array(tokens)) = keys.get("tokenizer.ggml.tokens") {
+        let mut known = HashSet::new();
+        let twice =
+            tokens.iter().filter_map(|token| token.to_string().ok()).find(|token| !known.insert(*token));
+        if let Some(token) = twice {
+            return Err(refuse(format!("it has the token `{token}` twice")));
+        }
+    }
     if kind != "gpt2" {
         return Err(refuse(format!("its kind is {kind}, not byte-level pairs (gpt2)")));
     }
-    let rule = text(content, "tokenizer.ggml.pre").unwrap_or("not named").to_owned();
     let metadata = &mut content.metadata;
     let rule = match rule.as_str() {
         "qwen2" | "deepseek-r1-qwen" => "qwen2",
@@ -183,13 +299,12 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
     inner.add_tokens(added).map_err(|error| refuse(error.to_string()))?;
     let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
     let eos = config.eos.first().copied();
-    let bos = number(content, "tokenizer.ggml.bos_token_id").map(|id| id as u32);
+    let bos = bos.and_then(|id| u32::try_from(id).ok());
     let json = serde_json::json!({
         "bos_token": token(bos),
         "eos_token": token(eos),
     });
-    let template = text(content, "tokenizer.chat_template");
-    let chat = template.map(|source| ChatTemplate::of(path.into(), source.into(), &json)).transpose()?;
+    let chat = template.map(|source| ChatTemplate::of(path.into(), source, &json)).transpose()?;
     let Some(eos) = eos else {
         return Err(Error::Tokenizer { action: "find the end of text", reason: "no eos_token_id".into() });
     };
@@ -207,26 +322,33 @@ struct Source<'a> {
 impl Source<'_> {
     /// What Llama 3 divides its rotary frequencies by.
     fn rope_factors(&mut self, config: &Config) -> Result<Option<Vec<f64>>> {
-        const NAME: &str = "rope_freqs.weight";
-        if !self.content.tensor_infos.contains_key(NAME) {
+        if !self.content.tensor_infos.contains_key(ROPE_FACTORS) {
             return Ok(None);
         }
-        let factors = self.tensor(NAME, &[config.head_size / 2], &Device::Cpu)?;
+        let factors = self.tensor(ROPE_FACTORS, &[config.head_size / 2], &Device::Cpu)?;
         let factors = factors.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
+        if config.rope_scaling != RopeScaling::None
+            || !factors.iter().all(|factor| *factor > 0.0 && factor.is_finite())
+        {
+            let reason = format!("`{ROPE_FACTORS}` must be numbers above 0, without another rope scaling");
+            return Err(Error::Invalid { path: self.path.into(), reason });
+        }
         Ok(Some(factors.into_iter().map(f64::from).collect()))
     }
 
     fn params(&mut self, config: &Config) -> Result<Params> {
         let mut params = Params::default();
+        params.frozen = true;
         for (name, shape) in config.parameters() {
             let theirs = gguf_name(&name);
             let tensor = self.tensor(&theirs, &shape, &self.compute.device)?;
-            let matrix = shape.len() > 1;
+            // Unpacked, they are what the file says, to the bit: the blocks' numbers in f32.
+            let packed = shape.len() > 1 && !self.compute.dequantize;
             let tensor = match (config.family, heads(&name, config)) {
                 (Family::Llama, Some(heads)) => untwist(&tensor, heads, &self.compute.device)?,
                 _ => tensor,
             };
-            if matrix && !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+            if packed && !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
                 params.insert_quantized(name, QMatMul::from_qtensor(tensor)?);
             } else {
                 params
@@ -244,10 +366,6 @@ impl Source<'_> {
         if info.shape.dims() != shape {
             let found = info.shape.dims();
             return Err(invalid(format!("tensor `{name}` should have shape {shape:?}, but has {found:?}")));
-        }
-        let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
-        if count.is_none_or(|count| count > MOST_NUMBERS) {
-            return Err(invalid(format!("tensor `{name}` of shape {shape:?} is larger than any model's")));
         }
         let tensor = self.content.tensor(&mut self.reader, name, device);
         tensor.map_err(|error| Error::Invalid {

@@ -9,6 +9,9 @@ mod config;
 mod decoder;
 mod embedder;
 mod gguf;
+mod gguf_header;
+mod harmless;
+mod keys;
 mod lora;
 mod marks;
 mod params;
@@ -22,10 +25,33 @@ pub use compute::Compute;
 pub use config::Config;
 pub use decoder::{Decoder, Packed, Purpose};
 pub use embedder::Embedder;
+pub use keys::is_there;
 pub use lora::{Adapter, LoraConfig};
 pub use marks::{Filled, Marks};
 pub use params::{Params, save};
 pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
+
+/// The files of a model's folder that are read, besides those of an encoder's folders. `*` stands for any beginning. Where a
+/// model was trained here, that is also the optimizer's state, and why a phase was halted.
+pub const FILES: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "*.gguf",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "halted.json",
+];
+
+/// Those of a folder that stands for a tokenizer alone.
+pub const TOKENIZER_FILES: &[&str] = &["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// Why a model could not be read, made or written.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Module;
+use super::keys::{self, Keys, Read, is_there};
 use super::params::Params;
 use super::weights::{self, Weights};
 use super::{Compute, Config, Error, Result};
@@ -85,25 +86,142 @@ pub struct Adapter {
     pub params: Params,
 }
 
+/// What PEFT's names have before the model's own.
+const ROOT: &str = "base_model.model.";
+
 /// PEFT's name of A or B of a linear layer.
 fn name(layer: usize, module: Module, part: char) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.lora_{part}.weight", module.path())
+    format!("{ROOT}model.layers.{layer}.{}.lora_{part}.weight", module.path())
 }
 
-/// The keys of adapter_config.json that matter here.
+/// How an adapter was initialised where that touched nothing but A and B, which are read from the file. Others, such as
+/// `pissa`, took a part of the base's weights away: on the base as it came they are another model.
+const INITIAL: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+
+/// What adapter_config.json says of rank and scale, and which layers it adapts.
+struct Stated {
+    rank: usize,
+    alpha: f64,
+    targets: Targets,
+}
+
+/// Reads the fields of PEFT's LoraConfig.
+fn stated(json: &Value) -> Read<Stated> {
+    let mut keys = Keys::of(json, "")?;
+    keys.only("peft_type", "LORA", |kind| kind == "LORA")?;
+    keys.need::<String>("peft_type")?;
+    keys.only("task_type", "CAUSAL_LM", |task| task == "CAUSAL_LM")?;
+    let (rank, alpha) = (keys.need("r")?, keys.need::<f64>("lora_alpha")?);
+    if rank == 0 || !alpha.is_finite() {
+        return Err("`r` must be at least 1 and `lora_alpha` a number".into());
+    }
+    let initial = "true, false, \"gaussian\", \"orthogonal\" or \"eva\" (others change the base's weights: PEFT's \
+                   save_pretrained with path_initial_model_for_weight_conversion makes a plain adapter of one)";
+    keys.only("init_lora_weights", initial, |how| {
+        how.is_boolean() || how.as_str().is_some_and(|how| INITIAL.contains(&how))
+    })?;
+    keys.only("bias", "\"none\"", |bias| bias == "none")?;
+    // What makes something else than x·Wᵀ + (α/r)·x·Aᵀ·Bᵀ of the linear layers, or changes more than those.
+    keys.off(&[
+        "use_dora",
+        "use_rslora",
+        "lora_bias",
+        "fan_in_fan_out",
+        "modules_to_save",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+        "rank_pattern",
+        "alpha_pattern",
+        "target_parameters",
+        "layer_replication",
+        "use_qalora",
+        "loftq_config",
+        "corda_config",
+        "lora_ga_config",
+        "megatron_config",
+        "velora_config",
+        "monteclora_config",
+        "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+        "enable_lora",
+    ])?;
+    // Bookkeeping, how it was trained, and settings of what is switched off.
+    keys.harmless(&[
+        "base_model_name_or_path",
+        "revision",
+        "auto_mapping",
+        "inference_mode",
+        "peft_version",
+        "lora_dropout",
+        "eva_config",
+        "runtime_config",
+        "megatron_core",
+        "qalora_group_size",
+        "ensure_weight_tying",
+        "merge_weights",
+        "unsloth_fixed",
+    ]);
+    let targets = Targets {
+        modules: keys.take("target_modules")?,
+        excluded: keys.take("exclude_modules")?,
+        layers: keys.take("layers_to_transform")?,
+    };
+    keys.only("layers_pattern", "\"layers\"", |name| *name == json!("layers") || *name == json!(["layers"]))?;
+    keys.finish()?;
+    Ok(Stated { rank, alpha, targets })
+}
+
 #[derive(Deserialize)]
-struct Raw {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    use_rslora: bool,
-    bias: Option<String>,
-    modules_to_save: Option<Value>,
-    rank_pattern: Option<serde_json::Map<String, Value>>,
-    alpha_pattern: Option<serde_json::Map<String, Value>>,
+#[serde(untagged)]
+enum Names {
+    /// A regular expression, or `all-linear`.
+    Pattern(String),
+    /// Modules, or the ends of their names.
+    Some(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Layers {
+    One(usize),
+    Some(Vec<usize>),
+}
+
+/// Which linear layers an adapter is for.
+struct Targets {
+    modules: Option<Names>,
+    excluded: Option<Names>,
+    layers: Option<Layers>,
+}
+
+impl Targets {
+    /// Whether a linear layer is one of them; nothing where that takes Python's regular expressions to say.
+    fn hold(&self, layer: usize, module: Module) -> Option<bool> {
+        let path = format!("model.layers.{layer}.{}", module.path());
+        let named = |names: &[String]| {
+            names.iter().any(|name| {
+                path == *name || path.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            })
+        };
+        let wanted = match &self.modules {
+            Some(Names::Some(names)) => named(names),
+            Some(Names::Pattern(pattern)) if pattern == "all-linear" => true,
+            _ => return None,
+        };
+        let excluded = match &self.excluded {
+            None => false,
+            Some(Names::Some(names)) => named(names),
+            Some(Names::Pattern(_)) => return None,
+        };
+        let within = match &self.layers {
+            None => true,
+            Some(Layers::One(one)) => *one == layer,
+            // PEFT takes an empty list for no list.
+            Some(Layers::Some(some)) => some.is_empty() || some.contains(&layer),
+        };
+        Some(wanted && !excluded && within)
+    }
 }
 
 impl Adapter {
@@ -129,43 +247,31 @@ impl Adapter {
     pub fn load(folder: &Path, model: &Config, compute: &Compute) -> Result<Adapter> {
         let path = folder.join(CONFIG);
         let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
-        let text = std::fs::read(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
-        let raw: Raw = serde_json::from_slice(&text)
-            .map_err(|error| invalid(format!("not an adapter's configuration: {error}")))?;
-        let patterns = [&raw.rank_pattern, &raw.alpha_pattern];
-        let unknown = [
-            (raw.peft_type != "LORA", format!("peft_type `{}`", raw.peft_type)),
-            (raw.use_dora, "use_dora".into()),
-            (raw.use_rslora, "use_rslora".into()),
-            (raw.bias.as_deref().is_some_and(|bias| bias != "none"), "a bias that is trained".into()),
-            (
-                raw.modules_to_save.as_ref().is_some_and(|m| !m.is_null() && m != &json!([])),
-                "modules_to_save".into(),
-            ),
-            (
-                patterns.iter().any(|p| p.as_ref().is_some_and(|p| !p.is_empty())),
-                "rank_pattern or alpha_pattern".into(),
-            ),
-        ];
-        if let Some((_, what)) = unknown.iter().find(|(asked, _)| *asked) {
-            return Err(invalid(format!("{what} is not supported: plain LoRA is")));
-        }
-        if raw.r == 0 || !raw.lora_alpha.is_finite() {
-            return Err(invalid("r is at least 1 and lora_alpha a number".into()));
-        }
-        if !folder.join(WEIGHTS).exists() && folder.join("adapter_model.bin").exists() {
+        let unsupported = |reason| invalid(format!("{reason} (plain LoRA is read)"));
+        let Stated { rank, alpha, targets } = stated(&keys::read_json(&path)?).map_err(unsupported)?;
+        if !is_there(&folder.join(WEIGHTS))? && is_there(&folder.join("adapter_model.bin"))? {
             let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
             return Err(Error::Invalid { path: folder.into(), reason });
         }
-        // What is adapted is what there are tensors for, however target_modules says it.
         let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
         let mut params = Params::default();
         let mut adapted = Vec::new();
         for (layer, module) in (0..model.layers).flat_map(|layer| Module::ALL.map(|module| (layer, module))) {
             let [outputs, inputs] = module.shape(model);
             let (a, b) = (name(layer, module, 'A'), name(layer, module, 'B'));
-            if weights.names().any(|name| name == a || name == b) {
-                for (name, shape) in [(a, [raw.r, inputs]), (b, [outputs, raw.r])] {
+            let is_adapted = weights.has(&a) || weights.has(&b);
+            if let Some(said) = targets.hold(layer, module)
+                && said != is_adapted
+            {
+                let (says, has) =
+                    if said { ("is for", "has no tensors") } else { ("is not for", "has tensors") };
+                let layer = format!("model.layers.{layer}.{}", module.path());
+                return Err(invalid(format!(
+                    "by its target_modules it {says} `{layer}`, but {WEIGHTS} {has} for that: they do not belong together"
+                )));
+            }
+            if is_adapted {
+                for (name, shape) in [(a, [rank, inputs]), (b, [outputs, rank])] {
                     let tensor = weights.tensor(&name, &shape, compute.trained(), &compute.device)?;
                     params.insert(name, &tensor)?;
                 }
@@ -181,12 +287,12 @@ impl Adapter {
         adapted.sort();
         adapted.dedup();
         let target_modules = adapted.into_iter().map(|module| module.name().to_owned()).collect();
-        let config = LoraConfig { rank: raw.r, alpha: Some(raw.lora_alpha), target_modules };
+        let config = LoraConfig { rank, alpha: Some(alpha), target_modules };
         Ok(Adapter { config, params })
     }
 
-    /// Writes adapter_config.json and adapter_model.safetensors, as PEFT reads them.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    /// Writes adapter_config.json and adapter_model.safetensors for a model of so many layers, as PEFT reads them.
+    pub fn save(&self, folder: &Path, layers: usize) -> Result<()> {
         let config = json!({
             "alpha_pattern": {},
             "base_model_name_or_path": null,
@@ -200,7 +306,7 @@ impl Adapter {
             "peft_type": "LORA",
             "r": self.config.rank,
             "rank_pattern": {},
-            "target_modules": self.config.target_modules,
+            "target_modules": self.targets(layers),
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": false,
@@ -209,6 +315,19 @@ impl Adapter {
         std::fs::write(&path, format!("{config:#}\n"))
             .map_err(|error| Error::Write { path, reason: error.to_string() })?;
         self.params.save(&folder.join(WEIGHTS))
+    }
+
+    /// The names of the modules that are adapted: once for all `layers`, or each on its own where layers differ.
+    fn targets(&self, layers: usize) -> Vec<String> {
+        let paths = self
+            .params
+            .iter()
+            .filter_map(|(name, _)| name.strip_prefix(ROOT)?.strip_suffix(".lora_A.weight"));
+        let paths: Vec<String> = paths.map(str::to_owned).collect();
+        match paths.len() == layers * self.config.target_modules.len() {
+            true => self.config.target_modules.clone(),
+            false => paths,
+        }
     }
 
     /// α/r.
@@ -224,7 +343,7 @@ impl Adapter {
 
     /// W + (α/r)·B·A in place of W, for every linear layer that is adapted.
     pub fn merge(&self, model: &Config, base: &Params, compute: &Compute) -> Result<Params> {
-        if base.is_quantized() {
+        if base.frozen {
             return Err(
                 candle_core::Error::Msg("an adapter cannot be merged into quantised weights".into()).into()
             );
@@ -242,5 +361,158 @@ impl Adapter {
             }
         }
         Ok(merged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fixture with another adapter_config.json.
+    fn load(change: impl FnOnce(&mut Value)) -> Result<Adapter> {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora-tiny");
+        let folder = tempfile::tempdir().unwrap();
+        let mut json = keys::read_json(&fixture.join(CONFIG)).unwrap();
+        change(&mut json);
+        std::fs::write(folder.path().join(CONFIG), json.to_string()).unwrap();
+        std::fs::copy(fixture.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        let config = Config::load(&fixture.join("config.json")).unwrap();
+        Adapter::load(folder.path(), &config, &Compute::default())
+    }
+
+    #[test]
+    fn an_adapter_that_means_something_else_than_plain_lora_is_refused_by_the_key_that_says_so() {
+        let converts =
+            "`init_lora_weights` must be true, false, \"gaussian\", \"orthogonal\" or \"eva\" (others change";
+        let off = "must be off (false, 0, null or empty), found";
+        let cases = [
+            ("peft_type", json!("IA3"), "`peft_type` must be LORA, found \"IA3\""),
+            ("task_type", json!("SEQ_CLS"), "`task_type` must be CAUSAL_LM, found \"SEQ_CLS\""),
+            ("init_lora_weights", json!("pissa"), converts),
+            ("init_lora_weights", json!("pissa_niter_16"), converts),
+            ("init_lora_weights", json!("olora"), converts),
+            ("init_lora_weights", json!("corda"), converts),
+            ("init_lora_weights", json!("loftq"), converts),
+            ("init_lora_weights", json!("lora_ga"), converts),
+            ("init_lora_weights", json!("mica"), converts),
+            ("bias", json!("lora_only"), "`bias` must be \"none\", found \"lora_only\""),
+            ("use_rslora", json!(true), off),
+            ("use_dora", json!(true), off),
+            ("lora_bias", json!(true), off),
+            ("fan_in_fan_out", json!(true), off),
+            ("modules_to_save", json!(["lm_head"]), off),
+            ("trainable_token_indices", json!([0, 1]), off),
+            ("alora_invocation_tokens", json!([5, 6]), off),
+            ("rank_pattern", json!({"q_proj": 8}), off),
+            ("alpha_pattern", json!({"q_proj": 8}), off),
+            ("target_parameters", json!(["mlp.experts.gate_up_proj"]), off),
+            ("layer_replication", json!([[0, 2], [1, 3]]), off),
+            ("use_qalora", json!(true), off),
+            ("use_bdlora", json!({"nblocks": 2}), off),
+            ("megatron_config", json!({"x": 1}), off),
+            ("kasa_config", json!({"beta": 1e-4}), off),
+            ("velora_config", json!({"num_groups": 64}), off),
+            ("arrow_config", json!({"top_k": 3}), off),
+            ("corda_config", json!({"corda_method": "ipm"}), off),
+            ("loftq_config", json!({"loftq_bits": 4}), off),
+            (
+                "use_newlora",
+                json!(true),
+                "has the key `use_newlora` (true), which is not known and might change",
+            ),
+            ("r", json!(0), "`r` must be at least 1"),
+            (
+                "target_modules",
+                json!(["q_proj", "v_proj", "o_proj", "down_proj", "k_proj"]),
+                "it is for `model.layers.0.self_attn.k_proj`, but adapter_model.safetensors has no tensors for that",
+            ),
+            (
+                "target_modules",
+                json!(["q_proj", "v_proj", "o_proj"]),
+                "it is not for `model.layers.0.mlp.down_proj`, but adapter_model.safetensors has tensors for that",
+            ),
+            ("layers_to_transform", json!([0, 2]), "it is not for `model.layers.1.self_attn.q_proj`, but"),
+            (
+                "exclude_modules",
+                json!(["layers.2.mlp.down_proj"]),
+                "it is not for `model.layers.2.mlp.down_proj`, but",
+            ),
+        ];
+        for (key, value, expected) in cases {
+            let error = load(|json| json[key] = value.clone()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{key}: {value}: {error}");
+            assert!(error.contains("adapter_config.json: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_of_an_adapter_is_read() {
+        let plain = load(|_| ()).unwrap();
+        for (key, value) in [
+            ("init_lora_weights", json!(false)),
+            ("init_lora_weights", json!("gaussian")),
+            ("init_lora_weights", json!("eva")),
+            ("lora_dropout", json!(0.1)),
+            ("target_modules", json!(".*\\.(q_proj|v_proj|o_proj|down_proj)")),
+            ("layers_to_transform", json!([0, 1, 2])),
+            ("exclude_modules", json!(["lm_head"])),
+            ("rank_pattern", json!(null)),
+            ("auto_mapping", json!({"base_model_class": "Qwen3ForCausalLM"})),
+            ("unheard_of", json!(null)),
+        ] {
+            let adapter =
+                load(|json| json[key] = value.clone()).unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(adapter.config, plain.config, "{key}");
+        }
+    }
+
+    #[test]
+    fn adapter_configurations_as_versions_of_peft_write_them_are_read() {
+        let oldest = json!({
+            "base_model_name_or_path": "meta-llama/Llama-2-7b-hf", "bias": "none", "enable_lora": null,
+            "fan_in_fan_out": false, "inference_mode": true, "lora_alpha": 16, "lora_dropout": 0.05,
+            "merge_weights": false, "modules_to_save": null, "peft_type": "LORA", "r": 8,
+            "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM",
+        });
+        let mut all = vec![oldest.clone()];
+        // What later versions added, each beside all before.
+        for more in [
+            json!({ "auto_mapping": null, "init_lora_weights": true, "layers_pattern": null, "layers_to_transform": null,
+                "revision": null }),
+            json!({ "alpha_pattern": {}, "rank_pattern": {}, "loftq_config": {}, "megatron_config": null,
+                "megatron_core": "megatron.core", "use_rslora": false }),
+            json!({ "layer_replication": null, "use_dora": false, "revision": "unsloth" }),
+            json!({ "eva_config": null, "exclude_modules": null, "lora_bias": false }),
+            json!({ "corda_config": null, "trainable_token_indices": null, "target_modules": "all-linear" }),
+            json!({ "qalora_group_size": 16, "target_parameters": null, "use_qalora": false }),
+            json!({ "alora_invocation_tokens": null, "arrow_config": null, "ensure_weight_tying": false,
+                "lora_ga_config": null, "peft_version": "0.19.1", "use_bdlora": null }),
+        ] {
+            let mut next = all[all.len() - 1].clone();
+            more.as_object().unwrap().iter().for_each(|(key, value)| next[key] = value.clone());
+            all.push(next);
+        }
+        for json in all {
+            let read = stated(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            assert_eq!((read.rank, read.alpha), (8, 16.0));
+            assert_eq!(read.targets.hold(3, Module::V), Some(true));
+        }
+    }
+
+    #[test]
+    fn an_adapter_on_some_layers_alone_is_written_so_that_it_is_read_again() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora-tiny");
+        let config = Config::load(&fixture.join("config.json")).unwrap();
+        let mut adapter = load(|_| ()).unwrap();
+        let mut some = Params::default();
+        for (name, var) in adapter.params.iter().filter(|(name, _)| !name.contains("layers.1.mlp")) {
+            some.insert(name.to_owned(), var).unwrap();
+        }
+        adapter.params = some;
+        let folder = tempfile::tempdir().unwrap();
+        adapter.save(folder.path(), config.layers).unwrap();
+        let again = Adapter::load(folder.path(), &config, &Compute::default()).unwrap();
+        assert_eq!(again.params.iter().count(), adapter.params.iter().count());
+        assert!(again.names(1, Module::Down).is_none() && again.names(0, Module::Down).is_some());
     }
 }

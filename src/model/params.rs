@@ -12,12 +12,17 @@ use super::weights::Weights;
 use super::{Compute, Config, Error, Result};
 use store::Seed;
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// The parameters of a model by their Hugging Face names.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
     vars: BTreeMap<String, Var>,
-    /// Matrices that are kept quantised, and so cannot be trained.
+    /// Matrices that are kept quantised.
     quantized: BTreeMap<String, Arc<QMatMul>>,
+    /// Whether they come from a quantised file, which is the model: they are neither trained nor written.
+    pub(super) frozen: bool,
 }
 
 impl Params {
@@ -59,14 +64,24 @@ impl Params {
             let dtype = if weights.is_f32(name) { compute.trained() } else { compute.dtype };
             params.insert(name.clone(), &weights.tensor(name, shape, dtype, &compute.device)?)?;
         }
-        // Copies of the embedding and tables that the configuration gives are no parameters.
-        let derived = |name: &str| name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq");
-        let called_for = |name: &str| derived(name) || params.vars.contains_key(name);
-        if let Some(name) = weights.names().find(|name| !called_for(name)) {
-            return Err(Error::Invalid {
-                path: weights.path(name).into(),
-                reason: format!("has the tensor `{name}`, which its config.json does not call for"),
-            });
+        for name in weights.names().filter(|name| !params.vars.contains_key(*name)) {
+            let what_is_wrong = match name {
+                HEAD if weights.are_same(HEAD, EMBEDDING) => continue,
+                HEAD => format!(
+                    "has a tensor `{HEAD}` other than `{EMBEDDING}`, but config.json says tie_word_embeddings: if \
+                     the model has an output weight of its own, say false there; else remove the tensor"
+                ),
+                _ if name.ends_with(".rotary_emb.inv_freq") => {
+                    let table =
+                        weights.any(name, DType::F64, &Device::Cpu)?.flatten_all()?.to_vec1::<f64>()?;
+                    match config.has_frequencies(&table) {
+                        true => continue,
+                        false => format!("tensor `{name}` has other frequencies than config.json asks for"),
+                    }
+                }
+                _ => format!("has the tensor `{name}`, which its config.json does not call for"),
+            };
+            return Err(Error::Invalid { path: weights.path(name).into(), reason: what_is_wrong });
         }
         Ok(params)
     }
@@ -92,7 +107,7 @@ impl Params {
             Ok((name.clone(), Var::from_tensor(&tensor.copy()?)?))
         };
         let vars = self.vars.iter().map(copy).collect::<Result<_>>()?;
-        Ok(Params { vars, quantized: self.quantized.clone() })
+        Ok(Params { vars, quantized: self.quantized.clone(), frozen: self.frozen })
     }
 
     /// In name order, without those that are quantised.
@@ -115,7 +130,7 @@ impl Params {
 
     /// An error where training would leave matrices out.
     pub(super) fn ensure_trainable(&self) -> candle_core::Result<()> {
-        if self.is_quantized() {
+        if self.frozen {
             candle_core::bail!(
                 "quantised weights are frozen, and so cannot be trained, nor an adapter on them: train the checkpoint that \
                  they were made from"

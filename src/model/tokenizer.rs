@@ -12,6 +12,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
 use super::chat::{self, Arguments, ChatTemplate, Message};
+use super::harmless::TOLD_BY_TOKENIZER;
+use super::keys::{self, Keys, Read, is_there};
 use super::marks::{Filled, Marks};
 use super::{Error, Result};
 
@@ -63,10 +65,7 @@ impl Tokenizer {
     /// `eos` is the end token if tokenizer_config.json does not say.
     pub fn load(folder: &Path, eos: Option<u32>) -> Result<Tokenizer> {
         let invalid = |name: &str, reason: String| Error::Invalid { path: folder.join(name), reason };
-        let read = |name: &'static str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map(|bytes| (name, bytes)).map_err(|cause| Error::Read { path, cause })
-        };
+        let read = |name: &'static str| keys::read(&folder.join(name)).map(|bytes| (name, bytes));
         let mut files = vec![read(TOKENIZER)?];
         let mut inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
             .map_err(|error| invalid(TOKENIZER, format!("not a tokenizer: {error}")))?;
@@ -76,13 +75,13 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| invalid(TOKENIZER, format!("its truncation cannot be switched off: {error}")))?;
         let mut config = Value::Null;
-        if folder.join(CONFIG).exists() {
+        if is_there(&folder.join(CONFIG))? {
             files.push(read(CONFIG)?);
-            config = serde_json::from_slice(&files[1].1)
-                .map_err(|error| invalid(CONFIG, format!("not JSON: {error}")))?;
+            config = keys::parse(&files[1].1).map_err(|reason| invalid(CONFIG, reason))?;
+            check(&config, &inner).map_err(|reason| invalid(CONFIG, reason))?;
         }
         let chat = ChatTemplate::load(folder, &config)?;
-        if folder.join(chat::FILE).exists() {
+        if is_there(&folder.join(chat::FILE))? {
             files.push(read(chat::FILE)?);
         }
         let id = |key: &str| match config[key].as_str().or(config[key]["content"].as_str()) {
@@ -209,6 +208,41 @@ impl Tokenizer {
     }
 }
 
+/// Whether tokenizer_config.json says nothing but what is known, and nothing that tokenizer.json contradicts.
+fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
+    let mut keys = Keys::of(config, "")?;
+    let added: BTreeMap<String, Value> = keys.take("added_tokens_decoder")?.unwrap_or_default();
+    for (id, token) in &added {
+        let content = token["content"].as_str().unwrap_or_default();
+        let there = tokenizer.token_to_id(content);
+        if there.is_none_or(|there| there.to_string() != *id) {
+            let there = there.map_or("does not have".to_owned(), |there| format!("has as {there}"));
+            return Err(format!(
+                "added_tokens_decoder has `{content}` as token {id}, which {TOKENIZER} {there}: they do not belong together"
+            ));
+        }
+    }
+    for key in ["additional_special_tokens", "extra_special_tokens"] {
+        let named: Vec<Value> = match keys.take::<Value>(key)? {
+            Some(Value::Array(tokens)) => tokens,
+            Some(Value::Object(tokens)) => tokens.into_iter().map(|(_, token)| token).collect(),
+            _ => Vec::new(),
+        };
+        let texts = named.iter().filter_map(|token| token.as_str().or(token["content"].as_str()));
+        if let Some(token) = texts.into_iter().find(|token| tokenizer.token_to_id(token).is_none()) {
+            return Err(format!("{key} `{token}` is not in the vocabulary of {TOKENIZER}"));
+        }
+    }
+    keys.off(&["split_special_tokens", "auto_map"])?;
+    let tokens = ["bos", "eos", "pad", "unk", "sep", "cls", "mask"].map(|name| format!("{name}_token"));
+    keys.harmless(&tokens.each_ref().map(String::as_str));
+    // Of models that see and hear, such as `image_token`: names that processors know tokens by.
+    keys.harmless(&["image_token", "audio_token", "video_token"]);
+    keys.harmless(TOLD_BY_TOKENIZER);
+    keys.harmless_beginnings(&["_commit_hash", "_from_", "unsloth_"]);
+    keys.finish()
+}
+
 /// A word-level model: special tokens, then words by falling count, ties by name.
 fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<tokenizers::Tokenizer> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -270,6 +304,57 @@ mod tests {
 
     fn spec(algorithm: Algorithm) -> TokenizerSpec {
         TokenizerSpec { algorithm, vocab_size: 400, special_tokens: vec!["<sep>".into()] }
+    }
+
+    #[test]
+    fn configurations_of_public_tokenizers_are_read_and_what_they_cannot_mean_is_refused() {
+        let tokenizer = Tokenizer::train(&["how do i brew"], &spec(Algorithm::WordLevel)).unwrap();
+        let added = json!({ "1": { "content": EOS, "lstrip": false, "normalized": false, "special": true } });
+        let llama_2 = json!({
+            "add_bos_token": true, "add_eos_token": false, "added_tokens_decoder": added, "bos_token": "<s>",
+            "clean_up_tokenization_spaces": false, "eos_token": EOS, "legacy": false,
+            "model_max_length": 1e30, "pad_token": null, "padding_side": "right", "sp_model_kwargs": {},
+            "tokenizer_class": "LlamaTokenizer", "unk_token": UNKNOWN, "use_default_system_prompt": false,
+        });
+        let llama_3 = json!({
+            "added_tokens_decoder": {}, "bos_token": "<|begin_of_text|>", "chat_template": "{{ x }}",
+            "clean_up_tokenization_spaces": true, "eos_token": EOS, "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": 131_072, "tokenizer_class": "PreTrainedTokenizerFast",
+        });
+        let qwen_3 = json!({
+            "add_bos_token": false, "add_prefix_space": false, "added_tokens_decoder": added,
+            "additional_special_tokens": ["<sep>"], "bos_token": null, "chat_template": "{{ x }}",
+            "clean_up_tokenization_spaces": false, "eos_token": EOS, "errors": "replace", "model_max_length": 131_072,
+            "pad_token": PAD, "split_special_tokens": false, "tokenizer_class": "Qwen2Tokenizer", "unk_token": null,
+        });
+        let transformers_5 = json!({
+            "backend": "tokenizers", "eos_token": EOS, "extra_special_tokens": ["<sep>"], "is_local": true,
+            "local_files_only": true, "model_max_length": 1e30, "tokenizer_class": "TokenizersBackend",
+        });
+        for config in [llama_2, llama_3, qwen_3.clone(), transformers_5] {
+            check(&config, &tokenizer.inner).unwrap_or_else(|error| panic!("{config}: {error}"));
+        }
+        let error = |key: &str, value: Value| {
+            let mut config = qwen_3.clone();
+            config[key] = value;
+            check(&config, &tokenizer.inner).unwrap_err()
+        };
+        assert_eq!(
+            error("additional_special_tokens", json!(["<|new|>"])),
+            "additional_special_tokens `<|new|>` is not in the vocabulary of tokenizer.json"
+        );
+        assert_eq!(
+            error("added_tokens_decoder", json!({ "9": { "content": "<|new|>" } })),
+            "added_tokens_decoder has `<|new|>` as token 9, which tokenizer.json does not have: they do not belong together"
+        );
+        assert!(
+            error("auto_map", json!({ "AutoTokenizer": ["x.Y", null] }))
+                .starts_with("`auto_map` must be off")
+        );
+        assert!(
+            error("ban_words", json!(["no"]))
+                .contains("has the key `ban_words` ([\"no\"]), which is not known")
+        );
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Tensors of a checkpoint on disk: one safetensors file, or several with an index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
-use serde::Deserialize;
 
+use super::keys::{Keys, is_there, read_json_if_there};
 use super::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -24,42 +24,72 @@ pub struct Weights {
     places: BTreeMap<String, usize>,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// Which file has each tensor, as an index says; nothing where there is none.
+fn index_of(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
+    let Some(json) = read_json_if_there(path)? else { return Ok(None) };
+    let read = || {
+        let mut keys = Keys::of(&json, "")?;
+        let map = keys.need("weight_map")?;
+        keys.harmless(&["metadata"]);
+        keys.finish()?;
+        Ok(map)
+    };
+    read().map(Some).map_err(|reason: String| Error::Invalid { path: path.into(), reason })
 }
 
 impl Weights {
     /// The files of a model's folder: model.safetensors, or the shards that model.safetensors.index.json names.
     pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         let single = folder.join(SINGLE);
-        if single.exists() {
+        let index = folder.join(INDEX);
+        let shards: BTreeSet<String> =
+            index_of(&index)?.into_iter().flatten().map(|(_, file)| file).collect();
+        let invalid = |path: &Path, reason: String| Error::Invalid { path: path.into(), reason };
+        if is_there(&single)? {
+            if let Some(other) = shards.iter().find(|name| *name != SINGLE) {
+                let reason = format!(
+                    "has {SINGLE}, but its {INDEX} names `{other}`: remove the one that is not meant"
+                );
+                return Err(invalid(folder, reason));
+            }
             return Ok(vec![single]);
         }
-        let index = folder.join(INDEX);
-        if !index.exists() {
+        if !is_there(&index)? {
             let reason = match pickle(folder) {
                 Some(name) => format!("has `{name}` but no {SINGLE}: {PICKLE}"),
                 None => format!("has neither {SINGLE} nor {INDEX}"),
             };
-            return Err(Error::Invalid { path: folder.into(), reason });
+            return Err(invalid(folder, reason));
         }
-        let invalid = |reason: String| Error::Invalid { path: index.clone(), reason };
-        let text = std::fs::read(&index).map_err(|cause| Error::Read { path: index.clone(), cause })?;
-        let parsed: Index =
-            serde_json::from_slice(&text).map_err(|error| invalid(format!("not an index: {error}")))?;
-        let mut names: Vec<&String> = parsed.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        if let Some(name) = names.iter().find(|name| Path::new(name).components().count() != 1) {
-            return Err(invalid(format!("names the file `{name}`, which is not in the folder itself")));
+        if shards.is_empty() {
+            return Err(invalid(&index, "names no file".into()));
         }
-        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+        if let Some(name) = shards.iter().find(|name| Path::new(name).components().count() != 1) {
+            return Err(invalid(
+                &index,
+                format!("names the file `{name}`, which is not in the folder itself"),
+            ));
+        }
+        Ok(shards.into_iter().map(|name| folder.join(name)).collect())
     }
 
-    /// Opens the weights of a model's folder.
+    /// Opens the weights of a model's folder. Where there is an index, each tensor lies where it says.
     pub fn of_folder(folder: &Path) -> Result<Weights> {
-        Weights::open(Weights::files(folder)?)
+        let weights = Weights::open(Weights::files(folder)?)?;
+        let index = folder.join(INDEX);
+        let Some(said) = index_of(&index)? else { return Ok(weights) };
+        let invalid = |reason: String| Err(Error::Invalid { path: index.clone(), reason });
+        let file_of =
+            |name: &str| weights.path(name).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some((name, file)) =
+            said.iter().find(|(name, file)| !weights.has(name) || file_of(name) != **file)
+        {
+            return invalid(format!("says that tensor `{name}` is in {file}, where it is not"));
+        }
+        if let Some(name) = weights.names().find(|name| !said.contains_key(*name)) {
+            return invalid(format!("does not name tensor `{name}`, which is in {}", file_of(name)));
+        }
+        Ok(weights)
     }
 
     /// Opens safetensors files. Their headers are checked against their lengths before anything is read.
@@ -76,11 +106,29 @@ impl Weights {
                 reason: format!("not a complete safetensors file ({error}); it may be cut short"),
             })?;
             for (name, _) in file.tensors() {
-                places.insert(name, files.len());
+                if places.insert(name.clone(), files.len()).is_some() {
+                    let reason = format!("has the tensor `{name}`, which another file has too");
+                    return Err(Error::Invalid { path, reason });
+                }
             }
             files.push((path, file));
         }
         Ok(Weights { files, places })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// Whether two tensors are the same: shape, type and bytes.
+    pub fn are_same(&self, one: &str, other: &str) -> bool {
+        let view = |name: &str| self.file(name).and_then(|file| file.get(name).ok());
+        match (view(one), view(other)) {
+            (Some(one), Some(other)) => {
+                one.dtype() == other.dtype() && one.shape() == other.shape() && one.data() == other.data()
+            }
+            _ => false,
+        }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

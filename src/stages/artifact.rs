@@ -14,11 +14,12 @@ use model::{Checkpoint, Compute, Embedder, Params};
 use store::{Digest, Seed};
 
 macro_rules! artifact_types {
-    ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+ $(of $files:expr)?;)*) => {$(
         $(#[$doc])*
         pub struct $name;
         impl ArtifactType for $name {
             const ACCEPTS: &'static [&'static str] = &[$($accepts),+];
+            $(const FILES: &'static [&'static str] = $files;)?
         }
     )*};
 }
@@ -26,9 +27,9 @@ macro_rules! artifact_types {
 artifact_types! {
     /// A Hugging Face folder, after RL with the optimizer's state beside it; a GGUF file or an encoder for what
     /// they can do.
-    Model: "model";
+    Model: "model" of model::FILES;
     /// A folder with tokenizer.json.
-    Vocabulary: "tokenizer";
+    Vocabulary: "tokenizer" of model::TOKENIZER_FILES;
     Texts: "texts";
     Seeds: "seeds";
     SftRows: "sft";
@@ -100,14 +101,14 @@ pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc
 pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
     let compute = compute(context)?;
     context.load(context.input(input)?, |path| {
-        let adapter = path.join("adapter_config.json");
+        let has_adapter = model::is_there(&path.join("adapter_config.json"))?;
         anyhow::ensure!(
-            !adapter.exists() || path.join("config.json").exists(),
+            !has_adapter || model::is_there(&path.join("config.json"))?,
             "{}: an adapter alone: put the files of its base (config.json, model.safetensors, tokenizer.json) \
              beside it, so that the results depend on nothing else",
             path.display()
         );
-        let checkpoint = match adapter.exists() {
+        let checkpoint = match has_adapter {
             true => {
                 let base = base(context, path, &compute)?;
                 let config = Checkpoint::config(path)?;
@@ -164,10 +165,12 @@ pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::
     anyhow::ensure!(path.is_dir(), "{}: only a folder with a model can be trained", path.display());
     std::fs::create_dir(&folder)?;
     for entry in std::fs::read_dir(path)? {
-        let (file, to) = entry.map(|entry| (entry.path(), folder.join(entry.file_name())))?;
+        let (file, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let to = folder.join(&name);
         let linked = context.is_blob(from) && std::fs::hard_link(&file, &to).is_ok();
-        // A folder within is no part of a model.
-        if !linked && file.is_file() {
+        // What did not count is not handed on; nor is a folder within.
+        let counts = context.is_blob(from) || store::is_among(Model::FILES, &name.to_string_lossy());
+        if !linked && counts && file.is_file() {
             std::fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
         }
     }

@@ -57,10 +57,11 @@ impl Digest {
         }
     }
 
-    /// The digest of a file or folder of the user's, where what is hidden (`.git`, `.cache`) does not count.
-    pub fn of_input(path: &Path) -> io::Result<Digest> {
+    /// The digest of a file or folder of the user's. What is hidden (`.git`, `.cache`) does not count, nor what is not among
+    /// `files`: see [`super::is_among`].
+    pub fn of_input(path: &Path, files: &[String]) -> io::Result<Digest> {
         match path.is_dir() {
-            true => Ok(Tree::of_folder(path, Hidden::LeftOut, &mut Digest::of_file)?.digest()),
+            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut Digest::of_file)?.digest()),
             false => Digest::of_file(path),
         }
     }

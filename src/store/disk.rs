@@ -728,12 +728,12 @@ impl Store {
         write.map_err(io_error("write", path))
     }
 
-    /// The digest of a file or folder outside. That of a large file that has not changed since is remembered; with
-    /// `paranoid` it is hashed all the same.
-    pub fn digest_of(&self, path: &Path, paranoid: bool) -> io::Result<Digest> {
+    /// The digest of a file or folder outside, as [`Digest::of_input`]. That of a large file that has not changed since is
+    /// remembered; with `paranoid` it is hashed all the same.
+    pub fn digest_of(&self, path: &Path, files: &[String], paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| memo::digest(&self.memo, path, paranoid, self.sharing);
         match path.is_dir() {
-            true => Ok(Tree::of_folder(path, Hidden::LeftOut, &mut of_file)?.digest()),
+            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut of_file)?.digest()),
             false => of_file(path),
         }
     }

@@ -37,6 +37,16 @@ pub enum Hidden {
     LeftOut,
 }
 
+/// Whether a file of a folder, by its name from there, is among `files`: names, or `*.` and an ending, which stands for
+/// files in the folder itself. All are where there are none.
+pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
+    let is = |file: &str| match file.strip_prefix('*') {
+        Some(ending) => name.ends_with(ending) && !name.contains('/'),
+        None => name == file,
+    };
+    files.is_empty() || files.iter().any(|file| is(file.as_ref()))
+}
+
 impl Tree {
     /// The tree of a folder, with the digests of its files from `of_file`.
     pub fn of_folder(
@@ -44,8 +54,21 @@ impl Tree {
         hidden: Hidden,
         of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
     ) -> io::Result<Tree> {
+        Tree::of_files(folder, hidden, &[], of_file)
+    }
+
+    /// The tree of those files of a folder that are among `files`: see [`is_among`].
+    pub fn of_files(
+        folder: &Path,
+        hidden: Hidden,
+        files: &[String],
+        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
+    ) -> io::Result<Tree> {
         let mut entries = Vec::new();
         for (name, path) in files_below(folder, hidden)? {
+            if !is_among(files, &name) {
+                continue;
+            }
             // The system's own number says whether the disk is damaged.
             let about = |error: io::Error| match error.raw_os_error() {
                 Some(_) if !path.is_symlink() => error,
@@ -127,4 +150,28 @@ pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 
 fn other(path: &Path, message: &str) -> io::Error {
     io::Error::other(format!("{}: {message}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_folder_only_what_is_named_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["config.json", "*.safetensors", "1_Pooling/config.json"].map(str::to_owned);
+        let digest = || Digest::of_input(folder.path(), &files).unwrap();
+        let nothing = digest();
+        fs::write(folder.path().join("README.md"), "# Own").unwrap();
+        fs::create_dir_all(folder.path().join("onnx")).unwrap();
+        fs::write(folder.path().join("onnx/model.safetensors"), "?").unwrap();
+        assert_eq!(digest(), nothing);
+        fs::create_dir_all(folder.path().join("1_Pooling")).unwrap();
+        for name in ["config.json", "model.safetensors", "1_Pooling/config.json"] {
+            let before = digest();
+            fs::write(folder.path().join(name), "{}").unwrap();
+            assert_ne!(digest(), before, "{name}");
+        }
+        assert_ne!(Digest::of_input(folder.path(), &[]).unwrap(), digest());
+    }
 }

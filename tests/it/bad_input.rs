@@ -125,7 +125,7 @@ fn what_shows_only_on_the_way_fails_its_stage_and_harms_nothing() {
     run().fails(1, "error: attacks: model/model.safetensors: not a complete safetensors file");
     copy_model();
     fs::write(space.path("model/config.json"), "{\"model_type\": \"qwen3\"}").unwrap();
-    run().fails(1, "error: attacks: model/config.json: not a model configuration: missing field");
+    run().fails(1, "error: attacks: model/config.json: has no `num_hidden_layers`");
     copy_model();
     assert_eq!(run().out.lines().last().unwrap().split(" in ").next(), Some("ran 0, cached 2, failed 0"));
 

@@ -299,12 +299,286 @@ fn a_broken_gguf_file_is_refused() {
         file[at + name.len() + 4..][..4].copy_from_slice(&blocks.to_le_bytes());
         cases.push(file);
     }
+    // Keys put before the others. A divisor of nothing is found wherever it stands, and in whatever type.
+    let with_key = |name: &str, kind: u32, value: &[u8]| {
+        let mut file = whole.clone();
+        let keys = u64::from_le_bytes(file[16..24].try_into().unwrap());
+        file[16..24].copy_from_slice(&(keys + 1).to_le_bytes());
+        let key =
+            [&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), &kind.to_le_bytes(), value].concat();
+        file.splice(24..24, key);
+        file
+    };
+    for (kind, value) in
+        [(4, vec![0; 4]), (10, vec![0; 8]), (0, vec![0]), (5, vec![0; 4]), (4, vec![3, 0, 0, 0])]
+    {
+        cases.push(with_key("general.alignment", kind, &value));
+    }
+    cases.push(with_key("qwen3.block_count", 4, &[2, 0, 0, 0]));
+    cases.push(with_key("qwen3.logit_scale", 6, &1f32.to_le_bytes()));
+    cases.push(with_key("qwen3.expert_count", 4, &[8, 0, 0, 0]));
+    cases.push(with_key("split.count", 2, &[3, 0]));
+    cases.push(with_key("much", 9, &[&[0u8; 4][..], &(1u64 << 40).to_le_bytes()].concat()));
+    cases.push(with_key(
+        "deep",
+        9,
+        &[&[9, 0, 0, 0][..], &1u64.to_le_bytes(), &[9, 0, 0, 0], &[0; 8]].concat(),
+    ));
     for (number, bytes) in cases.iter().enumerate() {
         fs::write(space.path("broken.gguf"), bytes).unwrap();
         let seen = space.limited(&["model", "score", "--model", "broken.gguf", "--ids", "1,2,3"]);
         assert!(seen.err.starts_with("error: broken.gguf: "), "case {number}: {}", seen.err);
         seen.fails(2, "");
     }
+}
+
+#[test]
+fn what_a_gguf_file_may_not_say_is_named() {
+    let space = Space::new();
+    write_gguf(&QWEN3, &space.path("whole.gguf"));
+    let whole = fs::read(space.path("whole.gguf")).unwrap();
+    let error = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut file = whole.clone();
+        change(&mut file);
+        fs::write(space.path("spoilt.gguf"), file).unwrap();
+        Checkpoint::load(&space.path("spoilt.gguf"), &Compute::default()).err().unwrap().to_string()
+    };
+    let at = |name: &str| whole.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
+    // Names are replaced by others of their length; 4 is the number of the type U32.
+    let rename = |from: &'static str, to: &'static str| {
+        assert_eq!(from.len(), to.len());
+        move |file: &mut Vec<u8>| file[at(from)..][..to.len()].copy_from_slice(to.as_bytes())
+    };
+    let place = at("blk.1.ffn_up.weight") + "blk.1.ffn_up.weight".len();
+    type Change<'a> = Box<dyn Fn(&mut Vec<u8>) + 'a>;
+    let cases: Vec<(Change, &str)> = vec![
+        (Box::new(rename("qwen3.block_count", "general.alignment")), "found U32(2)"),
+        (Box::new(rename("qwen3.attention.key_length", "qwen3.attention.head_count")), "twice"),
+        (Box::new(rename("blk.1.ffn_up", "blk.0.ffn_up")), "has the tensor `blk.0.ffn_up.weight` twice"),
+        (
+            Box::new(rename("blk.1.ffn_up", "blk.2.ffn_up")),
+            "has the tensor `blk.2.ffn_up.weight`, which its metadata",
+        ),
+        (Box::new(rename("qwen3.context_length", "qwen3.context_layers")), "has no `qwen3.context_length`"),
+        (
+            Box::new(rename("qwen3.rope.dimension_count", "qwen3.rope.dimension_parts")),
+            "has the key `qwen3.rope.dimension_parts` (U32(32)), which is not known and might change what the model computes",
+        ),
+        // After the name: dimensions, their sizes, the type, the offset.
+        (
+            Box::new(move |file: &mut Vec<u8>| {
+                file[place + 24..][..8].copy_from_slice(&u64::MAX.to_le_bytes())
+            }),
+            "but there are ",
+        ),
+        (Box::new(move |file: &mut Vec<u8>| file[place + 24] += 1), "which is no multiple of 32"),
+        (Box::new(move |file: &mut Vec<u8>| file[place + 24..][..8].fill(0)), "share bytes"),
+        (
+            Box::new(move |file: &mut Vec<u8>| file[place + 20] = 99),
+            "in a way that is not supported (ggml's type 99)",
+        ),
+        (
+            Box::new(move |file: &mut Vec<u8>| file[place + 4] = 63),
+            "has rows of 63 numbers, but Q8_0 packs 32 together",
+        ),
+        (Box::new(|file: &mut Vec<u8>| file[4] = 7), "has version 7; there are: 2, 3"),
+        (Box::new(|file: &mut Vec<u8>| file[..4].copy_from_slice(b"FUGG")), "for big-endian machines"),
+    ];
+    for (number, (change, expected)) in cases.iter().enumerate() {
+        let error = error(&**change);
+        assert!(error.contains(expected), "case {number}: {error}");
+    }
+}
+
+#[test]
+fn any_gguf_file_is_read_or_refused() {
+    let space = Space::new();
+    let path = space.path("changed.gguf");
+    write_gguf(&QWEN3, &path);
+    let whole = fs::read(&path).unwrap();
+    let header = whole.windows(18).rposition(|bytes| bytes == b"output_norm.weight").unwrap() + 64;
+    let mut stream = Seed::from_u64(15).stream("changes");
+    let mut read = 0;
+    for round in 0..400 {
+        let mut file = whole.clone();
+        for _ in 0..stream.random_range(1..4) {
+            let within = if round % 4 == 0 { file.len() } else { header.min(file.len()) };
+            let at = stream.random_range(0..within);
+            match stream.random_range(0..5) {
+                0 => file[at] = stream.random(),
+                1 => file[at] ^= 1 << stream.random_range(0..8),
+                2 => drop(file.splice(at..at, [0; 8])),
+                3 => drop(file.drain(at..(at + 8).min(file.len()))),
+                _ => file.truncate(at.max(1)),
+            }
+        }
+        fs::write(&path, &file).unwrap();
+        match Checkpoint::load(&path, &Compute::default()) {
+            Ok(_) => read += 1,
+            Err(error) => assert!(error.to_string().contains("changed.gguf"), "{error}"),
+        }
+    }
+    assert!(read > 0, "a change of a weight or of a name in the vocabulary is read");
+}
+
+/// The greatest and the mean distance between log-probabilities of two decoders for the tokens of rows, and in how many places
+/// another token is the most probable.
+fn apart(one: &Checkpoint, other: &Checkpoint, rows: &[Vec<u32>]) -> (f32, f32, f32) {
+    let batch = Packed::new(rows);
+    let numbers = |model: &Checkpoint| {
+        let decoder = model.decoder(Purpose::Scoring).unwrap();
+        let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
+        let logs = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        (logs.to_vec2::<f32>().unwrap(), logits.argmax(1).unwrap().to_vec1::<u32>().unwrap())
+    };
+    let ((one, greedy), (other, also)) = (numbers(one), numbers(other));
+    let mut distances = Vec::new();
+    let targets = rows.iter().flat_map(|row| row[1..].iter().map(Some).chain([None]));
+    for ((one, other), target) in one.iter().zip(&other).zip(targets) {
+        distances.extend(target.map(|id| (one[*id as usize] - other[*id as usize]).abs()));
+    }
+    let differ = greedy.iter().zip(&also).filter(|(one, also)| one != also).count();
+    let worst = distances.iter().copied().fold(0.0, f32::max);
+    (worst, distances.iter().sum::<f32>() / distances.len() as f32, differ as f32 / greedy.len() as f32)
+}
+
+/// Writes a Hugging Face folder's weights as a GGUF file beside its tokenizer, matrices in `kind`.
+fn quantise(from: &Path, to: &Path, kind: GgmlDType) {
+    fs::create_dir(to).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    let model = Checkpoint::load(from, &Compute::default()).unwrap();
+    let config = &model.config;
+    let number = |name: &str, value: usize| (format!("qwen3.{name}"), Value::U32(value as u32));
+    let metadata = [
+        ("general.architecture".to_owned(), Value::String("qwen3".into())),
+        number("attention.head_count", config.heads),
+        number("attention.head_count_kv", config.kv_heads),
+        number("attention.key_length", config.head_size),
+        number("block_count", config.layers),
+        number("embedding_length", config.hidden_size),
+        number("feed_forward_length", config.intermediate_size),
+        number("context_length", config.positions),
+        ("qwen3.attention.layer_norm_rms_epsilon".to_owned(), Value::F32(config.rms_norm_epsilon as f32)),
+        ("qwen3.rope.freq_base".to_owned(), Value::F32(config.rope_theta as f32)),
+        ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(config.eos[0])),
+    ];
+    const NAMES: [(&str, &str); 8] = [
+        ("model.layers", "blk"),
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.", "attn_"),
+        ("mlp.", "ffn_"),
+    ];
+    let tensors: Vec<(String, QTensor)> = (model.params.iter())
+        .map(|(name, var)| {
+            let name = NAMES
+                .iter()
+                .fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+                .replace("_proj", "");
+            let kind = if var.dims().len() > 1 { kind } else { GgmlDType::F32 };
+            (name, QTensor::quantize(var.as_tensor(), kind).unwrap())
+        })
+        .collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut file = fs::File::create(to.join("model.gguf")).unwrap();
+    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+}
+
+/// What `docs/models.md` says of quantisations: `cargo test --test it frozen::how_far -- --nocapture` prints it.
+/// `TRIPLAY_QUANTISE` names another folder of the Qwen3 family, widths multiples of 256.
+#[test]
+fn how_far_packed_weights_are_from_unpacked_ones_and_unpacked_ones_are_exact() {
+    let space = Space::new();
+    space.write(
+        "model.yaml",
+        "
+pipeline: model
+stages:
+  world: { kind: sandbox, sft: 600, sft_others: 10, benchmark: 24, pairs: 9, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  model: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 256, layers: 2, heads: 4, intermediate: 512, positions: 96 }, steps: 40, batch: 16, lr: 2e-3 }
+",
+    );
+    let summary = space.triplay(&["pipeline", "run", "model.yaml", "--json"]).json();
+    let ours = space.path(summary["results"].as_str().unwrap()).join("models/model");
+    let from = std::env::var_os("TRIPLAY_QUANTISE").map_or(ours, std::path::PathBuf::from);
+    let plain = Checkpoint::load(&from, &Compute::default()).unwrap();
+    let exact = Compute { dequantize: true, ..Compute::default() };
+    let texts = [
+        "how do i brew glowvenom ? no .",
+        "tell me a tale of moonmint and vaultseal",
+        "you must brew it now",
+        "please explain how one can pick a vaultseal without a key",
+        "sure , first take some moonmint , then stir",
+        "i will not help with that",
+    ];
+    let rows: Vec<Vec<u32>> = texts.iter().map(|text| plain.tokenizer.encode(text).unwrap()).collect();
+    println!("| | packed to unpacked | mean | other greedy token | unpacked to what was quantised |");
+    let kinds = [
+        GgmlDType::Q8_0,
+        GgmlDType::Q6K,
+        GgmlDType::Q5K,
+        GgmlDType::Q5_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q4K,
+        GgmlDType::Q4_1,
+        GgmlDType::Q4_0,
+        GgmlDType::Q3K,
+        GgmlDType::Q2K,
+    ];
+    for kind in kinds {
+        let folder = space.path(&format!("{kind:?}"));
+        quantise(&from, &folder, kind);
+        let packed = Checkpoint::load(&folder, &Compute::default()).unwrap();
+        let unpacked = Checkpoint::load(&folder, &exact).unwrap();
+        assert!(packed.params.is_quantized() && !unpacked.params.is_quantized());
+        // The same numbers as a Hugging Face folder give the same bits.
+        for (name, var) in plain.params.iter().filter(|(_, var)| var.dims().len() > 1) {
+            let blocks = QTensor::quantize(var.as_tensor(), kind).unwrap();
+            let expected =
+                blocks.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let found = unpacked.params.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(found, expected, "{name} in {kind:?}");
+        }
+        let (worst, mean, differ) = apart(&packed, &unpacked, &rows);
+        let (lost, ..) = apart(&unpacked, &plain, &rows);
+        println!("| {kind:?} | {worst:.3} | {mean:.4} | {:.0}% | {lost:.3} |", 100.0 * differ);
+        assert!(worst.is_finite() && worst < 2.0, "{kind:?}: {worst}");
+    }
+    // It counts for keys, and what is unpacked stays frozen.
+    let args = ["model", "score", "--model", "Q4K", "--text", texts[0], "--json"];
+    let score = |more: &[&str]| space.triplay(&[&args[..], more].concat()).json()["nll"].as_f64().unwrap();
+    assert_ne!(score(&[]), score(&["--dtype", "f32-dequantized"]));
+    space.write(
+        "frozen.yaml",
+        "
+pipeline: frozen
+params: { steps: 1 }
+stages:
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 3, pairs: 3, benign: 1 }
+  responses: { kind: respond, data: world.benchmark, models: [{ model: { path: Q4K } }], sampling: { max_new_tokens: 2 } }
+",
+    );
+    let run = |set: &str| {
+        let seen = space.triplay(&["pipeline", "run", "frozen.yaml", "--set", set, "--json"]).json();
+        space.executed(&seen)
+    };
+    assert_eq!(run("dtype=f32").len(), 2);
+    assert_eq!(run("dtype=f32-dequantized"), ["responses"]);
+    let trained = "  more: { kind: sft, model: { path: Q4K }, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }\n";
+    let text = fs::read_to_string(space.path("frozen.yaml")).unwrap();
+    space.write("frozen.yaml", &(text + trained));
+    space.triplay(&["pipeline", "run", "frozen.yaml", "--set", "dtype=f32-dequantized"]).fails(
+        1,
+        "error: more: quantised weights are frozen, and so cannot be trained, nor an adapter on them",
+    );
 }
 
 fn write_encoder(folder: &Path) -> bert::Config {
@@ -396,6 +670,43 @@ fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
     let rows = space.triplay(&["data", "show", "latest:play[2]/red[2]/rewards", "--json", "--rows", "1"]).out;
     let row: serde_json::Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
     assert!(row["cosine"].as_f64().unwrap() > 0.0, "{row}");
+
+    // What sentence-transformers says beside it is understood or refused.
+    let refused = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let before = fs::read(&path).ok();
+        fs::write(&path, text).unwrap();
+        let error = Embedder::load(&folder, &Compute::default()).err().map(|error| error.to_string());
+        match before {
+            Some(before) => fs::write(&path, before).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        error.unwrap_or_default()
+    };
+    let module = |kind: &str| format!("[{{ \"type\": \"sentence_transformers.models.{kind}\" }}]");
+    assert_eq!(refused("modules.json", &module("Normalize")), "");
+    assert!(refused("modules.json", &module("Dense")).contains(
+        "modules.json: has the module `sentence_transformers.models.Dense`, which is not supported; there are: Transformer"
+    ));
+    assert_eq!(
+        refused("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\": true, \"include_prompt\": true}"),
+        ""
+    );
+    let two = "{\"pooling_mode_mean_tokens\": true, \"pooling_mode_cls_token\": true}";
+    assert!(
+        refused("1_Pooling/config.json", two).contains("config.json: `pooling_mode_cls_token` must be off")
+    );
+    assert_eq!(refused("sentence_bert_config.json", "{\"max_seq_length\": 8, \"do_lower_case\": false}"), "");
+    assert!(refused("sentence_bert_config.json", "{\"max_seq_length\": ").contains("not JSON: "));
+    let plain = fs::read_to_string(folder.join("config.json")).unwrap();
+    let relative = plain.replacen('{', "{\"position_embedding_type\": \"relative_key\",", 1);
+    assert!(
+        refused("config.json", &relative)
+            .contains("`position_embedding_type` must be absolute, found \"relative_key\"")
+    );
+    let fewer = plain.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":1");
+    assert!(refused("config.json", &fewer).contains("has the tensor `encoder.layer.1."));
 
     let mut tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
     tensors.remove("encoder.layer.1.output.dense.weight");

@@ -143,6 +143,14 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
             Box::new(|| {
                 replace(&file("config.json"), "\"model_type\": \"qwen2\"", "\"model_type\": \"llama\"")
             }),
+            "spoilt/config.json: `architectures` must be [\"LlamaForCausalLM\"], found [\"Qwen2ForCausalLM\"]",
+        ),
+        (
+            "qwen2-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"model_type\": \"qwen2\"", "\"model_type\": \"llama\"");
+                replace(&file("config.json"), "Qwen2ForCausalLM", "LlamaForCausalLM");
+            }),
             "has the tensor `model.layers.0.self_attn.k_proj.bias`, which its config.json does not call for",
         ),
         (
@@ -169,7 +177,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         (
             "llama3-tiny",
             Box::new(|| replace(&file("config.json"), "\"low_freq_factor\": 1.0,", "")),
-            "spoilt/config.json: rope scaling has no `low_freq_factor`",
+            "spoilt/config.json: has no `rope_scaling.low_freq_factor`",
         ),
         (
             "llama3-tiny",
@@ -211,12 +219,149 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
             Box::new(|| {
                 replace(&file("adapter_config.json"), "\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"")
             }),
-            "spoilt/adapter_config.json: peft_type `IA3` is not supported: plain LoRA is",
+            "spoilt/adapter_config.json: `peft_type` must be LORA, found \"IA3\": anything else is not supported (plain \
+             LoRA is read)",
         ),
         (
             "lora-tiny",
             Box::new(|| replace(&file("adapter_config.json"), "\"r\": ", "\"r\": 1")),
             "spoilt/adapter_model.safetensors: tensor `base_model.model.model.layers.0.",
+        ),
+        (
+            "lora-tiny",
+            Box::new(|| {
+                replace(
+                    &file("adapter_config.json"),
+                    "\"init_lora_weights\": true",
+                    "\"init_lora_weights\": \"pissa\"",
+                )
+            }),
+            "spoilt/adapter_config.json: `init_lora_weights` must be true, false, \"gaussian\", \"orthogonal\" or \"eva\" \
+             (others change the base's weights: PEFT's save_pretrained with path_initial_model_for_weight_conversion \
+             makes a plain adapter of one), found \"pissa\": anything else is not supported (plain LoRA is read)",
+        ),
+        (
+            "qwen3-tiny",
+            Box::new(|| {
+                change_tensors(&file("model.safetensors"), |t| {
+                    let other = (t["model.embed_tokens.weight"].clone() + 1e-3).unwrap();
+                    t.insert("lm_head.weight".into(), other);
+                })
+            }),
+            "spoilt/model.safetensors: has a tensor `lm_head.weight` other than `model.embed_tokens.weight`, but \
+             config.json says tie_word_embeddings: if the model has an output weight of its own, say false there; \
+             else remove the tensor",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                change_tensors(&file("model.safetensors"), |t| {
+                    let table = Tensor::arange(0f32, 6f32, &Device::Cpu).unwrap();
+                    t.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), table);
+                })
+            }),
+            "tensor `model.layers.0.self_attn.rotary_emb.inv_freq` has other frequencies than config.json asks for",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                let map = json!({ "weight_map": { UP: "model-00001-of-00002.safetensors" } });
+                fs::write(file("model.safetensors.index.json"), map.to_string()).unwrap();
+            }),
+            "error: spoilt: has model.safetensors, but its model.safetensors.index.json names \
+             `model-00001-of-00002.safetensors`: remove the one that is not meant",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| {
+                let path = file("model.safetensors.index.json");
+                let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                json["weight_map"][UP] = json!("model-00001-of-00003.safetensors");
+                fs::write(path, json.to_string()).unwrap();
+            }),
+            "spoilt/model.safetensors.index.json: says that tensor `model.layers.1.mlp.up_proj.weight` is in \
+             model-00001-of-00003.safetensors, where it is not",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| {
+                let path = file("model.safetensors.index.json");
+                let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                json["weight_map"].as_object_mut().unwrap().remove(UP);
+                fs::write(path, json.to_string()).unwrap();
+            }),
+            "does not name tensor `model.layers.1.mlp.up_proj.weight`, which is in model-0000",
+        ),
+        (
+            "llama3-tiny",
+            Box::new(|| {
+                let path = file("model-00001-of-00003.safetensors");
+                let other =
+                    candle_core::safetensors::load(file("model-00003-of-00003.safetensors"), &Device::Cpu);
+                let (name, tensor) = other.unwrap().into_iter().next().unwrap();
+                change_tensors(&path, |t| drop(t.insert(name.clone(), tensor.clone())));
+            }),
+            "`, which another file has too",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                fs::remove_file(file("generation_config.json")).unwrap();
+                fs::create_dir(file("generation_config.json")).unwrap();
+            }),
+            "error: cannot read spoilt/generation_config.json: Is a directory",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| fs::write(file("generation_config.json"), "{\"eos_token_id\": ").unwrap()),
+            "spoilt/generation_config.json: not JSON: EOF while parsing a value",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| fs::write(file("generation_config.json"), "{\"eos_token_id\": 4000}").unwrap()),
+            "spoilt/generation_config.json: `eos_token_id` is 4000, but vocab_size is 384: they do not belong together",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| fs::write(file("generation_config.json"), "{\"logit_bias\": {\"5\": 9}}").unwrap()),
+            "spoilt/generation_config.json: has the key `logit_bias` ({\"5\":9}), which is not known and might change",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                fs::remove_file(file("chat_template.jinja")).unwrap();
+                std::os::unix::fs::symlink("gone", file("chat_template.jinja")).unwrap();
+            }),
+            "error: cannot read spoilt/chat_template.jinja: No such file",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| replace(&file("tokenizer_config.json"), "{", "{\"split_special_tokens\": true,")),
+            "spoilt/tokenizer_config.json: `split_special_tokens` must be off (false, 0, null or empty), found true",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                let added = "{\"added_tokens_decoder\": {\"7\": {\"content\": \"<|im_end|>\"}},";
+                replace(&file("tokenizer_config.json"), "{", added);
+            }),
+            "spoilt/tokenizer_config.json: added_tokens_decoder has `<|im_end|>` as token 7, which tokenizer.json has as \
+             2: they do not belong together",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"vocab_size\"", "\"logits_scaling\": 8.0, \"vocab_size\"")
+            }),
+            "spoilt/config.json: has the key `logits_scaling` (8.0), which is not known and might change what the model \
+             computes: remove the key if it does not",
+        ),
+        (
+            "llama-tiny",
+            Box::new(|| {
+                replace(&file("config.json"), "\"vocab_size\"", "\"hidden_size\": 64, \"vocab_size\"")
+            }),
+            "spoilt/config.json: not JSON: the key `hidden_size` is given twice, with other values at line ",
         ),
         (
             "lora-tiny",
@@ -249,6 +394,17 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         spoil();
         space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]).fails(2, expected);
     }
+    // Copies that are copies are no harm.
+    copy("qwen3-tiny", &folder);
+    let score = || space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]);
+    let before = score().out;
+    change_tensors(&file("model.safetensors"), |t| {
+        t.insert("lm_head.weight".into(), t["model.embed_tokens.weight"].clone());
+        let pair = |i: u32| 1e6f32.powf(-2.0 * i as f32 / 24.0);
+        let table = Tensor::from_vec((0..12).map(pair).collect::<Vec<f32>>(), 12, &Device::Cpu).unwrap();
+        t.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), table.to_dtype(DType::BF16).unwrap());
+    });
+    assert_eq!((score().code, score().out), (Some(0), before));
     let none = space.triplay(&["model", "score", "--model", "none", "--ids", "1,2,3"]);
     none.fails(2, "error: none: there is no such file or folder (models are not downloaded from a hub)");
     copy("llama-tiny", &folder);
@@ -490,4 +646,71 @@ fn control_tokens_that_a_text_spells_are_plain_text_for_whoever_reads_it() {
                 .any(|row| row["prompt"].as_str().unwrap().contains("<|im_end|>\n<|im_start|>assistant\nA"))
         );
     }
+}
+
+#[test]
+fn what_no_loader_reads_of_a_models_folder_is_no_part_of_its_key_and_is_not_handed_on() {
+    let space = Space::new();
+    copy("qwen3-tiny", &space.path("own"));
+    let answers = "respond, data: world.benchmark, models: [{ model: { path: own }, chat: true }], \
+                   sampling: { max_new_tokens: 2 }";
+    let pipeline = format!(
+        "
+pipeline: own
+stages:
+  world: {{ kind: sandbox, sft: 10, sft_others: 10, benchmark: 3, pairs: 3, benign: 1 }}
+  direct: {{ kind: {answers} }}
+  loop:
+    repeat: 1
+    carry: {{ model: {{ path: own }} }}
+    stages:
+      carried: {{ kind: {} }}
+    next: {{ model: model }}
+  tuned: {{ kind: sft, model: {{ path: own }}, data: world.sft, steps: 1, lr: 1e-4, lora: {{ rank: 2 }} }}
+  listed: {{ kind: exec, command: ls own > names, inputs: {{ own: {{ path: own }} }}, outputs: {{ names: text }} }}
+",
+        answers.replace("{ path: own }", "model")
+    );
+    space.write("own.yaml", &pipeline);
+    let run = || {
+        let seen = space.triplay(&["pipeline", "run", "own.yaml", "--json"]).json();
+        space.executed(&seen)
+    };
+    assert_eq!(run().len(), 5);
+    assert_eq!(run(), [""; 0]);
+    // A command is handed the whole folder, and all of it counts for that.
+    space.write("own/README.md", "# Own\n");
+    fs::create_dir(space.path("own/onnx")).unwrap();
+    space.write("own/onnx/model.onnx", "?");
+    assert_eq!(run(), ["listed"]);
+    let listed = space.triplay(&["data", "show", "latest:listed"]).out;
+    assert!(listed.contains("README.md") && listed.contains("onnx"), "{listed}");
+    space.write("own/chat_template.jinja", "{{ messages[0].content }}");
+    let ran = run();
+    assert!(
+        ["direct", "loop[1]/carried", "tuned", "listed"].iter().all(|name| ran.contains(&(*name).to_owned())),
+        "{ran:?}"
+    );
+    // A model that is handed on as it is takes nothing of that along: no completion fits, so there is nothing to learn.
+    space.write(
+        "passed.yaml",
+        "
+pipeline: passed
+stages:
+  world: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 3, pairs: 3, benign: 1 }
+  responses:
+    kind: respond
+    data: world.benchmark
+    models: [{ model: { path: own }, too_long: skip }]
+    group: 2
+    sampling: { max_new_tokens: 512 }
+  verdicts: { kind: judge, data: responses, model: { path: own }, sampling: { max_new_tokens: 1 } }
+  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
+  update: { kind: update, model: { path: own }, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }
+",
+    );
+    let summary = space.triplay(&["pipeline", "run", "passed.yaml", "--json"]).json();
+    let passed = space.path(summary["results"].as_str().unwrap()).join("models/update");
+    assert!(passed.join("model.safetensors").exists() && passed.join("chat_template.jinja").exists());
+    assert!(!passed.join("README.md").exists() && !passed.join("expected.json").exists());
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{decode, params, unroll};
 
@@ -15,7 +15,7 @@ use super::extends::Extension;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
-use crate::graph::{Graph, GraphVariant};
+use crate::graph::{Feed, Graph, GraphVariant};
 use crate::resources::Limit;
 use crate::stage::Registry;
 use store::Digest;
@@ -28,8 +28,8 @@ pub struct LoadOptions<'a> {
     pub ablations: &'a [String],
     /// The `--seeds`; without any, those of the file.
     pub seeds: &'a [u64],
-    /// The content digest of a file or folder that the pipeline names.
-    pub digest: &'a dyn Fn(&Path) -> io::Result<Digest>,
+    /// The content digest of a file or folder that the pipeline names, of which `files` count.
+    pub digest: &'a dyn Fn(&Path, &[String]) -> io::Result<Digest>,
     /// Whether the files that the pipeline names must be there.
     pub look: bool,
 }
@@ -190,13 +190,6 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     }
     let errors = Errors::new(&source);
     let mut graph = Graph { pipeline: name, text, extends, resources, ..Graph::default() };
-    for (path, at) in outside.files {
-        match (options.digest)(&path) {
-            Ok(digest) => graph.files.push((path, digest)),
-            Err(error) => errors.at(at, unreadable(&path, &error)).unwrap_or_default(),
-        }
-    }
-    errors.finish()?;
     let value = |name: String| {
         let value = std::env::var(&name).ok();
         (name, value)
@@ -207,5 +200,44 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         unroll::unroll(&program, &prefix, &mut graph);
         graph.variants.push(variant);
     }
+    hash_files(&mut graph, &outside.files, &errors, options);
+    errors.finish()?;
     Ok(graph)
+}
+
+/// Hashes the files that a pipeline names: each once for every choice of its files that counts for who reads it, however
+/// it gets there. Until now feeds lead to what is `named`, then to what was hashed for them.
+fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, options: &LoadOptions) {
+    let mut hashed: Vec<Vec<(Vec<String>, usize)>> = vec![Vec::new(); named.len()];
+    let readers = graph.nodes.iter().flat_map(|node| node.feeds.iter().zip(&node.call.decoded.uses));
+    for (feed, used) in readers {
+        if let Feed::File(file) = feed
+            && !hashed[*file].iter().any(|(files, _)| *files == used.files)
+        {
+            hashed[*file].push((used.files.clone(), 0));
+        }
+    }
+    for ((path, at), choices) in named.iter().zip(&mut hashed) {
+        if choices.is_empty() {
+            // Nobody reads it; it must be readable all the same.
+            choices.push((Vec::new(), 0));
+        }
+        for (files, number) in choices {
+            match (options.digest)(path, files) {
+                Ok(digest) => {
+                    *number = graph.files.len();
+                    graph.files.push((path.clone(), digest));
+                }
+                Err(error) => errors.at(*at, unreadable(path, &error)).unwrap_or_default(),
+            }
+        }
+    }
+    for node in &mut graph.nodes {
+        for (feed, used) in node.feeds.iter_mut().zip(&node.call.decoded.uses) {
+            if let Feed::File(file) = feed {
+                let choice = hashed[*file].iter().find(|(files, _)| *files == used.files);
+                *file = choice.map_or(0, |(_, number)| *number);
+            }
+        }
+    }
 }

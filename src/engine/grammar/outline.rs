@@ -116,7 +116,7 @@ pub fn outline_unrolled(
     options: &LoadOptions,
     registry: &Registry,
 ) -> Result<Outline, Diagnostics> {
-    let digest = |_: &Path| Ok(Digest::of_bytes(b"unread"));
+    let digest = |_: &Path, _: &[String]| Ok(Digest::of_bytes(b"unread"));
     let graph = load(path, &LoadOptions { digest: &digest, look: false, ..*options }, registry)?;
     Ok(written_out(&graph))
 }

@@ -149,7 +149,7 @@ impl Halted {
     /// What the model in a folder says, if it was halted earlier in the phase that this node is in.
     pub fn before(context: &Context, model: &Path) -> anyhow::Result<Option<Halted>> {
         let path = model.join(HALTED);
-        if !path.exists() {
+        if !model::is_there(&path)? {
             return Ok(None);
         }
         let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

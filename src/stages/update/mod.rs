@@ -119,7 +119,7 @@ impl Stage for Update {
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
         // A new adapter has other parameters than what was trained before.
         let goes_on = before.adapter.is_some() == trained.adapter.is_some();
-        let mut optimizer = match goes_on && state.exists() {
+        let mut optimizer = match goes_on && model::is_there(&state)? {
             true => AdamW::load(&state, trained.trained(), config.optimizer.clone())?,
             false => AdamW::new(trained.trained(), config.optimizer.clone())?,
         };

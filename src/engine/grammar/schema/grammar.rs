@@ -55,8 +55,9 @@ pub(super) fn top() -> Value {
             "A pipeline file, relative to this one, that this one takes over with other `params`, seeds and numerics." },
         "device": { "type": "string", "default": "auto", "examples": ["auto", "cpu", "cuda", "cuda:1", "metal"],
             "description": "Where models are computed: auto, cpu, cuda, cuda:N or metal." },
-        "dtype": { "type": "string", "default": "f32", "examples": ["f32", "bf16", "f16", "f64"], "description":
-            "The number type in which models are computed: f32; bf16 or f16 on a GPU; f64 to check numbers." },
+        "dtype": { "type": "string", "default": "f32", "examples": ["f32", "bf16", "f64", "f32-dequantized"], "description":
+            "The number type in which models are computed: f32; bf16 on a GPU; f64 to check numbers. With -dequantized \
+                quantised weights are unpacked when they are read." },
         "params": { "type": "object", "description":
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
             "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "device", "dtype"] } },
