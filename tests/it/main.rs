@@ -18,6 +18,7 @@ mod method;
 mod models;
 mod parity;
 mod places;
+mod private;
 mod query;
 mod removal;
 mod report;
