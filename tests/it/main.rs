@@ -26,5 +26,6 @@ mod results;
 mod run;
 mod schema;
 mod space;
+mod terminal;
 mod wrap_up;
 mod wrong;
