@@ -156,3 +156,26 @@ fn free(folder: &Path, stem: &str, ending: &str) -> PathBuf {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_and_artifacts_of_triplay_are_told_from_those_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        for (text, is_own) in [
+            (r#"{"version": 2, "eval": {"packages": {"triplay": "0.1.0"}}, "samples": []}"#, true),
+            (r#"{"version": 2, "eval": {"packages": {"inspect_ai": "0.3"}}}"#, false),
+            (r#"{"parameters": {"method": "triplay-small"}, "jailbreaks": []}"#, true),
+            (r#"{"parameters": {"method": "PAIR"}, "jailbreaks": []}"#, false),
+            ("[1, 2]", false),
+            ("{\"parameters\": ", false),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(is_export(&path), is_own, "{text}");
+        }
+        assert!(!is_export(&folder.path().join("none")));
+    }
+}
