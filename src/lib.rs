@@ -5,6 +5,6 @@
 
 pub mod cli;
 
-pub use {analysis, data, engine, exec, game, report, runs, store};
+pub use {analysis, data, engine, exec, game, output, report, runs, store};
 #[cfg(feature = "models")]
 pub use {grpo, model, ops, optim, rollout, stages};

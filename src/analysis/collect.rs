@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::Context;
@@ -31,15 +31,21 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<RunMetricRow>> {
     Ok(data::read(path)?)
 }
 
-/// Writes a run's metrics.parquet.
+/// Writes a run's metrics.parquet, whole or not at all.
 pub fn write(path: &Path, rows: &[RunMetricRow]) -> anyhow::Result<()> {
-    Ok(data::write(path, rows)?)
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let permissions = fs::Permissions::from_mode(0o666);
+    let new = tempfile::Builder::new().prefix(".writing-").permissions(permissions).tempfile_in(folder);
+    let fail = || format!("cannot write {}", path.display());
+    let new = new.with_context(fail)?.into_temp_path();
+    data::write(&new, rows)?;
+    new.persist(path).with_context(fail)
 }
 
 /// Links the models that the cache still holds into a folder, by the node that made them. What could not be linked: the
 /// others are all the same.
 pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<anyhow::Error> {
-    if let Err(error) = fs::create_dir_all(folder) {
+    if let Err(error) = store::create_private(folder) {
         return vec![anyhow::Error::new(error).context(format!("cannot create {}", folder.display()))];
     }
     let mut failures = Vec::new();

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::show::locate;
 use crate::data::{self, Head, Table};
-use output::{Destination, println};
+use output::{Destination, Overwrite, println};
 
 #[derive(Args)]
 pub struct ExportArgs {
@@ -20,6 +20,8 @@ pub struct ExportArgs {
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// What to write [default: what the file's name says]
     #[arg(long)]
     to: Option<To>,
@@ -47,7 +49,7 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     if artifact.as_deref() == Some("text") {
         bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
     }
-    let out = destination(&args.out, to, &path)?;
+    let out = destination(args, to, &path)?;
     let table = data::open(&path)?;
     out.write(|out| match to {
         To::Csv => csv(&table, out),
@@ -60,7 +62,7 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Where the dataset goes; an earlier export of such a one is replaced.
-fn destination(out: &Path, to: To, dataset: &Path) -> anyhow::Result<Destination> {
+fn destination(args: &ExportArgs, to: To, dataset: &Path) -> anyhow::Result<Destination> {
     let Head { columns, name } = data::head(dataset)?;
     let what = output::table_with(&columns);
     let is_own = move |out: &Path| match to {
@@ -71,7 +73,7 @@ fn destination(out: &Path, to: To, dataset: &Path) -> anyhow::Result<Destination
             data::head(out).is_ok_and(same)
         }
     };
-    Destination::new(out, what, is_own)
+    Destination::forcible(&args.out, what, args.overwrite, is_own)
 }
 
 fn csv(table: &Table, out: &Path) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
 use crate::data::{self, Row, SeedRow, write};
-use output::{Destination, eprintln, println, several};
+use output::{Destination, Overwrite, eprintln, one_line, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -23,6 +23,8 @@ pub struct ImportArgs {
     /// The Parquet file to write; without it, only say what would be in it
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// What the files are, instead of recognising each by its columns
     #[arg(long = "as", value_name = "FORMAT", value_parser = format_parser())]
     format: Option<Format>,
@@ -100,7 +102,7 @@ fn destination(out: &Path, args: &ImportArgs) -> anyhow::Result<Destination> {
     }
     let is_seeds =
         |path: &Path| data::head(path).is_ok_and(|head| head.name.as_deref() == Some(<SeedRow as Row>::NAME));
-    Destination::new(out, "Parquet file of seeds by triplay", is_seeds)
+    Destination::forcible(out, "Parquet file of seeds by triplay", args.overwrite, is_seeds)
 }
 
 /// What to beware of: once for each dataset its licence, and what is trained on though it is evaluated with.
@@ -180,7 +182,7 @@ fn ignored(file: &FileReport) -> String {
     let columns = if file.ignored.len() == 1 { "column" } else { "columns" };
     let each = file.ignored.iter().map(|ignored| {
         let near = ignored.did_you_mean.map(|name| format!(" (did you mean {name}?)"));
-        format!("{}{}", ignored.column.escape_debug(), near.unwrap_or_default())
+        format!("{}{}", one_line(&ignored.column), near.unwrap_or_default())
     });
     format!("ignored {columns}: {}", each.collect::<Vec<_>>().join(", "))
 }
@@ -196,10 +198,10 @@ const SHOWN: usize = 50;
 fn examples(twins: &Twins) {
     for example in &twins.examples {
         let likeness = if example.exact { "exact" } else { "near " };
-        let line = example.text.escape_debug().to_string();
+        let line = one_line(&example.text);
         let text = match line.char_indices().nth(SHOWN) {
             Some((end, _)) => format!("{}…", &line[..end]),
-            None => line,
+            None => line.into_owned(),
         };
         println!("  {likeness}  {} is {}: {text}", example.row, example.same_as);
     }

@@ -1,6 +1,5 @@
 //! Counts what happens on its way to the terminal, so that an interrupt can say and record it at any moment.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +13,7 @@ use crate::engine;
 use crate::engine::progress::{Outcome, Progress};
 use crate::exec::on_interrupt;
 use crate::runs::{Event, EventLog, RunRecord, write_record};
-use output::println;
+use output::{eprintln, println};
 
 /// The status of a run until it is closed.
 pub const RUNNING: &str = "running";
@@ -97,25 +96,20 @@ impl Ledger {
         let ledger = self.clone();
         on_interrupt(move || {
             ledger.run_finished();
-            // Where the terminal is gone nobody reads it, and the end is the same.
-            let mut stderr = std::io::stderr();
             let (record, closed) = ledger.close("interrupted", |_| {});
             match closed.and_then(|()| ledger.write_trace()) {
                 Ok(()) => {
                     if ledger.json {
                         println!("{}", summary(&record, &ledger.folder));
                     }
-                    let _ = writeln!(
-                        stderr,
+                    eprintln!(
                         "interrupted: {} of {} nodes are done and kept. To go on: {}",
                         record.ran + record.cached,
                         record.nodes,
                         ledger.command
                     );
                 }
-                Err(error) => {
-                    let _ = writeln!(stderr, "interrupted; what is done is kept, but: {error:#}");
-                }
+                Err(error) => eprintln!("interrupted; what is done is kept, but: {error:#}"),
             }
             // Jobs in processes of their own outlive a run that is killed, and not one that is told to end. That comes
             // last: the run would take them for failed.

@@ -138,7 +138,8 @@ enum DataCommand {
 
 /// Parses the command line, runs the command, reports its error.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    output::say_panics();
+    let Cli { command } = output::command_line();
     #[cfg(feature = "models")]
     if !matches!(command, Command::Supervise { .. }) {
         crate::ops::set_candle_up();

@@ -1,12 +1,12 @@
 //! `triplay model`: a checkpoint at the prompt.
 
-use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use clap::{ArgGroup, Args, Subcommand};
+use output::{NewFolder, one_line, print};
 use serde_json::json;
 
 use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
@@ -117,32 +117,21 @@ pub struct MergeArgs {
 
 pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ModelCommand::Score(args) => score(args),
-        ModelCommand::Generate(args) => generate(args),
+        ModelCommand::Score(args) => print(&score(args)?)?,
+        ModelCommand::Generate(args) => print(&generate(args)?)?,
         ModelCommand::Merge(args) => {
-            let out = &args.out;
-            output::is_free(out)?;
+            let out = NewFolder::new(&args.out)?;
             let model = args.model.load()?;
             ensure!(model.adapter.is_some(), "{} has no adapter to merge", args.model.model.display());
-            if out.exists() {
-                // An empty folder, as was seen above.
-                std::fs::remove_dir(out).with_context(|| format!("cannot write {}", out.display()))?;
-            }
-            model.save(out)?;
-            print(&format!("{}\n", out.display()))
+            out.make(|folder| Ok(model.save(folder)?))?;
+            print(&format!("{}\n", args.out.display()))?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Writes to standard output; who reads may have gone.
-fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
-}
-
-fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
+/// What is printed.
+fn score(args: &ScoreArgs) -> anyhow::Result<String> {
     ensure!(TEMPERATURES.contains(&args.temperature), "--temperature is between 0.000001 and 1000000");
     let model = args.model.load()?;
     let tokenizer = &model.tokenizer;
@@ -172,11 +161,12 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
                 json!({ "id": id, "token": token(id), "logprob": of(logprobs), "entropy": of(entropies) })
             })
             .collect();
-        return print(&format!("{}\n", json!({ "tokens": rows, "nll": nll, "perplexity": nll.exp() })));
+        return Ok(format!("{}\n", json!({ "tokens": rows, "nll": nll, "perplexity": nll.exp() })));
     }
     let mut table = format!("{:>5} {:>8} {:>9} {:>8}  token\n", "at", "id", "logprob", "entropy");
     for (at, &id) in ids.iter().enumerate() {
-        let token = token(id).escape_debug().to_string();
+        let token = token(id);
+        let token = one_line(&token);
         table += &match at.checked_sub(1) {
             None => format!("{at:>5} {id:>8} {:>9} {:>8}  {token}\n", "", ""),
             Some(before) => {
@@ -185,10 +175,11 @@ fn score(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         };
     }
     table += &format!("{} tokens scored, NLL {nll:.4}, perplexity {:.3}\n", logprobs.len(), nll.exp());
-    print(&table)
+    Ok(table)
 }
 
-fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
+/// What is printed.
+fn generate(args: &GenerateArgs) -> anyhow::Result<String> {
     let sampling = Sampling {
         temperature: if args.greedy { 0.0 } else { args.temperature },
         top_k: args.top_k,
@@ -230,7 +221,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
             "ids": completion.ids,
             "logprobs": completion.logprobs,
         });
-        return print(&format!("{json}\n"));
+        return Ok(format!("{json}\n"));
     }
-    print(&format!("{}\n", completion.text))
+    Ok(format!("{}\n", completion.text))
 }

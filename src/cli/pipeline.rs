@@ -1,6 +1,8 @@
 //! `triplay pipeline run` and `check`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -161,7 +163,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
 
 /// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
 fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
-    std::fs::write(kept, text).with_context(|| format!("cannot write {}", kept.display()))
+    // Never through a link that somebody who shares `results` has put there.
+    let write = || File::create_new(kept)?.write_all(text.as_bytes());
+    write().with_context(|| format!("cannot write {}", kept.display()))
 }
 
 fn jobs(jobs: Option<u32>) -> RunOptions {
@@ -279,7 +283,7 @@ fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp 
         }
     }
     if let Err(error) = analysis::write(&folder.join("metrics.parquet"), &metrics) {
-        missing.push(error.to_string());
+        missing.push(format!("{error:#}"));
     }
     let unlinked = analysis::link_models(&folder.join("models"), nodes, store);
     missing.extend(unlinked.iter().map(|error| format!("{error:#}")));

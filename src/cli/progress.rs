@@ -1,5 +1,6 @@
 //! Progress for people: a bar and a line at work on a terminal, plain lines elsewhere. Always on standard
-//! error, so that standard output holds results alone.
+//! error, so that standard output holds results alone. Bars are drawn past [`output`], so what is not ours in them is made
+//! safe here.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::engine::progress::{Outcome, Progress};
-use output::several;
+use output::{one_line, several, visible};
 
 /// A bar on a terminal; plain lines where standard error is none, or where `CI` is set.
 pub fn reporter() -> Box<dyn Progress> {
@@ -18,7 +19,7 @@ pub fn reporter() -> Box<dyn Progress> {
     if std::io::stderr().is_terminal() && !ci {
         Box::new(Terminal::new())
     } else {
-        Box::new(Lines::new(Box::new(std::io::stderr())))
+        Box::new(Lines::new(Box::new(output::stderr())))
     }
 }
 
@@ -60,7 +61,7 @@ impl Terminal {
 
 impl Progress for Terminal {
     fn run_started(&self, pipeline: &str, total: usize) {
-        self.run.set_prefix(pipeline.to_owned());
+        self.run.set_prefix(one_line(pipeline).into_owned());
         self.run.set_length(total as u64);
         self.run.enable_steady_tick(Duration::from_millis(200));
     }
@@ -80,7 +81,7 @@ impl Progress for Terminal {
         lane.bar.reset();
         lane.bar.set_style(style("  {prefix} {elapsed}  {wide_msg}"));
         lane.bar.set_length(0);
-        lane.bar.set_prefix(node.to_owned());
+        lane.bar.set_prefix(one_line(node).into_owned());
         lane.bar.set_message("");
     }
 
@@ -95,7 +96,7 @@ impl Progress for Terminal {
             }
             lane.bar.set_length(total);
             lane.bar.set_position(done);
-            lane.bar.set_message(note.to_owned());
+            lane.bar.set_message(one_line(note).into_owned());
         }
     }
 
@@ -127,7 +128,7 @@ impl Progress for Terminal {
 
     fn message(&self, text: &str) {
         // Where there is no terminal to draw on, nothing is lost that matters.
-        let _ = self.bars.println(text);
+        let _ = self.bars.println(visible(text));
     }
 
     fn run_finished(&self) {

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::registry::registry;
 use crate::report::{self, Source, Texts};
-use output::{Destination, beginning, println, several};
+use output::{Destination, Overwrite, beginning, println, several};
 
 #[derive(Args)]
 pub struct ReportArgs {
@@ -18,6 +18,8 @@ pub struct ReportArgs {
     /// The file to write
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
     #[command(flatten)]
     texts: TextArgs,
 }
@@ -48,7 +50,7 @@ pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         bail!("{} is given twice", args.runs[index]);
     }
     let is_report = |path: &_| report::is_report(&beginning(path, 1024));
-    let out = Destination::new(&args.out, "report of triplay", is_report)?;
+    let out = Destination::forcible(&args.out, "report of triplay", args.overwrite, is_report)?;
     let sources = args.runs.iter().map(|run| Source::find(run)).collect::<anyhow::Result<Vec<_>>>()?;
     let texts = args.texts.texts();
     let gathered = report::samples(&sources, texts)?;

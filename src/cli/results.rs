@@ -12,7 +12,7 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
-use output::{Destination, beginning, eprintln, println};
+use output::{Destination, Overwrite, beginning, eprintln, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -69,6 +69,8 @@ pub struct PlotArgs {
     /// The file to write, an .svg or a .png, instead of drawing in the terminal
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
@@ -120,14 +122,15 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
         false => analysis::is_svg(&beginning(path, 256)),
     };
     let out = args.out.as_ref();
-    let out = out.map(|out| Destination::new(out, "picture of triplay", is_own)).transpose()?;
+    let forcible = |out| Destination::forcible(out, "picture of triplay", args.overwrite, is_own);
+    let out = out.map(|out| forcible(out)).transpose()?;
     let runs = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let series = analysis::series(&runs, &measure);
     let denominator = analysis::Denominator::of(&runs, &measure);
     let picture = analysis::Picture::new(&measure, &series, denominator);
     let Some(out) = out else {
-        output::print(&analysis::terminal(&picture, console::colors_enabled()))?;
+        output::print_coloured(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);
     };
     let bytes = if is_png { analysis::png(&picture)? } else { analysis::svg(&picture).into_bytes() };

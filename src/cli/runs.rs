@@ -11,7 +11,7 @@ use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
-use output::{eprintln, println};
+use output::{eprintln, one_line, println};
 
 /// How many ablations and seeds of a run are listed.
 const MOST_VARIANTS: usize = 6;
@@ -153,7 +153,7 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
 const MOST_FILES: usize = 5;
 
 fn named(names: &[String]) -> String {
-    let shown = names.iter().take(MOST_FILES).map(|name| name.escape_debug().to_string());
+    let shown = names.iter().take(MOST_FILES).map(|name| one_line(name).into_owned());
     let mut shown: Vec<String> = shown.collect();
     if names.len() > MOST_FILES {
         shown.push(format!("and {} more", names.len() - MOST_FILES));

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::analysis::export::{Format, Source, export};
+use crate::analysis::export::{Format, Place, Source, export};
 use crate::runs::{Run, Tables, Texts};
-use output::{eprintln, println};
+use output::{Overwrite, eprintln, println};
 
 #[derive(Args)]
 pub struct RunsExportArgs {
@@ -20,6 +20,8 @@ pub struct RunsExportArgs {
     /// The folder to write; for inspect and jbb also a .json file, where there is one log or artifact
     #[arg(long, short, value_name = "DIR_OR_FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Write texts of prompts and models as they are, whatever the pipeline
     #[arg(long, conflicts_with = "redact")]
     reveal: bool,
@@ -31,7 +33,7 @@ pub struct RunsExportArgs {
 pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let format = args.to;
     // Before anything is gathered.
-    output::is_free(&args.out)?;
+    let place = Place::new(&args.out, args.overwrite)?;
     let mut folders: Vec<PathBuf> = Vec::new();
     for run in &args.runs {
         let folder = Run::locate(run)?;
@@ -50,7 +52,7 @@ pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
         say(&run, &tables);
         sources.push(Source { run, tables, texts });
     }
-    let files = export(&sources, format, &args.out)?;
+    let files = export(&sources, format, &args.out, &place)?;
     let shows_texts = !matches!(format, Format::Tensorboard | Format::MlflowFiles);
     if shows_texts && !args.redact && sources.iter().any(|source| source.texts == Texts::Redacted) {
         eprintln!(

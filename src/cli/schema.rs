@@ -7,13 +7,15 @@ use clap::Args;
 
 use super::registry::registry;
 use crate::engine::schema;
-use output::{Destination, beginning, println};
+use output::{Destination, Overwrite, beginning, println};
 
 #[derive(Args)]
 pub struct SchemaArgs {
     /// Write it to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
@@ -21,7 +23,7 @@ pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     match &args.out {
         None => output::print(&text)?,
         Some(file) => {
-            Destination::new(file, "schema of triplay's pipelines", is_schema)?
+            Destination::forcible(file, "schema of triplay's pipelines", args.overwrite, is_schema)?
                 .write_bytes(text.as_bytes())?;
             let file = file.display();
             println!("{file}: written. Begin a pipeline with\n# yaml-language-server: $schema={file}");

@@ -1,11 +1,12 @@
 //! `triplay data show`: any Parquet file, or a dataset of a run, as a table; text of a run as it is.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
+use output::one_line;
 use serde_json::Value;
 
 use super::args::ShowArgs;
@@ -15,20 +16,17 @@ use crate::store::Digest;
 
 pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (path, artifact) = locate(&args.target)?;
-    let out = &mut std::io::stdout().lock();
-    let written = if artifact.as_deref() == Some("text") {
-        File::open(&path).and_then(|mut text| std::io::copy(&mut text, out)).map(drop).map_err(Into::into)
-    } else {
-        let table = data::open(&path)?;
-        if args.schema { schema(&table, out) } else { rows(&path, &table, args, out) }
+    let out = &mut BufWriter::new(output::stdout());
+    let mut write = || -> anyhow::Result<()> {
+        if artifact.as_deref() == Some("text") {
+            std::io::copy(&mut File::open(&path)?, out)?;
+        } else {
+            let table = data::open(&path)?;
+            if args.schema { schema(&table, out)? } else { rows(&path, &table, args, out)? }
+        }
+        Ok(out.flush()?)
     };
-    match written {
-        Err(error)
-            if error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {}
-        other => other?,
-    }
+    output::unless_closed(write())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,10 +72,11 @@ fn schema(table: &Table, out: &mut dyn Write) -> anyhow::Result<()> {
         arrow_schema::DataType::List(item) => format!("list of {}", item.data_type()),
         other => other.to_string(),
     };
-    let (name_width, kind_width) = (width(|field| field.name().clone()), width(kind));
+    let name = |field: &arrow_schema::Field| one_line(field.name()).into_owned();
+    let (name_width, kind_width) = (width(name), width(kind));
     for field in fields {
         let about = field.metadata().get("description").map(String::as_str).unwrap_or("");
-        let line = format!("{:name_width$}  {:kind_width$}  {about}", field.name(), kind(field));
+        let line = format!("{:name_width$}  {:kind_width$}  {about}", name(field), kind(field));
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
@@ -113,7 +112,7 @@ fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> any
     writeln!(out, "{}: {held}{} rows", path.display(), table.rows())?;
     let texts: Vec<Vec<String>> = cells.iter().map(|row| row.iter().map(short).collect()).collect();
     let numeric: Vec<bool> = chosen.iter().map(|&column| fields[column].data_type().is_numeric()).collect();
-    let headings: Vec<&str> = chosen.iter().map(|&column| names[column]).collect();
+    let headings: Vec<_> = chosen.iter().map(|&column| one_line(names[column])).collect();
     let widths: Vec<usize> = (0..chosen.len())
         .map(|column| {
             let cells = texts.iter().map(|row| row[column].chars().count());
@@ -134,7 +133,7 @@ fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> any
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    writeln!(out, "{}", line(&mut headings.iter().copied()))?;
+    writeln!(out, "{}", line(&mut headings.iter().map(|heading| &**heading)))?;
     for row in &texts {
         writeln!(out, "{}", line(&mut row.iter().map(String::as_str)))?;
     }
@@ -158,7 +157,7 @@ fn position(column: &str, names: &[&str]) -> anyhow::Result<usize> {
 fn short(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
-        Value::String(text) => text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'"),
+        Value::String(text) => one_line(text).into_owned(),
         Value::Array(items) if items.is_empty() => "[]".into(),
         Value::Array(items) => {
             let first: Vec<String> = items.iter().take(3).map(short).collect();

@@ -292,24 +292,25 @@ pub(super) fn hold_devices(units: &[u32]) -> Option<Vec<File>> {
 }
 
 fn lock_file(name: &str) -> Option<File> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     // One place for all processes of the host, whatever their temporary folder.
     let folder = PathBuf::from("/tmp/triplay-devices");
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
     let path: PathBuf = folder.join(name.chars().map(safe).collect::<String>());
     // Of all users of the host, whatever the umask.
-    let share = |path: &std::path::Path, mode| {
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-    };
     if std::fs::create_dir(&folder).is_ok() {
-        share(&folder, 0o1777);
+        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
     }
-    let create = || {
-        let file = File::options().create(true).append(true).open(&path);
-        share(&path, 0o666);
-        file
+    // Anybody may put a link there.
+    let open = |options: &mut std::fs::OpenOptions| {
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(&path)
     };
-    let opened = File::open(&path).or_else(|_| create());
+    let create = || {
+        let file = open(File::options().create(true).append(true))?;
+        let _ = file.set_permissions(std::fs::Permissions::from_mode(0o666));
+        std::io::Result::Ok(file)
+    };
+    let opened = open(File::options().read(true)).or_else(|_| create());
     let Ok(mut file) = opened.or_else(|_| tempfile::tempfile()) else { return None };
     file.try_lock().ok()?;
     // For people who look; another user's file may only be locked.

@@ -303,7 +303,7 @@ fn say(said: &Said) {
     if let Ok(mut line) = serde_json::to_string(said) {
         line.push('\n');
         // Who started this may be gone: the record tells whoever comes.
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        let _ = output::stdout().write_all(line.as_bytes());
     }
 }
 

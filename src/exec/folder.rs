@@ -112,6 +112,14 @@ impl Folder {
         fs::canonicalize(self.path.join(path)).is_ok_and(|real| real != root.join(path))
     }
 
+    /// Whether what the command wrote at `path` is found by links, or is a folder with links in it: what they lead to may
+    /// be another output.
+    pub fn has_links(&self, path: &str) -> bool {
+        let is_link = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_symlink());
+        let mut entries = fs::read_dir(self.path.join(path)).into_iter().flatten();
+        self.is_linked(path) || entries.any(is_link)
+    }
+
     /// Takes what the command wrote at `path`, a file or a flat folder, to `to`: behind a link a copy, else the
     /// thing itself, so links are taken first. False: there is nothing.
     pub fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {

@@ -249,7 +249,7 @@ impl Exec {
             return Err(if passes { Transient::of(failed) } else { failed });
         }
         let (linked, plain): (Vec<_>, Vec<_>) =
-            self.outputs.iter().partition(|output| folder.is_linked(&output.path));
+            self.outputs.iter().partition(|output| folder.has_links(&output.path));
         for output in linked.into_iter().chain(plain) {
             let taken = folder.take(&output.path, &context.output(&output.name));
             if !taken.with_context(|| format!("output `{}`", output.name))? {

@@ -1,20 +1,31 @@
 //! Where a user has a command write. One rule for all commands: what is there already is replaced only if it is
-//! recognisably what this command writes there, so that repeating a command works and a slip of the hand loses nobody's
-//! file. It is looked at before any work is done, and again when the file is put in its place. Nothing is written
-//! through a symbolic link, nor into a device.
+//! recognisably what this command writes there, or with `--force`, so that repeating a command works and a slip of the
+//! hand loses nobody's file. Nothing is written through a symbolic link, nor is one replaced; nor is a folder, a device or
+//! a pipe, whatever the command is told. It is looked at before any work is done, and again when the file is put in its
+//! place; what is written lies meanwhile in a folder of its own that nobody else can change.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use tempfile::{TempDir, TempPath};
+
+/// Whether a command may replace files of others.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Overwrite {
+    /// Replace the file that is there, whatever is in it; never a link, a folder or a device
+    #[arg(long)]
+    force: bool,
+}
 
 /// A file that a user named for a command to write.
 pub struct Destination {
     path: PathBuf,
     what: String,
     is_own: Box<dyn Fn(&Path) -> bool + Send + Sync>,
+    /// None: the command has no `--force`.
+    overwrite: Option<Overwrite>,
 }
 
 impl Destination {
@@ -24,10 +35,29 @@ impl Destination {
         what: impl Into<String>,
         is_own: impl Fn(&Path) -> bool + Send + Sync + 'static,
     ) -> anyhow::Result<Destination> {
-        let destination = Destination { path: path.to_owned(), what: what.into(), is_own: Box::new(is_own) };
-        destination.look()?;
+        Destination::checked(path, what.into(), Box::new(is_own), None)
+    }
+
+    /// The same, of a command that has `--force`.
+    pub fn forcible(
+        path: &Path,
+        what: impl Into<String>,
+        overwrite: Overwrite,
+        is_own: impl Fn(&Path) -> bool + Send + Sync + 'static,
+    ) -> anyhow::Result<Destination> {
+        Destination::checked(path, what.into(), Box::new(is_own), Some(overwrite))
+    }
+
+    fn checked(
+        path: &Path,
+        what: String,
+        is_own: Box<dyn Fn(&Path) -> bool + Send + Sync>,
+        overwrite: Option<Overwrite>,
+    ) -> anyhow::Result<Destination> {
+        let destination = Destination { path: path.to_owned(), what, is_own, overwrite };
+        destination.is_taken()?;
         // Whether it can be written is known before anything is done, too.
-        destination.temporary().with_context(|| destination.fail())?;
+        workplace(path).with_context(|| cannot_write(path))?;
         Ok(destination)
     }
 
@@ -37,14 +67,19 @@ impl Destination {
 
     /// Has the file written under another name first, so that it is there whole or not at all.
     pub fn write(&self, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        self.look()?;
         let place = || -> anyhow::Result<()> {
-            let temporary = self.temporary()?;
-            write(temporary.path())?;
-            temporary.as_file().sync_all()?;
-            Ok(temporary.persist(&self.path).map(drop)?)
+            let folder = workplace(&self.path)?;
+            let new = TempPath::try_from_path(folder.path().join("new"))?;
+            write(&new)?;
+            File::open(&new)?.sync_all()?;
+            // Who put something there meanwhile loses nothing.
+            match self.is_taken()? {
+                true => new.persist(&self.path)?,
+                false => new.persist_noclobber(&self.path)?,
+            }
+            Ok(())
         };
-        place().with_context(|| self.fail())
+        place().with_context(|| cannot_write(&self.path))
     }
 
     /// The same, of bytes.
@@ -52,48 +87,75 @@ impl Destination {
         self.write(|path| Ok(fs::write(path, bytes)?))
     }
 
-    fn fail(&self) -> String {
-        format!("cannot write {}", self.path.display())
-    }
-
-    fn temporary(&self) -> anyhow::Result<tempfile::NamedTempFile> {
-        let folder = folder_of(&self.path)?;
-        let permissions = Permissions::from_mode(0o666);
-        Ok(tempfile::Builder::new().prefix(".writing-").permissions(permissions).tempfile_in(folder)?)
-    }
-
-    fn look(&self) -> anyhow::Result<()> {
+    /// Whether something is there that may be replaced; an error where something is that may not.
+    fn is_taken(&self) -> anyhow::Result<bool> {
         let (path, what) = (self.path.display(), &self.what);
         if self.path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             bail!("{path} must be the name of a file, found that of a folder");
         }
-        let Some(there) = looked_at(&self.path)? else { return Ok(()) };
+        let Some(there) = looked_at(&self.path)? else { return Ok(false) };
         let kind = there.file_type();
         ensure!(!kind.is_dir(), "{path} is a folder; the {what} goes into a file: name one");
         ensure!(kind.is_file(), "{path} is no file but a device, a pipe or a socket; name a file");
-        let remedy = "name another file, or remove it first";
-        ensure!(!there.permissions().readonly(), "{path} is there and write-protected; {remedy}");
-        ensure!(there.len() == 0 || (self.is_own)(&self.path), "{path} is there and is no {what}; {remedy}");
-        Ok(())
+        ensure!(
+            !there.permissions().readonly(),
+            "{path} is there and write-protected; name another file, or remove it first"
+        );
+        let is_forced = self.overwrite.is_some_and(|overwrite| overwrite.force);
+        let remedy = match self.overwrite {
+            Some(_) => "name another file, remove it first, or replace it with --force",
+            None => "name another file, or remove it first",
+        };
+        ensure!(
+            is_forced || there.len() == 0 || (self.is_own)(&self.path),
+            "{path} is there and is no {what}; {remedy}"
+        );
+        Ok(true)
     }
 }
 
-/// Whether a command may make something new at `out`: there is nothing, or a folder without anything in it.
-pub fn is_free(out: &Path) -> anyhow::Result<()> {
-    folder_of(out)?;
-    match looked_at(out)? {
-        None => Ok(()),
-        Some(there) if there.is_dir() => {
-            let mut entries = fs::read_dir(out).with_context(|| format!("cannot read {}", out.display()))?;
+/// A folder that a user named for a command to make: nothing is there, or a folder without anything in it.
+pub struct NewFolder {
+    path: PathBuf,
+}
+
+impl NewFolder {
+    pub fn new(path: &Path) -> anyhow::Result<NewFolder> {
+        folder_of(path)?;
+        if let Some(there) = looked_at(path)? {
+            ensure!(there.is_dir(), "{} is there: name a new file, or remove it first", path.display());
+            let mut entries =
+                fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
             ensure!(
                 entries.next().is_none(),
                 "{} is there and not empty: name a new folder, or remove it first",
-                out.display()
+                path.display()
             );
-            Ok(())
         }
-        Some(_) => bail!("{} is there: name a new file, or remove it first", out.display()),
+        Ok(NewFolder { path: path.to_owned() })
     }
+
+    /// Has the folder made under another name first, so that it is there whole or not at all.
+    pub fn make(&self, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let place = || -> anyhow::Result<()> {
+            let folder = workplace(&self.path)?;
+            let new = folder.path().join("new");
+            make(&new)?;
+            // Replaces an empty folder; anything else that came there meanwhile is an error.
+            NewFolder::new(&self.path)?;
+            Ok(fs::rename(&new, &self.path)?)
+        };
+        place().with_context(|| cannot_write(&self.path))
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+/// A folder of this user's alone beside `path`. What is made in it has the permissions that the user's umask gives.
+fn workplace(path: &Path) -> anyhow::Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix(".writing-").tempdir_in(folder_of(path)?)?)
 }
 
 /// What is at a path, if anything is; not what a link there leads to.
@@ -160,7 +222,8 @@ pub fn table_with(columns: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -203,6 +266,69 @@ mod tests {
         assert_eq!(fs::read(at("protected")).unwrap(), b"brew");
         let error = place(Path::new("/dev/null")).unwrap_err().to_string();
         assert!(error.contains("is no file but a device"), "{error}");
+    }
+
+    #[test]
+    fn force_replaces_files_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let place = |name: &str, force| {
+            let overwrite = Overwrite { force };
+            Destination::forcible(&at(name), "brew", overwrite, |_| false)?.write_bytes(b"brew of glowvenom")
+        };
+        fs::write(at("mine"), "moonbane").unwrap();
+        let error = place("mine", false).unwrap_err().to_string();
+        assert!(
+            error.ends_with("is no brew; name another file, remove it first, or replace it with --force")
+        );
+        place("mine", true).unwrap();
+        assert_eq!(fs::read(at("mine")).unwrap(), b"brew of glowvenom");
+
+        fs::write(at("target"), "moonbane").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        symlink("target", at("link")).unwrap();
+        fs::write(at("protected"), "moonbane").unwrap();
+        fs::set_permissions(at("protected"), Permissions::from_mode(0o444)).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        for (name, expected) in [
+            ("folder", "is a folder"),
+            ("link", "is a symbolic link to target"),
+            ("socket", "is no file but a device, a pipe or a socket"),
+            ("protected", "write-protected"),
+        ] {
+            let error = place(name, true).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert_eq!(fs::read(at("target")).unwrap(), b"moonbane");
+        assert_eq!(fs::read(at("protected")).unwrap(), b"moonbane");
+    }
+
+    #[test]
+    fn what_came_up_while_it_was_written_is_not_lost_even_with_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, target) = (folder.path().join("brew"), folder.path().join("target"));
+        fs::write(&target, "moonbane").unwrap();
+        let destination =
+            || Destination::forcible(&path, "brew", Overwrite { force: true }, |_| false).unwrap();
+        let linked = destination().write(|new| {
+            symlink(&target, &path).unwrap();
+            Ok(fs::write(new, "glowvenom")?)
+        });
+        assert!(linked.is_err() && path.is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"moonbane");
+
+        let made = folder.path().join("made");
+        let filled = NewFolder::new(&made).unwrap().make(|new| {
+            fs::create_dir_all(made.join("mine")).unwrap();
+            Ok(fs::create_dir(new)?)
+        });
+        assert!(filled.is_err() && made.join("mine").is_dir());
+        fs::remove_dir(made.join("mine")).unwrap();
+        let make = |new: &Path| Ok(fs::create_dir_all(new.join("brew"))?);
+        NewFolder::new(&made).unwrap().make(make).unwrap();
+        assert!(made.join("brew").is_dir());
+        assert!(NewFolder::new(&made).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside");
     }
 
     #[test]

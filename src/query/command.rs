@@ -1,7 +1,7 @@
 //! The command line, and what comes of an answer: a table, a file, or rows for another program.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use engine::nearest;
-use output::{Destination, print, println, several};
+use output::{Destination, Overwrite, eprintln, print, println, several, unless_closed};
 use runs::Run;
 
 use crate::answer::Answer;
@@ -50,6 +50,8 @@ pub struct QueryArgs {
     /// Write all rows to a file: .parquet, .csv or .jsonl
     #[arg(long, short, value_name = "FILE", group = "form")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
@@ -63,16 +65,16 @@ pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     let write = args.out.as_deref().map(ending).transpose()?;
     if let (Some(out), Some(ending)) = (&args.out, write) {
         // Before anything is asked.
-        destination(out, ending, None)?;
+        destination(args, out, ending, None)?;
     }
     let folders = folders(args)?;
     let asked = query(args.sql.as_deref().unwrap_or_default(), &folders)?;
     warn(&asked.warnings);
     let mut answer = asked.answer;
     match (&args.out, write) {
-        (Some(out), Some(ending)) => file(&mut answer, out, ending)?,
-        _ if args.csv => ended(csv(&mut answer, io::stdout().lock()).map(drop))?,
-        _ if args.json => ended(jsonl(&mut answer, io::stdout().lock()).map(drop))?,
+        (Some(out), Some(ending)) => file(args, &mut answer, out, ending)?,
+        _ if args.csv => unless_closed(csv(&mut answer, output::stdout()).map(drop))?,
+        _ if args.json => unless_closed(jsonl(&mut answer, output::stdout()).map(drop))?,
         _ if args.markdown => markdown(&mut answer, args.rows)?,
         _ => table(&mut answer, args.rows)?,
     }
@@ -147,7 +149,12 @@ fn ending(out: &Path) -> anyhow::Result<Ending> {
 
 /// Where an answer goes. The answer to a query with these columns is replaced; before they are known, any table of
 /// this form may be one.
-fn destination(out: &Path, ending: Ending, columns: Option<Vec<String>>) -> anyhow::Result<Destination> {
+fn destination(
+    args: &QueryArgs,
+    out: &Path,
+    ending: Ending,
+    columns: Option<Vec<String>>,
+) -> anyhow::Result<Destination> {
     let what = columns.as_ref().map_or_else(|| "table".to_owned(), |columns| output::table_with(columns));
     let is_own = move |path: &Path| match (&columns, ending) {
         (Some(columns), Ending::Csv) => output::is_csv(path, columns),
@@ -157,13 +164,13 @@ fn destination(out: &Path, ending: Ending, columns: Option<Vec<String>>) -> anyh
         (None, Ending::Jsonl) => output::begins_with(path, b"{"),
         (None, Ending::Parquet) => output::begins_with(path, b"PAR1"),
     };
-    Destination::new(out, what, is_own)
+    Destination::forcible(out, what, args.overwrite, is_own)
 }
 
-fn file(answer: &mut Answer, out: &Path, ending: Ending) -> anyhow::Result<()> {
+fn file(args: &QueryArgs, answer: &mut Answer, out: &Path, ending: Ending) -> anyhow::Result<()> {
     let columns = answer.headings.iter().map(|heading| heading.name.clone()).collect();
     let mut rows = 0;
-    destination(out, ending, Some(columns))?.write(|path| {
+    destination(args, out, ending, Some(columns))?.write(|path| {
         rows = match ending {
             Ending::Csv => csv(answer, std::fs::File::create(path)?)?,
             Ending::Jsonl => jsonl(answer, std::fs::File::create(path)?)?,
@@ -173,23 +180,6 @@ fn file(answer: &mut Answer, out: &Path, ending: Ending) -> anyhow::Result<()> {
     })?;
     println!("{}: {}", out.display(), several(rows, "row"));
     Ok(())
-}
-
-/// A reader that has seen enough, such as `head`, is no error.
-fn ended(written: anyhow::Result<()>) -> anyhow::Result<()> {
-    match written {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        other => other,
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let of_csv = error.downcast_ref::<csv::Error>().and_then(|error| match error.kind() {
-        csv::ErrorKind::Io(error) => Some(error),
-        _ => None,
-    });
-    let error = of_csv.or_else(|| error.downcast_ref::<io::Error>());
-    error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn csv(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
@@ -259,7 +249,7 @@ fn table(answer: &mut Answer, limit: usize) -> anyhow::Result<()> {
     if rows == 0 {
         eprintln!("no rows");
     }
-    Ok(print(&text)?)
+    print(&text)
 }
 
 fn markdown(answer: &mut Answer, limit: usize) -> anyhow::Result<()> {
@@ -279,7 +269,7 @@ fn markdown(answer: &mut Answer, limit: usize) -> anyhow::Result<()> {
     if let Some(more) = more(rows, limit) {
         text += &format!("\n{more}\n");
     }
-    Ok(print(&text)?)
+    print(&text)
 }
 
 /// Columns of the terminal; 80 where standard output is none.
@@ -300,7 +290,7 @@ fn schema(table: Option<&str>, as_json: bool) -> anyhow::Result<()> {
         tables.retain(|table| table.name == wanted);
     }
     let texts: Vec<String> = tables.iter().map(if as_json { in_json } else { in_words }).collect();
-    Ok(print(&texts.join(if as_json { "" } else { "\n" }))?)
+    print(&texts.join(if as_json { "" } else { "\n" }))
 }
 
 /// One object a table.

@@ -1,5 +1,6 @@
 //! A table of any width on a terminal: columns padded to their widest cell and shortened until they fit.
 
+use output::one_line;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -23,7 +24,8 @@ pub struct Grid {
 impl Grid {
     /// Headings, and whether the values below are numbers.
     pub fn new<'h>(headings: impl Iterator<Item = (&'h str, bool)>) -> Grid {
-        let (headings, numeric) = headings.map(|(name, numeric)| (one_line(name), numeric)).unzip();
+        let (headings, numeric) =
+            headings.map(|(name, numeric)| (one_line(name).into_owned(), numeric)).unzip();
         Grid { headings, numeric, rows: Vec::new() }
     }
 
@@ -76,19 +78,15 @@ impl Grid {
     }
 }
 
-/// A value on one line. Control characters are written out: a text shall not command the terminal.
+/// A value on one line.
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => one_line(text),
+        Value::String(text) => one_line(text).into_owned(),
         Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
         Value::Number(number) if number.is_f64() => number.as_f64().map_or(String::new(), short),
         other => other.to_string(),
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\")
 }
 
 /// A number with four decimals, or with four digits where that says nothing.
@@ -135,7 +133,7 @@ mod tests {
         assert!(hidden.is_empty() && lines.iter().all(|line| line.width() <= 40), "{lines:#?}");
         assert_eq!(lines[0], "run  text                          value");
         assert_eq!(lines[1], "a    one two three four fiv…        0.25");
-        assert_eq!(lines[2], "b    wörter\\n\\u{1b}[31m       123456.789");
+        assert_eq!(lines[2], "b    wörter\\n\\u001b[31m       123456.789");
         assert_eq!(lines[3], "c    漢字漢字漢字漢字漢字漢…    1.000e-7");
         let (lines, hidden) = grid.lines(22);
         assert_eq!((lines[1].as_str(), hidden), ("a    one two three f…", &["value".to_owned()][..]));

@@ -17,13 +17,14 @@ mod trouble;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use output::eprintln;
 
 /// As in `triplay`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    output::say_panics();
     // Before options are read: those of another version may be others.
     if std::env::var_os(runs::LAYOUT).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    command::command(&command::QueryArgs::parse()).unwrap_or_else(|error| {
+    command::command(&output::command_line()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })

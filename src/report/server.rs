@@ -1,10 +1,12 @@
 //! The live page: a small server for people at this machine. Its address holds a secret, it answers to its own names only,
-//! and it changes nothing.
+//! and it changes nothing. Who does not know the secret takes no place of who does, however many connections they open:
+//! until it is known who asks, a connection waits among [`Strangers`], where the oldest makes room for the newest.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,8 +14,10 @@ use anyhow::Context;
 use super::html;
 use super::live::{Answer, Live};
 
-/// How many connections are open at most. Each is for one request, and who asks is on this machine.
+/// How many requests with the secret are answered at once. Each has a connection of its own.
 const CONNECTIONS: usize = 64;
+/// How many connections are open of which it is not known whether they have the secret.
+const STRANGERS: usize = 256;
 /// How long the head of a request may be: lines, and bytes.
 const LINES: usize = 64;
 const HEAD: usize = 16 << 10;
@@ -37,6 +41,7 @@ struct Shared {
     host: String,
     live: Live,
     open: AtomicUsize,
+    strangers: Strangers,
 }
 
 impl Page {
@@ -48,7 +53,8 @@ impl Page {
         let at = listener.local_addr().context("the server has no address")?;
         let token = html::random_hex()?;
         let address = format!("http://{at}/{token}/");
-        let shared = Arc::new(Shared { token, host: host.to_owned(), live, open: AtomicUsize::new(0) });
+        let (open, strangers) = (AtomicUsize::new(0), Strangers::default());
+        let shared = Arc::new(Shared { token, host: host.to_owned(), live, open, strangers });
         Ok(Page { listener, shared, address })
     }
 
@@ -56,30 +62,72 @@ impl Page {
     pub fn serve(self) -> anyhow::Result<()> {
         loop {
             let Ok((stream, _)) = self.listener.accept() else {
-                // Such as no more files that may be open: some are closed soon.
-                std::thread::sleep(Duration::from_millis(50));
+                // Such as no more files that may be open.
+                self.shared.strangers.send_away(1);
+                std::thread::sleep(Duration::from_millis(1));
                 continue;
             };
-            let Some(place) = Place::take(&self.shared) else { continue };
+            let stream = Arc::new(stream);
+            self.shared.strangers.admit(&stream);
+            let (shared, own) = (self.shared.clone(), stream.clone());
+            let talk = move || {
+                shared.talk(&own);
+                shared.strangers.dismiss(&own);
+            };
             // Who cannot be answered is sent away by closing, as who comes when all places are taken.
-            let _ = std::thread::Builder::new().spawn(move || place.0.talk(stream));
+            if std::thread::Builder::new().spawn(talk).is_err() {
+                self.shared.strangers.dismiss(&stream);
+            }
         }
     }
 }
 
-/// One of the places for connections, until it is dropped.
-struct Place(Arc<Shared>);
+/// The connections that have not shown the secret, the oldest first.
+#[derive(Default)]
+struct Strangers(Mutex<VecDeque<Arc<TcpStream>>>);
 
-impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Place> {
-        let place = Place(shared.clone());
-        (shared.open.fetch_add(1, Ordering::AcqRel) < CONNECTIONS).then_some(place)
+impl Strangers {
+    fn all(&self) -> MutexGuard<'_, VecDeque<Arc<TcpStream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, stream: &Arc<TcpStream>) {
+        let count = {
+            let mut all = self.all();
+            all.push_back(stream.clone());
+            all.len()
+        };
+        self.send_away(count.saturating_sub(STRANGERS));
+    }
+
+    /// Sends the oldest away: what they have said is still read, and what they have not said by now is not waited for.
+    /// Who knows the secret says it at once.
+    fn send_away(&self, count: usize) {
+        for _ in 0..count {
+            // Wakes its thread, which reads what has come, and then the end.
+            let _ = self.all().pop_front().map(|oldest| oldest.shutdown(Shutdown::Read));
+        }
+    }
+
+    /// It has shown the secret, or is done.
+    fn dismiss(&self, stream: &Arc<TcpStream>) {
+        self.all().retain(|other| !Arc::ptr_eq(other, stream));
     }
 }
 
-impl Drop for Place {
+/// One of the places for requests with the secret, until it is dropped.
+struct Place<'s>(&'s AtomicUsize);
+
+impl Place<'_> {
+    fn take(open: &AtomicUsize) -> Option<Place<'_>> {
+        let place = Place(open);
+        (open.fetch_add(1, Ordering::AcqRel) < CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -94,7 +142,7 @@ struct Request {
 
 impl Request {
     /// Reads the head of a request, and why it is not answered. Nothing of a body is read on purpose.
-    fn read(stream: &mut TcpStream) -> std::io::Result<Result<Request, &'static str>> {
+    fn read(mut stream: &TcpStream) -> std::io::Result<Result<Request, &'static str>> {
         let begun = Instant::now();
         let (mut head, mut part) = (Vec::new(), [0; 2048]);
         loop {
@@ -144,6 +192,12 @@ impl Request {
     }
 }
 
+/// What stands behind the secret, and after a `?`.
+struct Asked<'r> {
+    what: &'r str,
+    query: &'r str,
+}
+
 /// An answer in the making.
 struct Body {
     status: u16,
@@ -152,7 +206,7 @@ struct Body {
 }
 
 impl Body {
-    fn send(&self, stream: &mut TcpStream, is_head: bool) -> std::io::Result<()> {
+    fn send(&self, mut stream: &TcpStream, is_head: bool) -> std::io::Result<()> {
         let reason = match self.status {
             200 => "OK",
             204 => "No Content",
@@ -179,34 +233,46 @@ impl Body {
 
 impl Shared {
     /// Answers one request. Who has gone away meanwhile needs no answer.
-    fn talk(&self, mut stream: TcpStream) {
-        let mut answer = || {
+    fn talk(&self, stream: &Arc<TcpStream>) {
+        let answer = || {
             stream.set_write_timeout(Some(PATIENCE))?;
-            match Request::read(&mut stream)? {
-                Ok(request) => self.answer(&request).send(&mut stream, request.method == "HEAD"),
+            match Request::read(stream)? {
+                Ok(request) => match self.asked(&request) {
+                    Ok(asked) => {
+                        self.strangers.dismiss(stream);
+                        let Some(_place) = Place::take(&self.open) else { return Ok(()) };
+                        self.answer(&request, &asked).send(stream, request.method == "HEAD")
+                    }
+                    Err(refusal) => refusal.send(stream, request.method == "HEAD"),
+                },
                 Err(why) => {
-                    plain(400, why).send(&mut stream, false)?;
-                    throw_away(&mut stream)
+                    plain(400, why).send(stream, false)?;
+                    throw_away(stream)
                 }
             }
         };
         let _: std::io::Result<()> = answer();
     }
 
-    fn answer(&self, request: &Request) -> Body {
+    /// What a request asks for, if it may.
+    fn asked<'r>(&self, request: &'r Request) -> Result<Asked<'r>, Body> {
         // Another site whose name was made to lead here asks by its own name.
         if !self.is_own_name(&request.host) {
-            return plain(403, "triplay answers by its own address only");
+            return Err(plain(403, "triplay answers by its own address only"));
         }
         let url = request.url.as_str();
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
-        let Some(rest) = self.behind_token(path) else { return plain(404, "there is nothing here") };
+        let what = self.behind_token(path).ok_or_else(|| plain(404, "there is nothing here"))?;
+        Ok(Asked { what, query })
+    }
+
+    fn answer(&self, request: &Request, &Asked { what, query }: &Asked) -> Body {
         if !matches!(request.method.as_str(), "GET" | "HEAD") {
             let response = plain(405, "only looking is possible");
             return with(response, "Allow", "GET, HEAD");
         }
         let version = query.split('&').find_map(|pair| pair.strip_prefix("version=")?.parse().ok());
-        match rest {
+        match what {
             "" => page(),
             "api/report" => data(self.live.report(version), request.takes_gzip),
             "api/samples" => data(self.live.samples(version), request.takes_gzip),
@@ -234,7 +300,7 @@ impl Shared {
 }
 
 /// Reads what still comes, for a while.
-fn throw_away(stream: &mut TcpStream) -> std::io::Result<()> {
+fn throw_away(mut stream: &TcpStream) -> std::io::Result<()> {
     let begun = Instant::now();
     let (mut part, mut thrown_away) = ([0; 4096], 0);
     while begun.elapsed() < LINGER && thrown_away < THROWN_AWAY {

@@ -75,7 +75,7 @@ pub struct EventLog {
 
 impl EventLog {
     pub fn create(folder: &Path) -> EventLog {
-        let file = File::options().append(true).create(true).open(folder.join(FILE));
+        let file = File::options().append(true).create_new(true).open(folder.join(FILE));
         EventLog { file: file.ok(), told: Mutex::default() }
     }
 

@@ -14,7 +14,10 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::variant::variant;
 use engine::{NodeOutput, NodeReport};
-use store::{Digest, Store, is_sealed_file, seal, seal_file, sealed_lines, write_durably};
+use store::{
+    Digest, Store, create_private, create_private_in, is_sealed_file, seal, seal_file, sealed_lines,
+    write_durably,
+};
 
 /// Where runs are written, below the working directory.
 const RESULTS: &str = "results";
@@ -96,7 +99,7 @@ impl RunFolder {
     pub fn create(pipeline: &str) -> anyhow::Result<(String, RunFolder)> {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
-        fs::create_dir_all(&parent).with_context(fail)?;
+        create_private(&parent).with_context(fail)?;
         let now = jiff::Timestamp::now().strftime(TIME).to_string();
         let newest = run_folders(None).pop().and_then(|run| run.order);
         let (time, first) = match newest {
@@ -106,9 +109,9 @@ impl RunFolder {
         for number in first.. {
             let run = if number == 1 { time.clone() } else { format!("{time}-{number}") };
             let path = parent.join(&run);
-            match fs::create_dir(&path) {
+            match create_private_in(&parent, &path) {
                 Ok(()) => {
-                    let nodes = File::create(path.join(NODES)).with_context(fail)?;
+                    let nodes = File::create_new(path.join(NODES)).with_context(fail)?;
                     // As long as the run is under way. Where files cannot be locked it looks like one that was killed.
                     let _ = nodes.try_lock();
                     return Ok((run, RunFolder { path, nodes }));

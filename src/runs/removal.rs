@@ -71,7 +71,7 @@ fn is_named(folder: &Path) -> anyhow::Result<bool> {
 /// The files that triplay writes beside `models/` and `tables/`.
 const OWN: [&str; 6] = ["pipeline.yaml", "extends.yaml", RECORD, NODES, "metrics.parquet", "events.jsonl"];
 
-/// Whether a file is one that a process was writing when it was killed.
+/// Whether a file or folder is one that a process was writing when it was killed.
 fn is_writing(name: &str) -> bool {
     name.starts_with(".writing-")
 }
@@ -108,7 +108,8 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
                     foreign.push(name);
                 }
             }
-            own if kind.is_file() && (OWN.contains(&own) || is_writing(own)) => {}
+            own if kind.is_file() && OWN.contains(&own) => {}
+            own if !kind.is_symlink() && is_writing(own) => {}
             _ => foreign.push(shown(&name, kind)),
         }
     }

@@ -190,8 +190,10 @@ impl Tables {
         let missing =
             make(&run, making.path()).with_context(|| format!("tables of run {}", run.record.run))?;
         fs::write(making.path().join(MISSING), missing.to_string()).with_context(fail)?;
-        // Those that lacked more; or another process may have made the same meanwhile.
+        // As who may read the run may read these.
         let making = making.keep();
+        store::share_as(&parent, &making).with_context(fail)?;
+        // Those that lacked more; or another process may have made the same meanwhile.
         if place.exists() && Tables::open(&place).missing != missing {
             let _ = fs::remove_dir_all(&place);
         }
@@ -262,7 +264,11 @@ pub(super) fn is_table(name: &str) -> bool {
 
 /// A new folder within this one, which is made too.
 fn making_place(parent: &Path) -> std::io::Result<tempfile::TempDir> {
-    fs::create_dir_all(parent)?;
+    if parent.is_symlink() {
+        // In a folder from elsewhere it may lead anywhere.
+        return Err(std::io::Error::other(format!("{} is a symbolic link", parent.display())));
+    }
+    store::create_private(parent)?;
     tempfile::Builder::new().prefix(MAKING).tempdir_in(parent)
 }
 

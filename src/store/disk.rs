@@ -38,7 +38,7 @@ use super::publish::{sync_folder, write_durably_as};
 use super::records::Records;
 use super::roots::KeptBlobs;
 use super::session::{Process, Session, Watch, Workspace};
-use super::sharing::Sharing;
+use super::sharing::{Sharing, create_private};
 use super::tree::{Entry, Hidden, Tree, flat_files};
 
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 impl Store {
     /// Opens the cache, creating it where it is missing. One that may only be read can be opened too.
     pub fn open(root: &Path) -> Result<Store> {
-        fs::create_dir_all(root).map_err(io_error("create the cache folder", root))?;
+        create_private(root).map_err(io_error("create the cache folder", root))?;
         let root = fs::canonicalize(root).map_err(io_error("find", root))?;
         let sharing = Sharing::of(&root).map_err(io_error("read", &root))?;
         let locking = format::of(&root, sharing)?;

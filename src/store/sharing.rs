@@ -1,10 +1,45 @@
-//! Who may use a cache: whoever may use its folder. Everything in it gets the folder's permissions, whatever the
-//! umask of the user who writes it, so that a group shares one with `chmod g+ws`.
+//! Who may read what runs leave: prompts and what models say are their owner's alone, unless a folder was shared on
+//! purpose. A folder that is there keeps its permissions. Everything in a cache gets those of the cache's folder, whatever
+//! the umask of the user who writes it, so that a group shares one with `chmod g+ws`.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+
+/// What the folder of a group has: new files are the group's (`s`), and it may write (`w`).
+const OF_GROUP: u32 = 0o2020;
+
+/// Creates the folders of a path that are not there. Each is its owner's alone, whatever the umask; in one that is shared
+/// with a group (`chmod g+ws`) it is the group's too.
+pub fn create_private(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    };
+    match create_private_in(parent, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+            create_private(parent)?;
+            create_private_in(parent, path)
+        }
+        created => created,
+    }
+    .or_else(|error| if path.is_dir() { Ok(()) } else { Err(error) })
+}
+
+/// Creates a folder that is not there in one that is.
+pub fn create_private_in(parent: &Path, path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    share_as(parent, path)
+}
+
+/// Gives a folder to the group too, if it lies in a folder that is shared with one.
+pub fn share_as(parent: &Path, path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(parent)?.mode();
+    let is_shared = mode & OF_GROUP == OF_GROUP;
+    if is_shared { fs::set_permissions(path, Permissions::from_mode(mode & 0o2070 | 0o700)) } else { Ok(()) }
+}
 
 /// The permissions of what is in a cache.
 #[derive(Clone, Copy, Debug)]

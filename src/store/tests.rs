@@ -453,14 +453,14 @@ fn a_file_that_may_be_executed_stays_one_and_is_another_content() {
     let (plain, tool) = (publish_tool("plain", 0o644), publish_tool("tool", 0o755));
     assert_ne!(plain, tool);
     let mode = |digest: &Digest| fs::metadata(store.blob_path(digest)).unwrap().mode() & 0o777;
-    assert_eq!((mode(&plain), mode(&tool)), (0o444, 0o555));
+    assert_eq!((mode(&plain), mode(&tool)), (0o400, 0o500));
     let folder = work.path().join("folder");
     fs::create_dir(&folder).unwrap();
     fs::copy(store.blob_path(&tool), folder.join("tool")).unwrap();
     fs::write(folder.join(".hidden"), "moss").unwrap();
     let tree = publish(&store, &folder).digest;
     let place = store.blob_path(&tree);
-    assert_eq!(fs::metadata(place.join("tool")).unwrap().mode() & 0o777, 0o555);
+    assert_eq!(fs::metadata(place.join("tool")).unwrap().mode() & 0o777, 0o500);
     assert!(space.open().verified(&tree).unwrap().is_some());
     fs::remove_file(place.join(".hidden")).unwrap();
     assert_eq!(space.open().verified(&tree).unwrap(), None, "what is hidden is part of it");
@@ -555,6 +555,30 @@ fn everything_has_the_permissions_of_the_cache_folder() {
     assert_eq!(mode(&segment(&space)), 0o660);
     let root = fs::read_dir(space.root().join("roots")).unwrap().next().unwrap().unwrap().path();
     assert_eq!((mode(&root), mode(&root.join("folder"))), (0o2770, 0o660));
+}
+
+#[test]
+fn a_new_folder_is_its_owners_alone_or_the_groups_of_the_one_it_is_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().mode() & 0o7777;
+    create_private(&at("deep/er/cache")).unwrap();
+    assert_eq!([mode("deep"), mode("deep/er"), mode("deep/er/cache")], [0o700; 3]);
+    for (name, shared, made) in [
+        ("open", 0o777, 0o700),
+        ("group", 0o770, 0o700),
+        ("team", 0o2775, 0o2770),
+        ("readers", 0o2755, 0o2700),
+    ] {
+        fs::create_dir(at(name)).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(shared)).unwrap();
+        let inner = format!("{name}/a/b");
+        create_private(&at(&inner)).unwrap();
+        create_private(&at(&inner)).unwrap();
+        assert_eq!((mode(name), mode(&inner) & 0o7777), (shared, made), "{name}");
+    }
+    fs::write(at("file"), "").unwrap();
+    assert!(create_private(&at("file")).is_err() && create_private(&at("file/a")).is_err());
 }
 
 #[test]

@@ -103,20 +103,22 @@ fn what_is_there_is_not_overwritten_and_one_file_is_one_file() {
     space
         .export("csv", "out", &[])
         .fails(2, "error: out is there and not empty: name a new folder, or remove it first\n");
-    space
-        .export("jbb", "one.json", &[])
-        .fails(2, "error: there are 3 files to write: name a folder instead of one.json\n");
+    space.export("jbb", "one.json", &[]).fails(
+        2,
+        "error: cannot write one.json: there are 3 files to write: name a folder instead of one.json\n",
+    );
     assert!(!space.path("one.json").exists());
-    space.write("one.json", "");
-    space
-        .export("jbb", "one.json", &[])
-        .fails(2, "error: one.json is there: name a new file, or remove it first\n");
+    space.write("one.json", "{\"parameters\": {\"method\": \"PAIR\"}}");
+    space.export("jbb", "one.json", &[]).fails(
+        2,
+        "error: one.json is there and is no export of triplay; name another file, remove it first, or replace it with --force\n",
+    );
     space.export("csv", "none/out", &[]).fails(2, "error: there is no folder none: make it first\n");
     space.export("csv", "x", &["--reveal", "--redact"]).fails(2, "cannot be used with");
     space.triplay(&["runs", "export", "none", "--to", "csv", "-o", "x"]).fails(2, "there is no run `none`");
     let left: Vec<PathBuf> = files(&space.path(""))
         .into_iter()
-        .filter(|path| path.to_string_lossy().contains(".exporting"))
+        .filter(|path| path.to_string_lossy().contains(".writing"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -71,3 +71,97 @@ fn crates_use_only_those_below() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen > 60, "only {seen} uses found: does the test still read the manifests?");
 }
+
+/// Who reaches standard output or error past `output`, which makes safe what is printed, and why.
+const PAST_OUTPUT: &[(&str, &str)] = &[
+    ("src/cli/progress.rs", "bars are drawn by indicatif; what is not ours in them goes through `output`"),
+    ("src/exec/supervise.rs", "its standard output and error are pipes to triplay"),
+];
+
+/// What writes there, and what does not belong into a file that has its macros from `output`.
+const WRITERS: &[&str] = &[
+    "stdout()",
+    "stderr()",
+    "ProgressBar",
+    "dbg!(",
+    "std::print",
+    "std::eprint",
+    "/dev/tty",
+    "/dev/stdout",
+    "/dev/stderr",
+];
+
+/// The lines of a source file that reach standard output or error past `output`.
+fn past_output(source: &str) -> Vec<&str> {
+    let imports = |name: &str| {
+        let mut uses = source.split("use output::").skip(1).filter_map(|rest| rest.split(';').next());
+        uses.any(|names| names.split(|c: char| !c.is_alphanumeric() && c != '_').any(|used| used == name))
+    };
+    let macros: Vec<String> = ["print", "println", "eprint", "eprintln"]
+        .into_iter()
+        .filter(|name| !imports(name))
+        .map(|name| format!("{name}!("))
+        .collect();
+    let is_own = |line: &str, at: usize| line[..at].ends_with("output::") || line[..at].ends_with("Term::");
+    let writes = |line: &&str| {
+        let code = line.trim_start();
+        let of_macro = macros.iter().any(|name| {
+            let before = |at: usize| line[..at].chars().next_back();
+            line.match_indices(name.as_str()).any(|(at, _)| before(at).is_none_or(|c| !c.is_alphanumeric()))
+        });
+        let named = WRITERS.iter().any(|name| line.match_indices(name).any(|(at, _)| !is_own(line, at)));
+        !code.starts_with("//") && (of_macro || named)
+    };
+    source.lines().filter(writes).collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn only_output_writes_to_the_terminal() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    assert!(files.len() > 200);
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(root).unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = past_output(&text);
+        if PAST_OUTPUT.iter().any(|(allowed, _)| *allowed == name) {
+            assert!(!lines.is_empty(), "{name} needs no exception any more");
+        } else if !name.starts_with("src/output/") {
+            wrong.extend(lines.iter().map(|line| format!("{name}: {}", line.trim())));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "texts of models and strangers' names steer terminals: print with `output`\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn what_reaches_the_terminal_past_output_is_found() {
+    for line in [
+        "println!(\"{name}\");",
+        "    let out = std::io::stdout().lock();",
+        "write!(io::stderr(), \"\")",
+        "dbg!(name)",
+        "use output::println; eprintln!(\"\")",
+    ] {
+        assert_eq!(past_output(line).len(), 1, "{line}");
+    }
+    for line in ["use output::{Destination, println};\nprintln!()", "output::stdout()", "// println!()"] {
+        assert!(past_output(line).is_empty(), "{line}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use crate::space::Space;
 
@@ -77,9 +78,14 @@ fn what_is_there_is_replaced_only_by_the_command_that_wrote_it() {
 
         for text in [OWN, foreign] {
             fs::write(&path, text).unwrap();
-            let remedy =
-                format!("error: {out} is there and is no {what}; name another file, or remove it first\n");
+            let remedy = format!(
+                "error: {out} is there and is no {what}; name another file, remove it first, or replace it with --force\n"
+            );
             let remedy = match (*what, text == OWN) {
+                // `run --force` would mean something else.
+                ("trace of triplay", _) => {
+                    remedy.replace(", remove it first, or replace it with --force", ", or remove it first")
+                }
                 // Before the query is asked, any table may be its answer.
                 ("table with the columns run, status", true) if out.ends_with("jsonl") => {
                     remedy.replace(" with the columns run, status", "")
@@ -88,6 +94,12 @@ fn what_is_there_is_replaced_only_by_the_command_that_wrote_it() {
             };
             triplay().fails(2, &remedy);
             assert_eq!(fs::read_to_string(&path).unwrap(), *text, "{args:?}");
+        }
+        let forced = || space.triplay(&[*args, &["--force"]].concat());
+        if *what != "trace of triplay" {
+            let seen = forced();
+            assert_eq!(seen.code, Some(0), "{args:?}: {}", seen.err);
+            assert!(fs::metadata(&path).unwrap().len() > 20, "{args:?}");
         }
         // Nor is anything written through a link, or in a link's place.
         let target = space.path("mine.yaml");
@@ -98,10 +110,18 @@ fn what_is_there_is_replaced_only_by_the_command_that_wrote_it() {
             2,
             &format!("error: {out} is a symbolic link to mine.yaml, and nothing is written through one"),
         );
-        assert!(path.is_symlink() && fs::read_to_string(&target).unwrap() == OWN, "{args:?}");
+        assert!(forced().code == Some(2) && path.is_symlink(), "{args:?}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), OWN, "{args:?}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         triplay().fails(2, &format!("error: {out} is a folder; the "));
+        assert!(forced().code == Some(2) && path.is_dir(), "{args:?}");
+        fs::remove_dir(&path).unwrap();
+        // A pipe would be waited for.
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        triplay().fails(2, &format!("error: {out} is no file but a device, a pipe or a socket; name a file"));
+        assert_eq!(forced().code, Some(2), "{args:?}");
+        fs::remove_file(&path).unwrap();
     }
 }
 

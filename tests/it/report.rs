@@ -1,9 +1,11 @@
 //! `triplay report` and `triplay ui`: what is in the file, what is left out of it, and who may ask for the live page.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -370,7 +372,9 @@ impl Ui {
 
     fn ask(&self, method: &str, path: &str, host: &str) -> Answered {
         let mut stream = TcpStream::connect(&self.host).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        // In one piece, as browsers do.
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
@@ -494,6 +498,49 @@ fn who_does_not_know_the_address_cannot_stop_the_live_page() {
     assert_eq!(BufReader::new(endless).lines().next().unwrap().unwrap(), "HTTP/1.1 400 Bad Request");
     assert_eq!(ui.get("api/report").status, 200);
     drop(silent);
+}
+
+#[test]
+fn connections_without_the_secret_take_no_place_of_those_with_it() {
+    let space = Space::new();
+    let ui = Ui::start(&space, &[]);
+    let connect = |text: &str| {
+        let mut stream = TcpStream::connect(&ui.host).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    // More than there are places of either kind, which say nothing, half of it, or ask without the secret and take no
+    // answer; whenever one is sent away another comes.
+    let refused = format!("GET /{}/ HTTP/1.1\r\nHost: {}\r\n\r\n", "0".repeat(32), ui.host);
+    let texts = ["", "GET / HT", refused.as_str()];
+    let (over, busy) = (AtomicBool::new(false), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut open = VecDeque::new();
+            for (count, text) in texts.iter().cycle().enumerate() {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                open.push_back(connect(text));
+                if open.len() > 300 {
+                    open.pop_front();
+                }
+                if count == 300 {
+                    busy.wait();
+                }
+            }
+        });
+        busy.wait();
+        let ask = || (0..50).map(|_| ui.get("api/report").status).collect::<Vec<u16>>();
+        let statuses = std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask));
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(statuses.unwrap(), [200; 50]);
+    });
+    // What was sent away was sent away: of many that say nothing, the first do not wait for their time to be up.
+    let silent: Vec<TcpStream> = (0..300).map(|_| connect("")).collect();
+    assert_eq!(ui.get("api/report").status, 200);
+    silent[0].set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    assert_eq!((&silent[0]).read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

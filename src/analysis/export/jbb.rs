@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::evaluations::{Attacked, Evaluation, broken, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
+/// What the method of each artifact begins with.
+pub const METHOD: &str = "triplay-";
+
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let (mut any, mut any_known) = (false, false);
     for source in sources {
@@ -76,7 +79,7 @@ fn parameters(
     let record = &source.run.record;
     let broken = jailbreaks.iter().filter(|jailbreak| jailbreak["jailbroken"] == true).count();
     json!({
-        "method": format!("triplay-{}", record.pipeline),
+        "method": format!("{METHOD}{}", record.pipeline),
         "model": evaluation.subject,
         // The attacker learns from verdicts on what defenders say, and sees nothing else of them.
         "attack_type": "black_box",

@@ -11,10 +11,12 @@ mod rows;
 mod scalars;
 mod tensorboard;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use output::{Destination, NewFolder, Overwrite};
 use serde_json::Value;
 
 use runs::{Run, Tables, Texts};
@@ -43,41 +45,75 @@ pub struct Source {
     pub texts: Texts,
 }
 
-/// Writes the files of `format` to `out`, which is a new folder; or a new file, where its name ends in `.json` and
-/// there is only one file to write. Says how many files there are.
-pub fn export(sources: &[Source], format: Format, out: &Path) -> anyhow::Result<usize> {
-    let is_file = out.extension().is_some_and(|ending| ending == "json");
-    output::is_free(out)?;
-    let fail = || format!("cannot write {}", out.display());
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // All of it is there, or nothing.
-    let making = tempfile::Builder::new().prefix(".exporting-").tempdir_in(parent).with_context(fail)?;
-    let place = std::path::absolute(out).with_context(fail)?;
-    match format {
-        Format::Inspect => inspect::write(sources, making.path())?,
-        Format::Jbb => jbb::write(sources, making.path())?,
-        Format::Harmbench => harmbench::write(sources, making.path())?,
-        Format::Csv => csv::write(sources, making.path())?,
-        Format::Tensorboard => tensorboard::write(sources, making.path())?,
-        Format::MlflowFiles => mlflow::write(sources, making.path(), &place)?,
+/// Where files are written: a new folder, or a file, where the name ends in `.json` and there is only one to write.
+pub enum Place {
+    Folder(NewFolder),
+    File(Destination),
+}
+
+impl Place {
+    pub fn new(out: &Path, overwrite: Overwrite) -> anyhow::Result<Place> {
+        Ok(match out.extension().is_some_and(|ending| ending == "json") {
+            true => Place::File(Destination::forcible(out, "export of triplay", overwrite, is_export)?),
+            false => Place::Folder(NewFolder::new(out)?),
+        })
     }
-    let files = files(making.path())?;
-    if is_file {
-        let [file] = &files[..] else {
-            bail!("there are {} files to write: name a folder instead of {}", files.len(), out.display())
-        };
-        fs::rename(file, out).with_context(fail)?;
-    } else {
-        if out.exists() {
-            // An empty folder, as was seen above.
-            fs::remove_dir(out).with_context(fail)?;
+}
+
+/// Whether a file is a log or an artifact that was exported.
+fn is_export(path: &Path) -> bool {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Beginning {
+        eval: Eval,
+        parameters: Parameters,
+    }
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Eval {
+        packages: serde_json::Map<String, Value>,
+    }
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Parameters {
+        method: String,
+    }
+    let Ok(file) = File::open(path) else { return false };
+    let read: Beginning = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();
+    read.eval.packages.contains_key("triplay") || read.parameters.method.starts_with(jbb::METHOD)
+}
+
+/// Writes the files of `format` to `out`. Says how many there are.
+pub fn export(sources: &[Source], format: Format, out: &Path, place: &Place) -> anyhow::Result<usize> {
+    let absolute = std::path::absolute(out).with_context(|| format!("cannot find {}", out.display()))?;
+    let write = |folder: &Path| {
+        fs::create_dir(folder)?;
+        match format {
+            Format::Inspect => inspect::write(sources, folder)?,
+            Format::Jbb => jbb::write(sources, folder)?,
+            Format::Harmbench => harmbench::write(sources, folder)?,
+            Format::Csv => csv::write(sources, folder)?,
+            Format::Tensorboard => tensorboard::write(sources, folder)?,
+            Format::MlflowFiles => mlflow::write(sources, folder, &absolute)?,
         }
-        fs::rename(making.keep(), out).with_context(fail)?;
-        // Temporary folders are private.
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(out, fs::Permissions::from_mode(0o755)).with_context(fail)?;
+        files(folder)
+    };
+    let mut count = 0;
+    match place {
+        Place::Folder(place) => place.make(|folder| {
+            count = write(folder)?.len();
+            Ok(())
+        })?,
+        Place::File(place) => place.write(|path| {
+            let files = write(&path.with_extension("files"))?;
+            count = files.len();
+            let [file] = &files[..] else {
+                bail!("there are {count} files to write: name a folder instead of {}", out.display())
+            };
+            Ok(fs::rename(file, path)?)
+        })?,
     }
-    Ok(files.len())
+    Ok(count)
 }
 
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -119,4 +155,27 @@ fn free(folder: &Path, stem: &str, ending: &str) -> PathBuf {
         number += 1;
     }
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_and_artifacts_of_triplay_are_told_from_those_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        for (text, is_own) in [
+            (r#"{"version": 2, "eval": {"packages": {"triplay": "0.1.0"}}, "samples": []}"#, true),
+            (r#"{"version": 2, "eval": {"packages": {"inspect_ai": "0.3"}}}"#, false),
+            (r#"{"parameters": {"method": "triplay-small"}, "jailbreaks": []}"#, true),
+            (r#"{"parameters": {"method": "PAIR"}, "jailbreaks": []}"#, false),
+            ("[1, 2]", false),
+            ("{\"parameters\": ", false),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(is_export(&path), is_own, "{text}");
+        }
+        assert!(!is_export(&folder.path().join("none")));
+    }
 }

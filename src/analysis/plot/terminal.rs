@@ -2,6 +2,7 @@
 //! are told apart without colours.
 
 use console::Style;
+use output::one_line;
 
 use super::{Curve, Picture};
 
@@ -30,7 +31,7 @@ pub fn terminal(picture: &Picture, colours: bool) -> String {
     let field = field(picture);
     let labels = labels(picture);
     let names = names(picture);
-    let mut text = format!("{}\n{}\n\n", picture.title(), picture.subtitle());
+    let mut text = format!("{}\n{}\n\n", one_line(&picture.title()), picture.subtitle());
     for (row, cells) in field.iter().enumerate() {
         let mut line = format!("{:>8} │", labels[row]);
         for cell in cells {
@@ -50,7 +51,7 @@ pub fn terminal(picture: &Picture, colours: bool) -> String {
     }
     text += &format!("{:>8} └{}\n", "", "─".repeat(WIDTH));
     text += &phases(picture);
-    text + &format!("\n{:>10}{} over {}\n", "", picture.label(), picture.places())
+    text + &format!("\n{:>10}{} over {}\n", "", one_line(&picture.label()), picture.places())
 }
 
 fn painted(text: &str, curve: usize, colours: bool) -> String {
@@ -139,7 +140,8 @@ fn names(picture: &Picture) -> Vec<Option<(usize, String)>> {
         let nearest = (0..HEIGHT).filter(|row| names[*row].is_none()).min_by_key(|row| row.abs_diff(end));
         let Some(row) = nearest else { continue };
         let name = if curve.name.is_empty() { "as it stands" } else { curve.name };
-        let name = console::truncate_str(name, NAME - 3, "…");
+        let name = one_line(name);
+        let name = console::truncate_str(&name, NAME - 3, "…");
         names[row] = Some((curve.number, format!("{} {name}", letter(curve))));
     }
     names
@@ -150,6 +152,7 @@ fn phases(picture: &Picture) -> String {
     let mut line = vec![' '; 10 + WIDTH + NAME];
     let mut free = 0;
     for (place, phase) in picture.axes.phases.iter().enumerate() {
+        let phase = one_line(phase);
         let middle = 10 + x(picture, place) / 2;
         let length = phase.chars().count();
         let start = (middle + 1).saturating_sub(length.div_ceil(2));

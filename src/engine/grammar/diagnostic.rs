@@ -1,9 +1,9 @@
 //! An error of a pipeline file, as a reader is shown it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use output::{steers, visible};
 use unicode_width::UnicodeWidthChar;
 
 /// More errors than this are counted, not shown.
@@ -115,33 +115,18 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", printable(&self.path.to_string_lossy()))?;
-        let message = printable(self.message.as_deref().unwrap_or_default());
+        write!(f, "{}", visible(&self.path.to_string_lossy()))?;
+        let message = visible(self.message.as_deref().unwrap_or_default());
         if let Some((at, excerpt)) = &self.place {
             write!(f, ":{}:{}: {message}\n{excerpt}", at.line, at.column)?;
         } else {
             write!(f, ": {message}")?;
         }
         match &self.help {
-            Some(help) => write!(f, "\n  help: {}", printable(help)),
+            Some(help) => write!(f, "\n  help: {}", visible(help)),
             None => Ok(()),
         }
     }
-}
-
-/// Whether a character would steer a terminal, or reorder what stands around it, instead of being shown.
-fn steers(c: char) -> bool {
-    let is_white = matches!(c, '\t' | '\n');
-    c.is_control() && !is_white || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Text that may hold anything from the file, safe to be shown.
-fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
-        return Cow::Borrowed(text);
-    }
-    let show = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
-    Cow::Owned(text.chars().map(show).collect())
 }
 
 /// A line as it is shown, and the carets that stand under the place in it.

@@ -140,7 +140,7 @@ mod tests {
             .to_string();
         assert_eq!(
             error,
-            "p\\u{1b}.yaml: no `\\u{1b}[2J\\r\\u{202e}\t`\nsecond\n  help: did you mean `\\u{0}`?"
+            "p\\u001b.yaml: no `\\u001b[2J\\r\\u202e\t`\nsecond\n  help: did you mean `\\u0000`?"
         );
         let error = source("a\x1b\u{2066}b").error(At { line: 1, column: 4, length: 1 }, "m").to_string();
         assert_eq!(error, "p.yaml:1:4: m\n  |\n1 | a\u{fffd}\u{fffd}b\n  |    ^");

@@ -1,0 +1,234 @@
+//! What may reach a terminal. Texts of models, names in strangers' files and errors about them can hold what steers a
+//! terminal (sequences that fill the clipboard or write over a line) or hides and reorders what stands around it. Everything
+//! that is printed goes through a [`Printer`], which shows such characters as escapes: on standard output where that is a
+//! terminal, since results in a pipe keep their bytes; on standard error always, since its lines end up in logs that
+//! somebody shows.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Stderr, StdoutLock, Write};
+
+/// Whether a character steers a terminal, or hides or reorders what stands around it, instead of being shown. Line breaks
+/// and tabs are not among them, nor are the joiners that emoji and scripts are written with.
+pub fn steers(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        ' '..='~' => false,
+        // Marks and overrides of direction; line and paragraph separators.
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        // Without a width or a shape.
+        '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' => true,
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
+        c => c.is_control(),
+    }
+}
+
+/// Text as it may be shown: what would steer the terminal is escaped as JSON does it, so that JSON stays the same JSON.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    escaped(text, steers)
+}
+
+/// The same, without line breaks and tabs: what is one name or one cell stays on one line.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| steers(c) || matches!(c, '\n' | '\t'))
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            c if !is_escaped(c) => shown.push(c),
+            '\n' => shown += "\\n",
+            '\t' => shown += "\\t",
+            '\r' => shown += "\\r",
+            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// How long the text at the beginning is that switches colours and styles on and off, and does nothing else.
+fn colours(text: &str) -> usize {
+    let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b';';
+    let parts = text.strip_prefix("\x1b[").map(|rest| rest.bytes().take_while(is_part).count());
+    parts.filter(|parts| text[2 + parts..].starts_with('m')).map_or(0, |parts| 2 + parts + 1)
+}
+
+/// The same as [`visible`], but for colours.
+fn visible_in_colours(text: &str) -> Cow<'_, str> {
+    if !text.contains('\x1b') {
+        return visible(text);
+    }
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(start) = rest.find('\x1b') {
+        let length = colours(&rest[start..]);
+        let end = start + length.max(1);
+        shown += &visible(&rest[..start]);
+        shown += &if length > 0 { Cow::Borrowed(&rest[start..end]) } else { visible(&rest[start..end]) };
+        rest = &rest[end..];
+    }
+    Cow::Owned(shown + &visible(rest))
+}
+
+/// What is left of bytes of another program or of a file is shown too.
+fn visible_bytes(bytes: &[u8], show: fn(&str) -> Cow<'_, str>) -> String {
+    bytes.utf8_chunks().fold(String::with_capacity(bytes.len()), |mut shown, chunk| {
+        shown += &show(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| {
+            let _ = write!(shown, "\\x{byte:02x}");
+        });
+        shown
+    })
+}
+
+/// Where text is printed. Bytes that are no text pass where nothing is escaped.
+pub struct Printer<W: Write> {
+    to: W,
+    /// How it is made safe, unless it need not be.
+    show: Option<fn(&str) -> Cow<'_, str>>,
+    /// The beginning of a character whose rest is still to come.
+    begun: Vec<u8>,
+}
+
+/// Standard output: safe where it is a terminal, the same bytes elsewhere.
+pub fn stdout() -> Printer<StdoutLock<'static>> {
+    let to = io::stdout();
+    let show = to.is_terminal().then_some(visible as fn(&str) -> Cow<'_, str>);
+    Printer { to: to.lock(), show, begun: Vec::new() }
+}
+
+/// Standard error: always safe.
+pub fn stderr() -> Printer<Stderr> {
+    Printer { to: io::stderr(), show: Some(visible), begun: Vec::new() }
+}
+
+impl<W: Write> Printer<W> {
+    pub(super) fn with_colours(mut self) -> Printer<W> {
+        self.show = self.show.map(|_| visible_in_colours as fn(&str) -> Cow<'_, str>);
+        self
+    }
+}
+
+impl<W: Write> Write for Printer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(show) = self.show else { return self.to.write(bytes) };
+        let begun = std::mem::take(&mut self.begun);
+        let all = if begun.is_empty() { Cow::Borrowed(bytes) } else { Cow::Owned([&begun, bytes].concat()) };
+        let whole = all.len() - begun_character(&all);
+        self.begun = all[whole..].to_vec();
+        self.to.write_all(visible_bytes(&all[..whole], show).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<W: Write> Drop for Printer<W> {
+    fn drop(&mut self) {
+        if let (Some(show), false) = (self.show, self.begun.is_empty()) {
+            // Who reads may have gone.
+            let _ = self.to.write_all(visible_bytes(&self.begun, show).as_bytes());
+        }
+    }
+}
+
+/// How many bytes at the end begin a character that may still become whole.
+fn begun_character(bytes: &[u8]) -> usize {
+    let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    let may_become_whole = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+    if may_become_whole { last.len() } else { 0 }
+}
+
+/// Reads the command line as [`clap::Parser::parse`] does. What clap says of it repeats what was typed, which may be the
+/// name of a stranger's file (`triplay pipeline check *`): then it is said without clap's colours, and safely.
+pub fn command_line<T: clap::Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        if !std::env::args_os().any(|word| word.to_string_lossy().contains(steers)) {
+            error.exit();
+        }
+        let text = error.render().to_string();
+        match error.use_stderr() {
+            true => crate::tell_line(format_args!("{}", text.trim_end())),
+            false => crate::print_line(format_args!("{}", text.trim_end())),
+        }
+        std::process::exit(error.exit_code())
+    })
+}
+
+/// Has panics said as the standard library says them, but safely: a message may quote any text.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let trace = Backtrace::capture();
+        let trace = match trace.status() {
+            BacktraceStatus::Captured => format!("\n{trace}"),
+            _ => String::new(),
+        };
+        crate::tell_line(format_args!(
+            "thread '{}' {panic}{trace}",
+            thread.name().unwrap_or("without a name")
+        ));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fills the clipboard, sets the title, is a C1 control, goes back a character, turns a line around.
+    const HOSTILE: &str = "\x1b]52;c;Z2xvd3Zlbm9t\x07 \x1b]0;moonbane\x1b\\ \u{9b}2J a\u{8}b\r \u{202e}mon\u{202c}\u{7f}\u{e0041}";
+
+    const SHOWN: &str = "\\u001b]52;c;Z2xvd3Zlbm9t\\u0007 \\u001b]0;moonbane\\u001b\\ \\u009b2J a\\u0008b\\r \\u202emon\\u202c\\u007f\\udb40\\udc41";
+
+    fn printed(show: fn(&str) -> Cow<'_, str>, pieces: &[&[u8]]) -> String {
+        let mut bytes = Vec::new();
+        let mut printer = Printer { to: &mut bytes, show: Some(show), begun: Vec::new() };
+        pieces.iter().for_each(|piece| printer.write_all(piece).unwrap());
+        drop(printer);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_shown_and_all_else_stays() {
+        assert_eq!(visible(HOSTILE), SHOWN);
+        let plain = "brew\tglowvenom\n“Mondgift” für 3 € 🧙‍♀️ नमस्ते می‌خواهم שלום\n";
+        assert!(matches!(visible(plain), Cow::Borrowed(text) if text == plain));
+        assert_eq!(one_line("a\tb\nc\u{202e}"), "a\\tb\\nc\\u202e");
+    }
+
+    #[test]
+    fn json_that_is_shown_is_the_same_json() {
+        let json = serde_json::json!({ HOSTILE: HOSTILE }).to_string();
+        assert_ne!(visible(&json), json);
+        let read: serde_json::Value = serde_json::from_str(&visible(&json)).unwrap();
+        assert_eq!(read[HOSTILE], HOSTILE);
+    }
+
+    #[test]
+    fn a_text_may_come_in_pieces_and_need_not_be_text() {
+        let every_byte: Vec<&[u8]> = HOSTILE.as_bytes().chunks(1).collect();
+        assert_eq!(printed(visible, &every_byte), SHOWN);
+        assert_eq!(
+            printed(visible, &["é🧙".as_bytes(), b"\x9b2J \xc3", b"(\xf0\x9f\xa7"]),
+            "é🧙\\x9b2J \\xc3(\\xf0\\x9f\\xa7"
+        );
+    }
+
+    #[test]
+    fn of_escape_sequences_only_colours_pass_where_they_are_ours() {
+        let text = "\x1b[1;38;5;208mred\x1b[0m \x1b[2J\x1b[31";
+        assert_eq!(
+            printed(visible_in_colours, &[text.as_bytes()]),
+            "\x1b[1;38;5;208mred\x1b[0m \\u001b[2J\\u001b[31"
+        );
+        assert_eq!(printed(visible_in_colours, &[HOSTILE.as_bytes()]), SHOWN);
+    }
+}
