@@ -5,6 +5,7 @@ mod collect;
 pub mod compare;
 mod denominator;
 pub mod export;
+mod flat;
 mod halted;
 mod matrix;
 mod plot;
@@ -16,6 +17,7 @@ mod table;
 
 pub use collect::{collect, link_models, read, write};
 pub use denominator::{Denominator, Span};
+pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};

@@ -125,6 +125,13 @@ impl AttackerReward {
         Err(problem.into())
     }
 
+    /// Whether every attack earns 0.
+    pub fn is_nothing(&self) -> bool {
+        let values = [self.values.negative, self.values.rejective, self.values.positive];
+        let fines = self.diversity * self.sharpness * (self.self_bleu + self.cosine);
+        values == [0.0; 3] && self.semantic == 0.0 && fines == 0.0
+    }
+
     pub fn reward(&self, outcome: &AttackOutcome, undetermined: Undetermined) -> AttackerComponents {
         let keeps_meaning = match undetermined {
             Undetermined::Skip => outcome.keeps_meaning,
@@ -182,6 +189,11 @@ impl Default for DefenderReward {
 }
 
 impl DefenderReward {
+    /// Whether responses of all classes earn the same.
+    pub fn is_constant(&self) -> bool {
+        self.values.negative == self.values.rejective && self.values.rejective == self.values.positive
+    }
+
     pub fn reward(&self, class: Option<Class>, undetermined: Undetermined) -> Option<f64> {
         self.values.of(class, undetermined)
     }
