@@ -35,12 +35,12 @@ pub fn print_line(text: std::fmt::Arguments) {
 
 /// Prints; a reader that has seen enough, such as `head`, is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    unless_closed(Ok(stdout().write_all(text.as_bytes())?))
+    unless_closed(stdout().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// The same, of text with colours of ours. What is not ours in it has gone through [`one_line`].
 pub fn print_coloured(text: &str) -> anyhow::Result<()> {
-    unless_closed(Ok(stdout().with_colours().write_all(text.as_bytes())?))
+    unless_closed(stdout().with_colours().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// What came of writing to standard output. A reader that has seen enough, such as `head`, is no error.

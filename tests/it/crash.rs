@@ -425,6 +425,9 @@ fn two_users_of_a_group_share_one_cache() {
 fn a_cache_that_may_only_be_read_serves_what_it_has_and_says_what_it_cannot() {
     let space = Space::new();
     let program = program(&space);
+    // Shared with all users of the machine on purpose.
+    fs::create_dir(space.path(".triplay")).unwrap();
+    fs::set_permissions(space.path(".triplay"), fs::Permissions::from_mode(0o755)).unwrap();
     let first = space.triplay(&SMALL).json();
     fn all(path: &Path, act: &dyn Fn(&Path)) {
         if path.is_dir() {

@@ -157,13 +157,13 @@ fn cells_and_columns_steer_no_terminal() {
 fn what_a_model_says_steers_no_terminal() {
     let space = Space::new();
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
-    let steers = |text: &str| text.trim_end().contains(|c| triplay::output::steers(c));
+    let steers = |text: &str| text.trim_end().contains(triplay::output::steers);
     let said = (0..200u32).find_map(|seed| {
         let seed = seed.to_string();
         let args = ["model", "generate", "--model", model, "--prompt", "brew", "--seed", &seed];
         let said = space.triplay(&args);
         assert_eq!(said.code, Some(0), "{}", said.err);
-        steers(&said.out).then(|| (seed, said.out))
+        steers(&said.out).then_some((seed, said.out))
     });
     let (seed, said) = said.expect("a model of random weights says everything sooner or later");
     let args = ["model", "generate", "--model", model, "--prompt", "brew", "--seed", &seed];
