@@ -31,4 +31,5 @@ pub use records::{DigestMap, DigestSet};
 pub use roots::{Named, NamedOutput, Root, Rooted, Standing};
 pub use seed::Seed;
 pub use session::{Process, Workspace};
+pub use tree::dangling;
 pub use upkeep::{Collected, Live, Usage, Verified};
