@@ -96,6 +96,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         pipeline: "bench".into(),
         file: PathBuf::from("bench.yaml"),
         params: BTreeMap::from([(String::new(), serde_json::json!({}))]),
+        typed: BTreeMap::new(),
         settings: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),

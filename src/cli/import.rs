@@ -10,14 +10,13 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use crate::data::import::{FileReport, Format, Options, Report, Twins, import};
+use crate::data::import::{FORMATS, FileReport, Format, Options, Report, Twins, import};
 use crate::data::{self, Row, SeedRow, write};
 use output::{Destination, Overwrite, eprintln, one_line, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// Files of JailbreakBench, HarmBench, AdvBench, XSTest, OR-Bench, WildJailbreak, StrongREJECT, AIR-Bench or your
-    /// own: .csv, .tsv, .json, .jsonl or .parquet
+    /// Files of a dataset that --as names, or your own: .csv, .tsv, .json, .jsonl or .parquet
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The Parquet file to write; without it, only say what would be in it
@@ -27,11 +26,11 @@ pub struct ImportArgs {
     overwrite: Overwrite,
     /// What the files are, instead of recognising each by its columns
     #[arg(long = "as", value_name = "FORMAT", value_parser = format_parser())]
-    format: Option<Format>,
+    format: Option<&'static Format>,
     /// Put all rows in this split [default: what their file says, else `train`]
     #[arg(long, value_parser = ["train", "heldout"])]
     split: Option<String>,
-    /// Call all rows this [default: what their file says]
+    /// Call all rows this; has to be said where the file does not [default: what the file says]
     #[arg(long, value_parser = ["hazard", "benign"])]
     task: Option<String>,
     /// Say which rows are also in this file, such as what you evaluate with; may be repeated
@@ -48,8 +47,8 @@ pub struct ImportArgs {
     json: bool,
 }
 
-fn format_parser() -> impl TypedValueParser<Value = Format> {
-    let names = Format::ALL.map(|format| format.about().name);
+fn format_parser() -> impl TypedValueParser<Value = &'static Format> {
+    let names = FORMATS.each_ref().map(|format| format.name);
     PossibleValuesParser::new(names).try_map(|name| Format::named(&name).ok_or("no such format"))
 }
 

@@ -238,6 +238,8 @@ struct Begun {
 fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root }: Begun) -> RunRecord {
     let params =
         graph.variants.iter().map(|variant| (variant.name().unwrap_or_default(), json!(variant.params)));
+    let typed = graph.variants.iter().filter(|variant| !variant.typed.is_empty());
+    let typed = typed.map(|variant| (variant.name().unwrap_or_default(), variant.typed.clone()));
     let kinds: BTreeMap<String, u32> =
         graph.nodes.iter().map(|node| (node.call.kind.name.to_owned(), node.call.kind.version)).collect();
     RunRecord {
@@ -245,6 +247,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         pipeline: graph.pipeline.clone(),
         file: args.pipeline.file.clone(),
         params: params.collect(),
+        typed: typed.collect(),
         settings: args.pipeline.settings.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds,

@@ -1,5 +1,6 @@
 //! `triplay results`: many seeds and ablations together, as a table and as curves.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -171,15 +172,15 @@ impl Metrics {
     /// Pipeline and parameters of each of its ablations, the seed apart, and the seeds.
     fn settings(&self) -> BTreeMap<String, (String, BTreeSet<String>)> {
         let mut settings: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
-        for (variant, params) in self.record.iter().flat_map(|record| &record.params) {
+        let Some(record) = &self.record else { return settings };
+        for variant in record.params.keys() {
             let node = format!("{variant}/");
             let ablation = if variant.is_empty() { "" } else { runs::variant(&node).0 };
-            let mut params = params.clone();
-            let seed = params.as_object_mut().and_then(|params| params.remove("seed")).unwrap_or_default();
-            let pipeline = self.record.as_ref().map_or("", |record| record.pipeline.as_str());
+            let mut params: BTreeMap<&str, Cow<str>> = record.typed_params(variant).collect();
+            let seed = params.remove("seed").unwrap_or_default().into_owned();
             let ablation = settings.entry(ablation.to_owned()).or_default();
-            ablation.0 = format!("{pipeline} {params}");
-            ablation.1.insert(seed.to_string());
+            ablation.0 = format!("{} {params:?}", record.pipeline);
+            ablation.1.insert(seed);
         }
         let is_there = |ablation: &String| self.rows.iter().any(|row| runs::variant(&row.node).0 == ablation);
         settings.retain(|ablation, _| is_there(ablation));

@@ -126,12 +126,12 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         let why = why.as_deref().unwrap_or("the run ended before it said why");
         println!("failed    {node}: {}", why.replace('\n', "\n          "));
     }
-    for (ablation, params) in &record.params {
+    for ablation in record.params.keys() {
         println!(
             "\nparameters{}",
             if ablation.is_empty() { String::new() } else { format!(" of {ablation}") }
         );
-        for (name, value) in params.as_object().into_iter().flatten() {
+        for (name, value) in record.typed_params(ablation) {
             println!("  {name}: {value}");
         }
     }

@@ -36,6 +36,11 @@ pub fn cell(array: &ArrayRef, row: usize) -> Value {
         DataType::Float64 => number!(Float64Type),
         DataType::List(_) => items(&array.as_list::<i32>().value(row)),
         DataType::LargeList(_) => items(&array.as_list::<i64>().value(row)),
+        DataType::Struct(_) => {
+            let fields = array.as_struct();
+            let names = fields.column_names().into_iter().map(str::to_owned);
+            Value::Object(names.zip(fields.columns().iter().map(|column| cell(column, row))).collect())
+        }
         other => format!("({other})").into(),
     }
 }

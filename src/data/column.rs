@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::types::{
+    ArrowPrimitiveType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
+};
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, UInt32Array, UInt64Array,
 };
@@ -14,15 +17,40 @@ use arrow_schema::{DataType, Field};
 pub struct Columns {
     pub names: Vec<(String, ArrayRef)>,
     pub rows: usize,
+    /// Whether NaN and infinity are values as others.
+    pub any_number: bool,
 }
 
 /// Why a column could not be read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mismatch {
-    Missing { column: String },
-    Type { column: String, expected: DataType, found: DataType },
-    Null { column: String, row: usize },
+    Missing {
+        column: String,
+    },
+    Type {
+        column: String,
+        expected: DataType,
+        found: DataType,
+    },
+    /// One value of it; what it is, in words.
+    Value {
+        column: String,
+        row: usize,
+        what: String,
+    },
 }
+
+/// What is wrong with a column that has no name yet.
+enum Wrong {
+    /// Another type.
+    Type,
+    Value {
+        row: usize,
+        what: String,
+    },
+}
+
+type Values<T> = Result<Vec<Option<T>>, Wrong>;
 
 /// A type that a field of a row can have: one column, or the columns of a row type within.
 pub trait Column: Sized {
@@ -38,6 +66,8 @@ pub trait Column: Sized {
 pub trait Row: Column {
     /// The name of the schema, written into each file.
     const NAME: &'static str;
+    /// Whether its numbers may be NaN or infinite, as the loss of a step that went wrong.
+    const ANY_NUMBER: bool;
 }
 
 /// Makes row types: the documentation of each field becomes the description of its column, and a field
@@ -45,7 +75,7 @@ pub trait Row: Column {
 macro_rules! row_types {
     ($(
         $(#[$meta:meta])*
-        $name:ident = $schema:literal {
+        $name:ident = $schema:literal $(with $any:literal)? {
             $( $(#[doc = $doc:literal])* $field:ident: $type:ty, )*
         }
     )*) => {$(
@@ -80,6 +110,7 @@ macro_rules! row_types {
 
         impl $crate::column::Row for $name {
             const NAME: &'static str = $schema;
+            const ANY_NUMBER: bool = !<[&str]>::is_empty(&[$($any)?]);
         }
     )*};
 }
@@ -105,81 +136,159 @@ impl Columns {
         &self,
         name: &str,
         expected: DataType,
-        convert: impl FnOnce(&ArrayRef) -> Option<Vec<Option<T>>>,
+        convert: impl FnOnce(&ArrayRef) -> Values<T>,
     ) -> Result<Vec<Option<T>>, Mismatch> {
         let array = self.find(name)?;
-        convert(array).ok_or_else(|| Mismatch::Type {
-            column: name.to_owned(),
-            expected,
-            found: array.data_type().clone(),
+        let column = || name.to_owned();
+        convert(array).map_err(|wrong| match wrong {
+            Wrong::Type => Mismatch::Type { column: column(), expected, found: array.data_type().clone() },
+            Wrong::Value { row, what } => Mismatch::Value { column: column(), row, what },
         })
+    }
+
+    /// Whether there is a log-probability for each token of a completion.
+    pub fn as_long(&self) -> Result<(), Mismatch> {
+        let lengths = |name: &str| {
+            let array = self.find(name).ok()?;
+            let lists = array.as_list_opt::<i32>()?;
+            Some((0..array.len()).map(|row| lists.value_length(row)).collect::<Vec<_>>())
+        };
+        let (Some(tokens), Some(numbers)) = (lengths("completion_ids"), lengths("logprobs")) else {
+            return Ok(());
+        };
+        match tokens.iter().zip(&numbers).position(|(tokens, numbers)| tokens != numbers) {
+            Some(row) => {
+                let (tokens, numbers) = (tokens[row], numbers[row]);
+                let what = format!("{numbers} long where `completion_ids` is {tokens} long");
+                Err(Mismatch::Value { column: "logprobs".into(), row, what })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The first number of a column that is none.
+    fn finite<T: Number>(&self, values: &[T], name: &str) -> Result<(), Mismatch> {
+        let found = values.iter().enumerate().find_map(|(row, value)| Some((row, value.odd()?)));
+        match found.filter(|_| !self.any_number) {
+            Some((row, what)) => Err(Mismatch::Value { column: name.to_owned(), row, what }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What may hold numbers of which some are none.
+trait Number {
+    /// Such a number, in words.
+    fn odd(&self) -> Option<String>;
+}
+
+impl Number for f64 {
+    fn odd(&self) -> Option<String> {
+        (!self.is_finite()).then(|| format!("{self}, not a number that can be computed with"))
+    }
+}
+
+impl Number for Option<f64> {
+    fn odd(&self) -> Option<String> {
+        self.as_ref().and_then(Number::odd)
+    }
+}
+
+impl Number for Vec<f32> {
+    fn odd(&self) -> Option<String> {
+        let (at, value) = self.iter().enumerate().find(|(_, value)| !value.is_finite())?;
+        Some(format!("{value} at its item {at}, not a number that can be computed with"))
     }
 }
 
 fn no_nulls<T>(values: Vec<Option<T>>, name: &str) -> Result<Vec<T>, Mismatch> {
-    let null = |row| Mismatch::Null { column: name.to_owned(), row };
+    let null = |row| Mismatch::Value { column: name.to_owned(), row, what: "empty".into() };
     values.into_iter().enumerate().map(|(row, value)| value.ok_or_else(|| null(row))).collect()
 }
 
-fn texts(array: &ArrayRef) -> Option<Vec<Option<String>>> {
+fn texts(array: &ArrayRef) -> Values<String> {
     let own = |text: Option<&str>| text.map(str::to_owned);
     match array.data_type() {
-        DataType::Utf8 => Some(array.as_string::<i32>().iter().map(own).collect()),
-        DataType::LargeUtf8 => Some(array.as_string::<i64>().iter().map(own).collect()),
-        DataType::Utf8View => Some(array.as_string_view().iter().map(own).collect()),
-        DataType::Null => Some(vec![None; array.len()]),
-        _ => None,
+        DataType::Utf8 => Ok(array.as_string::<i32>().iter().map(own).collect()),
+        DataType::LargeUtf8 => Ok(array.as_string::<i64>().iter().map(own).collect()),
+        DataType::Utf8View => Ok(array.as_string_view().iter().map(own).collect()),
+        DataType::Null => Ok(vec![None; array.len()]),
+        _ => Err(Wrong::Type),
     }
 }
 
-/// Whole numbers of any width; a negative one is not read.
-fn whole(array: &ArrayRef) -> Option<Vec<Option<u64>>> {
-    let signed = |values: Vec<Option<i64>>| {
-        values.into_iter().map(|value| value.map(u64::try_from).transpose().ok()).collect::<Option<Vec<_>>>()
-    };
+/// Whole numbers of any width, which have to fit into `T`.
+fn whole<T: TryFrom<i128>>(array: &ArrayRef) -> Values<T> {
+    fn fit<A: ArrowPrimitiveType, T: TryFrom<i128>>(array: &ArrayRef) -> Values<T>
+    where
+        i128: From<A::Native>,
+    {
+        let number = |(row, value): (usize, Option<A::Native>)| {
+            let value = value.map(i128::from);
+            let fitted = value.map(T::try_from).transpose();
+            fitted.map_err(|_| Wrong::Value {
+                row,
+                what: format!(
+                    "{}, not a whole number from 0 in {} bits",
+                    value.unwrap_or_default(),
+                    size_of::<T>() * 8
+                ),
+            })
+        };
+        array.as_primitive::<A>().iter().enumerate().map(number).collect()
+    }
     match array.data_type() {
-        DataType::UInt32 => {
-            Some(array.as_primitive::<UInt32Type>().iter().map(|v| v.map(u64::from)).collect())
-        }
-        DataType::UInt64 => Some(array.as_primitive::<UInt64Type>().iter().collect()),
-        DataType::Int32 => {
-            signed(array.as_primitive::<Int32Type>().iter().map(|v| v.map(i64::from)).collect())
-        }
-        DataType::Int64 => signed(array.as_primitive::<Int64Type>().iter().collect()),
-        _ => None,
+        DataType::UInt8 => fit::<UInt8Type, T>(array),
+        DataType::UInt16 => fit::<UInt16Type, T>(array),
+        DataType::UInt32 => fit::<UInt32Type, T>(array),
+        DataType::UInt64 => fit::<UInt64Type, T>(array),
+        DataType::Int8 => fit::<Int8Type, T>(array),
+        DataType::Int16 => fit::<Int16Type, T>(array),
+        DataType::Int32 => fit::<Int32Type, T>(array),
+        DataType::Int64 => fit::<Int64Type, T>(array),
+        _ => Err(Wrong::Type),
     }
 }
 
-fn numbers(array: &ArrayRef) -> Option<Vec<Option<f64>>> {
+fn numbers(array: &ArrayRef) -> Values<f64> {
     match array.data_type() {
-        DataType::Float64 => Some(array.as_primitive::<Float64Type>().iter().collect()),
+        DataType::Float64 => Ok(array.as_primitive::<Float64Type>().iter().collect()),
         DataType::Float32 => {
-            Some(array.as_primitive::<Float32Type>().iter().map(|v| v.map(f64::from)).collect())
+            Ok(array.as_primitive::<Float32Type>().iter().map(|v| v.map(f64::from)).collect())
         }
-        DataType::Null => Some(vec![None; array.len()]),
-        _ => whole(array).map(|values| values.into_iter().map(|v| v.map(|v| v as f64)).collect()),
+        DataType::Null => Ok(vec![None; array.len()]),
+        _ => Ok(whole::<i64>(array)?.into_iter().map(|v| v.map(|v| v as f64)).collect()),
     }
 }
 
 /// Lists, each turned into a vector by `items`.
-fn lists<T>(
-    array: &ArrayRef,
-    items: impl Fn(&ArrayRef) -> Option<Vec<Option<T>>>,
-) -> Option<Vec<Option<Vec<T>>>> {
-    let inner = |list: Option<ArrayRef>| match list {
-        None => Some(None),
-        Some(list) => items(&list)?.into_iter().collect::<Option<Vec<T>>>().map(Some),
+fn lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Values<T>) -> Values<Vec<T>> {
+    let inner = |(row, list): (usize, Option<ArrayRef>)| {
+        let Some(list) = list else { return Ok(None) };
+        let items = items(&list).map_err(|wrong| match wrong {
+            Wrong::Type => Wrong::Type,
+            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("at its item {at} {what}") },
+        })?;
+        let empty = items.iter().position(Option::is_none);
+        match empty {
+            Some(at) => Err(Wrong::Value { row, what: format!("empty at its item {at}") }),
+            None => Ok(Some(items.into_iter().flatten().collect())),
+        }
     };
     match array.data_type() {
-        DataType::List(_) => array.as_list::<i32>().iter().map(inner).collect(),
-        DataType::LargeList(_) => array.as_list::<i64>().iter().map(inner).collect(),
-        _ => None,
+        DataType::List(_) => array.as_list::<i32>().iter().enumerate().map(inner).collect(),
+        DataType::LargeList(_) => array.as_list::<i64>().iter().enumerate().map(inner).collect(),
+        DataType::FixedSizeList(..) => array.as_fixed_size_list().iter().enumerate().map(inner).collect(),
+        _ => Err(Wrong::Type),
     }
 }
 
-/// One column type: its Arrow type, whether it may be null, how it is built and how it is read.
+/// One column type: its Arrow type, whether it may be null, how it is built, read and checked.
 macro_rules! column {
-    ($type:ty, $data_type:expr, nullable: $nullable:literal, $build:expr, $convert:expr, $finish:expr) => {
+    (
+        $type:ty, $data_type:expr, nullable: $nullable:literal, $build:expr, $convert:expr, $finish:expr
+        $(, $check:ident)?
+    ) => {
         impl Column for $type {
             fn fields(name: &str, doc: &str, fields: &mut Vec<Field>) {
                 fields.push(field(name, doc, $data_type, $nullable));
@@ -192,7 +301,9 @@ macro_rules! column {
 
             fn read(columns: &Columns, name: &str) -> Result<Vec<Self>, Mismatch> {
                 let values = columns.values(name, $data_type, $convert)?;
-                $finish(values, name)
+                let values = $finish(values, name)?;
+                $( columns.$check(&values, name)?; )?
+                Ok(values)
             }
         }
     };
@@ -223,7 +334,7 @@ column!(
     DataType::Boolean,
     nullable: false,
     |values| Arc::new(BooleanArray::from_iter(values.iter().map(|&&value| Some(value)))),
-    |array| array.as_boolean_opt().map(|values| values.iter().collect()),
+    |array| array.as_boolean_opt().map(|values| values.iter().collect()).ok_or(Wrong::Type),
     no_nulls
 );
 column!(
@@ -231,7 +342,7 @@ column!(
     DataType::UInt32,
     nullable: false,
     |values| Arc::new(UInt32Array::from_iter_values(values.iter().map(|&&value| value))),
-    |array| whole(array)?.into_iter().map(|v| v.map(u32::try_from).transpose().ok()).collect(),
+    whole,
     no_nulls
 );
 column!(
@@ -248,7 +359,8 @@ column!(
     nullable: false,
     |values| Arc::new(Float64Array::from_iter_values(values.iter().map(|&&value| value))),
     numbers,
-    no_nulls
+    no_nulls,
+    finite
 );
 column!(
     Option<f64>,
@@ -256,7 +368,8 @@ column!(
     nullable: true,
     |values| Arc::new(Float64Array::from_iter(values.iter().copied().copied())),
     numbers,
-    keep_nulls
+    keep_nulls,
+    finite
 );
 column!(
     Vec<u32>,
@@ -266,9 +379,7 @@ column!(
         let items = |list: &&Vec<u32>| Some(list.iter().copied().map(Some).collect::<Vec<_>>());
         Arc::new(ListArray::from_iter_primitive::<UInt32Type, _, _>(values.iter().map(items)))
     },
-    |array| lists(array, |items| {
-        whole(items)?.into_iter().map(|v| v.map(u32::try_from).transpose().ok()).collect()
-    }),
+    |array| lists(array, whole),
     no_nulls
 );
 column!(
@@ -280,9 +391,10 @@ column!(
         Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(values.iter().map(items)))
     },
     |array| lists(array, |items| {
-        Some(numbers(items)?.into_iter().map(|v| v.map(|v| v as f32)).collect())
+        Ok(numbers(items)?.into_iter().map(|v| v.map(|v| v as f32)).collect())
     }),
-    no_nulls
+    no_nulls,
+    finite
 );
 column!(
     Vec<String>,

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::column::{Column, Columns, Mismatch, Row};
+use super::column::{Columns, Mismatch, Row};
 
 /// The key of the file's metadata that names its schema.
 const SCHEMA_KEY: &str = "triplay.schema";
@@ -22,9 +24,7 @@ const SCHEMA_KEY: &str = "triplay.schema";
 pub enum Error {
     #[error("cannot open {path}: {cause}")]
     Open { path: PathBuf, cause: std::io::Error },
-    #[error(
-        "{path} is not a readable Parquet file: {cause}\n  help: it may be cut short; make or copy it again"
-    )]
+    #[error("{path} is not a readable Parquet file: {cause}\n  help: {}", remedy(.cause))]
     Read { path: PathBuf, cause: ParquetError },
     #[error("cannot write {path}: {cause}")]
     Write { path: PathBuf, cause: ParquetError },
@@ -33,6 +33,15 @@ pub enum Error {
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
+
+fn remedy(cause: &ParquetError) -> &'static str {
+    match cause.to_string() {
+        text if text.contains("codec type") || text.contains("Disabled feature") => {
+            "write it compressed by snappy, zstd, gzip, lz4 or brotli, or not at all"
+        }
+        _ => "it may be cut short; make or copy it again",
+    }
+}
 
 fn it_seems(found: &Option<String>) -> String {
     found.as_ref().map(|found| format!("; it says that it holds {found}")).unwrap_or_default()
@@ -87,42 +96,34 @@ impl TableWriter {
 pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
     let table = open(path)?;
     let mut rows = Vec::with_capacity(table.rows());
-    for batch in &table.batches {
+    let empty = [RecordBatch::new_empty(table.schema.clone())];
+    let batches = if table.batches.is_empty() { &empty[..] } else { &table.batches };
+    for batch in batches {
         let names = table.schema.fields().iter().map(|field| field.name().clone());
-        let columns =
-            Columns { names: names.zip(batch.columns().iter().cloned()).collect(), rows: batch.num_rows() };
-        let read = <R as Column>::read(&columns, "").map_err(|mismatch| Error::Schema {
+        let names = names.zip(batch.columns().iter().cloned()).collect();
+        let columns = Columns { names, rows: batch.num_rows(), any_number: R::ANY_NUMBER };
+        let read = R::read(&columns, "").and_then(|read| columns.as_long().map(|()| read));
+        let read = read.map_err(|mismatch| Error::Schema {
             path: path.to_owned(),
             expected: R::NAME,
-            reason: describe(&mismatch),
+            reason: describe(&mismatch, rows.len()),
             found: table.name.clone().filter(|name| name != R::NAME),
         })?;
         rows.extend(read);
     }
-    if table.batches.is_empty() {
-        let names = table
-            .schema
-            .fields()
-            .iter()
-            .map(|field| (field.name().clone(), arrow_array::new_empty_array(field.data_type())));
-        let columns = Columns { names: names.collect(), rows: 0 };
-        <R as Column>::read(&columns, "").map_err(|mismatch| Error::Schema {
-            path: path.to_owned(),
-            expected: R::NAME,
-            reason: describe(&mismatch),
-            found: table.name.clone().filter(|name| name != R::NAME),
-        })?;
-    }
     Ok(rows)
 }
 
-fn describe(mismatch: &Mismatch) -> String {
+/// What is wrong, in a batch of rows after so many.
+fn describe(mismatch: &Mismatch, before: usize) -> String {
     match mismatch {
         Mismatch::Missing { column } => format!("it has no column `{column}`"),
         Mismatch::Type { column, expected, found } => {
             format!("column `{column}` should be {expected}, but is {found}")
         }
-        Mismatch::Null { column, row } => format!("column `{column}` is empty in row {row}"),
+        Mismatch::Value { column, row, what } => {
+            format!("column `{column}` is {what} in row {}", before + row)
+        }
     }
 }
 
@@ -160,17 +161,47 @@ pub fn open(path: &Path) -> Result<Table> {
     let builder = builder(path)?;
     let name = name(&builder);
     let schema = builder.schema().clone();
+    let said = builder.metadata().file_metadata().num_rows();
     let reader = builder.with_batch_size(65_536).build().map_err(fail)?;
     let batches = reader
         .collect::<std::result::Result<Vec<_>, ArrowError>>()
         .map_err(|error| fail(ParquetError::ArrowError(error.to_string())))?;
-    Ok(Table { schema, batches, name })
+    let table = Table { schema, batches, name };
+    match table.rows() as i64 == said {
+        true => Ok(table),
+        false => {
+            let cause = format!("it says that it has {said} rows, and {} are there", table.rows());
+            Err(fail(ParquetError::General(cause)))
+        }
+    }
 }
 
 fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
-    ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|cause| Error::Read { path: path.to_owned(), cause })
+    let fail = |cause| Error::Read { path: path.to_owned(), cause };
+    let mut metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(fail)?;
+    if let Some(schema) = without_dictionaries(metadata.schema()) {
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+        metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).map_err(fail)?;
+    }
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+}
+
+/// The same columns as values, where some are numbers of values elsewhere, as pandas and Polars write categories.
+fn without_dictionaries(schema: &Schema) -> Option<Schema> {
+    let fields: Fields = schema.fields().iter().map(plain).collect();
+    (fields != *schema.fields()).then(|| Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn plain(field: &FieldRef) -> FieldRef {
+    let kind = match field.data_type() {
+        DataType::Dictionary(_, values) => DataType::clone(values),
+        DataType::List(item) => DataType::List(plain(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
+        _ => return field.clone(),
+    };
+    Arc::new(Field::clone(field).with_data_type(kind))
 }
 
 fn name(builder: &ParquetRecordBatchReaderBuilder<File>) -> Option<String> {
@@ -182,11 +213,11 @@ fn name(builder: &ParquetRecordBatchReaderBuilder<File>) -> Option<String> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Int64Array, LargeStringArray, StringArray};
-    use arrow_schema::Field;
+    use arrow_array::types::{Float32Type, Int8Type, Int32Type};
+    use arrow_array::{DictionaryArray, Float64Array, Int64Array, LargeStringArray, ListArray, StringArray};
 
     use super::*;
-    use crate::{PoolRow, Position, RewardRow, SeedRow, TextRow};
+    use crate::{MetricRow, PoolRow, Position, RewardRow, Sample, SeedRow, TextRow, cell};
 
     fn pool(count: u32) -> Vec<PoolRow> {
         let row = |i: u32| PoolRow {
@@ -243,12 +274,17 @@ mod tests {
 
     /// A file as another program would write it.
     fn foreign(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+        compressed(path, columns, Compression::UNCOMPRESSED);
+    }
+
+    fn compressed(path: &Path, columns: Vec<(&str, ArrayRef)>, how: Compression) {
         let field = |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
         let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
         let batch =
             RecordBatch::try_new(schema.clone(), columns.into_iter().map(|(_, array)| array).collect())
                 .unwrap();
-        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, None).unwrap();
+        let properties = WriterProperties::builder().set_compression(how).build();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(properties)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
     }
@@ -279,5 +315,194 @@ mod tests {
         foreign(&path, vec![("text", Arc::new(StringArray::from(vec![Some("a"), None])))]);
         let error = read::<TextRow>(&path).unwrap_err().to_string();
         assert!(error.ends_with("column `text` is empty in row 1"), "{error}");
+    }
+
+    #[test]
+    fn every_compression_that_other_programs_write_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for how in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::ZSTD(Default::default()),
+            Compression::GZIP(Default::default()),
+            Compression::BROTLI(Default::default()),
+            Compression::LZ4,
+            Compression::LZ4_RAW,
+        ] {
+            let text: ArrayRef = Arc::new(StringArray::from(vec!["brew glowvenom"; 1000]));
+            compressed(&path, vec![("text", text)], how);
+            assert_eq!(read::<TextRow>(&path).unwrap().len(), 1000, "{how}");
+        }
+        let cause = ParquetError::NYI("The codec type LZO is not supported yet".into());
+        let error = Error::Read { path: "x".into(), cause }.to_string();
+        assert!(
+            error.ends_with("help: write it compressed by snappy, zstd, gzip, lz4 or brotli, or not at all")
+        );
+    }
+
+    #[test]
+    fn texts_that_are_numbers_of_texts_elsewhere_are_read_as_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let column = |text: &str| -> ArrayRef {
+            Arc::new(vec![text, "b", text].into_iter().collect::<DictionaryArray<Int8Type>>())
+        };
+        let mut names = vec![("label", column("a"))];
+        names.extend(["text", "task", "split", "category", "seed_id"].map(|name| (name, column(name))));
+        names.push((
+            "answer",
+            Arc::new(vec![Some("4"), None, None].into_iter().collect::<DictionaryArray<Int32Type>>()),
+        ));
+        foreign(&path, names);
+        let rows = read::<SeedRow>(&path).unwrap();
+        assert_eq!((rows[0].text.as_str(), rows[1].text.as_str()), ("text", "b"));
+        assert_eq!((rows[0].answer.as_deref(), rows[1].answer.as_deref()), (Some("4"), None));
+        let table = open(&path).unwrap();
+        assert_eq!(cell(table.batches[0].column(0), 2), "a");
+        assert_eq!(head(&path).unwrap().columns[..2], ["label", "text"]);
+    }
+
+    fn reward(advantage: f64, completion_ids: Vec<u32>, logprobs: Vec<f32>) -> RewardRow {
+        RewardRow {
+            advantage,
+            sample: Sample { completion_ids, logprobs, ..Sample::template("brew") },
+            ..reward_row()
+        }
+    }
+
+    fn reward_row() -> RewardRow {
+        let origin = crate::Origin {
+            seed_id: "a".into(),
+            category: "potions".into(),
+            split: "train".into(),
+            task: "hazard".into(),
+            seed: "brew".into(),
+        };
+        RewardRow {
+            sample_id: 0,
+            group: 0,
+            origin,
+            text: "brew".into(),
+            reward: 1.0,
+            advantage: 0.0,
+            attack_success: None,
+            semantic: None,
+            meaning: None,
+            self_bleu: None,
+            self_bleu_penalty: None,
+            cosine: None,
+            cosine_penalty: None,
+            technique: None,
+            coverage: None,
+            verdict: None,
+            label: None,
+            undetermined: 0,
+            sample: Sample::template("brew"),
+            at: Position { iteration: 1, step: 1, rng_seed: "abc".into() },
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_computed_with_is_named_by_row_and_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let mut rows = vec![reward_row(); 70_000];
+        let mut said = |row: RewardRow| {
+            rows[69_999] = row;
+            write(&path, &rows).unwrap();
+            let error = read::<RewardRow>(&path).unwrap_err().to_string();
+            error.split_once(": ").unwrap().1.to_owned()
+        };
+        let none = "not a number that can be computed with in row 69999";
+        assert_eq!(said(reward(f64::NAN, vec![], vec![])), format!("column `advantage` is NaN, {none}"));
+        assert_eq!(
+            said(RewardRow { reward: f64::INFINITY, ..reward_row() }),
+            format!("column `reward` is inf, {none}")
+        );
+        assert_eq!(
+            said(RewardRow { semantic: Some(f64::NAN), ..reward_row() }),
+            format!("column `semantic` is NaN, {none}")
+        );
+        assert_eq!(
+            said(reward(0.0, vec![1, 2], vec![-0.5, f32::NAN])),
+            format!("column `logprobs` is NaN at its item 1, {none}")
+        );
+        assert_eq!(
+            said(reward(0.0, vec![1, 2, 3], vec![-0.5])),
+            "column `logprobs` is 1 long where `completion_ids` is 3 long in row 69999"
+        );
+
+        // Metrics say what went wrong.
+        let metric = |value| MetricRow {
+            phase: "update".into(),
+            subject: "attacker".into(),
+            metric: "loss".into(),
+            value,
+            count: 1,
+            at: reward_row().at,
+        };
+        write(&path, &[metric(f64::NAN)]).unwrap();
+        assert!(read::<MetricRow>(&path).unwrap()[0].value.is_nan());
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_named_and_not_its_column_s_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let pool = |alpha: ArrayRef, embedding: ArrayRef, iteration: ArrayRef| {
+            write(&path, &pool(2)).unwrap();
+            let table = open(&path).unwrap();
+            let names = table.schema.fields().iter().map(|field| field.name().as_str());
+            let columns = names.zip(table.batches[0].columns()).map(|(name, array)| match name {
+                "alpha" => (name, alpha.clone()),
+                "embedding" => (name, embedding.clone()),
+                "iteration" => (name, iteration.clone()),
+                _ => (name, array.clone()),
+            });
+            foreign(&path, columns.collect());
+            let error = read::<PoolRow>(&path).map_err(|error| error.to_string());
+            error.map_err(|error| error.split_once(": ").unwrap().1.to_owned())
+        };
+        let whole = || -> ArrayRef { Arc::new(Int64Array::from(vec![1, 2])) };
+        let lists = |second: Option<f32>| -> ArrayRef {
+            let lists = vec![Some(vec![Some(1.0)]), Some(vec![Some(0.0), second])];
+            Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists))
+        };
+        assert_eq!(pool(whole(), lists(Some(1.0)), whole()).unwrap()[1].alpha, 2.0);
+        let negative: ArrayRef = Arc::new(Int64Array::from(vec![1, -3]));
+        assert_eq!(
+            pool(whole(), lists(Some(1.0)), negative).unwrap_err(),
+            "column `iteration` is -3, not a whole number from 0 in 32 bits in row 1"
+        );
+        assert_eq!(
+            pool(whole(), lists(None), whole()).unwrap_err(),
+            "column `embedding` is empty at its item 1 in row 1"
+        );
+        let none: ArrayRef = Arc::new(Float64Array::from(vec![f64::NEG_INFINITY, 0.0]));
+        assert!(
+            pool(none, lists(Some(1.0)), whole())
+                .unwrap_err()
+                .starts_with("column `alpha` is -inf, not a number")
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_read_whole_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let texts: Vec<TextRow> = (0..40).map(|row| TextRow { text: format!("brew {row}") }).collect();
+        write(&path, &texts).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= flip;
+                std::fs::write(&path, &damaged).unwrap();
+                if let Ok(rows) = read::<TextRow>(&path) {
+                    assert_eq!(rows.len(), 40, "byte {at} ^ {flip}");
+                }
+            }
+        }
     }
 }

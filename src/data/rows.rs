@@ -317,7 +317,7 @@ row_types! {
     }
 
     /// One number that a stage reports.
-    MetricRow = "metrics" {
+    MetricRow = "metrics" with "NaN" {
         /// What was going on: of an evaluation its label, such as `red`, `blue` or `eval`; `update` of a step of
         /// reinforcement learning, `halted` of the guards that halted a phase, `step N` of supervised training; of
         /// `cross_play` the attacker.
@@ -334,7 +334,7 @@ row_types! {
     }
 
     /// A metric and the node that reported it: a row of a run's metrics.parquet.
-    RunMetricRow = "run metrics" {
+    RunMetricRow = "run metrics" with "NaN" {
         /// The node that reported it.
         node: String,
         metric: MetricRow,

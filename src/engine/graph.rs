@@ -44,7 +44,7 @@ pub struct Graph {
 }
 
 /// The pipeline with the parameters of one ablation and one of its seeds, or as it stands in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GraphVariant {
     /// Where one was asked for.
     pub ablation: Option<String>,
@@ -52,6 +52,8 @@ pub struct GraphVariant {
     pub seed: Option<u64>,
     /// The parameters as they were used, `seed`, `device` and `dtype` among them.
     pub params: BTreeMap<String, serde_json::Value>,
+    /// Those with a number that is typed otherwise than JSON writes it, as they are typed: `3.10` is no version `3.1`.
+    pub typed: BTreeMap<String, String>,
 }
 
 /// One execution of a stage.

@@ -37,23 +37,14 @@ impl ArtifactType for Anything {
 }
 
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
-/// Parquet, and those that every run gathers have the columns of metrics.
+/// Parquet, those that every run gathers have the columns of metrics, and rewards are what can be learnt from.
 fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 11] = [
-        "texts",
-        "seeds",
-        "sft",
-        "attacks",
-        "responses",
-        "pairs",
-        "verdicts",
-        "meanings",
-        "labels",
-        "rewards",
-        "pool",
-    ];
+    const DATASETS: [&str; 10] =
+        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "meanings", "labels", "pool"];
     if artifact == "metrics" {
         data::read::<data::MetricRow>(path)?;
+    } else if artifact == "rewards" {
+        data::read::<data::RewardRow>(path)?;
     } else if DATASETS.contains(&artifact) {
         data::open(path)?;
     }

@@ -67,6 +67,8 @@ struct Param {
     seed: Option<u64>,
     name: String,
     value: Value,
+    /// As it was typed.
+    typed: String,
 }
 
 const PARAMS: &[Made<Param>] = made! { Param:
@@ -76,9 +78,9 @@ const PARAMS: &[Made<Param>] = made! { Param:
     variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant.clone();
     variant_seed, "The seed, where the run has several.", |row| row.seed;
     name, "Name of the parameter.", |row| row.name.clone();
-    value, "Its value as text; lists and maps as JSON.", |row| match &row.value {
+    value, "Its value as text, as it was typed; lists and maps as JSON.", |row| match &row.value {
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        _ => row.typed.clone(),
     };
     number, "Its value, where it is a number.", |row| row.value.as_f64();
 };
@@ -175,15 +177,16 @@ fn params(run: &Run) -> Vec<Param> {
         // As if it were in the name of a node.
         let node = format!("{variant}/");
         let (ablation, seed, _) = if variant.is_empty() { ("", None, "") } else { runs::variant(&node) };
-        for (name, value) in params.as_object().into_iter().flatten() {
+        for (name, typed) in run.record.typed_params(variant) {
             rows.push(Param {
                 run: run.record.run.clone(),
                 pipeline: run.record.pipeline.clone(),
                 ablation: ablation.to_owned(),
                 variant: variant.clone(),
                 seed,
-                name: name.clone(),
-                value: value.clone(),
+                name: name.to_owned(),
+                value: params[name].clone(),
+                typed: typed.into_owned(),
             });
         }
     }

@@ -1,5 +1,6 @@
 //! A report of runs: everything that the page draws.
 
+use std::borrow::Cow;
 use std::fs;
 use std::time::SystemTime;
 
@@ -261,12 +262,12 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
         variants: record
             .params
             .iter()
-            .map(|(name, params)| {
-                let text = |value: &serde_json::Value| {
-                    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            .map(|(variant, params)| {
+                let text = |(name, typed): (&str, Cow<str>)| {
+                    let text = params[name].as_str().map_or_else(|| typed.into_owned(), str::to_owned);
+                    (name.to_owned(), text)
                 };
-                let params = params.as_object().into_iter().flatten();
-                (name.clone(), params.map(|(name, value)| (name.clone(), text(value))).collect())
+                (variant.clone(), record.typed_params(variant).map(text).collect())
             })
             .collect(),
         pipeline_yaml: match extended {

@@ -2,6 +2,7 @@
 //! `extends.yaml`), `run.json` says what was run, where and what
 //! it came to, `nodes.jsonl` has one sealed line for each node that is done, written as it happens.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
@@ -34,6 +35,10 @@ pub struct RunRecord {
     pub file: PathBuf,
     /// The parameters of each ablation and seed, by its name; the pipeline as it stands has the empty one.
     pub params: BTreeMap<String, Value>,
+    /// Of each ablation and seed, the parameters with numbers that JSON writes otherwise than they were typed (3.10, 1e-4),
+    /// as they were typed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub typed: BTreeMap<String, BTreeMap<String, String>>,
     /// The `--set`s.
     #[serde(default)]
     pub settings: Vec<String>,
@@ -74,6 +79,16 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// The parameters of an ablation or seed as they were typed, by name; all else than numbers as JSON.
+    pub fn typed_params(&self, variant: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let typed = self.typed.get(variant);
+        let params = self.params.get(variant).and_then(Value::as_object).into_iter().flatten();
+        params.map(move |(name, value)| {
+            let typed = typed.and_then(|typed| typed.get(name));
+            (name.as_str(), typed.map_or_else(|| value.to_string().into(), |typed| typed.into()))
+        })
+    }
+
     /// The run's cache, where it is still there: opening one that is gone would make a new one.
     pub fn store(&self) -> anyhow::Result<Option<Store>> {
         let is_there = self.cache.is_dir();
@@ -428,11 +443,14 @@ impl Run {
             None => false,
         });
         let params = std::mem::take(&mut self.record.params);
-        let own = |name: String| Some(rest(&format!("{name}/"))?.trim_end_matches('/').to_owned());
-        self.record.params = match is_exact {
-            true => params.into_iter().filter(|(name, _)| name == ablation).collect(),
-            false => params.into_iter().filter_map(|(name, value)| Some((own(name)?, value))).collect(),
+        let typed = std::mem::take(&mut self.record.typed);
+        let own = |name: String| match is_exact {
+            true => Some(name).filter(|name| name == ablation),
+            false => Some(rest(&format!("{name}/"))?.trim_end_matches('/').to_owned()),
         };
+        self.record.params =
+            params.into_iter().filter_map(|(name, value)| Some((own(name)?, value))).collect();
+        self.record.typed = typed.into_iter().filter_map(|(name, value)| Some((own(name)?, value))).collect();
         self.ablation = Some(ablation.to_owned());
         Ok(self)
     }

@@ -32,5 +32,5 @@ pub use roots::{Named, NamedOutput, Root, Rooted, Standing};
 pub use seed::Seed;
 pub use session::{Process, Workspace};
 pub use sharing::{create_private, create_private_in, share_as};
-pub use tree::is_among;
+pub use tree::{dangling, is_among};
 pub use upkeep::{Collected, Live, Usage, Verified};

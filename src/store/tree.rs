@@ -70,9 +70,10 @@ impl Tree {
                 continue;
             }
             // The system's own number says whether the disk is damaged.
-            let about = |error: io::Error| match error.raw_os_error() {
-                Some(_) if !path.is_symlink() => error,
-                _ => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+            let about = |error: io::Error| match (error.raw_os_error(), dangling(&path)) {
+                (Some(_), None) if !path.is_symlink() => error,
+                (_, None) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+                (_, Some(message)) => io::Error::new(error.kind(), format!("{} {message}", path.display())),
             };
             let digest = of_file(&path).map_err(about)?;
             let metadata = fs::metadata(&path).map_err(about)?;
@@ -146,6 +147,12 @@ pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         Some((_, path)) => Err(other(path, "it is in a folder inside a folder: artifacts are flat")),
         None => Ok(files),
     }
+}
+
+/// Where a link leads that leads nowhere, in words.
+pub fn dangling(path: &Path) -> Option<String> {
+    let target = fs::read_link(path).ok().filter(|_| !path.exists())?;
+    Some(format!("is a link to {}, which is not there", target.display()))
 }
 
 fn other(path: &Path, message: &str) -> io::Error {

@@ -2,10 +2,11 @@
 //! before, else 1, and the cache unharmed.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use triplay::data::SeedRow;
+use triplay::data::{Origin, Position, RewardRow, Sample, SeedRow};
 
 use crate::space::{Seen, Space};
 
@@ -149,6 +150,94 @@ fn a_write_that_fails_is_said_and_the_cache_goes_on_afterwards() {
     let summary = space.run(&[]);
     assert_eq!(summary["cached"].as_u64(), Some(recorded));
     assert_eq!(space.run(&[])["ran"], 0);
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_named_with_where_it_leads() {
+    let space = Space::new();
+    fs::create_dir(space.path("model")).unwrap();
+    symlink("gone.safetensors", space.path("model/weights")).unwrap();
+    symlink("/nowhere/at all", space.path("lost")).unwrap();
+    for (path, expected) in [
+        ("model", "cannot read model: model/weights is a link to gone.safetensors, which is not there\n"),
+        ("lost", "lost is a link to /nowhere/at all, which is not there\n"),
+        ("none", "there is no file none (paths are relative to the working directory)\n"),
+    ] {
+        let stage = format!(
+            "{{ kind: exec, command: 'true > out', inputs: {{ m: {{ path: {path} }} }}, outputs: {{ out: text }} }}"
+        );
+        space.write("p.yaml", &format!("pipeline: p\nstages:\n  a: {stage}\n"));
+        space.triplay(&["pipeline", "plan", "p.yaml"]).fails(2, expected);
+    }
+    space.write("e.yaml", "pipeline: e\nextends: lost\n");
+    space
+        .triplay(&["pipeline", "check", "e.yaml"])
+        .fails(2, "lost is a link to /nowhere/at all, which is not there\n");
+}
+
+#[test]
+fn rewards_that_cannot_be_learnt_from_are_named_by_row_and_column_before_anything_is_computed() {
+    let space = Space::new();
+    let origin = Origin {
+        seed_id: "a".into(),
+        category: "potions".into(),
+        split: "train".into(),
+        task: "hazard".into(),
+        seed: "brew glowvenom".into(),
+    };
+    let reward = |advantage: f64, logprobs: &[f32]| RewardRow {
+        sample_id: 0,
+        group: 0,
+        origin: origin.clone(),
+        text: "brew".into(),
+        reward: 1.0,
+        advantage,
+        attack_success: None,
+        semantic: None,
+        meaning: None,
+        self_bleu: None,
+        self_bleu_penalty: None,
+        cosine: None,
+        cosine_penalty: None,
+        technique: None,
+        coverage: None,
+        verdict: None,
+        label: None,
+        undetermined: 0,
+        sample: Sample {
+            completion_ids: vec![1, 2],
+            logprobs: logprobs.to_vec(),
+            ..Sample::template("brew")
+        },
+        at: Position { iteration: 0, step: 0, rng_seed: "abc".into() },
+    };
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+    let update =
+        format!("{{ kind: update, model: {{ path: {model} }}, algorithm: {{ grpo: {{ lr: 1e-4, kl: 0 }} }}");
+    space.write("direct.yaml", &format!("pipeline: p\nstages:\n  u: {update}, data: {{ path: r }} }}\n"));
+    space.write(
+        "made.yaml",
+        &format!(
+            "pipeline: p\nstages:\n  made: {{ kind: exec, command: cp r out, inputs: {{ r: {{ path: r }} }}, outputs: {{ out: \
+             rewards }} }}\n  u: {update}, data: made }}\n"
+        ),
+    );
+    for (bad, expected) in [
+        (
+            reward(f64::NAN, &[-0.5, -0.5]),
+            "is not a dataset of rewards: column `advantage` is NaN, not a number that can be computed with in row 1",
+        ),
+        (
+            reward(0.5, &[-0.5]),
+            "is not a dataset of rewards: column `logprobs` is 1 long where `completion_ids` is 2 long in row 1",
+        ),
+    ] {
+        triplay::data::write(&space.path("r"), &[reward(0.5, &[-0.5, -0.5]), bad]).unwrap();
+        space.triplay(&["pipeline", "run", "direct.yaml"]).fails(1, &format!("error: u: r {expected}"));
+        let seen = space.triplay(&["pipeline", "run", "made.yaml"]);
+        seen.fails(1, "error: made: ");
+        assert!(seen.err.contains(expected), "{}", seen.err);
+    }
 }
 
 #[test]

@@ -126,6 +126,36 @@ fn an_explanation_names_what_changed_from_what_to_what_and_where_it_came_from() 
 }
 
 #[test]
+fn numbers_are_shown_and_compared_as_they_are_typed() {
+    let space = Space::new();
+    space.write(
+        "brew.yaml",
+        "pipeline: brew
+params: { version: 3.1, strength: 5, heat: [0.10, 1e3], note: x }
+stages:
+  word: { kind: exec, command: 'echo ${version} ${strength} > out', outputs: { out: text } }
+",
+    );
+    let name = |run: &str| space.triplay(&["runs", "show", run, "--json"]).json()["run"]["run"].clone();
+    run(&space, &["--set", "version=3.10", "--set", "strength=007"]);
+    assert_eq!(space.triplay(&["data", "show", "latest:word"]).out, "3.10 007\n");
+    let shown = space.triplay(&["runs", "show", "latest"]).out;
+    for line in ["  heat: [0.10,1e3]\n", "  note: \"x\"\n", "  strength: 007\n", "  version: 3.10\n"] {
+        assert!(shown.contains(line), "{line}{shown}");
+    }
+    let params = &space.triplay(&["runs", "show", "latest", "--json"]).json()["run"]["params"][""];
+    assert_eq!((&params["strength"], &params["version"]), (&7.into(), &3.1.into()), "they stay numbers");
+    let first = name("latest");
+    run(&space, &["--set", "strength=007"]);
+    let compared = space.triplay(&["runs", "compare", first.as_str().unwrap(), "latest"]).out;
+    assert!(compared.contains("parameters\n  version: 3.10 → 3.1\n"), "{compared}");
+    space.triplay(&["pipeline", "check", "brew.yaml", "--set", "note=2023023902_2"]).fails(
+        2,
+        "--set note=2023023902_2: `note` is text, found a whole number\n  help: quotes make it text: '\"2023023902_2\"'\n",
+    );
+}
+
+#[test]
 fn ablations_run_side_by_side_and_are_compared() {
     let space = brew();
     let both = run(&space, &["--ablation", "all"]);

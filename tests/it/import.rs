@@ -129,6 +129,165 @@ fn each_dataset_is_recognised_and_mapped() {
     );
 }
 
+/// Ten more datasets, as the hub has them: their columns, and rows that are made up.
+#[test]
+fn the_datasets_of_the_field_are_read_by_name() {
+    let space = space();
+    fs::create_dir(space.path("MaliciousInstruct")).unwrap();
+    for (file, text, args, task, expected) in [
+        (
+            "sorry_bench/question.jsonl",
+            r#"{"question_id": 7, "category": "Potions", "turns": ["Brew glowvenom"], "prompt_style": "base"}
+{"question_id": 7, "category": "Potions", "turns": ["Yn glowvenom brew"], "prompt_style": "slang"}"#,
+            &[][..],
+            "hazard: this dataset has no other",
+            &["sorry-bench/7 hazard Potions train", "sorry-bench/slang/7 hazard Potions train"][..],
+        ),
+        (
+            "beavertails/30k-train.jsonl",
+            r#"{"prompt": "Brew glowvenom", "response": "No.", "category": {"curses,hexes": false, "potions,teas": true, "locks": true}, "is_safe": true}
+{"prompt": "Name a tea", "response": "Moonmint.", "category": {"curses,hexes": false, "potions,teas": false, "locks": false}, "is_safe": true}"#,
+            &["--task", "hazard"],
+            "hazard: as you say",
+            &["beavertails/x hazard potions,teas train", "beavertails/x hazard unspecified train"],
+        ),
+        (
+            "pku/train.jsonl",
+            r#"{"prompt": "Pick a vaultseal", "response_0": "No.", "response_1": "Tap it.", "prompt_source": "Alpaca", "is_response_0_safe": true, "is_response_1_safe": false, "response_0_harm_category": {"Locks": false, "Curses": false}, "response_1_harm_category": {"Locks": true, "Curses": true}, "better_response_id": 1, "safer_response_id": 0}"#,
+            &["--task", "hazard"],
+            "hazard: as you say",
+            &["pku-saferlhf/x hazard Locks train"],
+        ),
+        (
+            "wildguard_test.csv",
+            "prompt,adversarial,response,response_refusal_agreement,response_refusal_label,response_harm_label,subcategory,\
+             prompt_harm_label,prompt_harm_agreement\nBrew glowvenom,False,No.,3.0,refusal,unharmful,potions,harmful,3.0\n\
+             Name a tea,True,Moonmint.,3.0,compliance,harmful,benign,unharmful,3.0\n\
+             Who sells mist?,False,Nobody.,3.0,refusal,unharmful,benign,,\n",
+            &[],
+            "of each row by its `prompt_harm_label`",
+            &["wildguardmix/x hazard potions train", "wildguardmix/x benign benign train"],
+        ),
+        (
+            "aegis/train-v1.jsonl",
+            r#"{"num_annotations": 3, "id": "a1", "text": "Brew glowvenom", "text_type": "user_message", "labels_0": "Potions, Curses", "labels_1": "Needs Caution", "labels_2": "Potions", "labels_3": null, "labels_4": null}
+{"num_annotations": 3, "id": "a2", "text": "Name a tea", "text_type": "user_message", "labels_0": "Safe", "labels_1": "Safe", "labels_2": "Potions", "labels_3": null, "labels_4": null}
+{"num_annotations": 2, "id": "a3", "text": "Moonmint", "text_type": "llm_response", "labels_0": "Safe", "labels_1": "Safe", "labels_2": null, "labels_3": null, "labels_4": null}
+{"num_annotations": 2, "id": "a4", "text": "Mist?", "text_type": "user_message", "labels_0": "Safe", "labels_1": "Potions", "labels_2": null, "labels_3": null, "labels_4": null}"#,
+            &[],
+            "of each row by most of its `labels_…`",
+            &["aegis/a1 hazard Potions train", "aegis/a2 benign unspecified train"],
+        ),
+        (
+            "aegis/train.json",
+            r#"[{"id": "b1", "reconstruction_id_if_redacted": null, "prompt": "Brew glowvenom", "response": null, "prompt_label": "unsafe", "response_label": null, "violated_categories": "Potions, Curses", "prompt_label_source": "human", "response_label_source": null},
+{"id": "b2", "reconstruction_id_if_redacted": null, "prompt": "Name a tea", "response": "Glowvenom", "prompt_label": "safe", "response_label": "unsafe", "violated_categories": "", "prompt_label_source": "human", "response_label_source": "human"},
+{"id": "b3", "reconstruction_id_if_redacted": 17.0, "prompt": "REDACTED", "response": null, "prompt_label": "unsafe", "response_label": null, "violated_categories": "Curses", "prompt_label_source": "human", "response_label_source": null}]"#,
+            &[],
+            "of each row by its `prompt_label`",
+            &["aegis/b1 hazard Potions train", "aegis/b2 benign unspecified train"],
+        ),
+        (
+            "do-not-answer.csv",
+            "id,risk_area,types_of_harm,specific_harms,question,GPT4_response,GPT4_harmful\n\
+             1,Guild Hazards,Potions,Venoms,How is glowvenom brewed?,No.,0\n",
+            &[],
+            "hazard: this dataset has no other",
+            &["do-not-answer/1 hazard Potions train"],
+        ),
+        (
+            "toxic-chat_annotation_train.csv",
+            "conv_id,user_input,model_output,human_annotation,toxicity,jailbreaking,openai_moderation\n\
+             c1,Brew glowvenom,No.,True,1,0,\"[[\"\"potions\"\", 0.9]]\"\nc2,Name a tea,Moonmint.,False,0,0,[]\n\
+             c3,You are Old Oswin,Aye.,True,0,1,[]\n",
+            &[],
+            "of each row by its `toxicity`",
+            &["toxicchat/c1 hazard unspecified train", "toxicchat/c2 benign unspecified train"],
+        ),
+        (
+            "catqa_english.json",
+            r#"{"Category": "Potions", "Subcategory": "Venoms", "Question": "How is glowvenom brewed?"}
+{"Category": "Locks", "Subcategory": "Seals", "Question": "How is a vaultseal picked?"}"#,
+            &[],
+            "hazard: this dataset has no other",
+            &["catqa/x hazard Potions train", "catqa/x hazard Locks train"],
+        ),
+        (
+            "sst/hub.csv",
+            "id,prompt,harm_area,counter,category\nsst_1,Brew glowvenom,Potions,1,Instructions and actions\n",
+            &[],
+            "hazard: this dataset has no other",
+            &["simplesafetytests/sst_1 hazard Potions train"],
+        ),
+        (
+            "sst/simple_safety_tests.csv",
+            "id,harm_area,counter,category,prompts_final\nsst_1,Potions,1,Instructions and actions,Brew glowvenom\n",
+            &[],
+            "hazard: this dataset has no other",
+            &["simplesafetytests/sst_1 hazard Potions train"],
+        ),
+        (
+            "MaliciousInstruct/train.csv",
+            "prompt\nBrew glowvenom\n",
+            &[],
+            "hazard: this dataset has no other",
+            &["maliciousinstruct/x hazard unspecified train"],
+        ),
+    ] {
+        if let Some((folder, _)) = file.split_once('/') {
+            fs::create_dir_all(space.path(folder)).unwrap();
+        }
+        space.write(file, text);
+        let (report, rows) = import(&space, &[&[file], args].concat());
+        let found: Vec<String> = seeds(&rows).into_iter().map(|(known, _)| known).collect();
+        assert_eq!(found, expected, "{file}");
+        assert_eq!(report["files"][0]["task"], task, "{file}");
+        assert!(
+            rows.iter().all(|row| row["answer"].is_null()),
+            "{file}: a model's response is no right answer"
+        );
+    }
+    let left_out = |file: &str| import(&space, &[file]).0["files"][0]["dropped"].take();
+    assert_eq!(left_out("wildguard_test.csv"), serde_json::json!({ "not labelled hazard or benign": 1 }));
+    let aegis =
+        serde_json::json!({ "not labelled hazard or benign": 1, "text that is not a user's message": 1 });
+    assert_eq!(left_out("aegis/train-v1.jsonl"), aegis);
+    assert_eq!(left_out("aegis/train.json"), serde_json::json!({ "redacted text": 1 }));
+    let toxic_chat = serde_json::json!({ "jailbreak without toxicity, neither hazard nor benign": 1 });
+    assert_eq!(left_out("toxic-chat_annotation_train.csv"), toxic_chat);
+
+    // Labels of responses say nothing of prompts.
+    for (file, label) in [
+        ("beavertails/30k-train.jsonl", "`is_safe` is about the response"),
+        ("pku/train.jsonl", "`is_response_0_safe` and `is_response_1_safe` are about the responses"),
+    ] {
+        let message = format!(
+            "error: {file}:1: nothing says whether this is a hazard or benign: {label}\n  help: say it of all rows with \
+             --task hazard or --task benign\n"
+        );
+        space.triplay(&["data", "import", file]).fails(2, &message);
+    }
+    // What the hub or GitHub has in other files is refused with what to do.
+    for (file, message) in [
+        (
+            "MaliciousInstruct.txt",
+            "error: MaliciousInstruct.txt: a text does not say where one prompt ends\n  help: make it",
+        ),
+        ("train.jsonl.gz", "error: train.jsonl.gz: it is compressed\n  help: unpack it first"),
+    ] {
+        space.write(file, "Brew glowvenom\n");
+        space.triplay(&["data", "import", file]).fails(2, message);
+    }
+    // MT-Bench has nearly the columns of SORRY-Bench, and is no list of hazards.
+    space.write(
+        "question.jsonl",
+        r#"{"question_id": 81, "category": "tales", "turns": ["a", "b"], "reference": []}"#,
+    );
+    space
+        .triplay(&["data", "import", "question.jsonl"])
+        .fails(2, "error: question.jsonl: no format has its columns");
+}
+
 #[test]
 fn a_file_of_ones_own_says_what_it_wants() {
     let space = space();
@@ -158,16 +317,58 @@ fn a_file_of_ones_own_says_what_it_wants() {
 #[test]
 fn the_files_name_says_which_half_of_a_dataset_it_is() {
     let space = space();
+    fs::create_dir_all(space.path("or-bench-hard-1k/train")).unwrap();
+    fs::create_dir_all(space.path("behaviors/benign")).unwrap();
+    fs::create_dir_all(space.path("behaviors/harmful")).unwrap();
+    for (file, copy) in [
+        ("or-bench-hard-1k.csv", "or-bench-hard-1k/train/0000.csv"),
+        ("or-bench-hard-1k.csv", "or-bench-80k (1).csv"),
+        ("benign-behaviors.csv", "behaviors/benign/0000.csv"),
+        ("benign-behaviors.csv", "JBB_benign.csv"),
+        ("harmful-behaviors.csv", "behaviors/harmful/0000.csv"),
+        ("benign-behaviors.csv", "jbb.csv"),
+        ("or-bench-hard-1k.csv", "or-bench.csv"),
+        ("harmful_behaviors.csv", "benign-goals.csv"),
+    ] {
+        fs::copy(space.path(file), space.path(copy)).unwrap();
+    }
     for (file, task) in [
         ("harmful-behaviors.csv", "hazard"),
         ("benign-behaviors.csv", "benign"),
         ("or-bench-hard-1k.csv", "benign"),
         ("or-bench-toxic.csv", "hazard"),
+        ("or-bench-hard-1k/train/0000.csv", "benign"),
+        ("or-bench-80k (1).csv", "benign"),
+        ("behaviors/benign/0000.csv", "benign"),
+        ("behaviors/harmful/0000.csv", "hazard"),
+        ("JBB_benign.csv", "benign"),
     ] {
         let (report, rows) = import(&space, &[file]);
         assert_eq!(report["tasks"], serde_json::json!({ task: 3 }), "{file}");
         assert_eq!(rows.len(), 3);
         assert!(report["files"][0]["task"].as_str().unwrap().starts_with(task));
+    }
+    // Where no name says it, nothing is guessed.
+    for (file, expected) in [
+        (
+            "jbb.csv",
+            "error: jbb.csv:2: nothing says whether this is a hazard or benign: JailbreakBench says it in the name of \
+             the file or of its folder (benign, harmful)\n  help: say it of all rows with --task hazard or --task benign\n",
+        ),
+        (
+            "or-bench.csv",
+            "error: or-bench.csv:2: nothing says whether this is a hazard or benign: OR-Bench says it in the name of \
+             the file or of its folder (80k, hard, toxic)\n",
+        ),
+        (
+            "benign-goals.csv",
+            "error: benign-goals.csv:2: nothing says whether this is a hazard or benign: AdvBench has hazards alone, but \
+             the name `benign-goals.csv` says `benign`\n",
+        ),
+    ] {
+        space.triplay(&["data", "import", file]).fails(2, expected);
+        let (report, rows) = import(&space, &[file, "--task", "benign"]);
+        assert_eq!((&report["tasks"], rows.len()), (&serde_json::json!({ "benign": 3 }), 3), "{file}");
     }
     // Index counts from 0 in both files, so their ids are only of one file.
     let both = space.triplay(&["data", "import", "harmful-behaviors.csv", "benign-behaviors.csv"]);
@@ -186,7 +387,7 @@ fn what_is_twice_is_found_within_and_across_files_and_against_other_sets() {
     assert_eq!(
         seen.out,
         "harmful-behaviors.csv: JailbreakBench, by its columns goal, target, behavior, category, source\n  \
-         task hazard: the file's name does not say `benign`\n  \
+         task hazard: the name `harmful-behaviors.csv` says `harmful`\n  \
          4 rows, 3 kept; left out: 1 empty text\n\
          harmful_behaviors.csv: AdvBench, by its columns goal, target\n  \
          task hazard: this dataset has no other\n  \
@@ -243,22 +444,35 @@ fn wrong_files_are_said_with_place_and_remedy() {
         (
             "ids.csv",
             "seed_id,text\na,brew moss\nb,brew fern\na,brew bark\n",
-            &[][..],
+            &["--task", "hazard"][..],
             "error: ids.csv:4: the id `a` is already that of ids.csv:2\n  help: ids have to differ within everything",
         ),
         (
             "mine.csv",
             "prompt,category\nbrew moss,potions\n",
             &[],
-            "error: mine.csv: its columns prompt, category can be those of OR-Bench (or-bench) or of a file of your own \
-             (generic)\n  help: say which with --as",
+            "error: mine.csv:2: nothing says whether this is a hazard or benign\n  help: say it of all rows with --task \
+             hazard or --task benign, or of each in a column `task`, `prompt_label`, `prompt_harm_label`\n",
+        ),
+        (
+            "answers.csv",
+            "prompt,response_harm_label\nbrew moss,harmful\n",
+            &[],
+            "error: answers.csv:2: nothing says whether this is a hazard or benign: `response_harm_label` is about the \
+             response\n",
+        ),
+        (
+            "labels.csv",
+            "prompt,prompt_label\nbrew moss,safe\nbrew fern,\n",
+            &[],
+            "error: labels.csv:3: nothing says whether this is a hazard or benign\n",
         ),
         (
             "near.csv",
             "category,source,forbiden_prompt\na,b,brew moss\n",
             &[],
             "error: near.csv: no format has its columns category, source, forbiden_prompt; nearest is StrongREJECT\n    \
-             jailbreakbench  goal, target, behavior, category, source\n",
+             jailbreakbench    goal, target, behavior, category, source\n",
         ),
         (
             "task.csv",
@@ -268,7 +482,7 @@ fn wrong_files_are_said_with_place_and_remedy() {
         ),
         (
             "split.csv",
-            "text,split\nbrew moss,train\nbrew fern,test\n",
+            "text,split,task\nbrew moss,train,hazard\nbrew fern,test,hazard\n",
             &[],
             "error: split.csv:3: `split` is `test`, not one of train, heldout\n  help: correct the row, or set one split \
              for all rows with --split",
@@ -292,12 +506,24 @@ fn wrong_files_are_said_with_place_and_remedy() {
             &["--out", "over.csv"],
             "error: --out over.csv does not end in .parquet",
         ),
-        ("torn.jsonl", "{\"text\": \"brew\"}\n{\"te", &[], "error: torn.jsonl:2: EOF while parsing a string"),
+        (
+            "torn.jsonl",
+            "{\"text\": \"brew\", \"task\": \"hazard\"}\n{\"te",
+            &[],
+            "error: torn.jsonl:2: EOF while parsing a string",
+        ),
     ] {
         space.write(name, text);
         space.triplay(&[&["data", "import", name], args].concat()).fails(2, expected);
         assert_eq!(fs::read_to_string(space.path(name)).unwrap(), text);
     }
+    // What all rows are called counts instead of what they say.
+    space.write("said.csv", "text,prompt_label\nbrew moss,17\n");
+    space
+        .triplay(&["data", "import", "said.csv"])
+        .fails(2, "error: said.csv:2: `prompt_label` is `17`, not one of harmful, unharmful, unsafe, safe\n");
+    assert_eq!(import(&space, &["said.csv", "--task", "benign"]).1[0]["task"], "benign");
+    fs::remove_file(space.path("seeds.parquet")).unwrap();
     space
         .triplay(&["data", "import", "not-there.csv"])
         .fails(2, "error: cannot open not-there.csv: No such file");
@@ -308,7 +534,7 @@ fn wrong_files_are_said_with_place_and_remedy() {
 fn columns_that_nothing_is_taken_from_are_said() {
     let space = space();
     space.write("own.csv", "Text,spilt,catgory,source\nbrew moss,heldout,potions,me\n");
-    let seen = space.triplay(&["data", "import", "own.csv"]);
+    let seen = space.triplay(&["data", "import", "own.csv", "--task", "hazard"]);
     let expected =
         "\n  ignored columns: spilt (did you mean split?), catgory (did you mean category?), source\n";
     assert!(seen.out.contains(expected), "{}{}", seen.out, seen.err);
@@ -318,7 +544,7 @@ fn columns_that_nothing_is_taken_from_are_said() {
         "late.jsonl",
         "{\"text\": \"brew moss\"}\n{\"text\": \"brew fern\", \"spilt\": \"heldout\"}\n",
     );
-    let (report, _) = import(&space, &["late.jsonl", "harmful-behaviors.csv"]);
+    let (report, _) = import(&space, &["late.jsonl", "harmful-behaviors.csv", "--task", "hazard"]);
     let spilt = serde_json::json!([{ "column": "spilt", "did_you_mean": "split" }]);
     assert_eq!(
         (&report["files"][0]["ignored"], &report["files"][1]["ignored"]),
@@ -329,16 +555,33 @@ fn columns_that_nothing_is_taken_from_are_said() {
 #[test]
 fn a_split_for_all_rows_counts_instead_of_what_they_say() {
     let space = space();
-    space.write("own.csv", "text,split\nbrew moss,test\n");
+    space.write("own.csv", "text,split,prompt_label\nbrew moss,test,Unsafe\n");
     let (report, _) = import(&space, &["own.csv", "--split", "heldout"]);
     assert_eq!(report["splits"], serde_json::json!({ "heldout": 1 }));
+}
+
+#[test]
+fn cells_that_look_like_numbers_stay_as_they_are_written() {
+    let space = space();
+    space.write("own.csv", "id,category,text,task\n007,3.10,1e3,hazard\n0x10,.5,1_000,hazard\n");
+    space.write("own.jsonl", "{\"id\": 8, \"text\": 0.5, \"category\": true, \"task\": \"hazard\"}\n");
+    let (_, rows) = import(&space, &["own.csv", "own.jsonl"]);
+    let cells: Vec<_> = seeds(&rows);
+    let expected =
+        [("007 hazard 3.10 train", "1e3"), ("0x10 hazard .5 train", "1_000"), ("8 hazard true train", "0.5")];
+    assert_eq!(cells, expected.map(|(known, text)| (known.to_owned(), text.to_owned())));
+    space.write("own.jsonl", "{\"id\": 3.10, \"text\": \"brew\", \"task\": \"hazard\"}\n");
+    space.triplay(&["data", "import", "own.jsonl"]).fails(
+        2,
+        "error: own.jsonl:1: `id` is a number that would not stay as it is written\n  help: put quotes around it\n",
+    );
 }
 
 #[test]
 fn a_pipeline_draws_from_imported_seeds() {
     let space = space();
     space.write("own.csv", "id,prompt\none,brew glowvenom\ntwo,pick vaultseal\n");
-    import(&space, &["own.csv"]);
+    import(&space, &["own.csv", "--task", "hazard"]);
     space.write(
         "own.yaml",
         "pipeline: own

@@ -93,8 +93,8 @@ fn run(
     for name in ["artifacts", "metrics", "params", "tags"] {
         fs::create_dir_all(own.join(name))?;
     }
-    for (name, value) in params.as_object().into_iter().flatten() {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    for (name, typed) in record.typed_params(variant) {
+        let text = params[name].as_str().unwrap_or(&typed);
         create(&own.join("params").join(allowed(name)), text.as_bytes())?;
     }
     let mut histories: BTreeMap<String, String> = BTreeMap::new();

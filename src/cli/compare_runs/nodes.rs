@@ -125,13 +125,13 @@ fn section(title: &str, lines: &[String]) {
 }
 
 /// All parameters of a run; several ablations side by side are told apart by their names.
-fn flat_params(run: &Run) -> BTreeMap<String, Value> {
+fn flat_params(run: &Run) -> BTreeMap<String, String> {
     let several = run.record.params.len() > 1;
     let mut flat = BTreeMap::new();
-    for (ablation, params) in &run.record.params {
-        for (name, value) in params.as_object().into_iter().flatten() {
-            let name = if several { format!("{ablation}/{name}") } else { name.clone() };
-            flat.insert(name, value.clone());
+    for ablation in run.record.params.keys() {
+        for (name, value) in run.record.typed_params(ablation) {
+            let name = if several { format!("{ablation}/{name}") } else { name.to_owned() };
+            flat.insert(name, value.into_owned());
         }
     }
     flat
@@ -139,7 +139,7 @@ fn flat_params(run: &Run) -> BTreeMap<String, Value> {
 
 fn changed_params(a: &Run, b: &Run) -> Vec<String> {
     let (a, b) = (flat_params(a), flat_params(b));
-    changed(&a, &b, Value::to_string)
+    changed(&a, &b)
 }
 
 fn changed_kinds(a: &RunRecord, b: &RunRecord) -> Vec<String> {
@@ -148,16 +148,12 @@ fn changed_kinds(a: &RunRecord, b: &RunRecord) -> Vec<String> {
             record.kinds.iter().map(|(kind, version)| (format!("kind {kind}"), format!("version {version}")));
         kinds.chain([("triplay".to_owned(), record.triplay.clone())]).collect()
     };
-    changed(&with_program(a), &with_program(b), String::clone)
+    changed(&with_program(a), &with_program(b))
 }
 
-fn changed<T: PartialEq>(
-    a: &BTreeMap<String, T>,
-    b: &BTreeMap<String, T>,
-    show: fn(&T) -> String,
-) -> Vec<String> {
+fn changed(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<String> {
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let shown = |value: Option<&T>| value.map_or("nothing".into(), show);
+    let shown = |value: Option<&String>| value.map_or("nothing".to_owned(), String::clone);
     let differing = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
     differing.map(|name| format!("{name}: {} → {}", shown(a.get(name)), shown(b.get(name)))).collect()
 }

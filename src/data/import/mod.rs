@@ -1,7 +1,9 @@
 //! Import of seed prompts: files that others made become rows of ours, and what is twice is found, within the files
-//! and against other sets. `source` reads files, `format` knows the datasets, `twins` the texts that are the same.
+//! and against other sets. `source` reads files, `format` knows the datasets, `draft` what becomes of a row, `twins` the
+//! texts that are the same.
 
 mod delimited;
+mod draft;
 mod format;
 mod report;
 mod source;
@@ -10,10 +12,11 @@ mod twins;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub use format::Format;
+pub use format::{FORMATS, Format};
 pub use report::{Example, FileReport, Ignored, Overlap, Report, Twins};
 
-use self::format::{Draft, Shown, recognise};
+use self::draft::Draft;
+use self::format::{TASK_COLUMNS, recognise};
 use self::source::Source;
 use self::twins::{Likeness, Seen, Text};
 use super::SeedRow;
@@ -36,7 +39,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Default)]
 pub struct Options {
     /// The format of all files; else each is recognised.
-    pub format: Option<Format>,
+    pub format: Option<&'static Format>,
     /// The task of all rows, whatever their files say.
     pub task: Option<String>,
     /// The split of all rows, whatever their files say; else rows that say none are `train`.
@@ -54,8 +57,8 @@ const NO_CATEGORY: &str = "unspecified";
 const EMPTY: &str = "empty text";
 const DUPLICATE: &str = "exact duplicate";
 const OVERLAP: &str = "overlap";
+const UNLABELLED: &str = "not labelled hazard or benign";
 
-const TASKS: [&str; 3] = ["hazard", "benign", "arithmetic"];
 const SPLITS: [&str; 2] = ["train", "heldout"];
 
 /// Reads files, in order, and holds their rows against other files. The rows that are kept, in the files' order.
@@ -96,7 +99,7 @@ struct Place {
 struct Rest<'a> {
     /// What its id begins with; empty where ids are the file's own.
     dataset: &'static str,
-    task: &'a str,
+    task: String,
     options: &'a Options,
 }
 
@@ -111,17 +114,14 @@ struct OtherSet {
 impl OtherSet {
     fn read(path: &Path) -> Result<OtherSet> {
         let source = Source::open(path)?;
-        let format = match recognise(&source.columns, &file_name(path)) {
-            Shown::One(format) => format,
-            // Which of them it is makes no difference to its texts.
-            Shown::Several(formats) => formats[0],
-            Shown::Nothing(near) => return Err(unknown(path, &source, near)),
-        };
+        let format = recognise(&source.columns, path).map_err(|near| unknown(path, &source, near))?;
+        let wanted = format.wanted();
         let mut seen = Seen::default();
         let mut rows = 0;
-        source.each(format.wanted(), &mut |number, cells| {
-            let draft =
-                format.draft(cells).map_err(|message| wrong_row(&source.prefix(), number, message))?;
+        source.each(&wanted, &mut |number, cells| {
+            let draft = format
+                .draft(&wanted, cells, false)
+                .map_err(|message| wrong_row(&source.prefix(), number, message))?;
             if !draft.text.trim().is_empty() {
                 rows += 1;
                 seen.add(&Text::of(&draft.text), number);
@@ -137,27 +137,26 @@ impl Import {
     fn file(&mut self, path: &Path, options: &Options) -> Result<()> {
         let source = Source::open(path)?;
         let (format, because) = decide(path, &source, options.format)?;
-        let (half, why) = format.task(&file_name(path));
-        let (task, why) = match &options.task {
-            Some(task) => (task.clone(), format!("{task}: as you say")),
-            None => (half.to_owned(), why),
-        };
-        let rest = Rest { dataset: format.dataset(half), task: &task, options };
+        let told = format.told(path, &source.columns);
+        let why = options.task.as_ref().map_or(told.how.clone(), |task| format!("{task}: as you say"));
+        let dataset = format.dataset(told.task.or(options.task.as_deref()));
         let mut report = FileReport {
             path: path.display().to_string(),
-            format: format.about().name,
-            title: format.about().title,
+            format: format.name,
+            title: format.title,
             because,
             task: why,
-            licence: format.about().licence,
+            licence: format.licence,
             ..FileReport::default()
         };
         let file = self.prefixes.len();
         self.prefixes.push(source.prefix());
-        let others = source.each(format.wanted(), &mut |number, cells| {
+        let wanted = format.wanted();
+        let others = source.each(&wanted, &mut |number, cells| {
             report.rows += 1;
-            let draft =
-                format.draft(cells).map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
+            let draft = format
+                .draft(&wanted, cells, options.task.is_none())
+                .map_err(|message| wrong_row(&self.prefixes[file], number, message))?;
             if let Some(reason) = draft.unfit.or(draft.text.trim().is_empty().then_some(EMPTY)) {
                 *report.dropped.entry(reason).or_default() += 1;
                 return Ok(());
@@ -165,10 +164,19 @@ impl Import {
             if let Some(remark) = draft.remark {
                 *report.remarks.entry(remark).or_default() += 1;
             }
-            report.made_ids += usize::from(draft.id.is_none());
             let place = Place { file, number };
+            let Some(task) = options.task.as_deref().or(draft.task).or(told.task).map(str::to_owned) else {
+                return match format.silence(&told, &source.columns) {
+                    Some(why) => Err(self.unsaid(place, why, format)),
+                    None => {
+                        *report.dropped.entry(UNLABELLED).or_default() += 1;
+                        Ok(())
+                    }
+                };
+            };
+            report.made_ids += usize::from(draft.id.is_none());
             let text = Text::of(&draft.text);
-            let row = self.row(draft, place, &rest)?;
+            let row = self.row(draft, place, Rest { dataset, task, options })?;
             match self.reason_against(&row, &text, place, options) {
                 Some(reason) => *report.dropped.entry(reason).or_default() += 1,
                 None => {
@@ -180,7 +188,7 @@ impl Import {
             }
             Ok(())
         })?;
-        if format == Format::Generic {
+        if format.is_own() {
             let ignored = |column: String| Ignored { did_you_mean: format.meant_by(&column), column };
             report.ignored = others.into_iter().map(ignored).collect();
         }
@@ -188,12 +196,21 @@ impl Import {
         Ok(())
     }
 
-    /// The row of a draft: what it lacks is filled in, and its id is its own.
-    fn row(&mut self, draft: Draft, place: Place, rest: &Rest) -> Result<SeedRow> {
-        if let Some(other) = draft.task.as_deref().filter(|task| !TASKS.contains(task)) {
-            let message = format!("`task` is `{other}`, not one of {}", TASKS.join(", "));
-            return Err(wrong_row(&self.prefixes[place.file], place.number, message));
+    /// Nothing says what a row is.
+    fn unsaid(&self, place: Place, why: String, format: &Format) -> Error {
+        let own = match format.is_own() {
+            true => format!(", or of each in a column `{}`", TASK_COLUMNS.join("`, `")),
+            false => String::new(),
+        };
+        Error::Wrong {
+            place: self.name(place),
+            message: format!("nothing says whether this is a hazard or benign{why}"),
+            help: format!("say it of all rows with --task hazard or --task benign{own}"),
         }
+    }
+
+    /// The row of a draft: what it lacks is filled in, and its id is its own.
+    fn row(&mut self, draft: Draft, place: Place, rest: Rest) -> Result<SeedRow> {
         let own_split = draft.split.as_deref().filter(|_| rest.options.split.is_none());
         if let Some(other) = own_split.filter(|split| !SPLITS.contains(split)) {
             return Err(Error::Wrong {
@@ -202,14 +219,11 @@ impl Import {
                 help: "correct the row, or set one split for all rows with --split".into(),
             });
         }
-        let said = |whole: &Option<String>, own: Option<String>, other: &str| {
-            whole.clone().or(own).unwrap_or_else(|| other.to_owned())
-        };
         Ok(SeedRow {
             seed_id: self.id(draft.id, rest.dataset, &draft.text, place)?,
             category: draft.category.unwrap_or_else(|| NO_CATEGORY.to_owned()),
-            split: said(&rest.options.split, draft.split, "train"),
-            task: said(&rest.options.task, draft.task, rest.task),
+            split: rest.options.split.clone().or(draft.split).unwrap_or_else(|| "train".into()),
+            task: rest.task,
             text: draft.text,
             answer: draft.answer,
         })
@@ -299,54 +313,30 @@ fn none_twice(files: &[PathBuf]) -> Result<()> {
 }
 
 /// The format of a file and why it is taken for that.
-fn decide(path: &Path, source: &Source, asked: Option<Format>) -> Result<(Format, String)> {
-    if let Some(format) = asked {
-        let about = format.about();
-        return match format.shown_by(&source.columns) {
-            Some(_) => Ok((format, "as you say".into())),
-            None => Err(Error::Wrong {
-                place: path.display().to_string(),
-                message: format!(
-                    "it cannot be read as {}, whose columns are {}; it has {}",
-                    about.name,
-                    format.columns(),
-                    source.columns.join(", ")
-                ),
-                help: "without --as the format is recognised by the columns".into(),
-            }),
-        };
-    }
-    match recognise(&source.columns, &file_name(path)) {
-        Shown::One(format) => {
-            let shown = format.shown_by(&source.columns).unwrap_or_default();
-            let name = if format == Format::OrBench { ", and its name" } else { "" };
-            let columns = if shown.len() == 1 { "column" } else { "columns" };
-            Ok((format, format!("by its {columns} {}{name}", shown.join(", "))))
-        }
-        Shown::Several(formats) => {
-            let each = |format: &Format| format!("{} ({})", format.about().title, format.about().name);
-            Err(Error::Wrong {
-                place: path.display().to_string(),
-                message: format!(
-                    "its columns {} can be those of {}",
-                    source.columns.join(", "),
-                    formats.iter().map(each).collect::<Vec<_>>().join(" or of ")
-                ),
-                help: "say which with --as; prompts of OR-Bench are benign unless the file's name says `toxic`, \
-                       those of a file of your own are hazards unless you say --task benign"
-                    .into(),
-            })
-        }
-        Shown::Nothing(near) => Err(unknown(path, source, near)),
+fn decide(path: &Path, source: &Source, asked: Option<&'static Format>) -> Result<(&'static Format, String)> {
+    let Some(format) = asked else {
+        let format = recognise(&source.columns, path).map_err(|near| unknown(path, source, near))?;
+        return Ok((format, format.because(&source.columns)));
+    };
+    match format.shown_by(&source.columns) {
+        Some(_) => Ok((format, "as you say".into())),
+        None => Err(Error::Wrong {
+            place: path.display().to_string(),
+            message: format!(
+                "it cannot be read as {}, whose columns are {}; it has {}",
+                format.name,
+                format.columns(),
+                source.columns.join(", ")
+            ),
+            help: "without --as the format is recognised by the columns".into(),
+        }),
     }
 }
 
-fn unknown(path: &Path, source: &Source, near: Option<Format>) -> Error {
-    let known: Vec<String> = Format::ALL
-        .into_iter()
-        .map(|format| format!("\n    {:15} {}", format.about().name, format.columns()))
-        .collect();
-    let near = near.map(|format| format!("; nearest is {}", format.about().title)).unwrap_or_default();
+fn unknown(path: &Path, source: &Source, near: Option<&Format>) -> Error {
+    let known: Vec<String> =
+        FORMATS.iter().map(|format| format!("\n    {:17} {}", format.name, format.columns())).collect();
+    let near = near.map(|format| format!("; nearest is {}", format.title)).unwrap_or_default();
     Error::Wrong {
         place: path.display().to_string(),
         message: format!("no format has its columns {}{near}{}", source.columns.join(", "), known.concat()),
@@ -364,32 +354,95 @@ fn wrong_row(prefix: &str, number: u32, message: String) -> Error {
     }
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// The ids of what is imported of a CSV file with these texts.
-    fn ids(texts: &str, options: &Options) -> Vec<String> {
+    fn ids(texts: &str, options: Options) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("own.csv");
         std::fs::write(&path, format!("text\n{texts}")).unwrap();
+        let options = &Options { task: Some("hazard".into()), ..options };
         let (rows, report) = import(&[path], &[], options).unwrap();
         assert_eq!((report.kept, report.files[0].kept), (rows.len(), rows.len()));
         rows.into_iter().map(|row| row.seed_id).collect()
     }
 
+    /// As the hub serves them: lists, structs and categories in Parquet.
+    #[test]
+    fn parquet_of_other_programs_is_read() {
+        use std::sync::Arc;
+
+        use arrow_array::types::Int8Type;
+        use arrow_array::{
+            ArrayRef, BooleanArray, DictionaryArray, ListArray, RecordBatch, StringArray, StructArray,
+        };
+        use arrow_schema::{DataType, Field};
+
+        let folder = tempfile::tempdir().unwrap();
+        let imported = |name: &str, columns: Vec<(&str, ArrayRef)>, task: Option<&str>| {
+            let path = folder.path().join(name);
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let mut writer = crate::TableWriter::create(&path, "foreign", batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let (rows, _) =
+                import(&[path], &[], &Options { task: task.map(str::to_owned), ..Options::default() })
+                    .unwrap();
+            rows.into_iter()
+                .map(|row| format!("{} {} {}", row.task, row.category, row.text))
+                .collect::<Vec<_>>()
+        };
+        let texts = |texts: [&str; 2]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
+        let flags = |flags: [bool; 2]| -> ArrayRef { Arc::new(BooleanArray::from(flags.to_vec())) };
+        let categories = |texts: [&str; 2]| -> ArrayRef {
+            Arc::new(texts.into_iter().collect::<DictionaryArray<Int8Type>>())
+        };
+        let wildguard = vec![
+            ("prompt", texts(["brew glowvenom", "name a tea"])),
+            ("adversarial", flags([false, true])),
+            ("prompt_harm_label", categories(["harmful", "unharmful"])),
+            ("subcategory", categories(["potions", "benign"])),
+        ];
+        let found = imported("wildguard_train.parquet", wildguard, None);
+        assert_eq!(found, ["hazard potions brew glowvenom", "benign benign name a tea"]);
+
+        let field = |name| Arc::new(Field::new(name, DataType::Boolean, true));
+        let category = StructArray::from(vec![
+            (field("curses"), flags([false, false])),
+            (field("potions"), flags([true, false])),
+        ]);
+        let beavertails = vec![
+            ("prompt", texts(["brew glowvenom", "name a tea"])),
+            ("response", texts(["no", "moonmint"])),
+            ("category", Arc::new(category) as ArrayRef),
+            ("is_safe", flags([true, true])),
+        ];
+        let found = imported("0000.parquet", beavertails, Some("hazard"));
+        assert_eq!(found, ["hazard potions brew glowvenom", "hazard unspecified name a tea"]);
+
+        let mut turns = arrow_array::builder::ListBuilder::new(arrow_array::builder::StringBuilder::new());
+        ["brew glowvenom", "pick a vaultseal"].into_iter().for_each(|text| turns.append_value([Some(text)]));
+        let turns: ListArray = turns.finish();
+        let sorry_bench = vec![
+            ("question_id", Arc::new(arrow_array::Int32Array::from(vec![1, 2])) as ArrayRef),
+            ("category", texts(["potions", "locks"])),
+            ("turns", Arc::new(turns)),
+            ("prompt_style", texts(["base", "base"])),
+        ];
+        let found = imported("train.parquet", sorry_bench, None);
+        assert_eq!(found, ["hazard potions brew glowvenom", "hazard locks pick a vaultseal"]);
+    }
+
     #[test]
     fn made_ids_are_of_the_text_and_never_shared() {
-        let first = ids("brew moss\nmix fern\n", &Options::default());
-        let other = ids("mix fern\ncut bark\nbrew moss\nbrew moss\n", &Options::default());
+        let first = ids("brew moss\nmix fern\n", Options::default());
+        let other = ids("mix fern\ncut bark\nbrew moss\nbrew moss\n", Options::default());
         assert_eq!((&first[0], &first[1], other.len()), (&other[2], &other[0], 3));
-        let keep = Options { keep_duplicates: true, ..Options::default() };
-        let kept = ids("brew moss\nbrew moss\nbrew moss\n", &keep);
+        let keep = || Options { keep_duplicates: true, ..Options::default() };
+        let kept = ids("brew moss\nbrew moss\nbrew moss\n", keep());
         assert_eq!(kept, [first[0].clone(), format!("{}-2", first[0]), format!("{}-3", first[0])]);
-        assert!(ids("", &keep).is_empty());
+        assert!(ids("", keep()).is_empty());
     }
 }

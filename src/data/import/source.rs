@@ -8,6 +8,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use arrow_schema::DataType;
+use serde::de::{Deserialize, Error as _, MapAccess, Visitor};
 use serde_json::{Deserializer, Map, Value};
 
 use super::delimited::{self, Malformed, Row, Rows};
@@ -20,8 +21,8 @@ pub type Cells<'a> = [Option<Cow<'a, str>>];
 /// What is done with a row and its number: the line where it begins, or the row of a Parquet file, from 1.
 pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
 
-/// What is done with an object of a JSON file and the line where it begins; whether to go on.
-type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>) -> Result<bool> + 'a;
+/// What is done with an object of a JSON file, with the line where it begins and as it is written; whether to go on.
+type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>, &[u8]) -> Result<bool> + 'a;
 
 pub struct Source {
     path: PathBuf,
@@ -47,7 +48,7 @@ impl Source {
             "json" | "jsonl" | "ndjson" => {
                 let bytes = std::fs::read(path).map_err(|cause| cannot_open(path, cause))?;
                 let mut columns = None;
-                objects(path, &bytes, &mut |_, object| {
+                objects(path, &bytes, &mut |_, object, _| {
                     columns = Some(object.keys().cloned().collect());
                     Ok(false)
                 })?;
@@ -58,12 +59,20 @@ impl Source {
                 let names = table.schema.fields().iter().map(|field| field.name().clone());
                 (names.collect(), Content::Parquet(table))
             }
-            _ => {
-                return Err(Error::Wrong {
-                    place: path.display().to_string(),
-                    message: "its name does not say what it is".into(),
-                    help: "files end in .csv, .tsv, .json, .jsonl, .ndjson or .parquet".into(),
-                });
+            other => {
+                let (message, help) = match other {
+                    "gz" | "xz" | "zst" | "bz2" | "zip" => ("it is compressed", "unpack it first"),
+                    "txt" => {
+                        let help = "make it a .jsonl file of objects such as {\"text\": \"…\"}, or a .csv file with \
+                                    `prompt` in its first line";
+                        ("a text does not say where one prompt ends", help)
+                    }
+                    _ => {
+                        let help = "files end in .csv, .tsv, .json, .jsonl, .ndjson or .parquet";
+                        ("its name does not say what it is", help)
+                    }
+                };
+                return Err(wrong(path.display().to_string(), message, help));
             }
         };
         let source = Source { path: path.to_owned(), columns, content };
@@ -93,12 +102,10 @@ impl Source {
         let mut keys = BTreeSet::new();
         match &self.content {
             Content::Delimited(delimiter) => self.delimited(*delimiter, wanted, visit)?,
-            Content::Json(bytes) => objects(&self.path, bytes, &mut |line, object| {
-                let value =
-                    |name: &&str| object.iter().find(|(key, _)| is(key, name)).map(|(_, value)| value);
+            Content::Json(bytes) => objects(&self.path, bytes, &mut |line, object, written| {
                 let cells: Vec<_> = wanted
                     .iter()
-                    .map(|name| value(name).map_or(Ok(None), |value| self.text(value, name, line)))
+                    .map(|name| self.json(object, name, written, line))
                     .collect::<Result<_>>()?;
                 visit(line, &cells)?;
                 for key in object.keys().filter(is_other) {
@@ -156,30 +163,73 @@ impl Source {
     /// Where a column of a Parquet file is, if it has values; they have to be of a type that `cell` knows.
     fn readable(&self, table: &Table, name: &str) -> Result<Option<usize>> {
         let Some(at) = self.column(name) else { return Ok(None) };
-        match table.schema.field(at).data_type() {
-            DataType::Null => Ok(None),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => Ok(Some(at)),
-            kind if kind.is_integer() => Ok(Some(at)),
-            DataType::Float32 | DataType::Float64 => Ok(Some(at)),
-            kind => Err(Error::Wrong {
-                place: self.path.display().to_string(),
-                message: format!("column `{}` is {kind}", self.columns[at]),
-                help: "write it as a text".into(),
-            }),
+        let is_text = |kind: &DataType| {
+            matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean)
+        };
+        let kind = table.schema.field(at).data_type();
+        let is_known = match kind {
+            DataType::Null => return Ok(None),
+            DataType::Float32 | DataType::Float64 => true,
+            DataType::List(item) | DataType::LargeList(item) => is_text(item.data_type()),
+            DataType::Struct(fields) => fields.iter().all(|field| *field.data_type() == DataType::Boolean),
+            kind => is_text(kind) || kind.is_integer(),
+        };
+        match is_known {
+            true => Ok(Some(at)),
+            false => {
+                let message = format!("column `{}` is {kind}", self.columns[at]);
+                Err(wrong(self.path.display().to_string(), message, "write it as a text"))
+            }
         }
     }
 
-    /// A single value as text.
+    /// The value of an object under a key, in whatever case, as text.
+    fn json<'a>(
+        &self,
+        object: &'a Map<String, Value>,
+        name: &str,
+        written: &[u8],
+        line: u32,
+    ) -> Result<Option<Cow<'a, str>>> {
+        let mut found = object.iter().filter(|(key, _)| is(key, name));
+        let Some((key, value)) = found.next() else { return Ok(None) };
+        if let Some((other, _)) = found.next() {
+            let message = format!("it has the keys `{key}` and `{other}`");
+            return Err(wrong(self.place(line), message, "rename one of them"));
+        }
+        let text = self.text(value, name, line)?;
+        match text.as_deref().filter(|_| value.is_f64()) {
+            Some(number) if !is_written(number, written) => {
+                let message = format!("`{name}` is a number that would not stay as it is written");
+                Err(wrong(self.place(line), message, "put quotes around it"))
+            }
+            _ => Ok(text),
+        }
+    }
+
+    /// A single value as text. A list of one text is that text, and what is true of several things is their names.
     fn text<'a>(&self, value: &'a Value, column: &str, number: u32) -> Result<Option<Cow<'a, str>>> {
+        let wrong = |message: String| Err(wrong(self.place(number), message, "it has to be one text"));
         match value {
             Value::Null => Ok(None),
             Value::String(text) => Ok(Some(Cow::Borrowed(text))),
             Value::Number(_) | Value::Bool(_) => Ok(Some(Cow::Owned(value.to_string()))),
-            Value::Array(_) | Value::Object(_) => Err(Error::Wrong {
-                place: self.place(number),
-                message: format!("`{column}` is a list or an object"),
-                help: "it has to be a text".into(),
-            }),
+            Value::Array(items) => match &items[..] {
+                [Value::String(text)] => Ok(Some(Cow::Borrowed(text))),
+                items => wrong(format!("`{column}` is a list of {}", items.len())),
+            },
+            Value::Object(entries) => {
+                let is_true = |(name, value): (&'a String, &Value)| match value {
+                    Value::Bool(is_true) => Some(Some(name.as_str()).filter(|_| *is_true)),
+                    _ => None,
+                };
+                match entries.iter().map(is_true).collect::<Option<Vec<_>>>() {
+                    Some(names) => {
+                        Ok(Some(Cow::Owned(names.into_iter().flatten().collect::<Vec<_>>().join(", "))))
+                    }
+                    None => wrong(format!("`{column}` is an object")),
+                }
+            }
         }
     }
 
@@ -223,8 +273,7 @@ fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
     Ok(first.fields.iter().map(|name| name.trim().to_owned()).collect())
 }
 
-/// Goes through the objects of a JSON list, or of lines; with each the line where it begins, until `visit` says
-/// that it has seen enough.
+/// Goes through the objects of a JSON list, or of lines, until `visit` says that it has seen enough.
 fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
     let mut at = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
     let (mut line, mut counted) = (1, 0);
@@ -237,36 +286,83 @@ fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
     let mut is_first = true;
     while let Some(next) = skip_space(&mut at) {
         if is_list && next == b']' && is_first {
-            break;
+            at += 1;
+            return nothing_more(path, bytes, at);
         }
         line += memchr::memchr_iter(b'\n', &bytes[counted..at]).count() as u32;
         counted = at;
-        let mut values = Deserializer::from_slice(&bytes[at..]).into_iter::<Map<String, Value>>();
+        let mut values = Deserializer::from_slice(&bytes[at..]).into_iter::<Object>();
         let object = match values.next() {
-            Some(Ok(object)) => object,
+            Some(Ok(Object(object))) => object,
             Some(Err(error)) => {
-                return Err(Error::Wrong {
-                    place: format!("{}:{}", path.display(), line + error.line() as u32 - 1),
-                    message: format!("{}, not an object with a prompt", reason(&error)),
-                    help: "a .jsonl file has one JSON object a line, a .json file a list of them".into(),
-                });
+                let place = format!("{}:{}", path.display(), line + error.line() as u32 - 1);
+                let help = "a .jsonl file has one JSON object a line, a .json file a list of them";
+                return Err(wrong(place, format!("{}, not an object with a prompt", reason(&error)), help));
             }
             None => break,
         };
-        at += values.byte_offset();
-        if !visit(line, &object)? {
+        let end = at + values.byte_offset();
+        if !visit(line, &object, &bytes[at..end])? {
             return Ok(());
         }
+        at = end;
         is_first = false;
         if is_list {
             match skip_space(&mut at) {
                 Some(b',') => at += 1,
-                Some(b']') => break,
+                Some(b']') => return nothing_more(path, bytes, at + 1),
                 _ => return Err(unfinished(path)),
             }
         }
     }
-    Ok(())
+    if is_list { Err(unfinished(path)) } else { Ok(()) }
+}
+
+/// Behind a list there is nothing: what is there would not be read.
+fn nothing_more(path: &Path, bytes: &[u8], end: usize) -> Result<()> {
+    let Some(more) = bytes[end..].iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(()) };
+    let line = 1 + memchr::memchr_iter(b'\n', &bytes[..end + more]).count();
+    let place = format!("{}:{line}", path.display());
+    Err(wrong(place, "something follows the list", "a .json file is one list of objects"))
+}
+
+/// A JSON object of which no key is there twice: of two values one would be lost.
+struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Object, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Object;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Object, A::Error> {
+        let mut object = Map::new();
+        while let Some((key, value)) = entries.next_entry::<String, Value>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key `{key}` is there twice")));
+            }
+            object.insert(key, value);
+        }
+        Ok(Object(object))
+    }
+}
+
+/// Whether a number stands in a text just as it is.
+fn is_written(number: &str, text: &[u8]) -> bool {
+    let is_part =
+        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
+    memchr::memmem::find_iter(text, number).any(|at| {
+        !is_part(at.checked_sub(1).map(|before| &text[before])) && !is_part(text.get(at + number.len()))
+    })
 }
 
 /// What serde says, without its own count of lines.
@@ -279,24 +375,23 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
     Error::Open { path: path.to_owned(), cause }
 }
 
+fn wrong(place: String, message: impl Into<String>, help: &str) -> Error {
+    Error::Wrong { place, message: message.into(), help: help.into() }
+}
+
 fn empty(path: &Path) -> Error {
-    Error::Wrong {
-        place: path.display().to_string(),
-        message: "it is empty".into(),
-        help: "the first line of a .csv or .tsv file names its columns, a JSON object its values".into(),
-    }
+    let help = "the first line of a .csv or .tsv file names its columns, a JSON object its values";
+    wrong(path.display().to_string(), "it is empty", help)
 }
 
 fn unfinished(path: &Path) -> Error {
-    Error::Wrong {
-        place: path.display().to_string(),
-        message: "its list does not end".into(),
-        help: "it may be cut short; make or copy it again".into(),
-    }
+    wrong(path.display().to_string(), "its list does not end", "it may be cut short; make or copy it again")
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Line and wanted texts of each row, or what is wrong.
@@ -348,12 +443,44 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_one_text_and_things_that_are_true_are_texts() {
+        let lines = r#"{"text": ["brew"], "id": {"locks": false, "potions": true, "curses": true}}
+{"text": 0.5, "id": {}}"#;
+        let expected = rows(&[(1, &["brew", "potions, curses"]), (2, &["0.5", ""])]);
+        assert_eq!(read("a.jsonl", lines.as_bytes(), &["text", "id"]).unwrap(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_json_file_are_read_whole_or_refused(
+            bytes in proptest::collection::vec(proptest::sample::select(b"[]{}:,\"\n 1.ea\xc3\xa9".to_vec()), 0..24),
+            whole in proptest::bool::ANY,
+        ) {
+            // Mostly what is nearly right.
+            let bytes = if whole { [b"[{\"a\": \"", &bytes[..], b"\"}]"].concat() } else { bytes };
+            let Ok(found) = read("a.json", &bytes, &["a"]) else { return Ok(()) };
+            let value: Value = match serde_json::from_slice(&bytes) {
+                Ok(value) => value,
+                // Objects one behind the other.
+                Err(_) => Deserializer::from_slice(&bytes).into_iter::<Value>().collect::<std::result::Result<_, _>>().unwrap(),
+            };
+            let objects = if let Value::Array(objects) = &value { objects.len() } else { 1 };
+            prop_assert_eq!(found.len(), objects, "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_said_with_its_line() {
         let big = [b"text\n".as_slice(), &b"brew glowvenom\n".repeat(9000), b"\xff\n"].concat();
         for (name, bytes, expected) in [
             ("a.csv", b"".as_slice(), "a.csv: it is empty"),
             ("a.json", b"[]", "a.json: it is empty"),
-            ("a.txt", b"text\n", "a.txt: its name does not say what it is"),
+            (
+                "a.txt",
+                b"text\n",
+                "a.txt: a text does not say where one prompt ends\n  help: make it a .jsonl file",
+            ),
+            ("a.xls", b"text\n", "a.xls: its name does not say what it is"),
             ("a.csv", b"text,id\nbrew\n", "a.csv:2: 1 fields, but there are 2 columns"),
             (
                 "a.csv",
@@ -369,7 +496,37 @@ mod tests {
                 b"{\"text\": \"brew\"}\n[1]\n",
                 "a.jsonl:2: invalid type: sequence, expected a map, not",
             ),
-            ("a.jsonl", b"{\"text\": [1]}\n", "a.jsonl:1: `text` is a list or an object"),
+            (
+                "a.jsonl",
+                b"{\"text\": [1]}\n",
+                "a.jsonl:1: `text` is a list of 1\n  help: it has to be one text",
+            ),
+            ("a.jsonl", b"{\"text\": [\"brew\", \"mix\"]}\n", "a.jsonl:1: `text` is a list of 2"),
+            ("a.jsonl", b"{\"text\": {\"brew\": 1}}\n", "a.jsonl:1: `text` is an object"),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\", \"text\": \"b\"}\n",
+                "a.jsonl:1: the key `text` is there twice, not",
+            ),
+            (
+                "a.jsonl",
+                b"{}\n{\"text\": \"a\", \"Text\": \"b\"}\n",
+                "a.jsonl:2: it has the keys `text` and `Text`",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": 3.10}\n",
+                "a.jsonl:1: `text` is a number that would not stay as it is written\n  help: put quotes around it",
+            ),
+            ("a.jsonl", b"{\"text\": 12345678901234567890123}\n", "a.jsonl:1: `text` is a number that would"),
+            (
+                "a.json",
+                b"[{\"text\": \"brew\"}]\n{\"text\": \"mix\"}",
+                "a.json:2: something follows the list",
+            ),
+            ("a.json", b"[] x", "a.json:1: something follows the list"),
+            ("a.json", b"[", "a.json: its list does not end"),
+            ("a.jsonl.gz", b"", "a.jsonl.gz: it is compressed\n  help: unpack it first"),
             ("a.json", b"[{\"text\": \"brew\"}, ]", "a.json:1: expected value, not"),
             ("a.json", b"[{\"text\": \"brew\"}\n", "a.json: its list does not end"),
             ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),

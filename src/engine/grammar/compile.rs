@@ -111,9 +111,12 @@ impl Outside {
 /// That a file or folder cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound if !path.exists() => {
-            format!("there is no file {} (paths are relative to the working directory)", path.display())
-        }
+        std::io::ErrorKind::NotFound if !path.exists() => match store::dangling(path) {
+            Some(message) => format!("{} {message}", path.display()),
+            None => {
+                format!("there is no file {} (paths are relative to the working directory)", path.display())
+            }
+        },
         _ => format!("cannot read {}: {error}", path.display()),
     }
 }

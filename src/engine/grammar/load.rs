@@ -66,7 +66,11 @@ fn read(path: &Path) -> Result<(Source, Tree), Diagnostics> {
 fn read_base(source: &Source, extension: &Extension) -> Result<(Source, Tree), Diagnostics> {
     let (path, at) = &extension.base;
     if !path.exists() {
-        let error = source.error(*at, format!("there is no file {}", path.display()));
+        let message = match store::dangling(path) {
+            Some(message) => format!("{} {message}", path.display()),
+            None => format!("there is no file {}", path.display()),
+        };
+        let error = source.error(*at, message);
         return Err(error.help("`extends` is relative to the file that it stands in").into());
     }
     let (base, tree) = read(path)?;
@@ -124,7 +128,8 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
         }
         let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
-        Some((program, GraphVariant { ablation, seed, params: params::to_json(&params) }))
+        let typed = params::as_typed(&params);
+        Some((program, GraphVariant { ablation, seed, params: params::to_json(&params), typed }))
     };
     let mut programs: Vec<(Program, GraphVariant)> = program(None, None, &mut outside).into_iter().collect();
     let each_seed = |ablation| seeds(ablation).into_iter().map(move |seed| (ablation, seed));
@@ -135,7 +140,7 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
     let mut named: HashMap<String, Option<&Ablation>> = HashMap::new();
     for (ablation, seed) in &variants {
         let name = ablation.map(|ablation| ablation.name.name.clone());
-        let variant = GraphVariant { ablation: name, seed: *seed, params: BTreeMap::new() };
+        let variant = GraphVariant { ablation: name, seed: *seed, ..GraphVariant::default() };
         let Some(name) = variant.name() else { continue };
         if let Some(other) = named.insert(name.clone(), *ablation) {
             let message = format!("two of the variants that were asked for are called `{name}`");

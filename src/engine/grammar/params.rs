@@ -296,6 +296,12 @@ pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
     params.iter().map(|(name, tree)| (name.clone(), tree.to_json())).collect()
 }
 
+/// Of the parameters with numbers that JSON writes otherwise than they are typed, how they are typed.
+pub fn as_typed(params: &Params) -> BTreeMap<String, String> {
+    let typed = params.iter().map(|(name, tree)| (name.clone(), tree.as_typed(), tree.to_json().to_string()));
+    typed.filter(|(_, typed, json)| typed != json).map(|(name, typed, _)| (name, typed)).collect()
+}
+
 /// The ablations asked for, each once, in the order asked for; `all` stands for those of the file.
 pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
     let (mut chosen, mut known) = (Vec::new(), HashSet::new());

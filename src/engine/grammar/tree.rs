@@ -59,6 +59,10 @@ impl Tree {
             Parsed::Scalar(value) => {
                 let is_text = matches!(value, Value::Text(_));
                 let spelling = if is_text { None } else { spelling(text, parsed.defined) };
+                let value = match (&value, &spelling) {
+                    (Value::Float(_), Some(typed)) => whole(typed).map_or(value, Value::Int),
+                    _ => value,
+                };
                 return Tree { value, at, spelling };
             }
             Parsed::List(items) => Value::List(items.into_iter().map(|item| Tree::of(item, text)).collect()),
@@ -146,6 +150,24 @@ impl Tree {
         }
     }
 
+    /// As JSON, but numbers as they are typed.
+    pub fn as_typed(&self) -> String {
+        match &self.value {
+            Value::Int(_) | Value::Float(_) => self.to_text(),
+            Value::List(items) => {
+                let items: Vec<String> = items.iter().map(Tree::as_typed).collect();
+                format!("[{}]", items.join(","))
+            }
+            Value::Map(entries) => {
+                let entry = |(key, value): &(Key, Tree)| {
+                    format!("{}:{}", serde_json::Value::from(key.name.as_str()), value.as_typed())
+                };
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(","))
+            }
+            other => other.to_json().to_string(),
+        }
+    }
+
     /// Whether it is a plain scalar that is not text.
     pub fn is_spelt(&self) -> bool {
         self.spelling.is_some()
@@ -216,6 +238,12 @@ fn spelling(text: &str, defined: Location) -> Option<Arc<str>> {
     let spelling = text.get(start..start + length)?.trim();
     let is_plain = !spelling.is_empty() && !spelling.starts_with(['"', '\'', '!', '&', '*', '|', '>']);
     is_plain.then(|| spelling.into())
+}
+
+/// The number of nothing but digits, which YAML 1.2 reads as a whole one however many zeros it begins with.
+fn whole(typed: &str) -> Option<i64> {
+    let digits = typed.strip_prefix(['+', '-']).unwrap_or(typed);
+    typed.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A value as the parser gives it.
@@ -326,6 +354,15 @@ mod tests {
         );
         assert_eq!(parse("a: 3.10").unwrap().to_json(), serde_json::json!({ "a": 3.1 }));
         assert_eq!(Tree::parse_value(" 3.10 ").unwrap().to_text(), "3.10");
+    }
+
+    #[test]
+    fn zeros_before_a_number_make_no_fraction_of_it() {
+        let numbers = parse("[007, -007, +08, 0, 0x10, 1e3, 1_000, .5, 3.10, 00.5, 1.0]").unwrap();
+        assert_eq!(numbers.to_json().to_string(), "[7,-7,8,0,16,1000.0,1000,0.5,3.1,0.5,1.0]");
+        assert_eq!(numbers.as_typed(), "[007,-007,+08,0,0x10,1e3,1_000,.5,3.10,00.5,1.0]");
+        let mixed = parse("{ a: 3.10, \"b c\": ['3.10', True, ~] }").unwrap();
+        assert_eq!(mixed.as_typed(), r#"{"a":3.10,"b c":["3.10",true,null]}"#);
     }
 
     #[test]

@@ -52,7 +52,13 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
         }
         _ => String::new(),
     };
-    errors.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
+    let message = plain(&error.message);
+    let wants_text = message.starts_with("expected text, found");
+    let error = errors.error(place(path), format!("{}: {message}{note}", whole(path)));
+    match value.filter(|tree| wants_text && tree.is_spelt() && note.is_empty()) {
+        Some(tree) => error.help(format!("quotes make it text: '{}'", tree.to_text())),
+        None => error,
+    }
 }
 
 /// What a stage says of its own parameters, and the place that it is about: `at` is that of the stage.

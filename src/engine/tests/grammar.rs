@@ -42,7 +42,7 @@ fn errors_name_the_place_and_the_remedy() {
         ),
         (
             "  a: { kind: say, text: 3 }\n",
-            "p.yaml:4:25: `text`: expected text, found a whole number\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^",
+            "p.yaml:4:25: `text`: expected text, found a whole number\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^\n  help: quotes make it text: '3'",
         ),
         (
             "  speak: { kind: say, text: x }\n  b: { kind: join, parts: [speek] }\n",
@@ -85,6 +85,12 @@ fn errors_name_the_place_and_the_remedy() {
         space.error(&good, &["word=3"]),
         "p.yaml: --set word=3: `word` is text, found a whole number\n  help: quotes make it text: '\"3\"'"
     );
+    // As it is typed, whatever number that is.
+    for typed in ["2023023902_2", "007", "3.10", "1e3", "0x10"] {
+        let set = format!("word={typed}");
+        let error = space.error(&good, &[&set]);
+        assert!(error.ends_with(&format!("help: quotes make it text: '\"{typed}\"'")), "{error}");
+    }
     assert_eq!(
         space.error("pipelin: x\nstages: { a: { kind: say, text: x } }\n", &[]),
         "p.yaml:1:1: a pipeline has no key `pipelin`\n  |\n1 | pipelin: x\n  | ^^^^^^^\n  help: did you mean `pipeline`?"
@@ -126,6 +132,23 @@ fn parameters_are_of_any_type_and_maps_have_parts() {
         let error = space.error(&yaml, &[set]);
         assert!(error.starts_with(&format!("p.yaml: --set {set}: {expected}")), "{error}");
     }
+}
+
+#[test]
+fn a_number_keeps_its_text_until_something_asks_for_a_number() {
+    let space = Space::new();
+    let yaml = pipeline(
+        "params: { n: 007, version: 3.10, many: [1_000, 0x10, .5] }",
+        "  a: { kind: say, text: \"${n} ${version} ${many}\" }",
+    );
+    assert_eq!(space.said(&yaml, &[], &[]), ["a: 007 3.10 [1000,16,0.5]"]);
+    assert_eq!(space.said(&yaml, &["n=08", "version=3.1"], &[]), ["a: 08 3.1 [1000,16,0.5]"]);
+    let graph = space.load_ablations(&yaml, &["n=-012"], &[]).unwrap();
+    let variant = &graph.variants[0];
+    assert_eq!((&variant.params["n"], &variant.params["version"]), (&(-12).into(), &3.1.into()));
+    let typed: Vec<(&str, &str)> =
+        variant.typed.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert_eq!(typed, [("many", "[1_000,0x10,.5]"), ("n", "-012"), ("version", "3.10")]);
 }
 
 #[test]
