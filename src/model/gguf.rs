@@ -15,6 +15,7 @@ use tokenizers::AddedToken;
 use super::chat::ChatTemplate;
 use super::config::{Config, Family, Module, RopeScaling};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
+use store::read;
 
 /// Where the alignment is looked for, in bytes from the file's start.
 const METADATA: u64 = 32 << 20;
@@ -45,7 +46,7 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
 /// be taken instead of the file's own tokenizer: nothing beside a file that was named alone counts.
 pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
-    let file = File::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
+    let file = read::open(path).map_err(|cause| Error::Read { path: path.into(), cause })?;
     let mut reader = BufReader::new(file);
     ensure_alignment(&mut reader).map_err(invalid)?;
     let mut content =

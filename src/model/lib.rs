@@ -9,6 +9,7 @@ mod config;
 mod decoder;
 mod embedder;
 mod gguf;
+mod growth;
 mod lora;
 mod marks;
 mod params;

@@ -19,6 +19,7 @@ mod models;
 mod parity;
 mod places;
 mod query;
+mod reading;
 mod removal;
 mod report;
 mod results;

@@ -67,16 +67,21 @@ impl<'a> Asking<'a> {
 
     /// Whether the keys can be used. Files that are there are looked into.
     pub fn check(&self) -> Result<(), CheckError> {
+        let peek =
+            |key: &'static str, text: &Text| text.peek().map_err(|message| CheckError::at(key, message));
         let prompt = match self.prompt {
             None => Some(Prompt::of(self.role, self.chat.is_on())),
-            Some(text) => text.peek().map(|template| Prompt::parse(self.role, &template, text.shown())),
+            Some(text) => {
+                peek("prompt", text)?.map(|template| Prompt::parse(self.role, &template, text.shown()))
+            }
         };
         prompt.transpose().map_err(|error| CheckError::at("prompt", error))?;
         if let Some(text) = self.system {
             if !self.chat.is_on() {
                 return Err(CheckError::at("system", "`system` belongs to a chat: add `chat: true`"));
             }
-            let system = text.peek().map(|template| Prompt::system(self.role, &template, text.shown()));
+            let system = peek("system", text)?;
+            let system = system.map(|template| Prompt::system(self.role, &template, text.shown()));
             system.transpose().map_err(|error| CheckError::at("system", error))?;
         }
         self.chat.check().map_err(|message| CheckError::at("chat", message))?;
@@ -97,7 +102,7 @@ impl<'a> Asking<'a> {
     /// Whether the prompt or the system prompt uses a variable; yes where their files cannot be read yet.
     pub fn uses(&self, variable: &str) -> bool {
         let uses = |text: &Text| {
-            let template = text.peek()?;
+            let template = text.peek().ok()??;
             Some(Prompt::system(self.role, &template, text.shown()).ok()?.uses(variable))
         };
         [self.prompt, self.system].into_iter().flatten().any(|text| uses(text).unwrap_or(true))
