@@ -231,7 +231,7 @@ fn a_record_that_names_a_folder_as_its_cache_makes_none_of_it() {
     fs::write(folder.join("run.json"), triplay::store::seal_file(&record).unwrap()).unwrap();
     let seen = space.triplay(&["report", "-o", "page.html"]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
-    assert!(seen.err.contains("its cache ") && seen.err.contains(" is gone"), "{}", seen.err);
+    assert!(seen.out.contains("its cache ") && seen.out.contains(" is gone"), "{}", seen.out);
     assert_eq!(fs::read_dir(space.path("home")).unwrap().count(), FILES.len());
 }
 
