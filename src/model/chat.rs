@@ -146,13 +146,14 @@ impl ChatTemplate {
             };
             conversations.iter().map(text).collect::<std::result::Result<_, _>>()
         };
+        // An error holds values of the template, which are dropped where there is room for it.
+        let render = || render().map_err(|error| self.invalid("fails", &error));
         let rendered = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
             thread.map(std::thread::ScopedJoinHandle::join)
         });
         let rendered = rendered.map_err(|cause| Error::Read { path: self.path.clone(), cause })?;
-        let rendered = rendered.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        rendered.map_err(|error| self.invalid("fails", &error))
+        rendered.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// What transformers gives templates: blocks trimmed, `raise_exception`, `strftime_now`, its `tojson`.
