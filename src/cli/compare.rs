@@ -1,11 +1,12 @@
 //! What differs between two files or folders that should be the same: for people.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::data;
+use crate::store::read;
 
 /// The first differences in words, one a line.
 pub fn files(before: &Path, now: &Path) -> String {
@@ -74,7 +75,7 @@ const BLOCK: usize = 1 << 20;
 
 impl Bytes {
     fn of(before: &Path, now: &Path) -> io::Result<Bytes> {
-        let (mut before, mut now) = (File::open(before)?, File::open(now)?);
+        let (mut before, mut now) = (read::open(before)?, read::open(now)?);
         let mut found = Bytes { differing: 0, first: None, old: 0, new: 0 };
         let (mut old, mut new) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
         loop {

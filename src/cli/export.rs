@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::show::locate;
 use crate::data::{self, Head, Table};
+use crate::store::read;
 use output::{Destination, Overwrite, println};
 
 #[derive(Args)]
@@ -55,7 +56,7 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         To::Csv => csv(&table, out),
         To::Jsonl => jsonl(&table, out),
         // Not the permissions of what nobody may write to in the cache.
-        To::Parquet => Ok(std::io::copy(&mut File::open(&path)?, &mut File::create(out)?).map(drop)?),
+        To::Parquet => Ok(std::io::copy(&mut read::open(&path)?, &mut File::create(out)?).map(drop)?),
     })?;
     println!("{}: {}", args.out.display(), output::several(table.rows(), "row"));
     Ok(ExitCode::SUCCESS)
@@ -63,7 +64,7 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 
 /// Where the dataset goes; an earlier export of such a one is replaced.
 fn destination(args: &ExportArgs, to: To, dataset: &Path) -> anyhow::Result<Destination> {
-    let Head { columns, name } = data::head(dataset)?;
+    let Head { columns, name, .. } = data::head(dataset)?;
     let what = output::table_with(&columns);
     let is_own = move |out: &Path| match to {
         To::Csv => output::is_csv(out, &columns),

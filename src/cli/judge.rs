@@ -2,7 +2,6 @@
 //! are cached, kept and looked at as those of any other.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +17,7 @@ use crate::data::{self, VerdictRow};
 use crate::engine::read_stage;
 use crate::runs::{JUDGE_FILE, JUDGE_MARK, JUDGED, Run};
 use crate::store::Store;
+use crate::store::read::{self, MOST_TEXT};
 use output::{Destination, begins_with, println, several};
 
 #[derive(Args)]
@@ -81,7 +81,7 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
         let stage = json!({ "kind": "judge", "model": { "path": model(with)? } });
         return Ok(stage.as_object().cloned().unwrap_or_default());
     }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {with}"))?;
+    let text = read::text(path, MOST_TEXT).with_context(|| format!("cannot read {with}"))?;
     let stage = read_stage(&text, &registry()).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
     let Value::Object(mut stage) = stage else {
         bail!("{with}: expected the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
@@ -161,7 +161,7 @@ fn write(
     let mut pipeline = Map::new();
     pipeline.insert("pipeline".into(), json!(format!("{}{JUDGED}", run.record.pipeline)));
     // Where the run computed: the same judge says the same there.
-    let text = fs::read_to_string(run.folder.join("pipeline.yaml")).unwrap_or_default();
+    let text = run.recorded_text("pipeline.yaml")?.unwrap_or_default();
     let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
     for key in ["seed", "device", "dtype"] {
         original.get(key).map(|value| pipeline.insert(key.into(), value.clone()));

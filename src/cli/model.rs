@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
+use crate::store::read::{self, MOST_TEXT};
 
 #[derive(Subcommand)]
 pub enum ModelCommand {
@@ -139,8 +140,10 @@ fn score(args: &ScoreArgs) -> anyhow::Result<String> {
         (_, Some(ids), _) => ids.clone(),
         (Some(text), ..) => tokenizer.encode_plain(text)?,
         (.., Some(file)) => {
-            let text = std::fs::read_to_string(file);
-            tokenizer.encode_plain(&text.with_context(|| format!("cannot read {}", file.display()))?)?
+            // As it is: every byte of it is scored.
+            let text = read::bytes(file, MOST_TEXT).map(String::from_utf8);
+            let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+            tokenizer.encode_plain(&text.with_context(|| format!("{} is not UTF-8 text", file.display()))?)?
         }
         (None, None, None) => Vec::new(),
     };

@@ -229,10 +229,9 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
     }
     let (run, variant) = name.split_once('@').map_or((name, None), |(run, variant)| (run, Some(variant)));
     let found = Run::read(&Run::locate(run)?)?;
-    let path = found.folder.join("metrics.parquet");
-    let mut rows = match path.exists() {
-        true => analysis::read(&path)?,
-        false => {
+    let mut rows = match found.recorded("metrics.parquet")? {
+        Some(path) => analysis::read(&path)?,
+        None => {
             let RunRecord { run, status, nodes, cache, .. } = &found.record;
             let done = found.nodes.len();
             eprintln!(

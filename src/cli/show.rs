@@ -1,27 +1,27 @@
 //! `triplay data show`: any Parquet file, or a dataset of a run, as a table; text of a run as it is.
 
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use output::one_line;
 use serde_json::Value;
 
 use super::args::ShowArgs;
-use crate::data::{self, Table};
-use crate::runs::Run;
-use crate::store::Digest;
+use crate::data::{self, Head, Part};
+use crate::runs::{Run, recorded_at};
+use crate::store::read;
 
 pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (path, artifact) = locate(&args.target)?;
     let out = &mut BufWriter::new(output::stdout());
     let mut write = || -> anyhow::Result<()> {
         if artifact.as_deref() == Some("text") {
-            std::io::copy(&mut File::open(&path)?, out)?;
+            std::io::copy(&mut read::open(&path)?, out)?;
         } else {
-            let table = data::open(&path)?;
+            let table = data::head(&path)?;
             if args.schema { schema(&table, out)? } else { rows(&path, &table, args, out)? }
         }
         Ok(out.flush()?)
@@ -46,24 +46,20 @@ pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> 
     if path.is_dir() {
         bail!("`{node}` is a {}, not a dataset: {}", output.artifact, path.display());
     }
-    if path.exists() && Digest::of_path(&path)? != output.digest {
-        bail!(
-            "`{node}` is not what was recorded: {} is damaged; `triplay cache verify` puts it aside, then run the \
-             pipeline again",
-            path.display()
-        );
-    }
-    if !path.exists() {
+    let found = recorded_at(path, &output.digest).with_context(|| {
+        format!("`{node}`; `triplay cache verify` puts aside what is damaged, then run the pipeline again")
+    })?;
+    let Some(path) = found else {
         bail!(
             "`{node}` is no longer in the cache {}; run the pipeline again to make it",
             run.record.cache.display()
-        );
-    }
+        )
+    };
     Ok((path, Some(output.artifact.clone())))
 }
 
 /// Columns, their types and what they mean.
-fn schema(table: &Table, out: &mut dyn Write) -> anyhow::Result<()> {
+fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
     let width = |text: fn(&arrow_schema::Field) -> String| {
         fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0)
@@ -85,7 +81,7 @@ fn schema(table: &Table, out: &mut dyn Write) -> anyhow::Result<()> {
 /// Longest text shown in a cell.
 const CELL: usize = 60;
 
-fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
     let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
     let chosen: Vec<usize> = match &args.columns {
@@ -94,12 +90,14 @@ fn rows(path: &Path, table: &Table, args: &ShowArgs, out: &mut dyn Write) -> any
             columns.iter().map(|column| position(column, &names)).collect::<anyhow::Result<_>>()?
         }
     };
-    let places = table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
-    let cells: Vec<Vec<Value>> = places
-        .skip(args.skip)
-        .take(args.rows)
-        .map(|(batch, row)| chosen.iter().map(|&column| data::cell(batch.column(column), row)).collect())
-        .collect();
+    let columns: Vec<usize> = chosen.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let places: Vec<usize> = chosen.iter().filter_map(|column| columns.binary_search(column).ok()).collect();
+    let mut cells: Vec<Vec<Value>> = Vec::new();
+    for batch in data::batches(path, &Part { columns: &columns, skip: args.skip, rows: args.rows })? {
+        let batch = batch?;
+        let row = |row| places.iter().map(|&place| data::cell(batch.column(place), row)).collect();
+        cells.extend((0..batch.num_rows()).map(row));
+    }
     if args.json {
         for row in cells {
             let object: serde_json::Map<String, Value> =

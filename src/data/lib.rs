@@ -8,5 +8,5 @@ mod rows;
 
 pub use cell::cell;
 pub use column::{Column, Row};
-pub use parquet::{Error, Head, Result, Table, TableWriter, head, open, read, write};
+pub use parquet::{Error, Head, Part, Result, Table, TableWriter, batches, head, open, read, write};
 pub use rows::*;

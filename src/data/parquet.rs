@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
@@ -16,6 +17,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::column::{Columns, Mismatch, Row};
+use store::read;
 
 /// The key of the file's metadata that names its schema.
 const SCHEMA_KEY: &str = "triplay.schema";
@@ -26,6 +28,8 @@ pub enum Error {
     Open { path: PathBuf, cause: std::io::Error },
     #[error("{path} is not a readable Parquet file: {cause}\n  help: {}", remedy(.cause))]
     Read { path: PathBuf, cause: ParquetError },
+    #[error("{path} must have at most {most}, found {found}")]
+    TooLarge { path: PathBuf, most: String, found: String },
     #[error("cannot write {path}: {cause}")]
     Write { path: PathBuf, cause: ParquetError },
     #[error("{path} is not a dataset of {expected}: {reason}{}", it_seems(.found))]
@@ -127,18 +131,61 @@ fn describe(mismatch: &Mismatch, before: usize) -> String {
     }
 }
 
+/// No table of ours, nor one with prompts, has more columns.
+const MOST_COLUMNS: usize = 10_000;
+
+/// The most memory that the rows of a file may take which is read whole, in bytes: a few megabytes can hold many of them.
+const MOST_MEMORY: usize = 16 << 30;
+
 /// What a Parquet file says of itself, without its rows.
 pub struct Head {
+    pub schema: SchemaRef,
     pub columns: Vec<String>,
     /// What it holds, where triplay wrote it.
     pub name: Option<String>,
+    rows: usize,
+}
+
+impl Head {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
 }
 
 /// Reads no more of a Parquet file than what it says of itself.
 pub fn head(path: &Path) -> Result<Head> {
     let builder = builder(path)?;
-    let columns = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-    Ok(Head { columns, name: name(&builder) })
+    let (schema, name) = (builder.schema().clone(), name(&builder));
+    let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
+    Ok(Head { schema, columns, name, rows })
+}
+
+/// Which part of a file is read.
+pub struct Part<'a> {
+    /// The columns by their places in the file, each once and in order.
+    pub columns: &'a [usize],
+    pub skip: usize,
+    pub rows: usize,
+}
+
+/// Rows that are read at once where they are not kept.
+const BATCH: usize = 1_024;
+
+/// Reads a part of any Parquet file, a batch at a time: in memory is not more than that and the pages that it is in.
+pub fn batches(path: &Path, part: &Part) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+    let builder = builder(path)?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), part.columns.iter().copied());
+    let builder = builder.with_projection(mask).with_offset(part.skip).with_limit(part.rows);
+    let path = path.to_owned();
+    let reader = builder.with_batch_size(BATCH.min(part.rows.max(1))).build();
+    let reader = reader.map_err(|cause| Error::Read { path: path.clone(), cause })?;
+    Ok(reader.map(move |batch| {
+        batch.map_err(|error| Error::Read {
+            path: path.clone(),
+            cause: ParquetError::ArrowError(error.to_string()),
+        })
+    }))
 }
 
 /// Any Parquet file, read whole.
@@ -163,9 +210,16 @@ pub fn open(path: &Path) -> Result<Table> {
     let schema = builder.schema().clone();
     let said = builder.metadata().file_metadata().num_rows();
     let reader = builder.with_batch_size(65_536).build().map_err(fail)?;
-    let batches = reader
-        .collect::<std::result::Result<Vec<_>, ArrowError>>()
-        .map_err(|error| fail(ParquetError::ArrowError(error.to_string())))?;
+    let (mut batches, mut memory) = (Vec::new(), 0);
+    for batch in reader {
+        let batch = batch.map_err(|error| fail(ParquetError::ArrowError(error.to_string())))?;
+        memory += batch.get_array_memory_size();
+        if memory > MOST_MEMORY {
+            let most = format!("{} GiB of rows", MOST_MEMORY >> 30);
+            return Err(Error::TooLarge { path: path.to_owned(), most, found: "more".into() });
+        }
+        batches.push(batch);
+    }
     let table = Table { schema, batches, name };
     match table.rows() as i64 == said {
         true => Ok(table),
@@ -177,9 +231,14 @@ pub fn open(path: &Path) -> Result<Table> {
 }
 
 fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
+    let file = read::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
     let fail = |cause| Error::Read { path: path.to_owned(), cause };
     let mut metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(fail)?;
+    let columns = metadata.schema().fields().len();
+    if columns > MOST_COLUMNS {
+        let (most, found) = (format!("{MOST_COLUMNS} columns"), columns.to_string());
+        return Err(Error::TooLarge { path: path.to_owned(), most, found });
+    }
     if let Some(schema) = without_dictionaries(metadata.schema()) {
         let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
         metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).map_err(fail)?;

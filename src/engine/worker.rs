@@ -22,6 +22,7 @@ use super::memory::Memory;
 use super::progress::{Outcome, Progress};
 use super::resources::{device_name, hold_devices};
 use super::stage::{Registry, Transient};
+use store::read::{self, MOST_LIST};
 use store::{Claimed, Digest, Store};
 
 /// What a process that does one job reads.
@@ -220,7 +221,7 @@ pub fn work(file: &Path, cache: &Path, registry: &Registry) -> End {
 }
 
 fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<End> {
-    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = read::bytes(file, MOST_LIST).with_context(|| format!("cannot read {}", file.display()))?;
     let order: Order =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
     let Order { job, run, again, claimed_by, key: expected } = order;

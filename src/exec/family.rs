@@ -13,6 +13,7 @@ mod linux {
 
     use rustix::io::Errno;
     use rustix::process::{self, Pid, PidfdFlags, Signal};
+    use store::read::{self, MOST_TEXT};
 
     pub struct Family;
 
@@ -34,7 +35,7 @@ mod linux {
         /// The programs and process numbers of all who are at work.
         pub fn members(&self) -> Vec<(String, i32)> {
             let name = |id: i32| {
-                let name = fs::read(format!("/proc/{id}/comm")).ok()?;
+                let name = read::bytes(format!("/proc/{id}/comm").as_ref(), MOST_TEXT).ok()?;
                 Some(String::from_utf8_lossy(&name).trim_end().to_owned())
             };
             let at_work = descendants().into_iter().filter(|(id, _)| !has_ended(*id));
@@ -80,7 +81,7 @@ mod linux {
     /// A field of `/proc/ID/stat`, counted from the third; the second, the program's name, may hold anything, so
     /// `)` is searched from the end.
     fn field(id: i32, index: usize) -> Option<String> {
-        let stat = fs::read(format!("/proc/{id}/stat")).ok()?;
+        let stat = read::bytes(format!("/proc/{id}/stat").as_ref(), MOST_TEXT).ok()?;
         let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
         let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
         rest.split_ascii_whitespace().nth(index).map(str::to_owned)

@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use store::read;
+
 /// Lines of the log in an error.
 const TAIL: usize = 20;
 /// Characters of a line that are shown.
@@ -88,7 +90,7 @@ fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// The last lines of a log, each indented; nothing for an empty log.
 pub fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = read::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(REACH)))?;
     let mut bytes = Vec::new();

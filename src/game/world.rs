@@ -206,8 +206,11 @@ impl World {
 
     /// Reads and checks a world. Syntax errors carry line and column; others name the path of the value.
     pub fn parse(text: &str) -> Result<World, WorldError> {
-        let world: World =
-            serde_saphyr::from_str(text).map_err(|error| WorldError::Yaml(error.to_string()))?;
+        // No line of it is shown: the file may be any that a stranger's pipeline names.
+        let mut options = serde_saphyr::Options::default();
+        options.with_snippet = false;
+        let world: World = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| WorldError::Yaml(error.to_string()))?;
         world.check()?;
         Ok(world)
     }

@@ -18,6 +18,7 @@ use super::config::{Config, Family, Module, RopeScaling};
 use super::gguf_header;
 use super::keys::{Read, is_there};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
+use store::read;
 
 /// What divides rotary frequencies, where Llama 3 stretches them.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -46,7 +47,7 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
 pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
     let cannot = |cause| Error::Read { path: path.into(), cause };
-    let file = File::open(path).map_err(cannot)?;
+    let file = read::open(path).map_err(cannot)?;
     let length = file.metadata().map_err(cannot)?.len();
     let mut reader = BufReader::new(file);
     let mut content = gguf_header::read(&mut reader, length).map_err(invalid)?;

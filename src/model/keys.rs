@@ -12,6 +12,7 @@ use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
 use super::{Error, Result};
+use store::read::MOST_PARTS;
 
 /// What reading a configuration gives: why it is refused names the key.
 pub type Read<T> = std::result::Result<T, String>;
@@ -27,7 +28,7 @@ pub fn is_there(path: &Path) -> Result<bool> {
 
 /// A file that must be there.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|cause| Error::Read { path: path.into(), cause })
+    store::read::bytes(path, MOST_PARTS).map_err(|cause| Error::Read { path: path.into(), cause })
 }
 
 /// A JSON file that must be there, in which no key is given two values.

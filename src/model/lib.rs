@@ -10,6 +10,7 @@ mod decoder;
 mod embedder;
 mod gguf;
 mod gguf_header;
+mod growth;
 mod harmless;
 mod keys;
 mod lora;

@@ -71,6 +71,7 @@ impl Marks {
     /// Of a tokenizer and the contents of its tokenizer.json.
     pub(super) fn of(tokenizer: &tokenizers::Tokenizer, json: &[u8]) -> std::result::Result<Marks, String> {
         let mut json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        super::growth::check(&json)?;
         let (mut texts, mut alone) = (Vec::new(), Vec::new());
         for token in json["added_tokens"].as_array_mut().into_iter().flatten().filter(|token| is_mark(token))
         {

@@ -97,7 +97,7 @@ impl Weights {
         let (mut files, mut places) = (Vec::new(), BTreeMap::new());
         for path in paths {
             // A missing or unreadable file is told apart from a broken one.
-            std::fs::File::open(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+            store::read::open(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
             // SAFETY: the map is read while the process holds it. Checkpoints in the cache are never changed;
             // one of the user's own that is overwritten under our eyes would give other numbers, not more
             // than that, unless it is cut short, which ends the process as it does for every memory map.

@@ -117,12 +117,16 @@ impl AdamW {
     /// Reads the state that [`AdamW::save`] wrote for these parameters.
     pub fn load(path: &Path, params: &Params, config: AdamWConfig) -> model::Result<AdamW> {
         let invalid = |reason: String| model::Error::Invalid { path: path.into(), reason };
-        let bytes = std::fs::read(path).map_err(|cause| model::Error::Read { path: path.into(), cause })?;
+        let mut optimizer = AdamW::new(params, config)?;
+        let numbers: usize = optimizer.moments.values().map(|moments| moments.mean.elem_count()).sum();
+        // Two moments of each number, with eight bytes at the most.
+        let most = store::read::MOST_TEXT + 16 * numbers as u64;
+        let bytes = store::read::bytes(path, most)
+            .map_err(|cause| model::Error::Read { path: path.into(), cause })?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {
             invalid(format!("not a complete safetensors file ({error}); it may be cut short"))
         })?;
         let find = |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")));
-        let mut optimizer = AdamW::new(params, config)?;
         let step = find("step")?.to_vec1::<i64>()?;
         optimizer.step = step.first().copied().unwrap_or_default().unsigned_abs();
         for (name, moments) in &mut optimizer.moments {

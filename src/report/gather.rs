@@ -77,7 +77,8 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
     let (mut runs, mut graphs, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {
         let plan = Plan::read(source, registry);
-        if let Err(error) = &plan {
+        let left_out = left_out(source);
+        if let (Err(error), true) = (&plan, left_out.is_empty()) {
             let first = format!("{error:#}");
             let first = first.lines().next().unwrap_or_default();
             notices.push(format!(
@@ -87,6 +88,7 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
             ));
         }
         let plan = plan.ok();
+        notices.extend(left_out);
         notices.extend(notices_of(source, redacted));
         graphs.push(graph::graph(source, plan.as_ref()));
         checkpoints.extend(Makers::new(source).checkpoints());
@@ -165,6 +167,15 @@ fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> 
     }
 }
 
+/// The files of a run's pipeline that are not what it recorded.
+fn left_out(source: &Source) -> Vec<String> {
+    let why = |name| {
+        let error = source.run.recorded_text(name).err()?;
+        Some(format!("{}: its {name} is left out: {error:#}.", source.title()))
+    };
+    ["pipeline.yaml", "extends.yaml"].into_iter().filter_map(why).collect()
+}
+
 /// What the reader should know of a run.
 fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
     let (record, title) = (source.record(), source.title());
@@ -237,8 +248,9 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
     let failed = source.events.failed.keys().filter(|node| source.has(node)).count();
     let failed = if source.only.is_none() { failed.max(record.failed) } else { failed };
     let machine = &record.machine;
-    let pipeline = fs::read_to_string(source.run.folder.join("pipeline.yaml")).unwrap_or_default();
-    let extended = fs::read_to_string(source.run.folder.join("extends.yaml"));
+    // What is not as it was recorded is left out; a notice says so.
+    let recorded = |name: &str| source.run.recorded_text(name).ok().flatten();
+    let pipeline = recorded("pipeline.yaml").unwrap_or_default();
     RunInfo {
         run: source.title(),
         pipeline: record.pipeline.clone(),
@@ -270,9 +282,9 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
                 (variant.clone(), record.typed_params(variant).map(text).collect())
             })
             .collect(),
-        pipeline_yaml: match extended {
-            Ok(extended) => format!("{pipeline}\n# ---- the file that it extends ----\n\n{extended}"),
-            Err(_) => pipeline,
+        pipeline_yaml: match recorded("extends.yaml") {
+            Some(extended) => format!("{pipeline}\n# ---- the file that it extends ----\n\n{extended}"),
+            None => pipeline,
         },
         reproduce: reproduce(source, plan),
     }

@@ -11,7 +11,7 @@ use super::made_of::Makers;
 use super::model::{Graph, Stage};
 use super::source::Source;
 use engine::{self, EdgeRole, LoadOptions, NodeReport, Outline, Registry, Shape};
-use runs::variant;
+use runs::{Run, variant};
 use store::Digest;
 
 /// A pipeline as it was run.
@@ -46,7 +46,8 @@ impl Plan {
             seeds.clear();
         }
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let file = unpack(&source.run.folder, folder.path())?;
+        let file = unpack(&source.run, folder.path())?;
+        let base = folder.path().join(BASE);
         // Neither are files looked at nor does their content count: nothing is run.
         let options = LoadOptions {
             settings: &record.settings,
@@ -54,6 +55,7 @@ impl Plan {
             seeds: &seeds,
             digest: &|_, _| Ok(Digest::of_bytes(b"unread")),
             look: false,
+            base: Some(&base),
         };
         let graph = engine::load(&file, &options, registry)?;
         let nodes: Vec<(String, String)> = graph
@@ -75,24 +77,17 @@ impl Plan {
     }
 }
 
+/// The copy of the file that a pipeline extends.
+const BASE: &str = "extends.yaml";
+
 /// Puts the pipeline file where it can be read, with the file that it extends beside it.
-fn unpack(run: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
-    let read = |name: &str| {
-        let path = run.join(name);
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let mut text = read("pipeline.yaml")?;
+fn unpack(run: &Run, folder: &Path) -> anyhow::Result<PathBuf> {
     let file = folder.join("pipeline.yaml");
-    if run.join("extends.yaml").exists() {
-        // It lies beside it now, whatever it was called.
-        let line = |line: &str| match line.starts_with("extends:") {
-            true => "extends: extends.yaml".to_owned(),
-            false => line.to_owned(),
-        };
-        text = text.lines().map(line).collect::<Vec<_>>().join("\n") + "\n";
-        fs::write(folder.join("extends.yaml"), read("extends.yaml")?).context("cannot write")?;
-    }
+    let text = run.recorded_text("pipeline.yaml")?.context("its pipeline.yaml is gone")?;
     fs::write(&file, text).context("cannot write")?;
+    if let Some(text) = run.recorded_text(BASE)? {
+        fs::write(folder.join(BASE), text).context("cannot write")?;
+    }
     Ok(file)
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::model::Checkpoint;
-use super::source::{Source, blob};
+use super::source::Source;
 use engine::NodeReport;
 use runs::{Lineage, shown, variant};
 
@@ -90,7 +90,8 @@ impl<'a> Makers<'a> {
                 inputs.push(maker.node.clone());
             }
         }
-        let path = self.source.store.as_ref().and_then(|store| blob(store, &output.digest));
+        let store = self.source.store.as_ref().filter(|store| store.has_blob(&output.digest));
+        let path = store.map(|store| store.blob_path(&output.digest));
         Some(Checkpoint {
             id: id(self.source, node),
             run: self.source.title(),

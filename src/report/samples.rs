@@ -10,10 +10,10 @@ use arrow_array::{Array, ArrayRef};
 
 use super::made_of::Makers;
 use super::model::{Matrix, Samples};
-use super::source::{Source, blob};
+use super::source::Source;
 use data::{self, AttackRow};
 use engine::NodeReport;
-use runs::{Tables, redacted};
+use runs::{Tables, recorded_at, redacted};
 
 /// Components of the attacker's reward.
 const COMPONENTS: [&str; 5] =
@@ -633,8 +633,12 @@ fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String
                 continue;
             }
             let place = store::Digest::from_hex(digest.as_bytes());
-            let place = place.and_then(|digest| blob(source.store.as_ref()?, &digest));
-            for attack in place.map(|path| data::read::<AttackRow>(&path)).transpose()?.unwrap_or_default() {
+            let place = place.zip(source.store.as_ref());
+            let place =
+                place.map(|(digest, store)| recorded_at(store.blob_path(&digest), &digest)).transpose()?;
+            for attack in
+                place.flatten().map(|path| data::read::<AttackRow>(&path)).transpose()?.unwrap_or_default()
+            {
                 found.extend(attack.technique.map(|technique| (attack.text, technique)));
             }
             seen.push(digest);

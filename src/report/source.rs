@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
 use data::{self, MetricRow, RunMetricRow};
 use engine::NodeReport;
-use runs::{self, Events, Run, RunRecord};
+use runs::{self, Events, Run, RunRecord, recorded_at};
 use store::{Digest, Store};
 
 /// A run, or the ablation or seed of it that was asked for.
@@ -121,23 +121,26 @@ fn metrics(
     store: Option<&Store>,
     known: &mut Known,
 ) -> anyhow::Result<(Vec<RunMetricRow>, usize)> {
-    let gathered = run.folder.join("metrics.parquet");
     // It is there once the run has ended; a killed run has none, or half of one.
-    if matches!(run.record.status.as_str(), "done" | "failed") && gathered.exists() {
+    if matches!(run.record.status.as_str(), "done" | "failed")
+        && let Some(gathered) = run.recorded("metrics.parquet")?
+    {
         return Ok((analysis::read(&gathered)?, 0));
     }
     let (mut rows, mut missing) = (Vec::new(), 0);
     for node in &run.nodes {
         for output in node.outputs.iter().filter(|output| output.artifact == "metrics") {
-            let Some(path) = store.and_then(|store| blob(store, &output.digest)) else {
-                missing += 1;
-                continue;
-            };
             let own = match known.entry(output.digest) {
                 Entry::Occupied(own) => own.into_mut(),
                 Entry::Vacant(place) => {
-                    let read = data::read::<MetricRow>(&path);
-                    place.insert(read.with_context(|| format!("metrics of {}; {VERIFY}", node.node))?)
+                    let about = || format!("metrics of {}; {VERIFY}", node.node);
+                    let path =
+                        store.map(|store| recorded_at(store.blob_path(&output.digest), &output.digest));
+                    let Some(path) = path.transpose().with_context(about)?.flatten() else {
+                        missing += 1;
+                        continue;
+                    };
+                    place.insert(data::read::<MetricRow>(&path).with_context(about)?)
                 }
             };
             let own = own.iter();
@@ -149,8 +152,3 @@ fn metrics(
 
 /// What to do about a dataset that cannot be read.
 pub const VERIFY: &str = "`triplay cache verify` puts aside what is damaged, and the pipeline makes it again";
-
-/// Where content lies in the cache, if it does.
-pub fn blob(store: &Store, digest: &Digest) -> Option<PathBuf> {
-    Some(store.blob_path(digest)).filter(|path| path.exists())
-}

@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use store::read;
+
 const FILE: &str = "events.jsonl";
 
 /// Seconds between two lines on how far nodes are.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes that are read at once. No line is longer.
+const PIECE: u64 = 1 << 20;
 
 /// How many lines of the log are kept in memory.
 const MOST_LINES: usize = 200;
@@ -110,7 +115,7 @@ pub struct AtWork {
 /// What the file says so far.
 #[derive(Clone, Default)]
 pub struct Events {
-    path: PathBuf,
+    folder: PathBuf,
     /// Bytes that were read.
     read: u64,
     /// The nodes at work by their names; when the run is over, those at which it was stopped.
@@ -124,28 +129,34 @@ pub struct Events {
 impl Events {
     /// Those of a run's folder; none of a run by a version that did not write them.
     pub fn of(folder: &Path) -> Events {
-        let mut events = Events { path: folder.join(FILE), ..Events::default() };
+        let mut events = Events { folder: folder.to_owned(), ..Events::default() };
         events.refresh();
         events
     }
 
     /// Reads on.
     pub fn refresh(&mut self) {
-        let mut text = Vec::new();
-        let opened = File::open(&self.path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(self.read))?;
-            file.read_to_end(&mut text)
-        });
-        let Some(end) = opened.ok().and_then(|_| memchr::memrchr(b'\n', &text)) else { return };
-        self.read += end as u64 + 1;
-        for line in text[..end].split(|byte| *byte == b'\n') {
-            // A run that was killed may leave half a line.
-            if let Ok(line) = serde_json::from_slice::<Line>(line) {
-                self.take(line);
+        while let Ok(text) = self.piece() {
+            // A run that was killed may leave half a line; so does one that is writing.
+            let Some(end) = memchr::memrchr(b'\n', &text) else { return };
+            self.read += end as u64 + 1;
+            for line in text[..end].split(|byte| *byte == b'\n') {
+                if let Ok(line) = serde_json::from_slice::<Line>(line) {
+                    self.take(line);
+                }
             }
+            let surplus = self.lines.len().saturating_sub(MOST_LINES);
+            self.lines.drain(..surplus);
         }
-        let surplus = self.lines.len().saturating_sub(MOST_LINES);
-        self.lines.drain(..surplus);
+    }
+
+    /// What comes next in the file, as far as it is read at once.
+    fn piece(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = read::open(&read::inside(&self.folder, FILE)?)?;
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut text = Vec::new();
+        file.take(PIECE).read_to_end(&mut text)?;
+        Ok(text)
     }
 
     fn take(&mut self, Line { at, event }: Line) {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::variant::variant;
 use engine::{NodeOutput, NodeReport};
+use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
 use store::{
     Digest, Store, create_private, create_private_in, is_sealed_file, seal, seal_file, sealed_lines,
     write_durably,
@@ -89,9 +90,9 @@ impl RunRecord {
         })
     }
 
-    /// The run's cache, where it is still there: opening one that is gone would make a new one.
+    /// The run's cache, where it is still there: opening one that is gone, or a folder that is none, would make a new one.
     pub fn store(&self) -> anyhow::Result<Option<Store>> {
-        let is_there = self.cache.is_dir();
+        let is_there = Store::is_in(&self.cache);
         Ok(is_there.then(|| Store::open(&self.cache)).transpose()?)
     }
 
@@ -168,6 +169,28 @@ pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
     Ok(digests)
 }
 
+/// Where a file of a run's folder is. No link leads to it: what a run made lies in its folder, and the folder may come from
+/// a stranger.
+pub(super) fn place_in(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    Ok(read::inside(folder, name)?)
+}
+
+/// The content of a file of a run's folder.
+pub(super) fn read_in(folder: &Path, name: &str, most: u64) -> anyhow::Result<Vec<u8>> {
+    let path = place_in(folder, name)?;
+    read::bytes(&path, most).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A dataset of a cache, where that still has it: what was recorded, and nothing that came into its place since.
+pub fn recorded_at(path: PathBuf, digest: &Digest) -> anyhow::Result<Option<PathBuf>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let found = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    anyhow::ensure!(found == *digest, "{} is damaged: it is not what was recorded", path.display());
+    Ok(Some(path))
+}
+
 /// A run read back.
 pub struct Run {
     pub folder: PathBuf,
@@ -219,7 +242,7 @@ impl Found {
             return Found { path, order: Some(order), made_as: Some(name) };
         }
         // Somebody has renamed it. Its record says what it was called, and so when it was made.
-        let record = fs::read(path.join(RECORD)).ok();
+        let record = read_in(&path, RECORD, MOST_PARTS).ok();
         let record = record.and_then(|text| serde_json::from_slice::<RunRecord>(&text).ok());
         let began = || {
             let began: jiff::Timestamp = record.as_ref()?.began.parse().ok()?;
@@ -370,8 +393,7 @@ impl Run {
 
     /// The record as it stands in the folder; with the cache where it is now, if the project was moved with it.
     fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
-        let path = folder.join(RECORD);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (path, text) = (folder.join(RECORD), read_in(folder, RECORD, MOST_PARTS)?);
         anyhow::ensure!(
             is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
             "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
@@ -400,8 +422,7 @@ impl Run {
     /// The nodes that a run was done with, and how many lines are damaged. A run that was killed may end in half a
     /// line: what was not recorded is not there.
     pub fn read_nodes(folder: &Path) -> anyhow::Result<(Vec<NodeReport>, usize)> {
-        let path = folder.join(NODES);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_in(folder, NODES, MOST_LIST)?;
         let mut damaged = 0;
         let nodes = sealed_lines(&text, |_| damaged += 1)
             .filter_map(|line| serde_json::from_slice(line).ok())
@@ -455,6 +476,31 @@ impl Run {
         Ok(self)
     }
 
+    /// A file of its folder, if it is there, as the run recorded it when it ended.
+    pub fn recorded(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
+        let path = place_in(&self.folder, name)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        if let Some(recorded) = self.record.files.get(name) {
+            let found = Digest::of_bytes_of(&path);
+            let found = found.with_context(|| format!("cannot read {}", path.display()))?;
+            anyhow::ensure!(
+                found == *recorded,
+                "{} is not as the run recorded it: the disk or somebody changed it; run the pipeline again for a new run",
+                path.display()
+            );
+        }
+        Ok(Some(path))
+    }
+
+    /// The same, read: `pipeline.yaml`, or what it extends.
+    pub fn recorded_text(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let Some(path) = self.recorded(name)? else { return Ok(None) };
+        let text = read::text(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(text))
+    }
+
     /// What people call it: the run, and the ablation where it is one.
     pub fn title(&self) -> String {
         match &self.ablation {
@@ -494,7 +540,7 @@ impl Run {
 
 /// Whether the process that makes a run lives: it holds a lock on the file that it writes.
 pub(super) fn is_under_way(folder: &Path) -> bool {
-    let file = File::open(folder.join(NODES));
+    let file = read::open(&folder.join(NODES));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 

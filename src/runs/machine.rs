@@ -1,8 +1,8 @@
 //! The machine that a run was made on.
 
-use std::fs;
-
 use serde::{Deserialize, Serialize};
+
+use store::read::{self, MOST_TEXT};
 
 /// What may explain why two runs differ in time, or in their last bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Machine {
 impl Machine {
     /// This machine, as far as it tells.
     pub fn here() -> Machine {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let read = |path: &str| read::text(path.as_ref(), MOST_TEXT).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_once(':'))

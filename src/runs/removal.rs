@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::folder::{JUDGE_FILE, JUDGE_MARK, NODES, RECORD, RunRecord, is_place_of_run, is_under_way};
+use super::folder::{
+    JUDGE_FILE, JUDGE_MARK, NODES, RECORD, RunRecord, is_place_of_run, is_under_way, read_in,
+};
 use super::tables::{is_making, is_stamp, is_table};
+use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
 use store::{is_sealed_file, sealed_lines};
 
 /// A run's folder that may be removed.
@@ -38,7 +41,7 @@ impl Removal {
         }
         let nodes = plain.join(NODES);
         let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
-        let lines = fs::read(&nodes).with_context(|| format!("cannot read {}", nodes.display()))?;
+        let lines = read_in(&plain, NODES, MOST_LIST)?;
         let is_of_triplay = lines.is_empty() || sealed_lines(&lines, |_| ()).next().is_some();
         ensure!(
             is_file(&nodes) && is_of_triplay && (is_named(&plain)? || is_place_of_run(&plain)),
@@ -58,7 +61,7 @@ impl Removal {
 /// Whether a folder's record is as it was written, and of a run of this name; or of its pipeline, where somebody has
 /// renamed the run.
 fn is_named(folder: &Path) -> anyhow::Result<bool> {
-    let text = fs::read(folder.join(RECORD)).unwrap_or_default();
+    let text = read_in(folder, RECORD, MOST_PARTS).unwrap_or_default();
     let record = serde_json::from_slice::<RunRecord>(&text).ok().filter(|_| is_sealed_file(&text));
     let Some(record) = record else { return Ok(false) };
     let place = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
@@ -103,7 +106,7 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
                 }
             }
             JUDGE_FILE if kind.is_file() => {
-                let text = fs::read(&path).unwrap_or_default();
+                let text = read::bytes(&path, MOST_TEXT).unwrap_or_default();
                 if !text.starts_with(JUDGE_MARK.as_bytes()) {
                     foreign.push(name);
                 }

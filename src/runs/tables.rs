@@ -17,7 +17,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-use super::folder::Run;
+use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::variant;
 use data::{
@@ -26,6 +26,7 @@ use data::{
 };
 use engine::{NodeOutput, NodeReport};
 use store::Digest;
+use store::read::{self, MOST_LIST, MOST_TEXT};
 
 /// Raised when what stands in tables changes.
 const FORMAT: u32 = 1;
@@ -167,11 +168,10 @@ pub struct Tables {
 impl Tables {
     /// The tables of a run; made now if there are none of what it has done so far.
     pub fn of(folder: &Path) -> anyhow::Result<Tables> {
-        let nodes = folder.join("nodes.jsonl");
-        let nodes = fs::read(&nodes).with_context(|| format!("cannot read {}", nodes.display()))?;
+        let nodes = read_in(folder, NODES, MOST_LIST)?;
         let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..STAMP]);
-        let beside = folder.join("tables");
-        if let Some(tables) = Tables::kept(folder, &beside.join(&stamp)) {
+        let beside = place_in(folder, "tables")?;
+        if let Some(tables) = Tables::kept(folder, &beside, &stamp)? {
             return Ok(tables);
         }
         // What is no run is found out before anything is made in it.
@@ -182,7 +182,7 @@ impl Tables {
             Err(_) => own_cache(folder)?,
         };
         let place = parent.join(&stamp);
-        if let Some(tables) = Tables::kept(folder, &place) {
+        if let Some(tables) = Tables::kept(folder, &parent, &stamp)? {
             return Ok(tables);
         }
         let fail = || format!("cannot make tables in {}", parent.display());
@@ -194,7 +194,7 @@ impl Tables {
         let making = making.keep();
         store::share_as(&parent, &making).with_context(fail)?;
         // Those that lacked more; or another process may have made the same meanwhile.
-        if place.exists() && Tables::open(&place).missing != missing {
+        if place.exists() && Tables::open(&parent, &stamp)?.missing != missing {
             let _ = fs::remove_dir_all(&place);
         }
         if fs::rename(&making, &place).is_err() {
@@ -202,14 +202,17 @@ impl Tables {
             anyhow::ensure!(place.exists(), fail());
         }
         sweep(&parent, &place);
-        Ok(Tables::open(&place))
+        Tables::open(&parent, &stamp)
     }
 
     /// What was made before, unless it lacks datasets and the cache has now others than then.
-    fn kept(run: &Path, place: &Path) -> Option<Tables> {
-        let tables = place.exists().then(|| Tables::open(place))?;
+    fn kept(run: &Path, parent: &Path, stamp: &str) -> anyhow::Result<Option<Tables>> {
+        if !place_in(parent, stamp)?.exists() {
+            return Ok(None);
+        }
+        let tables = Tables::open(parent, stamp)?;
         let same = tables.missing == 0 || Run::read(run).is_ok_and(|run| missing(&run) == tables.missing);
-        same.then_some(tables)
+        Ok(same.then_some(tables))
     }
 
     /// Those of several runs, in their order; what has to be made is made side by side.
@@ -217,9 +220,13 @@ impl Tables {
         folders.par_iter().map(|folder| Tables::of(folder)).collect()
     }
 
-    fn open(folder: &Path) -> Tables {
-        let missing = fs::read_to_string(folder.join(MISSING)).unwrap_or_default().parse().unwrap_or(0);
-        Tables { folder: folder.to_owned(), missing }
+    fn open(parent: &Path, stamp: &str) -> anyhow::Result<Tables> {
+        let folder = place_in(parent, stamp)?;
+        let missing = read::text(&place_in(&folder, MISSING)?, MOST_TEXT).unwrap_or_default();
+        for table in &TABLES {
+            place_in(&folder, &format!("{}.parquet", table.name))?;
+        }
+        Ok(Tables { folder, missing: missing.parse().unwrap_or(0) })
     }
 
     /// The Parquet file of the table of this name.
@@ -341,12 +348,13 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
         writers.insert(table.name, (schema, writer));
     }
     for (table, node, output) in datasets(run) {
-        let path = store.blob_path(&output.digest);
-        if !path.exists() {
+        let about = || format!("{} of {}", output.name, node.node);
+        let Some(path) = recorded_at(store.blob_path(&output.digest), &output.digest).with_context(about)?
+        else {
             missing += 1;
             continue;
-        }
-        let rows = data::open(&path).with_context(|| format!("{} of {}", output.name, node.node))?;
+        };
+        let rows = data::open(&path).with_context(about)?;
         let place = place(run, node, &output.digest, table, &lineage);
         if let Some((schema, writer)) = writers.get_mut(table.name) {
             for batch in &rows.batches {

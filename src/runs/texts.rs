@@ -1,7 +1,6 @@
 //! Which texts of runs leave the machine: those of made-up worlds as they are, others only where somebody says so.
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -29,9 +28,10 @@ impl Texts {
             run.record.kinds.contains_key("exec") || run.nodes.iter().any(|node| node.kind == "exec");
         let mut found = Found { foreign: runs_command, ..Found::default() };
         for (name, needed) in [("pipeline.yaml", true), ("extends.yaml", false)] {
-            match fs::read_to_string(run.folder.join(name)) {
-                Ok(text) => found.look_through(&text),
-                Err(_) => found.foreign |= needed,
+            match run.recorded_text(name) {
+                Ok(Some(text)) => found.look_through(&text),
+                Ok(None) => found.foreign |= needed,
+                Err(_) => found.foreign = true,
             }
         }
         // Values that a command line gave.

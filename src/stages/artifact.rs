@@ -11,6 +11,7 @@ use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
 use engine::{Artifact, ArtifactType, Context, Input};
 use game::{self, PoolSimilarity};
 use model::{Checkpoint, Compute, Embedder, Params};
+use store::read::{self, MOST_TEXT};
 use store::{Digest, Seed};
 
 macro_rules! artifact_types {
@@ -268,7 +269,7 @@ pub fn embed(
 /// The sandbox's world.
 pub fn world(context: &Context, input: &Input<World>) -> anyhow::Result<Arc<game::World>> {
     context.load(context.input(input)?, |path| {
-        let text = std::fs::read_to_string(path)?;
+        let text = read::text(path, MOST_TEXT)?;
         Ok((game::World::parse(&text)?, text.len() * 4))
     })
 }

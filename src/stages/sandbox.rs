@@ -1,5 +1,6 @@
 //! `sandbox`: expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,7 @@ use super::artifact;
 use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
 use engine::{Context, InputFile, Kind, Output, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
+use store::read::{self, MOST_TEXT};
 
 /// Expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -82,7 +84,10 @@ impl Stage for Sandbox {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let text = match &self.spec {
             None => World::embedded_text().to_owned(),
-            Some(file) => std::fs::read_to_string(&context.file(file)?.path)?,
+            Some(file) => {
+                let path = &context.file(file)?.path;
+                read::text(path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?
+            }
         };
         let world = World::parse(&text).map_err(|error| match &self.spec {
             None => anyhow::anyhow!(error),

@@ -14,6 +14,7 @@ use blake3::hazmat::{self, ChainingValue, HasherExt, Mode, left_subtree_len};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::read;
 use super::tree::{Hidden, Tree};
 
 /// What each character stands for as a hexadecimal digit; 255 where it is none.
@@ -39,14 +40,16 @@ impl Digest {
 
     /// The digest of a file: of its bytes; of one that may be executed another, since it is not the same content.
     pub fn of_file(path: &Path) -> io::Result<Digest> {
-        // Before it is opened: a device or a pipe may have no end, or no beginning.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("it is neither a file nor a folder"));
-        }
-        let file = File::open(path)?;
+        let file = read::open(path)?;
         let metadata = file.metadata()?;
         let mode = if is_executable(&metadata) { Mode::DeriveKeyMaterial(&EXECUTABLE) } else { Mode::Hash };
         hash(&file, metadata.len(), mode)
+    }
+
+    /// The digest of a file's bytes, be they executable or not: some file systems say so of every file.
+    pub fn of_bytes_of(path: &Path) -> io::Result<Digest> {
+        let file = read::open(path)?;
+        hash(&file, file.metadata()?.len(), Mode::Hash)
     }
 
     /// The digest of a file or of a folder with all that is in it.

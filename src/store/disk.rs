@@ -35,6 +35,7 @@ use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
 use super::memo::{self, Memo};
 use super::publish::{sync_folder, write_durably_as};
+use super::read::{self, MOST_TEXT};
 use super::records::Records;
 use super::roots::KeptBlobs;
 use super::session::{Process, Session, Watch, Workspace};
@@ -171,6 +172,11 @@ pub(super) const CLEANING: &str = "cleaning";
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Store {
+    /// Whether a folder holds a cache, of whatever version.
+    pub fn is_in(root: &Path) -> bool {
+        ["format", "records.jsonl"].iter().any(|name| root.join(name).is_file())
+    }
+
     /// Opens the cache, creating it where it is missing. One that may only be read can be opened too.
     pub fn open(root: &Path) -> Result<Store> {
         create_private(root).map_err(io_error("create the cache folder", root))?;
@@ -345,7 +351,7 @@ impl Store {
     /// this unchanged, has missed nothing; else it looks again.
     pub fn cleaned(&self) -> Result<Cleaned> {
         let path = self.root.join("cleaned");
-        let times = match fs::read_to_string(&path) {
+        let times = match read::text(&path, MOST_TEXT) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             text => text.map_err(io_error("read", &path))?.trim().parse().unwrap_or(0),
         };

@@ -1,13 +1,13 @@
 //! What a cache says of itself, in its file `format`: how it is laid out, and how its processes see who is gone. All of
 //! them must do so in the same way, whichever host they run on, so it is decided once, when the cache is made.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Error, Result, io_error};
+use super::read::{self, MOST_TEXT};
 use super::sharing::Sharing;
 
 /// Raised when what is in a cache can no longer be used by what came before, or the other way round.
@@ -52,7 +52,7 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
         };
         create(&path, &Format { format: FORMAT, locking }, sharing).map_err(io_error("write", &path))?;
     }
-    let text = fs::read(&path).map_err(io_error("read", &path))?;
+    let text = read::bytes(&path, MOST_TEXT).map_err(io_error("read", &path))?;
     let broken = |error: serde_json::Error| Error::Io {
         action: "read",
         path: path.clone(),

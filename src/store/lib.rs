@@ -10,6 +10,7 @@ mod format;
 mod line;
 mod memo;
 mod publish;
+pub mod read;
 mod records;
 mod roots;
 pub mod seed;

@@ -16,6 +16,7 @@ use super::digest::is_executable;
 use super::disk::lock;
 use super::line::{seal, sealed_lines};
 use super::publish::write_durably_as;
+use super::read::{self, MOST_LIST};
 use super::sharing::Sharing;
 
 /// Smaller files are read faster than remembered.
@@ -77,16 +78,16 @@ impl Memo {
     }
 
     fn known(&mut self) -> &mut HashMap<PathBuf, (State, Digest)> {
-        self.known.get_or_insert_with(|| read(&self.path))
+        self.known.get_or_insert_with(|| remembered(&self.path))
     }
 
     /// Writes anew what is remembered, where most of it is of files that are gone or have changed.
     pub fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
-        let text = match fs::read(&self.path) {
+        let text = match read::bytes(&self.path, MOST_LIST) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,
         };
-        let mut known = read(&self.path);
+        let mut known = remembered(&self.path);
         known.retain(|path, (state, _)| {
             // What cannot be seen from here may be seen from elsewhere.
             match fs::metadata(path) {
@@ -125,8 +126,8 @@ impl State {
     }
 }
 
-fn read(path: &Path) -> HashMap<PathBuf, (State, Digest)> {
-    let text = fs::read(path).unwrap_or_default();
+fn remembered(path: &Path) -> HashMap<PathBuf, (State, Digest)> {
+    let text = read::bytes(path, MOST_LIST).unwrap_or_default();
     let lines = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Line>(line).ok());
     lines.map(|line| (line.path, (line.state, line.digest))).collect()
 }
@@ -196,7 +197,7 @@ mod tests {
             append(&file, &Line { path: at(name), state, digest }, sharing).unwrap();
         }
         Memo::new(folder.path()).compact(folder.path(), sharing).unwrap();
-        let known = read(&file);
+        let known = remembered(&file);
         assert_eq!(known.len(), 1);
         assert_eq!(known[&at("kept")], (state, Digest::of_bytes(b"kept")));
         let before = fs::read(&file).unwrap();

@@ -22,6 +22,7 @@ use super::disk::is_damage;
 use super::fail::{fail_point, is_due};
 use super::line::{is_sealed, seal};
 use super::publish::sync_folder;
+use super::read::{self, MOST_LIST};
 use super::sharing::Sharing;
 
 /// A map by digests, which are as good as random already.
@@ -120,6 +121,9 @@ const HEADS: usize = 3;
 
 /// From so many lines on they are looked through side by side.
 const MANY: usize = 256;
+
+/// What is longer is no line: a file of zeros, say.
+const LONGEST_LINE: usize = 256 << 20;
 
 /// How many bytes are read at once.
 const BLOCK: usize = 1 << 20;
@@ -223,7 +227,7 @@ impl Records {
     /// Reads on in a segment; false where it is no longer there under this name.
     fn read(&mut self, number: usize) -> io::Result<bool> {
         let segment = &mut self.segments[number];
-        let mut file = match File::open(&segment.path) {
+        let mut file = match read::open(&segment.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             opened => opened?,
         };
@@ -233,8 +237,9 @@ impl Records {
         }
         // Of many at once about as much as they take, since growing leaves twice as much behind.
         if more > BLOCK {
-            self.heads.reserve_exact(more / HEADS);
-            self.index.reserve(more / LINE);
+            let expected = more.min(MOST_LIST as usize);
+            self.heads.reserve_exact(expected / HEADS);
+            self.index.reserve(expected / LINE);
         }
         let segment = &mut self.segments[number];
         let is_open = segment.is_open;
@@ -253,7 +258,7 @@ impl Records {
             let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
             self.read_lines(number, &text[..whole]);
             text.drain(..whole);
-            if is_end {
+            if is_end || text.len() > LONGEST_LINE {
                 break;
             }
         }
@@ -309,7 +314,7 @@ impl Records {
     pub fn whole(&self, key: &Digest) -> io::Result<Option<Vec<u8>>> {
         let Some(place) = self.index.get(key) else { return Ok(None) };
         let mut line = vec![0; place.length as usize];
-        let file = File::open(&self.segments[place.segment as usize].path)?;
+        let file = read::open(&self.segments[place.segment as usize].path)?;
         file.read_exact_at(&mut line, place.from)?;
         Ok(is_sealed(&line).then_some(line))
     }
@@ -461,8 +466,8 @@ fn rank(line: &[u8]) -> (u32, &[u8]) {
 
 /// A file, as far as the disk gives it: of one with a bad sector what stands before that.
 pub(super) fn read_what_can_be(path: &Path) -> io::Result<Vec<u8>> {
-    let (mut file, mut bytes) = (File::open(path)?, Vec::new());
-    match file.read_to_end(&mut bytes) {
+    let (file, mut bytes) = (read::open(path)?, Vec::new());
+    match file.take(MOST_LIST).read_to_end(&mut bytes) {
         Err(error) if !is_damage(&error) => Err(error),
         _ => Ok(bytes),
     }

@@ -23,6 +23,7 @@ use super::disk::{Result, Store, io_error, lock, remove};
 use super::fail::fail_point;
 use super::line::{seal, sealed_lines};
 use super::publish::{sync_folder, write_durably_as};
+use super::read::{self, MOST_LIST, MOST_TEXT};
 use super::session::Process;
 
 /// A run of this process.
@@ -197,7 +198,7 @@ impl Store {
     /// The runs that use the cache, in the order of their roots' names.
     pub fn roots(&self) -> Result<Vec<Rooted>> {
         let folder = self.root.join("roots");
-        let read = |path: &Path| fs::read(path).unwrap_or_default();
+        let read = |path: &Path| read::bytes(path, MOST_TEXT).unwrap_or_default();
         let served = self.watch.runs(&self.root).map_err(io_error("read", &self.root))?;
         let mut roots = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
@@ -315,7 +316,7 @@ impl Kept {
 
 /// What a file of a root names, and how long it was.
 fn read_named(path: &Path) -> io::Result<(Vec<Named>, u64)> {
-    let text = fs::read(path)?;
+    let text = read::bytes(path, MOST_LIST)?;
     let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice(line).ok());
     Ok((named.collect(), text.len() as u64))
 }

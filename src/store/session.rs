@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use super::Digest;
 use super::disk::{lock, remove};
 use super::fail::fail_point;
 use super::format::Locking;
+use super::read::{self, MOST_TEXT};
 use super::records::close_segment;
 use super::sharing::Sharing;
 
@@ -54,7 +55,7 @@ pub struct Process {
 impl Process {
     /// This one. `TRIPLAY_HOST=NAME:BOOT` gives out that it runs on another host, for tests.
     pub fn here() -> Process {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let read = |path: &str| read::text(Path::new(path), MOST_TEXT).unwrap_or_default().trim().to_owned();
         let container = fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string();
         let here = || {
             let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -105,7 +106,7 @@ impl std::fmt::Display for Process {
 /// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything. One that has ended and that
 /// nobody has asked after (the third is `Z`) never started.
 fn started(process: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
+    let stat = read::bytes(format!("/proc/{process}/stat").as_ref(), MOST_TEXT).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -135,8 +136,7 @@ impl Told {
 /// Reads a session's file: what it says, and the number. Of a file that says nothing, since its host died before it was
 /// written or another host does not see it yet, the number is of what there is.
 fn read(file: &mut File) -> io::Result<(Told, u64)> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    let bytes = read::all(file, MOST_TEXT)?;
     let text = String::from_utf8_lossy(&bytes);
     let told = text
         .split_once('\n')
@@ -310,7 +310,7 @@ fn beat(file: Arc<File>, at: u64) -> Beat {
 /// How long the host has been up, also while it was suspended; where it does not say, this process.
 fn since_boot() -> Duration {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let uptime = fs::read_to_string("/proc/uptime").ok();
+    let uptime = read::text("/proc/uptime".as_ref(), MOST_TEXT).ok();
     let seconds = uptime.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_else(|| BEGUN.elapsed())
 }
@@ -340,7 +340,7 @@ impl Watch {
 
     /// Who the session of this file (or of a claim, which is a link to it) is, as long as it is alive.
     pub fn living(&self, path: &Path) -> io::Result<Option<Told>> {
-        let mut file = match File::open(path) {
+        let mut file = match read::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };

@@ -33,7 +33,8 @@ pub struct Tree {
 pub enum Hidden {
     /// In the cache: all that a stage wrote is its output.
     Included,
-    /// Outside: `.git` and the like are the tools' of whoever keeps the folder.
+    /// Outside: `.git` and the like are the tools' of whoever keeps the folder. What is behind a link that leads out of it
+    /// is no part of what its owner gave away, but of whoever reads: such a link is an error.
     LeftOut,
 }
 
@@ -104,15 +105,51 @@ impl Tree {
 /// The files of a folder and of those in it, links followed, by their names from there, sorted.
 pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
-    collect(folder, "", hidden, &mut Vec::new(), &mut files)?;
+    let within = match hidden {
+        Hidden::Included => None,
+        Hidden::LeftOut => Some(own_place(fs::canonicalize(folder)?)),
+    };
+    collect(folder, "", within.as_deref(), &mut Vec::new(), &mut files)?;
     files.sort();
     Ok(files)
 }
 
+/// Where links of a folder may lead: into itself, and where it is a snapshot in a cache of Hugging Face's into that
+/// repository, whose files lie in `blobs/`.
+fn own_place(folder: PathBuf) -> PathBuf {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let snapshots = folder.parent().filter(|parent| name(parent).as_deref() == Some("snapshots"));
+    let repository = snapshots.and_then(Path::parent).filter(|repository| {
+        let name = name(repository).unwrap_or_default();
+        name.starts_with("models--") || name.starts_with("datasets--")
+    });
+    repository.map(Path::to_owned).unwrap_or(folder)
+}
+
+/// Refuses a link that leads out of `place`, or nowhere.
+fn ensure_within(place: &Path, link: &Path) -> io::Result<()> {
+    let target = fs::read_link(link)?;
+    let target = target.display();
+    match fs::canonicalize(link) {
+        Ok(real) if real.starts_with(place) => Ok(()),
+        Ok(_) => Err(other(
+            link,
+            &format!(
+                "it is a symbolic link to {target}, which leads out of the folder: put a copy in its place"
+            ),
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(other(link, &format!("it is a symbolic link to {target}, where nothing is")))
+        }
+        Err(error) => Err(other(link, &error.to_string())),
+    }
+}
+
+/// `within`: where links may lead, of a folder outside; hidden files are then left out.
 fn collect(
     folder: &Path,
     prefix: &str,
-    hidden: Hidden,
+    within: Option<&Path>,
     above: &mut Vec<(u64, u64)>,
     files: &mut Vec<(String, PathBuf)>,
 ) -> io::Result<()> {
@@ -123,15 +160,21 @@ fn collect(
     }
     above.push(own);
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| other(&path, "its name is not UTF-8"))?;
-        if hidden == Hidden::LeftOut && name.starts_with('.') {
-            continue;
+        if let Some(place) = within {
+            if name.starts_with('.') {
+                continue;
+            }
+            if entry.file_type()?.is_symlink() {
+                ensure_within(place, &path)?;
+            }
         }
         let name = format!("{prefix}{name}");
         if path.is_dir() {
-            collect(&path, &format!("{name}/"), hidden, above, files)?;
+            collect(&path, &format!("{name}/"), within, above, files)?;
         } else {
             files.push((name, path));
         }

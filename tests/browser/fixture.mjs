@@ -20,6 +20,7 @@ export const HOSTILE = {
   link: "javascript:window.__pwned=1 and [x](javascript:window.__pwned=1)",
   override: "glowvenom \u202Eesrever ni nekops\u202C and \u2067isolated without an end",
   long: "glow".repeat(3000),
+  unbroken: "ก".repeat(120_000),
   emoji: "brew 🧪 glowvenom 👩🏽‍🔬 with ember root 🔥\n\tand  two  spaces\n\nthree lines",
 };
 

@@ -272,6 +272,24 @@ describe("samples", () => {
     await page.close();
   });
 
+  test("a text of 120,000 letters without a space opens at once and is shown whole when asked for", async () => {
+    const { page, wrong } = await open(browser, address);
+    const row = samples.attack.indexOf(samples.strings.indexOf(HOSTILE.unbroken));
+    await page.evaluate((key) => (location.hash = `#samples?sample=${key}`), `${samples.attack_number[row]}.0`);
+    const said = ".detail .said:nth-of-type(2)";
+    await page.waitForFunction((said) => document.querySelector(`${said} .text`)?.textContent.length === 20_000, {}, said);
+    assert.equal(await text(page, `${said} button`), "Show all 120,000 letters");
+    await page.click(`${said} button`);
+    assert.equal(await text(page, `${said} .text`), HOSTILE.unbroken);
+    assert.equal(await page.$(`${said} button`), null);
+    // What lies between two places to break is short, so that laying it out takes no time to speak of.
+    const longest = await page.$eval(`${said} .text`, (element) => Math.max(...[...element.childNodes].map((node) => node.textContent.length)));
+    assert.equal(longest, 500);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 1280);
+    assert.deepEqual(wrong, []);
+    await page.close();
+  });
+
   test("on a narrow screen the detail lies over the page, and Escape brings back the table", async () => {
     const { page } = await open(browser, address, { width: 390, height: 844 });
     await page.focus(GRID);

@@ -22,6 +22,7 @@ mod parity;
 mod places;
 mod private;
 mod query;
+mod reading;
 mod removal;
 mod report;
 mod results;

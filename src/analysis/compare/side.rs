@@ -112,14 +112,14 @@ impl Side {
     }
 
     fn read_metrics(&mut self, tables: &Tables) -> anyhow::Result<()> {
-        let gathered = self.run.folder.join("metrics.parquet");
         // A run gathers them when it ends: what the cache has let go of since, the last evaluation too, is still there.
         // One that was killed has none, or half of one.
         let has_ended = matches!(self.run.record.status.as_str(), "done" | "failed");
-        let gathered = match has_ended && gathered.exists() {
-            true => data::read::<RunMetricRow>(&gathered)
+        let gathered = if has_ended { self.run.recorded("metrics.parquet")? } else { None };
+        let gathered = match gathered {
+            Some(gathered) => data::read::<RunMetricRow>(&gathered)
                 .with_context(|| format!("metrics of run {}", self.run.record.run))?,
-            false => Vec::new(),
+            None => Vec::new(),
         };
         let rows = joined(gathered, metrics(&tables.path("metrics"))?);
         let reports: BTreeMap<&str, &NodeReport> =

@@ -43,6 +43,9 @@ enum At {
     Quote,
 }
 
+/// No row is longer, in bytes; a file of zeros is one row.
+const LONGEST: usize = 16 << 20;
+
 const TWICE: &str = "a quote within a text is written twice, and that text is put in quotes";
 
 impl<R: BufRead> Rows<R> {
@@ -91,9 +94,18 @@ impl<R: BufRead> Rows<R> {
         let (mut at, mut field, mut is_quoted) = (At::Begin, Vec::new(), false);
         // Where the quote stands that is open.
         let mut opened = self.line;
+        let mut bytes = 0;
         loop {
             let byte = self.byte()?;
             let malformed = |line, message, help| Err(Error::Malformed(Malformed { line, message, help }));
+            bytes += 1;
+            if bytes > LONGEST {
+                return malformed(
+                    row.line,
+                    "a row must have at most 16 MiB, found more",
+                    "is it a table at all?",
+                );
+            }
             match (at, byte) {
                 (At::Quoted, None) => {
                     return malformed(opened, "a quote that begins here is never closed", TWICE);

@@ -13,7 +13,8 @@ use serde_json::{Deserializer, Map, Value};
 
 use super::delimited::{self, Malformed, Row, Rows};
 use super::{Error, Result};
-use crate::{Table, cell};
+use crate::{Head, Part, cell};
+use store::read::{self, MOST_LIST};
 
 /// The wanted columns of one row, in the order in which they were asked for; `None` where there is no value.
 pub type Cells<'a> = [Option<Cow<'a, str>>];
@@ -23,6 +24,9 @@ pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
 
 /// What is done with an object of a JSON file, with the line where it begins and as it is written; whether to go on.
 type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>, &[u8]) -> Result<bool> + 'a;
+
+/// Columns, or keys of the first object, at the most.
+const MOST_COLUMNS: usize = 1_000;
 
 pub struct Source {
     path: PathBuf,
@@ -35,7 +39,8 @@ enum Content {
     /// Read again for its rows.
     Delimited(u8),
     Json(Vec<u8>),
-    Parquet(Table),
+    /// Read again for its rows.
+    Parquet(Head),
 }
 
 impl Source {
@@ -46,7 +51,7 @@ impl Source {
             "csv" => (header(path, b',')?, Content::Delimited(b',')),
             "tsv" => (header(path, b'\t')?, Content::Delimited(b'\t')),
             "json" | "jsonl" | "ndjson" => {
-                let bytes = std::fs::read(path).map_err(|cause| cannot_open(path, cause))?;
+                let bytes = read::bytes(path, MOST_LIST).map_err(|cause| cannot_open(path, cause))?;
                 let mut columns = None;
                 objects(path, &bytes, &mut |_, object, _| {
                     columns = Some(object.keys().cloned().collect());
@@ -55,9 +60,8 @@ impl Source {
                 (columns.ok_or_else(|| empty(path))?, Content::Json(bytes))
             }
             "parquet" => {
-                let table = crate::open(path)?;
-                let names = table.schema.fields().iter().map(|field| field.name().clone());
-                (names.collect(), Content::Parquet(table))
+                let table = crate::head(path)?;
+                (table.columns.clone(), Content::Parquet(table))
             }
             other => {
                 let (message, help) = match other {
@@ -118,19 +122,28 @@ impl Source {
             Content::Parquet(table) => {
                 let positions: Vec<_> =
                     wanted.iter().map(|name| self.readable(table, name)).collect::<Result<_>>()?;
-                let rows =
-                    table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
-                for (number, (batch, row)) in (1..).zip(rows) {
-                    let values: Vec<Value> = positions
-                        .iter()
-                        .map(|at| at.map_or(Value::Null, |at| cell(batch.column(at), row)))
-                        .collect();
-                    let cells: Vec<_> = wanted
-                        .iter()
-                        .zip(&values)
-                        .map(|(name, value)| self.text(value, name, number))
-                        .collect::<Result<_>>()?;
-                    visit(number, &cells)?;
+                let columns: Vec<usize> =
+                    positions.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+                let mut number = 0;
+                for batch in
+                    crate::batches(&self.path, &Part { columns: &columns, skip: 0, rows: table.rows() })?
+                {
+                    let batch = batch?;
+                    let array = |at: &usize| Some(batch.column(columns.binary_search(at).ok()?));
+                    let arrays: Vec<_> = positions.iter().map(|at| at.as_ref().and_then(array)).collect();
+                    for row in 0..batch.num_rows() {
+                        number += 1;
+                        let values: Vec<Value> = arrays
+                            .iter()
+                            .map(|array| array.map_or(Value::Null, |array| cell(array, row)))
+                            .collect();
+                        let cells: Vec<_> = wanted
+                            .iter()
+                            .zip(&values)
+                            .map(|(name, value)| self.text(value, name, number))
+                            .collect::<Result<_>>()?;
+                        visit(number, &cells)?;
+                    }
                 }
             }
         }
@@ -161,7 +174,7 @@ impl Source {
     }
 
     /// Where a column of a Parquet file is, if it has values; they have to be of a type that `cell` knows.
-    fn readable(&self, table: &Table, name: &str) -> Result<Option<usize>> {
+    fn readable(&self, table: &Head, name: &str) -> Result<Option<usize>> {
         let Some(at) = self.column(name) else { return Ok(None) };
         let is_text = |kind: &DataType| {
             matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean)
@@ -233,7 +246,15 @@ impl Source {
         }
     }
 
+    /// Nor more of them than a file of prompts has.
     fn no_column_twice(&self) -> Result<()> {
+        if self.columns.len() > MOST_COLUMNS {
+            return Err(Error::Wrong {
+                place: self.path.display().to_string(),
+                message: format!("it must have at most {MOST_COLUMNS} columns, found {}", self.columns.len()),
+                help: "leave those out that are not of prompts".into(),
+            });
+        }
         for (at, name) in self.columns.iter().enumerate() {
             if let Some(other) = self.columns[..at].iter().find(|other| !name.is_empty() && is(other, name)) {
                 return Err(Error::Wrong {
@@ -253,7 +274,7 @@ pub fn is(column: &str, name: &str) -> bool {
 }
 
 fn rows(path: &Path, delimiter: u8) -> Result<Rows<BufReader<File>>> {
-    let file = File::open(path).map_err(|cause| cannot_open(path, cause))?;
+    let file = read::open(path).map_err(|cause| cannot_open(path, cause))?;
     Ok(Rows::new(BufReader::with_capacity(1 << 16, file), delimiter))
 }
 

@@ -32,11 +32,20 @@ pub struct LoadOptions<'a> {
     pub digest: &'a dyn Fn(&Path, &[String]) -> io::Result<Digest>,
     /// Whether the files that the pipeline names must be there.
     pub look: bool,
+    /// The file that counts as the one that the pipeline extends, whatever it names: a run keeps a copy.
+    pub base: Option<&'a Path>,
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        LoadOptions { settings: &[], ablations: &[], seeds: &[], digest: &Digest::of_input, look: true }
+        LoadOptions {
+            settings: &[],
+            ablations: &[],
+            seeds: &[],
+            digest: &Digest::of_input,
+            look: true,
+            base: None,
+        }
     }
 }
 
@@ -51,20 +60,56 @@ pub struct Compiled {
     pub outside: Outside,
 }
 
-/// A file as YAML.
-fn read(path: &Path) -> Result<(Source, Tree), Diagnostics> {
+/// What a file must have so that its lines are shown in errors, where it is not certain that whoever asks has named it.
+const NEEDED: &str = "a pipeline has at least `pipeline: NAME` and `stages:`";
+
+/// Whether a file is meant as a pipeline, with whatever is wrong in it: then there is nothing in it that errors must not
+/// show. A stranger's `extends:`, or a link, may lead to any file that the reader may read.
+fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
+    let has = |key: &str| match tree {
+        Some(tree) => tree.get(key).is_some(),
+        None => {
+            source.text.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
+        }
+    };
+    has("pipeline") && (has("stages") || has("extends"))
+}
+
+/// Whether a path leads over a symbolic link.
+fn is_linked(path: &Path) -> bool {
+    path.ancestors().any(Path::is_symlink)
+}
+
+/// A file as YAML; `None` of one that is not meant as a pipeline, unless it is named by whoever asks.
+fn read(path: &Path, is_named: bool) -> Result<Option<(Source, Tree)>, Diagnostics> {
     let source = Source::read(path)?;
-    let tree = Tree::parse(&source)?;
+    let tree = Tree::parse(&source);
+    if !is_named && !is_meant_as_pipeline(&source, tree.as_ref().ok()) {
+        return Ok(None);
+    }
+    let tree = tree?;
     if matches!(tree.value, Value::Null) {
         let error = Diagnostic::of_file(path, "the file is empty");
-        return Err(error.help("a pipeline has at least `pipeline: NAME` and `stages:`").into());
+        return Err(error.help(NEEDED).into());
     }
-    Ok((source, tree))
+    Ok(Some((source, tree)))
+}
+
+/// The file that was asked for.
+fn read_own(path: &Path) -> Result<(Source, Tree), Diagnostics> {
+    read(path, !is_linked(path))?.ok_or_else(|| {
+        Diagnostic::of_file(path, "a link leads to it, and it is no pipeline").help(NEEDED).into()
+    })
 }
 
 /// The file that another extends.
-fn read_base(source: &Source, extension: &Extension) -> Result<(Source, Tree), Diagnostics> {
+fn read_base(
+    source: &Source,
+    extension: &Extension,
+    kept: Option<&Path>,
+) -> Result<(Source, Tree), Diagnostics> {
     let (path, at) = &extension.base;
+    let path = kept.unwrap_or(path);
     if !path.exists() {
         let message = match store::dangling(path) {
             Some(message) => format!("{} {message}", path.display()),
@@ -73,7 +118,10 @@ fn read_base(source: &Source, extension: &Extension) -> Result<(Source, Tree), D
         let error = source.error(*at, message);
         return Err(error.help("`extends` is relative to the file that it stands in").into());
     }
-    let (base, tree) = read(path)?;
+    let Some((base, tree)) = read(path, false)? else {
+        let error = source.error(*at, format!("{} is no pipeline", path.display()));
+        return Err(error.help(NEEDED).into());
+    };
     if tree.get("extends").is_some() {
         let error = source.error(*at, format!("{} extends another pipeline itself", path.display()));
         return Err(error.help("extend the one that has the stages").into());
@@ -83,12 +131,12 @@ fn read_base(source: &Source, extension: &Extension) -> Result<(Source, Tree), D
 
 /// Reads and checks a pipeline file. Of what is wrong all is said, in ablations that were not asked for too.
 pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Compiled, Diagnostics> {
-    let (own, own_tree) = read(path)?;
+    let (own, own_tree) = read_own(path)?;
     // Of the file itself and the command line; the others are of the file that has the stages.
     let own_errors = Errors::new(&own);
     let extension = Extension::read(&own_errors, &own_tree);
     own_errors.finish()?;
-    let base = extension.as_ref().map(|extension| read_base(&own, extension)).transpose()?;
+    let base = extension.as_ref().map(|extension| read_base(&own, extension, options.base)).transpose()?;
     let (source, tree) = base.as_ref().map_or((&own, &own_tree), |(source, tree)| (source, tree));
     let errors = Errors::new(source);
     let mut spec = spec::Pipeline::read(&errors, tree);

@@ -1,8 +1,9 @@
 //! The text of a pipeline file and places in it.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use store::read;
 
 use super::diagnostic::{At, Diagnostic};
 
@@ -16,13 +17,6 @@ pub struct Source {
     pub text: String,
     /// Where each line begins, in bytes.
     lines: Vec<usize>,
-}
-
-/// The content, or one byte more than `most`: a pipe or a device does not say its size.
-fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Where each line begins. As in YAML, one ends in a line feed, a carriage return, or both.
@@ -39,32 +33,18 @@ impl Source {
 
     pub fn read(path: &Path) -> Result<Source, Diagnostic> {
         let fail = |message: String| Diagnostic::of_file(path, message);
-        let metadata =
-            fs::metadata(path).map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
-        if metadata.is_dir() {
+        if path.is_dir() {
             return Err(fail("this is a folder; a pipeline is a YAML file".into()));
         }
-        if metadata.len() > LARGEST {
-            return Err(fail(format!(
-                "a pipeline file of {} MiB is refused: the limit is {} MiB",
-                metadata.len() >> 20,
-                LARGEST >> 20
-            ))
-            .help("keep data in files of its own and name them with `path:`"));
-        }
-        let bytes = read_at_most(path, LARGEST)
-            .map_err(|error| fail(format!("cannot read the pipeline: {error}")))?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(fail(format!("more than {} MiB come out of this", LARGEST >> 20)));
-        }
-        match String::from_utf8(bytes) {
-            // Some editors begin a file with a byte order mark; it is not part of the text.
-            Ok(text) => Ok(Source::new(path.to_owned(), text.trim_start_matches('\u{feff}').to_owned())),
+        match read::text(path, LARGEST) {
+            Ok(text) => Ok(Source::new(path.to_owned(), text)),
             Err(error) => {
-                let (valid, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
-                let line = bytes[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
-                Err(fail(format!("line {line} is not UTF-8 text (byte {valid} of the file)"))
-                    .help("save the file as UTF-8"))
+                let help = match error.kind() {
+                    ErrorKind::FileTooLarge => "keep data in files of its own and name them with `path:`",
+                    ErrorKind::InvalidData => "save the file as UTF-8",
+                    _ => return Err(fail(format!("cannot read the pipeline: {error}"))),
+                };
+                Err(fail(error.to_string()).help(help))
             }
         }
     }

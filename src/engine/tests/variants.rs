@@ -131,6 +131,24 @@ fn what_is_wrong_in_a_file_that_extends_another_is_said_of_that_file() {
 }
 
 #[test]
+fn the_copy_that_a_run_kept_counts_whatever_the_pipeline_extends() {
+    let space = Space::new();
+    let (kept, other) = (space.folder.path().join("kept.yaml"), space.folder.path().join("other.yaml"));
+    fs::write(&kept, BASE).unwrap();
+    fs::write(&other, "moonbane: 7777\n").unwrap();
+    fs::write(
+        space.folder.path().join("p.yaml"),
+        format!("{{ pipeline: p, \"extends\": \"{}\" }}", other.display()),
+    )
+    .unwrap();
+    let read =
+        |base: &Path| said(&space, "p.yaml", LoadOptions { base: Some(base), ..LoadOptions::default() });
+    assert_eq!(read(&kept).unwrap(), ["a: x1a3"]);
+    let gone = read(&space.folder.path().join("gone.yaml")).unwrap_err();
+    assert!(gone.starts_with("p.yaml:1:27: there is no file gone.yaml"), "{gone}");
+}
+
+#[test]
 fn a_loop_of_no_rounds_gives_what_it_was_given() {
     let space = Space::new();
     let yaml = "

@@ -15,12 +15,13 @@
  */
 function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close, move, leave }) {
   const { raw } = table;
+  const nameAt = (/** @type {number} */ index) => clipped(textAt(index), LONGEST_NAME);
   const facts = [
     ["Run", raw.run], ["Variant", raw.variant], ["Step", raw.scope], ["Category", raw.category], ["Task", raw.task],
     ["Technique", raw.technique], ["Split", raw.split], ["Name of the seed", raw.seed_id], ["Learner", raw.learner],
-  ].flatMap(([name, column]) => (textAt(column[row]) ? [[name, textAt(column[row])]] : []));
+  ].flatMap(([name, column]) => (nameAt(column[row]) ? [[name, nameAt(column[row])]] : []));
   const text = (/** @type {string} */ title, /** @type {number} */ index) => el("section", { class: "said" }, el("h4", {}, title),
-    textAt(index) ? el("p", { class: "text" }, marked(textAt(index), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."));
+    textAt(index) ? whatWasSaid(textAt(index), search) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."));
   const link = (/** @type {string} */ what, /** @type {number} */ index) => {
     const id = textAt(index);
     if (!id) return null;
@@ -39,10 +40,10 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
     ...[link("Written by", raw.attacker_checkpoint[row])].filter((node) => node !== null),
     el("h4", {}, counted(table.sameAttack(row).length, "response")),
     ...table.sameAttack(row).map((answer) => el("section", { class: "response-card", "aria-current": answer === row ? "true" : null },
-      el("header", {}, el("strong", {}, textAt(raw.defender[answer]) || "a defender"), judgement(textAt(raw.verdict[answer]), textAt(raw.truth[answer]), textAt(raw.label[answer]))),
-      textAt(raw.response[answer]) ? el("p", { class: "text" }, marked(textAt(raw.response[answer]), search)) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."),
+      el("header", {}, el("strong", {}, nameAt(raw.defender[answer]) || "a defender"), judgement(nameAt(raw.verdict[answer]), nameAt(raw.truth[answer]), nameAt(raw.label[answer]))),
+      textAt(raw.response[answer]) ? whatWasSaid(textAt(raw.response[answer]), search) : el("p", { class: "note" }, redacted ? "Left out of this report." : "None."),
       link("Answered by", raw.defender_checkpoint[answer]),
-      drawReward(table, answer, textAt(raw.learner[answer])))),
+      drawReward(table, answer, nameAt(raw.learner[answer])))),
   ];
 }
 
@@ -77,6 +78,50 @@ function rewardBar(share) {
     svg("rect", { class: share < 0 ? "below" : "above", x: share < 0 ? 50 - width : 50, y: 1.5, width, height: 5 }));
 }
 
+/** Letters of a name that are shown: of a category, say, which files give. */
+const LONGEST_NAME = 200;
+
+/** Letters of a text that are shown before somebody asks for all of it. */
+const FIRST_LETTERS = 20_000;
+
+/**
+ * So much without a space may be broken behind it. Browsers take a time that grows with its square for a long word that
+ * they may break anywhere: ten seconds for 120,000 Thai letters.
+ */
+const LONG_WORD = /\S{500}\p{M}*(?=\S)/gu;
+
+/** A text of a model or a file, of any length. @param {string} text @param {string} search @returns {Child[]} */
+function whatWasSaid(text, search) {
+  const paragraph = el("p", { class: "text" });
+  const show = (/** @type {string} */ part) => paragraph.replaceChildren(...marked(part, search).flatMap((child) => (typeof child === "string" ? breakable(child) : [/** @type {Node} */ (child)])));
+  const isFar = search !== "" && text.toLowerCase().indexOf(search.toLowerCase()) >= FIRST_LETTERS;
+  if (text.length <= FIRST_LETTERS || isFar) {
+    show(text);
+    return [paragraph];
+  }
+  show(text.slice(0, FIRST_LETTERS).replace(/[\ud800-\udbff]$/, ""));
+  const more = button(`Show all ${formatCount(text.length)} letters`, () => {
+    show(text);
+    more.remove();
+  }, { class: "small" });
+  return [paragraph, more];
+}
+
+/** A text with places to break in words that are too long for a line in any case. @param {string} text @returns {(Node | string)[]} */
+function breakable(text) {
+  /** @type {(Node | string)[]} */
+  const parts = [];
+  let from = 0;
+  for (const { 0: { length }, index } of text.matchAll(LONG_WORD)) {
+    parts.push(text.slice(from, index + length), el("wbr"));
+    from = index + length;
+  }
+  return [...parts, text.slice(from)];
+}
+
+/** Places that are marked in a text at the most. */
+const MOST_MARKS = 1_000;
+
 /** A text in which what was searched for is marked. @param {string} text @param {string} search @returns {Child[]} */
 function marked(text, search) {
   const [lower, needle] = [text.toLowerCase(), search.toLowerCase()];
@@ -85,7 +130,7 @@ function marked(text, search) {
   /** @type {Child[]} */
   const parts = [];
   let from = 0;
-  for (let at = lower.indexOf(needle); at >= 0; at = lower.indexOf(needle, from)) {
+  for (let at = lower.indexOf(needle); at >= 0 && parts.length < 2 * MOST_MARKS; at = lower.indexOf(needle, from)) {
     parts.push(text.slice(from, at), el("mark", {}, text.slice(at, at + needle.length)));
     from = at + needle.length;
   }

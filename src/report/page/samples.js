@@ -121,8 +121,8 @@ function createSamples(page) {
     element.setAttribute("aria-rowindex", String(place + 2));
     element.setAttribute("aria-selected", String(openRow === row));
     const texts = [
-      stacked ? whereOf(row) : textAt(raw.scope[row]), textAt(raw.variant[row]), textAt(raw.technique[row]), snippet(textAt(raw.attack[row]) || textAt(raw.seed[row])), textAt(raw.defender[row]), snippet(textAt(raw.response[row])),
-      `${VERDICT_GLYPHS[verdict] ?? "·"} ${verdict || "none"}${wrong ? " ≠" : ""}`, numberAt(raw.reward[row]), numberAt(raw.advantage[row]),
+      stacked ? whereOf(row) : nameAt(raw.scope[row]), nameAt(raw.variant[row]), nameAt(raw.technique[row]), snippet(textAt(raw.attack[row]) || textAt(raw.seed[row])), nameAt(raw.defender[row]), snippet(textAt(raw.response[row])),
+      `${VERDICT_GLYPHS[verdict] ?? "·"} ${clipped(verdict, LONGEST_NAME) || "none"}${wrong ? " ≠" : ""}`, numberAt(raw.reward[row]), numberAt(raw.advantage[row]),
     ];
     texts.forEach((text, index) => {
       const node = /** @type {Text} */ (cells[index].firstChild);
@@ -131,16 +131,17 @@ function createSamples(page) {
     const name = `cell verdict ${verdictClass(verdict)}`;
     const verdictCell = cells[VERDICT_COLUMN];
     if (verdictCell.className !== name) verdictCell.className = name;
-    verdictCell.title = wrong ? `the truth is ${textAt(raw.truth[row])}` : "";
+    verdictCell.title = wrong ? `the truth is ${nameAt(raw.truth[row])}` : "";
   }
 
   const textAt = (/** @type {number} */ index) => (index >= 0 && table ? table.raw.strings[index] ?? "" : "");
+  const nameAt = (/** @type {number} */ index) => clipped(textAt(index), LONGEST_NAME);
   const numberAt = (/** @type {number | null} */ value) => (value === null || value === undefined ? "" : withMinus(value.toFixed(3)));
   const shownRows = () => Math.min(rows.length, MOST_ROWS);
   const whereOf = (/** @type {number} */ row) => {
     const variants = table?.facetsByName.get("variant");
-    const variant = variants && variants.values.length > 1 ? textAt(table.raw.variant[row]) : "";
-    return `${textAt(table.raw.scope[row])}${variant && ` · ${variant}`}`;
+    const variant = variants && variants.values.length > 1 ? nameAt(table.raw.variant[row]) : "";
+    return `${nameAt(table.raw.scope[row])}${variant && ` · ${variant}`}`;
   };
 
   /** The part of a text that a row shows: where it was found, if that is far inside. @param {string} text */
@@ -179,8 +180,8 @@ function createSamples(page) {
       const numbers = counts.get(facet.name);
       if (!select || !numbers) continue;
       const wanted = filter.wanted.get(facet.name);
-      const options = [["*", "any"], ...facet.values.map((value, code) => [`=${value}`, `${value || "none"} (${formatCount(numbers[code])})`])];
-      if (wanted !== undefined && !facet.values.includes(wanted)) options.push([`=${wanted}`, `${wanted} (0)`]);
+      const options = [["*", "any"], ...facet.values.map((value, code) => [`=${value}`, `${clipped(value, LONGEST_NAME) || "none"} (${formatCount(numbers[code])})`])];
+      if (wanted !== undefined && !facet.values.includes(wanted)) options.push([`=${wanted}`, `${clipped(wanted, LONGEST_NAME)} (0)`]);
       while (select.options.length > options.length) select.remove(select.options.length - 1);
       options.forEach(([value, label], index) => {
         const option = select.options[index] ?? select.appendChild(document.createElement("option"));
@@ -200,7 +201,7 @@ function createSamples(page) {
     });
     const clear = filter.wanted.size > 0 || filter.text ? [button("Clear all", clearFilters, { class: "small" })] : [];
     chips.replaceChildren(...[...filter.wanted].map(([name, value]) =>
-      button(`${table?.facetsByName.get(name)?.label ?? name}: ${value || "none"} ×`, () => {
+      button(`${table?.facetsByName.get(name)?.label ?? name}: ${clipped(value, LONGEST_NAME) || "none"} ×`, () => {
         filter.wanted.delete(name);
         changed();
         search.focus();
@@ -450,7 +451,7 @@ function createSamples(page) {
       el("p", {}, `${count.textContent}${filter.text ? `, with “${filter.text}”` : ""}${[...filter.wanted].map(([name, value]) => `, ${name} ${value || "none"}`).join("")}; the first ${Math.min(PRINTED_ROWS, rows.length)}:`),
       el("table", {}, el("thead", {}, el("tr", {}, ["Step", "Attack", "Defender", "Response", "Verdict", "Reward"].map((label) => el("th", {}, label)))),
         el("tbody", {}, [...rows.slice(0, PRINTED_ROWS)].map((row) => el("tr", {}, [
-          whereOf(row), clipped(textAt(raw.attack[row]), 400), textAt(raw.defender[row]), clipped(textAt(raw.response[row]), 400), textAt(raw.verdict[row]), numberAt(raw.reward[row]),
+          whereOf(row), clipped(textAt(raw.attack[row]), 400), nameAt(raw.defender[row]), clipped(textAt(raw.response[row]), 400), nameAt(raw.verdict[row]), numberAt(raw.reward[row]),
         ].map((text) => el("td", { class: "text" }, text)))))));
   }
   addEventListener("beforeprint", preparePrint);

@@ -1,13 +1,16 @@
 //! The keys of a stage that say how a model is asked.
 
 use std::fmt;
+use std::io::ErrorKind;
 
+use anyhow::Context as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use engine::{Context, InputFile};
 use model::{Arguments, GIVEN};
+use store::read::{self, MOST_TEXT};
 
 /// A struct with the keys that say how its `model` is asked, and `asking` to ask it with what it has under them. It
 /// brings a key `prompt` of its own, whose description says what that knows.
@@ -68,15 +71,22 @@ impl Text {
     pub fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self {
             Text::Inline(text) => Ok(text.clone()),
-            Text::File(file) => Ok(std::fs::read_to_string(&context.file(file)?.path)?),
+            Text::File(file) => {
+                let path = &context.file(file)?.path;
+                read::text(path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))
+            }
         }
     }
 
     /// The text while the pipeline is looked through. A file that is not there is the engine's to report.
-    pub fn peek(&self) -> Option<String> {
+    pub fn peek(&self) -> Result<Option<String>, String> {
         match self {
-            Text::Inline(text) => Some(text.clone()),
-            Text::File(file) => std::fs::read_to_string(file.path()).ok(),
+            Text::Inline(text) => Ok(Some(text.clone())),
+            Text::File(file) => match read::text(file.path(), MOST_TEXT) {
+                Ok(text) => Ok(Some(text)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(format!("cannot read {}: {error}", file.path().display())),
+            },
         }
     }
 

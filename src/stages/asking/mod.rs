@@ -69,16 +69,21 @@ impl<'a> Asking<'a> {
 
     /// Whether the keys can be used. Files that are there are looked into.
     pub fn check(&self) -> Result<(), CheckError> {
+        let peek =
+            |key: &'static str, text: &Text| text.peek().map_err(|message| CheckError::at(key, message));
         let prompt = match self.prompt {
             None => Some(Prompt::of(self.role, self.chat.is_on())),
-            Some(text) => text.peek().map(|template| Prompt::parse(self.role, &template, text.shown())),
+            Some(text) => {
+                peek("prompt", text)?.map(|template| Prompt::parse(self.role, &template, text.shown()))
+            }
         };
         prompt.transpose().map_err(|error| CheckError::at("prompt", error))?;
         if let Some(text) = self.system {
             if !self.chat.is_on() {
                 return Err(CheckError::at("system", "`system` belongs to a chat: add `chat: true`"));
             }
-            let system = text.peek().map(|template| Prompt::system(self.role, &template, text.shown()));
+            let system = peek("system", text)?;
+            let system = system.map(|template| Prompt::system(self.role, &template, text.shown()));
             system.transpose().map_err(|error| CheckError::at("system", error))?;
         }
         self.chat.check().map_err(|message| CheckError::at("chat", message))?;
@@ -99,8 +104,9 @@ impl<'a> Asking<'a> {
     /// A warning where a judge's own prompt does not say the labels that its answers are read by.
     pub fn unsaid(&self, labels: &Labels, classes: &'static [&'static str]) -> Option<CheckError> {
         let prompt = self.prompt?;
-        let mut said = prompt.peek()?;
-        said.extend(self.system.and_then(Text::peek));
+        // What cannot be read is told of where it is read.
+        let mut said = prompt.peek().ok()??;
+        said.extend(self.system.and_then(|text| text.peek().ok()?));
         let unsaid: Vec<String> =
             labels.unsaid(classes, &said).into_iter().map(|text| format!("`{text}`")).collect();
         let message = format!(
@@ -114,7 +120,8 @@ impl<'a> Asking<'a> {
 
     /// The first key by which this and another way of asking differ.
     pub fn other_than(&self, other: &Asking) -> Option<&'static str> {
-        let text = |text: Option<&Text>| text.map(|text| text.peek().unwrap_or_else(|| text.shown()));
+        let text =
+            |text: Option<&Text>| text.map(|text| text.peek().ok().flatten().unwrap_or_else(|| text.shown()));
         let differ = [
             ("prompt", text(self.prompt) != text(other.prompt)),
             ("system", text(self.system) != text(other.system)),
@@ -126,7 +133,7 @@ impl<'a> Asking<'a> {
     /// Whether the prompt or the system prompt uses a variable; yes where their files cannot be read yet.
     pub fn uses(&self, variable: &str) -> bool {
         let uses = |text: &Text| {
-            let template = text.peek()?;
+            let template = text.peek().ok()??;
             Some(Prompt::system(self.role, &template, text.shown()).ok()?.uses(variable))
         };
         [self.prompt, self.system].into_iter().flatten().any(|text| uses(text).unwrap_or(true))

@@ -15,6 +15,7 @@ use crate::artifact::{self, Model};
 use data::RewardRow;
 use engine::{CheckError, Context, Input};
 use grpo::{self, StepReport};
+use store::read::{self, MOST_TEXT};
 
 /// What a halted phase says of itself, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
@@ -152,7 +153,8 @@ impl Halted {
         if !model::is_there(&path)? {
             return Ok(None);
         }
-        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
         let halted: Halted = serde_json::from_slice(&text).with_context(|| {
             format!("{} is not what `update` writes: remove it to train the model", path.display())
         })?;
