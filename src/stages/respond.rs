@@ -139,7 +139,7 @@ impl Stage for Respond {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let mut warnings = Vec::new();
-        for (index, defense) in self.models.iter().enumerate() {
+        for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             let room = self.asking(defense).room(
                 upstream,
                 self.sampling.max_new_tokens,
