@@ -4,6 +4,7 @@
 mod collect;
 pub mod compare;
 pub mod export;
+mod flat;
 mod halted;
 mod matrix;
 mod plot;
@@ -14,6 +15,7 @@ mod summary;
 mod table;
 
 pub use collect::{collect, link_models, read, write};
+pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};

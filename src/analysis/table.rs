@@ -15,6 +15,18 @@ const COLUMNS: [(&str, &str, &str); 8] = [
     ("divers", "attacks", "diversity"),
 ];
 
+/// A column that stands there where it is not 0 everywhere.
+const MARKS: (&str, &str, &str) = ("marks", "attacks", "marks_in_text");
+
+/// The columns of these rows.
+fn columns(rows: &[RunMetricRow]) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let (_, subject, metric) = MARKS;
+    let is_it = |row: &RunMetricRow| {
+        row.metric.subject == subject && row.metric.metric == metric && row.metric.value > 0.0
+    };
+    COLUMNS.into_iter().chain(rows.iter().any(is_it).then_some(MARKS))
+}
+
 const LEGEND: &str = "\
 attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
 refuse: plain refusals of fresh attacks; eval, held: the evaluator's accuracy on
@@ -22,12 +34,16 @@ fresh and on held-out pairs; benign, arith: what the defender still gets right;
 divers: 1 - Self-BLEU of the attacks. Others in percent, by the oracle or a judge.
 ";
 
+const MARKS_LEGEND: &str = "\
+marks: attacks that spell a control token of who judges them.
+";
+
 /// The measures that tables show where nobody says which: those of [`table`] that these rows have.
 pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     let is_there = |subject: &str, metric: &str| {
         rows.iter().any(|row| row.metric.subject == subject && row.metric.metric == metric)
     };
-    let known = COLUMNS.into_iter().filter(|(_, subject, metric)| is_there(subject, metric));
+    let known = columns(rows).filter(|(_, subject, metric)| is_there(subject, metric));
     known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
 }
 
@@ -36,7 +52,7 @@ pub fn heading(measure: &Measure) -> String {
     let same = |(_, subject, metric): &&(&str, &str, &str)| {
         (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)
     };
-    match COLUMNS.iter().find(same) {
+    match COLUMNS.iter().chain([&MARKS]).find(same) {
         Some((heading, ..)) => (*heading).to_owned(),
         None => format!("{}.{}", measure.subject, measure.metric),
     }
@@ -44,7 +60,7 @@ pub fn heading(measure: &Measure) -> String {
 
 /// Whether a metric is a share from 0 to 1, which is shown in percent.
 pub fn is_share(metric: &str) -> bool {
-    const SHARES: [&str; 11] = [
+    const SHARES: [&str; 13] = [
         "success",
         "refusal",
         "rejective",
@@ -56,6 +72,8 @@ pub fn is_share(metric: &str) -> bool {
         "coverage",
         "ability",
         "negative",
+        "marks_in_text",
+        "flat_groups",
     ];
     !metric.starts_with("confusion") && SHARES.iter().any(|share| metric.contains(share))
 }
@@ -80,13 +98,13 @@ pub fn table(rows: &[RunMetricRow]) -> String {
     let name = |row: &RunMetricRow| phase(&row.metric);
     let width = nodes.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max(5);
     let mut out = format!("\n{:width$}", "after");
-    for (heading, ..) in COLUMNS {
+    for (heading, ..) in columns(rows) {
         out += &format!("  {heading:>6}");
     }
     out += "\n";
     for node in nodes {
         out += &format!("{:width$}", name(node));
-        for (_, subject, metric) in COLUMNS {
+        for (_, subject, metric) in columns(rows) {
             let found = rows.iter().find(|row| {
                 row.node == node.node && row.metric.subject == subject && row.metric.metric == metric
             });
@@ -98,5 +116,6 @@ pub fn table(rows: &[RunMetricRow]) -> String {
         }
         out += "\n";
     }
-    out + LEGEND + "\n"
+    let of_marks = if columns(rows).count() > COLUMNS.len() { MARKS_LEGEND } else { "" };
+    out + LEGEND + of_marks + "\n"
 }

@@ -38,8 +38,14 @@ pub fn load(args: &FileArgs, digest: &dyn Fn(&Path) -> std::io::Result<Digest>) 
     Ok(engine::load(&args.file, &options, &registry())?)
 }
 
+/// Says what in a pipeline is no error and yet hardly meant.
+pub fn tell_warnings(graph: &Graph) {
+    graph.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+}
+
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let graph = load(args, &Digest::of_input)?;
+    tell_warnings(&graph);
     println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
@@ -65,6 +71,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    tell_warnings(&graph);
     if let Some(trace) = &trace {
         trace.phase("load", begun);
     }
@@ -137,7 +144,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     });
     ledger.show_critical_path(&graph);
     tell_traced(ledger.write_trace());
-    tell_halted(&metrics);
+    tell_phases(&metrics);
     let differ = tell_checked(&report, &store);
     let text = match (args.json, quiet) {
         (true, _) => summary(&record, &folder.path) + "\n",
@@ -202,7 +209,7 @@ fn nothing_to_do(
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
-        tell_halted(&metrics);
+        tell_phases(&metrics);
         output::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, folder));
     }
@@ -334,9 +341,10 @@ fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     text
 }
 
-/// Says which phases a guard halted.
-fn tell_halted(metrics: &[RunMetricRow]) {
-    analysis::halted(metrics).iter().for_each(|line| eprintln!("{line}"));
+/// Says which phases a guard halted, and which had steps without anything to learn.
+fn tell_phases(metrics: &[RunMetricRow]) {
+    let lines = [analysis::halted(metrics), analysis::flat(metrics)];
+    lines.iter().flatten().for_each(|line| eprintln!("{line}"));
 }
 
 /// Says what `--check` found; whether anything came out different.

@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
-use super::pipeline::{find, load, open};
+use super::pipeline::{find, load, open, tell_warnings};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
@@ -19,6 +19,7 @@ const LISTED: usize = 40;
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path| store.digest_of(path, args.paranoid))?;
+    tell_warnings(&graph);
     let plan = Plan::new(&graph, &store);
     let told = Told::new(&plan, &store, Past::newest(&graph));
     let view = View { json: args.json, all: args.all, exit_code: args.exit_code };

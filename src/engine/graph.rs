@@ -39,6 +39,8 @@ pub struct Graph {
     pub files: Vec<(PathBuf, Digest)>,
     /// Environment variables that count, as they are set now.
     pub variables: Vec<(String, Option<String>)>,
+    /// What in the file is no error and yet hardly meant, with its place.
+    pub warnings: Vec<String>,
 }
 
 /// The pipeline with the parameters of one ablation and one of its seeds, or as it stands in the file.

@@ -25,6 +25,7 @@ mod stage;
 mod tests;
 mod thinning;
 mod threads;
+mod upstream;
 mod worker;
 
 pub use context::{Artifact, Context};
@@ -43,4 +44,5 @@ pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
 pub use resources::Limit;
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Registry, Stage, Transient};
+pub use upstream::{Fed, Upstream};
 pub use worker::{End, Program, end_processes, work};

@@ -1,5 +1,7 @@
 //! What the engine asks of a stage kind, and the registry of kinds.
 
+use std::any::Any;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,6 +10,7 @@ use serde_json::Value;
 use super::context::Context;
 use super::input::{self, Use};
 use super::kind::{Kind, Output};
+use super::upstream::Upstream;
 
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
 ///
@@ -24,6 +27,18 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// What types cannot say about the parameters.
     fn check(&self) -> Result<(), CheckError> {
         Ok(())
+    }
+
+    /// Fills in what is left out and follows from the stages that feed this one; says whether there was something. What
+    /// is filled in counts for the key as if it had been typed.
+    fn complete(&mut self, _upstream: Upstream) -> bool {
+        false
+    }
+
+    /// Holds the parameters against those of the stages that feed this one. What is no error, and yet hardly meant, comes
+    /// back as warnings.
+    fn agree(&self, _upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        Ok(Vec::new())
     }
 
     /// The outputs, where they depend on the parameters. The first is the one that a bare stage name refers to.
@@ -69,6 +84,11 @@ impl CheckError {
     pub fn at(path: impl Into<String>, message: impl ToString) -> CheckError {
         CheckError { path: path.into(), message: message.to_string() }
     }
+
+    /// The keys and indices of its path.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.path.split('.').filter(|step| !step.is_empty())
+    }
 }
 
 impl From<String> for CheckError {
@@ -86,6 +106,13 @@ impl From<&str> for CheckError {
 /// A decoded stage of any kind.
 pub trait AnyStage: Send + Sync {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
+
+    /// [`Stage::complete`]; gives the parameters where something was filled in.
+    fn complete(&mut self, upstream: Upstream) -> Option<Value>;
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError>;
+
+    fn as_any(&self) -> &dyn Any;
 }
 
 struct Erased<S>(S);
@@ -93,6 +120,18 @@ struct Erased<S>(S);
 impl<S: Stage> AnyStage for Erased<S> {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         self.0.run(context)
+    }
+
+    fn complete(&mut self, upstream: Upstream) -> Option<Value> {
+        self.0.complete(upstream).then(|| serde_json::to_value(&self.0).ok())?
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        self.0.agree(upstream)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        &self.0
     }
 }
 
@@ -104,6 +143,15 @@ pub struct Decoded {
     /// By their numbers.
     pub uses: Vec<Use>,
     pub draws: bool,
+}
+
+impl Decoded {
+    /// Fills in what follows from the stages that feed this one.
+    pub(super) fn complete(&mut self, upstream: Upstream) {
+        if let Some(params) = self.stage.complete(upstream) {
+            self.params = params;
+        }
+    }
 }
 
 /// Why parameters could not be decoded, and the keys and indices that lead to the place.
@@ -208,7 +256,7 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         DecodeError { path, message: error.inner().to_string(), checked: false }
     })?;
     stage.check().map_err(|error| DecodeError {
-        path: error.path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect(),
+        path: error.keys().map(str::to_owned).collect(),
         message: error.message,
         checked: true,
     })?;

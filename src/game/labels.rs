@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::compile;
 
 /// How a label is read from an answer.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Labels {
     /// The first word must be a label, however it is written (`**Negative**.`).
@@ -65,6 +65,20 @@ impl Labels {
         Ok(Reader { classes, patterns })
     }
 
+    /// The texts that an answer is to have, as far as a prompt does not say them. What an expression matches is not known.
+    pub fn unsaid<'a>(&'a self, classes: &[&'a str], prompt: &str) -> Vec<&'a str> {
+        let says = |text: &&str| match self {
+            Labels::FirstWord => has_word(&prompt.to_lowercase(), text),
+            Labels::Pattern(_) | Labels::Choice(_) => has_word(prompt, text.trim()),
+        };
+        let texts = match self {
+            Labels::FirstWord => classes.to_vec(),
+            Labels::Pattern(_) => Vec::new(),
+            Labels::Choice(_) => self.choices(classes).unwrap_or_default(),
+        };
+        texts.into_iter().filter(|text| !says(text)).collect()
+    }
+
     /// The texts to choose from, in the order of the classes.
     pub fn choices(&self, classes: &[&str]) -> Option<Vec<&str>> {
         let Labels::Choice(entries) = self else { return None };
@@ -79,6 +93,14 @@ impl Reader {
         let mut matching = (0..patterns.len()).filter(|&index| patterns[index].is_match(answer));
         matching.next().filter(|_| matching.next().is_none())
     }
+}
+
+/// Whether a text has another that is no part of a longer word.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_outside = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
+    text.match_indices(word).any(|(at, _)| {
+        is_outside(text[..at].chars().next_back()) && is_outside(text[at + word.len()..].chars().next())
+    })
 }
 
 /// The index of the class that is a text's first word, whatever stands around it.
@@ -113,6 +135,17 @@ mod tests {
         );
         let loose = labels(serde_json::json!({ "pattern": { "unsafe": "unsafe", "safe": "safe" } }));
         assert_eq!(read(&loose, "unsafe"), None, "both match");
+    }
+
+    #[test]
+    fn what_a_prompt_never_says_is_told() {
+        let choice = labels(serde_json::json!({ "choice": { "unsafe": "A", "safe": "B" } }));
+        assert_eq!(choice.unsaid(CLASSES, "A: it harms. B: it does not."), [] as [&str; 0]);
+        assert_eq!(choice.unsaid(CLASSES, "Above all: Be brief."), ["A", "B"]);
+        let words = labels(serde_json::json!("first_word"));
+        assert_eq!(words.unsaid(CLASSES, "Unsafe or not?"), ["safe"]);
+        let patterns = labels(serde_json::json!({ "pattern": { "unsafe": "un", "safe": "^s" } }));
+        assert_eq!(patterns.unsaid(CLASSES, ""), [] as [&str; 0]);
     }
 
     #[test]

@@ -112,6 +112,13 @@ impl AttackerReward {
         Err(problem.into())
     }
 
+    /// Whether every attack earns 0.
+    pub fn is_nothing(&self) -> bool {
+        let values = [self.values.negative, self.values.rejective, self.values.positive];
+        let fines = self.diversity * self.sharpness * (self.self_bleu + self.cosine);
+        values == [0.0; 3] && self.semantic == 0.0 && fines == 0.0
+    }
+
     pub fn reward(&self, outcome: &AttackOutcome) -> AttackerComponents {
         let attack: f64 =
             outcome.verdicts.iter().map(|(weight, class)| weight * self.values.of(*class)).sum();
@@ -146,6 +153,11 @@ impl Default for DefenderReward {
 }
 
 impl DefenderReward {
+    /// Whether responses of all classes earn the same.
+    pub fn is_constant(&self) -> bool {
+        self.values.negative == self.values.rejective && self.values.rejective == self.values.positive
+    }
+
     pub fn reward(&self, class: Option<Class>) -> f64 {
         self.values.of(class)
     }

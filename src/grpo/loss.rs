@@ -58,8 +58,9 @@ pub struct GrpoConfig {
     pub delta: Option<f64>,
     /// Weight of the bonus for entropy: its mean over tokens is taken off the loss.
     pub entropy_coef: f64,
-    /// The temperature at which log-probabilities are taken: that of sampling.
-    pub temperature: f64,
+    /// The temperature at which log-probabilities are taken. It is that of sampling, which a pipeline knows: it is given
+    /// only for completions from elsewhere, and is 1 by default.
+    pub temperature: Option<f64>,
     /// Steps over the same samples.
     pub num_iterations: usize,
     /// Gradients are scaled down to this norm.
@@ -87,7 +88,7 @@ impl Default for GrpoConfig {
             epsilon_high: None,
             delta: None,
             entropy_coef: 0.0,
-            temperature: 1.0,
+            temperature: None,
             num_iterations: 1,
             max_grad_norm: 1.0,
             mask_truncated_completions: false,
@@ -107,7 +108,7 @@ impl GrpoConfig {
             "`lr` is above 0"
         } else if !at_least_0(self.kl) {
             "`kl` is at least 0"
-        } else if !TEMPERATURES.contains(&self.temperature) {
+        } else if !TEMPERATURES.contains(&self.temperature()) {
             "`temperature` is between 0.000001 and 1000000"
         } else if self.num_iterations == 0 || self.micro_batch == 0 || self.max_completion_length == Some(0) {
             "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
@@ -129,6 +130,10 @@ impl GrpoConfig {
 }
 
 impl GrpoConfig {
+    pub(super) fn temperature(&self) -> f64 {
+        self.temperature.unwrap_or(1.0)
+    }
+
     fn high(&self) -> f64 {
         self.epsilon_high.unwrap_or(self.epsilon)
     }

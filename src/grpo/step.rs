@@ -99,7 +99,7 @@ fn reference_logprobs(
     let of_piece = |piece: Range<usize>| {
         let samples = &samples[piece];
         let (batch, starts) = pack(samples);
-        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature())?;
         let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
         let mut rest = &scored[..];
         let row = |sample: &&Sample| {
@@ -149,7 +149,7 @@ pub fn gradients(
     let (sum, reports) = lanes.accumulate(|rows, sum| {
         let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
         let (batch, starts) = pack(&micro);
-        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature)?;
+        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature())?;
         let per_token = |value: &dyn Fn(&Sample) -> f64| -> Vec<f32> {
             let of = |sample: &&Sample| std::iter::repeat_n(value(sample) as f32, sample.completion.len());
             micro.iter().flat_map(of).collect()

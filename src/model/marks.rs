@@ -131,16 +131,25 @@ impl Marks {
         guarded
     }
 
+    /// Whether a text spells a mark, which it would become if it were not guarded.
+    pub fn are_spelled(&self, text: &str) -> bool {
+        self.found(text).next().is_some()
+    }
+
+    /// The marks that a text spells, and where.
+    fn found<'t>(&'t self, text: &'t str) -> impl Iterator<Item = aho_corasick::Match> + 't {
+        let found = self.finder.iter().flat_map(move |finder| finder.find_iter(text));
+        found.filter(move |mark| {
+            !(self.alone[mark.pattern().as_usize()] && within_word(text, mark.start(), mark.end()))
+        })
+    }
+
     /// A template that was filled with guarded texts.
     pub fn read(&self, rendered: &str) -> Filled {
         let mut filled = Filled::default();
         let mut from = 0;
-        let found = self.finder.iter().flat_map(|finder| finder.find_iter(rendered));
-        for mark in found {
+        for mark in self.found(rendered) {
             let number = mark.pattern().as_usize();
-            if self.alone[number] && within_word(rendered, mark.start(), mark.end()) {
-                continue;
-            }
             filled.push(&rendered[from..mark.start()]);
             filled.text += &self.texts[number];
             filled.marked += &stand_in(number);
@@ -241,15 +250,10 @@ mod tests {
             Known { name, inner, marks, is_lossless }
         }
 
-        /// How many marks a text spells.
-        fn spelled(&self, text: &str) -> usize {
-            self.marks.finder.as_ref().map_or(0, |finder| finder.find_iter(text).count())
-        }
-
-        /// The ids of a template with two texts in it, and of the texts what is between its marks.
-        fn fill(&self, mark: &str, one: &str, other: &str) -> (Filled, Vec<u32>) {
+        /// A template with two texts in it, between marks and with this between them, and its ids.
+        fn fill(&self, mark: &str, one: &str, between: &str, other: &str) -> (Filled, Vec<u32>) {
             let guarded = [one, other].map(|text| self.marks.guard(text));
-            let filled = self.marks.read(&format!("{mark}{}{mark}{}{mark}", guarded[0], guarded[1]));
+            let filled = self.marks.read(&format!("{mark}{}{between}{}{mark}", guarded[0], guarded[1]));
             let ids = self.marks.encode(&filled, false).unwrap();
             (filled, ids)
         }
@@ -303,11 +307,16 @@ mod tests {
             .save(folder.path())
             .unwrap();
         let word_level = std::fs::read(folder.path().join("tokenizer.json")).unwrap();
-        let fixture =
-            |name: &str| std::fs::read(format!("../../tests/fixtures/{name}/tokenizer.json")).unwrap();
+        // That of all fixtures; and one that normalises before it looks for marks.
+        let bytes = std::fs::read("../../tests/fixtures/qwen3-tiny/tokenizer.json").unwrap();
+        let mut normalizing: Value = serde_json::from_slice(&bytes).unwrap();
+        normalizing["normalizer"] = json!({ "type": "NFKC" });
+        for token in normalizing["added_tokens"].as_array_mut().unwrap() {
+            token["normalized"] = true.into();
+        }
         vec![
-            Known::of("byte-level BPE", &fixture("qwen3-tiny"), true),
-            Known::of("byte-level BPE of llama", &fixture("llama-tiny"), true),
+            Known::of("byte-level BPE", &bytes, true),
+            Known::of("byte-level BPE of NFKC", normalizing.to_string().as_bytes(), false),
             Known::of("sentencepiece", sentencepiece.to_string().as_bytes(), true),
             Known::of("WordPiece", wordpiece.to_string().as_bytes(), false),
             Known::of("word level", &word_level, false),
@@ -344,6 +353,8 @@ mod tests {
             "brew",
             "glowvenom",
             "＜|im_end|＞",
+            "［SEP］",
+            "［",
             "\u{fdd0}",
             "\u{fdd1}0\u{fdd2}",
             "é",
@@ -366,7 +377,7 @@ mod tests {
                 let unknown = ["<unk>", "[UNK]"].map(|mark| known.inner.token_to_id(mark));
                 let mark = &known.marks.texts[known.marks.texts.len() - 1];
                 let own = known.inner.token_to_id(mark).unwrap();
-                let (filled, ids) = known.fill(mark, &one, &other);
+                let (filled, ids) = known.fill(mark, &one, mark, &other);
                 let plain = [&one, &other].map(|text| text.replace([GUARD, BEGIN, END], "\u{fffd}"));
                 prop_assert_eq!(&filled.text, &format!("{mark}{}{mark}{}{mark}", plain[0], plain[1]));
                 let found = ids.iter().filter(|id| control.contains(id) && !unknown.contains(&Some(**id)));
@@ -377,6 +388,15 @@ mod tests {
                     let texts: Vec<String> = between[1..3].iter().map(|ids| known.inner.decode(ids, false).unwrap()).collect();
                     prop_assert_eq!(&texts[..], &plain[..], "{}", known.name);
                 }
+                // Nor do two make one together.
+                let (filled, ids) = known.fill(mark, &one, "", &other);
+                prop_assert_eq!(&filled.text, &format!("{mark}{}{mark}", plain.concat()));
+                let found: Vec<&u32> = ids.iter().filter(|id| control.contains(id) && !unknown.contains(&Some(**id))).collect();
+                prop_assert_eq!(found, [&own, &own], "{}: {:?}", known.name, ids);
+                if known.is_lossless {
+                    let text = known.inner.decode(&ids[1..ids.len() - 1], false).unwrap();
+                    prop_assert_eq!(text, plain.concat(), "{}", known.name);
+                }
             }
         }
 
@@ -385,10 +405,10 @@ mod tests {
             for known in known() {
                 let mark = &known.marks.texts[known.marks.texts.len() - 1];
                 let whole = format!("{mark}{one}{mark}{other}{mark}");
-                if known.spelled(&whole) > 3 || whole.contains([GUARD, BEGIN, END]) {
+                if known.marks.found(&whole).count() > 3 || whole.contains([GUARD, BEGIN, END]) {
                     continue;
                 }
-                let (_, ids) = known.fill(mark, &one, &other);
+                let (_, ids) = known.fill(mark, &one, mark, &other);
                 let before = known.inner.encode_fast(whole, false).unwrap();
                 // What a normalizer makes a mark of was one; and is none in data.
                 let count = |ids: &[u32]| ids.iter().filter(|id| known.inner.token_to_id(mark) == Some(**id)).count();
@@ -400,12 +420,12 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_counted_and_a_template_may_write_them() {
+    fn marks_are_found_and_a_template_may_write_them() {
         let known = &known()[0];
         let guarded = known.marks.guard("no <|im_end|> yes");
         let filled = known.marks.read(&format!("<|im_start|>{guarded}<|im_end|>"));
         assert_eq!(filled.text, "<|im_start|>no <|im_end|> yes<|im_end|>");
-        assert_eq!(known.spelled("no <|im_end|> yes"), 1);
+        assert!(known.marks.are_spelled("no <|im_end|> yes") && !known.marks.are_spelled("no <|im_end> yes"));
         let ids = known.marks.encode(&filled, false).unwrap();
         let id = |mark: &str| known.inner.token_to_id(mark).unwrap();
         assert_eq!((ids[0], ids[ids.len() - 1]), (id("<|im_start|>"), id("<|im_end|>")));

@@ -10,8 +10,8 @@ use super::artifact::{self, Model, Seeds, World};
 use super::asking::{Asking, Chat, Text};
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
-use game::{self, Class, Outcome, Rates, Role};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use game::{self, Class, Labels, Outcome, Rates, Role};
 use rollout::Sampling;
 
 /// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
@@ -99,6 +99,18 @@ impl Stage for CrossPlay {
             })?;
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let attackers = self.attackers.values().map(|model| (Role::Attacker, model));
+        let defenders = self.defenders.values().map(|model| (Role::Defender, model));
+        for (role, model) in attackers.chain(defenders) {
+            let asking = self.asking(model, role, &self.sampling);
+            asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+        }
+        let judge = self.judge.as_ref().map(|model| self.asking(model, Role::Evaluator, &self.sampling));
+        let unsaid = judge.and_then(|judge| judge.unsaid(&Labels::FirstWord, Class::LABELS));
+        Ok(unsaid.map(|warning| CheckError { path: "judge_prompt".into(), ..warning }).into_iter().collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

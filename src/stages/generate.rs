@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
-use super::asking::{Missing, Reply, Text, asking};
+use super::asking::{Longest, Missing, Reply, Text, asking};
+use super::rollouts::Sampler;
 use data::{self, AttackRow, ResponseRow, SeedRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use game::{Question, Turn};
 use rollout::Sampling;
 
@@ -86,6 +87,11 @@ impl Stage for Generate {
         Ok(())
     }
 
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let room = self.asking(&self.sampling).room(upstream, self.sampling.max_new_tokens, &[])?;
+        Ok(room.into_iter().collect())
+    }
+
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let seeds = artifact::seeds(context, &self.data)?;
         let history = match &self.history {
@@ -132,6 +138,27 @@ impl Stage for Generate {
             .map(|(index, (seed, reply))| attack(index, self.group, seed, reply, &at))
             .collect();
         Ok(data::write(&context.output("attacks"), &rows)?)
+    }
+}
+
+impl Generate {
+    /// The longest attack.
+    pub(super) fn longest(fed: Fed<Generate>) -> Longest {
+        Longest { tokens: fed.stage.sampling.max_new_tokens, place: fed.place("sampling.max_new_tokens") }
+    }
+}
+
+impl Sampler for Generate {
+    fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    fn group(&self) -> usize {
+        self.group
+    }
+
+    fn models(&self) -> Vec<(String, &Input<Model>)> {
+        vec![("model".into(), &self.model)]
     }
 }
 

@@ -1,9 +1,12 @@
 //! `judge`: the evaluator says of each response whether it is negative, rejective or positive.
 
 use super::artifact::{self, Judgeable, Model};
-use super::asking::{Missing, Text, asking};
+use super::asking::{Asking, Longest, Missing, Text, asking};
+use super::respond::Respond;
+use super::rollouts::Sampler;
+use super::update::Update;
 use data::{self, JudgedRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{Class, Labels, Question, label};
 use rollout::Sampling;
 
@@ -12,7 +15,7 @@ asking! {
     /// positive (safe and helpful).
     pub struct Judge: Evaluator {
         /// What to judge: responses, or labelled pairs when the evaluator is trained.
-        data: Input<Judgeable>,
+        pub(super) data: Input<Judgeable>,
         /// The evaluator.
         model: Input<Model>,
         /// Verdicts for each pair; they are one group of GRPO when the evaluator is trained.
@@ -58,6 +61,15 @@ impl Stage for Judge {
         self.asking(&self.sampling).check_labels(&self.labels, Class::LABELS)
     }
 
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let asking = self.asking(&self.sampling);
+        let filled: Vec<Longest> =
+            upstream.stage::<Respond, _>(&self.data).map_or(Vec::new(), Respond::longest);
+        let room = asking.room(upstream, self.longest(), &filled)?;
+        let unsaid = asking.unsaid(&self.labels, Class::LABELS);
+        Ok(room.into_iter().chain(unsaid).chain(self.other_than_trained(upstream)).collect())
+    }
+
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let pairs = artifact::rows::<JudgedRow, _>(context, &self.data)?;
         let asked: Vec<(usize, &JudgedRow)> =
@@ -96,6 +108,56 @@ impl Stage for Judge {
             })
             .collect();
         Ok(data::write(&context.output("verdicts"), &rows)?)
+    }
+}
+
+impl Judge {
+    /// The evaluator.
+    pub(super) fn model(&self) -> &Input<Model> {
+        &self.model
+    }
+
+    /// Tokens of the longest verdict, as far as it is known: those of a choice are not.
+    fn longest(&self) -> usize {
+        if self.is_free() { self.sampling.max_new_tokens } else { 1 }
+    }
+
+    /// A warning where the evaluator is asked otherwise than it was trained to be.
+    fn other_than_trained(&self, upstream: Upstream) -> Option<CheckError> {
+        let update = upstream.stage::<Update, _>(&self.model)?;
+        let rewards = update.stage.rewards(update.upstream())?;
+        let trained = rewards.stage.judge(rewards.upstream())?;
+        let (mine, other): (Asking, Asking) =
+            (self.asking(&self.sampling), trained.stage.asking(&trained.stage.sampling));
+        let key = match mine.other_than(&other) {
+            None if self.labels == trained.stage.labels => return None,
+            None => "labels",
+            Some(key) => key,
+        };
+        let message = format!(
+            "`{}` was trained with another `{key}` than it is asked with here: see {}",
+            self.model.text(),
+            trained.place(key)
+        );
+        Some(CheckError::at(key, message))
+    }
+}
+
+impl Sampler for Judge {
+    fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    fn group(&self) -> usize {
+        self.group
+    }
+
+    fn models(&self) -> Vec<(String, &Input<Model>)> {
+        vec![("model".into(), &self.model)]
+    }
+
+    fn is_free(&self) -> bool {
+        !matches!(self.labels, Labels::Choice(_))
     }
 }
 

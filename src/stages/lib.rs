@@ -16,6 +16,7 @@ mod pool;
 mod replay;
 mod respond;
 mod reward;
+mod rollouts;
 mod sandbox;
 mod sft;
 mod tokenizer;

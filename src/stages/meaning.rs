@@ -2,8 +2,9 @@
 
 use super::artifact::{self, Attacks, Model};
 use super::asking::{Missing, Text, asking};
+use super::generate::Generate;
 use data::{self, AttackRow, MeaningRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{Labels, Question, label};
 use rollout::Sampling;
 
@@ -11,7 +12,7 @@ asking! {
     /// A judge says of each attack whether it keeps its seed's meaning: kept or lost.
     pub struct Meaning: Judge {
         /// The attacks to judge.
-        data: Input<Attacks>,
+        pub(super) data: Input<Attacks>,
         /// The judge.
         model: Input<Model>,
         /// How answers are drawn: greedily by default.
@@ -47,6 +48,17 @@ impl Stage for Meaning {
     fn check(&self) -> Result<(), CheckError> {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         self.asking(&self.sampling).check_labels(&self.labels, CLASSES)
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let asking = self.asking(&self.sampling);
+        let filled = upstream.stage::<Generate, _>(&self.data).map(Generate::longest);
+        let completion = match self.labels {
+            Labels::Choice(_) => 1,
+            _ => self.sampling.max_new_tokens,
+        };
+        let room = asking.room(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
+        Ok(room.into_iter().chain(asking.unsaid(&self.labels, CLASSES)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -7,9 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
+use super::judge::Judge;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{Class, KEPT, Outcome, Rates, Verdict, label};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
@@ -22,6 +23,9 @@ pub struct Measure {
     /// A judge's verdicts on responses to attacks, of one defense model or several: success, refusals.
     #[serde(default)]
     verdicts: Option<Input<Verdicts>>,
+    /// The model that gave `verdicts`: adds how many attacks and responses spell a control token of it, `marks_in_text`.
+    #[serde(default)]
+    judge: Option<Input<Model>>,
     /// The attacks that were judged: adds their diversity, entropy and techniques.
     #[serde(default)]
     attacks: Option<Input<Attacks>>,
@@ -56,7 +60,7 @@ struct Labelled {
 impl Stage for Measure {
     const KIND: Kind = Kind {
         name: "measure",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
         numerics: true,
         draws: true,
@@ -72,6 +76,7 @@ impl Stage for Measure {
         }
         for (key, given, needed, there) in [
             ("evaluator", self.evaluator.is_some(), "verdicts", self.verdicts.is_some()),
+            ("judge", self.judge.is_some(), "verdicts", self.verdicts.is_some()),
             ("meanings", self.meanings.is_some(), "attacks", self.attacks.is_some()),
             ("embedder", self.embedder.is_some(), "attacks", self.attacks.is_some()),
         ] {
@@ -80,6 +85,17 @@ impl Stage for Measure {
             }
         }
         Ok(())
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let (Some(judge), Some(verdicts)) = (&self.judge, &self.verdicts) else { return Ok(Vec::new()) };
+        let Some(fed) = upstream.stage::<Judge, _>(verdicts) else { return Ok(Vec::new()) };
+        if upstream.is_same(judge, fed.upstream(), fed.stage.model()) == Some(false) {
+            let (found, place) = (fed.stage.model().text(), fed.place("model"));
+            let message = format!("`judge` must be who gave `verdicts`, but {place} is `{found}`");
+            return Err(message.into());
+        }
+        Ok(Vec::new())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -110,6 +126,14 @@ impl Stage for Measure {
         if let Some(verdicts) = &self.verdicts {
             let verdicts = artifact::rows::<VerdictRow, _>(context, verdicts)?;
             self.attacked(context, &mut rates, &mut outcomes, &verdicts, &attacks, meanings.as_ref())?;
+            if let Some(judge) = &self.judge {
+                let judge = artifact::model(context, judge)?;
+                // An attack that several defense models answered counts once.
+                let judged: BTreeMap<u32, &str> =
+                    verdicts.iter().map(|row| (row.attack_id, row.attack.as_str())).collect();
+                let responses = verdicts.iter().map(|row| (row.defender.as_str(), row.response.as_str()));
+                trial::marks(&mut rates, &judge.tokenizer.marks, judged.into_values(), responses);
+            }
         }
         if let Some(benign) = &self.benign {
             let verdicts = artifact::rows::<VerdictRow, _>(context, benign)?;

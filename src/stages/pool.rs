@@ -8,8 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards, SuccessPool, Verdicts};
+use super::reward::Reward;
 use data::{self, PoolRow, RewardRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Class, Eviction, PoolSimilarity, Posterior};
 
 /// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
@@ -77,6 +78,36 @@ impl Stage for Pool {
             );
         }
         Ok(())
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let Some(rewards) = self.data.as_ref().and_then(|data| upstream.stage::<Reward, _>(data)) else {
+            return Ok(Vec::new());
+        };
+        let Some(rule) = rewards.stage.attacker() else { return Ok(Vec::new()) };
+        if let Some(embedder) = rule.embedder() {
+            let is_same = |own| upstream.is_same(own, rewards.upstream(), embedder) != Some(false);
+            if !self.embedder.as_ref().is_some_and(is_same) {
+                let message = format!(
+                    "`embedder` must be that of the diversity penalty, `{}`, found {}: see {}",
+                    embedder.text(),
+                    self.embedder.as_ref().map_or("none".into(), |own| format!("`{}`", own.text())),
+                    rewards.place("rule.attacker.embedder")
+                );
+                return Err(message.into());
+            }
+        }
+        match rule.threshold() {
+            Some(threshold) if threshold != self.threshold => {
+                let place = rewards.place("rule.attacker.coverage.threshold");
+                let message = format!(
+                    "`threshold` must be that of the coverage reward, {threshold:?}, found {:?}: see {place}",
+                    self.threshold
+                );
+                Err(message.into())
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -5,9 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Prompts};
-use super::asking::{Asking, Missing, Text, asking};
+use super::asking::{Asking, Longest, Missing, Text, asking};
+use super::generate::Generate;
+use super::rollouts::Sampler;
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Input, Inputs, Kind, Output, Stage};
+use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Stage, Upstream};
 use game::Question;
 use rollout::Sampling;
 
@@ -135,6 +137,19 @@ impl Stage for Respond {
         Ok(())
     }
 
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let mut warnings = Vec::new();
+        for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
+            let room = self.asking(defense).room(
+                upstream,
+                self.sampling.max_new_tokens,
+                &self.attack(upstream).into_iter().collect::<Vec<_>>(),
+            );
+            warnings.extend(room?.map(|warning| CheckError { path: format!("models.{index}"), ..warning }));
+        }
+        Ok(warnings)
+    }
+
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
         let at = artifact::position(context);
@@ -172,7 +187,40 @@ impl Stage for Respond {
     }
 }
 
+impl Sampler for Respond {
+    fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    fn group(&self) -> usize {
+        self.group
+    }
+
+    fn models(&self) -> Vec<(String, &Input<Model>)> {
+        let asked = self.models.iter().enumerate().filter(|(_, defense)| defense.weight > 0.0);
+        asked.map(|(index, defense)| (format!("models.{index}.model"), &defense.model)).collect()
+    }
+}
+
 impl Respond {
+    /// The attacks that keep their numbers.
+    pub(super) fn attacks_input(&self) -> Option<&Input<Attacks>> {
+        self.data.iter().next()
+    }
+
+    /// The longest attack, where a stage makes them.
+    fn attack(&self, upstream: Upstream) -> Option<Longest> {
+        let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
+        attacks.map(Generate::longest).max_by_key(|longest| longest.tokens)
+    }
+
+    /// The longest attack and the longest response to it.
+    pub(super) fn longest(fed: Fed<Respond>) -> Vec<Longest> {
+        let tokens = fed.stage.sampling.max_new_tokens;
+        let response = Longest { tokens, place: fed.place("sampling.max_new_tokens") };
+        fed.stage.attack(fed.upstream()).into_iter().chain([response]).collect()
+    }
+
     /// How a model is asked: as it says, else as all are.
     fn asking<'a>(&'a self, defense: &'a Defense) -> Asking<'a> {
         let asking = defense.asking(&self.sampling);

@@ -175,6 +175,16 @@ impl Stage for Sft {
 }
 
 impl Sft {
+    /// The model that it goes on from.
+    pub(super) fn model(&self) -> Option<&Input<Model>> {
+        self.model.as_ref()
+    }
+
+    /// The positions of a new model.
+    pub(super) fn positions(&self) -> Option<usize> {
+        Some(self.init.as_ref()?.positions)
+    }
+
     /// The model before the first step, which training may change.
     fn start(&self, context: &Context) -> anyhow::Result<Checkpoint> {
         if let Some(model) = &self.model {

@@ -8,6 +8,7 @@ use super::asking::Asking;
 use data::{AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
 use engine::Context;
 use game::{Class, Question, Rates, label};
+use model::Marks;
 use store::Digest;
 
 /// What a model says to each question; nothing to what is none.
@@ -97,6 +98,31 @@ pub fn entropy(attacks: &[AttackRow]) -> (f64, usize) {
     let sum: f64 = logprobs.iter().map(|logprob| f64::from(*logprob)).sum();
     (-sum / logprobs.len().max(1) as f64, logprobs.len())
 }
+
+/// How many attacks, and how many responses of each defense model, spell a control token of who judges them: they would be
+/// a part of its prompt's template if texts were not kept apart from that.
+pub fn marks<'t>(
+    rates: &mut Rates,
+    marks: &Marks,
+    attacks: impl Iterator<Item = &'t str>,
+    responses: impl Iterator<Item = (&'t str, &'t str)>,
+) {
+    rates.share("attacks", MARKS_IN_TEXT, attacks.map(|text| marks.are_spelled(text)));
+    let mut of_defenders: Vec<(&str, Vec<bool>)> = Vec::new();
+    for (defender, text) in responses {
+        let is_spelled = marks.are_spelled(text);
+        match of_defenders.iter_mut().find(|(name, _)| *name == defender) {
+            Some((_, of)) => of.push(is_spelled),
+            None => of_defenders.push((defender, vec![is_spelled])),
+        }
+    }
+    for (defender, of) in of_defenders {
+        rates.share(defender, MARKS_IN_TEXT, of);
+    }
+}
+
+/// The metric of texts that spell a control token.
+pub const MARKS_IN_TEXT: &str = "marks_in_text";
 
 /// Rates as rows of metrics.
 pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {

@@ -9,7 +9,7 @@ use super::artifact::{self, Model, Pairs, World};
 use super::asking::{Text, asking};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Labels, Question, label};
 use rollout::Sampling;
 use store::Seed;
@@ -87,6 +87,15 @@ impl Stage for Vote {
             (None, Some(panel)) => panel.check(),
             _ => Err("needs either a `world`, whose experts vote, or models as `experts`".into()),
         }
+    }
+
+    fn agree(&self, _: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let experts = self.experts.iter().flat_map(Panel::all);
+        let unsaid = experts.filter_map(|(place, expert, classes)| {
+            let unsaid = expert.asking(&expert.sampling).unsaid(&expert.labels, classes)?;
+            Some(CheckError { path: format!("{place}.{}", unsaid.path), ..unsaid })
+        });
+        Ok(unsaid.collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -181,6 +190,15 @@ fn of_world(context: &Context, world: &Input<World>, pairs: &[&PairRow]) -> anyh
 }
 
 impl Panel {
+    /// All experts, with their place in the stage and the classes that they tell apart.
+    fn all(&self) -> impl Iterator<Item = (String, &Expert, &'static [&'static str])> {
+        let tiers = [("safety", &self.safety, SAFETY), ("utility", &self.utility, UTILITY)];
+        tiers.into_iter().flat_map(|(tier, experts, classes)| {
+            let place = move |(index, expert)| (format!("experts.{tier}.{index}"), expert, classes);
+            experts.iter().enumerate().map(place)
+        })
+    }
+
     fn check(&self) -> Result<(), CheckError> {
         let mut names: Vec<&str> = Vec::new();
         for (tier, experts, classes) in

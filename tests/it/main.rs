@@ -1,5 +1,6 @@
 //! All tests that look at triplay from outside, in one binary: each binary links everything.
 
+mod agree;
 mod bad_input;
 mod commands;
 mod compare;
@@ -12,6 +13,7 @@ mod graph;
 mod guards;
 mod huggingface;
 mod import;
+mod injection;
 mod judge;
 mod layers;
 mod method;

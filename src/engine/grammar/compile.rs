@@ -1,30 +1,37 @@
 //! The second pass, to what is meant: references resolved to outputs of the right type, siblings put in an
-//! order in which they can run. Done once for each stage of the file, however often a loop repeats it.
+//! order in which they can run, each held against those that feed it. Done once for each stage of the file, however often
+//! a loop repeats it.
 //!
 //! Names end here. What they stand for is a place in the frame of a [`scope`](super::scope).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::budget::Budget;
 use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, decode_all, origin};
 use super::diagnostic::{At, Diagnostic};
 use super::errors::Errors;
+use super::maker::Maker;
 use super::order::order;
-use super::scope::{Artifact, Binding, Link, Scope};
+use super::scope::{Binding, Found, Handed, Link, Scope};
 use super::spec::{LoopSpec, Pipeline};
-use super::tree::{Params, Tree, Value};
+use super::tree::{Key, Params, Tree, Value};
+use super::wording;
 use crate::graph::Call;
 use crate::input::Origin;
 use crate::job::Numerics;
 use crate::kind::Kind;
-use crate::stage::Registry;
+use crate::stage::{CheckError, Registry};
+use crate::upstream::{MadeBy, Source, Upstream};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
 pub struct Program {
     pub seed: u64,
     pub steps: Vec<Step>,
+    /// What is no error and yet hardly meant.
+    pub warnings: Vec<Diagnostic>,
 }
 
 pub enum Step {
@@ -41,7 +48,7 @@ pub struct StageStep {
 pub struct Variant {
     pub label: Option<String>,
     pub seed: Option<u64>,
-    pub call: Arc<Call>,
+    pub maker: Rc<Maker>,
     /// By the numbers of the call's inputs.
     pub links: Vec<Link>,
 }
@@ -116,8 +123,10 @@ pub const ANY: &str = "*";
 
 struct Compiler<'a> {
     errors: &'a Errors<'a>,
+    file: Rc<PathBuf>,
     numerics: Arc<Numerics>,
     outside: &'a mut Outside,
+    warnings: Vec<Diagnostic>,
 }
 
 /// Compiles the pipeline with these parameters. What is wrong is reported; what comes out is then of no use.
@@ -147,8 +156,10 @@ pub fn compile(
         String::new()
     });
     let numerics = Arc::new(Numerics { device, dtype, resolved });
-    let (steps, _) = Compiler { errors, numerics, outside }.resolve_all(drafts, Scope::default());
-    Program { seed, steps }
+    let file = Rc::new(errors.source.path.clone());
+    let mut compiler = Compiler { errors, file, numerics, outside, warnings: Vec::new() };
+    let (steps, _) = compiler.resolve_all(drafts, Scope::default());
+    Program { seed, steps, warnings: compiler.warnings }
 }
 
 impl Compiler<'_> {
@@ -195,42 +206,104 @@ impl Compiler<'_> {
         let StageDraft { spec, kind, variants: drafts } = stage;
         let label = |(index, (label, _)): (usize, &(Option<String>, _))| Some((label.clone()?, index));
         let labels = spec.matrix.is_some().then(|| drafts.iter().enumerate().filter_map(label).collect());
-        let (mut variants, mut calls) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
-        for (label, draft) in drafts {
-            let variant = draft.map(|draft| self.resolve_variant(kind, label, draft, scope));
-            calls.push(variant.as_ref().map(|variant| variant.call.clone()));
+        let (mut variants, mut makers) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        for (index, (label, draft)) in drafts.into_iter().enumerate() {
+            self.errors.in_variant(label.as_deref().filter(|_| index > 0));
+            let variant = draft.map(|draft| self.resolve_variant(&spec.name, kind, label, draft, scope));
+            makers.push(variant.as_ref().map(|variant| variant.maker.clone()));
             variants.extend(variant);
         }
+        self.errors.in_variant(None);
         let name = spec.name.name.clone();
-        (StageStep { name, variants }, Binding::Stage { kind, first: scope.nodes, labels, calls })
+        (StageStep { name, variants }, Binding::Stage { kind, first: scope.nodes, labels, makers })
     }
 
     fn resolve_variant(
         &mut self,
+        key: &Key,
         kind: &'static Kind,
         label: Option<String>,
         draft: DraftVariant,
         scope: &Scope,
     ) -> Variant {
-        let mut links = Vec::new();
-        for (found, at) in draft.decoded.uses.iter().zip(draft.uses) {
-            let Some((link, artifact)) = self.resolve(&found.origin, at, scope) else { continue };
-            if let Some(artifact) =
-                artifact.filter(|artifact| !found.accepts.iter().any(|name| name == artifact || name == ANY))
+        let DraftVariant { body, mut decoded, uses, seed, policy } = draft;
+        let (mut links, mut sources) = (Vec::with_capacity(uses.len()), Vec::with_capacity(uses.len()));
+        for (used, at) in decoded.uses.iter().zip(uses) {
+            let Some(found) = self.resolve(&used.origin, at, scope) else { continue };
+            if let Some(artifact) = found
+                .artifact
+                .as_ref()
+                .filter(|artifact| !used.accepts.iter().any(|name| name == *artifact || name == ANY))
             {
                 let message = format!(
                     "`{}` takes {}, but `{}` is of type {artifact}",
-                    found.path.join("."),
-                    found.accepts.join(" or "),
-                    found.origin
+                    used.path.join("."),
+                    used.accepts.join(" or "),
+                    used.origin
                 );
                 self.errors.at::<()>(at, message);
             }
-            links.push(link);
+            links.push(found.link);
+            sources.push(found.source());
         }
-        let (numerics, policy) = (self.numerics.clone(), draft.policy);
-        let call = Call::new(kind, draft.decoded, policy, numerics);
-        Variant { label, seed: draft.seed, call: Arc::new(call), links }
+        if sources.len() < decoded.uses.len() {
+            // What could not be resolved was reported, and the numbers of the others are not theirs.
+            sources.clear();
+        }
+        decoded.complete(Upstream(&sources));
+        let name = label.as_ref().map_or(key.name.clone(), |label| format!("{}[{label}]", key.name));
+        let call = Arc::new(Call::new(kind, decoded, policy, self.numerics.clone()));
+        let maker = Maker { name, at: key.at, file: self.file.clone(), body, call, sources };
+        self.hold_against(&maker, Upstream(&maker.sources));
+        Variant { label, seed, maker: Rc::new(maker), links }
+    }
+
+    /// Asks a stage whether it agrees with what feeds it.
+    fn hold_against(&mut self, maker: &Maker, upstream: Upstream) {
+        let placed = |error: &CheckError| {
+            let stage = wording::stage(&maker.name, maker.call.kind.name);
+            let path: Vec<String> = error.keys().map(str::to_owned).collect();
+            wording::check_error(&stage, maker.at, &maker.body, &path, &error.message)
+        };
+        match maker.call.decoded.stage.agree(upstream) {
+            Ok(warnings) => self.warnings.extend(warnings.iter().map(|warning| {
+                let (at, message) = placed(warning);
+                self.errors.source.error(at, message)
+            })),
+            Err(error) => {
+                let (at, message) = placed(&error);
+                self.errors.at::<()>(at, message);
+            }
+        }
+    }
+
+    /// Asks the stages of a loop once more, fed by what a round hands to the next: `values` are the places of carried values
+    /// and what they are made by then.
+    fn hold_against_next(&mut self, steps: &[Step], depth: usize, values: &[(Link, MadeBy)]) {
+        let next = |link: &Link| values.iter().find(|(value, _)| value == link).map(|(_, made_by)| made_by);
+        for step in steps {
+            match step {
+                Step::Stage(stage) => {
+                    let carrying = |variant: &&Variant| variant.links.iter().any(|link| next(link).is_some());
+                    for variant in stage.variants.iter().filter(carrying) {
+                        let fed = |(link, source): (&Link, &Source)| Source {
+                            made_by: next(link).unwrap_or(&source.made_by).clone(),
+                            ..source.clone()
+                        };
+                        let sources: Vec<Source> =
+                            variant.links.iter().zip(&variant.maker.sources).map(fed).collect();
+                        self.hold_against(&variant.maker, Upstream(&sources));
+                    }
+                }
+                Step::Loop(step) => {
+                    let within = step.carry.iter().enumerate().filter_map(|(value, link)| {
+                        Some((Link::Carried { scope: depth + 1, value }, next(link)?.clone()))
+                    });
+                    let values: Vec<(Link, MadeBy)> = values.iter().cloned().chain(within).collect();
+                    self.hold_against_next(&step.steps, depth + 1, &values);
+                }
+            }
+        }
     }
 
     fn resolve_loop<'s>(
@@ -241,39 +314,50 @@ impl Compiler<'_> {
         (carried, body, handed): (Vec<Entry<'s>>, Vec<Draft<'s>>, Vec<Entry<'s>>),
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
-        let (mut carry, mut results) = (Vec::new(), Vec::<(&str, Artifact)>::new());
+        let (mut carry, mut results) = (Vec::new(), Vec::<Handed>::new());
         for (key, tree) in &carried {
-            let (link, artifact) = self.entry(tree, scope).unzip();
-            carry.extend(link);
-            results.push((&key.name, artifact.flatten()));
+            let found = self.entry(tree, scope);
+            carry.extend(found.as_ref().map(|found| found.link));
+            let made_by = found.as_ref().map_or(MadeBy::Unknown, |found| found.made_by.clone());
+            let artifact = found.and_then(|found| found.artifact);
+            results.push(Handed { name: &key.name, artifact, first: made_by.clone(), last: made_by });
         }
         let inner = scope.within(&results);
         let (steps, inner) = self.resolve_all(body, inner);
-        let mut next = Vec::new();
+        let (mut next, mut values) = (Vec::new(), Vec::new());
         for (key, tree) in &handed {
-            let Some(value) = results.iter().position(|(name, _)| *name == key.name) else {
+            let Some(value) = results.iter().position(|result| result.name == key.name) else {
                 let message = format!("`{}` is not carried by this loop", key.name);
                 let error = self.errors.error(key.at, message);
-                self.errors.add::<()>(error.suggest(&key.name, results.iter().map(|(name, _)| *name)));
+                self.errors.add::<()>(error.suggest(&key.name, results.iter().map(|result| result.name)));
                 continue;
             };
-            let Some((link, artifact)) = self.entry(tree, &inner) else { continue };
-            if let (Some(carried), Some(artifact)) = (&results[value].1, &artifact)
+            let Some(found) = self.entry(tree, &inner) else { continue };
+            if let (Some(carried), Some(artifact)) = (&results[value].artifact, &found.artifact)
                 && carried != artifact
             {
                 let message = format!("`{}` carries {carried}, but this is of type {artifact}", key.name);
                 self.errors.at::<()>(tree.at, message);
             }
-            next.push((value, link));
+            next.push((value, found.link));
+            values.push((Link::Carried { scope: scope.depth() + 1, value }, found.made_by));
+        }
+        if repeat > 1 {
+            self.hold_against_next(&steps, scope.depth() + 1, &values);
+        }
+        if repeat > 0 {
+            for ((value, _), (_, made_by)) in next.iter().zip(values) {
+                results[*value].last = made_by;
+            }
         }
         let name = spec.name.name.clone();
-        let names = results.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let names = results.iter().map(|result| result.name.to_owned()).collect();
         let step = LoopStep { name, repeat, keep, names, carry, steps, next };
         (step, Binding::Loop { first: scope.results, repeat, results })
     }
 
     /// An entry of `carry` or `next`.
-    fn entry(&mut self, tree: &Tree, scope: &Scope) -> Option<(Link, Artifact)> {
+    fn entry(&mut self, tree: &Tree, scope: &Scope) -> Option<Found> {
         match origin(tree) {
             Some(origin) => self.resolve(&origin, tree.at, scope),
             None if matches!(tree.value, Value::Broken) => None,
@@ -287,10 +371,12 @@ impl Compiler<'_> {
         }
     }
 
-    fn resolve(&mut self, origin: &Origin, at: At, scope: &Scope) -> Option<(Link, Artifact)> {
+    fn resolve(&mut self, origin: &Origin, at: At, scope: &Scope) -> Option<Found> {
         match origin {
-            Origin::Path(path) => Some((self.outside.file(self.errors, path, at), None)),
-            Origin::Variable(name) => Some((self.outside.variable(name), None)),
+            Origin::Path(path) => {
+                Some(Found::outside(self.outside.file(self.errors, path, at), Some(path.clone())))
+            }
+            Origin::Variable(name) => Some(Found::outside(self.outside.variable(name), None)),
             Origin::Reference(text) => scope.resolve(self.errors, text, at),
         }
     }

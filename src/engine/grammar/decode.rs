@@ -56,6 +56,8 @@ pub struct StageDraft<'a> {
 }
 
 pub struct DraftVariant {
+    /// What it was decoded from.
+    pub body: Tree,
     pub decoded: Decoded,
     /// Where each of its inputs stands.
     pub uses: Vec<At>,
@@ -207,7 +209,7 @@ impl Decoder<'_> {
             let place =
                 |tree: Option<&Tree>| tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at);
             let uses = trees.into_iter().map(place).collect();
-            Some(DraftVariant { uses, decoded, seed, policy })
+            Some(DraftVariant { body, uses, decoded, seed, policy })
         };
         let variants = match (&spec.matrix, combinations) {
             (None, _) => vec![(None, variant(&[]))],

@@ -205,6 +205,11 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     for (program, variant) in programs {
         let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         unroll::unroll(&program, &prefix, &mut graph);
+        for warning in program.warnings.iter().map(ToString::to_string) {
+            if !graph.warnings.contains(&warning) {
+                graph.warnings.push(warning);
+            }
+        }
         graph.variants.push(variant);
     }
     Ok(graph)

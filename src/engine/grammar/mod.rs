@@ -1,7 +1,8 @@
 //! From YAML to the graph.
 //!
 //! [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
-//! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`])
+//! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`], held against
+//! what feeds it: [`maker`])
 //! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`errors::Errors`], so that all of it
 //! is said at once; what has no end when it is written out ends by its [`budget`]. [`outline`] and [`schema`] show the
 //! same to people and to editors.
@@ -14,6 +15,7 @@ mod errors;
 mod extends;
 mod labels;
 mod load;
+mod maker;
 mod matrix;
 mod order;
 mod outline;

@@ -239,9 +239,10 @@ impl<'a> Folding<'a> {
         let Some(first) = step.variants.first() else { return };
         let labels = step.variants.iter().filter_map(|variant| variant.label.clone()).collect();
         let name = self.outline.inside(frame, &step.name);
-        let node = self.outline.add_node(name, frame, Shape::Stage { kind: first.call.kind.name, labels });
+        let node =
+            self.outline.add_node(name, frame, Shape::Stage { kind: first.maker.call.kind.name, labels });
         for variant in &step.variants {
-            for (link, found) in variant.links.iter().zip(&variant.call.decoded.uses) {
+            for (link, found) in variant.links.iter().zip(&variant.maker.call.decoded.uses) {
                 self.connect(link, scopes, node, None, found.path.join("."));
             }
         }
@@ -307,7 +308,7 @@ impl<'a> Folding<'a> {
             }
             Link::Output { scope, node, output } => {
                 let (node, variant) = scopes.get(scope)?.nodes.get(node)?;
-                let tail = Tail::output(*node, variant.label.clone(), variant.call.outputs(), output);
+                let tail = Tail::output(*node, variant.label.clone(), variant.maker.call.outputs(), output);
                 Some((tail, EdgeRole::Feeds))
             }
             Link::Carried { scope, value } => {

@@ -5,16 +5,18 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::diagnostic::{At, listed};
 use super::errors::Errors;
+use super::maker::Maker;
 use super::reference::Reference;
-use crate::graph::Call;
 use crate::kind::{Kind, Output};
+use crate::upstream::{Id, MadeBy, Source};
 
 /// A resolved source of an artifact. Scopes are counted from the outermost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     Output {
         scope: usize,
@@ -36,8 +38,48 @@ pub enum Link {
     Variable(usize),
 }
 
+impl Link {
+    fn id(self) -> Id {
+        match self {
+            Link::Output { scope, node, output } => [scope, node, output, 0],
+            Link::Carried { scope, value } => [scope, value, 0, 1],
+            Link::Result { scope, value, round } => [scope, value, round, 2],
+            Link::File(index) => [index, 0, 0, 3],
+            Link::Variable(index) => [index, 0, 0, 4],
+        }
+    }
+}
+
 /// A type of artifact; unknown for files from outside.
 pub type Artifact = Option<Cow<'static, str>>;
+
+/// What a reference comes to.
+#[derive(Clone)]
+pub struct Found {
+    pub link: Link,
+    pub artifact: Artifact,
+    /// What it is made by.
+    pub made_by: MadeBy,
+}
+
+impl Found {
+    pub fn outside(link: Link, path: Option<PathBuf>) -> Found {
+        Found { link, artifact: None, made_by: path.map_or(MadeBy::Unknown, MadeBy::File) }
+    }
+
+    pub fn source(&self) -> Source {
+        Source { id: self.link.id(), made_by: self.made_by.clone() }
+    }
+}
+
+/// A value that a loop hands on from round to round.
+pub struct Handed<'a> {
+    pub name: &'a str,
+    pub artifact: Artifact,
+    /// What it is made by before the first round, and after the last.
+    pub first: MadeBy,
+    pub last: MadeBy,
+}
 
 /// What a name means, and the type of artifact behind it.
 pub enum Binding<'a> {
@@ -48,17 +90,18 @@ pub enum Binding<'a> {
         first: usize,
         /// The variants by label; `None` for a stage without a matrix.
         labels: Option<HashMap<String, usize>>,
-        /// What was decoded of each variant.
-        calls: Vec<Option<Arc<Call>>>,
+        /// Of each variant.
+        makers: Vec<Option<Rc<Maker>>>,
     },
     Carried {
         value: usize,
         artifact: Artifact,
+        made_by: MadeBy,
     },
     Loop {
         first: usize,
         repeat: usize,
-        results: Vec<(&'a str, Artifact)>,
+        results: Vec<Handed<'a>>,
     },
 }
 
@@ -76,9 +119,10 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// The scope of a loop in this one, which carries these.
-    pub fn within<'s>(&'s self, carried: &[(&'s str, Artifact)]) -> Scope<'s> {
-        let bind = |(value, (name, artifact)): (usize, &(&'s str, Artifact))| {
-            (*name, Binding::Carried { value, artifact: artifact.clone() })
+    pub fn within<'s>(&'s self, carried: &[Handed<'s>]) -> Scope<'s> {
+        let bind = |(value, handed): (usize, &Handed<'s>)| {
+            let (artifact, made_by) = (handed.artifact.clone(), handed.first.clone());
+            (handed.name, Binding::Carried { value, artifact, made_by })
         };
         Scope {
             parent: Some(self),
@@ -95,6 +139,11 @@ impl<'a> Scope<'a> {
         if matches!(self.names.get(name), None | Some(Binding::Unknown)) {
             self.names.insert(name, binding);
         }
+    }
+
+    /// How many scopes are around it.
+    pub fn depth(&self) -> usize {
+        self.depth
     }
 
     fn find(&self, name: &str) -> Option<(usize, &Binding<'a>)> {
@@ -117,7 +166,7 @@ impl<'a> Scope<'a> {
     }
 
     /// What a reference means here. `None` where it means nothing, which is reported.
-    pub fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<(Link, Artifact)> {
+    pub fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<Found> {
         let reference = match Reference::parse(text) {
             Ok(reference) => reference,
             Err(message) => return errors.at(at, message),
@@ -137,13 +186,14 @@ impl<'a> Scope<'a> {
         };
         match binding {
             Binding::Unknown => None,
-            Binding::Stage { kind, first, labels, calls } => {
+            Binding::Stage { kind, first, labels, makers } => {
                 let variant = match variant(&reference, labels.as_ref()) {
                     Ok(variant) => variant,
                     Err((message, help)) => return errors.add(error(message).help(help)),
                 };
-                let outputs: &[Output] = match calls.get(variant) {
-                    Some(Some(call)) => call.outputs(),
+                let maker = makers.get(variant).and_then(Option::as_ref);
+                let outputs: &[Output] = match maker {
+                    Some(maker) => maker.call.outputs(),
                     _ if kind.outputs.is_empty() => return None,
                     _ => kind.outputs,
                 };
@@ -154,16 +204,20 @@ impl<'a> Scope<'a> {
                     return errors.add(error(message).suggest(wanted, names));
                 };
                 let artifact = outputs.get(output).map(|output| output.artifact.clone());
-                Some((Link::Output { scope, node: first + variant, output }, artifact))
+                let made_by = maker.map_or(MadeBy::Unknown, |maker| MadeBy::Stage(maker.clone(), output));
+                Some(Found { link: Link::Output { scope, node: first + variant, output }, artifact, made_by })
             }
-            Binding::Carried { value, artifact } => match (&reference.variant, &reference.output) {
-                (None, None) => Some((Link::Carried { scope, value: *value }, artifact.clone())),
+            Binding::Carried { value, artifact, made_by } => match (&reference.variant, &reference.output) {
+                (None, None) => {
+                    let link = Link::Carried { scope, value: *value };
+                    Some(Found { link, artifact: artifact.clone(), made_by: made_by.clone() })
+                }
                 _ => errors.at(at, format!("`{name}` is a carried value: write just `{name}`")),
             },
             Binding::Loop { first, repeat, results } => match &reference.output {
                 Some(output) => {
-                    let Some(index) = results.iter().position(|(result, _)| result == output) else {
-                        let names = results.iter().map(|(result, _)| *result);
+                    let Some(index) = results.iter().position(|result| result.name == output) else {
+                        let names = results.iter().map(|result| result.name);
                         let message = format!("loop `{name}` does not carry `{output}`");
                         return errors.add(error(message).suggest(output, names));
                     };
@@ -172,11 +226,13 @@ impl<'a> Scope<'a> {
                         Err((message, help)) => return errors.add(error(message).help(help)),
                     };
                     let link = Link::Result { scope, value: first + index, round };
-                    Some((link, results[index].1.clone()))
+                    let Handed { artifact, first, last, .. } = &results[index];
+                    let made_by = if round == 0 { first } else { last };
+                    Some(Found { link, artifact: artifact.clone(), made_by: made_by.clone() })
                 }
                 None => {
                     let known: Vec<String> =
-                        results.iter().map(|(result, _)| format!("{name}.{result}")).collect();
+                        results.iter().map(|result| format!("{name}.{}", result.name)).collect();
                     let known: Vec<&str> = known.iter().map(String::as_str).collect();
                     let help = format!("what a loop gives is what it carries: {}", listed(&known));
                     errors.add(error(format!("`{text}` is a loop")).help(help))

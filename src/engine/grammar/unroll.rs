@@ -108,7 +108,7 @@ impl Unroller<'_> {
                 name.extend(["[", label, "]"]);
             }
             let feeds = variant.links.iter().map(|link| self.feed(link)).collect();
-            let (call, position) = (variant.call.clone(), place.position.clone());
+            let (call, position) = (variant.maker.call.clone(), place.position.clone());
             let seed = variant.seed.map_or(place.seed, Seed::from_u64);
             let id = NodeId(self.graph.nodes.len() as u32);
             self.graph.nodes.push(Node { name, call, feeds, position, seed, passing: Vec::new() });

@@ -11,7 +11,7 @@ use crate::stage::DecodeError;
 /// An error of a stage's parameters. `body` is what they were decoded from.
 pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
     let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
-    let stage = format!("stage `{}` (kind {})", spec.name.name, spec.kind.0);
+    let stage = stage(&spec.name.name, &spec.kind.0);
     let whole =
         |path: &[String]| if path.is_empty() { stage.clone() } else { format!("`{}`", path.join(".")) };
     let place = |path: &[String]| {
@@ -41,12 +41,7 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
             .suggest(given, known.iter().copied());
     }
     if error.checked {
-        // A message of a check often begins with the key that it is about.
-        let key = quoted.first().filter(|_| error.message.starts_with('`'));
-        let named = key.and_then(|key| descend(descend(body, path)?, &[(*key).to_owned()]));
-        let at = named.map_or(place(path), |tree| tree.at);
-        let message =
-            if path.is_empty() { format!("{stage}: {}", error.message) } else { error.message.clone() };
+        let (at, message) = check_error(&stage, spec.name.at, body, path, &error.message);
         return errors.error(at, message);
     }
     let typed = errors.source.text_at(place(path));
@@ -58,6 +53,25 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
         _ => String::new(),
     };
     errors.error(place(path), format!("{}: {}{note}", whole(path), plain(&error.message)))
+}
+
+/// What a stage says of its own parameters, and the place that it is about: `at` is that of the stage.
+pub fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &str) -> (At, String) {
+    // A message of a check often begins with the key that it is about.
+    let key = message.strip_prefix('`').and_then(|rest| rest.split('`').next());
+    let named = key.and_then(|key| descend(descend(body, path)?, &[key.to_owned()]));
+    let at = named.or_else(|| around(body, path)).map_or(at, |tree| tree.at);
+    (at, if path.is_empty() { format!("{stage}: {message}") } else { message.to_owned() })
+}
+
+/// The value at these keys and indices, or at as many of them as there are; none where there is not even the first.
+pub fn around<'a>(body: &'a Tree, path: &[String]) -> Option<&'a Tree> {
+    (1..=path.len()).rev().find_map(|steps| descend(body, &path[..steps]))
+}
+
+/// How errors call a stage.
+pub fn stage(name: &str, kind: &str) -> String {
+    format!("stage `{name}` (kind {kind})")
 }
 
 /// The key that serde does not know, if that is what the error says.

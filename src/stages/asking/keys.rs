@@ -153,7 +153,7 @@ impl JsonSchema for Text {
 }
 
 /// Whether a model is asked in its chat template, and with what arguments.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Chat {
     #[default]
     Off,

@@ -5,6 +5,7 @@
 //! or is not asked about either. Each is counted and shown.
 
 mod keys;
+mod room;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 
 pub(super) use keys::asking;
 pub use keys::{Chat, Text, TooLong};
+pub use room::Longest;
 
 use super::artifact::{self, Model};
 use data::Sample;
@@ -92,6 +94,33 @@ impl<'a> Asking<'a> {
             return Err(CheckError::at("answer", message));
         }
         labels.check(classes).map_err(|message| CheckError::at("labels", message))
+    }
+
+    /// A warning where a judge's own prompt does not say the labels that its answers are read by.
+    pub fn unsaid(&self, labels: &Labels, classes: &'static [&'static str]) -> Option<CheckError> {
+        let prompt = self.prompt?;
+        let mut said = prompt.peek()?;
+        said.extend(self.system.and_then(Text::peek));
+        let unsaid: Vec<String> =
+            labels.unsaid(classes, &said).into_iter().map(|text| format!("`{text}`")).collect();
+        let message = format!(
+            "the {}'s prompt {} never says {}, by which its answers are read: a model that was not trained to cannot know",
+            self.role,
+            prompt.shown(),
+            unsaid.join(", ")
+        );
+        (!unsaid.is_empty()).then(|| CheckError::at("labels", message))
+    }
+
+    /// The first key by which this and another way of asking differ.
+    pub fn other_than(&self, other: &Asking) -> Option<&'static str> {
+        let text = |text: Option<&Text>| text.map(|text| text.peek().unwrap_or_else(|| text.shown()));
+        let differ = [
+            ("prompt", text(self.prompt) != text(other.prompt)),
+            ("system", text(self.system) != text(other.system)),
+            ("chat", self.chat != other.chat),
+        ];
+        differ.into_iter().find_map(|(key, is_other)| is_other.then_some(key))
     }
 
     /// Whether the prompt or the system prompt uses a variable; yes where their files cannot be read yet.

@@ -13,7 +13,7 @@ use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
 use super::asking::Asking;
 use super::trial::{self, Outcomes};
 use data::{self, AttackRow, Position, Sample};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Class, Rates, Role};
 use rollout::Sampling;
 
@@ -70,7 +70,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 7,
+        version: 8,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
@@ -88,6 +88,16 @@ impl Stage for Evaluate {
             return Err("`group` is at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let others = self.others.iter().map(|other| (Role::Defender, &other.model));
+        let own = [(Role::Attacker, &self.attacker), (Role::Defender, &self.defender)];
+        for (role, model) in own.into_iter().chain(others) {
+            let asking = Asking::plainly(role, model, &self.sampling);
+            asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+        }
+        Ok(Vec::new())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -108,6 +118,13 @@ impl Stage for Evaluate {
         let attacks = evaluation.attacks(context)?;
         let techniques = evaluation.techniques(context, &attacks)?;
         let responses = evaluation.responses(context, &attacks, &techniques)?;
+        let judge = artifact::model(context, &self.evaluator)?;
+        trial::marks(
+            &mut evaluation.rates,
+            &judge.tokenizer.marks,
+            attacks.iter().map(|row| row.text.as_str()),
+            responses.iter().map(|row| (row.defender.as_str(), row.text.as_str())),
+        );
         let verdicts = evaluation.verdicts(context, &attacks, &responses)?;
         evaluation.benchmark(context)?;
         evaluation.pairs(context)?;

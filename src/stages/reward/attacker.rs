@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::row;
+use super::{row, upstream::Judged};
 use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
 use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input};
@@ -55,6 +55,29 @@ struct Coverage {
 
 fn default_threshold() -> f64 {
     0.5
+}
+
+impl AttackerRule {
+    /// What is judged for it, and of what.
+    pub fn judged(&self) -> Judged<'_> {
+        Judged { attacks: &self.attacks, verdicts: &self.verdicts, meaning: self.meaning.as_ref() }
+    }
+
+    /// What embeds attacks where likeness of embeddings counts.
+    pub fn embedder(&self) -> Option<&Input<Model>> {
+        self.embedder.as_ref().filter(|_| self.weights.diversity * self.weights.cosine > 0.0)
+    }
+
+    /// The success from which on an attack gets a bonus for coverage.
+    pub fn threshold(&self) -> Option<f64> {
+        let coverage = self.coverage.as_ref().filter(|coverage| coverage.weight > 0.0);
+        coverage.map(|coverage| coverage.threshold)
+    }
+
+    /// Whether no attack earns anything.
+    pub fn is_nothing(&self) -> bool {
+        self.weights.is_nothing() && self.threshold().is_none()
+    }
 }
 
 /// A class that the evaluator gave, and what it counts.

@@ -2,6 +2,7 @@
 
 mod attacker;
 mod combine;
+mod upstream;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use self::attacker::AttackerRule;
 use self::combine::{Combine, ComponentWeights};
 use super::artifact::{self, Labels, Responses, Verdicts};
 use data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Class, Classes, DefenderReward};
 use grpo::ScaleRewards;
 
@@ -85,7 +86,13 @@ impl Stage for Reward {
         if let Rule::Attacker(rule) = &self.rule {
             rule.check()?;
         }
+        self.check_differs()?;
         self.check_combine()
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        self.of_one_step(upstream)?;
+        Ok(Vec::new())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

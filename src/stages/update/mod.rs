@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use self::guards::{Guards, Halted, Tripped, finite};
 use super::artifact::{self, Model, Rewards};
+use super::reward::Reward;
+use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
 use model::LoraConfig;
 use optim::AdamW;
@@ -52,7 +54,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 5,
+        version: 6,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
@@ -83,6 +85,26 @@ impl Stage for Update {
             .map_or(Ok(()), LoraConfig::check)
             .map_err(|message| CheckError::at("lora", message))?;
         config.check().map_err(|message| CheckError::at("algorithm.grpo", message))
+    }
+
+    fn complete(&mut self, upstream: Upstream) -> bool {
+        let sampled = self.rewards(upstream).and_then(|rewards| rewards.stage.rollouts(rewards.upstream()));
+        let temperature = sampled.map_or(1.0, |rollouts| rollouts.temperature());
+        let Algorithm::Grpo(config) = &mut self.algorithm;
+        let is_left_out = config.temperature.is_none();
+        config.temperature.get_or_insert(temperature);
+        is_left_out
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let Some(rewards) = self.rewards(upstream) else { return Ok(Vec::new()) };
+        let Some(rollouts) = rewards.stage.rollouts(rewards.upstream()) else { return Ok(Vec::new()) };
+        let Algorithm::Grpo(config) = &self.algorithm;
+        let longest = config.max_completion_length;
+        rollouts.hold_against(config.temperature.unwrap_or(1.0), longest)?;
+        let barren = rollouts.barren().map(|message| CheckError::at("data", message));
+        let of_other = rollouts.of_other(upstream, &self.model);
+        Ok(barren.into_iter().chain(of_other.map(|message| CheckError::at("model", message))).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -136,6 +158,16 @@ impl Stage for Update {
         };
 
         let mut metrics = metrics(&rows, Some(&report), artifact::position(context));
+        let spelled = rows.iter().filter(|row| before.tokenizer.marks.are_spelled(&row.text)).count();
+        let share_spelled = spelled as f64 / rows.len() as f64;
+        metrics.push(metric(
+            "update",
+            role(&rows),
+            MARKS_IN_TEXT,
+            share_spelled,
+            rows.len(),
+            &artifact::position(context),
+        ));
         if let Some(guards) = &self.guards {
             metrics.extend(halted_metrics(&rows, &tripped, artifact::position(context)));
             if !tripped.is_empty() {
@@ -158,6 +190,16 @@ impl Stage for Update {
 }
 
 impl Update {
+    /// The model that is trained.
+    pub(super) fn model(&self) -> &Input<Model> {
+        &self.model
+    }
+
+    /// The rewards, where a stage makes them.
+    pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Reward>> {
+        upstream.stage(&self.data)
+    }
+
     /// What comes after a step at which the phase halted changes nothing.
     fn stay_halted(&self, context: &mut Context, halted: &Halted) -> anyhow::Result<()> {
         let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
@@ -241,9 +283,13 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
         mean(name, rows.iter().filter_map(component).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    rows.iter().for_each(|row| groups.entry(row.group).or_default().push(row.reward));
-    let flat = groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count();
-    add("zero_variance_groups", flat as f64, groups.len());
+    rows.iter().for_each(|row| groups.entry(row.group).or_default().push(row.advantage));
+    if !groups.is_empty() {
+        // Whose rewards are all the same has advantages of 0, but for rounding.
+        let is_flat = |group: &&Vec<f64>| group.iter().all(|advantage| *advantage == group[0]);
+        let flat = groups.values().filter(is_flat).count();
+        add(analysis::FLAT_GROUPS, flat as f64 / groups.len() as f64, groups.len());
+    }
     add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
     add("passed_through", share(report.is_none()), rows.len());
     let Some(report) = report else { return metrics };

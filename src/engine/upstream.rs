@@ -1,0 +1,104 @@
+//! What feeds a stage, as far as its pipeline says: for what two stages have to agree on. It knows stages only by
+//! their Rust types; the grammar says what is fed by what.
+
+use std::any::Any;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::input::Input;
+
+/// The sources of a stage's inputs.
+#[derive(Clone, Copy)]
+pub struct Upstream<'a>(pub(super) &'a [Source]);
+
+/// Where an input comes from.
+#[derive(Clone)]
+pub(super) struct Source {
+    /// How the file says it: the same within a scope where two inputs take the same.
+    pub id: Id,
+    pub made_by: MadeBy,
+}
+
+/// What tells sources apart.
+pub(super) type Id = [usize; 4];
+
+#[derive(Clone)]
+pub(super) enum MadeBy {
+    /// A stage of the same pipeline, and the number of its output. Of what a loop carries, the one that makes what goes into
+    /// it.
+    Stage(Rc<dyn Feeding>, usize),
+    File(PathBuf),
+    /// An environment variable, or something that was reported as wrong.
+    Unknown,
+}
+
+/// A stage that feeds others.
+pub(super) trait Feeding {
+    fn stage(&self) -> &dyn Any;
+    fn upstream(&self) -> Upstream<'_>;
+    /// Where one of its keys stands, for a message: `` `group` of `attacks` (p.yaml:7:21)``.
+    fn place(&self, key: &str) -> String;
+}
+
+/// A stage of a known kind that feeds another.
+pub struct Fed<'a, S> {
+    pub stage: &'a S,
+    by: &'a dyn Feeding,
+}
+
+impl<S> Clone for Fed<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Fed<'_, S> {}
+
+impl<'a, S> Fed<'a, S> {
+    /// What feeds this one.
+    pub fn upstream(&self) -> Upstream<'a> {
+        self.by.upstream()
+    }
+
+    /// Where one of its keys stands, such as `sampling.temperature`, as a message calls it; the place of what is around
+    /// it where the key is left out.
+    pub fn place(&self, key: &str) -> String {
+        self.by.place(key)
+    }
+}
+
+impl<'a> Upstream<'a> {
+    fn source<T>(self, input: &Input<T>) -> Option<&'a Source> {
+        self.0.get(input.place.number?)
+    }
+
+    /// The stage that makes an input, where it is one of this pipeline and of this type.
+    pub fn stage<S: 'static, T>(self, input: &Input<T>) -> Option<Fed<'a, S>> {
+        let MadeBy::Stage(by, _) = &self.source(input)?.made_by else { return None };
+        Some(Fed { stage: by.stage().downcast_ref()?, by: &**by })
+    }
+
+    /// The file or folder of the user's that an input is.
+    pub fn file<T>(self, input: &Input<T>) -> Option<&'a Path> {
+        match &self.source(input)?.made_by {
+            MadeBy::File(path) => Some(path),
+            MadeBy::Stage(..) | MadeBy::Unknown => None,
+        }
+    }
+
+    /// Whether an input and that of another stage are the same: none where it is not known.
+    pub fn is_same<T, U>(self, input: &Input<T>, other: Upstream, of_other: &Input<U>) -> Option<bool> {
+        let (one, other) = (self.source(input)?, other.source(of_other)?);
+        if one.id == other.id {
+            return Some(true);
+        }
+        match (&one.made_by, &other.made_by) {
+            (MadeBy::Unknown, _) | (_, MadeBy::Unknown) => None,
+            (MadeBy::Stage(one, output), MadeBy::Stage(other, of_other)) => {
+                Some(std::ptr::addr_eq(Rc::as_ptr(one), Rc::as_ptr(other)) && output == of_other)
+            }
+            (MadeBy::File(one), MadeBy::File(other)) => Some(one == other),
+            (MadeBy::Stage(..), MadeBy::File(_)) | (MadeBy::File(_), MadeBy::Stage(..)) => Some(false),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What two stages of a pipeline have to agree on: given once it is filled in, given twice it is held against each other,
+//! and what is hardly meant is said before anything runs. `wrong/agree.yaml` has what is refused.
+
+use crate::space::{Seen, Space};
+
+/// The beginning of a pipeline: a small model that plays, and what it samples.
+const PLAY: &str = "\
+pipeline: p
+params: { group: 4, hot: 0.7, verdict: 0, rounds: 1, attack: 12, positions: 96 }
+stages:
+  world: { kind: sandbox, sft: 200, sft_others: 10, sft_judge: 10, benchmark: 9, pairs: 9, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 16, layers: 1, heads: 1, positions: $positions }, steps: 20, batch: 8, lr: 1e-2 }
+  attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 3, sampling: { max_new_tokens: $attack } }
+";
+
+/// A step of the defender.
+const STEP: &str = "\
+  responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], group: $group, sampling: { temperature: $hot, max_new_tokens: 12 } }
+  verdicts: { kind: judge, data: responses, model: warmup.model }
+  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
+";
+
+fn update(more: &str) -> String {
+    format!(
+        "{PLAY}{STEP}  update: {{ kind: update, model: warmup.model, data: rewards, algorithm: {{ grpo: {{ lr: 1e-3{more} }} }} }}\n"
+    )
+}
+
+fn check(yaml: &str, more: &[&str]) -> Seen {
+    let space = Space::new();
+    space.write("p.yaml", yaml);
+    let seen = space.triplay(&[&["pipeline", "check", "p.yaml"], more].concat());
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    seen
+}
+
+#[test]
+fn the_loss_has_the_temperature_of_sampling_and_counts_as_if_it_were_typed() {
+    let space = Space::new();
+    space.write("p.yaml", &update(""));
+    let run =
+        |more: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], more].concat()).json();
+    let job = || {
+        let seen = space.triplay(&["pipeline", "explain", "p.yaml", "update", "--job"]);
+        seen.json()["params"]["algorithm"]["grpo"]["temperature"].clone()
+    };
+    assert_eq!(run(&[])["failed"], 0);
+    assert_eq!(job(), 0.7);
+    space.write("p.yaml", &update(", temperature: 0.7"));
+    assert_eq!(run(&[])["ran"], 0, "typed or taken, it is the same");
+    // Where sampling is greedy, log-probabilities are those of the model itself.
+    space.write("p.yaml", &update(""));
+    assert_eq!(run(&["--set", "hot=0"])["failed"], 0);
+    let greedy =
+        space.triplay(&["pipeline", "explain", "p.yaml", "update", "--job", "--set", "hot=0"]).json();
+    assert_eq!(greedy["params"]["algorithm"]["grpo"]["temperature"], 1.0);
+}
+
+#[test]
+fn a_step_that_cannot_learn_is_told_of_by_check_plan_and_run_and_in_the_metrics() {
+    let space = Space::new();
+    space.write("p.yaml", &update(""));
+    let expected = "warning: p.yaml:11:54: nothing is learnt from the rewards: `group` of `responses` (p.yaml:8:88) is 1, and \
+                    advantages are relative to the group, so all are 0\n";
+    let of = |command: &str| space.triplay(&["pipeline", command, "p.yaml", "--set", "group=1"]);
+    for command in ["check", "plan", "run"] {
+        let seen = of(command);
+        assert_eq!(seen.code, Some(0), "{}", seen.err);
+        assert_eq!(seen.err.matches(expected).count(), 1, "{command}: {}", seen.err);
+    }
+    let seen = of("run");
+    let line = "update: 1 of 1 steps learnt nothing from rewards: every advantage was 0\n";
+    assert!(seen.err.contains(line), "{}", seen.err);
+    let metrics = space.triplay(&["data", "show", "latest:update.metrics", "--json", "--rows", "100"]);
+    let flat = metrics.out.lines().find(|line| line.contains("flat_groups")).unwrap();
+    let flat: serde_json::Value = serde_json::from_str(flat).unwrap();
+    assert_eq!((flat["value"].as_f64(), flat["count"].as_u64()), (Some(1.0), Some(3)));
+    // With two there is something to compare.
+    let seen = space.triplay(&["pipeline", "check", "p.yaml", "--set", "group=2"]);
+    assert_eq!((seen.code, seen.err.as_str()), (Some(0), ""));
+    let greedy = check(&update(""), &["--set", "hot=0"]);
+    let expected = "nothing is learnt from the rewards: `sampling.temperature` of `responses` (p.yaml:8:121) is 0, so all \
+                    completions of a group are the same";
+    assert!(greedy.err.contains(expected), "{}", greedy.err);
+}
+
+#[test]
+fn completions_of_another_model_are_no_rollouts_of_ones_own() {
+    let yaml = format!(
+        "{PLAY}{STEP}  other: {{ kind: sft, data: world.sft, model: warmup.model, steps: 2, lr: 1e-3 }}\n  \
+         update: {{ kind: update, model: other.model, data: rewards, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}\n"
+    );
+    let expected = "warning: p.yaml:12:34: `other.model` learns from completions of another model, `warmup.model`: see \
+                    `models.0.model` of `responses` (p.yaml:8:64)\n";
+    let seen = check(&yaml, &[]);
+    assert!(seen.err.contains(expected), "{}", seen.err);
+}
+
+#[test]
+fn a_judge_whose_prompt_never_says_its_labels_is_told_of() {
+    let judge = |prompt: &str| {
+        format!(
+            "{PLAY}{STEP}  asked: {{ kind: judge, data: responses, model: warmup.model, labels: {{ choice: {{ negative: A, rejective: B, \
+             positive: C }} }}, prompt: \"{prompt}\" }}\n"
+        )
+    };
+    let seen = check(&judge("{{ prompt }} {{ response }} A, B or C?"), &[]);
+    assert_eq!(seen.err, "");
+    let seen = check(&judge("{{ prompt }} {{ response }} A or Bad?"), &[]);
+    let expected = "the evaluator's prompt `{{ prompt }} {{ response }} A or Bad?` never says `B`, `C`, by which its answers are \
+                    read: a model that was not trained to cannot know";
+    assert!(seen.err.starts_with("warning: p.yaml:11:") && seen.err.contains(expected), "{}", seen.err);
+}
+
+#[test]
+fn an_evaluator_is_asked_as_it_was_trained_to_be() {
+    let yaml = |labels: &str, repeat: usize| {
+        format!(
+            "{PLAY}  play:
+    repeat: {repeat}
+    carry: {{ evaluator: warmup.model }}
+    stages:
+      responses: {{ kind: respond, data: attacks, models: [{{ model: warmup.model }}] }}
+      used: {{ kind: judge, data: responses, model: evaluator{labels} }}
+      labels: {{ kind: vote, data: world.pairs, world: world.world, prompts: 4 }}
+      verdicts: {{ kind: judge, data: labels, model: evaluator, group: 4, sampling: {{ temperature: 1, max_new_tokens: 3 }} }}
+      rewards: {{ kind: reward, rule: {{ evaluator: {{ verdicts: verdicts, labels: labels }} }} }}
+      update: {{ kind: update, model: evaluator, data: rewards, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
+    next: {{ evaluator: update.model }}
+"
+        )
+    };
+    let pattern = ", labels: { pattern: { negative: n, rejective: r, positive: p } }";
+    assert_eq!(check(&yaml("", 2), &[]).err, "");
+    let seen = check(&yaml(pattern, 2), &[]);
+    let expected = "warning: p.yaml:13:71: `evaluator` was trained with another `labels` than it is asked with here: see `labels` of \
+                    `verdicts` (p.yaml:15:7)\n";
+    assert_eq!(seen.err.matches(expected).count(), 1, "{}", seen.err);
+    assert_eq!(check(&yaml(pattern, 1), &[]).err, "", "the evaluator of the only round was not trained");
+}
+
+#[test]
+fn the_longest_prompt_is_held_against_the_context() {
+    let yaml = format!("{PLAY}{STEP}");
+    assert_eq!(check(&yaml, &["--set", "positions=30"]).err, "");
+    let seen = check(&yaml, &["--set", "positions=24"]);
+    let expected = "the defender's longest prompt does not fit: `sampling.max_new_tokens` of `attacks` (p.yaml:7:110), 12, and 12 \
+                    for the completion are more than the 24 positions of the model `warmup.model`; ask for less, or say \
+                    `too_long: skip`";
+    assert!(seen.err.contains(expected), "{}", seen.err);
+    let skipping = yaml.replace("{ model: warmup.model }]", "{ model: warmup.model, too_long: skip }]");
+    let seen = check(&skipping, &["--set", "positions=24"]);
+    assert!(!seen.err.contains("the defender's"), "{}", seen.err);
+    assert!(seen.err.contains("the evaluator's longest prompt does not fit"), "{}", seen.err);
+}
