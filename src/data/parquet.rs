@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::column::{Columns, Mismatch, Row};
@@ -234,6 +234,17 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = read::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
     let fail = |cause| Error::Read { path: path.to_owned(), cause };
     let mut metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(fail)?;
+    // The reader takes for granted that these are no less than nothing.
+    let mut chunks = metadata.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let is_before_the_file = |chunk: &ColumnChunkMetaData| {
+        let begins = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+        begins < 0 || chunk.compressed_size() < 0
+    };
+    if chunks.any(is_before_the_file) {
+        return Err(fail(ParquetError::General(
+            "a column begins before the file or is shorter than nothing".into(),
+        )));
+    }
     let columns = metadata.schema().fields().len();
     if columns > MOST_COLUMNS {
         let (most, found) = (format!("{MOST_COLUMNS} columns"), columns.to_string());
@@ -424,7 +435,7 @@ mod tests {
 
     fn reward(advantage: f64, completion_ids: Vec<u32>, logprobs: Vec<f32>) -> RewardRow {
         RewardRow {
-            advantage,
+            advantage: Some(advantage),
             sample: Sample { completion_ids, logprobs, ..Sample::template("brew") },
             ..reward_row()
         }
@@ -443,8 +454,8 @@ mod tests {
             group: 0,
             origin,
             text: "brew".into(),
-            reward: 1.0,
-            advantage: 0.0,
+            reward: Some(1.0),
+            advantage: Some(0.0),
             attack_success: None,
             semantic: None,
             meaning: None,
@@ -476,7 +487,7 @@ mod tests {
         let none = "not a number that can be computed with in row 69999";
         assert_eq!(said(reward(f64::NAN, vec![], vec![])), format!("column `advantage` is NaN, {none}"));
         assert_eq!(
-            said(RewardRow { reward: f64::INFINITY, ..reward_row() }),
+            said(RewardRow { reward: Some(f64::INFINITY), ..reward_row() }),
             format!("column `reward` is inf, {none}")
         );
         assert_eq!(

@@ -301,17 +301,19 @@ fn lock_file(name: &str) -> Option<File> {
     if std::fs::create_dir(&folder).is_ok() {
         let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
     }
-    // Anybody may put a link there.
-    let open = |options: &mut std::fs::OpenOptions| {
-        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(&path)
-    };
+    // Anybody may put a link or a pipe there: that is no lock, and whoever waits for it waits for ever.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let open =
+        |options: &mut std::fs::OpenOptions| options.custom_flags(flags.bits().cast_signed()).open(&path);
     let create = || {
         let file = open(File::options().create(true).append(true))?;
         let _ = file.set_permissions(std::fs::Permissions::from_mode(0o666));
         std::io::Result::Ok(file)
     };
     let opened = open(File::options().read(true)).or_else(|_| create());
-    let Ok(mut file) = opened.or_else(|_| tempfile::tempfile()) else { return None };
+    // Where there is no such folder nobody else looks for it either.
+    let opened = opened.or_else(|error| if path.is_symlink() { Err(error) } else { tempfile::tempfile() });
+    let mut file = opened.ok().filter(|file| file.metadata().is_ok_and(|there| there.is_file()))?;
     file.try_lock().ok()?;
     // For people who look; another user's file may only be locked.
     let _ = writeln!(file, "process {}", std::process::id());

@@ -38,6 +38,8 @@ pub(super) trait Feeding {
     fn upstream(&self) -> Upstream<'_>;
     /// Where one of its keys stands, for a message: `` `group` of `attacks` (p.yaml:7:21)``.
     fn place(&self, key: &str) -> String;
+    /// Takes the sources away from what nobody needs any more.
+    fn release(&mut self) -> Vec<Source>;
 }
 
 /// A stage of a known kind that feeds another.

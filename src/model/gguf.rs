@@ -237,7 +237,12 @@ fn config(content: &Content) -> Read<Config> {
     {
         return Err(format!("has the tensor_data_layout `{layout}`; there is: Meta AI original pth"));
     }
-    keys.must_be("split.count", 1)?;
+    // What llama.cpp puts together again says that it has no parts.
+    if let Some(parts) = keys.size("split.count")?.filter(|parts| *parts > 1) {
+        return Err(format!(
+            "`split.count` must be 0 or 1, found {parts}: put the parts together with llama-gguf-split --merge"
+        ));
+    }
     // How the scaling came about, and the parts of a file that is whole.
     for key in ["rope.scaling.original_context_length", "rope.scaling.finetuned"].map(of) {
         keys.get(&key);

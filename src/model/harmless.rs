@@ -43,8 +43,7 @@ pub const BOOKKEEPING: &[&str] = &[
     "prefix",
     "is_llama_config",
     "is_qwen2_config",
-    "unsloth_fixed",
-    "unsloth_version",
+    "model_name",
     "transformers.js_config",
     "trl_version",
 ];
@@ -57,6 +56,7 @@ pub const OWN: &[&str] = &[
     "_flash_attn",
     "_experts_implementation",
     "_from_",
+    "unsloth_",
 ];
 
 /// How `generate` of transformers samples: here a pipeline says that, and nothing else does.
@@ -119,6 +119,7 @@ pub const SAMPLING: &[&str] = &[
     "renormalize_logits",
     "repetition_penalty",
     "return_dict_in_generate",
+    "return_legacy_cache",
     "sequence_bias",
     "speculation_type",
     "stop_strings",

@@ -73,9 +73,14 @@ impl Destination {
             write(&new)?;
             File::open(&new)?.sync_all()?;
             // Who put something there meanwhile loses nothing.
-            match self.is_taken()? {
-                true => new.persist(&self.path)?,
-                false => new.persist_noclobber(&self.path)?,
+            if self.is_taken()? {
+                // Who alone may read what is there may alone read what takes its place.
+                fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
+                new.persist(&self.path)?;
+            } else if let Err(error) = new.persist_noclobber(&self.path) {
+                // Not all file systems can say whether they replace something.
+                let is_new = error.error.kind() != ErrorKind::AlreadyExists && !self.is_taken()?;
+                if is_new { error.path.persist(&self.path)? } else { return Err(error.error.into()) }
             }
             Ok(())
         };

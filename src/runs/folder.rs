@@ -163,7 +163,7 @@ pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
         if name == "extends.yaml" && !path.exists() {
             continue;
         }
-        let digest = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let digest = Digest::of_bytes_of(&path).with_context(|| format!("cannot read {}", path.display()))?;
         digests.insert(name.to_owned(), digest);
     }
     Ok(digests)

@@ -66,10 +66,7 @@ impl Tree {
         of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
     ) -> io::Result<Tree> {
         let mut entries = Vec::new();
-        for (name, path) in files_below(folder, hidden)? {
-            if !is_among(files, &name) {
-                continue;
-            }
+        for (name, path) in files_among(folder, hidden, files)? {
             // The system's own number says whether the disk is damaged.
             let about = |error: io::Error| match (error.raw_os_error(), dangling(&path)) {
                 (Some(_), None) if !path.is_symlink() => error,
@@ -104,12 +101,21 @@ impl Tree {
 
 /// The files of a folder and of those in it, links followed, by their names from there, sorted.
 pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
+    files_among(folder, hidden, &[])
+}
+
+/// Those that are among `files`: see [`is_among`]. Where links lead of what does not count is nobody's concern.
+fn files_among(folder: &Path, hidden: Hidden, counting: &[String]) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     let within = match hidden {
         Hidden::Included => None,
         Hidden::LeftOut => Some(own_place(fs::canonicalize(folder)?)),
     };
-    collect(folder, "", within.as_deref(), &mut Vec::new(), &mut files)?;
+    let counts = |name: &str| {
+        is_among(counting, name) || counting.iter().any(|file| file.starts_with(&format!("{name}/")))
+    };
+    collect(folder, "", within.as_deref(), &counts, &mut Vec::new(), &mut files)?;
+    files.retain(|(name, _)| is_among(counting, name));
     files.sort();
     Ok(files)
 }
@@ -118,7 +124,7 @@ pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(Stri
 /// repository, whose files lie in `blobs/`.
 fn own_place(folder: PathBuf) -> PathBuf {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let snapshots = folder.parent().filter(|parent| name(parent).as_deref() == Some("snapshots"));
+    let snapshots = folder.ancestors().skip(1).find(|above| name(above).as_deref() == Some("snapshots"));
     let repository = snapshots.and_then(Path::parent).filter(|repository| {
         let name = name(repository).unwrap_or_default();
         name.starts_with("models--") || name.starts_with("datasets--")
@@ -138,10 +144,10 @@ fn ensure_within(place: &Path, link: &Path) -> io::Result<()> {
                 "it is a symbolic link to {target}, which leads out of the folder: put a copy in its place"
             ),
         )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(other(link, &format!("it is a symbolic link to {target}, where nothing is")))
-        }
-        Err(error) => Err(other(link, &error.to_string())),
+        Err(error) => match dangling(link) {
+            Some(message) => Err(io::Error::other(format!("{} {message}", link.display()))),
+            None => Err(other(link, &error.to_string())),
+        },
     }
 }
 
@@ -150,6 +156,7 @@ fn collect(
     folder: &Path,
     prefix: &str,
     within: Option<&Path>,
+    counts: &dyn Fn(&str) -> bool,
     above: &mut Vec<(u64, u64)>,
     files: &mut Vec<(String, PathBuf)>,
 ) -> io::Result<()> {
@@ -164,17 +171,20 @@ fn collect(
         let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| other(&path, "its name is not UTF-8"))?;
-        if let Some(place) = within {
-            if name.starts_with('.') {
-                continue;
-            }
-            if entry.file_type()?.is_symlink() {
-                ensure_within(place, &path)?;
-            }
+        if within.is_some() && name.starts_with('.') {
+            continue;
         }
         let name = format!("{prefix}{name}");
+        if !counts(&name) {
+            continue;
+        }
+        if let Some(place) = within
+            && entry.file_type()?.is_symlink()
+        {
+            ensure_within(place, &path)?;
+        }
         if path.is_dir() {
-            collect(&path, &format!("{name}/"), within, above, files)?;
+            collect(&path, &format!("{name}/"), within, counts, above, files)?;
         } else {
             files.push((name, path));
         }

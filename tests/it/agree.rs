@@ -15,7 +15,7 @@ stages:
 ";
 
 /// A step of the defender.
-const STEP: &str = "\
+const STEP: &str = "  \
   responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], group: $group, sampling: { temperature: $hot, max_new_tokens: 12 } }
   verdicts: { kind: judge, data: responses, model: warmup.model }
   rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
@@ -146,7 +146,7 @@ fn the_longest_prompt_is_held_against_the_context() {
     assert_eq!(check(&yaml, &["--set", "positions=30"]).err, "");
     let seen = check(&yaml, &["--set", "positions=24"]);
     let expected = "the defender's longest prompt does not fit: `sampling.max_new_tokens` of `attacks` (p.yaml:7:110), 12, and 12 \
-                    for the completion are more than the 24 positions of the model `warmup.model`; ask for less, or say \
+                    for the completion leave no room in the 24 positions of the model `warmup.model`; ask for less, or say \
                     `too_long: skip`";
     assert!(seen.err.contains(expected), "{}", seen.err);
     let skipping = yaml.replace("{ model: warmup.model }]", "{ model: warmup.model, too_long: skip }]");

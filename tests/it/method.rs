@@ -33,7 +33,7 @@ stages:
         verdicts: judged
         pool: world.empty_pool
         weights: { values: { negative: 1, rejective: 1, positive: 1 } }
-        coverage: { weight: 0.25, examples: world.benign }
+        coverage: { weight: 0.25, examples: world.benign, threshold: 0 }
   pool: { kind: pool, data: rewards, into: world.empty_pool, threshold: 0 }
   again: { kind: replay, data: pool, prompts: $replayed }
   responses:
@@ -173,7 +173,7 @@ fn rewards_need_verdicts_and_meanings_of_the_same_step() {
     space.write("p.yaml", &text);
     space
         .triplay(&["pipeline", "run", "p.yaml"])
-        .fails(1, "attack 0 of `attacks` has no verdict in `other`: are they of the same step?");
+        .fails(2, "`verdicts` must be on `attacks`, which is rewarded, but `data` of `none`");
     let examples = "examples: attacks";
     fails("examples: world.benign", examples, "`attacks` has no attack with a technique");
 }

@@ -309,7 +309,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 fs::remove_file(file("generation_config.json")).unwrap();
                 fs::create_dir(file("generation_config.json")).unwrap();
             }),
-            "error: cannot read spoilt/generation_config.json: Is a directory",
+            "error: cannot read spoilt/generation_config.json: it must be a regular file, found a folder",
         ),
         (
             "llama-tiny",
@@ -703,7 +703,7 @@ stages:
     data: world.benchmark
     models: [{ model: { path: own }, too_long: skip }]
     group: 2
-    sampling: { max_new_tokens: 512 }
+    sampling: { max_new_tokens: 511 }
   verdicts: { kind: judge, data: responses, model: { path: own }, sampling: { max_new_tokens: 1 } }
   rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
   update: { kind: update, model: { path: own }, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }

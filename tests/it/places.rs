@@ -43,7 +43,11 @@ const WRITERS: &[(&str, &[&str], &str)] = &[
         &["data", "export", "latest:world.seeds", "--out", "e.parquet"],
         "PAR1",
     ),
-    ("Parquet file of seeds by triplay", &["data", "import", "in.csv", "--out", "f.parquet"], "PAR1"),
+    (
+        "Parquet file of seeds by triplay",
+        &["data", "import", "in.csv", "--task", "hazard", "--out", "f.parquet"],
+        "PAR1",
+    ),
     (
         "table with the columns run, status",
         &["results", "query", "SELECT run, status FROM runs", "--out", "g.csv"],

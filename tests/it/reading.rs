@@ -123,7 +123,7 @@ fn a_link_in_a_folder_that_leads_out_of_it_is_refused_by_name() {
     }
     symlink("nowhere", space.path("model/gone.json")).unwrap();
     let seen = space.triplay(&["pipeline", "check", "folder.yaml"]);
-    seen.fails(2, "model/gone.json: it is a symbolic link to nowhere, where nothing is");
+    seen.fails(2, "model/gone.json is a link to nowhere, which is not there");
 }
 
 #[test]
@@ -353,12 +353,6 @@ fn a_prompt_is_the_same_whatever_editor_wrote_its_file() {
 const OTHERS: &[(&str, &str)] = &[
     ("src/analysis/statistics/fixtures.rs", "fixtures of tests"),
     ("src/engine/resources.rs", "a lock for each GPU"),
-    ("src/model/checkpoint.rs", "configurations"),
-    ("src/model/config.rs", "configurations"),
-    ("src/model/embedder.rs", "configurations and tokenizers"),
-    ("src/model/lora.rs", "configurations"),
-    ("src/model/tokenizer.rs", "tokenizers"),
-    ("src/model/weights.rs", "the index of weights"),
     ("src/output/place.rs", "the beginning of what is to be replaced, once it is known to be a file"),
     ("src/report/html.rs", "the system's random numbers"),
     ("src/store/disk.rs", "files and folders of the cache, to make them durable and to protect them"),

@@ -11,7 +11,7 @@ mod rows;
 mod scalars;
 mod tensorboard;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ fn is_export(path: &Path) -> bool {
     struct Parameters {
         method: String,
     }
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(file) = store::read::open(path) else { return false };
     let read: Beginning = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();
     read.eval.packages.contains_key("triplay") || read.parameters.method.starts_with(jbb::METHOD)
 }

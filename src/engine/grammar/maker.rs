@@ -9,7 +9,7 @@ use super::diagnostic::At;
 use super::tree::Tree;
 use super::wording;
 use crate::graph::Call;
-use crate::upstream::{Feeding, Source, Upstream};
+use crate::upstream::{Feeding, MadeBy, Source, Upstream};
 
 /// A stage with one combination of its matrix.
 pub struct Maker {
@@ -25,6 +25,20 @@ pub struct Maker {
     pub sources: Vec<Source>,
 }
 
+/// One after the other: stages may feed each other in a chain that is longer than the stack is deep.
+impl Drop for Maker {
+    fn drop(&mut self) {
+        let mut left = self.release();
+        while let Some(source) = left.pop() {
+            if let MadeBy::Stage(mut by, _) = source.made_by
+                && let Some(last) = Rc::get_mut(&mut by)
+            {
+                left.append(&mut last.release());
+            }
+        }
+    }
+}
+
 impl Feeding for Maker {
     fn stage(&self) -> &dyn Any {
         self.call.decoded.stage.as_any()
@@ -38,5 +52,9 @@ impl Feeding for Maker {
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
         let At { line, column, .. } = wording::around(&self.body, &path).map_or(self.at, |tree| tree.at);
         format!("`{key}` of `{}` ({}:{line}:{column})", self.name, self.file.display())
+    }
+
+    fn release(&mut self) -> Vec<Source> {
+        std::mem::take(&mut self.sources)
     }
 }

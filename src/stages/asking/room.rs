@@ -51,7 +51,7 @@ impl Asking<'_> {
         let parts: Vec<String> =
             filled.iter().map(|longest| format!("{}, {}", longest.place, longest.tokens)).collect();
         let message = format!(
-            "the {}'s longest prompt does not fit: {}, and {completion} for the completion are more than the {positions} \
+            "the {}'s longest prompt does not fit: {}, and {completion} for the completion leave no room in the {positions} \
              positions of the model `{model}`; ask for less, or say `too_long: skip`",
             self.role,
             parts.join(" and ")
