@@ -1,6 +1,7 @@
 //! Failures on request: the tests kill the program, or fill its disk, at each step of writing.
 //!
-//! `TRIPLAY_FAIL=STEP:ACTION[:N]` does ACTION (`kill`, `enospc` or `eio`) when STEP is passed for the N-th time.
+//! `TRIPLAY_FAIL=STEP:ACTION[:N]` does ACTION (`kill`, `stop`, `enospc` or `eio`) when STEP is passed for the N-th time; who
+//! was stopped goes on when it is told to.
 //! Without the variable a step costs one load from memory.
 
 use std::io;
@@ -38,6 +39,7 @@ pub const FAIL_POINTS_OF_GC: &[&str] = &[
     "file.write",
     "file.rename",
     "file.renamed",
+    "collect.looked",
     "collect.rename",
     "merge.rename",
     "merge.renamed",
@@ -46,6 +48,7 @@ pub const FAIL_POINTS_OF_GC: &[&str] = &[
 #[derive(Clone, Copy)]
 enum Action {
     Kill,
+    Stop,
     Error(i32),
 }
 
@@ -61,6 +64,7 @@ pub fn fail_point(step: &str) -> io::Result<()> {
     match due(step) {
         None => Ok(()),
         Some(Action::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+        Some(Action::Stop) => Ok(kill_process(getpid(), Signal::STOP)?),
         Some(Action::Kill) => {
             kill_process(getpid(), Signal::KILL)?;
             std::process::abort()
@@ -91,6 +95,7 @@ fn parse(text: &str) -> Option<Plan> {
     let step = parts.next()?.to_owned();
     let action = match parts.next()? {
         "kill" => Action::Kill,
+        "stop" => Action::Stop,
         "enospc" => Action::Error(rustix::io::Errno::NOSPC.raw_os_error()),
         "eio" => Action::Error(rustix::io::Errno::IO.raw_os_error()),
         _ => return None,

@@ -201,6 +201,7 @@ impl Store {
             held: kept.iter().filter(|blob| !live.blobs.contains(&blob.digest) && !is_part(blob)).count(),
         };
         let trash = self.scratch()?;
+        fail_point("collect.looked").map_err(io_error("read", &self.root))?;
         for blob in doomed.iter().filter(|_| !dry_run) {
             self.may_clean(cleaning.as_ref()).map_err(io_error("clean", &self.root))?;
             self.discard(&blob.digest, &trash)?;

@@ -136,7 +136,7 @@ describe("what it came to", () => {
     const { page } = await open(browser, address);
     const cells = await page.$$eval("#outcome tbody tr:first-child > *", (list) => list.map((cell) => cell.innerText.replace(/[\s\u202f]+/g, " ").trim()));
     assert.deepEqual(cells, [
-      "Attacks that succeed attacks.attack_success", "46.2 → 37.1 % 33.1 to 41.1", "▼ −9.1 points better −14.7 to −3.5", "46.2 → 41.8 % 35.8 to 47.8", "▼ −4.4 points unclear −12.8 to 4.0",
+      "Attacks that succeed attacks.attack_success", "46.2 → 37.1 % 33.1 to 41.1 of 240", "▼ −9.1 points better −14.7 to −3.5", "46.2 → 41.8 % 35.8 to 47.8 of 240", "▼ −4.4 points unclear −12.8 to 4.0",
     ]);
     await page.close();
   });

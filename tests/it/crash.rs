@@ -221,22 +221,19 @@ fn gc_that_stood_still_while_others_went_on_throws_nothing_away() {
     let run = |host: &str| Seen::from(on_host(&space, host, &SMALL).output().unwrap()).json();
     run("cauldron");
     assert_eq!(on_host(&space, "cauldron", &["runs", "rm", "latest"]).status().unwrap().code(), Some(0));
-    // Something that gc reads for as long as we like.
-    let root = space.path(".triplay/roots/slow");
-    fs::create_dir(&root).unwrap();
-    let slow = root.join("slow.jsonl");
-    assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    // It knows what nobody needs, and throws it away when it goes on.
     let mut gc = on_host(&space, "cauldron", &["cache", "gc"]);
+    gc.env("TRIPLAY_FAIL", "collect.looked:stop");
     let gc = gc.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    signal(&gc, "STOP");
+    let state = || fs::read_to_string(format!("/proc/{}/stat", gc.id())).unwrap();
+    while !state().contains(") T ") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let summary = run("kettle");
     assert_eq!((space.digests(&summary), &summary["ran"]), (expected.clone(), &0.into()));
     signal(&gc, "CONT");
-    fs::write(&slow, "").unwrap();
     let seen = Seen::from(gc.wait_with_output().unwrap());
     seen.fails(2, "this process stood still for so long that others took it for gone; run it again");
-    fs::remove_dir_all(root).unwrap();
     let summary = run("kettle");
     assert_eq!((space.digests(&summary), &summary["ran"]), (expected, &0.into()), "nothing is lost");
 }
