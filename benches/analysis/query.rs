@@ -181,6 +181,7 @@ fn finished(
         run,
         pipeline: "bench".into(),
         file: PathBuf::from("bench.yaml"),
+        typed: BTreeMap::new(),
         params: BTreeMap::from([(ablation.to_owned(), params)]),
         settings: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),

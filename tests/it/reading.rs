@@ -343,7 +343,7 @@ fn a_prompt_is_the_same_whatever_editor_wrote_its_file() {
             "pipeline: p\nstages:\n  w: { kind: sandbox, sft: 10, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }\n  a: { kind: generate, model: { path: model }, data: w.seeds, prompts: 2, prompt: { file: prompt.jinja }, sampling: { max_new_tokens: 8 } }\n",
         );
         let summary = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
-        assert_eq!(summary["ran"].as_u64().unwrap() >= 1, true, "another file, another key");
+        assert!(summary["ran"].as_u64().unwrap() >= 1, "another file, another key");
         made.push(space.digests(&summary)["a.attacks"].clone());
     }
     assert!(made.iter().all(|digest| *digest == made[0]), "{made:?}");

@@ -118,7 +118,7 @@ def jbb(out):
         assert artifact.parameters.total_number_of_jailbreaks == len(breaks) == sum(r["broken"] for r in told)
         assert artifact.parameters.total_number_of_queries == sum(r["n"] for r in rows)
         assert {j.behavior for j in artifact.jailbreaks} == {r["seed_id"] for r in told}
-        assert {*of["undetermined_behaviors"]} == {r["seed_id"] for r in rows} - {r["seed_id"] for r in told}
+        assert {*filter(None, of["undetermined_behaviors"].split(", "))} == {r["seed_id"] for r in rows} - {r["seed_id"] for r in told}
         indices = [j.index for j in artifact.jailbreaks]
         assert indices == sorted(set(indices)) and set(indices) <= set(range(len(rows)))
         broken += len(breaks)

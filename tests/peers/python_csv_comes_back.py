@@ -36,11 +36,19 @@ def table():
     return [[field if "\0" not in field else "" for field in row] for row in rows]
 
 
+def plain(field):
+    """What csv can write without quotes."""
+    return "".join(c for c in field if c not in '",\t\r\n\ufeff').strip() or "brew"
+
+
 def write(path, rows, quoting, delimiter, end):
-    """Whether csv can write these rows so."""
+    """Whether csv can write these rows so, and read them again: before 3.13 it wrote carriage returns without quotes."""
     out = io.StringIO(newline="")
     try:
         csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows([COLUMNS, *rows])
+        out.seek(0)
+        if list(csv.reader(out, delimiter=delimiter, quoting=csv.QUOTE_NONE if quoting == csv.QUOTE_NONE else csv.QUOTE_MINIMAL)) != [COLUMNS, *rows]:
+            return False
     except csv.Error:
         return False
     path.write_bytes(out.getvalue().encode())
@@ -64,8 +72,11 @@ def main():
     folder = Path(tempfile.mkdtemp())
     counts = dict.fromkeys(STYLES, 0)
     for number in range(TABLES):
-        rows = table()
+        all_rows = table()
         for quoting in STYLES:
+            rows = all_rows
+            if quoting == csv.QUOTE_NONE:
+                rows = [[plain(field) for field in row] for row in rows]
             delimiter, ending = RANDOM.choice([(",", "csv"), ("\t", "tsv")])
             name = f"table.{ending}"
             if not write(folder / name, rows, quoting, delimiter, RANDOM.choice(["\n", "\r\n"])):

@@ -99,7 +99,8 @@ fn parameters(
             "node": evaluation.node,
             "phase": evaluation.phase,
             "metric": metric,
-            "undetermined_behaviors": unknown,
+            // Texts and numbers alone may stand here.
+            "undetermined_behaviors": unknown.join(", "),
             "checkpoint": evaluation.checkpoint.as_ref().map_or("", |(_, digest)| digest.as_str()),
         },
     })
