@@ -58,7 +58,7 @@ fn default_group() -> usize {
 impl Stage for CrossPlay {
     const KIND: Kind = Kind {
         name: "cross_play",
-        version: 4,
+        version: 5,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
