@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::series::{Measure, is_of};
+use super::series::{Measure, is_of, place};
 use super::table::heading;
 use data::RunMetricRow;
 use game::undetermined;
@@ -47,12 +47,12 @@ impl Denominator {
     /// Of a measure in some runs; none where nobody measured it.
     pub fn of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Option<Denominator> {
         let unknown = Measure { metric: undetermined(&measure.metric), ..measure.clone() };
-        let mut found: HashMap<(usize, &str), (u64, f64)> = HashMap::new();
+        let mut found: HashMap<(usize, (&str, &str)), (u64, f64)> = HashMap::new();
         let (is_value, is_unknown) = (is_of(runs, measure), is_of(runs, &unknown));
         for (run, row) in
             runs.iter().enumerate().flat_map(|(run, rows)| rows.iter().map(move |row| (run, row)))
         {
-            let place = (run, row.node.as_str());
+            let place = (run, place(row));
             if is_value(row) {
                 found.entry(place).or_default().0 = row.metric.count;
             } else if is_unknown(row) {
@@ -120,8 +120,8 @@ fn wrapped(words: &str, parts: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series::measure;
     use super::super::series::tests::row;
+    use super::super::series::{measure, series};
     use super::*;
 
     fn with(node: &str, metric: &str, value: f64, count: u64) -> RunMetricRow {
@@ -147,6 +147,40 @@ mod tests {
         let found = Denominator::of(&none, &success).unwrap();
         assert_eq!(found.line(), "of 0; 100.0 % undetermined, left out");
         assert_eq!(Denominator::of(&[], &success), None);
+    }
+
+    #[test]
+    fn phases_of_one_node_and_steps_of_training_are_told_apart() {
+        // One node in which two attackers meet a defender, as in cross-play.
+        let of = |phase: &str, metric: &str, value, count| {
+            let mut row = with("cross", metric, value, count);
+            row.metric.phase = phase.to_owned();
+            row
+        };
+        let runs = [vec![
+            of("first", "cross_success", 0.5, 12),
+            of("second", "cross_success_undetermined", 1.0, 9),
+            of("update", "cross_success", 0.5, 99),
+            of("update", "cross_success_undetermined", 0.5, 99),
+        ]];
+        let success = measure(&runs, "cross_success").unwrap();
+        let found = Denominator::of(&runs, &success).unwrap();
+        assert_eq!(found.line(), "of 0 to 12; 0.0 to 100.0 % undetermined, left out");
+        let values = |metric: &str| {
+            let found = series(&runs, &measure(&runs, metric).unwrap());
+            found[0].samples.values().next().unwrap().clone()
+        };
+        let named = |phase: &str, value| (format!("1 {phase}"), value);
+        assert_eq!(values("cross_success"), [named("first", Some(0.5)), named("second", None)]);
+        assert_eq!(
+            values("cross_success_undetermined"),
+            [named("first", Some(0.0)), named("second", Some(1.0))]
+        );
+        // What training alone leaves undetermined is none of an evaluation.
+        let runs = [vec![with("eval", "kept", 0.5, 12), of("update", "kept_undetermined", 0.25, 99)]];
+        let kept = measure(&runs, "kept").unwrap();
+        assert_eq!(Denominator::of(&runs, &kept).unwrap().line(), "of 12");
+        assert_eq!(series(&runs, &kept)[0].last().into_values().collect::<Vec<_>>(), [0.5]);
     }
 
     #[test]

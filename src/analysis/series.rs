@@ -90,14 +90,27 @@ pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<
 const TRAINING: &str = "update";
 
 /// Which rows are of a measure. Of what is evaluated and reported by training too, such as the attacker's entropy, those of
-/// evaluations; what guards say is neither.
+/// evaluations, whether it is a rate or the share beside it that is undetermined; what guards say is neither.
 pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetricRow) -> bool {
     let is_own = |row: &RunMetricRow| {
         let metric = &row.metric;
         metric.subject == measure.subject && metric.metric == measure.metric && metric.phase != HALTED
     };
-    let is_evaluated = runs.iter().flatten().any(|row| is_own(row) && row.metric.phase != TRAINING);
+    let rate = measure.metric.strip_suffix(UNDETERMINED).unwrap_or(&measure.metric);
+    let is_evaluation = |row: &RunMetricRow| {
+        let metric = &row.metric;
+        metric.subject == measure.subject
+            && metric.phase != HALTED
+            && metric.phase != TRAINING
+            && metric.metric.strip_prefix(rate).is_some_and(|rest| rest.is_empty() || rest == UNDETERMINED)
+    };
+    let is_evaluated = runs.iter().flatten().any(is_evaluation);
     move |row| is_own(row) && !(is_evaluated && row.metric.phase == TRAINING)
+}
+
+/// Where a metric and what stands beside it were measured: a node may have several phases.
+pub fn place(row: &RunMetricRow) -> (&str, &str) {
+    (&row.node, &row.metric.phase)
 }
 
 /// The metric's values, for each ablation in the order of the runs. A rate has none where everything was undetermined; the
@@ -112,11 +125,11 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     let mut found: Vec<Series> = Vec::new();
     for (run, rows) in runs.iter().enumerate() {
         let own = rows.iter().filter(|row| is_own(row));
-        let told: HashSet<&str> = own.map(|row| row.node.as_str()).collect();
+        let told: HashSet<(&str, &str)> = own.map(place).collect();
         for row in rows {
             let value = match is_own(row) {
                 true => Some(row.metric.value),
-                false if is_beside(row) && !told.contains(row.node.as_str()) => absent,
+                false if is_beside(row) && !told.contains(&place(row)) => absent,
                 false => continue,
             };
             let (ablation, seed, _) = variant(&row.node);

@@ -148,10 +148,17 @@ impl Columns {
 
     /// Whether there is a log-probability for each token of a completion.
     pub fn as_long(&self) -> Result<(), Mismatch> {
-        let lengths = |name: &str| {
+        let lengths = |name: &str| -> Option<Vec<i64>> {
             let array = self.find(name).ok()?;
-            let lists = array.as_list_opt::<i32>()?;
-            Some((0..array.len()).map(|row| lists.value_length(row)).collect::<Vec<_>>())
+            let rows = 0..array.len();
+            Some(match array.data_type() {
+                DataType::List(_) => {
+                    rows.map(|row| array.as_list::<i32>().value_length(row).into()).collect()
+                }
+                DataType::LargeList(_) => rows.map(|row| array.as_list::<i64>().value_length(row)).collect(),
+                DataType::FixedSizeList(_, length) => vec![i64::from(*length); rows.len()],
+                _ => return None,
+            })
         };
         let (Some(tokens), Some(numbers)) = (lengths("completion_ids"), lengths("logprobs")) else {
             return Ok(());

@@ -71,6 +71,8 @@ pub struct Entry<'a> {
     pub seed: Option<u64>,
     /// Without ablation and seed.
     pub node: &'a str,
+    /// Its place among the rows of its run.
+    index: usize,
     pub row: &'a MetricRow,
 }
 
@@ -90,7 +92,7 @@ impl<'a> Book<'a> {
         let mut names = Vec::new();
         let mut entries: HashMap<(&str, &str), Vec<Entry>> = HashMap::new();
         for (run, source) in sources.iter().enumerate() {
-            for row in &source.metrics {
+            for (index, row) in source.metrics.iter().enumerate() {
                 let (ablation, seed, node) = variant(&row.node);
                 let Some(column) = places.get(&(run, ablation)).copied() else { continue };
                 let name = (row.metric.subject.as_str(), row.metric.metric.as_str());
@@ -98,7 +100,7 @@ impl<'a> Book<'a> {
                     names.push(name);
                     Vec::new()
                 });
-                own.push(Entry { column, seed, node, row: &row.metric });
+                own.push(Entry { column, seed, node, index, row: &row.metric });
             }
         }
         (book.entries, book.names) = (entries, names);
@@ -132,27 +134,24 @@ impl<'a> Book<'a> {
                     Of::Evaluation => phase != TRAINING && phase != PHASE && !phase.starts_with("step "),
                 }
         };
-        let point = |row: &MetricRow| Point {
-            phase: analysis::phase(row),
-            at: (row.at.iteration, row.at.step),
-            value: None,
-            count: 0,
-            undetermined: 0,
-        };
-        let mut trail = Trail::new();
-        for entry in self.rows(subject, metric).filter(is_own) {
-            let (value, count) = (Some(entry.row.value), entry.row.count);
-            let own = Point { value, count, undetermined: self.undetermined(entry), ..point(entry.row) };
-            trail.entry(entry.seed).or_default().push(own);
-        }
-        // Evaluations where everything was undetermined, in their places.
-        let own: HashSet<(Option<u64>, &str)> =
-            self.rows(subject, metric).filter(is_own).map(|entry| (entry.seed, entry.node)).collect();
+        let place = |entry: &Entry<'a>| (entry.seed, entry.node, entry.row.phase.as_str());
+        let values: Vec<&Entry> = self.rows(subject, metric).filter(is_own).collect();
+        let known: HashSet<_> = values.iter().map(|entry| place(entry)).collect();
         let beside = undetermined(metric);
-        let alone = self.rows(subject, &beside).filter(is_own);
-        for entry in alone.filter(|entry| !own.contains(&(entry.seed, entry.node))) {
-            let points = trail.entry(entry.seed).or_default();
-            points.push(Point { undetermined: undetermined_of(entry.row), ..point(entry.row) });
+        // Evaluations where everything was undetermined have no value, but their place among the others.
+        let alone = self.rows(subject, &beside).filter(is_own).filter(|entry| !known.contains(&place(entry)));
+        let mut all: Vec<(&Entry, bool)> = values.iter().map(|entry| (*entry, true)).collect();
+        all.extend(alone.map(|entry| (entry, false)));
+        all.sort_by_key(|(entry, _)| entry.index);
+        let mut trail = Trail::new();
+        for (entry, is_known) in all {
+            trail.entry(entry.seed).or_default().push(Point {
+                phase: analysis::phase(entry.row),
+                at: (entry.row.at.iteration, entry.row.at.step),
+                value: is_known.then_some(entry.row.value),
+                count: if is_known { entry.row.count } else { 0 },
+                undetermined: if is_known { self.undetermined(entry) } else { undetermined_of(entry.row) },
+            });
         }
         trail
     }
@@ -237,6 +236,35 @@ mod tests {
         assert_eq!(common_phases(&trail(&[&["end"], &["warm-up"]])), [] as [&str; 0]);
         assert_eq!(common_phases(&trail(&[&["a", "b"]])), ["a", "b"]);
         assert_eq!(common_phases(&Trail::new()), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn an_evaluation_of_which_nothing_is_known_has_its_place_among_the_others() {
+        let row = |phase: &str, iteration, metric: &str, value| MetricRow {
+            phase: phase.into(),
+            subject: "defender".into(),
+            metric: metric.into(),
+            value,
+            count: 12,
+            at: data::Position { iteration, step: 0, rng_seed: String::new() },
+        };
+        let rows = [
+            row("warm-up", 0, "attack_success_undetermined", 1.0),
+            row("red", 1, "attack_success", 0.5),
+            row("red", 1, "attack_success_undetermined", 0.25),
+            row("blue", 1, "attack_success", 0.25),
+        ];
+        let mut book = Book { columns: Vec::new(), entries: HashMap::new(), names: Vec::new() };
+        for (index, row) in rows.iter().enumerate() {
+            let entry =
+                Entry { column: 0, seed: None, node: ["before", "red", "red", "blue"][index], index, row };
+            book.entries.entry((row.subject.as_str(), row.metric.as_str())).or_default().push(entry);
+        }
+        let trail = book.trail(0, "defender", "attack_success", Of::Evaluation);
+        assert_eq!(common_phases(&trail), ["warm-up", "1 red", "1 blue"]);
+        let points: Vec<_> =
+            trail[&None].iter().map(|point| (point.value, point.count, point.undetermined)).collect();
+        assert_eq!(points, [(None, 0, 12), (Some(0.5), 12, 3), (Some(0.25), 12, 0)]);
     }
 
     #[test]

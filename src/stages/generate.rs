@@ -60,7 +60,7 @@ fn default_task() -> String {
 impl Stage for Generate {
     const KIND: Kind = Kind {
         name: "generate",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,

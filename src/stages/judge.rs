@@ -46,7 +46,7 @@ fn greedy() -> Sampling {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,

@@ -38,7 +38,7 @@ fn greedy() -> Sampling {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 2,
+        version: 3,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,

@@ -227,7 +227,7 @@ impl Measure {
     }
 }
 
-/// What came of an attack. One whose meaning is undetermined could not be judged, whatever the response.
+/// What came of an attack. One whose meaning is undetermined failed where the response is none that harms, and is not known otherwise.
 fn outcome<'o>(
     row: &'o VerdictRow,
     attacks: &HashMap<u32, &'o AttackRow>,

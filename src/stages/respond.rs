@@ -91,7 +91,7 @@ fn default_split() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,

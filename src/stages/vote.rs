@@ -71,7 +71,7 @@ fn greedy() -> Sampling {
 impl Stage for Vote {
     const KIND: Kind = Kind {
         name: "vote",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,

@@ -285,15 +285,17 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
     mean("meaning_kept", attacks().map(is_kept).collect());
     // What was not computed of any is left out.
     type Component = fn(&RewardRow) -> Option<f64>;
-    let computed: [(&str, Component); 5] = [
+    let computed: [(&str, Component); 4] = [
         ("self_bleu", |row| row.self_bleu),
         ("self_bleu_penalty", |row| row.self_bleu_penalty),
         ("cosine", |row| row.cosine),
         ("cosine_penalty", |row| row.cosine_penalty),
-        ("coverage", |row| row.coverage),
     ];
     for (name, component) in computed {
         mean(name, rows.iter().filter_map(component).map(Some).collect());
+    }
+    if rows.iter().any(|row| row.coverage.is_some()) {
+        mean("coverage", attacks().map(|row| row.coverage).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     rows.iter().for_each(|row| groups.entry(row.group).or_default().extend(row.advantage));
