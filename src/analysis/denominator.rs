@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::series::{Measure, is_of, place};
+use super::series::{Measure, Place, is_of, place};
 use super::table::heading;
 use data::RunMetricRow;
 use game::undetermined;
@@ -47,7 +47,7 @@ impl Denominator {
     /// Of a measure in some runs; none where nobody measured it.
     pub fn of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Option<Denominator> {
         let unknown = Measure { metric: undetermined(&measure.metric), ..measure.clone() };
-        let mut found: HashMap<(usize, (&str, &str)), (u64, f64)> = HashMap::new();
+        let mut found: HashMap<(usize, Place<'_>), (u64, f64)> = HashMap::new();
         let (is_value, is_unknown) = (is_of(runs, measure), is_of(runs, &unknown));
         for (run, row) in
             runs.iter().enumerate().flat_map(|(run, rows)| rows.iter().map(move |row| (run, row)))

@@ -108,8 +108,11 @@ pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetri
     move |row| is_own(row) && !(is_evaluated && row.metric.phase == TRAINING)
 }
 
+/// A node and one of its phases.
+pub type Place<'r> = (&'r str, &'r str);
+
 /// Where a metric and what stands beside it were measured: a node may have several phases.
-pub fn place(row: &RunMetricRow) -> (&str, &str) {
+pub fn place(row: &RunMetricRow) -> Place<'_> {
     (&row.node, &row.metric.phase)
 }
 
