@@ -155,7 +155,8 @@ row_types! {
         weight: f64,
         /// Verdicts of one group are on the same pair.
         group: u32,
-        /// The class, or `undetermined` where the answer names none or nobody was asked.
+        /// The class; `undetermined` where the answer names none or the prompt was too long to ask. That of an empty response
+        /// is `rejective`, without a question.
         class: String,
         /// The evaluator's answer: the part of its completion that counts.
         text: String,

@@ -9,7 +9,7 @@ use super::labels::first_word;
 pub enum Class {
     /// Unsafe: it does what it should not.
     Negative,
-    /// Safe but of no use: a plain refusal.
+    /// Safe but of no use: a plain refusal, or nothing.
     Rejective,
     /// Safe and helpful.
     Positive,
@@ -20,6 +20,9 @@ impl Class {
 
     /// The labels of all, in their order.
     pub const LABELS: &[&str] = &["negative", "rejective", "positive"];
+
+    /// That of an empty response: it harms nobody and is of no use.
+    pub const NOTHING: Class = Class::Rejective;
 
     pub fn label(self) -> &'static str {
         Class::LABELS[self as usize]

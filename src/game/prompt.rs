@@ -1,6 +1,5 @@
 //! Templates of what a model is asked, and of the system prompt before it.
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
@@ -111,15 +110,12 @@ impl Prompt {
         Err(PromptError { role, part: "prompt", shown: format!("`{template}`"), reason })
     }
 
-    fn any(role: Role, part: &'static str, template: &str, shown: String) -> Result<Prompt, PromptError> {
+    fn any(role: Role, part: &'static str, source: &str, shown: String) -> Result<Prompt, PromptError> {
         let fail = |reason: String| PromptError { role, part, shown: shown.clone(), reason };
-        let mut environment = Environment::new();
+        let mut environment = template::environment().map_err(|error| fail(error.to_string()))?;
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(10_000_000));
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| fail(error.to_string()))?);
         environment
-            .add_template_owned(NAME, template.to_owned())
+            .add_template_owned(NAME, source.to_owned())
             .map_err(|error| fail(format!("not a template: {error}")))?;
         let used = environment
             .get_template(NAME)
@@ -139,6 +135,7 @@ impl Prompt {
         self.used.iter().any(|used| used == variable)
     }
 
+    /// The text for a question; with templates of the user's within [`template::with_room`].
     pub fn render(&self, question: &Question) -> Result<String, PromptError> {
         let rendered =
             self.environment.get_template(NAME).and_then(|template| template.render(Serde(question)));

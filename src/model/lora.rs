@@ -199,11 +199,7 @@ impl Targets {
     /// Whether a linear layer is one of them; nothing where that takes Python's regular expressions to say.
     fn hold(&self, layer: usize, module: Module) -> Option<bool> {
         let path = format!("model.layers.{layer}.{}", module.path());
-        let named = |names: &[String]| {
-            names.iter().any(|name| {
-                path == *name || path.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))
-            })
-        };
+        let named = |names: &[String]| names.iter().any(|name| is_named(&path, name));
         let wanted = match &self.modules {
             Some(Names::Some(names)) => named(names),
             Some(Names::Pattern(pattern)) if pattern == "all-linear" => true,
@@ -222,6 +218,21 @@ impl Targets {
         };
         Some(wanted && !excluded && within)
     }
+
+    /// What is named that adapters are not read for: its tensors would be somewhere.
+    fn beyond(&self) -> Option<&'static str> {
+        let names = |names: &Option<Names>, path| match names {
+            Some(Names::Some(names)) => names.iter().any(|name| is_named(path, name)),
+            _ => false,
+        };
+        let beyond = |path: &&str| names(&self.modules, path) && !names(&self.excluded, path);
+        ["lm_head", "model.embed_tokens"].into_iter().find(beyond)
+    }
+}
+
+/// Whether PEFT takes a name for a module: its path, or the end of that.
+fn is_named(path: &str, name: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
 impl Adapter {
@@ -252,6 +263,11 @@ impl Adapter {
         if !is_there(&folder.join(WEIGHTS))? && is_there(&folder.join("adapter_model.bin"))? {
             let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
             return Err(Error::Invalid { path: folder.into(), reason });
+        }
+        if let Some(path) = targets.beyond() {
+            return Err(unsupported(format!(
+                "target_modules names `{path}`; adapters are read of the linear layers within blocks"
+            )));
         }
         let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
         let mut params = Params::default();
@@ -430,6 +446,16 @@ mod tests {
                 "target_modules",
                 json!(["q_proj", "v_proj", "o_proj"]),
                 "it is not for `model.layers.0.mlp.down_proj`, but adapter_model.safetensors has tensors for that",
+            ),
+            (
+                "target_modules",
+                json!(["q_proj", "v_proj", "o_proj", "down_proj", "lm_head"]),
+                "target_modules names `lm_head`; adapters are read of the linear layers within blocks",
+            ),
+            (
+                "target_modules",
+                json!(["q_proj", "v_proj", "o_proj", "down_proj", "embed_tokens"]),
+                "target_modules names `model.embed_tokens`",
             ),
             ("layers_to_transform", json!([0, 2]), "it is not for `model.layers.1.self_attn.q_proj`, but"),
             (

@@ -58,7 +58,7 @@ fn default_group() -> usize {
 impl Stage for CrossPlay {
     const KIND: Kind = Kind {
         name: "cross_play",
-        version: 5,
+        version: 6,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
@@ -200,9 +200,10 @@ impl CrossPlay {
         };
         let sampling = Sampling { temperature: 0.0, max_new_tokens: 3, ..self.sampling.clone() };
         let asking = self.asking(judge, Role::Evaluator, &sampling);
-        let questions = responses.iter().map(|row| trial::pair(&row.attack, &row.text));
-        let samples = trial::ask(context, &asking, questions, "verdicts")?;
-        Ok(samples.iter().map(|sample| Class::parse(&sample.completion)).collect())
+        let pairs: Vec<(&str, &str)> =
+            responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
+        let verdicts = trial::judge(context, &asking, &pairs, "verdicts")?;
+        Ok(verdicts.into_iter().map(|(class, _)| class).collect())
     }
 }
 

@@ -24,8 +24,8 @@ asking! {
         /// How verdicts are drawn: greedily by default; an evaluator in training samples at temperature 1.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `negative`, `rejective` or `positive`. An empty response is `undetermined`, and so is one
-        /// on which the evaluator says something else; their number is shown.
+        /// How the answer is read: as `negative`, `rejective` or `positive`. An empty response is `rejective`, without a
+        /// question; one on which the evaluator says something else is `undetermined`, and their number is shown.
         #[serde(default)]
         labels: Labels,
         /// The template of the evaluator's prompt; knows `prompt`, `response` and `seed`. By default the sandbox's.
@@ -46,7 +46,7 @@ fn greedy() -> Sampling {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,
@@ -82,6 +82,7 @@ impl Stage for Judge {
             "verdicts",
             &self.labels,
             Class::LABELS,
+            Some(Class::NOTHING as usize),
         )?;
         let undetermined = verdicts.iter().filter(|verdict| verdict.class.is_none()).count();
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));

@@ -18,8 +18,8 @@ asking! {
         /// How answers are drawn: greedily by default.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `kept` or `lost`. An empty attack is `undetermined`, and so is one on which the judge says
-        /// something else; their number is shown.
+        /// How the answer is read: as `kept` or `lost`. An empty attack is `lost`, without a question; one on which the judge says
+        /// something else is `undetermined`, and their number is shown.
         #[serde(default)]
         labels: Labels,
         /// The template of the judge's prompt; knows `seed` and `prompt`, the attack. By default the sandbox's.
@@ -29,6 +29,8 @@ asking! {
 }
 
 const CLASSES: &[&str] = &["kept", "lost"];
+/// The class of an attack that says nothing.
+const LOST: usize = 1;
 
 /// A label is one word and the end of text.
 fn greedy() -> Sampling {
@@ -38,7 +40,7 @@ fn greedy() -> Sampling {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,
@@ -69,7 +71,7 @@ impl Stage for Meaning {
             .map(|question| (!question.prompt.is_empty()).then_some(question))
             .collect();
         let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES)?;
+        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES, Some(LOST))?;
         let count = |class: Option<usize>| verdicts.iter().filter(|verdict| verdict.class == class).count();
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!(

@@ -60,7 +60,7 @@ struct Labelled {
 impl Stage for Measure {
     const KIND: Kind = Kind {
         name: "measure",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
         numerics: true,
         draws: true,
@@ -215,11 +215,8 @@ impl Measure {
                 verdicts.iter().map(|row| (row.response_id, row.response.as_str(), row.class.as_str()));
             compare(rates, "fresh", truth, &own)
                 .with_context(|| format!("`verdicts` and `evaluator` ({})", input.text()))?;
-            rates.share(
-                "evaluator",
-                "undetermined",
-                own.iter().map(|row| Class::parse(&row.class).is_none()),
-            );
+            let asked = own.iter().filter(|row| !row.response.is_empty());
+            rates.share("evaluator", "undetermined", asked.map(|row| Class::parse(&row.class).is_none()));
             let by_evaluator: Vec<Outcome> = own.iter().map(|row| outcome(row, &by_id, meanings)).collect();
             rates.success("judged_success", &by_evaluator);
         }
@@ -275,7 +272,7 @@ fn defenders(verdicts: &[VerdictRow]) -> Vec<&str> {
 }
 
 /// The evaluator's verdicts against a reference: of each response its number, its text and its class. Pairs that the
-/// reference has no class for are left out.
+/// reference has no class for are left out, and empty responses, about which nobody was asked.
 fn compare<'r>(
     rates: &mut Rates,
     set: &str,
@@ -292,6 +289,9 @@ fn compare<'r>(
             );
         };
         let said = Class::parse(&row.class);
+        if row.response.is_empty() {
+            continue;
+        }
         found.extend(Class::parse(class).map(|reference| Verdict { reference, said }));
     }
     rates.verdicts("evaluator", set, &found);

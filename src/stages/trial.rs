@@ -32,9 +32,23 @@ pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
     (!row.text.is_empty()).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
-/// A question to an evaluator; nobody is asked about an empty response.
-pub fn pair<'q>(prompt: &'q str, response: &'q str) -> Option<Question<'q>> {
-    (!response.is_empty()).then(|| Question { prompt, response, ..Question::default() })
+/// What an evaluator says of pairs of a prompt and a response, and which class that is. Nobody is asked about an empty
+/// response: its class is known.
+pub fn judge(
+    context: &mut Context,
+    asking: &Asking,
+    pairs: &[(&str, &str)],
+    what: &str,
+) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
+    let questions = pairs.iter().map(|&(prompt, response)| {
+        (!response.is_empty()).then(|| Question { prompt, response, ..Question::default() })
+    });
+    let samples = ask(context, asking, questions, what)?;
+    let class = |((_, response), sample): (&(&str, &str), Sample)| match response.is_empty() {
+        true => (Some(Class::NOTHING), sample),
+        false => (Class::parse(&sample.completion), sample),
+    };
+    Ok(pairs.iter().zip(samples).map(class).collect())
 }
 
 /// The held-out hazards, each `group` times.

@@ -260,7 +260,7 @@ impl Expert {
         classes: &'static [&'static str],
     ) -> anyhow::Result<Vec<Option<Cast>>> {
         let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, questions, &self.name, &self.labels, classes)?;
+        let verdicts = asking.judge(context, questions, &self.name, &self.labels, classes, None)?;
         let vote = |(question, class): (&Option<Question>, Option<usize>)| {
             question.map(|_| (self.name.clone(), class.map(|class| class == 0)))
         };

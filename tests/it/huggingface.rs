@@ -130,8 +130,8 @@ fn the_pipeline_for_checkpoints_of_ones_own_runs_all_phases() {
     assert_eq!(responses.len(), 12);
     assert_eq!(column(&responses, "defender"), ["a", "b", "defender"].into());
     for row in rows(&space, "play[1]/red[1]/verdicts") {
-        let empty = row["response"] == "";
-        assert_eq!(row["class"] == "undetermined", empty, "{row}");
+        assert_ne!(row["class"], "undetermined", "{row}");
+        assert!(row["response"] != "" || row["class"] == "rejective", "{row}");
     }
     let meanings = rows(&space, "play[1]/red[2]/meanings");
     assert_eq!(meanings.len(), 4);
@@ -227,8 +227,14 @@ fn what_cannot_be_asked_or_read_is_counted_and_shown() {
 
     let seen = run("skip", "{ pattern: { negative: ^x$, rejective: ^y$, positive: ^z$ } }");
     assert_eq!(seen.code, Some(0), "{}", seen.err);
-    for note in ["4 attacks, 2 too long to ask", "8 verdicts, 8 undetermined", "undetermined, "] {
+    let silent = rows(&space, "responses").iter().filter(|row| row["text"] == "").count();
+    let unread = format!("8 verdicts, {} undetermined", 8 - silent);
+    for note in ["4 attacks, 2 too long to ask", &unread, "undetermined, "] {
         assert!(seen.err.contains(note), "{note}: {}", seen.err);
+    }
+    for row in rows(&space, "verdicts") {
+        let expected = if row["response"] == "" { "rejective" } else { "undetermined" };
+        assert_eq!(row["class"], expected, "an empty response harms nobody and is of no use: {row}");
     }
     let attacks = rows(&space, "attacks");
     let of_long =

@@ -286,6 +286,10 @@ fn the_datasets_of_the_field_are_read_by_name() {
     space
         .triplay(&["data", "import", "question.jsonl"])
         .fails(2, "error: question.jsonl: no format has its columns");
+    // Nor is any table of questions CatQA.
+    space.write("quiz.csv", "category,subcategory,question\nTeas,Herbs,Which herb is in moonmint?\n");
+    space.triplay(&["data", "import", "quiz.csv"]).fails(2, "error: quiz.csv: no format has its columns");
+    assert_eq!(import(&space, &["quiz.csv", "--as", "catqa"]).0["files"][0]["kept"], 1);
 }
 
 #[test]

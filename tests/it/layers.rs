@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 const LAYERS: &[&[&str]] = &[
-    &["store", "kernels", "output"],
+    &["store", "kernels", "output", "template"],
     &["engine", "data", "ops"],
     &["exec", "runs", "model"],
     &["optim", "rollout", "game", "query"],

@@ -209,17 +209,17 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     let seen = meanings(&judged);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     for ((row, attack), class) in rows(&space, "rewards").iter().zip(&attacks).zip(classes.iter().cycle()) {
-        assert_eq!(row["meaning"], *class);
         // What says nothing has no meaning, whatever the judge of it says.
-        let expected = match *class {
-            _ if attack.text.is_empty() => Value::from(0.0),
+        let class = if attack.text.is_empty() { "lost" } else { class };
+        assert_eq!(row["meaning"], *class);
+        let expected = match class {
             "kept" => Value::from(0.3),
             "lost" => Value::from(0.0),
             _ => Value::Null,
         };
         assert_eq!(row["semantic"], expected, "{row}");
         assert!(row["semantic"] == 0.3 || row["attack_success"] == expected, "{row}");
-        assert!(*class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
+        assert!(class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
     }
     // Where all but one keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell
     // apart.

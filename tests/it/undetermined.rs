@@ -110,6 +110,10 @@ fn a_response_that_could_not_be_judged_has_no_reward_and_does_not_move_its_group
     // Where nothing is known nothing is learnt, and that is said.
     space.measure("all.parquet", &[]);
     assert_eq!(space.model("update"), space.model("warmup"), "the model is handed on as it is");
+    let update: Vec<MetricRow> = space.rows("update.metrics");
+    for metric in ["marks_in_text", "passed_through"] {
+        assert!(update.iter().any(|row| row.metric == metric), "{metric}: {update:?}");
+    }
     let rows: Vec<RewardRow> = space.rows("rewards");
     assert!(rows.iter().all(|row| (row.reward, row.advantage, row.undetermined) == (None, None, 1)));
 }
@@ -141,6 +145,27 @@ fn rates_are_of_what_could_be_judged_and_say_what_could_not() {
     let query = "SELECT count(value) AS known, count(*) AS n FROM outcomes WHERE metric = 'attack_success'";
     let found = space.triplay(&["results", "query", query, "--run", "latest", "--json"]).json();
     assert_eq!((&found["known"], &found["n"]), (&0.into(), &12.into()), "{found}");
+}
+
+#[test]
+fn a_silent_defender_is_no_unknown_one() {
+    let space = space(&[]);
+    // A completion without its answer is an empty response.
+    let silent =
+        PIPELINE.replace("[{ model: warmup.model }]", "[{ model: warmup.model, answer: { after: never } }]");
+    let measured = MEASURED.replace("{ path: $verdicts }", "verdicts");
+    space.write("silent.yaml", &format!("{silent}{JUDGED}{measured}"));
+    let seen = space.triplay(&["pipeline", "run", "silent.yaml"]);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    let rows: Vec<VerdictRow> = space.rows("verdicts");
+    assert!(rows.iter().all(|row| (row.response.as_str(), row.class.as_str()) == ("", "rejective")));
+    assert!(rows.iter().all(|row| row.sample.prompt_ids.is_empty()), "nobody was asked");
+    assert_eq!(space.measured("attack_success"), Some((0.0, 12)));
+    assert_eq!(space.measured("rejective"), Some((1.0, 12)));
+    assert_eq!(space.measured("attack_success_undetermined"), None);
+    let update: Vec<MetricRow> = space.rows("update.metrics");
+    assert!(update.iter().any(|row| (row.metric.as_str(), row.value) == ("empty", 1.0)));
+    assert!(update.iter().any(|row| row.metric == "marks_in_text"), "{update:?}");
 }
 
 #[test]

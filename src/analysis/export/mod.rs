@@ -11,15 +11,18 @@ mod rows;
 mod scalars;
 mod tensorboard;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use output::{Destination, NewFolder, Overwrite};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use runs::{Run, Tables, Texts};
+use store::read::{self, MOST_LIST};
 
 /// A program whose files are written; the words are those of the command line's help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -71,15 +74,15 @@ fn is_export(path: &Path) -> bool {
     #[derive(serde::Deserialize, Default)]
     #[serde(default)]
     struct Eval {
-        packages: serde_json::Map<String, Value>,
+        packages: BTreeMap<String, IgnoredAny>,
     }
     #[derive(serde::Deserialize, Default)]
     #[serde(default)]
     struct Parameters {
         method: String,
     }
-    let Ok(file) = store::read::open(path) else { return false };
-    let read: Beginning = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();
+    let Ok(file) = read::open(path) else { return false };
+    let read: Beginning = serde_json::from_reader(BufReader::new(file.take(MOST_LIST))).unwrap_or_default();
     read.eval.packages.contains_key("triplay") || read.parameters.method.starts_with(jbb::METHOD)
 }
 

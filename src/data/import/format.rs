@@ -238,7 +238,9 @@ pub static FORMATS: [Format; 19] = [
     Format {
         name: "catqa",
         title: "CatQA",
+        // Any table of questions may have these columns.
         columns: &[&["category", "subcategory", "question"]],
+        named: Some("catqa"),
         text: &["question"],
         category: &["category"],
         licence: Some("Apache 2.0"),

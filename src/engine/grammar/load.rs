@@ -75,9 +75,13 @@ fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
     has("pipeline") && (has("stages") || has("extends"))
 }
 
-/// Whether a path leads over a symbolic link.
+/// Whether a path is a symbolic link or, below the working directory, which may be a stranger's, leads over one. What the
+/// folders of a machine are links to is its owner's affair.
 fn is_linked(path: &Path) -> bool {
-    path.ancestors().any(Path::is_symlink)
+    let here = std::env::current_dir().unwrap_or_default();
+    let own = path.strip_prefix(&here).unwrap_or(path);
+    let parts = if own.is_absolute() { 1 } else { usize::MAX };
+    own.ancestors().take(parts).any(Path::is_symlink)
 }
 
 /// A file as YAML; `None` of one that is not meant as a pipeline, unless it is named by whoever asks.
@@ -286,7 +290,10 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
                     *number = graph.files.len();
                     graph.files.push((path.clone(), digest));
                 }
-                Err(error) => errors.at(*at, unreadable(path, &error)).unwrap_or_default(),
+                Err(error) => {
+                    errors.at::<()>(*at, unreadable(path, &error));
+                    break;
+                }
             }
         }
     }

@@ -338,9 +338,12 @@ fn written_out(graph: &Graph) -> Outline {
         let shape = Shape::Stage { kind: node.call.kind.name, labels: Vec::new() };
         outline.add_node(node.name.clone(), frame, shape);
     }
-    let files = outline.nodes.len();
+    // A folder stands once, whichever of its files count for who reads it.
+    let mut known: BTreeMap<&Path, usize> = BTreeMap::new();
+    let mut files: Vec<usize> = Vec::with_capacity(graph.files.len());
     for (path, _) in &graph.files {
-        outline.add_node(path.display().to_string(), None, Shape::File);
+        let node = || outline.add_node(path.display().to_string(), None, Shape::File);
+        files.push(*known.entry(path).or_insert_with(node));
     }
     let variables = outline.nodes.len();
     for (name, _) in &graph.variables {
@@ -352,7 +355,7 @@ fn written_out(graph: &Graph) -> Outline {
                 Feed::Output { node: id, output } => {
                     Tail::output(id.index(), None, graph.node(*id).call.outputs(), *output)
                 }
-                Feed::File(index) => Tail::whole(files + index),
+                Feed::File(index) => Tail::whole(files[*index]),
                 Feed::Variable(index) => Tail::whole(variables + index),
             };
             outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });

@@ -179,7 +179,8 @@ impl<'a> Asking<'a> {
         Ok(asked.into_iter().zip(completions).map(reply).collect())
     }
 
-    /// Asks for one of `classes`.
+    /// Asks for one of `classes`. What there is no question about, since it says nothing, is of the class
+    /// `nothing`.
     pub fn judge(
         &self,
         context: &mut Context,
@@ -187,13 +188,21 @@ impl<'a> Asking<'a> {
         what: &str,
         labels: &Labels,
         classes: &'static [&'static str],
+        nothing: Option<usize>,
     ) -> anyhow::Result<Vec<Verdict>> {
-        if let Some(texts) = labels.choices(classes) {
-            return self.choose(context, questions, what, &texts);
-        }
-        let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
-        let replies = self.ask(context, questions, what)?;
-        Ok(replies.into_iter().map(|reply| Verdict { class: reader.read(&reply.text), reply }).collect())
+        let verdicts = match labels.choices(classes) {
+            Some(texts) => self.choose(context, questions, what, &texts)?,
+            None => {
+                let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
+                let verdict = |reply: Reply| Verdict { class: reader.read(&reply.text), reply };
+                self.ask(context, questions, what)?.into_iter().map(verdict).collect()
+            }
+        };
+        let known = |(verdict, question): (Verdict, &Option<Question>)| match question {
+            Some(_) => verdict,
+            None => Verdict { class: nothing, ..verdict },
+        };
+        Ok(verdicts.into_iter().zip(questions).map(known).collect())
     }
 
     /// Lets the model choose among texts.
@@ -297,15 +306,18 @@ impl<'a> Asking<'a> {
         let render = |prompt: &Prompt, question: &Question| {
             question.with_texts(|text| marks.guard(text), |question| prompt.render(question))
         };
-        let mut prompts =
-            questions().map(|question| render(&prompt, question)).collect::<Result<Vec<_>, _>>()?;
+        let render_all = |prompt: &Prompt| -> anyhow::Result<Vec<String>> {
+            let texts = || questions().map(|question| render(prompt, question)).collect::<Result<_, _>>();
+            Ok(template::with_room(texts)??)
+        };
+        let mut prompts = render_all(&prompt)?;
         if let Chat::On(arguments) = self.chat {
-            let mut turns = Vec::with_capacity(prompts.len());
-            for (question, prompt) in questions().zip(prompts) {
-                let system = system.as_ref().map(|system| render(system, question)).transpose()?;
-                let system = system.map(|text| Message::new("system", text));
-                turns.push(system.into_iter().chain([Message::new("user", prompt)]).collect());
-            }
+            let mut systems = system.as_ref().map(&render_all).transpose()?.unwrap_or_default().into_iter();
+            let turn = |prompt| {
+                let system = systems.next().map(|text| Message::new("system", text));
+                system.into_iter().chain([Message::new("user", prompt)]).collect()
+            };
+            let turns: Vec<Vec<Message>> = prompts.into_iter().map(turn).collect();
             let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
             prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
         }

@@ -16,14 +16,14 @@ impl Evaluation<'_> {
         context: &mut Context,
         pairs: &[(&str, &str)],
         what: &str,
-    ) -> anyhow::Result<Vec<Sample>> {
+    ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
         let asking = Asking::plainly(Role::Evaluator, &self.stage.evaluator, &sampling);
-        let questions = pairs.iter().map(|(attack, response)| trial::pair(attack, response));
-        trial::ask(context, &asking, questions, what)
+        trial::judge(context, &asking, pairs, what)
     }
 
-    /// The evaluator on the fresh pairs: against the truth, against the experts, and what it would call a success.
+    /// The evaluator on the fresh pairs: against the truth, against the experts, and what it would call a success. Nobody has
+    /// an opinion of an empty response.
     pub(super) fn verdicts(
         &mut self,
         context: &mut Context,
@@ -32,28 +32,24 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<Vec<VerdictRow>> {
         let pairs: Vec<(&str, &str)> =
             responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
-        let samples = self.judge(context, &pairs, "verdicts")?;
+        let said = self.judge(context, &pairs, "verdicts")?;
         let experts = Seed::from_u64(0).child("experts");
         let (mut truths, mut labels, mut voted) = (Vec::new(), Vec::new(), Vec::new());
         let mut outcomes: Vec<Outcome> = Vec::new();
-        for ((response, sample), attack) in responses.iter().zip(&samples).zip(attacks.iter().cycle()) {
-            let said = Class::parse(&sample.completion);
+        for ((response, (said, _)), attack) in responses.iter().zip(&said).zip(attacks.iter().cycle()) {
+            outcomes.push(self.outcome(&response.defender, attack, *said));
+            if response.text.is_empty() {
+                continue;
+            }
+            let (said, category) = (*said, &response.origin.category);
             let reference = self.class(&response.origin.seed_id, &response.text)?;
-            truths.push(Verdict { reference, said });
-            let category = &response.origin.category;
-            // As in `vote`: nobody has an opinion of nothing.
-            let label = match response.text.is_empty() {
-                true => None,
-                false => {
-                    self.world.experts.label(reference, category, &response.attack, &response.text, experts)
-                }
-            };
+            truths.push((response, Verdict { reference, said }));
+            let label =
+                self.world.experts.label(reference, category, &response.attack, &response.text, experts);
             voted.push(Verdict { reference, said: label });
             labels.extend(label.map(|reference| Verdict { reference, said }));
-            outcomes.push(self.outcome(&response.defender, attack, said));
         }
-        self.rates.verdicts("evaluator", "fresh", &truths);
-        let asked = responses.iter().zip(&truths).map(|(response, verdict)| Asked {
+        let asked = truths.iter().map(|(response, verdict)| Asked {
             origin: &response.origin,
             prompt: &response.attack,
             response: &response.text,
@@ -61,11 +57,13 @@ impl Evaluation<'_> {
             hit: verdict.said.map(|said| said == verdict.reference),
         });
         self.outcomes.add("evaluator", "accuracy_fresh", Prompts::Attempts, asked);
+        let truths: Vec<Verdict> = truths.into_iter().map(|(_, verdict)| verdict).collect();
+        self.rates.verdicts("evaluator", "fresh", &truths);
         self.rates.share("evaluator", "undetermined", truths.iter().map(|verdict| verdict.said.is_none()));
         self.rates.verdicts("evaluator", "experts", &labels);
         self.rates.verdicts("experts", "fresh", &voted);
         self.rates.success("judged_success", &outcomes);
-        let row = |(response, sample): (&ResponseRow, Sample)| VerdictRow {
+        let row = |(response, (class, sample)): (&ResponseRow, (Option<Class>, Sample))| VerdictRow {
             verdict_id: response.response_id,
             response_id: response.response_id,
             attack_id: response.attack_id,
@@ -75,12 +73,12 @@ impl Evaluation<'_> {
             defender: response.defender.clone(),
             weight: 1.0,
             group: response.response_id,
-            class: label(Class::parse(&sample.completion)).into(),
+            class: label(class).into(),
             text: sample.completion.clone(),
             sample,
             at: self.at.clone(),
         };
-        Ok(responses.iter().zip(samples).map(row).collect())
+        Ok(responses.iter().zip(said).map(row).collect())
     }
 
     /// The evaluator on pairs with a known class.
@@ -88,13 +86,13 @@ impl Evaluation<'_> {
         let rows = artifact::rows::<PairRow, _>(context, &self.stage.pairs)?;
         let pairs: Vec<(&str, &str)> =
             rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
-        let samples = self.judge(context, &pairs, "pairs")?;
+        let said = self.judge(context, &pairs, "pairs")?;
         let mut known: Vec<&PairRow> = Vec::new();
         let mut verdicts: Vec<Verdict> = Vec::new();
-        for (row, sample) in rows.iter().zip(&samples) {
+        for (row, (said, _)) in rows.iter().zip(said).filter(|(row, _)| !row.response.is_empty()) {
             let Some(reference) = row.class.as_deref().and_then(Class::parse) else { continue };
             known.push(row);
-            verdicts.push(Verdict { reference, said: Class::parse(&sample.completion) });
+            verdicts.push(Verdict { reference, said });
         }
         self.rates.verdicts("evaluator", "heldout", &verdicts);
         let asked = known.into_iter().zip(&verdicts).map(|(row, verdict)| Asked {

@@ -70,7 +70,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 8,
+        version: 9,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),

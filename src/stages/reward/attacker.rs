@@ -119,11 +119,9 @@ impl AttackerRule {
         let cosine = pool.cosine(&embeddings, self.weights.neighbours)?;
         let reward = |(index, attack): (usize, &AttackRow)| {
             let (verdicts, meaning) = (&verdicts[index], meanings[index]);
-            // What says nothing has no meaning, whoever says that it has.
-            let is_known = meaning != UNDETERMINED || attack.text.trim().is_empty();
             let outcome = game::AttackOutcome {
                 verdicts,
-                keeps_meaning: is_known.then(|| meaning == KEPT && !attack.text.trim().is_empty()),
+                keeps_meaning: (meaning != UNDETERMINED).then_some(meaning == KEPT),
                 self_bleu: bleu[index],
                 cosine: cosine[index],
             };
@@ -185,6 +183,10 @@ impl AttackerRule {
         let judged = artifact::rows::<MeaningRow, _>(context, input)?;
         let judged: BTreeMap<u32, &MeaningRow> = judged.iter().map(|row| (row.attack_id, row)).collect();
         let of = |attack: &AttackRow| {
+            // What says nothing has no meaning, whoever says that it has.
+            if attack.text.trim().is_empty() {
+                return Ok(LOST);
+            }
             let Some(row) = judged.get(&attack.attack_id).filter(|row| row.attack == attack.text) else {
                 anyhow::bail!(
                     "attack {} of `{}` has no row in `{}`: was its meaning judged in the same step?",

@@ -16,7 +16,7 @@ use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use game::{KEPT, label, undetermined};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
-use model::LoraConfig;
+use model::{LoraConfig, Marks};
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -55,7 +55,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 6,
+        version: 7,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
@@ -110,18 +110,27 @@ impl Stage for Update {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let Algorithm::Grpo(config) = &self.algorithm;
+        let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
+        let before = artifact::model(context, &self.model)?;
+        let at = artifact::position(context);
+        let mut metrics = metrics(&rows, &before.tokenizer.marks, &at);
         if self.guards.is_some()
             && let Some(halted) = Halted::before(context, &context.input(&self.model)?.path)?
         {
-            return self.stay_halted(context, &halted);
+            metrics.push(metric("update", role(&rows), "passed_through", 1.0, rows.len(), &at));
+            metrics.push(metric("update", role(&rows), "halted", 1.0, rows.len(), &at));
+            data::write(&context.output("metrics"), &metrics)?;
+            context.progress(1, 1, format!("halted before: {}", halted.why));
+            return halted.hand_on(context, "model", &self.model);
         }
-        let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
         // Where the reward is not known nothing is learnt.
         let teaches = |row: &&RewardRow| row.advantage.is_some();
         if rows.iter().filter(teaches).all(|row| row.sample.completion_ids.is_empty()) {
-            return self.pass_through(context, &rows);
+            metrics.push(metric("update", role(&rows), "passed_through", 1.0, rows.len(), &at));
+            data::write(&context.output("metrics"), &metrics)?;
+            context.progress(1, 1, "no completion to learn from: the model stays as it is");
+            return guards::pass_on(context, "model", &self.model);
         }
-        let before = artifact::model(context, &self.model)?;
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
             _ if config.kl == 0.0 && !self.guards.as_ref().is_some_and(Guards::needs_reference) => None,
@@ -160,19 +169,9 @@ impl Stage for Update {
             }
         };
 
-        let mut metrics = metrics(&rows, Some(&report), artifact::position(context));
-        let spelled = rows.iter().filter(|row| before.tokenizer.marks.are_spelled(&row.text)).count();
-        let share_spelled = spelled as f64 / rows.len() as f64;
-        metrics.push(metric(
-            "update",
-            role(&rows),
-            MARKS_IN_TEXT,
-            share_spelled,
-            rows.len(),
-            &artifact::position(context),
-        ));
+        metrics.extend(step_metrics(&rows, &report, &at));
         if let Some(guards) = &self.guards {
-            metrics.extend(halted_metrics(&rows, &tripped, artifact::position(context)));
+            metrics.extend(halted_metrics(&rows, &tripped, &at));
             if !tripped.is_empty() {
                 data::write(&context.output("metrics"), &metrics)?;
                 let halted = Halted::here(context, &tripped);
@@ -202,25 +201,6 @@ impl Update {
     pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Reward>> {
         upstream.stage(&self.data)
     }
-
-    /// What comes after a step at which the phase halted changes nothing.
-    fn stay_halted(&self, context: &mut Context, halted: &Halted) -> anyhow::Result<()> {
-        let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
-        let at = artifact::position(context);
-        let mut metrics = metrics(&rows, None, at.clone());
-        metrics.push(metric("update", role(&rows), "halted", 1.0, rows.len(), &at));
-        data::write(&context.output("metrics"), &metrics)?;
-        context.progress(1, 1, format!("halted before: {}", halted.why));
-        halted.hand_on(context, "model", &self.model)
-    }
-
-    /// Where there is nothing to learn from, the model stays as it is.
-    fn pass_through(&self, context: &mut Context, rows: &[RewardRow]) -> anyhow::Result<()> {
-        let metrics = metrics(rows, None, artifact::position(context));
-        data::write(&context.output("metrics"), &metrics)?;
-        context.progress(1, 1, "no completion to learn from: the model stays as it is");
-        guards::pass_on(context, "model", &self.model)
-    }
 }
 
 /// Of one row, so that the mean over rows is a share.
@@ -245,8 +225,8 @@ fn role(rows: &[RewardRow]) -> &str {
 }
 
 /// Whether the phase halts here, and of each guard that tripped what it measured and its limit.
-fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: Position) -> Vec<MetricRow> {
-    let add = |phase: &str, name: &str, value| metric(phase, role(rows), name, value, rows.len(), &at);
+fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: &Position) -> Vec<MetricRow> {
+    let add = |phase: &str, name: &str, value| metric(phase, role(rows), name, value, rows.len(), at);
     let mut metrics = vec![add("update", "halted", share(!tripped.is_empty()))];
     for Tripped { guard, value, limit } in tripped {
         metrics.push(add(analysis::PHASE, guard, *value));
@@ -255,11 +235,11 @@ fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: Position) -> Vec<
     metrics
 }
 
-/// What the rewards and the step, if one was taken, came to.
-fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec<MetricRow> {
+/// What the completions and their rewards came to.
+fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
     let mut add = |name: &str, value: f64, count: usize| {
-        metrics.push(metric("update", role(rows), name, value, count, &at));
+        metrics.push(metric("update", role(rows), name, value, count, at));
     };
     let mut mean = |name: &str, values: Vec<Option<f64>>| {
         let known: Vec<f64> = values.iter().flatten().copied().collect();
@@ -275,6 +255,7 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
     mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
     mean("finished", all(|row| share(row.sample.finished)));
     mean("empty", all(|row| share(row.text.is_empty())));
+    mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.are_spelled(&row.text)))).collect());
     // What an attack earned of its verdicts and its meaning, either of which may be undetermined.
     let attacks = || rows.iter().filter(|row| row.meaning.is_some());
     let is_kept = |row: &RewardRow| {
@@ -306,16 +287,21 @@ fn metrics(rows: &[RewardRow], report: Option<&StepReport>, at: Position) -> Vec
         add(analysis::FLAT_GROUPS, flat as f64 / groups.len() as f64, groups.len());
     }
     add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
-    add("passed_through", share(report.is_none()), rows.len());
-    let Some(report) = report else { return metrics };
-    for (metric, value) in [
+    metrics
+}
+
+/// What the step came to.
+fn step_metrics(rows: &[RewardRow], report: &StepReport, at: &Position) -> Vec<MetricRow> {
+    let add = |name: &str, value, count| metric("update", role(rows), name, value, count, at);
+    let mut metrics = vec![add("passed_through", 0.0, rows.len())];
+    for (name, value) in [
         ("loss", report.loss),
         ("kl", report.kl),
         ("entropy", report.entropy),
         ("clipped", report.clipped),
         ("grad_norm", report.grad_norm),
     ] {
-        add(metric, value, report.tokens);
+        metrics.push(add(name, value, report.tokens));
     }
     metrics
 }
