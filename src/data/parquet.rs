@@ -137,6 +137,9 @@ const MOST_COLUMNS: usize = 10_000;
 /// The most memory that the rows of a file may take which is read whole, in bytes: a few megabytes can hold many of them.
 const MOST_MEMORY: usize = 16 << 30;
 
+/// Bytes of a value at the most, on average of those that lie together: they are unpacked together.
+const MOST_VALUE: i64 = 16 << 20;
+
 /// What a Parquet file says of itself, without its rows.
 pub struct Head {
     pub schema: SchemaRef,
@@ -244,6 +247,13 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
         return Err(fail(ParquetError::General(
             "a column begins before the file or is shorter than nothing".into(),
         )));
+    }
+    let mut chunks = metadata.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let mean = |chunk: &ColumnChunkMetaData| chunk.uncompressed_size() / chunk.num_values().max(1);
+    if let Some(chunk) = chunks.find(|chunk| mean(chunk) > MOST_VALUE) {
+        let most = format!("{} MiB for a value of a column", MOST_VALUE >> 20);
+        let found = format!("{} MiB in `{}`", mean(chunk) >> 20, chunk.column_path().string());
+        return Err(Error::TooLarge { path: path.to_owned(), most, found });
     }
     let columns = metadata.schema().fields().len();
     if columns > MOST_COLUMNS {
@@ -385,6 +395,26 @@ mod tests {
         foreign(&path, vec![("text", Arc::new(StringArray::from(vec![Some("a"), None])))]);
         let error = read::<TextRow>(&path).unwrap_err().to_string();
         assert!(error.ends_with("column `text` is empty in row 1"), "{error}");
+    }
+
+    #[test]
+    fn a_few_kilobytes_that_unpack_to_a_huge_value_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let write = |length: usize| {
+            let text: ArrayRef = Arc::new(StringArray::from(vec!["a".repeat(length), "b".into()]));
+            let how = Compression::ZSTD(Default::default());
+            compressed(&path, vec![("text", text)], how);
+        };
+        write(40 << 20);
+        assert!(std::fs::metadata(&path).unwrap().len() < 40_000);
+        let error = read::<TextRow>(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("must have at most 16 MiB for a value of a column, found 20 MiB in `text`"),
+            "{error}"
+        );
+        write(8 << 20);
+        assert_eq!(read::<TextRow>(&path).unwrap().len(), 2);
     }
 
     #[test]

@@ -110,6 +110,14 @@ impl Checkpoint {
         })
     }
 
+    /// The positions of a model, where its folder or GGUF file says so; tells nothing of what is wrong with it.
+    pub fn positions(path: &Path) -> Option<usize> {
+        match gguf::file_of(path) {
+            Some(file) => gguf::positions(&file),
+            None => Some(Checkpoint::config(&Checkpoint::base_folder(path).ok()?).ok()?.positions),
+        }
+    }
+
     /// config.json, with the end tokens that generation_config.json adds.
     pub fn config(folder: &Path) -> Result<Config> {
         let mut config = Config::load(&folder.join(CONFIG))?;

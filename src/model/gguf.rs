@@ -42,6 +42,14 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
     if files.len() == 1 { files.pop() } else { None }
 }
 
+/// The positions of a GGUF file's model, as far as its metadata says so.
+pub fn positions(path: &Path) -> Option<usize> {
+    let file = read::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    let found = gguf_header::first_number(&mut BufReader::new(file), length, ".context_length");
+    usize::try_from(found.ok()??).ok()
+}
+
 /// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. `folder` is where a tokenizer.json may lie that is to
 /// be taken instead of the file's own tokenizer: nothing beside a file that was named alone counts.
 pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {

@@ -24,19 +24,7 @@ const ARRAY: u32 = 9;
 
 /// Reads the header of a file of `length` bytes.
 pub fn read(reader: &mut (impl Read + Seek), length: u64) -> Understood<Content> {
-    let mut header = Header { reader, at: 0, end: length.min(MOST_BYTES), elements: 0 };
-    let magic = header.bytes::<4>("its first word")?;
-    if magic != *b"GGUF" {
-        return Err(match &magic {
-            b"FUGG" => "is a GGUF file for big-endian machines, which is not supported".into(),
-            _ => "does not begin with GGUF".into(),
-        });
-    }
-    let magic = match header.u32("its version")? {
-        2 => VersionedMagic::GgufV2,
-        3 => VersionedMagic::GgufV3,
-        version => return Err(format!("has version {version}; there are: 2, 3")),
-    };
+    let (mut header, magic) = Header::begin(reader, length)?;
     let (tensors, keys) = (header.u64("the number of tensors")?, header.u64("the number of keys")?);
     let mut metadata = HashMap::new();
     for number in 0..keys {
@@ -60,6 +48,25 @@ pub fn read(reader: &mut (impl Read + Seek), length: u64) -> Understood<Content>
     ensure_places(&tensor_infos, alignment, length.saturating_sub(tensor_data_offset))?;
     reader.seek(SeekFrom::Start(tensor_data_offset)).map_err(|error| format!("cannot be read: {error}"))?;
     Ok(Content { magic, metadata, tensor_infos, tensor_data_offset })
+}
+
+/// The value of the first key that ends like this, where it is a whole number: nothing behind it is read.
+pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> Understood<Option<u64>> {
+    let (mut header, _) = Header::begin(reader, length)?;
+    header.u64("the number of tensors")?;
+    for number in 0..header.u64("the number of keys")? {
+        let key = header.text(&format!("key {number} of its metadata"))?;
+        let kind = header.u32(&key)?;
+        let value = header.value(&key, kind)?;
+        if key.ends_with(ending) {
+            return Ok(match value {
+                Value::U32(number) => Some(number.into()),
+                Value::U64(number) => Some(number),
+                _ => None,
+            });
+        }
+    }
+    Ok(None)
 }
 
 /// Where tensors may begin: at multiples of this many bytes.
@@ -112,7 +119,24 @@ struct Header<'a, R> {
     elements: u64,
 }
 
-impl<R: Read> Header<'_, R> {
+impl<'a, R: Read> Header<'a, R> {
+    /// Reads what every file begins with.
+    fn begin(reader: &'a mut R, length: u64) -> Understood<(Header<'a, R>, VersionedMagic)> {
+        let mut header = Header { reader, at: 0, end: length.min(MOST_BYTES), elements: 0 };
+        let magic = header.bytes::<4>("its first word")?;
+        if magic != *b"GGUF" {
+            return Err(match &magic {
+                b"FUGG" => "is a GGUF file for big-endian machines, which is not supported".into(),
+                _ => "does not begin with GGUF".into(),
+            });
+        }
+        match header.u32("its version")? {
+            2 => Ok((header, VersionedMagic::GgufV2)),
+            3 => Ok((header, VersionedMagic::GgufV3)),
+            version => Err(format!("has version {version}; there are: 2, 3")),
+        }
+    }
+
     /// That so many bytes more can be there.
     fn reserve(&mut self, bytes: u64, what: &str) -> Understood<()> {
         match self.at.checked_add(bytes).filter(|at| *at <= self.end) {

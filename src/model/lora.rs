@@ -221,11 +221,11 @@ impl Targets {
 
     /// What is named that adapters are not read for: its tensors would be somewhere.
     fn beyond(&self) -> Option<&'static str> {
-        let names = |names: &Option<Names>, path| match names {
+        let names = |names: &Option<Names>, path: &str| match names {
             Some(Names::Some(names)) => names.iter().any(|name| is_named(path, name)),
             _ => false,
         };
-        let beyond = |path: &&str| names(&self.modules, path) && !names(&self.excluded, path);
+        let beyond = |path: &&'static str| names(&self.modules, path) && !names(&self.excluded, path);
         ["lm_head", "model.embed_tokens"].into_iter().find(beyond)
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Seeds, World};
 use super::asking::{Asking, Chat, Text};
+use super::rollouts::other_than_trained;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
@@ -104,13 +105,26 @@ impl Stage for CrossPlay {
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let attackers = self.attackers.values().map(|model| (Role::Attacker, model));
         let defenders = self.defenders.values().map(|model| (Role::Defender, model));
+        let mut warnings = Vec::new();
+        // Its keys of prompts are named after the roles.
+        let mut warn = |key: &str, warning: Option<CheckError>| {
+            warnings.extend(warning.map(|warning| match warning.path.as_str() {
+                "prompt" | "labels" => CheckError { path: key.into(), ..warning },
+                _ => warning,
+            }));
+        };
         for (role, model) in attackers.chain(defenders) {
             let asking = self.asking(model, role, &self.sampling);
             asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+            let key = if role == Role::Attacker { "attacker_prompt" } else { "defender_prompt" };
+            warn(key, other_than_trained(upstream, &asking));
         }
-        let judge = self.judge.as_ref().map(|model| self.asking(model, Role::Evaluator, &self.sampling));
-        let unsaid = judge.and_then(|judge| judge.unsaid(&Labels::FirstWord, Class::LABELS));
-        Ok(unsaid.map(|warning| CheckError { path: "judge_prompt".into(), ..warning }).into_iter().collect())
+        if let Some(model) = &self.judge {
+            let asking = self.asking(model, Role::Evaluator, &self.sampling);
+            warn("judge_prompt", asking.unsaid(&Labels::FirstWord, Class::LABELS));
+            warn("judge_prompt", other_than_trained(upstream, &asking));
+        }
+        Ok(warnings)
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
-use super::asking::{Longest, Missing, Reply, Text, asking};
-use super::rollouts::Sampler;
+use super::asking::{Asking, Longest, Missing, Reply, Text, asking};
+use super::rollouts::{Sampler, other_than_trained};
 use data::{self, AttackRow, ResponseRow, SeedRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use game::{Question, Turn};
@@ -88,8 +88,9 @@ impl Stage for Generate {
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let room = self.asking(&self.sampling).room(upstream, self.sampling.max_new_tokens, &[])?;
-        Ok(room.into_iter().collect())
+        let asking = self.asking(&self.sampling);
+        let room = asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+        Ok(room.into_iter().chain(other_than_trained(upstream, &asking)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -157,8 +158,8 @@ impl Sampler for Generate {
         self.group
     }
 
-    fn models(&self) -> Vec<(String, &Input<Model>)> {
-        vec![("model".into(), &self.model)]
+    fn askings(&self) -> Vec<(String, Asking<'_>)> {
+        vec![("model".into(), self.asking(&self.sampling))]
     }
 }
 

@@ -3,7 +3,7 @@
 use super::artifact::{self, Judgeable, Model};
 use super::asking::{Asking, Longest, Missing, Text, asking};
 use super::respond::Respond;
-use super::rollouts::Sampler;
+use super::rollouts::{Sampler, other_than_trained, trained_with};
 use super::update::Update;
 use data::{self, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
@@ -125,22 +125,14 @@ impl Judge {
 
     /// A warning where the evaluator is asked otherwise than it was trained to be.
     fn other_than_trained(&self, upstream: Upstream) -> Option<CheckError> {
-        let update = upstream.stage::<Update, _>(&self.model)?;
-        let rewards = update.stage.rewards(update.upstream())?;
-        let trained = rewards.stage.judge(rewards.upstream())?;
-        let (mine, other): (Asking, Asking) =
-            (self.asking(&self.sampling), trained.stage.asking(&trained.stage.sampling));
-        let key = match mine.other_than(&other) {
-            None if self.labels == trained.stage.labels => return None,
-            None => "labels",
-            Some(key) => key,
-        };
-        let message = format!(
-            "`{}` was trained with another `{key}` than it is asked with here: see {}",
-            self.model.text(),
-            trained.place(key)
-        );
-        Some(CheckError::at(key, message))
+        let asking = self.asking(&self.sampling);
+        other_than_trained(upstream, &asking).or_else(|| {
+            let update = upstream.stage::<Update, _>(&self.model)?;
+            let rewards = update.stage.rewards(update.upstream())?;
+            let trained = rewards.stage.judge(rewards.upstream())?;
+            let is_other = self.labels != trained.stage.labels;
+            is_other.then(|| trained_with(&asking, "labels", &trained.place("labels")))
+        })
     }
 }
 
@@ -153,8 +145,8 @@ impl Sampler for Judge {
         self.group
     }
 
-    fn models(&self) -> Vec<(String, &Input<Model>)> {
-        vec![("model".into(), &self.model)]
+    fn askings(&self) -> Vec<(String, Asking<'_>)> {
+        vec![("model".into(), self.asking(&self.sampling))]
     }
 
     fn is_free(&self) -> bool {

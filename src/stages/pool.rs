@@ -101,10 +101,11 @@ impl Stage for Pool {
             Some(threshold) if threshold != self.threshold => {
                 let place = rewards.place("rule.attacker.coverage.threshold");
                 let message = format!(
-                    "`threshold` must be that of the coverage reward, {threshold:?}, found {:?}: see {place}",
+                    "the pool takes attacks from {:?} on, and the coverage reward calls them successful from {threshold:?} \
+                     on: what one counts the other does not, see {place}",
                     self.threshold
                 );
-                Err(message.into())
+                Ok(vec![CheckError::at("threshold", message)])
             }
             _ => Ok(Vec::new()),
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::{self, Attacks, Model, Prompts};
 use super::asking::{Asking, Longest, Missing, Text, asking};
 use super::generate::Generate;
-use super::rollouts::Sampler;
+use super::rollouts::{Sampler, other_than_trained};
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Stage, Upstream};
 use game::Question;
@@ -140,12 +140,15 @@ impl Stage for Respond {
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let mut warnings = Vec::new();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
-            let room = self.asking(defense).room(
-                upstream,
-                self.sampling.max_new_tokens,
-                &self.attack(upstream).into_iter().collect::<Vec<_>>(),
+            let asking = self.asking(defense);
+            let filled: Vec<Longest> = self.attack(upstream).into_iter().collect();
+            let room = asking.room(upstream, self.sampling.max_new_tokens, &filled)?;
+            let own = format!("models.{index}");
+            warnings.extend(room.map(|warning| CheckError { path: own.clone(), ..warning }));
+            let other = other_than_trained(upstream, &asking);
+            warnings.extend(
+                other.map(|warning| CheckError { path: format!("{own}.{}", warning.path), ..warning }),
             );
-            warnings.extend(room?.map(|warning| CheckError { path: format!("models.{index}"), ..warning }));
         }
         Ok(warnings)
     }
@@ -196,9 +199,9 @@ impl Sampler for Respond {
         self.group
     }
 
-    fn models(&self) -> Vec<(String, &Input<Model>)> {
+    fn askings(&self) -> Vec<(String, Asking<'_>)> {
         let asked = self.models.iter().enumerate().filter(|(_, defense)| defense.weight > 0.0);
-        asked.map(|(index, defense)| (format!("models.{index}.model"), &defense.model)).collect()
+        asked.map(|(index, defense)| (format!("models.{index}.model"), self.asking(defense))).collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where the completions come from that a model learns from: what their sampling and the update have to agree on.
 
 use super::artifact::Model;
+use super::asking::Asking;
+use super::update::Update;
 use engine::{CheckError, Fed, Input, Upstream};
 use rollout::Sampling;
 
@@ -9,8 +11,8 @@ pub trait Sampler {
     fn sampling(&self) -> &Sampling;
     /// Completions of one prompt.
     fn group(&self) -> usize;
-    /// Whose completions they are, and the key of each.
-    fn models(&self) -> Vec<(String, &Input<Model>)>;
+    /// How each of the models is asked, and its key.
+    fn askings(&self) -> Vec<(String, Asking<'_>)>;
     /// Whether completions are as long as `max_new_tokens` says.
     fn is_free(&self) -> bool {
         true
@@ -81,13 +83,35 @@ impl<'a> Rollouts<'a> {
     /// The model that one of them is of, if that is another than `model` of the stage with this `upstream`.
     pub fn of_other(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
         let is_other =
-            |(_, other): &(_, &Input<Model>)| upstream.is_same(model, self.upstream, *other) == Some(false);
-        let (key, other) = self.by.models().into_iter().find(is_other)?;
+            |(_, asking): &(_, Asking)| upstream.is_same(model, self.upstream, asking.model) == Some(false);
+        let (key, asking) = self.by.askings().into_iter().find(is_other)?;
         Some(format!(
             "`{}` learns from completions of another model, `{}`: see {}",
             model.text(),
-            other.text(),
+            asking.model.text(),
             (self.place)(&key)
         ))
     }
+}
+
+/// Where a model was trained on completions to another way of asking than this one.
+pub fn other_than_trained(upstream: Upstream, asking: &Asking) -> Option<CheckError> {
+    let update = upstream.stage::<Update, _>(asking.model)?;
+    let rewards = update.stage.rewards(update.upstream())?;
+    let rollouts = rewards.stage.rollouts(rewards.upstream())?;
+    let is_trained = |(_, other): &(_, Asking)| {
+        update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)
+    };
+    let (of, trained) = rollouts.by.askings().into_iter().find(is_trained)?;
+    let key = asking.other_than(&trained)?;
+    let around = of.rsplit_once('.').map_or(String::new(), |(around, _)| format!("{around}."));
+    Some(trained_with(asking, key, &(rollouts.place)(&format!("{around}{key}"))))
+}
+
+/// The warning that a model was trained with another `key`, which stands at `place`.
+pub fn trained_with(asking: &Asking, key: &str, place: &str) -> CheckError {
+    let model = asking.model.text();
+    let message =
+        format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}");
+    CheckError::at(key, message)
 }

@@ -89,13 +89,19 @@ impl Stage for Vote {
         }
     }
 
-    fn agree(&self, _: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let experts = self.experts.iter().flat_map(Panel::all);
-        let unsaid = experts.filter_map(|(place, expert, classes)| {
-            let unsaid = expert.asking(&expert.sampling).unsaid(&expert.labels, classes)?;
-            Some(CheckError { path: format!("{place}.{}", unsaid.path), ..unsaid })
-        });
-        Ok(unsaid.collect())
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let mut warnings = Vec::new();
+        for (place, expert, classes) in self.experts.iter().flat_map(Panel::all) {
+            let at = |error: CheckError| CheckError { path: format!("{place}.{}", error.path), ..error };
+            let asking = expert.asking(&expert.sampling);
+            let completion = match expert.labels {
+                Labels::Choice(_) => 1,
+                _ => expert.sampling.max_new_tokens,
+            };
+            asking.room(upstream, completion, &[]).map_err(at)?;
+            warnings.extend(asking.unsaid(&expert.labels, classes).map(at));
+        }
+        Ok(warnings)
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

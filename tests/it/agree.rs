@@ -141,6 +141,57 @@ fn an_evaluator_is_asked_as_it_was_trained_to_be() {
 }
 
 #[test]
+fn attackers_and_defenders_are_asked_as_they_were_trained_to_be() {
+    let yaml = |attacker: &str, defender: &str| {
+        format!(
+            "{PLAY}  play:
+    repeat: 2
+    carry: {{ attacker: warmup.model, defender: warmup.model }}
+    stages:
+      used: {{ kind: generate, model: attacker, data: world.seeds, prompts: 3{attacker} }}
+      answered: {{ kind: respond, data: used, models: [{{ model: defender{defender} }}] }}
+      sent: {{ kind: generate, model: attacker, data: world.seeds, prompts: 3, group: 2 }}
+      responses: {{ kind: respond, data: sent, models: [{{ model: defender }}], group: 2 }}
+      verdicts: {{ kind: judge, data: responses, model: warmup.model }}
+      attacks_paid: {{ kind: reward, rule: {{ attacker: {{ attacks: sent, verdicts: verdicts, pool: world.empty_pool }} }} }}
+      paid: {{ kind: reward, rule: {{ defender: {{ responses: responses, verdicts: verdicts }} }} }}
+      red: {{ kind: update, model: attacker, data: attacks_paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
+      blue: {{ kind: update, model: defender, data: paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
+    next: {{ attacker: red.model, defender: blue.model }}
+"
+        )
+    };
+    let prompt = |text: &str| format!(", prompt: \"{text}\"");
+    assert_eq!(check(&yaml("", ""), &[]).err, "");
+    let seen = check(&yaml(&prompt("Wrap {{ seed }}"), &prompt("Answer {{ prompt }}")), &[]);
+    for (model, key, place) in [
+        ("attacker", "prompt", "`prompt` of `sent` (p.yaml:14:7)"),
+        ("defender", "prompt", "`models.0.prompt` of `responses` (p.yaml:15:56)"),
+    ] {
+        let expected =
+            format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}\n");
+        assert_eq!(seen.err.matches(&expected).count(), 1, "{expected}{}", seen.err);
+    }
+    assert!(seen.err.contains("warning: p.yaml:13:82: `defender`"), "{}", seen.err);
+}
+
+#[test]
+fn a_pool_and_a_coverage_reward_that_count_other_successes_are_told_of() {
+    let yaml = |threshold: &str| {
+        format!(
+            "{PLAY}{STEP}  paid: {{ kind: reward, rule: {{ attacker: {{ attacks: attacks, verdicts: verdicts, pool: world.empty_pool, \
+             coverage: {{ weight: 1, examples: world.examples, threshold: 0.2 }} }} }} }}\n  \
+             pool: {{ kind: pool, data: paid, into: world.empty_pool, threshold: {threshold} }}\n"
+        )
+    };
+    assert_eq!(check(&yaml("0.2"), &[]).err, "");
+    let seen = check(&yaml("0.5"), &[]);
+    let expected = "the pool takes attacks from 0.5 on, and the coverage reward calls them successful from 0.2 on: what one counts \
+                    the other does not, see `rule.attacker.coverage.threshold` of `paid` (p.yaml:11:";
+    assert!(seen.err.starts_with("warning: p.yaml:12:") && seen.err.contains(expected), "{}", seen.err);
+}
+
+#[test]
 fn the_longest_prompt_is_held_against_the_context() {
     let yaml = format!("{PLAY}{STEP}");
     assert_eq!(check(&yaml, &["--set", "positions=30"]).err, "");

@@ -268,6 +268,11 @@ stages:
     );
     let rows = space.triplay(&["data", "show", "latest:responses", "--json", "--rows", "1"]).out;
     assert!(rows.contains("<|im_start|>user"), "{rows}");
+    // How long it can read is in the file too.
+    let long = fs::read_to_string(space.path("frozen.yaml")).unwrap();
+    space.write("long.yaml", &long.replace("max_new_tokens: 4", "max_new_tokens: 1000000"));
+    let message = "positions of the model `frozen.gguf`, found 1000000: a prompt has to fit beside it";
+    space.triplay(&["pipeline", "check", "long.yaml"]).fails(2, message);
 }
 
 #[test]

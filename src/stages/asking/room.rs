@@ -15,7 +15,7 @@ pub struct Longest {
 /// How many positions a model has: its folder says so, or the stage that makes it.
 fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
     if let Some(folder) = upstream.file(model) {
-        return Some(Checkpoint::config(folder).ok()?.positions);
+        return Checkpoint::positions(folder);
     }
     if let Some(update) = upstream.stage::<Update, _>(model) {
         return positions(update.upstream(), update.stage.model());
