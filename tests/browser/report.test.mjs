@@ -356,6 +356,20 @@ describe("the page", () => {
     await page.close();
   });
 
+  test("a matrix says of how many observations its cells are and what is undetermined", async () => {
+    const counted = structuredClone(report);
+    for (const matrix of counted.matrices) {
+      matrix.counts = matrix.values.map((row, r) => row.map((_, c) => (r === 0 && c === 0 ? 57 : 60)));
+      matrix.undetermined = matrix.values.map((row, r) => row.map((_, c) => (r === 0 && c === 0 ? 3 : 0)));
+    }
+    const { page, wrong } = await open(browser, written("counted.html", { report: counted, samples }));
+    const below = await page.$$eval(".matrix-figure .readout", (lines) => lines.map((line) => line.textContent));
+    assert.equal(below.length, counted.matrices.length);
+    for (const line of below) assert.match(line, /Cells are of 57 to 60 observations; 3 more observations undetermined and left out\./);
+    assert.deepEqual(wrong, []);
+    await page.close();
+  });
+
   test("what is missing or no number is left out without complaint", async () => {
     const odd = structuredClone(report);
     const nothing = { value: null, low: null, high: null };

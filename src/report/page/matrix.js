@@ -40,7 +40,7 @@ function drawMatrix(matrix) {
   const [low, high] = matrix.unit === "share" ? [0, 1] : [Math.min(...values), Math.max(...values)];
   const shareOf = (/** @type {number} */ value) => (high > low ? (value - low) / (high - low) : 0.5);
   const key = `matrix ${matrix.section} ${matrix.title}`;
-  const rest = matrix.section === "confusion" ? "Shares of the row. Point at a cell for counts." : "Point at a cell for counts.";
+  const rest = `${matrix.section === "confusion" ? "Shares of the row. " : ""}${denominators(matrix)} Point at a cell for its own.`;
   const readout = el("p", { class: "readout", "aria-live": "polite" }, rest);
   const at = remembered(key, { row: 0, column: 0 });
 
@@ -75,6 +75,16 @@ function drawMatrix(matrix) {
   return el("figure", { class: "matrix-figure" },
     el("figcaption", {}, el("h3", {}, capitalised(matrix.title)), scaleLegend(low, high, matrix.unit)),
     el("div", { class: "scroller", data: { key: `${key} scroller` } }, table), readout);
+}
+
+/** Of how many observations the cells are, and how many of all were undetermined. @param {Matrix} matrix */
+function denominators(matrix) {
+  const counts = matrix.counts.flat().filter((count) => count > 0);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const span = least === most ? "" : `${formatCount(least)} to `;
+  const unknown = matrix.undetermined.flat().reduce((sum, count) => sum + count, 0);
+  const of = counts.length ? `Cells are of ${span}${counted(most, "observation")}` : "Nothing is known";
+  return unknown ? `${of}; ${counted(unknown, "more observation")} undetermined and left out.` : `${of}.`;
 }
 
 /** @param {number} low @param {number} high @param {string} unit */
