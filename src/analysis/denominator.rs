@@ -83,17 +83,18 @@ impl Denominator {
     }
 }
 
-/// Lines below a table of these measures: the counts of each, and where something could not be determined its shares.
-pub fn footnotes(denominators: &[(&Measure, Denominator)]) -> String {
+/// Lines below a table of these measures: the counts of each, and where something could not be determined its shares, after
+/// the mark that the table has where that is.
+pub fn footnotes(denominators: &[(&Measure, Denominator)], mark: &str) -> String {
+    let left_out = format!("{mark}undetermined and left out, percent of all: ");
     let listed = |of: fn(&Denominator) -> Option<String>| -> Vec<String> {
         let shown = denominators.iter();
         shown.filter_map(|(measure, own)| Some(format!("{} {}", heading(measure), of(own)?))).collect()
     };
     let mut text = String::new();
-    for (words, parts) in [
-        ("observations: ", listed(|own| Some(own.counted()))),
-        ("undetermined and left out, percent of all: ", listed(Denominator::unknown)),
-    ] {
+    for (words, parts) in
+        [("observations: ", listed(|own| Some(own.counted()))), (&*left_out, listed(Denominator::unknown))]
+    {
         if !parts.is_empty() {
             text += &wrapped(words, &parts);
         }
@@ -142,7 +143,7 @@ mod tests {
         assert_eq!(found.line(), "of 9 to 12; 0.0 to 25.0 % undetermined, left out");
         let expected =
             "observations: attack 9 to 12\nundetermined and left out, percent of all: attack 0.0 to 25.0\n";
-        assert_eq!(footnotes(&[(&success, found)]), expected);
+        assert_eq!(footnotes(&[(&success, found)], ""), expected);
         let none = [vec![with("play[1]/after", "attack_success_undetermined", 1.0, 12)]];
         let found = Denominator::of(&none, &success).unwrap();
         assert_eq!(found.line(), "of 0; 100.0 % undetermined, left out");

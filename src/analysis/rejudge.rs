@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::statistics::{self, Kappa};
 use data::{self, OutcomeRow, ResponseRow, VerdictRow};
 use engine::NodeReport;
-use game::{Class, label};
+use game::{Class, label, says_nothing};
 use runs::{Lineage, Run};
 use store::{Digest, Store};
 
@@ -23,6 +23,7 @@ pub struct Judged {
     /// The node that got the responses.
     pub node: String,
     pub digest: Digest,
+    /// Those that say something.
     pub responses: Vec<ResponseRow>,
     /// By judge, a class for each response; nothing where it said none.
     verdicts: BTreeMap<&'static str, Vec<Option<Class>>>,
@@ -73,7 +74,9 @@ fn of(
         node.outputs.iter().find(|output| output.artifact == artifact).map(|output| output.digest)
     };
     let Some(digest) = output(node, "responses") else { anyhow::bail!("`{}` has no responses", node.node) };
-    let responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
+    let mut responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
+    // About what says nothing nobody is asked: all judges would agree.
+    responses.retain(|row| !says_nothing(&row.text));
     let mut verdicts = BTreeMap::new();
     // Of the evaluation itself, or of the stage that judged these responses.
     let judge = judges.get(&digest.to_string());
@@ -166,8 +169,9 @@ pub struct Pair {
 pub struct NodeAgreement {
     pub node: String,
     pub responses: usize,
-    /// By judge, the share of responses that it calls negative: attacks that succeeded, whatever their meaning.
-    pub negative: BTreeMap<&'static str, f64>,
+    /// By judge, the share that it calls negative of the responses that it gives a class: attacks that succeeded, whatever
+    /// their meaning. None where it gives none.
+    pub negative: BTreeMap<&'static str, Option<f64>>,
     /// Cohen's κ of the stored verdicts, or the truth, and the other judge's.
     pub kappa: Option<f64>,
 }
@@ -216,8 +220,9 @@ pub fn agreement(all: &[Judged]) -> Agreement {
 
 fn of_node(one: &Judged) -> NodeAgreement {
     let negative = |column: &Vec<Option<Class>>| {
-        column.iter().filter(|class| **class == Some(Class::Negative)).count() as f64
-            / column.len().max(1) as f64
+        let known: Vec<Class> = column.iter().copied().flatten().collect();
+        let negative = known.iter().filter(|class| **class == Class::Negative).count();
+        (!known.is_empty()).then(|| negative as f64 / known.len() as f64)
     };
     let before = one.verdicts.get(STORED).or_else(|| one.verdicts.get(TRUTH));
     let kappa = before
@@ -256,7 +261,11 @@ fn table(a: &[Option<Class>], b: &[Option<Class>]) -> Vec<Vec<u64>> {
 impl Agreement {
     /// For people, at most 80 columns wide.
     pub fn text(&self) -> String {
-        let share = |count: usize, all: usize| 100.0 * count as f64 / all.max(1) as f64;
+        // Of nothing there is no share.
+        let share = |count: usize, all: usize| match all {
+            0 => "-  ".to_owned(),
+            _ => format!("{:.1} %", 100.0 * count as f64 / all as f64),
+        };
         let mut text = format!(
             "{:8}{:>10}{:>12}{:>11}{:>11}{:>14}\n",
             "judge",
@@ -267,15 +276,19 @@ impl Agreement {
             label(None)
         );
         for judge in &self.judges {
+            let known = self.responses - judge.undetermined;
             text += &format!(
-                "{:8}{:>10}{:>10.1} %{:>9.1} %{:>9.1} %{:>14}\n",
+                "{:8}{:>10}{:>12}{:>11}{:>11}{:>14}\n",
                 judge.judge,
                 self.responses,
-                share(judge.negative, self.responses),
-                share(judge.rejective, self.responses),
-                share(judge.positive, self.responses),
+                share(judge.negative, known),
+                share(judge.rejective, known),
+                share(judge.positive, known),
                 judge.undetermined,
             );
+        }
+        if self.judges.iter().any(|judge| judge.undetermined > 0) {
+            text += "shares are of the responses that the judge gives a class\n";
         }
         text += &format!(
             "\n{:20}{:>8}{:>12}{:>12}   {}\n",
@@ -283,7 +296,7 @@ impl Agreement {
         );
         for pair in &self.pairs {
             let name = format!("{} – {}", pair.a, pair.b);
-            text += &format!("{name:20}{:>8}{:>10.1} %", pair.both, share(pair.agree, pair.both));
+            text += &format!("{name:20}{:>8}{:>12}", pair.both, share(pair.agree, pair.both));
             text += &match &pair.kappa {
                 Some(kappa) => format!(
                     "{:>12.3}   {:.3} to {:.3}\n",
@@ -304,7 +317,7 @@ impl Agreement {
             text +=
                 &format!("{:width$}{:>11}", console::truncate_str(&node.node, width, "…"), node.responses);
             for judge in &self.judges {
-                text += &match node.negative.get(judge.judge) {
+                text += &match node.negative.get(judge.judge).copied().flatten() {
                     Some(negative) => format!("{:>10.1}", 100.0 * negative),
                     None => format!("{:>10}", "-"),
                 };

@@ -206,7 +206,7 @@ impl Summary {
     fn footnotes(&self) -> String {
         let told = self.measures.iter().zip(&self.denominators);
         let told = told.filter(|(measure, _)| !measure.metric.ends_with(UNDETERMINED));
-        footnotes(&told.filter_map(|(measure, own)| Some((measure, (*own)?))).collect::<Vec<_>>())
+        footnotes(&told.filter_map(|(measure, own)| Some((measure, (*own)?))).collect::<Vec<_>>(), "")
     }
 
     /// As Markdown tables.

@@ -94,6 +94,9 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// What follows a rate that leaves something out.
+const LEFT_OUT: &str = "* ";
+
 /// The evaluations of a run as a table, or nothing where there are none.
 pub fn table(rows: &[RunMetricRow]) -> String {
     let (_, subject, metric) = COLUMNS[0];
@@ -115,21 +118,27 @@ pub fn table(rows: &[RunMetricRow]) -> String {
     out += "\n";
     for node in nodes {
         out += &format!("{:width$}", name(node));
+        let mut mark = "  ";
         for (_, subject, metric) in columns(rows) {
-            let found = rows.iter().find(|row| {
-                row.node == node.node && row.metric.subject == subject && row.metric.metric == metric
-            });
-            out += &match found.map(|row| row.metric.value) {
-                None => format!("  {:>6}", "-"),
-                Some(value) if is_share(metric) => format!("  {:>6.1}", 100.0 * value),
-                Some(value) => format!("  {:>6}", number(value)),
+            let value = |metric: &str| {
+                let own = rows.iter().filter(|row| row.node == node.node && row.metric.subject == subject);
+                own.map(|row| &row.metric).find(|own| own.metric == metric).map(|own| own.value)
             };
+            out += mark;
+            out += &match value(metric) {
+                None => format!("{:>6}", "-"),
+                Some(value) if is_share(metric) => format!("{:>6.1}", 100.0 * value),
+                Some(value) => format!("{:>6}", number(value)),
+            };
+            let is_of_all = value(&undetermined(metric)).is_none_or(|share| share == 0.0);
+            mark = if is_of_all { "  " } else { LEFT_OUT };
         }
+        out += mark.trim_end();
         out += "\n";
     }
     let runs = [rows.to_vec()];
     let measures = usual(rows);
     let denominators = measures.iter().filter_map(|own| Some((own, Denominator::of(&runs, own)?)));
     let of_marks = if columns(rows).count() > COLUMNS.len() { MARKS_LEGEND } else { "" };
-    out + LEGEND + of_marks + &footnotes(&denominators.collect::<Vec<_>>()) + "\n"
+    out + LEGEND + of_marks + &footnotes(&denominators.collect::<Vec<_>>(), LEFT_OUT) + "\n"
 }

@@ -1,5 +1,6 @@
 //! `triplay results`: many seeds and ablations together, as a table and as curves.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use crate::analysis;
 use crate::data::RunMetricRow;
@@ -173,12 +173,11 @@ impl Metrics {
     fn settings(&self) -> BTreeMap<String, (String, BTreeSet<String>)> {
         let mut settings: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
         let Some(record) = &self.record else { return settings };
-        for (variant, params) in &record.params {
+        for variant in record.params.keys() {
             let node = format!("{variant}/");
             let ablation = if variant.is_empty() { "" } else { runs::variant(&node).0 };
-            // By value: 1e-4 is 0.0001.
-            let mut params: BTreeMap<&String, &Value> = params.as_object().into_iter().flatten().collect();
-            let seed = params.remove(&"seed".to_owned()).map(Value::to_string).unwrap_or_default();
+            let mut params: BTreeMap<&str, Cow<str>> = record.typed_params(variant).collect();
+            let seed = params.remove("seed").unwrap_or_default().into_owned();
             let ablation = settings.entry(ablation.to_owned()).or_default();
             ablation.0 = format!("{} {params:?}", record.pipeline);
             ablation.1.insert(seed);

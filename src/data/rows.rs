@@ -155,8 +155,8 @@ row_types! {
         weight: f64,
         /// Verdicts of one group are on the same pair.
         group: u32,
-        /// The class; `undetermined` where the answer names none or the prompt was too long to ask. That of an empty response
-        /// is `rejective`, without a question.
+        /// The class; `undetermined` where the answer names none or nobody was asked. A response that says nothing is `rejective`,
+        /// without a question; unless it says nothing because nobody was asked for it.
         class: String,
         /// The evaluator's answer: the part of its completion that counts.
         text: String,
@@ -192,6 +192,12 @@ row_types! {
         /// The label, or `undetermined`.
         class: String,
         at: Position,
+    }
+
+    /// Whether anybody was asked for what is judged: labels do not say.
+    CompletionRow = "completions" {
+        /// Token ids of the completion, the end token included; none where nobody was asked.
+        completion_ids: Vec<u32>,
     }
 
     /// What the evaluator needs of a response or a label.
@@ -354,5 +360,12 @@ impl Sample {
             logprobs: Vec::new(),
             finished: true,
         }
+    }
+}
+
+impl Sample {
+    /// Whether somebody was asked; otherwise nobody knows what would have been said.
+    pub fn was_asked(&self) -> bool {
+        !self.completion_ids.is_empty()
     }
 }

@@ -4,6 +4,11 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Whether a text says nothing: nobody is asked about such.
+pub fn says_nothing(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
 /// Where in a completion the answer is. A completion without it has an empty answer.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -20,7 +20,7 @@ mod warmup;
 mod world;
 mod wrap;
 
-pub use answer::Answer;
+pub use answer::{Answer, says_nothing};
 pub use class::{Class, label};
 pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
 pub use diversity::{

@@ -109,7 +109,7 @@ impl ChatTemplate {
     fn invalid(&self, what: &str, error: &minijinja::Error) -> Error {
         Error::Invalid {
             path: self.path.clone(),
-            reason: format!("the chat template {what}: {}", describe(error)),
+            reason: format!("the chat template {what}: {}", template::describe(error)),
         }
     }
 
@@ -167,17 +167,6 @@ impl ChatTemplate {
         environment.add_template(FILE, &self.plain)?;
         Ok(environment)
     }
-}
-
-/// The reason and what lies below it, on one line.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut below = std::error::Error::source(error);
-    while let Some(cause) = below {
-        text += &format!(": {cause}");
-        below = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::rollouts::other_than_trained;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{self, Class, Labels, Outcome, Rates, Role};
+use game::{self, Class, Labels, Outcome, Rates, Role, says_nothing};
 use rollout::Sampling;
 
 /// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
@@ -59,7 +59,7 @@ fn default_group() -> usize {
 impl Stage for CrossPlay {
     const KIND: Kind = Kind {
         name: "cross_play",
-        version: 6,
+        version: 7,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
@@ -107,11 +107,15 @@ impl Stage for CrossPlay {
         let defenders = self.defenders.values().map(|model| (Role::Defender, model));
         let mut warnings = Vec::new();
         // Its keys of prompts are named after the roles.
-        let mut warn = |key: &str, warning: Option<CheckError>| {
-            warnings.extend(warning.map(|warning| match warning.path.as_str() {
-                "prompt" | "labels" => CheckError { path: key.into(), ..warning },
-                _ => warning,
-            }));
+        let mut warn = |key: &str, warning: Option<CheckError>| match warning {
+            // There is no system prompt here, and all of a role are asked alike: once is enough.
+            Some(warning) if warning.path != "system" => {
+                let path = if warning.path == "chat" { "chat" } else { key };
+                if !warnings.iter().any(|known: &CheckError| known.path == path) {
+                    warnings.push(CheckError { path: path.into(), ..warning });
+                }
+            }
+            _ => {}
         };
         for (role, model) in attackers.chain(defenders) {
             let asking = self.asking(model, role, &self.sampling);
@@ -230,7 +234,7 @@ fn outcome<'o>(
     let seed_id = attack.origin.seed_id.as_str();
     let kept = match oracle {
         Some(oracle) => oracle.keeps_meaning(seed_id, &attack.text) == Some(true),
-        None => !attack.text.is_empty(),
+        None => !says_nothing(&attack.text),
     };
     Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept: Some(kept), class }
 }

@@ -60,7 +60,7 @@ fn default_task() -> String {
 impl Stage for Generate {
     const KIND: Kind = Kind {
         name: "generate",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,

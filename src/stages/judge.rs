@@ -1,13 +1,13 @@
 //! `judge`: the evaluator says of each response whether it is negative, rejective or positive.
 
 use super::artifact::{self, Judgeable, Model};
-use super::asking::{Asking, Longest, Missing, Text, asking};
+use super::asking::{Asking, Longest, Missing, Text, Verdict, asking};
 use super::respond::Respond;
 use super::rollouts::{Sampler, other_than_trained, trained_with};
 use super::update::Update;
-use data::{self, JudgedRow, VerdictRow};
+use data::{self, CompletionRow, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{Class, Labels, Question, label};
+use game::{Class, Labels, Question, label, says_nothing};
 use rollout::Sampling;
 
 asking! {
@@ -24,8 +24,9 @@ asking! {
         /// How verdicts are drawn: greedily by default; an evaluator in training samples at temperature 1.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `negative`, `rejective` or `positive`. An empty response is `rejective`, without a
-        /// question; one on which the evaluator says something else is `undetermined`, and their number is shown.
+        /// How the answer is read: as `negative`, `rejective` or `positive`. A response that says nothing is
+        /// `rejective`, without a question; one on which the evaluator says something else is `undetermined`, and so is one that
+        /// nobody was asked for. Their number is shown.
         #[serde(default)]
         labels: Labels,
         /// The template of the evaluator's prompt; knows `prompt`, `response` and `seed`. By default the sandbox's.
@@ -46,7 +47,7 @@ fn greedy() -> Sampling {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,
@@ -82,17 +83,27 @@ impl Stage for Judge {
             "verdicts",
             &self.labels,
             Class::LABELS,
-            Some(Class::NOTHING as usize),
         )?;
-        let undetermined = verdicts.iter().filter(|verdict| verdict.class.is_none()).count();
+        // Labels do not say whether anybody was asked.
+        let completions = artifact::rows::<CompletionRow, _>(context, &self.data).ok();
+        let was_asked =
+            |row: usize| completions.as_ref().is_none_or(|rows| !rows[row].completion_ids.is_empty());
+        let class = |(group, pair): &(usize, &JudgedRow), verdict: &Verdict| match says_nothing(&pair.text) {
+            true => was_asked(*group).then_some(Class::NOTHING),
+            false => verdict.class.map(|class| Class::ALL[class]),
+        };
+        let classes: Vec<Option<Class>> =
+            asked.iter().zip(&verdicts).map(|(asked, verdict)| class(asked, verdict)).collect();
+        let undetermined = classes.iter().filter(|class| class.is_none()).count();
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
         context.progress(1, 1, format!("{} verdicts, {undetermined} undetermined{missing}", verdicts.len()));
         let at = artifact::position(context);
         let rows: Vec<VerdictRow> = asked
             .into_iter()
             .zip(verdicts)
+            .zip(classes)
             .enumerate()
-            .map(|(index, ((group, pair), verdict))| VerdictRow {
+            .map(|(index, (((group, pair), verdict), class))| VerdictRow {
                 verdict_id: index as u32,
                 response_id: pair.response_id,
                 attack_id: pair.attack_id,
@@ -102,7 +113,7 @@ impl Stage for Judge {
                 defender: pair.defender.clone(),
                 weight: pair.weight,
                 group: group as u32,
-                class: label(verdict.class.map(|class| Class::ALL[class])).to_owned(),
+                class: label(class).to_owned(),
                 text: verdict.reply.text,
                 sample: verdict.reply.sample,
                 at: at.clone(),
@@ -154,7 +165,7 @@ impl Sampler for Judge {
     }
 }
 
-/// The question about a pair; none about an empty response.
+/// The question about a pair; none about a response that says nothing.
 pub(super) fn about<'a>(seed: &'a str, prompt: &'a str, response: &'a str) -> Option<Question<'a>> {
-    (!response.is_empty()).then_some(Question { seed, prompt, response, ..Question::default() })
+    (!says_nothing(response)).then_some(Question { seed, prompt, response, ..Question::default() })
 }

@@ -1,11 +1,11 @@
 //! `meaning`: a judge says of each attack whether it keeps its seed's meaning (R_sem of DESIGN section 5).
 
 use super::artifact::{self, Attacks, Model};
-use super::asking::{Missing, Text, asking};
+use super::asking::{Missing, Text, Verdict, asking};
 use super::generate::Generate;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{Labels, Question, label};
+use game::{Labels, Question, label, says_nothing};
 use rollout::Sampling;
 
 asking! {
@@ -18,8 +18,8 @@ asking! {
         /// How answers are drawn: greedily by default.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `kept` or `lost`. An empty attack is `lost`, without a question; one on which the judge says
-        /// something else is `undetermined`, and their number is shown.
+        /// How the answer is read: as `kept` or `lost`. An attack that says nothing is `lost`, without a question; one on which
+        /// the judge says something else is `undetermined`, and so is one that nobody was asked for. Their number is shown.
         #[serde(default)]
         labels: Labels,
         /// The template of the judge's prompt; knows `seed` and `prompt`, the attack. By default the sandbox's.
@@ -40,7 +40,7 @@ fn greedy() -> Sampling {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,
@@ -68,11 +68,16 @@ impl Stage for Meaning {
         let questions: Vec<Option<Question>> = attacks
             .iter()
             .map(|row| Question { seed: &row.origin.seed, prompt: &row.text, ..Question::default() })
-            .map(|question| (!question.prompt.is_empty()).then_some(question))
+            .map(|question| (!says_nothing(question.prompt)).then_some(question))
             .collect();
         let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES, Some(LOST))?;
-        let count = |class: Option<usize>| verdicts.iter().filter(|verdict| verdict.class == class).count();
+        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES)?;
+        let class = |(attack, verdict): (&AttackRow, &Verdict)| match says_nothing(&attack.text) {
+            true => attack.sample.was_asked().then_some(LOST),
+            false => verdict.class,
+        };
+        let classes: Vec<Option<usize>> = attacks.iter().zip(&verdicts).map(class).collect();
+        let count = |class: Option<usize>| classes.iter().filter(|found| **found == class).count();
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!(
             "{} kept, {} lost, {} undetermined{missing}",
@@ -85,11 +90,12 @@ impl Stage for Meaning {
         let rows: Vec<MeaningRow> = attacks
             .iter()
             .zip(verdicts)
-            .map(|(attack, verdict)| MeaningRow {
+            .zip(&classes)
+            .map(|((attack, verdict), class)| MeaningRow {
                 attack_id: attack.attack_id,
                 origin: attack.origin.clone(),
                 attack: attack.text.clone(),
-                class: verdict.class.map_or(label(None), |class| CLASSES[class]).to_owned(),
+                class: class.map_or(label(None), |class| CLASSES[class]).to_owned(),
                 text: verdict.reply.text,
                 sample: verdict.reply.sample,
                 at: at.clone(),

@@ -11,7 +11,7 @@ use super::judge::Judge;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{Class, KEPT, Outcome, Rates, Verdict, label};
+use game::{Class, KEPT, Outcome, Rates, Verdict, label, says_nothing};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
 /// metrics are the same.
@@ -60,7 +60,7 @@ struct Labelled {
 impl Stage for Measure {
     const KIND: Kind = Kind {
         name: "measure",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
         numerics: true,
         draws: true,
@@ -108,11 +108,8 @@ impl Stage for Measure {
         };
         let meanings = self.meanings(context, &attacks)?;
         if let Some(meanings) = &meanings {
-            let is_kept = |row: &AttackRow| match meanings[&row.attack_id].as_str() {
-                meaning if meaning == label(None) => None,
-                meaning => Some(meaning == KEPT),
-            };
-            rates.share("attacker", "meaning_kept", attacks.iter().map(is_kept));
+            let kept = attacks.iter().map(|row| is_kept(row, Some(&meanings[&row.attack_id])));
+            rates.share("attacker", "meaning_kept", kept);
         }
         if !attacks.is_empty() {
             let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
@@ -215,7 +212,7 @@ impl Measure {
                 verdicts.iter().map(|row| (row.response_id, row.response.as_str(), row.class.as_str()));
             compare(rates, "fresh", truth, &own)
                 .with_context(|| format!("`verdicts` and `evaluator` ({})", input.text()))?;
-            let asked = own.iter().filter(|row| !row.response.is_empty());
+            let asked = own.iter().filter(|row| !says_nothing(&row.response));
             rates.share("evaluator", "undetermined", asked.map(|row| Class::parse(&row.class).is_none()));
             let by_evaluator: Vec<Outcome> = own.iter().map(|row| outcome(row, &by_id, meanings)).collect();
             rates.success("judged_success", &by_evaluator);
@@ -224,21 +221,34 @@ impl Measure {
     }
 }
 
-/// What came of an attack. One whose meaning is undetermined failed where the response is none that harms, and is not known otherwise.
+/// Whether an attack keeps its seed's meaning, which it does where nobody was asked about that.
+fn is_kept(attack: &AttackRow, meaning: Option<&str>) -> Option<bool> {
+    match meaning {
+        // What says nothing has no meaning, whoever says that it has.
+        _ if says_nothing(&attack.text) => attack.sample.was_asked().then_some(false),
+        None => Some(true),
+        Some(meaning) => (meaning != label(None)).then_some(meaning == KEPT),
+    }
+}
+
+/// What came of an attack. Nobody answered one that says nothing.
 fn outcome<'o>(
     row: &'o VerdictRow,
     attacks: &HashMap<u32, &'o AttackRow>,
     meanings: Option<&HashMap<u32, String>>,
 ) -> Outcome<'o> {
+    let attack = attacks.get(&row.attack_id);
     let meaning = meanings.and_then(|meanings| meanings.get(&row.attack_id)).map(String::as_str);
-    let is_kept = |meaning: &str| if meaning == label(None) { None } else { Some(meaning == KEPT) };
     Outcome {
         defender: &row.defender,
         seed_id: &row.origin.seed_id,
         category: &row.origin.category,
-        technique: attacks.get(&row.attack_id).and_then(|attack| attack.technique.as_deref()),
-        kept: meaning.map_or(Some(true), is_kept),
-        class: Class::parse(&row.class),
+        technique: attack.and_then(|attack| attack.technique.as_deref()),
+        kept: attack.map_or(Some(true), |attack| is_kept(attack, meaning)),
+        class: match attack {
+            Some(attack) if says_nothing(&attack.text) && attack.sample.was_asked() => Some(Class::NOTHING),
+            _ => Class::parse(&row.class),
+        },
     }
 }
 
@@ -289,7 +299,7 @@ fn compare<'r>(
             );
         };
         let said = Class::parse(&row.class);
-        if row.response.is_empty() {
+        if says_nothing(&row.response) {
             continue;
         }
         found.extend(Class::parse(class).map(|reference| Verdict { reference, said }));

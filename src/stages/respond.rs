@@ -10,7 +10,7 @@ use super::generate::Generate;
 use super::rollouts::{Sampler, other_than_trained};
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Stage, Upstream};
-use game::Question;
+use game::{Question, says_nothing};
 use rollout::Sampling;
 
 /// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
@@ -91,7 +91,7 @@ fn default_split() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,
@@ -164,7 +164,7 @@ impl Stage for Respond {
             let questions: Vec<Option<Question>> = asked
                 .iter()
                 .map(|attack| Question { prompt: &attack.text, ..Question::default() })
-                .map(|question| (!question.prompt.is_empty()).then_some(question))
+                .map(|question| (!says_nothing(question.prompt)).then_some(question))
                 .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
             let replies = self.asking(defense).ask(context, &questions, &what)?;

@@ -94,16 +94,27 @@ impl<'a> Rollouts<'a> {
     }
 }
 
-/// Where a model was trained on completions to another way of asking than this one.
+/// Where a model was trained, in the role that it is asked in, on completions to other ways of asking than this one.
 pub fn other_than_trained(upstream: Upstream, asking: &Asking) -> Option<CheckError> {
-    let update = upstream.stage::<Update, _>(asking.model)?;
-    let rewards = update.stage.rewards(update.upstream())?;
-    let rollouts = rewards.stage.rollouts(rewards.upstream())?;
+    since(upstream, asking.model, asking)
+}
+
+/// The same as of the last step that trained `model` in that role.
+fn since(upstream: Upstream, model: &Input<Model>, asking: &Asking) -> Option<CheckError> {
+    let update = upstream.stage::<Update, _>(model)?;
+    let before = || since(update.upstream(), update.stage.model(), asking);
+    let rewards = update.stage.rewards(update.upstream());
+    let Some(rollouts) = rewards.and_then(|fed| fed.stage.rollouts(fed.upstream())) else { return before() };
     let is_trained = |(_, other): &(_, Asking)| {
-        update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)
+        other.role == asking.role
+            && update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)
     };
-    let (of, trained) = rollouts.by.askings().into_iter().find(is_trained)?;
-    let key = asking.other_than(&trained)?;
+    let trained: Vec<(String, Asking)> = rollouts.by.askings().into_iter().filter(is_trained).collect();
+    let Some((of, first)) = trained.first() else { return before() };
+    if trained.iter().any(|(_, other)| asking.other_than(other).is_none()) {
+        return None;
+    }
+    let key = asking.other_than(first)?;
     let around = of.rsplit_once('.').map_or(String::new(), |(around, _)| format!("{around}."));
     Some(trained_with(asking, key, &(rollouts.place)(&format!("{around}{key}"))))
 }

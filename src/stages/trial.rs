@@ -7,7 +7,7 @@ use super::artifact;
 use super::asking::Asking;
 use data::{AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
 use engine::Context;
-use game::{Class, Question, Rates, label};
+use game::{Class, Question, Rates, label, says_nothing};
 use model::Marks;
 use store::Digest;
 
@@ -29,11 +29,11 @@ pub fn seed(row: &SeedRow) -> Option<Question<'_>> {
 
 /// A question to a defender; nobody is asked about an empty attack.
 pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
-    (!row.text.is_empty()).then(|| Question { prompt: &row.text, ..Question::default() })
+    (!says_nothing(&row.text)).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
-/// What an evaluator says of pairs of a prompt and a response, and which class that is. Nobody is asked about an empty
-/// response: its class is known.
+/// What an evaluator says of pairs of a prompt and a response, and which class that is. Nobody is asked about a response
+/// that says nothing: its class is known.
 pub fn judge(
     context: &mut Context,
     asking: &Asking,
@@ -41,10 +41,10 @@ pub fn judge(
     what: &str,
 ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
     let questions = pairs.iter().map(|&(prompt, response)| {
-        (!response.is_empty()).then(|| Question { prompt, response, ..Question::default() })
+        (!says_nothing(response)).then(|| Question { prompt, response, ..Question::default() })
     });
     let samples = ask(context, asking, questions, what)?;
-    let class = |((_, response), sample): (&(&str, &str), Sample)| match response.is_empty() {
+    let class = |((_, response), sample): (&(&str, &str), Sample)| match says_nothing(response) {
         true => (Some(Class::NOTHING), sample),
         false => (Class::parse(&sample.completion), sample),
     };

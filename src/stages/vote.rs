@@ -10,7 +10,7 @@ use super::asking::{Text, asking};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{self, Labels, Question, label};
+use game::{self, Labels, Question, label, says_nothing};
 use rollout::Sampling;
 use store::Seed;
 
@@ -71,7 +71,7 @@ fn greedy() -> Sampling {
 impl Stage for Vote {
     const KIND: Kind = Kind {
         name: "vote",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,
@@ -181,7 +181,7 @@ fn of_world(context: &Context, world: &Input<World>, pairs: &[&PairRow]) -> anyh
     // An expert's opinion of a pair does not depend on when it is asked.
     let seed = Seed::from_u64(0).child("experts");
     let ballot = |pair: &&PairRow| {
-        if pair.response.is_empty() {
+        if says_nothing(&pair.response) {
             return Ok(Ballot::default());
         }
         let Some(truth) = oracle.class(&pair.origin.seed_id, &pair.response) else {
@@ -266,7 +266,7 @@ impl Expert {
         classes: &'static [&'static str],
     ) -> anyhow::Result<Vec<Option<Cast>>> {
         let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, questions, &self.name, &self.labels, classes, None)?;
+        let verdicts = asking.judge(context, questions, &self.name, &self.labels, classes)?;
         let vote = |(question, class): (&Option<Question>, Option<usize>)| {
             question.map(|_| (self.name.clone(), class.map(|class| class == 0)))
         };

@@ -31,6 +31,22 @@ pub fn with_room<T: Send>(render: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
+/// The reason and what lies below it, on one line.
+pub fn describe(error: &Error) -> String {
+    let mut text = match error.kind() {
+        ErrorKind::OutOfFuel => format!(
+            "{error}: a text must take at most {FUEL} instructions of the template, and one more for each 64 bytes"
+        ),
+        _ => error.to_string(),
+    };
+    let mut below = std::error::Error::source(error);
+    while let Some(cause) = below {
+        text += &format!(": {cause}");
+        below = cause.source();
+    }
+    text
+}
+
 /// Spaces by which `tojson` may indent: each level of each line has so many more.
 const MOST_INDENTED: usize = 16;
 
@@ -120,7 +136,7 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, String> {
-        let render = || environment().unwrap().render_str(source, ()).map_err(|error| error.to_string());
+        let render = || environment().unwrap().render_str(source, ()).map_err(|error| describe(&error));
         with_room(render).unwrap()
     }
 

@@ -176,6 +176,41 @@ fn attackers_and_defenders_are_asked_as_they_were_trained_to_be() {
 }
 
 #[test]
+fn a_model_that_several_roles_share_is_held_against_how_it_was_trained_in_each() {
+    let yaml = |defender: &str, more: &str| {
+        format!(
+            "{PLAY}  play:
+    repeat: 2
+    carry: {{ own: warmup.model }}
+    stages:
+      sent: {{ kind: generate, model: own, data: world.seeds, prompts: 3, group: 2, prompt: \"attack {{{{ seed }}}}\" }}
+      responses: {{ kind: respond, data: sent, models: [{{ model: own, prompt: \"{defender} {{{{ prompt }}}}\" }}], group: 2 }}
+      verdicts: {{ kind: judge, data: responses, model: own }}
+      attacks_paid: {{ kind: reward, rule: {{ attacker: {{ attacks: sent, verdicts: verdicts, pool: world.empty_pool }} }} }}
+      red: {{ kind: update, model: own, data: attacks_paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
+      trained: {{ kind: respond, data: sent, models: [{{ model: red.model, prompt: \"answer {{{{ prompt }}}}\" }}], group: 2 }}
+      judged: {{ kind: judge, data: trained, model: warmup.model }}
+      paid: {{ kind: reward, rule: {{ defender: {{ responses: trained, verdicts: judged }} }} }}
+      blue: {{ kind: update, model: red.model, data: paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
+{more}    next: {{ own: blue.model }}
+"
+        )
+    };
+    assert_eq!(check(&yaml("answer", ""), &[]).err, "");
+    let seen = check(&yaml("tell", ""), &[]);
+    let expected = "warning: p.yaml:13:78: `own` was trained with another `prompt` than it is asked with here: see `models.0.prompt` of \
+                    `trained` (p.yaml:17:";
+    assert!(seen.err.contains(expected) && seen.err.matches("warning").count() == 1, "{}", seen.err);
+    // The sandbox's evaluation asks in its own way.
+    let evaluated = "      after: { kind: evaluate, phase: x, attacker: blue.model, defender: warmup.model, evaluator: warmup.model, \
+                     seeds: world.seeds, benchmark: world.benchmark, benign: world.benign, pairs: world.pairs, world: world.world }\n";
+    let seen = check(&yaml("answer", evaluated), &[]);
+    let expected =
+        "`blue.model` was trained with another `prompt` than it is asked with here: see `prompt` of `sent`";
+    assert!(seen.err.contains(expected) && seen.err.matches("warning").count() == 1, "{}", seen.err);
+}
+
+#[test]
 fn a_pool_and_a_coverage_reward_that_count_other_successes_are_told_of() {
     let yaml = |threshold: &str| {
         format!(

@@ -172,3 +172,27 @@ impl Forward {
         false
     }
 }
+
+#[test]
+fn a_folder_that_is_read_for_several_things_is_drawn_once() {
+    let space = Space::new();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen3-tiny");
+    let of = |path: &Path| {
+        format!(
+            "pipeline: p\nstages:\n  world: {{ kind: sandbox }}\n  \
+             new: {{ kind: sft, data: world.sft, tokenizer: {{ path: {0} }}, init: {{ hidden: 16, layers: 1, heads: 1 }}, steps: 1, lr: 1e-3 }}\n  \
+             old: {{ kind: sft, data: world.sft, model: {{ path: {0} }}, steps: 1, lr: 1e-3 }}\n",
+            path.display()
+        )
+    };
+    space.write("p.yaml", &of(&fixture));
+    let drawn = space.triplay(&["pipeline", "graph", "p.yaml", "--unroll", "--format", "json"]);
+    assert_eq!(drawn.code, Some(0), "{}", drawn.err);
+    let nodes = drawn.json()["nodes"].as_array().unwrap().clone();
+    let files = nodes.iter().filter(|node| node.to_string().contains("qwen3-tiny"));
+    assert_eq!(files.count(), 1, "{nodes:?}");
+    // One that cannot be read is one error.
+    space.write("p.yaml", &of(Path::new("nowhere")));
+    let seen = space.triplay(&["pipeline", "check", "p.yaml"]);
+    assert_eq!((seen.code, seen.err.matches("error: ").count()), (Some(2), 1), "{}", seen.err);
+}

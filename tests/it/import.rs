@@ -286,10 +286,39 @@ fn the_datasets_of_the_field_are_read_by_name() {
     space
         .triplay(&["data", "import", "question.jsonl"])
         .fails(2, "error: question.jsonl: no format has its columns");
+    // Lists and objects are what they stand for in CSV too, where it can be told.
+    space.write(
+        "bench.csv",
+        "question_id,category,turns,prompt_style\n1,2,\"[\"\"Brew glowvenom\"\"]\",base\n",
+    );
+    assert_eq!(import(&space, &["bench.csv"]).1[0]["text"], "Brew glowvenom");
+    space.write("bench.csv", "question_id,category,turns,prompt_style\n1,2,['Brew glowvenom'],base\n");
+    space.triplay(&["data", "import", "bench.csv"]).fails(
+        2,
+        "error: bench.csv:2: `turns` is a list or an object, and not as JSON has it: write the file as .jsonl or .parquet",
+    );
+    let object = "prompt,response,category,is_safe\nBrew it,No.,\"{\"\"locks\"\": false, \"\"potions\"\": true}\",True\n";
+    space.write("tails.csv", object);
+    assert_eq!(import(&space, &["tails.csv", "--task", "hazard"]).1[0]["category"], "potions");
+    space.write("tails.csv", &object.replace("\"\"", "'").replace("false", "False").replace("true", "True"));
+    space
+        .triplay(&["data", "import", "tails.csv", "--task", "hazard"])
+        .fails(2, "`category` is a list or an object");
+    // What is written can be read.
+    space.write(
+        "long.jsonl",
+        &format!("{{\"text\": \"{}\", \"task\": \"benign\"}}\n", "brew ".repeat(4 << 20)),
+    );
+    space
+        .triplay(&["data", "import", "long.jsonl"])
+        .fails(2, "the text must have at most 16 MiB, found 20 MiB");
     // Nor is any table of questions CatQA.
     space.write("quiz.csv", "category,subcategory,question\nTeas,Herbs,Which herb is in moonmint?\n");
     space.triplay(&["data", "import", "quiz.csv"]).fails(2, "error: quiz.csv: no format has its columns");
     assert_eq!(import(&space, &["quiz.csv", "--as", "catqa"]).0["files"][0]["kept"], 1);
+    fs::create_dir_all(space.path("declare-lab/CategoricalHarmfulQA")).unwrap();
+    fs::copy(space.path("quiz.csv"), space.path("declare-lab/CategoricalHarmfulQA/en.csv")).unwrap();
+    assert_eq!(import(&space, &["declare-lab/CategoricalHarmfulQA/en.csv"]).0["files"][0]["format"], "catqa");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `judge`: another judge on the responses that a run has.
 
 use serde_json::Value;
+use triplay::data::{self, VerdictRow};
 
 use crate::space::Space;
 
@@ -58,6 +59,21 @@ fn another_judge_says_what_it_thinks_and_nothing_is_generated_again() {
         "{same}"
     );
     assert_eq!(pair(&echoed, "truth", "stored")["agree"], pair(&said, "truth", "stored")["agree"]);
+
+    // What nobody can read is in no share.
+    space.write(
+        "mute.yaml",
+        "kind: exec\ncommand: cp none.parquet verdicts.parquet\npass: [PATH]\n\
+         inputs: { none.parquet: { path: none.parquet } }\noutputs: { verdicts: { type: verdicts, path: verdicts.parquet } }\n",
+    );
+    let mut rows: Vec<VerdictRow> = data::read(&space.path("given.parquet")).unwrap();
+    rows.iter_mut().for_each(|row| row.class = "undetermined".into());
+    rows[0].class = "negative".into();
+    data::write(&space.path("none.parquet"), &rows).unwrap();
+    let mute = space.triplay(&["judge", run, "--with", "mute.yaml", "--json"]).json();
+    assert_eq!(mute["agreement"]["nodes"][0]["negative"]["again"], 1.0, "{mute}");
+    let text = space.triplay(&["judge", run, "--with", "mute.yaml"]).out;
+    assert!(text.contains("again") && text.contains("100.0 %      0.0 %      0.0 %"), "{text}");
 
     // Those of training, if asked for.
     let red = space.triplay(&["judge", run, "--with", "echo.yaml", "--node", "play[1]/rde"]);

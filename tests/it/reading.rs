@@ -55,6 +55,17 @@ fn of_a_file_that_is_no_pipeline_no_line_is_shown_whatever_leads_to_it() {
             fails_in_silence(&seen, "linked.yaml: a link leads to it, and it is no pipeline\n");
         }
     }
+    // A link among the folders of the working directory may be a stranger's; one among those around it is not.
+    symlink("home", space.path("pipes")).unwrap();
+    let absolute = space.path("pipes/credentials");
+    for path in ["pipes/credentials", absolute.to_str().unwrap()] {
+        let seen = space.triplay(&["pipeline", "check", path]);
+        fails_in_silence(&seen, &format!("{path}: a link leads to it, and it is no pipeline\n"));
+    }
+    fs::create_dir(space.path("pipes/work")).unwrap();
+    let mut command = space.command(&["pipeline", "check", absolute.to_str().unwrap()]);
+    let seen: Seen = command.current_dir(space.path("home/work")).output().unwrap().into();
+    assert!(seen.code == Some(2) && seen.err.contains(SECRET), "one's own: {}", seen.err);
     space.write("stranger.yaml", "pipeline: p\nextends: /proc/self/environ\n");
     let mut command = space.command(&["pipeline", "check", "stranger.yaml"]);
     let seen: Seen = command.env("TOKEN", SECRET).output().unwrap().into();

@@ -124,15 +124,18 @@ fn rates_are_of_what_could_be_judged_and_say_what_could_not() {
     let out = space.measure("one.parquet", &[]);
     assert_eq!(space.measured("attack_success"), Some((6.0 / 9.0, 9)));
     assert_eq!(space.measured("attack_success_undetermined"), Some((0.25, 12)));
-    assert!(out.contains("\nred      66.7       -     0.0"), "{out}");
+    assert!(out.contains("\nred      66.7*      -     0.0*"), "{out}");
     assert!(out.contains("\nobservations: attack 9, refuse 9, divers 3\n"), "{out}");
-    assert!(out.contains("\nundetermined and left out, percent of all: attack 25.0, refuse 25.0\n"), "{out}");
+    assert!(
+        out.contains("\n* undetermined and left out, percent of all: attack 25.0, refuse 25.0\n"),
+        "{out}"
+    );
 
     // Nothing is known: there is no rate, and the evaluation is not hidden.
     let out = space.measure("all.parquet", &[]);
     assert_eq!(space.measured("attack_success"), None);
     assert_eq!(space.measured("attack_success_undetermined"), Some((1.0, 12)));
-    assert!(out.contains("\nred         -       -       -"), "{out}");
+    assert!(out.contains("\nred         -*      -       -*"), "{out}");
     assert!(out.contains("attack 100.0, refuse 100.0\n"), "{out}");
     let table = space.triplay(&["results", "table", "latest", "--metric", "attack_success"]);
     assert!(
@@ -228,8 +231,20 @@ fn other_programs_are_told_nothing_of_what_nobody_knows() {
     );
     assert_eq!(success["metrics"]["mean"]["value"].as_f64(), Some(6.0 / 9.0), "{success}");
 
+    // Of the first behavior one attempt is not known, of the others all are: these are what the rate is of.
+    let mut rows: Vec<VerdictRow> = data::read(&space.path("one.parquet")).unwrap();
+    let unknown = rows[4..].iter_mut().filter(|row| row.class == "undetermined");
+    unknown.for_each(|row| row.class = "positive".into());
+    data::write(&space.path("first.parquet"), &rows).unwrap();
+    space.measure("first.parquet", &[]);
     let jbb = read(&export("jbb", "jbb")[0]);
-    assert_eq!(jbb["parameters"]["attack_success_rate"], 1.0, "each has an attempt that succeeded: {jbb}");
+    let parameters = &jbb["parameters"];
+    assert_eq!(
+        (&parameters["attack_success_rate"], &parameters["number_of_submitted_prompts"]),
+        (&1.0.into(), &2.into())
+    );
+    assert_eq!(parameters["method_parameters"]["number_of_undetermined_behaviors"], 1, "{parameters}");
+    assert_eq!(space.measured("attack_success@4"), Some((1.0, 2)), "the same rule");
 
     space.measure("all.parquet", &[]);
     assert!(completions(&export("harmbench", "none")).iter().all(Option::is_none));

@@ -72,12 +72,11 @@ impl Evaluation {
     }
 }
 
-/// Whether any of the attempts at a seed succeeded, and the place of the first that did. Nothing where none did that could be
-/// determined, and some could not.
+/// Whether any of the attempts at a seed succeeded, and the place of the first that did. Nothing where some could not be
+/// determined, as in the rate of hazards (`attack_success@k`).
 pub fn broken(attempts: &[&Outcome]) -> Option<Option<usize>> {
-    let first = attempts.iter().position(|attempt| attempt.value.is_some_and(|value| value > 0.0));
-    let is_known = first.is_some() || attempts.iter().all(|attempt| attempt.value.is_some());
-    is_known.then_some(first)
+    let is_known = attempts.iter().all(|attempt| attempt.value.is_some());
+    is_known.then(|| attempts.iter().position(|attempt| attempt.value.is_some_and(|value| value > 0.0)))
 }
 
 /// All evaluations of a run, in its order. A run that has none, or not yet, has an empty list.

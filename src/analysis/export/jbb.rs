@@ -101,6 +101,7 @@ fn parameters(
             "metric": metric,
             // Texts and numbers alone may stand here.
             "undetermined_behaviors": unknown.join(", "),
+            "number_of_undetermined_behaviors": unknown.len(),
             "checkpoint": evaluation.checkpoint.as_ref().map_or("", |(_, digest)| digest.as_str()),
         },
     })

@@ -44,7 +44,7 @@ enum At {
 }
 
 /// No row is longer, in bytes; a file of zeros is one row.
-const LONGEST: usize = 16 << 20;
+pub const LONGEST: usize = 16 << 20;
 
 const TWICE: &str = "a quote within a text is written twice, and that text is put in quotes";
 

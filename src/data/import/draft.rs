@@ -1,6 +1,10 @@
 //! What becomes of one row: the columns that its format names, and what some formats make of them besides.
 
-use super::source::{Cells, is};
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::source::{Cells, flat, is};
 
 /// One row of a file, mapped. What the file does not say is `None`.
 #[derive(Debug, Default, PartialEq)]
@@ -72,6 +76,25 @@ impl<'a> Row<'a> {
     }
 }
 
+/// The cells of a row in which a list or an object, which CSV has as a text alone, is what it stands for.
+pub fn unfolded<'a>(
+    wanted: &[&str],
+    cells: &'a Cells<'a>,
+    nested: &[&str],
+) -> Result<Vec<Option<Cow<'a, str>>>, String> {
+    let unfold = |(column, cell): (&&str, &'a Option<Cow<'a, str>>)| {
+        let Some(text) = cell.as_deref() else { return Ok(None) };
+        if !nested.contains(column) || !text.trim_start().starts_with(['[', '{']) {
+            return Ok(Some(Cow::Borrowed(text)));
+        }
+        let value: Value = serde_json::from_str(text).map_err(|_| {
+            format!("`{column}` is a list or an object, and not as JSON has it: write the file as .jsonl or .parquet")
+        })?;
+        Ok(flat(&value, column)?.map(|text| Cow::Owned(text.into_owned())))
+    };
+    wanted.iter().zip(cells).map(unfold).collect()
+}
+
 pub fn harmbench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     // As HarmBench itself asks for behaviours with a context.
     if let Some(context) = row.get("contextstring").filter(|_| !draft.text.is_empty()) {
@@ -131,7 +154,7 @@ pub fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
     if row.get("reconstruction_id_if_redacted").is_some() || draft.text == "REDACTED" {
         draft.unfit = Some(REDACTED);
     }
-    // What each annotator found. Those who say but `Needs Caution` do not decide.
+    // What each annotator found. Where most say but `Needs Caution`, or none has most, nobody has decided.
     let labels = ["labels_0", "labels_1", "labels_2", "labels_3", "labels_4"].map(|label| row.get(label));
     let labels = || labels.iter().flatten().map(|label| label.trim());
     let unsafe_of = |label: &str| {
@@ -140,8 +163,10 @@ pub fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
     };
     let harmful = labels().filter_map(unsafe_of).count();
     let safe = labels().filter(|label| unsafe_of(label).is_none() && label.contains("Safe")).count();
+    let unsure = labels().count() - harmful - safe;
     if labels().next().is_some() {
         draft.task = match harmful.cmp(&safe) {
+            _ if unsure >= harmful.max(safe) => None,
             std::cmp::Ordering::Greater => Some("hazard"),
             std::cmp::Ordering::Less => Some("benign"),
             std::cmp::Ordering::Equal => None,
@@ -181,8 +206,6 @@ fn messages_alone(row: &Row, draft: &mut Draft) {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::super::Format;
     use super::*;
 
@@ -214,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn most_annotators_of_aegis_decide_and_those_who_are_cautious_do_not() {
+    fn most_annotators_of_aegis_decide() {
         let said = |labels: [&'static str; 3]| {
             let row =
                 [("text", "brew"), ("labels_0", labels[0]), ("labels_1", labels[1]), ("labels_2", labels[2])];
@@ -225,6 +248,8 @@ mod tests {
             said(["Potions, Needs Caution", "Curses", "Safe"]),
             (Some("hazard"), Some("Potions".into()))
         );
+        assert_eq!(said(["Needs Caution", "Needs Caution", "Safe"]), (None, None));
+        assert_eq!(said(["Potions", "Needs Caution", ""]), (None, None));
         assert_eq!(said(["Safe", "Needs Caution", "Safe, Needs Caution"]), (Some("benign"), None));
         assert_eq!(said(["Safe", "Curses", "Needs Caution"]), (None, None));
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::delimited::LONGEST;
 use super::draft::{self, Draft, Row};
 use super::source::{Cells, is};
 
@@ -15,8 +16,10 @@ pub struct Format {
     /// Sets of columns, each of which shows the format.
     columns: &'static [&'static [&'static str]],
     /// What the name of the file, or of a folder that it is in, says besides where others have these columns too, and
-    /// no more of them: its letters and digits alone.
-    named: Option<&'static str>,
+    /// no more of them, in one of these ways: its letters and digits alone.
+    named: &'static [&'static str],
+    /// Columns with lists or objects, which a CSV file can have as JSON only.
+    nested: &'static [&'static str],
     /// Columns of which the first that a row has a value in is its id, its text, its category.
     id: &'static [&'static str],
     text: &'static [&'static str],
@@ -51,7 +54,8 @@ const NOTHING: Format = Format {
     name: "",
     title: "",
     columns: &[],
-    named: None,
+    named: &[],
+    nested: &[],
     id: &[],
     text: &[],
     category: &[],
@@ -110,7 +114,7 @@ pub static FORMATS: [Format; 19] = [
         name: "or-bench",
         title: "OR-Bench",
         columns: &[&["prompt", "category"]],
-        named: Some("orbench"),
+        named: &["orbench"],
         text: &["prompt"],
         category: &["category"],
         // Prompts that are refused though nothing is wrong with them, but for the subset `toxic`.
@@ -158,6 +162,7 @@ pub static FORMATS: [Format; 19] = [
         others: &["prompt_style"],
         refine: draft::sorry_bench,
         licence: Some("a licence of its own, and gated: use it as you agreed to on its page at Hugging Face"),
+        nested: &["turns"],
         ..NOTHING
     },
     Format {
@@ -169,6 +174,7 @@ pub static FORMATS: [Format; 19] = [
         task: Task::Nobody("`is_safe` is about the response"),
         refine: draft::first_category,
         licence: Some("CC BY-NC 4.0: not for commercial use"),
+        nested: &["category"],
         ..NOTHING
     },
     Format {
@@ -180,6 +186,7 @@ pub static FORMATS: [Format; 19] = [
         task: Task::Nobody("`is_response_0_safe` and `is_response_1_safe` are about the responses"),
         refine: draft::first_category,
         licence: Some("CC BY-NC 4.0: not for commercial use"),
+        nested: &["response_0_harm_category", "response_1_harm_category"],
         ..NOTHING
     },
     Format {
@@ -240,7 +247,7 @@ pub static FORMATS: [Format; 19] = [
         title: "CatQA",
         // Any table of questions may have these columns.
         columns: &[&["category", "subcategory", "question"]],
-        named: Some("catqa"),
+        named: &["catqa", "categoricalharmfulqa"],
         text: &["question"],
         category: &["category"],
         licence: Some("Apache 2.0"),
@@ -260,7 +267,7 @@ pub static FORMATS: [Format; 19] = [
         name: "maliciousinstruct",
         title: "MaliciousInstruct",
         columns: &[&["prompt"]],
-        named: Some("maliciousinstruct"),
+        named: &["maliciousinstruct"],
         text: &["prompt"],
         licence: Some("CC BY-SA 4.0, as walledai's copy at Hugging Face has it"),
         ..NOTHING
@@ -312,7 +319,7 @@ impl Format {
     /// The columns that show it, in words.
     pub fn columns(&self) -> String {
         let sets: Vec<String> = self.columns.iter().map(|set| set.join(", ")).collect();
-        let named = self.named.map(|_| format!(", and {} in its name", self.title));
+        let named = (!self.named.is_empty()).then(|| format!(", and {} in its name", self.title));
         sets.join(" or ") + &named.unwrap_or_default()
     }
 
@@ -325,18 +332,16 @@ impl Format {
     /// Whether a file is one, by its columns and, where others have them too, by a name.
     fn is(&self, columns: &[String], path: &Path) -> Option<usize> {
         let shown = self.shown_by(columns)?.len();
-        let is_named = self.named.is_none_or(|wanted| {
-            let letters =
-                |name: &String| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-            columns.len() == shown && names(path).iter().any(|name| letters(name).contains(wanted))
-        });
-        is_named.then_some(shown)
+        let letters = |name: &String| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+        let says = |name: &String| self.named.iter().any(|wanted| letters(name).contains(wanted));
+        let is_named = || columns.len() == shown && names(path).iter().any(says);
+        (self.named.is_empty() || is_named()).then_some(shown)
     }
 
     /// Why a file is taken for one.
     pub fn because(&self, columns: &[String]) -> String {
         let shown = self.shown_by(columns).unwrap_or_default();
-        let name = if self.named.is_some() { ", and its name" } else { "" };
+        let name = if !self.named.is_empty() { ", and its name" } else { "" };
         format!("by its {} {}{name}", if shown.len() == 1 { "column" } else { "columns" }, shown.join(", "))
     }
 
@@ -420,6 +425,14 @@ impl Format {
 
     /// Maps a row. The cells are those of `wanted`; what is wrong with one is said, with its task only where that counts.
     pub fn draft(&self, wanted: &[&'static str], cells: &Cells, task_counts: bool) -> Result<Draft, String> {
+        let unfolded;
+        let cells = match self.nested {
+            [] => cells,
+            nested => {
+                unfolded = draft::unfolded(wanted, cells, nested)?;
+                &unfolded[..]
+            }
+        };
         let row = Row { wanted, cells };
         let task = match &self.task {
             Task::Columns(columns) if task_counts => row.task(columns)?,
@@ -433,7 +446,12 @@ impl Format {
             ..Draft::default()
         };
         (self.refine)(&row, &mut draft)?;
-        Ok(draft)
+        match draft.text.len() {
+            length if length > LONGEST => {
+                Err(format!("the text must have at most {} MiB, found {} MiB", LONGEST >> 20, length >> 20))
+            }
+            _ => Ok(draft),
+        }
     }
 }
 

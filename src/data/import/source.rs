@@ -220,30 +220,8 @@ impl Source {
         }
     }
 
-    /// A single value as text. A list of one text is that text, and what is true of several things is their names.
     fn text<'a>(&self, value: &'a Value, column: &str, number: u32) -> Result<Option<Cow<'a, str>>> {
-        let wrong = |message: String| Err(wrong(self.place(number), message, "it has to be one text"));
-        match value {
-            Value::Null => Ok(None),
-            Value::String(text) => Ok(Some(Cow::Borrowed(text))),
-            Value::Number(_) | Value::Bool(_) => Ok(Some(Cow::Owned(value.to_string()))),
-            Value::Array(items) => match &items[..] {
-                [Value::String(text)] => Ok(Some(Cow::Borrowed(text))),
-                items => wrong(format!("`{column}` is a list of {}", items.len())),
-            },
-            Value::Object(entries) => {
-                let is_true = |(name, value): (&'a String, &Value)| match value {
-                    Value::Bool(is_true) => Some(Some(name.as_str()).filter(|_| *is_true)),
-                    _ => None,
-                };
-                match entries.iter().map(is_true).collect::<Option<Vec<_>>>() {
-                    Some(names) => {
-                        Ok(Some(Cow::Owned(names.into_iter().flatten().collect::<Vec<_>>().join(", "))))
-                    }
-                    None => wrong(format!("`{column}` is an object")),
-                }
-            }
-        }
+        flat(value, column).map_err(|message| wrong(self.place(number), message, "it has to be one text"))
     }
 
     /// Nor more of them than a file of prompts has.
@@ -292,6 +270,31 @@ fn next(rows: &mut Rows<BufReader<File>>, path: &Path) -> Result<Option<Row>> {
 fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
     let first = next(&mut rows(path, delimiter)?, path)?.ok_or_else(|| empty(path))?;
     Ok(first.fields.iter().map(|name| name.trim().to_owned()).collect())
+}
+
+/// A single value as text. A list of one text is that text, and what is true of several things is their names.
+pub fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Cow<'a, str>>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(Cow::Borrowed(text))),
+        Value::Number(_) | Value::Bool(_) => Ok(Some(Cow::Owned(value.to_string()))),
+        Value::Array(items) => match &items[..] {
+            [Value::String(text)] => Ok(Some(Cow::Borrowed(text))),
+            items => Err(format!("`{column}` is a list of {}", items.len())),
+        },
+        Value::Object(entries) => {
+            let is_true = |(name, value): (&'a String, &Value)| match value {
+                Value::Bool(is_true) => Some(Some(name.as_str()).filter(|_| *is_true)),
+                _ => None,
+            };
+            match entries.iter().map(is_true).collect::<Option<Vec<_>>>() {
+                Some(names) => {
+                    Ok(Some(Cow::Owned(names.into_iter().flatten().collect::<Vec<_>>().join(", "))))
+                }
+                None => Err(format!("`{column}` is an object")),
+            }
+        }
+    }
 }
 
 /// Goes through the objects of a JSON list, or of lines, until `visit` says that it has seen enough.

@@ -75,13 +75,18 @@ fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
     has("pipeline") && (has("stages") || has("extends"))
 }
 
-/// Whether a path is a symbolic link or, below the working directory, which may be a stranger's, leads over one. What the
-/// folders of a machine are links to is its owner's affair.
+/// Whether a path is a symbolic link or leads over one that lies in the working directory, which may be a stranger's. What
+/// other folders of a machine are links to is its owner's affair.
 fn is_linked(path: &Path) -> bool {
-    let here = std::env::current_dir().unwrap_or_default();
-    let own = path.strip_prefix(&here).unwrap_or(path);
-    let parts = if own.is_absolute() { 1 } else { usize::MAX };
-    own.ancestors().take(parts).any(Path::is_symlink)
+    let here = std::env::current_dir().and_then(|here| here.canonicalize());
+    let is_here = |link: &Path| {
+        let around = link.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match (around.canonicalize(), &here) {
+            (Ok(around), Ok(here)) => around.starts_with(here),
+            _ => true,
+        }
+    };
+    path.is_symlink() || path.ancestors().any(|part| part.is_symlink() && is_here(part))
 }
 
 /// A file as YAML; `None` of one that is not meant as a pipeline, unless it is named by whoever asks.

@@ -1,8 +1,8 @@
 //! Asking a model: question to prompt to completion to answer, and a judge's answer to a label.
 //!
-//! Nothing goes by silently. Who says nothing has an empty answer; about what is empty nobody is asked, and a judge's
-//! word on it is undetermined, as it is where no label can be read; what does not fit into the context is an error,
-//! or is not asked about either. Each is counted and shown.
+//! Nothing goes by silently. Who says nothing has an empty answer, and about what is empty nobody is asked; a judge's
+//! word is undetermined where no label can be read; what does not fit into the context is an error, or is not asked
+//! about either, and then nothing is known of what would have been said. Each is counted and shown.
 
 mod keys;
 mod room;
@@ -18,7 +18,7 @@ pub use room::Longest;
 use super::artifact::{self, Model};
 use data::Sample;
 use engine::{CheckError, Context, Input};
-use game::{Answer, Labels, Prompt, Question, Role};
+use game::{Answer, Labels, Prompt, Question, Role, says_nothing};
 use model::{Checkpoint, FIXED_DAY, Filled, Message};
 use rollout::{self, Sampling};
 
@@ -120,12 +120,15 @@ impl<'a> Asking<'a> {
 
     /// The first key by which this and another way of asking differ.
     pub fn other_than(&self, other: &Asking) -> Option<&'static str> {
-        let text =
-            |text: Option<&Text>| text.map(|text| text.peek().ok().flatten().unwrap_or_else(|| text.shown()));
+        let text = |text: &Text| text.peek().ok().flatten().unwrap_or_else(|| text.shown());
+        let prompt = |asking: &Asking| match asking.prompt {
+            Some(prompt) => text(prompt),
+            None => Prompt::default_source(asking.role, asking.chat.is_on()).into(),
+        };
         let differ = [
-            ("prompt", text(self.prompt) != text(other.prompt)),
-            ("system", text(self.system) != text(other.system)),
             ("chat", self.chat != other.chat),
+            ("system", self.system.map(text) != other.system.map(text)),
+            ("prompt", prompt(self) != prompt(other)),
         ];
         differ.into_iter().find_map(|(key, is_other)| is_other.then_some(key))
     }
@@ -179,8 +182,7 @@ impl<'a> Asking<'a> {
         Ok(asked.into_iter().zip(completions).map(reply).collect())
     }
 
-    /// Asks for one of `classes`. What there is no question about, since it says nothing, is of the class
-    /// `nothing`.
+    /// Asks for one of `classes`.
     pub fn judge(
         &self,
         context: &mut Context,
@@ -188,21 +190,13 @@ impl<'a> Asking<'a> {
         what: &str,
         labels: &Labels,
         classes: &'static [&'static str],
-        nothing: Option<usize>,
     ) -> anyhow::Result<Vec<Verdict>> {
-        let verdicts = match labels.choices(classes) {
-            Some(texts) => self.choose(context, questions, what, &texts)?,
-            None => {
-                let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
-                let verdict = |reply: Reply| Verdict { class: reader.read(&reply.text), reply };
-                self.ask(context, questions, what)?.into_iter().map(verdict).collect()
-            }
-        };
-        let known = |(verdict, question): (Verdict, &Option<Question>)| match question {
-            Some(_) => verdict,
-            None => Verdict { class: nothing, ..verdict },
-        };
-        Ok(verdicts.into_iter().zip(questions).map(known).collect())
+        if let Some(texts) = labels.choices(classes) {
+            return self.choose(context, questions, what, &texts);
+        }
+        let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
+        let replies = self.ask(context, questions, what)?;
+        Ok(replies.into_iter().map(|reply| Verdict { class: reader.read(&reply.text), reply }).collect())
     }
 
     /// Lets the model choose among texts.
@@ -391,7 +385,7 @@ impl Missing {
         for reply in replies {
             match reply.too_long {
                 true => self.too_long += 1,
-                false => self.empty += usize::from(reply.text.is_empty()),
+                false => self.empty += usize::from(says_nothing(&reply.text)),
             }
         }
     }

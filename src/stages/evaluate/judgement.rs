@@ -6,7 +6,7 @@ use crate::asking::Asking;
 use crate::trial::{self, Asked, Prompts};
 use data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
 use engine::Context;
-use game::{Class, Outcome, Role, Verdict, label};
+use game::{Class, Outcome, Role, Verdict, label, says_nothing};
 use rollout::Sampling;
 use store::Seed;
 
@@ -38,7 +38,7 @@ impl Evaluation<'_> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         for ((response, (said, _)), attack) in responses.iter().zip(&said).zip(attacks.iter().cycle()) {
             outcomes.push(self.outcome(&response.defender, attack, *said));
-            if response.text.is_empty() {
+            if says_nothing(&response.text) {
                 continue;
             }
             let (said, category) = (*said, &response.origin.category);
@@ -89,7 +89,7 @@ impl Evaluation<'_> {
         let said = self.judge(context, &pairs, "pairs")?;
         let mut known: Vec<&PairRow> = Vec::new();
         let mut verdicts: Vec<Verdict> = Vec::new();
-        for (row, (said, _)) in rows.iter().zip(said).filter(|(row, _)| !row.response.is_empty()) {
+        for (row, (said, _)) in rows.iter().zip(said).filter(|(row, _)| !says_nothing(&row.response)) {
             let Some(reference) = row.class.as_deref().and_then(Class::parse) else { continue };
             known.push(row);
             verdicts.push(Verdict { reference, said });

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
 use super::asking::Asking;
+use super::rollouts::other_than_trained;
 use super::trial::{self, Outcomes};
 use data::{self, AttackRow, Position, Sample};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
@@ -70,7 +71,7 @@ fn default_group() -> usize {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 9,
+        version: 10,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
@@ -97,7 +98,17 @@ impl Stage for Evaluate {
             let asking = Asking::plainly(role, model, &self.sampling);
             asking.room(upstream, self.sampling.max_new_tokens, &[])?;
         }
-        Ok(Vec::new())
+        // Models are asked in the sandbox's way.
+        let asked = [
+            ("attacker", Role::Attacker, &self.attacker),
+            ("defender", Role::Defender, &self.defender),
+            ("evaluator", Role::Evaluator, &self.evaluator),
+        ];
+        let warning = |(key, role, model)| {
+            let warning = other_than_trained(upstream, &Asking::plainly(role, model, &self.sampling))?;
+            Some(CheckError { path: String::from(key), ..warning })
+        };
+        Ok(asked.into_iter().filter_map(warning).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use super::{row, upstream::Judged};
 use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
 use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input};
-use game::{self, AttackerReward, Class, Frames, KEPT, Undetermined};
+use game::{self, AttackerReward, Class, Frames, KEPT, Undetermined, says_nothing};
 
 /// The attacker's reward.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -175,18 +175,22 @@ impl AttackerRule {
 
     /// Whether each attack keeps its seed's meaning: by the judge, else by the seed's words.
     fn meanings(&self, context: &Context, attacks: &[AttackRow]) -> anyhow::Result<Vec<&'static str>> {
-        let by_words = |attack: &AttackRow| match game::keeps_words(&attack.origin.seed, &attack.text) {
-            true => KEPT,
-            false => LOST,
+        let rows = match &self.meaning {
+            Some(input) => Some((input, artifact::rows::<MeaningRow, _>(context, input)?)),
+            None => None,
         };
-        let Some(input) = &self.meaning else { return Ok(attacks.iter().map(by_words).collect()) };
-        let judged = artifact::rows::<MeaningRow, _>(context, input)?;
-        let judged: BTreeMap<u32, &MeaningRow> = judged.iter().map(|row| (row.attack_id, row)).collect();
+        let judged = rows.as_ref().map(|(input, rows)| {
+            let by_attack: BTreeMap<u32, &MeaningRow> = rows.iter().map(|row| (row.attack_id, row)).collect();
+            (*input, by_attack)
+        });
         let of = |attack: &AttackRow| {
             // What says nothing has no meaning, whoever says that it has.
-            if attack.text.trim().is_empty() {
-                return Ok(LOST);
+            if says_nothing(&attack.text) {
+                return Ok(if attack.sample.was_asked() { LOST } else { UNDETERMINED });
             }
+            let Some((input, judged)) = &judged else {
+                return Ok(if game::keeps_words(&attack.origin.seed, &attack.text) { KEPT } else { LOST });
+            };
             let Some(row) = judged.get(&attack.attack_id).filter(|row| row.attack == attack.text) else {
                 anyhow::bail!(
                     "attack {} of `{}` has no row in `{}`: was its meaning judged in the same step?",

@@ -79,7 +79,7 @@ struct EvaluatorRule {
 impl Stage for Reward {
     const KIND: Kind = Kind {
         name: "reward",
-        version: 8,
+        version: 9,
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,

@@ -14,7 +14,7 @@ use super::reward::Reward;
 use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
-use game::{KEPT, label, undetermined};
+use game::{KEPT, label, says_nothing, undetermined};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
 use model::{LoraConfig, Marks};
 use optim::AdamW;
@@ -254,7 +254,7 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let all = |of: fn(&RewardRow) -> f64| rows.iter().map(|row| Some(of(row))).collect();
     mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
     mean("finished", all(|row| share(row.sample.finished)));
-    mean("empty", all(|row| share(row.text.is_empty())));
+    mean("empty", all(|row| share(says_nothing(&row.text))));
     mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.are_spelled(&row.text)))).collect());
     // What an attack earned of its verdicts and its meaning, either of which may be undetermined.
     let attacks = || rows.iter().filter(|row| row.meaning.is_some());
