@@ -50,6 +50,10 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     if artifact.as_deref() == Some("text") {
         bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
     }
+    let target = args.out.canonicalize().ok();
+    if target.is_some() && path.canonicalize().ok() == target {
+        bail!("--out {} is the file that is read; name another", args.out.display());
+    }
     let out = destination(args, to, &path)?;
     let table = data::open(&path)?;
     out.write(|out| match to {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 
 use crate::analysis::export::{Format, Place, Source, export};
@@ -36,6 +37,9 @@ pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let place = Place::new(&args.out, args.overwrite)?;
     let mut folders: Vec<PathBuf> = Vec::new();
     for run in &args.runs {
+        if let Some((whole, _)) = run.split_once('@') {
+            bail!("`{run}`: a run is exported whole, each ablation and seed on its own: write `{whole}`");
+        }
         let folder = Run::locate(run)?;
         if !folders.contains(&folder) {
             folders.push(folder);

@@ -116,9 +116,9 @@ impl AttackerReward {
         let problem = if !values.into_iter().all(f64::is_finite) {
             "`values` are numbers"
         } else if !weights.into_iter().all(at_least_0) {
-            "`semantic`, `diversity`, `self_bleu`, `cosine` and `sharpness` are at least 0"
+            "`semantic`, `diversity`, `self_bleu`, `cosine` and `sharpness` must be at least 0"
         } else if self.neighbours == 0 {
-            "`neighbours` is at least 1"
+            "`neighbours` must be at least 1"
         } else {
             return Ok(());
         };

@@ -105,19 +105,19 @@ impl GrpoConfig {
         // A range does not contain a NaN.
         let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
         let problem = if self.lr <= 0.0 || !self.lr.is_finite() {
-            "`lr` is above 0"
+            "`lr` must be above 0"
         } else if !at_least_0(self.kl) {
-            "`kl` is at least 0"
+            "`kl` must be at least 0"
         } else if !TEMPERATURES.contains(&self.temperature()) {
-            "`temperature` is between 0.000001 and 1000000"
+            "`temperature` must be between 0.000001 and 1000000"
         } else if self.num_iterations == 0 || self.micro_batch == 0 || self.max_completion_length == Some(0) {
-            "`num_iterations`, `micro_batch` and `max_completion_length` are at least 1"
+            "`num_iterations`, `micro_batch` and `max_completion_length` must be at least 1"
         } else if !at_least_0(self.max_grad_norm) || self.max_grad_norm == 0.0 {
-            "`max_grad_norm` is above 0"
+            "`max_grad_norm` must be above 0"
         } else if !at_least_0(self.epsilon) || !at_least_0(self.high()) {
-            "`epsilon` and `epsilon_high` are at least 0"
+            "`epsilon` and `epsilon_high` must be at least 0"
         } else if self.delta.is_some_and(|delta| !at_least_0(delta) || delta <= 1.0 + self.high()) {
-            "`delta` is above 1 + `epsilon_high`"
+            "`delta` must be above 1 + `epsilon_high`"
         } else if self.delta.is_some() && self.loss_type == LossType::Cispo {
             "`delta` is for losses that clip; `cispo` has `epsilon_high`"
         } else if !self.entropy_coef.is_finite() {

@@ -34,7 +34,7 @@ impl Architecture {
     pub fn check(&self) -> Result<(), String> {
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         if self.layers == 0 || self.heads == 0 || kv_heads == 0 || self.positions == 0 {
-            return Err("`layers`, `heads`, `kv_heads` and `positions` are at least 1".into());
+            return Err("`layers`, `heads`, `kv_heads` and `positions` must be at least 1".into());
         }
         if !self.hidden.is_multiple_of(2 * self.heads) {
             return Err(format!(

@@ -41,10 +41,10 @@ fn all_modules() -> Vec<String> {
 impl LoraConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.rank == 0 {
-            return Err("`rank` is at least 1".into());
+            return Err("`rank` must be at least 1".into());
         }
         if self.alpha.is_some_and(|alpha| !(alpha > 0.0 && alpha.is_finite())) {
-            return Err("`alpha` is above 0".into());
+            return Err("`alpha` must be above 0".into());
         }
         if self.target_modules.is_empty() {
             return Err("`target_modules` names at least one linear layer".into());

@@ -38,12 +38,12 @@ impl AdamWConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
         let share = |beta: f64| (0.0..1.0).contains(&beta);
         if !share(self.betas.0) || !share(self.betas.1) {
-            return Err("`optimizer`: `betas` are at least 0 and below 1".into());
+            return Err("`optimizer`: `betas` must be at least 0 and below 1".into());
         }
         if !(f64::MIN_POSITIVE..1.0).contains(&self.epsilon)
             || !(0.0..f64::INFINITY).contains(&self.weight_decay)
         {
-            return Err("`optimizer`: `epsilon` is above 0 and `weight_decay` at least 0".into());
+            return Err("`optimizer`: `epsilon` must be above 0 and `weight_decay` at least 0".into());
         }
         Ok(())
     }

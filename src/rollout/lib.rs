@@ -64,16 +64,16 @@ impl Sampling {
             return Err("`temperature` is 0, or between 0.000001 and 1000000".into());
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err("`top_p` is above 0 and at most 1".into());
+            return Err("`top_p` must be above 0 and at most 1".into());
         }
         if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
-            return Err("`min_p` is between 0 and 1".into());
+            return Err("`min_p` must be between 0 and 1".into());
         }
         if self.stop.iter().any(String::is_empty) {
             return Err("`stop` has an empty text, which is in every completion".into());
         }
         if self.max_new_tokens == 0 {
-            return Err("`max_new_tokens` is at least 1".into());
+            return Err("`max_new_tokens` must be at least 1".into());
         }
         Ok(())
     }

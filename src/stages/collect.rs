@@ -39,7 +39,7 @@ impl Stage for Collect {
     };
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.capacity == 0 { Err("`capacity` is at least 1".into()) } else { Ok(()) }
+        if self.capacity == 0 { Err("`capacity` must be at least 1".into()) } else { Ok(()) }
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -85,7 +85,7 @@ impl Stage for CrossPlay {
             return Err("it takes at least one attacker and one defender".into());
         }
         if self.group == 0 {
-            return Err("`group` is at least 1".into());
+            return Err("`group` must be at least 1".into());
         }
         let models = [
             (Role::Attacker, "attacker_prompt", self.attackers.values().next()),
@@ -169,6 +169,7 @@ impl Stage for CrossPlay {
             metrics.extend(trial::metric_rows(rates, name, &at));
             attacks.extend(own);
         }
+        context.progress(1, 1, format!("{} attacks, {} responses", attacks.len(), responses.len()));
         data::write(&context.output("metrics"), &metrics)?;
         data::write(&context.output("outcomes"), &all.rows)?;
         data::write(&context.output("attacks"), &attacks)?;

@@ -69,7 +69,7 @@ impl Stage for Generate {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
-            return Err("`group` is at least 1".into());
+            return Err("`group` must be at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         let asking = self.asking(&self.sampling);

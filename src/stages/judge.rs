@@ -56,7 +56,7 @@ impl Stage for Judge {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
-            return Err("`group` is at least 1".into());
+            return Err("`group` must be at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         self.asking(&self.sampling).check_labels(&self.labels, Class::LABELS)

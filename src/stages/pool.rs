@@ -67,10 +67,10 @@ impl Stage for Pool {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 {
-            return Err("`capacity` is at least 1".into());
+            return Err("`capacity` must be at least 1".into());
         }
         if !(0.0..=1.0).contains(&self.decay) {
-            return Err(CheckError::at("decay", "`decay` is between 0 and 1"));
+            return Err(CheckError::at("decay", "`decay` must be between 0 and 1"));
         }
         if self.data.is_none() && self.verdicts.is_none() {
             return Err(

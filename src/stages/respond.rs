@@ -113,10 +113,13 @@ impl Stage for Respond {
         }
         let wrong = |defense: &Defense| !(0.0..f64::INFINITY).contains(&defense.weight);
         if let Some(index) = self.models.iter().position(wrong) {
-            return Err(CheckError::at(format!("models.{index}.weight"), "a model's `weight` is at least 0"));
+            return Err(CheckError::at(
+                format!("models.{index}.weight"),
+                "a model's `weight` must be at least 0",
+            ));
         }
         if self.models.iter().all(|defense| defense.weight == 0.0) {
-            return Err(CheckError::at("models", "of the models' weights one is above 0"));
+            return Err(CheckError::at("models", "of the models' weights one must be above 0"));
         }
         let sum: f64 = self.models.iter().map(|defense| defense.weight).sum();
         if self.models.len() > 1 && (sum - 1.0).abs() > 1e-6 {

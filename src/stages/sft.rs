@@ -96,10 +96,10 @@ impl Stage for Sft {
         }
         let above_0 = |value: f64| value > 0.0 && value.is_finite();
         if self.steps == 0 || self.batch == 0 || self.micro_batch == 0 {
-            return Err("`steps`, `batch` and `micro_batch` are at least 1".into());
+            return Err("`steps`, `batch` and `micro_batch` must be at least 1".into());
         }
         if !above_0(self.lr) || !above_0(self.max_grad_norm) {
-            return Err("`lr` and `max_grad_norm` are above 0".into());
+            return Err("`lr` and `max_grad_norm` must be above 0".into());
         }
         Ok(self.optimizer.check()?)
     }

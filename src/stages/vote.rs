@@ -80,7 +80,7 @@ impl Stage for Vote {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 {
-            return Err("`prompts` is at least 1".into());
+            return Err("`prompts` must be at least 1".into());
         }
         match (&self.world, &self.experts) {
             (Some(_), None) => Ok(()),

@@ -116,6 +116,10 @@ fn what_is_there_is_not_overwritten_and_one_file_is_one_file() {
     space.export("csv", "none/out", &[]).fails(2, "error: there is no folder none: make it first\n");
     space.export("csv", "x", &["--reveal", "--redact"]).fails(2, "cannot be used with");
     space.triplay(&["runs", "export", "none", "--to", "csv", "-o", "x"]).fails(2, "there is no run `none`");
+    space.triplay(&["runs", "export", "latest@full", "--to", "csv", "-o", "x"]).fails(
+        2,
+        "`latest@full`: a run is exported whole, each ablation and seed on its own: write `latest`",
+    );
     let left: Vec<PathBuf> = files(&space.path(""))
         .into_iter()
         .filter(|path| path.to_string_lossy().contains(".writing"))

@@ -135,7 +135,7 @@ fn guards_that_make_no_sense_are_errors() {
     fails("guards: { kl: -1, previous: previous }", "`kl` is a number from 0 on");
     fails(
         "guards: { min_entropy: 2, max_entropy: 1, previous: previous }",
-        "`min_entropy` is at most `max_entropy`",
+        "`min_entropy` must be at most `max_entropy`",
     );
     fails("guards: { kl: 1 }", "previous");
 }

@@ -88,7 +88,7 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     model("score", &["--ids", "1,2,999"]).fails(2, "error: token 999 is outside the vocabulary of 384\n");
     model("score", &["--text", "x", "--ids", "1,2"]).fails(2, "cannot be used with");
     model("score", &["--file", "none.txt"]).fails(2, "error: cannot read none.txt: ");
-    model("generate", &["--prompt", "x", "--top-p", "2"]).fails(2, "`top_p` is above 0 and at most 1");
+    model("generate", &["--prompt", "x", "--top-p", "2"]).fails(2, "`top_p` must be above 0 and at most 1");
     model("generate", &["--prompt", "x", "--device", "cuda:0"]).fails(2, "--features cuda");
     model("generate", &["--prompt", "x", "--dtype", "bf16"]).fails(2, "the CPU has no dtype bf16");
 }

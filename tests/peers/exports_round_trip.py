@@ -113,8 +113,8 @@ def jbb(out):
             f" WHERE variant = '{of['variant']}' AND node = '{of['node']}' AND phase = '{of['phase']}'"
             f" AND metric = '{of['metric']}' AND subject = '{artifact.parameters.model}' GROUP BY seed_id"
         )
-        # Of a behavior that nobody broke for certain, and somebody perhaps, nothing is said.
-        told = [row for row in rows if row["broken"] or row["known"] == row["n"]]
+        # Of a behavior of which some attempt is not known nothing is said.
+        told = [row for row in rows if row["known"] == row["n"]]
         assert artifact.parameters.total_number_of_jailbreaks == len(breaks) == sum(r["broken"] for r in told)
         assert artifact.parameters.total_number_of_queries == sum(r["n"] for r in rows)
         assert {j.behavior for j in artifact.jailbreaks} == {r["seed_id"] for r in told}

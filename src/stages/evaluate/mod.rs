@@ -86,7 +86,7 @@ impl Stage for Evaluate {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
-            return Err("`group` is at least 1".into());
+            return Err("`group` must be at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
     }
@@ -140,6 +140,7 @@ impl Stage for Evaluate {
         evaluation.benchmark(context)?;
         evaluation.pairs(context)?;
         evaluation.ability(context)?;
+        context.progress(1, 1, format!("{} attacks, {} responses", attacks.len(), responses.len()));
         let metrics = trial::metric_rows(evaluation.rates, &self.phase, &evaluation.at);
         data::write(&context.output("metrics"), &metrics)?;
         data::write(&context.output("outcomes"), &evaluation.outcomes.rows)?;

@@ -98,7 +98,7 @@ impl AttackerRule {
         }
         match &self.coverage {
             Some(coverage) if !(0.0..f64::INFINITY).contains(&coverage.weight) => {
-                Err(CheckError::at("rule.attacker.coverage.weight", "a `weight` is at least 0"))
+                Err(CheckError::at("rule.attacker.coverage.weight", "a `weight` must be at least 0"))
             }
             Some(coverage) if !coverage.threshold.is_finite() => {
                 Err(CheckError::at("rule.attacker.coverage.threshold", "a `threshold` is a number"))

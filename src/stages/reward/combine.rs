@@ -75,10 +75,10 @@ impl Reward {
                 wrong("`component_weights` are of the attacker: the rewards of the others have one component")
             }
             (_, Some(weights)) if !weights.all().into_iter().all(|w| (0.0..f64::INFINITY).contains(&w)) => {
-                wrong("`component_weights` are at least 0")
+                wrong("`component_weights` must be at least 0")
             }
             (_, Some(weights)) if weights.all().into_iter().all(|w| w == 0.0) => {
-                wrong("of the `component_weights` one is above 0")
+                wrong("of the `component_weights` one must be above 0")
             }
             (Combine::Gdpo, _) if self.scale_rewards != ScaleRewards::Group => Err(CheckError::at(
                 "scale_rewards",

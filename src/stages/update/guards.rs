@@ -75,7 +75,7 @@ impl Guards {
         }
         match (self.min_entropy, self.max_entropy) {
             (Some(least), Some(most)) if least > most => {
-                Err(CheckError::at("guards.min_entropy", "`min_entropy` is at most `max_entropy`"))
+                Err(CheckError::at("guards.min_entropy", "`min_entropy` must be at most `max_entropy`"))
             }
             _ => Ok(()),
         }
