@@ -4,7 +4,7 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
-use super::warmup::{KEPT, LOST};
+use super::meaning::Meaning;
 use super::world::{Shares, World};
 use super::wrap::{Phrasings, WrappedPrompt};
 use store::Seed;
@@ -230,8 +230,8 @@ impl World {
     /// Texts in which every word of the world occurs.
     pub fn vocabulary(&self) -> Vec<String> {
         let seeds = self.seeds();
-        let labels = Class::ALL.iter().map(|class| class.label()).chain([KEPT, LOST]);
-        let mut texts: Vec<String> = labels.map(str::to_owned).collect();
+        let labels = Class::LABELS.iter().chain(Meaning::LABELS);
+        let mut texts: Vec<String> = labels.map(|label| (*label).to_owned()).collect();
         texts.extend(seeds.iter().map(|seed| seed.text.clone()));
         texts.extend(seeds.iter().filter_map(|seed| seed.answer.clone()));
         if let Some(example) = seeds.iter().find(|seed| seed.task == Task::Hazard) {

@@ -8,6 +8,7 @@ mod diversity;
 mod expand;
 mod experts;
 mod labels;
+mod meaning;
 mod oracle;
 mod pool;
 mod prompt;
@@ -29,6 +30,7 @@ pub use diversity::{
 pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use labels::{Labels, Reader};
+pub use meaning::Meaning;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
 pub use prompt::{Prompt, PromptError, Question, Turn};
@@ -36,10 +38,10 @@ pub use rates::{Outcome, Rate, Rates, UNDETERMINED, Verdict, cohens_kappa, kappa
 pub use replay::{Posterior, thompson};
 pub use reward::{
     AttackOutcome, AttackerComponents, AttackerReward, Classes, DefenderReward, Undetermined,
-    evaluator_reward, keeps_words,
+    evaluator_reward,
 };
 pub use role::{Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};
-pub use warmup::{KEPT, LOST, WarmupRow};
+pub use warmup::WarmupRow;
 pub use world::{World, WorldError};
 pub use wrap::WrappedPrompt;

@@ -6,16 +6,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
 use super::expand::{SeedSpec, Task, pick};
+use super::meaning::Meaning;
 use super::prompt::{Prompt, PromptError, Question};
 use super::role::Role;
 use super::world::{Profile, Shares, World};
 use super::wrap::{Phrasings, Style, WrappedPrompt};
 use store::Seed;
-
-/// What the judge says of an attack that keeps its seed's meaning.
-pub const KEPT: &str = "kept";
-/// What it says of another.
-pub const LOST: &str = "lost";
 
 /// A warm-up example.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,17 +166,17 @@ impl<'a> Examples<'a> {
     fn judge(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = pick(&self.hazards, &mut self.random).clone();
         let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.judge);
-        let (text, label) = match self.random.random_range(0..20) {
-            0..10 => (wrapped.text, KEPT),
+        let (text, meaning) = match self.random.random_range(0..20) {
+            0..10 => (wrapped.text, Meaning::Kept),
             // Something else of the same kind is asked for, or of another kind.
             10..15 => {
                 let other = self.another(&seed, |other| &other.noun).noun;
-                (wrapped.text.replace(&seed.noun, &other), LOST)
+                (wrapped.text.replace(&seed.noun, &other), Meaning::Lost)
             }
             15..18 => {
                 let mut other = self.another(&seed, |other| &other.verb);
                 other.noun.clone_from(&seed.noun);
-                (self.wrapped(&other, Phrasings::All, |shares| shares.judge).0.text, LOST)
+                (self.wrapped(&other, Phrasings::All, |shares| shares.judge).0.text, Meaning::Lost)
             }
             // The words are there, but nobody would understand them.
             _ => {
@@ -190,12 +186,12 @@ impl<'a> Examples<'a> {
                     1 => words.retain(|word| *word != seed.noun),
                     _ => self.garble(&mut words),
                 }
-                (words.join(" "), LOST)
+                (words.join(" "), Meaning::Lost)
             }
         };
         let prompt =
             self.judge.render(&Question { seed: &seed.text, prompt: &text, ..Question::default() })?;
-        Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: label.into() })
+        Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: meaning.label().into() })
     }
 
     /// Puts words of other seeds in the place of a quarter of these.

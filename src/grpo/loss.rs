@@ -51,7 +51,7 @@ pub struct GrpoConfig {
     pub importance_sampling_level: ImportanceLevel,
     /// Clipping range of the ratio, below 1 and, without `epsilon_high`, above.
     pub epsilon: f64,
-    /// Upper clipping range; `epsilon` by default. For `cispo` the greatest ratio itself.
+    /// Upper clipping range; `epsilon` by default. For `cispo`, which needs it, the greatest ratio itself.
     pub epsilon_high: Option<f64>,
     /// The greatest ratio where the advantage is negative and no clip holds (two-sided clipping, INTELLECT-2); no
     /// limit by default.
@@ -120,6 +120,8 @@ impl GrpoConfig {
             "`delta` must be above 1 + `epsilon_high`"
         } else if self.delta.is_some() && self.loss_type == LossType::Cispo {
             "`delta` is for losses that clip; `cispo` has `epsilon_high`"
+        } else if self.loss_type == LossType::Cispo && self.epsilon_high.is_none() {
+            "`cispo` needs `epsilon_high`, the greatest ratio, such as 5: `epsilon` is a distance from 1"
         } else if !self.entropy_coef.is_finite() {
             "`entropy_coef` is a number"
         } else {
@@ -214,4 +216,19 @@ fn completion_means(values: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         start += length;
     }
     Tensor::cat(&means, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cispo_says_its_greatest_ratio_since_epsilon_is_none() {
+        let config =
+            |epsilon_high| GrpoConfig { loss_type: LossType::Cispo, epsilon_high, ..GrpoConfig::default() };
+        assert!(
+            config(None).check().unwrap_err().starts_with("`cispo` needs `epsilon_high`, the greatest ratio")
+        );
+        assert_eq!(config(Some(5.0)).check(), Ok(()));
+    }
 }

@@ -5,7 +5,7 @@ use super::asking::{Missing, Text, Verdict, asking};
 use super::generate::Generate;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{Labels, Question, label, says_nothing};
+use game::{Labels, Question, says_nothing};
 use rollout::Sampling;
 
 asking! {
@@ -28,10 +28,6 @@ asking! {
     }
 }
 
-const CLASSES: &[&str] = &["kept", "lost"];
-/// The class of an attack that says nothing.
-const LOST: usize = 1;
-
 /// A label is one word and the end of text.
 fn greedy() -> Sampling {
     Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
@@ -49,7 +45,7 @@ impl Stage for Meaning {
 
     fn check(&self) -> Result<(), CheckError> {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        self.asking(&self.sampling).check_labels(&self.labels, CLASSES)
+        self.asking(&self.sampling).check_labels(&self.labels, game::Meaning::LABELS)
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
@@ -60,7 +56,7 @@ impl Stage for Meaning {
             _ => self.sampling.max_new_tokens,
         };
         let room = asking.room(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
-        Ok(room.into_iter().chain(asking.unsaid(&self.labels, CLASSES)).collect())
+        Ok(room.into_iter().chain(asking.unsaid(&self.labels, game::Meaning::LABELS)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -71,18 +67,19 @@ impl Stage for Meaning {
             .map(|question| (!says_nothing(question.prompt)).then_some(question))
             .collect();
         let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, CLASSES)?;
+        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, game::Meaning::LABELS)?;
         let class = |(attack, verdict): (&AttackRow, &Verdict)| match says_nothing(&attack.text) {
-            true => attack.sample.was_asked().then_some(LOST),
-            false => verdict.class,
+            true => attack.sample.was_asked().then_some(game::Meaning::Lost),
+            false => verdict.class.map(|class| game::Meaning::ALL[class]),
         };
-        let classes: Vec<Option<usize>> = attacks.iter().zip(&verdicts).map(class).collect();
-        let count = |class: Option<usize>| classes.iter().filter(|found| **found == class).count();
+        let meanings: Vec<Option<game::Meaning>> = attacks.iter().zip(&verdicts).map(class).collect();
+        let count =
+            |meaning: Option<game::Meaning>| meanings.iter().filter(|found| **found == meaning).count();
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!(
             "{} kept, {} lost, {} undetermined{missing}",
-            count(Some(0)),
-            count(Some(1)),
+            count(Some(game::Meaning::Kept)),
+            count(Some(game::Meaning::Lost)),
             count(None)
         );
         context.progress(1, 1, note);
@@ -90,12 +87,12 @@ impl Stage for Meaning {
         let rows: Vec<MeaningRow> = attacks
             .iter()
             .zip(verdicts)
-            .zip(&classes)
-            .map(|((attack, verdict), class)| MeaningRow {
+            .zip(meanings)
+            .map(|((attack, verdict), meaning)| MeaningRow {
                 attack_id: attack.attack_id,
                 origin: attack.origin.clone(),
                 attack: attack.text.clone(),
-                class: class.map_or(label(None), |class| CLASSES[class]).to_owned(),
+                class: game::Meaning::label_of(meaning).to_owned(),
                 text: verdict.reply.text,
                 sample: verdict.reply.sample,
                 at: at.clone(),

@@ -11,7 +11,7 @@ use super::judge::Judge;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{Class, KEPT, Outcome, Rates, Verdict, label, says_nothing};
+use game::{Class, Meaning, Outcome, Rates, Verdict, says_nothing};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
 /// metrics are the same.
@@ -227,7 +227,7 @@ fn is_kept(attack: &AttackRow, meaning: Option<&str>) -> Option<bool> {
         // What says nothing has no meaning, whoever says that it has.
         _ if says_nothing(&attack.text) => attack.sample.was_asked().then_some(false),
         None => Some(true),
-        Some(meaning) => (meaning != label(None)).then_some(meaning == KEPT),
+        Some(meaning) => Meaning::read(meaning).flatten().map(|meaning| meaning == Meaning::Kept),
     }
 }
 

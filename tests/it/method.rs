@@ -234,5 +234,5 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no row in `meanings.parquet`");
     let mut strange = judged;
     strange[0].class = "maybe".into();
-    meanings(&strange).fails(1, "has the class `maybe` for attack 0: it is kept or lost or undetermined");
+    meanings(&strange).fails(1, "has the class `maybe` for attack 0: it must be kept, lost or undetermined");
 }

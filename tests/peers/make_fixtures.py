@@ -184,6 +184,7 @@ def grpo():
         "delta": {"loss_type": "grpo", "beta": 0.0, "delta": 1.3},
         "delta_sequence": {"loss_type": "dapo", "beta": 0.0, "delta": 1.25, "importance_sampling_level": "sequence", "epsilon": 0.01},
         "entropy": {"loss_type": "dapo", "beta": 0.03, "entropy_coef": 0.05},
+        "sequence_kl": {"loss_type": "dapo", "beta": 0.04, "importance_sampling_level": "sequence"},
         "temperature": {"loss_type": "dr_grpo", "beta": 0.01, "temperature": 0.7},
         "truncated_dapo": {"loss_type": "dapo", "beta": 0.02, "mask_truncated_completions": True},
         "truncated_grpo": {"loss_type": "grpo", "beta": 0.02, "mask_truncated_completions": True},

@@ -9,7 +9,7 @@ use super::{row, upstream::Judged};
 use crate::artifact::{self, Attacks, Meanings, Model, SuccessPool, Verdicts};
 use data::{AttackRow, MeaningRow, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input};
-use game::{self, AttackerReward, Class, Frames, KEPT, Undetermined, says_nothing};
+use game::{self, AttackerReward, Class, Frames, Meaning, Undetermined, says_nothing};
 
 /// The attacker's reward.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -119,24 +119,20 @@ impl AttackerRule {
         let cosine = pool.cosine(&embeddings, self.weights.neighbours)?;
         let reward = |(index, attack): (usize, &AttackRow)| {
             let (verdicts, meaning) = (&verdicts[index], meanings[index]);
-            let outcome = game::AttackOutcome {
-                verdicts,
-                keeps_meaning: (meaning != UNDETERMINED).then_some(meaning == KEPT),
-                self_bleu: bleu[index],
-                cosine: cosine[index],
-            };
+            let outcome =
+                game::AttackOutcome { verdicts, meaning, self_bleu: bleu[index], cosine: cosine[index] };
             let reward = self.weights.reward(&outcome, self.undetermined);
             let undetermined = verdicts.iter().filter(|(_, class)| class.is_none()).count();
             RewardRow {
                 reward: reward.total,
                 attack_success: reward.attack,
                 semantic: reward.semantic,
-                meaning: Some(meaning.to_owned()),
+                meaning: Some(Meaning::label_of(meaning).to_owned()),
                 self_bleu: Some(reward.self_bleu),
                 self_bleu_penalty: Some(reward.self_bleu_penalty),
                 cosine: self.embedder.as_ref().map(|_| reward.cosine),
                 cosine_penalty: self.embedder.as_ref().map(|_| reward.cosine_penalty),
-                undetermined: undetermined as u32 + u32::from(meaning == UNDETERMINED),
+                undetermined: undetermined as u32 + u32::from(meaning.is_none()),
                 ..row(context, attack.attack_id, attack.group, &attack.origin, &attack.text, &attack.sample)
             }
         };
@@ -174,7 +170,7 @@ impl AttackerRule {
     }
 
     /// Whether each attack keeps its seed's meaning: by the judge, else by the seed's words.
-    fn meanings(&self, context: &Context, attacks: &[AttackRow]) -> anyhow::Result<Vec<&'static str>> {
+    fn meanings(&self, context: &Context, attacks: &[AttackRow]) -> anyhow::Result<Vec<Option<Meaning>>> {
         let rows = match &self.meaning {
             Some(input) => Some((input, artifact::rows::<MeaningRow, _>(context, input)?)),
             None => None,
@@ -186,10 +182,10 @@ impl AttackerRule {
         let of = |attack: &AttackRow| {
             // What says nothing has no meaning, whoever says that it has.
             if says_nothing(&attack.text) {
-                return Ok(if attack.sample.was_asked() { LOST } else { UNDETERMINED });
+                return Ok(attack.sample.was_asked().then_some(Meaning::Lost));
             }
             let Some((input, judged)) = &judged else {
-                return Ok(if game::keeps_words(&attack.origin.seed, &attack.text) { KEPT } else { LOST });
+                return Ok(Some(Meaning::by_words(&attack.origin.seed, &attack.text)));
             };
             let Some(row) = judged.get(&attack.attack_id).filter(|row| row.attack == attack.text) else {
                 anyhow::bail!(
@@ -199,24 +195,20 @@ impl AttackerRule {
                     input.text()
                 );
             };
-            let known = MEANINGS.into_iter().find(|meaning| *meaning == row.class);
-            known.ok_or_else(|| {
+            Meaning::read(&row.class).ok_or_else(|| {
                 anyhow::anyhow!(
-                    "`{}` has the class `{}` for attack {}: it is {}",
+                    "`{}` has the class `{}` for attack {}: it must be {} or {}",
                     input.text(),
                     row.class,
                     row.attack_id,
-                    MEANINGS.join(" or ")
+                    Meaning::LABELS.join(", "),
+                    Meaning::label_of(None)
                 )
             })
         };
         attacks.iter().map(of).collect()
     }
 }
-
-const LOST: &str = "lost";
-const UNDETERMINED: &str = "undetermined";
-const MEANINGS: [&str; 3] = [KEPT, LOST, UNDETERMINED];
 
 impl Coverage {
     /// Says of each row its technique, and adds the bonus to those that succeeded.

@@ -14,7 +14,7 @@ use super::reward::Reward;
 use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
-use game::{KEPT, label, says_nothing, undetermined};
+use game::{Meaning, says_nothing, undetermined};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
 use model::{LoraConfig, Marks};
 use optim::AdamW;
@@ -259,7 +259,8 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     // What an attack earned of its verdicts and its meaning, either of which may be undetermined.
     let attacks = || rows.iter().filter(|row| row.meaning.is_some());
     let is_kept = |row: &RewardRow| {
-        row.meaning.as_deref().filter(|meaning| *meaning != label(None)).map(|meaning| share(meaning == KEPT))
+        let meaning = row.meaning.as_deref().and_then(Meaning::read).flatten();
+        meaning.map(|meaning| share(meaning == Meaning::Kept))
     };
     mean("attack_success", attacks().map(|row| row.attack_success).collect());
     mean("semantic", attacks().map(|row| row.semantic).collect());
