@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::lanes::{Lanes, pieces};
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
 use model::{Checkpoint, Decoder, Packed, Purpose};
+use ops::Value;
 use optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -26,7 +27,8 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
     pub loss: f64,
-    /// k3 estimate of the divergence from the reference; 0 without one.
+    /// Divergence from the reference, exact at each position; 0 without one. Where only the reference's log-probabilities
+    /// are there, the k3 estimate.
     pub kl: f64,
     /// Nats.
     pub entropy: f64,
@@ -73,10 +75,8 @@ pub fn guarded_step(
         bail!("there is no completion to learn from");
     }
     ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
-    let reference = match reference {
-        Some(checkpoint) => reference_logprobs(checkpoint, &samples, grpo)?,
-        None => Vec::new(),
-    };
+    let reference = reference.map(|reference| Reference::of(reference, &samples, grpo)).transpose()?;
+    let reference = reference.unwrap_or_default();
     let mut report = StepReport::default();
     for iteration in 1..=grpo.num_iterations {
         let (mut gradients, this) = gradients(policy, &reference, &samples, grpo)?;
@@ -89,33 +89,61 @@ pub fn guarded_step(
     Ok(report)
 }
 
-/// Log-probabilities of each sample's completion under a model that is not trained.
-fn reference_logprobs(
-    checkpoint: &Checkpoint,
-    samples: &[&Sample],
-    grpo: &GrpoConfig,
-) -> Result<Vec<Vec<f32>>> {
-    let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-    let of_piece = |piece: Range<usize>| {
-        let samples = &samples[piece];
-        let (batch, starts) = pack(samples);
-        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature())?;
-        let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
-        let mut rest = &scored[..];
-        let row = |sample: &&Sample| {
-            let (row, others) = rest.split_at(sample.completion.len());
-            rest = others;
-            row.to_vec()
+/// What a model that is not trained says of samples.
+#[derive(Default)]
+pub struct Reference {
+    /// Log-probabilities of each sample's completion; nothing for a loss without KL penalty.
+    logprobs: Vec<Vec<f32>>,
+    /// Of each sample the hidden states that its completion is predicted from, and what makes distributions of them.
+    exact: Option<(Decoder, Vec<Tensor>)>,
+}
+
+impl Reference {
+    /// Of log-probabilities alone.
+    pub fn of_logprobs(logprobs: Vec<Vec<f32>>) -> Reference {
+        Reference { logprobs, exact: None }
+    }
+
+    fn of(checkpoint: &Checkpoint, samples: &[&Sample], grpo: &GrpoConfig) -> Result<Reference> {
+        let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
+        let of_piece = |piece: Range<usize>| {
+            let samples = &samples[piece];
+            let (batch, starts) = pack(samples);
+            let (hidden, targets) = decoder.predicting(&batch, &starts)?;
+            let scored = decoder.scored(&hidden, targets, grpo.temperature())?;
+            let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
+            let mut begin = 0;
+            let row = |sample: &&Sample| {
+                let (at, length) = (begin, sample.completion.len());
+                begin += length;
+                Ok((scored[at..begin].to_vec(), hidden.tensor().narrow(0, at, length)?))
+            };
+            samples.iter().map(row).collect::<Result<Vec<(Vec<f32>, Tensor)>>>()
         };
-        Ok(samples.iter().map(row).collect())
-    };
-    let pieces = pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch);
-    // On a GPU one after the other: its memory is what micro-batches are for.
-    let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
-        true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
-        false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
-    };
-    Ok(rows.concat())
+        let pieces = pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch);
+        // On a GPU one after the other: its memory is what micro-batches are for.
+        let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
+            true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
+            false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
+        };
+        let (logprobs, hidden) = rows.into_iter().flatten().unzip();
+        Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
+    }
+
+    /// The sum over the tokens of these samples of how far the policy's distributions are from the reference's.
+    fn divergence(
+        &self,
+        policy: &Decoder,
+        hidden: &Value,
+        rows: &[usize],
+        temperature: f64,
+    ) -> Result<Option<f64>> {
+        let Some((decoder, of_samples)) = &self.exact else { return Ok(None) };
+        let of_rows: Vec<&Tensor> = rows.iter().map(|&row| &of_samples[row]).collect();
+        let of_rows = Value::constant(Tensor::cat(&of_rows, 0)?);
+        let all = policy.divergences(hidden, (decoder, &of_rows), temperature)?;
+        Ok(Some(all.into_iter().map(f64::from).sum()))
+    }
 }
 
 /// Tokens of each sample, its prompt included.
@@ -135,11 +163,10 @@ fn pack(samples: &[&Sample]) -> (Packed, Vec<usize>) {
     (Packed::new(&rows), samples.iter().map(|sample| sample.prompt.len()).collect())
 }
 
-/// The gradient of the loss for each parameter in name order, over all micro-batches. `reference` has the
-/// reference's log-probabilities of each sample, or is empty for a loss without KL penalty.
+/// The gradient of the loss for each parameter in name order, over all micro-batches.
 pub fn gradients(
     policy: &Checkpoint,
-    reference: &[Vec<f32>],
+    reference: &Reference,
     samples: &[&Sample],
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
@@ -149,14 +176,21 @@ pub fn gradients(
     let (sum, reports) = lanes.accumulate(|rows, sum| {
         let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
         let (batch, starts) = pack(&micro);
-        let scored = decoder.token_log_probabilities(&batch, &starts, grpo.temperature())?;
+        let (hidden, targets) = decoder.predicting(&batch, &starts)?;
+        let scored = decoder.scored(&hidden, targets, grpo.temperature())?;
+        let kl = reference.divergence(&decoder, &hidden, rows, grpo.temperature())?;
         let per_token = |value: &dyn Fn(&Sample) -> f64| -> Vec<f32> {
             let of = |sample: &&Sample| std::iter::repeat_n(value(sample) as f32, sample.completion.len());
             micro.iter().flat_map(of).collect()
         };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: rows.iter().filter_map(|&row| reference.get(row)).flatten().copied().collect(),
+            reference: rows
+                .iter()
+                .filter_map(|&row| reference.logprobs.get(row))
+                .flatten()
+                .copied()
+                .collect(),
             advantages: per_token(&|sample| sample.advantage),
             weights: per_token(&|sample| whole.share(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
@@ -173,7 +207,7 @@ pub fn gradients(
         let rewarded: f64 = bonus.iter().zip(&entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let report = StepReport {
             loss: f64::from(loss.loss.to_scalar::<f32>()?) + rewarded,
-            kl: loss.kl,
+            kl: kl.unwrap_or(loss.kl),
             entropy: entropies.iter().copied().map(f64::from).sum::<f64>(),
             clipped: loss.clipped as f64,
             tokens: tokens.old.len(),
@@ -387,6 +421,52 @@ mod tests {
             .map(f32::to_bits)
             .collect();
         assert_ne!(alone.1, before);
+    }
+
+    #[test]
+    fn the_divergence_that_is_reported_is_of_the_whole_distributions() {
+        let (policy, other) = (model(), model());
+        for (_, var) in other.params.iter().filter(|(name, _)| name.ends_with("norm.weight")) {
+            let louder = (var.as_detached_tensor() * 1.3).unwrap();
+            var.set(&louder).unwrap();
+        }
+        let samples: Vec<Sample> = (0..6usize)
+            .map(|row| Sample {
+                prompt: (3..9 + row as u32).collect(),
+                completion: (40..43 + 2 * row as u32).collect(),
+                advantage: row as f64 - 2.5,
+                old_logprobs: vec![-1.0; 3 + 2 * row],
+                finished: true,
+            })
+            .collect();
+        let samples: Vec<&Sample> = samples.iter().collect();
+        let kl = |reference: &Checkpoint, micro_batch| {
+            let config = GrpoConfig { kl: 0.1, micro_batch, ..GrpoConfig::default() };
+            let reference = Reference::of(reference, &samples, &config).unwrap();
+            gradients(&policy, &reference, &samples, &config).unwrap().1.kl
+        };
+        assert!(kl(&policy, 256) < 1e-7);
+        // Σ p (log p − log q) over the vocabulary, at each position that predicts a token of a completion.
+        let log_softmax = |of: &Checkpoint, sample: &Sample| {
+            let (batch, starts) = pack(&[sample]);
+            let decoder = of.decoder(Purpose::Scoring).unwrap();
+            let (hidden, _) = decoder.predicting(&batch, &starts).unwrap();
+            let logits = decoder.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap();
+            let total = logits.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap();
+            logits.broadcast_sub(&total).unwrap()
+        };
+        let mut all: Vec<f64> = Vec::new();
+        for sample in &samples {
+            let (p, q) = (log_softmax(&policy, sample), log_softmax(&other, sample));
+            let apart = (p.exp().unwrap() * (&p - &q).unwrap()).unwrap().sum(1).unwrap();
+            all.extend(apart.to_vec1::<f64>().unwrap());
+        }
+        let expected = all.iter().sum::<f64>() / all.len() as f64;
+        assert!(expected > 1e-3, "{expected}");
+        for micro_batch in [256, 1] {
+            let found = kl(&other, micro_batch);
+            assert!((found - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
+        }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use super::config::{Config, Module};
 use super::lora::Adapter;
 use super::{Compute, Params};
 use ops::{
-    Cache, Gradients, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
-    causal_attention, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows, swiglu,
-    token_log_probabilities,
+    Cache, Gradients, Predicting, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
+    causal_attention, divergences, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows,
+    swiglu, token_log_probabilities,
 };
 
 /// Token rows one after the other, without padding.
@@ -278,6 +278,30 @@ impl Decoder {
         starts: &[usize],
         temperature: f64,
     ) -> Result<Value> {
+        let (hidden, targets) = self.predicting(batch, starts)?;
+        self.scored(&hidden, targets, temperature)
+    }
+
+    /// The same from the hidden states that predict these tokens.
+    pub fn scored(&self, hidden: &Value, targets: Vec<u32>, temperature: f64) -> Result<Value> {
+        token_log_probabilities(hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
+    }
+
+    /// The divergence of this model's distribution from another's, in nats, at each position of which both have hidden
+    /// states, \[M, D\]. It carries no gradient.
+    pub fn divergences(
+        &self,
+        hidden: &Value,
+        (other, of_other): (&Decoder, &Value),
+        temperature: f64,
+    ) -> Result<Vec<f32>> {
+        let [weight, reference] = [self, other].map(|decoder| decoder.head.full(decoder.compute.dtype));
+        let own = Predicting { hidden, weight: &weight? };
+        divergences(own, Predicting { hidden: of_other, weight: &reference? }, temperature)
+    }
+
+    /// The hidden states \[M, D\] from which each row's tokens from `starts[row]` on are predicted, and these tokens.
+    pub fn predicting(&self, batch: &Packed, starts: &[usize]) -> Result<(Value, Vec<u32>)> {
         let rows = &batch.rows;
         let (mut predicting, mut targets) = (Vec::new(), Vec::new());
         for (row, start) in starts.iter().enumerate() {
@@ -289,8 +313,7 @@ impl Decoder {
             targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
         }
         let (spans, rope) = (Arc::new(Spans::new(predicting)), self.rope(rows.longest())?);
-        let hidden = self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?;
-        token_log_probabilities(&hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
+        Ok((self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?, targets))
     }
 
     /// Hidden states after the last norm: of all tokens, or of those of `wanted`, for which alone the last layer

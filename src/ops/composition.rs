@@ -148,6 +148,22 @@ fn log_softmax(hidden: &Tensor, weight: &Tensor, sharpness: f64) -> Result<Tenso
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)
 }
 
+/// See [`super::divergences`]: in f32, or f64 where the hidden states are.
+pub(super) fn divergences(hidden: [&Tensor; 2], weights: [&Tensor; 2], sharpness: f64) -> Result<Vec<f32>> {
+    let tokens = hidden[0].dim(0)?;
+    let block = block(weights[0].dim(0)?);
+    let mut all = Vec::with_capacity(tokens);
+    for start in (0..tokens).step_by(block) {
+        let count = block.min(tokens - start);
+        let log_of =
+            |model: usize| log_softmax(&hidden[model].narrow(0, start, count)?, weights[model], sharpness);
+        let (p, q) = (log_of(0)?, log_of(1)?);
+        let divergence = (p.exp()? * (&p - &q)?)?.sum(1)?;
+        all.extend(divergence.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+    }
+    Ok(all)
+}
+
 /// See [`super::token_log_probabilities`]: in f32, or f64 where the hidden states are.
 pub(super) fn token_log_probabilities(
     hidden: &Value,

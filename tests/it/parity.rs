@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use triplay::grpo::{
-    GrpoConfig, Sample, ScaleRewards, SupervisedConfig, advantages, gradients, supervised_gradients,
+    GrpoConfig, Reference, Sample, ScaleRewards, SupervisedConfig, advantages, gradients,
+    supervised_gradients,
 };
 use triplay::model::{Arguments, Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
 use triplay::rollout::{Sampling, sample};
@@ -197,6 +198,7 @@ fn check_grpo(folder: &Path) {
             .zip(reference)
             .map(|(sample, row)| row[..sample.completion.len()].to_vec())
             .collect();
+        let reference = Reference::of_logprobs(reference);
         let mut worst = (0f64, 0f64);
         for micro_batch in [256, 3] {
             let gradient_checkpointing = micro_batch == 3;

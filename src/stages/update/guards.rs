@@ -25,7 +25,7 @@ const HALTED: &str = "halted.json";
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guards {
-    /// The largest divergence from the reference (k3 estimate, nats a token).
+    /// The largest divergence from the reference, in nats a token: exact at each position, the mean over tokens.
     #[serde(default)]
     kl: Option<f64>,
     /// The smallest mean entropy, nats a token: below it the model says always the same.

@@ -55,7 +55,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 7,
+        version: 8,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,

@@ -1,0 +1,176 @@
+//! The divergence of two models' distributions over the next token, straight from their hidden states, with the logits of one
+//! part of the vocabulary at a time. It has no gradient: losses estimate it from the tokens that were drawn.
+
+use candle_core::{Result, bail};
+use rayon::prelude::*;
+
+use super::composition;
+use super::cpu::{read, room};
+use super::value::Value;
+use kernels::{Matrix, Panels, exp, fold, kernel, matmul_panels, max};
+
+/// Tokens of the vocabulary whose logits exist at the same time.
+const PART: usize = 2048;
+
+/// Hidden states \[M, D\] and the output weight \[V, D\] of a model; D is its own.
+#[derive(Clone, Copy)]
+pub struct Predicting<'a> {
+    pub hidden: &'a Value,
+    pub weight: &'a Value,
+}
+
+/// KL(p ‖ q) in nats at this temperature for each of the M positions.
+pub fn divergences(p: Predicting, q: Predicting, temperature: f64) -> Result<Vec<f32>> {
+    let ((tokens, _), (vocabulary, _)) = (p.hidden.tensor().dims2()?, p.weight.tensor().dims2()?);
+    let (others, words) = (q.hidden.tensor().dim(0)?, q.weight.tensor().dim(0)?);
+    if (tokens, vocabulary) != (others, words) {
+        bail!("{tokens} positions over {vocabulary} tokens, but {others} over {words} of the other model");
+    }
+    if !composition::fused(&[p.hidden, p.weight, q.hidden, q.weight]) {
+        return composition::divergences(
+            [p.hidden.tensor(), q.hidden.tensor()],
+            [p.weight.tensor(), q.weight.tensor()],
+            1.0 / temperature,
+        );
+    }
+    let sharpness = (1.0 / temperature) as f32;
+    let mut rows = vec![Row::default(); tokens];
+    let states = [read(p.hidden.tensor())?, read(q.hidden.tensor())?];
+    let weights = [read(p.weight.tensor())?, read(q.weight.tensor())?];
+    // SAFETY: a part's products are written before they are read.
+    let mut logits = unsafe { [room(tokens * PART.min(vocabulary)), room(tokens * PART.min(vocabulary))] };
+    for start in (0..vocabulary).step_by(PART) {
+        let part = PART.min(vocabulary - start);
+        for ((logits, states), weights) in logits.iter_mut().zip(&states).zip(&weights) {
+            let width = states.len() / tokens.max(1);
+            let weight = Matrix::new(&weights[start * width..(start + part) * width], part, width);
+            let logits = &mut logits[..tokens * part];
+            matmul_panels(Matrix::new(states, tokens, width), &Panels::of(weight.t()), logits, false);
+        }
+        let [p, q] = &mut logits;
+        let both = p[..tokens * part].par_chunks_mut(part).zip(q[..tokens * part].par_chunks_mut(part));
+        both.zip(&mut rows).for_each(|((p, q), row)| take_in(p, q, sharpness, row));
+    }
+    Ok(rows.iter().map(Row::divergence).collect())
+}
+
+/// What is known of two distributions when a part of the vocabulary was seen.
+#[derive(Clone, Copy)]
+struct Row {
+    /// The largest score of p so far, and Σ e^(score − most).
+    most: f32,
+    total: f32,
+    /// Σ e^(score − most) · (score of p − score of q)
+    apart: f32,
+    /// The same two of q.
+    other_most: f32,
+    other_total: f32,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        let most = f32::NEG_INFINITY;
+        Row { most, total: 0.0, apart: 0.0, other_most: most, other_total: 0.0 }
+    }
+}
+
+impl Row {
+    /// Σ p · (score of p − score of q) − log Z of p + log Z of q. It is never below 0, but for rounding.
+    fn divergence(&self) -> f32 {
+        let normalised = (self.other_most - self.most) + (self.other_total.ln() - self.total.ln());
+        let divergence = self.apart / self.total + normalised;
+        // A NaN stays one.
+        if divergence < 0.0 { 0.0 } else { divergence }
+    }
+}
+
+kernel! {
+    /// Adds a part of two rows of logits to what is known of them.
+    fn take_in(p: &mut [f32], q: &mut [f32], sharpness: f32, row: &mut Row) {
+        let most = (max(p) * sharpness).max(row.most);
+        let other_most = (max(q) * sharpness).max(row.other_most);
+        // What was summed below other maxima.
+        if row.total > 0.0 {
+            let factor = exp::<FUSED>(row.most - most);
+            (row.total, row.apart) = (row.total * factor, row.apart * factor);
+            row.other_total *= exp::<FUSED>(row.other_most - other_most);
+        }
+        let [other_total, _] = fold(q, |logit, [total, none]| {
+            [total + exp::<FUSED>(logit * sharpness - other_most), none]
+        });
+        // Each score of p and how far it is from that of q.
+        for (p, q) in p.iter().zip(q.iter_mut()) {
+            *q = (*p - *q) * sharpness;
+        }
+        for p in p.iter_mut() {
+            *p = exp::<FUSED>(*p * sharpness - most);
+        }
+        for (p, q) in p.iter().zip(q.iter_mut()) {
+            *q *= *p;
+        }
+        let [total, _] = fold(p, |e, [total, none]| [total + e, none]);
+        let [apart, _] = fold(q, |weighted, [total, none]| [total + weighted, none]);
+        (row.most, row.other_most) = (most, other_most);
+        row.total += total;
+        row.apart += apart;
+        row.other_total += other_total;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::random;
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    fn exact(p: (&Tensor, &Tensor), q: (&Tensor, &Tensor), temperature: f64) -> Vec<f64> {
+        let log_softmax = |(hidden, weight): (&Tensor, &Tensor)| -> Result<Tensor> {
+            let [hidden, weight] = [hidden, weight].map(|t| t.to_dtype(DType::F64).unwrap());
+            let scores = (hidden.matmul(&weight.t()?)? / temperature)?;
+            let shifted = scores.broadcast_sub(&scores.max_keepdim(1)?)?;
+            shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)
+        };
+        let (p, q) = (log_softmax(p).unwrap(), log_softmax(q).unwrap());
+        let divergence = (p.exp().unwrap() * (&p - &q).unwrap()).unwrap().sum(1).unwrap();
+        divergence.to_vec1().unwrap()
+    }
+
+    #[test]
+    fn divergences_are_those_of_the_whole_distributions() {
+        let (tokens, vocabulary) = (7, 2 * PART + 19);
+        // Models of other widths.
+        let p = (random(&[tokens, 6], 1), random(&[vocabulary, 6], 2));
+        let q = (random(&[tokens, 4], 3), random(&[vocabulary, 4], 4));
+        let of = |(hidden, weight): &(Tensor, Tensor)| {
+            [hidden, weight].map(|tensor| Value::constant(tensor.clone()))
+        };
+        let (own, other) = (of(&p), of(&q));
+        let predicting = |values: &[Value; 2]| -> Vec<Value> { values.to_vec() };
+        for temperature in [0.5, 1.0, 3.0] {
+            let (own, other) = (predicting(&own), predicting(&other));
+            let [a, b] = [&own, &other].map(|own| Predicting { hidden: &own[0], weight: &own[1] });
+            let found = divergences(a, b, temperature).unwrap();
+            let expected = exact((&p.0, &p.1), (&q.0, &q.1), temperature);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
+            }
+            assert!(divergences(a, a, temperature).unwrap().iter().all(|found| *found < 1e-6));
+            // Another number type takes the other way.
+            let wide: Vec<Value> = own
+                .iter()
+                .chain(&other)
+                .map(|value| Value::constant(value.tensor().to_dtype(DType::F64).unwrap()))
+                .collect();
+            let [a, b] = [0, 2].map(|at| Predicting { hidden: &wide[at], weight: &wide[at + 1] });
+            for (found, expected) in divergences(a, b, temperature).unwrap().iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+            }
+        }
+        let fewer = Value::constant(Tensor::zeros((3, 6), DType::F32, &Device::Cpu).unwrap());
+        let [a, b] = [
+            Predicting { hidden: &fewer, weight: &own[1] },
+            Predicting { hidden: &other[0], weight: &other[1] },
+        ];
+        assert!(divergences(a, b, 1.0).unwrap_err().to_string().contains("3 positions over"));
+    }
+}
