@@ -19,7 +19,8 @@ use rollout::Sampling;
 #[serde(deny_unknown_fields)]
 pub struct Respond {
     /// The attacks to answer: a dataset, or a list of them. Those of the first keep their numbers, the others are
-    /// numbered on.
+    /// numbered on. Without them the benign prompts alone are answered.
+    #[serde(default = "no_attacks")]
     data: Inputs<Attacks>,
     /// The defense models, each with its weight in the attacker's reward.
     models: Vec<Defense>,
@@ -76,6 +77,10 @@ fn one() -> usize {
     1
 }
 
+fn no_attacks() -> Inputs<Attacks> {
+    Inputs::Several(Vec::new())
+}
+
 fn default_name() -> String {
     "defender".into()
 }
@@ -102,8 +107,8 @@ impl Stage for Respond {
         if self.models.is_empty() || self.group == 0 {
             return Err("needs at least one model, and `group` of at least 1".into());
         }
-        if self.data.iter().next().is_none() {
-            return Err(CheckError::at("data", "`data` has at least one dataset of attacks"));
+        if self.data.iter().next().is_none() && self.benign.is_none() {
+            return Err("has nothing to answer: expected `data`, attacks, or `benign`".into());
         }
         for (index, defense) in self.models.iter().enumerate() {
             if self.models[..index].iter().any(|other| other.name == defense.name) {

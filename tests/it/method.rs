@@ -155,7 +155,7 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
     fails("coverage: { weight: 0.25", "coverage: { weight: -1", "a `weight` must be at least 0");
     fails("verdicts: verdicts, into: pool", "into: pool", "has nothing to do: expected `data`");
     fails("decay: 0.5", "decay: 1.5", "`decay` must be between 0 and 1");
-    fails("data: $data", "data: []", "`data` has at least one dataset of attacks");
+    fails("data: $data", "data: []", "has nothing to answer: expected `data`, attacks, or `benign`");
     fails("data: $data", "data: [attacks, pool]", "pool");
 }
 
