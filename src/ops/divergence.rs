@@ -5,12 +5,10 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::composition;
-use super::cpu::{read, room};
+use super::cpu::read;
+use super::log_probability::for_parts;
 use super::value::Value;
-use kernels::{Matrix, Panels, exp, fold, kernel, matmul_panels, max};
-
-/// Tokens of the vocabulary whose logits exist at the same time.
-const PART: usize = 2048;
+use kernels::{exp, fold, kernel, max};
 
 /// Hidden states \[M, D\] and the output weight \[V, D\] of a model; D is its own.
 #[derive(Clone, Copy)]
@@ -35,22 +33,13 @@ pub fn divergences(p: Predicting, q: Predicting, temperature: f64) -> Result<Vec
     }
     let sharpness = (1.0 / temperature) as f32;
     let mut rows = vec![Row::default(); tokens];
-    let states = [read(p.hidden.tensor())?, read(q.hidden.tensor())?];
-    let weights = [read(p.weight.tensor())?, read(q.weight.tensor())?];
-    // SAFETY: a part's products are written before they are read.
-    let mut logits = unsafe { [room(tokens * PART.min(vocabulary)), room(tokens * PART.min(vocabulary))] };
-    for start in (0..vocabulary).step_by(PART) {
-        let part = PART.min(vocabulary - start);
-        for ((logits, states), weights) in logits.iter_mut().zip(&states).zip(&weights) {
-            let width = states.len() / tokens.max(1);
-            let weight = Matrix::new(&weights[start * width..(start + part) * width], part, width);
-            let logits = &mut logits[..tokens * part];
-            matmul_panels(Matrix::new(states, tokens, width), &Panels::of(weight.t()), logits, false);
-        }
-        let [p, q] = &mut logits;
-        let both = p[..tokens * part].par_chunks_mut(part).zip(q[..tokens * part].par_chunks_mut(part));
-        both.zip(&mut rows).for_each(|((p, q), row)| take_in(p, q, sharpness, row));
-    }
+    let own = (&*read(p.hidden.tensor())?, &*read(p.weight.tensor())?);
+    let other = (&*read(q.hidden.tensor())?, &*read(q.weight.tensor())?);
+    for_parts([own, other], (tokens, vocabulary), |part, [p, q]| {
+        let both = p.par_chunks_mut(part.len()).zip(q.par_chunks_mut(part.len())).zip(&mut rows);
+        both.for_each(|((p, q), row)| take_in(p, q, sharpness, row));
+        Ok(())
+    })?;
     Ok(rows.iter().map(Row::divergence).collect())
 }
 
@@ -120,6 +109,7 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::super::gradient_check::random;
+    use super::super::log_probability::PART;
     use super::*;
     use candle_core::{DType, Device, Tensor};
 
@@ -145,9 +135,7 @@ mod tests {
             [hidden, weight].map(|tensor| Value::constant(tensor.clone()))
         };
         let (own, other) = (of(&p), of(&q));
-        let predicting = |values: &[Value; 2]| -> Vec<Value> { values.to_vec() };
         for temperature in [0.5, 1.0, 3.0] {
-            let (own, other) = (predicting(&own), predicting(&other));
             let [a, b] = [&own, &other].map(|own| Predicting { hidden: &own[0], weight: &own[1] });
             let found = divergences(a, b, temperature).unwrap();
             let expected = exact((&p.0, &p.1), (&q.0, &q.1), temperature);

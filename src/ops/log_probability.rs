@@ -13,7 +13,7 @@ use super::value::{Gradients, Value};
 use kernels::{Matrix, Panels, exp, fold, kernel, matmul, matmul_panels, max};
 
 /// Tokens of the vocabulary whose logits exist at the same time.
-const PART: usize = 2048;
+pub(super) const PART: usize = 2048;
 
 /// For hidden states \[M, D\] and the output weight \[V, D\]: \[2, M\], the log-probability of each of the M
 /// targets at this temperature, and the entropy (nats) of each distribution. Both have gradients.
@@ -38,18 +38,14 @@ pub fn token_log_probabilities(
     }
     let sharpness = (1.0 / temperature) as f32;
     let mut rows = vec![Row::default(); tokens];
-    for_parts(
-        &read(hidden.tensor())?,
-        &read(weight.tensor())?,
-        (tokens, width, vocabulary),
-        |part, logits| {
-            let work = logits.par_chunks_mut(part.len()).zip(&mut rows).zip(&targets);
-            work.for_each(|((logits, row), target)| {
-                take_in(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
-            });
-            Ok(())
-        },
-    )?;
+    let own = (&*read(hidden.tensor())?, &*read(weight.tensor())?);
+    for_parts([own], (tokens, vocabulary), |part, [logits]| {
+        let work = logits.par_chunks_mut(part.len()).zip(&mut rows).zip(&targets);
+        work.for_each(|((logits, row), target)| {
+            take_in(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
+        });
+        Ok(())
+    })?;
     let out = rows.iter().map(|row| row.score - row.log_total());
     let out: Vec<f32> = out.chain(rows.iter().map(Row::entropy)).collect();
     let out = tensor(out, (2, tokens))?;
@@ -59,21 +55,25 @@ pub fn token_log_probabilities(
     }))
 }
 
-/// Calls `work` with each part of the vocabulary and the logits of all tokens there, \[tokens, part\].
-fn for_parts(
-    hidden: &[f32],
-    weight: &[f32],
-    (tokens, width, vocabulary): (usize, usize, usize),
-    mut work: impl FnMut(Range<usize>, &mut [f32]) -> Result<()>,
+/// Calls `work` with each part of the vocabulary and the logits of all tokens there, \[tokens, part\], of each model: its
+/// hidden states and output weight.
+pub(super) fn for_parts<const MODELS: usize>(
+    models: [(&[f32], &[f32]); MODELS],
+    (tokens, vocabulary): (usize, usize),
+    mut work: impl FnMut(Range<usize>, [&mut [f32]; MODELS]) -> Result<()>,
 ) -> Result<()> {
     // SAFETY: a part's product is written before `work` reads it.
-    let mut logits = unsafe { room(tokens * PART.min(vocabulary)) };
+    let mut rooms = models.map(|_| unsafe { room(tokens * PART.min(vocabulary)) });
     for start in (0..vocabulary).step_by(PART) {
         let part = start..(start + PART).min(vocabulary);
-        let weight = Matrix::new(&weight[part.start * width..part.end * width], part.len(), width);
-        let logits = &mut logits[..tokens * part.len()];
-        matmul_panels(Matrix::new(hidden, tokens, width), &Panels::of(weight.t()), logits, false);
-        work(part, logits)?;
+        for ((hidden, weight), logits) in models.iter().zip(&mut rooms) {
+            let width = weight.len() / vocabulary;
+            let weight = Matrix::new(&weight[part.start * width..part.end * width], part.len(), width);
+            let logits = &mut logits[..tokens * part.len()];
+            matmul_panels(Matrix::new(hidden, tokens, width), &Panels::of(weight.t()), logits, false);
+        }
+        let length = tokens * part.len();
+        work(part, rooms.each_mut().map(|logits| &mut logits[..length]))?;
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ fn backward(
     let (hiddens, weights, grads) = (read(hidden.tensor())?, read(weight.tensor())?, read(grad)?);
     let (d_lp, d_entropy) = grads.split_at(tokens);
     let mut d_hidden = vec![0f32; tokens * width];
-    for_parts(&hiddens, &weights, (tokens, width, vocabulary), |part, logits| {
+    for_parts([(&*hiddens, &*weights)], (tokens, vocabulary), |part, [logits]| {
         let grads = d_lp.par_iter().zip(d_entropy);
         let work = logits.par_chunks_mut(part.len()).zip(targets).zip(rows).zip(grads);
         work.for_each(|(((logits, target), row), (d_lp, d_entropy))| {
