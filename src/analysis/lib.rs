@@ -22,7 +22,7 @@ pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
 pub use matrix::matrix;
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};
 pub use rejudge::{Agreement, Judged, agreement, judged};
-pub use series::{Measure, Series, measure, phase, series};
+pub use series::{Measure, SCORE, Series, measure, phase, series};
 pub use statistics::{Estimate, estimate};
 pub use summary::{Aspect, Line, Summary, summarise, summarise_phases};
 pub use table::{is_share, table, usual};

@@ -86,6 +86,9 @@ pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<
     a.iter().filter_map(|(sample, a)| Some(a - like(sample)?)).collect()
 }
 
+/// What follows the name of a term of the reward in the metric of its mean score.
+pub const SCORE: &str = "_score";
+
 /// The phase of what training itself reports, step by step.
 const TRAINING: &str = "update";
 

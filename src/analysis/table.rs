@@ -1,7 +1,7 @@
 //! The table at the end of a run: one line for each evaluation. And how measures are shown wherever they are.
 
 use super::denominator::{Denominator, footnotes};
-use super::series::{Measure, phase};
+use super::series::{Measure, SCORE, phase};
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 
@@ -83,7 +83,9 @@ pub fn is_share(metric: &str) -> bool {
         "marks_in_text",
         "flat_groups",
     ];
-    !metric.starts_with("confusion") && SHARES.iter().any(|share| metric.contains(share))
+    !metric.starts_with("confusion")
+        && !metric.ends_with(SCORE)
+        && SHARES.iter().any(|share| metric.contains(share))
 }
 
 /// A number that is no share: three decimals, and small ones by their digits and power.

@@ -9,9 +9,11 @@ use arrow_array::types::{
     UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, StructArray, UInt32Array,
+    UInt64Array,
 };
-use arrow_schema::{DataType, Field};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, Fields};
 
 /// The columns of a file by name, as they are read.
 pub struct Columns {
@@ -268,19 +270,25 @@ fn numbers(array: &ArrayRef) -> Values<f64> {
     }
 }
 
-/// Lists, each turned into a vector by `items`.
+/// Lists of values, none of which may be empty, each turned into a vector by `items`.
 fn lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Values<T>) -> Values<Vec<T>> {
+    of_lists(array, |list| {
+        let items = items(list)?;
+        match items.iter().position(Option::is_none) {
+            Some(row) => Err(Wrong::Value { row, what: "empty".into() }),
+            None => Ok(items.into_iter().flatten().collect()),
+        }
+    })
+}
+
+/// Lists, each turned into a vector by `items`.
+fn of_lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Result<Vec<T>, Wrong>) -> Values<Vec<T>> {
     let inner = |(row, list): (usize, Option<ArrayRef>)| {
         let Some(list) = list else { return Ok(None) };
-        let items = items(&list).map_err(|wrong| match wrong {
+        items(&list).map(Some).map_err(|wrong| match wrong {
             Wrong::Type => Wrong::Type,
-            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("at its item {at} {what}") },
-        })?;
-        let empty = items.iter().position(Option::is_none);
-        match empty {
-            Some(at) => Err(Wrong::Value { row, what: format!("empty at its item {at}") }),
-            None => Ok(Some(items.into_iter().flatten().collect())),
-        }
+            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("{what} at its item {at}") },
+        })
     };
     match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().iter().enumerate().map(inner).collect(),
@@ -415,3 +423,49 @@ column!(
     |array| lists(array, texts),
     no_nulls
 );
+
+/// A list of rows of another type: a list of structs.
+impl<R: Row> Column for Vec<R> {
+    fn fields(name: &str, doc: &str, fields: &mut Vec<Field>) {
+        fields.push(field(name, doc, list_of(structs::<R>()), false));
+    }
+
+    fn arrays(values: &[&Self], arrays: &mut Vec<ArrayRef>) {
+        let rows: Vec<&R> = values.iter().flat_map(|list| list.iter()).collect();
+        let mut children = Vec::new();
+        R::arrays(&rows, &mut children);
+        let DataType::Struct(fields) = structs::<R>() else { return };
+        // Even without rows there is a child for each field, so the lengths are known.
+        let rows = StructArray::new(fields, children, None);
+        let item = Arc::new(Field::new("item", structs::<R>(), true));
+        let offsets = OffsetBuffer::from_lengths(values.iter().map(|list| list.len()));
+        arrays.push(Arc::new(ListArray::new(item, offsets, Arc::new(rows), None)));
+    }
+
+    fn read(columns: &Columns, name: &str) -> Result<Vec<Self>, Mismatch> {
+        let any_number = columns.any_number;
+        let convert = |array: &ArrayRef| of_lists(array, |rows| read_structs::<R>(rows, any_number));
+        no_nulls(columns.values(name, list_of(structs::<R>()), convert)?, name)
+    }
+}
+
+/// The Arrow type of a row.
+fn structs<R: Row>() -> DataType {
+    let mut fields = Vec::new();
+    R::fields("", "", &mut fields);
+    DataType::Struct(Fields::from(fields))
+}
+
+/// The rows in an array of structs.
+fn read_structs<R: Row>(array: &ArrayRef, any_number: bool) -> Result<Vec<R>, Wrong> {
+    let rows = array.as_struct_opt().ok_or(Wrong::Type)?;
+    let names = rows.column_names().into_iter().map(str::to_owned);
+    let columns =
+        Columns { names: names.zip(rows.columns().iter().cloned()).collect(), rows: rows.len(), any_number };
+    R::read(&columns, "").map_err(|mismatch| match mismatch {
+        Mismatch::Value { column, row, what } => {
+            Wrong::Value { row, what: format!("{what} in its `{column}`") }
+        }
+        Mismatch::Missing { .. } | Mismatch::Type { .. } => Wrong::Type,
+    })
+}

@@ -3,10 +3,16 @@
 mod cell;
 mod column;
 pub mod import;
+mod lines;
 mod parquet;
 mod rows;
+mod scores;
 
 pub use cell::cell;
 pub use column::{Column, Row};
-pub use parquet::{Error, Head, Part, Result, Table, TableWriter, batches, head, open, read, write};
+pub use lines::write_lines;
+pub use parquet::{
+    Error, Head, Part, Result, Table, TableWriter, batches, head, is_parquet, open, read, write,
+};
 pub use rows::*;
+pub use scores::scores;

@@ -1,6 +1,7 @@
 //! Parquet files of typed rows. Same rows, same bytes: what a file says depends on nothing but its rows.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub enum Error {
     TooLarge { path: PathBuf, most: String, found: String },
     #[error("cannot write {path}: {cause}")]
     Write { path: PathBuf, cause: ParquetError },
+    #[error("cannot write {path}: {cause}")]
+    Lines { path: PathBuf, cause: std::io::Error },
     #[error("{path} is not a dataset of {expected}: {reason}{}", it_seems(.found))]
     Schema { path: PathBuf, expected: &'static str, reason: String, found: Option<String> },
 }
@@ -94,6 +97,15 @@ impl TableWriter {
         let TableWriter { path, writer } = self;
         writer.close().map(drop).map_err(|cause| Error::Write { path, cause })
     }
+}
+
+/// Whether a file begins as Parquet files do.
+pub fn is_parquet(path: &Path) -> std::io::Result<bool> {
+    let mut start = Vec::new();
+    if path.is_file() {
+        read::open(path)?.take(4).read_to_end(&mut start)?;
+    }
+    Ok(start == b"PAR1")
 }
 
 /// Reads a file of rows. Columns are found by name; others than the row's are ignored.
@@ -472,6 +484,10 @@ mod tests {
         }
     }
 
+    fn component(score: Option<f64>) -> crate::Component {
+        crate::Component { name: "success".into(), weight: 1.0, score }
+    }
+
     fn reward_row() -> RewardRow {
         let origin = crate::Origin {
             seed_id: "a".into(),
@@ -487,17 +503,8 @@ mod tests {
             text: "brew".into(),
             reward: Some(1.0),
             advantage: Some(0.0),
-            attack_success: None,
-            semantic: None,
-            meaning: None,
-            self_bleu: None,
-            self_bleu_penalty: None,
-            cosine: None,
-            cosine_penalty: None,
-            technique: None,
-            coverage: None,
-            verdict: None,
-            label: None,
+            components: vec![component(Some(0.5))],
+            notes: vec![crate::Note { name: "meaning".into(), value: "kept".into() }],
             undetermined: 0,
             sample: Sample::template("brew"),
             at: Position { iteration: 1, step: 1, rng_seed: "abc".into() },
@@ -522,8 +529,8 @@ mod tests {
             format!("column `reward` is inf, {none}")
         );
         assert_eq!(
-            said(RewardRow { semantic: Some(f64::NAN), ..reward_row() }),
-            format!("column `semantic` is NaN, {none}")
+            said(RewardRow { components: vec![component(None), component(Some(f64::NAN))], ..reward_row() }),
+            "column `components` is NaN, not a number that can be computed with in its `score` at its item 1 in row 69999"
         );
         assert_eq!(
             said(reward(0.0, vec![1, 2], vec![-0.5, f32::NAN])),

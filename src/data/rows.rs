@@ -217,6 +217,32 @@ row_types! {
         weight: f64,
     }
 
+    /// What a completion earned by one term of its reward.
+    Component = "components" {
+        /// The name of the term.
+        name: String,
+        /// What its score is multiplied by.
+        weight: f64,
+        /// The signed score; nothing where it is not known.
+        score: Option<f64>,
+    }
+
+    /// What a term of a reward found out about a completion.
+    Note = "notes" {
+        /// What it is about, such as `meaning`.
+        name: String,
+        /// What was found, such as `kept`.
+        value: String,
+    }
+
+    /// The score of a completion that another program gave, for the term `scores` of a reward.
+    ScoreRow = "scores" {
+        /// The completion: its number (`attack_id`, `response_id` or `verdict_id`) in the dataset that is rewarded.
+        sample: u32,
+        /// The signed score; nothing where it is not known.
+        value: Option<f64>,
+    }
+
     /// What a completion earned, and what `update` learns from it.
     RewardRow = "rewards" {
         /// The attack, response or verdict that earned it: its number in the dataset that was rewarded.
@@ -230,32 +256,28 @@ row_types! {
         reward: Option<f64>,
         /// The reward relative to those of its group that are known, as GRPO uses it; nothing is learnt where there is none.
         advantage: Option<f64>,
-        /// Attacker: weighted value of the verdicts, 0 where the meaning is lost; nothing where it is not known.
-        attack_success: Option<f64>,
-        /// Attacker: reward for keeping the seed's meaning.
-        semantic: Option<f64>,
-        /// Attacker: whether the meaning is `kept`, `lost` or `undetermined`.
-        meaning: Option<String>,
-        /// Attacker: mean Self-BLEU of 3 to 5 words against the pool of successful attacks.
-        self_bleu: Option<f64>,
-        /// Attacker: its share of the diversity penalty.
-        self_bleu_penalty: Option<f64>,
-        /// Attacker: mean cosine similarity to the nearest neighbours in the pool.
-        cosine: Option<f64>,
-        /// Attacker: its share of the diversity penalty.
-        cosine_penalty: Option<f64>,
-        /// Attacker: the wrapping technique that the coverage reward takes it for.
-        technique: Option<String>,
-        /// Attacker: bonus for a success in a rare cell of category and technique.
-        coverage: Option<f64>,
-        /// Defender and evaluator: the evaluator's class.
-        verdict: Option<String>,
-        /// Evaluator: the experts' label.
-        label: Option<String>,
+        /// The terms of the reward, in the order of its sum: reward = Σ weight · score.
+        components: Vec<Component>,
+        /// What the terms found out beside their scores, such as `meaning` or `technique`.
+        notes: Vec<Note>,
         /// How many verdicts behind this row were undetermined, that on the meaning included.
         undetermined: u32,
         sample: Sample,
         at: Position,
+    }
+
+    /// A term's part of the reward of a completion: the components of `rewards`, a row each.
+    ComponentRow = "components of rewards" {
+        /// The attack, response or verdict: its number in the dataset that was rewarded.
+        sample_id: u32,
+        component: Component,
+    }
+
+    /// What a term of a reward noted of a completion: the notes of `rewards`, a row each.
+    NoteRow = "notes of rewards" {
+        /// The attack, response or verdict: its number in the dataset that was rewarded.
+        sample_id: u32,
+        note: Note,
     }
 
     /// A judge's word on whether an attack keeps its seed's meaning.
@@ -283,7 +305,7 @@ row_types! {
         category: String,
         /// Text of the seed prompt.
         seed: String,
-        /// Wrapping technique, where the coverage reward looked for it.
+        /// Wrapping technique, where a term of the reward noted it.
         technique: Option<String>,
         /// Weighted success against the defense models when it was taken.
         success: f64,
@@ -367,5 +389,17 @@ impl Sample {
     /// Whether somebody was asked; otherwise nobody knows what would have been said.
     pub fn was_asked(&self) -> bool {
         !self.completion_ids.is_empty()
+    }
+}
+
+impl RewardRow {
+    /// The component of this name.
+    pub fn component(&self, name: &str) -> Option<&Component> {
+        self.components.iter().find(|component| component.name == name)
+    }
+
+    /// What the terms noted under this name.
+    pub fn note(&self, name: &str) -> Option<&str> {
+        self.notes.iter().find(|note| note.name == name).map(|note| note.value.as_str())
     }
 }

@@ -24,6 +24,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Keys under which scalars are text, exactly as they are typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
 
+    /// What is said of parameters that have keys of before, instead of that these are unknown.
+    fn retired(_params: &Value) -> Option<CheckError> {
+        None
+    }
+
     /// What types cannot say about the parameters.
     fn check(&self) -> Result<(), CheckError> {
         Ok(())
@@ -244,6 +249,12 @@ impl Registry {
 }
 
 fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
+    let checked = |error: CheckError| DecodeError {
+        path: error.keys().map(str::to_owned).collect(),
+        message: error.message,
+        checked: true,
+    };
+    S::retired(&params).map_or(Ok(()), |error| Err(checked(error)))?;
     let stage: S = serde_path_to_error::deserialize(params).map_err(|error| {
         use serde_path_to_error::Segment;
         let step = |segment: &Segment| match segment {
@@ -255,11 +266,7 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         let path = error.path().iter().map(step).collect();
         DecodeError { path, message: error.inner().to_string(), checked: false }
     })?;
-    stage.check().map_err(|error| DecodeError {
-        path: error.keys().map(str::to_owned).collect(),
-        message: error.message,
-        checked: true,
-    })?;
+    stage.check().map_err(checked)?;
     let defect = |error: serde_json::Error| DecodeError {
         path: Vec::new(),
         message: error.to_string(),

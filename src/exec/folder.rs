@@ -61,6 +61,12 @@ impl Folder {
     /// else is copied: whoever edits a script while it runs, or a script that writes to its inputs, does no harm.
     pub fn lay(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
         let to = self.path.join(name);
+        if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
+            fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
+            data::write_lines(&artifact.path, &to)?;
+            self.laid.insert(name.to_owned());
+            return Ok(());
+        }
         let mut files = Vec::new();
         if artifact.path.is_dir() {
             fs::create_dir_all(&to)?;

@@ -37,7 +37,7 @@ impl ArtifactType for Anything {
 }
 
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
-/// Parquet, those that every run gathers have the columns of metrics, and rewards are what can be learnt from.
+/// Parquet, those that every run gathers have the columns of metrics, rewards are what can be learnt from, and scores are numbers.
 fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
     const DATASETS: [&str; 10] =
         ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "meanings", "labels", "pool"];
@@ -45,6 +45,8 @@ fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
         data::read::<data::MetricRow>(path)?;
     } else if artifact == "rewards" {
         data::read::<data::RewardRow>(path)?;
+    } else if artifact == "scores" {
+        data::scores(path)?;
     } else if DATASETS.contains(&artifact) {
         data::open(path)?;
     }
@@ -70,7 +72,8 @@ const SEED: &str = "TRIPLAY_SEED";
 pub struct Exec {
     /// The command: a list is a program and its arguments, run as they are; text is run by `sh -c`.
     command: Script,
-    /// What lies in the folder, by the name it has there: a reference, or { path: FILE }.
+    /// What lies in the folder, by the name it has there: a reference, or { path: FILE }. A dataset whose name there ends in
+    /// `.jsonl` lies there as JSON Lines, an object a row, for programs that read no Parquet.
     #[serde(default)]
     inputs: BTreeMap<String, Input<Anything>>,
     /// What the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } where the file has another name. The
@@ -108,7 +111,7 @@ fn default_transient() -> Vec<u8> {
 impl Stage for Exec {
     const KIND: Kind = Kind {
         name: "exec",
-        version: 2,
+        version: 3,
         outputs: &[],
         numerics: false,
         draws: false,

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::diversity::unit;
 
-/// Bonus for an attack in a cell that the pool has `count` successes of: weight / √(1 + count), the count-based
-/// bonus of exploration (Strehl and Littman 2008; Bellemare et al. 2016).
-pub fn novelty_bonus(weight: f64, count: usize) -> f64 {
-    weight / (1.0 + count as f64).sqrt()
+/// Bonus for an attack in a cell that the pool has `count` successes of: 1 / √(1 + count), the count-based bonus of
+/// exploration (Strehl and Littman 2008; Bellemare et al. 2016).
+pub fn novelty_bonus(count: usize) -> f64 {
+    1.0 / (1.0 + count as f64).sqrt()
 }
 
 /// How many successes the pool has in each cell of category and technique.
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_bonus_falls_with_the_root_of_the_count() {
-        assert_eq!([0, 3, 15].map(|count| novelty_bonus(0.4, count)), [0.4, 0.2, 0.1]);
+        assert_eq!([0, 3, 15].map(novelty_bonus), [1.0, 0.5, 0.25]);
         let pool = [("potions", Some("story")), ("potions", None), ("locks", Some("story"))];
         let counts = cell_counts(pool.into_iter().chain([("potions", Some("story"))]));
         assert_eq!(counts, [(("locks", "story"), 1), (("potions", "story"), 2)].into());

@@ -1,4 +1,4 @@
-//! The game of three roles: what they are rewarded for, how diversity is measured, how experts vote, and
+//! The game of three roles: what their answers mean, how diversity is measured, how experts vote, and
 //! the sandbox world with its oracle. Pure functions; loads no model and reads no dataset.
 
 mod answer;
@@ -14,7 +14,6 @@ mod pool;
 mod prompt;
 mod rates;
 mod replay;
-mod reward;
 mod role;
 mod vote;
 mod warmup;
@@ -36,10 +35,6 @@ pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
 pub use prompt::{Prompt, PromptError, Question, Turn};
 pub use rates::{Outcome, Rate, Rates, UNDETERMINED, Verdict, cohens_kappa, kappa_of_table, undetermined};
 pub use replay::{Posterior, thompson};
-pub use reward::{
-    AttackOutcome, AttackerComponents, AttackerReward, Classes, DefenderReward, Undetermined,
-    evaluator_reward,
-};
 pub use role::{Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};
 pub use warmup::WarmupRow;

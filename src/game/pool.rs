@@ -104,6 +104,27 @@ impl PoolSimilarity {
     /// C of each embedding: the mean cosine similarity to its nearest neighbours in the pool, within 0 and 1; 0 for
     /// an empty pool, and where there is no embedder.
     pub fn cosine(&self, embeddings: &[Vec<f32>], neighbours: usize) -> Result<Vec<f64>, WidthError> {
+        self.each(embeddings, |row| mean_of_largest(row, neighbours.max(1)).clamp(0.0, 1.0))
+    }
+
+    /// The density of the pool at each embedding: the mean over the whole pool of the cosine similarity, each at least
+    /// 0, or with a bandwidth h of exp(−(1 − cosine)/h). Within 0 and 1; 0 for an empty pool.
+    pub fn density(&self, embeddings: &[Vec<f32>], bandwidth: Option<f64>) -> Result<Vec<f64>, WidthError> {
+        let kernel = |cosine: f64| match bandwidth {
+            None => cosine.clamp(0.0, 1.0),
+            Some(bandwidth) => ((cosine.min(1.0) - 1.0) / bandwidth).exp(),
+        };
+        let mean =
+            |row: &[f32]| row.iter().map(|cosine| kernel(f64::from(*cosine))).sum::<f64>() / row.len() as f64;
+        self.each(embeddings, mean)
+    }
+
+    /// What `of` makes of the cosine similarities of each embedding to all of the pool; 0 where there is nothing to compare.
+    fn each(
+        &self,
+        embeddings: &[Vec<f32>],
+        of: impl Fn(&[f32]) -> f64 + Sync,
+    ) -> Result<Vec<f64>, WidthError> {
         let asked = embeddings.iter().any(|embedding| !embedding.is_empty());
         if self.texts == 0 || !asked {
             return Ok(vec![0.0; embeddings.len()]);
@@ -111,15 +132,15 @@ impl PoolSimilarity {
         embeddings.iter().try_for_each(|embedding| self.comparable(embedding))?;
         let pool = Panels::of(Matrix::new(&self.embeddings, self.texts, self.width).t());
         let mut similarities = vec![0f32; BLOCK.min(embeddings.len()) * self.texts];
-        let mut means = Vec::with_capacity(embeddings.len());
+        let mut found = Vec::with_capacity(embeddings.len());
         for block in embeddings.chunks(BLOCK) {
             let units = block.iter().flat_map(|embedding| unit(embedding)).collect::<Vec<f32>>();
             let out = &mut similarities[..block.len() * self.texts];
             matmul_panels(Matrix::new(&units, block.len(), self.width), &pool, out, false);
             let rows = out.par_chunks(self.texts);
-            means.par_extend(rows.map(|row| mean_of_largest(row, neighbours.max(1)).clamp(0.0, 1.0)));
+            found.par_extend(rows.map(&of));
         }
-        Ok(means)
+        Ok(found)
     }
 
     /// About how much memory it takes.
@@ -179,6 +200,28 @@ mod tests {
         assert_eq!(pool.cosine(&[Vec::new()], 9), Ok(vec![0.0]));
         let error = pool.cosine(&[vec![1.0; 3]], 9).unwrap_err();
         assert_eq!(error, WidthError { pool: 2, found: 3 });
+    }
+
+    #[test]
+    fn the_density_sees_how_much_of_it_there_is_and_not_only_whether() {
+        let (same, other) = (vec![1.0f32, 0.0], vec![0.0f32, 1.0]);
+        let pool = |count: usize| {
+            let mut pool = PoolSimilarity::new();
+            (0..10).for_each(|i| pool.add("a", if i < count { &same } else { &other }).unwrap());
+            pool
+        };
+        let asked = std::slice::from_ref(&same);
+        // One in ten or all of them: the nearest neighbour is the same, the density ten times as high.
+        assert_eq!([1, 10].map(|count| pool(count).cosine(asked, 1).unwrap()[0]), [1.0, 1.0]);
+        assert_eq!([1, 10].map(|count| pool(count).density(asked, None).unwrap()[0]), [0.1, 1.0]);
+        let kernel = pool(1).density(asked, Some(0.5)).unwrap()[0];
+        assert!((kernel - (1.0 + 9.0 * (-2f64).exp()) / 10.0).abs() < 1e-12);
+        assert_eq!(PoolSimilarity::new().density(asked, None).unwrap(), [0.0]);
+        assert_eq!(
+            pool(0).density(&[vec![0.0, -1.0]], None).unwrap(),
+            [0.0],
+            "what is opposite is as far as can be"
+        );
     }
 
     #[test]

@@ -21,19 +21,8 @@ struct Plan {
 /// Of training, for each role: title, unit, and metrics with what they are called.
 type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const TRAINING: [Trained; 7] = [
+const TRAINING: [Trained; 6] = [
     ("Reward", "number", &[("reward", "reward")]),
-    (
-        "What the reward is made of",
-        "number",
-        &[
-            ("attack success", "attack_success"),
-            ("meaning kept", "semantic"),
-            ("Self-BLEU penalty", "self_bleu_penalty"),
-            ("cosine penalty", "cosine_penalty"),
-            ("coverage", "coverage"),
-        ],
-    ),
     ("Divergence from the reference (KL)", "nats", &[("KL", "kl")]),
     ("Entropy", "nats", &[("entropy", "entropy")]),
     ("Length of completions", "tokens", &[("tokens", "completion_tokens")]),
@@ -129,10 +118,17 @@ const EVALUATION: [Evaluated; 9] = [
 pub fn panels(book: &Book) -> Vec<Panel> {
     let mut plans = Vec::new();
     for role in ["attacker", "defender", "evaluator"] {
+        let title = "Mean score of each term of the reward";
+        let curves = terms(book, role);
+        let terms = Plan { section: "training", role, title, unit: "number", of: Of::Training, curves };
         for (title, unit, metrics) in TRAINING {
             let curve = |(name, metric): &(&str, &str)| ((*name).into(), role.to_owned(), (*metric).into());
             let curves = metrics.iter().map(curve).collect();
             plans.push(Plan { section: "training", role, title, unit, of: Of::Training, curves });
+        }
+        // Beside the reward itself, which one term alone is.
+        if terms.curves.len() > 1 {
+            plans.insert(plans.len() + 1 - TRAINING.len(), terms);
         }
     }
     plans.push(Plan {
@@ -151,6 +147,13 @@ pub fn panels(book: &Book) -> Vec<Panel> {
         plans.push(Plan { section, role, title, unit, of: Of::Evaluation, curves });
     }
     plans.iter().filter_map(|plan| panel(book, plan)).collect()
+}
+
+/// The curves of the terms of a role's reward, as its metrics name them.
+fn terms(book: &Book, role: &str) -> Vec<(String, String, String)> {
+    let own = book.names.iter().filter(|(subject, _)| *subject == role);
+    let term = |metric: &str| Some(metric.strip_suffix(analysis::SCORE)?.replace('_', " "));
+    own.filter_map(|(_, metric)| Some((term(metric)?, role.to_owned(), (*metric).to_owned()))).collect()
 }
 
 /// The models that were attacked, the defender first.

@@ -15,9 +15,9 @@ use data::{self, AttackRow};
 use engine::NodeReport;
 use runs::{Tables, recorded_at, redacted};
 
-/// Components of the attacker's reward.
-const COMPONENTS: [&str; 5] =
-    ["attack_success", "semantic", "self_bleu_penalty", "cosine_penalty", "coverage"];
+/// The term of a reward that says how well an attack succeeded, and the note that says by what technique.
+const SUCCESS: &str = "success";
+const TECHNIQUE: &str = "technique";
 
 /// Metrics of evaluations whose prompts are rows of no dataset: what they ask about.
 const ASKED: [(&str, &str); 3] =
@@ -27,7 +27,8 @@ const ASKED: [(&str, &str); 3] =
 pub struct Gathering {
     samples: Samples,
     places: HashMap<String, i32>,
-    components: [Vec<Option<f32>>; COMPONENTS.len()],
+    /// What each term of a reward adds to it, by name; as long as the samples once they are finished.
+    components: Vec<(String, Vec<Option<f32>>)>,
     /// How many attacks there are so far.
     attacks: u32,
     redact: bool,
@@ -72,10 +73,12 @@ impl Gathering {
     /// Adds the rows of a run.
     pub fn add(&mut self, source: &Source, tables: &Tables) -> anyhow::Result<()> {
         let open = |name: &str| Rows::open(&tables.path(name), source);
-        let [attacks, responses, verdicts, labels, rewards, outcomes] =
-            ["attacks", "responses", "verdicts", "labels", "rewards", "outcomes"].map(open);
+        let [attacks, responses, verdicts, labels, outcomes] =
+            ["attacks", "responses", "verdicts", "labels", "outcomes"].map(open);
+        let [rewards, components, notes] = ["rewards", "components", "notes"].map(open);
         let (attacks, responses, verdicts) = (attacks?, responses?, verdicts?);
-        let (labels, rewards, outcomes) = (labels?, rewards?, outcomes?);
+        let (labels, outcomes) = (labels?, outcomes?);
+        let (rewards, components, notes) = (rewards?, components?, notes?);
         let makers = Makers::new(source);
         let wrote = attackers(source, &makers);
         let answered = defenders(source, &makers);
@@ -84,7 +87,7 @@ impl Gathering {
             run: source.title(),
             attacks: Attacks::new(&attacks),
             verdicts: Verdicts::new(&verdicts),
-            rewards: Rewards::new(&rewards),
+            rewards: Rewards::new(&rewards, &components, &notes),
             outcomes: Outcomes::new(&outcomes, &oracles(source, &makers)),
             wrote: &wrote,
             answered: &answered,
@@ -114,9 +117,9 @@ impl Gathering {
 
     /// The samples, and what they say of categories and techniques.
     pub fn finish(mut self) -> (Samples, Vec<Matrix>) {
-        let components = COMPONENTS.into_iter().zip(self.components);
-        let filled = components.filter(|(_, column)| column.iter().any(Option::is_some));
-        self.samples.components = filled.map(|(name, column)| (name.to_owned(), column)).collect();
+        let samples = self.samples.reward.len();
+        self.components.iter_mut().for_each(|(_, column)| column.resize(samples, None));
+        self.samples.components = self.components;
         (self.samples, self.matrices)
     }
 
@@ -185,8 +188,16 @@ impl Gathering {
         };
         samples.reward.push(number(&|rewards, at| rewards.reward[at]));
         samples.advantage.push(number(&|rewards, at| rewards.advantage[at]));
-        for (index, column) in self.components.iter_mut().enumerate() {
-            column.push(number(&|rewards, at| rewards.components[index][at]));
+        let sample = samples.reward.len();
+        for (name, share) in row.reward.map(|(rewards, at)| &rewards.components[at][..]).unwrap_or_default() {
+            let known = self.components.iter().position(|(known, _)| known == name);
+            let place = known.unwrap_or_else(|| {
+                self.components.push(((*name).to_owned(), Vec::new()));
+                self.components.len() - 1
+            });
+            let column = &mut self.components[place].1;
+            column.resize(sample, None);
+            column[sample - 1] = share.map(short);
         }
     }
 
@@ -466,31 +477,65 @@ impl<'a> Verdicts<'a> {
     }
 }
 
+/// The node of each row, and of which sample of which dataset it is.
+fn samples<'a>(rows: &'a Rows) -> impl Iterator<Item = (&'a str, RowKey<'a>)> {
+    let shared = Shared::new(rows);
+    let ids = rows.numbers("sample_id");
+    (0..rows.count).map(move |row| {
+        let text = |column: &[Option<&'a str>]| column[row].unwrap_or_default();
+        (text(&shared.node), (text(&shared.variant), text(&shared.source), ids[row].unwrap_or(0)))
+    })
+}
+
 struct Rewards<'a> {
     role: Vec<Option<&'a str>>,
     technique: Vec<Option<&'a str>>,
     reward: Vec<Option<f64>>,
     advantage: Vec<Option<f64>>,
-    components: [Vec<Option<f64>>; COMPONENTS.len()],
+    /// What each term adds to a row's reward, weight · score, in the order of the terms.
+    components: Vec<Vec<(&'a str, Option<f64>)>>,
+    /// The score of success, where there is such a term.
+    success: Vec<Option<f64>>,
     by_sample: HashMap<RowKey<'a>, usize>,
 }
 
 impl<'a> Rewards<'a> {
-    fn new(rows: &'a Rows) -> Rewards<'a> {
-        let shared = Shared::new(rows);
+    fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
-        for (row, id) in rows.numbers("sample_id").iter().enumerate() {
-            let key = (shared.text(&shared.variant, row), shared.text(&shared.source, row), id.unwrap_or(0));
+        for (row, (_, key)) in samples(rows).enumerate() {
             by_sample.entry(key).or_insert(row);
         }
-        Rewards {
+        let mut rewards = Rewards {
             role: rows.texts("role"),
-            technique: rows.texts("technique"),
+            technique: vec![None; rows.count],
             reward: rows.reals("reward"),
             advantage: rows.reals("advantage"),
-            components: COMPONENTS.map(|name| rows.reals(name)),
+            components: vec![Vec::new(); rows.count],
+            success: vec![None; rows.count],
             by_sample,
+        };
+        let nodes: Vec<&str> = samples(rows).map(|(node, _)| node).collect();
+        // Of several stages that rewarded the same, the first.
+        let of = |by_sample: &HashMap<RowKey, usize>, node: &str, key: RowKey| {
+            by_sample.get(&key).copied().filter(|row| nodes[*row] == node)
+        };
+        let (names, weights, scores) = (terms.texts("name"), terms.reals("weight"), terms.reals("score"));
+        for (term, (node, key)) in samples(terms).enumerate() {
+            let Some(row) = of(&rewards.by_sample, node, key) else { continue };
+            let name = names[term].unwrap_or_default();
+            let share = weights[term].zip(scores[term]).map(|(weight, score)| weight * score);
+            rewards.components[row].push((name, share));
+            if name == SUCCESS {
+                rewards.success[row] = scores[term];
+            }
         }
+        let (names, values) = (notes.texts("name"), notes.texts("value"));
+        for (note, (node, key)) in samples(notes).enumerate() {
+            if let Some(row) = of(&rewards.by_sample, node, key).filter(|_| names[note] == Some(TECHNIQUE)) {
+                rewards.technique[row] = values[note];
+            }
+        }
+        rewards
     }
 
     /// What a role earned with a row of a dataset.
@@ -701,7 +746,7 @@ fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     let mut cells = Cells::default();
     for (row, category) in rows.texts("category").into_iter().enumerate() {
         if let (Some(category), Some(technique)) = (category, rewards.technique[row]) {
-            cells.add(category, technique, rewards.components[0][row]);
+            cells.add(category, technique, rewards.success[row]);
         }
     }
     cells.matrix(format!("Success of attacks in training, by category and technique{of}"))

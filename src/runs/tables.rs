@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use arrow_array::cast::AsArray;
-use arrow_array::types::Float32Type;
+use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{
     Array, ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array,
 };
@@ -21,21 +21,23 @@ use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::variant;
 use data::{
-    self, AttackRow, Column, LabelRow, MeaningRow, MetricRow, OutcomeRow, ResponseRow, RewardRow,
-    TableWriter, VerdictRow,
+    self, AttackRow, Column, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow, OutcomeRow, ResponseRow,
+    RewardRow, TableWriter, VerdictRow,
 };
 use engine::{NodeOutput, NodeReport};
 use store::Digest;
 use store::read::{self, MOST_LIST, MOST_TEXT};
 
 /// Raised when what stands in tables changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A kind of rows.
 pub struct Table {
     pub name: &'static str,
     /// What a row is.
     pub about: &'static str,
+    /// The artifact that rows of this kind are in, and the column of lists whose items they are, if they are not its rows.
+    of: (&'static str, Option<&'static str>),
     /// The artifacts that rows of this kind are made of: the newest dataset that the node took is their source.
     sources: &'static [&'static str],
     fields: fn(&mut Vec<Field>),
@@ -116,45 +118,77 @@ fn fields<R: Column>(fields: &mut Vec<Field>) {
     R::fields("", "", fields);
 }
 
-/// All kinds of rows; each is called as its artifact.
-pub static TABLES: [Table; 8] = [
+/// All kinds of rows; each is called as its artifact, or as the column of lists in it.
+pub static TABLES: [Table; 10] = [
     Table {
         name: "metrics",
         about: "a number that a stage reports",
         sources: &[],
+        of: ("metrics", None),
         fields: fields::<MetricRow>,
     },
     Table {
         name: "outcomes",
         about: "a prompt of an evaluation and what came of it",
         sources: &[],
+        of: ("outcomes", None),
         fields: fields::<OutcomeRow>,
     },
-    Table { name: "attacks", about: "an attack", sources: &[], fields: fields::<AttackRow> },
+    Table {
+        name: "attacks",
+        about: "an attack",
+        sources: &[],
+        of: ("attacks", None),
+        fields: fields::<AttackRow>,
+    },
     Table {
         name: "responses",
         about: "a response to an attack",
         sources: &["attacks"],
+        of: ("responses", None),
         fields: fields::<ResponseRow>,
     },
     Table {
         name: "verdicts",
         about: "a verdict on a response",
         sources: &["responses", "labels"],
+        of: ("verdicts", None),
         fields: fields::<VerdictRow>,
     },
-    Table { name: "labels", about: "the experts' label of a pair", sources: &[], fields: fields::<LabelRow> },
+    Table {
+        name: "labels",
+        about: "the experts' label of a pair",
+        sources: &[],
+        of: ("labels", None),
+        fields: fields::<LabelRow>,
+    },
     Table {
         name: "meanings",
         about: "a judge's word on an attack's meaning",
         sources: &["attacks"],
+        of: ("meanings", None),
         fields: fields::<MeaningRow>,
     },
     Table {
         name: "rewards",
         about: "what a completion earned",
         sources: &["attacks", "responses", "verdicts"],
+        of: ("rewards", None),
         fields: fields::<RewardRow>,
+    },
+    Table {
+        name: "components",
+        about: "a term's part of what a completion earned",
+        sources: &["attacks", "responses", "verdicts"],
+        of: ("rewards", Some("components")),
+        fields: fields::<ComponentRow>,
+    },
+    Table {
+        name: "notes",
+        about: "what a term of a reward noted of a completion",
+        sources: &["attacks", "responses", "verdicts"],
+        of: ("rewards", Some("notes")),
+        fields: fields::<NoteRow>,
     },
 ];
 
@@ -321,7 +355,7 @@ fn datasets(run: &Run) -> Vec<(&'static Table, &NodeReport, &NodeOutput)> {
     let mut datasets = Vec::new();
     for table in &TABLES {
         for node in &nodes {
-            let own = node.outputs.iter().filter(|output| output.artifact == table.name);
+            let own = node.outputs.iter().filter(|output| output.artifact == table.of.0);
             datasets.extend(own.map(|output| (table, *node, output)));
         }
     }
@@ -358,7 +392,11 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
         let place = place(run, node, &output.digest, table, &lineage);
         if let Some((schema, writer)) = writers.get_mut(table.name) {
             for batch in &rows.batches {
-                writer.write(&widened(batch, schema, &place)?)?;
+                let rows = match table.of.1 {
+                    Some(lists) => &unnested(batch, lists)?,
+                    None => batch,
+                };
+                writer.write(&widened(rows, schema, &place)?)?;
             }
         }
     }
@@ -378,7 +416,7 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let (ablation, seed, name) = variant(&node.node);
     let full = node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/');
     let several =
-        node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.name == output.artifact));
+        node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.of.0 == output.artifact));
     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
     let scope = if several.count() > 1 && node.kind != "update" { name } else { parent };
     let source = source(node, table, lineage);
@@ -405,14 +443,28 @@ fn source(node: &NodeReport, table: &Table, lineage: &Lineage) -> String {
         return own.digest.to_string();
     }
     let inputs = lineage.inputs(node);
-    // A reward's rule names several datasets: the one that earned it is called after what the role writes.
-    let named = inputs.iter().find(|(path, _)| {
-        matches!(
-            path.as_str(),
-            "data" | "rule.attacker.attacks" | "rule.defender.responses" | "rule.evaluator.verdicts"
-        )
-    });
-    named.map(|(_, digest)| digest.clone()).unwrap_or_default()
+    let data = inputs.iter().find(|(path, _)| path == "data");
+    data.map(|(_, digest)| digest.clone()).unwrap_or_default()
+}
+
+/// The items of a column of lists of structs, each with the `sample_id` of its row; nothing where there is no such column.
+fn unnested(batch: &RecordBatch, lists: &str) -> anyhow::Result<RecordBatch> {
+    let of = |name: &str| batch.column_by_name(name);
+    let lists = of(lists).and_then(|lists| lists.as_list_opt::<i32>());
+    let ids = of("sample_id").and_then(|ids| ids.as_primitive_opt::<UInt32Type>());
+    let items = lists.and_then(|lists| lists.values().as_struct_opt());
+    let (Some(lists), Some(ids), Some(items)) = (lists, ids, items) else {
+        return Ok(RecordBatch::new_empty(Arc::new(Schema::empty())));
+    };
+    let items = items
+        .slice(lists.value_offsets()[0] as usize, lists.values().len() - lists.value_offsets()[0] as usize);
+    let repeated = ids.values().iter().enumerate();
+    let repeated = repeated.flat_map(|(row, id)| std::iter::repeat_n(*id, lists.value_length(row) as usize));
+    let id: ArrayRef = Arc::new(UInt32Array::from_iter_values(repeated));
+    let columns = items.column_names().into_iter().map(str::to_owned).zip(items.columns().iter().cloned());
+    let columns: Vec<(String, ArrayRef)> =
+        [("sample_id".to_owned(), id)].into_iter().chain(columns).collect();
+    Ok(RecordBatch::try_from_iter(columns)?)
 }
 
 /// A node's rows with the columns of the table.

@@ -172,8 +172,9 @@ mod tests {
         assert!(!and("{ kind: measure, verdicts: [v.verdicts, { path: mine.parquet }] }"));
         assert!(!and("{ repeat: 2, carry: { model: { path: mine.parquet } }, stages: {} }"));
         assert!(!and("{ repeat: 2, stages: { say: { kind: exec, command: cat } } }"));
-        let rule = "rule: { attacker: { attacks: { path: mine.parquet } } }";
-        assert!(!and(&format!("{{ kind: reward, {rule} }}")));
+        assert!(!and(
+            "{ kind: reward, data: { path: mine.parquet }, terms: [{ overlong: { free: 1, longest: 2 } }] }"
+        ));
         let named = "  attackers: { kind: generate, data: { path: mine.parquet } }\n";
         assert!(!reveals(&format!("{world}{named}")), "a stage's name says nothing");
         assert!(!reveals(&format!("{world}params: {{ model: {{ path: mine.parquet }} }}\n")));

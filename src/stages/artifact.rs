@@ -46,6 +46,10 @@ artifact_types! {
     /// Words on whether attacks keep their seeds' meaning.
     Meanings: "meanings";
     Labels: "labels";
+    /// What can be rewarded.
+    Completions: "attacks" | "responses" | "verdicts";
+    /// Scores of completions that another program gave.
+    ScoreFile: "scores";
     Rewards: "rewards";
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.

@@ -29,7 +29,10 @@ pub struct Pool {
     decay: f64,
     /// The pool so far.
     into: Input<SuccessPool>,
-    /// Attacks whose success (weighted over the defense models) reaches this are taken.
+    /// The name of the rewards' term that says how well an attack succeeded.
+    #[serde(default = "default_success")]
+    success: String,
+    /// Attacks whose success reaches this are taken.
     #[serde(default = "default_threshold")]
     threshold: f64,
     /// Attacks beyond this number leave the pool.
@@ -38,9 +41,13 @@ pub struct Pool {
     /// Which attacks leave a full pool.
     #[serde(default)]
     eviction: Eviction,
-    /// Embeds what is taken, for the cosine part of the penalty; without it no embedding is kept.
+    /// Embeds what is taken, for terms that compare embeddings; without it no embedding is kept.
     #[serde(default)]
     embedder: Option<Input<Model>>,
+}
+
+fn default_success() -> String {
+    "success".into()
 }
 
 fn default_threshold() -> f64 {
@@ -58,7 +65,7 @@ fn default_decay() -> f64 {
 impl Stage for Pool {
     const KIND: Kind = Kind {
         name: "pool",
-        version: 4,
+        version: 5,
         outputs: &[Output::new("pool", "pool")],
         numerics: true,
         draws: true,
@@ -84,31 +91,41 @@ impl Stage for Pool {
         let Some(rewards) = self.data.as_ref().and_then(|data| upstream.stage::<Reward, _>(data)) else {
             return Ok(Vec::new());
         };
-        let Some(rule) = rewards.stage.attacker() else { return Ok(Vec::new()) };
-        if let Some(embedder) = rule.embedder() {
-            let is_same = |own| upstream.is_same(own, rewards.upstream(), embedder) != Some(false);
-            if !self.embedder.as_ref().is_some_and(is_same) {
+        if !rewards.stage.terms().any(|(_, name, _)| name == self.success) {
+            let names: Vec<&str> = rewards.stage.terms().map(|(_, name, _)| name).collect();
+            let message = format!(
+                "`success` must be the name of a term of the rewards, found `{}`; there {}: see {}",
+                self.success,
+                names.join(", "),
+                rewards.place("terms")
+            );
+            return Err(CheckError::at("success", message));
+        }
+        let mut warnings = Vec::new();
+        for (place, name, term) in rewards.stage.terms() {
+            if let Some(embedder) = term.embedder() {
+                let is_same = |own| upstream.is_same(own, rewards.upstream(), embedder) != Some(false);
+                if !self.embedder.as_ref().is_some_and(is_same) {
+                    let message = format!(
+                        "`embedder` must be that of the term `{name}`, `{}`, found {}: see {}",
+                        embedder.text(),
+                        self.embedder.as_ref().map_or("none".into(), |own| format!("`{}`", own.text())),
+                        rewards.place(&format!("{place}.embedder"))
+                    );
+                    return Err(message.into());
+                }
+            }
+            if let Some(threshold) = term.threshold().filter(|threshold| *threshold != self.threshold) {
                 let message = format!(
-                    "`embedder` must be that of the diversity penalty, `{}`, found {}: see {}",
-                    embedder.text(),
-                    self.embedder.as_ref().map_or("none".into(), |own| format!("`{}`", own.text())),
-                    rewards.place("rule.attacker.embedder")
+                    "the pool takes attacks from {:?} on, and the term `{name}` calls them successful from {threshold:?} \
+                     on: what one counts the other does not, see {}",
+                    self.threshold,
+                    rewards.place(&format!("{place}.threshold"))
                 );
-                return Err(message.into());
+                warnings.push(CheckError::at("threshold", message));
             }
         }
-        match rule.threshold() {
-            Some(threshold) if threshold != self.threshold => {
-                let place = rewards.place("rule.attacker.coverage.threshold");
-                let message = format!(
-                    "the pool takes attacks from {:?} on, and the coverage reward calls them successful from {threshold:?} \
-                     on: what one counts the other does not, see {place}",
-                    self.threshold
-                );
-                Ok(vec![CheckError::at("threshold", message)])
-            }
-            _ => Ok(Vec::new()),
-        }
+        Ok(warnings)
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -124,23 +141,26 @@ impl Stage for Pool {
             None => Arc::default(),
         };
         let at = artifact::position(context);
-        let taken: Vec<&RewardRow> = rewards
+        let success = |row: &RewardRow| row.component(&self.success)?.score;
+        if let Some(row) = rewards.iter().find(|row| row.component(&self.success).is_none()) {
+            anyhow::bail!("the reward of attack {} has no term `{}`", row.sample_id, self.success);
+        }
+        let taken: Vec<(&RewardRow, f64)> = rewards
             .iter()
-            .filter(|row| row.attack_success.is_some_and(|success| success >= self.threshold))
+            .filter_map(|row| Some((row, success(row).filter(|success| *success >= self.threshold)?)))
             .collect();
-        let texts: Vec<&str> = taken.iter().map(|row| row.text.as_str()).collect();
+        let texts: Vec<&str> = taken.iter().map(|(row, _)| row.text.as_str()).collect();
         let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
         let mut similarity = PoolSimilarity::clone(&*artifact::pool(context, &self.into)?);
-        for (row, embedding) in taken.into_iter().zip(embeddings) {
+        for ((row, success), embedding) in taken.into_iter().zip(embeddings) {
             similarity.add(&row.text, &embedding)?;
-            let success = row.attack_success.unwrap_or_default();
             let Posterior { alpha, beta } = Posterior::of(success);
             pool.push(PoolRow {
                 text: row.text.clone(),
                 seed_id: row.origin.seed_id.clone(),
                 category: row.origin.category.clone(),
                 seed: row.origin.seed.clone(),
-                technique: row.technique.clone(),
+                technique: row.note("technique").map(str::to_owned),
                 success,
                 alpha,
                 beta,

@@ -193,7 +193,7 @@ export function makeSamples(count) {
   };
   const names = ["attack_number", "run", "variant", "scope", "iteration", "step", "seed_id", "category", "task", "split", "technique", "seed", "attack", "defender", "response", "verdict", "truth", "label", "learner", "reward", "advantage", "attacker_checkpoint", "defender_checkpoint"];
   const samples = Object.fromEntries(names.map((name) => [name, []]));
-  const components = ["attack_success", "meaning_kept", "self_bleu_penalty"].map((name) => [name, []]);
+  const components = ["success", "meaning", "self_bleu"].map((name) => [name, []]);
   const hostile = Object.values(HOSTILE);
   for (let attack = 0; samples.run.length < count; attack += 1) {
     const category = pick(Object.keys(HAZARDS));
@@ -226,7 +226,7 @@ export function makeSamples(count) {
         attacker_checkpoint: intern(attackerAt), defender_checkpoint: intern(defender === "trained" ? `${RUNS[0]}:play[${iteration}]/blue[${1 + Math.floor(random() * 7)}]/update` : `${RUNS[0]}:others[${defender.at(-1)}]`),
       };
       for (const name of names) samples[name].push(row[name]);
-      components.forEach(([name, column]) => column.push(learner === "attacker" && rewarded ? (name === "self_bleu_penalty" ? -Math.round(random() * 300) / 1000 : name === "attack_success" ? success : Number(random() < 0.9)) : null));
+      components.forEach(([name, column]) => column.push(learner === "attacker" && rewarded ? (name === "self_bleu" ? -Math.round(random() * 300) / 1000 : name === "success" ? success : Number(random() < 0.9)) : null));
     }
   }
   return { strings, ...samples, components };

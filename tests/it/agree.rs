@@ -18,7 +18,7 @@ stages:
 const STEP: &str = "  \
   responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], group: $group, sampling: { temperature: $hot, max_new_tokens: 12 } }
   verdicts: { kind: judge, data: responses, model: warmup.model }
-  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
+  rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: verdicts } }] }
 ";
 
 fn update(more: &str) -> String {
@@ -125,7 +125,7 @@ fn an_evaluator_is_asked_as_it_was_trained_to_be() {
       used: {{ kind: judge, data: responses, model: evaluator{labels} }}
       labels: {{ kind: vote, data: world.pairs, world: world.world, prompts: 4 }}
       verdicts: {{ kind: judge, data: labels, model: evaluator, group: 4, sampling: {{ temperature: 1, max_new_tokens: 3 }} }}
-      rewards: {{ kind: reward, rule: {{ evaluator: {{ verdicts: verdicts, labels: labels }} }} }}
+      rewards: {{ kind: reward, data: verdicts, terms: [{{ expert_label: {{ labels: labels }} }}] }}
       update: {{ kind: update, model: evaluator, data: rewards, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
     next: {{ evaluator: update.model }}
 "
@@ -153,8 +153,8 @@ fn attackers_and_defenders_are_asked_as_they_were_trained_to_be() {
       sent: {{ kind: generate, model: attacker, data: world.seeds, prompts: 3, group: 2 }}
       responses: {{ kind: respond, data: sent, models: [{{ model: defender }}], group: 2 }}
       verdicts: {{ kind: judge, data: responses, model: warmup.model }}
-      attacks_paid: {{ kind: reward, rule: {{ attacker: {{ attacks: sent, verdicts: verdicts, pool: world.empty_pool }} }} }}
-      paid: {{ kind: reward, rule: {{ defender: {{ responses: responses, verdicts: verdicts }} }} }}
+      attacks_paid: {{ kind: reward, data: sent, terms: [{{ success: {{ verdicts: verdicts }} }}] }}
+      paid: {{ kind: reward, data: responses, terms: [{{ class_value: {{ verdicts: verdicts }} }}] }}
       red: {{ kind: update, model: attacker, data: attacks_paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
       blue: {{ kind: update, model: defender, data: paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
     next: {{ attacker: red.model, defender: blue.model }}
@@ -186,11 +186,11 @@ fn a_model_that_several_roles_share_is_held_against_how_it_was_trained_in_each()
       sent: {{ kind: generate, model: own, data: world.seeds, prompts: 3, group: 2, prompt: \"attack {{{{ seed }}}}\" }}
       responses: {{ kind: respond, data: sent, models: [{{ model: own, prompt: \"{defender} {{{{ prompt }}}}\" }}], group: 2 }}
       verdicts: {{ kind: judge, data: responses, model: own }}
-      attacks_paid: {{ kind: reward, rule: {{ attacker: {{ attacks: sent, verdicts: verdicts, pool: world.empty_pool }} }} }}
+      attacks_paid: {{ kind: reward, data: sent, terms: [{{ success: {{ verdicts: verdicts }} }}] }}
       red: {{ kind: update, model: own, data: attacks_paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
       trained: {{ kind: respond, data: sent, models: [{{ model: red.model, prompt: \"answer {{{{ prompt }}}}\" }}], group: 2 }}
       judged: {{ kind: judge, data: trained, model: warmup.model }}
-      paid: {{ kind: reward, rule: {{ defender: {{ responses: trained, verdicts: judged }} }} }}
+      paid: {{ kind: reward, data: trained, terms: [{{ class_value: {{ verdicts: judged }} }}] }}
       blue: {{ kind: update, model: red.model, data: paid, algorithm: {{ grpo: {{ lr: 1e-3 }} }} }}
 {more}    next: {{ own: blue.model }}
 "
@@ -214,15 +214,15 @@ fn a_model_that_several_roles_share_is_held_against_how_it_was_trained_in_each()
 fn a_pool_and_a_coverage_reward_that_count_other_successes_are_told_of() {
     let yaml = |threshold: &str| {
         format!(
-            "{PLAY}{STEP}  paid: {{ kind: reward, rule: {{ attacker: {{ attacks: attacks, verdicts: verdicts, pool: world.empty_pool, \
-             coverage: {{ weight: 1, examples: world.examples, threshold: 0.2 }} }} }} }}\n  \
+            "{PLAY}{STEP}  paid: {{ kind: reward, data: attacks, terms: [{{ success: {{ verdicts: verdicts }} }}, \
+             {{ coverage: {{ pool: world.empty_pool, examples: world.examples, threshold: 0.2 }} }}] }}\n  \
              pool: {{ kind: pool, data: paid, into: world.empty_pool, threshold: {threshold} }}\n"
         )
     };
     assert_eq!(check(&yaml("0.2"), &[]).err, "");
     let seen = check(&yaml("0.5"), &[]);
-    let expected = "the pool takes attacks from 0.5 on, and the coverage reward calls them successful from 0.2 on: what one counts \
-                    the other does not, see `rule.attacker.coverage.threshold` of `paid` (p.yaml:11:";
+    let expected = "the pool takes attacks from 0.5 on, and the term `coverage` calls them successful from 0.2 on: what one counts \
+                    the other does not, see `terms.1.coverage.threshold` of `paid` (p.yaml:11:";
     assert!(seen.err.starts_with("warning: p.yaml:12:") && seen.err.contains(expected), "{}", seen.err);
 }
 

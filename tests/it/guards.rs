@@ -36,8 +36,12 @@ stages:
           verdicts: { kind: judge, data: responses, model: warmup.model }
           rewards:
             kind: reward
-            scale_rewards: none
-            rule: { attacker: { attacks: attacks, verdicts: verdicts, pool: world.empty_pool, weights: { values: { negative: 3, rejective: 2, positive: 1 }, semantic: 0.5 } } }
+            data: attacks
+            terms:
+              - { success: { verdicts: verdicts, values: { negative: 3, rejective: 2, positive: 1 } } }
+              - { meaning: {}, weight: 0.5 }
+              - { self_bleu: { pool: world.empty_pool }, weight: 2 }
+            advantage: { normalize: none }
           update:
             kind: update
             model: model

@@ -9,7 +9,7 @@ use crate::space::{Seen, Space};
 const HEAD: &str = r#"
 pipeline: method
 seed: 3
-params: { prompts: 4, replayed: 3, combine: gdpo, data: [attacks, again] }
+params: { prompts: 4, replayed: 3, normalize: gdpo, data: [attacks, again] }
 stages:
   world: { kind: sandbox, sft: 300, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
@@ -26,14 +26,13 @@ stages:
   judged: { kind: judge, data: first, model: warmup.model }
   rewards:
     kind: reward
-    combine: $combine
-    rule:
-      attacker:
-        attacks: attacks
-        verdicts: judged
-        pool: world.empty_pool
-        weights: { values: { negative: 1, rejective: 1, positive: 1 } }
-        coverage: { weight: 0.25, examples: world.benign, threshold: 0 }
+    data: attacks
+    terms:
+      - { success: { verdicts: judged, values: { negative: 1, rejective: 1, positive: 1 } } }
+      - { meaning: {}, weight: 0.3 }
+      - { self_bleu: { pool: world.empty_pool }, weight: 2 }
+      - { coverage: { pool: world.empty_pool, examples: world.benign, threshold: 0 }, weight: 0.25 }
+    advantage: { normalize: $normalize }
   pool: { kind: pool, data: rewards, into: world.empty_pool, threshold: 0 }
   again: { kind: replay, data: pool, prompts: $replayed }
   responses:
@@ -52,6 +51,18 @@ fn rows(space: &Space, node: &str) -> Vec<Value> {
     seen.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// The score of a reward's term.
+fn score<'a>(row: &'a Value, name: &str) -> &'a Value {
+    let mut terms = row["components"].as_array().unwrap().iter();
+    &terms.find(|term| term["name"] == name).unwrap()["score"]
+}
+
+/// What a term noted of a row.
+fn note<'a>(row: &'a Value, name: &str) -> Option<&'a str> {
+    let mut notes = row["notes"].as_array().unwrap().iter();
+    notes.find(|note| note["name"] == name)?["value"].as_str()
+}
+
 fn run(space: &Space, settings: &[&str]) -> Seen {
     space.write("p.yaml", HEAD);
     let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
@@ -67,15 +78,14 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
     let rewards = rows(&space, "rewards");
     assert_eq!(rewards.len(), 16);
     for row in &rewards {
-        let number = |column: &str| row[column].as_f64().unwrap_or_default();
-        assert!(row["technique"].is_string() || row["technique"].is_null(), "{row}");
+        let number = |value: &Value| value.as_f64().unwrap_or_default();
         // The pool is empty: every success is the first of its cell.
-        let rare = number("attack_success") > 0.0 && row["technique"].is_string();
-        assert_eq!(number("coverage"), if rare { 0.25 } else { 0.0 }, "{row}");
-        assert!(["kept", "lost"].contains(&row["meaning"].as_str().unwrap()));
-        let total =
-            number("attack_success") + number("semantic") + number("coverage") - number("self_bleu_penalty");
-        assert!((number("reward") - total).abs() < 1e-12, "{row}");
+        let rare = number(score(row, "success")) > 0.0 && note(row, "technique").is_some();
+        assert_eq!(number(score(row, "coverage")), if rare { 1.0 } else { 0.0 }, "{row}");
+        assert!(["kept", "lost"].contains(&note(row, "meaning").unwrap()));
+        let share = |term: &Value| number(&term["weight"]) * number(&term["score"]);
+        let total: f64 = row["components"].as_array().unwrap().iter().map(share).sum();
+        assert!((number(&row["reward"]) - total).abs() < 1e-12, "{row}");
     }
     // The advantages of GDPO are relative to the batch too.
     let advantages: Vec<f64> = rewards.iter().map(|row| row["advantage"].as_f64().unwrap()).collect();
@@ -143,16 +153,37 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
         "name: never, weight: 0.5",
         "the weights of the models add up to 1.5, not 1",
     );
+    let first = "- { success: { verdicts: judged";
+    fails("normalize: $normalize", "normalize: most", "expected one of `group`, `batch`, `none`, `gdpo`");
+    fails("weight: 0.25", "weight: .nan", "`weight`");
     fails(
-        "combine: $combine\n",
-        "combine: gdpo\n    scale_rewards: none\n",
-        "`scale_rewards` is for `combine: sum`",
+        "- { meaning: {}",
+        "- { meaning: {}, name: success",
+        "each term must have a name of its own, found `success` twice",
     );
-    let weights = "combine: sum\n    component_weights: { attack: 2 }\n";
-    fails("combine: $combine\n", weights, "`component_weights` are for `combine: gdpo`");
-    let weights = "combine: gdpo\n    component_weights: { attack: -2 }\n";
-    fails("combine: $combine\n", weights, "`component_weights` must be at least 0");
-    fails("coverage: { weight: 0.25", "coverage: { weight: -1", "a `weight` must be at least 0");
+    fails("- { meaning: {}", "- { meaning: {}, name: Meaning-1", "`name` must be of lower-case letters");
+    fails(
+        "- { meaning: {}",
+        "- { name: meaning",
+        "a term must have one kind, found none: kinds are success, ",
+    );
+    fails(
+        first,
+        "- { meaning: {}, success: { verdicts: judged",
+        "a term must have one kind, found success and meaning",
+    );
+    let coverage = "coverage: { pool: world.empty_pool";
+    fails(
+        coverage,
+        "coverage: { success: win, pool: world.empty_pool",
+        "`success` must be the name of a term above, found `win`",
+    );
+    let density = "density: { embedder: warmup.model, times: luck, pool: world.empty_pool }, name: x }\n      - { coverage: { pool: world.empty_pool";
+    fails(
+        coverage,
+        density,
+        "`times` must be the name of a term above, found `luck`; above: success, meaning, self_bleu",
+    );
     fails("verdicts: verdicts, into: pool", "into: pool", "has nothing to do: expected `data`");
     fails("decay: 0.5", "decay: 1.5", "`decay` must be between 0 and 1");
     fails("data: $data", "data: []", "has nothing to answer: expected `data`, attacks, or `benign`");
@@ -197,10 +228,10 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
             at: attack.at.clone(),
         })
         .collect();
-    let pipeline = HEAD.replace(
-        "        pool: world.empty_pool\n",
-        "        pool: world.empty_pool\n        meaning: { path: meanings.parquet }\n",
-    );
+    let judge = "meanings: { path: meanings.parquet }";
+    let pipeline = HEAD
+        .replace("{ success: { verdicts: judged", &format!("{{ success: {{ {judge}, verdicts: judged"))
+        .replace("{ meaning: {}", &format!("{{ meaning: {{ {judge} }}"));
     let meanings = |rows: &[MeaningRow]| {
         data::write(&space.path("meanings.parquet"), rows).unwrap();
         space.write("p.yaml", &pipeline);
@@ -211,14 +242,14 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     for ((row, attack), class) in rows(&space, "rewards").iter().zip(&attacks).zip(classes.iter().cycle()) {
         // What says nothing has no meaning, whatever the judge of it says.
         let class = if attack.text.is_empty() { "lost" } else { class };
-        assert_eq!(row["meaning"], *class);
+        assert_eq!(note(row, "meaning"), Some(class));
         let expected = match class {
-            "kept" => Value::from(0.3),
+            "kept" => Value::from(1.0),
             "lost" => Value::from(0.0),
             _ => Value::Null,
         };
-        assert_eq!(row["semantic"], expected, "{row}");
-        assert!(row["semantic"] == 0.3 || row["attack_success"] == expected, "{row}");
+        assert_eq!(*score(row, "meaning"), expected, "{row}");
+        assert!(class == "kept" || *score(row, "success") == expected, "{row}");
         assert!(class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
     }
     // Where all but one keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell
@@ -228,10 +259,10 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     kept[0].class = "lost".into();
     assert_eq!(meanings(&kept).code, Some(0));
     let rewards = rows(&space, "rewards");
-    assert!(rewards.iter().any(|row| row["coverage"] == 0.25), "{rewards:?}");
+    assert!(rewards.iter().any(|row| score(row, "coverage") == 1.0), "{rewards:?}");
     assert!(rewards.iter().any(|row| row["advantage"].as_f64() > Some(0.1)), "{rewards:?}");
 
-    meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no row in `meanings.parquet`");
+    meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no meaning in `meanings.parquet`");
     let mut strange = judged;
     strange[0].class = "maybe".into();
     meanings(&strange).fails(1, "has the class `maybe` for attack 0: it must be kept, lost or undetermined");

@@ -705,7 +705,7 @@ stages:
     group: 2
     sampling: { max_new_tokens: 511 }
   verdicts: { kind: judge, data: responses, model: { path: own }, sampling: { max_new_tokens: 1 } }
-  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: verdicts } } }
+  rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: verdicts } }] }
   update: { kind: update, model: { path: own }, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }
 ",
     );

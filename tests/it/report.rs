@@ -139,7 +139,7 @@ fn a_report_of_a_finished_run_has_everything_in_one_file() {
     let evaluated = (0..page.rows()).find(|row| page.text("scope", *row) == "after").unwrap();
     assert!(!page.text("truth", evaluated).is_empty());
     let components = page.samples()["components"].as_array().unwrap();
-    assert!(components.iter().any(|component| component[0] == "self_bleu_penalty"), "{components:?}");
+    assert!(components.iter().any(|component| component[0] == "self_bleu"), "{components:?}");
 }
 
 #[test]

@@ -61,11 +61,13 @@ fn shows_datasets(space: &Space) {
         rows.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 16);
     for row in &rows {
-        for column in
-            ["reward", "advantage", "attack_success", "semantic", "self_bleu_penalty", "cosine_penalty"]
-        {
+        for column in ["reward", "advantage"] {
             assert!(row[column].is_number(), "{column}: {row}");
         }
+        let terms: Vec<&serde_json::Value> =
+            row["components"].as_array().unwrap().iter().map(|term| &term["name"]).collect();
+        assert_eq!(terms, ["success", "meaning", "self_bleu", "cosine"]);
+        assert!(row["components"].as_array().unwrap().iter().all(|term| term["score"].is_number()));
         assert_eq!(
             (&row["iteration"], &row["step"], &row["role"]),
             (&1.into(), &1.into(), &"attacker".into())

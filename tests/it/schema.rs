@@ -84,7 +84,8 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("repeat: $rounds", "repeat: twice", Some("/stages/play/repeat")),
     ("repeat: $rounds", "repeat: 2\n    keep: some", Some("/stages/play/keep")),
     ("repeat: $rounds", "repeat: 2\n    kind: sft", Some("'kind' was unexpected")),
-    ("rule: { attacker: {", "rule: { attaker: {", Some("/rewards/rule")),
+    ("{ success: {", "{ succes: {", Some("'succes' was unexpected")),
+    ("weight: 0.4", "weight: heavy", Some("/rewards/terms/3/weight")),
     ("grpo: { lr: 4e-4", "grpo: { lr: fast", Some("/update/algorithm")),
 ];
 

@@ -23,7 +23,7 @@ stages:
 const JUDGED: &str = "  verdicts: { kind: judge, data: responses, model: warmup.model }\n";
 
 const MEASURED: &str = "  \
-  rewards: { kind: reward, rule: { defender: { responses: responses, verdicts: { path: $verdicts }, undetermined: $undetermined } } }
+  rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: { path: $verdicts } } }], undetermined: $undetermined }
   update: { kind: update, model: warmup.model, data: rewards, algorithm: { grpo: { lr: 1e-3 } } }
   measured: { kind: measure, phase: red, attacks: attacks, verdicts: { path: $verdicts } }
 ";

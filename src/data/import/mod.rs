@@ -6,7 +6,7 @@ mod delimited;
 mod draft;
 mod format;
 mod report;
-mod source;
+pub(crate) mod source;
 mod twins;
 
 use std::collections::{HashMap, HashSet};

@@ -47,7 +47,12 @@ impl Source {
     /// Opens a file and finds its columns.
     pub fn open(path: &Path) -> Result<Source> {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
-        let (columns, content) = match ending.as_str() {
+        Source::open_as(path, &ending)
+    }
+
+    /// Opens a file as if its name had this ending.
+    pub fn open_as(path: &Path, ending: &str) -> Result<Source> {
+        let (columns, content) = match ending {
             "csv" => (header(path, b',')?, Content::Delimited(b',')),
             "tsv" => (header(path, b'\t')?, Content::Delimited(b'\t')),
             "json" | "jsonl" | "ndjson" => {

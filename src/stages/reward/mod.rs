@@ -1,231 +1,158 @@
-//! `reward`: what each completion earned, component by component, and its advantage within its group.
+//! `reward`: what each completion earned, term by term, and its advantage.
+//!
+//! A term is one file here: the formula with its source, what it reads, and its tests. To add one, write a file like
+//! `self_bleu.rs` and a line in [`terms!`] below; `docs/guides/change-the-reward.md` shows both.
 
-mod attacker;
-mod combine;
+mod advantage;
+mod batch;
+mod class_value;
+mod cosine;
+mod coverage;
+mod density;
+mod expert_label;
+mod meaning;
+mod overlong;
+mod retired;
+mod scores;
+mod self_bleu;
+mod success;
+mod term;
 mod upstream;
-
-use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::attacker::AttackerRule;
-use self::combine::{Combine, ComponentWeights};
-use super::artifact::{self, Labels, Responses, Verdicts};
-use data::{self, LabelRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
+use self::advantage::Advantage;
+use self::batch::{Batch, Rewarded};
+use self::term::{Undetermined, Weighted};
+use super::artifact::Completions;
+use data::{Component, Note, RewardRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
-use game::{self, Class, Classes, DefenderReward, Undetermined};
-use grpo::ScaleRewards;
 
-/// What each completion earned, component by component, and its advantage within its group.
+pub use self::term::Term;
+
+/// What each completion earned, term by term, and its advantage.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
-    /// Whose reward it is, and what it is computed from.
-    rule: Rule,
-    /// What centred rewards are divided by to make advantages.
-    #[serde(default)]
-    scale_rewards: ScaleRewards,
-    /// How the components of a reward become one advantage.
-    #[serde(default)]
-    combine: Combine,
-    /// What each component of the attacker's reward counts in `combine: gdpo`; 1 each by default.
-    #[serde(default)]
-    component_weights: Option<ComponentWeights>,
-}
-
-/// Whose reward it is, and what it is computed from.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Rule {
-    /// Success weighted over the defense models, plus kept meaning and rare cells, minus likeness to the pool.
-    Attacker(Box<AttackerRule>),
-    /// The value of the class that the evaluator gave the response.
-    Defender(DefenderRule),
-    /// 1 for the label of the experts, 0 for another.
-    Evaluator(EvaluatorRule),
-}
-
-/// The defender's reward.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct DefenderRule {
-    /// The responses that are rewarded.
-    responses: Input<Responses>,
-    /// The verdicts on these responses.
-    verdicts: Input<Verdicts>,
-    /// What each class of response is worth.
-    #[serde(default)]
-    weights: DefenderReward,
-    /// What an undetermined verdict is worth: by default the response has no reward, is not learnt from and is not in its
-    /// group's mean; `worst` gives it the lowest of the weights.
+    /// The completions that are rewarded: attacks, responses or verdicts.
+    data: Input<Completions>,
+    /// The terms of the reward: each a kind with its inputs, and its weight. The reward is the sum of weight · score in
+    /// this order; what is not known of a term that has a weight makes the reward unknown.
+    terms: Vec<Weighted>,
+    /// What an undetermined verdict or meaning comes to. By default it is not known: other verdicts on the attack count for
+    /// it, and a completion without any has no reward, is not learnt from and is not in its group's mean; `worst` takes it
+    /// for a failure.
     #[serde(default)]
     undetermined: Undetermined,
-}
-
-/// The evaluator's reward.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct EvaluatorRule {
-    /// The verdicts that are rewarded.
-    verdicts: Input<Verdicts>,
-    /// The experts' labels of the pairs that were judged.
-    labels: Input<Labels>,
-    /// The classes that are told apart.
+    /// How rewards become advantages.
     #[serde(default)]
-    classes: Classes,
+    advantage: Advantage,
 }
 
 impl Stage for Reward {
     const KIND: Kind = Kind {
         name: "reward",
-        version: 9,
+        version: 10,
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,
         uncounted: &[],
     };
 
+    fn retired(params: &serde_json::Value) -> Option<CheckError> {
+        retired::translation(params)
+    }
+
     fn check(&self) -> Result<(), CheckError> {
-        if let Rule::Attacker(rule) = &self.rule {
-            rule.check()?;
-        }
-        self.check_differs()?;
-        self.check_combine()
+        self.check_terms()
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        self.of_one_step(upstream)?;
+        self.hold_against(upstream)?;
         Ok(Vec::new())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let mut rows = match &self.rule {
-            Rule::Attacker(rule) => rule.rows(context)?,
-            Rule::Defender(rule) => rule.rows(context)?,
-            Rule::Evaluator(rule) => rule.rows(context)?,
-        };
-        let advantages = self.advantages(&rows);
-        rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
-        if rows.is_empty() {
-            context.progress(1, 1, "nothing to reward");
-            return Ok(data::write(&context.output("rewards"), &rows)?);
-        }
+        let rows = self.rows(context)?;
         let known: Vec<f64> = rows.iter().filter_map(|row| row.reward).collect();
         let unknown = rows.len() - known.len();
         let mean = known.iter().sum::<f64>() / known.len() as f64;
         let mean = if known.is_empty() { "not known".into() } else { format!("{mean:.3}") };
         let unknown =
             if unknown > 0 { format!(", {unknown} without, since undetermined") } else { String::new() };
-        context.progress(1, 1, format!("reward {mean}{unknown}"));
+        let note =
+            if rows.is_empty() { "nothing to reward".into() } else { format!("reward {mean}{unknown}") };
+        context.progress(1, 1, note);
         Ok(data::write(&context.output("rewards"), &rows)?)
     }
 }
 
-impl DefenderRule {
+impl Reward {
     fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
-        let responses = artifact::rows::<ResponseRow, _>(context, &self.responses)?;
-        let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let verdicts: BTreeMap<u32, &VerdictRow> =
-            verdicts.iter().map(|row| (row.response_id, row)).collect();
-        responses
-            .iter()
-            .map(|response| {
-                let known = verdicts.get(&response.response_id);
-                let Some(verdict) = known.filter(|row| row.response == response.text) else {
-                    anyhow::bail!(
-                        "response {} of `{}` has no verdict in `{}`: are they of the same step?",
-                        response.response_id,
-                        self.responses.text(),
-                        self.verdicts.text()
-                    );
-                };
-                let class = Class::parse(&verdict.class);
-                Ok(RewardRow {
-                    reward: self.weights.reward(class, self.undetermined),
-                    verdict: Some(verdict.class.clone()),
-                    undetermined: u32::from(class.is_none()),
-                    ..row(
-                        context,
-                        response.response_id,
-                        response.group,
-                        &response.origin,
-                        &response.text,
-                        &response.sample,
-                    )
-                })
-            })
-            .collect()
-    }
-}
-
-impl EvaluatorRule {
-    /// 1 for the experts' label; pairs that the experts left undetermined are not trained on.
-    fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
-        let verdicts = artifact::rows::<VerdictRow, _>(context, &self.verdicts)?;
-        let labels = artifact::rows::<LabelRow, _>(context, &self.labels)?;
-        let mut rows = Vec::new();
-        for verdict in verdicts.iter() {
-            let is_of =
-                |label: &&LabelRow| (&label.attack, &label.text) == (&verdict.attack, &verdict.response);
-            let Some(label) = labels.get(verdict.group as usize).filter(is_of) else {
-                anyhow::bail!(
-                    "verdict {} of `{}` has no label in `{}`: were they judged on these?",
-                    verdict.verdict_id,
-                    self.verdicts.text(),
-                    self.labels.text()
-                );
-            };
-            let Some(expected) = Class::parse(&label.class) else { continue };
-            let class = Class::parse(&verdict.class);
-            rows.push(RewardRow {
-                reward: Some(game::evaluator_reward(class, expected, self.classes)),
-                verdict: Some(verdict.class.clone()),
-                label: Some(label.class.clone()),
-                undetermined: u32::from(class.is_none()),
-                ..row(
-                    context,
-                    verdict.verdict_id,
-                    verdict.group,
-                    &verdict.origin,
-                    &verdict.text,
-                    &verdict.sample,
-                )
-            });
+        let rewarded = Rewarded::read(context, &self.data)?;
+        let mut batch = Batch::new(context, &self.data, &rewarded, self.undetermined);
+        let mut rows: Vec<RewardRow> = batch.completions.iter().map(|of| of.row(context)).collect();
+        for term in &self.terms {
+            let scored = term.scores(&batch)?;
+            for (row, score) in rows.iter_mut().zip(&scored.scores) {
+                let (name, weight) = (term.name().to_owned(), term.weight);
+                row.components.push(Component { name, weight, score: *score });
+            }
+            for (name, values) in &scored.notes {
+                for (row, value) in rows.iter_mut().zip(values).filter(|(row, _)| row.note(name).is_none()) {
+                    row.notes.extend(value.clone().map(|value| Note { name: (*name).to_owned(), value }));
+                }
+            }
+            rows.iter_mut().zip(&scored.undetermined).for_each(|(row, count)| row.undetermined += count);
+            batch.add(term.name(), scored.scores);
         }
+        rows.iter_mut().for_each(|row| row.reward = sum(&row.components));
+        let advantages = self.advantage.of(&rows);
+        rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
         Ok(rows)
     }
 }
 
-/// A row with what all rules share; the rule fills in its components.
-fn row(
-    context: &Context,
-    sample_id: u32,
-    group: u32,
-    origin: &Origin,
-    text: &str,
-    sample: &Sample,
-) -> RewardRow {
-    RewardRow {
-        sample_id,
-        group,
-        origin: origin.clone(),
-        text: text.to_owned(),
-        reward: None,
-        advantage: None,
-        attack_success: None,
-        semantic: None,
-        meaning: None,
-        self_bleu: None,
-        self_bleu_penalty: None,
-        cosine: None,
-        cosine_penalty: None,
-        technique: None,
-        coverage: None,
-        verdict: None,
-        label: None,
-        undetermined: 0,
-        sample: sample.clone(),
-        at: artifact::position(context),
+/// Σ weight · score, in the order of the terms; nothing where a score that has a weight is not known.
+fn sum(components: &[Component]) -> Option<f64> {
+    let counted = components.iter().filter(|component| component.weight != 0.0);
+    counted.map(|component| Some(component.weight * component.score?)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn component(weight: f64, score: Option<f64>) -> Component {
+        Component { name: "a".into(), weight, score }
+    }
+
+    proptest! {
+        #[test]
+        fn the_reward_is_the_sum_of_what_counts_in_its_order(
+            parts in proptest::collection::vec((-2.0..2.0f64, -9.0..9.0f64, 0..4u8, 0..4u8), 1..8),
+        ) {
+            let parts: Vec<Component> = parts
+                .into_iter()
+                .map(|(weight, score, counts, known)| {
+                    component(if counts == 0 { 0.0 } else { weight }, (known > 0).then_some(score))
+                })
+                .collect();
+            let mut expected = Some(0.0);
+            for part in &parts {
+                if part.weight != 0.0 {
+                    expected = expected.zip(part.score).map(|(sum, score)| sum + part.weight * score);
+                }
+            }
+            prop_assert_eq!(sum(&parts), expected);
+            // One term more is its share more; one that has no weight changes nothing, known or not.
+            let and = |more: Component| sum(&parts.iter().cloned().chain([more]).collect::<Vec<_>>());
+            prop_assert_eq!(and(component(0.5, Some(3.0))), expected.map(|sum| sum + 1.5));
+            prop_assert_eq!(and(component(0.0, None)), expected);
+            prop_assert_eq!(and(component(-1.0, None)), None);
+        }
     }
 }

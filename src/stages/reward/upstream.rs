@@ -1,8 +1,9 @@
-//! What feeds a reward: whether verdicts are on what is rewarded, and who sampled it.
+//! What feeds a reward: whether what its terms read is on what is rewarded, and who sampled it.
 
-use super::attacker::AttackerRule;
-use super::{Reward, Rule};
-use crate::artifact::{Attacks, Meanings, Verdicts};
+use super::batch::What;
+use super::term::{Weighted, within_term};
+use super::{Reward, Term};
+use crate::artifact::{Attacks, Judgeable, Meanings, Verdicts};
 use crate::generate::Generate;
 use crate::judge::Judge;
 use crate::meaning::Meaning;
@@ -13,105 +14,129 @@ use engine::{CheckError, Fed, Input, Upstream};
 impl Reward {
     /// The completions that are rewarded, where a stage samples them.
     pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
-        match &self.rule {
-            Rule::Attacker(rule) => upstream.stage::<Generate, _>(rule.judged().attacks).map(Rollouts::of),
-            Rule::Defender(rule) => upstream.stage::<Respond, _>(&rule.responses).map(Rollouts::of),
-            Rule::Evaluator(rule) => upstream.stage::<Judge, _>(&rule.verdicts).map(Rollouts::of),
-        }
+        let attacks = || upstream.stage::<Generate, _>(&self.data).map(Rollouts::of);
+        let responses = || upstream.stage::<Respond, _>(&self.data).map(Rollouts::of);
+        attacks().or_else(responses).or_else(|| self.judge(upstream).map(Rollouts::of))
     }
 
     /// The judge whose verdicts are rewarded.
     pub fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Judge>> {
-        match &self.rule {
-            Rule::Evaluator(rule) => upstream.stage(&rule.verdicts),
-            Rule::Attacker(_) | Rule::Defender(_) => None,
-        }
+        upstream.stage(&self.data)
     }
 
-    /// The rule of the attacker, if it is that.
-    pub fn attacker(&self) -> Option<&AttackerRule> {
-        match &self.rule {
-            Rule::Attacker(rule) => Some(rule),
-            Rule::Defender(_) | Rule::Evaluator(_) => None,
-        }
+    /// Its terms: where each stands, its name and itself.
+    pub fn terms(&self) -> impl Iterator<Item = (String, &str, &dyn Term)> {
+        let place = |(index, term): (usize, &Weighted)| format!("terms.{index}.{}", term.key());
+        self.terms
+            .iter()
+            .enumerate()
+            .filter_map(move |entry| Some((place(entry), entry.1.name(), entry.1.term()?)))
     }
 
-    /// That there is something to learn from: a reward that is always the same teaches nothing.
-    pub(super) fn check_differs(&self) -> Result<(), CheckError> {
-        match &self.rule {
-            Rule::Attacker(rule) if rule.is_nothing() => Err(CheckError::at(
-                "rule.attacker.weights",
-                "one of the rewards must count: with all of `values` 0, and without `semantic`, diversity penalty and \
-                 `coverage`, every attack earns 0 and nothing is learnt",
-            )),
-            Rule::Defender(rule) if rule.weights.is_constant() => Err(CheckError::at(
-                "rule.defender.weights",
-                "`values` must differ: every response earns the same, so nothing is learnt",
-            )),
-            _ => Ok(()),
+    /// What types cannot say about the terms.
+    pub(super) fn check_terms(&self) -> Result<(), CheckError> {
+        if self.terms.is_empty() {
+            let message =
+                "`terms` must have one term at least, such as `- { class_value: { verdicts: verdicts } }`";
+            return Err(CheckError::at("terms", message));
         }
-    }
-
-    /// Holds what was judged against what is rewarded.
-    pub(super) fn of_one_step(&self, upstream: Upstream) -> Result<(), CheckError> {
-        match &self.rule {
-            Rule::Attacker(rule) => rule.judged().of_one_step(upstream),
-            Rule::Defender(rule) => {
-                judged(upstream, &rule.verdicts, &rule.responses, "rule.defender.verdicts")
+        let at = |index: usize, error: CheckError| within_term(&format!("terms.{index}"), error);
+        for (index, term) in self.terms.iter().enumerate() {
+            term.check().map_err(|error| at(index, error))?;
+            let above: Vec<&str> = self.terms[..index].iter().map(Weighted::name).collect();
+            if above.contains(&term.name()) {
+                let message = format!(
+                    "each term must have a name of its own, found `{}` twice: give one of them another `name`",
+                    term.name()
+                );
+                return Err(at(index, message.into()));
             }
-            Rule::Evaluator(rule) => {
-                judged(upstream, &rule.verdicts, &rule.labels, "rule.evaluator.verdicts")
+            let Some((key, read)) = term.term().and_then(Term::reads) else { continue };
+            if !above.contains(&read) {
+                let above = if above.is_empty() { "none".into() } else { above.join(", ") };
+                let message =
+                    format!("`{key}` must be the name of a term above, found `{read}`; above: {above}");
+                return Err(at(index, CheckError::at(format!("{}.{key}", term.key()), message)));
             }
         }
-    }
-}
-
-/// That verdicts are on these responses or labels.
-fn judged<T>(
-    upstream: Upstream,
-    verdicts: &Input<Verdicts>,
-    rewarded: &Input<T>,
-    key: &str,
-) -> Result<(), CheckError> {
-    let Some(judge) = upstream.stage::<Judge, _>(verdicts) else { return Ok(()) };
-    match upstream.is_same(rewarded, judge.upstream(), &judge.stage.data) {
-        Some(false) => Err(other(key, &rewarded.text(), &judge.place("data"), &judge.stage.data.text())),
-        _ => Ok(()),
-    }
-}
-
-fn other(key: &str, rewarded: &str, place: &str, found: &str) -> CheckError {
-    let judged = key.rsplit('.').next().unwrap_or(key);
-    CheckError::at(
-        key,
-        format!("`{judged}` must be on `{rewarded}`, which is rewarded, but {place} is `{found}`"),
-    )
-}
-
-/// What is judged for the attacker's reward, and of what.
-pub struct Judged<'a> {
-    pub attacks: &'a Input<Attacks>,
-    pub verdicts: &'a Input<Verdicts>,
-    pub meaning: Option<&'a Input<Meanings>>,
-}
-
-impl Judged<'_> {
-    fn of_one_step(&self, upstream: Upstream) -> Result<(), CheckError> {
-        if let Some(judge) = upstream.stage::<Judge, _>(self.verdicts)
-            && let Some(respond) = judge.upstream().stage::<Respond, _>(&judge.stage.data)
-            && let Some(data) = respond.stage.attacks_input()
-            && upstream.is_same(self.attacks, respond.upstream(), data) == Some(false)
-        {
-            let place = respond.place("data");
-            return Err(other("rule.attacker.verdicts", &self.attacks.text(), &place, &data.text()));
-        }
-        if let Some(input) = self.meaning
-            && let Some(meaning) = upstream.stage::<Meaning, _>(input)
-            && upstream.is_same(self.attacks, meaning.upstream(), &meaning.stage.data) == Some(false)
-        {
-            let (place, found) = (meaning.place("data"), meaning.stage.data.text());
-            return Err(other("rule.attacker.meaning", &self.attacks.text(), &place, &found));
+        if !self.terms.iter().any(Weighted::teaches) {
+            let message = "a term must have a weight and scores that differ: every completion earns the same, so nothing is \
+                           learnt";
+            return Err(CheckError::at("terms", message));
         }
         Ok(())
     }
+
+    /// Holds what terms score and read against what is rewarded.
+    pub(super) fn hold_against(&self, upstream: Upstream) -> Result<(), CheckError> {
+        let rewarded = self.rewarded(upstream);
+        for (place, _, term) in self.terms() {
+            if let Some(what) = rewarded.filter(|what| !term.scored().contains(what)) {
+                let kind = place.rsplit('.').next().unwrap_or_default();
+                let message = format!(
+                    "`{kind}` scores {}, but `data` is `{}`, which holds {}",
+                    What::list(term.scored()),
+                    self.data.text(),
+                    what.plural()
+                );
+                return Err(CheckError::at(place, message));
+            }
+            term.agree(&self.data, upstream).map_err(|error| within_term(&place, error))?;
+        }
+        Ok(())
+    }
+
+    /// What is rewarded, where a stage that samples says so.
+    fn rewarded(&self, upstream: Upstream) -> Option<What> {
+        let is = |found: bool, what| found.then_some(what);
+        is(upstream.stage::<Generate, _>(&self.data).is_some(), What::Attack)
+            .or(is(upstream.stage::<Respond, _>(&self.data).is_some(), What::Response))
+            .or(is(self.judge(upstream).is_some(), What::Verdict))
+    }
+}
+
+/// What a judge judged: the sources of that stage, its input, and where it stands.
+pub type Source<'a, T> = (Upstream<'a>, &'a Input<T>, String);
+
+/// What judges judged.
+pub struct Judged;
+
+impl Judged {
+    /// What verdicts are on.
+    pub fn by<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Judgeable>> {
+        let judge = upstream.stage::<Judge, _>(verdicts)?;
+        Some((judge.upstream(), &judge.stage.data, judge.place("data")))
+    }
+
+    /// The attacks that the responses answer which verdicts are on.
+    pub fn answers<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Attacks>> {
+        let judge = upstream.stage::<Judge, _>(verdicts)?;
+        let respond = judge.upstream().stage::<Respond, _>(&judge.stage.data)?;
+        Some((respond.upstream(), respond.stage.attacks_input()?, respond.place("data")))
+    }
+
+    /// The attacks whose meaning was judged.
+    pub fn meaning<'a>(upstream: Upstream<'a>, meanings: &Input<Meanings>) -> Option<Source<'a, Attacks>> {
+        let meaning = upstream.stage::<Meaning, _>(meanings)?;
+        Some((meaning.upstream(), &meaning.stage.data, meaning.place("data")))
+    }
+}
+
+/// That what was judged is what is rewarded, `key` being the input that comes of it.
+pub fn on_the_same<T, U>(
+    upstream: Upstream,
+    rewarded: &Input<T>,
+    key: &str,
+    judged: Option<Source<U>>,
+) -> Result<(), CheckError> {
+    let Some((source, input, place)) = judged else { return Ok(()) };
+    if upstream.is_same(rewarded, source, input) != Some(false) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{key}` must be on `{}`, which is rewarded, but {place} is `{}`",
+        rewarded.text(),
+        input.text()
+    );
+    Err(CheckError::at(key, message))
 }

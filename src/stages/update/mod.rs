@@ -14,7 +14,7 @@ use super::reward::Reward;
 use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
-use game::{Meaning, says_nothing, undetermined};
+use game::{says_nothing, undetermined};
 use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
 use model::{LoraConfig, Marks};
 use optim::AdamW;
@@ -55,7 +55,7 @@ enum Algorithm {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 8,
+        version: 9,
         outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
@@ -256,28 +256,13 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     mean("finished", all(|row| share(row.sample.finished)));
     mean("empty", all(|row| share(says_nothing(&row.text))));
     mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.are_spelled(&row.text)))).collect());
-    // What an attack earned of its verdicts and its meaning, either of which may be undetermined.
-    let attacks = || rows.iter().filter(|row| row.meaning.is_some());
-    let is_kept = |row: &RewardRow| {
-        let meaning = row.meaning.as_deref().and_then(Meaning::read).flatten();
-        meaning.map(|meaning| share(meaning == Meaning::Kept))
-    };
-    mean("attack_success", attacks().map(|row| row.attack_success).collect());
-    mean("semantic", attacks().map(|row| row.semantic).collect());
-    mean("meaning_kept", attacks().map(is_kept).collect());
-    // What was not computed of any is left out.
-    type Component = fn(&RewardRow) -> Option<f64>;
-    let computed: [(&str, Component); 4] = [
-        ("self_bleu", |row| row.self_bleu),
-        ("self_bleu_penalty", |row| row.self_bleu_penalty),
-        ("cosine", |row| row.cosine),
-        ("cosine_penalty", |row| row.cosine_penalty),
-    ];
-    for (name, component) in computed {
-        mean(name, rows.iter().filter_map(component).map(Some).collect());
-    }
-    if rows.iter().any(|row| row.coverage.is_some()) {
-        mean("coverage", attacks().map(|row| row.coverage).collect());
+    // Each term of the reward, as the data name them.
+    let names: Vec<&str> = rows
+        .first()
+        .map_or(Vec::new(), |row| row.components.iter().map(|component| component.name.as_str()).collect());
+    for (index, name) in names.into_iter().enumerate() {
+        let of = |row: &RewardRow| row.components.get(index).and_then(|component| component.score);
+        mean(&format!("{name}{}", analysis::SCORE), rows.iter().map(of).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     rows.iter().for_each(|row| groups.entry(row.group).or_default().extend(row.advantage));

@@ -1,0 +1,265 @@
+//! The completions that are rewarded, as terms see them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::term::Undetermined;
+use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
+use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
+use engine::{Context, Input};
+use game::{Meaning, PoolSimilarity, says_nothing};
+
+/// What a completion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Attack,
+    Response,
+    Verdict,
+}
+
+impl What {
+    pub const ALL: [What; 3] = [What::Attack, What::Response, What::Verdict];
+
+    pub fn plural(self) -> &'static str {
+        ["attacks", "responses", "verdicts"][self as usize]
+    }
+
+    /// Several, for a message.
+    pub fn list(all: &[What]) -> String {
+        all.iter().map(|what| what.plural()).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// The rows that are rewarded.
+pub enum Rewarded {
+    Attacks(Arc<Vec<AttackRow>>),
+    Responses(Arc<Vec<ResponseRow>>),
+    Verdicts(Arc<Vec<VerdictRow>>),
+}
+
+/// A completion, whichever role wrote it.
+pub struct Completion<'a> {
+    /// Its number in its dataset.
+    pub id: u32,
+    /// Completions of one group share their prompt.
+    pub group: u32,
+    pub origin: &'a Origin,
+    /// What counts of it.
+    pub text: &'a str,
+    /// The attack: the text itself, or what it is about.
+    pub attack: &'a str,
+    /// Of a response the text itself, of a verdict the response that was judged.
+    pub response: &'a str,
+    /// Of a verdict, its class.
+    pub class: Option<&'a str>,
+    pub sample: &'a Sample,
+}
+
+impl Rewarded {
+    /// Reads what a dataset holds: its columns say what it is.
+    pub fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<Rewarded> {
+        let columns = data::head(&context.input(input)?.path)?.columns;
+        let has = |name: &str| columns.iter().any(|column| column == name);
+        Ok(match (has("verdict_id"), has("response_id")) {
+            (true, _) => Rewarded::Verdicts(artifact::rows(context, input)?),
+            (_, true) => Rewarded::Responses(artifact::rows(context, input)?),
+            _ => Rewarded::Attacks(artifact::rows(context, input)?),
+        })
+    }
+
+    fn what(&self) -> What {
+        match self {
+            Rewarded::Attacks(_) => What::Attack,
+            Rewarded::Responses(_) => What::Response,
+            Rewarded::Verdicts(_) => What::Verdict,
+        }
+    }
+
+    fn completions(&self) -> Vec<Completion<'_>> {
+        match self {
+            Rewarded::Attacks(rows) => rows.iter().map(Completion::of_attack).collect(),
+            Rewarded::Responses(rows) => rows.iter().map(Completion::of_response).collect(),
+            Rewarded::Verdicts(rows) => rows.iter().map(Completion::of_verdict).collect(),
+        }
+    }
+}
+
+impl<'a> Completion<'a> {
+    fn of_attack(row: &'a AttackRow) -> Completion<'a> {
+        Completion {
+            id: row.attack_id,
+            group: row.group,
+            origin: &row.origin,
+            text: &row.text,
+            attack: &row.text,
+            response: "",
+            class: None,
+            sample: &row.sample,
+        }
+    }
+
+    fn of_response(row: &'a ResponseRow) -> Completion<'a> {
+        Completion {
+            id: row.response_id,
+            group: row.group,
+            origin: &row.origin,
+            text: &row.text,
+            attack: &row.attack,
+            response: &row.text,
+            class: None,
+            sample: &row.sample,
+        }
+    }
+
+    fn of_verdict(row: &'a VerdictRow) -> Completion<'a> {
+        Completion {
+            id: row.verdict_id,
+            group: row.group,
+            origin: &row.origin,
+            text: &row.text,
+            attack: &row.attack,
+            response: &row.response,
+            class: Some(&row.class),
+            sample: &row.sample,
+        }
+    }
+
+    /// A row without its reward.
+    pub fn row(&self, context: &Context) -> RewardRow {
+        RewardRow {
+            sample_id: self.id,
+            group: self.group,
+            origin: self.origin.clone(),
+            text: self.text.to_owned(),
+            reward: None,
+            advantage: None,
+            components: Vec::new(),
+            notes: Vec::new(),
+            undetermined: 0,
+            sample: self.sample.clone(),
+            at: artifact::position(context),
+        }
+    }
+}
+
+/// The completions of one dataset, and what terms ask about them.
+pub struct Batch<'a> {
+    pub context: &'a Context<'a>,
+    pub completions: Vec<Completion<'a>>,
+    pub undetermined: Undetermined,
+    what: What,
+    /// The dataset as the pipeline calls it.
+    name: String,
+    /// The scores of the terms above, by name.
+    above: Vec<(String, Vec<Option<f64>>)>,
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(
+        context: &'a Context<'a>,
+        data: &Input<Completions>,
+        rewarded: &'a Rewarded,
+        undetermined: Undetermined,
+    ) -> Batch<'a> {
+        Batch {
+            context,
+            completions: rewarded.completions(),
+            undetermined,
+            what: rewarded.what(),
+            name: data.text(),
+            above: Vec::new(),
+        }
+    }
+
+    /// Keeps the scores of a term for those below it.
+    pub fn add(&mut self, name: &str, scores: Vec<Option<f64>>) {
+        self.above.push((name.to_owned(), scores));
+    }
+
+    /// The scores of a term above, which [`super::Reward::check`] has found there.
+    pub fn above(&self, name: &str) -> anyhow::Result<&[Option<f64>]> {
+        let found = self.above.iter().find(|(known, _)| known == name);
+        found.map(|(_, scores)| &scores[..]).ok_or_else(|| {
+            anyhow::anyhow!("there is no term `{name}` above the one that reads it: a defect of triplay")
+        })
+    }
+
+    /// That these completions are what a kind of term scores.
+    pub fn of(&self, scored: &[What], kind: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            scored.contains(&self.what),
+            "`{kind}` scores {}, but `{}` holds {}",
+            What::list(scored),
+            self.name,
+            self.what.plural()
+        );
+        Ok(())
+    }
+
+    /// Why a completion has nothing in another dataset.
+    pub fn lacks(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
+        let one = self.what.plural().trim_end_matches('s');
+        anyhow::anyhow!(
+            "{one} {} of `{}` has no {what} in `{dataset}`: are they of the same step?",
+            completion.id,
+            self.name
+        )
+    }
+
+    /// The texts of all.
+    pub fn texts(&self) -> Vec<&'a str> {
+        self.completions.iter().map(|completion| completion.text).collect()
+    }
+
+    /// A score for each completion, all of which are known.
+    pub fn known(&self, scores: impl Iterator<Item = f64>) -> Vec<Option<f64>> {
+        scores.map(Some).collect()
+    }
+
+    /// The pool of successful attacks, ready to be compared with.
+    pub fn pool(&self, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+        artifact::pool(self.context, input)
+    }
+
+    /// A unit vector for each text.
+    pub fn embed(&self, embedder: &Input<Model>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+        artifact::embed(self.context, Some(embedder), texts)
+    }
+
+    /// Whether each attack keeps its seed's meaning: by the judge, else by the seed's words.
+    pub fn meanings(&self, judged: Option<&Input<Meanings>>) -> anyhow::Result<Vec<Option<Meaning>>> {
+        let Some(input) = judged else {
+            let by_words = |of: &Completion| match said_nothing(of) {
+                Some(known) => known,
+                None => Some(Meaning::by_words(&of.origin.seed, of.attack)),
+            };
+            return Ok(self.completions.iter().map(by_words).collect());
+        };
+        let rows = artifact::rows::<MeaningRow, _>(self.context, input)?;
+        let by_attack: BTreeMap<u32, &MeaningRow> = rows.iter().map(|row| (row.attack_id, row)).collect();
+        let of = |of: &Completion| {
+            if let Some(known) = said_nothing(of) {
+                return Ok(known);
+            }
+            let Some(row) = by_attack.get(&of.id).filter(|row| row.attack == of.attack) else {
+                return Err(self.lacks(of, "meaning", &input.text()));
+            };
+            Meaning::read(&row.class).ok_or_else(|| {
+                anyhow::anyhow!(
+                    "`{}` has the class `{}` for attack {}: it must be {} or {}",
+                    input.text(),
+                    row.class,
+                    row.attack_id,
+                    Meaning::LABELS.join(", "),
+                    Meaning::label_of(None)
+                )
+            })
+        };
+        self.completions.iter().map(of).collect()
+    }
+}
+
+/// What says nothing has no meaning, whoever says that it has; of what nobody was asked for it is not known.
+fn said_nothing(of: &Completion) -> Option<Option<Meaning>> {
+    says_nothing(of.attack).then(|| of.sample.was_asked().then_some(Meaning::Lost))
+}

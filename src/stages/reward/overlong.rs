@@ -1,0 +1,52 @@
+//! `overlong`: the soft punishment of long completions of DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13). With n the tokens
+//! of a completion: 0 up to `free` tokens, −1 from `longest` on, and linear in between.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::batch::Batch;
+use super::term::{Scores, Term};
+use engine::CheckError;
+
+/// Minus the share of a completion that is too long.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Overlong {
+    /// Tokens that cost nothing.
+    free: usize,
+    /// Tokens from which on the score is −1.
+    longest: usize,
+}
+
+impl Term for Overlong {
+    fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
+        let tokens = batch.completions.iter().map(|completion| completion.sample.completion_ids.len());
+        Ok(batch.known(tokens.map(|tokens| self.score(tokens))).into())
+    }
+
+    fn check(&self) -> Result<(), CheckError> {
+        match self.free < self.longest {
+            true => Ok(()),
+            false => Err(CheckError::at("longest", "`longest` must be above `free`")),
+        }
+    }
+}
+
+impl Overlong {
+    fn score(&self, tokens: usize) -> f64 {
+        let over = tokens.saturating_sub(self.free) as f64 / (self.longest - self.free) as f64;
+        -over.min(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_costs_up_to_one() {
+        let term = Overlong { free: 8, longest: 16 };
+        assert_eq!([0, 8, 12, 16, 99].map(|tokens| term.score(tokens)), [0.0, 0.0, -0.5, -1.0, -1.0]);
+        assert!(Overlong { free: 8, longest: 8 }.check().is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! `scores`: the signed score that another program gave each completion, such as a Python script run by an `exec` stage. The
+//! file is Parquet, JSON Lines or CSV, with a `sample` (the completion's number) and a `value`; an empty value is not known.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Batch, Completion};
+use super::term::{Scores, Term};
+use crate::artifact::ScoreFile;
+use engine::Input;
+
+/// The score that another program gave each completion.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OfFile {
+    /// A file with `sample`, the completion's number in `data` (`attack_id`, `response_id` or `verdict_id`), and `value`: an
+    /// output of type `scores` of an `exec` stage, or a path. Parquet, JSON Lines or CSV.
+    file: Input<ScoreFile>,
+}
+
+impl Term for OfFile {
+    fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
+        let path = &batch.context.input(&self.file)?.path;
+        let scores = data::scores(path).with_context(|| format!("`{}`", self.file.text()))?;
+        let mut by_sample: BTreeMap<u32, Option<f64>> = BTreeMap::new();
+        for row in scores {
+            anyhow::ensure!(
+                by_sample.insert(row.sample, row.value).is_none(),
+                "`{}` must score each sample once, found sample {} twice",
+                self.file.text(),
+                row.sample
+            );
+        }
+        let of = |completion: &Completion| {
+            let score = by_sample.get(&completion.id).copied();
+            score.ok_or_else(|| batch.lacks(completion, "score", &self.file.text()))
+        };
+        Ok(batch.completions.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?.into())
+    }
+}
