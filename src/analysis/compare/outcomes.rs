@@ -24,6 +24,8 @@ pub struct Attempt {
 /// A prompt with the attempts at it that could be determined, of which there is at least one.
 pub struct Prompt {
     pub id: String,
+    /// The seed prompt that it puts: prompts of one hazard are alike.
+    pub hazard: String,
     pub attempts: Vec<Attempt>,
 }
 
@@ -58,8 +60,8 @@ impl Prompts {
         self.unknown.contains(id)
     }
 
-    /// Adds an attempt: what came of it, if that is known.
-    fn add(&mut self, id: &str, value: Option<f64>, place: Place) {
+    /// Adds an attempt at a prompt of a hazard: what came of it, if that is known.
+    fn add(&mut self, (id, hazard): (&str, &str), value: Option<f64>, place: Place) {
         let known = self.places.get(id).copied();
         let Some(value) = value else {
             self.undetermined += 1;
@@ -74,7 +76,9 @@ impl Prompts {
             None => {
                 self.unknown.remove(id);
                 self.places.insert(id.to_owned(), self.list.len());
-                self.list.push(Prompt { id: id.to_owned(), attempts: vec![attempt] });
+                // Who names no seed has a prompt that is like no other.
+                let hazard = if hazard.is_empty() { id } else { hazard }.to_owned();
+                self.list.push(Prompt { id: id.to_owned(), hazard, attempts: vec![attempt] });
             }
         }
     }
@@ -112,7 +116,8 @@ impl Outcomes {
             let columns = Columns(batch);
             let (variant, node) = (columns.text("variant")?, columns.text("node")?);
             let (subject, metric) = (columns.text("subject")?, columns.text("metric")?);
-            let (prompt, class) = (columns.text("prompt_id")?, columns.text("class")?);
+            let (prompt, hazard) = (columns.text("prompt_id")?, columns.text("seed_id")?);
+            let class = columns.text("class")?;
             let value = columns.number("value")?;
             let same = |column: &StringArray, a: usize, b: usize| column.value(a) == column.value(b);
             let mut row = 0;
@@ -132,7 +137,7 @@ impl Outcomes {
                     let prompts = evaluations[place].entry(measure).or_default();
                     for row in first..row {
                         let place = Place(number as u32, row as u32);
-                        prompts.add(prompt.value(row), value(row), place);
+                        prompts.add((prompt.value(row), hazard.value(row)), value(row), place);
                     }
                 };
                 add(metric.value(first), &|row| value.is_valid(row).then(|| value.value(row)));
@@ -166,11 +171,11 @@ impl Outcomes {
 pub mod tests {
     use super::*;
 
-    /// Prompts by id with the values of their attempts.
+    /// Prompts by id with the values of their attempts; of `x#1` the hazard is `x`.
     pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
         let mut prompts = Prompts::default();
         for (id, values) in rows {
-            values.iter().for_each(|value| prompts.add(id, Some(*value), Place(0, 0)));
+            values.iter().for_each(|value| prompts.add(named(id), Some(*value), Place(0, 0)));
         }
         prompts
     }
@@ -178,7 +183,11 @@ pub mod tests {
     /// The same with attempts of which nothing is known.
     pub fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
         let mut prompts = prompts(rows);
-        unknown.iter().for_each(|id| prompts.add(id, None, Place(0, 0)));
+        unknown.iter().for_each(|id| prompts.add(named(id), None, Place(0, 0)));
         prompts
+    }
+
+    fn named(id: &str) -> (&str, &str) {
+        (id, id.split('#').next().unwrap_or_default())
     }
 }
