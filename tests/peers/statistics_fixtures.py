@@ -145,8 +145,21 @@ def clustered():
         difference, half = fit.params[1], stats.t.ppf(0.975, hazards - 1) * error
         p = 2 * stats.t.sf(abs(difference / error), hazards - 1)
         cases.append(dict(clusters=np.stack([a, n_a, b, n_b], 1).tolist(), difference=difference, p=float(p),
-                          interval=[difference - half, difference + half]))
+                          interval=[difference - half, difference + half],
+                          rate=clustered_rate(groups[sides == 1], hits[sides == 1])))
     return cases
+
+
+def clustered_rate(groups, hits):
+    """Wilson's interval of as many observations as the sandwich covariance of clusters says that they are worth."""
+    hazards, rate = len(set(groups)), hits.mean()
+    if len(groups) == hazards:
+        return proportion_confint(hits.sum(), hazards, method="wilson")
+    fit = sm.OLS(hits, np.ones(len(hits))).fit(
+        cov_type="cluster", cov_kwds=dict(groups=groups, use_correction=False))
+    worth = min(rate * (1 - rate) / (fit.bse[0] ** 2 * hazards / (hazards - 1)), len(hits))
+    worth *= (Z / stats.t.ppf(0.975, hazards - 1)) ** 2
+    return proportion_confint(rate * worth, worth, method="wilson")
 
 
 def kappas():

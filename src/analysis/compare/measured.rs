@@ -8,8 +8,8 @@ use super::mirror::Evidence;
 use super::outcomes::{Prompt, Prompts};
 use crate::series::Measure;
 use crate::statistics::{
-    By, Cluster, Interval, Side, Tested, clustered, difference, estimate, mcnemar, over_seeds, seeds_apart,
-    smallest_difference, wilson,
+    By, Cluster, Interval, Side, Tested, clustered, difference, estimate, mcnemar, over_seeds, rate_interval,
+    seeds_apart, smallest_difference,
 };
 
 /// How a difference was tested.
@@ -69,7 +69,7 @@ pub struct Compared {
     /// reported, or of prompts that both have where a seed of either was asked others too. Nothing where a side lacks it.
     pub a: Option<f64>,
     pub b: Option<f64>,
-    /// Of several seeds Student's; of one attempt at each hazard Wilson's, else over hazards. None where it is not known.
+    /// Of several seeds Student's, of one Wilson's over hazards. None where it is not known.
     pub a_interval: Option<Interval>,
     pub b_interval: Option<Interval>,
     /// B − A.
@@ -223,9 +223,10 @@ fn of_prompts(found: &mut Compared, pair: &Pair) {
     if hazards.iter().all(|hazard| is_single(&hazard.a) && is_single(&hazard.b)) {
         exact(found, &hazards);
     } else if let Some(drawn) = clustered(&hazards) {
-        (found.a_interval, found.b_interval) = (drawn.a, drawn.b);
-        set_test(found, drawn.tested, Test::of_hazards(drawn.tested.by));
+        set_test(found, drawn, Test::of_hazards(drawn.by));
     }
+    let rate = |of: fn(&Cluster) -> Side| rate_interval(&hazards.iter().map(of).collect::<Vec<_>>());
+    (found.a_interval, found.b_interval) = (rate(|hazard| hazard.a), rate(|hazard| hazard.b));
     found.evidence = Evidence::of_prompts(prompts.iter().map(|prompt| (prompt.id, prompt.cluster)));
 }
 
@@ -421,8 +422,6 @@ fn exact(found: &mut Compared, prompts: &[Cluster]) {
     let all = prompts.len() as u64;
     let gained = count(|prompt| prompt.b.sum > prompt.a.sum);
     let lost = count(|prompt| prompt.a.sum > prompt.b.sum);
-    found.a_interval = wilson(count(|prompt| prompt.a.sum > 0.0), all);
-    found.b_interval = wilson(count(|prompt| prompt.b.sum > 0.0), all);
     found.interval = difference(gained, lost, all);
     found.p = Some(mcnemar(gained, lost));
     found.detectable = smallest_difference((gained + lost) as f64 / all as f64, all);

@@ -1,11 +1,9 @@
-//! The rates of two sides over the same hazards, and their difference. What is drawn, or counted, is a hazard with all
-//! attempts at all of its prompts, since these are alike.
-
-use serde::Serialize;
+//! Two sides over the same hazards: the difference of their rates. What is drawn, or counted, is a hazard with all attempts
+//! at all of its prompts, since these are alike.
 
 use super::bootstrap::bootstrap;
 use super::{By, FEW, Interval, Tested};
-use super::{difference, estimate, least_p, paired_t, sign_test, smallest_difference, wilson};
+use super::{difference, least_p, paired_t, sign_test, smallest_difference};
 
 /// One side's attempts at a hazard.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,49 +38,29 @@ impl Cluster {
     }
 }
 
-/// What hazards say of both rates and of B − A.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Clustered {
-    pub a: Option<Interval>,
-    pub b: Option<Interval>,
-    pub tested: Tested,
-}
-
 /// The test of B − A over hazards: from [`FEW`] of them on by the [`bootstrap`], with fewer by Student's t over
 /// [`values`]. Of ten hazards the percentile bootstrap gives p-values that no test of ten signs could, so that its p is
 /// at least [`least_p`], or that of the t where this is less. None of fewer than two hazards, which say nothing of others.
 ///
-/// Where all hazards came out alike nothing is known of how much others might vary: p is that of the sign test, and a
-/// difference of 0 or ±1 has Tango's interval, a rate of 0 or 1 Wilson's, each hazard counted once whatever its attempts;
-/// any other has none.
-pub fn clustered(clusters: &[Cluster]) -> Option<Clustered> {
-    let drawn = bootstrap(clusters)?;
-    let is_few = clusters.len() < FEW;
-    let side = |of: fn(&Cluster) -> Side, drawn: Interval| {
-        let sides: Vec<Side> = clusters.iter().map(of).collect();
-        let is_share = sides.iter().all(|side| (0.0..=side.count).contains(&side.sum));
-        let of_t = estimate(&side_values(&sides)).and_then(|found| found.interval());
-        let found = of_t.map(|of_t| if is_few { of_t } else { drawn });
-        found
-            .map(|found| if is_share { found.within(0.0, 1.0) } else { found })
-            .or_else(|| alike_rate(&sides))
-    };
+/// Where all hazards differ by the same nothing is known of how much others might vary: p is that of the sign test, and a
+/// difference of 0 or ±1 has Tango's interval, each hazard counted once whatever its attempts; any other has none.
+pub fn clustered(clusters: &[Cluster]) -> Option<Tested> {
+    if clusters.len() < 2 {
+        return None;
+    }
     let values = values(clusters);
-    let tested = match paired_t(&values) {
-        Some(found) if is_few => {
-            let interval =
-                if is_of_shares(clusters) { found.interval.within(-1.0, 1.0) } else { found.interval };
-            let (p, detectable) = (found.p, Some(found.detectable));
-            Tested { interval: Some(interval), p, detectable, by: By::StudentT }
-        }
-        Some(found) => {
-            let p = drawn.p.max(least_p(clusters.len()).min(found.p));
-            let interval = Some(drawn.difference).filter(Interval::is_wide);
-            Tested { interval, p, detectable: Some(drawn.detectable), by: By::Bootstrap }
-        }
-        None => alike(&values),
-    };
-    Some(Clustered { a: side(|cluster| cluster.a, drawn.a), b: side(|cluster| cluster.b, drawn.b), tested })
+    let Some(found) = paired_t(&values) else { return Some(alike(&values)) };
+    if clusters.len() < FEW {
+        let interval = if is_of_shares(clusters) { found.interval.within(-1.0, 1.0) } else { found.interval };
+        return Some(Tested { interval: Some(interval), ..found.tested(By::StudentT) });
+    }
+    let drawn = bootstrap(clusters)?;
+    Some(Tested {
+        interval: Some(drawn.interval).filter(Interval::is_wide),
+        p: drawn.p.max(least_p(clusters.len()).min(found.p)),
+        detectable: Some(drawn.detectable),
+        by: By::Bootstrap,
+    })
 }
 
 /// A value for each hazard, whose mean is B − A and whose standard error is that of B − A: of hazards with equally many
@@ -95,7 +73,7 @@ pub fn values(clusters: &[Cluster]) -> Vec<f64> {
 }
 
 /// The same of one side, of its rate.
-fn side_values(sides: &[Side]) -> Vec<f64> {
+pub fn side_values(sides: &[Side]) -> Vec<f64> {
     let mut total = Side::default();
     sides.iter().for_each(|side| total.add(side, 1.0));
     let (rate, mean_count) = (total.rate(), total.count / sides.len() as f64);
@@ -123,17 +101,6 @@ fn alike(values: &[f64]) -> Tested {
     }
 }
 
-/// Of hazards that all have the same rate.
-fn alike_rate(sides: &[Side]) -> Option<Interval> {
-    let count = sides.len() as u64;
-    let is = |value: f64| sides.iter().all(|side| side.rate() == value);
-    match (is(0.0), is(1.0)) {
-        (true, _) => wilson(0, count),
-        (_, true) => wilson(count, count),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,12 +117,11 @@ mod tests {
         let few = clustered(&hazards[..9]).unwrap();
         let own: Vec<f64> = hazards[..9].iter().map(|hazard| hazard.b.rate() - hazard.a.rate()).collect();
         let by_hand = paired_t(&own).unwrap();
-        assert_eq!(few.tested.by, By::StudentT);
-        assert!((few.tested.p - by_hand.p).abs() < 1e-12);
-        assert!((few.tested.interval.unwrap().low - by_hand.interval.low).abs() < 1e-12);
+        assert_eq!(few.by, By::StudentT);
+        assert!((few.p - by_hand.p).abs() < 1e-12);
+        assert!((few.interval.unwrap().low - by_hand.interval.low).abs() < 1e-12);
         let ten = clustered(&hazards).unwrap();
-        assert_eq!(ten.tested.by, By::Bootstrap);
-        assert_eq!(ten.tested.interval, Some(bootstrap(&hazards).unwrap().difference));
+        assert_eq!((ten.by, ten.interval), (By::Bootstrap, Some(bootstrap(&hazards).unwrap().interval)));
         assert_eq!(clustered(&hazards[..1]), None);
     }
 
@@ -165,42 +131,38 @@ mod tests {
         let hazard = |n: u32| cluster((0.0, 100.0), (f64::from(2u32.pow(n % 7)), 100.0));
         let hazards: Vec<Cluster> = (0..10).map(hazard).collect();
         assert_eq!(bootstrap(&hazards).unwrap().p, 2.0 / 10_001.0);
-        let found = clustered(&hazards).unwrap().tested;
         assert!(paired_t(&values(&hazards)).unwrap().p > 2.0 / 1024.0);
-        assert_eq!(found.p, 2.0 / 1024.0);
+        assert_eq!(clustered(&hazards).unwrap().p, least_p(10));
         // By amounts that are almost the same: the t says so.
         let hazard = |n: u32| cluster((0.0, 100.0), (f64::from(40 + n % 2), 100.0));
         let hazards: Vec<Cluster> = (0..10).map(hazard).collect();
-        assert_eq!(clustered(&hazards).unwrap().tested.p, 2.0 / 10_001.0);
+        assert_eq!(clustered(&hazards).unwrap().p, 2.0 / 10_001.0);
     }
 
     #[test]
     fn no_interval_is_without_width() {
-        let same = vec![cluster((1.0, 3.0), (1.0, 3.0)); 12];
-        let found = clustered(&same).unwrap();
-        assert_eq!((found.a, found.tested.p), (None, 1.0), "what one in three might vary by is not known");
-        assert_eq!(found.tested.interval, difference(0, 0, 12));
-        let none = clustered(&vec![cluster((0.0, 3.0), (3.0, 3.0)); 12]).unwrap();
-        assert_eq!((none.a, none.b), (wilson(0, 12), wilson(12, 12)));
-        assert_eq!((none.tested.interval, none.tested.p), (difference(12, 0, 12), least_p(12)));
-        let third = clustered(&vec![cluster((0.0, 3.0), (1.0, 3.0)); 12]).unwrap().tested;
-        assert_eq!((third.interval, third.detectable, third.by), (None, None, By::Sign));
+        let of = |a: f64, b: f64| clustered(&vec![cluster((a, 3.0), (b, 3.0)); 12]).unwrap();
+        let same = of(1.0, 1.0);
+        assert_eq!((same.interval, same.p, same.by), (difference(0, 0, 12), 1.0, By::Sign));
+        let all = of(0.0, 3.0);
+        assert_eq!((all.interval, all.p), (difference(12, 0, 12), least_p(12)));
+        let third = of(0.0, 1.0);
+        assert_eq!((third.interval, third.detectable), (None, None), "what it might vary by is not known");
         assert!((third.p - 2.0 / 4096.0).abs() < 1e-12);
     }
 
     #[test]
     fn a_hazard_asked_in_many_wordings_is_one_hazard() {
         // Twenty hazards, of which B answers some better, in one wording or in ten that come out the same.
-        let hazard =
-            |n: usize| cluster((f64::from(u8::from(n < 4)), 1.0), (f64::from(u8::from(n % 2 == 0)), 1.0));
-        let once: Vec<Cluster> = (0..20).map(hazard).collect();
+        let is = |hit: bool| (f64::from(u8::from(hit)), 1.0);
+        let once: Vec<Cluster> = (0..20).map(|n| cluster(is(n < 4), is(n % 2 == 0))).collect();
         let tenfold = |one: &Cluster| {
             let mut many = Cluster::default();
             many.add(one, 10.0);
             many
         };
         let many: Vec<Cluster> = once.iter().map(tenfold).collect();
-        let (once, many) = (clustered(&once).unwrap().tested, clustered(&many).unwrap().tested);
+        let (once, many) = (clustered(&once).unwrap(), clustered(&many).unwrap());
         assert!((once.p - many.p).abs() < 1e-12, "{once:?} {many:?}");
         assert!((once.interval.unwrap().low - many.interval.unwrap().low).abs() < 1e-12, "{once:?} {many:?}");
     }

@@ -69,7 +69,7 @@ impl Student {
         }
     }
 
-    fn tested(self, by: By) -> Tested {
+    pub(super) fn tested(self, by: By) -> Tested {
         Tested { interval: Some(self.interval), p: self.p, detectable: Some(self.detectable), by }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
                 b: Side { sum: *value, count: 1.0 },
             };
             let drawn = bootstrap(&seeds.iter().map(alone).collect::<Vec<_>>()).unwrap();
-            of_bootstrap += u32::from(is_in(drawn.difference));
+            of_bootstrap += u32::from(is_in(drawn.interval));
             let by_chance: Vec<f64> = seeds.iter().map(|value| value - 0.1).collect();
             found += u32::from(over_seeds(&by_chance).unwrap().p < 0.05);
         }

@@ -85,6 +85,8 @@ struct Attempts {
     difference: f64,
     p: f64,
     interval: (f64, f64),
+    /// Of the rate of B.
+    rate: (f64, f64),
 }
 
 #[derive(Deserialize)]
@@ -210,8 +212,10 @@ fn hazards_have_the_error_of_statsmodels_for_clusters() {
         close((found.interval.low + found.interval.high) / 2.0, case.difference, 1e-10, &what);
         close(found.p, case.p, 1e-9, &what);
         same(found.interval, case.interval, 1e-10, &what);
+        let of_b: Vec<Side> = hazards.iter().map(|hazard| hazard.b).collect();
+        same(rate_interval(&of_b).unwrap(), case.rate, 1e-9, &what);
         if hazards.len() < FEW {
-            let tested = clustered(&hazards).unwrap().tested;
+            let tested = clustered(&hazards).unwrap();
             assert_eq!((tested.p, tested.by), (found.p, By::StudentT), "{what}");
         }
     }
@@ -241,7 +245,7 @@ fn the_bootstrap_has_the_interval_of_scipy() {
         // An end at the 2.5th percentile of 10,000 resamples has an error of 0.027 standard errors, SciPy's 200,000 a
         // fifth of it: four of these.
         let what = format!("{} prompts", case.clusters.len());
-        same(found.difference, case.interval, 0.11 * case.error, &what);
+        same(found.interval, case.interval, 0.11 * case.error, &what);
         close(found.detectable / 2.801_585, case.error, 0.03, &what);
         assert!((found.p - case.p).abs() < 0.025, "{what}: {} instead of {}", found.p, case.p);
     }

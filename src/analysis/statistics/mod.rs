@@ -18,13 +18,13 @@ use serde::Serialize;
 
 pub use agreement::{Kappa, alpha, kappa};
 pub use bootstrap::{Bootstrap, RESAMPLES, bootstrap};
-pub use clusters::{Cluster, Clustered, Side, clustered, values};
+pub use clusters::{Cluster, Side, clustered, values};
 pub use estimate::{Estimate, Student, estimate, over_seeds, paired_t, seeds_apart, welch_t};
 pub use estimate::{least_p, sign_test};
 pub use holm::holm;
 pub use mcnemar::mcnemar;
 pub use paired::{difference, smallest_difference};
-pub use rate::wilson;
+pub use rate::{rate_interval, wilson};
 
 /// A 95 % interval. It has a width: what would be known exactly from a few values is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
