@@ -25,6 +25,7 @@ use runs::Lineage;
 
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, OfSeed, Test};
+pub use outcomes::{OfRate, rate_intervals};
 pub use side::Side;
 
 /// What is asked of a comparison.
@@ -365,6 +366,17 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         })
         .collect();
     result.notes.extend(notes);
+    let alone: Vec<&str> = (result.metrics.iter())
+        .filter(|found| found.seeds.is_empty() && found.hazards == 1 && found.p.is_none())
+        .map(|found| found.metric.as_str())
+        .collect();
+    if !alone.is_empty() {
+        let note = format!(
+            "no test: all prompts are of one hazard, which says nothing of others ({})",
+            alone.join(", ")
+        );
+        result.notes.push(note);
+    }
     let mut left: BTreeMap<&[u64], Vec<&str>> = BTreeMap::new();
     for found in result.metrics.iter().filter(|found| !found.seeds_left_out.is_empty()) {
         left.entry(&found.seeds_left_out).or_default().push(&found.metric);

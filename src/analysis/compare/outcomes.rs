@@ -7,6 +7,7 @@ use arrow_array::{Array, StringArray};
 
 use super::columns::Columns;
 use crate::series::Measure;
+use crate::statistics::{Interval, Side, rate_interval};
 use data::{self, Table};
 use game::label;
 
@@ -53,6 +54,21 @@ pub struct Prompts {
 impl Prompts {
     pub fn get(&self, id: &str) -> Option<&Prompt> {
         self.places.get(id).map(|place| &self.list[*place])
+    }
+
+    /// The attempts at each hazard, in the order of their first.
+    pub fn hazards(&self) -> Vec<Side> {
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(self.list.len());
+        let mut hazards: Vec<Side> = Vec::with_capacity(self.list.len());
+        for prompt in &self.list {
+            let side = Side { sum: prompt.sum(), count: prompt.attempts.len() as f64 };
+            let place = *places.entry(&prompt.hazard).or_insert(hazards.len());
+            match hazards.get_mut(place) {
+                Some(hazard) => hazard.add(&side, 1.0),
+                None => hazards.push(side),
+            }
+        }
+        hazards
     }
 
     /// Whether it was asked, but no attempt could be determined.
@@ -165,6 +181,28 @@ impl Outcomes {
             class: text("class")?,
         })
     }
+}
+
+/// A rate's interval and of how many attempts it is.
+pub type OfRate = (usize, Interval);
+
+/// What a comparison says of single rates: their intervals in these evaluations, each a variant and a node.
+pub fn rate_intervals(
+    outcomes: &Path,
+    evaluations: &[(&str, &str)],
+) -> anyhow::Result<Vec<HashMap<Measure, OfRate>>> {
+    let of = |prompts: &Prompts| {
+        let hazards = prompts.hazards();
+        let attempts = hazards.iter().map(|side| side.count).sum::<f64>() as usize;
+        Some((attempts, rate_interval(&hazards)?))
+    };
+    let read = Outcomes::read(outcomes, evaluations)?;
+    let all = read.evaluations.iter();
+    Ok(all
+        .map(|measures| {
+            measures.iter().filter_map(|(measure, prompts)| Some((measure.clone(), of(prompts)?))).collect()
+        })
+        .collect())
 }
 
 #[cfg(test)]
