@@ -437,6 +437,8 @@ fn set_test(found: &mut Compared, drawn: Tested, test: Test) {
 mod tests {
     use super::super::outcomes::tests::{prompts, with_unknown};
     use super::*;
+    use crate::series::tests::row;
+    use crate::summary::{Aspect, summarise};
 
     fn measure() -> Measure {
         Measure { subject: "defender".into(), metric: "attack_success".into() }
@@ -573,6 +575,31 @@ mod tests {
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), gone]));
         assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 1));
         assert_eq!(found.seeds_left_out, [2]);
+    }
+
+    #[test]
+    fn over_seeds_the_table_has_the_same_means_and_intervals() {
+        let seeds = [(0.75, 0.5), (0.5, 0.625), (0.8, 0.125), (0.45, 0.25), (1.0, 0.25)];
+        let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
+        let (mut rows, mut pairs) = (Vec::new(), Vec::new());
+        for ((in_a, in_b), seed) in seeds.into_iter().zip(1..) {
+            rows.push(row(&format!("full-s{seed}/after"), 1, "red", in_a));
+            rows.push(row(&format!("flat-s{seed}/after"), 1, "red", in_b));
+            pairs.push((part(Some(seed), in_a, Some(&a)), part(Some(seed), in_b, Some(&a))));
+        }
+        let found = tested(&measure(), true, &Parts::Paired(pairs));
+        let table = summarise(&[rows], vec![measure()]);
+        let of = |aspect: Aspect, ablation: &str| {
+            let line = table.lines.iter().find(|line| line.aspect == aspect && line.ablation == ablation);
+            line.unwrap().estimates[0].unwrap()
+        };
+        for (in_table, value, interval) in [
+            (of(Aspect::Last, "full"), found.a, found.a_interval),
+            (of(Aspect::Last, "flat"), found.b, found.b_interval),
+            (of(Aspect::Difference, "flat"), found.difference, found.interval),
+        ] {
+            assert_eq!((Some(in_table.mean), in_table.interval()), (value, interval));
+        }
     }
 
     #[test]

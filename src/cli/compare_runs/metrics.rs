@@ -149,14 +149,10 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
         return;
     }
     let has_unknown = tested().any(|found| found.a_undetermined + found.b_undetermined > 0);
-    let has_hazards = tested().any(|found| found.hazards < found.prompts);
-    let of_columns = |cells: Vec<String>| -> Vec<String> {
-        let is_shown =
-            |column: usize| (column != HAZARDS || has_hazards) && (column != UNDETERMINED || has_unknown);
-        cells.into_iter().enumerate().filter(|(column, _)| is_shown(*column)).map(|(_, cell)| cell).collect()
-    };
-    let heading = ["", "A", "95 %", letter, "95 %", "prompts", "hazards", "attempts", "undet."];
-    let mut rows = vec![of_columns(heading.map(str::to_owned).to_vec())];
+    let counts_hazards = |found: &Compared| found.seeds.is_empty() && found.hazards < found.prompts;
+    let heading = ["", "A", "95 %", letter, "95 %", "prompts", "attempts", "undet."];
+    let columns = if has_unknown { heading.len() } else { heading.len() - 1 };
+    let mut rows = vec![heading[..columns].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
     let mut subject = "";
     for found in tested() {
         let (Some(a), Some(b)) = (found.a, found.b) else { continue };
@@ -170,29 +166,37 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
             None => UNKNOWN.to_owned(),
         };
         let both = |a: usize, b: usize| if a == b { a.to_string() } else { format!("{a}, {b}") };
-        let some = |count: usize| if count > 0 { count.to_string() } else { String::new() };
-        rows.push(of_columns(vec![
+        let prompts = match (found.prompts, found.hazards) {
+            (0, _) => String::new(),
+            (prompts, hazards) if counts_hazards(found) => format!("{prompts} ({hazards})"),
+            (prompts, _) => prompts.to_string(),
+        };
+        let mut row = vec![
             format!("  {}", found.measure.name),
             shown(a),
             range(found.a_interval),
             shown(b),
             range(found.b_interval),
-            some(found.prompts),
-            some(found.hazards),
+            prompts,
             both(found.a_attempts, found.b_attempts),
             both(found.a_undetermined, found.b_undetermined),
-        ]));
+        ];
+        row.truncate(columns);
+        rows.push(row);
     }
-    *text += "\nrates: Wilson's interval, or that of the test over hazards or seeds\n";
+    let interval = match tested().any(|found| !found.seeds.is_empty()) {
+        true => "Student's interval over seeds; of a single seed Wilson's",
+        false => "Wilson's interval",
+    };
+    let _ = writeln!(text, "\nrates: {interval}");
     table(text, &rows);
+    if tested().any(counts_hazards) {
+        wrapped(text, "prompts (hazards): prompts of one hazard are alike, and count together", "", "");
+    }
     if has_unknown {
         wrapped(text, "undet.: attempts that could not be judged, which are in no rate", "", "");
     }
 }
-
-/// Columns of the rates that stand there only where they say something.
-const HAZARDS: usize = 6;
-const UNDETERMINED: usize = 8;
 
 fn flips(text: &mut String, comparison: &Comparison, letter: &str) {
     if comparison.flipped.is_empty() {
