@@ -34,10 +34,10 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         (squares / (count - 1) as f64).sqrt()
     });
-    let error = deviation.map(|deviation| deviation / (count as f64).sqrt());
-    let half = error
-        .filter(|error| is_variation(*error, values))
-        .map(|error| t_quantile(0.975, (count - 1) as f64) * error);
+    let root = (count as f64).sqrt();
+    let half = deviation
+        .filter(|deviation| is_variation(deviation / root, values))
+        .map(|deviation| t_quantile(0.975, (count - 1) as f64) * deviation / root);
     (count > 0).then_some(Estimate { count, mean, deviation, half })
 }
 
@@ -78,9 +78,9 @@ impl Student {
 /// than two, and where all are the same.
 pub fn paired_t(differences: &[f64]) -> Option<Student> {
     let found = estimate(differences)?;
-    found.half?;
-    let count = found.count as f64;
-    Some(Student::new(found.mean, found.deviation? / count.sqrt(), count - 1.0))
+    let (interval, count) = (found.interval()?, found.count as f64);
+    let error = found.deviation? / count.sqrt();
+    Some(Student { interval, ..Student::new(found.mean, error, count - 1.0) })
 }
 
 /// Welch's t test of mean(b) − mean(a) (Welch 1947): the standard error is √(s²ₐ / nₐ + s²ᵦ / nᵦ), the degrees of freedom
