@@ -298,10 +298,10 @@ impl Agreement {
             let name = format!("{} – {}", pair.a, pair.b);
             text += &format!("{name:20}{:>8}{:>12}", pair.both, share(pair.agree, pair.both));
             text += &match &pair.kappa {
-                Some(kappa) => format!(
-                    "{:>12.3}   {:.3} to {:.3}\n",
-                    kappa.value, kappa.interval.low, kappa.interval.high
-                ),
+                Some(Kappa { value, interval: Some(interval), .. }) => {
+                    format!("{value:>12.3}   {:.3} to {:.3}\n", interval.low, interval.high)
+                }
+                Some(kappa) => format!("{:>12.3}   not known\n", kappa.value),
                 None => format!("{:>12}   one class only\n", "-"),
             };
         }

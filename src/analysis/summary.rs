@@ -202,11 +202,17 @@ impl Summary {
         text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n" + &self.footnotes()
     }
 
-    /// What the measures' values are of. The shares of what is undetermined are columns here.
+    /// What is not known, and what the measures' values are of. The shares of what is undetermined are columns here.
     fn footnotes(&self) -> String {
+        let is_unknown = |estimate: &Estimate| estimate.count > 1 && estimate.half.is_none();
+        let unknown = match self.lines.iter().flat_map(|line| &line.estimates).flatten().any(is_unknown) {
+            true => "?: not known, since all seeds have the same value\n",
+            false => "",
+        };
         let told = self.measures.iter().zip(&self.denominators);
         let told = told.filter(|(measure, _)| !measure.metric.ends_with(UNDETERMINED));
-        footnotes(&told.filter_map(|(measure, own)| Some((measure, (*own)?))).collect::<Vec<_>>(), "")
+        let told: Vec<_> = told.filter_map(|(measure, own)| Some((measure, (*own)?))).collect();
+        unknown.to_owned() + &footnotes(&told, "")
     }
 
     /// As Markdown tables.
@@ -263,6 +269,7 @@ fn cell(measure: &Measure, estimate: &Estimate) -> String {
     };
     match estimate.half {
         Some(half) => format!("{} ± {}", shown(estimate.mean), shown(half)),
+        None if estimate.count > 1 => format!("{} ± ?", shown(estimate.mean)),
         None => shown(estimate.mean),
     }
 }
@@ -300,10 +307,11 @@ full          3  -40.0 ± 43.0
 flat          3  -30.0 ± 43.0
 
 after the last evaluation, more than full
-ablation  seeds      attack
-flat          3  10.0 ± 0.0
+ablation  seeds    attack
+flat          3  10.0 ± ?
 
 mean ± half of the 95 % interval over seeds; shares in percent
+?: not known, since all seeds have the same value
 observations: attack 1
 ";
         assert_eq!(summary().text(), expected);

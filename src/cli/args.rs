@@ -112,7 +112,7 @@ pub struct RunsShowArgs {
 
 #[derive(Args)]
 pub struct RunsCompareArgs {
-    /// Runs, or RUN@ABLATION: each is compared with the first
+    /// Runs, or RUN@ABLATION: each is compared with the first, and the p-values of all are adjusted together
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     pub runs: Vec<String>,
     /// Compare the evaluation after this phase, such as `2 red`, or of this node [default: the last]

@@ -17,7 +17,7 @@ use output::{Destination, Overwrite, beginning, eprintln, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
-    /// Show what ablations came to: the mean over seeds and half of its 95 % interval
+    /// Show what ablations came to: the mean over seeds and half of its 95 % interval, by Student's t
     Table(TableArgs),
     /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),

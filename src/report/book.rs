@@ -1,11 +1,13 @@
 //! The metrics of all runs, found by name: what headline, panels and matrices are made of.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
 use super::model::Interval;
 use super::source::Source;
-use analysis::statistics::wilson;
-use analysis::{self, PHASE, estimate};
+use analysis::compare::OfRate;
+use analysis::statistics::{self, wilson};
+use analysis::{self, Measure, PHASE, estimate};
 use data::MetricRow;
 use game::undetermined;
 use runs::variant;
@@ -40,7 +42,12 @@ pub struct Point {
     pub count: u64,
     /// How many observations are undetermined and in neither.
     pub undetermined: u64,
+    /// The interval of a rate over hazards, where it is known what came of each prompt.
+    pub over_hazards: Option<statistics::Interval>,
 }
+
+/// Intervals of rates over hazards by a run's folder and a node's full name.
+pub type Rates = HashMap<(PathBuf, String), HashMap<Measure, OfRate>>;
 
 /// A metric's values in one column, by seed, in the order of the run.
 pub type Trail = BTreeMap<Option<u64>, Vec<Point>>;
@@ -73,6 +80,7 @@ pub struct Entry<'a> {
     pub node: &'a str,
     /// Its place among the rows of its run.
     index: usize,
+    over_hazards: Option<statistics::Interval>,
     pub row: &'a MetricRow,
 }
 
@@ -84,7 +92,7 @@ pub struct Book<'a> {
 }
 
 impl<'a> Book<'a> {
-    pub fn new(sources: &'a [Source]) -> Book<'a> {
+    pub fn new(sources: &'a [Source], rates: &Rates) -> Book<'a> {
         let mut book = Book { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
         let places: HashMap<(usize, &str), usize> = (book.columns.iter().enumerate())
             .map(|(place, column)| ((column.run, column.ablation.as_str()), place))
@@ -100,7 +108,9 @@ impl<'a> Book<'a> {
                     names.push(name);
                     Vec::new()
                 });
-                own.push(Entry { column, seed, node, index, row: &row.metric });
+                let of_node = rates.get(&(source.run.folder.clone(), row.node.clone()));
+                let over_hazards = of_node.and_then(|of_node| over_hazards(of_node, &row.metric));
+                own.push(Entry { column, seed, node, index, over_hazards, row: &row.metric });
             }
         }
         (book.entries, book.names) = (entries, names);
@@ -151,10 +161,18 @@ impl<'a> Book<'a> {
                 value: is_known.then_some(entry.row.value),
                 count: if is_known { entry.row.count } else { 0 },
                 undetermined: if is_known { self.undetermined(entry) } else { undetermined_of(entry.row) },
+                over_hazards: entry.over_hazards.filter(|_| is_known),
             });
         }
         trail
     }
+}
+
+/// The interval over hazards of a rate, if it is of as many attempts as the rate.
+fn over_hazards(rates: &HashMap<Measure, OfRate>, row: &MetricRow) -> Option<statistics::Interval> {
+    let (attempts, interval) =
+        rates.get(&Measure { subject: row.subject.clone(), metric: row.metric.clone() })?;
+    (*attempts as u64 == row.count).then_some(*interval)
 }
 
 /// How many observations a row says are undetermined: its value is their share of all.
@@ -190,24 +208,25 @@ fn columns(sources: &[Source]) -> Vec<Column> {
     columns
 }
 
-/// A share's value over seeds, with Student's interval; of a single seed with Wilson's, from how many observations it is.
-/// What is no share has no interval of one seed. None of no points; of points without a value one without.
+/// A share's value over seeds, with Student's interval; of a single seed with Wilson's, over hazards where it is known what
+/// came of each prompt, else from how many observations it is. What is no share has no interval of one seed, and of seeds
+/// that all have the same value none is known. None of no points; of points without a value one without.
 pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
     let (count, undetermined) = points.iter().fold((0, 0), |(count, undetermined), point| {
         (count + point.count, undetermined + point.undetermined)
     });
     let unknown = Interval { count, undetermined, ..Interval::default() };
-    let values: Vec<f64> = points.iter().filter_map(|point| point.value).collect();
+    let known: Vec<&&Point> = points.iter().filter(|point| point.value.is_some()).collect();
+    let values: Vec<f64> = known.iter().filter_map(|point| point.value).collect();
     let Some(whole) = estimate(&values) else { return (!points.is_empty()).then_some(unknown) };
-    let bounds = match (values.as_slice(), whole.half) {
-        (_, Some(half)) => Some((whole.mean - half, whole.mean + half)),
-        ([value], None) if is_share && (0.0..=1.0).contains(value) => {
+    let bounds = match (values.as_slice(), known.as_slice()) {
+        ([value], [point]) if is_share && (0.0..=1.0).contains(value) => {
             let hits = (value * count as f64).round() as u64;
-            wilson(hits, count).map(|found| (found.low, found.high))
+            point.over_hazards.or_else(|| wilson(hits, count))
         }
-        _ => None,
+        _ => whole.interval(),
     };
-    let (low, high) = bounds.unzip();
+    let (low, high) = bounds.map(|found| (found.low, found.high)).unzip();
     Some(Interval { value: Some(whole.mean), low, high, ..unknown })
 }
 
@@ -223,6 +242,7 @@ mod tests {
             value: Some(0.5),
             count: 10,
             undetermined: 0,
+            over_hazards: None,
         };
         let trail = |phases: &[&[&str]]| {
             let seed = |(seed, phases): (usize, &&[&str])| {
@@ -256,8 +276,14 @@ mod tests {
         ];
         let mut book = Book { columns: Vec::new(), entries: HashMap::new(), names: Vec::new() };
         for (index, row) in rows.iter().enumerate() {
-            let entry =
-                Entry { column: 0, seed: None, node: ["before", "red", "red", "blue"][index], index, row };
+            let entry = Entry {
+                column: 0,
+                seed: None,
+                node: ["before", "red", "red", "blue"][index],
+                index,
+                over_hazards: None,
+                row,
+            };
             book.entries.entry((row.subject.as_str(), row.metric.as_str())).or_default().push(entry);
         }
         let trail = book.trail(0, "defender", "attack_success", Of::Evaluation);
@@ -275,6 +301,7 @@ mod tests {
             value: Some(value),
             count: 10,
             undetermined: 2,
+            over_hazards: None,
         };
         // R: binom::binom.wilson(1, 10) is 0.01787 to 0.40415.
         let one = interval(&[&point(0.1)], true).unwrap();
@@ -283,6 +310,11 @@ mod tests {
         let several = interval(&[&point(0.1), &point(0.3)], true).unwrap();
         assert!((several.value.unwrap() - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "Student's");
         assert_eq!((several.count, several.undetermined), (20, 4));
+        let same = interval(&[&point(0.3), &point(0.3)], true).unwrap();
+        assert_eq!((same.value, same.low, same.high), (Some(0.3), None, None), "no interval without width");
+        let over_hazards = Some(statistics::Interval { low: 0.01, high: 0.5 });
+        let known = interval(&[&Point { over_hazards, ..point(0.1) }], true).unwrap();
+        assert_eq!((known.low, known.high), (Some(0.01), Some(0.5)));
         let unknown = Point { value: None, count: 0, undetermined: 12, ..point(0.0) };
         let none = interval(&[&unknown], true).unwrap();
         assert_eq!((none.value, none.low, none.count, none.undetermined), (None, None, 0, 12));

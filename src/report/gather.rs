@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::time::SystemTime;
 
-use super::book::Book;
+use super::book::{Book, Rates};
 use super::graph::{self, Plan};
 use super::headline::headline;
 use super::made_of::Makers;
@@ -13,7 +13,9 @@ use super::model::{Matrix, Report, RunInfo, Samples};
 use super::panels::panels;
 use super::samples::Gathering;
 use super::source::{Source, VERIFY};
-use engine::Registry;
+use analysis::compare::rate_intervals;
+use anyhow::Context;
+use engine::{NodeReport, Registry};
 use runs::{Events, Tables, shown, variant};
 
 /// What becomes of texts of prompts and models.
@@ -40,6 +42,7 @@ impl Texts {
 pub struct Gathered {
     pub samples: Samples,
     pub matrices: Vec<Matrix>,
+    pub rates: Rates,
     pub notices: Vec<String>,
 }
 
@@ -47,7 +50,7 @@ pub struct Gathered {
 pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
     let folders: Vec<_> = sources.iter().map(|source| source.run.folder.clone()).collect();
     let mut gathering = Gathering::new(texts.are_left_out(sources), sources.len() > 1);
-    let mut notices = Vec::new();
+    let (mut notices, mut rates) = (Vec::new(), Rates::new());
     for (source, tables) in sources.iter().zip(Tables::of_all(&folders)) {
         if source.store.is_none() && tables.is_err() {
             let cache = shown(&source.record().cache);
@@ -64,15 +67,33 @@ pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
             ));
         }
         gathering.add(source, &tables)?;
+        rates.extend(rates_of(source, &tables)?);
     }
     let (samples, matrices) = gathering.finish();
-    Ok(Gathered { samples, matrices, notices })
+    Ok(Gathered { samples, matrices, rates, notices })
+}
+
+/// The intervals of rates, from what came of single prompts.
+fn rates_of(source: &Source, tables: &Tables) -> anyhow::Result<Rates> {
+    let kept = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == "outcomes");
+    let nodes: Vec<&str> = source.run.nodes.iter().filter(kept).map(|node| node.node.as_str()).collect();
+    let evaluations: Vec<(&str, &str)> = nodes
+        .iter()
+        .map(|name| {
+            let (.., node) = variant(name);
+            (name.strip_suffix(node).unwrap_or_default().trim_end_matches('/'), node)
+        })
+        .collect();
+    let found = rate_intervals(&tables.path("outcomes"), &evaluations)
+        .with_context(|| format!("outcomes of {}; {VERIFY}", source.title()))?;
+    let named = |node: &str| (source.run.folder.clone(), node.to_owned());
+    Ok(nodes.into_iter().map(named).zip(found).collect())
 }
 
 /// A report on runs. `gathered` are their samples, where they are known by now.
 pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &Gathered) -> Report {
     let redacted = texts.are_left_out(sources);
-    let book = Book::new(sources);
+    let book = Book::new(sources, &gathered.rates);
     let mut notices = about_texts(texts, redacted, sources);
     let (mut runs, mut graphs, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {

@@ -69,8 +69,8 @@ fn cell(trail: &Trail, is_share: bool) -> Option<HeadlineCell> {
         None
     };
     let change = change.map(|gain| {
-        let bound = |sign: f64| gain.half.map(|half| gain.mean + sign * half);
-        Interval { value: Some(gain.mean), low: bound(-1.0), high: bound(1.0), ..Interval::default() }
+        let (low, high) = gain.interval().map(|found| (found.low, found.high)).unzip();
+        Interval { value: Some(gain.mean), low, high, ..Interval::default() }
     });
     let first: Vec<&Point> = pairs.iter().map(|(points, first, _)| &points[*first]).collect();
     let last: Vec<&Point> = pairs.iter().map(|(points, _, last)| &points[*last]).collect();
@@ -108,10 +108,11 @@ impl Uneven {
 
 /// Which intervals these are.
 fn note(columns: &[Column]) -> String {
-    const STUDENT: &str =
-        "95 % intervals are Student's t over seeds; of a change, over each seed's own change.";
-    const WILSON: &str = "95 % intervals are Wilson's, from the number of attempts as if these were \
-        independent; they say nothing of what another seed would give, and a change of a single seed has none.";
+    const STUDENT: &str = "95 % intervals are Student's t over seeds; of a change, over each seed's own change. Where \
+        all seeds have the same value none is known.";
+    const WILSON: &str = "95 % intervals are Wilson's over hazards, or, where it is not known what came of single \
+        prompts, from the number of attempts as if these were independent; they say nothing of what another seed \
+        would give, and a change of a single seed has none.";
     match (columns.iter().any(|column| column.seeds > 1), columns.iter().any(|column| column.seeds <= 1)) {
         (true, false) => STUDENT.to_owned(),
         (false, _) => WILSON.to_owned(),
@@ -131,6 +132,7 @@ mod tests {
             value: Some(value),
             count: 10,
             undetermined: 0,
+            over_hazards: None,
         };
         let trail = Trail::from([
             (Some(1), vec![point("warm-up", 0.5), point("1 red", 0.8), point("1 blue", 0.1)]),

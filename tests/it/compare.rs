@@ -54,6 +54,13 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
     assert!(diversity["test"].is_null() && diversity["difference"].is_number(), "{diversity}");
     assert_eq!(compared["more"][0]["b"], third.as_str());
     assert!(metric(&compared["more"][0], "defender benchmark_success")["p"].is_number());
+    // Both pairs are one family.
+    let alone = space.triplay(&["runs", "compare", &first, &second, "--json"]).json();
+    let tests = |compared: &Value| compared["tests"].as_u64().unwrap();
+    assert!(
+        tests(&compared) > tests(&alone) && tests(&compared) == tests(&compared["more"][0]),
+        "{compared:#}"
+    );
     for flip in compared["flips"].as_array().unwrap() {
         let [a, b] = ["a", "b"].map(|side| {
             let of = |key: &str| flip[side][key].as_f64().unwrap();
@@ -65,9 +72,14 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
 
     let shown = space.triplay(&["runs", "compare", &first, &second, &third, "--flips", "2"]);
     fits(&shown);
-    for expected in
-        ["metrics after mini; ", "  benchmark_success ", " McN ", "by Holm over the ", "\nrates: ", "C - A"]
-    {
+    for expected in [
+        "metrics after mini; ",
+        "  benchmark_success ",
+        " McN ",
+        "by Holm over all tests shown, ",
+        "\nrates: ",
+        "C - A",
+    ] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
 
@@ -126,7 +138,7 @@ fn evaluations_that_were_not_alike_are_refused_unless_forced() {
 }
 
 #[test]
-fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
+fn seeds_are_compared_as_the_table_does_and_each_has_its_line() {
     let space = Space::new();
     let small = include_str!("small.yaml").trim_end().to_owned();
     space.write("seeds.yaml", &(small + "\nablations: { full: {}, flat: { diversity: 0, prompts: 5 } }\n"));
@@ -135,15 +147,22 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     let compared = space.triplay(&["runs", "compare", &full, &flat, "--json"]).json();
     assert_eq!(compared["seeds"], serde_json::json!([5, 6]));
     let success = metric(&compared, "defender attack_success");
-    assert_eq!(success["test"], "bootstrap_seeds", "{success}");
+    assert!(["student_t", "sign"].contains(&success["test"].as_str().unwrap()), "{success}");
     let seeds = success["seeds"].as_array().unwrap();
     assert_eq!(seeds.len(), 2);
     let mean = seeds.iter().map(|seed| seed["a"].as_f64().unwrap()).sum::<f64>() / 2.0;
     assert!((mean - success["a"].as_f64().unwrap()).abs() < 1e-12);
     assert_eq!(metric(&compared, "attacks diversity")["test"], "student_t");
+    assert_eq!(metric(&compared, "attacks diversity")["mirrors"], "attacks self_bleu");
+    for (name, short) in
+        [("defender attack_success", "attack_success"), ("attacks diversity", "attacks.diversity")]
+    {
+        says_what_the_table_says(&space, metric(&compared, name), &seeded, short);
+    }
     let shown = space.triplay(&["runs", "compare", &full, &flat]);
     fits(&shown);
-    for expected in ["    seed 5 ", "    seed 6 ", " seeds ", "Student's t over seeds", "rather too narrow"] {
+    for expected in ["    seed 5 ", "    seed 6 ", " t ", "t: paired t over seeds.", "over all tests shown, "]
+    {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
     // One seed of an ablation against the same of the other; and a whole run, of which no one ablation is meant.
@@ -156,6 +175,33 @@ fn seeds_are_drawn_before_prompts_and_each_has_its_line() {
     assert_eq!(one["notes"][0], format!("only {flat} has seed 6: left out"));
     let whole = space.triplay(&["runs", "compare", &seeded, &seeded, "--json"]).json();
     assert!(whole["notes"][0].as_str().unwrap().contains("has several ablations (flat, full)"), "{whole:#}");
+}
+
+/// Holds a compared metric, B of flat and A of full, against `results table`: the values of both and B − A, with their intervals.
+fn says_what_the_table_says(space: &Space, compared: &Value, run: &str, metric: &str) {
+    let table = space.triplay(&["results", "table", run, "--metric", metric, "--json"]).json();
+    let near = |found: &Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 1e-12;
+    let lines = table["lines"].as_array().unwrap();
+    for (aspect, ablation, value, interval) in [
+        ("last", "full", "a", "a_interval"),
+        ("last", "flat", "b", "b_interval"),
+        ("difference", "flat", "difference", "interval"),
+    ] {
+        let of = |line: &&Value| line["aspect"] == aspect && line["ablation"] == ablation;
+        let estimate = &lines.iter().find(of).unwrap_or_else(|| panic!("{table:#}"))["estimates"][0];
+        let mean = estimate["mean"].as_f64().unwrap();
+        assert!(near(&compared[value], mean), "{value} of {compared:#} {estimate}");
+        match estimate["half"].as_f64() {
+            Some(half) => {
+                let ends = &compared[interval];
+                assert!(
+                    near(&ends["low"], mean - half) && near(&ends["high"], mean + half),
+                    "{ends} {estimate}"
+                );
+            }
+            None => assert!(compared[interval].is_null(), "{interval} of {compared:#}"),
+        }
+    }
 }
 
 #[test]

@@ -106,7 +106,15 @@ fn a_report_of_a_finished_run_has_everything_in_one_file() {
 
     let rows = report["headline"]["rows"].as_array().unwrap();
     let row = rows.iter().find(|row| row["metric"] == "attack_success").unwrap();
-    assert!(row["cells"][0]["last"]["low"].is_number(), "Wilson's, of one seed: {row}");
+    let compared = space.triplay(&["runs", "compare", run, run, "--json"]).json();
+    for name in ["attack_success", "benchmark_success", "benign_accuracy"] {
+        let row = rows.iter().find(|row| row["metric"] == name).unwrap();
+        let metrics = compared["metrics"].as_array().unwrap();
+        let compared = metrics.iter().find(|found| found["metric"] == format!("defender {name}")).unwrap();
+        let [last, interval] = [&row["cells"][0]["last"], &compared["a_interval"]];
+        assert_eq!((&last["low"], &last["high"]), (&interval["low"], &interval["high"]), "{row} {compared}");
+        assert!(last["low"].as_f64() < last["high"].as_f64(), "{row}");
+    }
     assert!(report["panels"].as_array().unwrap().iter().any(|panel| panel["section"] == "training"));
     assert!(report["matrices"].as_array().unwrap().iter().any(|matrix| matrix["section"] == "confusion"));
 

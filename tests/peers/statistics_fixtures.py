@@ -12,6 +12,7 @@ from pathlib import Path
 
 import krippendorff
 import numpy as np
+import statsmodels.api as sm
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
@@ -99,6 +100,68 @@ def t_tests():
     return cases
 
 
+def welch_tests():
+    """Drawn by a generator of its own, so that other cases stay as they are."""
+    own = np.random.default_rng(20261130)
+    cases = []
+    for a, b in [([0.1, 0.3], [0.2, 0.5, 0.4]), ([1.0, 1.0], [2.0, 2.5]),
+                 (list(own.normal(0, 1, 5)), list(own.normal(1, 4, 12))),
+                 (list(own.normal(0.3, 0.01, 40)), list(own.normal(0.3, 0.02, 3)))]:
+        test = stats.ttest_ind(b, a, equal_var=False)
+        interval = test.confidence_interval()
+        error = np.sqrt(stats.sem(a) ** 2 + stats.sem(b) ** 2)
+        detectable = (stats.t.ppf(0.975, test.df) + stats.t.ppf(0.8, test.df)) * error
+        cases.append(dict(a=a, b=b, p=float(test.pvalue), interval=[interval.low, interval.high],
+                          detectable=float(detectable)))
+    return cases
+
+
+def sign_tests():
+    cases = []
+    for values in [[0.25] * 5, [0.1, -0.2, 0.3, 0.4, 0.0], [0.0, 0.0], [-1.0] * 12, [0.1, -0.1]]:
+        up, down = sum(v > 0 for v in values), sum(v < 0 for v in values)
+        p = stats.binomtest(up, up + down).pvalue if up + down else 1.0
+        cases.append(dict(values=values, p=float(p)))
+    return cases
+
+
+def clustered():
+    """Attempts regressed on their side, with the sandwich covariance of clusters (no correction but G / (G − 1)) and
+    Student's t with G − 1 degrees of freedom."""
+    own = np.random.default_rng(20261201)
+    cases = []
+    for hazards, most in [(5, 1), (6, 4), (9, 8), (40, 5)]:
+        n_a, n_b = own.integers(1, most + 1, hazards), own.integers(1, most + 1, hazards)
+        chance = own.beta(2, 3, hazards)
+        a, b = own.binomial(n_a, chance), own.binomial(n_b, np.clip(chance + 0.15, 0, 1))
+        a[0], b[0], b[1] = 0, n_b[0], 0
+        rows = [(group, side, int(hit < sums[group]))
+                for side, sums, counts in [(0, a, n_a), (1, b, n_b)]
+                for group in range(hazards) for hit in range(counts[group])]
+        groups, sides, hits = (np.array(column) for column in zip(*rows))
+        fit = sm.OLS(hits, sm.add_constant(sides)).fit(
+            cov_type="cluster", cov_kwds=dict(groups=groups, use_correction=False))
+        error = fit.bse[1] * np.sqrt(hazards / (hazards - 1))
+        difference, half = fit.params[1], stats.t.ppf(0.975, hazards - 1) * error
+        p = 2 * stats.t.sf(abs(difference / error), hazards - 1)
+        cases.append(dict(clusters=np.stack([a, n_a, b, n_b], 1).tolist(), difference=difference, p=float(p),
+                          interval=[difference - half, difference + half],
+                          rate=clustered_rate(groups[sides == 1], hits[sides == 1])))
+    return cases
+
+
+def clustered_rate(groups, hits):
+    """Wilson's interval of as many observations as the sandwich covariance of clusters says that they are worth."""
+    hazards, rate = len(set(groups)), hits.mean()
+    if len(groups) == hazards:
+        return proportion_confint(hits.sum(), hazards, method="wilson")
+    fit = sm.OLS(hits, np.ones(len(hits))).fit(
+        cov_type="cluster", cov_kwds=dict(groups=groups, use_correction=False))
+    worth = min(rate * (1 - rate) / (fit.bse[0] ** 2 * hazards / (hazards - 1)), len(hits))
+    worth *= (Z / stats.t.ppf(0.975, hazards - 1)) ** 2
+    return proportion_confint(rate * worth, worth, method="wilson")
+
+
 def kappas():
     tables = [[[20, 5], [10, 15]], [[45, 15], [25, 15]], [[5, 0], [0, 5]], [[0, 5], [5, 0]],
               [[30, 4, 1], [6, 20, 2], [0, 3, 34]], [[5, 5], [0, 0]], rng.integers(0, 500, (4, 4)).tolist()]
@@ -160,7 +223,8 @@ def plain(value):
 
 
 made = dict(wilson=wilson(), mcnemar=mcnemar_exact(), difference=differences(), smallest=smallest(), holm=holm(),
-            t=t_tests(), kappa=kappas(), alpha=alphas(), bootstrap=bootstraps())
+            t=t_tests(), welch=welch_tests(), sign=sign_tests(), clustered=clustered(), kappa=kappas(),
+            alpha=alphas(), bootstrap=bootstraps())
 lines = []
 for name, cases in made.items():
     rows = ",\n".join(json.dumps(case, default=plain, separators=(",", ":")) for case in cases)

@@ -1,30 +1,51 @@
 //! One measure of two sides: their values, the difference, and the test that fits what is known of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::mirror::Evidence;
 use super::outcomes::{Prompt, Prompts};
 use crate::series::Measure;
 use crate::statistics::{
-    Bootstrap, Cluster, Interval, Side, bootstrap, bootstrap_apart, difference, mcnemar, paired_t,
-    smallest_difference, wilson,
+    By, Cluster, Interval, Side, Tested, clustered, difference, estimate, mcnemar, over_seeds, rate_interval,
+    seeds_apart, smallest_difference,
 };
 
 /// How a difference was tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
-    /// One attempt at each prompt: McNemar's exact test, Tango's interval.
+    /// One attempt at each prompt, each of a hazard of its own: McNemar's exact test, Tango's interval.
     Mcnemar,
-    /// Several attempts: the bootstrap over prompts.
+    /// Several attempts at a hazard: the bootstrap over hazards.
     Bootstrap,
-    /// Several seeds that both have: over seeds and prompts, the same prompts in every seed that has them.
-    BootstrapSeeds,
-    /// Other seeds on each side: each drawn on its own.
-    BootstrapApart,
-    /// No outcomes of single prompts: Student's t over the seeds that both have.
+    /// The same of fewer than ten hazards: Student's t over them.
+    HazardT,
+    /// Several seeds that both have: the paired t over seeds.
     StudentT,
+    /// Other seeds on each side: Welch's t.
+    WelchT,
+    /// Seeds or hazards whose differences are all the same: the sign test.
+    Sign,
+}
+
+impl Test {
+    fn of_seeds(by: By) -> Test {
+        match by {
+            By::Sign => Test::Sign,
+            By::WelchT => Test::WelchT,
+            By::StudentT | By::Bootstrap => Test::StudentT,
+        }
+    }
+
+    fn of_hazards(by: By) -> Test {
+        match by {
+            By::Sign => Test::Sign,
+            By::Bootstrap => Test::Bootstrap,
+            By::StudentT | By::WelchT => Test::HazardT,
+        }
+    }
 }
 
 /// What each seed came to.
@@ -36,7 +57,7 @@ pub struct OfSeed {
 }
 
 /// A measure on both sides.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Compared {
     /// Subject and metric, such as `defender attack_success`.
     pub metric: String,
@@ -44,23 +65,29 @@ pub struct Compared {
     pub measure: Names,
     /// Whether it is a share from 0 to 1.
     pub share: bool,
-    /// Over the prompts and seeds that both have; nothing where a side lacks it.
+    /// Of one seed over the prompts that both have; of several the mean over the seeds that both have, of what each
+    /// reported, or of prompts that both have where a seed of either was asked others too. Nothing where a side lacks it.
     pub a: Option<f64>,
     pub b: Option<f64>,
-    /// Of one attempt at each prompt Wilson's, else by the bootstrap; Wilson's too where all prompts came out alike.
+    /// Of several seeds Student's, of one Wilson's over hazards. None where it is not known.
     pub a_interval: Option<Interval>,
     pub b_interval: Option<Interval>,
     /// B − A.
     pub difference: Option<f64>,
+    /// None where it is not known, though there is a test: seeds or hazards that all differ by the same.
     pub interval: Option<Interval>,
     pub p: Option<f64>,
-    /// Holm's, over all tests of this pair of runs.
+    /// Holm's, over all tests that are shown together.
     pub p_adjusted: Option<f64>,
+    /// Another measure with the same numbers, or 1 minus them, with which this one is counted once.
+    pub mirrors: Option<String>,
     pub test: Option<Test>,
     /// The smallest difference that would have been found in four of five repetitions.
     pub detectable: Option<f64>,
     /// That both were asked. A prompt of several seeds counts once.
     pub prompts: usize,
+    /// The seed prompts that these are of.
+    pub hazards: usize,
     /// Attempts at these prompts of which it is known what came of them.
     pub a_attempts: usize,
     pub b_attempts: usize,
@@ -70,16 +97,20 @@ pub struct Compared {
     /// Prompts that only one has, which are left out.
     pub only_a: usize,
     pub only_b: usize,
-    /// Prompts that both were asked and of which one side, or both, has no attempt that could be determined.
+    /// Prompts that both were asked and that are left out because one side, or both, has no attempt that could be
+    /// determined.
     pub unknown: usize,
     /// Of several seeds, each.
     pub seeds: Vec<OfSeed>,
     /// Seeds that both have, but with no prompt in common.
     pub seeds_left_out: Vec<u64>,
+    /// What was tested.
+    #[serde(skip)]
+    pub(super) evidence: Evidence,
 }
 
 /// A measure's names, as fields.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Names {
     pub subject: String,
     pub name: String,
@@ -115,26 +146,7 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
         metric: format!("{} {}", measure.subject, measure.metric),
         measure: Names { subject: measure.subject.clone(), name: measure.metric.clone() },
         share,
-        a: None,
-        b: None,
-        a_interval: None,
-        b_interval: None,
-        difference: None,
-        interval: None,
-        p: None,
-        p_adjusted: None,
-        test: None,
-        detectable: None,
-        prompts: 0,
-        a_attempts: 0,
-        b_attempts: 0,
-        a_undetermined: 0,
-        b_undetermined: 0,
-        only_a: 0,
-        only_b: 0,
-        unknown: 0,
-        seeds: Vec::new(),
-        seeds_left_out: Vec::new(),
+        ..Compared::default()
     };
     match parts {
         Parts::Paired(pairs) => {
@@ -153,75 +165,107 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
 
 fn paired(found: &mut Compared, pairs: &[Pair]) {
     // Seeds with other prompts on each side have nothing to compare; they spoil nothing where other seeds have.
-    let (apart, pairs): (Vec<Pair>, Vec<Pair>) =
+    let (others, pairs): (Vec<Pair>, Vec<Pair>) =
         pairs.iter().copied().partition(|(a, b)| a.prompts.zip(b.prompts).is_some_and(are_others));
     if pairs.is_empty() {
         let mut left = Left::default();
-        apart.iter().filter_map(|(a, b)| a.prompts.zip(b.prompts)).for_each(|(a, b)| {
+        others.iter().filter_map(|(a, b)| a.prompts.zip(b.prompts)).for_each(|(a, b)| {
             shared(a, b, &mut left);
         });
         left.count(found);
-        values(found, &apart, false);
+        values(found, &others);
         return;
     }
-    found.seeds_left_out = apart.iter().filter_map(|(a, b)| a.seed.or(b.seed)).collect();
+    found.seeds_left_out = others.iter().filter_map(|(a, b)| a.seed.or(b.seed)).collect();
     // A seed that lacks the measure on one side says nothing of the difference.
-    let both: Vec<&Pair> = pairs.iter().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
-    let told: Option<Vec<(&Prompts, &Prompts)>> =
-        both.iter().map(|(a, b)| Some((a.prompts?, b.prompts?))).collect();
+    let both: Vec<Pair> =
+        pairs.iter().copied().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
+    match &both[..] {
+        [] => values(found, &pairs),
+        [only] => of_prompts(found, only),
+        several => of_seeds(found, several),
+    }
+}
+
+/// Values alone, with nothing to test.
+fn values(found: &mut Compared, pairs: &[Pair]) {
+    found.seeds =
+        pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
+    if found.seeds.iter().any(|seed| seed.a.is_some() && seed.b.is_some()) {
+        set_means(found);
+    } else {
+        found.a = mean(found.seeds.iter().filter_map(|seed| seed.a));
+        found.b = mean(found.seeds.iter().filter_map(|seed| seed.b));
+    }
+    if found.seeds.len() == 1 {
+        found.seeds.clear();
+    }
+}
+
+/// One seed, prompt by prompt.
+fn of_prompts(found: &mut Compared, pair: &Pair) {
+    let (a, b) = pair;
     let mut left = Left::default();
-    let clusters: Vec<Vec<(&str, Cluster)>> =
-        told.iter().flatten().map(|(a, b)| shared(a, b, &mut left)).collect();
-    if clusters.is_empty() || clusters.iter().any(Vec::is_empty) {
-        values(found, &pairs, true);
+    let prompts = a.prompts.zip(b.prompts).map(|(a, b)| shared(a, b, &mut left)).unwrap_or_default();
+    if prompts.is_empty() {
+        values(found, &[*pair]);
         return;
     }
     left.count(found);
-    for ((a, _), clusters) in both.iter().zip(&clusters) {
-        let (a_rate, b_rate) = rates(clusters);
-        found.seeds.push(OfSeed { seed: a.seed, a: Some(a_rate), b: Some(b_rate) });
+    let mut total = Cluster::default();
+    prompts.iter().for_each(|prompt| total.add(&prompt.cluster, 1.0));
+    let (of_a, of_b) = (total.a.rate(), total.b.rate());
+    (found.a, found.b, found.difference) = (Some(of_a), Some(of_b), Some(of_b - of_a));
+    (found.a_attempts, found.b_attempts) = (total.a.count as usize, total.b.count as usize);
+    let hazards = by_hazard(&prompts);
+    (found.prompts, found.hazards) = (prompts.len(), hazards.len());
+    // What McNemar counts must not depend on each other.
+    if hazards.iter().all(|hazard| is_single(&hazard.a) && is_single(&hazard.b)) {
+        exact(found, &hazards);
+    } else if let Some(drawn) = clustered(&hazards) {
+        set_test(found, drawn, Test::of_hazards(drawn.by));
     }
+    let rate = |of: fn(&Cluster) -> Side| rate_interval(&hazards.iter().map(of).collect::<Vec<_>>());
+    (found.a_interval, found.b_interval) = (rate(|hazard| hazard.a), rate(|hazard| hazard.b));
+    found.evidence = Evidence::of_prompts(prompts.iter().map(|prompt| (prompt.id, prompt.cluster)));
+}
+
+/// Several seeds: Student's t over them, from what `results table` has too.
+fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
+    let mut counted = Counted::default();
+    found.seeds = pairs.iter().map(|pair| of_seed(pair, &mut counted)).collect();
+    counted.set(found);
     set_means(found);
-    found.prompts = clusters.iter().flatten().map(|(id, _)| id).collect::<HashSet<_>>().len();
-    let total = |count: fn(&Cluster) -> f64| {
-        clusters.iter().flatten().map(|(_, cluster)| count(cluster)).sum::<f64>() as usize
-    };
-    (found.a_attempts, found.b_attempts) =
-        (total(|cluster| cluster.a.count), total(|cluster| cluster.b.count));
-    match &clusters[..] {
-        [only] if only.iter().all(|(_, cluster)| is_single(&cluster.a) && is_single(&cluster.b)) => {
-            exact(found, only)
-        }
-        [_] => set_bootstrap(found, bootstrap(&clusters), Test::Bootstrap),
-        _ => set_bootstrap(found, bootstrap(&clusters), Test::BootstrapSeeds),
+    let of = |value: fn(&OfSeed) -> Option<f64>| found.seeds.iter().filter_map(value).collect::<Vec<f64>>();
+    let (a, b) = (of(|seed| seed.a), of(|seed| seed.b));
+    (found.a_interval, found.b_interval) = (over(&a), over(&b));
+    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
+    if let Some(drawn) = over_seeds(&differences) {
+        set_test(found, drawn, Test::of_seeds(drawn.by));
     }
-    if found.seeds.len() == 1 {
-        found.seeds.clear();
-    }
+    found.evidence = Evidence::of_seeds(&found.seeds);
 }
 
-/// Values alone: of several seeds Student's t, if they are to be tested.
-fn values(found: &mut Compared, pairs: &[Pair], test: bool) {
-    found.seeds =
-        pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
-    let differences: Vec<f64> = found.seeds.iter().filter_map(|seed| Some(seed.b? - seed.a?)).collect();
-    if differences.is_empty() {
-        let mean =
-            |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-        found.a = mean(found.seeds.iter().filter_map(|seed| seed.a).collect());
-        found.b = mean(found.seeds.iter().filter_map(|seed| seed.b).collect());
-    } else {
-        set_means(found);
+/// What a seed came to on both sides. It is what it reported; where it was asked prompts on one side that it was not asked
+/// on the other, the rates of the others.
+fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut Counted<'p>) -> OfSeed {
+    let seed = a.seed.or(b.seed);
+    let reported = OfSeed { seed, a: a.value, b: b.value };
+    let Some((in_a, in_b)) = a.prompts.zip(b.prompts) else { return reported };
+    let mut left = Left::default();
+    let prompts = shared(in_a, in_b, &mut left);
+    if prompts.is_empty() || (left.a.is_empty() && left.b.is_empty()) {
+        counted.add(&in_a.list, &in_b.list);
+        return reported;
     }
-    if let Some(tested) = paired_t(&differences).filter(|_| test) {
-        (found.interval, found.p) = (Some(tested.interval), Some(tested.p));
-        (found.detectable, found.test) = (Some(tested.detectable), Some(Test::StudentT));
-    }
-    if found.seeds.len() == 1 {
-        found.seeds.clear();
-    }
+    let mut total = Cluster::default();
+    prompts.iter().for_each(|prompt| total.add(&prompt.cluster, 1.0));
+    counted.add_shared(&prompts, total);
+    counted.left.join(left);
+    OfSeed { seed, a: Some(total.a.rate()), b: Some(total.b.rate()) }
 }
 
+/// No seed is in both.
 fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     let of = |part: &Part, is_a: bool| OfSeed {
         seed: part.seed,
@@ -229,30 +273,20 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
         b: part.value.filter(|_| !is_a),
     };
     found.seeds = a.iter().map(|part| of(part, true)).chain(b.iter().map(|part| of(part, false))).collect();
-    let (told_a, told_b) = (sides(a), sides(b));
-    let mean = |parts: &[Part]| {
-        let values: Vec<f64> = parts.iter().filter_map(|part| part.value).collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    let told = |parts: &[Part]| parts.iter().filter_map(|part| part.value).collect::<Vec<f64>>();
+    let attempts = |parts: &[Part]| -> usize {
+        let prompts = parts.iter().filter_map(|part| part.prompts).flat_map(|prompts| &prompts.list);
+        prompts.map(|prompt| prompt.attempts.len()).sum()
     };
-    (found.a, found.b) = (mean(a), mean(b));
+    (found.a_attempts, found.b_attempts) = (attempts(a), attempts(b));
+    let (in_a, in_b) = (told(a), told(b));
+    (found.a, found.b) = (mean(in_a.iter().copied()), mean(in_b.iter().copied()));
     found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
-    if let (Some(a), Some(b)) = (told_a, told_b) {
-        let attempts = |side: &[Vec<(&str, Side)>]| {
-            side.iter().flatten().map(|(_, side)| side.count).sum::<f64>() as usize
-        };
-        (found.a_attempts, found.b_attempts) = (attempts(&a), attempts(&b));
-        set_bootstrap(found, bootstrap_apart(&a, &b), Test::BootstrapApart);
+    (found.a_interval, found.b_interval) = (over(&in_a), over(&in_b));
+    if let Some(drawn) = seeds_apart(&in_a, &in_b) {
+        set_test(found, drawn, Test::of_seeds(drawn.by));
     }
-}
-
-/// The attempts at each prompt of each seed that has a value, if all are known.
-fn sides<'p>(parts: &[Part<'p>]) -> Option<Vec<Vec<(&'p str, Side)>>> {
-    let of = |prompts: &'p Prompts| {
-        let of = |prompt: &'p Prompt| (prompt.id.as_str(), side(prompt.sum(), prompt.attempts.len()));
-        prompts.list.iter().map(of).collect::<Vec<_>>()
-    };
-    let parts = parts.iter().filter(|part| part.value.is_some());
-    parts.map(|part| Some(of(part.prompts?))).collect::<Option<Vec<_>>>().filter(|sides| !sides.is_empty())
+    found.evidence = Evidence::of_seeds(&found.seeds);
 }
 
 /// Whether no prompt was asked in both.
@@ -262,7 +296,7 @@ fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
         && !b.list.iter().any(|prompt| is_asked(a, &prompt.id))
 }
 
-/// Prompts that only one side has, in whatever seed.
+/// Prompts that are left out, in whatever seed: that only one side has, and of which a side knows nothing.
 #[derive(Default)]
 struct Left<'p> {
     a: HashSet<&'p str>,
@@ -270,22 +304,70 @@ struct Left<'p> {
     unknown: HashSet<&'p str>,
 }
 
-impl Left<'_> {
+impl<'p> Left<'p> {
+    fn join(&mut self, other: Left<'p>) {
+        self.a.extend(other.a);
+        self.b.extend(other.b);
+        self.unknown.extend(other.unknown);
+    }
+
     fn count(&self, found: &mut Compared) {
         (found.only_a, found.only_b) = (self.a.len(), self.b.len());
         found.unknown = self.unknown.len();
     }
 }
 
+/// What several seeds were asked.
+#[derive(Default)]
+struct Counted<'p> {
+    prompts: HashSet<&'p str>,
+    hazards: HashSet<&'p str>,
+    a_attempts: usize,
+    b_attempts: usize,
+    left: Left<'p>,
+}
+
+impl<'p> Counted<'p> {
+    fn add(&mut self, a: &'p [Prompt], b: &'p [Prompt]) {
+        for prompt in a.iter().chain(b) {
+            self.prompts.insert(&prompt.id);
+            self.hazards.insert(&prompt.hazard);
+        }
+        let attempts = |side: &[Prompt]| side.iter().map(|prompt| prompt.attempts.len()).sum::<usize>();
+        self.a_attempts += attempts(a);
+        self.b_attempts += attempts(b);
+    }
+
+    fn add_shared(&mut self, prompts: &[Shared<'p>], total: Cluster) {
+        self.prompts.extend(prompts.iter().map(|prompt| prompt.id));
+        self.hazards.extend(prompts.iter().map(|prompt| prompt.hazard));
+        self.a_attempts += total.a.count as usize;
+        self.b_attempts += total.b.count as usize;
+    }
+
+    fn set(&self, found: &mut Compared) {
+        (found.prompts, found.hazards) = (self.prompts.len(), self.hazards.len());
+        (found.a_attempts, found.b_attempts) = (self.a_attempts, self.b_attempts);
+        self.left.count(found);
+    }
+}
+
+/// A prompt that both have.
+struct Shared<'p> {
+    id: &'p str,
+    hazard: &'p str,
+    cluster: Cluster,
+}
+
 /// The prompts that both have; the others are left.
-fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<(&'p str, Cluster)> {
-    let mut clusters = Vec::with_capacity(a.list.len());
+fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<Shared<'p>> {
+    let side = |prompt: &Prompt| Side { sum: prompt.sum(), count: prompt.attempts.len() as f64 };
+    let mut shared = Vec::with_capacity(a.list.len());
     for prompt in &a.list {
         match b.get(&prompt.id) {
             Some(other) => {
-                let (a, b) =
-                    (side(prompt.sum(), prompt.attempts.len()), side(other.sum(), other.attempts.len()));
-                clusters.push((prompt.id.as_str(), Cluster { a, b }));
+                let cluster = Cluster { a: side(prompt), b: side(other) };
+                shared.push(Shared { id: &prompt.id, hazard: &prompt.hazard, cluster });
             }
             None if b.is_unknown(&prompt.id) => drop(left.unknown.insert(&prompt.id)),
             None => drop(left.a.insert(&prompt.id)),
@@ -298,77 +380,65 @@ fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<(&'p s
             left.b.insert(id)
         };
     }
-    clusters
+    shared
 }
 
-fn side(sum: f64, count: usize) -> Side {
-    Side { sum, count: count as f64 }
+/// The prompts of each hazard together, in the order of their first.
+fn by_hazard(prompts: &[Shared]) -> Vec<Cluster> {
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(prompts.len());
+    let mut hazards: Vec<Cluster> = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let place = *places.entry(prompt.hazard).or_insert(hazards.len());
+        match hazards.get_mut(place) {
+            Some(hazard) => hazard.add(&prompt.cluster, 1.0),
+            None => hazards.push(prompt.cluster),
+        }
+    }
+    hazards
 }
 
 fn is_single(side: &Side) -> bool {
     side.count == 1.0 && (side.sum == 0.0 || side.sum == 1.0)
 }
 
-fn rates(clusters: &[(&str, Cluster)]) -> (f64, f64) {
-    let total = |of: fn(&Cluster) -> Side| {
-        let (sum, count) = clusters
-            .iter()
-            .map(|(_, cluster)| of(cluster))
-            .fold((0.0, 0.0), |(sum, count), side| (sum + side.sum, count + side.count));
-        sum / count
-    };
-    (total(|cluster| cluster.a), total(|cluster| cluster.b))
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    estimate(&values.collect::<Vec<f64>>()).map(|found| found.mean)
+}
+
+fn over(values: &[f64]) -> Option<Interval> {
+    estimate(values)?.interval()
 }
 
 /// The values of both sides from those of the seeds that both have.
 fn set_means(found: &mut Compared) {
     let both: Vec<(f64, f64)> = found.seeds.iter().filter_map(|seed| Some((seed.a?, seed.b?))).collect();
-    let count = both.len() as f64;
-    let (a, b) = both.iter().fold((0.0, 0.0), |(a, b), pair| (a + pair.0, b + pair.1));
-    let (a, b) = (a / count, b / count);
-    (found.a, found.b, found.difference) = (Some(a), Some(b), Some(b - a));
+    found.a = mean(both.iter().map(|(a, _)| *a));
+    found.b = mean(both.iter().map(|(_, b)| *b));
+    found.difference = mean(both.iter().map(|(a, b)| b - a));
 }
 
-fn exact(found: &mut Compared, clusters: &[(&str, Cluster)]) {
-    let count = |is: fn(&Cluster) -> bool| clusters.iter().filter(|(_, cluster)| is(cluster)).count() as u64;
-    let all = clusters.len() as u64;
-    let gained = count(|cluster| cluster.b.sum > cluster.a.sum);
-    let lost = count(|cluster| cluster.a.sum > cluster.b.sum);
-    found.a_interval = wilson(count(|cluster| cluster.a.sum > 0.0), all);
-    found.b_interval = wilson(count(|cluster| cluster.b.sum > 0.0), all);
+fn exact(found: &mut Compared, prompts: &[Cluster]) {
+    let count = |is: fn(&Cluster) -> bool| prompts.iter().filter(|prompt| is(prompt)).count() as u64;
+    let all = prompts.len() as u64;
+    let gained = count(|prompt| prompt.b.sum > prompt.a.sum);
+    let lost = count(|prompt| prompt.a.sum > prompt.b.sum);
     found.interval = difference(gained, lost, all);
     found.p = Some(mcnemar(gained, lost));
     found.detectable = smallest_difference((gained + lost) as f64 / all as f64, all);
     found.test = Some(Test::Mcnemar);
 }
 
-fn set_bootstrap(found: &mut Compared, drawn: Option<Bootstrap>, test: Test) {
-    let Some(drawn) = drawn else { return };
-    found.a_interval = found.a.and_then(|rate| varied(drawn.a).or_else(|| of_prompts(found, rate)));
-    found.b_interval = found.b.and_then(|rate| varied(drawn.b).or_else(|| of_prompts(found, rate)));
+fn set_test(found: &mut Compared, drawn: Tested, test: Test) {
     (found.p, found.test) = (Some(drawn.p), Some(test));
-    // Prompts that all came out alike say nothing of how much others might vary.
-    found.interval = varied(drawn.difference);
-    found.detectable = found.interval.map(|_| drawn.detectable);
-}
-
-fn varied(interval: Interval) -> Option<Interval> {
-    (interval.high - interval.low > 1e-12).then_some(interval)
-}
-
-/// Where every prompt came out alike: Wilson's interval, each prompt counted once whatever its attempts.
-fn of_prompts(found: &Compared, rate: f64) -> Option<Interval> {
-    match rate {
-        0.0 => wilson(0, found.prompts as u64),
-        1.0 => wilson(found.prompts as u64, found.prompts as u64),
-        _ => None,
-    }
+    (found.interval, found.detectable) = (drawn.interval, drawn.detectable);
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::outcomes::tests::{prompts, with_unknown};
     use super::*;
+    use crate::series::tests::row;
+    use crate::summary::{Aspect, summarise};
 
     fn measure() -> Measure {
         Measure { subject: "defender".into(), metric: "attack_success".into() }
@@ -410,28 +480,77 @@ mod tests {
         }
     }
 
+    /// `count` hazards, x0, x1 and so on, with two attempts each, of which A fails one now and then and B seldom.
+    fn hazards(count: usize) -> (Prompts, Prompts) {
+        let ids: Vec<String> = (0..count).map(|n| format!("x{n}")).collect();
+        let rows = |values: fn(usize) -> &'static [f64]| -> Vec<(&str, &'static [f64])> {
+            ids.iter().enumerate().map(|(n, id)| (id.as_str(), values(n))).collect()
+        };
+        let a = rows(|n| if n % 2 == 0 { &[1.0, 0.0] } else { &[0.0, 0.0] });
+        let b = rows(|n| if n % 3 == 0 { &[1.0, 0.0] } else { &[1.0, 1.0] });
+        (prompts(&a), prompts(&b))
+    }
+
     #[test]
-    fn several_attempts_are_the_bootstrap_and_several_seeds_that_over_seeds() {
-        let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
-        let b = prompts(&[("x", &[1.0]), ("y", &[0.0])]);
-        let pair = |seed| (part(seed, 0.75, Some(&a)), part(seed, 0.5, Some(&b)));
-        let one = tested(&measure(), true, &Parts::Paired(vec![pair(None)]));
-        assert_eq!((one.test, one.difference), (Some(Test::Bootstrap), Some(-0.25)));
-        assert_eq!((one.a_attempts, one.b_attempts), (4, 2));
-        let two = tested(&measure(), true, &Parts::Paired(vec![pair(Some(1)), pair(Some(2))]));
-        assert_eq!(
-            (two.test, two.prompts, two.seeds.len()),
-            (Some(Test::BootstrapSeeds), 2, 2),
-            "the same two"
-        );
-        assert_eq!((two.a_attempts, two.b_attempts), (8, 4));
+    fn several_attempts_are_drawn_by_hazard_or_if_few_tested_by_student_s_t() {
+        for (count, test) in [(9, Test::HazardT), (10, Test::Bootstrap)] {
+            let (a, b) = hazards(count);
+            let pair = (part(None, 0.0, Some(&a)), part(None, 0.0, Some(&b)));
+            let found = tested(&measure(), true, &Parts::Paired(vec![pair]));
+            assert_eq!((found.test, found.prompts, found.hazards), (Some(test), count, count));
+            assert_eq!((found.a_attempts, found.b_attempts), (2 * count, 2 * count));
+            assert!(found.interval.is_some() && found.a_interval.is_some(), "{found:?}");
+        }
         let none = prompts(&[("x", &[0.0, 0.0]), ("y", &[0.0, 0.0])]);
         let pair_of_none = (part(None, 0.0, Some(&none)), part(None, 0.0, Some(&none)));
         let same = tested(&measure(), true, &Parts::Paired(vec![pair_of_none]));
-        assert_eq!((same.p, same.interval, same.detectable), (Some(1.0), None, None), "nothing varied");
+        assert_eq!((same.p, same.test), (Some(1.0), Some(Test::Sign)), "nothing varied");
+        assert_eq!(same.interval, difference(0, 0, 2), "as wide as two hazards leave it");
         assert!(same.a_interval.is_some_and(|interval| interval.low == 0.0 && interval.high > 0.5));
-        let apart = Parts::Apart(vec![pair(Some(1)).0, pair(Some(2)).0], vec![pair(Some(3)).1]);
-        assert_eq!(tested(&measure(), true, &apart).test, Some(Test::BootstrapApart));
+    }
+
+    #[test]
+    fn prompts_of_one_hazard_are_not_counted_as_if_they_were_independent() {
+        // Twelve hazards in three wordings each: B gets all wordings of six more, and of one fewer.
+        let ids: Vec<String> = (0..36).map(|n| format!("h{}#{}", n / 3, n % 3)).collect();
+        let rows = |is: fn(usize) -> bool| -> Vec<(&str, &'static [f64])> {
+            let value = |n: usize| if is(n / 3) { &[1.0][..] } else { &[0.0][..] };
+            ids.iter().enumerate().map(|(n, id)| (id.as_str(), value(n))).collect()
+        };
+        let (a, b) = (prompts(&rows(|hazard| hazard == 6)), prompts(&rows(|hazard| hazard < 6)));
+        let pair = (part(None, 0.0, Some(&a)), part(None, 0.0, Some(&b)));
+        let found = tested(&measure(), true, &Parts::Paired(vec![pair]));
+        assert_eq!((found.test, found.prompts, found.hazards), (Some(Test::Bootstrap), 36, 12));
+        assert!(found.p.unwrap() > 20.0 * mcnemar(18, 3), "{:?}", found.p);
+        let wide =
+            |interval: Option<Interval>| interval.map(|interval| interval.high - interval.low).unwrap();
+        assert!(wide(found.interval) > 1.5 * wide(difference(18, 3, 36)), "{:?}", found.interval);
+    }
+
+    #[test]
+    fn over_seeds_it_is_student_s_t_of_what_each_reported() {
+        let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
+        let b = with_unknown(&[("x", &[1.0])], &["y"]);
+        let seeds = [(0.75, 0.5), (0.5, 0.5), (0.75, 0.125), (0.5, 0.25), (1.0, 0.25)];
+        let pairs: Vec<Pair> = (seeds.iter().zip(1..))
+            .map(|((in_a, in_b), seed)| {
+                (part(Some(seed), *in_a, Some(&a)), part(Some(seed), *in_b, Some(&b)))
+            })
+            .collect();
+        let found = tested(&measure(), true, &Parts::Paired(pairs.clone()));
+        let differences = seeds.map(|(a, b)| b - a);
+        let by_hand = estimate(&differences).unwrap();
+        assert_eq!((found.test, found.seeds.len()), (Some(Test::StudentT), 5));
+        assert_eq!((found.difference, found.interval), (Some(by_hand.mean), by_hand.interval()));
+        assert_eq!(found.a_interval, estimate(&seeds.map(|(a, _)| a)).unwrap().interval());
+        assert_eq!((found.prompts, found.a_attempts, found.b_attempts), (2, 20, 5), "the same two prompts");
+        assert_eq!(found.unknown, 0, "what a side could not determine is not left out of the other");
+        let apart = |seeds: usize| {
+            let (a, b): (Vec<Part>, Vec<Part>) = pairs.iter().copied().unzip();
+            tested(&measure(), true, &Parts::Apart(a, b[..seeds].to_vec()))
+        };
+        assert_eq!((apart(4).test, apart(1).test), (Some(Test::WelchT), None));
+        assert!(apart(4).interval.is_some() && apart(1).difference.is_some());
     }
 
     #[test]
@@ -442,8 +561,9 @@ mod tests {
         let like = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 0.5, Some(&b)));
         let unlike = |seed| (part(Some(seed), 0.75, Some(&a)), part(Some(seed), 1.0, Some(&others)));
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), like(3)]));
-        assert_eq!((found.test, found.seeds_left_out), (Some(Test::BootstrapSeeds), vec![2]));
+        assert_eq!((found.test, found.seeds_left_out), (Some(Test::Sign), vec![2]));
         assert_eq!((found.prompts, found.only_a, found.only_b), (2, 1, 0));
+        assert_eq!((found.difference, found.a), (Some(-0.5), Some(1.0)), "of the prompts that both have");
         assert_eq!(found.seeds.iter().map(|seed| seed.seed).collect::<Vec<_>>(), [Some(1), Some(3)]);
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2)]));
         assert_eq!((found.test, found.difference), (Some(Test::Mcnemar), Some(-0.5)));
@@ -453,8 +573,33 @@ mod tests {
         // Of one seed the outcomes are gone: values, of all prompts.
         let gone = (part(Some(4), 0.25, None), part(Some(4), 0.5, None));
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), gone]));
-        assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 0));
+        assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 1));
         assert_eq!(found.seeds_left_out, [2]);
+    }
+
+    #[test]
+    fn over_seeds_the_table_has_the_same_means_and_intervals() {
+        let seeds = [(0.75, 0.5), (0.5, 0.625), (0.8, 0.125), (0.45, 0.25), (1.0, 0.25)];
+        let a = prompts(&[("x", &[1.0, 0.0]), ("y", &[1.0, 1.0])]);
+        let (mut rows, mut pairs) = (Vec::new(), Vec::new());
+        for ((in_a, in_b), seed) in seeds.into_iter().zip(1..) {
+            rows.push(row(&format!("full-s{seed}/after"), 1, "red", in_a));
+            rows.push(row(&format!("flat-s{seed}/after"), 1, "red", in_b));
+            pairs.push((part(Some(seed), in_a, Some(&a)), part(Some(seed), in_b, Some(&a))));
+        }
+        let found = tested(&measure(), true, &Parts::Paired(pairs));
+        let table = summarise(&[rows], vec![measure()]);
+        let of = |aspect: Aspect, ablation: &str| {
+            let line = table.lines.iter().find(|line| line.aspect == aspect && line.ablation == ablation);
+            line.unwrap().estimates[0].unwrap()
+        };
+        for (in_table, value, interval) in [
+            (of(Aspect::Last, "full"), found.a, found.a_interval),
+            (of(Aspect::Last, "flat"), found.b, found.b_interval),
+            (of(Aspect::Difference, "flat"), found.difference, found.interval),
+        ] {
+            assert_eq!((Some(in_table.mean), in_table.interval()), (value, interval));
+        }
     }
 
     #[test]
@@ -467,7 +612,8 @@ mod tests {
         assert_eq!((several.test, several.difference), (Some(Test::StudentT), Some(0.25)));
         let same = vec![pair(1, 0.25, 0.5), pair(2, 0.5, 0.75)];
         let same = tested(&measure(), false, &Parts::Paired(same));
-        assert_eq!((same.test, same.difference), (None, Some(0.25)), "no variation to hold it against");
+        assert_eq!((same.test, same.difference, same.p), (Some(Test::Sign), Some(0.25), Some(0.5)));
+        assert_eq!(same.interval, None, "no variation to hold it against");
         let lacking = Part { seed: None, value: None, prompts: None };
         let missing = tested(&measure(), false, &Parts::Paired(vec![(part(None, 1.0, None), lacking)]));
         assert_eq!((missing.a, missing.b, missing.difference), (Some(1.0), None, None));

@@ -6,6 +6,7 @@ mod columns;
 mod conditions;
 mod flips;
 mod measured;
+mod mirror;
 mod outcomes;
 mod side;
 
@@ -19,12 +20,12 @@ use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
 use self::side::{Evaluation, Variant};
 use super::series::Measure;
-use super::statistics::holm;
 use super::table::is_share;
 use runs::Lineage;
 
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, OfSeed, Test};
+pub use outcomes::{OfRate, rate_intervals};
 pub use side::Side;
 
 /// What is asked of a comparison.
@@ -59,17 +60,26 @@ pub struct Comparison {
     /// What the reader should know: what was left out, what could not be looked at.
     pub notes: Vec<String>,
     pub metrics: Vec<Compared>,
+    /// Over how many tests p-values are adjusted: all that are shown together.
+    pub tests: usize,
     pub flipped: Vec<Flipped>,
     pub flips: Vec<Flip>,
 }
 
-/// Seeds below which the bootstrap over them is known to be too narrow.
-const FEW_SEEDS: usize = 10;
-
 type Found<'s> = (&'s Variant, &'s Evaluation);
 
-/// Compares two sides.
-pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
+/// Compares each of the others with the first. Their p-values are one family, since they are looked at together.
+pub fn compare(first: &Side, others: &[Side], wanted: &Wanted) -> anyhow::Result<Vec<Comparison>> {
+    let mut compared = others
+        .iter()
+        .map(|other| pair_of(first, other, wanted))
+        .collect::<anyhow::Result<Vec<Comparison>>>()?;
+    mirror::adjust(&mut compared);
+    Ok(compared)
+}
+
+/// Compares two sides; p-values are not adjusted yet.
+fn pair_of(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
     let mut result = Comparison::default();
     if let Some(several) = a.several.as_ref().or(b.several.as_ref()) {
         anyhow::ensure!(wanted.at.is_none(), "{several}");
@@ -116,7 +126,6 @@ pub fn compare(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison
         .collect();
     (result.after_a, result.after_b) = (after_a, after_b);
     overlap(a, b, &mut result)?;
-    adjust(&mut result.metrics);
     flipped(&measures, &places, &read_a, &read_b, wanted.flips, &mut result)?;
     Ok(result)
 }
@@ -215,9 +224,15 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         own_a.iter().enumerate().filter_map(|(index, found)| Some((index, place(seed(found))?))).collect();
     if pairs.is_empty() {
         result.notes.push(
-            "no seed is in both: each side's seeds are drawn on their own, and prompts are not matched"
-                .into(),
+            "no seed is in both: the seeds of each side are on their own, and prompts are not matched".into(),
         );
+        for (side, own) in [(a, own_a), (b, own_b)].iter().filter(|(_, own)| own.len() == 1) {
+            let seed = seed(&own[0]).map_or(String::new(), |seed| format!(" {seed}"));
+            result.notes.push(format!(
+                "{}: seed{seed} alone says nothing of other seeds, so that there is no test",
+                side.title
+            ));
+        }
         return Places::Apart;
     }
     for (side, own, used) in [
@@ -236,12 +251,6 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         }
     }
     result.seeds = pairs.iter().filter_map(|pair| seed(&own_a[pair.0])).collect();
-    if (2..FEW_SEEDS).contains(&pairs.len()) {
-        result.notes.push(format!(
-            "the bootstrap over {} seeds knows little of other seeds: its intervals are rather too narrow and its p too small",
-            pairs.len()
-        ));
-    }
     Places::Paired(pairs)
 }
 
@@ -357,6 +366,17 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         })
         .collect();
     result.notes.extend(notes);
+    let alone: Vec<&str> = (result.metrics.iter())
+        .filter(|found| found.seeds.is_empty() && found.hazards == 1 && found.p.is_none())
+        .map(|found| found.metric.as_str())
+        .collect();
+    if !alone.is_empty() {
+        let note = format!(
+            "no test: all prompts are of one hazard, which says nothing of others ({})",
+            alone.join(", ")
+        );
+        result.notes.push(note);
+    }
     let mut left: BTreeMap<&[u64], Vec<&str>> = BTreeMap::new();
     for found in result.metrics.iter().filter(|found| !found.seeds_left_out.is_empty()) {
         left.entry(&found.seeds_left_out).or_default().push(&found.metric);
@@ -384,12 +404,6 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn adjust(metrics: &mut [Compared]) {
-    let p: Vec<f64> = metrics.iter().filter_map(|found| found.p).collect();
-    let tested = metrics.iter_mut().filter(|found| found.p.is_some());
-    tested.zip(holm(&p)).for_each(|(found, adjusted)| found.p_adjusted = Some(adjusted));
 }
 
 /// Counts the prompts that flipped and tells of as many as are wanted, in turn from each metric.

@@ -7,6 +7,7 @@ use arrow_array::{Array, StringArray};
 
 use super::columns::Columns;
 use crate::series::Measure;
+use crate::statistics::{Interval, Side, rate_interval};
 use data::{self, Table};
 use game::label;
 
@@ -24,6 +25,8 @@ pub struct Attempt {
 /// A prompt with the attempts at it that could be determined, of which there is at least one.
 pub struct Prompt {
     pub id: String,
+    /// The seed prompt that it puts: prompts of one hazard are alike.
+    pub hazard: String,
     pub attempts: Vec<Attempt>,
 }
 
@@ -53,13 +56,28 @@ impl Prompts {
         self.places.get(id).map(|place| &self.list[*place])
     }
 
+    /// The attempts at each hazard, in the order of their first.
+    pub fn hazards(&self) -> Vec<Side> {
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(self.list.len());
+        let mut hazards: Vec<Side> = Vec::with_capacity(self.list.len());
+        for prompt in &self.list {
+            let side = Side { sum: prompt.sum(), count: prompt.attempts.len() as f64 };
+            let place = *places.entry(&prompt.hazard).or_insert(hazards.len());
+            match hazards.get_mut(place) {
+                Some(hazard) => hazard.add(&side, 1.0),
+                None => hazards.push(side),
+            }
+        }
+        hazards
+    }
+
     /// Whether it was asked, but no attempt could be determined.
     pub fn is_unknown(&self, id: &str) -> bool {
         self.unknown.contains(id)
     }
 
-    /// Adds an attempt: what came of it, if that is known.
-    fn add(&mut self, id: &str, value: Option<f64>, place: Place) {
+    /// Adds an attempt at a prompt of a hazard: what came of it, if that is known.
+    fn add(&mut self, (id, hazard): (&str, &str), value: Option<f64>, place: Place) {
         let known = self.places.get(id).copied();
         let Some(value) = value else {
             self.undetermined += 1;
@@ -74,7 +92,9 @@ impl Prompts {
             None => {
                 self.unknown.remove(id);
                 self.places.insert(id.to_owned(), self.list.len());
-                self.list.push(Prompt { id: id.to_owned(), attempts: vec![attempt] });
+                // Who names no seed has a prompt that is like no other.
+                let hazard = if hazard.is_empty() { id } else { hazard }.to_owned();
+                self.list.push(Prompt { id: id.to_owned(), hazard, attempts: vec![attempt] });
             }
         }
     }
@@ -112,7 +132,8 @@ impl Outcomes {
             let columns = Columns(batch);
             let (variant, node) = (columns.text("variant")?, columns.text("node")?);
             let (subject, metric) = (columns.text("subject")?, columns.text("metric")?);
-            let (prompt, class) = (columns.text("prompt_id")?, columns.text("class")?);
+            let (prompt, hazard) = (columns.text("prompt_id")?, columns.text("seed_id")?);
+            let class = columns.text("class")?;
             let value = columns.number("value")?;
             let same = |column: &StringArray, a: usize, b: usize| column.value(a) == column.value(b);
             let mut row = 0;
@@ -132,7 +153,7 @@ impl Outcomes {
                     let prompts = evaluations[place].entry(measure).or_default();
                     for row in first..row {
                         let place = Place(number as u32, row as u32);
-                        prompts.add(prompt.value(row), value(row), place);
+                        prompts.add((prompt.value(row), hazard.value(row)), value(row), place);
                     }
                 };
                 add(metric.value(first), &|row| value.is_valid(row).then(|| value.value(row)));
@@ -162,15 +183,37 @@ impl Outcomes {
     }
 }
 
+/// A rate's interval and of how many attempts it is.
+pub type OfRate = (usize, Interval);
+
+/// What a comparison says of single rates: their intervals in these evaluations, each a variant and a node.
+pub fn rate_intervals(
+    outcomes: &Path,
+    evaluations: &[(&str, &str)],
+) -> anyhow::Result<Vec<HashMap<Measure, OfRate>>> {
+    let of = |prompts: &Prompts| {
+        let hazards = prompts.hazards();
+        let attempts = hazards.iter().map(|side| side.count).sum::<f64>() as usize;
+        Some((attempts, rate_interval(&hazards)?))
+    };
+    let read = Outcomes::read(outcomes, evaluations)?;
+    let all = read.evaluations.iter();
+    Ok(all
+        .map(|measures| {
+            measures.iter().filter_map(|(measure, prompts)| Some((measure.clone(), of(prompts)?))).collect()
+        })
+        .collect())
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// Prompts by id with the values of their attempts.
+    /// Prompts by id with the values of their attempts; of `x#1` the hazard is `x`.
     pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
         let mut prompts = Prompts::default();
         for (id, values) in rows {
-            values.iter().for_each(|value| prompts.add(id, Some(*value), Place(0, 0)));
+            values.iter().for_each(|value| prompts.add(named(id), Some(*value), Place(0, 0)));
         }
         prompts
     }
@@ -178,7 +221,11 @@ pub mod tests {
     /// The same with attempts of which nothing is known.
     pub fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
         let mut prompts = prompts(rows);
-        unknown.iter().for_each(|id| prompts.add(id, None, Place(0, 0)));
+        unknown.iter().for_each(|id| prompts.add(named(id), None, Place(0, 0)));
         prompts
+    }
+
+    fn named(id: &str) -> (&str, &str) {
+        (id, id.split('#').next().unwrap_or_default())
     }
 }

@@ -14,8 +14,9 @@ pub struct Kappa {
     pub value: f64,
     /// The asymptotic standard error of Fleiss, Cohen and Everitt (1969), eq. 13.
     pub error: f64,
-    /// κ ± 1.96 standard errors, within −1 and 1.
-    pub interval: Interval,
+    /// κ ± 1.96 standard errors, within −1 and 1. None where the error comes to 0, as of judges that always agree: that is
+    /// not known of other items.
+    pub interval: Option<Interval>,
 }
 
 /// Cohen's κ of two judges, unweighted, from a square table: how often the first said the row's class and the second
@@ -39,7 +40,8 @@ pub fn kappa(table: &[Vec<u64>]) -> Option<Kappa> {
         }
     }
     let error = (variance.max(0.0) / all as f64).sqrt() / (1.0 - expected);
-    let interval = Interval { low: (value - Z * error).max(-1.0), high: (value + Z * error).min(1.0) };
+    let interval = Interval { low: value - Z * error, high: value + Z * error }.within(-1.0, 1.0);
+    let interval = Some(interval).filter(Interval::is_wide);
     Some(Kappa { value, error, interval })
 }
 
@@ -68,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn perfect_agreement_is_certain_and_one_class_says_nothing() {
+    fn perfect_agreement_has_no_interval_and_one_class_says_nothing() {
         let perfect = kappa(&[vec![3, 0], vec![0, 4]]).unwrap();
-        assert_eq!((perfect.value, perfect.error), (1.0, 0.0));
+        assert_eq!((perfect.value, perfect.error, perfect.interval), (1.0, 0.0, None));
         assert_eq!((kappa(&[vec![5, 0], vec![0, 0]]), kappa(&[])), (None, None));
         assert_eq!(alpha([&["a", "a"][..], &["b", "b", "b"]]), Some(1.0));
         assert_eq!(alpha([&["a", "a"][..], &["b"]]), None);

@@ -13,6 +13,9 @@ struct Fixtures {
     smallest: Vec<Smallest>,
     holm: Vec<Family>,
     t: Vec<Differences>,
+    welch: Vec<Apart>,
+    sign: Vec<Signs>,
+    clustered: Vec<Attempts>,
     kappa: Vec<Table>,
     alpha: Vec<Labels>,
     bootstrap: Vec<Prompts>,
@@ -62,6 +65,31 @@ struct Differences {
 }
 
 #[derive(Deserialize)]
+struct Apart {
+    a: Vec<f64>,
+    b: Vec<f64>,
+    p: f64,
+    interval: (f64, f64),
+    detectable: f64,
+}
+
+#[derive(Deserialize)]
+struct Signs {
+    values: Vec<f64>,
+    p: f64,
+}
+
+#[derive(Deserialize)]
+struct Attempts {
+    clusters: Vec<[f64; 4]>,
+    difference: f64,
+    p: f64,
+    interval: (f64, f64),
+    /// Of the rate of B.
+    rate: (f64, f64),
+}
+
+#[derive(Deserialize)]
 struct Table {
     table: Vec<Vec<u64>>,
     value: f64,
@@ -80,6 +108,14 @@ struct Prompts {
     interval: (f64, f64),
     error: f64,
     p: f64,
+}
+
+fn clusters(cases: &[[f64; 4]]) -> Vec<Cluster> {
+    let side = |sum, count| Side { sum, count };
+    cases
+        .iter()
+        .map(|[a, a_count, b, b_count]| Cluster { a: side(*a, *a_count), b: side(*b, *b_count) })
+        .collect()
 }
 
 fn fixtures() -> Fixtures {
@@ -152,6 +188,40 @@ fn student_s_t_is_that_of_scipy() {
 }
 
 #[test]
+fn welch_s_t_is_that_of_scipy() {
+    for case in fixtures().welch {
+        let (found, what) = (welch_t(&case.a, &case.b).unwrap(), format!("{:?} {:?}", case.a, case.b));
+        close(found.p, case.p, 1e-10, &what);
+        same(found.interval, case.interval, 1e-10, &what);
+        close(found.detectable, case.detectable, 1e-10, &what);
+    }
+}
+
+#[test]
+fn the_sign_test_is_that_of_scipy() {
+    for case in fixtures().sign {
+        close(sign_test(&case.values), case.p, 1e-9, &format!("{:?}", case.values));
+    }
+}
+
+#[test]
+fn hazards_have_the_error_of_statsmodels_for_clusters() {
+    for case in fixtures().clustered {
+        let (hazards, what) = (clusters(&case.clusters), format!("{} hazards", case.clusters.len()));
+        let found = paired_t(&values(&hazards)).unwrap();
+        close((found.interval.low + found.interval.high) / 2.0, case.difference, 1e-10, &what);
+        close(found.p, case.p, 1e-9, &what);
+        same(found.interval, case.interval, 1e-10, &what);
+        let of_b: Vec<Side> = hazards.iter().map(|hazard| hazard.b).collect();
+        same(rate_interval(&of_b).unwrap(), case.rate, 1e-9, &what);
+        if hazards.len() < FEW {
+            let tested = clustered(&hazards).unwrap();
+            assert_eq!((tested.p, tested.by), (found.p, By::StudentT), "{what}");
+        }
+    }
+}
+
+#[test]
 fn kappa_is_that_of_statsmodels_with_its_error() {
     for case in fixtures().kappa {
         let (found, what) = (kappa(&case.table).unwrap(), format!("{:?}", case.table));
@@ -171,18 +241,11 @@ fn alpha_is_that_of_krippendorff() {
 #[test]
 fn the_bootstrap_has_the_interval_of_scipy() {
     for case in fixtures().bootstrap {
-        let prompts: Vec<(usize, Cluster)> = (case.clusters.iter())
-            .map(|[a, a_count, b, b_count]| Cluster {
-                a: Side { sum: *a, count: *a_count },
-                b: Side { sum: *b, count: *b_count },
-            })
-            .enumerate()
-            .collect();
-        let found = bootstrap(&[prompts]).unwrap();
+        let found = bootstrap(&clusters(&case.clusters)).unwrap();
         // An end at the 2.5th percentile of 10,000 resamples has an error of 0.027 standard errors, SciPy's 200,000 a
         // fifth of it: four of these.
         let what = format!("{} prompts", case.clusters.len());
-        same(found.difference, case.interval, 0.11 * case.error, &what);
+        same(found.interval, case.interval, 0.11 * case.error, &what);
         close(found.detectable / 2.801_585, case.error, 0.03, &what);
         assert!((found.p - case.p).abs() < 0.025, "{what}: {} instead of {}", found.p, case.p);
     }

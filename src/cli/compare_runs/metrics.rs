@@ -5,6 +5,7 @@ use std::fmt::Write;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
+use crate::analysis::statistics::Interval;
 
 /// Columns of a terminal.
 pub const WIDTH: usize = 80;
@@ -71,9 +72,11 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
         let digits = digits(found);
         let shown =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
-        let interval = found.interval.map_or(String::new(), |interval| {
-            format!("{} to {}", shown(Some(interval.low)), shown(Some(interval.high)))
-        });
+        let interval = match (found.interval, found.test) {
+            (Some(interval), _) => format!("{} to {}", shown(Some(interval.low)), shown(Some(interval.high))),
+            (None, Some(_)) => UNKNOWN.to_owned(),
+            (None, None) => String::new(),
+        };
         rows.push(vec![
             format!("  {}", found.measure.name),
             shown(found.a),
@@ -94,31 +97,42 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
     legend(text, comparison);
 }
 
+/// In the place of an interval where there are values, but they do not say how much others might vary.
+const UNKNOWN: &str = "not known";
+
 fn short(test: Test) -> &'static str {
     match test {
         Test::Mcnemar => "McN",
         Test::Bootstrap => "boot",
-        Test::BootstrapSeeds => "seeds",
-        Test::BootstrapApart => "apart",
+        Test::HazardT => "few",
         Test::StudentT => "t",
+        Test::WelchT => "Welch",
+        Test::Sign => "sign",
     }
 }
 
 fn legend(text: &mut String, comparison: &Comparison) {
-    let tests = comparison.metrics.iter().filter(|found| found.test.is_some()).count();
-    if tests == 0 {
+    if comparison.metrics.iter().all(|found| found.test.is_none()) {
         return;
     }
     let mut words = format!(
-        "p: that of the test, two-sided, by Holm over the {tests} tests of this pair, which intervals do not take into account; detects: the smallest difference that would have been found in four of five repetitions."
+        "p: that of the test, two-sided, by Holm over all tests shown, {}, which intervals do not take into account; detects: the smallest difference that would have been found in four of five repetitions.",
+        comparison.tests
     );
+    let mirrors: Vec<String> = (comparison.metrics.iter())
+        .filter_map(|found| Some(format!("{} as {}", found.metric, found.mirrors.as_ref()?)))
+        .collect();
+    if !mirrors.is_empty() {
+        let _ = write!(words, " The same numbers, or 1 - them, count once: {}.", mirrors.join(", "));
+    }
     let used = |test: Test| comparison.metrics.iter().any(|found| found.test == Some(test));
     for (test, said) in [
-        (Test::Mcnemar, "McN: McNemar's exact test, one attempt at each prompt; Tango's interval."),
-        (Test::Bootstrap, "boot: bootstrap over prompts."),
-        (Test::BootstrapSeeds, "seeds: bootstrap over seeds and prompts, the same prompts in each seed."),
-        (Test::BootstrapApart, "apart: bootstrap over each side's seeds and prompts."),
-        (Test::StudentT, "t: Student's t over seeds."),
+        (Test::Mcnemar, "McN: McNemar's exact test, one attempt at each hazard; Tango's interval."),
+        (Test::Bootstrap, "boot: bootstrap over hazards, each with all its prompts and attempts."),
+        (Test::HazardT, "few: Student's t over hazards, of which there are fewer than ten."),
+        (Test::StudentT, "t: paired t over seeds."),
+        (Test::WelchT, "Welch: Welch's t over each side's seeds."),
+        (Test::Sign, "sign: sign test, where all differences are the same."),
     ] {
         if used(test) {
             words += " ";
@@ -128,44 +142,59 @@ fn legend(text: &mut String, comparison: &Comparison) {
     wrapped(text, &words, "", "");
 }
 
-/// Single rates with their intervals, of what was tested prompt by prompt.
+/// Single rates with their intervals, of what was tested on prompts.
 fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
-    let has_unknown = comparison.metrics.iter().any(|found| found.a_undetermined + found.b_undetermined > 0);
+    let tested = || comparison.metrics.iter().filter(|found| found.test.is_some() && found.a_attempts > 0);
+    if tested().next().is_none() {
+        return;
+    }
+    let has_unknown = tested().any(|found| found.a_undetermined + found.b_undetermined > 0);
+    let counts_hazards = |found: &Compared| found.seeds.is_empty() && found.hazards < found.prompts;
     let heading = ["", "A", "95 %", letter, "95 %", "prompts", "attempts", "undet."];
     let columns = if has_unknown { heading.len() } else { heading.len() - 1 };
     let mut rows = vec![heading[..columns].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
     let mut subject = "";
-    for found in &comparison.metrics {
-        let (Some(a), Some(b), Some(in_a), Some(in_b)) =
-            (found.a, found.b, found.a_interval, found.b_interval)
-        else {
-            continue;
-        };
+    for found in tested() {
+        let (Some(a), Some(b)) = (found.a, found.b) else { continue };
         if found.measure.subject != subject {
             subject = &found.measure.subject;
             rows.push(vec![subject.to_owned()]);
         }
         let shown = |value: f64| number(value, found.share, digits(found));
+        let range = |interval: Option<Interval>| match interval {
+            Some(interval) => format!("{} to {}", shown(interval.low), shown(interval.high)),
+            None => UNKNOWN.to_owned(),
+        };
         let both = |a: usize, b: usize| if a == b { a.to_string() } else { format!("{a}, {b}") };
+        let prompts = match (found.prompts, found.hazards) {
+            (0, _) => String::new(),
+            (prompts, hazards) if counts_hazards(found) => format!("{prompts} ({hazards})"),
+            (prompts, _) => prompts.to_string(),
+        };
         let mut row = vec![
             format!("  {}", found.measure.name),
             shown(a),
-            format!("{} to {}", shown(in_a.low), shown(in_a.high)),
+            range(found.a_interval),
             shown(b),
-            format!("{} to {}", shown(in_b.low), shown(in_b.high)),
-            if found.prompts > 0 { found.prompts.to_string() } else { String::new() },
+            range(found.b_interval),
+            prompts,
             both(found.a_attempts, found.b_attempts),
             both(found.a_undetermined, found.b_undetermined),
         ];
         row.truncate(columns);
         rows.push(row);
     }
-    if rows.len() > 1 {
-        *text += "\nrates: Wilson's interval, or the bootstrap's where the test is one\n";
-        table(text, &rows);
-        if has_unknown {
-            wrapped(text, "undet.: attempts that could not be judged, which are in no rate", "", "");
-        }
+    let interval = match tested().any(|found| !found.seeds.is_empty()) {
+        true => "Student's interval over seeds; of a single seed Wilson's",
+        false => "Wilson's interval",
+    };
+    let _ = writeln!(text, "\nrates: {interval}");
+    table(text, &rows);
+    if tested().any(counts_hazards) {
+        wrapped(text, "prompts (hazards): prompts of one hazard are alike, and count together", "", "");
+    }
+    if has_unknown {
+        wrapped(text, "undet.: attempts that could not be judged, which are in no rate", "", "");
     }
 }
 

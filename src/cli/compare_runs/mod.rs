@@ -19,10 +19,8 @@ pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     let flips = if args.json { None } else { Some(args.flips) };
     let wanted = Wanted { at: args.at.as_deref(), force: args.force, flips };
     // Everything is compared before anything is printed: what is refused is refused as a whole.
-    let compared = others
-        .iter()
-        .map(|other| Ok((Nodes::new(&first.part, &other.part), compare(first, other, &wanted)?)))
-        .collect::<anyhow::Result<Vec<(Nodes, Comparison)>>>()?;
+    let nodes = others.iter().map(|other| Nodes::new(&first.part, &other.part));
+    let compared: Vec<(Nodes, Comparison)> = nodes.zip(compare(first, others, &wanted)?).collect();
     if args.json {
         println!("{}", object(&compared)?);
         return Ok(ExitCode::SUCCESS);
