@@ -1,5 +1,6 @@
 //! Loops and matrices written out as graph nodes.
 
+use std::collections::HashMap;
 use std::iter::Sum;
 use std::sync::Arc;
 
@@ -88,16 +89,33 @@ pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) {
 }
 
 impl Unroller<'_> {
+    /// Each stage that draws has a seed of its own: that of its scope, its kind, and which of this kind in the scope it is, in
+    /// the order of execution. Loops have one likewise. So nobody's name counts, nor what another kind of stage is added, and
+    /// ablations, which have the same stages, draw the same. The variants of a stage share a seed.
     fn steps(&mut self, steps: &[Step], place: &Place) {
+        let (mut kinds, mut loops) = (HashMap::new(), 0u32);
         for step in steps {
             match step {
-                Step::Stage(stage) => self.stage(stage, place),
-                Step::Loop(step) => self.repeat(step, place),
+                Step::Stage(stage) => {
+                    let call = stage.variants.first().map(|variant| &variant.maker.call);
+                    let seed = match call.filter(|call| call.decoded.draws).map(|call| call.kind.name) {
+                        Some(kind) => {
+                            let number = kinds.entry(kind).and_modify(|number| *number += 1).or_insert(1u32);
+                            place.seed.child(format_args!("{kind} {number}"))
+                        }
+                        None => place.seed,
+                    };
+                    self.stage(stage, place, seed);
+                }
+                Step::Loop(step) => {
+                    loops += 1;
+                    self.repeat(step, place, place.seed.child(format_args!("loop {loops}")));
+                }
             }
         }
     }
 
-    fn stage(&mut self, step: &StageStep, place: &Place) {
+    fn stage(&mut self, step: &StageStep, place: &Place, own: Seed) {
         for variant in &step.variants {
             let label = variant.label.as_deref();
             let length = place.prefix.len() + step.name.len() + label.map_or(0, |label| label.len() + 2);
@@ -109,7 +127,7 @@ impl Unroller<'_> {
             }
             let feeds = variant.links.iter().map(|link| self.feed(link)).collect();
             let (call, position) = (variant.maker.call.clone(), place.position.clone());
-            let seed = variant.seed.map_or(place.seed, Seed::from_u64);
+            let seed = variant.seed.map_or(own, Seed::from_u64);
             let id = NodeId(self.graph.nodes.len() as u32);
             self.graph.nodes.push(Node { name, call, feeds, position, seed, passing: Vec::new() });
             if let Some(frame) = self.frames.last_mut() {
@@ -118,7 +136,7 @@ impl Unroller<'_> {
         }
     }
 
-    fn repeat(&mut self, step: &LoopStep, place: &Place) {
+    fn repeat(&mut self, step: &LoopStep, place: &Place, own: Seed) {
         let mut carried: Vec<Feed> = step.carry.iter().map(|link| self.feed(link)).collect();
         let width = step.repeat.to_string().len();
         let depth = self.frames.len();
@@ -131,7 +149,7 @@ impl Unroller<'_> {
             frame.carried.clone_from(&carried);
             let prefix = format!("{}{}[{round:0width$}]/", place.prefix, step.name);
             let position = place.position.iter().copied().chain([round as u32]).collect();
-            let seed = place.seed.child(round);
+            let seed = own.child(round);
             self.steps(&step.steps, &Place { prefix: &prefix, position, seed });
             for (value, link) in &step.next {
                 let feed = self.feed(link);

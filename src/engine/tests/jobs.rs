@@ -99,6 +99,46 @@ fn what_does_not_draw_is_computed_once_for_all_rounds_and_seeds() {
     assert_eq!((graph.nodes.len(), report.ran, report.cached), (25, 7, 18));
 }
 
+const PHASES: &str = "
+pipeline: phases
+params: { text: a }
+stages:
+  first: { kind: say, text: $text }
+  play:
+    repeat: 2
+    carry: { t: first }
+    stages:
+      red:
+        repeat: 2
+        carry: { u: t }
+        stages: { draw: { kind: say, text: $text }, again: { kind: say, text: $text } }
+        next: { u: again }
+      blue:
+        repeat: 2
+        carry: { u: red.u }
+        stages: { draw: { kind: say, text: $text } }
+        next: { u: draw }
+    next: { t: blue.u }
+";
+
+#[test]
+fn every_use_draws_for_itself_and_ablations_and_renamed_stages_draw_the_same() {
+    let space = Space::new();
+    let seeds = |yaml: &str, settings: &[&str]| -> Vec<store::Seed> {
+        let graph = space.load(yaml, settings).unwrap_or_else(|error| panic!("{error}"));
+        graph.ids().map(|id| graph.node(id).seed).collect()
+    };
+    let own = seeds(PHASES, &[]);
+    let distinct: std::collections::BTreeSet<_> = own.iter().collect();
+    assert_eq!((own.len(), distinct.len()), (13, 13), "no two draw the same");
+    assert_eq!(seeds(PHASES, &["text=b"]), own, "whatever a parameter is");
+    let renamed = PHASES.replace("draw", "throw").replace("red", "rouge").replace("blue", "bleu");
+    assert_eq!(seeds(&renamed, &[]), own, "nobody's name counts");
+    let more = PHASES.replace("  play:", "  other: { kind: join, parts: [first] }\n  play:");
+    assert!(own.iter().all(|seed| seeds(&more, &[]).contains(seed)), "nor what is not of the same kind");
+    assert!(seeds(PHASES, &["seed=2"]).iter().all(|seed| !own.contains(seed)));
+}
+
 #[test]
 fn what_does_not_count_changes_no_key_and_reaches_the_stage_all_the_same() {
     let space = Space::new();
