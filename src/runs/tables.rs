@@ -21,8 +21,8 @@ use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::variant;
 use data::{
-    self, AttackRow, Column, LabelRow, MeaningRow, MetricRow, OutcomeRow, ResponseRow, RewardRow,
-    TableWriter, VerdictRow,
+    self, AttackRow, Column, ComparisonRow, LabelRow, MeaningRow, MetricRow, OutcomeRow, PreferenceRow,
+    ResponseRow, RewardRow, TableWriter, VerdictRow,
 };
 use engine::{NodeOutput, NodeReport};
 use store::Digest;
@@ -117,7 +117,7 @@ fn fields<R: Column>(fields: &mut Vec<Field>) {
 }
 
 /// All kinds of rows; each is called as its artifact.
-pub static TABLES: [Table; 8] = [
+pub static TABLES: [Table; 10] = [
     Table {
         name: "metrics",
         about: "a number that a stage reports",
@@ -155,6 +155,18 @@ pub static TABLES: [Table; 8] = [
         about: "what a completion earned",
         sources: &["attacks", "responses", "verdicts"],
         fields: fields::<RewardRow>,
+    },
+    Table {
+        name: "comparisons",
+        about: "a judge's word on which of two completions is better",
+        sources: &["attacks", "responses"],
+        fields: fields::<ComparisonRow>,
+    },
+    Table {
+        name: "preferences",
+        about: "two completions of one prompt of which one is better",
+        sources: &["attacks", "responses", "rewards"],
+        fields: fields::<PreferenceRow>,
     },
 ];
 
@@ -380,7 +392,9 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let several =
         node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.name == output.artifact));
     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let scope = if several.count() > 1 && node.kind != "update" { name } else { parent };
+    // Who evaluates writes several; these are steps of training all the same.
+    let trains = matches!(node.kind.as_str(), "update" | "prefer");
+    let scope = if several.count() > 1 && !trains { name } else { parent };
     let source = source(node, table, lineage);
     let texts = [
         &run.record.run,
@@ -409,7 +423,12 @@ fn source(node: &NodeReport, table: &Table, lineage: &Lineage) -> String {
     let named = inputs.iter().find(|(path, _)| {
         matches!(
             path.as_str(),
-            "data" | "rule.attacker.attacks" | "rule.defender.responses" | "rule.evaluator.verdicts"
+            "data"
+                | "rule.attacker.attacks"
+                | "rule.defender.responses"
+                | "rule.evaluator.verdicts"
+                | "by.judge.data"
+                | "by.rewards.data"
         )
     });
     named.map(|(_, digest)| digest.clone()).unwrap_or_default()
