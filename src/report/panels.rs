@@ -21,7 +21,7 @@ struct Plan {
 /// Of training, for each role: title, unit, and metrics with what they are called.
 type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const TRAINING: [Trained; 7] = [
+const TRAINING: [Trained; 9] = [
     ("Reward", "number", &[("reward", "reward")]),
     (
         "What the reward is made of",
@@ -33,6 +33,16 @@ const TRAINING: [Trained; 7] = [
             ("cosine penalty", "cosine_penalty"),
             ("coverage", "coverage"),
         ],
+    ),
+    (
+        "Margin of what was preferred",
+        "nats",
+        &[("margin", "margin"), ("chosen", "chosen_reward"), ("rejected", "rejected_reward")],
+    ),
+    (
+        "Pairs that are told apart",
+        "share",
+        &[("as the judge does", "accuracy"), ("ties of the judge", "ties")],
     ),
     ("Divergence from the reference (KL)", "nats", &[("KL", "kl")]),
     ("Entropy", "nats", &[("entropy", "entropy")]),

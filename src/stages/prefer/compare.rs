@@ -11,7 +11,7 @@ use crate::asking::{Longest, Missing, Text, Verdict, asking};
 use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
-use data::{AttackRow, ComparisonRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
+use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
 use engine::{CheckError, Context, Input, Upstream};
 use game::{COMPARISON, Labels, Question, label, says_nothing};
 use rollout::Sampling;
@@ -126,13 +126,10 @@ impl ByJudge {
         attacks.or_else(|| upstream.stage::<Respond, _>(&self.data).map(Rollouts::of))
     }
 
-    /// The pairs of which one completion is better, what was said of all pairs, and a note on them.
-    pub fn rows(
-        &self,
-        context: &mut Context,
-    ) -> anyhow::Result<(Vec<PreferenceRow>, Vec<ComparisonRow>, String)> {
-        let compared = self.compared(context)?;
-        let completions = compared.completions(self)?;
+    /// Asks the judge about the pairs of all groups.
+    pub fn compare(&self, context: &mut Context) -> anyhow::Result<Compared> {
+        let given = self.given(context)?;
+        let completions = given.completions(self)?;
         let pairs = self.pairs(&completions, context.seed())?;
         // Each pair in both orders, one after the other.
         let shown: Vec<Shown> = pairs
@@ -145,24 +142,27 @@ impl ByJudge {
             self.asking(&self.sampling).judge(context, &questions, "comparisons", &self.labels, ORDER)?;
         let at = artifact::position(context);
         let mut tally = Tally::default();
-        let mut rows = Vec::new();
+        let mut preferences = Vec::new();
         for (index, (orders, verdicts)) in shown.chunks(2).zip(verdicts.chunks(2)).enumerate() {
             let outcome = Outcome::of(orders[0], [verdicts[0].class, verdicts[1].class]);
             tally.count(outcome, verdicts);
             if let Outcome::Better(chosen) = outcome {
                 let answers = [&verdicts[chosen], &verdicts[1 - chosen]];
-                rows.push(preference(index, orders[chosen], answers, &at));
+                preferences.push(preference(index, orders[chosen], answers, &at));
             }
         }
         let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let note = format!("{tally}{missing}");
+        let role = shown.first().map_or("nobody", |[first, _]| &first.sample.role);
+        let metrics = tally.metrics(role, &at);
         let said = shown.into_iter().zip(verdicts).enumerate();
         let comparisons = said.map(|(index, (shown, verdict))| comparison(index / 2, shown, verdict, &at));
-        Ok((rows, comparisons.collect(), format!("{tally}{missing}")))
+        Ok(Compared { preferences, comparisons: comparisons.collect(), metrics, note })
     }
 
-    fn compared(&self, context: &Context) -> anyhow::Result<Compared> {
+    fn given(&self, context: &Context) -> anyhow::Result<Given> {
         match artifact::rows::<ResponseRow, _>(context, &self.data) {
-            Ok(responses) if self.responses.is_none() => Ok(Compared::Responses(responses)),
+            Ok(responses) if self.responses.is_none() => Ok(Given::Responses(responses)),
             Ok(_) => anyhow::bail!(
                 "`{}` must be attacks where `responses` are given, found responses",
                 self.data.text()
@@ -172,7 +172,7 @@ impl ByJudge {
                 let attacks = artifact::rows::<AttackRow, _>(context, &self.data).map_err(|_| error)?;
                 let responses =
                     self.responses.as_ref().map(|input| artifact::rows::<ResponseRow, _>(context, input));
-                Ok(Compared::Attacks(attacks, responses.transpose()?))
+                Ok(Given::Attacks(attacks, responses.transpose()?))
             }
         }
     }
@@ -217,8 +217,18 @@ fn of_ring(ring: &[usize], count: Option<usize>) -> Vec<[usize; 2]> {
     }
 }
 
+/// What came of comparing.
+pub struct Compared {
+    /// The pairs of which one completion is better.
+    pub preferences: Vec<PreferenceRow>,
+    /// What was said of all pairs.
+    pub comparisons: Vec<ComparisonRow>,
+    pub metrics: Vec<MetricRow>,
+    pub note: String,
+}
+
 /// The completions that are compared, and the responses that attacks got.
-enum Compared {
+enum Given {
     Responses(Arc<Vec<ResponseRow>>),
     Attacks(Arc<Vec<AttackRow>>, Option<Arc<Vec<ResponseRow>>>),
 }
@@ -239,14 +249,14 @@ struct Completion<'a> {
 /// Two completions in the order in which a judge sees them.
 type Shown<'a> = [&'a Completion<'a>; 2];
 
-impl Compared {
+impl Given {
     fn completions(&self, by: &ByJudge) -> anyhow::Result<Vec<Completion<'_>>> {
         let (attacks, responses) = match self {
-            Compared::Responses(rows) => return Ok(rows.iter().map(Completion::of_response).collect()),
-            Compared::Attacks(attacks, None) => {
+            Given::Responses(rows) => return Ok(rows.iter().map(Completion::of_response).collect()),
+            Given::Attacks(attacks, None) => {
                 return Ok(attacks.iter().map(|row| Completion::of_attack(row, "")).collect());
             }
-            Compared::Attacks(attacks, Some(responses)) => (attacks, responses),
+            Given::Attacks(attacks, Some(responses)) => (attacks, responses),
         };
         // The first of each attack is the one that stays.
         let answered: BTreeMap<u32, &ResponseRow> =
@@ -350,6 +360,30 @@ impl Tally {
         } += 1;
         self.words += verdicts.iter().filter(|verdict| verdict.class.is_some()).count();
         self.first += verdicts.iter().filter(|verdict| verdict.class == Some(0)).count();
+    }
+}
+
+impl Tally {
+    fn metrics(&self, role: &str, at: &Position) -> Vec<MetricRow> {
+        let pairs = self.better + self.ties + self.undetermined;
+        let row = |name: &str, value: f64, count: usize| MetricRow {
+            phase: "update".into(),
+            subject: role.to_owned(),
+            metric: name.to_owned(),
+            value,
+            count: count as u64,
+            at: at.clone(),
+        };
+        let share = |name, part: usize, of: usize| row(name, part as f64 / of as f64, of);
+        let mut metrics = vec![row("compared", pairs as f64, pairs)];
+        if pairs > 0 {
+            metrics.push(share("ties", self.ties, pairs));
+            metrics.push(share("undetermined_pairs", self.undetermined, pairs));
+        }
+        if self.words > 0 {
+            metrics.push(share("first_preferred", self.first, self.words));
+        }
+        metrics
     }
 }
 

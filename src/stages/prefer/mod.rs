@@ -33,12 +33,13 @@ enum By {
 
 const PREFERENCES: Output = Output::new("preferences", "preferences");
 const COMPARISONS: Output = Output::new("comparisons", "comparisons");
+const METRICS: Output = Output::new("metrics", "metrics");
 
 impl Stage for Prefer {
     const KIND: Kind = Kind {
         name: "prefer",
         version: 1,
-        outputs: &[PREFERENCES, COMPARISONS],
+        outputs: &[PREFERENCES, COMPARISONS, METRICS],
         numerics: true,
         draws: true,
         uncounted: &[],
@@ -64,7 +65,7 @@ impl Stage for Prefer {
 
     fn outputs(&self) -> Vec<Output> {
         match &self.by {
-            By::Judge(_) => vec![PREFERENCES, COMPARISONS],
+            By::Judge(_) => vec![PREFERENCES, COMPARISONS, METRICS],
             By::Rewards(_) => vec![PREFERENCES],
         }
     }
@@ -76,9 +77,10 @@ impl Stage for Prefer {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let (rows, note) = match &self.by {
             By::Judge(judge) => {
-                let (rows, comparisons, note) = judge.rows(context)?;
-                data::write(&context.output("comparisons"), &comparisons)?;
-                (rows, note)
+                let compared = judge.compare(context)?;
+                data::write(&context.output("comparisons"), &compared.comparisons)?;
+                data::write(&context.output("metrics"), &compared.metrics)?;
+                (compared.preferences, compared.note)
             }
             By::Rewards(rewards) => rewards.rows(context)?,
         };

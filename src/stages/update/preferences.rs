@@ -24,6 +24,11 @@ impl OfPreferences<'_> {
         })
     }
 
+    /// How many rows are learnt from.
+    fn pairs(&self) -> usize {
+        self.rows.iter().filter(is_pair).count()
+    }
+
     fn metric(&self, name: &str, value: f64, count: usize, at: &Position) -> MetricRow {
         metric("update", self.role(), name, value, count, at)
     }
@@ -49,7 +54,7 @@ impl Lesson for OfPreferences<'_> {
             let sum: f64 = sides.iter().map(of).sum();
             self.metric(name, sum / sides.len() as f64, sides.len(), at)
         };
-        let pairs = self.metric("pairs", self.rows.len() as f64, self.rows.len(), at);
+        let pairs = self.metric("pairs", self.pairs() as f64, self.count(), at);
         if sides.is_empty() {
             return vec![pairs];
         }
@@ -58,7 +63,7 @@ impl Lesson for OfPreferences<'_> {
     }
 
     fn teaches(&self) -> bool {
-        self.rows.iter().any(|row| is_pair(&row))
+        self.pairs() > 0
     }
 
     fn nothing(&self) -> &'static str {
@@ -114,8 +119,7 @@ impl Lesson for OfPreferences<'_> {
             ("accuracy", pairs.accuracy),
             ("margin", pairs.margin),
         ];
-        let count = self.rows.iter().filter(is_pair).count();
-        metrics.extend(of_pairs.map(|(name, value)| self.metric(name, value, count, at)));
+        metrics.extend(of_pairs.map(|(name, value)| self.metric(name, value, self.pairs(), at)));
         metrics
     }
 
