@@ -11,10 +11,7 @@ use crate::space::{Seen, Space};
 const PIPELINE: &str = r#"
 pipeline: preferences
 seed: 3
-params:
-  algorithm: { dpo: { lr: 2e-3, beta: 0.2 } }
-  again: { dpo: { lr: 2e-3, beta: 0.2 } }
-  prompts: 12
+params: { prompts: 12 }
 stages:
   world: { kind: sandbox, sft: 300, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
@@ -41,8 +38,8 @@ stages:
         model: warmup.model
         prompt: "{% if second %}<evaluator> {{ prompt }} <sep> {{ first }} <sep>{% endif %}"
         labels: { choice: { first: positive, second: negative } }
-  update: { kind: update, model: warmup.model, data: preferences, reference: warmup.model, algorithm: $algorithm }
-  again: { kind: update, model: update.model, data: preferences, reference: warmup.model, algorithm: $again }
+  update: { kind: update, model: warmup.model, data: preferences, reference: warmup.model, algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }
+  again: { kind: update, model: update.model, data: preferences, reference: warmup.model, algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }
 "#;
 
 /// Pairs of attacks by what the defender answered to them, and pairs of responses by their rewards.
@@ -136,20 +133,20 @@ fn a_pair_is_preferred_where_both_orders_agree_and_the_update_widens_its_margin(
 #[test]
 fn ipo_and_smoothed_losses_learn_from_the_same_pairs_and_a_guard_halts_them() {
     let space = Space::new();
-    let ipo = "algorithm={ ipo: { lr: 2e-3, beta: 0.5 } }";
-    run(&space, PIPELINE, &[ipo, "again={ ipo: { lr: 2e-3, beta: 0.5 } }"]);
+    let dpo = "algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }";
+    assert_eq!(PIPELINE.matches(dpo).count(), 2);
+    run(&space, &PIPELINE.replace(dpo, "algorithm: { ipo: { lr: 2e-3, beta: 0.5 } } }"), &[]);
     let (first, second) = (metrics(&space, "update"), metrics(&space, "again"));
     // (0 − 1 / (2β))²
     assert!((first["loss"] - 1.0).abs() < 1e-5 && second["loss"] < 0.999, "{first:?} {second:?}");
     assert!(second["margin"] > 0.0, "{second:?}");
 
-    let robust =
-        "algorithm={ dpo: { lr: 2e-3, loss_type: robust, label_smoothing: 0.1, num_iterations: 3 } }";
-    let guarded = PIPELINE.replace(
-        "reference: warmup.model, algorithm: $again }",
-        "reference: warmup.model, algorithm: $again, guards: { kl: 1e-6, previous: warmup.model } }",
-    );
-    let seen = run(&space, &guarded, &[robust]);
+    let robust = "dpo: { lr: 2e-3, loss_type: robust, label_smoothing: 0.1, num_iterations: 3 } }";
+    let text = PIPELINE.replace("dpo: { lr: 2e-3, beta: 0.2 } }", robust);
+    let again = "model: update.model, data: preferences,";
+    assert!(text.contains(again));
+    let guarded = format!("{again} guards: {{ kl: 1e-6, previous: warmup.model }},");
+    let seen = run(&space, &text.replace(again, &guarded), &[]);
     assert!(metrics(&space, "update")["margin"] > 0.0);
     assert_eq!(metrics(&space, "again")["halted"], 1.0);
     let seen = seen.json();
@@ -214,10 +211,9 @@ fn what_cannot_be_compared_or_learnt_from_is_an_error() {
         space.triplay(&["pipeline", "run", "p.yaml"]).fails(1, expected);
     };
     // A file does not say what it holds until it is read.
-    let from_file = "data: { path: rewards.parquet }, reference: warmup.model, algorithm: $again";
     fails(
-        "data: preferences, reference: warmup.model, algorithm: $again",
-        from_file,
+        "model: update.model, data: preferences",
+        "model: update.model, data: { path: rewards.parquet }",
         "`dpo` learns from preferences",
     );
     // Of several prompts in one group no pair can be made.

@@ -70,10 +70,6 @@ impl Stage for Prefer {
         }
     }
 
-    fn draws(&self) -> bool {
-        matches!(self.by, By::Judge(_))
-    }
-
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let (rows, note) = match &self.by {
             By::Judge(judge) => {
