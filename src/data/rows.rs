@@ -30,7 +30,7 @@ row_types! {
 
     /// One sampled completion.
     Sample = "sample" {
-        /// Who wrote it: `attacker`, `defender`, `evaluator`, `judge`, or `template` where no model did.
+        /// Who wrote it: `attacker`, `defender`, `evaluator`, `judge`, `arbiter`, or `template` where no model did.
         role: String,
         /// The prompt as the model got it.
         prompt: String,
@@ -278,6 +278,70 @@ row_types! {
         /// The attack, response or verdict: its number in the dataset that was rewarded.
         sample_id: u32,
         note: Note,
+    }
+
+    /// Two completions of one prompt of which one is better, for `update` to learn from.
+    PreferenceRow = "preferences" {
+        /// Number of the pair: of those that a judge compared, that in `comparisons`.
+        pair_id: u32,
+        /// Completions of one group share their prompt.
+        group: u32,
+        origin: Origin,
+        /// Who wrote both completions.
+        role: String,
+        /// The prompt of both as the model got it.
+        prompt: String,
+        /// Token ids of the prompt.
+        prompt_ids: Vec<u32>,
+        /// The attack, response or verdict that is better: its number in its dataset.
+        chosen_id: u32,
+        /// The better completion: the part that counts.
+        chosen: String,
+        /// Token ids of the whole completion, the end token included.
+        chosen_ids: Vec<u32>,
+        /// Whether it ended by itself.
+        chosen_finished: bool,
+        /// The attack, response or verdict that is worse: its number in its dataset.
+        rejected_id: u32,
+        /// The worse completion: the part that counts.
+        rejected: String,
+        /// Token ids of the whole completion, the end token included.
+        rejected_ids: Vec<u32>,
+        /// Whether it ended by itself.
+        rejected_finished: bool,
+        /// By rewards: what the better one earned more.
+        margin: Option<f64>,
+        /// By a judge: its answer where it was shown the better one first.
+        answer: Option<String>,
+        /// By a judge: its answer where it was shown the worse one first.
+        answer_reversed: Option<String>,
+        at: Position,
+    }
+
+    /// A judge's word on which of two completions is better: two rows for each pair, one for each order.
+    ComparisonRow = "comparisons" {
+        /// Number of the pair.
+        pair_id: u32,
+        /// Completions of one group share their prompt.
+        group: u32,
+        origin: Origin,
+        /// What both completions answer: the attack; of attacks, the seed.
+        asked: String,
+        /// The attack or response that was shown first: its number in its dataset.
+        first_id: u32,
+        /// Its text.
+        first: String,
+        /// The attack or response that was shown second: its number in its dataset.
+        second_id: u32,
+        /// Its text.
+        second: String,
+        /// Which is better, `first` or `second`; `undetermined` where the answer says neither or nobody was asked. Nobody is asked
+        /// about two equal texts, nor about one that says nothing.
+        class: String,
+        /// The judge's answer: the part of its completion that counts.
+        text: String,
+        sample: Sample,
+        at: Position,
     }
 
     /// A judge's word on whether an attack keeps its seed's meaning.

@@ -37,16 +37,29 @@ impl ArtifactType for Anything {
 }
 
 /// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
-/// Parquet, those that every run gathers have the columns of metrics, rewards are what can be learnt from, and scores are numbers.
+/// Parquet, those that every run gathers have the columns of metrics, rewards and preferences are what can be learnt from, and scores are numbers.
 fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 10] =
-        ["texts", "seeds", "sft", "attacks", "responses", "pairs", "verdicts", "meanings", "labels", "pool"];
+    const DATASETS: [&str; 11] = [
+        "texts",
+        "seeds",
+        "sft",
+        "attacks",
+        "responses",
+        "pairs",
+        "verdicts",
+        "meanings",
+        "labels",
+        "pool",
+        "comparisons",
+    ];
     if artifact == "metrics" {
         data::read::<data::MetricRow>(path)?;
     } else if artifact == "rewards" {
         data::read::<data::RewardRow>(path)?;
     } else if artifact == "scores" {
         data::scores(path)?;
+    } else if artifact == "preferences" {
+        data::read::<data::PreferenceRow>(path)?;
     } else if DATASETS.contains(&artifact) {
         data::open(path)?;
     }

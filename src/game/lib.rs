@@ -32,7 +32,7 @@ pub use labels::{Labels, Reader};
 pub use meaning::Meaning;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
-pub use prompt::{Prompt, PromptError, Question, Turn};
+pub use prompt::{COMPARISON, Prompt, PromptError, Question, Turn};
 pub use rates::{Outcome, Rate, Rates, UNDETERMINED, Verdict, cohens_kappa, kappa_of_table, undetermined};
 pub use replay::{Posterior, thompson};
 pub use role::{Role, SPECIAL_TOKENS};

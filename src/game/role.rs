@@ -18,6 +18,8 @@ pub enum Role {
     Judge,
     /// No player either: votes on the label that an evaluator learns from.
     Expert,
+    /// No player either: says which of two completions of one prompt is better.
+    Arbiter,
 }
 
 /// Tokens of the default templates that a tokenizer must not split.
@@ -31,6 +33,7 @@ impl Role {
             Role::Defender => "<defender> {{ prompt }} <sep>",
             Role::Evaluator | Role::Expert => "<evaluator> {{ prompt }} <sep> {{ response }} <sep>",
             Role::Judge => "<judge> {{ seed }} <sep> {{ prompt }} <sep>",
+            Role::Arbiter => "<judge> {{ prompt }} <sep> {{ first }} <sep> {{ second }} <sep>",
         }
     }
 
@@ -41,6 +44,7 @@ impl Role {
             Role::Defender => &["prompt"],
             Role::Evaluator | Role::Expert => &["prompt", "response"],
             Role::Judge => &["seed", "prompt"],
+            Role::Arbiter => &["first", "second"],
         }
     }
 
@@ -50,6 +54,7 @@ impl Role {
             Role::Attacker => &["techniques", "conversation"],
             Role::Evaluator | Role::Expert => &["seed"],
             Role::Defender | Role::Judge => &[],
+            Role::Arbiter => &["prompt", "seed", "first_response", "second_response"],
         }
     }
 }
@@ -62,6 +67,7 @@ impl fmt::Display for Role {
             Role::Evaluator => "evaluator",
             Role::Judge => "judge",
             Role::Expert => "expert",
+            Role::Arbiter => "arbiter",
         })
     }
 }

@@ -1,14 +1,14 @@
 //! Training steps: samples to micro-batches to gradients to new parameters.
 
-use std::ops::Range;
+use candle_core::{Device, Result, Tensor, Var, bail};
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use rayon::prelude::*;
-
-use super::lanes::{Lanes, pieces};
+use super::lanes::Lanes;
+use super::learn::{
+    Pass, Passes, Reference, Said, Sequence, StepReport, Steps, accumulate, ensure_finite, ensure_prompts,
+    on_cpu, take, training, unguarded,
+};
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
-use model::{Checkpoint, Decoder, Packed, Purpose};
-use ops::Value;
+use model::{Checkpoint, Packed};
 use optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -23,23 +23,6 @@ pub struct Sample {
     pub finished: bool,
 }
 
-/// What a step reports; means are over completion tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepReport {
-    pub loss: f64,
-    /// Divergence from the reference, exact at each position; 0 without one. Where only the reference's log-probabilities
-    /// are there, the k3 estimate.
-    pub kl: f64,
-    /// Nats.
-    pub entropy: f64,
-    /// Share of tokens whose ratio was clipped.
-    pub clipped: f64,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Completion tokens.
-    pub tokens: usize,
-}
-
 /// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. Divergence from the reference is
 /// measured where there is one.
 pub fn grpo_step(
@@ -49,15 +32,7 @@ pub fn grpo_step(
     samples: &[Sample],
     grpo: &GrpoConfig,
 ) -> Result<StepReport> {
-    let mut broken = Ok(());
-    let report = guarded_step(policy, reference, optimizer, samples, grpo, &mut |iteration, report| {
-        broken = ensure_finite(report).map_err(|error| match grpo.num_iterations {
-            1 => error,
-            all => error.context(format!("iteration {iteration} of {all}")),
-        });
-        broken.is_ok()
-    })?;
-    broken.map(|()| report)
+    unguarded(grpo.num_iterations, |passes| guarded_step(policy, reference, optimizer, samples, grpo, passes))
 }
 
 /// The same, where each iteration, from 1, happens only if its report passes: the first is of the model as it came.
@@ -68,99 +43,22 @@ pub fn guarded_step(
     optimizer: &mut AdamW,
     samples: &[Sample],
     grpo: &GrpoConfig,
-    passes: &mut dyn FnMut(usize, &StepReport) -> bool,
+    passes: &mut Passes,
 ) -> Result<StepReport> {
     let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.completion.is_empty()).collect();
     if samples.is_empty() {
         bail!("there is no completion to learn from");
     }
     ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
-    let reference = reference.map(|reference| Reference::of(reference, &samples, grpo)).transpose()?;
-    let reference = reference.unwrap_or_default();
-    let mut report = StepReport::default();
-    for iteration in 1..=grpo.num_iterations {
-        let (mut gradients, this) = gradients(policy, &reference, &samples, grpo)?;
-        report = StepReport { grad_norm: clip(&mut gradients, grpo.max_grad_norm)?, ..this };
-        if !passes(iteration, &report) {
-            break;
-        }
-        optimizer.step(policy.trained(), &gradients, grpo.lr)?;
-    }
-    Ok(report)
+    let on_samples =
+        |reference| Reference::of(reference, &sequences(&samples), grpo.temperature(), grpo.micro_batch);
+    let reference = reference.map(on_samples).transpose()?.unwrap_or_default();
+    let steps = Steps { num_iterations: grpo.num_iterations, max_grad_norm: grpo.max_grad_norm, lr: grpo.lr };
+    take(policy, optimizer, &steps, || gradients(policy, &reference, &samples, grpo), passes)
 }
 
-/// What a model that is not trained says of samples.
-#[derive(Default)]
-pub struct Reference {
-    /// Log-probabilities of each sample's completion; nothing for a loss without KL penalty.
-    logprobs: Vec<Vec<f32>>,
-    /// Of each sample the hidden states that its completion is predicted from, and what makes distributions of them.
-    exact: Option<(Decoder, Vec<Tensor>)>,
-}
-
-impl Reference {
-    /// Of log-probabilities alone.
-    pub fn of_logprobs(logprobs: Vec<Vec<f32>>) -> Reference {
-        Reference { logprobs, exact: None }
-    }
-
-    fn of(checkpoint: &Checkpoint, samples: &[&Sample], grpo: &GrpoConfig) -> Result<Reference> {
-        let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-        let of_piece = |piece: Range<usize>| {
-            let samples = &samples[piece];
-            let (batch, starts) = pack(samples);
-            let (hidden, targets) = decoder.predicting(&batch, &starts)?;
-            let scored = decoder.scored(&hidden, targets, grpo.temperature())?;
-            let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
-            let mut begin = 0;
-            let row = |sample: &&Sample| {
-                let (at, length) = (begin, sample.completion.len());
-                begin += length;
-                Ok((scored[at..begin].to_vec(), hidden.tensor().narrow(0, at, length)?))
-            };
-            samples.iter().map(row).collect::<Result<Vec<(Vec<f32>, Tensor)>>>()
-        };
-        let pieces = pieces(&checkpoint.compute, &lengths(samples), grpo.micro_batch);
-        // On a GPU one after the other: its memory is what micro-batches are for.
-        let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
-            true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
-            false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
-        };
-        let (logprobs, hidden) = rows.into_iter().flatten().unzip();
-        Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
-    }
-
-    /// The sum over the tokens of these samples of how far the policy's distributions are from the reference's.
-    fn divergence(
-        &self,
-        policy: &Decoder,
-        hidden: &Value,
-        rows: &[usize],
-        temperature: f64,
-    ) -> Result<Option<f64>> {
-        let Some((decoder, of_samples)) = &self.exact else { return Ok(None) };
-        let of_rows: Vec<&Tensor> = rows.iter().map(|&row| &of_samples[row]).collect();
-        let of_rows = Value::constant(Tensor::cat(&of_rows, 0)?);
-        let all = policy.divergences(hidden, (decoder, &of_rows), temperature)?;
-        Ok(Some(all.into_iter().map(f64::from).sum()))
-    }
-}
-
-/// Tokens of each sample, its prompt included.
-fn lengths(samples: &[&Sample]) -> Vec<usize> {
-    samples.iter().map(|sample| sample.prompt.len() + sample.completion.len()).collect()
-}
-
-/// Few numbers of any device and type, as the loss takes them.
-fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
-    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
-}
-
-/// Prompts and completions as packed rows, and where the completions start.
-fn pack(samples: &[&Sample]) -> (Packed, Vec<usize>) {
-    let rows: Vec<Vec<u32>> =
-        samples.iter().map(|sample| [&sample.prompt[..], &sample.completion[..]].concat()).collect();
-    (Packed::new(&rows), samples.iter().map(|sample| sample.prompt.len()).collect())
+fn sequences<'a>(samples: &[&'a Sample]) -> Vec<Sequence<'a>> {
+    samples.iter().map(|sample| Sequence { prompt: &sample.prompt, completion: &sample.completion }).collect()
 }
 
 /// The gradient of the loss for each parameter in name order, over all micro-batches.
@@ -171,57 +69,49 @@ pub fn gradients(
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let whole = Whole::of(samples, grpo);
-    let decoder = training(policy, grpo.gradient_checkpointing)?;
-    let lanes = Lanes::new(&policy.compute, &lengths(samples), grpo.micro_batch, policy.trained().bytes());
-    let (sum, reports) = lanes.accumulate(|rows, sum| {
+    let pass = Pass {
+        temperature: grpo.temperature(),
+        together: 1,
+        micro_batch: grpo.micro_batch,
+        gradient_checkpointing: grpo.gradient_checkpointing,
+    };
+    let loss = |rows: &[usize], said: &Said| {
         let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
-        let (batch, starts) = pack(&micro);
-        let (hidden, targets) = decoder.predicting(&batch, &starts)?;
-        let scored = decoder.scored(&hidden, targets, grpo.temperature())?;
-        let kl = reference.divergence(&decoder, &hidden, rows, grpo.temperature())?;
         let per_token = |value: &dyn Fn(&Sample) -> f64| -> Vec<f32> {
             let of = |sample: &&Sample| std::iter::repeat_n(value(sample) as f32, sample.completion.len());
             micro.iter().flat_map(of).collect()
         };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: rows
-                .iter()
-                .filter_map(|&row| reference.logprobs.get(row))
-                .flatten()
-                .copied()
-                .collect(),
+            reference: rows.iter().flat_map(|&row| reference.logprobs(row)).copied().collect(),
             advantages: per_token(&|sample| sample.advantage),
             weights: per_token(&|sample| whole.share(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
-        let logprobs = Var::from_tensor(&on_cpu(&scored.tensor().get(0)?)?)?;
+        let logprobs = Var::from_tensor(&said.logprobs)?;
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
-        let entropies = on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?;
+        let entropies = &said.entropies;
         // What each token's entropy counts in the loss: minus the coefficient over all tokens that count.
         let bonus = per_token(&|sample| match left_out(sample, grpo) {
             true => 0.0,
             false => -grpo.entropy_coef / whole.tokens.max(1) as f64,
         });
-        let rewarded: f64 = bonus.iter().zip(&entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        let rewarded: f64 = bonus.iter().zip(entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let report = StepReport {
             loss: f64::from(loss.loss.to_scalar::<f32>()?) + rewarded,
-            kl: kl.unwrap_or(loss.kl),
+            kl: said.kl.unwrap_or(loss.kl),
             entropy: entropies.iter().copied().map(f64::from).sum::<f64>(),
             clipped: loss.clipped as f64,
             tokens: tokens.old.len(),
-            grad_norm: 0.0,
+            ..StepReport::default()
         };
         let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
             bail!("a loss of no completion")
         };
-        let gradient = Tensor::stack(&[gradient, Tensor::new(bonus, &Device::Cpu)?], 0)?;
-        let like = scored.tensor();
-        let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
-        scored.backward(gradient, sum)?;
-        Ok(report)
-    })?;
+        Ok((Tensor::stack(&[gradient, Tensor::new(bonus, &Device::Cpu)?], 0)?, report))
+    };
+    let (gradients, reports) = accumulate(policy, &sequences(samples), reference, &pass, loss)?;
     let total = |value: fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>();
     let tokens = reports.iter().map(|report| report.tokens).sum::<usize>();
     let mean = |value| total(value) / tokens.max(1) as f64;
@@ -231,9 +121,9 @@ pub fn gradients(
         entropy: mean(|report| report.entropy),
         clipped: mean(|report| report.clipped),
         tokens,
-        grad_norm: 0.0,
+        ..StepReport::default()
     };
-    Ok((decoder.gradients(sum)?, report))
+    Ok((gradients, report))
 }
 
 /// What averages over all micro-batches divide by.
@@ -267,11 +157,6 @@ impl Whole {
 
 fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
     grpo.mask_truncated_completions && !sample.finished
-}
-
-/// A decoder whose results carry gradients to what is trained of `policy`.
-fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
-    policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
 }
 
 /// How a supervised step is taken.
@@ -344,30 +229,12 @@ pub fn supervised_gradients(
     Ok((decoder.gradients(sum)?, report))
 }
 
-/// Pieces know nothing of the batch that they are from, so its rows are looked at here.
-fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
-    match prompts.position(|prompt| prompt.is_empty()) {
-        Some(row) => bail!("row {row} has no token before its first prediction: its prompt is empty"),
-        None => Ok(()),
-    }
-}
-
-fn ensure_finite(report: &StepReport) -> Result<()> {
-    if report.loss.is_finite() && report.grad_norm.is_finite() {
-        return Ok(());
-    }
-    bail!(
-        "loss {} with gradient norm {}: lower the learning rate, unless the model was broken before (`triplay model \
-         score` tells)",
-        report.loss,
-        report.grad_norm
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::learn::pack;
     use super::*;
-    use model::Compute;
+    use candle_core::DType;
+    use model::{Compute, Purpose};
     use optim::AdamWConfig;
     use rollout::{Sampling, sample};
     use store::Seed;
@@ -442,13 +309,13 @@ mod tests {
         let samples: Vec<&Sample> = samples.iter().collect();
         let kl = |reference: &Checkpoint, micro_batch| {
             let config = GrpoConfig { kl: 0.1, micro_batch, ..GrpoConfig::default() };
-            let reference = Reference::of(reference, &samples, &config).unwrap();
+            let reference = Reference::of(reference, &sequences(&samples), 1.0, micro_batch).unwrap();
             gradients(&policy, &reference, &samples, &config).unwrap().1.kl
         };
         assert!(kl(&policy, 256) < 1e-7);
         // Σ p (log p − log q) over the vocabulary, at each position that predicts a token of a completion.
         let log_softmax = |of: &Checkpoint, sample: &Sample| {
-            let (batch, starts) = pack(&[sample]);
+            let (batch, starts) = pack(&sequences(&[sample]));
             let decoder = of.decoder(Purpose::Scoring).unwrap();
             let (hidden, _) = decoder.predicting(&batch, &starts).unwrap();
             let logits = decoder.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap();

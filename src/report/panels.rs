@@ -21,8 +21,18 @@ struct Plan {
 /// Of training, for each role: title, unit, and metrics with what they are called.
 type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const TRAINING: [Trained; 6] = [
+const TRAINING: [Trained; 8] = [
     ("Reward", "number", &[("reward", "reward")]),
+    (
+        "Margin of what was preferred",
+        "nats",
+        &[("margin", "margin"), ("chosen", "chosen_reward"), ("rejected", "rejected_reward")],
+    ),
+    (
+        "Pairs that are told apart",
+        "share",
+        &[("as the judge does", "accuracy"), ("ties of the judge", "ties")],
+    ),
     ("Divergence from the reference (KL)", "nats", &[("KL", "kl")]),
     ("Entropy", "nats", &[("entropy", "entropy")]),
     ("Length of completions", "tokens", &[("tokens", "completion_tokens")]),

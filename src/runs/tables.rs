@@ -21,8 +21,8 @@ use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::variant;
 use data::{
-    self, AttackRow, Column, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow, OutcomeRow, ResponseRow,
-    RewardRow, TableWriter, VerdictRow,
+    self, AttackRow, Column, ComparisonRow, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow,
+    OutcomeRow, PreferenceRow, ResponseRow, RewardRow, TableWriter, VerdictRow,
 };
 use engine::{NodeOutput, NodeReport};
 use store::Digest;
@@ -119,7 +119,7 @@ fn fields<R: Column>(fields: &mut Vec<Field>) {
 }
 
 /// All kinds of rows; each is called as its artifact, or as the column of lists in it.
-pub static TABLES: [Table; 10] = [
+pub static TABLES: [Table; 12] = [
     Table {
         name: "metrics",
         about: "a number that a stage reports",
@@ -189,6 +189,20 @@ pub static TABLES: [Table; 10] = [
         sources: &["attacks", "responses", "verdicts"],
         of: ("rewards", Some("notes")),
         fields: fields::<NoteRow>,
+    },
+    Table {
+        name: "comparisons",
+        about: "a judge's word on which of two completions is better",
+        sources: &["attacks", "responses"],
+        of: ("comparisons", None),
+        fields: fields::<ComparisonRow>,
+    },
+    Table {
+        name: "preferences",
+        about: "two completions of one prompt of which one is better",
+        sources: &["attacks", "responses", "rewards"],
+        of: ("preferences", None),
+        fields: fields::<PreferenceRow>,
     },
 ];
 
@@ -418,7 +432,9 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let several =
         node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.of.0 == output.artifact));
     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let scope = if several.count() > 1 && node.kind != "update" { name } else { parent };
+    // Who evaluates writes several; these are steps of training all the same.
+    let trains = matches!(node.kind.as_str(), "update" | "prefer");
+    let scope = if several.count() > 1 && !trains { name } else { parent };
     let source = source(node, table, lineage);
     let texts = [
         &run.record.run,
@@ -443,7 +459,8 @@ fn source(node: &NodeReport, table: &Table, lineage: &Lineage) -> String {
         return own.digest.to_string();
     }
     let inputs = lineage.inputs(node);
-    let data = inputs.iter().find(|(path, _)| path == "data");
+    let data =
+        inputs.iter().find(|(path, _)| matches!(path.as_str(), "data" | "by.judge.data" | "by.rewards.data"));
     data.map(|(_, digest)| digest.clone()).unwrap_or_default()
 }
 

@@ -51,6 +51,10 @@ artifact_types! {
     /// Scores of completions that another program gave.
     ScoreFile: "scores";
     Rewards: "rewards";
+    /// Completions of which several may answer one prompt.
+    Comparable: "attacks" | "responses";
+    /// What a model learns from.
+    Lessons: "rewards" | "preferences";
     SuccessPool: "pool";
     /// The sandbox's declaration: its grammar is the oracle.
     World: "world";

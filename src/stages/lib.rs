@@ -13,6 +13,7 @@ mod judge;
 mod meaning;
 mod measure;
 mod pool;
+mod prefer;
 mod replay;
 mod respond;
 mod reward;
@@ -43,6 +44,7 @@ pub fn registry() -> Registry {
         .with::<vote::Vote>()
         .with::<collect::Collect>()
         .with::<reward::Reward>()
+        .with::<prefer::Prefer>()
         .with::<pool::Pool>()
         .with::<replay::Replay>()
         .with::<empty::Empty>()

@@ -80,6 +80,19 @@ impl<'a> Rollouts<'a> {
         })
     }
 
+    /// Why no two of them can be told apart, if that is so.
+    pub fn unpaired(&self) -> Option<String> {
+        if self.by.group() == 1 {
+            return Some(format!("there are no pairs: {} is 1", (self.place)("group")));
+        }
+        (self.by.sampling().temperature == 0.0).then(|| {
+            format!(
+                "there are only ties: {} is 0, so all completions of a group are the same",
+                (self.place)("sampling.temperature")
+            )
+        })
+    }
+
     /// The model that one of them is of, if that is another than `model` of the stage with this `upstream`.
     pub fn of_other(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
         let is_other =
@@ -103,8 +116,7 @@ pub fn other_than_trained(upstream: Upstream, asking: &Asking) -> Option<CheckEr
 fn since(upstream: Upstream, model: &Input<Model>, asking: &Asking) -> Option<CheckError> {
     let update = upstream.stage::<Update, _>(model)?;
     let before = || since(update.upstream(), update.stage.model(), asking);
-    let rewards = update.stage.rewards(update.upstream());
-    let Some(rollouts) = rewards.and_then(|fed| fed.stage.rollouts(fed.upstream())) else { return before() };
+    let Some(rollouts) = update.stage.rollouts(update.upstream()) else { return before() };
     let is_trained = |(_, other): &(_, Asking)| {
         other.role == asking.role
             && update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)

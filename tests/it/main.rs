@@ -20,6 +20,7 @@ mod method;
 mod models;
 mod parity;
 mod places;
+mod preferences;
 mod private;
 mod query;
 mod reading;

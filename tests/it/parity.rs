@@ -1,6 +1,6 @@
 //! Numbers of transformers, TRL and NLTK that ours must match. Walks every folder under `TRIPLAY_FIXTURES`
 //! (default `tests/fixtures`): a folder with `config.json` is a model, one whose `expected.json` names
-//! `variants` is a GRPO case. Prints what it checked and the largest deviations.
+//! `variants` is a GRPO case, one that names `preferences` a case of losses on pairs. Prints what it checked and the largest deviations.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use triplay::grpo::{
-    GrpoConfig, Reference, Sample, ScaleRewards, SupervisedConfig, advantages, gradients,
-    supervised_gradients,
+    GrpoConfig, Pair, PairLoss, PreferenceConfig, Reference, Sample, ScaleRewards, StepReport,
+    SupervisedConfig, advantages, gradients, preference_gradients, supervised_gradients,
 };
 use triplay::model::{Arguments, Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
 use triplay::rollout::{Sampling, sample};
@@ -219,6 +219,77 @@ fn check_grpo(folder: &Path) {
     }
 }
 
+fn check_preferences(folder: &Path) {
+    let (expected, small) = (expected(folder), tensors(&folder.join("gradients.safetensors")));
+    let model = |name: &str, compute: &Compute| {
+        Checkpoint::load(&folder.with_file_name(expected[name].as_str().unwrap()), compute).unwrap()
+    };
+    let pair = |pair: &Value| Pair {
+        prompt: ids(&pair["prompt"]),
+        chosen: ids(&pair["chosen"]),
+        rejected: ids(&pair["rejected"]),
+    };
+    let pairs: Vec<Pair> = expected["pairs"].as_array().unwrap().iter().map(pair).collect();
+    let wide = Compute { dtype: DType::F64, ..Compute::default() };
+    for (name, variant) in expected["preferences"].as_object().unwrap() {
+        let (algorithm, config) = variant["algorithm"].as_object().unwrap().iter().next().unwrap();
+        let loss = if algorithm == "ipo" { PairLoss::Ipo } else { PairLoss::Dpo };
+        let config: PreferenceConfig = serde_json::from_value(config.clone()).unwrap();
+        let mut worst = (0f64, 0f64);
+        for (micro_batch, compute) in [(256, &Compute::default()), (2, &Compute::default()), (256, &wide)] {
+            let (policy, reference) = (model("model", compute), model("reference", compute));
+            let gradient_checkpointing = micro_batch == 2;
+            let config = PreferenceConfig { micro_batch, gradient_checkpointing, ..config.clone() };
+            let reference = Reference::of_pairs(&reference, &pairs, &config).unwrap();
+            let (gradients, report) =
+                preference_gradients(&policy, &reference, &pairs, loss, &config).unwrap();
+            worst.0 = worst.0.max(report_deviation(name, &report, variant));
+            let gradient = gradient_deviation(policy.trained(), &gradients, &variant["grad_norms"]);
+            assert!(gradient < 1e-3, "{name}: gradient norms differ by {gradient}");
+            worst.1 = worst.1.max(gradient);
+            // Norms have no sign.
+            for ((parameter, _), mine) in policy.trained().iter().zip(&gradients) {
+                let Some(theirs) = small.get(&format!("{name}.{parameter}")) else { continue };
+                let difference = largest(&mine.to_dtype(DType::F32).unwrap(), theirs);
+                let scale = theirs.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(difference < 1e-3 * scale, "{name}: {parameter} differs by {difference} of {scale}");
+            }
+        }
+        println!(
+            "{}, {name}: loss and rewards {:.1e}, gradient norms {:.1e} relative",
+            folder.display(),
+            worst.0,
+            worst.1
+        );
+    }
+    assert!(small.keys().any(|name| name.starts_with("ipo.")));
+}
+
+/// The largest deviation of what a step on pairs reports.
+fn report_deviation(name: &str, report: &StepReport, expected: &Value) -> f64 {
+    let pairs = report.pairs.unwrap();
+    let measures = [
+        ("loss", report.loss),
+        ("entropy", report.entropy),
+        ("chosen_reward", pairs.chosen_reward),
+        ("rejected_reward", pairs.rejected_reward),
+        ("accuracy", pairs.accuracy),
+        ("margin", pairs.margin),
+    ];
+    let mut worst = 0f64;
+    for (measure, mine) in measures {
+        // TRL has the entropy of each batch alone.
+        let Some(theirs) = expected[measure].as_f64() else {
+            assert_eq!(measure, "entropy");
+            continue;
+        };
+        let deviation = (mine - theirs).abs() / theirs.abs().max(1.0);
+        assert!(deviation < 1e-5, "{name}: {measure} {mine} instead of {theirs}");
+        worst = worst.max(deviation);
+    }
+    worst
+}
+
 #[test]
 fn numbers_match_transformers_and_trl() {
     let mut checked = Vec::new();
@@ -227,12 +298,15 @@ fn numbers_match_transformers_and_trl() {
             check_model(&folder);
         } else if folder.join("expected.json").exists() && expected(&folder).get("variants").is_some() {
             check_grpo(&folder);
+        } else if folder.join("expected.json").exists() && expected(&folder).get("preferences").is_some() {
+            check_preferences(&folder);
         } else {
             continue;
         }
         checked.push(folder.file_name().unwrap().to_str().unwrap().to_owned());
     }
-    let own = ["grpo", "grpo-more", "llama-tiny", "llama3-tiny", "lora-tiny", "qwen2-tiny", "qwen3-tiny"];
+    let own =
+        ["dpo", "grpo", "grpo-more", "llama-tiny", "llama3-tiny", "lora-tiny", "qwen2-tiny", "qwen3-tiny"];
     let asked = std::env::var_os("TRIPLAY_FIXTURES").is_some();
     assert!(if asked { !checked.is_empty() } else { checked == own }, "checked {checked:?}");
 }

@@ -5,8 +5,8 @@
 
 Each folder is of a kind that tests/it/parity.rs knows. Made here: `qwen2-tiny` (biases, bfloat16 on disk),
 `llama3-tiny` (Llama 3's rope scaling, a configuration as transformers 4 wrote it, weights in shards, the chat
-template in tokenizer_config.json), `lora-tiny` (a PEFT adapter beside its base) and `grpo-more` (losses of TRL
-that the given `grpo` has not). All weights are random: nobody's model.
+template in tokenizer_config.json), `lora-tiny` (a PEFT adapter beside its base), `grpo-more` (losses of TRL
+that the given `grpo` has not) and `dpo` (losses on pairs). All weights are random: nobody's model.
 """
 
 import json
@@ -238,8 +238,100 @@ def grpo():
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "inputs.safetensors")
 
 
+# The prompt, what is chosen and what is rejected: of several lengths, and one completion of a single token.
+PAIRS = [
+    ([1, 40, 41, 42], [50, 51, 52, 53, 54, 2], [60, 61, 2]),
+    ([1, 70, 71, 72, 73, 74, 75], [80, 81, 2], [90, 91, 92, 93, 94, 95, 96, 97, 2]),
+    ([5], [6, 7, 8, 9, 2], [2]),
+    ([1, 100, 101], [110, 111, 112, 113], [110, 111, 120, 121]),
+    ([1, 130, 131, 132, 133], [140, 141, 142, 143, 144, 145, 146, 2], [150, 151, 152, 2]),
+]
+
+
+def preference_loss(trainer, pairs):
+    """TRL's own loss of a batch of pairs, and what it logs of it."""
+    keys = ["prompt_ids", "chosen_ids", "rejected_ids"]
+    batch = trainer.data_collator([dict(zip(keys, pair)) for pair in pairs])
+    trainer._metrics["train"].clear()
+    loss = trainer._compute_loss(trainer.model, batch, return_outputs=False)
+    return loss, {name: values[-1] for name, values in trainer._metrics["train"].items()}
+
+
+def dpo():
+    """TRL's own losses on pairs, with a reference that is another model."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    folder = fresh("dpo")
+    reference = FIXTURES / "qwen2-tiny"
+    # TRL's settings, ours, and how many pairs TRL sees at a time.
+    #
+    # TRL 1.16 takes `label_smoothing` for `robust` and not for `sigmoid`. The smoothed `sigmoid` (conservative DPO) is in its
+    # `aot`, which sorts the log-ratios of a batch: of a batch of one pair there is nothing to sort.
+    variants = {
+        "sigmoid": ({"loss_type": ["sigmoid"], "beta": 0.1}, {"dpo": {"beta": 0.1}}, 5),
+        "sigmoid_steep": ({"loss_type": ["sigmoid"], "beta": 0.7}, {"dpo": {"beta": 0.7}}, 5),
+        "smoothed": (
+            {"loss_type": ["aot"], "beta": 0.2, "label_smoothing": 0.15},
+            {"dpo": {"beta": 0.2, "label_smoothing": 0.15}},
+            1,
+        ),
+        "robust": (
+            {"loss_type": ["robust"], "beta": 0.2, "label_smoothing": 0.1},
+            {"dpo": {"loss_type": "robust", "beta": 0.2, "label_smoothing": 0.1}},
+            5,
+        ),
+        "ipo": ({"loss_type": ["ipo"], "beta": 0.1}, {"ipo": {"beta": 0.1}}, 5),
+        "ipo_tight": ({"loss_type": ["ipo"], "beta": 1.5}, {"ipo": {"beta": 1.5}}, 5),
+    }
+    expected = {
+        "model": "qwen3-tiny",
+        "reference": "qwen2-tiny",
+        "pairs": [dict(zip(["prompt", "chosen", "rejected"], pair)) for pair in PAIRS],
+        "preferences": {},
+        "made_with": "tests/peers/make_fixtures.py: TRL DPOTrainer._compute_loss, float32, CPU",
+    }
+    tensors = {}
+    for name, (settings, ours, at_once) in variants.items():
+        args = DPOConfig(
+            output_dir="/tmp/trl", report_to=[], use_cpu=True, bf16=False, per_device_train_batch_size=at_once,
+            gradient_checkpointing=False, **settings,
+        )
+        load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+        texts = {"prompt": ["a"] * 8, "chosen": ["b"] * 8, "rejected": ["c"] * 8}
+        trainer = DPOTrainer(
+            model=load(GIVEN), ref_model=load(reference), args=args, train_dataset=Dataset.from_dict(texts),
+            processing_class=AutoTokenizer.from_pretrained(GIVEN),
+        )
+        trainer.model.train()
+        batches = [PAIRS[at : at + at_once] for at in range(0, len(PAIRS), at_once)]
+        losses, logged = zip(*(preference_loss(trainer, batch) for batch in batches))
+        loss = torch.stack(losses).mean()
+        norms = gradients(trainer.model, loss)
+        mean = lambda metric: sum(metrics[metric] for metrics in logged) / len(logged)
+        expected["preferences"][name] = {
+            "algorithm": ours,
+            "trl": settings,
+            "loss": loss.item(),
+            "chosen_reward": mean("rewards/chosen"),
+            "rejected_reward": mean("rewards/rejected"),
+            "accuracy": mean("rewards/accuracies"),
+            "margin": mean("rewards/margins"),
+            "grad_norms": norms,
+        }
+        # Of a batch as a whole it is over all tokens, as ours.
+        if len(batches) == 1:
+            expected["preferences"][name]["entropy"] = logged[0]["entropy"]
+        # A norm has no sign: the gradients of the smallest parameters as they are.
+        small = [(key, p.grad) for key, p in trainer.model.named_parameters() if p.dim() == 1]
+        tensors |= {f"{name}.{key}": gradient.clone() for key, gradient in small}
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    save_file(tensors, folder / "gradients.safetensors")
+
+
 if __name__ == "__main__":
     qwen2()
     llama3()
     lora()
     grpo()
+    dpo()

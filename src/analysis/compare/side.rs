@@ -14,7 +14,7 @@ use game::UNDETERMINED;
 use runs::{Run, Tables, variant};
 
 /// Kinds whose metrics are no evaluation: training reports its steps, and `cross_play` has an evaluation for each pair.
-const OTHERS: [&str; 3] = ["sft", "update", "cross_play"];
+const OTHERS: [&str; 4] = ["sft", "update", "prefer", "cross_play"];
 
 /// A run, or the part of it that RUN@ABLATION is.
 pub struct Side {

@@ -39,6 +39,8 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
         let (tag, step) = match (kind, supervised) {
             ("sft", Some(step)) => (format!("{}/{metric}", bare(node)), step),
             ("update", _) => (format!("{phase}/{subject}/{metric}"), *count),
+            // What the update that follows learns from.
+            ("prefer", _) => (format!("{phase}/{subject}/{metric}"), *count + 1),
             ("cross_play", _) => (format!("cross_play/{phase}/{subject}/{metric}"), *count),
             _ => (format!("evaluation/{subject}/{metric}"), *count),
         };

@@ -12,7 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, Model};
-use data::RewardRow;
 use engine::{CheckError, Context, Input};
 use grpo::{self, StepReport};
 use store::read::{self, MOST_TEXT};
@@ -87,10 +86,10 @@ impl Guards {
     }
 
     /// The limits that a batch has passed. A measure that is no number has passed any.
-    pub fn tripped(&self, rows: &[RewardRow], report: &StepReport) -> Vec<Tripped> {
-        let tokens: usize = rows.iter().map(|row| row.sample.completion_ids.len()).sum();
-        let length = tokens as f64 / rows.len().max(1) as f64;
-        let repetition = grpo::repetition(rows.iter().map(|row| &row.sample.completion_ids[..]));
+    pub fn tripped(&self, completions: &[&[u32]], report: &StepReport) -> Vec<Tripped> {
+        let tokens: usize = completions.iter().map(|completion| completion.len()).sum();
+        let length = tokens as f64 / completions.len().max(1) as f64;
+        let repetition = grpo::repetition(completions.iter().copied());
         let above = |guard, value: f64, limit: Option<f64>| {
             limit.filter(|limit| value.is_nan() || value > *limit).map(|limit| Tripped {
                 guard,

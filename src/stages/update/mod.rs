@@ -1,36 +1,47 @@
-//! `update`: one GRPO step of a role on its rewards.
+//! `update`: one step of a role on its rewards, or on preferences.
 
+mod algorithm;
 mod guards;
+mod lesson;
+mod preferences;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::algorithm::Algorithm;
 use self::guards::{Guards, Halted, Tripped, finite};
-use super::artifact::{self, Model, Rewards};
+use self::lesson::{Lesson, OfRewards};
+use self::preferences::OfPreferences;
+use super::artifact::{self, Lessons, Model};
+use super::prefer::Prefer;
 use super::reward::Reward;
+use super::rollouts::Rollouts;
 use super::trial::MARKS_IN_TEXT;
-use data::{self, MetricRow, Position, RewardRow};
+use data::{self, MetricRow, Position, PreferenceRow, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use game::{says_nothing, undetermined};
-use grpo::{self, GrpoConfig, StepReport, grpo_step, guarded_step};
+use grpo::{self, PairLoss, StepReport};
 use model::{LoraConfig, Marks};
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// One step of reinforcement learning of a role on its rewards.
+/// One step of a role: of reinforcement learning on its rewards, or on preferences between its completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
     /// The model to train; its optimizer's state, if it brings one, goes on.
     model: Input<Model>,
-    /// The completions of this model with their rewards.
-    data: Input<Rewards>,
-    /// What the KL penalty measures the distance to; with an adapter the model without it, by default.
+    /// What is learnt from: for `grpo` the completions of this model with their rewards, for `dpo` and `ipo` pairs of completions of
+    /// which one is better.
+    data: Input<Lessons>,
+    /// What the KL penalty measures the distance to, and what `dpo` and `ipo` compare with; with an adapter the model without
+    /// it, by default.
     #[serde(default)]
     reference: Option<Input<Model>>,
     /// Train a low-rank adapter on the frozen model instead of all weights. One that the model brings is
@@ -44,14 +55,6 @@ pub struct Update {
     guards: Option<Guards>,
 }
 
-/// How a model learns from rewards.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Algorithm {
-    /// Group-relative policy optimization (GRPO).
-    Grpo(GrpoConfig),
-}
-
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
@@ -63,15 +66,11 @@ impl Stage for Update {
     };
 
     fn check(&self) -> Result<(), CheckError> {
-        let Algorithm::Grpo(config) = &self.algorithm;
-        if config.kl > 0.0 && self.reference.is_none() && self.lora.is_none() {
-            return Err(
-                "a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)".into()
-            );
-        }
+        let has_reference = self.reference.is_some() || self.lora.is_some();
+        self.algorithm.check_reference(has_reference)?;
         if let Some(guards) = &self.guards {
             guards.check()?;
-            if guards.needs_reference() && self.reference.is_none() && self.lora.is_none() {
+            if guards.needs_reference() && !has_reference {
                 let message =
                     "a guard of the divergence needs a `reference` model, such as warmup.model (or `lora`)";
                 return Err(CheckError::at("guards.kl", message));
@@ -85,93 +84,86 @@ impl Stage for Update {
             .as_ref()
             .map_or(Ok(()), LoraConfig::check)
             .map_err(|message| CheckError::at("lora", message))?;
-        config.check().map_err(|message| CheckError::at("algorithm.grpo", message))
+        self.algorithm.check()
     }
 
     fn complete(&mut self, upstream: Upstream) -> bool {
-        let sampled = self.rewards(upstream).and_then(|rewards| rewards.stage.rollouts(rewards.upstream()));
-        let temperature = sampled.map_or(1.0, |rollouts| rollouts.temperature());
-        let Algorithm::Grpo(config) = &mut self.algorithm;
+        let temperature = self.rollouts(upstream).map_or(1.0, |rollouts| rollouts.temperature());
+        let Algorithm::Grpo(config) = &mut self.algorithm else { return false };
         let is_left_out = config.temperature.is_none();
         config.temperature.get_or_insert(temperature);
         is_left_out
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let Some(rewards) = self.rewards(upstream) else { return Ok(Vec::new()) };
-        let Some(rollouts) = rewards.stage.rollouts(rewards.upstream()) else { return Ok(Vec::new()) };
-        let Algorithm::Grpo(config) = &self.algorithm;
-        let longest = config.max_completion_length;
-        rollouts.hold_against(config.temperature.unwrap_or(1.0), longest)?;
-        let barren = rollouts.barren().map(|message| CheckError::at("data", message));
+        self.learns_from(upstream)?;
+        let Some(rollouts) = self.rollouts(upstream) else { return Ok(Vec::new()) };
+        let mut barren = None;
+        if let Algorithm::Grpo(config) = &self.algorithm {
+            let longest = config.max_completion_length;
+            rollouts.hold_against(config.temperature.unwrap_or(1.0), longest)?;
+            barren = rollouts.barren().map(|message| CheckError::at("data", message));
+        }
         let of_other = rollouts.of_other(upstream, &self.model);
         Ok(barren.into_iter().chain(of_other.map(|message| CheckError::at("model", message))).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let Algorithm::Grpo(config) = &self.algorithm;
-        let rows = artifact::rows::<RewardRow, _>(context, &self.data)?;
+        let lesson = self.lesson(context)?;
         let before = artifact::model(context, &self.model)?;
         let at = artifact::position(context);
-        let mut metrics = metrics(&rows, &before.tokenizer.marks, &at);
+        let (role, count) = (lesson.role(), lesson.count());
+        let mut metrics = lesson.metrics(&before.tokenizer.marks, &at);
         if self.guards.is_some()
             && let Some(halted) = Halted::before(context, &context.input(&self.model)?.path)?
         {
-            metrics.push(metric("update", role(&rows), "passed_through", 1.0, rows.len(), &at));
-            metrics.push(metric("update", role(&rows), "halted", 1.0, rows.len(), &at));
+            metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
+            metrics.push(metric("update", role, "halted", 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, format!("halted before: {}", halted.why));
             return halted.hand_on(context, "model", &self.model);
         }
-        // Where the reward is not known nothing is learnt.
-        let teaches = |row: &&RewardRow| row.advantage.is_some();
-        if rows.iter().filter(teaches).all(|row| row.sample.completion_ids.is_empty()) {
-            metrics.push(metric("update", role(&rows), "passed_through", 1.0, rows.len(), &at));
+        if !lesson.teaches() {
+            metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
-            context.progress(1, 1, "no completion to learn from: the model stays as it is");
+            context.progress(1, 1, lesson.nothing());
             return guards::pass_on(context, "model", &self.model);
         }
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
-            _ if config.kl == 0.0 && !self.guards.as_ref().is_some_and(Guards::needs_reference) => None,
+            _ if !lesson.needs_reference() && !self.guards.as_ref().is_some_and(Guards::needs_reference) => {
+                None
+            }
             Some(reference) => Some(artifact::model(context, reference)?),
             None => Some(Arc::new(trained.base())),
         };
-        let sample = |row: &RewardRow| {
-            Some(grpo::Sample {
-                prompt: row.sample.prompt_ids.clone(),
-                completion: row.sample.completion_ids.clone(),
-                advantage: row.advantage?,
-                old_logprobs: row.sample.logprobs.clone(),
-                finished: row.sample.finished,
-            })
-        };
-        let samples: Vec<grpo::Sample> = rows.iter().filter_map(sample).collect();
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
         // A new adapter has other parameters than what was trained before.
         let goes_on = before.adapter.is_some() == trained.adapter.is_some();
         let mut optimizer = match goes_on && model::is_there(&state)? {
-            true => AdamW::load(&state, trained.trained(), config.optimizer.clone())?,
-            false => AdamW::new(trained.trained(), config.optimizer.clone())?,
+            true => AdamW::load(&state, trained.trained(), lesson.optimizer().clone())?,
+            false => AdamW::new(trained.trained(), lesson.optimizer().clone())?,
         };
         let mut tripped = Vec::new();
         let report = match &self.guards {
-            None => grpo_step(&trained, reference.as_deref(), &mut optimizer, &samples, config)?,
+            None => grpo::unguarded(lesson.iterations(), |passes| {
+                lesson.step(&trained, reference.as_deref(), &mut optimizer, passes)
+            })?,
             Some(guards) => {
                 let mut passes = |iteration: usize, report: &StepReport| {
                     tripped = match iteration {
-                        1 => guards.tripped(&rows, report),
+                        1 => guards.tripped(&lesson.completions(), report),
                         _ => finite(report).err().into_iter().collect(),
                     };
                     tripped.is_empty()
                 };
-                guarded_step(&trained, reference.as_deref(), &mut optimizer, &samples, config, &mut passes)?
+                lesson.step(&trained, reference.as_deref(), &mut optimizer, &mut passes)?
             }
         };
 
-        metrics.extend(step_metrics(&rows, &report, &at));
+        metrics.extend(lesson.step_metrics(&report, &at));
         if let Some(guards) = &self.guards {
-            metrics.extend(halted_metrics(&rows, &tripped, &at));
+            metrics.extend(halted_metrics(role, count, &tripped, &at));
             if !tripped.is_empty() {
                 data::write(&context.output("metrics"), &metrics)?;
                 let halted = Halted::here(context, &tripped);
@@ -180,12 +172,7 @@ impl Stage for Update {
             }
         }
         data::write(&context.output("metrics"), &metrics)?;
-        let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
-        context.progress(
-            1,
-            1,
-            format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy),
-        );
+        context.progress(1, 1, lesson.told(&metrics, &report));
         artifact::publish(context, "model", trained, Some(&self.model))?;
         Ok(optimizer.save(&context.output("model").join(OPTIMIZER))?)
     }
@@ -200,6 +187,50 @@ impl Update {
     /// The rewards, where a stage makes them.
     pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Reward>> {
         upstream.stage(&self.data)
+    }
+
+    /// The completions that are learnt from, where a stage samples them.
+    pub(super) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+        if let Some(rewards) = self.rewards(upstream) {
+            return rewards.stage.rollouts(rewards.upstream());
+        }
+        let preferences: Fed<Prefer> = upstream.stage(&self.data)?;
+        preferences.stage.rollouts(preferences.upstream())
+    }
+
+    /// That the data are of the kind that the algorithm learns from, as far as stages make them.
+    fn learns_from(&self, upstream: Upstream) -> Result<(), CheckError> {
+        let (name, pairs) = (self.algorithm.name(), self.algorithm.is_on_pairs());
+        let data = self.data.text();
+        let message = if pairs && self.rewards(upstream).is_some() {
+            format!(
+                "`data` must be preferences for `{name}`, found the rewards `{data}`: a stage of `kind: prefer` with \
+                 `by: {{ rewards: {{ data: {data} }} }}` makes pairs of them"
+            )
+        } else if !pairs && upstream.stage::<Prefer, _>(&self.data).is_some() {
+            format!(
+                "`data` must be rewards for `{name}`, found the preferences `{data}`: `dpo` and `ipo` learn from those"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(CheckError::at("data", message))
+    }
+
+    fn lesson<'a>(&'a self, context: &Context) -> anyhow::Result<Box<dyn Lesson + 'a>> {
+        let name = self.algorithm.name();
+        let (loss, config) = match &self.algorithm {
+            Algorithm::Grpo(config) => {
+                let rows = artifact::rows::<RewardRow, _>(context, &self.data)
+                    .with_context(|| format!("`{name}` learns from rewards"))?;
+                return Ok(Box::new(OfRewards { rows, config }));
+            }
+            Algorithm::Dpo(config) => (PairLoss::Dpo, config),
+            Algorithm::Ipo(config) => (PairLoss::Ipo, config),
+        };
+        let rows = artifact::rows::<PreferenceRow, _>(context, &self.data)
+            .with_context(|| format!("`{name}` learns from preferences"))?;
+        Ok(Box::new(OfPreferences { rows, loss, config }))
     }
 }
 
@@ -225,8 +256,8 @@ fn role(rows: &[RewardRow]) -> &str {
 }
 
 /// Whether the phase halts here, and of each guard that tripped what it measured and its limit.
-fn halted_metrics(rows: &[RewardRow], tripped: &[Tripped], at: &Position) -> Vec<MetricRow> {
-    let add = |phase: &str, name: &str, value| metric(phase, role(rows), name, value, rows.len(), at);
+fn halted_metrics(role: &str, count: usize, tripped: &[Tripped], at: &Position) -> Vec<MetricRow> {
+    let add = |phase: &str, name: &str, value| metric(phase, role, name, value, count, at);
     let mut metrics = vec![add("update", "halted", share(!tripped.is_empty()))];
     for Tripped { guard, value, limit } in tripped {
         metrics.push(add(analysis::PHASE, guard, *value));

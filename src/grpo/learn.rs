@@ -1,0 +1,266 @@
+//! What every loss on completions does alike: the reference's log-probabilities, the policy's in pieces, the loss's gradient
+//! through the decoder, and the step. It knows no loss.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::lanes::{Lanes, pieces};
+use model::{Checkpoint, Decoder, Packed, Purpose};
+use ops::Value;
+use optim::{AdamW, clip};
+
+/// A prompt and what follows it, as token ids.
+#[derive(Clone, Copy)]
+pub struct Sequence<'a> {
+    pub prompt: &'a [u32],
+    pub completion: &'a [u32],
+}
+
+/// What a step reports; means are over completion tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    pub loss: f64,
+    /// Divergence from the reference, exact at each position; 0 without one. Where only the reference's log-probabilities
+    /// are there, the k3 estimate.
+    pub kl: f64,
+    /// Nats.
+    pub entropy: f64,
+    /// Share of tokens whose ratio was clipped.
+    pub clipped: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Completion tokens.
+    pub tokens: usize,
+    /// Of a step on pairs.
+    pub pairs: Option<PairReport>,
+}
+
+/// What a step on pairs reports besides, as TRL does; means are over pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairReport {
+    /// β (log π − log π_ref) of the completion that was chosen, in nats, summed over its tokens.
+    pub chosen_reward: f64,
+    /// The same of the one that was rejected.
+    pub rejected_reward: f64,
+    /// Share of pairs of which the chosen one has the greater reward.
+    pub accuracy: f64,
+    /// What the chosen one has more.
+    pub margin: f64,
+}
+
+/// What a model that is not trained says of samples.
+#[derive(Default)]
+pub struct Reference {
+    /// Log-probabilities of each sample's completion; nothing for a loss without KL penalty.
+    logprobs: Vec<Vec<f32>>,
+    /// Of each sample the hidden states that its completion is predicted from, and what makes distributions of them.
+    exact: Option<(Decoder, Vec<Tensor>)>,
+}
+
+impl Reference {
+    /// Of log-probabilities alone.
+    pub fn of_logprobs(logprobs: Vec<Vec<f32>>) -> Reference {
+        Reference { logprobs, exact: None }
+    }
+
+    /// Of a model, on sequences; at most `most` of them at the same time.
+    pub(super) fn of(
+        checkpoint: &Checkpoint,
+        sequences: &[Sequence],
+        temperature: f64,
+        most: usize,
+    ) -> Result<Reference> {
+        let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
+        let of_piece = |piece: Range<usize>| {
+            let sequences = &sequences[piece];
+            let (batch, starts) = pack(sequences);
+            let (hidden, targets) = decoder.predicting(&batch, &starts)?;
+            let scored = decoder.scored(&hidden, targets, temperature)?;
+            let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
+            let mut begin = 0;
+            let row = |sequence: &Sequence| {
+                let (at, length) = (begin, sequence.completion.len());
+                begin += length;
+                Ok((scored[at..begin].to_vec(), hidden.tensor().narrow(0, at, length)?))
+            };
+            sequences.iter().map(row).collect::<Result<Vec<(Vec<f32>, Tensor)>>>()
+        };
+        let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
+        let pieces = pieces(&checkpoint.compute, &lengths, most);
+        // On a GPU one after the other: its memory is what micro-batches are for.
+        let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
+            true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
+            false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
+        };
+        let (logprobs, hidden) = rows.into_iter().flatten().unzip();
+        Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
+    }
+
+    /// Log-probabilities of the tokens of a sequence's completion; none where the loss needs none.
+    pub(super) fn logprobs(&self, row: usize) -> &[f32] {
+        self.logprobs.get(row).map_or(&[], Vec::as_slice)
+    }
+
+    /// The sum over the tokens of these samples of how far the policy's distributions are from the reference's.
+    fn divergence(
+        &self,
+        policy: &Decoder,
+        hidden: &Value,
+        rows: &[usize],
+        temperature: f64,
+    ) -> Result<Option<f64>> {
+        let Some((decoder, of_samples)) = &self.exact else { return Ok(None) };
+        let of_rows: Vec<&Tensor> = rows.iter().map(|&row| &of_samples[row]).collect();
+        let of_rows = Value::constant(Tensor::cat(&of_rows, 0)?);
+        let all = policy.divergences(hidden, (decoder, &of_rows), temperature)?;
+        Ok(Some(all.into_iter().map(f64::from).sum()))
+    }
+}
+
+impl Sequence<'_> {
+    /// Of prompt and completion together.
+    fn tokens(&self) -> usize {
+        self.prompt.len() + self.completion.len()
+    }
+}
+
+/// Few numbers of any device and type, as the loss takes them.
+pub fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
+}
+
+/// Prompts and completions as packed rows, and where the completions start.
+pub fn pack(sequences: &[Sequence]) -> (Packed, Vec<usize>) {
+    let rows: Vec<Vec<u32>> =
+        sequences.iter().map(|sequence| [sequence.prompt, sequence.completion].concat()).collect();
+    (Packed::new(&rows), sequences.iter().map(|sequence| sequence.prompt.len()).collect())
+}
+
+/// How a batch goes through the policy.
+pub struct Pass {
+    /// At which log-probabilities are taken.
+    pub temperature: f64,
+    /// Sequences that belong together, one after the other: a loss sees all of them or none.
+    pub together: usize,
+    /// So many of these, at most, are differentiated at the same time.
+    pub micro_batch: usize,
+    pub gradient_checkpointing: bool,
+}
+
+/// What the policy says of a micro-batch: of the M tokens of its completions, one after the other.
+pub struct Said {
+    /// Log-probabilities, \[M\], on the CPU.
+    pub logprobs: Tensor,
+    /// Entropies in nats, M.
+    pub entropies: Vec<f32>,
+    /// Σ over the tokens of the exact divergence from the reference, where there is a model.
+    pub kl: Option<f64>,
+}
+
+/// Gradients for each parameter in name order, summed over all micro-batches, and what `loss` made of each. It is told the rows of
+/// a micro-batch, counted in sequences that belong together, and gives its gradients by log-probabilities and entropies, \[2, M\].
+pub fn accumulate<R: Send>(
+    policy: &Checkpoint,
+    sequences: &[Sequence],
+    reference: &Reference,
+    pass: &Pass,
+    loss: impl Fn(&[usize], &Said) -> Result<(Tensor, R)> + Sync,
+) -> Result<(Vec<Tensor>, Vec<R>)> {
+    let decoder = training(policy, pass.gradient_checkpointing)?;
+    let tokens = |sequences: &[Sequence]| sequences.iter().map(Sequence::tokens).sum();
+    let lengths: Vec<usize> = sequences.chunks(pass.together).map(tokens).collect();
+    let lanes = Lanes::new(&policy.compute, &lengths, pass.micro_batch, policy.trained().bytes());
+    let (sum, made) = lanes.accumulate(|units, sum| {
+        let rows: Vec<usize> =
+            units.iter().flat_map(|unit| unit * pass.together..(unit + 1) * pass.together).collect();
+        let micro: Vec<Sequence> = rows.iter().map(|&row| sequences[row]).collect();
+        let (batch, starts) = pack(&micro);
+        let (hidden, targets) = decoder.predicting(&batch, &starts)?;
+        let scored = decoder.scored(&hidden, targets, pass.temperature)?;
+        let said = Said {
+            logprobs: on_cpu(&scored.tensor().get(0)?)?,
+            entropies: on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?,
+            kl: reference.divergence(&decoder, &hidden, &rows, pass.temperature)?,
+        };
+        let (gradient, made) = loss(units, &said)?;
+        let like = scored.tensor();
+        let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
+        scored.backward(gradient, sum)?;
+        Ok(made)
+    })?;
+    Ok((decoder.gradients(sum)?, made))
+}
+
+/// How often a batch is learnt from, and how far a step goes.
+pub struct Steps {
+    pub num_iterations: usize,
+    /// Gradients are scaled down to this norm.
+    pub max_grad_norm: f64,
+    pub lr: f64,
+}
+
+/// Asked before each step with its number, from 1, and the report on the model before it: whether it is taken.
+pub type Passes<'a> = dyn FnMut(usize, &StepReport) -> bool + 'a;
+
+/// Steps with what `gradients` gives, each only if its report passes. The report is of the last that was looked at.
+pub fn take(
+    policy: &Checkpoint,
+    optimizer: &mut AdamW,
+    steps: &Steps,
+    gradients: impl Fn() -> Result<(Vec<Tensor>, StepReport)>,
+    passes: &mut Passes,
+) -> Result<StepReport> {
+    let mut report = StepReport::default();
+    for iteration in 1..=steps.num_iterations {
+        let (mut gradients, this) = gradients()?;
+        report = StepReport { grad_norm: clip(&mut gradients, steps.max_grad_norm)?, ..this };
+        if !passes(iteration, &report) {
+            break;
+        }
+        optimizer.step(policy.trained(), &gradients, steps.lr)?;
+    }
+    Ok(report)
+}
+
+/// Steps without guards: a loss or gradient that is no number is an error, which names the iteration, of so many.
+pub fn unguarded(
+    num_iterations: usize,
+    steps: impl FnOnce(&mut Passes) -> Result<StepReport>,
+) -> Result<StepReport> {
+    let mut broken = Ok(());
+    let report = steps(&mut |iteration, report| {
+        broken = ensure_finite(report).map_err(|error| match num_iterations {
+            1 => error,
+            all => error.context(format!("iteration {iteration} of {all}")),
+        });
+        broken.is_ok()
+    })?;
+    broken.map(|()| report)
+}
+
+/// A decoder whose results carry gradients to what is trained of `policy`.
+pub fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
+    policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
+}
+
+/// Pieces know nothing of the batch that they are from, so its rows are looked at here.
+pub fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+    match prompts.position(|prompt| prompt.is_empty()) {
+        Some(row) => bail!("row {row} has no token before its first prediction: its prompt is empty"),
+        None => Ok(()),
+    }
+}
+
+pub fn ensure_finite(report: &StepReport) -> Result<()> {
+    if report.loss.is_finite() && report.grad_norm.is_finite() {
+        return Ok(());
+    }
+    bail!(
+        "loss {} with gradient norm {}: lower the learning rate, unless the model was broken before (`triplay model \
+         score` tells)",
+        report.loss,
+        report.grad_norm
+    )
+}

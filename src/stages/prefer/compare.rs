@@ -1,0 +1,500 @@
+//! Pairs by a judge's word. It is asked about both orders: a judge that prefers whatever it is shown first says nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rand::seq::SliceRandom;
+
+use crate::artifact::{self, Comparable, Model, Responses};
+use crate::asking::{Longest, Missing, Text, Verdict, asking};
+use crate::generate::Generate;
+use crate::respond::Respond;
+use crate::rollouts::Rollouts;
+use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
+use engine::{CheckError, Context, Input, Upstream};
+use game::{COMPARISON, Labels, Question, label, says_nothing};
+use rollout::Sampling;
+use store::Seed;
+
+asking! {
+    /// A judge is shown two completions of a group and says which is better, in both orders. Where the two answers disagree it is a
+    /// tie: the pair is in `comparisons` and not learnt from.
+    pub struct ByJudge: Arbiter {
+        /// What to compare: attacks or responses, of which `group` answer each prompt. Those that nobody was asked for are in no pair.
+        data: Input<Comparable>,
+        /// The judge.
+        model: Input<Model>,
+        /// Of attacks: responses to them, so that the judge sees what they did. Of several to an attack it is shown the first.
+        #[serde(default)]
+        responses: Option<Input<Responses>>,
+        /// How many pairs of each group are compared: neighbours in a ring of random order first, then those farther apart, at
+        /// most all. By default the neighbours: as many as the group has members, of a group of two the one pair.
+        #[serde(default)]
+        pairs: Option<usize>,
+        /// How answers are drawn: greedily by default.
+        #[serde(default = "greedy")]
+        sampling: Sampling,
+        /// How the answer is read: as `first` or `second`. By default the judge chooses between `A` and `B`.
+        #[serde(default = "letters")]
+        labels: Labels,
+        /// The template of the judge's prompt; knows `first` and `second`, the two completions, `prompt`, what both answer, and
+        /// `seed`; with `responses` also `first_response` and `second_response`. It has to be given: no model of the sandbox
+        /// compares. One that judges a response alone can be asked about the first of the two in both orders.
+        #[serde(default)]
+        prompt: Option<Text>,
+    }
+}
+
+/// Which of two completions is better.
+const ORDER: &[&str] = &["first", "second"];
+
+/// A label is one word and the end of text.
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
+}
+
+fn letters() -> Labels {
+    let letter = |(label, letter): (&&str, &str)| ((*label).to_owned(), letter.to_owned());
+    Labels::Choice(ORDER.iter().zip(["A", "B"]).map(letter).collect())
+}
+
+impl ByJudge {
+    pub fn check(&self) -> Result<(), CheckError> {
+        if self.pairs == Some(0) {
+            return Err(CheckError::at("pairs", "`pairs` must be at least 1, found 0"));
+        }
+        if self.prompt.is_none() {
+            let message = format!("`prompt` must be given, such as \"{COMPARISON}\", found none");
+            return Err(CheckError { path: String::new(), message });
+        }
+        self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
+        let asking = self.asking(&self.sampling);
+        asking.check_labels(&self.labels, ORDER)?;
+        let uses = ["first_response", "second_response"].map(|variable| asking.uses(variable));
+        match (&self.responses, uses) {
+            (None, [false, false]) | (Some(_), [true, true]) => Ok(()),
+            (None, _) => {
+                let message =
+                    "`responses` must be given where the prompt uses `first_response` or `second_response`";
+                Err(CheckError { path: String::new(), message: message.into() })
+            }
+            (Some(_), _) => {
+                let message =
+                    "the prompt must use `first_response` and `second_response`, which `responses` gives it";
+                Err(CheckError::at("responses", message))
+            }
+        }
+    }
+
+    pub fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        if let Some(input) = &self.responses
+            && let Some(respond) = upstream.stage::<Respond, _>(input)
+            && let Some(attacks) = respond.stage.attacks_input()
+            && upstream.is_same(&self.data, respond.upstream(), attacks) == Some(false)
+        {
+            let message = format!(
+                "`responses` must be to `{}`, which is compared, but {} is `{}`",
+                self.data.text(),
+                respond.place("data"),
+                attacks.text()
+            );
+            return Err(CheckError::at("responses", message));
+        }
+        let asking = self.asking(&self.sampling);
+        let completion = match self.labels {
+            Labels::Choice(_) => 1,
+            _ => self.sampling.max_new_tokens,
+        };
+        let room = asking.room(upstream, completion, &self.longest(upstream))?;
+        Ok(room.into_iter().chain(asking.unsaid(&self.labels, ORDER)).collect())
+    }
+
+    /// The longest texts that the prompt is filled with, where stages make them.
+    fn longest(&self, upstream: Upstream) -> Vec<Longest> {
+        if let Some(attacks) = upstream.stage::<Generate, _>(&self.data) {
+            return vec![Generate::longest(attacks), Generate::longest(attacks)];
+        }
+        let Some(respond) = upstream.stage::<Respond, _>(&self.data) else { return Vec::new() };
+        let mut longest = Respond::longest(respond);
+        longest.extend(Respond::longest(respond).pop());
+        longest
+    }
+
+    pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+        let attacks = upstream.stage::<Generate, _>(&self.data).map(Rollouts::of);
+        attacks.or_else(|| upstream.stage::<Respond, _>(&self.data).map(Rollouts::of))
+    }
+
+    /// Asks the judge about the pairs of all groups.
+    pub fn compare(&self, context: &mut Context) -> anyhow::Result<Compared> {
+        let given = self.given(context)?;
+        let completions = given.completions(self)?;
+        let pairs = self.pairs(&completions, context.seed())?;
+        // Each pair in both orders, one after the other.
+        let shown: Vec<Shown> = pairs
+            .iter()
+            .flat_map(|&[a, b]| [[a, b], [b, a]])
+            .map(|order| order.map(|index| &completions[index]))
+            .collect();
+        let questions: Vec<Option<Question>> = shown.iter().map(question).collect();
+        let verdicts =
+            self.asking(&self.sampling).judge(context, &questions, "comparisons", &self.labels, ORDER)?;
+        let at = artifact::position(context);
+        let mut tally = Tally::default();
+        let mut preferences = Vec::new();
+        for (index, (orders, verdicts)) in shown.chunks(2).zip(verdicts.chunks(2)).enumerate() {
+            let outcome = Outcome::of(orders[0], [verdicts[0].class, verdicts[1].class]);
+            tally.count(outcome, verdicts);
+            if let Outcome::Better(chosen) = outcome {
+                let answers = [&verdicts[chosen], &verdicts[1 - chosen]];
+                preferences.push(preference(index, orders[chosen], answers, &at));
+            }
+        }
+        let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let note = format!("{tally}{missing}");
+        let role = shown.first().map_or("nobody", |[first, _]| &first.sample.role);
+        let metrics = tally.metrics(role, &at);
+        let said = shown.into_iter().zip(verdicts).enumerate();
+        let comparisons = said.map(|(index, (shown, verdict))| comparison(index / 2, shown, verdict, &at));
+        Ok(Compared { preferences, comparisons: comparisons.collect(), metrics, note })
+    }
+
+    fn given(&self, context: &Context) -> anyhow::Result<Given> {
+        match artifact::rows::<ResponseRow, _>(context, &self.data) {
+            Ok(responses) if self.responses.is_none() => Ok(Given::Responses(responses)),
+            Ok(_) => anyhow::bail!(
+                "`{}` must be attacks where `responses` are given, found responses",
+                self.data.text()
+            ),
+            // A file of one's own does not say what it holds.
+            Err(error) => {
+                let attacks = artifact::rows::<AttackRow, _>(context, &self.data).map_err(|_| error)?;
+                let responses =
+                    self.responses.as_ref().map(|input| artifact::rows::<ResponseRow, _>(context, input));
+                Ok(Given::Attacks(attacks, responses.transpose()?))
+            }
+        }
+    }
+
+    /// The pairs of all groups, as places in `completions`.
+    fn pairs(&self, completions: &[Completion], seed: Seed) -> anyhow::Result<Vec<[usize; 2]>> {
+        let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, completion) in completions.iter().enumerate() {
+            if completion.sample.was_asked() {
+                groups.entry(completion.group).or_default().push(index);
+            }
+        }
+        let seed = seed.child("pairs");
+        let mut pairs = Vec::new();
+        for (group, mut members) in groups {
+            let prompt = |index: usize| &completions[index].sample.prompt_ids;
+            anyhow::ensure!(
+                members.iter().all(|&member| prompt(member) == prompt(members[0])),
+                "group {group} of `{}` has completions of several prompts: pairs must be of one",
+                self.data.text()
+            );
+            members.shuffle(&mut seed.stream(&group.to_string()));
+            pairs.extend(of_ring(&members, self.pairs));
+        }
+        Ok(pairs)
+    }
+}
+
+/// Pairs of members of a ring: neighbours, or `count` of all, the nearest first. Of those equally near, first those that share
+/// nobody.
+fn of_ring(ring: &[usize], count: Option<usize>) -> Vec<[usize; 2]> {
+    let members = ring.len();
+    let at_distance = |distance: usize| {
+        // Half around the ring each pair is met from both sides.
+        let starts = if 2 * distance == members { distance } else { members };
+        let turn = move |turn: usize| (0..starts).filter(move |start| start / distance % 2 == turn);
+        turn(0).chain(turn(1)).map(move |start| [ring[start], ring[(start + distance) % members]])
+    };
+    match count {
+        None => (1..=(members / 2).min(1)).flat_map(at_distance).collect(),
+        Some(count) => (1..=members / 2).flat_map(at_distance).take(count).collect(),
+    }
+}
+
+/// What came of comparing.
+pub struct Compared {
+    /// The pairs of which one completion is better.
+    pub preferences: Vec<PreferenceRow>,
+    /// What was said of all pairs.
+    pub comparisons: Vec<ComparisonRow>,
+    pub metrics: Vec<MetricRow>,
+    pub note: String,
+}
+
+/// The completions that are compared, and the responses that attacks got.
+enum Given {
+    Responses(Arc<Vec<ResponseRow>>),
+    Attacks(Arc<Vec<AttackRow>>, Option<Arc<Vec<ResponseRow>>>),
+}
+
+/// A completion that is compared.
+struct Completion<'a> {
+    id: u32,
+    group: u32,
+    origin: &'a Origin,
+    /// What it answers.
+    asked: &'a str,
+    text: &'a str,
+    /// Of an attack, what it got; empty where it is not shown.
+    response: &'a str,
+    sample: &'a Sample,
+}
+
+/// Two completions in the order in which a judge sees them.
+type Shown<'a> = [&'a Completion<'a>; 2];
+
+impl Given {
+    fn completions(&self, by: &ByJudge) -> anyhow::Result<Vec<Completion<'_>>> {
+        let (attacks, responses) = match self {
+            Given::Responses(rows) => return Ok(rows.iter().map(Completion::of_response).collect()),
+            Given::Attacks(attacks, None) => {
+                return Ok(attacks.iter().map(|row| Completion::of_attack(row, "")).collect());
+            }
+            Given::Attacks(attacks, Some(responses)) => (attacks, responses),
+        };
+        // The first of each attack is the one that stays.
+        let answered: BTreeMap<u32, &ResponseRow> =
+            responses.iter().rev().map(|row| (row.attack_id, row)).collect();
+        let mut completions = Vec::new();
+        for row in attacks.iter() {
+            let response = answered.get(&row.attack_id).filter(|response| response.attack == row.text);
+            let Some(response) = response else {
+                anyhow::bail!(
+                    "attack {} of `{}` has no response in `{}`: are they of the same step?",
+                    row.attack_id,
+                    by.data.text(),
+                    by.responses.as_ref().map(Input::text).unwrap_or_default()
+                );
+            };
+            completions.push(Completion::of_attack(row, &response.text));
+        }
+        Ok(completions)
+    }
+}
+
+impl<'a> Completion<'a> {
+    fn of_response(row: &'a ResponseRow) -> Completion<'a> {
+        Completion {
+            id: row.response_id,
+            group: row.group,
+            origin: &row.origin,
+            asked: &row.attack,
+            text: &row.text,
+            response: "",
+            sample: &row.sample,
+        }
+    }
+
+    fn of_attack(row: &'a AttackRow, response: &'a str) -> Completion<'a> {
+        Completion {
+            id: row.attack_id,
+            group: row.group,
+            origin: &row.origin,
+            asked: &row.origin.seed,
+            text: &row.text,
+            response,
+            sample: &row.sample,
+        }
+    }
+}
+
+/// The question about two completions; none about equal ones, nor about one that says nothing.
+fn question<'a>([first, second]: &Shown<'a>) -> Option<Question<'a>> {
+    let is_asked = first.text != second.text && !says_nothing(first.text) && !says_nothing(second.text);
+    is_asked.then_some(Question {
+        seed: &first.origin.seed,
+        prompt: first.asked,
+        first: first.text,
+        second: second.text,
+        first_response: first.response,
+        second_response: second.response,
+        ..Question::default()
+    })
+}
+
+/// What a judge's words on a pair come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The one at this place is better, in the order that was asked about first.
+    Better(usize),
+    /// The words of the two orders disagree, or there is no difference.
+    Tie,
+    /// A word could not be read, or nobody was asked.
+    Undetermined,
+}
+
+impl Outcome {
+    /// Of the words, as places in the order that each is on: the second one is the other way round.
+    fn of([first, second]: Shown, words: [Option<usize>; 2]) -> Outcome {
+        match words {
+            _ if first.text == second.text => Outcome::Tie,
+            [Some(word), Some(reversed)] if word != reversed => Outcome::Better(word),
+            [Some(_), Some(_)] => Outcome::Tie,
+            _ => Outcome::Undetermined,
+        }
+    }
+}
+
+/// How many pairs came to what, and how often the judge preferred what it was shown first.
+#[derive(Default)]
+struct Tally {
+    better: usize,
+    ties: usize,
+    undetermined: usize,
+    words: usize,
+    first: usize,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Outcome, verdicts: &[Verdict]) {
+        *match outcome {
+            Outcome::Better(_) => &mut self.better,
+            Outcome::Tie => &mut self.ties,
+            Outcome::Undetermined => &mut self.undetermined,
+        } += 1;
+        self.words += verdicts.iter().filter(|verdict| verdict.class.is_some()).count();
+        self.first += verdicts.iter().filter(|verdict| verdict.class == Some(0)).count();
+    }
+}
+
+impl Tally {
+    fn metrics(&self, role: &str, at: &Position) -> Vec<MetricRow> {
+        let pairs = self.better + self.ties + self.undetermined;
+        let row = |name: &str, value: f64, count: usize| MetricRow {
+            phase: "update".into(),
+            subject: role.to_owned(),
+            metric: name.to_owned(),
+            value,
+            count: count as u64,
+            at: at.clone(),
+        };
+        let share = |name, part: usize, of: usize| row(name, part as f64 / of as f64, of);
+        let mut metrics = vec![row("compared", pairs as f64, pairs)];
+        if pairs > 0 {
+            metrics.push(share("ties", self.ties, pairs));
+            metrics.push(share("undetermined_pairs", self.undetermined, pairs));
+        }
+        if self.words > 0 {
+            metrics.push(share("first_preferred", self.first, self.words));
+        }
+        metrics
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tally { better, ties, undetermined, words, first } = self;
+        write!(f, "{better} preferences, {ties} ties, {undetermined} undetermined")?;
+        if *words > 0 {
+            let share = 100.0 * *first as f64 / *words as f64;
+            write!(f, "; the one shown first preferred in {share:.0} % of answers")?;
+        }
+        Ok(())
+    }
+}
+
+/// A row of a pair of which the first is better; the answers to that order and to the reverse.
+fn preference(
+    index: usize,
+    [chosen, rejected]: Shown,
+    answers: [&Verdict; 2],
+    at: &Position,
+) -> PreferenceRow {
+    let [answer, answer_reversed] = answers.map(|verdict| Some(verdict.reply.text.clone()));
+    PreferenceRow {
+        pair_id: index as u32,
+        group: chosen.group,
+        origin: chosen.origin.clone(),
+        role: chosen.sample.role.clone(),
+        prompt: chosen.sample.prompt.clone(),
+        prompt_ids: chosen.sample.prompt_ids.clone(),
+        chosen_id: chosen.id,
+        chosen: chosen.text.to_owned(),
+        chosen_ids: chosen.sample.completion_ids.clone(),
+        chosen_finished: chosen.sample.finished,
+        rejected_id: rejected.id,
+        rejected: rejected.text.to_owned(),
+        rejected_ids: rejected.sample.completion_ids.clone(),
+        rejected_finished: rejected.sample.finished,
+        margin: None,
+        answer,
+        answer_reversed,
+        at: at.clone(),
+    }
+}
+
+fn comparison(index: usize, [first, second]: Shown, verdict: Verdict, at: &Position) -> ComparisonRow {
+    ComparisonRow {
+        pair_id: index as u32,
+        group: first.group,
+        origin: first.origin.clone(),
+        asked: first.asked.to_owned(),
+        first_id: first.id,
+        first: first.text.to_owned(),
+        second_id: second.id,
+        second: second.text.to_owned(),
+        class: verdict.class.map_or(label(None), |class| ORDER[class]).to_owned(),
+        text: verdict.reply.text,
+        sample: verdict.reply.sample,
+        at: at.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn pairs_of_a_ring_are_all_different_and_the_nearest_come_first() {
+        assert_eq!(of_ring(&[], None), [[0; 2]; 0]);
+        assert_eq!(of_ring(&[7], Some(3)), [[0; 2]; 0]);
+        assert_eq!(of_ring(&[7, 5], None), [[7, 5]]);
+        assert_eq!(of_ring(&[0, 1, 2, 3], None), [[0, 1], [2, 3], [1, 2], [3, 0]]);
+        assert_eq!(of_ring(&[0, 1, 2, 3], Some(2)), [[0, 1], [2, 3]]);
+        for members in 2..9 {
+            let ring: Vec<usize> = (0..members).collect();
+            let all = of_ring(&ring, Some(1000));
+            let different: BTreeSet<[usize; 2]> = all.iter().map(|&[a, b]| [a.min(b), a.max(b)]).collect();
+            assert_eq!((all.len(), different.len()), (members * (members - 1) / 2, all.len()), "{members}");
+            assert!(all.iter().all(|[a, b]| a != b));
+        }
+    }
+
+    #[test]
+    fn a_judge_that_prefers_a_place_makes_ties() {
+        let origin = Origin {
+            seed_id: "brew".into(),
+            category: "potions".into(),
+            split: "train".into(),
+            task: "hazard".into(),
+            seed: "brew glowvenom".into(),
+        };
+        let sample = Sample::template("no .");
+        let completion = |text| Completion {
+            id: 0,
+            group: 0,
+            origin: &origin,
+            asked: "brew glowvenom",
+            text,
+            response: "",
+            sample: &sample,
+        };
+        let (a, b) = (completion("no ."), completion("steep it ."));
+        let of = |words| Outcome::of([&a, &b], words);
+        assert_eq!(of([Some(0), Some(1)]), Outcome::Better(0));
+        assert_eq!(of([Some(1), Some(0)]), Outcome::Better(1));
+        assert_eq!(of([Some(0), Some(0)]), Outcome::Tie);
+        assert_eq!(of([Some(1), Some(1)]), Outcome::Tie);
+        assert_eq!(of([Some(0), None]), Outcome::Undetermined);
+        assert_eq!(Outcome::of([&a, &a], [None, None]), Outcome::Tie);
+        assert!(question(&[&a, &b]).is_some() && question(&[&a, &a]).is_none());
+        assert!(question(&[&a, &completion("")]).is_none());
+    }
+}

@@ -1,0 +1,98 @@
+//! Pairs by what completions earned.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::{self, Rewards};
+use crate::reward::Reward;
+use crate::rollouts::Rollouts;
+use data::{PreferenceRow, RewardRow};
+use engine::{CheckError, Context, Input, Upstream};
+
+/// The best completion of each group against the worst, by their rewards.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ByRewards {
+    /// The rewards. Completions whose reward is not known, or that nobody was asked for, are in no pair.
+    data: Input<Rewards>,
+    /// How much more the best must have earned than the worst; a group in which all earned the same makes no pair.
+    #[serde(default)]
+    margin: f64,
+}
+
+impl ByRewards {
+    pub fn check(&self) -> Result<(), CheckError> {
+        if (0.0..f64::INFINITY).contains(&self.margin) {
+            return Ok(());
+        }
+        Err(CheckError::at("margin", format!("`margin` must be a number from 0 on, found {}", self.margin)))
+    }
+
+    pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+        let rewards = upstream.stage::<Reward, _>(&self.data)?;
+        rewards.stage.rollouts(rewards.upstream())
+    }
+
+    /// A row for each group that makes a pair, and what is said of all.
+    pub fn rows(&self, context: &Context) -> anyhow::Result<(Vec<PreferenceRow>, String)> {
+        let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
+        let mut groups: BTreeMap<u32, Vec<(f64, &RewardRow)>> = BTreeMap::new();
+        for row in rewards.iter() {
+            let group = groups.entry(row.group).or_default();
+            group.extend(row.reward.filter(|_| row.sample.was_asked()).map(|reward| (reward, row)));
+        }
+        let mut pairs = Vec::new();
+        for members in groups.values() {
+            if let Some(pair) = self.pair(members) {
+                let row = row(context, pairs.len(), pair);
+                anyhow::ensure!(
+                    pair.1.1.sample.prompt_ids == row.prompt_ids,
+                    "group {} of `{}` has completions of several prompts: pairs must be of one",
+                    row.group,
+                    self.data.text()
+                );
+                pairs.push(row);
+            }
+        }
+        let note = format!("{} pairs of {} groups", pairs.len(), groups.len());
+        Ok((pairs, note))
+    }
+
+    /// The best and the worst of a group, if they are far enough apart; of equals the first.
+    fn pair<'a>(&self, members: &[(f64, &'a RewardRow)]) -> Option<(Earned<'a>, Earned<'a>)> {
+        let best =
+            members.iter().copied().reduce(|best, other| if other.0 > best.0 { other } else { best })?;
+        let worst =
+            members.iter().copied().reduce(|worst, other| if other.0 < worst.0 { other } else { worst })?;
+        let margin = best.0 - worst.0;
+        (margin > 0.0 && margin >= self.margin).then_some((best, worst))
+    }
+}
+
+/// A completion and its reward.
+type Earned<'a> = (f64, &'a RewardRow);
+
+fn row(context: &Context, index: usize, ((most, best), (least, worst)): (Earned, Earned)) -> PreferenceRow {
+    PreferenceRow {
+        pair_id: index as u32,
+        group: best.group,
+        origin: best.origin.clone(),
+        role: best.sample.role.clone(),
+        prompt: best.sample.prompt.clone(),
+        prompt_ids: best.sample.prompt_ids.clone(),
+        chosen_id: best.sample_id,
+        chosen: best.text.clone(),
+        chosen_ids: best.sample.completion_ids.clone(),
+        chosen_finished: best.sample.finished,
+        rejected_id: worst.sample_id,
+        rejected: worst.text.clone(),
+        rejected_ids: worst.sample.completion_ids.clone(),
+        rejected_finished: worst.sample.finished,
+        margin: Some(most - least),
+        answer: None,
+        answer_reversed: None,
+        at: artifact::position(context),
+    }
+}

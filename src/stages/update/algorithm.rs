@@ -1,0 +1,59 @@
+//! The algorithms of `update`, as a pipeline names them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use engine::CheckError;
+use grpo::{GrpoConfig, PairLoss, PreferenceConfig};
+
+/// How a model learns: from rewards, or from pairs of which one completion is better.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Group-relative policy optimization (GRPO), from rewards.
+    Grpo(GrpoConfig),
+    /// Direct preference optimization (DPO, Rafailov et al. 2023), from preferences.
+    Dpo(PreferenceConfig),
+    /// Identity preference optimization (IPO, Azar et al. 2023), from preferences: it stops at a margin of 1/(2β) a token.
+    Ipo(PreferenceConfig),
+}
+
+impl Algorithm {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Algorithm::Grpo(_) => "grpo",
+            Algorithm::Dpo(_) => "dpo",
+            Algorithm::Ipo(_) => "ipo",
+        }
+    }
+
+    /// Whether it learns from preferences.
+    pub fn is_on_pairs(&self) -> bool {
+        !matches!(self, Algorithm::Grpo(_))
+    }
+
+    /// That there is a reference where one is needed.
+    pub fn check_reference(&self, has_reference: bool) -> Result<(), CheckError> {
+        match self {
+            _ if has_reference => Ok(()),
+            Algorithm::Grpo(config) if config.kl > 0.0 => {
+                Err("a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)"
+                    .into())
+            }
+            Algorithm::Grpo(_) => Ok(()),
+            Algorithm::Dpo(_) | Algorithm::Ipo(_) => {
+                let name = self.name();
+                Err(format!("`{name}` needs a `reference` model, such as warmup.model (or `lora`)").into())
+            }
+        }
+    }
+
+    pub fn check(&self) -> Result<(), CheckError> {
+        let checked = match self {
+            Algorithm::Grpo(config) => config.check(),
+            Algorithm::Dpo(config) => config.check(PairLoss::Dpo),
+            Algorithm::Ipo(config) => config.check(PairLoss::Ipo),
+        };
+        checked.map_err(|message| CheckError::at(format!("algorithm.{}", self.name()), message))
+    }
+}

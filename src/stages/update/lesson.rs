@@ -1,0 +1,115 @@
+//! What a batch is to `update`, whatever the algorithm; and the lesson of GRPO, which is of rewards.
+
+use std::sync::Arc;
+
+use super::{metrics, role, step_metrics};
+use data::{MetricRow, Position, RewardRow};
+use grpo::{GrpoConfig, Passes, StepReport, guarded_step};
+use model::{Checkpoint, Marks};
+use optim::{AdamW, AdamWConfig};
+
+/// A batch, and how a model learns from it.
+pub trait Lesson {
+    /// Who wrote the completions.
+    fn role(&self) -> &str;
+    /// Rows of the dataset.
+    fn count(&self) -> usize;
+    /// What they came to before anything is learnt.
+    fn metrics(&self, marks: &Marks, at: &Position) -> Vec<MetricRow>;
+    /// Whether there is anything to learn.
+    fn teaches(&self) -> bool;
+    /// What is said where there is nothing.
+    fn nothing(&self) -> &'static str;
+    /// The completions, as token ids.
+    fn completions(&self) -> Vec<&[u32]>;
+    /// Whether the loss has a reference; guards may want one besides.
+    fn needs_reference(&self) -> bool;
+    fn optimizer(&self) -> &AdamWConfig;
+    fn iterations(&self) -> usize;
+    /// Learns, as long as the reports pass.
+    fn step(
+        &self,
+        policy: &Checkpoint,
+        reference: Option<&Checkpoint>,
+        optimizer: &mut AdamW,
+        passes: &mut Passes,
+    ) -> candle_core::Result<StepReport>;
+    /// What the step came to.
+    fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow>;
+    /// The same in a line.
+    fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String;
+}
+
+/// Completions with their rewards.
+pub struct OfRewards<'a> {
+    pub rows: Arc<Vec<RewardRow>>,
+    pub config: &'a GrpoConfig,
+}
+
+impl Lesson for OfRewards<'_> {
+    fn role(&self) -> &str {
+        role(&self.rows)
+    }
+
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn metrics(&self, marks: &Marks, at: &Position) -> Vec<MetricRow> {
+        metrics(&self.rows, marks, at)
+    }
+
+    fn teaches(&self) -> bool {
+        // Where the reward is not known nothing is learnt.
+        self.rows.iter().any(|row| row.advantage.is_some() && row.sample.was_asked())
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no completion to learn from: the model stays as it is"
+    }
+
+    fn completions(&self) -> Vec<&[u32]> {
+        self.rows.iter().map(|row| &row.sample.completion_ids[..]).collect()
+    }
+
+    fn needs_reference(&self) -> bool {
+        self.config.kl != 0.0
+    }
+
+    fn optimizer(&self) -> &AdamWConfig {
+        &self.config.optimizer
+    }
+
+    fn iterations(&self) -> usize {
+        self.config.num_iterations
+    }
+
+    fn step(
+        &self,
+        policy: &Checkpoint,
+        reference: Option<&Checkpoint>,
+        optimizer: &mut AdamW,
+        passes: &mut Passes,
+    ) -> candle_core::Result<StepReport> {
+        let sample = |row: &RewardRow| {
+            Some(grpo::Sample {
+                prompt: row.sample.prompt_ids.clone(),
+                completion: row.sample.completion_ids.clone(),
+                advantage: row.advantage?,
+                old_logprobs: row.sample.logprobs.clone(),
+                finished: row.sample.finished,
+            })
+        };
+        let samples: Vec<grpo::Sample> = self.rows.iter().filter_map(sample).collect();
+        guarded_step(policy, reference, optimizer, &samples, self.config, passes)
+    }
+
+    fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow> {
+        step_metrics(&self.rows, report, at)
+    }
+
+    fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String {
+        let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
+        format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy)
+    }
+}
