@@ -214,7 +214,7 @@ fn what_cannot_be_compared_or_learnt_from_is_an_error() {
     fails(
         "model: update.model, data: preferences",
         "model: update.model, data: { path: rewards.parquet }",
-        "`dpo` learns from preferences",
+        "rewards.parquet is not a dataset of preferences: ",
     );
     // Of several prompts in one group no pair can be made.
     rewards.iter_mut().for_each(|row| row.group = 0);

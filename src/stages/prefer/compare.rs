@@ -194,7 +194,7 @@ impl ByJudge {
                 "group {group} of `{}` has completions of several prompts: pairs must be of one",
                 self.data.text()
             );
-            members.shuffle(&mut seed.stream(&group.to_string()));
+            members.shuffle(&mut seed.stream(group.to_string()));
             pairs.extend(of_ring(&members, self.pairs));
         }
         Ok(pairs)

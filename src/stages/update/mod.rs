@@ -8,7 +8,6 @@ mod preferences;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +20,7 @@ use super::prefer::Prefer;
 use super::reward::Reward;
 use super::rollouts::Rollouts;
 use super::trial::MARKS_IN_TEXT;
-use data::{self, MetricRow, Position, PreferenceRow, RewardRow};
+use data::{self, MetricRow, Position, RewardRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
 use game::{says_nothing, undetermined};
 use grpo::{self, PairLoss, StepReport};
@@ -218,19 +217,14 @@ impl Update {
     }
 
     fn lesson<'a>(&'a self, context: &Context) -> anyhow::Result<Box<dyn Lesson + 'a>> {
-        let name = self.algorithm.name();
         let (loss, config) = match &self.algorithm {
             Algorithm::Grpo(config) => {
-                let rows = artifact::rows::<RewardRow, _>(context, &self.data)
-                    .with_context(|| format!("`{name}` learns from rewards"))?;
-                return Ok(Box::new(OfRewards { rows, config }));
+                return Ok(Box::new(OfRewards { rows: artifact::rows(context, &self.data)?, config }));
             }
             Algorithm::Dpo(config) => (PairLoss::Dpo, config),
             Algorithm::Ipo(config) => (PairLoss::Ipo, config),
         };
-        let rows = artifact::rows::<PreferenceRow, _>(context, &self.data)
-            .with_context(|| format!("`{name}` learns from preferences"))?;
-        Ok(Box::new(OfPreferences { rows, loss, config }))
+        Ok(Box::new(OfPreferences { rows: artifact::rows(context, &self.data)?, loss, config }))
     }
 }
 
