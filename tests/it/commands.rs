@@ -194,7 +194,7 @@ fn runs_are_listed_shown_and_removed_and_gc_frees_what_was_theirs_alone() {
     assert!(lines[0].starts_with("run ") && lines[1].ends_with("word=moonmoss"), "{list}");
     let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
     assert_eq!(shown["run"]["params"][""]["word"], "moonmoss");
-    assert_eq!(shown["run"]["kinds"]["exec"], 2);
+    assert_eq!(shown["run"]["kinds"]["exec"], 3);
     for key in ["machine", "began", "triplay", "digest", "cache"] {
         assert!(!shown["run"][key].is_null(), "{key}");
     }

@@ -118,7 +118,7 @@ fn evaluations_that_were_not_alike_are_refused_unless_forced() {
         forced.out
     );
     let forced = space.triplay(&["runs", "compare", &first, &second, "--force", "--json"]).json();
-    let success = metric(&forced, "defender attack_success");
+    let success = metric(&forced, "defender rejective");
     assert_eq!(success["test"], "bootstrap", "another number of attempts");
     assert_eq!(success["b_attempts"].as_u64().unwrap(), 2 * success["a_attempts"].as_u64().unwrap());
 

@@ -154,7 +154,7 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
         "the weights of the models add up to 1.5, not 1",
     );
     let first = "- { success: { verdicts: judged";
-    fails("normalize: $normalize", "normalize: most", "expected one of `group`, `batch`, `none`, `gdpo`");
+    fails("normalize: $normalize", "normalize: most", "help: there are: group, batch, none, gdpo");
     fails("weight: 0.25", "weight: .nan", "`weight`");
     fails(
         "- { meaning: {}",

@@ -31,7 +31,7 @@ fn a_run_plays_all_phases_and_a_second_one_has_nothing_to_do() {
 
     // A parameter of the last stage alone; then one that every red phase depends on.
     assert_eq!(space.run(&["--set", "label=other"])["ran"], 1);
-    let changed = space.run(&["--set", "diversity=0.2"]);
+    let changed = space.run(&["--set", "diversity=0.3"]);
     let ran = space.executed(&changed);
     assert!(ran.contains(&"play[1]/red[2]/update".to_owned()), "{ran:?}");
     // The pool is empty in the first step, so its rewards stay as they were and nothing after them runs.

@@ -85,7 +85,7 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("repeat: $rounds", "repeat: 2\n    keep: some", Some("/stages/play/keep")),
     ("repeat: $rounds", "repeat: 2\n    kind: sft", Some("'kind' was unexpected")),
     ("{ success: {", "{ succes: {", Some("'succes' was unexpected")),
-    ("weight: 0.4", "weight: heavy", Some("/rewards/terms/3/weight")),
+    ("weight: 0.3", "weight: heavy", Some("/rewards/terms/1/weight")),
     ("grpo: { lr: 4e-4", "grpo: { lr: fast", Some("/update/algorithm")),
 ];
 

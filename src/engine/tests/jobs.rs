@@ -62,7 +62,7 @@ fn keys_are_pinned_since_caches_are_shared_by_versions() {
     let yaml = "pipeline: t\nstages:\n  a: { kind: say, text: \"1\" }\n  b: { kind: join, parts: [a, a] }\n";
     assert_eq!(
         key(&space, yaml, &[], "a").to_string(),
-        "47c779c319a4b9a4160aba74501df5fd02b4d98f065395c5119126c5f5dbc542"
+        "75adf9527cd32c2146dcc598811ea9473c42c570d6678681888d23eb07f30b3d"
     );
     space.run(yaml, &[]);
     assert_eq!(

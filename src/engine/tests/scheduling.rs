@@ -239,8 +239,8 @@ fn a_stage_whose_time_is_up_ends_and_says_so() {
 fn nodes_with_the_same_key_are_computed_once_in_a_run() {
     let yard = Yard::new();
     let stages = "
-  a: { busy, name: same, milliseconds: 40 }
-  b: { busy, name: same, milliseconds: 40 }
+  a: { busy, name: same, milliseconds: 40, seed: 1 }
+  b: { busy, name: same, milliseconds: 40, seed: 1 }
   end: { kind: join, parts: [a, b] }
 ";
     let (report, _) = yard.run(&yard.graph("", stages, &[]), &jobs(2));
@@ -403,9 +403,9 @@ fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read
 fn a_failed_key_is_executed_once_however_many_nodes_have_it() {
     let yard = Yard::new();
     let stages = "
-  a: { busy, name: bad, failures: 9, milliseconds: 20 }
-  b: { busy, name: bad, failures: 9, milliseconds: 20 }
-  c: { busy, name: bad, failures: 9, milliseconds: 20 }
+  a: { busy, name: bad, failures: 9, milliseconds: 20, seed: 1 }
+  b: { busy, name: bad, failures: 9, milliseconds: 20, seed: 1 }
+  c: { busy, name: bad, failures: 9, milliseconds: 20, seed: 1 }
   d: { busy, name: d }
 ";
     let options = RunOptions { keep_going: true, ..jobs(2) };
