@@ -24,6 +24,12 @@ impl Evidence {
         Evidence(seeds.iter().map(of).collect())
     }
 
+    /// Whether it is more than one number: rates that stay at 0 are the same, and have nothing to do with each other.
+    fn varies(&self) -> bool {
+        let rates = || self.0.iter().flat_map(|(_, own)| [own.a, own.b]).filter(|side| side.count > 0.0);
+        rates().next().is_some_and(|first| rates().any(|side| (side.rate() - first.rate()).abs() > ROUNDING))
+    }
+
     /// Whether all numbers are the same, or all are 1 minus the other's.
     fn mirrors(&self, other: &Evidence) -> bool {
         let all = |is: fn(&Side, &Side) -> bool| {
@@ -36,8 +42,9 @@ impl Evidence {
             };
             self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(is)
         };
-        all(|own, other| (own.sum - other.sum).abs() < ROUNDING)
-            || all(|own, other| (own.count - own.sum - other.sum).abs() < ROUNDING)
+        let is_same = all(|own, other| (own.sum - other.sum).abs() < ROUNDING)
+            || all(|own, other| (own.count - own.sum - other.sum).abs() < ROUNDING);
+        is_same && self.varies()
     }
 }
 
@@ -113,6 +120,14 @@ mod tests {
         let mirrors: Vec<Option<&str>> =
             both.iter().flat_map(|one| &one.metrics).map(|found| found.mirrors.as_deref()).collect();
         assert_eq!(mirrors, [None, Some("attacks self_bleu"), Some("attacks self_bleu"), None]);
+    }
+
+    #[test]
+    fn rates_that_stay_at_nothing_have_nothing_to_do_with_each_other() {
+        let none = || compared("marks_in_text", &[(0.0, 0.0), (0.0, 0.0)]);
+        let mut one = [Comparison { metrics: vec![none(), none()], ..Comparison::default() }];
+        adjust(&mut one);
+        assert_eq!((one[0].tests, one[0].metrics[1].mirrors.as_deref()), (2, None));
     }
 
     #[test]
