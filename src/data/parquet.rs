@@ -485,7 +485,7 @@ mod tests {
     }
 
     fn component(score: Option<f64>) -> crate::Component {
-        crate::Component { name: "success".into(), weight: 1.0, score }
+        crate::Component { name: "success".into(), score, value: Some(1.0) }
     }
 
     fn reward_row() -> RewardRow {

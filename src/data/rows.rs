@@ -221,10 +221,10 @@ row_types! {
     Component = "components" {
         /// The name of the term.
         name: String,
-        /// What its score is multiplied by.
-        weight: f64,
         /// The signed score; nothing where it is not known.
         score: Option<f64>,
+        /// What it adds to the reward, weight · score; 0 of a term of weight 0, whatever its score.
+        value: Option<f64>,
     }
 
     /// What a term of a reward found out about a completion.
@@ -256,7 +256,7 @@ row_types! {
         reward: Option<f64>,
         /// The reward relative to those of its group that are known, as GRPO uses it; nothing is learnt where there is none.
         advantage: Option<f64>,
-        /// The terms of the reward, in the order of its sum: reward = Σ weight · score.
+        /// The terms of the reward, in the order of its sum: the reward is the sum of their values.
         components: Vec<Component>,
         /// What the terms found out beside their scores, such as `meaning` or `technique`.
         notes: Vec<Note>,

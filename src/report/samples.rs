@@ -492,7 +492,7 @@ struct Rewards<'a> {
     technique: Vec<Option<&'a str>>,
     reward: Vec<Option<f64>>,
     advantage: Vec<Option<f64>>,
-    /// What each term adds to a row's reward, weight · score, in the order of the terms.
+    /// What each term adds to a row's reward, in the order of the terms.
     components: Vec<Vec<(&'a str, Option<f64>)>>,
     /// The score of success, where there is such a term.
     success: Vec<Option<f64>>,
@@ -519,12 +519,11 @@ impl<'a> Rewards<'a> {
         let of = |by_sample: &HashMap<RowKey, usize>, node: &str, key: RowKey| {
             by_sample.get(&key).copied().filter(|row| nodes[*row] == node)
         };
-        let (names, weights, scores) = (terms.texts("name"), terms.reals("weight"), terms.reals("score"));
+        let (names, scores, values) = (terms.texts("name"), terms.reals("score"), terms.reals("value"));
         for (term, (node, key)) in samples(terms).enumerate() {
             let Some(row) = of(&rewards.by_sample, node, key) else { continue };
             let name = names[term].unwrap_or_default();
-            let share = weights[term].zip(scores[term]).map(|(weight, score)| weight * score);
-            rewards.components[row].push((name, share));
+            rewards.components[row].push((name, values[term]));
             if name == SUCCESS {
                 rewards.success[row] = scores[term];
             }

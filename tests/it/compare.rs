@@ -161,8 +161,7 @@ fn seeds_are_compared_as_the_table_does_and_each_has_its_line() {
     }
     let shown = space.triplay(&["runs", "compare", &full, &flat]);
     fits(&shown);
-    for expected in ["    seed 5 ", "    seed 6 ", " t ", "t: paired t over seeds.", "over all tests shown, "]
-    {
+    for expected in ["    seed 5 ", "    seed 6 ", " t ", "paired t over seeds.", "over all tests shown, "] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
     // One seed of an ablation against the same of the other; and a whole run, of which no one ablation is meant.

@@ -8,7 +8,7 @@ use crate::space::{Seen, Space};
 
 const HEAD: &str = r#"
 pipeline: method
-seed: 3
+seed: 4
 params: { prompts: 4, replayed: 3, normalize: gdpo, data: [attacks, again] }
 stages:
   world: { kind: sandbox, sft: 300, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
@@ -83,8 +83,8 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
         let rare = number(score(row, "success")) > 0.0 && note(row, "technique").is_some();
         assert_eq!(number(score(row, "coverage")), if rare { 1.0 } else { 0.0 }, "{row}");
         assert!(["kept", "lost"].contains(&note(row, "meaning").unwrap()));
-        let share = |term: &Value| number(&term["weight"]) * number(&term["score"]);
-        let total: f64 = row["components"].as_array().unwrap().iter().map(share).sum();
+        let total: f64 =
+            row["components"].as_array().unwrap().iter().map(|term| number(&term["value"])).sum();
         assert!((number(&row["reward"]) - total).abs() < 1e-12, "{row}");
     }
     // The advantages of GDPO are relative to the batch too.
@@ -155,7 +155,7 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
     );
     let first = "- { success: { verdicts: judged";
     fails("normalize: $normalize", "normalize: most", "help: there are: group, batch, none, gdpo");
-    fails("weight: 0.25", "weight: .nan", "`weight`");
+    fails("weight: 0.25", "weight: heavy", "`weight`: expected a number, found text");
     fails(
         "- { meaning: {}",
         "- { meaning: {}, name: success",

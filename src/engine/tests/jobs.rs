@@ -67,7 +67,7 @@ fn keys_are_pinned_since_caches_are_shared_by_versions() {
     space.run(yaml, &[]);
     assert_eq!(
         key(&space, yaml, &[], "b").to_string(),
-        "5b43095fd587d31a36d8118326f5c3abd95bbf2a5b964077431c24388f548138"
+        "a915598e466b22ac2f2e406e2b2117357dccae7131c1999788c37543acb81c63"
     );
 }
 

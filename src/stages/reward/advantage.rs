@@ -31,8 +31,8 @@ enum Normalize {
 }
 
 impl Advantage {
-    /// The advantage of each row whose reward is known, among those of its group that are.
-    pub fn of(self, rows: &[RewardRow]) -> Vec<Option<f64>> {
+    /// The advantage of each row whose reward is known, among those of its group that are; the terms have these `weights`.
+    pub fn of(self, rows: &[RewardRow], weights: &[f64]) -> Vec<Option<f64>> {
         let known: Vec<&RewardRow> = rows.iter().filter(|row| row.reward.is_some()).collect();
         let groups: Vec<u32> = known.iter().map(|row| row.group).collect();
         let scaled = |scale| {
@@ -43,7 +43,7 @@ impl Advantage {
             Normalize::Group => scaled(ScaleRewards::Group),
             Normalize::Batch => scaled(ScaleRewards::Batch),
             Normalize::None => scaled(ScaleRewards::None),
-            Normalize::Gdpo => grpo::decoupled_advantages(&components(&known), &groups),
+            Normalize::Gdpo => grpo::decoupled_advantages(&scores(&known, weights), &groups),
         };
         let mut advantages = advantages.into_iter();
         rows.iter().map(|row| row.reward.and_then(|_| advantages.next())).collect()
@@ -51,12 +51,12 @@ impl Advantage {
 }
 
 /// The weight of each term that counts, and its scores.
-fn components(rows: &[&RewardRow]) -> Vec<(f64, Vec<f64>)> {
-    let first = rows.first().map(|row| &row.components[..]).unwrap_or_default();
-    let counted = first.iter().enumerate().filter(|(_, component)| component.weight != 0.0);
-    let column = |(index, component): (usize, &data::Component)| {
+fn scores(rows: &[&RewardRow], weights: &[f64]) -> Vec<(f64, Vec<f64>)> {
+    let counted = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+    let column = |(index, weight): (usize, &f64)| {
+        // Of rewards that are known so are the scores that count.
         let scores = rows.iter().map(|row| row.components[index].score.unwrap_or_default());
-        (component.weight, scores.collect())
+        (*weight, scores.collect())
     };
     counted.map(column).collect()
 }

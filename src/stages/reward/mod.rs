@@ -96,8 +96,7 @@ impl Reward {
         for term in &self.terms {
             let scored = term.scores(&batch)?;
             for (row, score) in rows.iter_mut().zip(&scored.scores) {
-                let (name, weight) = (term.name().to_owned(), term.weight);
-                row.components.push(Component { name, weight, score: *score });
+                row.components.push(component(term.name(), term.weight, *score));
             }
             for (name, values) in &scored.notes {
                 for (row, value) in rows.iter_mut().zip(values).filter(|(row, _)| row.note(name).is_none()) {
@@ -107,17 +106,19 @@ impl Reward {
             rows.iter_mut().zip(&scored.undetermined).for_each(|(row, count)| row.undetermined += count);
             batch.add(term.name(), scored.scores);
         }
-        rows.iter_mut().for_each(|row| row.reward = sum(&row.components));
-        let advantages = self.advantage.of(&rows);
+        // In the order of the terms; nothing where one is not known.
+        rows.iter_mut().for_each(|row| row.reward = row.components.iter().map(|term| term.value).sum());
+        let weights: Vec<f64> = self.terms.iter().map(|term| term.weight).collect();
+        let advantages = self.advantage.of(&rows, &weights);
         rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
         Ok(rows)
     }
 }
 
-/// Σ weight · score, in the order of the terms; nothing where a score that has a weight is not known.
-fn sum(components: &[Component]) -> Option<f64> {
-    let counted = components.iter().filter(|component| component.weight != 0.0);
-    counted.map(|component| Some(component.weight * component.score?)).sum()
+/// What a term comes to for a completion. One of weight 0 adds nothing, known or not.
+fn component(name: &str, weight: f64, score: Option<f64>) -> Component {
+    let value = if weight == 0.0 { Some(0.0) } else { score.map(|score| weight * score) };
+    Component { name: name.to_owned(), score, value }
 }
 
 #[cfg(test)]
@@ -126,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn component(weight: f64, score: Option<f64>) -> Component {
-        Component { name: "a".into(), weight, score }
+    fn sum(terms: &[(f64, Option<f64>)]) -> Option<f64> {
+        terms.iter().map(|(weight, score)| component("a", *weight, *score).value).sum()
     }
 
     proptest! {
@@ -135,24 +136,24 @@ mod tests {
         fn the_reward_is_the_sum_of_what_counts_in_its_order(
             parts in proptest::collection::vec((-2.0..2.0f64, -9.0..9.0f64, 0..4u8, 0..4u8), 1..8),
         ) {
-            let parts: Vec<Component> = parts
+            let parts: Vec<(f64, Option<f64>)> = parts
                 .into_iter()
                 .map(|(weight, score, counts, known)| {
-                    component(if counts == 0 { 0.0 } else { weight }, (known > 0).then_some(score))
+                    (if counts == 0 { 0.0 } else { weight }, (known > 0).then_some(score))
                 })
                 .collect();
             let mut expected = Some(0.0);
-            for part in &parts {
-                if part.weight != 0.0 {
-                    expected = expected.zip(part.score).map(|(sum, score)| sum + part.weight * score);
+            for (weight, score) in &parts {
+                if *weight != 0.0 {
+                    expected = expected.zip(*score).map(|(sum, score)| sum + weight * score);
                 }
             }
             prop_assert_eq!(sum(&parts), expected);
             // One term more is its share more; one that has no weight changes nothing, known or not.
-            let and = |more: Component| sum(&parts.iter().cloned().chain([more]).collect::<Vec<_>>());
-            prop_assert_eq!(and(component(0.5, Some(3.0))), expected.map(|sum| sum + 1.5));
-            prop_assert_eq!(and(component(0.0, None)), expected);
-            prop_assert_eq!(and(component(-1.0, None)), None);
+            let and = |more: (f64, Option<f64>)| sum(&parts.iter().copied().chain([more]).collect::<Vec<_>>());
+            prop_assert_eq!(and((0.5, Some(3.0))), expected.map(|sum| sum + 1.5));
+            prop_assert_eq!(and((0.0, None)), expected);
+            prop_assert_eq!(and((-1.0, None)), None);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Term for SelfBleu {
 
 /// −y(s) = 1 − exp(k·s): 0 of what is like nothing, and falling faster the more alike.
 pub fn penalty(sharpness: f64, likeness: f64) -> f64 {
-    -((sharpness * likeness).exp() - 1.0)
+    1.0 - (sharpness * likeness).exp()
 }
 
 pub fn check_sharpness(sharpness: f64) -> Result<(), CheckError> {

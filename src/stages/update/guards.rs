@@ -4,6 +4,7 @@
 //! it was one too many: the phase goes back to the model before that step and stays there. The next phase, another
 //! round of the loop around this one, goes on from it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -12,12 +13,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, Model};
-use engine::{CheckError, Context, Input};
+use engine::{CheckError, Context, Input, Inputs};
 use grpo::{self, StepReport};
 use store::read::{self, MOST_TEXT};
 
 /// What a halted phase says of itself, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
+
+/// What says of a model, in its folder, that the batch it learnt from had passed limits.
+const STREAKS: &str = "beyond_limits.json";
 
 /// Limits to what a batch may say of the model that sampled it. Where one is passed, or loss or gradient are no
 /// numbers, `previous` is what comes out, of this step and all others of the phase.
@@ -39,9 +43,18 @@ pub struct Guards {
     /// The largest share of 3-grams of tokens that their completion had before.
     #[serde(default)]
     repetition: Option<f64>,
+    /// How many batches in a row must have passed the same limit: with 2 a single odd batch halts nothing. A loss or gradient
+    /// that is no number halts at once.
+    #[serde(default = "one")]
+    in_a_row: usize,
     /// The last model whose own batch was within the limits. In a loop: `carry: { model: x, previous: x }` and
-    /// `next: { model: update.model, previous: model }`.
-    pub previous: Input<Model>,
+    /// `next: { model: update.model, previous: model }`. With `in_a_row` a list of so many: the model before this one, the one
+    /// before that, and so on.
+    previous: Inputs<Model>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A limit that was passed.
@@ -60,7 +73,25 @@ impl fmt::Display for Tripped {
 }
 
 impl Guards {
-    pub fn check(&self) -> Result<(), CheckError> {
+    /// The model that a halted phase goes back to.
+    pub fn back_to(&self) -> Option<&Input<Model>> {
+        self.previous.iter().last()
+    }
+
+    pub fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
+        let previous = self.previous.iter().count();
+        if self.in_a_row == 0 || previous != self.in_a_row {
+            let message = format!(
+                "`previous` must be as many models as `in_a_row`, {}, found {previous}: the model before this one, then the one \
+                 before that",
+                self.in_a_row.max(1)
+            );
+            return Err(CheckError::at("guards.previous", message));
+        }
+        if self.previous.iter().any(|previous| previous.text() == model.text()) {
+            let message = "`previous` is the model before this one: with `model` itself there is no way back";
+            return Err(CheckError::at("guards.previous", message));
+        }
         let limits = [
             ("kl", self.kl),
             ("min_entropy", self.min_entropy),
@@ -118,10 +149,75 @@ impl Guards {
     }
 }
 
+/// Of each guard, how many batches in a row have passed its limit, this one included; beside the model that was trained all
+/// the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Streaks {
+    /// The rounds of the loops around, and the round of the last of these batches.
+    phase: Vec<u32>,
+    round: u32,
+    batches: BTreeMap<String, usize>,
+}
+
+impl Streaks {
+    /// Those of the batches before this one, if the model comes from the round before in the same phase.
+    pub fn before(context: &Context, model: &Path) -> anyhow::Result<Streaks> {
+        let path = model.join(STREAKS);
+        if !model::is_there(&path)? {
+            return Ok(Streaks::default());
+        }
+        let text =
+            read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+        let streaks: Streaks = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not what `update` writes: remove it to train the model", path.display())
+        })?;
+        let (phase, round) = phase(context.position());
+        let follows = streaks.phase == phase && streaks.round + 1 == round;
+        Ok(if follows { streaks } else { Streaks::default() })
+    }
+
+    /// With the limits that this batch has passed; those that it has not begin anew.
+    pub fn and(&self, position: &[u32], tripped: &[Tripped]) -> Streaks {
+        let longer = |tripped: &Tripped| {
+            let before = self.batches.get(tripped.guard).copied().unwrap_or(0);
+            (tripped.guard.to_owned(), before + 1)
+        };
+        let (phase, round) = phase(position);
+        Streaks { phase: phase.to_vec(), round, batches: tripped.iter().map(longer).collect() }
+    }
+
+    /// Those that halt the phase.
+    pub fn halting(&self, tripped: Vec<Tripped>, guards: &Guards) -> Vec<Tripped> {
+        let is_long = |tripped: &Tripped| {
+            tripped.guard == FINITE || self.batches.get(tripped.guard) >= Some(&guards.in_a_row)
+        };
+        tripped.into_iter().filter(is_long).collect()
+    }
+
+    /// How many limits were passed.
+    pub fn passed(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Leaves them beside the model that was trained.
+    pub fn leave(&self, context: &Context, output: &str) -> anyhow::Result<()> {
+        if self.batches.is_empty() {
+            return Ok(());
+        }
+        let path = context.output(output).join(STREAKS);
+        std::fs::write(&path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The guard of loss and gradient, which needs no limit.
+const FINITE: &str = "finite";
+
 /// Whether loss and gradient are numbers.
 pub fn finite(report: &StepReport) -> Result<(), Tripped> {
     match [report.loss, report.grad_norm].into_iter().find(|value| !value.is_finite()) {
-        Some(value) => Err(Tripped { guard: "finite", value, limit: f64::MAX }),
+        Some(value) => Err(Tripped { guard: FINITE, value, limit: f64::MAX }),
         None => Ok(()),
     }
 }
@@ -173,10 +269,12 @@ impl Halted {
 /// Hands a model on as it is, without what an earlier phase said of itself.
 pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
     artifact::pass_on(context, output, model)?;
-    let path = context.output(output).join(HALTED);
-    // It may be a link into the store, where nothing is written to.
-    if path.exists() {
-        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    for name in [HALTED, STREAKS] {
+        let path = context.output(output).join(name);
+        // It may be a link into the store, where nothing is written to.
+        if path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
     }
     Ok(())
 }
@@ -203,6 +301,29 @@ mod tests {
             "min_entropy": serde_json::from_str::<serde_json::Value>(limits).unwrap(),
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_limit_must_be_passed_as_often_in_a_row_as_is_asked() {
+        let guards: Guards =
+            serde_json::from_value(serde_json::json!({ "kl": 0.5, "in_a_row": 2, "previous": ["x", "y"] }))
+                .unwrap();
+        let model = serde_json::from_value(serde_json::json!("m")).unwrap();
+        assert_eq!((guards.check(&model), guards.back_to().unwrap().text()), (Ok(()), "y".to_owned()));
+        let kl = Tripped { guard: "kl", value: 0.7, limit: 0.5 };
+        let entropy = Tripped { guard: "min_entropy", value: 0.1, limit: 0.2 };
+        let first = Streaks::default().and(&[1, 4], &[kl]);
+        assert_eq!(first.halting(vec![kl], &guards), []);
+        let second = first.and(&[1, 5], &[kl, entropy]);
+        assert_eq!(second.halting(vec![kl, entropy], &guards), [kl]);
+        let other = first.and(&[1, 5], &[entropy]).and(&[1, 6], &[kl]);
+        assert_eq!(other.halting(vec![kl], &guards), [], "one batch between was within the limit");
+        let nan = finite(&StepReport { loss: f64::NAN, ..StepReport::default() }).unwrap_err();
+        assert_eq!(Streaks::default().and(&[1], &[nan]).halting(vec![nan], &guards).len(), 1);
+        let few: Guards =
+            serde_json::from_value(serde_json::json!({ "in_a_row": 2, "previous": "x" })).unwrap();
+        let said = few.check(&model).unwrap_err().message;
+        assert!(said.starts_with("`previous` must be as many models as `in_a_row`, 2, found 1"), "{said}");
     }
 
     #[test]

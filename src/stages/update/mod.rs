@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::algorithm::Algorithm;
-use self::guards::{Guards, Halted, Tripped, finite};
+use self::guards::{Guards, Halted, Streaks, Tripped, finite};
 use self::lesson::{Lesson, OfRewards};
 use self::preferences::OfPreferences;
 use super::artifact::{self, Lessons, Model};
@@ -68,16 +68,12 @@ impl Stage for Update {
         let has_reference = self.reference.is_some() || self.lora.is_some();
         self.algorithm.check_reference(has_reference)?;
         if let Some(guards) = &self.guards {
-            guards.check()?;
+            guards.check(&self.model)?;
             if guards.needs_reference() && !has_reference {
                 let message =
                     "a guard of the divergence needs a `reference` model, such as warmup.model (or `lora`)";
                 return Err(CheckError::at("guards.kl", message));
             }
-        }
-        if self.guards.as_ref().is_some_and(|guards| guards.previous.text() == self.model.text()) {
-            let message = "`previous` is the model before this one: with `model` itself there is no way back";
-            return Err(CheckError::at("guards.previous", message));
         }
         self.lora
             .as_ref()
@@ -144,14 +140,21 @@ impl Stage for Update {
             false => AdamW::new(trained.trained(), lesson.optimizer().clone())?,
         };
         let mut tripped = Vec::new();
+        let mut streaks = Streaks::default();
         let report = match &self.guards {
             None => grpo::unguarded(lesson.iterations(), |passes| {
                 lesson.step(&trained, reference.as_deref(), &mut optimizer, passes)
             })?,
             Some(guards) => {
+                let before = Streaks::before(context, &context.input(&self.model)?.path)?;
+                let position = context.position();
                 let mut passes = |iteration: usize, report: &StepReport| {
                     tripped = match iteration {
-                        1 => guards.tripped(&lesson.completions(), report),
+                        1 => {
+                            let passed = guards.tripped(&lesson.completions(), report);
+                            streaks = before.and(position, &passed);
+                            streaks.halting(passed, guards)
+                        }
                         _ => finite(report).err().into_iter().collect(),
                     };
                     tripped.is_empty()
@@ -163,16 +166,19 @@ impl Stage for Update {
         metrics.extend(lesson.step_metrics(&report, &at));
         if let Some(guards) = &self.guards {
             metrics.extend(halted_metrics(role, count, &tripped, &at));
+            metrics.push(metric("update", role, "limits_passed", streaks.passed() as f64, count, &at));
             if !tripped.is_empty() {
                 data::write(&context.output("metrics"), &metrics)?;
                 let halted = Halted::here(context, &tripped);
                 context.progress(1, 1, halted.to_string());
-                return halted.hand_on(context, "model", &guards.previous);
+                let back = guards.back_to().unwrap_or(&self.model);
+                return halted.hand_on(context, "model", back);
             }
         }
         data::write(&context.output("metrics"), &metrics)?;
         context.progress(1, 1, lesson.told(&metrics, &report));
         artifact::publish(context, "model", trained, Some(&self.model))?;
+        streaks.leave(context, "model")?;
         Ok(optimizer.save(&context.output("model").join(OPTIMIZER))?)
     }
 }
