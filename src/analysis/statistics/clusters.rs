@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn few_hazards_have_student_s_t_and_ten_the_bootstrap() {
-        let hazard = |n: usize| cluster((f64::from(u8::from(n % 3 == 0)), 3.0), ((n % 4) as f64, 3.0));
+        let hazard =
+            |n: usize| cluster((f64::from(u8::from(n.is_multiple_of(3))), 3.0), ((n % 4) as f64, 3.0));
         let hazards: Vec<Cluster> = (0..10).map(hazard).collect();
         let few = clustered(&hazards[..9]).unwrap();
         let own: Vec<f64> = hazards[..9].iter().map(|hazard| hazard.b.rate() - hazard.a.rate()).collect();

@@ -93,9 +93,7 @@ pub fn welch_t(a: &[f64], b: &[f64]) -> Option<Student> {
     }
     let variance = |found: &Estimate| Some(found.deviation?.powi(2) / found.count as f64);
     let (of_a, of_b) = (variance(&in_a)?, variance(&in_b)?);
-    if in_a.half.or(in_b.half).is_none() {
-        return None;
-    }
+    in_a.half.or(in_b.half)?;
     let parts = of_a.powi(2) / (in_a.count - 1) as f64 + of_b.powi(2) / (in_b.count - 1) as f64;
     Some(Student::new(in_b.mean - in_a.mean, (of_a + of_b).sqrt(), (of_a + of_b).powi(2) / parts))
 }
