@@ -101,6 +101,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         settings: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
+        facts: BTreeMap::new(),
         machine: Machine::here(),
         began: String::new(),
         cache: std::fs::canonicalize("cache")?,

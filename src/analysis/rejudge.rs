@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::statistics::{self, Kappa};
 use data::{self, OutcomeRow, ResponseRow, VerdictRow};
-use engine::NodeReport;
+use engine::{NodeReport, Purpose};
 use game::{Class, label, says_nothing};
 use runs::{Lineage, Run};
 use store::{Digest, Store};
@@ -48,14 +48,17 @@ pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec
             );
         }
     }
-    let evaluates = |node: &&NodeReport| matches!(node.kind.as_str(), "evaluate" | "cross_play");
+    let purpose = |node: &NodeReport| run.record.purpose(&node.kind);
+    let evaluates = |node: &&NodeReport| matches!(purpose(node), Purpose::Evaluation | Purpose::CrossPlay);
     let any_evaluation = nodes.iter().any(evaluates);
     nodes.retain(|node| match wanted {
         [] => !any_evaluation || evaluates(node),
         _ => wanted.iter().any(|name| node.node.starts_with(name.as_str())),
     });
     // By the responses that they judged; of several the first in the pipeline.
-    let mut judges: Vec<&NodeReport> = run.nodes.iter().filter(|node| node.kind == "judge").collect();
+    let makes = |node: &NodeReport, artifact| node.outputs.iter().any(|output| output.artifact == artifact);
+    let judges = |node: &&NodeReport| purpose(node) == Purpose::Judging && makes(node, "verdicts");
+    let mut judges: Vec<&NodeReport> = run.nodes.iter().filter(judges).collect();
     judges.sort_by_key(|judge| std::cmp::Reverse(judge.index));
     let judged = |judge: &&NodeReport| lineage.inputs(judge).into_iter().find(|(path, _)| path == "data");
     let judges: HashMap<String, &NodeReport> =

@@ -240,6 +240,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         graph.variants.iter().map(|variant| (variant.name().unwrap_or_default(), json!(variant.params)));
     let typed = graph.variants.iter().filter(|variant| !variant.typed.is_empty());
     let typed = typed.map(|variant| (variant.name().unwrap_or_default(), variant.typed.clone()));
+    let known = registry();
     let kinds: BTreeMap<String, u32> =
         graph.nodes.iter().map(|node| (node.call.kind.name.to_owned(), node.call.kind.version)).collect();
     RunRecord {
@@ -250,6 +251,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         typed: typed.collect(),
         settings: args.pipeline.settings.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
+        facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),
         kinds,
         machine: Machine::here(),
         began,

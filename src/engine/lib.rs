@@ -37,7 +37,7 @@ pub use grammar::{
 pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, On, Policy};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
-pub use kind::{Kind, Output};
+pub use kind::{Kind, KindFacts, Output, Part, Purpose};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, State, Why, digest_of_keys};
 pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::input::{self, Use};
-use super::kind::{Kind, Output};
+use super::kind::{Kind, KindFacts, Output, Part, Purpose};
 use super::upstream::Upstream;
 
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
@@ -20,6 +20,12 @@ use super::upstream::Upstream;
 /// inputs and `context.seed()`: no clock, no other randomness, no undeclared file or variable.
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const KIND: Kind;
+
+    /// What its nodes are there for.
+    const PURPOSE: Purpose = Purpose::Play;
+
+    /// What its inputs and parameters are to what comes of them, by path; see [`Part`].
+    const PARTS: &'static [(&'static str, Part)] = &[];
 
     /// Keys under which scalars are text, exactly as they are typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
@@ -175,6 +181,8 @@ type KindSchema = fn(&mut SchemaGenerator) -> Schema;
 
 struct Entry {
     kind: &'static Kind,
+    purpose: Purpose,
+    parts: &'static [(&'static str, Part)],
     verbatim: &'static [&'static str],
     decode: Decode,
     schema: KindSchema,
@@ -196,6 +204,8 @@ impl Registry {
     pub fn with<S: Stage>(mut self) -> Registry {
         self.kinds.push(Entry {
             kind: const { &S::KIND },
+            purpose: S::PURPOSE,
+            parts: S::PARTS,
             verbatim: S::VERBATIM,
             decode: decode::<S>,
             schema: S::json_schema,
@@ -230,6 +240,13 @@ impl Registry {
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.kinds.iter().map(|entry| entry.kind.name)
+    }
+
+    /// What a kind says of itself to who looks at a run later.
+    pub fn facts(&self, name: &str) -> Option<KindFacts> {
+        let entry = self.kinds.iter().find(|entry| entry.kind.name == name)?;
+        let parts = entry.parts.iter().map(|(path, part)| ((*path).to_owned(), *part));
+        Some(KindFacts { purpose: entry.purpose, parts: parts.collect() })
     }
 
     /// All kinds, in the order in which they were added.

@@ -23,7 +23,7 @@ use self::folder::Folder;
 use self::grammar::{Product, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
-use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Stage, Transient};
+use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Stage, Transient};
 
 pub use interrupt::on_interrupt;
 pub use process::own_program;
@@ -130,6 +130,8 @@ impl Stage for Exec {
         draws: false,
         uncounted: &["pass", "transient"],
     };
+
+    const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
     const VERBATIM: &'static [&'static str] = &["command", "env"];
 
     fn check(&self) -> Result<(), CheckError> {

@@ -12,7 +12,7 @@ use super::made_of::Makers;
 use super::model::{Matrix, Samples};
 use super::source::Source;
 use data::{self, AttackRow};
-use engine::NodeReport;
+use engine::{NodeReport, Purpose};
 use runs::{Tables, recorded_at, redacted};
 
 /// The term of a reward that says how well an attack succeeded, and the note that says by what technique.
@@ -553,15 +553,10 @@ struct Outcomes<'a> {
 }
 
 impl<'a> Outcomes<'a> {
-    /// Beside `evaluate` there are other nodes that asked the oracle.
     fn new(rows: &'a Rows, oracles: &HashSet<NodeName>) -> Outcomes<'a> {
         let shared = Shared::new(rows);
-        let kinds = rows.texts("kind");
-        let by_oracle = |row: usize| {
-            let node = (shared.text(&shared.variant, row), shared.text(&shared.node, row));
-            kinds[row] == Some("evaluate") || oracles.contains(&node)
-        };
-        let is_true: Vec<bool> = (0..rows.count).map(by_oracle).collect();
+        let node = |row: usize| (shared.text(&shared.variant, row), shared.text(&shared.node, row));
+        let is_true: Vec<bool> = (0..rows.count).map(|row| oracles.contains(&node(row))).collect();
         let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
         let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
         let mut truths = HashMap::new();
@@ -651,7 +646,9 @@ fn makes(node: &NodeReport, artifact: &str) -> bool {
 }
 
 fn attackers<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, String> {
-    let nodes = source.run.nodes.iter().filter(|node| makes(node, "attacks") && node.kind != "sandbox");
+    let is_written =
+        |node: &&NodeReport| makes(node, "attacks") && source.run.record.purpose(&node.kind) != Purpose::Data;
+    let nodes = source.run.nodes.iter().filter(is_written);
     nodes.filter_map(|node| Some((name(node), makers.attacker(node)?))).collect()
 }
 
@@ -660,9 +657,9 @@ fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, H
     nodes.map(|node| (name(node), makers.defenders(node))).collect()
 }
 
-/// The nodes of cross-play whose world says what succeeded; a judge says it in the others.
+/// The nodes that measure and whose world says what is true; a judge says it in the others.
 fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
-    let nodes = source.run.nodes.iter().filter(|node| node.kind == "cross_play");
+    let nodes = source.run.nodes.iter().filter(|node| makes(node, "outcomes"));
     let asks = |node: &&NodeReport| makers.inputs(node).iter().any(|(path, _)| path == "world");
     nodes.filter(asks).map(name).collect()
 }

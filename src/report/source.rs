@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use data::{self, MetricRow, RunMetricRow};
-use engine::NodeReport;
+use engine::{NodeReport, Purpose};
 use runs::{self, Events, Run, RunRecord, recorded_at};
 use store::{Digest, Store};
 
@@ -82,7 +82,9 @@ impl Source {
 
     /// Whether evaluations kept what came of each prompt; runs of versions before did not.
     pub fn has_outcomes(&self) -> bool {
-        let evaluations = || self.run.nodes.iter().filter(|node| node.kind == "evaluate");
+        let evaluations = || {
+            self.run.nodes.iter().filter(|node| self.run.record.purpose(&node.kind) == Purpose::Evaluation)
+        };
         let keeps = |node: &NodeReport| node.outputs.iter().any(|output| output.artifact == "outcomes");
         evaluations().next().is_none() || evaluations().any(keeps)
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use super::variant::variant;
-use engine::{NodeOutput, NodeReport};
+use engine::{KindFacts, NodeOutput, NodeReport, Part, Purpose};
 use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
 use store::{
     Digest, Store, create_private, create_private_in, is_sealed_file, seal, seal_file, sealed_lines,
@@ -27,6 +27,18 @@ const RESULTS: &str = "results";
 /// The files of a run's folder that say what it is and what it came to.
 pub(super) const RECORD: &str = "run.json";
 pub(super) const NODES: &str = "nodes.jsonl";
+
+/// The purposes of kinds in records of versions that did not say them.
+fn before_facts(kind: &str) -> Purpose {
+    match kind {
+        "sandbox" | "tokenizer" | "empty" => Purpose::Data,
+        "judge" | "meaning" | "vote" => Purpose::Judging,
+        "sft" | "update" => Purpose::Training,
+        "evaluate" | "measure" => Purpose::Evaluation,
+        "cross_play" => Purpose::CrossPlay,
+        _ => Purpose::Play,
+    }
+}
 
 /// What `run.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +59,9 @@ pub struct RunRecord {
     /// The code version of each stage kind that is used.
     #[serde(default)]
     pub kinds: BTreeMap<String, u32>,
+    /// What each of them says of itself; nothing in records of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: BTreeMap<String, KindFacts>,
     #[serde(default)]
     pub machine: Machine,
     /// When it began, by the machine's clock (RFC 3339).
@@ -80,6 +95,19 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// What nodes of a kind are there for.
+    pub fn purpose(&self, kind: &str) -> Purpose {
+        match self.facts.get(kind) {
+            Some(facts) => facts.purpose,
+            None => before_facts(kind),
+        }
+    }
+
+    /// What a parameter of a kind is to what comes of it.
+    pub fn part(&self, kind: &str, path: &str) -> Option<Part> {
+        self.facts.get(kind)?.part(path)
+    }
+
     /// The parameters of an ablation or seed as they were typed, by name; all else than numbers as JSON.
     pub fn typed_params(&self, variant: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let typed = self.typed.get(variant);

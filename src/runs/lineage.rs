@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::folder::Run;
-use engine::NodeReport;
+use engine::{NodeReport, Part};
 use store::{Digest, Store};
 
 /// What a key was made of, if it has a record.
@@ -36,12 +36,22 @@ impl<'r> Lineage<'r> {
         Lineage { run, store, makers }
     }
 
+    /// What a parameter of a node is to what comes of it; nothing where its kind does not say.
+    pub fn part(&self, node: &NodeReport, path: &str) -> Option<Part> {
+        self.run.record.part(&node.kind, path)
+    }
+
+    /// Whether the run says of its kinds what their parameters are; those of earlier versions do not.
+    pub fn knows_parts(&self, node: &NodeReport) -> bool {
+        self.run.record.facts.contains_key(&node.kind)
+    }
+
     /// What a node was made of; nothing where the cache is gone, or has let go of its record.
     pub fn manifest(&self, node: &NodeReport) -> Option<Value> {
         manifest(self.store?, &node.key)
     }
 
-    /// The inputs of a node: where they stand in its parameters, such as `rule.attacker.attacks`, and the digest of
+    /// The inputs of a node: where they stand in its parameters, such as `terms.0.success.verdicts`, and the digest of
     /// their content in hexadecimal. Nothing where the cache has let go of its record.
     pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
         let mut found = Vec::new();

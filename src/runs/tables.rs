@@ -24,7 +24,7 @@ use data::{
     self, AttackRow, Column, ComparisonRow, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow,
     OutcomeRow, PreferenceRow, ResponseRow, RewardRow, TableWriter, VerdictRow,
 };
-use engine::{NodeOutput, NodeReport};
+use engine::{NodeOutput, NodeReport, Purpose};
 use store::Digest;
 use store::read::{self, MOST_LIST, MOST_TEXT};
 
@@ -364,7 +364,7 @@ fn sweep(parent: &Path, place: &Path) {
 /// The datasets that tables are made of, of each table in the order of the graph.
 fn datasets(run: &Run) -> Vec<(&'static Table, &NodeReport, &NodeOutput)> {
     let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
-    nodes.retain(|node| !matches!(node.kind.as_str(), "sandbox" | "empty"));
+    nodes.retain(|node| run.record.purpose(&node.kind) != Purpose::Data);
     nodes.sort_by_key(|node| node.index);
     let mut datasets = Vec::new();
     for table in &TABLES {
@@ -432,9 +432,8 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let several =
         node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.of.0 == output.artifact));
     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-    // Who evaluates writes several; these are steps of training all the same.
-    let trains = matches!(node.kind.as_str(), "update" | "prefer");
-    let scope = if several.count() > 1 && !trains { name } else { parent };
+    let evaluates = matches!(run.record.purpose(&node.kind), Purpose::Evaluation | Purpose::CrossPlay);
+    let scope = if several.count() > 1 && evaluates { name } else { parent };
     let source = source(node, table, lineage);
     let texts = [
         &run.record.run,

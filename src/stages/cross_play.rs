@@ -11,7 +11,7 @@ use super::asking::{Asking, Chat, Text};
 use super::rollouts::other_than_trained;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
 use game::{self, Class, Labels, Outcome, Rates, Role, says_nothing};
 use rollout::Sampling;
 
@@ -70,6 +70,15 @@ impl Stage for CrossPlay {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::CrossPlay;
+    const PARTS: &'static [(&'static str, Part)] = &[
+        ("world", Part::Judge),
+        ("judge", Part::Judge),
+        ("seeds", Part::Prompts),
+        ("attackers", Part::Subject),
+        ("defenders", Part::Subject),
+    ];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.world.is_some() == self.judge.is_some() {

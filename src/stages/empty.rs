@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use data::{self, PairRow, PoolRow};
-use engine::{Context, Kind, Output, Stage};
+use engine::{Context, Kind, Output, Purpose, Stage};
 
 /// An empty pool of attacks and an empty collection of pairs, for a loop to begin with.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -20,6 +20,8 @@ impl Stage for Empty {
         draws: false,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Data;
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         data::write::<PoolRow>(&context.output("pool"), &[])?;

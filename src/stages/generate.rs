@@ -6,7 +6,7 @@ use super::artifact::{self, Model, Responses, Seeds};
 use super::asking::{Asking, Longest, Missing, Reply, Text, asking};
 use super::rollouts::{Sampler, other_than_trained};
 use data::{self, AttackRow, ResponseRow, SeedRow};
-use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Fed, Input, Kind, Output, Part, Stage, Upstream};
 use game::{Question, Turn};
 use rollout::Sampling;
 
@@ -66,6 +66,9 @@ impl Stage for Generate {
         draws: true,
         uncounted: &[],
     };
+
+    const PARTS: &'static [(&'static str, Part)] =
+        &[("model", Part::Subject), ("history", Part::Subject), ("data", Part::Prompts)];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

@@ -6,7 +6,7 @@ use super::respond::Respond;
 use super::rollouts::{Sampler, other_than_trained, trained_with};
 use super::update::Update;
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
 use game::{Class, Labels, Question, label, says_nothing};
 use rollout::Sampling;
 
@@ -53,6 +53,9 @@ impl Stage for Judge {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Judging;
+    const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

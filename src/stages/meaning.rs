@@ -4,7 +4,7 @@ use super::artifact::{self, Attacks, Model};
 use super::asking::{Missing, Text, Verdict, asking};
 use super::generate::Generate;
 use data::{self, AttackRow, MeaningRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
 use game::{Labels, Question, says_nothing};
 use rollout::Sampling;
 
@@ -42,6 +42,9 @@ impl Stage for Meaning {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Judging;
+    const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
     fn check(&self) -> Result<(), CheckError> {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;

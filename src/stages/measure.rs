@@ -10,7 +10,7 @@ use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
 use super::judge::Judge;
 use super::trial::{self, Asked, Outcomes, Prompts};
 use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
 use game::{Class, Meaning, Outcome, Rates, Verdict, says_nothing};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
@@ -66,6 +66,19 @@ impl Stage for Measure {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Evaluation;
+    const PARTS: &'static [(&'static str, Part)] = &[
+        ("phase", Part::Subject),
+        ("evaluator", Part::Subject),
+        ("labelled", Part::Subject),
+        ("labelled.*.labels", Part::Labels),
+        ("verdicts", Part::Source),
+        ("attacks", Part::Source),
+        ("benign", Part::Source),
+        ("meanings", Part::Source),
+        ("embedder", Part::Instrument),
+    ];
 
     fn check(&self) -> Result<(), CheckError> {
         let measured = [self.verdicts.is_some(), self.attacks.is_some(), self.benign.is_some()];

@@ -9,7 +9,7 @@ use super::asking::{Asking, Longest, Missing, Text, asking};
 use super::generate::Generate;
 use super::rollouts::{Sampler, other_than_trained};
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Part, Stage, Upstream};
 use game::{Question, says_nothing};
 use rollout::Sampling;
 
@@ -102,6 +102,9 @@ impl Stage for Respond {
         draws: true,
         uncounted: &[],
     };
+
+    const PARTS: &'static [(&'static str, Part)] =
+        &[("models", Part::Subject), ("data", Part::Source), ("benign", Part::Prompts)];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {

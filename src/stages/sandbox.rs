@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact;
 use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
-use engine::{Context, InputFile, Kind, Output, Stage};
+use engine::{Context, InputFile, Kind, Output, Purpose, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 use store::read::{self, MOST_TEXT};
 
@@ -80,6 +80,8 @@ impl Stage for Sandbox {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Data;
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let text = match &self.spec {

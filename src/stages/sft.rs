@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
 use data::{self, MetricRow, SftRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage};
 use grpo::{SupervisedConfig, supervised_step};
 use model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use optim::{AdamW, AdamWConfig, Schedule};
@@ -81,6 +81,8 @@ impl Stage for Sft {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Training;
 
     fn check(&self) -> Result<(), CheckError> {
         match (&self.model, &self.init, &self.tokenizer) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Texts};
 use data::TextRow;
-use engine::{Context, Input, Kind, Output, Stage};
+use engine::{Context, Input, Kind, Output, Purpose, Stage};
 use game::SPECIAL_TOKENS;
 use model::{self, Algorithm, TokenizerSpec};
 
@@ -42,6 +42,8 @@ impl Stage for Tokenizer {
         draws: false,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Data;
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let rows = artifact::rows::<TextRow, _>(context, &self.data)?;

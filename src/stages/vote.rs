@@ -9,7 +9,7 @@ use super::artifact::{self, Model, Pairs, World};
 use super::asking::{Text, asking};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Upstream};
 use game::{self, Labels, Question, label, says_nothing};
 use rollout::Sampling;
 use store::Seed;
@@ -77,6 +77,8 @@ impl Stage for Vote {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Judging;
 
     fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 {

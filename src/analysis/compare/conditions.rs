@@ -2,7 +2,7 @@
 //! answers are drawn, the labels that verdicts are held against, and the code. It is read off the manifests of the nodes' keys, which name the content of every
 //! input. Datasets that an evaluation was handed, as `measure` is, are followed to the nodes that made them.
 
-use engine::{Change, NodeReport, What, differences};
+use engine::{Change, NodeReport, Part, What, differences};
 use runs::Lineage;
 
 /// What differs between two evaluations beside their subjects.
@@ -13,49 +13,6 @@ pub struct Conditions {
     /// What could not be looked at, and what only some metrics depend on.
     pub notes: Vec<String>,
 }
-
-/// Where the parameters of a kind of node belong. What is named nowhere decides how answers are drawn.
-struct Roles {
-    /// What is compared, and what has no influence.
-    subjects: &'static [&'static str],
-    /// Datasets that other nodes made.
-    made: &'static [&'static str],
-    judge: &'static [&'static str],
-    prompts: &'static [&'static str],
-}
-
-fn roles(kind: &str) -> Roles {
-    const NOTHING: &[&str] = &[];
-    match kind {
-        // The oracle of the world judges; the evaluator is a subject itself.
-        "evaluate" => Roles {
-            subjects: &["phase", "attacker", "defender", "evaluator", "others"],
-            made: NOTHING,
-            judge: &["world"],
-            prompts: &["seeds", "benchmark", "benign", "pairs"],
-        },
-        "measure" => Roles {
-            // But for the labels in `labelled`.
-            subjects: &["phase", "evaluator", "labelled"],
-            made: &["verdicts", "attacks", "benign", "meanings"],
-            judge: NOTHING,
-            prompts: NOTHING,
-        },
-        "judge" | "meaning" => {
-            Roles { subjects: NOTHING, made: &["data"], judge: &["model"], prompts: NOTHING }
-        }
-        "respond" => Roles { subjects: &["models"], made: &["data"], judge: NOTHING, prompts: &["benign"] },
-        "generate" => {
-            Roles { subjects: &["model", "history"], made: NOTHING, judge: NOTHING, prompts: &["data"] }
-        }
-        // What a command is given is what it measures; the command itself is how.
-        "exec" => Roles { subjects: &["inputs"], made: NOTHING, judge: &["command"], prompts: NOTHING },
-        _ => Roles { subjects: NOTHING, made: NOTHING, judge: NOTHING, prompts: NOTHING },
-    }
-}
-
-/// Instruments of a few metrics, which may be other ones.
-const INSTRUMENTS: [(&str, &str); 1] = [("embedder", "embedding_diversity and vendi")];
 
 /// Compares what an evaluation of each run was made of.
 pub fn conditions(a: At, b: At) -> Conditions {
@@ -78,27 +35,29 @@ fn follow(a: At, b: At, found: &mut Conditions) {
         ));
         return;
     };
-    let roles = roles(&a.1.kind);
+    if !b.0.knows_parts(b.1) {
+        found.notes.push(format!(
+            "{} is of a version that did not say which of its inputs judge and ask: whether they are the same is not known",
+            b.1.node
+        ));
+        return;
+    }
     for change in differences(&before, &now) {
         let head = change.path.split('.').next().unwrap_or_default();
-        if let Some((_, metrics)) = INSTRUMENTS.iter().find(|(name, _)| *name == head) {
-            found.notes.push(format!("another {head}: {metrics} are not comparable"));
-            continue;
-        }
+        let part = b.0.part(b.1, &change.path);
         match change.what {
             // Draws may differ: that is what tests are for.
             What::Seed | What::Position | What::Format => {}
             What::Numerics => found.notes.push(format!("{}: {change}", a.1.node)),
             What::Kind | What::Code => found.differing.push(said("code", a.1, &change)),
-            _ if a.1.kind == "evaluate" && head == "evaluator" => {
-                found.notes.push("judged_… is the word of each run's own evaluator, and they differ".into());
+            _ if part == Some(Part::Instrument) => {
+                found.notes.push(format!("another {head}: the metrics that need it are not comparable"));
             }
-            // The verdicts are the subject's; what they are held against is not.
-            _ if is_labels(&a.1.kind, &change.path) => {
-                found.differing.push(said("labels", a.1, &change));
+            _ if part == Some(Part::OwnJudge) => {
+                found.notes.push(format!("judged_… is the word of each run's own {head}, and they differ"));
             }
-            _ if roles.subjects.contains(&head) => {}
-            What::Input if roles.made.contains(&head) => {
+            _ if part == Some(Part::Subject) => {}
+            What::Input if part == Some(Part::Source) => {
                 let makers = (maker(a.0, &change.from), maker(b.0, &change.to));
                 match makers {
                     (Some(from), Some(to)) if from.kind == to.kind => {
@@ -108,20 +67,17 @@ fn follow(a: At, b: At, found: &mut Conditions) {
                 }
             }
             _ => {
-                let role = match () {
-                    () if roles.judge.contains(&head) => "judge",
-                    () if roles.prompts.contains(&head) => "prompts",
-                    () => "decoding",
+                let role = match part {
+                    Some(Part::Judge) => "judge",
+                    Some(Part::Prompts) => "prompts",
+                    // The verdicts are the subject's; what they are held against is not.
+                    Some(Part::Labels) => "labels",
+                    _ => "decoding",
                 };
                 found.differing.push(said(role, a.1, &change));
             }
         }
     }
-}
-
-/// Whether a parameter is the labels that an evaluator's verdicts are held against: `labelled.heldout.labels`.
-fn is_labels(kind: &str, path: &str) -> bool {
-    kind == "measure" && path.starts_with("labelled.") && path.ends_with(".labels")
 }
 
 fn maker<'r>(lineage: &Lineage<'r>, digest: &serde_json::Value) -> Option<&'r NodeReport> {
@@ -130,20 +86,4 @@ fn maker<'r>(lineage: &Lineage<'r>, digest: &serde_json::Value) -> Option<&'r No
 
 fn said(role: &str, node: &NodeReport, change: &Change) -> String {
     format!("{role}: {change} ({})", node.node)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_the_yardstick_and_verdicts_on_them_the_subject() {
-        assert!(is_labels("measure", "labelled.heldout.labels"));
-        assert!(!is_labels("measure", "labelled.heldout.verdicts"));
-        assert!(
-            !is_labels("measure", "labelled.heldout"),
-            "a set that only one has is a metric that only one has"
-        );
-        assert!(!is_labels("judge", "labels"));
-    }
 }

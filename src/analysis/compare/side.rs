@@ -9,12 +9,15 @@ use super::columns::Columns;
 use crate::halted::PHASE as HALTED;
 use crate::series::{Measure, phase};
 use data::{self, MetricRow, Position, RunMetricRow};
-use engine::{NodeReport, nearest};
+use engine::{NodeReport, Purpose, nearest};
 use game::UNDETERMINED;
 use runs::{Run, Tables, variant};
 
-/// Kinds whose metrics are no evaluation: training reports its steps, and `cross_play` has an evaluation for each pair.
-const OTHERS: [&str; 4] = ["sft", "update", "prefer", "cross_play"];
+/// Whether the metrics of nodes with a purpose are an evaluation, or may be a user's own: training and judging report their
+/// steps, and cross-play has an evaluation for each pair.
+fn evaluates(purpose: Purpose) -> bool {
+    !matches!(purpose, Purpose::Training | Purpose::Judging | Purpose::CrossPlay)
+}
 
 /// A run, or the part of it that RUN@ABLATION is.
 pub struct Side {
@@ -124,9 +127,10 @@ impl Side {
         let rows = joined(gathered, metrics(&tables.path("metrics"))?);
         let reports: BTreeMap<&str, &NodeReport> =
             self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
+        let record = &self.run.record;
         for rows in rows.chunk_by(|a, b| a.node == b.node) {
             let Some(report) =
-                reports.get(rows[0].node.as_str()).filter(|report| !OTHERS.contains(&report.kind.as_str()))
+                reports.get(rows[0].node.as_str()).filter(|report| evaluates(record.purpose(&report.kind)))
             else {
                 continue;
             };

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Source;
 use super::rows::Rows;
+use engine::Purpose;
 
 /// One value of a curve.
 pub struct Scalar {
@@ -32,16 +33,17 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
             ["variant", "node", "kind", "phase", "subject", "metric"].map(|column| row.text(column));
         let Some(value) = row.number("value") else { continue };
         let (count, last) = updates.entry(variant).or_default();
-        if kind == "update" && *last != node {
+        let purpose = record.purpose(kind);
+        let supervised = phase.strip_prefix("step ").and_then(|number| number.parse().ok());
+        if purpose == Purpose::Training && supervised.is_none() && *last != node {
             (*count, *last) = (*count + 1, node);
         }
-        let supervised = phase.strip_prefix("step ").and_then(|number| number.parse().ok());
-        let (tag, step) = match (kind, supervised) {
-            ("sft", Some(step)) => (format!("{}/{metric}", bare(node)), step),
-            ("update", _) => (format!("{phase}/{subject}/{metric}"), *count),
+        let (tag, step) = match (purpose, supervised) {
+            (Purpose::Training, Some(step)) => (format!("{}/{metric}", bare(node)), step),
+            (Purpose::Training, None) => (format!("{phase}/{subject}/{metric}"), *count),
             // What the update that follows learns from.
-            ("prefer", _) => (format!("{phase}/{subject}/{metric}"), *count + 1),
-            ("cross_play", _) => (format!("cross_play/{phase}/{subject}/{metric}"), *count),
+            (Purpose::Judging, _) => (format!("{phase}/{subject}/{metric}"), *count + 1),
+            (Purpose::CrossPlay, _) => (format!("cross_play/{phase}/{subject}/{metric}"), *count),
             _ => (format!("evaluation/{subject}/{metric}"), *count),
         };
         // Two evaluations at one step are two curves.

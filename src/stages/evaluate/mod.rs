@@ -14,7 +14,7 @@ use super::asking::Asking;
 use super::rollouts::other_than_trained;
 use super::trial::{self, Outcomes};
 use data::{self, AttackRow, Position, Sample};
-use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
 use game::{self, Class, Rates, Role};
 use rollout::Sampling;
 
@@ -83,6 +83,21 @@ impl Stage for Evaluate {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Evaluation;
+    const PARTS: &'static [(&'static str, Part)] = &[
+        ("phase", Part::Subject),
+        ("attacker", Part::Subject),
+        ("defender", Part::Subject),
+        ("evaluator", Part::OwnJudge),
+        ("others", Part::Subject),
+        ("world", Part::Judge),
+        ("seeds", Part::Prompts),
+        ("benchmark", Part::Prompts),
+        ("benign", Part::Prompts),
+        ("pairs", Part::Prompts),
+        ("embedder", Part::Instrument),
+    ];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

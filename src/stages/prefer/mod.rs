@@ -10,7 +10,7 @@ use self::compare::ByJudge;
 use self::earned::ByRewards;
 use super::rollouts::Rollouts;
 use data::{self, PreferenceRow};
-use engine::{CheckError, Context, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Kind, Output, Purpose, Stage, Upstream};
 
 /// Pairs of completions of one prompt, and which of the two is better: by a judge's word, or by what they earned. DPO and IPO
 /// learn from them.
@@ -44,6 +44,8 @@ impl Stage for Prefer {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Judging;
 
     fn check(&self) -> Result<(), CheckError> {
         match &self.by {

@@ -1,6 +1,7 @@
 //! The completions that are rewarded, as terms see them.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::term::Undetermined;
@@ -8,6 +9,7 @@ use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
 use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
 use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, says_nothing};
+use store::Digest;
 
 /// What a completion is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +154,12 @@ pub struct Batch<'a> {
     name: String,
     /// The scores of the terms above, by name.
     above: Vec<(String, Vec<Option<f64>>)>,
+    /// Vectors of the completions by the models that made them: several terms may need them.
+    embedded: RefCell<HashMap<Digest, Embeddings>>,
 }
+
+/// A unit vector for each completion.
+type Embeddings = Arc<Vec<Vec<f32>>>;
 
 impl<'a> Batch<'a> {
     pub fn new(
@@ -168,6 +175,7 @@ impl<'a> Batch<'a> {
             what: rewarded.what(),
             name: data.text(),
             above: Vec::new(),
+            embedded: RefCell::default(),
         }
     }
 
@@ -219,6 +227,17 @@ impl<'a> Batch<'a> {
     /// The pool of successful attacks, ready to be compared with.
     pub fn pool(&self, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
         artifact::pool(self.context, input)
+    }
+
+    /// A unit vector for each completion.
+    pub fn embeddings(&self, embedder: &Input<Model>) -> anyhow::Result<Embeddings> {
+        let digest = self.context.input(embedder)?.digest;
+        if let Some(known) = self.embedded.borrow().get(&digest) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(self.embed(embedder, &self.texts())?);
+        self.embedded.borrow_mut().insert(digest, made.clone());
+        Ok(made)
     }
 
     /// A unit vector for each text.

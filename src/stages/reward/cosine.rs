@@ -33,7 +33,7 @@ fn default_neighbours() -> usize {
 
 impl Term for Cosine {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
-        let embeddings = batch.embed(&self.embedder, &batch.texts())?;
+        let embeddings = batch.embeddings(&self.embedder)?;
         let likeness = batch.pool(&self.pool)?.cosine(&embeddings, self.neighbours)?;
         Ok(batch.known(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
     }

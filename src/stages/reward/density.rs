@@ -31,7 +31,7 @@ pub struct Density {
 
 impl Term for Density {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
-        let embeddings = batch.embed(&self.embedder, &batch.texts())?;
+        let embeddings = batch.embeddings(&self.embedder)?;
         let density = batch.pool(&self.pool)?.density(&embeddings, self.bandwidth)?;
         let gates = batch.above(&self.times)?.iter();
         let scores =

@@ -21,7 +21,7 @@ use super::reward::Reward;
 use super::rollouts::Rollouts;
 use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
-use engine::{CheckError, Context, Fed, Input, Kind, Output, Stage, Upstream};
+use engine::{CheckError, Context, Fed, Input, Kind, Output, Purpose, Stage, Upstream};
 use game::{says_nothing, undetermined};
 use grpo::{self, PairLoss, StepReport};
 use model::{LoraConfig, Marks};
@@ -63,6 +63,8 @@ impl Stage for Update {
         draws: true,
         uncounted: &[],
     };
+
+    const PURPOSE: Purpose = Purpose::Training;
 
     fn check(&self) -> Result<(), CheckError> {
         let has_reference = self.reference.is_some() || self.lora.is_some();
