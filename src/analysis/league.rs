@@ -223,7 +223,10 @@ pub fn leagues_text(leagues: &[League]) -> String {
 
 /// Leagues as Markdown tables.
 pub fn leagues_markdown(leagues: &[League]) -> String {
-    let text: String = leagues.iter().map(|own| markdown(&own.title(), &own.rows())).collect();
+    let text: String = leagues
+        .iter()
+        .map(|own| markdown(&format!("attack success in percent, {}", own.name()), &own.rows()))
+        .collect();
     text + &notes(leagues)
 }
 
@@ -285,7 +288,7 @@ observations of a seed's cell: of 80
         assert_eq!(leagues_text(&of(&rows)), expected);
         assert_eq!(leagues_text(&of(&[])), "");
         assert!(leagues_markdown(&of(&rows)).starts_with(
-            "\nLeague: attack success, percent:\n\n| attacker \\ defender | mean | round 0 | round 1 |\n| --- | ---: | ---: | ---: |\n| round 0 | 25.0 | 50.0 | 0.0 |\n"
+            "\nAttack success in percent, league:\n\n| attacker \\ defender | mean | round 0 | round 1 |\n| --- | ---: | ---: | ---: |\n| round 0 | 25.0 | 50.0 | 0.0 |\n"
         ));
     }
 

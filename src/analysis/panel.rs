@@ -5,7 +5,7 @@
 //! A run's evaluations say who they are: the first of an ablation names the models that training began with, the last those that it
 //! came to, and both name the frozen ones. How the last one asked is how the panel asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -98,12 +98,34 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
         let (.., end) = variant(&last.node);
         ends.entry(end).or_insert(&last.node);
     }
+    let panels: Vec<Panel> = panels.into_values().collect();
+    same_names(&panels)?;
     let mut notes = Vec::new();
     if ends.len() > 1 {
         let ends: Vec<&str> = ends.into_values().collect();
         notes.push(format!("not all last evaluations are of the same phase: {}", ends.join(", ")));
     }
-    Ok((panels.into_values().collect(), notes))
+    Ok((panels, notes))
+}
+
+/// A mean over seeds is one of the same opponents.
+fn same_names(panels: &[Panel]) -> anyhow::Result<()> {
+    let names = |panel: &'_ Panel| -> BTreeSet<String> {
+        let of = |role: &str, models: &BTreeMap<String, Digest>| -> Vec<String> {
+            models.keys().map(|name| format!("{role} `{name}`")).collect()
+        };
+        [of("attacker", &panel.attackers), of("defender", &panel.defenders)].into_iter().flatten().collect()
+    };
+    for (before, after) in panels.iter().zip(panels.iter().skip(1)) {
+        let (first, second) = (names(before), names(after));
+        if let Some(one) = first.symmetric_difference(&second).next() {
+            bail!(
+                "all seeds of a panel must have the same attackers and defenders, found {one} in some only; run the \
+                 pipeline to its end first"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Adds what an ablation began with and came to.
@@ -171,6 +193,20 @@ fn put(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_of_which_one_lacks_an_ablation_are_no_panel() {
+        let panel = |seed: u64, attackers: &[&str]| {
+            let model = Digest::of_bytes(&seed.to_le_bytes());
+            let attackers = attackers.iter().map(|name| ((*name).to_owned(), model)).collect();
+            let (defenders, sampling) = (BTreeMap::new(), Value::Null);
+            Panel { seed: Some(seed), attackers, defenders, seeds: model, world: model, sampling }
+        };
+        same_names(&[panel(5, &["flat", "full"]), panel(6, &["flat", "full"])]).unwrap();
+        let error = same_names(&[panel(5, &["flat", "full"]), panel(6, &["full"])]).unwrap_err();
+        let found = "all seeds of a panel must have the same attackers and defenders, found attacker `flat` in some only";
+        assert!(error.to_string().starts_with(found), "{error}");
+    }
 
     #[test]
     fn what_ablations_share_meets_once_and_what_differs_by_the_name_of_its_ablation() {

@@ -100,23 +100,16 @@ fn write(
     pipeline.insert("pipeline".into(), json!(format!("{}{PANEL}", run.record.pipeline)));
     judge::computed_by(run, &mut pipeline)?;
     pipeline.insert("stages".into(), json!({ STAGE: stage }));
-    match panels {
-        [only] if is_plain(panels) => {
-            pipeline.insert("params".into(), Value::Object(params(only)?));
-        }
-        _ => {
-            let mut none = Map::new();
-            let mut variants = Map::new();
-            for panel in panels {
-                let own = params(panel)?;
-                // What is declared as nothing may become anything.
-                none.extend(own.keys().map(|key| (key.clone(), Value::Null)));
-                let name = panel.seed.map_or_else(|| "own".to_owned(), |seed| format!("s{seed}"));
-                variants.insert(name, Value::Object(own));
-            }
-            pipeline.insert("params".into(), Value::Object(none));
-            pipeline.insert("ablations".into(), Value::Object(variants));
-        }
+    // Seeds have the same names, so that an ablation may replace the declared ones.
+    let declared = panels.first().map(params).transpose()?;
+    pipeline.insert("params".into(), Value::Object(declared.unwrap_or_default()));
+    if !is_plain(panels) {
+        let variants = panels.iter().map(|panel| {
+            let name = panel.seed.map_or_else(|| "own".to_owned(), |seed| format!("s{seed}"));
+            Ok((name, Value::Object(params(panel)?)))
+        });
+        let variants: anyhow::Result<Map<String, Value>> = variants.collect();
+        pipeline.insert("ablations".into(), Value::Object(variants?));
     }
     let path = run.folder.join(PANEL_FILE);
     // JSON is YAML.

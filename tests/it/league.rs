@@ -4,37 +4,56 @@ use serde_json::Value;
 
 use crate::space::Space;
 
-/// small.yaml with an evaluation before it trains, and two ablations. Its own meeting is drawn as that of `results panel` is.
+/// Attackers and defenders that go on from a warm-up, other ones in each ablation, evaluated before and after, and meeting as
+/// `results panel` lets them meet.
 fn pipeline() -> String {
-    let before = "  before:
+    let evaluate = |name: &str, phase: &str, attacker: &str, defender: &str| {
+        format!(
+            "  {name}:
     kind: evaluate
-    phase: warm-up
-    attacker: warmup.model
-    defender: warmup.model
+    phase: {phase}
+    attacker: {attacker}.model
+    defender: {defender}.model
     evaluator: warmup.model
-    others: [{ model: \"others[c].model\", name: c }]
+    others: [{{ model: other.model, name: c }}]
     seeds: world.seeds
     benchmark: world.benchmark
     benign: world.benign
     pairs: world.pairs
     world: world.world
     group: 1
-    sampling: { max_new_tokens: 12 }
-  play:
+"
+        )
+    };
+    let stages = "pipeline: games
+params: { steps: 40, profile: b }
+stages:
+  world: { kind: sandbox, sft: 4000, sft_others: 400, benchmark: 8, pairs: 8, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup:
+    kind: sft
+    data: world.sft
+    tokenizer: vocabulary
+    init: { hidden: 64, layers: 2, heads: 4, positions: 96 }
+    steps: 200
+    batch: 48
+    lr: 4e-3
+  attacker: { kind: sft, data: world.sft, model: warmup.model, steps: $steps, batch: 48, lr: 3e-3 }
+  defender: { kind: sft, data: world.sft_others, subset: $profile, model: warmup.model, steps: $steps, batch: 16, lr: 2e-3 }
+  other: { kind: sft, data: world.sft_others, subset: c, model: warmup.model, steps: 20, batch: 16, lr: 2e-3 }
 ";
     let panel = "  panel:
     kind: cross_play
-    attackers: { own: play.attacker, warm-up: warmup.model }
-    defenders: { own: play.defender, warm-up: warmup.model }
+    attackers: { own: attacker.model, warm-up: warmup.model }
+    defenders: { own: defender.model, warm-up: warmup.model, frozen c: other.model }
     seeds: world.seeds
     world: world.world
     group: 1
     seed: 77
-    sampling: { max_new_tokens: 12 }
-ablations: { full: {}, flat: { diversity: 0 } }
+ablations: { long: {}, short: { steps: 10, profile: c } }
 ";
-    let small = include_str!("small.yaml").replace("  play:\n", before);
-    small.trim_end().to_owned() + "\n" + panel
+    let before = evaluate("before", "warm-up", "warmup", "warmup");
+    stages.to_owned() + &before + &evaluate("after", "after", "attacker", "defender") + panel
 }
 
 fn names(league: &Value, key: &str) -> Vec<String> {
@@ -59,30 +78,40 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
     assert_eq!(panel["run"], run, "{panel}");
     let [league] = &panel["leagues"].as_array().unwrap()[..] else { panic!("{panel}") };
     assert_eq!((&league["ablation"], &league["node"]), (&"".into(), &"panel".into()), "{league}");
-    assert_eq!(names(league, "attackers"), ["flat", "full", "warm-up"]);
-    assert_eq!(names(league, "defenders"), ["flat", "frozen c", "full", "warm-up"]);
+    assert_eq!(names(league, "attackers"), ["long", "short", "warm-up"]);
+    assert_eq!(names(league, "defenders"), ["frozen c", "long", "short", "warm-up"]);
     assert_eq!(league["attacker_means"][1]["count"], 2, "an interval is over seeds: {league}");
     let nodes = std::fs::read_to_string(space.path(panel["panel"].as_str().unwrap()).join("nodes.jsonl"));
     let nodes = nodes.unwrap();
     assert_eq!(nodes.lines().count(), 2, "nothing is trained, and no seed meets another: {nodes}");
     assert!(nodes.contains("\"s5/panel\"") && nodes.contains("\"s6/panel\""), "{nodes}");
 
-    // Who is called `full` on the panel is who `full` came to.
+    // Who is called `long` on the panel is who `long` came to.
     let own = space.triplay(&["results", "table", "--league", "--json"]).json();
-    let own = own["leagues"].as_array().unwrap();
-    assert_eq!(own.len(), 2, "`latest` is the run and not its panel: {own:?}");
-    for league_of in own {
-        let ablation = league_of["ablation"].as_str().unwrap();
-        for (here, there) in [("own", ablation), ("warm-up", "warm-up")] {
-            assert_eq!(success(league_of, here, here), success(league, there, there), "{ablation}");
+    let leagues = own["leagues"].as_array().unwrap();
+    assert_eq!(leagues.len(), 2, "`latest` is the run and not its panel: {own}");
+    for own in leagues {
+        let ablation = own["ablation"].as_str().unwrap();
+        let known = [("own", ablation), ("warm-up", "warm-up"), ("frozen c", "frozen c")];
+        for ((attacker, called), (defender, named)) in
+            known[..2].iter().flat_map(|attacker| known.iter().map(move |defender| (*attacker, *defender)))
+        {
+            let (here, there) = (success(own, attacker, defender), success(league, called, named));
+            assert_eq!(here, there, "{attacker} against {defender} in {ablation}");
         }
-        let cells: Vec<f64> = ["own", "warm-up"]
+        let cells: Vec<f64> = ["own", "warm-up", "frozen c"]
             .iter()
-            .map(|defender| success(league_of, "own", defender)["mean"].as_f64().unwrap())
+            .map(|defender| success(own, "own", defender)["mean"].as_f64().unwrap())
             .collect();
-        let mean = league_of["attacker_means"][0]["mean"].as_f64().unwrap();
-        assert!((mean - (cells[0] + cells[1]) / 2.0).abs() < 1e-12, "{league_of}");
+        let mean = own["attacker_means"][0]["mean"].as_f64().unwrap();
+        assert!((mean - cells.iter().sum::<f64>() / 3.0).abs() < 1e-12, "{own}");
     }
+
+    let rows = league["success"].as_array().unwrap();
+    assert!(
+        rows[0] != rows[1] && rows[0][1] != rows[0][2],
+        "models differ, or who is who could not be told: {league}"
+    );
 
     // Again there is nothing to do, and what is shown is what `results table` shows of its run.
     let text = space.triplay(&["results", "panel", run]);
@@ -95,20 +124,15 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
     assert!(table.contains("\npanel: attack success, percent\nattacker \\ defender  "), "{table}");
     assert!(table.contains("± half of its 95 % interval over seeds, of which there are 2\n"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-    let one = ["results", "table", run, "--league", "--ablation", "flat", "--markdown"];
+    let one = ["results", "table", run, "--league", "--ablation", "short", "--markdown"];
     let one = space.triplay(&one).out;
     assert!(
         one.contains(
-            "\nFlat/panel: attack success, percent:\n\n| attacker \\ defender | mean | own | warm-up |\n"
+            "\nAttack success in percent, short/panel:\n\n| attacker \\ defender | mean | frozen c | own | warm-up |\n"
         ),
         "{one}"
     );
-    assert!(!one.contains("ull/panel"), "{one}");
-
-    // A model may judge in the oracle's place.
-    let judge = format!("{run}:full-s5/warmup");
-    let judged = space.triplay(&["results", "panel", run, "--with", &judge]);
-    assert!(judged.out.contains(&format!(" met, {judge} judged\n")), "{}{}", judged.out, judged.err);
+    assert!(!one.contains("long/panel"), "{one}");
 
     // The report begins with it, with the same numbers.
     let seen = space.triplay(&["report", "games-panel/latest", "-o", "page.html"]);
@@ -129,10 +153,15 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
         assert_eq!(values(&matrix[drawn], "value"), values(&league[shown], "mean"), "{matrix}");
     }
 
+    // A model may judge in the oracle's place.
+    let judge = format!("{run}:long-s5/warmup");
+    let judged = space.triplay(&["results", "panel", run, "--with", &judge]);
+    assert!(judged.out.contains(&format!(" met, {judge} judged\n")), "{}{}", judged.out, judged.err);
+
     space.triplay(&["results", "panel", "games-panel/latest"]).fails(2, "must have evaluated its models");
     space
-        .triplay(&["results", "panel", "latest@full"])
-        .fails(2, "must be a whole run, whose ablations meet, found latest@full");
+        .triplay(&["results", "panel", "latest@long"])
+        .fails(2, "must be a whole run, whose ablations meet, found latest@long");
     let removed = space.triplay(&["runs", "rm", run]);
     assert_eq!(removed.code, Some(0), "the panel's file is triplay's own: {}", removed.err);
 }
