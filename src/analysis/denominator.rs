@@ -18,7 +18,7 @@ pub struct Span<T> {
 }
 
 impl<T: PartialOrd + Copy> Span<T> {
-    fn of(values: impl Iterator<Item = T>) -> Option<Span<T>> {
+    pub(super) fn of(values: impl Iterator<Item = T>) -> Option<Span<T>> {
         values.fold(None, |span: Option<Span<T>>, value| {
             let Span { least, most } = span.unwrap_or(Span { least: value, most: value });
             Some(Span {
@@ -63,6 +63,13 @@ impl Denominator {
             count: Span::of(found.values().map(|(count, _)| *count))?,
             undetermined: Span::of(found.values().map(|(_, share)| *share))?,
         })
+    }
+
+    /// Of several together; none of none.
+    pub(super) fn together(all: impl Iterator<Item = Denominator> + Clone) -> Option<Denominator> {
+        let counts = all.clone().flat_map(|own| [own.count.least, own.count.most]);
+        let shares = all.flat_map(|own| [own.undetermined.least, own.undetermined.most]);
+        Some(Denominator { count: Span::of(counts)?, undetermined: Span::of(shares)? })
     }
 
     /// The count alone, such as `180 to 192`.

@@ -2,12 +2,14 @@
 //! seeds and ablations together, as tables and as curves.
 
 mod collect;
+mod columns;
 pub mod compare;
 mod denominator;
 pub mod export;
 mod flat;
 mod halted;
-mod matrix;
+mod league;
+mod panel;
 mod plot;
 mod rejudge;
 mod series;
@@ -19,7 +21,8 @@ pub use collect::{collect, link_models, read, write};
 pub use denominator::{Denominator, Span};
 pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{LIMIT, PHASE, halted, halted_line, tripped};
-pub use matrix::matrix;
+pub use league::{League, leagues, leagues_markdown, leagues_text};
+pub use panel::{Panel, panel};
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};
 pub use rejudge::{Agreement, Judged, agreement, judged};
 pub use series::{Measure, SCORE, Series, measure, phase, series};

@@ -110,10 +110,13 @@ fn of(
 }
 
 fn read<R: data::Row>(store: &Store, digest: &Digest, node: &str) -> anyhow::Result<Vec<R>> {
-    let path = store.verified(digest)?.with_context(|| {
-        format!("the cache has let go of what `{node}` made; run the pipeline again to have it back")
-    })?;
+    let path = store.verified(digest)?.with_context(|| read_again(node))?;
     Ok(data::read(&path)?)
+}
+
+/// What to do about a node whose record or outputs the cache no longer has.
+pub(super) fn read_again(node: &str) -> String {
+    format!("the cache has let go of what `{node}` made; run the pipeline again to have it back")
 }
 
 /// The class of each response; of several verdicts on one the first.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, footnotes};
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
@@ -182,23 +183,9 @@ impl Summary {
 
     /// As aligned text: what is wider than a terminal goes on below, with the labels of the rows.
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        for (title, rows) in self.parts() {
-            text += &format!("\n{title}\n");
-            let columns = rows.first().map_or(0, Vec::len);
-            let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            let widths: Vec<usize> = (0..columns).map(width).collect();
-            for block in blocks(&widths) {
-                for row in &rows {
-                    let mut line = format!("{:width$}", row[0], width = widths[0]);
-                    for column in std::iter::once(1).chain(block.clone()) {
-                        line += &format!("  {:>width$}", row[column], width = widths[column]);
-                    }
-                    text += line.trim_end();
-                    text += "\n";
-                }
-            }
-        }
+        let parts = self.parts();
+        let text: String =
+            parts.iter().map(|(title, rows)| format!("\n{title}\n{}", aligned(rows))).collect();
         text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n" + &self.footnotes()
     }
 
@@ -217,40 +204,10 @@ impl Summary {
 
     /// As Markdown tables.
     pub fn markdown(&self) -> String {
-        let mut text = String::new();
-        for (title, rows) in self.parts() {
-            let mut letters = title.chars();
-            let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
-            text += &format!("\n{first}{}:\n\n", letters.as_str());
-            for (index, row) in rows.iter().enumerate() {
-                text += &format!("| {} |\n", row.join(" | "));
-                if index == 0 {
-                    text += &format!("| --- |{}\n", " ---: |".repeat(row.len() - 1));
-                }
-            }
-        }
+        let parts = self.parts();
+        let text: String = parts.iter().map(|(title, rows)| markdown(title, rows)).collect();
         text + "\n" + &self.footnotes()
     }
-}
-
-/// The columns behind the two that label a row, in blocks that fit 80 characters beside those.
-fn blocks(widths: &[usize]) -> Vec<std::ops::Range<usize>> {
-    const LABELS: usize = 2;
-    const FULL: usize = 80;
-    let labels: usize = widths.iter().take(LABELS).map(|width| width + 2).sum();
-    let mut blocks = Vec::new();
-    let (mut begins, mut used) = (LABELS, labels);
-    for (column, width) in widths.iter().enumerate().skip(LABELS) {
-        if column > begins && used + width > FULL {
-            blocks.push(begins..column);
-            (begins, used) = (column, labels);
-        }
-        used += width + 2;
-    }
-    if begins < widths.len() {
-        blocks.push(begins..widths.len());
-    }
-    blocks
 }
 
 fn name(ablation: &str) -> &str {
@@ -381,12 +338,5 @@ undetermined and left out, percent of all: attack 0.0 to 100.0
         assert!(markdown.starts_with(
             "\nAfter the last evaluation:\n\n| ablation | seeds | attack |\n| --- | ---: | ---: |\n| full | 3 | 10.0 ± 24.8 |\n"
         ));
-    }
-
-    #[test]
-    fn wide_tables_go_on_below_and_no_column_is_lost() {
-        assert_eq!(blocks(&[8, 5, 11, 11, 11]).first(), Some(&(2..5)));
-        assert_eq!(blocks(&[8, 5, 30, 30, 30, 90, 3]), [2..4, 4..5, 5..6, 6..7]);
-        assert!(blocks(&[8, 5]).is_empty());
     }
 }

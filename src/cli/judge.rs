@@ -97,7 +97,7 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
 }
 
 /// Where a model lies: a path, or the output of a run's node.
-fn model(with: &str) -> anyhow::Result<PathBuf> {
+pub fn model(with: &str) -> anyhow::Result<PathBuf> {
     if Path::new(with).exists() {
         return Ok(with.into());
     }
@@ -160,12 +160,7 @@ fn write(
     }
     let mut pipeline = Map::new();
     pipeline.insert("pipeline".into(), json!(format!("{}{JUDGED}", run.record.pipeline)));
-    // Where the run computed: the same judge says the same there.
-    let text = run.recorded_text("pipeline.yaml")?.unwrap_or_default();
-    let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
-    for key in ["seed", "device", "dtype"] {
-        original.get(key).map(|value| pipeline.insert(key.into(), value.clone()));
-    }
+    computed_by(run, &mut pipeline)?;
     pipeline.insert("stages".into(), Value::Object(stages));
     let path = run.folder.join(JUDGE_FILE);
     // JSON is YAML.
@@ -179,7 +174,21 @@ fn write(
     Ok(path)
 }
 
-fn arguments(file: PathBuf, run: &Run) -> RunArgs {
+/// Says where the run computed: the same models say the same there.
+pub fn computed_by(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
+    // What a pipeline that extends another leaves out stands in that one.
+    for file in ["extends.yaml", "pipeline.yaml"] {
+        let text = run.recorded_text(file)?.unwrap_or_default();
+        let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
+        for key in ["seed", "device", "dtype"] {
+            original.get(key).map(|value| pipeline.insert(key.into(), value.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Of a run of a pipeline that was made of this run.
+pub fn arguments(file: PathBuf, run: &Run) -> RunArgs {
     RunArgs {
         pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
         cache: CacheArgs { cache: run.record.cache.clone() },

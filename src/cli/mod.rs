@@ -13,6 +13,7 @@ mod kinds;
 mod ledger;
 #[cfg(feature = "models")]
 mod model;
+mod panel;
 mod pipeline;
 mod plan;
 mod progress;

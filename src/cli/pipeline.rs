@@ -338,19 +338,24 @@ fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
         if !measures.is_empty() {
             text += &analysis::summarise(&[metrics.to_vec()], measures).text();
         }
-        return text + &analysis::matrix(metrics);
+        return text + &league(metrics);
     }
     for variant in &graph.variants {
         let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         let own: Vec<RunMetricRow> =
             metrics.iter().filter(|row| row.node.starts_with(&prefix)).cloned().collect();
-        let table = analysis::table(&own) + &analysis::matrix(&own);
+        let table = analysis::table(&own) + &league(&own);
         if !table.is_empty() {
             text += &variant.name().map_or(String::new(), |name| format!("\n== {name}"));
             text += &table;
         }
     }
     text
+}
+
+/// Who broke whom; nothing where nobody met.
+fn league(metrics: &[RunMetricRow]) -> String {
+    analysis::leagues_text(&analysis::leagues(metrics.iter().map(|row| (0, row))))
 }
 
 /// Says which phases a guard halted, and which had steps without anything to learn.

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
-use crate::analysis;
+use crate::analysis::{self, League};
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
@@ -19,6 +20,9 @@ use output::{Destination, Overwrite, beginning, eprintln, println};
 pub enum ResultsCommand {
     /// Show what ablations came to: the mean over seeds and half of its 95 % interval, by Student's t
     Table(TableArgs),
+    /// Let what each ablation of a run came to meet on a common panel: every last attacker against every last defender, and
+    /// the warm-up and frozen ones beside them. It generates and is cached like any run
+    Panel(PanelArgs),
     /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),
     /// Ask anything of the rows of all runs, in SQL
@@ -33,12 +37,16 @@ pub enum ResultsCommand {
 
 #[derive(Args)]
 pub struct TableArgs {
-    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files
-    #[arg(required = true)]
+    /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default with --league: latest]
+    #[arg(required_unless_present = "league")]
     runs: Vec<String>,
     /// Show this ablation only; may be repeated
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
+    /// Show every attacker against every defender, of the runs' `cross_play` stages: attack success, and the means of rows
+    /// and columns
+    #[arg(long, conflicts_with_all = ["phases", "metrics"])]
+    league: bool,
     /// Show every phase, and what it changed
     #[arg(long)]
     phases: bool,
@@ -74,15 +82,39 @@ pub struct PlotArgs {
     overwrite: Overwrite,
 }
 
+/// How a panel is run and shown.
+#[derive(Args)]
+pub struct PanelArgs {
+    /// The run whose ablations meet
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// Attacks of each attacker on each held-out hazard
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub group: u32,
+    /// Let this model judge instead of the world's oracle: its folder or file, or RUN:NODE
+    #[arg(long, value_name = "MODEL")]
+    pub with: Option<String>,
+    /// Print Markdown
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
+        ResultsCommand::Panel(args) => super::panel::command(args),
         ResultsCommand::Plot(args) => plot(args),
         ResultsCommand::Query { .. } => super::query::command(),
     }
 }
 
 fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
+    if args.league {
+        return league(args);
+    }
     let runs = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
         true => analysis::usual(&runs.concat()),
@@ -106,11 +138,45 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
-    let mut names = [args.runs.clone(), args.named.clone()].concat();
-    if names.is_empty() {
-        names.push("latest".into());
+fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
+    let runs = read(&or_latest(args.runs.clone()), &args.ablations)?;
+    let rows = runs.iter().enumerate().flat_map(|(run, rows)| rows.iter().map(move |row| (run, row)));
+    let leagues = analysis::leagues(rows);
+    anyhow::ensure!(
+        !leagues.is_empty(),
+        "--league shows `cross_play` stages, of which one must be done here, found none; `triplay results panel RUN` lets \
+         the ablations of a run meet"
+    );
+    show(&leagues, Show { markdown: args.markdown, json: args.json, more: json!({}) })
+}
+
+/// How leagues are shown.
+pub struct Show {
+    pub markdown: bool,
+    pub json: bool,
+    /// What stands beside them in the JSON object.
+    pub more: Value,
+}
+
+pub fn show(leagues: &[League], how: Show) -> anyhow::Result<ExitCode> {
+    if how.json {
+        let mut object = how.more;
+        object["leagues"] = json!(leagues);
+        println!("{object}");
+    } else if how.markdown {
+        output::print(&analysis::leagues_markdown(leagues))?;
+    } else {
+        output::print(&analysis::leagues_text(leagues))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn or_latest(names: Vec<String>) -> Vec<String> {
+    if names.is_empty() { vec!["latest".into()] } else { names }
+}
+
+fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    let names = or_latest([args.runs.clone(), args.named.clone()].concat());
     let extension = |out: &PathBuf| out.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let extension = args.out.as_ref().map(extension);
     anyhow::ensure!(

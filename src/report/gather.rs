@@ -116,7 +116,7 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
         runs.push(run_info(source, plan.as_ref()));
     }
     notices.extend(gathered.notices.iter().cloned());
-    let mut all_matrices = matrices::matrices(&book);
+    let mut all_matrices = matrices::matrices(&book, sources);
     all_matrices.extend(gathered.matrices.iter().cloned());
     all_matrices.extend(matrices::by_category(&book));
     let log = sources.iter().filter(|source| source.is_running());

@@ -1,10 +1,13 @@
-//! Tables by two names that metrics hold: who is taken for whom, who breaks whom, and which categories fall.
+//! Tables by two names that metrics hold: who breaks whom, who is taken for whom, and which categories fall.
 
 use std::collections::BTreeMap;
 
-use super::book::{Book, Entry, Of, after, common_phases, undetermined_of};
-use super::model::Matrix;
+use super::book::{Book, Of, after, common_phases};
+use super::model::{Interval, Matrix};
+use super::source::Source;
+use analysis::{Estimate, League, leagues};
 use game::undetermined;
+use runs::variant;
 
 /// The classes in the order in which people read them.
 const CLASSES: [&str; 4] = ["negative", "rejective", "positive", "undetermined"];
@@ -17,12 +20,11 @@ const SETS: [(&str, &str); 3] = [
 ];
 
 /// Cross-play of nodes, and confusion.
-pub fn matrices(book: &Book) -> Vec<Matrix> {
-    let mut found = Vec::new();
+pub fn matrices(book: &Book, sources: &[Source]) -> Vec<Matrix> {
+    let mut found = cross_play(book, sources);
     for column in 0..book.columns.len() {
         found.extend(SETS.into_iter().filter_map(|(set, name)| confusion(book, column, set, name)));
     }
-    found.extend(cross_play(book));
     found
 }
 
@@ -66,7 +68,7 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
         unit: "share".into(),
         values,
         counts,
-        undetermined: Vec::new(),
+        ..Matrix::default()
     })
 }
 
@@ -121,6 +123,7 @@ impl<'a> Cells<'a> {
                 .collect(),
             counts: by_row(|cell| cell.count),
             undetermined: by_row(|cell| cell.undetermined),
+            ..Matrix::default()
         }
     }
 }
@@ -133,33 +136,47 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
 }
 
 /// Every attacker against every defender, a table for each stage that had them meet; the mean over seeds.
-fn cross_play(book: &Book) -> Vec<Matrix> {
-    let mut found: Vec<((usize, &str), Cells)> = Vec::new();
-    const SUCCESS: &str = "cross_success";
-    let unknown = undetermined(SUCCESS);
-    let is_own = |metric: &str| metric == SUCCESS || metric == unknown;
-    let defenders = book.names.iter().filter(|(_, metric)| is_own(metric));
-    let mut rows: Vec<&Entry> = defenders.flat_map(|(subject, metric)| book.rows(subject, metric)).collect();
-    rows.sort_by_key(|entry| (entry.column, entry.node));
-    for entry in rows {
-        let of = (entry.column, entry.node);
-        if found.last().is_none_or(|(known, _)| *known != of) {
-            found.push((of, Cells::default()));
-        }
-        if let Some((_, cells)) = found.last_mut() {
-            let row = entry.row;
-            let (value, count, unknown) = match row.metric == SUCCESS {
-                true => (Some(row.value), row.count, 0),
-                false => (None, 0, undetermined_of(row)),
-            };
-            cells.add(&row.phase, &row.subject, value, count, unknown);
-        }
+fn cross_play(book: &Book, sources: &[Source]) -> Vec<Matrix> {
+    let mut found = Vec::new();
+    for (place, column) in book.columns.iter().enumerate() {
+        let rows = sources[column.run].metrics.iter();
+        let own = rows.filter(|row| variant(&row.node).0 == column.ablation);
+        let of = of(book, place);
+        found.extend(leagues(own.map(|row| (column.run, row))).iter().map(|league| of_league(league, &of)));
     }
-    let matrix = |((column, node), cells): &((usize, &str), Cells)| {
-        let title = format!("Attack success: {node}{}", of(book, *column));
-        cells.matrix("cross_play", title, ["attacker", "defender"])
+    found
+}
+
+fn of_league(league: &League, of: &str) -> Matrix {
+    let mean = |found: &Option<Estimate>, cells: &mut dyn Iterator<Item = (u64, u64)>| -> Interval {
+        let (count, undetermined) = cells.fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
+        let (low, high) = found.and_then(|found| found.interval()).map(|own| (own.low, own.high)).unzip();
+        Interval { value: found.map(|found| found.mean), low, high, count, undetermined }
     };
-    found.iter().map(matrix).collect()
+    let (rows, columns) = (0..league.attackers.len(), 0..league.defenders.len());
+    let cell = |row: usize, column: usize| (league.counts[row][column], league.undetermined[row][column]);
+    let of_row =
+        |row: usize| mean(&league.attacker_means[row], &mut columns.clone().map(|column| cell(row, column)));
+    let of_column =
+        |column: usize| mean(&league.defender_means[column], &mut rows.clone().map(|row| cell(row, column)));
+    let all = rows.clone().flat_map(|row| columns.clone().map(move |column| (row, column)));
+    let values =
+        |row: &Vec<Option<Estimate>>| row.iter().map(|found| found.map(|found| found.mean)).collect();
+    Matrix {
+        section: "cross_play".into(),
+        title: format!("Attack success: {}{of}", league.node),
+        rows_label: "attacker".into(),
+        columns_label: "defender".into(),
+        rows: league.attackers.clone(),
+        columns: league.defenders.clone(),
+        unit: "share".into(),
+        values: league.success.iter().map(values).collect(),
+        counts: league.counts.clone(),
+        undetermined: league.undetermined.clone(),
+        row_means: rows.clone().map(of_row).collect(),
+        column_means: columns.clone().map(of_column).collect(),
+        mean: Some(mean(&league.mean, &mut all.map(|(row, column)| cell(row, column)))),
+    }
 }
 
 /// How often attacks of each category succeed on each defense model, at the last evaluation of it that all seeds have; the

@@ -157,7 +157,7 @@ pub struct Curve {
 }
 
 /// A table of values by two names: a confusion matrix, cross-play, a coverage map.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct Matrix {
     /// `confusion`, `cross_play` or `coverage`.
     pub section: String,
@@ -174,6 +174,11 @@ pub struct Matrix {
     pub counts: Vec<Vec<u64>>,
     /// Observations that are undetermined and left out; empty where such have a column of their own.
     pub undetermined: Vec<Vec<u64>>,
+    /// The mean of each row, of each column and of all, with its interval over seeds; none where a cell of it is not known.
+    /// Empty where such means say nothing.
+    pub row_means: Vec<Interval>,
+    pub column_means: Vec<Interval>,
+    pub mean: Option<Interval>,
 }
 
 /// A model that a run made, and what it was made of.

@@ -733,6 +733,7 @@ impl<'a> Cells<'a> {
             values: each(self, names, |cell| (cell.count > 0).then(|| cell.sum / cell.count as f64)),
             counts: each(self, names, |cell| cell.count),
             undetermined: each(self, names, |cell| cell.undetermined),
+            ..Matrix::default()
         })
     }
 }

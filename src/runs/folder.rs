@@ -293,8 +293,21 @@ pub const JUDGED: &str = "-judged";
 pub const JUDGE_FILE: &str = "judge.yaml";
 pub const JUDGE_MARK: &str = "# Written by `triplay judge`";
 
-fn is_judged(run: &Path) -> bool {
-    run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(JUDGED.as_bytes()))
+/// The same of panels: what the names of their pipelines end in, the pipeline in the folder of the run whose ablations meet,
+/// and what it begins with.
+pub const PANEL: &str = "-panel";
+pub const PANEL_FILE: &str = "panel.yaml";
+pub const PANEL_MARK: &str = "# Written by `triplay results panel`";
+
+/// Whether a run was made of another one, by `judge` or `results panel`.
+fn is_derived(run: &Path) -> bool {
+    let ends = |end: &str| {
+        run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()))
+    };
+    // A pipeline of the user's may be called so, too.
+    let is_panel =
+        || read_in(run, "pipeline.yaml", MOST_TEXT).is_ok_and(|text| text.starts_with(PANEL_MARK.as_bytes()));
+    ends(JUDGED) || ends(PANEL) && is_panel()
 }
 
 /// All run folders, the oldest first.
@@ -363,8 +376,8 @@ impl Run {
         let runs = run_folders(pipeline);
         let found: Vec<&Found> = match run {
             "latest" => {
-                // One that judges another run again is meant only where its pipeline is named.
-                let own = |found: &&Found| pipeline.is_some() || !is_judged(&found.path);
+                // One that was made of another run is meant only where its pipeline is named.
+                let own = |found: &&Found| pipeline.is_some() || !is_derived(&found.path);
                 runs.iter().rfind(own).or(runs.last()).into_iter().collect()
             }
             _ => {

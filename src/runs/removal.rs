@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use super::folder::{
-    JUDGE_FILE, JUDGE_MARK, NODES, RECORD, RunRecord, is_place_of_run, is_under_way, read_in,
+    JUDGE_FILE, JUDGE_MARK, NODES, PANEL_FILE, PANEL_MARK, RECORD, RunRecord, is_place_of_run, is_under_way,
+    read_in,
 };
 use super::tables::{is_making, is_stamp, is_table};
 use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
@@ -105,9 +106,10 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
                     }
                 }
             }
-            JUDGE_FILE if kind.is_file() => {
+            JUDGE_FILE | PANEL_FILE if kind.is_file() => {
                 let text = read::bytes(&path, MOST_TEXT).unwrap_or_default();
-                if !text.starts_with(JUDGE_MARK.as_bytes()) {
+                let mark = if name == JUDGE_FILE { JUDGE_MARK } else { PANEL_MARK };
+                if !text.starts_with(mark.as_bytes()) {
                     foreign.push(name);
                 }
             }

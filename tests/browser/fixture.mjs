@@ -95,18 +95,21 @@ export function makeReport({ live = false, step = 0 } = {}) {
   ];
 
   const classes = ["negative", "rejective", "positive"];
+  const noMeans = { row_means: [], column_means: [], mean: null };
+  const meanCell = (value, count, undetermined) => ({ value, low: value - 0.04, high: value + 0.04, count, undetermined });
   const confusion = (title, counts) => ({ section: "confusion", title, rows_label: "truth", columns_label: "verdict", rows: classes, columns: classes, unit: "share",
-    values: counts.map((row) => row.map((value) => value / row.reduce((a, b) => a + b))), counts, undetermined: [] });
+    values: counts.map((row) => row.map((value) => value / row.reduce((a, b) => a + b))), counts, undetermined: [], ...noMeans });
   const models = ["warm-up", "after play[1]", "after play[2]"];
   const matrices = [
     confusion("after the warm-up", [[220, 12, 8], [3, 161, 76], [5, 9, 226]]),
     confusion("after the last eval phase", [[238, 1, 1], [0, 236, 4], [0, 1, 239]]),
     { section: "cross_play", title: "attack success of each attacker against each defender", rows_label: "attacker", columns_label: "defender", rows: models, columns: models, unit: "share",
-      values: [[0.462, 0.21, 0.08], [0.746, 0.562, 0.24], [0.72, 0.779, 0.371]], counts: models.map(() => models.map(() => 240)), undetermined: models.map((_, row) => models.map((_, column) => (row === 1 && column === 2 ? 7 : 0))) },
+      values: [[0.462, 0.21, 0.08], [0.746, 0.562, 0.24], [0.72, 0.779, 0.371]], counts: models.map(() => models.map(() => 240)), undetermined: models.map((_, row) => models.map((_, column) => (row === 1 && column === 2 ? 7 : 0))),
+      row_means: [meanCell(0.251, 720, 0), meanCell(0.516, 720, 7), meanCell(0.623, 720, 0)], column_means: [meanCell(0.643, 720, 0), meanCell(0.517, 720, 0), meanCell(0.23, 720, 7)], mean: meanCell(0.463, 2160, 7) },
     { section: "coverage", title: "attacks that succeed, by category and technique", rows_label: "category", columns_label: "technique", rows: Object.keys(HAZARDS), columns: TECHNIQUES, unit: "share",
-      values: Object.keys(HAZARDS).map((_, row) => TECHNIQUES.map((_, column) => ((row + column) % 13 === 5 ? null : random() ** 1.5))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [] },
+      values: Object.keys(HAZARDS).map((_, row) => TECHNIQUES.map((_, column) => ((row + column) % 13 === 5 ? null : random() ** 1.5))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [], ...noMeans },
     { section: "coverage", title: "attacks, by category and technique", rows_label: "category", columns_label: "technique", rows: Object.keys(HAZARDS), columns: TECHNIQUES, unit: "number",
-      values: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [] },
+      values: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), counts: Object.keys(HAZARDS).map(() => TECHNIQUES.map(() => Math.floor(random() * 300))), undetermined: [], ...noMeans },
   ];
 
   return {

@@ -325,7 +325,7 @@ describe("by keyboard alone", () => {
       seen.add(section);
       assert.ok(ring !== "none" || (await focusedIn(page, ".stage, .loop, .chart-svg")), "what has the focus shows it");
     }
-    for (const section of ["outcome", "curves", "evaluator", "cross-play", "coverage", "pipeline", "samples"]) assert.ok(seen.has(section), section);
+    for (const section of ["outcome", "cross-play", "curves", "evaluator", "coverage", "pipeline", "samples"]) assert.ok(seen.has(section), section);
     for (const key of ["ArrowDown", "ArrowDown", "ArrowUp", "Enter"]) await page.keyboard.press(key);
     assert.equal(await page.$eval(".row[aria-selected=true]", (row) => row.ariaRowIndex), "3");
     await page.keyboard.press("End");
@@ -352,6 +352,20 @@ describe("the page", () => {
     await page.reload();
     assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
     await page.evaluate(() => localStorage.clear());
+    assert.deepEqual(wrong, []);
+    await page.close();
+  });
+
+  test("the first figure is who breaks whom, with the means of rows and columns", async () => {
+    const { page, wrong } = await open(browser, address);
+    assert.equal(await page.$eval("main figure", (figure) => figure.closest("section").id), "cross-play");
+    const rows = await page.$$eval("#cross-play tbody tr", (list) => list.map((row) => [...row.children].map((cell) => cell.textContent)));
+    assert.deepEqual(rows.map((row) => row.at(-1)), ["25.1", "51.6", "62.3", "46.3"]);
+    assert.deepEqual(rows.at(-1), ["mean", "64.3", "51.7", "23.0", "46.3"]);
+    const said = await page.$$eval("#cross-play td.mean", (cells) => cells.map((cell) => cell.title.replace("\u202f", " ")));
+    assert.equal(said[1], "attacker after play[1], mean over all defenders: 51.6 % (47.6 to 55.6) of 720, 7 undetermined");
+    assert.equal(said.at(-1), "mean of all: 46.3 % (42.3 to 50.3) of 2,160, 7 undetermined");
+    assert.equal(await page.$("#evaluator td.mean"), null);
     assert.deepEqual(wrong, []);
     await page.close();
   });

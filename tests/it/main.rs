@@ -16,6 +16,7 @@ mod import;
 mod injection;
 mod judge;
 mod layers;
+mod league;
 mod method;
 mod models;
 mod parity;

@@ -29,9 +29,9 @@ const samples = createSamples({
  */
 const SECTIONS = [
   { id: "outcome", title: "What it came to", part: (r) => (r.headline.rows.length ? r.headline : null), draw: (part) => drawHeadline(part) },
+  { id: "cross-play", title: "Cross-play", part: (r) => matricesOf(r, "cross_play"), draw: (part) => drawMatrices(part) },
   { id: "curves", title: "Curves", part: (r) => some({ panels: r.panels, columns: r.headline.columns }, r.panels), draw: ({ panels, columns }) => drawPanels(panels, columns) },
   { id: "evaluator", title: "Evaluator", part: (r) => matricesOf(r, "confusion"), draw: (part) => drawMatrices(part) },
-  { id: "cross-play", title: "Cross-play", part: (r) => matricesOf(r, "cross_play"), draw: (part) => drawMatrices(part) },
   { id: "coverage", title: "Coverage", part: (r) => matricesOf(r, "coverage"), draw: (part) => drawMatrices(part) },
   { id: "pipeline", title: "Pipeline", part: (r) => some(r.graphs, r.graphs.flatMap((graph) => graph.stages)), draw: (part) => drawGraphs(part) },
   { id: "samples", title: "Samples", part: () => (hasSamples() ? "samples" : null), draw: () => [samples.root] },

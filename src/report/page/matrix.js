@@ -44,11 +44,16 @@ function drawMatrix(matrix) {
   const readout = el("p", { class: "readout", "aria-live": "polite" }, rest);
   const at = remembered(key, { row: 0, column: 0 });
 
+  const hasMeans = matrix.row_means.length > 0;
+  /** The names of rows and columns, and what stands in each cell: with the means behind and below. */
+  const rows = hasMeans ? [...matrix.rows, "mean"] : matrix.rows;
+  const columns = hasMeans ? [...matrix.columns, "mean"] : matrix.columns;
+  const shown = rows.map((_, r) => columns.map((_, c) => (r < matrix.rows.length && c < matrix.columns.length ? cellOf(matrix, r, c) : meanOf(matrix, r, c))));
+
   /** @type {HTMLElement[][]} */
-  const cells = matrix.values.map((row, r) => row.map((value, c) => {
-    const text = `${matrix.rows_label} ${matrix.rows[r]}, ${matrix.columns_label} ${matrix.columns[c]}: ${formatValue(value, matrix.unit)}, of ${counted(matrix.counts[r]?.[c] ?? 0, "observation")}${matrix.undetermined[r]?.[c] ? `, ${formatCount(matrix.undetermined[r][c])} undetermined` : ""}`;
+  const cells = shown.map((row, r) => row.map(({ value, text, isMean }, c) => {
     const cell = el("td", {
-      class: value === null ? "heat none" : "heat", title: text, tabindex: r === at.row && c === at.column ? 0 : -1, data: { key: `${key} ${r} ${c}` },
+      class: `heat${value === null ? " none" : ""}${isMean ? " mean" : ""}`, title: text, tabindex: r === at.row && c === at.column ? 0 : -1, data: { key: `${key} ${r} ${c}` },
       on: { pointerenter: () => (readout.textContent = text), focus: () => (readout.textContent = text) },
     }, value === null ? "–" : formatNumber(value, matrix.unit));
     if (value !== null) paint(cell, shareOf(value));
@@ -70,11 +75,28 @@ function drawMatrix(matrix) {
   const table = el("table", { class: "matrix", role: "grid", on: { keydown: move, pointerleave: () => (readout.textContent = rest) } },
     el("caption", { class: "unseen" }, `${matrix.title}: ${matrix.rows_label} by ${matrix.columns_label}`),
     el("thead", {}, el("tr", {}, el("td", { class: "corner" }, el("span", {}, `${matrix.rows_label} ↓`), el("span", {}, `${matrix.columns_label} →`)),
-      matrix.columns.map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, matrix.rows.map((name, r) => el("tr", {}, el("th", { scope: "row" }, name), cells[r]))));
+      columns.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, rows.map((name, r) => el("tr", {}, el("th", { scope: "row" }, name), cells[r]))));
   return el("figure", { class: "matrix-figure" },
     el("figcaption", {}, el("h3", {}, capitalised(matrix.title)), scaleLegend(low, high, matrix.unit)),
     el("div", { class: "scroller", data: { key: `${key} scroller` } }, table), readout);
+}
+
+/** What stands in a cell, and what is said of it. @param {Matrix} matrix @param {number} r @param {number} c */
+function cellOf(matrix, r, c) {
+  const value = matrix.values[r][c];
+  const unknown = matrix.undetermined[r]?.[c];
+  const text = `${matrix.rows_label} ${matrix.rows[r]}, ${matrix.columns_label} ${matrix.columns[c]}: ${formatValue(value, matrix.unit)}, of ${counted(matrix.counts[r]?.[c] ?? 0, "observation")}${unknown ? `, ${formatCount(unknown)} undetermined` : ""}`;
+  return { value, text, isMean: false };
+}
+
+/** The same of a mean: of a row behind it, of a column below it, of all in the corner. @param {Matrix} matrix @param {number} r @param {number} c */
+function meanOf(matrix, r, c) {
+  const [isRow, isColumn] = [r < matrix.rows.length, c < matrix.columns.length];
+  const interval = isRow ? matrix.row_means[r] : isColumn ? matrix.column_means[c] : matrix.mean;
+  const of = isRow ? `${matrix.rows_label} ${matrix.rows[r]}, mean over all ${matrix.columns_label}s`
+    : isColumn ? `${matrix.columns_label} ${matrix.columns[c]}, mean over all ${matrix.rows_label}s` : "mean of all";
+  return { value: interval?.value ?? null, text: `${of}: ${interval ? formatInterval(interval, matrix.unit) : "–"}`, isMean: true };
 }
 
 /** Of how many observations the cells are, and how many of all were undetermined. @param {Matrix} matrix */

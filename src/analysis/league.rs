@@ -1,0 +1,344 @@
+//! Attackers against defenders, as a table with the means of its rows and columns: who broke whom how often. What of
+//! `cross_play` is shown, at a run's end, by `results table --league`, by `results panel` and in reports, is computed here.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::columns::{aligned, markdown};
+use super::denominator::{Denominator, Span};
+use super::series::Sample;
+use super::statistics::{Estimate, estimate};
+use data::RunMetricRow;
+use game::undetermined;
+use runs::variant;
+
+/// The metric of a pair: its phase is the attacker's name, its subject the defender's.
+const METRIC: &str = "cross_success";
+
+/// What a `cross_play` stage of an ablation came to, over its seeds.
+///
+/// A mean is of all in its row, its column or the table, each with the same weight, seed by seed. A seed in which one of
+/// these is missing or wholly undetermined has no such mean: it would be one of other opponents.
+#[derive(Clone, Debug, Serialize)]
+pub struct League {
+    /// Empty of the pipeline as it stands.
+    pub ablation: String,
+    /// The stage, without ablation and seed.
+    pub node: String,
+    pub attackers: Vec<String>,
+    pub defenders: Vec<String>,
+    /// By attacker and defender: the share of attacks that succeed.
+    pub success: Vec<Vec<Option<Estimate>>>,
+    /// Observations behind each, of all seeds together.
+    pub counts: Vec<Vec<u64>>,
+    /// Observations that could not be determined and are in neither.
+    pub undetermined: Vec<Vec<u64>>,
+    /// The mean of each attacker over all defenders.
+    pub attacker_means: Vec<Option<Estimate>>,
+    /// The mean over all attackers of each defender.
+    pub defender_means: Vec<Option<Estimate>>,
+    /// The mean of all.
+    pub mean: Option<Estimate>,
+    /// Of a cell in one seed.
+    #[serde(skip)]
+    denominator: Denominator,
+}
+
+/// A cell in one seed: the share, the observations that it is of, and how many more could not be determined.
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    success: Option<f64>,
+    count: u64,
+    undetermined: u64,
+}
+
+impl Cell {
+    fn share_undetermined(&self) -> f64 {
+        match self.count + self.undetermined {
+            0 => 0.0,
+            all => self.undetermined as f64 / all as f64,
+        }
+    }
+}
+
+/// The rows of one stage of one ablation; names in the order in which they came.
+#[derive(Default)]
+struct Gathered<'r> {
+    attackers: Vec<&'r str>,
+    defenders: Vec<&'r str>,
+    /// By attacker and defender.
+    seeds: BTreeMap<Sample, BTreeMap<(usize, usize), Cell>>,
+}
+
+impl<'r> Gathered<'r> {
+    fn add(&mut self, sample: Sample, row: &'r RunMetricRow) {
+        let attacker = place(&mut self.attackers, &row.metric.phase);
+        let defender = place(&mut self.defenders, &row.metric.subject);
+        let cell = self.seeds.entry(sample).or_default().entry((attacker, defender)).or_default();
+        match row.metric.metric == METRIC {
+            true => (cell.success, cell.count) = (Some(row.metric.value), row.metric.count),
+            // The share of all observations, and these.
+            false => cell.undetermined = (row.metric.value * row.metric.count as f64).round() as u64,
+        }
+    }
+
+    /// Over seeds, the mean of these cells of each seed that has them all.
+    fn mean(&self, cells: impl Iterator<Item = (usize, usize)> + Clone) -> Option<Estimate> {
+        let of_seed = |seed: &BTreeMap<(usize, usize), Cell>| {
+            let values: Option<Vec<f64>> = cells.clone().map(|cell| seed.get(&cell)?.success).collect();
+            Some(estimate(&values?)?.mean)
+        };
+        estimate(&self.seeds.values().filter_map(of_seed).collect::<Vec<f64>>())
+    }
+
+    fn league(&self, ablation: &str, node: &str) -> Option<League> {
+        let (attackers, defenders) = (0..self.attackers.len(), 0..self.defenders.len());
+        let all = attackers.clone().flat_map(|row| defenders.clone().map(move |column| (row, column)));
+        let sum = |of: fn(&Cell) -> u64| -> Vec<Vec<u64>> {
+            let of_cell = |cell| self.seeds.values().filter_map(|seed| Some(of(seed.get(&cell)?))).sum();
+            let of_row = |row| defenders.clone().map(|column| of_cell((row, column))).collect();
+            attackers.clone().map(of_row).collect()
+        };
+        let cells = || self.seeds.values().flat_map(BTreeMap::values);
+        let one = |cell| std::iter::once(cell);
+        Some(League {
+            ablation: ablation.to_owned(),
+            node: node.to_owned(),
+            attackers: self.attackers.iter().map(|name| (*name).to_owned()).collect(),
+            defenders: self.defenders.iter().map(|name| (*name).to_owned()).collect(),
+            success: attackers
+                .clone()
+                .map(|row| defenders.clone().map(|column| self.mean(one((row, column)))).collect())
+                .collect(),
+            counts: sum(|cell| cell.count),
+            undetermined: sum(|cell| cell.undetermined),
+            attacker_means: attackers
+                .clone()
+                .map(|row| self.mean(defenders.clone().map(|column| (row, column))))
+                .collect(),
+            defender_means: defenders
+                .clone()
+                .map(|column| self.mean(attackers.clone().map(|row| (row, column))))
+                .collect(),
+            mean: self.mean(all),
+            denominator: Denominator {
+                count: Span::of(cells().map(|cell| cell.count))?,
+                undetermined: Span::of(cells().map(Cell::share_undetermined))?,
+            },
+        })
+    }
+}
+
+fn place<'r>(names: &mut Vec<&'r str>, name: &'r str) -> usize {
+    names.iter().position(|known| *known == name).unwrap_or_else(|| {
+        names.push(name);
+        names.len() - 1
+    })
+}
+
+/// Every `cross_play` of these rows, each with the number of the run that it is of: one for each ablation and stage, in the
+/// order in which they come.
+pub fn leagues<'r>(rows: impl IntoIterator<Item = (usize, &'r RunMetricRow)>) -> Vec<League> {
+    let unknown = undetermined(METRIC);
+    let mut found: Vec<((&str, &str), Gathered)> = Vec::new();
+    for (run, row) in rows {
+        if row.metric.metric != METRIC && row.metric.metric != unknown {
+            continue;
+        }
+        let (ablation, seed, node) = variant(&row.node);
+        let of = (ablation, node);
+        let place = found.iter().position(|(known, _)| *known == of).unwrap_or(found.len());
+        if place == found.len() {
+            found.push((of, Gathered::default()));
+        }
+        found[place].1.add((run, seed), row);
+    }
+    found.iter().filter_map(|((ablation, node), gathered)| gathered.league(ablation, node)).collect()
+}
+
+impl League {
+    /// What it is of, such as `full/league`.
+    pub fn name(&self) -> String {
+        match self.ablation.as_str() {
+            "" => self.node.clone(),
+            ablation => format!("{ablation}/{}", self.node),
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("{}: attack success, percent", self.name())
+    }
+
+    /// Cells in percent. Behind the name of a row stands its mean; below the rows stand those of the columns, and where there are
+    /// several seeds the half of their intervals.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let shown = |found: &Option<Estimate>| found.map_or("-".to_owned(), |found| percent(found.mean));
+        let row = |label: &str, mean: String, cells: &mut dyn Iterator<Item = String>| -> Vec<String> {
+            [label.to_owned(), mean].into_iter().chain(cells).collect()
+        };
+        let mut rows = vec![row("attacker \\ defender", "mean".into(), &mut self.defenders.iter().cloned())];
+        for (place, attacker) in self.attackers.iter().enumerate() {
+            let mean = self.attacker_means[place].map_or("-".to_owned(), with_half);
+            rows.push(row(attacker, mean, &mut self.success[place].iter().map(shown)));
+        }
+        let mean = self.mean.map_or("-".to_owned(), with_half);
+        rows.push(row("mean", mean, &mut self.defender_means.iter().map(shown)));
+        if self.defender_means.iter().flatten().any(|mean| mean.count > 1) {
+            let half = |mean: &Option<Estimate>| match mean {
+                Some(mean) if mean.count > 1 => {
+                    mean.half.map_or("± ?".to_owned(), |half| format!("± {}", percent(half)))
+                }
+                _ => String::new(),
+            };
+            rows.push(row("", String::new(), &mut self.defender_means.iter().map(half)));
+        }
+        rows
+    }
+
+    fn seeds(&self) -> usize {
+        self.success.iter().flatten().flatten().map(|found| found.count).max().unwrap_or(0)
+    }
+}
+
+/// Not `-0.0`: a share is not below 0.
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn with_half(mean: Estimate) -> String {
+    match mean.half {
+        Some(half) => format!("{} ± {}", percent(mean.mean), percent(half)),
+        None if mean.count > 1 => format!("{} ± ?", percent(mean.mean)),
+        None => percent(mean.mean),
+    }
+}
+
+/// Leagues for people, within 80 columns; nothing of none.
+pub fn leagues_text(leagues: &[League]) -> String {
+    let text: String =
+        leagues.iter().map(|own| format!("\n{}\n{}", own.title(), aligned(&own.rows()))).collect();
+    text + &notes(leagues)
+}
+
+/// Leagues as Markdown tables.
+pub fn leagues_markdown(leagues: &[League]) -> String {
+    let text: String = leagues
+        .iter()
+        .map(|own| markdown(&format!("attack success in percent, {}", own.name()), &own.rows()))
+        .collect();
+    text + &notes(leagues)
+}
+
+fn notes(leagues: &[League]) -> String {
+    let Some(denominator) = Denominator::together(leagues.iter().map(|own| own.denominator)) else {
+        return String::new();
+    };
+    let most = leagues.iter().map(League::seeds).max().unwrap_or(0);
+    let over = match most {
+        0 | 1 => "mean: over all of the row, the column or the table, each with the same weight\n".to_owned(),
+        seeds => format!(
+            "mean: over all of the row, the column or the table, each with the same weight;\n\
+             ± half of its 95 % interval over seeds, of which there are {seeds}\n"
+        ),
+    };
+    format!("\n{over}observations of a seed's cell: {}\n", denominator.line())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::tests::row;
+    use super::*;
+
+    fn pair(node: &str, attacker: &str, defender: &str, value: f64) -> RunMetricRow {
+        let mut row = row(node, 0, attacker, value);
+        (row.metric.subject, row.metric.metric) = (defender.into(), METRIC.into());
+        row.metric.count = 80;
+        row
+    }
+
+    fn of(rows: &[RunMetricRow]) -> Vec<League> {
+        leagues(rows.iter().map(|row| (0, row)))
+    }
+
+    #[test]
+    fn every_attacker_meets_every_defender_and_rows_and_columns_have_means() {
+        let rows = [
+            pair("league", "round 0", "round 0", 0.5),
+            pair("league", "round 0", "round 1", 0.0),
+            pair("league", "round 1", "round 0", 0.75),
+            pair("league", "round 1", "round 1", 0.25),
+            pair("flat/league", "round 0", "round 0", 1.0),
+        ];
+        let expected = "
+league: attack success, percent
+attacker \\ defender  mean  round 0  round 1
+round 0              25.0     50.0      0.0
+round 1              50.0     75.0     25.0
+mean                 37.5     62.5     12.5
+
+flat/league: attack success, percent
+attacker \\ defender   mean  round 0
+round 0              100.0    100.0
+mean                 100.0    100.0
+
+mean: over all of the row, the column or the table, each with the same weight
+observations of a seed's cell: of 80
+";
+        assert_eq!(leagues_text(&of(&rows)), expected);
+        assert_eq!(leagues_text(&of(&[])), "");
+        assert!(leagues_markdown(&of(&rows)).starts_with(
+            "\nAttack success in percent, league:\n\n| attacker \\ defender | mean | round 0 | round 1 |\n| --- | ---: | ---: | ---: |\n| round 0 | 25.0 | 50.0 | 0.0 |\n"
+        ));
+    }
+
+    #[test]
+    fn intervals_are_over_seeds_of_each_seeds_own_mean() {
+        let seed = |node: &str, first: f64, second: f64| {
+            [pair(node, "full", "warm-up", first), pair(node, "full", "full", second)]
+        };
+        // Means of 40 and 60 %; t with one degree of freedom is 12.706, the deviation over √2 10 %.
+        let rows = [seed("s1/panel", 0.6, 0.2), seed("s2/panel", 0.9, 0.3)].concat();
+        let [league] = &of(&rows)[..] else { panic!("seeds are of one league") };
+        let mean = league.attacker_means[0].unwrap();
+        assert_eq!(mean.count, 2);
+        assert!((mean.mean - 0.5).abs() < 1e-12 && (mean.half.unwrap() - 1.2706).abs() < 1e-3, "{mean:?}");
+        assert_eq!((league.mean, league.counts[0][0]), (Some(mean), 160), "of all seeds");
+        let expected = "
+panel: attack success, percent
+attacker \\ defender          mean  warm-up    full
+full                 50.0 ± 127.1     75.0    25.0
+mean                 50.0 ± 127.1     75.0    25.0
+                                   ± 190.6  ± 63.5
+
+mean: over all of the row, the column or the table, each with the same weight;
+± half of its 95 % interval over seeds, of which there are 2
+observations of a seed's cell: of 80
+";
+        assert_eq!(leagues_text(&of(&rows)), expected);
+    }
+
+    #[test]
+    fn a_mean_is_never_of_other_opponents() {
+        // Nobody could judge round 1 against round 1, of which 20 attacks were known to be so.
+        let mut unknown = pair("league", "round 1", "round 1", 1.0);
+        unknown.metric.metric = undetermined(METRIC);
+        unknown.metric.count = 20;
+        let rows = [
+            pair("league", "round 0", "round 0", 0.5),
+            pair("league", "round 0", "round 1", 0.25),
+            pair("league", "round 1", "round 0", 0.75),
+            unknown,
+        ];
+        let [league] = &of(&rows)[..] else { panic!("one stage is one league") };
+        let means = |found: &[Option<Estimate>]| -> Vec<Option<f64>> {
+            found.iter().map(|found| found.map(|found| found.mean)).collect()
+        };
+        assert_eq!(means(&league.attacker_means), [Some(0.375), None]);
+        assert_eq!(means(&league.defender_means), [Some(0.625), None]);
+        assert_eq!((league.mean, league.undetermined[1][1], league.counts[1][1]), (None, 20, 0));
+        let text = leagues_text(&of(&rows));
+        assert!(text.contains("round 1                 -     75.0        -\n"), "{text}");
+        assert!(text.ends_with("cell: of 0 to 80; 0.0 to 100.0 % undetermined, left out\n"), "{text}");
+    }
+}

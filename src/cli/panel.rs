@@ -1,0 +1,150 @@
+//! `triplay results panel`: what the ablations of a run came to, measured on the same opponents. What it does is a pipeline of its
+//! own, as that of `triplay judge` is, so it is cached, kept and looked at like any other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+
+use super::results::{PanelArgs, Show, show};
+use super::{judge, pipeline};
+use crate::analysis::{self, Panel};
+use crate::runs::{PANEL, PANEL_FILE, PANEL_MARK, Run};
+use crate::store::{Digest, Store};
+use output::{Destination, begins_with, eprintln, println, several};
+
+/// The stage in which all meet.
+const STAGE: &str = "panel";
+
+/// What its attacks and answers are drawn from, so that whoever measures the same models gets the same.
+const SEED: u64 = 77;
+
+pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
+    let run = Run::find(&args.run)?;
+    anyhow::ensure!(
+        run.ablation.is_none(),
+        "RUN must be a whole run, whose ablations meet, found {}",
+        args.run
+    );
+    let gone =
+        || format!("the cache {} of run {} is gone, and its models", run.record.cache.display(), run.title());
+    let store = run.record.store()?.with_context(gone)?;
+    let (panels, notes) = analysis::panel(&run, &store)?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    if run.record.status != "done" {
+        eprintln!("note: run {} is {}: who meets is what it came to so far", run.title(), run.record.status);
+    }
+    let judge = args.with.as_deref().map(judge::model).transpose()?;
+    let file = write(&run, &store, &panels, args.group, judge.as_deref())?;
+    let mut arguments = judge::arguments(file, &run);
+    if !is_plain(&panels) {
+        arguments.pipeline.ablations.push("all".into());
+    }
+    let (code, folder) = pipeline::execute(&arguments, true)?;
+    if code != ExitCode::SUCCESS {
+        return Ok(code);
+    }
+    let path = Run::read(&folder)?.recorded("metrics.parquet")?;
+    let rows = analysis::read(&path.context("the panel did not get to its end")?)?;
+    let leagues = analysis::leagues(rows.iter().map(|row| (0, row)));
+    let more = json!({ "run": run.title(), "with": args.with, "panel": folder });
+    let (markdown, json) = (args.markdown, args.json);
+    if !markdown && !json {
+        let most = |of: fn(&Panel) -> usize| panels.iter().map(of).max().unwrap_or(0);
+        println!(
+            "{} and {} of {} met, {}",
+            several(most(|panel| panel.attackers.len()), "attacker"),
+            several(most(|panel| panel.defenders.len()), "defender"),
+            run.title(),
+            match &args.with {
+                None => "the world's oracle judged".to_owned(),
+                Some(judge) => format!("{judge} judged"),
+            }
+        );
+        println!("panel: {}", folder.display());
+    }
+    show(&leagues, Show { markdown, json, more })
+}
+
+/// Whether there is one seed, of which the names of nodes say nothing.
+fn is_plain(panels: &[Panel]) -> bool {
+    panels.iter().all(|panel| panel.seed.is_none())
+}
+
+/// Writes the pipeline beside the run: a stage, and where the run has several seeds for each of them a variant that is named
+/// as those of a run are, since no model meets those of another seed.
+fn write(
+    run: &Run,
+    store: &Store,
+    panels: &[Panel],
+    group: u32,
+    judge: Option<&Path>,
+) -> anyhow::Result<PathBuf> {
+    let mut stage = json!({
+        "kind": "cross_play",
+        "attackers": "$attackers",
+        "defenders": "$defenders",
+        "seeds": "$hazards",
+        "sampling": "$sampling",
+        "group": group,
+        "seed": SEED,
+    });
+    match judge {
+        None => stage["world"] = json!("$world"),
+        Some(judge) => stage["judge"] = json!({ "path": judge }),
+    }
+    let params = |panel: &Panel| params(store, panel, judge.is_none());
+    let mut pipeline = Map::new();
+    pipeline.insert("pipeline".into(), json!(format!("{}{PANEL}", run.record.pipeline)));
+    judge::computed_by(run, &mut pipeline)?;
+    pipeline.insert("stages".into(), json!({ STAGE: stage }));
+    // Seeds have the same names, so that an ablation may replace the declared ones.
+    let declared = panels.first().map(params).transpose()?;
+    pipeline.insert("params".into(), Value::Object(declared.unwrap_or_default()));
+    if !is_plain(panels) {
+        let variants = panels.iter().map(|panel| {
+            let name = panel.seed.map_or_else(|| "own".to_owned(), |seed| format!("s{seed}"));
+            Ok((name, Value::Object(params(panel)?)))
+        });
+        let variants: anyhow::Result<Map<String, Value>> = variants.collect();
+        pipeline.insert("ablations".into(), Value::Object(variants?));
+    }
+    let path = run.folder.join(PANEL_FILE);
+    // JSON is YAML.
+    let text = format!(
+        "{PANEL_MARK}: what each ablation of run {} came to, against all of them.\n{}\n",
+        run.record.run,
+        serde_json::to_string_pretty(&Value::Object(pipeline))?
+    );
+    let is_own = |path: &Path| begins_with(path, PANEL_MARK.as_bytes());
+    Destination::new(&path, "pipeline of `triplay results panel`", is_own)?.write_bytes(text.as_bytes())?;
+    Ok(path)
+}
+
+/// Who meets in one seed, as parameters.
+fn params(store: &Store, panel: &Panel, by_oracle: bool) -> anyhow::Result<Map<String, Value>> {
+    let place = |digest: &Digest| -> anyhow::Result<Value> {
+        let path = store.blob_path(digest);
+        anyhow::ensure!(
+            path.exists(),
+            "the panel needs {}, which the cache has let go of; run the pipeline again to have it back",
+            digest.short()
+        );
+        Ok(json!({ "path": path }))
+    };
+    let models = |models: &BTreeMap<String, Digest>| -> anyhow::Result<Value> {
+        let each = models.iter().map(|(name, digest)| Ok((name.clone(), place(digest)?)));
+        Ok(Value::Object(each.collect::<anyhow::Result<Map<String, Value>>>()?))
+    };
+    let mut params = Map::new();
+    params.insert("attackers".into(), models(&panel.attackers)?);
+    params.insert("defenders".into(), models(&panel.defenders)?);
+    params.insert("hazards".into(), place(&panel.seeds)?);
+    params.insert("sampling".into(), panel.sampling.clone());
+    if by_oracle {
+        params.insert("world".into(), place(&panel.world)?);
+    }
+    Ok(params)
+}
