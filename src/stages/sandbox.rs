@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact;
-use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
+use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, Sparse, TextRow};
 use engine::{Context, InputFile, Kind, Output, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 use store::read::{self, MOST_TEXT};
@@ -161,6 +161,7 @@ fn attack_row(index: usize, prompt: WrappedPrompt, at: &data::Position) -> Attac
         origin: origin(&prompt.seed),
         technique: Some(prompt.technique),
         group: index as u32,
+        turns: Sparse::default(),
         sample: Sample::template(&prompt.text),
         text: prompt.text,
         answer: prompt.seed.answer,
