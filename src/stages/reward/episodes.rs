@@ -21,12 +21,19 @@ pub struct Episodes<'a> {
 impl<'a> Episodes<'a> {
     /// Finds the earlier turns of a batch in datasets, each with its name.
     pub fn new(batch: &Batch, earlier: &'a [(String, Rewarded)]) -> anyhow::Result<Episodes<'a>> {
+        let what = batch.what();
+        anyhow::ensure!(
+            what.has_turns(),
+            "`data` must be attacks or responses where `earlier` is given, found {}",
+            what.plural()
+        );
         for (name, rewarded) in earlier {
+            let found = rewarded.what().plural();
             anyhow::ensure!(
-                rewarded.what() == batch.what() && rewarded.what().has_turns(),
-                "`earlier` must be attacks or responses, as `{}` are; found {} in `{name}`",
-                batch.name(),
-                rewarded.what().plural()
+                rewarded.what() == what,
+                "`earlier` must be {} as `{}`, found {found} in `{name}`",
+                what.plural(),
+                batch.name()
             );
         }
         let turns: Vec<Vec<Completion>> = earlier.iter().map(|(_, rewarded)| rewarded.completions()).collect();
