@@ -1,10 +1,10 @@
 //! Conversations of two turns in the sandbox: a harmless question about something, its answer, and a plain request that
 //! defenders give way to only then. The examples of the warm-up, for all roles.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use serde::Deserialize;
-
-use std::collections::BTreeMap;
 
 use super::class::Class;
 use super::expand::{SeedSpec, Task, fill, pick};
@@ -108,10 +108,15 @@ impl Examples<'_> {
         pick(&self.hazards, &mut self.random).clone()
     }
 
+    fn said(&mut self, texts: &[String], seed: &SeedSpec) -> String {
+        let text: &String = pick(texts, &mut self.random);
+        fill(text, seed)
+    }
+
     /// An opening about a seed's noun and its answer.
     fn opening(&mut self, how: &Conversations, seed: &SeedSpec) -> Said {
-        let opening = fill(pick(&how.openings, &mut self.random), seed);
-        (opening, fill(pick(&how.answers, &mut self.random), seed))
+        let opening = self.said(&how.openings, seed);
+        (opening, self.said(&how.answers, seed))
     }
 
     /// An attack of one turn that was refused.
@@ -122,7 +127,7 @@ impl Examples<'_> {
     }
 
     fn request(&mut self, how: &Conversations, seed: &SeedSpec) -> WrappedPrompt {
-        let text = fill(pick(&how.requests, &mut self.random), seed);
+        let text = self.said(&how.requests, seed);
         WrappedPrompt { seed: seed.clone(), technique: "request".into(), text, said: seed.clone() }
     }
 

@@ -225,11 +225,6 @@ impl Generate {
         Ok(data::write(&context.output("attacks"), &rows)?)
     }
 
-    /// The responses after which episodes go on.
-    pub(super) fn goes_on(&self) -> Option<&Input<Responses>> {
-        self.goes_on.as_ref()
-    }
-
     /// The longest texts of the earlier turns.
     pub(super) fn before(&self, upstream: Upstream) -> Vec<Longest> {
         let respond = self.goes_on.as_ref().and_then(|responses| upstream.stage::<Respond, _>(responses));

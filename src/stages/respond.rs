@@ -227,11 +227,6 @@ impl Respond {
         self.data.iter().next()
     }
 
-    /// The attacks that are answered, of all datasets.
-    pub(super) fn attacks_inputs(&self) -> impl Iterator<Item = &Input<Attacks>> {
-        self.data.iter()
-    }
-
     /// The longest attack, where a stage makes them, after the longest texts of its earlier turns.
     fn asked(&self, upstream: Upstream) -> Vec<Longest> {
         let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
