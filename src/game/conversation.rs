@@ -142,7 +142,10 @@ impl Examples<'_> {
                 let wrapped = self.wrapped(&seed, Phrasings::Known, |shares| shares.attacker).0;
                 (vec![(opening, answer)], wrapped.text)
             }
-            _ => (vec![self.refused(&seed)], self.wrapped(&seed, Phrasings::Known, |shares| shares.attacker).0.text),
+            _ => (
+                vec![self.refused(&seed)],
+                self.wrapped(&seed, Phrasings::Known, |shares| shares.attacker).0.text,
+            ),
         };
         let conversation = turns(&before, subset);
         let question = Question { seed: &seed.text, conversation: &conversation, ..Question::default() };
@@ -164,7 +167,12 @@ impl Examples<'_> {
         let asked = match self.random.random_range(0..20) {
             0..5 => {
                 let prompt = self.defender.render(&Question { prompt: &opening, ..Question::default() })?;
-                return Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion: answer });
+                return Ok(WarmupRow {
+                    role: Role::Defender,
+                    subset: subset.into(),
+                    prompt,
+                    completion: answer,
+                });
             }
             5..12 => {
                 let prompt = self.request(how, &seed);
@@ -232,11 +240,13 @@ mod tests {
 
     /// The seed that a prompt's last turn asks for, its class by the oracle, and whether an opening about its noun is before it.
     fn request(world: &World, how: &Conversations, row: &WarmupRow) -> Option<(Class, bool)> {
-        let turns: Vec<&str> = row.prompt.strip_prefix("<defender> ")?.strip_suffix(" <sep>")?.split(" <sep> ").collect();
+        let turns: Vec<&str> =
+            row.prompt.strip_prefix("<defender> ")?.strip_suffix(" <sep>")?.split(" <sep> ").collect();
         let (last, before) = turns.split_last()?;
         let seeds = world.seeds();
         let seed = seeds.iter().find(|seed| how.requests.iter().any(|text| fill(text, seed) == *last))?;
-        let follows = before.first().is_some_and(|first| how.openings.iter().any(|text| fill(text, seed) == *first));
+        let follows =
+            before.first().is_some_and(|first| how.openings.iter().any(|text| fill(text, seed) == *first));
         Some((world.oracle().class(&seed.id, &row.completion)?, follows))
     }
 
@@ -262,13 +272,11 @@ mod tests {
         let how = world.conversations.clone().unwrap();
         let rows = world.guarded_defender_rows(2000, Seed::from_u64(1)).unwrap();
         assert_eq!(rows.len(), 2000 * how.guarded.len());
-        let hazards: Vec<String> = world
-            .hazards
-            .values()
-            .flat_map(|hazard| hazard.verbs.values().flatten().cloned())
-            .collect();
+        let hazards: Vec<String> =
+            world.hazards.values().flat_map(|hazard| hazard.verbs.values().flatten().cloned()).collect();
         let mut complied = 0;
-        for row in rows.iter().filter(|row| hazards.iter().any(|word| row.completion.contains(word.as_str()))) {
+        for row in rows.iter().filter(|row| hazards.iter().any(|word| row.completion.contains(word.as_str())))
+        {
             assert_eq!(request(&world, &how, row), Some((Class::Negative, true)), "{row:?}");
             complied += 1;
         }

@@ -209,8 +209,13 @@ mod tests {
         let turns = [("what is it ?", "a brew ."), ("why ?", "who knows .")];
         let turns = turns.map(|(attack, response)| Turn { attack, response, defender: "a" });
         let asked = |role, conversation| {
-            let question =
-                Question { seed: "brew", prompt: "how ?", response: "no .", conversation, ..Question::default() };
+            let question = Question {
+                seed: "brew",
+                prompt: "how ?",
+                response: "no .",
+                conversation,
+                ..Question::default()
+            };
             Prompt::of(role, false).unwrap().render(&question).unwrap()
         };
         let before = "what is it ? <sep> a brew . <sep> why ? <sep> who knows . <sep>";

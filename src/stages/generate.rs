@@ -165,7 +165,9 @@ impl Generate {
     fn check_turn(&self) -> Result<(), CheckError> {
         if self.goes_on.is_none() {
             let missing = match (&self.data, self.prompts) {
-                (None, _) => "`data` must be seeds to draw from, or `continue` responses to go on from; found neither",
+                (None, _) => {
+                    "`data` must be seeds to draw from, or `continue` responses to go on from; found neither"
+                }
                 (_, None) => "`prompts` must be the number of seeds to draw, found none",
                 _ => return Ok(()),
             };
@@ -181,7 +183,8 @@ impl Generate {
         ];
         match of_first.into_iter().find(|(_, is_given)| *is_given) {
             Some((key, _)) => {
-                let message = format!("with `continue` each response gets one attack: `{key}` is for first turns");
+                let message =
+                    format!("with `continue` each response gets one attack: `{key}` is for first turns");
                 Err(CheckError::at(key, message))
             }
             None => Ok(()),

@@ -63,7 +63,8 @@ impl Stage for Meaning {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = artifact::rows::<AttackRow, _>(context, &self.data)?;
-        let conversations: Vec<Vec<Turn>> = attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
+        let conversations: Vec<Vec<Turn>> =
+            attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
         let questions: Vec<Option<Question>> = attacks
             .iter()
             .zip(&conversations)

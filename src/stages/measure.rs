@@ -242,10 +242,8 @@ impl Measure {
         for input in &self.earlier {
             earlier.push((input.text(), artifact::rows::<VerdictRow, _>(context, input)?));
         }
-        let known: Vec<HashMap<u32, &VerdictRow>> = earlier
-            .iter()
-            .map(|(_, rows)| rows.iter().map(|row| (row.response_id, row)).collect())
-            .collect();
+        let known: Vec<HashMap<u32, &VerdictRow>> =
+            earlier.iter().map(|(_, rows)| rows.iter().map(|row| (row.response_id, row)).collect()).collect();
         let mut episodes: Vec<Vec<Option<bool>>> = Vec::with_capacity(verdicts.len());
         for (row, last) in verdicts.iter().zip(judged) {
             anyhow::ensure!(
@@ -260,7 +258,10 @@ impl Measure {
                 let before = known[index].get(&turn.response_id).filter(|row| row.response == turn.response);
                 let before = before.with_context(|| {
                     let (verdict, name) = (row.verdict_id, &earlier[index].0);
-                    format!("verdict {verdict} has no turn {} in `{name}`: are they of the same step?", index + 1)
+                    format!(
+                        "verdict {verdict} has no turn {} in `{name}`: are they of the same step?",
+                        index + 1
+                    )
                 })?;
                 episode.push(Class::parse(&before.class).map(|class| class == Class::Negative));
             }

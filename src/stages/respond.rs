@@ -178,7 +178,11 @@ impl Stage for Respond {
             let questions: Vec<Option<Question>> = asked
                 .iter()
                 .zip(&conversations)
-                .map(|(attack, conversation)| Question { prompt: &attack.text, conversation, ..Question::default() })
+                .map(|(attack, conversation)| Question {
+                    prompt: &attack.text,
+                    conversation,
+                    ..Question::default()
+                })
                 .map(|question| (!says_nothing(question.prompt)).then_some(question))
                 .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
@@ -235,7 +239,9 @@ impl Respond {
             texts.push(Generate::longest(fed));
             texts
         });
-        asked.max_by_key(|texts| texts.iter().map(|longest| longest.tokens).sum::<usize>()).unwrap_or_default()
+        asked
+            .max_by_key(|texts| texts.iter().map(|longest| longest.tokens).sum::<usize>())
+            .unwrap_or_default()
     }
 
     /// That each episode goes on with a model that is asked.

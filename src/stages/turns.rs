@@ -25,7 +25,10 @@ pub fn after(row: &ResponseRow) -> Sparse<TurnRow> {
 
 /// That all rows are of first turns, since what is made of them would lose the conversation. Each is given as its number and
 /// its earlier turns.
-pub fn none<'r>(name: &str, rows: impl IntoIterator<Item = (u32, &'r Sparse<TurnRow>)>) -> anyhow::Result<()> {
+pub fn none<'r>(
+    name: &str,
+    rows: impl IntoIterator<Item = (u32, &'r Sparse<TurnRow>)>,
+) -> anyhow::Result<()> {
     match rows.into_iter().find(|(_, turns)| !turns.is_empty()) {
         None => Ok(()),
         Some((id, turns)) => anyhow::bail!(

@@ -87,19 +87,31 @@ fn the_second_turn_knows_the_first_and_both_get_the_episode_s_reward() {
             (&answer["text"], &answer["response_id"], &"defender".into())
         );
         assert_eq!((&attack["seed_id"], &attack["group"]), (&before["seed_id"], &before["group"]));
-        let expected =
-            format!("<attacker> {} <sep> {} <sep> {} <sep>", text(before, "seed"), text(before, "text"), text(answer, "text"));
+        let expected = format!(
+            "<attacker> {} <sep> {} <sep> {} <sep>",
+            text(before, "seed"),
+            text(before, "text"),
+            text(answer, "text")
+        );
         assert_eq!(text(attack, "prompt"), expected);
     }
     for ((response, verdict), attack) in responses.iter().zip(&verdicts).zip(&second) {
         assert_eq!((&response["turns"], &verdict["turns"]), (&attack["turns"], &attack["turns"]));
         let turn = &attack["turns"][0];
-        let before = format!("{} <sep> {} <sep> {} <sep>", text(turn, "attack"), text(turn, "response"), text(attack, "text"));
+        let before = format!(
+            "{} <sep> {} <sep> {} <sep>",
+            text(turn, "attack"),
+            text(turn, "response"),
+            text(attack, "text")
+        );
         if !text(attack, "text").is_empty() {
             assert_eq!(text(response, "prompt"), format!("<defender> {before}"));
         }
         if !text(response, "text").is_empty() {
-            assert_eq!(text(verdict, "prompt"), format!("<evaluator> {before} {} <sep>", text(response, "text")));
+            assert_eq!(
+                text(verdict, "prompt"),
+                format!("<evaluator> {before} {} <sep>", text(response, "text"))
+            );
         }
     }
 
@@ -162,7 +174,10 @@ fn success_after_turns_is_cumulative() {
     let metrics = rows(&space, "success.metrics");
     for (turn, expected) in [(1, shares(one.clone())), (2, shares(two))] {
         let name = format!("attack_success@turn={turn}");
-        let found = metrics.iter().find(|row| row["metric"] == name.as_str()).unwrap_or_else(|| panic!("{metrics:?}"));
+        let found = metrics
+            .iter()
+            .find(|row| row["metric"] == name.as_str())
+            .unwrap_or_else(|| panic!("{metrics:?}"));
         assert_eq!((found["value"].as_f64().unwrap(), found["count"].as_u64().unwrap()), expected, "{name}");
     }
 }
@@ -220,7 +235,11 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
     };
     let second = "continue: answers,";
     check(second, "continue: answers, prompts: 4,", "`prompts` is for first turns");
-    check(second, "", "`data` must be seeds to draw from, or `continue` responses to go on from; found neither");
+    check(
+        second,
+        "",
+        "`data` must be seeds to draw from, or `continue` responses to go on from; found neither",
+    );
     check(second, "data: world.seeds,", "`prompts` must be the number of seeds to draw, found none");
     check(
         second,
@@ -338,7 +357,8 @@ fn in_a_chat_earlier_turns_are_messages_of_both_and_no_text_of_them_ends_one() {
     );
     // <|im_start|> and <|im_end|> of the template alone.
     for row in rows(&space, "plain") {
-        let count = |id: u64| row["prompt_ids"].as_array().unwrap().iter().filter(|found| **found == id).count();
+        let count =
+            |id: u64| row["prompt_ids"].as_array().unwrap().iter().filter(|found| **found == id).count();
         assert_eq!([count(1), count(2)], [4, 3], "{row}");
     }
 }

@@ -54,13 +54,14 @@ impl Evaluation<'_> {
             classes.push(class);
         }
         let turns = episodes.first().map_or(0, Vec::len);
-        let asked = responses.iter().zip(&classes).zip(episodes.iter()).map(|((row, class), episode)| Asked {
-            origin: &row.origin,
-            prompt: &row.attack,
-            response: &row.text,
-            class: Some(*class),
-            hit: game::succeeded_within(episode, turns),
-        });
+        let asked =
+            responses.iter().zip(&classes).zip(episodes.iter()).map(|((row, class), episode)| Asked {
+                origin: &row.origin,
+                prompt: &row.attack,
+                response: &row.text,
+                class: Some(*class),
+                hit: game::succeeded_within(episode, turns),
+            });
         self.outcomes.add(name, &game::after_turns("attack_success", turns), Prompts::Attempts, asked);
         Ok(())
     }

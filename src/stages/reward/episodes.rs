@@ -36,7 +36,8 @@ impl<'a> Episodes<'a> {
                 batch.name()
             );
         }
-        let turns: Vec<Vec<Completion>> = earlier.iter().map(|(_, rewarded)| rewarded.completions()).collect();
+        let turns: Vec<Vec<Completion>> =
+            earlier.iter().map(|(_, rewarded)| rewarded.completions()).collect();
         let places: Vec<BTreeMap<u32, usize>> = turns
             .iter()
             .map(|turn| turn.iter().enumerate().map(|(place, completion)| (completion.id, place)).collect())

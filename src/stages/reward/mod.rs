@@ -119,8 +119,7 @@ impl Reward {
         rows.iter_mut().for_each(|row| row.reward = sum(&row.components));
         let earlier = self.earlier.iter().map(|input| Ok((input.text(), Rewarded::read(context, input)?)));
         let earlier: Vec<(String, Rewarded)> = earlier.collect::<anyhow::Result<_>>()?;
-        let episodes =
-            if earlier.is_empty() { None } else { Some(Episodes::new(&batch, &earlier)?) };
+        let episodes = if earlier.is_empty() { None } else { Some(Episodes::new(&batch, &earlier)?) };
         if let Some(episodes) = &episodes {
             episodes.group(&mut rows);
         }
