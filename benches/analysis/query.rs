@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rand::RngCore;
 use rayon::prelude::*;
-use triplay::data::{self, AttackRow, MetricRow, Origin, Position, ResponseRow, Row, Sample};
+use triplay::data::{self, AttackRow, MetricRow, Origin, Position, ResponseRow, Row, Sample, Sparse};
 use triplay::engine::{NodeOutput, NodeReport};
 use triplay::runs::{Machine, RunFolder, RunRecord, write_record};
 use triplay::store::{Digest, Seed, Store};
@@ -132,6 +132,7 @@ fn finished(
                     origin: origin.clone(),
                     attack: text.clone(),
                     answer: None,
+                    turns: Sparse::default(),
                     defender: "defender".into(),
                     weight: 1.0,
                     group: attack_id,
@@ -148,6 +149,7 @@ fn finished(
                 sample: sample(&mut stream, "attacker", &text),
                 text,
                 answer: None,
+                turns: Sparse::default(),
                 at: at.clone(),
             });
         }

@@ -1,5 +1,6 @@
 //! How a Rust field becomes an Arrow column and back, and the macro that makes a row type of a struct.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
@@ -12,7 +13,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, Float64Array, ListArray, StringArray, StructArray, UInt32Array,
     UInt64Array,
 };
-use arrow_buffer::OffsetBuffer;
+use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field, Fields};
 
 /// The columns of a file by name, as they are read.
@@ -446,6 +447,57 @@ impl<R: Row> Column for Vec<R> {
         let any_number = columns.any_number;
         let convert = |array: &ArrayRef| of_lists(array, |rows| read_structs::<R>(rows, any_number));
         no_nulls(columns.values(name, list_of(structs::<R>()), convert)?, name)
+    }
+}
+
+/// Lists of rows in a column that is there only where one of them is not empty: files without it have none, and what has none
+/// is written without it, so that data that never need the column stay as they were before there was one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sparse<R>(pub Vec<R>);
+
+impl<R> Default for Sparse<R> {
+    fn default() -> Sparse<R> {
+        Sparse(Vec::new())
+    }
+}
+
+impl<R> Deref for Sparse<R> {
+    type Target = Vec<R>;
+
+    fn deref(&self) -> &Vec<R> {
+        &self.0
+    }
+}
+
+/// The key of a field's metadata that says that its column is left out where all values are null. No file has it.
+pub const SPARSE: &str = "sparse";
+
+impl<R: Row> Column for Sparse<R> {
+    fn fields(name: &str, doc: &str, fields: &mut Vec<Field>) {
+        let mut field = field(name, doc, list_of(structs::<R>()), true);
+        field.metadata_mut().insert(SPARSE, "");
+        fields.push(field);
+    }
+
+    fn arrays(values: &[&Self], arrays: &mut Vec<ArrayRef>) {
+        let lists: Vec<&Vec<R>> = values.iter().map(|list| &list.0).collect();
+        let mut whole = Vec::new();
+        Vec::<R>::arrays(&lists, &mut whole);
+        let empty: NullBuffer = lists.iter().map(|list| !list.is_empty()).collect();
+        arrays.extend(whole.iter().map(|array| {
+            let (item, offsets, rows, _) = array.as_list::<i32>().clone().into_parts();
+            Arc::new(ListArray::new(item, offsets, rows, Some(empty.clone()))) as ArrayRef
+        }));
+    }
+
+    fn read(columns: &Columns, name: &str) -> Result<Vec<Self>, Mismatch> {
+        if columns.find(name).is_err() {
+            return Ok((0..columns.rows).map(|_| Sparse::default()).collect());
+        }
+        let any_number = columns.any_number;
+        let convert = |array: &ArrayRef| of_lists(array, |rows| read_structs::<R>(rows, any_number));
+        let lists = columns.values(name, list_of(structs::<R>()), convert)?;
+        Ok(lists.into_iter().map(|list| Sparse(list.unwrap_or_default())).collect())
     }
 }
 

@@ -9,7 +9,7 @@ mod rows;
 mod scores;
 
 pub use cell::cell;
-pub use column::{Column, Row};
+pub use column::{Column, Row, Sparse};
 pub use lines::write_lines;
 pub use parquet::{
     Error, Head, Part, Result, Table, TableWriter, batches, head, is_parquet, open, read, write,

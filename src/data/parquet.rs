@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -17,7 +17,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::column::{Columns, Mismatch, Row};
+use super::column::{Columns, Mismatch, Row, SPARSE};
 use store::read;
 
 /// The key of the file's metadata that names its schema.
@@ -60,6 +60,11 @@ pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
     R::fields("", "", &mut fields);
     let mut arrays: Vec<ArrayRef> = Vec::new();
     R::arrays(&rows.iter().collect::<Vec<_>>(), &mut arrays);
+    let columns = fields.into_iter().zip(arrays).filter_map(|(mut field, array)| {
+        let is_sparse = field.metadata_mut().remove(SPARSE).is_some();
+        (!is_sparse || array.null_count() < array.len()).then_some((field, array))
+    });
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.unzip();
     let schema = Arc::new(Schema::new(fields));
     let fail = |error: ArrowError| Error::Write { path: path.to_owned(), cause: error.into() };
     let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(fail)?;
@@ -342,6 +347,57 @@ mod tests {
         assert_eq!((table.rows(), table.name.as_deref()), (50, Some("pool")));
         let success = table.schema.field_with_name("success").unwrap();
         assert!(success.metadata()["description"].starts_with("Weighted success"));
+    }
+
+    /// A row with a column that may be left out, and what it was before there was one.
+    #[derive(Clone, Debug, PartialEq)]
+    struct Said {
+        text: String,
+        turns: crate::Sparse<TextRow>,
+    }
+
+    impl crate::Column for Said {
+        fn fields(_: &str, _: &str, fields: &mut Vec<Field>) {
+            TextRow::fields("", "", fields);
+            crate::Sparse::<TextRow>::fields("turns", "What was said before.", fields);
+        }
+
+        fn arrays(values: &[&Self], arrays: &mut Vec<ArrayRef>) {
+            crate::Column::arrays(&values.iter().map(|row| &row.text).collect::<Vec<_>>(), arrays);
+            crate::Column::arrays(&values.iter().map(|row| &row.turns).collect::<Vec<_>>(), arrays);
+        }
+
+        fn read(columns: &Columns, _: &str) -> std::result::Result<Vec<Self>, Mismatch> {
+            let texts = <String as crate::Column>::read(columns, "text")?;
+            let turns = <crate::Sparse<TextRow> as crate::Column>::read(columns, "turns")?;
+            Ok(texts.into_iter().zip(turns).map(|(text, turns)| Said { text, turns }).collect())
+        }
+    }
+
+    impl Row for Said {
+        const NAME: &'static str = "texts";
+        const ANY_NUMBER: bool = false;
+    }
+
+    #[test]
+    fn a_sparse_column_is_there_only_where_it_says_something() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, plain) = (folder.path().join("a"), folder.path().join("b"));
+        let text = |text: &str| TextRow { text: text.into() };
+        let said = |turns: Vec<TextRow>| Said { text: "brew".into(), turns: crate::Sparse(turns) };
+        for count in [0, 2] {
+            let (rows, before) = (vec![said(Vec::new()); count], vec![text("brew"); count]);
+            write(&path, &rows).unwrap();
+            write(&plain, &before).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&plain).unwrap());
+            assert_eq!(read::<Said>(&path).unwrap(), rows);
+        }
+        let rows = [said(Vec::new()), said(vec![text("what ?"), text("why ?")]), said(Vec::new())];
+        write(&path, &rows).unwrap();
+        assert_eq!(read::<Said>(&path).unwrap(), rows);
+        let schema = open(&path).unwrap().schema;
+        let metadata = schema.field_with_name("turns").unwrap().metadata();
+        assert_eq!(metadata.keys().collect::<Vec<_>>(), ["description"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rows of every dataset. Probabilities are natural logarithms, positions count from 1, classes are
 //! `negative`, `rejective`, `positive` or `undetermined`.
 
-use super::column::row_types;
+use super::column::{Sparse, row_types};
 
 row_types! {
     /// What is known of a seed prompt; these columns follow it through all datasets.
@@ -80,6 +80,20 @@ row_types! {
         text: String,
     }
 
+    /// A turn of an episode that is over: what was asked and what was answered.
+    TurnRow = "turns" {
+        /// The attack of this turn: its number in its dataset.
+        attack_id: u32,
+        /// Its text.
+        attack: String,
+        /// The response: its number in its dataset.
+        response_id: u32,
+        /// Its text: the part of the completion that counts.
+        response: String,
+        /// Name of the model that responded.
+        defender: String,
+    }
+
     /// A prompt for the defender: a seed wrapped by the attacker or by a template.
     AttackRow = "attacks" {
         /// Number within the dataset.
@@ -93,6 +107,8 @@ row_types! {
         text: String,
         /// The right answer, where there is one.
         answer: Option<String>,
+        /// The earlier turns of its episode, oldest first. The column is there only where some row is not of a first turn.
+        turns: Sparse<TurnRow>,
         sample: Sample,
         at: Position,
     }
@@ -116,6 +132,8 @@ row_types! {
         group: u32,
         /// The response.
         text: String,
+        /// The earlier turns of its episode, oldest first. The column is there only where some row is not of a first turn.
+        turns: Sparse<TurnRow>,
         sample: Sample,
         at: Position,
     }
@@ -160,6 +178,8 @@ row_types! {
         class: String,
         /// The evaluator's answer: the part of its completion that counts.
         text: String,
+        /// The earlier turns of its episode, oldest first. The column is there only where some row is not of a first turn.
+        turns: Sparse<TurnRow>,
         sample: Sample,
         at: Position,
     }
@@ -215,6 +235,8 @@ row_types! {
         defender: String,
         /// Weight of the defense model in the attacker's reward.
         weight: f64,
+        /// The earlier turns of its episode, oldest first. The column is there only where some row is not of a first turn.
+        turns: Sparse<TurnRow>,
     }
 
     /// What a completion earned by one term of its reward.

@@ -3,6 +3,7 @@
 
 mod answer;
 mod class;
+mod conversation;
 mod coverage;
 mod diversity;
 mod expand;
@@ -22,6 +23,7 @@ mod wrap;
 
 pub use answer::{Answer, says_nothing};
 pub use class::{Class, label};
+pub use conversation::Conversations;
 pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
 pub use diversity::{
     BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
@@ -33,7 +35,10 @@ pub use meaning::Meaning;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
 pub use prompt::{COMPARISON, Prompt, PromptError, Question, Turn};
-pub use rates::{Outcome, Rate, Rates, UNDETERMINED, Verdict, cohens_kappa, kappa_of_table, undetermined};
+pub use rates::{
+    Outcome, Rate, Rates, UNDETERMINED, Verdict, after_turns, cohens_kappa, kappa_of_table, succeeded_within,
+    undetermined,
+};
 pub use replay::{Posterior, thompson};
 pub use role::{Role, SPECIAL_TOKENS};
 pub use vote::{Tally, vote};

@@ -25,11 +25,11 @@ pub struct Question<'a> {
     pub second_response: &'a str,
     /// Ways of wrapping that an attacker is told of.
     pub techniques: &'a [String],
-    /// Earlier attempts at the same seed.
+    /// The earlier turns of the episode; of an attacker with a history, earlier attempts at the same seed.
     pub conversation: &'a [Turn<'a>],
 }
 
-/// An earlier attempt at a seed.
+/// An earlier turn, or an earlier attempt at a seed.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Turn<'a> {
     pub attack: &'a str,
@@ -193,7 +193,7 @@ mod tests {
         let error = parse(Role::Evaluator, "{{ promt }}").err().unwrap();
         assert_eq!(
             error,
-            "the evaluator's prompt template `{{ promt }}`: there is no `promt`; it can use prompt, response, seed"
+            "the evaluator's prompt template `{{ promt }}`: there is no `promt`; it can use prompt, response, seed, conversation"
         );
         let error = parse(Role::Attacker, "hello").err().unwrap();
         assert_eq!(
@@ -202,6 +202,29 @@ mod tests {
         );
         let system = Prompt::system(Role::Attacker, "You are {{ kind }}.", "`…`".into());
         assert!(system.err().unwrap().to_string().starts_with("the attacker's system prompt template `…`: "));
+    }
+
+    #[test]
+    fn the_sandbox_s_prompts_have_earlier_turns_before_the_last() {
+        let turns = [("what is it ?", "a brew ."), ("why ?", "who knows .")];
+        let turns = turns.map(|(attack, response)| Turn { attack, response, defender: "a" });
+        let asked = |role, conversation| {
+            let question = Question {
+                seed: "brew",
+                prompt: "how ?",
+                response: "no .",
+                conversation,
+                ..Question::default()
+            };
+            Prompt::of(role, false).unwrap().render(&question).unwrap()
+        };
+        let before = "what is it ? <sep> a brew . <sep> why ? <sep> who knows . <sep>";
+        assert_eq!(asked(Role::Attacker, &turns), format!("<attacker> brew <sep> {before}"));
+        assert_eq!(asked(Role::Defender, &turns), format!("<defender> {before} how ? <sep>"));
+        assert_eq!(asked(Role::Evaluator, &turns), format!("<evaluator> {before} how ? <sep> no . <sep>"));
+        assert_eq!(asked(Role::Attacker, &[]), "<attacker> brew <sep>");
+        assert_eq!(asked(Role::Defender, &[]), "<defender> how ? <sep>");
+        assert_eq!(asked(Role::Evaluator, &[]), asked(Role::Expert, &[]));
     }
 
     #[test]

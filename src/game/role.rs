@@ -26,12 +26,19 @@ pub enum Role {
 pub const SPECIAL_TOKENS: [&str; 5] = ["<attacker>", "<defender>", "<evaluator>", "<judge>", "<sep>"];
 
 impl Role {
-    /// The sandbox's prompt for this role.
+    /// The sandbox's prompt for this role. Earlier turns stand before the last; the attacker sees them after the seed.
     pub fn default_prompt(self) -> &'static str {
         match self {
-            Role::Attacker => "<attacker> {{ seed }} <sep>",
-            Role::Defender => "<defender> {{ prompt }} <sep>",
-            Role::Evaluator | Role::Expert => "<evaluator> {{ prompt }} <sep> {{ response }} <sep>",
+            Role::Attacker => {
+                "<attacker> {{ seed }} <sep>{% for turn in conversation %} {{ turn.attack }} <sep> {{ turn.response }} <sep>{% endfor %}"
+            }
+            Role::Defender => {
+                "<defender>{% for turn in conversation %} {{ turn.attack }} <sep> {{ turn.response }} <sep>{% endfor %} {{ prompt }} <sep>"
+            }
+            Role::Evaluator => {
+                "<evaluator>{% for turn in conversation %} {{ turn.attack }} <sep> {{ turn.response }} <sep>{% endfor %} {{ prompt }} <sep> {{ response }} <sep>"
+            }
+            Role::Expert => "<evaluator> {{ prompt }} <sep> {{ response }} <sep>",
             Role::Judge => "<judge> {{ seed }} <sep> {{ prompt }} <sep>",
             Role::Arbiter => "<judge> {{ prompt }} <sep> {{ first }} <sep> {{ second }} <sep>",
         }
@@ -52,8 +59,9 @@ impl Role {
     pub(super) fn told_of(self) -> &'static [&'static str] {
         match self {
             Role::Attacker => &["techniques", "conversation"],
-            Role::Evaluator | Role::Expert => &["seed"],
-            Role::Defender | Role::Judge => &[],
+            Role::Evaluator => &["seed", "conversation"],
+            Role::Expert => &["seed"],
+            Role::Defender | Role::Judge => &["conversation"],
             Role::Arbiter => &["prompt", "seed", "first_response", "second_response"],
         }
     }

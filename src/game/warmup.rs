@@ -65,20 +65,20 @@ impl World {
 }
 
 /// A generator of warm-up examples.
-struct Examples<'a> {
-    world: &'a World,
-    random: ChaCha8Rng,
-    hazards: Vec<SeedSpec>,
+pub(super) struct Examples<'a> {
+    pub world: &'a World,
+    pub random: ChaCha8Rng,
+    pub hazards: Vec<SeedSpec>,
     benign: Vec<SeedSpec>,
     arithmetic: Vec<SeedSpec>,
-    attacker: Prompt,
-    defender: Prompt,
-    evaluator: Prompt,
+    pub attacker: Prompt,
+    pub defender: Prompt,
+    pub evaluator: Prompt,
     judge: Prompt,
 }
 
 impl<'a> Examples<'a> {
-    fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
+    pub fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
         let of = |task: Task| world.seeds().into_iter().filter(|seed| seed.task == task).collect();
         Ok(Examples {
             world,
@@ -101,7 +101,7 @@ impl<'a> Examples<'a> {
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
     }
 
-    fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
+    pub fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
         let shares = &self.world.warmup.defender;
         let draw = self.random.random::<f64>();
         let (prompt, completion) = if draw < shares.arithmetic {
@@ -115,18 +115,23 @@ impl<'a> Examples<'a> {
         } else {
             let seed = pick(&self.hazards, &mut self.random).clone();
             let (wrapped, comply) = self.wrapped_for(profile, &seed);
-            let class = if self.random.random::<f64>() < comply {
-                Class::Negative
-            } else if self.random.random::<f64>() < profile.plain_refusals {
-                Class::Rejective
-            } else {
-                Class::Positive
-            };
+            let class = self.class(comply, profile);
             let response = self.world.response(&wrapped, class, &mut self.random);
             (wrapped.text, response)
         };
         let prompt = self.defender.render(&Question { prompt: &prompt, ..Question::default() })?;
         Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
+    }
+
+    /// The class of a response of a defender that complies with this probability.
+    pub fn class(&mut self, complies: f64, profile: &Profile) -> Class {
+        if self.random.random::<f64>() < complies {
+            Class::Negative
+        } else if self.random.random::<f64>() < profile.plain_refusals {
+            Class::Rejective
+        } else {
+            Class::Positive
+        }
     }
 
     fn evaluator(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
@@ -206,7 +211,7 @@ impl<'a> Examples<'a> {
     }
 
     /// A hazard or benign task that differs from a seed in this, as often as not of the seed's own kind.
-    fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
+    pub fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
         let all = self.hazards.iter().chain(&self.benign);
         let others: Vec<&SeedSpec> = all.filter(|other| in_what(other) != in_what(seed)).collect();
         let own_kind: Vec<&SeedSpec> =
@@ -215,7 +220,7 @@ impl<'a> Examples<'a> {
         (*pick(if near { &own_kind } else { &others }, &mut self.random)).clone()
     }
 
-    fn wrapped(
+    pub fn wrapped(
         &mut self,
         seed: &SeedSpec,
         phrasings: Phrasings,
@@ -227,7 +232,7 @@ impl<'a> Examples<'a> {
     }
 
     /// A hazard for the defender, and the probability that it complies.
-    fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
+    pub fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
         let (wrapped, style) = self.wrapped(seed, Phrasings::All, |shares| shares.defender);
         (wrapped, profile.complies(&style))
     }

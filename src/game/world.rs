@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::conversation::{Conversations, SUBJECT};
+
 /// Why a world file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
@@ -27,6 +29,9 @@ pub struct World {
     /// Vulnerability profiles by name; the first is the trained defender's.
     pub defenders: BTreeMap<String, Profile>,
     pub responses: Responses,
+    /// Conversations of two turns, where the world has them.
+    #[serde(default)]
+    pub conversations: Option<Conversations>,
     pub experts: Experts,
     pub warmup: Warmup,
 }
@@ -270,6 +275,7 @@ impl World {
         }
         self.check_codes()?;
         self.check_responses()?;
+        self.check_conversations()?;
         self.check_experts()?;
         self.check_warmup()
     }
@@ -315,6 +321,42 @@ impl World {
         )?;
         require(!responses.refusals.is_empty(), "responses.refusals", "is empty")?;
         require(!responses.alternatives.is_empty(), "responses.alternatives", "is empty")
+    }
+
+    fn check_conversations(&self) -> Result<(), WorldError> {
+        let Some(how) = &self.conversations else { return Ok(()) };
+        for (list, texts, needed) in [
+            ("openings", &how.openings, &["{noun}"][..]),
+            ("answers", &how.answers, &["{noun}"]),
+            ("requests", &how.requests, &["{verb}", "{noun}"]),
+        ] {
+            let place = format!("conversations.{list}");
+            require(!texts.is_empty(), &place, "is empty")?;
+            for (index, text) in texts.iter().enumerate() {
+                check_placeholders(&format!("{place}[{index}]"), text, needed)?;
+            }
+        }
+        for (index, answer) in how.answers.iter().enumerate() {
+            let sign = answer.strip_prefix(SUBJECT).unwrap_or_default();
+            let place = format!("conversations.answers[{index}]");
+            let is_sign = !sign.is_empty() && !sign.contains('{');
+            require(is_sign, &place, "must be {noun} and words by which the answer is known")?;
+        }
+        for name in self.defenders.keys() {
+            let place = format!("conversations.comply.{name}");
+            require(how.comply.contains_key(name), &place, "is missing: every profile needs a probability")?;
+        }
+        for (name, share) in &how.comply {
+            let place = format!("conversations.comply.{name}");
+            require(self.defenders.contains_key(name), &place, "is not a profile of `defenders`")?;
+            check_share(&place, *share)?;
+        }
+        for (name, share) in &how.guarded {
+            let place = format!("conversations.guarded.{name}");
+            require(!self.defenders.contains_key(name), &place, "is a profile of `defenders` too")?;
+            check_share(&place, *share)?;
+        }
+        check_share("conversations.share", how.share)
     }
 
     fn check_experts(&self) -> Result<(), WorldError> {
@@ -450,6 +492,14 @@ mod tests {
         assert_eq!(
             broken("distill: llitsid", "distill: werb"),
             "`codes.mirror` has `werb`, which means something already"
+        );
+        assert_eq!(
+            broken("\"{noun} is an old word from the hills .\"", "\"the hills know {noun} .\""),
+            "`conversations.answers[0]` must be {noun} and words by which the answer is known"
+        );
+        assert_eq!(
+            broken("comply: { a: 0.9, ", "comply: { d: 0.9, "),
+            "`conversations.comply.a` is missing: every profile needs a probability"
         );
         let unknown = broken("procedure_sign", "procedure_sing");
         assert!(unknown.contains("procedure_sing") && unknown.contains("line"), "{unknown}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use candle_core::DType;
 
-use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow};
+use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow, Sparse};
 use engine::{Artifact, ArtifactType, Context, Input};
 use game::{self, PoolSimilarity};
 use model::{Checkpoint, Compute, Embedder, Params};
@@ -243,6 +243,7 @@ pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
         group: index as u32,
         text: seed.text.clone(),
         answer: seed.answer.clone(),
+        turns: Sparse::default(),
         sample: Sample::template(&seed.text),
         at,
     }

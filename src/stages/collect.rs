@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, Responses};
+use super::turns;
 use data::{self, PairRow, ResponseRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage};
 
@@ -44,6 +45,7 @@ impl Stage for Collect {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let responses = artifact::rows::<ResponseRow, _>(context, &self.data)?;
+        turns::none(&self.data.text(), responses.iter().map(|row| (row.response_id, &row.turns)))?;
         let mut pairs = artifact::rows::<PairRow, _>(context, &self.into)?.to_vec();
         let mut order: Vec<usize> = (0..responses.len()).collect();
         order.shuffle(&mut context.seed().stream("collect"));

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
 use super::asking::{Asking, Longest, Missing, Reply, Text, asking};
+use super::respond::Respond;
 use super::rollouts::{Sampler, other_than_trained};
-use data::{self, AttackRow, ResponseRow, SeedRow};
+use super::turns;
+use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
 use engine::{CheckError, Context, Fed, Input, Kind, Output, Part, Stage, Upstream};
 use game::{Question, Turn};
 use rollout::Sampling;
@@ -15,10 +17,12 @@ asking! {
     pub struct Generate: Attacker {
         /// The attacker.
         model: Input<Model>,
-        /// The seeds to draw from.
-        data: Input<Seeds>,
-        /// How many seeds to draw; 0 makes no attacks.
-        prompts: usize,
+        /// The seeds to draw from. It has to be given, unless there is `continue`.
+        #[serde(default)]
+        data: Option<Input<Seeds>>,
+        /// How many seeds to draw; 0 makes no attacks. It has to be given with `data`.
+        #[serde(default)]
+        prompts: Option<usize>,
         /// Attacks for each seed; they are one group of GRPO.
         #[serde(default = "one")]
         group: usize,
@@ -38,8 +42,13 @@ asking! {
         /// `conversation`: a list of `attack`, `response` and `defender`, so that the attacker can do better.
         #[serde(default)]
         history: Option<Input<Responses>>,
+        /// Responses after which their episodes go on, in the place of `data`: each gets one attack, the next turn, which knows
+        /// the earlier turns of its own episode as `conversation`, oldest first. Attacks on one seed are one group, as their first
+        /// turns are.
+        #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+        goes_on: Option<Input<Responses>>,
         /// The template of the attacker's prompt; knows `seed`, `techniques` and `conversation`. By default the seed between the
-        /// sandbox's marks.
+        /// sandbox's marks, and earlier turns after it.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -74,12 +83,15 @@ impl Stage for Generate {
         if self.group == 0 {
             return Err("`group` must be at least 1".into());
         }
+        self.check_turn()?;
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         let asking = self.asking(&self.sampling);
         asking.check()?;
         for (key, given, variable) in [
             ("techniques", !self.techniques.is_empty(), "techniques"),
             ("history", self.history.is_some(), "conversation"),
+            // The sandbox's own prompt has it.
+            ("continue", self.goes_on.is_some() && self.prompt.is_some(), "conversation"),
         ] {
             if given && !asking.uses(variable) {
                 let message =
@@ -92,12 +104,18 @@ impl Stage for Generate {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let asking = self.asking(&self.sampling);
-        let room = asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+        let room = asking.room(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
         Ok(room.into_iter().chain(other_than_trained(upstream, &asking)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let seeds = artifact::seeds(context, &self.data)?;
+        if let Some(responses) = &self.goes_on {
+            return self.go_on(context, responses);
+        }
+        let (Some(data), Some(prompts)) = (&self.data, self.prompts) else {
+            anyhow::bail!("`data` and `prompts` must be given: a defect of triplay")
+        };
+        let seeds = artifact::seeds(context, data)?;
         let history = match &self.history {
             Some(history) => Some(artifact::rows::<ResponseRow, _>(context, history)?),
             None => None,
@@ -115,12 +133,12 @@ impl Stage for Generate {
         anyhow::ensure!(
             !eligible.is_empty(),
             "`{}` has no seeds of split `{}` and task `{}`{}",
-            self.data.text(),
+            data.text(),
             self.split,
             self.task,
             if history.is_some() { " that `history` has attempts at" } else { "" }
         );
-        let drawn = artifact::draw(eligible.len(), self.prompts, context.seed());
+        let drawn = artifact::draw(eligible.len(), prompts, context.seed());
         let chosen: Vec<&SeedRow> =
             drawn.iter().flat_map(|&index| std::iter::repeat_n(eligible[index], self.group)).collect();
         let questions: Vec<Option<Question>> = chosen
@@ -146,6 +164,79 @@ impl Stage for Generate {
 }
 
 impl Generate {
+    /// That what is given is for first turns, or for later ones.
+    fn check_turn(&self) -> Result<(), CheckError> {
+        if self.goes_on.is_none() {
+            let missing = match (&self.data, self.prompts) {
+                (None, _) => {
+                    "`data` must be seeds to draw from, or `continue` responses to go on from; found neither"
+                }
+                (_, None) => "`prompts` must be the number of seeds to draw, found none",
+                _ => return Ok(()),
+            };
+            return Err(missing.into());
+        }
+        let of_first = [
+            ("data", self.data.is_some()),
+            ("prompts", self.prompts.is_some()),
+            ("history", self.history.is_some()),
+            ("group", self.group != one()),
+            ("split", self.split != default_split()),
+            ("task", self.task != default_task()),
+        ];
+        match of_first.into_iter().find(|(_, is_given)| *is_given) {
+            Some((key, _)) => {
+                let message =
+                    format!("with `continue` each response gets one attack: `{key}` is for first turns");
+                Err(CheckError::at(key, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The next turn of each episode.
+    fn go_on(&self, context: &mut Context, input: &Input<Responses>) -> anyhow::Result<()> {
+        let responses = artifact::rows::<ResponseRow, _>(context, input)?;
+        let all: Vec<Sparse<TurnRow>> = responses.iter().map(turns::after).collect();
+        let conversations: Vec<Vec<Turn>> = all.iter().map(|turns| turns::conversation(turns)).collect();
+        let question = |(row, conversation)| {
+            let (row, conversation): (&ResponseRow, &Vec<Turn>) = (row, conversation);
+            Some(Question {
+                seed: &row.origin.seed,
+                techniques: &self.techniques,
+                conversation,
+                ..Question::default()
+            })
+        };
+        let questions: Vec<Option<Question>> = responses.iter().zip(&conversations).map(question).collect();
+        let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
+        context.progress(1, 1, format!("{} attacks{}", replies.len(), Missing::of(&replies)));
+        let at = artifact::position(context);
+        let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut rows = Vec::with_capacity(responses.len());
+        for (index, ((response, turns), reply)) in responses.iter().zip(&all).zip(replies).enumerate() {
+            let new = groups.len() as u32;
+            rows.push(AttackRow {
+                attack_id: index as u32,
+                origin: response.origin.clone(),
+                technique: None,
+                group: *groups.entry(&response.origin.seed_id).or_insert(new),
+                text: reply.text,
+                answer: response.answer.clone(),
+                turns: turns.clone(),
+                sample: reply.sample,
+                at: at.clone(),
+            });
+        }
+        Ok(data::write(&context.output("attacks"), &rows)?)
+    }
+
+    /// The longest texts of the earlier turns.
+    pub(super) fn before(&self, upstream: Upstream) -> Vec<Longest> {
+        let respond = self.goes_on.as_ref().and_then(|responses| upstream.stage::<Respond, _>(responses));
+        respond.map_or(Vec::new(), Respond::longest)
+    }
+
     /// The longest attack.
     pub(super) fn longest(fed: Fed<Generate>) -> Longest {
         Longest { tokens: fed.stage.sampling.max_new_tokens, place: fed.place("sampling.max_new_tokens") }
@@ -157,8 +248,8 @@ impl Sampler for Generate {
         &self.sampling
     }
 
-    fn group(&self) -> usize {
-        self.group
+    fn group(&self) -> Option<usize> {
+        self.goes_on.is_none().then_some(self.group)
     }
 
     fn askings(&self) -> Vec<(String, Asking<'_>)> {
@@ -174,6 +265,7 @@ fn attack(index: usize, group: usize, seed: &SeedRow, reply: Reply, at: &data::P
         group: (index / group) as u32,
         text: reply.text,
         answer: seed.answer.clone(),
+        turns: Sparse::default(),
         sample: reply.sample,
         at: at.clone(),
     }

@@ -4,10 +4,11 @@ use super::artifact::{self, Judgeable, Model};
 use super::asking::{Asking, Longest, Missing, Text, Verdict, asking};
 use super::respond::Respond;
 use super::rollouts::{Sampler, other_than_trained, trained_with};
+use super::turns;
 use super::update::Update;
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Class, Labels, Question, label, says_nothing};
+use game::{Class, Labels, Question, Turn, label, says_nothing};
 use rollout::Sampling;
 
 asking! {
@@ -29,7 +30,8 @@ asking! {
         /// nobody was asked for. Their number is shown.
         #[serde(default)]
         labels: Labels,
-        /// The template of the evaluator's prompt; knows `prompt`, `response` and `seed`. By default the sandbox's.
+        /// The template of the evaluator's prompt; knows `prompt`, `response`, `seed` and `conversation`, the earlier turns of an
+        /// episode: what is judged is the response of its last turn. By default the sandbox's, with earlier turns before the last.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -78,8 +80,15 @@ impl Stage for Judge {
         let pairs = artifact::rows::<JudgedRow, _>(context, &self.data)?;
         let asked: Vec<(usize, &JudgedRow)> =
             pairs.iter().enumerate().flat_map(|pair| std::iter::repeat_n(pair, self.group)).collect();
+        let conversations: Vec<Vec<Turn>> =
+            asked.iter().map(|(_, pair)| turns::conversation(&pair.turns)).collect();
+        let question = |((_, pair), conversation)| {
+            let (pair, conversation): (&JudgedRow, &Vec<Turn>) = (pair, conversation);
+            let question = about(&pair.origin.seed, &pair.attack, &pair.text)?;
+            Some(Question { conversation, ..question })
+        };
         let questions: Vec<Option<Question>> =
-            asked.iter().map(|(_, pair)| about(&pair.origin.seed, &pair.attack, &pair.text)).collect();
+            asked.iter().copied().zip(&conversations).map(question).collect();
         let verdicts = self.asking(&self.sampling).judge(
             context,
             &questions,
@@ -117,6 +126,7 @@ impl Stage for Judge {
                 weight: pair.weight,
                 group: group as u32,
                 class: label(class).to_owned(),
+                turns: pair.turns.clone(),
                 text: verdict.reply.text,
                 sample: verdict.reply.sample,
                 at: at.clone(),
@@ -155,8 +165,8 @@ impl Sampler for Judge {
         &self.sampling
     }
 
-    fn group(&self) -> usize {
-        self.group
+    fn group(&self) -> Option<usize> {
+        Some(self.group)
     }
 
     fn askings(&self) -> Vec<(String, Asking<'_>)> {

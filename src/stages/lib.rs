@@ -22,6 +22,7 @@ mod sandbox;
 mod sft;
 mod tokenizer;
 mod trial;
+mod turns;
 mod update;
 mod vote;
 

@@ -3,9 +3,10 @@
 use super::artifact::{self, Attacks, Model};
 use super::asking::{Missing, Text, Verdict, asking};
 use super::generate::Generate;
+use super::turns;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Labels, Question, says_nothing};
+use game::{Labels, Question, Turn, says_nothing};
 use rollout::Sampling;
 
 asking! {
@@ -22,7 +23,8 @@ asking! {
         /// the judge says something else is `undetermined`, and so is one that nobody was asked for. Their number is shown.
         #[serde(default)]
         labels: Labels,
-        /// The template of the judge's prompt; knows `seed` and `prompt`, the attack. By default the sandbox's.
+        /// The template of the judge's prompt; knows `seed`, `prompt`, the attack, and `conversation`, the earlier turns of its
+        /// episode. By default the sandbox's, which has the attack alone.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -64,9 +66,15 @@ impl Stage for Meaning {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = artifact::rows::<AttackRow, _>(context, &self.data)?;
+        let conversations: Vec<Vec<Turn>> =
+            attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
         let questions: Vec<Option<Question>> = attacks
             .iter()
-            .map(|row| Question { seed: &row.origin.seed, prompt: &row.text, ..Question::default() })
+            .zip(&conversations)
+            .map(|(row, conversation)| {
+                let (seed, prompt) = (&row.origin.seed, &row.text);
+                Question { seed, prompt, conversation, ..Question::default() }
+            })
             .map(|question| (!says_nothing(question.prompt)).then_some(question))
             .collect();
         let asking = self.asking(&self.sampling);

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Rewards, SuccessPool, Verdicts};
-use super::reward::Reward;
+use super::reward::{Reward, TURN};
 use data::{self, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Class, Eviction, PoolSimilarity, Posterior};
@@ -140,6 +140,10 @@ impl Stage for Pool {
             Some(data) => artifact::rows::<RewardRow, _>(context, data)?,
             None => Arc::default(),
         };
+        anyhow::ensure!(
+            rewards.iter().all(|row| row.note(TURN).is_none()),
+            "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone"
+        );
         let at = artifact::position(context);
         let success = |row: &RewardRow| row.component(&self.success)?.score;
         if let Some(row) = rewards.iter().find(|row| row.component(&self.success).is_none()) {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, SuccessPool};
-use data::{self, AttackRow, Origin, PoolRow, Sample};
+use data::{self, AttackRow, Origin, PoolRow, Sample, Sparse};
 use engine::{Context, Input, Kind, Output, Stage};
 use game::{self, Posterior};
 
@@ -50,6 +50,7 @@ impl Stage for Replay {
                 group: number as u32,
                 text: row.text.clone(),
                 answer: None,
+                turns: Sparse::default(),
                 sample: Sample::template(&row.text),
                 at: at.clone(),
             }

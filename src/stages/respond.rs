@@ -8,9 +8,10 @@ use super::artifact::{self, Attacks, Model, Prompts};
 use super::asking::{Asking, Longest, Missing, Text, asking};
 use super::generate::Generate;
 use super::rollouts::{Sampler, other_than_trained};
+use super::turns;
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Part, Stage, Upstream};
-use game::{Question, says_nothing};
+use game::{Question, Turn, says_nothing};
 use rollout::Sampling;
 
 /// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
@@ -33,8 +34,9 @@ pub struct Respond {
     /// How responses are drawn.
     #[serde(default)]
     sampling: Sampling,
-    /// The template of the prompt of models that have none of their own; knows `prompt`. By default the attack, between the
-    /// sandbox's marks where it is not a message of a chat.
+    /// The template of the prompt of models that have none of their own; knows `prompt`, and `conversation`, the earlier turns of
+    /// an episode. By default the attack, between the sandbox's marks where it is not a message of a chat. Earlier turns are
+    /// earlier messages of a chat, unless the prompt uses them, and else stand before the attack.
     #[serde(default)]
     prompt: Option<Text>,
 }
@@ -51,7 +53,7 @@ asking! {
         /// not asked.
         #[serde(default = "default_weight")]
         weight: f64,
-        /// The template of this model's prompt; knows `prompt`.
+        /// The template of this model's prompt; knows `prompt` and `conversation`.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -152,8 +154,7 @@ impl Stage for Respond {
         let mut warnings = Vec::new();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             let asking = self.asking(defense);
-            let filled: Vec<Longest> = self.attack(upstream).into_iter().collect();
-            let room = asking.room(upstream, self.sampling.max_new_tokens, &filled)?;
+            let room = asking.room(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
             let own = format!("models.{index}");
             warnings.extend(room.map(|warning| CheckError { path: own.clone(), ..warning }));
             let other = other_than_trained(upstream, &asking);
@@ -166,15 +167,25 @@ impl Stage for Respond {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
+        self.knows(&attacks)?;
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
         let mut missing = Missing::default();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
+            // An episode goes on with the model that answered before.
+            let own = attacks.iter().filter(|attack| met(attack).is_none_or(|name| name == defense.name));
             let asked: Vec<&AttackRow> =
-                attacks.iter().flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
+                own.flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
+            let conversations: Vec<Vec<Turn>> =
+                asked.iter().map(|attack| turns::conversation(&attack.turns)).collect();
             let questions: Vec<Option<Question>> = asked
                 .iter()
-                .map(|attack| Question { prompt: &attack.text, ..Question::default() })
+                .zip(&conversations)
+                .map(|(attack, conversation)| Question {
+                    prompt: &attack.text,
+                    conversation,
+                    ..Question::default()
+                })
                 .map(|question| (!says_nothing(question.prompt)).then_some(question))
                 .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
@@ -191,6 +202,7 @@ impl Stage for Respond {
                     weight: defense.weight,
                     group: (index * attacks.len() + position / self.group) as u32,
                     text: reply.text,
+                    turns: attack.turns.clone(),
                     sample: reply.sample,
                     at: at.clone(),
                 });
@@ -206,8 +218,8 @@ impl Sampler for Respond {
         &self.sampling
     }
 
-    fn group(&self) -> usize {
-        self.group
+    fn group(&self) -> Option<usize> {
+        Some(self.group)
     }
 
     fn askings(&self) -> Vec<(String, Asking<'_>)> {
@@ -222,17 +234,40 @@ impl Respond {
         self.data.iter().next()
     }
 
-    /// The longest attack, where a stage makes them.
-    fn attack(&self, upstream: Upstream) -> Option<Longest> {
+    /// The longest attack, where a stage makes them, after the longest texts of its earlier turns.
+    fn asked(&self, upstream: Upstream) -> Vec<Longest> {
         let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
-        attacks.map(Generate::longest).max_by_key(|longest| longest.tokens)
+        let asked = attacks.map(|fed| {
+            let mut texts = fed.stage.before(fed.upstream());
+            texts.push(Generate::longest(fed));
+            texts
+        });
+        asked
+            .max_by_key(|texts| texts.iter().map(|longest| longest.tokens).sum::<usize>())
+            .unwrap_or_default()
     }
 
-    /// The longest attack and the longest response to it.
+    /// That each episode goes on with a model that is asked.
+    fn knows(&self, attacks: &[AttackRow]) -> anyhow::Result<()> {
+        let models: Vec<&str> =
+            self.models.iter().filter(|model| model.weight > 0.0).map(|model| model.name.as_str()).collect();
+        let unknown = |attack: &&AttackRow| met(attack).is_some_and(|name| !models.contains(&name));
+        match attacks.iter().find(unknown) {
+            None => Ok(()),
+            Some(attack) => anyhow::bail!(
+                "attack {} goes on with a conversation with `{}`, which must be one of `models` with a weight; found {}",
+                attack.attack_id,
+                met(attack).unwrap_or_default(),
+                models.join(", ")
+            ),
+        }
+    }
+
+    /// The longest attack after its earlier turns, and the longest response to it.
     pub(super) fn longest(fed: Fed<Respond>) -> Vec<Longest> {
         let tokens = fed.stage.sampling.max_new_tokens;
         let response = Longest { tokens, place: fed.place("sampling.max_new_tokens") };
-        fed.stage.attack(fed.upstream()).into_iter().chain([response]).collect()
+        fed.stage.asked(fed.upstream()).into_iter().chain([response]).collect()
     }
 
     /// How a model is asked: as it says, else as all are.
@@ -268,6 +303,11 @@ impl Respond {
         }
         Ok(attacks)
     }
+}
+
+/// The model that answered the earlier turns of an attack's episode.
+fn met(attack: &AttackRow) -> Option<&str> {
+    attack.turns.last().map(|turn| turn.defender.as_str())
 }
 
 /// Adds attacks with numbers that none has yet.

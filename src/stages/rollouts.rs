@@ -9,8 +9,8 @@ use rollout::Sampling;
 /// A stage whose completions can be rewarded.
 pub trait Sampler {
     fn sampling(&self) -> &Sampling;
-    /// Completions of one prompt.
-    fn group(&self) -> usize;
+    /// Completions of one prompt; nothing where the stage does not say it.
+    fn group(&self) -> Option<usize>;
     /// How each of the models is asked, and its key.
     fn askings(&self) -> Vec<(String, Asking<'_>)>;
     /// Whether completions are as long as `max_new_tokens` says.
@@ -64,9 +64,33 @@ impl<'a> Rollouts<'a> {
         }
     }
 
+    /// That another turn, `name`, of the same episodes is of the same models and sampled alike.
+    pub fn hold_against_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
+        let (own, others) = (self.by.askings(), other.by.askings());
+        for ((key, asking), (of_other, another)) in own.iter().zip(&others) {
+            if self.upstream.is_same(asking.model, other.upstream, another.model) == Some(false) {
+                return Err(format!(
+                    "all turns must be of one model, found `{}` in {} and `{}` in {}",
+                    asking.model.text(),
+                    (self.place)(key),
+                    another.model.text(),
+                    (other.place)(of_other)
+                ));
+            }
+        }
+        match self.by.sampling() == other.by.sampling() {
+            true => Ok(()),
+            false => Err(format!(
+                "all turns must be sampled as the last, `{name}`, is; found another `sampling`: see {} and {}",
+                (self.place)("sampling"),
+                (other.place)("sampling")
+            )),
+        }
+    }
+
     /// Why nothing can be learnt from them, if that is so.
     pub fn barren(&self) -> Option<String> {
-        if self.by.group() == 1 {
+        if self.by.group() == Some(1) {
             return Some(format!(
                 "nothing is learnt from the rewards: {} is 1, and advantages are relative to the group, so all are 0",
                 (self.place)("group")
@@ -82,7 +106,7 @@ impl<'a> Rollouts<'a> {
 
     /// Why no two of them can be told apart, if that is so.
     pub fn unpaired(&self) -> Option<String> {
-        if self.by.group() == 1 {
+        if self.by.group() == Some(1) {
             return Some(format!("there are no pairs: {} is 1", (self.place)("group")));
         }
         (self.by.sampling().temperature == 0.0).then(|| {

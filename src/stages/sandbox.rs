@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact;
-use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, TextRow};
-use engine::{Context, InputFile, Kind, Output, Purpose, Stage};
+use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, Sparse, TextRow};
+use engine::{CheckError, Context, InputFile, Kind, Output, Purpose, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 use store::read::{self, MOST_TEXT};
 
@@ -35,6 +35,18 @@ pub struct Sandbox {
     /// How many wrapped prompts to make for each benign task.
     #[serde(default = "default_benign")]
     benign: usize,
+    /// The turns of the conversations that warm-up examples are of: 1, or 2, which adds examples to `sft` and `vocabulary`, and to
+    /// `sft_others` those of defenders that give way in a second turn alone. The other datasets are the same.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    turns: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(turns: &usize) -> bool {
+    *turns == 1
 }
 
 fn default_sft() -> usize {
@@ -83,6 +95,13 @@ impl Stage for Sandbox {
 
     const PURPOSE: Purpose = Purpose::Data;
 
+    fn check(&self) -> Result<(), CheckError> {
+        match self.turns {
+            1 | 2 => Ok(()),
+            turns => Err(CheckError::at("turns", format!("`turns` must be 1 or 2, found {turns}"))),
+        }
+    }
+
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let text = match &self.spec {
             None => World::embedded_text().to_owned(),
@@ -95,18 +114,31 @@ impl Stage for Sandbox {
             None => anyhow::anyhow!(error),
             Some(file) => anyhow::anyhow!("{}: {error}", file.path().display()),
         })?;
+        let in_turns = self.turns > 1;
+        anyhow::ensure!(
+            !in_turns || world.conversations.is_some(),
+            "the world must have `conversations` for `turns: {}`, found none",
+            self.turns
+        );
         let seed = context.seed();
         let at = artifact::position(context);
         std::fs::write(context.output("world"), &text)?;
 
         let seeds: Vec<SeedRow> = world.seeds().iter().map(seed_row).collect();
         data::write(&context.output("seeds"), &seeds)?;
-        let vocabulary: Vec<TextRow> = world.vocabulary().into_iter().map(|text| TextRow { text }).collect();
+        let mut vocabulary = world.vocabulary();
+        let mut sft = world.warmup_rows(self.sft, seed)?;
+        let mut others = world.other_defender_rows(self.sft_others, seed)?;
+        if in_turns {
+            vocabulary.extend(world.conversation_vocabulary());
+            sft.extend(world.conversation_rows(self.sft, seed)?);
+            others.extend(world.guarded_defender_rows(self.sft_others, seed)?);
+        }
+        let vocabulary: Vec<TextRow> = vocabulary.into_iter().map(|text| TextRow { text }).collect();
         data::write(&context.output("vocabulary"), &vocabulary)?;
-        let sft: Vec<SftRow> = world.warmup_rows(self.sft, seed)?.into_iter().map(sft_row).collect();
+        let sft: Vec<SftRow> = sft.into_iter().map(sft_row).collect();
         data::write(&context.output("sft"), &sft)?;
-        let others: Vec<SftRow> =
-            world.other_defender_rows(self.sft_others, seed)?.into_iter().map(sft_row).collect();
+        let others: Vec<SftRow> = others.into_iter().map(sft_row).collect();
         data::write(&context.output("sft_others"), &others)?;
         let judge: Vec<SftRow> = world.judge_rows(self.sft_judge, seed)?.into_iter().map(sft_row).collect();
         data::write(&context.output("sft_judge"), &judge)?;
@@ -163,6 +195,7 @@ fn attack_row(index: usize, prompt: WrappedPrompt, at: &data::Position) -> Attac
         origin: origin(&prompt.seed),
         technique: Some(prompt.technique),
         group: index as u32,
+        turns: Sparse::default(),
         sample: Sample::template(&prompt.text),
         text: prompt.text,
         answer: prompt.seed.answer,

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use super::artifact;
 use super::asking::Asking;
-use data::{AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, VerdictRow};
+use data::{
+    AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, Sparse, VerdictRow,
+};
 use engine::Context;
 use game::{Class, Question, Rates, label, says_nothing};
 use model::Marks;
@@ -74,6 +76,7 @@ pub fn attack_rows(
         group: ((first + index) / group) as u32,
         text: sample.completion.clone(),
         answer: None,
+        turns: Sparse::default(),
         sample,
         at: at.clone(),
     };
@@ -98,6 +101,7 @@ pub fn response_rows(
         weight: 1.0,
         group: (first + index) as u32,
         text: sample.completion.clone(),
+        turns: attack.turns.clone(),
         sample,
         at: at.clone(),
     };

@@ -50,7 +50,7 @@ fn what_can_be_known_before_is_said_before() {
         (
             "data: responses, model: evaluator }",
             "data: responses, model: evaluator, prompt: \"{{ x }}\" }",
-            "there is no `x`; it can use prompt, response, seed",
+            "there is no `x`; it can use prompt, response, seed, conversation",
         ),
     ] {
         let seen = small(&space, from, to);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use triplay::data::{self, AttackRow, Origin, Position, ResponseRow, Sample};
+use triplay::data::{self, AttackRow, Origin, Position, ResponseRow, Sample, Sparse};
 
 use crate::space::Space;
 
@@ -26,6 +26,7 @@ fn attack(number: u32, text: &str) -> AttackRow {
         group: number,
         text: text.into(),
         answer: None,
+        turns: Sparse::default(),
         sample: Sample::template(text),
         at: position(),
     }
@@ -46,6 +47,7 @@ fn response(number: u32, attack: &str, text: &str) -> ResponseRow {
         weight: 1.0,
         group: number,
         text: text.into(),
+        turns: Sparse::default(),
         sample: Sample::template(text),
         at: position(),
     }

@@ -32,6 +32,7 @@ mod run;
 mod schema;
 mod space;
 mod terminal;
+mod turns;
 mod undetermined;
 mod wrap_up;
 mod wrong;

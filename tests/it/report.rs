@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::Value;
-use triplay::data::{self, AttackRow, Origin, Position, Sample};
+use triplay::data::{self, AttackRow, Origin, Position, Sample, Sparse};
 
 use crate::space::{Seen, Space};
 
@@ -300,6 +300,7 @@ fn attack(id: u32, text: &str) -> AttackRow {
         group: id,
         text: text.into(),
         answer: None,
+        turns: Sparse::default(),
         sample: Sample::template(text),
         at: Position { iteration: 0, step: 0, rng_seed: String::new() },
     }

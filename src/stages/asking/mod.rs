@@ -18,7 +18,7 @@ pub use room::Longest;
 use super::artifact::{self, Model};
 use data::Sample;
 use engine::{CheckError, Context, Input};
-use game::{Answer, Labels, Prompt, Question, Role, says_nothing};
+use game::{Answer, Labels, Prompt, PromptError, Question, Role, says_nothing};
 use model::{Checkpoint, FIXED_DAY, Filled, Message};
 use rollout::{self, Sampling};
 
@@ -307,11 +307,18 @@ impl<'a> Asking<'a> {
         let mut prompts = render_all(&prompt)?;
         if let Chat::On(arguments) = self.chat {
             let mut systems = system.as_ref().map(&render_all).transpose()?.unwrap_or_default().into_iter();
-            let turn = |prompt| {
+            let turn = |(prompt, before): (String, Vec<Message>)| {
                 let system = systems.next().map(|text| Message::new("system", text));
-                system.into_iter().chain([Message::new("user", prompt)]).collect()
+                system.into_iter().chain(before).chain([Message::new("user", prompt)]).collect()
             };
-            let turns: Vec<Vec<Message>> = prompts.into_iter().map(turn).collect();
+            // Who wrote the earlier answers sees them as such, unless its prompt has them.
+            let has_turns = self.role == Role::Defender && !prompt.uses("conversation");
+            let before = |question: &Question| match has_turns {
+                true => earlier(question, |question| render(&prompt, question), |text| marks.guard(text)),
+                false => Ok(Vec::new()),
+            };
+            let before = template::with_room(|| questions().map(before).collect::<Result<Vec<_>, _>>())??;
+            let turns: Vec<Vec<Message>> = prompts.into_iter().zip(before).map(turn).collect();
             let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
             prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
         }
@@ -366,6 +373,22 @@ impl<'a> Asking<'a> {
             finished: false,
         }
     }
+}
+
+/// The earlier turns of a question to a defender as messages: the user's as they were asked, and the answers.
+fn earlier(
+    question: &Question,
+    ask: impl Fn(&Question) -> Result<String, PromptError>,
+    guard: impl Fn(&str) -> String,
+) -> Result<Vec<Message>, PromptError> {
+    let mut messages = Vec::new();
+    for (index, turn) in question.conversation.iter().enumerate() {
+        let conversation = &question.conversation[..index];
+        let asked = ask(&Question { prompt: turn.attack, conversation, ..*question })?;
+        messages.push(Message::new("user", asked));
+        messages.push(Message::new("assistant", guard(turn.response)));
+    }
+    Ok(messages)
 }
 
 /// What the model is to read: nothing of what is too long.

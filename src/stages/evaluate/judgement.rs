@@ -75,6 +75,7 @@ impl Evaluation<'_> {
             group: response.response_id,
             class: label(class).into(),
             text: sample.completion.clone(),
+            turns: response.turns.clone(),
             sample,
             at: self.at.clone(),
         };

@@ -5,6 +5,7 @@ mod ability;
 mod attack;
 mod diversity;
 mod judgement;
+mod turns;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,10 @@ pub struct Evaluate {
     /// Attacks for each held-out hazard.
     #[serde(default = "default_group")]
     group: usize,
+    /// Turns of each attack: after the first the attacker goes on with each defense model, which `attack_success@turn=k` is of. The
+    /// other metrics are of first turns.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    turns: usize,
     /// How attacks are drawn. Everything else is asked greedily, with the same limits.
     #[serde(default)]
     sampling: Sampling,
@@ -66,6 +71,14 @@ struct Other {
 
 fn default_group() -> usize {
     3
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(turns: &usize) -> bool {
+    *turns == 1
 }
 
 impl Stage for Evaluate {
@@ -100,8 +113,8 @@ impl Stage for Evaluate {
     ];
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.group == 0 {
-            return Err("`group` must be at least 1".into());
+        if self.group == 0 || self.turns == 0 {
+            return Err("`group` and `turns` must be at least 1".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
     }
@@ -141,9 +154,9 @@ impl Stage for Evaluate {
             },
             greedy: Sampling { temperature: 0.0, ..self.sampling.clone() },
         };
-        let attacks = evaluation.attacks(context)?;
+        let mut attacks = evaluation.attacks(context)?;
         let techniques = evaluation.techniques(context, &attacks)?;
-        let responses = evaluation.responses(context, &attacks, &techniques)?;
+        let mut responses = evaluation.responses(context, &attacks, &techniques)?;
         let judge = artifact::model(context, &self.evaluator)?;
         trial::marks(
             &mut evaluation.rates,
@@ -152,6 +165,9 @@ impl Stage for Evaluate {
             responses.iter().map(|row| (row.defender.as_str(), row.text.as_str())),
         );
         let verdicts = evaluation.verdicts(context, &attacks, &responses)?;
+        if self.turns > 1 {
+            evaluation.turns(context, &mut attacks, &mut responses)?;
+        }
         evaluation.benchmark(context)?;
         evaluation.pairs(context)?;
         evaluation.ability(context)?;

@@ -11,6 +11,7 @@ use crate::asking::{Longest, Missing, Text, Verdict, asking};
 use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
+use crate::turns;
 use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
 use engine::{CheckError, Context, Input, Upstream};
 use game::{COMPARISON, Labels, Question, label, says_nothing};
@@ -162,7 +163,10 @@ impl ByJudge {
 
     fn given(&self, context: &Context) -> anyhow::Result<Given> {
         match artifact::rows::<ResponseRow, _>(context, &self.data) {
-            Ok(responses) if self.responses.is_none() => Ok(Given::Responses(responses)),
+            Ok(responses) if self.responses.is_none() => {
+                turns::none(&self.data.text(), responses.iter().map(|row| (row.response_id, &row.turns)))?;
+                Ok(Given::Responses(responses))
+            }
             Ok(_) => anyhow::bail!(
                 "`{}` must be attacks where `responses` are given, found responses",
                 self.data.text()
@@ -170,6 +174,7 @@ impl ByJudge {
             // A file of one's own does not say what it holds.
             Err(error) => {
                 let attacks = artifact::rows::<AttackRow, _>(context, &self.data).map_err(|_| error)?;
+                turns::none(&self.data.text(), attacks.iter().map(|row| (row.attack_id, &row.turns)))?;
                 let responses =
                     self.responses.as_ref().map(|input| artifact::rows::<ResponseRow, _>(context, input));
                 Ok(Given::Attacks(attacks, responses.transpose()?))

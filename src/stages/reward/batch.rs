@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::term::Undetermined;
 use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
-use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, VerdictRow};
+use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, TurnRow, VerdictRow};
 use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, says_nothing};
 use store::Digest;
@@ -24,6 +24,11 @@ impl What {
 
     pub fn plural(self) -> &'static str {
         ["attacks", "responses", "verdicts"][self as usize]
+    }
+
+    /// Whether they are a player's in a conversation.
+    pub fn has_turns(self) -> bool {
+        matches!(self, What::Attack | What::Response)
     }
 
     /// Several, for a message.
@@ -54,6 +59,8 @@ pub struct Completion<'a> {
     pub response: &'a str,
     /// Of a verdict, its class.
     pub class: Option<&'a str>,
+    what: What,
+    turns: &'a [TurnRow],
     pub sample: &'a Sample,
 }
 
@@ -69,7 +76,7 @@ impl Rewarded {
         })
     }
 
-    fn what(&self) -> What {
+    pub fn what(&self) -> What {
         match self {
             Rewarded::Attacks(_) => What::Attack,
             Rewarded::Responses(_) => What::Response,
@@ -77,7 +84,7 @@ impl Rewarded {
         }
     }
 
-    fn completions(&self) -> Vec<Completion<'_>> {
+    pub fn completions(&self) -> Vec<Completion<'_>> {
         match self {
             Rewarded::Attacks(rows) => rows.iter().map(Completion::of_attack).collect(),
             Rewarded::Responses(rows) => rows.iter().map(Completion::of_response).collect(),
@@ -96,6 +103,8 @@ impl<'a> Completion<'a> {
             attack: &row.text,
             response: "",
             class: None,
+            what: What::Attack,
+            turns: &row.turns,
             sample: &row.sample,
         }
     }
@@ -109,6 +118,8 @@ impl<'a> Completion<'a> {
             attack: &row.attack,
             response: &row.text,
             class: None,
+            what: What::Response,
+            turns: &row.turns,
             sample: &row.sample,
         }
     }
@@ -122,8 +133,19 @@ impl<'a> Completion<'a> {
             attack: &row.attack,
             response: &row.response,
             class: Some(&row.class),
+            what: What::Verdict,
+            turns: &row.turns,
             sample: &row.sample,
         }
+    }
+
+    /// The same role's completions in the earlier turns: the number and the text of each.
+    pub fn before(&self) -> Vec<(u32, &'a str)> {
+        let own = |turn: &'a TurnRow| match self.what {
+            What::Attack => (turn.attack_id, turn.attack.as_str()),
+            What::Response | What::Verdict => (turn.response_id, turn.response.as_str()),
+        };
+        self.turns.iter().map(own).collect()
     }
 
     /// A row without its reward.
@@ -179,6 +201,21 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// What the completions are.
+    pub fn what(&self) -> What {
+        self.what
+    }
+
+    /// One of them, for a message.
+    pub fn one(&self) -> &'static str {
+        self.what.plural().trim_end_matches('s')
+    }
+
+    /// The dataset as the pipeline calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Keeps the scores of a term for those below it.
     pub fn add(&mut self, name: &str, scores: Vec<Option<f64>>) {
         self.above.push((name.to_owned(), scores));
@@ -206,7 +243,7 @@ impl<'a> Batch<'a> {
 
     /// Why a completion has nothing in another dataset.
     pub fn lacks(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
-        let one = self.what.plural().trim_end_matches('s');
+        let one = self.one();
         anyhow::anyhow!(
             "{one} {} of `{}` has no {what} in `{dataset}`: are they of the same step?",
             completion.id,

@@ -9,6 +9,7 @@ mod class_value;
 mod cosine;
 mod coverage;
 mod density;
+mod episodes;
 mod expert_label;
 mod meaning;
 mod overlong;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use self::advantage::Advantage;
 use self::batch::{Batch, Rewarded};
+use self::episodes::Episodes;
+pub use self::episodes::TURN;
 use self::term::{Undetermined, Weighted};
 use super::artifact::Completions;
 use data::{Component, Note, RewardRow};
@@ -37,6 +40,11 @@ pub use self::term::Term;
 pub struct Reward {
     /// The completions that are rewarded: attacks, responses or verdicts.
     data: Input<Completions>,
+    /// Of episodes of several turns, whose last turn `data` is: the completions of the same role in the turns before, the first
+    /// turn first. Terms score the last turn; the reward and the advantage, which is relative to the episodes whose first turns
+    /// are of one group, are an episode's, and each of its turns gets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Input<Completions>>,
     /// The terms of the reward: each a kind with its inputs, and its weight. The reward is the sum of weight · score in
     /// this order; what is not known of a term that has a weight makes the reward unknown.
     terms: Vec<Weighted>,
@@ -70,6 +78,7 @@ impl Stage for Reward {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         self.hold_against(upstream)?;
+        self.hold_turns_against_each_other(upstream)?;
         Ok(Vec::new())
     }
 
@@ -109,9 +118,19 @@ impl Reward {
         // In the order of the terms; nothing where one is not known.
         rows.iter_mut().for_each(|row| row.reward = row.components.iter().map(|term| term.value).sum());
         let weights: Vec<f64> = self.terms.iter().map(|term| term.weight).collect();
+        let earlier = self.earlier.iter().map(|input| Ok((input.text(), Rewarded::read(context, input)?)));
+        let earlier: Vec<(String, Rewarded)> = earlier.collect::<anyhow::Result<_>>()?;
+        let episodes = if earlier.is_empty() { None } else { Some(Episodes::new(&batch, &earlier)?) };
+        if let Some(episodes) = &episodes {
+            episodes.group(&mut rows);
+        }
+        // Once for each episode: a long one does not count more often in its group.
         let advantages = self.advantage.of(&rows, &weights);
         rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
-        Ok(rows)
+        Ok(match episodes {
+            Some(episodes) => episodes.rows(context, rows),
+            None => rows,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::batch::What;
 use super::term::{Weighted, within_term};
 use super::{Reward, Term};
-use crate::artifact::{Attacks, Judgeable, Meanings, Verdicts};
+use crate::artifact::{Attacks, Completions, Judgeable, Meanings, Verdicts};
 use crate::generate::Generate;
 use crate::judge::Judge;
 use crate::meaning::Meaning;
@@ -14,9 +14,8 @@ use engine::{CheckError, Fed, Input, Upstream};
 impl Reward {
     /// The completions that are rewarded, where a stage samples them.
     pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
-        let attacks = || upstream.stage::<Generate, _>(&self.data).map(Rollouts::of);
-        let responses = || upstream.stage::<Respond, _>(&self.data).map(Rollouts::of);
-        attacks().or_else(responses).or_else(|| self.judge(upstream).map(Rollouts::of))
+        // All turns of an episode are sampled alike, and its first turn says what its group is.
+        sampled(upstream, self.earlier.first().unwrap_or(&self.data))
     }
 
     /// The judge whose verdicts are rewarded.
@@ -86,6 +85,18 @@ impl Reward {
         Ok(())
     }
 
+    /// That all turns of an episode are of one model and sampled alike, since they are learnt from together.
+    pub(super) fn hold_turns_against_each_other(&self, upstream: Upstream) -> Result<(), CheckError> {
+        let Some(last) = sampled(upstream, &self.data) else { return Ok(()) };
+        for (index, input) in self.earlier.iter().enumerate() {
+            let Some(earlier) = sampled(upstream, input) else { continue };
+            earlier
+                .hold_against_turn(&last, &self.data.text())
+                .map_err(|message| CheckError::at(format!("earlier.{index}"), message))?;
+        }
+        Ok(())
+    }
+
     /// What is rewarded, where a stage that samples says so.
     fn rewarded(&self, upstream: Upstream) -> Option<What> {
         let is = |found: bool, what| found.then_some(what);
@@ -93,6 +104,13 @@ impl Reward {
             .or(is(upstream.stage::<Respond, _>(&self.data).is_some(), What::Response))
             .or(is(self.judge(upstream).is_some(), What::Verdict))
     }
+}
+
+/// Completions, where a stage samples them.
+fn sampled<'a>(upstream: Upstream<'a>, input: &Input<Completions>) -> Option<Rollouts<'a>> {
+    let attacks = || upstream.stage::<Generate, _>(input).map(Rollouts::of);
+    let responses = || upstream.stage::<Respond, _>(input).map(Rollouts::of);
+    attacks().or_else(responses).or_else(|| upstream.stage::<Judge, _>(input).map(Rollouts::of))
 }
 
 /// What a judge judged: the sources of that stage, its input, and where it stands.

@@ -1,0 +1,120 @@
+//! Episodes of several turns: the attacker goes on with each defense model, and what succeeded after how many turns.
+
+use super::Evaluation;
+use crate::artifact::Model;
+use crate::asking::Asking;
+use crate::trial::{self, Asked, Prompts};
+use crate::turns;
+use data::{AttackRow, ResponseRow};
+use engine::{Context, Input};
+use game::{Class, Question, Role, says_nothing};
+
+impl Evaluation<'_> {
+    /// Goes on from the first turns, those of one defense model after those of the other, and adds the later ones to them.
+    pub(super) fn turns(
+        &mut self,
+        context: &mut Context,
+        attacks: &mut Vec<AttackRow>,
+        responses: &mut Vec<ResponseRow>,
+    ) -> anyhow::Result<()> {
+        let stage = self.stage;
+        let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
+        let models: Vec<(&str, &Input<Model>)> =
+            [("defender", &stage.defender)].into_iter().chain(others).collect();
+        let first: Vec<ResponseRow> = responses.clone();
+        let by_model = first.chunks((first.len() / models.len()).max(1));
+        for ((name, model), first) in models.into_iter().zip(by_model) {
+            let mut episodes: Vec<Vec<Option<bool>>> = vec![Vec::new(); first.len()];
+            let mut last = first.to_vec();
+            self.after(name, &last, &mut episodes)?;
+            for turn in 2..=stage.turns {
+                let asked = self.next_attacks(context, &last, attacks.len(), turn)?;
+                last = self.next_responses(context, model, &asked, name, responses.len(), turn)?;
+                self.after(name, &last, &mut episodes)?;
+                attacks.extend(asked);
+                responses.extend(last.iter().cloned());
+            }
+            self.rates.success_after_turns("attack_success", name, &episodes);
+        }
+        Ok(())
+    }
+
+    /// What came of one more turn, and whether the episode has succeeded by then.
+    fn after(
+        &mut self,
+        name: &str,
+        responses: &[ResponseRow],
+        episodes: &mut [Vec<Option<bool>>],
+    ) -> anyhow::Result<()> {
+        let mut classes: Vec<Class> = Vec::with_capacity(responses.len());
+        for (row, episode) in responses.iter().zip(episodes.iter_mut()) {
+            let class = self.class(&row.origin.seed_id, &row.text)?;
+            let kept = self.oracle.keeps_meaning(&row.origin.seed_id, &row.attack) == Some(true);
+            episode.push(Some(kept && class == Class::Negative));
+            classes.push(class);
+        }
+        let turns = episodes.first().map_or(0, Vec::len);
+        let asked =
+            responses.iter().zip(&classes).zip(episodes.iter()).map(|((row, class), episode)| Asked {
+                origin: &row.origin,
+                prompt: &row.attack,
+                response: &row.text,
+                class: Some(*class),
+                hit: game::succeeded_within(episode, turns),
+            });
+        self.outcomes.add(name, &game::after_turns("attack_success", turns), Prompts::Attempts, asked);
+        Ok(())
+    }
+
+    /// The attacker's next turn in each episode, numbered from `first`.
+    fn next_attacks(
+        &self,
+        context: &mut Context,
+        responses: &[ResponseRow],
+        first: usize,
+        turn: usize,
+    ) -> anyhow::Result<Vec<AttackRow>> {
+        let asking = Asking::plainly(Role::Attacker, &self.stage.attacker, &self.stage.sampling);
+        let before: Vec<_> = responses.iter().map(turns::after).collect();
+        let conversations: Vec<_> = before.iter().map(|turns| turns::conversation(turns)).collect();
+        let questions = responses.iter().zip(&conversations).map(|(row, conversation)| {
+            Some(Question { seed: &row.origin.seed, conversation, ..Question::default() })
+        });
+        let samples = trial::ask(context, &asking, questions, &format!("attacks, turn {turn}"))?;
+        let row = |(index, ((response, turns), sample))| {
+            let (response, sample): (&ResponseRow, data::Sample) = (response, sample);
+            AttackRow {
+                attack_id: (first + index) as u32,
+                origin: response.origin.clone(),
+                technique: None,
+                group: (first + index) as u32,
+                text: sample.completion.clone(),
+                answer: None,
+                turns,
+                sample,
+                at: self.at.clone(),
+            }
+        };
+        Ok(responses.iter().zip(before.clone()).zip(samples).enumerate().map(row).collect())
+    }
+
+    /// What a defense model answers in a later turn, numbered from `first`.
+    fn next_responses(
+        &self,
+        context: &mut Context,
+        model: &Input<Model>,
+        attacks: &[AttackRow],
+        name: &str,
+        first: usize,
+        turn: usize,
+    ) -> anyhow::Result<Vec<ResponseRow>> {
+        let asking = Asking::plainly(Role::Defender, model, &self.stage.sampling);
+        let conversations: Vec<_> = attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
+        let questions = attacks.iter().zip(&conversations).map(|(row, conversation)| {
+            let question = Question { prompt: &row.text, conversation, ..Question::default() };
+            (!says_nothing(&row.text)).then_some(question)
+        });
+        let samples = trial::ask(context, &asking, questions, &format!("{name}, turn {turn}"))?;
+        Ok(trial::response_rows(attacks, samples, name, first, &self.at))
+    }
+}
