@@ -101,7 +101,6 @@ impl<'r> Gathered<'r> {
             attackers.clone().map(of_row).collect()
         };
         let cells = || self.seeds.values().flat_map(BTreeMap::values);
-        let one = |cell| std::iter::once(cell);
         Some(League {
             ablation: ablation.to_owned(),
             node: node.to_owned(),
@@ -109,7 +108,9 @@ impl<'r> Gathered<'r> {
             defenders: self.defenders.iter().map(|name| (*name).to_owned()).collect(),
             success: attackers
                 .clone()
-                .map(|row| defenders.clone().map(|column| self.mean(one((row, column)))).collect())
+                .map(|row| {
+                    defenders.clone().map(|column| self.mean(std::iter::once((row, column)))).collect()
+                })
                 .collect(),
             counts: sum(|cell| cell.count),
             undetermined: sum(|cell| cell.undetermined),

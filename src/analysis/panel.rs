@@ -110,7 +110,7 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
 
 /// A mean over seeds is one of the same opponents.
 fn same_names(panels: &[Panel]) -> anyhow::Result<()> {
-    let names = |panel: &'_ Panel| -> BTreeSet<String> {
+    let names = |panel: &Panel| -> BTreeSet<String> {
         let of = |role: &str, models: &BTreeMap<String, Digest>| -> Vec<String> {
             models.keys().map(|name| format!("{role} `{name}`")).collect()
         };
