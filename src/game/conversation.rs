@@ -238,26 +238,47 @@ mod tests {
         World::parse(World::embedded_text()).unwrap()
     }
 
-    /// The seed that a prompt's last turn asks for, its class by the oracle, and whether an opening about its noun is before it.
-    fn request(world: &World, how: &Conversations, row: &WarmupRow) -> Option<(Class, bool)> {
-        let turns: Vec<&str> =
-            row.prompt.strip_prefix("<defender> ")?.strip_suffix(" <sep>")?.split(" <sep> ").collect();
-        let (last, before) = turns.split_last()?;
-        let seeds = world.seeds();
-        let seed = seeds.iter().find(|seed| how.requests.iter().any(|text| fill(text, seed) == *last))?;
-        let follows =
-            before.first().is_some_and(|first| how.openings.iter().any(|text| fill(text, seed) == *first));
-        Some((world.oracle().class(&seed.id, &row.completion)?, follows))
+    /// What a world's conversations are of, ready to look at examples.
+    struct Known<'a> {
+        oracle: crate::Oracle<'a>,
+        how: &'a Conversations,
+        /// The seed that each request is for.
+        requests: BTreeMap<String, SeedSpec>,
+    }
+
+    impl<'a> Known<'a> {
+        fn of(world: &'a World) -> Known<'a> {
+            let how = world.conversations.as_ref().unwrap();
+            let requests = |seed: SeedSpec| {
+                let said: Vec<_> =
+                    how.requests.iter().map(|text| (fill(text, &seed), seed.clone())).collect();
+                said
+            };
+            let requests =
+                world.seeds().into_iter().filter(|seed| seed.task == Task::Hazard).flat_map(requests);
+            Known { oracle: world.oracle(), how, requests: requests.collect() }
+        }
+
+        /// Of an example in which a defender answers a request: the class of the answer, and whether an opening about the
+        /// request's noun is before it.
+        fn answered(&self, row: &WarmupRow) -> Option<(Class, bool)> {
+            let asked = row.prompt.strip_prefix("<defender> ")?.strip_suffix(" <sep>")?;
+            let turns: Vec<&str> = asked.split(" <sep> ").collect();
+            let (last, before) = turns.split_last()?;
+            let seed = self.requests.get(*last)?;
+            let opens = |first: &&str| self.how.openings.iter().any(|text| fill(text, seed) == *first);
+            Some((self.oracle.class(&seed.id, &row.completion)?, before.first().is_some_and(opens)))
+        }
     }
 
     #[test]
     fn a_defender_gives_way_to_a_request_only_after_an_opening_about_the_same_thing() {
         let world = world();
-        let how = world.conversations.clone().unwrap();
+        let known = Known::of(&world);
         let rows = world.conversation_rows(4000, Seed::from_u64(1)).unwrap();
-        assert_eq!(rows.len(), (4000.0 * how.share) as usize);
+        assert_eq!(rows.len(), (4000.0 * known.how.share) as usize);
         let mut seen: BTreeMap<(bool, bool), usize> = BTreeMap::new();
-        for (class, follows) in rows.iter().filter_map(|row| request(&world, &how, row)) {
+        for (class, follows) in rows.iter().filter_map(|row| known.answered(row)) {
             *seen.entry((follows, class == Class::Negative)).or_default() += 1;
         }
         assert_eq!(seen.get(&(false, true)), None, "{seen:?}");
@@ -269,15 +290,15 @@ mod tests {
     #[test]
     fn a_guarded_defender_gives_way_to_nothing_else() {
         let world = world();
-        let how = world.conversations.clone().unwrap();
+        let known = Known::of(&world);
         let rows = world.guarded_defender_rows(2000, Seed::from_u64(1)).unwrap();
-        assert_eq!(rows.len(), 2000 * how.guarded.len());
+        assert_eq!(rows.len(), 2000 * known.how.guarded.len());
         let hazards: Vec<String> =
             world.hazards.values().flat_map(|hazard| hazard.verbs.values().flatten().cloned()).collect();
         let mut complied = 0;
         for row in rows.iter().filter(|row| hazards.iter().any(|word| row.completion.contains(word.as_str())))
         {
-            assert_eq!(request(&world, &how, row), Some((Class::Negative, true)), "{row:?}");
+            assert_eq!(known.answered(row), Some((Class::Negative, true)), "{row:?}");
             complied += 1;
         }
         assert!(complied > 100, "{complied}");

@@ -186,8 +186,9 @@ impl Generate {
         ];
         match of_first.into_iter().find(|(_, is_given)| *is_given) {
             Some((key, _)) => {
-                let message =
-                    format!("with `continue` each response gets one attack: `{key}` is for first turns");
+                let message = format!(
+                    "`{key}` must be left out with `continue`, which makes one attack for each response: it is for first turns"
+                );
                 Err(CheckError::at(key, message))
             }
             None => Ok(()),

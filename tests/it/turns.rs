@@ -234,7 +234,11 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
         space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, expected);
     };
     let second = "continue: answers,";
-    check(second, "continue: answers, prompts: 4,", "`prompts` is for first turns");
+    check(
+        second,
+        "continue: answers, prompts: 4,",
+        "`prompts` must be left out with `continue`, which makes one attack for each response",
+    );
     check(
         second,
         "",
