@@ -155,7 +155,7 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
     );
     let first = "- { success: { verdicts: judged";
     fails("normalize: $normalize", "normalize: most", "help: there are: group, batch, none, gdpo");
-    fails("weight: 0.25", "weight: heavy", "`weight`: expected a number, found text");
+    fails("weight: 0.25", "weight: heavy", "`terms.3.weight`: expected a number, found text");
     fails(
         "- { meaning: {}",
         "- { meaning: {}, name: success",

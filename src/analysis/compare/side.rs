@@ -11,7 +11,7 @@ use crate::series::{Measure, phase};
 use data::{self, MetricRow, Position, RunMetricRow};
 use engine::{NodeReport, Purpose, nearest};
 use game::UNDETERMINED;
-use runs::{Run, Tables, variant};
+use runs::{Run, RunRecord, Tables, variant};
 
 /// Whether the metrics of nodes with a purpose are an evaluation, or may be a user's own: training and judging report their
 /// steps, and cross-play has an evaluation for each pair.
@@ -124,7 +124,7 @@ impl Side {
                 .with_context(|| format!("metrics of run {}", self.run.record.run))?,
             None => Vec::new(),
         };
-        let rows = joined(gathered, metrics(&tables.path("metrics"))?);
+        let rows = joined(gathered, metrics(&tables.path("metrics"), &self.run.record)?);
         let reports: BTreeMap<&str, &NodeReport> =
             self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
         let record = &self.run.record;
@@ -216,7 +216,7 @@ fn measure(row: &MetricRow) -> Measure {
 }
 
 /// The metrics of evaluations in a run's table of metrics, the nodes named in full.
-fn metrics(path: &std::path::Path) -> anyhow::Result<Vec<RunMetricRow>> {
+fn metrics(path: &std::path::Path, record: &RunRecord) -> anyhow::Result<Vec<RunMetricRow>> {
     let table = data::open(path)?;
     let mut rows = Vec::new();
     for batch in &table.batches {
@@ -226,7 +226,7 @@ fn metrics(path: &std::path::Path) -> anyhow::Result<Vec<RunMetricRow>> {
             (columns.text("phase")?, columns.text("subject")?, columns.text("metric")?);
         let (value, count) = (columns.number("value")?, columns.long("count")?);
         let (iteration, step) = (columns.whole("iteration")?, columns.whole("step")?);
-        for row in (0..batch.num_rows()).filter(|row| !OTHERS.contains(&kind.value(*row))) {
+        for row in (0..batch.num_rows()).filter(|row| evaluates(record.purpose(kind.value(*row)))) {
             let node = match variant.value(row) {
                 "" => node.value(row).to_owned(),
                 variant => format!("{variant}/{}", node.value(row)),

@@ -25,7 +25,7 @@ const STREAKS: &str = "beyond_limits.json";
 
 /// Limits to what a batch may say of the model that sampled it. Where one is passed, or loss or gradient are no
 /// numbers, `previous` is what comes out, of this step and all others of the phase.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guards {
     /// The largest divergence from the reference, in nats a token: exact at each position, the mean over tokens.
