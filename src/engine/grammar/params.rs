@@ -232,7 +232,7 @@ impl Substitution<'_> {
             }
         }
         // Of no rounds there is nothing; of variants there always is, so that here the labels are wrong.
-        let nothing_is_meant = matches!(several, Several::Rounds(_)) && pattern == "*";
+        let nothing_is_meant = matches!(several, Several::Rounds(_) | Several::AtMost(_)) && pattern == "*";
         Some(Some(found).filter(|found| nothing_is_meant || !found.is_empty()))
     }
 
