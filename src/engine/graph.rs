@@ -1,6 +1,6 @@
 //! The unrolled pipeline: a directed acyclic graph with one node for each execution of a stage.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -289,12 +289,10 @@ impl Graph {
     /// and those that may make it.
     pub fn makers(&self, feed: Feed) -> Vec<NodeId> {
         let mut open = vec![feed];
-        let (mut seen, mut makers) = (HashSet::new(), BTreeSet::new());
+        let (mut seen, mut makers) = (HashSet::new(), Vec::new());
         while let Some(feed) = open.pop() {
             match feed {
-                Feed::Output { node, .. } => {
-                    makers.insert(node);
-                }
+                Feed::Output { node, .. } => makers.push(node),
                 Feed::Handed { value, round } if seen.insert((value, round)) => {
                     let handed = &self.handed[value as usize];
                     let by = &self.loops[handed.by as usize];
@@ -306,7 +304,9 @@ impl Graph {
                 _ => {}
             }
         }
-        makers.into_iter().collect()
+        makers.sort_unstable();
+        makers.dedup();
+        makers
     }
 
     /// The nodes that this one comes after: those that feed it or may do so, and the one that decides whether it is executed.

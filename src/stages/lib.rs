@@ -22,6 +22,7 @@ mod sandbox;
 mod sft;
 mod tokenizer;
 mod trial;
+mod until;
 mod update;
 mod vote;
 
@@ -53,4 +54,5 @@ pub fn registry() -> Registry {
         .with::<measure::Measure>()
         .with::<cross_play::CrossPlay>()
         .with::<exec::Exec>()
+        .with_until::<until::Until>()
 }

@@ -32,5 +32,6 @@ mod schema;
 mod space;
 mod terminal;
 mod undetermined;
+mod until;
 mod wrap_up;
 mod wrong;

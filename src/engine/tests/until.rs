@@ -173,7 +173,7 @@ fn a_run_that_broke_off_goes_on_with_the_same_decisions() {
         let rest = space.run(GROW, &[]);
         assert_eq!(rest.report.ran + report.ran, 9, "broken off at {broken_off}");
         assert_eq!((rest.report.unreached, rest.text(&space, "end")), (9, "abczzabc".into()));
-        assert!(rest.has(&space, "grow[2]/more") && !rest.has(&space, "grow[1]/more"));
+        assert!(rest.has(&space, "grow[2]/more"));
     }
     let rest = space.run(GROW, &[]);
     // Another cache that holds the same decides the same.
@@ -375,10 +375,10 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
 #[test]
 fn a_loop_of_loops_that_is_too_much_is_refused() {
     let space = Space::new();
-    // Each reader of what comes out may have to wait for a million decisions.
+    // Each reader of what comes out waits for as many decisions as there are rounds, and may be fed by each.
     let reader = |index| format!("  r{index}: {{ kind: join, parts: [grow.text] }}\n");
-    let yaml = GROW.to_owned() + &(0..20).map(reader).collect::<String>();
-    let error = space.error(&yaml, &["most=300000"]);
+    let yaml = GROW.to_owned() + &(0..110).map(reader).collect::<String>();
+    let error = space.error(&yaml, &["most=50000"]);
     assert!(error.starts_with("p.yaml: the pipeline unrolls to more than 10000000 inputs"), "{error}");
 }
 
