@@ -361,6 +361,7 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
         ("metric: more.length, above", "metric: more.length, abov", "has no key `abov`"),
         ("above: $above", "above: 99", "`above` must not be 99"),
         ("size: {", "until: {", "`until` is what decides whether this loop goes on; a stage needs a name of its own"),
+        ("[grow.text, a]", "[\"grow[*].text\", a]", "`grow[*]` must be of a loop with a fixed number of rounds: `grow` has an `until`"),
         ("b: { kind: say, text: z }", "b: { kind: until }", "no stage is of kind `until`: it belongs to a loop"),
     ];
     for (from, to, message) in cases {
