@@ -32,6 +32,8 @@ pub struct Ledger {
     cached: AtomicUsize,
     again: AtomicUsize,
     failed: AtomicUsize,
+    /// Nodes of rounds that their loops did not come to.
+    unreached: AtomicUsize,
     record: Mutex<RunRecord>,
 }
 
@@ -46,10 +48,24 @@ pub struct Show {
 impl Ledger {
     pub fn new(show: Show, begun: Instant, record: RunRecord, folder: PathBuf) -> Ledger {
         let Show { reporter, json, command, trace } = show;
-        let [ran, cached, again, failed] = [const { AtomicUsize::new(0) }; 4];
+        let [ran, cached, again, failed, unreached] = [const { AtomicUsize::new(0) }; 5];
         let record = Mutex::new(record);
         let events = EventLog::create(&folder);
-        Ledger { reporter, begun, folder, json, command, trace, events, ran, cached, again, failed, record }
+        Ledger {
+            reporter,
+            begun,
+            folder,
+            json,
+            command,
+            trace,
+            events,
+            ran,
+            cached,
+            again,
+            failed,
+            unreached,
+            record,
+        }
     }
 
     /// Writes the run's record with its final counts: the record, and whether it was written. What was said of a run once
@@ -68,6 +84,7 @@ impl Ledger {
         record.cached = self.cached.load(Ordering::SeqCst);
         record.again = self.again.load(Ordering::SeqCst);
         record.failed = self.failed.load(Ordering::SeqCst);
+        record.nodes -= self.unreached.load(Ordering::SeqCst).min(record.nodes);
         record.skipped = record.nodes.saturating_sub(record.ran + record.cached + record.failed);
         record.seconds = self.begun.elapsed().as_secs_f64();
         change(&mut record);
@@ -197,6 +214,11 @@ impl Progress for Ledger {
         self.cached.fetch_add(count, Ordering::SeqCst);
         self.events.add(Event::Cached { count });
         self.reporter.nodes_cached(count);
+    }
+
+    fn nodes_unreached(&self, count: usize) {
+        self.unreached.fetch_add(count, Ordering::SeqCst);
+        self.reporter.nodes_unreached(count);
     }
 
     fn message(&self, text: &str) {

@@ -25,6 +25,7 @@ mod runs;
 mod runs_export;
 mod schema;
 mod show;
+mod stopped;
 mod trace;
 mod ui;
 mod work;

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::args::{CacheArgs, FileArgs, RunArgs};
 use super::ledger::{Ledger, RUNNING, Show, last_line, summary};
 use super::registry::registry;
+use super::stopped::stopped;
 use super::trace::Trace;
 use super::{compare, progress};
 use crate::analysis;
@@ -150,6 +151,15 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     ledger.show_critical_path(&graph);
     tell_traced(ledger.write_trace());
     tell_phases(&metrics);
+    stopped(&nodes, |digest| store.blob_path(digest)).iter().for_each(|line| eprintln!("{line}"));
+    for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
+        // Of one that failed this was said.
+        if report.failures.is_empty() {
+            eprintln!(
+                "check: {name} is of a round that its loop did not come to: there is nothing to compare"
+            );
+        }
+    }
     let differ = tell_checked(&report, &store);
     let text = match (args.json, quiet) {
         (true, _) => summary(&record, &folder.path) + "\n",
@@ -209,7 +219,7 @@ fn nothing_to_do(
     folder: &Path,
     record: RunRecord,
 ) -> anyhow::Result<()> {
-    let cached = graph.nodes.len();
+    let cached = record.nodes;
     let record = RunRecord { ran: 0, again: 0, cached, seconds: begun.elapsed().as_secs_f64(), ..record };
     if args.json {
         println!("{}", summary(&record, folder));
@@ -217,6 +227,8 @@ fn nothing_to_do(
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
         tell_phases(&metrics);
+        let (nodes, _) = Run::read_nodes(folder)?;
+        stopped(&nodes, |digest| record.blob(digest)).iter().for_each(|line| eprintln!("{line}"));
         output::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, folder));
     }

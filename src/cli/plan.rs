@@ -49,6 +49,8 @@ enum Status {
     Hit,
     Run,
     Unknown,
+    /// Of a round that its loop does not come to.
+    Skipped,
 }
 
 impl Status {
@@ -56,6 +58,7 @@ impl Status {
         match plan.state(id) {
             State::Done { .. } => Status::Hit,
             State::Waiting { .. } => Status::Unknown,
+            State::Unreached => Status::Skipped,
             _ => Status::Run,
         }
     }
@@ -65,6 +68,7 @@ impl Status {
             Status::Hit => "hit",
             Status::Run => "run",
             Status::Unknown => "unknown",
+            Status::Skipped => "skipped",
         }
     }
 }
@@ -118,6 +122,60 @@ struct Told<'a> {
     awaited: Vec<NodeId>,
 }
 
+/// A loop that may stop before its last round, and in which it did as far as that is known.
+struct AtMost<'a> {
+    name: &'a str,
+    at_most: u32,
+    stopped: Option<u32>,
+    /// Whether it is known that it goes on to its last round.
+    goes_on: bool,
+}
+
+impl AtMost<'_> {
+    fn line(&self) -> String {
+        let AtMost { name, at_most, .. } = self;
+        match self.stopped {
+            Some(round) => format!("{name}: stops in round {round} of at most {at_most}"),
+            None if self.goes_on => {
+                format!("{name}: has all of at most {}", several(*at_most as usize, "round"))
+            }
+            None => format!("{name}: at most {}, decided as it runs", several(*at_most as usize, "round")),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "loop": self.name, "at_most": self.at_most, "stopped": self.stopped, "decided": self.stopped.is_some() || self.goes_on })
+    }
+}
+
+/// The loops that may stop before their last round, but for those in rounds that are not come to.
+fn loops<'a>(plan: &Plan<'a>) -> Vec<AtMost<'a>> {
+    let graph: &'a Graph = plan.graph;
+    let reached = graph
+        .loops
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| one.decisions.first().is_none_or(|id| plan.state(*id) != State::Unreached));
+    let told = reached.map(|(index, one)| AtMost {
+        name: &one.name,
+        at_most: one.at_most,
+        stopped: plan.stopped(index),
+        goes_on: one.decisions.iter().all(|id| plan.outputs(*id).is_some()),
+    });
+    told.collect()
+}
+
+/// Which loop stopped before this node's round, and in which.
+fn stopped_before(plan: &Plan, id: NodeId) -> Option<String> {
+    let mut gate = plan.graph.node(id).gate?;
+    // The first decision on the way back that was made is the one to stop.
+    while plan.outputs(gate).is_none() {
+        gate = plan.graph.node(gate).gate?;
+    }
+    let (by, round) = plan.graph.node(gate).decides?;
+    Some(format!("{} stops in round {round}", plan.graph.loops[by as usize].name))
+}
+
 /// Why a node is not simply done.
 struct Why {
     text: String,
@@ -146,6 +204,10 @@ impl<'a> Told<'a> {
 
     fn why(&self, id: NodeId) -> Why {
         match self.plan.why(id).map(|why| why.reason) {
+            _ if self.plan.state(id) == State::Unreached => {
+                let stopped = stopped_before(self.plan, id).unwrap_or_default();
+                Why { json: json!({ "stopped": stopped }), text: stopped }
+            }
             _ if Status::of(self.plan, id) == Status::Unknown => {
                 let until = self.name(self.awaited[id.index()]);
                 Why { text: format!("until {until} is done"), json: json!({ "until": until }) }
@@ -182,7 +244,9 @@ impl<'a> Told<'a> {
         let ids: Vec<(NodeId, Status)> =
             self.plan.graph.ids().map(|id| (id, Status::of(self.plan, id))).collect();
         let count = |wanted: Status| ids.iter().filter(|(_, status)| *status == wanted).count();
-        let [hit, run, unknown] = [Status::Hit, Status::Run, Status::Unknown].map(count);
+        let [hit, run, unknown, skipped] =
+            [Status::Hit, Status::Run, Status::Unknown, Status::Skipped].map(count);
+        let loops = loops(self.plan);
         if view.json {
             let nodes: Vec<Value> = ids
                 .iter()
@@ -195,15 +259,22 @@ impl<'a> Told<'a> {
                 })
                 .collect();
             let pipeline = &self.plan.graph.pipeline;
-            let counts =
+            let mut counts =
                 json!({ "pipeline": pipeline, "hit": hit, "run": run, "unknown": unknown, "nodes": nodes });
+            if !loops.is_empty() {
+                counts["skipped"] = skipped.into();
+                counts["loops"] = loops.iter().map(AtMost::json).collect();
+            }
             println!("{counts}");
         } else {
             self.lines(&ids, view.all);
+            let shown = if view.all { loops.len() } else { loops.len().min(LISTED) };
+            loops[..shown].iter().for_each(|at_most| println!("{}", at_most.line()));
             println!(
-                "{}: {}: {hit} cached, {}",
+                "{}: {}: {hit} cached, {}{}",
                 file.display(),
                 several(ids.len(), "node"),
+                if skipped > 0 { format!("{skipped} skipped, ") } else { String::new() },
                 match (run, unknown) {
                     (0, 0) => "nothing to do".into(),
                     (run, 0) => format!("{run} to run"),
@@ -216,8 +287,10 @@ impl<'a> Told<'a> {
     }
 
     fn lines(&self, ids: &[(NodeId, Status)], all: bool) {
-        let open: Vec<&(NodeId, Status)> =
-            ids.iter().filter(|(_, status)| all || *status != Status::Hit).collect();
+        let open: Vec<&(NodeId, Status)> = ids
+            .iter()
+            .filter(|(_, status)| all || !matches!(status, Status::Hit | Status::Skipped))
+            .collect();
         let shown = if all { open.len() } else { open.len().min(LISTED) };
         let width = open[..shown].iter().map(|(id, _)| self.name(*id).chars().count()).max().unwrap_or(0);
         for (id, status) in &open[..shown] {
@@ -237,6 +310,9 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&graph, &store);
     if args.job {
         let Some(job) = plan.job(id) else {
+            if let Some(stopped) = stopped_before(&plan, id).filter(|_| plan.state(id) == State::Unreached) {
+                bail!("`{}` has no job: {stopped}", args.node);
+            }
             let first = &graph.node(plan.awaited()[id.index()]).name;
             bail!("the job of `{}` is not known until `{first}` is done", args.node);
         };
@@ -269,6 +345,9 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let changed = changes.as_ref().is_some_and(|changes| !changes.is_empty());
     if status != Status::Hit && !(status == Status::Run && changed) {
         println!("why: {}", told.why(id).text);
+    }
+    if status == Status::Skipped {
+        return Ok(ExitCode::SUCCESS);
     }
     if status == Status::Unknown {
         let first = told.awaited[id.index()];
@@ -303,10 +382,10 @@ fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
     let mut causes: BTreeMap<&str, String> = BTreeMap::new();
     let mut open = vec![id];
     while let Some(id) = open.pop() {
-        for source in told.plan.graph.node(id).sources() {
+        for source in told.plan.graph.sources(told.plan.graph.node(id)) {
             let changes = told.changes(source).unwrap_or_default();
             // Inputs that no node made otherwise are files outside.
-            let mut feeders = told.plan.graph.node(source).sources();
+            let mut feeders = told.plan.graph.sources(told.plan.graph.node(source));
             let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
             let is_cause = |change: &&Change| change.what != What::Input || !fed;
             let own: Vec<String> = changes.iter().filter(is_cause).map(Change::to_string).collect();
@@ -327,6 +406,7 @@ fn in_words(status: Status) -> &'static str {
     match status {
         Status::Hit => "cached: it would not run",
         Status::Run => "would run",
+        Status::Skipped => "skipped: its loop does not come to this round",
         Status::Unknown => "not known until what comes before it is done",
     }
 }

@@ -126,6 +126,10 @@ impl Progress for Terminal {
         self.run.inc(count as u64);
     }
 
+    fn nodes_unreached(&self, count: usize) {
+        self.run.dec_length(count as u64);
+    }
+
     fn message(&self, text: &str) {
         // Where there is no terminal to draw on, nothing is lost that matters.
         let _ = self.bars.println(visible(text));
@@ -212,6 +216,11 @@ impl Progress for Lines {
         let mut state = self.lock();
         state.done += count;
         state.cached += count;
+    }
+
+    fn nodes_unreached(&self, count: usize) {
+        let mut state = self.lock();
+        state.total = state.total.saturating_sub(count);
     }
 
     fn node_finished(&self, node: &str, outcome: Outcome, seconds: f64) {

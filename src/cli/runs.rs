@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
+use super::stopped::stopped;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
 use output::{eprintln, one_line, println};
@@ -118,6 +119,9 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             "damaged   {} lines of nodes.jsonl are not as they were written and are left out",
             run.damaged
         );
+    }
+    for line in stopped(&run.nodes, |digest| record.blob(digest)) {
+        println!("stopped   {}", line.replacen(" stopped in", " in", 1));
     }
     for missing in &record.incomplete {
         println!("lacks     {missing}");

@@ -1,17 +1,18 @@
 //! The unrolled pipeline: a directed acyclic graph with one node for each execution of a stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::decision;
 use super::job::{Numerics, Retry};
 use super::kind::{Kind, Output};
 use super::resources::{Limit, Needs};
 use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
-use store::{Digest, Seed};
+use store::{Blob, Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +36,10 @@ pub struct Graph {
     /// How much there is of each resource that the pipeline limits.
     pub resources: BTreeMap<String, Limit>,
     pub nodes: Vec<Node>,
+    /// Loops that may stop before their last round, each as often as it is written out.
+    pub loops: Vec<Loop>,
+    /// What these loops carry.
+    pub handed: Vec<Handed>,
     /// Files and folders of the user's.
     pub files: Vec<(PathBuf, Digest)>,
     /// Environment variables that count, as they are set now.
@@ -68,6 +73,33 @@ pub struct Node {
     pub seed: Seed,
     /// Outputs that are dropped once every consumer in this graph is done.
     pub passing: Vec<usize>,
+    /// The node that decides whether there is a next round, where its passing outputs stay if there is none.
+    pub kept_by: Option<NodeId>,
+    /// The node that decides whether this one is executed at all: that of the round before. It counts for no key.
+    pub gate: Option<NodeId>,
+    /// Of a node that decides: which of [`Graph::loops`], and of which round.
+    pub decides: Option<(u32, u32)>,
+}
+
+/// A loop with an `until`, written out to `at_most` rounds.
+#[derive(Clone, Debug)]
+pub struct Loop {
+    /// With the loops around it: `play[1]/red`.
+    pub name: String,
+    pub at_most: u32,
+    /// The first round after which it may stop.
+    pub first: u32,
+    /// The nodes that decide whether it goes on: of round `first` and each after it.
+    pub decisions: Vec<NodeId>,
+}
+
+/// A value that such a loop carries.
+#[derive(Clone, Debug)]
+pub struct Handed {
+    /// Which of [`Graph::loops`].
+    pub by: u32,
+    /// What went into the first round, and what each round handed on.
+    pub rounds: Vec<Feed>,
 }
 
 /// A stage of the file with one combination of its matrix: what all its executions have in common.
@@ -137,7 +169,7 @@ pub enum On {
 }
 
 /// Where an input of a node comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feed {
     Output {
         node: NodeId,
@@ -147,9 +179,151 @@ pub enum Feed {
     File(usize),
     /// One of [`Graph::variables`].
     Variable(usize),
+    /// What one of [`Graph::handed`] is after a round, or after the last that was run where that was an earlier one.
+    Handed {
+        value: u32,
+        round: u32,
+    },
+}
+
+/// What can be said of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is this one, which is no [`Feed::Handed`].
+    Is(Feed),
+    /// A decision that is still to be made says which.
+    Open,
+}
+
+impl Loop {
+    /// The number of a round's decision among its decisions; none of rounds after which it always goes on.
+    fn decision(&self, round: u32) -> Option<usize> {
+        round.checked_sub(self.first).map(|index| index as usize)
+    }
+
+    /// The decisions that are made before a round is at its end: those of earlier rounds.
+    fn before(&self, round: u32) -> &[NodeId] {
+        let count = self.decision(round).unwrap_or(0).min(self.decisions.len());
+        &self.decisions[..count]
+    }
+
+    /// The round in which the loop stopped, as far as `known` knows the outputs of nodes.
+    pub fn stopped<'a>(&self, known: impl Fn(NodeId) -> Option<&'a [Blob]>) -> Option<u32> {
+        let stop = self.decisions.iter().position(|id| known(*id).is_some_and(decision::is_stop))?;
+        Some(self.first + stop as u32)
+    }
 }
 
 impl Graph {
+    /// Which feed one comes to, as far as `known` knows the outputs of nodes.
+    pub fn settled<'a>(&self, mut feed: Feed, known: &impl Fn(NodeId) -> Option<&'a [Blob]>) -> Settled {
+        // A round may have handed on what another loop came to.
+        while let Feed::Handed { value, round } = feed {
+            let handed = &self.handed[value as usize];
+            let by = &self.loops[handed.by as usize];
+            let mut last = round;
+            for (index, id) in by.before(round).iter().enumerate() {
+                match known(*id).map(decision::is_stop) {
+                    None => return Settled::Open,
+                    Some(false) => {}
+                    Some(true) => {
+                        last = by.first + index as u32;
+                        break;
+                    }
+                }
+            }
+            feed = handed.rounds[last as usize];
+        }
+        Settled::Is(feed)
+    }
+
+    /// Whether a feed may still come to an output of this node.
+    pub fn may_come_to<'a>(
+        &self,
+        feed: Feed,
+        id: NodeId,
+        known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
+    ) -> bool {
+        let mut open = vec![feed];
+        let mut seen = HashSet::new();
+        while let Some(feed) = open.pop() {
+            match feed {
+                Feed::Output { node, .. } if node == id => return true,
+                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                    let handed = &self.handed[value as usize];
+                    let by = &self.loops[handed.by as usize];
+                    let decided =
+                        |id: &&NodeId| known(**id).is_some_and(|outputs| !decision::is_stop(outputs));
+                    let before = by.before(round);
+                    let gone_on = before.iter().take_while(decided).count();
+                    let stopped = before.get(gone_on).is_some_and(|id| known(*id).is_some());
+                    let from = if before.is_empty() { round } else { by.first + gone_on as u32 };
+                    let to = if stopped { from } else { round };
+                    open.extend(&handed.rounds[from as usize..=to as usize]);
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// What a feed may come to, whatever is decided; none of these is a [`Feed::Handed`].
+    pub fn alternatives(&self, feed: Feed) -> Vec<Feed> {
+        let mut open = vec![feed];
+        let (mut seen, mut known, mut found) = (HashSet::new(), HashSet::new(), Vec::new());
+        while let Some(feed) = open.pop() {
+            match feed {
+                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                    let handed = &self.handed[value as usize];
+                    let first = self.loops[handed.by as usize].first.min(round);
+                    open.extend(handed.rounds[first as usize..=round as usize].iter().rev());
+                }
+                Feed::Handed { .. } => {}
+                feed if known.insert(feed) => found.push(feed),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The nodes that have a say in what a feed is: the one that makes it or, where that is to be decided, those that decide
+    /// and those that may make it.
+    pub fn makers(&self, feed: Feed) -> Vec<NodeId> {
+        let mut open = vec![feed];
+        let (mut seen, mut makers) = (HashSet::new(), Vec::new());
+        while let Some(feed) = open.pop() {
+            match feed {
+                Feed::Output { node, .. } => makers.push(node),
+                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                    let handed = &self.handed[value as usize];
+                    let by = &self.loops[handed.by as usize];
+                    let before = by.before(round);
+                    makers.extend(before);
+                    let from = if before.is_empty() { round } else { by.first };
+                    open.extend(&handed.rounds[from as usize..=round as usize]);
+                }
+                _ => {}
+            }
+        }
+        makers.sort_unstable();
+        makers.dedup();
+        makers
+    }
+
+    /// The nodes that this one comes after: those that feed it or may do so, and the one that decides whether it is executed.
+    /// One may come twice.
+    pub fn sources<'g>(&'g self, node: &'g Node) -> impl Iterator<Item = NodeId> + 'g {
+        let feeds = node.feeds.iter().flat_map(|feed| {
+            let (direct, late) = match *feed {
+                Feed::Output { node, .. } => (Some(node), Vec::new()),
+                Feed::Handed { .. } => (None, self.makers(*feed)),
+                Feed::File(_) | Feed::Variable(_) => (None, Vec::new()),
+            };
+            direct.into_iter().chain(late)
+        });
+        node.gate.into_iter().chain(feeds)
+    }
+
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
@@ -167,7 +341,7 @@ impl Graph {
     pub fn edges(&self) -> Csr<(), (), Directed, u32> {
         let mut edges: Vec<(u32, u32)> = Vec::new();
         for id in self.ids() {
-            edges.extend(self.node(id).sources().map(|source| (source.0, id.0)));
+            edges.extend(self.sources(self.node(id)).map(|source| (source.0, id.0)));
         }
         edges.sort_unstable();
         edges.dedup();
@@ -186,8 +360,7 @@ impl Graph {
         let mut chains: Vec<(f64, Option<NodeId>)> = Vec::with_capacity(self.nodes.len());
         for id in self.ids() {
             let before = self
-                .node(id)
-                .sources()
+                .sources(self.node(id))
                 .max_by(|a, b| chains[a.index()].0.total_cmp(&chains[b.index()].0).then(b.cmp(a)));
             let length = before.map_or(0.0, |before| chains[before.index()].0) + seconds(id);
             chains.push((length, before));
@@ -197,20 +370,5 @@ impl Graph {
         let mut path: Vec<NodeId> = std::iter::successors(last, |id| chains[id.index()].1).collect();
         path.reverse();
         (path, last.map_or(0.0, |last| chains[last.index()].0))
-    }
-}
-
-impl Node {
-    /// Whether an output stays in the cache.
-    pub fn is_kept(&self, output: usize) -> bool {
-        !self.passing.contains(&output) && !self.call.outputs()[output].incidental
-    }
-
-    /// The nodes that feed this one; one that feeds it twice comes twice.
-    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.feeds.iter().filter_map(|feed| match feed {
-            Feed::Output { node, .. } => Some(*node),
-            Feed::File(_) | Feed::Variable(_) => None,
-        })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::graph::{Call, Feed, Graph, Node, NodeId};
+use super::graph::{Call, Feed, Graph, Node, NodeId, Settled};
 use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
 use store::{Blob, Digest, canonical_digest};
 
@@ -59,16 +59,19 @@ fn content<'g, 'a>(
     feed: &Feed,
     known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
 ) -> Option<Borrowed<'g>> {
+    let Settled::Is(feed) = graph.settled(*feed, known) else { return None };
     Some(match feed {
-        Feed::Output { node, output } => Borrowed::Digest(known(*node)?.get(*output)?.digest, None),
+        Feed::Output { node, output } => Borrowed::Digest(known(node)?.get(output)?.digest, None),
         Feed::File(index) => {
-            let (path, digest) = &graph.files[*index];
+            let (path, digest) = &graph.files[index];
             Borrowed::Digest(*digest, Some(path))
         }
         Feed::Variable(index) => {
-            let (name, value) = &graph.variables[*index];
+            let (name, value) = &graph.variables[index];
             Borrowed::Variable(name, value.as_deref())
         }
+        // A settled feed is none of these.
+        Feed::Handed { .. } => return None,
     })
 }
 

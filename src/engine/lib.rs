@@ -5,6 +5,7 @@
 //! rest executed ([`execute`]).
 
 mod context;
+mod decision;
 mod execute;
 mod explain;
 mod grammar;
@@ -29,12 +30,13 @@ mod upstream;
 mod worker;
 
 pub use context::{Artifact, Context};
+pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};
 pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
     load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Call, Feed, Graph, GraphVariant, Node, NodeId, On, Policy};
+pub use graph::{Call, Feed, Graph, GraphVariant, Loop, Node, NodeId, On, Policy};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};

@@ -19,6 +19,9 @@
 //!    └── a record ──▶ Done               after a failure, what depends on it: Skipped
 //! ```
 //!
+//! A node of a loop with `until` is `Waiting` until the decision of the round before is known. Where that says stop it becomes
+//! `Unreached`, and so do the nodes of all rounds after it, from `Waiting` and from no other state.
+//!
 //! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (Wanted, Ready) or *unknown* (Waiting).
 
 use std::borrow::Cow;
@@ -29,8 +32,9 @@ use petgraph::Directed;
 use petgraph::csr::Csr;
 use serde::Deserialize;
 
+use super::decision;
 use super::execute::named;
-use super::graph::{Call, Feed, Graph, Node, NodeId};
+use super::graph::{Call, Feed, Graph, Node, NodeId, Settled};
 use super::job::{Job, in_place};
 use super::keys::{job_of_node, key_of_node};
 use super::kind::Output;
@@ -68,6 +72,8 @@ pub enum State {
     Failed,
     /// Depends on a node that failed.
     Skipped,
+    /// Of a round that its loop did not come to: it is never executed and has no key.
+    Unreached,
 }
 
 /// Why a node is executed, and how often that was tried.
@@ -133,6 +139,8 @@ pub struct Plan<'a> {
     class: Vec<u32>,
     /// Nodes that were found done and have not been told of.
     found: Vec<NodeId>,
+    /// How many nodes are in this state.
+    unreached: usize,
     blobs: BlobIndex<'a>,
     /// How often the cache had been cleaned when all that is done was named.
     cleaned: Option<Cleaned>,
@@ -237,6 +245,7 @@ impl<'a> Plan<'a> {
             class,
             classes,
             found: Vec::new(),
+            unreached: 0,
             blobs: BlobIndex { store, shelves: Some(Box::new([const { None }; 256])) },
             cleaned: None,
         };
@@ -287,7 +296,11 @@ impl<'a> Plan<'a> {
             | State::Ready { why }
             | State::Held { why }
             | State::Running { why } => Some(why),
-            State::Waiting { .. } | State::Done { .. } | State::Failed | State::Skipped => None,
+            State::Waiting { .. }
+            | State::Done { .. }
+            | State::Failed
+            | State::Skipped
+            | State::Unreached => None,
         }
     }
 
@@ -374,26 +387,67 @@ impl<'a> Plan<'a> {
 
     /// Whether there is nothing to do.
     pub fn is_done(&self) -> bool {
-        self.slots.iter().all(|slot| matches!(slot.state, State::Done { .. }))
+        self.left() == 0
     }
 
-    /// The digest of all names and keys, if all keys are known.
+    /// The digest of the names and keys of all nodes that are done or to be executed, if all these keys are known.
     pub fn digest_of_all(&self) -> Option<Digest> {
-        let keys = self.slots.iter().map_while(|slot| slot.key);
-        let names = self.graph.nodes.iter().map(|node| node.name.as_str());
-        let is_known = self.slots.iter().all(|slot| slot.key.is_some());
-        is_known.then(|| digest_of_keys(names.zip(keys)))
+        let both = self.graph.nodes.iter().zip(&self.slots);
+        let reached = || both.clone().filter(|(_, slot)| slot.state != State::Unreached);
+        let keys = reached().map_while(|(node, slot)| Some((node.name.as_str(), slot.key?)));
+        let is_known = reached().all(|(_, slot)| slot.key.is_some());
+        is_known.then(|| digest_of_keys(keys))
     }
 
-    /// How many nodes are done.
-    pub fn done(&self) -> usize {
-        self.slots.iter().filter(|slot| matches!(slot.state, State::Done { .. })).count()
+    /// How many nodes are not done, of those that loops come to as far as that is known.
+    pub fn left(&self) -> usize {
+        let is_left = |slot: &&Slot| !matches!(slot.state, State::Done { .. } | State::Unreached);
+        self.slots.iter().filter(is_left).count()
+    }
+
+    /// How many nodes are of rounds that their loops did not come to.
+    pub fn unreached(&self) -> usize {
+        self.unreached
+    }
+
+    /// The round in which one of the graph's loops stopped before its last one was at its end.
+    pub fn stopped(&self, index: usize) -> Option<u32> {
+        self.graph.loops[index].stopped(|id| self.outputs(id))
+    }
+
+    /// Which feed one comes to, if that is known.
+    pub fn settled(&self, feed: Feed) -> Option<Feed> {
+        match self.graph.settled(feed, &|id| self.outputs(id)) {
+            Settled::Is(feed) => Some(feed),
+            Settled::Open => None,
+        }
+    }
+
+    /// Whether it is still to be decided if a node's passing outputs stay.
+    pub fn is_undecided(&self, id: NodeId) -> bool {
+        self.graph.node(id).kept_by.is_some_and(|decision| self.outputs(decision).is_none())
+    }
+
+    /// The outputs of a node that are dropped once nobody needs them; where that is still to be decided, those that may be.
+    pub fn passing(&self, id: NodeId) -> &'a [usize] {
+        let node = self.graph.node(id);
+        let stays = node.kept_by.and_then(|decision| self.outputs(decision)).is_some_and(decision::is_stop);
+        if stays { &[] } else { &node.passing }
+    }
+
+    /// Whether a node is or may be fed by another.
+    pub fn uses(&self, id: NodeId, source: NodeId) -> bool {
+        let feeds = self.graph.node(id).feeds.iter();
+        feeds.copied().any(|feed| self.graph.may_come_to(feed, source, &|id| self.outputs(id)))
     }
 
     /// Takes in a node all of whose inputs are known, and those that become so by it.
     fn find_out(&mut self, first: NodeId) {
         let mut open = vec![first];
         while let Some(id) = open.pop() {
+            if self.state(id) == State::Unreached {
+                continue;
+            }
             let node = self.graph.node(id);
             let Some(key) = key_of_node(self.graph, node, |source| self.outputs(source)) else { continue };
             self.slot_mut(id).key = Some(key);
@@ -445,10 +499,11 @@ impl<'a> Plan<'a> {
 
     /// An output that is to be kept and is not in the cache.
     fn lost_output(&mut self, id: NodeId) -> Option<usize> {
-        let node = self.graph.node(id);
+        let (declared, passing) = (self.graph.node(id).call.outputs(), self.passing(id));
         let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
         let blobs = &mut self.blobs;
-        let lost = |(output, blob): &(usize, &Blob)| node.is_kept(*output) && !blobs.has(&blob.digest);
+        let is_kept = |output: &usize| !passing.contains(output) && !declared[*output].incidental;
+        let lost = |(output, blob): &(usize, &Blob)| is_kept(output) && !blobs.has(&blob.digest);
         known.iter().enumerate().find(lost).map(|(output, _)| output)
     }
 
@@ -460,12 +515,58 @@ impl<'a> Plan<'a> {
         if !first {
             return;
         }
+        let stops = self.graph.node(id).decides.is_some() && self.outputs(id).is_some_and(decision::is_stop);
+        if stops {
+            self.leave_out_after(id, open);
+        }
+        self.count_as_known(id, open);
+        if stops {
+            self.keep_after(id);
+        }
+    }
+
+    /// Consumers know what becomes of a node; `open` gets those that wait for no other.
+    fn count_as_known(&mut self, id: NodeId, open: &mut Vec<NodeId>) {
         for consumer in self.edges.neighbors_slice(id.0).iter().rev().copied().map(NodeId) {
             if let State::Waiting { unknown } = &mut self.slots[consumer.index()].state {
                 *unknown -= 1;
                 if *unknown == 0 {
                     open.push(consumer);
                 }
+            }
+        }
+    }
+
+    /// A loop has stopped: the rounds after this decision are not come to.
+    fn leave_out_after(&mut self, decision: NodeId, open: &mut Vec<NodeId>) {
+        let mut gates = vec![decision];
+        while let Some(gate) = gates.pop() {
+            let behind: Vec<NodeId> =
+                self.consumers(gate).filter(|id| self.graph.node(*id).gate == Some(gate)).collect();
+            for id in behind {
+                if let State::Waiting { .. } = self.state(id) {
+                    self.set(id, State::Unreached);
+                    self.unreached += 1;
+                    self.count_as_known(id, open);
+                    gates.push(id);
+                }
+            }
+        }
+    }
+
+    /// A loop has stopped: what its last round hands on is kept. It may have been dropped in an earlier run, which went on.
+    fn keep_after(&mut self, decision: NodeId) {
+        let Some((by, round)) = self.graph.node(decision).decides else { return };
+        let handed = self.graph.handed.iter().filter(|handed| handed.by == by);
+        let last: Vec<Feed> =
+            handed.filter_map(|handed| handed.rounds.get(round as usize)).copied().collect();
+        for feed in last {
+            if let Feed::Output { node, .. } = feed
+                && self.graph.node(node).kept_by == Some(decision)
+                && matches!(self.state(node), State::Done { .. })
+                && self.lost_output(node).is_some()
+            {
+                self.want(node, Reason::NeededBy { node: decision }.into());
             }
         }
     }
@@ -481,10 +582,10 @@ impl<'a> Plan<'a> {
             }
             let mut makers = BTreeSet::new();
             for feed in &self.graph.node(id).feeds {
-                let Feed::Output { node, output } = feed else { continue };
-                let blob = self.outputs(*node).and_then(|outputs| outputs.get(*output)).copied();
-                if !makers.contains(node) && blob.is_some_and(|blob| !self.blobs.has(&blob.digest)) {
-                    makers.insert(*node);
+                let Some(Feed::Output { node, output }) = self.settled(*feed) else { continue };
+                let blob = self.outputs(node).and_then(|outputs| outputs.get(output)).copied();
+                if !makers.contains(&node) && blob.is_some_and(|blob| !self.blobs.has(&blob.digest)) {
+                    makers.insert(node);
                 }
             }
             let missing = makers.len() as u32;
@@ -615,7 +716,9 @@ impl<'a> Plan<'a> {
     pub fn awaited(&self) -> Vec<NodeId> {
         let mut awaited: Vec<NodeId> = Vec::with_capacity(self.graph.nodes.len());
         for id in self.graph.ids() {
-            let open = self.graph.node(id).sources().find(|source| self.outputs(*source).is_none());
+            let is_open =
+                |source: &NodeId| self.outputs(*source).is_none() && self.state(*source) != State::Unreached;
+            let open = self.graph.sources(self.graph.node(id)).find(is_open);
             awaited.push(open.map_or(id, |source| awaited[source.index()]));
         }
         awaited
@@ -625,6 +728,7 @@ impl<'a> Plan<'a> {
     pub fn report(&self, id: NodeId, cached: bool) -> Option<NodeReport> {
         let (node, slot) = (self.graph.node(id), &self.slots[id.index()]);
         let outputs = node.call.outputs().iter().zip(slot.outputs.as_deref()?).enumerate();
+        let passing = self.passing(id);
         Some(NodeReport {
             node: node.name.clone(),
             index: id.0,
@@ -639,7 +743,7 @@ impl<'a> Plan<'a> {
                     artifact: declared.artifact.to_string(),
                     digest: blob.digest,
                     bytes: blob.bytes,
-                    passing: node.passing.contains(&index),
+                    passing: passing.contains(&index),
                 })
                 .collect(),
         })
@@ -660,7 +764,7 @@ impl<'a> Plan<'a> {
             return None;
         }
         let seconds = |id: NodeId| match self.state(id) {
-            State::Done { .. } | State::Failed | State::Skipped => 0.0,
+            State::Done { .. } | State::Failed | State::Skipped | State::Unreached => 0.0,
             _ => known.get(self.graph.node(id).call.kind.name).map_or(0.0, |(sum, count)| sum / count),
         };
         let mut work: HashMap<&str, f64> = HashMap::new();
@@ -682,14 +786,14 @@ impl<'a> Plan<'a> {
     fn is_whole(&mut self, id: NodeId) -> bool {
         let (graph, slot) = (self.graph, &self.slots[id.index()]);
         let feeds = slot.demanded_by.iter().flat_map(|by| &graph.node(*by).feeds);
-        let wanted: Vec<&Feed> = feeds.collect();
+        let wanted: Vec<Feed> = feeds.filter_map(|feed| self.settled(*feed)).collect();
         let outputs = graph.node(id).call.outputs();
         let known = slot.outputs.as_deref().unwrap_or_default();
         let blobs = &mut self.blobs;
         let mut both = known.iter().zip(outputs).enumerate();
         !known.is_empty()
             && both.all(|(index, (blob, output))| {
-                let is_wanted = || wanted.contains(&&Feed::Output { node: id, output: index });
+                let is_wanted = || wanted.contains(&Feed::Output { node: id, output: index });
                 output.incidental && !is_wanted() || blobs.has(&blob.digest)
             })
     }

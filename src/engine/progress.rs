@@ -13,6 +13,8 @@ pub trait Progress: Send + Sync {
     fn time_left(&self, _seconds: f64) {}
     /// That many nodes were found done at once.
     fn nodes_cached(&self, count: usize);
+    /// That many more nodes are of rounds that their loops do not come to: they are never started.
+    fn nodes_unreached(&self, _count: usize) {}
     fn message(&self, text: &str);
     fn run_finished(&self);
 }

@@ -50,6 +50,8 @@ pub struct Report {
     /// Executed although recorded, since a dropped output was needed.
     pub again: usize,
     pub skipped: usize,
+    /// Of rounds that their loops did not come to.
+    pub unreached: usize,
     /// The nodes that failed, and why, in the order in which they did.
     pub failures: Vec<RunError>,
     /// The nodes that were computed again to be compared.

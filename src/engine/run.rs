@@ -64,7 +64,6 @@ pub fn run(
     let (events, inbox) = channel();
     let executor = Executor { store, root: Some(root), memory, progress };
     let thinning = Thinning::new(&plan);
-    let total = plan.graph.nodes.len();
     let resources = Resources::new(&plan.graph.resources, options.jobs, &plan.devices());
     let report = std::thread::scope(|scope| {
         let recorders = Threads::new(scope, &events, move |work: (Digest, Placed, Option<Claim>)| {
@@ -90,10 +89,13 @@ pub fn run(
             next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
             thinning,
+            undecided: Vec::new(),
+            unreached: 0,
             report: Report::default(),
         };
         scheduler.run(&inbox);
-        let open = total.saturating_sub(scheduler.plan.done());
+        scheduler.report.unreached = scheduler.plan.unreached();
+        let open = scheduler.plan.left();
         scheduler.report.skipped = open.saturating_sub(scheduler.report.failures.len());
         scheduler.report
     });
@@ -166,6 +168,11 @@ struct Scheduler<'a, 'scope, 'env> {
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
     thinning: Thinning,
+    /// Nodes that are done and were not told of, since it is to be decided whether their outputs stay; and whether they
+    /// were cached.
+    undecided: Vec<(NodeId, bool)>,
+    /// How many nodes were said to be of rounds that are not come to.
+    unreached: usize,
     report: Report,
 }
 
@@ -197,9 +204,14 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.give_up(error);
             }
         }
-        let open = self.plan.graph.nodes.len() - self.plan.done();
+        let open = self.plan.left();
         if !self.is_stopped() && self.report.failures.is_empty() && open > 0 {
             self.give_up(anyhow!("{open} nodes were never started: a defect of triplay"));
+        }
+        for (id, cached) in std::mem::take(&mut self.undecided) {
+            if let Err(error) = self.tell_of(id, cached) {
+                self.give_up(error);
+            }
         }
         if let Err(error) = self.thinning.end(&self.plan, self.executor.store, self.root) {
             self.executor.progress.message(&format!("warning: {error:#}"));
@@ -244,11 +256,52 @@ impl<'a> Scheduler<'a, '_, '_> {
         found.sort_unstable();
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
-        self.tell(&found, true)
+        self.tell(&found, true)?;
+        self.count_unreached();
+        Ok(())
+    }
+
+    /// Says how many more nodes are not come to.
+    fn count_unreached(&mut self) {
+        let now = self.plan.unreached();
+        let more = now - std::mem::replace(&mut self.unreached, now);
+        if more > 0 {
+            self.executor.progress.nodes_unreached(more);
+        }
     }
 
     /// Nodes that turned out to be done on the way.
     fn tell_found(&mut self) -> anyhow::Result<()> {
+        self.tell_newly_found()?;
+        self.count_unreached();
+        self.tell_decided()
+    }
+
+    /// Tells of those that waited for their loop's decision.
+    fn tell_decided(&mut self) -> anyhow::Result<()> {
+        if self.undecided.is_empty() {
+            return Ok(());
+        }
+        let (open, decided): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.undecided).into_iter().partition(|(id, _)| self.plan.is_undecided(*id));
+        self.undecided = open;
+        // What stays was named as what is passed on.
+        let stays = decided.iter().filter(|(id, _)| self.plan.passing(*id).is_empty());
+        let reports = stays.filter_map(|(id, cached)| self.plan.report(*id, *cached));
+        let nodes: Vec<_> = reports.map(|report| named(report.key, &report.outputs)).collect();
+        if !nodes.is_empty() {
+            self.root.name(&nodes)?;
+            self.root.sync()?;
+        }
+        decided.iter().try_for_each(|(id, cached)| self.tell_of(*id, *cached))?;
+        decided.iter().try_for_each(|(id, _)| self.release_around(*id))
+    }
+
+    fn tell_of(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
+        self.plan.report(id, cached).map_or(Ok(()), |report| (self.observe)(&report))
+    }
+
+    fn tell_newly_found(&mut self) -> anyhow::Result<()> {
         let found = self.take_found();
         if found.is_empty() {
             return Ok(());
@@ -270,9 +323,11 @@ impl<'a> Scheduler<'a, '_, '_> {
     fn tell(&mut self, ids: &[NodeId], cached: bool) -> anyhow::Result<()> {
         for id in ids {
             self.plan.is_first_told(*id);
-            if let Some(report) = self.plan.report(*id, cached) {
-                self.thinning.adopt(&report);
-                (self.observe)(&report)?;
+            let Some(report) = self.plan.report(*id, cached) else { continue };
+            self.thinning.adopt(&report);
+            match self.plan.is_undecided(*id) {
+                true => self.undecided.push((*id, cached)),
+                false => (self.observe)(&report)?,
             }
         }
         ids.iter().try_for_each(|id| self.release_around(*id))

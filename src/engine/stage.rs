@@ -188,6 +188,19 @@ struct Entry {
     schema: KindSchema,
 }
 
+impl Entry {
+    fn of<S: Stage>() -> Entry {
+        Entry {
+            kind: const { &S::KIND },
+            purpose: S::PURPOSE,
+            parts: S::PARTS,
+            verbatim: S::VERBATIM,
+            decode: decode::<S>,
+            schema: S::json_schema,
+        }
+    }
+}
+
 /// Resolves a device and a number type to what results depend on, such as `cuda bf16`; or says what there is.
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
@@ -195,6 +208,8 @@ type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 #[derive(Default)]
 pub struct Registry {
     kinds: Vec<Entry>,
+    /// The kind that a loop's `until` is of.
+    until: Option<Entry>,
     numerics: Option<Numerics>,
     build: Option<&'static str>,
 }
@@ -202,15 +217,14 @@ pub struct Registry {
 impl Registry {
     /// Adds a kind.
     pub fn with<S: Stage>(mut self) -> Registry {
-        self.kinds.push(Entry {
-            kind: const { &S::KIND },
-            purpose: S::PURPOSE,
-            parts: S::PARTS,
-            verbatim: S::VERBATIM,
-            decode: decode::<S>,
-            schema: S::json_schema,
-        });
+        self.kinds.push(Entry::of::<S>());
         self
+    }
+
+    /// Says of which kind a loop's `until` is: its keys are this kind's, but that `metric` is one reference there and here
+    /// the list of it in as many rounds as `in_a_row` says. Its first output is a [`super::DECISION`]. No stage is of it.
+    pub fn with_until<S: Stage>(self) -> Registry {
+        Registry { until: Some(Entry::of::<S>()), ..self }
     }
 
     /// Says which devices and number types there are.
@@ -256,6 +270,22 @@ impl Registry {
 
     pub(super) fn schemas(&self) -> impl Iterator<Item = (&'static Kind, KindSchema)> + '_ {
         self.kinds.iter().map(|entry| (entry.kind, entry.schema))
+    }
+
+    /// The kind of a loop's `until`, and how it is decoded.
+    pub(super) fn until(&self) -> Option<(&'static Kind, Decode)> {
+        self.until.as_ref().map(|entry| (entry.kind, entry.decode))
+    }
+
+    /// The schema of the keys of a loop's `until`.
+    pub(super) fn until_schema(&self) -> Option<KindSchema> {
+        self.until.as_ref().map(|entry| entry.schema)
+    }
+
+    /// A kind by the name that a job has, which may be that of a loop's `until`.
+    pub(super) fn find_of_job(&self, name: &str) -> Option<(&'static Kind, Decode)> {
+        let entry = self.kinds.iter().chain(&self.until).find(|entry| entry.kind.name == name)?;
+        Some((entry.kind, entry.decode))
     }
 
     /// A kind, how it is decoded, and which of its keys are verbatim.

@@ -5,6 +5,7 @@ mod grammar;
 mod jobs;
 mod rounds;
 mod scheduling;
+mod until;
 mod variants;
 
 use std::fs;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::{Outcome, Progress};
 use super::*;
-use store::{Root, Store};
+use store::{Digest, Root, Store};
 
 struct Text;
 impl ArtifactType for Text {
@@ -108,7 +109,7 @@ impl Stage for Double {
 }
 
 fn registry() -> Registry {
-    Registry::default().with::<Say>().with::<Join>().with::<Double>()
+    Registry::default().with::<Say>().with::<Join>().with::<Double>().with_until::<until::Bound>()
 }
 
 /// Remembers which stages were run.

@@ -58,7 +58,7 @@ impl Thinning {
         root: &Root,
     ) -> anyhow::Result<()> {
         if self.any {
-            let sources: BTreeSet<NodeId> = plan.graph.node(id).sources().chain([id]).collect();
+            let sources: BTreeSet<NodeId> = plan.graph.sources(plan.graph.node(id)).chain([id]).collect();
             sources.into_iter().for_each(|source| self.release(source, plan));
             self.drop_unwanted(store, root)?;
         }
@@ -68,17 +68,22 @@ impl Thinning {
     /// Lets go of the passing outputs of a node whose consumers are all done. Recorded, too: after a crash one that is not
     /// has to be executed, and would need them.
     fn release(&mut self, id: NodeId, plan: &Plan) {
-        let node = plan.graph.node(id);
-        if node.passing.is_empty() || self.made_again.contains(&id) || self.released.contains(&id) {
+        let passing = plan.passing(id);
+        if passing.is_empty() || plan.is_undecided(id) {
+            return;
+        }
+        if self.made_again.contains(&id) || self.released.contains(&id) {
             return;
         }
         let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
-        let idle = is_done(&id) && plan.consumers(id).all(|fed| is_done(&fed));
+        // What comes after a loop may have been fed by any round, until it is known by which.
+        let needs_none = |fed: NodeId| is_done(&fed) || !plan.uses(fed, id);
+        let idle = is_done(&id) && plan.consumers(id).all(needs_none);
         if !idle || !self.released.insert(id) {
             return;
         }
         let Some(known) = plan.outputs(id) else { return };
-        for &passing in &node.passing {
+        for &passing in passing {
             let digest = known[passing].digest;
             let users = self.users.entry(digest).or_default();
             *users = users.saturating_sub(1);
@@ -103,7 +108,7 @@ impl Thinning {
             // It was let go of before, or is now.
             let known = plan.outputs(id).unwrap_or_default();
             if self.released.contains(&id) {
-                let passing = plan.graph.node(id).passing.iter();
+                let passing = plan.passing(id).iter();
                 self.unwanted.extend(passing.map(|output| known[*output].digest));
             }
             self.release(id, plan);

@@ -225,7 +225,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     let order: Order =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
     let Order { job, run, again, claimed_by, key: expected } = order;
-    let Some((kind, decode, _)) = registry.find(&job.kind) else { bail!(registry.unknown(&job.kind)) };
+    let Some((kind, decode)) = registry.find_of_job(&job.kind) else { bail!(registry.unknown(&job.kind)) };
     anyhow::ensure!(
         kind.version == job.version,
         "the job is for version {} of the stage kind `{}`; this triplay has version {}",

@@ -81,6 +81,7 @@ pub struct RunRecord {
     /// What could not be gathered in the folder after the last node, in words; the nodes' outputs are kept all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
+    /// How many nodes there are; once the run has ended, of those that loops came to.
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; `killed` is what is read of one that had no time to say.
     pub status: String,

@@ -56,6 +56,7 @@ artifact_types! {
     /// What a model learns from.
     Lessons: "rewards" | "preferences";
     SuccessPool: "pool";
+    Metrics: "metrics";
     /// The sandbox's declaration: its grammar is the oracle.
     World: "world";
 }

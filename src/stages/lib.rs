@@ -23,6 +23,7 @@ mod sft;
 mod tokenizer;
 mod trial;
 mod turns;
+mod until;
 mod update;
 mod vote;
 
@@ -54,4 +55,5 @@ pub fn registry() -> Registry {
         .with::<measure::Measure>()
         .with::<cross_play::CrossPlay>()
         .with::<exec::Exec>()
+        .with_until::<until::Until>()
 }

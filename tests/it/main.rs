@@ -34,5 +34,6 @@ mod space;
 mod terminal;
 mod turns;
 mod undetermined;
+mod until;
 mod wrap_up;
 mod wrong;

@@ -79,7 +79,8 @@ pub fn lines(node: &OutlineNode) -> (String, Option<String>) {
 pub fn frame_label(outline: &Outline, frame: usize) -> String {
     let frame = &outline.frames[frame];
     let name = Outline::short_name(&frame.name);
-    frame.repeat.map_or_else(|| name.to_owned(), |repeat| format!("{name} × {repeat}"))
+    let at_most = if frame.at_most { "at most " } else { "" };
+    frame.repeat.map_or_else(|| name.to_owned(), |repeat| format!("{name} × {at_most}{repeat}"))
 }
 
 /// How a language writes what nests.

@@ -95,8 +95,12 @@ fn json(outline: &Outline) -> Value {
         .iter()
         .enumerate()
         .map(|(index, frame)| {
-            json!({ "id": frame_id(Some(index)), "name": frame.name, "repeat": frame.repeat,
-                "loop": frame_id(frame.frame) })
+            let mut one = json!({ "id": frame_id(Some(index)), "name": frame.name, "repeat": frame.repeat,
+                "loop": frame_id(frame.frame) });
+            if frame.at_most {
+                one["at_most"] = true.into();
+            }
+            one
         })
         .collect();
     let edges: Vec<Value> = outline

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::budget::Budget;
-use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, decode_all, origin};
+use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, UntilDraft, decode_all, origin};
 use super::diagnostic::{At, Diagnostic};
 use super::errors::Errors;
 use super::maker::Maker;
@@ -55,7 +55,9 @@ pub struct Variant {
 
 pub struct LoopStep {
     pub name: String,
+    /// How many rounds it has, or has at most where there is an `until`.
     pub repeat: usize,
+    pub until: Option<Until>,
     pub keep: Keep,
     /// Of what it carries.
     pub names: Vec<String>,
@@ -63,6 +65,15 @@ pub struct LoopStep {
     pub steps: Vec<Step>,
     /// Which carried value becomes what.
     pub next: Vec<(usize, Link)>,
+}
+
+/// What decides after each round whether there is another.
+pub struct Until {
+    pub maker: Rc<Maker>,
+    /// What is read of each round.
+    pub metric: Link,
+    /// Of how many rounds.
+    pub in_a_row: usize,
 }
 
 /// Files and environment variables that a pipeline names, each once.
@@ -194,8 +205,9 @@ impl Compiler<'_> {
                     scope.bind(name, binding);
                     steps.push(Step::Stage(step));
                 }
-                Draft::Loop { spec, repeat, keep, carry, body, next } => {
-                    let (step, binding) = self.resolve_loop(spec, repeat, keep, (carry, body, next), &scope);
+                Draft::Loop { spec, repeat, until, keep, carry, body, next } => {
+                    let parts = (carry, body, until, next);
+                    let (step, binding) = self.resolve_loop(spec, repeat, keep, parts, &scope);
                     scope.results += spec.carry.len();
                     scope.bind(&spec.name.name, binding);
                     steps.push(Step::Loop(step));
@@ -314,7 +326,7 @@ impl Compiler<'_> {
         spec: &'s LoopSpec,
         repeat: usize,
         keep: Keep,
-        (carried, body, handed): (Vec<Entry<'s>>, Vec<Draft<'s>>, Vec<Entry<'s>>),
+        (carried, body, until, handed): (Vec<Entry<'s>>, Vec<Draft<'s>>, Option<UntilDraft>, Vec<Entry<'s>>),
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
         let (mut carry, mut results) = (Vec::new(), Vec::<Handed>::new());
@@ -327,6 +339,11 @@ impl Compiler<'_> {
         }
         let inner = scope.within(&results);
         let (steps, inner) = self.resolve_all(body, inner);
+        let until = until.and_then(|until| {
+            let Variant { maker, links, .. } =
+                self.resolve_variant(&until.key, until.kind, None, until.variant, &inner);
+            Some(Until { maker, metric: *links.first()?, in_a_row: until.in_a_row })
+        });
         let (mut next, mut values) = (Vec::new(), Vec::new());
         for (key, tree) in &handed {
             let Some(value) = results.iter().position(|result| result.name == key.name) else {
@@ -355,7 +372,7 @@ impl Compiler<'_> {
         }
         let name = spec.name.name.clone();
         let names = results.iter().map(|result| result.name.to_owned()).collect();
-        let step = LoopStep { name, repeat, keep, names, carry, steps, next };
+        let step = LoopStep { name, repeat, until, keep, names, carry, steps, next };
         (step, Binding::Loop { first: scope.results, repeat, results })
     }
 

@@ -10,7 +10,7 @@ use super::labels::{Labels, Several};
 use super::matrix::{self, Combination};
 use super::params::Substitution;
 use super::policy;
-use super::spec::{Item, LoopSpec, StageSpec};
+use super::spec::{Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
 use super::wording::{self, descend_all};
 use crate::graph::Policy;
@@ -18,6 +18,9 @@ use crate::input::Origin;
 use crate::kind::Kind;
 use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Registry};
+
+/// The key of an `until` that says what is read.
+pub const METRIC: &str = "metric";
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
@@ -36,6 +39,7 @@ pub enum Draft<'a> {
     Loop {
         spec: &'a LoopSpec,
         repeat: usize,
+        until: Option<UntilDraft>,
         keep: Keep,
         carry: Vec<Entry<'a>>,
         body: Vec<Draft<'a>>,
@@ -44,6 +48,27 @@ pub enum Draft<'a> {
     /// Of unknown kind or with a broken matrix: what refers to it is not checked.
     Broken(&'a Key),
 }
+
+/// The `until` of a loop.
+pub struct UntilDraft {
+    /// What it is called among the stages of a round, and where it stands.
+    pub key: Key,
+    pub kind: &'static Kind,
+    pub variant: DraftVariant,
+    /// In how many rounds one after the other it has to hold.
+    pub in_a_row: usize,
+}
+
+/// How often a loop's stages are run.
+struct Rounds {
+    /// As many rounds, or at most as many where there is an `until`.
+    repeat: usize,
+    /// As it was typed, with parameters put in.
+    until: Option<Tree>,
+}
+
+/// What the node that decides whether a loop goes on is called, and the key that says when.
+pub const UNTIL: &str = "until";
 
 /// Of a loop's `carry` or `next`, with parameters put in.
 pub type Entry<'a> = (&'a Key, Tree);
@@ -120,19 +145,26 @@ impl Decoder<'_> {
             .map(|matrix| matrix::combinations(self.errors, self.budget, matrix.as_ref()?))
             .collect();
         let mut several: Vec<Option<Several>> = Vec::with_capacity(items.len());
+        let mut rounds: Vec<Option<Rounds>> = Vec::with_capacity(items.len());
         for (item, all) in items.iter().zip(&combinations) {
-            several.push(match item {
-                Item::Loop(spec) => Some(Several::Rounds(self.repeat(spec, around))),
-                _ => all.as_deref().map(Several::Variants),
+            let of_loop = if let Item::Loop(spec) = item { Some(self.rounds(spec, around)) } else { None };
+            several.push(match &of_loop {
+                Some(Rounds { repeat, until: None }) => Some(Several::Rounds(*repeat)),
+                Some(Rounds { repeat, until: Some(_) }) => Some(Several::AtMost(*repeat)),
+                None => all.as_deref().map(Several::Variants),
             });
+            rounds.push(of_loop);
         }
         let names = items.iter().map(|item| item.key().name.as_str()).zip(several.iter().copied());
         let labels = Labels { around: Some(around), names: names.collect() };
-        let drafts = items.iter().zip(&several).map(|(item, several)| match (item, several) {
-            (Item::Stage(spec), Some(Several::Variants(all))) => self.decode_stage(spec, Some(all), &labels),
-            (Item::Stage(spec), _) => self.decode_stage(spec, None, &labels),
-            (Item::Loop(spec), Some(Several::Rounds(repeat))) => self.decode_loop(spec, *repeat, &labels),
-            (Item::Loop(_) | Item::Broken(_), _) => Draft::Broken(item.key()),
+        let both = several.iter().zip(rounds);
+        let drafts = items.iter().zip(both).map(|(item, (several, rounds))| match (item, several, rounds) {
+            (Item::Stage(spec), Some(Several::Variants(all)), _) => {
+                self.decode_stage(spec, Some(all), &labels)
+            }
+            (Item::Stage(spec), ..) => self.decode_stage(spec, None, &labels),
+            (Item::Loop(spec), _, Some(rounds)) => self.decode_loop(spec, rounds, &labels),
+            (Item::Loop(_) | Item::Broken(_), ..) => Draft::Broken(item.key()),
         });
         drafts.collect()
     }
@@ -141,26 +173,115 @@ impl Decoder<'_> {
         Substitution { errors: self.errors, params: self.params, axes, labels, budget: self.budget }
     }
 
-    fn repeat(&self, spec: &LoopSpec, around: &Labels) -> usize {
-        let repeat = self.substitute(&[], around).apply(&spec.repeat).map(|tree| tree.value);
-        match repeat {
-            Some(Value::Int(count)) if (0..=1_000_000).contains(&count) => count as usize,
-            Some(_) => {
-                let message = "`repeat` is a whole number from 0 to 1000000";
-                self.errors.at(spec.repeat.at, message).unwrap_or_default()
+    fn rounds(&self, spec: &LoopSpec, around: &Labels) -> Rounds {
+        const EXPECTED: &str = "a whole number from 0 to 1000000, or { at_most: N, until: … }";
+        let none = Rounds { repeat: 0, until: None };
+        let Some(tree) = self.substitute(&[], around).apply(&spec.repeat) else { return none };
+        match &tree.value {
+            Value::Int(count @ 0..=1_000_000) => Rounds { repeat: *count as usize, until: None },
+            Value::Map(_) => self.rounds_until(&tree).unwrap_or(none),
+            Value::Int(_) => {
+                self.errors.at(spec.repeat.at, format!("`repeat` must be {EXPECTED}")).unwrap_or(none)
             }
-            None => 0,
+            other => {
+                let message = format!("`repeat` must be {EXPECTED}, found {}", other.describe());
+                self.errors.at(spec.repeat.at, message).unwrap_or(none)
+            }
         }
     }
 
-    fn decode_loop<'i>(&self, spec: &'i LoopSpec, repeat: usize, around: &Labels) -> Draft<'i> {
+    /// The `repeat` of a loop that may stop earlier.
+    fn rounds_until(&self, tree: &Tree) -> Option<Rounds> {
+        let known = ["at_most", UNTIL];
+        Reader { errors: self.errors }.known_keys(tree, "`repeat`", &known);
+        let needed = |key: &str| {
+            tree.get(key).or_else(|| {
+                let message = format!("`repeat` needs the key `{key}`: {{ at_most: N, until: … }}");
+                self.errors.at(tree.at, message)
+            })
+        };
+        let (at_most, until) = (needed("at_most"), needed(UNTIL));
+        let (at_most, until) = (at_most?, until?);
+        let repeat = match at_most.value {
+            Value::Int(count @ 1..=1_000_000) => count as usize,
+            _ => return self.errors.at(at_most.at, "`at_most` must be a whole number from 1 to 1000000"),
+        };
+        Some(Rounds { repeat, until: Some(until.clone()) })
+    }
+
+    fn decode_loop<'i>(&self, spec: &'i LoopSpec, rounds: Rounds, around: &Labels) -> Draft<'i> {
+        let Rounds { repeat, until } = rounds;
         let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
         let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
         let carry = self.entries(&spec.carry, around);
         let next = self.entries(&spec.next, &labels);
-        Draft::Loop { spec, repeat, keep, carry, body: self.decode_all(&spec.stages, &labels), next }
+        let body = self.decode_all(&spec.stages, &labels);
+        let until = until.and_then(|tree| self.until(spec, &tree, repeat));
+        Draft::Loop { spec, repeat, until, keep, carry, body, next }
+    }
+
+    /// The `until` of a loop as the kind that decides: `metric` is read in as many rounds as `in_a_row` says.
+    fn until(&self, spec: &LoopSpec, tree: &Tree, at_most: usize) -> Option<UntilDraft> {
+        let Value::Map(entries) = &tree.value else {
+            let message = format!(
+                "`until` must be a map such as {{ metric: STAGE.metrics, name: …, above: … }}, found {}",
+                tree.value.describe()
+            );
+            return self.errors.at(tree.at, message);
+        };
+        let Some((kind, decode)) = self.registry.until() else {
+            return self.errors.at(tree.at, self.registry.unknown(UNTIL));
+        };
+        if let Some(item) = spec.stages.iter().find(|item| item.key().name == UNTIL) {
+            let message =
+                "`until` is what decides whether this loop goes on; a stage needs a name of its own";
+            return self.errors.at(item.key().at, message);
+        }
+        let in_a_row = match tree.get("in_a_row").map(|tree| (&tree.value, tree.at)) {
+            None => 1,
+            Some((Value::Int(rounds @ 1..), _)) if *rounds as usize <= at_most => *rounds as usize,
+            Some((_, at)) => {
+                let message =
+                    format!("`in_a_row` must be a whole number from 1 to `at_most`, here {at_most}");
+                return self.errors.at(at, message);
+            }
+        };
+        let mut body = Vec::with_capacity(entries.len());
+        for (key, value) in entries.iter().filter(|(key, _)| key.name != "in_a_row") {
+            let value = match &value.value {
+                Value::Text(_) if key.name == METRIC => {
+                    value.with(Value::List(vec![value.clone(); in_a_row]))
+                }
+                other if key.name == METRIC => {
+                    let message = format!(
+                        "`metric` must be a reference to metrics of a stage in the loop, such as check.metrics, found {}",
+                        other.describe()
+                    );
+                    return self.errors.at(value.at, message);
+                }
+                _ => value.clone(),
+            };
+            body.push((key.clone(), value));
+        }
+        let key = Key { name: UNTIL.into(), at: tree.at };
+        let stage = StageSpec {
+            name: key.clone(),
+            kind: (kind.name.into(), tree.at),
+            matrix: None,
+            seed: None,
+            resources: None,
+            timeout: None,
+            retry: None,
+            on: None,
+            body: tree.with(Value::Map(body)),
+        };
+        let decoded = self.decode(&stage, &stage.body, &[], decode)?;
+        let at = tree.get(METRIC).map_or(tree.at, |tree| tree.at);
+        let (uses, policy) = (vec![at; decoded.uses.len()], Policy::default());
+        let variant = DraftVariant { body: stage.body, uses, decoded, seed: None, policy };
+        Some(UntilDraft { key, kind, variant, in_a_row })
     }
 
     fn entries<'i>(&self, entries: &'i [(Key, Tree)], labels: &Labels) -> Vec<Entry<'i>> {
@@ -189,6 +310,12 @@ impl Decoder<'_> {
     ) -> Draft<'i> {
         let (kind_name, kind_at) = &spec.kind;
         let Some((kind, decode, verbatim)) = self.registry.find(kind_name) else {
+            if kind_name == UNTIL && self.registry.until().is_some() {
+                let error = self.errors.error(*kind_at, "no stage is of kind `until`: it belongs to a loop");
+                let help = "write repeat: { at_most: N, until: { … } }";
+                self.errors.add::<()>(error.help(help));
+                return Draft::Broken(&spec.name);
+            }
             let error = self.errors.error(*kind_at, self.registry.unknown(kind_name));
             self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
             return Draft::Broken(&spec.name);

@@ -11,6 +11,8 @@ pub enum Several<'a> {
     Variants(&'a [Combination<'a>]),
     /// The rounds of a loop, from 1.
     Rounds(usize),
+    /// Those of a loop that may stop before the last.
+    AtMost(usize),
 }
 
 /// The variants of the stages and the rounds of the loops in a scope and those around it.
@@ -41,7 +43,7 @@ impl Several<'_> {
     pub fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
         match self {
             Several::Variants(all) => Box::new(all.iter().map(|one| Cow::Borrowed(one.label.as_str()))),
-            Several::Rounds(repeat) => {
+            Several::Rounds(repeat) | Several::AtMost(repeat) => {
                 let width = repeat.to_string().len();
                 Box::new((1..=*repeat).map(move |round| Cow::Owned(format!("{round:0width$}"))))
             }

@@ -15,7 +15,7 @@ use super::extends::Extension;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
-use crate::graph::{Feed, Graph, GraphVariant};
+use crate::graph::{Feed, Graph, GraphVariant, Handed};
 use crate::resources::Limit;
 use crate::stage::Registry;
 use store::Digest;
@@ -246,9 +246,12 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     let Compiled { source, name, text, extends, resources, programs, outside } =
         compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
-    if let Some(most) = size.beyond() {
+    let too_much = |most: String| {
         let message = format!("the pipeline unrolls to more than {most}");
-        return Err(Diagnostic::of_file(path, message).help("lower a `repeat`").into());
+        Diagnostic::of_file(path, message).help("lower a `repeat`")
+    };
+    if let Some(most) = size.beyond() {
+        return Err(too_much(most).into());
     }
     let errors = Errors::new(&source);
     let mut graph = Graph { pipeline: name, text, extends, resources, ..Graph::default() };
@@ -259,7 +262,9 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     graph.variables = outside.variables.into_iter().map(value).collect();
     for (program, variant) in programs {
         let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
-        unroll::unroll(&program, &prefix, &mut graph);
+        if let Some(most) = unroll::unroll(&program, &prefix, &mut graph).beyond() {
+            return Err(too_much(most).into());
+        }
         for warning in program.warnings.iter().map(ToString::to_string) {
             if !graph.warnings.contains(&warning) {
                 graph.warnings.push(warning);
@@ -277,11 +282,13 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
 fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, options: &LoadOptions) {
     let mut hashed: Vec<Vec<(Vec<String>, usize)>> = vec![Vec::new(); named.len()];
     let readers = graph.nodes.iter().flat_map(|node| node.feeds.iter().zip(&node.call.decoded.uses));
-    for (feed, used) in readers {
-        if let Feed::File(file) = feed
-            && !hashed[*file].iter().any(|(files, _)| *files == used.files)
-        {
-            hashed[*file].push((used.files.clone(), 0));
+    for (feed, used) in readers.filter(|(feed, _)| !matches!(feed, Feed::Output { .. })) {
+        for feed in graph.alternatives(*feed) {
+            if let Feed::File(file) = feed
+                && !hashed[file].iter().any(|(files, _)| *files == used.files)
+            {
+                hashed[file].push((used.files.clone(), 0));
+            }
         }
     }
     for ((path, at), choices) in named.iter().zip(&mut hashed) {
@@ -302,12 +309,50 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
             }
         }
     }
-    for node in &mut graph.nodes {
+    let number = |file: usize, files: &[String]| {
+        let choice = hashed[file].iter().find(|(known, _)| *known == files);
+        choice.map_or(0, |(_, number)| *number)
+    };
+    let count = graph.handed.len() as u32;
+    let mut handed: HashMap<Vec<String>, Vec<u32>> = HashMap::new();
+    let mut nodes = std::mem::take(&mut graph.nodes);
+    for node in &mut nodes {
         for (feed, used) in node.feeds.iter_mut().zip(&node.call.decoded.uses) {
-            if let Feed::File(file) = feed {
-                let choice = hashed[*file].iter().find(|(files, _)| *files == used.files);
-                *file = choice.map_or(0, |(_, number)| *number);
+            match feed {
+                Feed::File(file) => *file = number(*file, &used.files),
+                Feed::Handed { value, .. } => {
+                    let values = handed
+                        .entry(used.files.clone())
+                        .or_insert_with(|| hand_on_files(graph, count, &|file| number(file, &used.files)));
+                    *value = values[*value as usize];
+                }
+                _ => {}
             }
         }
     }
+    graph.nodes = nodes;
+}
+
+/// Adds the first `count` values that loops hand on once more with other numbers of files, where there are files among them;
+/// says which value is in the place of which.
+fn hand_on_files(graph: &mut Graph, count: u32, number: &dyn Fn(usize) -> usize) -> Vec<u32> {
+    let mut instead: Vec<u32> = Vec::with_capacity(count as usize);
+    for value in 0..count {
+        let changed = |feed: &Feed| match *feed {
+            Feed::File(file) => Feed::File(number(file)),
+            // One that another refers to stands before it.
+            Feed::Handed { value, round } => Feed::Handed { value: instead[value as usize], round },
+            other => other,
+        };
+        let Handed { by, rounds } = &graph.handed[value as usize];
+        let has_files = rounds.iter().any(|feed| matches!(feed, Feed::File(_)) || changed(feed) != *feed);
+        if !has_files {
+            instead.push(value);
+            continue;
+        }
+        let handed = Handed { by: *by, rounds: rounds.iter().map(changed).collect() };
+        instead.push(graph.handed.len() as u32);
+        graph.handed.push(handed);
+    }
+    instead
 }

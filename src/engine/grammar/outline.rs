@@ -9,6 +9,7 @@ use petgraph::algo::tred::{dag_to_toposorted_adjacency_list, dag_transitive_redu
 use petgraph::graph::DiGraph;
 
 use super::compile::{LoopStep, Outside, StageStep, Step, Variant};
+use super::decode::{METRIC, UNTIL};
 use super::diagnostic::Diagnostics;
 use super::load::{LoadOptions, compiled, load};
 use super::scope::Link;
@@ -58,6 +59,8 @@ pub struct Frame {
     pub frame: Option<usize>,
     /// How many rounds a loop has.
     pub repeat: Option<usize>,
+    /// Whether it may stop earlier.
+    pub at_most: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +150,7 @@ impl Outline {
     }
 
     fn add_frame(&mut self, name: String, frame: Option<usize>, repeat: Option<usize>) -> usize {
-        self.frames.push(Frame { name, frame, repeat });
+        self.frames.push(Frame { name, frame, repeat, at_most: false });
         self.frames.len() - 1
     }
 
@@ -264,6 +267,12 @@ impl<'a> Folding<'a> {
         }
         scopes.push(Scope { nodes: Vec::new(), carried: carried.clone(), results: Vec::new() });
         self.steps(&step.steps, scopes, inner);
+        if let (Some(until), Some(frame)) = (&step.until, inner) {
+            self.outline.frames[frame].at_most = true;
+            let shape = Shape::Stage { kind: until.maker.call.kind.name, labels: Vec::new() };
+            let node = self.outline.add_node(self.outline.inside(inner, UNTIL), inner, shape);
+            self.connect(&until.metric, scopes, node, None, METRIC.to_owned());
+        }
         for (value, link) in &step.next {
             results[*value].to = if step.repeat > 1 {
                 let name = step.names[*value].clone();
@@ -351,14 +360,18 @@ fn written_out(graph: &Graph) -> Outline {
     }
     for (to, node) in graph.nodes.iter().enumerate() {
         for (feed, found) in node.feeds.iter().zip(&node.call.decoded.uses) {
-            let from = match feed {
-                Feed::Output { node: id, output } => {
-                    Tail::output(id.index(), None, graph.node(*id).call.outputs(), *output)
-                }
-                Feed::File(index) => Tail::whole(files[*index]),
-                Feed::Variable(index) => Tail::whole(variables + index),
-            };
-            outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });
+            // What any of several rounds may hand on comes from each.
+            for feed in graph.alternatives(*feed) {
+                let from = match feed {
+                    Feed::Output { node: id, output } => {
+                        Tail::output(id.index(), None, graph.node(id).call.outputs(), output)
+                    }
+                    Feed::File(index) => Tail::whole(files[index]),
+                    Feed::Variable(index) => Tail::whole(variables + index),
+                    Feed::Handed { .. } => continue,
+                };
+                outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });
+            }
         }
     }
     outline

@@ -223,6 +223,15 @@ impl Substitution<'_> {
         };
         let Some(several) = self.labels.of(&name) else { return Some(None) };
         let output = output.map_or(String::new(), |output| format!(".{output}"));
+        if let Several::AtMost(_) = several {
+            let message = format!(
+                "`{name}[{pattern}]` must be of a loop with a fixed number of rounds: `{name}` has an `until`"
+            );
+            let help = format!(
+                "name rounds, such as {name}[1]{output}; one that is not run handed on what the last one did"
+            );
+            return self.errors.add(self.errors.error(item.at, message).help(help));
+        }
         let mut found = Vec::new();
         for label in several.labels() {
             self.budget.take(self.errors, item.at, label.len())?;

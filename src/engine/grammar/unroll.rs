@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::iter::Sum;
 use std::sync::Arc;
 
-use super::compile::{LoopStep, Program, StageStep, Step};
-use super::decode::Keep;
+use super::compile::{LoopStep, Program, StageStep, Step, Until};
+use super::decode::{Keep, UNTIL};
 use super::scope::Link;
-use crate::graph::{Feed, Graph, Node, NodeId};
+use crate::graph::{Feed, Graph, Handed, Loop, Node, NodeId};
 use store::Seed;
 
 /// More nodes than this are a slip of the pen in a `repeat`.
@@ -28,6 +28,8 @@ struct Frame {
 struct Unroller<'a> {
     graph: &'a mut Graph,
     frames: Vec<Frame>,
+    /// How many nodes have a say in what feeds another, beyond its inputs.
+    makers: u64,
 }
 
 /// Where a step stands: in which round of which loops, and what follows from that.
@@ -35,6 +37,8 @@ struct Place<'a> {
     prefix: &'a str,
     position: Arc<[u32]>,
     seed: Seed,
+    /// What decides whether the stages here are executed.
+    gate: Option<NodeId>,
 }
 
 /// What steps come to.
@@ -74,18 +78,41 @@ pub fn size(steps: &[Step]) -> Size {
         },
         Step::Loop(step) => {
             let (round, rounds) = (size(&step.steps), step.repeat as u64);
-            let inputs = round.inputs.saturating_add(step.carry.len() as u64);
-            Size { nodes: round.nodes.max(1).saturating_mul(rounds), inputs: inputs.saturating_mul(rounds) }
+            let (nodes, read) = step.until.as_ref().map_or((0, 0), |until| (1, until.in_a_row as u64));
+            let nodes = round.nodes.saturating_add(nodes).max(1);
+            let inputs = round.inputs.saturating_add(step.carry.len() as u64).saturating_add(read);
+            Size { nodes: nodes.saturating_mul(rounds), inputs: inputs.saturating_mul(rounds) }
         }
     };
     steps.iter().map(size).sum()
 }
 
-/// Adds the nodes of a program, each name beginning with `prefix`.
-pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) {
+/// Adds the nodes of a program, each name beginning with `prefix`; what it comes to beyond its [`size`].
+pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) -> Size {
     graph.nodes.reserve(size(&program.steps).nodes as usize);
-    let place = Place { prefix, position: Arc::from([]), seed: Seed::from_u64(program.seed) };
-    Unroller { graph, frames: vec![Frame::default()] }.steps(&program.steps, &place);
+    let seed = Seed::from_u64(program.seed);
+    let place = Place { prefix, position: Arc::from([]), seed, gate: None };
+    let mut unroller = Unroller { graph, frames: vec![Frame::default()], makers: 0 };
+    unroller.steps(&program.steps, &place);
+    Size { nodes: 0, inputs: unroller.makers }
+}
+
+/// The decisions of a loop while it is written out.
+struct Deciding<'a> {
+    until: &'a Until,
+    /// Which of the graph's loops.
+    index: u32,
+    /// What is read of each round.
+    read: Vec<Feed>,
+}
+
+impl<'a> Deciding<'a> {
+    fn new(until: &'a Until, name: String, at_most: u32, graph: &mut Graph) -> Deciding<'a> {
+        let index = graph.loops.len() as u32;
+        let first = until.in_a_row as u32;
+        graph.loops.push(Loop { name, at_most, first, decisions: Vec::new() });
+        Deciding { until, index, read: Vec::new() }
+    }
 }
 
 impl Unroller<'_> {
@@ -128,12 +155,38 @@ impl Unroller<'_> {
             let feeds = variant.links.iter().map(|link| self.feed(link)).collect();
             let (call, position) = (variant.maker.call.clone(), place.position.clone());
             let seed = variant.seed.map_or(own, Seed::from_u64);
-            let id = NodeId(self.graph.nodes.len() as u32);
-            self.graph.nodes.push(Node { name, call, feeds, position, seed, passing: Vec::new() });
+            let gate = place.gate;
+            let id = self.add(Node {
+                name,
+                call,
+                feeds,
+                position,
+                seed,
+                passing: Vec::new(),
+                kept_by: None,
+                gate,
+                decides: None,
+            });
             if let Some(frame) = self.frames.last_mut() {
                 frame.nodes.push(id);
             }
         }
+    }
+
+    fn add(&mut self, mut node: Node) -> NodeId {
+        for feed in node.feeds.iter().filter(|feed| matches!(feed, Feed::Handed { .. })) {
+            // What is too much already need not be counted to its end.
+            if self.makers <= MOST_INPUTS {
+                self.makers += self.graph.makers(*feed).len() as u64;
+            }
+        }
+        if self.makers > MOST_INPUTS {
+            // The graph is refused.
+            node.feeds = Box::default();
+        }
+        let id = NodeId(self.graph.nodes.len() as u32);
+        self.graph.nodes.push(node);
+        id
     }
 
     fn repeat(&mut self, step: &LoopStep, place: &Place, own: Seed) {
@@ -141,6 +194,11 @@ impl Unroller<'_> {
         let width = step.repeat.to_string().len();
         let depth = self.frames.len();
         let mut results: Vec<Vec<Feed>> = carried.iter().map(|feed| vec![*feed]).collect();
+        let mut deciding = step.until.as_ref().map(|until| {
+            let name = format!("{}{}", place.prefix, step.name);
+            Deciding::new(until, name, step.repeat as u32, self.graph)
+        });
+        let mut gate = place.gate;
         self.frames.push(Frame::default());
         for round in 1..=step.repeat {
             let frame = &mut self.frames[depth];
@@ -149,32 +207,75 @@ impl Unroller<'_> {
             frame.carried.clone_from(&carried);
             let prefix = format!("{}{}[{round:0width$}]/", place.prefix, step.name);
             let position = place.position.iter().copied().chain([round as u32]).collect();
-            let seed = own.child(round);
-            self.steps(&step.steps, &Place { prefix: &prefix, position, seed });
+            let inside = Place { prefix: &prefix, position, seed: own.child(round), gate };
+            self.steps(&step.steps, &inside);
+            let decision =
+                deciding.as_mut().and_then(|deciding| self.decide(deciding, &inside, round as u32));
             for (value, link) in &step.next {
                 let feed = self.feed(link);
                 if round < step.repeat && !step.keep.keeps(round) {
-                    self.mark_passing(link, depth, feed);
+                    self.mark_passing(link, depth, feed, decision);
                 }
                 carried[*value] = feed;
             }
+            gate = decision.or(gate);
             results.iter_mut().zip(&carried).for_each(|(rounds, feed)| rounds.push(*feed));
         }
         self.frames.pop();
+        if let Some(deciding) = deciding {
+            results.iter_mut().for_each(|rounds| self.hand_on(&deciding, rounds));
+        }
         if let Some(frame) = self.frames.last_mut() {
             frame.results.extend(results);
         }
     }
 
+    /// Adds the node that decides whether there is another round, if there are rounds enough to say.
+    fn decide(&mut self, deciding: &mut Deciding, place: &Place, round: u32) -> Option<NodeId> {
+        deciding.read.push(self.feed(&deciding.until.metric));
+        let first = deciding.read.len().checked_sub(deciding.until.in_a_row)?;
+        let id = self.add(Node {
+            name: format!("{}{UNTIL}", place.prefix),
+            call: deciding.until.maker.call.clone(),
+            feeds: deciding.read[first..].into(),
+            position: place.position.clone(),
+            seed: place.seed,
+            passing: Vec::new(),
+            kept_by: None,
+            gate: place.gate,
+            decides: Some((deciding.index, round)),
+        });
+        self.graph.loops[deciding.index as usize].decisions.push(id);
+        Some(id)
+    }
+
+    /// What a round hands on that may not be run is what the last one handed on that was.
+    fn hand_on(&mut self, deciding: &Deciding, rounds: &mut Vec<Feed>) {
+        if rounds.iter().all(|feed| *feed == rounds[0]) {
+            return;
+        }
+        let value = self.graph.handed.len() as u32;
+        let late = |round: usize| Feed::Handed { value, round: round as u32 };
+        let first = deciding.until.in_a_row;
+        let seen: Vec<Feed> = rounds
+            .iter()
+            .enumerate()
+            .map(|(round, feed)| if round > first { late(round) } else { *feed })
+            .collect();
+        let rounds = std::mem::replace(rounds, seen);
+        self.graph.handed.push(Handed { by: deciding.index, rounds });
+    }
+
     /// A bulky output that a stage of the loop itself hands to the next round is passing. One that comes
-    /// out of an inner loop is the end of a phase and stays.
-    fn mark_passing(&mut self, link: &Link, depth: usize, feed: Feed) {
+    /// out of an inner loop is the end of a phase and stays; so does what comes out of the round in which the loop stops.
+    fn mark_passing(&mut self, link: &Link, depth: usize, feed: Feed, decision: Option<NodeId>) {
         if let (Link::Output { scope, .. }, Feed::Output { node, output }) = (link, feed)
             && *scope == depth
         {
             let node = &mut self.graph.nodes[node.index()];
             if node.call.outputs()[output].bulky && !node.passing.contains(&output) {
                 node.passing.push(output);
+                node.kept_by = decision;
             }
         }
     }

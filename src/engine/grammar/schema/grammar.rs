@@ -117,7 +117,7 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
                 "properties": { "kind": { "description": "What the stage does.", "enum": names,
                     "enumDescriptions": descriptions } },
                 "allOf": names.iter().map(branch).collect::<Vec<_>>() } },
-        "loop": repeat(),
+        "loop": repeat(registry.until_schema().is_some()),
         "matrix": { "type": ["object", "string"], "pattern": PARAMETER, "minProperties": 1,
             "properties": {
                 "include": { "$ref": "#/$defs/combinations", "description": "Combinations to add." },
@@ -142,15 +142,38 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
     }
 }
 
-fn repeat() -> Value {
+/// The keys of a loop's `until`: those of its kind, which reads one metric in several rounds.
+pub(super) fn until(mut keys: Value) -> Value {
+    let about = keys["properties"]["metric"]["description"].take();
+    keys["properties"]["metric"] = json!({ "$ref": "#/$defs/input", "description": about });
+    keys["properties"]["in_a_row"] = json!({ "type": ["integer", "string"], "minimum": 1, "default": 1,
+        "pattern": PARAMETER, "description": "In how many rounds one after the other it has to be so." });
+    keys["type"] = json!(["object", "string"]);
+    keys["pattern"] = json!(PARAMETER);
+    keys
+}
+
+fn repeat(knows_until: bool) -> Value {
+    let mut rounds = json!({ "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000, "pattern": PARAMETER,
+        "description": "How many rounds there are." });
+    if knows_until {
+        rounds["type"] = json!(["integer", "object", "string"]);
+        rounds["properties"] = json!({
+            "at_most": { "type": ["integer", "string"], "minimum": 1, "maximum": 1_000_000, "pattern": PARAMETER,
+                "description": "How many rounds there are where it never stops." },
+            "until": { "$ref": "#/$defs/until" } });
+        rounds["required"] = json!(["at_most", "until"]);
+        rounds["additionalProperties"] = false.into();
+        rounds["description"] =
+            "How many rounds there are, or { at_most, until }: until a metric of a round is above or below a number.".into();
+    }
     let carried = |description: &str| {
         json!({ "type": "object", "description": description, "propertyNames": { "pattern": NAME },
             "additionalProperties": { "$ref": "#/$defs/input" } })
     };
     json!({ "description": "A loop.", "type": "object",
         "properties": {
-            "repeat": { "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000, "pattern": PARAMETER,
-                "description": "How many rounds there are." },
+            "repeat": rounds,
             "keep": { "type": ["string", "object"], "pattern": r"^(last|all)$|^\$", "default": "last",
                 "properties": { "every": { "type": ["integer", "string"], "minimum": 1, "pattern": PARAMETER,
                     "description": "Keep those of each round whose number this divides." } },

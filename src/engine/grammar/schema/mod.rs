@@ -22,6 +22,10 @@ pub fn document(registry: &Registry) -> Value {
         let schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
         definitions.insert(format!("stage.{}", kind.name), schema);
     }
+    if let Some(schema) = registry.until_schema() {
+        let keys = with_parameters(tidy(schema(&mut generator).to_value()));
+        definitions.insert("until".into(), grammar::until(keys));
+    }
     for (name, schema) in generator.take_definitions(true) {
         definitions.insert(name, with_parameters(tidy(schema)));
     }
