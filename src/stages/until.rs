@@ -128,7 +128,14 @@ mod tests {
 
     fn row(phase: &str, subject: &str, metric: &str, value: f64) -> MetricRow {
         let (phase, subject, metric) = (phase.into(), subject.into(), metric.into());
-        MetricRow { phase, subject, metric, value, count: 1, at: Position::default() }
+        MetricRow {
+            phase,
+            subject,
+            metric,
+            value,
+            count: 1,
+            at: Position { iteration: 0, step: 0, rng_seed: String::new() },
+        }
     }
 
     fn until(text: &str) -> Until {
