@@ -155,7 +155,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
         // Of one that failed this was said.
         if report.failures.is_empty() {
-            eprintln!("check: {name} is of a round that its loop did not come to: there is nothing to compare");
+            eprintln!(
+                "check: {name} is of a round that its loop did not come to: there is nothing to compare"
+            );
         }
     }
     let differ = tell_checked(&report, &store);

@@ -136,7 +136,9 @@ impl AtMost<'_> {
         let AtMost { name, at_most, .. } = self;
         match self.stopped {
             Some(round) => format!("{name}: stops in round {round} of at most {at_most}"),
-            None if self.goes_on => format!("{name}: has all of at most {}", several(*at_most as usize, "round")),
+            None if self.goes_on => {
+                format!("{name}: has all of at most {}", several(*at_most as usize, "round"))
+            }
             None => format!("{name}: at most {}, decided as it runs", several(*at_most as usize, "round")),
         }
     }
@@ -149,9 +151,11 @@ impl AtMost<'_> {
 /// The loops that may stop before their last round, but for those in rounds that are not come to.
 fn loops<'a>(plan: &Plan<'a>) -> Vec<AtMost<'a>> {
     let graph: &'a Graph = plan.graph;
-    let reached = graph.loops.iter().enumerate().filter(|(_, one)| {
-        one.decisions.first().is_none_or(|id| plan.state(*id) != State::Unreached)
-    });
+    let reached = graph
+        .loops
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| one.decisions.first().is_none_or(|id| plan.state(*id) != State::Unreached));
     let told = reached.map(|(index, one)| AtMost {
         name: &one.name,
         at_most: one.at_most,
@@ -283,8 +287,10 @@ impl<'a> Told<'a> {
     }
 
     fn lines(&self, ids: &[(NodeId, Status)], all: bool) {
-        let open: Vec<&(NodeId, Status)> =
-            ids.iter().filter(|(_, status)| all || !matches!(status, Status::Hit | Status::Skipped)).collect();
+        let open: Vec<&(NodeId, Status)> = ids
+            .iter()
+            .filter(|(_, status)| all || !matches!(status, Status::Hit | Status::Skipped))
+            .collect();
         let shown = if all { open.len() } else { open.len().min(LISTED) };
         let width = open[..shown].iter().map(|(id, _)| self.name(*id).chars().count()).max().unwrap_or(0);
         for (id, status) in &open[..shown] {

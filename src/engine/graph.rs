@@ -252,7 +252,8 @@ impl Graph {
                 Feed::Handed { value, round } if seen.insert((value, round)) => {
                     let handed = &self.handed[value as usize];
                     let by = &self.loops[handed.by as usize];
-                    let decided = |id: &&NodeId| known(**id).is_some_and(|outputs| !decision::is_stop(outputs));
+                    let decided =
+                        |id: &&NodeId| known(**id).is_some_and(|outputs| !decision::is_stop(outputs));
                     let before = by.before(round);
                     let gone_on = before.iter().take_while(decided).count();
                     let stopped = before.get(gone_on).is_some_and(|id| known(*id).is_some());

@@ -558,7 +558,8 @@ impl<'a> Plan<'a> {
     fn keep_after(&mut self, decision: NodeId) {
         let Some((by, round)) = self.graph.node(decision).decides else { return };
         let handed = self.graph.handed.iter().filter(|handed| handed.by == by);
-        let last: Vec<Feed> = handed.filter_map(|handed| handed.rounds.get(round as usize)).copied().collect();
+        let last: Vec<Feed> =
+            handed.filter_map(|handed| handed.rounds.get(round as usize)).copied().collect();
         for feed in last {
             if let Feed::Output { node, .. } = feed
                 && self.graph.node(node).kept_by == Some(decision)
@@ -715,9 +716,8 @@ impl<'a> Plan<'a> {
     pub fn awaited(&self) -> Vec<NodeId> {
         let mut awaited: Vec<NodeId> = Vec::with_capacity(self.graph.nodes.len());
         for id in self.graph.ids() {
-            let is_open = |source: &NodeId| {
-                self.outputs(*source).is_none() && self.state(*source) != State::Unreached
-            };
+            let is_open =
+                |source: &NodeId| self.outputs(*source).is_none() && self.state(*source) != State::Unreached;
             let open = self.graph.sources(self.graph.node(id)).find(is_open);
             awaited.push(open.map_or(id, |source| awaited[source.index()]));
         }

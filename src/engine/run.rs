@@ -282,9 +282,8 @@ impl<'a> Scheduler<'a, '_, '_> {
         if self.undecided.is_empty() {
             return Ok(());
         }
-        let (open, decided): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undecided)
-            .into_iter()
-            .partition(|(id, _)| self.plan.is_undecided(*id));
+        let (open, decided): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.undecided).into_iter().partition(|(id, _)| self.plan.is_undecided(*id));
         self.undecided = open;
         // What stays was named as what is passed on.
         let stays = decided.iter().filter(|(id, _)| self.plan.passing(*id).is_empty());

@@ -182,12 +182,7 @@ struct Entry {
 
 impl Entry {
     fn of<S: Stage>() -> Entry {
-        Entry {
-            kind: const { &S::KIND },
-            verbatim: S::VERBATIM,
-            decode: decode::<S>,
-            schema: S::json_schema,
-        }
+        Entry { kind: const { &S::KIND }, verbatim: S::VERBATIM, decode: decode::<S>, schema: S::json_schema }
     }
 }
 

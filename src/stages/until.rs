@@ -109,9 +109,7 @@ impl Until {
 /// What there is, as far as a person reads it.
 fn listed(rows: &[&MetricRow]) -> String {
     const MOST: usize = 12;
-    let name = |row: &&MetricRow| {
-        format!("{} (subject {}, phase {})", row.metric, row.subject, row.phase)
-    };
+    let name = |row: &&MetricRow| format!("{} (subject {}, phase {})", row.metric, row.subject, row.phase);
     let mut names: Vec<String> = rows.iter().map(name).collect();
     names.dedup();
     let more = names.len().saturating_sub(MOST);
@@ -159,12 +157,16 @@ mod tests {
         );
         assert_eq!(
             value("attack_success", r#", "phase": "blue""#),
-            Err(format!("`until` must name one of its metrics, found none that fits\n  help: there are {both}"))
+            Err(format!(
+                "`until` must name one of its metrics, found none that fits\n  help: there are {both}"
+            ))
         );
         let all = format!("{both}, refusals (subject defender, phase red)");
         assert_eq!(
             value("success", ""),
-            Err(format!("`until` must name one of its metrics, found none that fits\n  help: there are {all}"))
+            Err(format!(
+                "`until` must name one of its metrics, found none that fits\n  help: there are {all}"
+            ))
         );
     }
 

@@ -47,7 +47,11 @@ fn a_loop_stops_when_its_metric_says_so_and_what_follows_is_as_after_so_many_rou
     let again = space.triplay(&["pipeline", "run", "p.yaml", "--json"]);
     assert_eq!((&again.json()["ran"], &again.json()["results"]), (&0.into(), &summary["results"]));
     let shown = space.triplay(&["runs", "show", "latest"]);
-    assert!(shown.out.contains(&format!("\nstopped   learn in round {rounds}: loss of sft is ")), "{}", shown.out);
+    assert!(
+        shown.out.contains(&format!("\nstopped   learn in round {rounds}: loss of sft is ")),
+        "{}",
+        shown.out
+    );
 
     // A plan knows it, and says so of a round that is not come to.
     let plan: Value = space.triplay(&["pipeline", "plan", "p.yaml", "--json"]).json();

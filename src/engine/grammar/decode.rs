@@ -235,14 +235,16 @@ impl Decoder<'_> {
             return self.errors.at(tree.at, self.registry.unknown(UNTIL));
         };
         if let Some(item) = spec.stages.iter().find(|item| item.key().name == UNTIL) {
-            let message = "`until` is what decides whether this loop goes on; a stage needs a name of its own";
+            let message =
+                "`until` is what decides whether this loop goes on; a stage needs a name of its own";
             return self.errors.at(item.key().at, message);
         }
         let in_a_row = match tree.get("in_a_row").map(|tree| (&tree.value, tree.at)) {
             None => 1,
             Some((Value::Int(rounds @ 1..), _)) if *rounds as usize <= at_most => *rounds as usize,
             Some((_, at)) => {
-                let message = format!("`in_a_row` must be a whole number from 1 to `at_most`, here {at_most}");
+                let message =
+                    format!("`in_a_row` must be a whole number from 1 to `at_most`, here {at_most}");
                 return self.errors.at(at, message);
             }
         };

@@ -103,7 +103,8 @@ fn free_names(draft: &Draft) -> Vec<(String, At)> {
             let stages: HashSet<&str> = body.iter().map(|draft| draft.key().name.as_str()).collect();
             let inner = body.iter().flat_map(free_names);
             let inner = inner.chain(next.iter().filter_map(|(_, tree)| entry(tree)));
-            let read = until.iter().flat_map(|until| until.variant.decoded.uses.iter().zip(&until.variant.uses));
+            let read =
+                until.iter().flat_map(|until| until.variant.decoded.uses.iter().zip(&until.variant.uses));
             let inner = inner.chain(read.filter_map(|(found, at)| Some((name(&found.origin)?, *at))));
             let free =
                 inner.filter(|(name, _)| !carried.contains(name.as_str()) && !stages.contains(name.as_str()));

@@ -227,7 +227,9 @@ impl Substitution<'_> {
             let message = format!(
                 "`{name}[{pattern}]` must be of a loop with a fixed number of rounds: `{name}` has an `until`"
             );
-            let help = format!("name rounds, such as {name}[1]{output}; one that is not run handed on what the last one did");
+            let help = format!(
+                "name rounds, such as {name}[1]{output}; one that is not run handed on what the last one did"
+            );
             return self.errors.add(self.errors.error(item.at, message).help(help));
         }
         let mut found = Vec::new();

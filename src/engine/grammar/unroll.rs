@@ -209,7 +209,8 @@ impl Unroller<'_> {
             let position = place.position.iter().copied().chain([round as u32]).collect();
             let inside = Place { prefix: &prefix, position, seed: own.child(round), gate };
             self.steps(&step.steps, &inside);
-            let decision = deciding.as_mut().and_then(|deciding| self.decide(deciding, &inside, round as u32));
+            let decision =
+                deciding.as_mut().and_then(|deciding| self.decide(deciding, &inside, round as u32));
             for (value, link) in &step.next {
                 let feed = self.feed(link);
                 if round < step.repeat && !step.keep.keeps(round) {

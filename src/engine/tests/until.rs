@@ -245,7 +245,13 @@ fn loops_stop_within_loops() {
     let rounds: Vec<&str> = ran.names().into_iter().filter(|name| name.ends_with("/m")).collect();
     assert_eq!(
         rounds,
-        ["outer[1]/inner[1]/m", "outer[1]/inner[2]/m", "outer[2]/inner[1]/m", "outer[3]/inner[1]/m", "outer[4]/inner[1]/m"]
+        [
+            "outer[1]/inner[1]/m",
+            "outer[1]/inner[2]/m",
+            "outer[2]/inner[1]/m",
+            "outer[3]/inner[1]/m",
+            "outer[4]/inner[1]/m"
+        ]
     );
     assert_eq!(ran.text(&space, "end"), ["xyyyyy", "xyy", "xyyyyy"].concat());
     let again = space.run(NESTED, &[]);
@@ -257,7 +263,9 @@ fn loops_stop_within_loops() {
 #[test]
 fn a_round_that_was_not_run_handed_on_what_the_last_one_did() {
     let space = Space::new();
-    let yaml = format!("{GROW}  rounds: {{ kind: join, parts: [\"grow[0].text\", \"grow[1].text\", \"grow[4].text\"] }}\n");
+    let yaml = format!(
+        "{GROW}  rounds: {{ kind: join, parts: [\"grow[0].text\", \"grow[1].text\", \"grow[4].text\"] }}\n"
+    );
     let ran = space.run(&yaml, &[]);
     assert_eq!(ran.text(&space, "rounds"), ["abc", "abcz", "abczz"].concat());
 }
@@ -350,19 +358,51 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
     let cases = [
         ("at_most: $most", "at_most: 0", "`at_most` must be a whole number from 1 to 1000000"),
         ("at_most: $most", "at_mos: 3", "`repeat` has no key `at_mos`"),
-        (&format!("at_most: $most, until: {until}"), "at_most: 3", "`repeat` needs the key `until`: { at_most: N, until: … }"),
-        (until, "3", "`until` must be a map such as { metric: STAGE.metrics, name: …, above: … }, found a whole number"),
-        (&repeat, "soon", "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }, found text"),
+        (
+            &format!("at_most: $most, until: {until}"),
+            "at_most: 3",
+            "`repeat` needs the key `until`: { at_most: N, until: … }",
+        ),
+        (
+            until,
+            "3",
+            "`until` must be a map such as { metric: STAGE.metrics, name: …, above: … }, found a whole number",
+        ),
+        (
+            &repeat,
+            "soon",
+            "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }, found text",
+        ),
         (&repeat, "-1", "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }"),
         ("$in_a_row", "6", "`in_a_row` must be a whole number from 1 to `at_most`, here 5"),
-        ("metric: more.length", "metric: 3", "`metric` must be a reference to metrics of a stage in the loop"),
+        (
+            "metric: more.length",
+            "metric: 3",
+            "`metric` must be a reference to metrics of a stage in the loop",
+        ),
         ("metric: more.length", "metric: mor.length", "there is no stage or carried value `mor`"),
-        ("metric: more.length", "metric: more.joined", "`metric.0` takes number, but `more.joined` is of type text"),
+        (
+            "metric: more.length",
+            "metric: more.joined",
+            "`metric.0` takes number, but `more.joined` is of type text",
+        ),
         ("metric: more.length, above", "metric: more.length, abov", "has no key `abov`"),
         ("above: $above", "above: 99", "`above` must not be 99"),
-        ("size: {", "until: {", "`until` is what decides whether this loop goes on; a stage needs a name of its own"),
-        ("[grow.text, a]", "[\"grow[*].text\", a]", "`grow[*]` must be of a loop with a fixed number of rounds: `grow` has an `until`"),
-        ("b: { kind: say, text: z }", "b: { kind: until }", "no stage is of kind `until`: it belongs to a loop"),
+        (
+            "size: {",
+            "until: {",
+            "`until` is what decides whether this loop goes on; a stage needs a name of its own",
+        ),
+        (
+            "[grow.text, a]",
+            "[\"grow[*].text\", a]",
+            "`grow[*]` must be of a loop with a fixed number of rounds: `grow` has an `until`",
+        ),
+        (
+            "b: { kind: say, text: z }",
+            "b: { kind: until }",
+            "no stage is of kind `until`: it belongs to a loop",
+        ),
     ];
     for (from, to, message) in cases {
         let yaml = GROW.replace(from, to);
