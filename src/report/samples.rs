@@ -12,7 +12,7 @@ use super::made_of::Makers;
 use super::model::{Matrix, Samples};
 use super::source::Source;
 use data::{self, AttackRow};
-use engine::{NodeReport, Purpose};
+use engine::{NodeReport, Part, Purpose};
 use runs::{Tables, recorded_at, redacted};
 
 /// The term of a reward that says how well an attack succeeded, and the note that says by what technique.
@@ -659,9 +659,15 @@ fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, H
 
 /// The nodes that measure and whose world says what is true; a judge says it in the others.
 fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
-    let nodes = source.run.nodes.iter().filter(|node| makes(node, "outcomes"));
-    let asks = |node: &&NodeReport| makers.inputs(node).iter().any(|(path, _)| path == "world");
-    nodes.filter(asks).map(name).collect()
+    let record = &source.run.record;
+    // Of a kind that always asks a world, nothing more has to be known.
+    let always = |node: &NodeReport| {
+        record.purpose(&node.kind) == Purpose::Evaluation
+            && record.part(&node.kind, "world") == Some(Part::Judge)
+    };
+    let asks =
+        |node: &&NodeReport| always(node) || makers.inputs(node).iter().any(|(path, _)| path == "world");
+    source.run.nodes.iter().filter(|node| makes(node, "outcomes")).filter(asks).map(name).collect()
 }
 
 /// The techniques of the attacks of benchmarks, by their texts.
@@ -799,7 +805,7 @@ mod tests {
             (name.to_owned(), vec![Arc::new(StringArray::from(texts.to_vec())) as ArrayRef])
         };
         let rows = Rows { columns: columns.into_iter().map(column).collect(), kept: None, count: 4 };
-        let outcomes = Outcomes::new(&rows, &HashSet::from([("", "with_world")]));
+        let outcomes = Outcomes::new(&rows, &HashSet::from([("", "after"), ("", "with_world")]));
         assert_eq!(outcomes.is_true, [true, false, true, false]);
         let of = |subject| outcomes.truths.get(&["", "s/1", subject, "p", "r"]).copied();
         assert_eq!([of("a"), of("b"), of("c"), of("d")], [Some("negative"), None, Some("rejective"), None]);
