@@ -190,7 +190,6 @@ struct Entry {
 
 impl Entry {
     fn of<S: Stage>() -> Entry {
-<<<<<<< HEAD
         Entry {
             kind: const { &S::KIND },
             purpose: S::PURPOSE,
@@ -199,9 +198,6 @@ impl Entry {
             decode: decode::<S>,
             schema: S::json_schema,
         }
-=======
-        Entry { kind: const { &S::KIND }, verbatim: S::VERBATIM, decode: decode::<S>, schema: S::json_schema }
->>>>>>> wt-until
     }
 }
 
