@@ -161,7 +161,7 @@ fn repeat(knows_until: bool) -> Value {
         rounds["properties"] = json!({
             "at_most": { "type": ["integer", "string"], "minimum": 1, "maximum": 1_000_000, "pattern": PARAMETER,
                 "description": "How many rounds there are where it never stops." },
-            "until": { "$ref": "#/$defs/until" } });
+            "until": { "$ref": "#/$defs/until", "description": "When the loop stops: once a metric of its rounds is above or below a number." } });
         rounds["required"] = json!(["at_most", "until"]);
         rounds["additionalProperties"] = false.into();
         rounds["description"] =
