@@ -188,6 +188,7 @@ fn finished(
         settings: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
+        facts: BTreeMap::new(),
         machine: Machine::here(),
         began: String::new(),
         cache: cache.to_owned(),

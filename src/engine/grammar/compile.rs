@@ -326,7 +326,12 @@ impl Compiler<'_> {
         spec: &'s LoopSpec,
         repeat: usize,
         keep: Keep,
-        (carried, body, until, handed): (Vec<Entry<'s>>, Vec<Draft<'s>>, Option<UntilDraft>, Vec<Entry<'s>>),
+        (carried, body, until, handed): (
+            Vec<Entry<'s>>,
+            Vec<Draft<'s>>,
+            Option<Box<UntilDraft>>,
+            Vec<Entry<'s>>,
+        ),
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
         let (mut carry, mut results) = (Vec::new(), Vec::<Handed>::new());

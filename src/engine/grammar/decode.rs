@@ -39,7 +39,7 @@ pub enum Draft<'a> {
     Loop {
         spec: &'a LoopSpec,
         repeat: usize,
-        until: Option<UntilDraft>,
+        until: Option<Box<UntilDraft>>,
         keep: Keep,
         carry: Vec<Entry<'a>>,
         body: Vec<Draft<'a>>,
@@ -218,7 +218,7 @@ impl Decoder<'_> {
         let carry = self.entries(&spec.carry, around);
         let next = self.entries(&spec.next, &labels);
         let body = self.decode_all(&spec.stages, &labels);
-        let until = until.and_then(|tree| self.until(spec, &tree, repeat));
+        let until = until.and_then(|tree| self.until(spec, &tree, repeat).map(Box::new));
         Draft::Loop { spec, repeat, until, keep, carry, body, next }
     }
 
