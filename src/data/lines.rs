@@ -6,12 +6,27 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use arrow_schema::DataType;
+
 use super::{Error, Part, Result, batches, cell, head};
 
-/// Writes the rows of a Parquet file to a new file, an object a line.
+/// Writes the rows of a Parquet file to a new file, an object a line. A number that JSON has no word for, NaN or infinite, is
+/// null there; a column of a type that it has no word for is an error.
 pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
     let head = head(from)?;
     let columns: Vec<usize> = (0..head.columns.len()).collect();
+    if let Some(field) = head.schema.fields().iter().find(|field| !has_words(field.data_type())) {
+        return Err(Error::Schema {
+            path: from.to_owned(),
+            expected: "JSON Lines",
+            reason: format!(
+                "column `{}` is {}, which JSON has no word for: write it as text",
+                field.name(),
+                field.data_type()
+            ),
+            found: None,
+        });
+    }
     let fail = |cause| Error::Lines { path: to.to_owned(), cause };
     let mut writer = BufWriter::new(File::create(to).map_err(fail)?);
     for batch in batches(from, &Part { columns: &columns, skip: 0, rows: head.rows() })? {
@@ -25,4 +40,17 @@ pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
         }
     }
     writer.flush().map_err(fail)
+}
+
+/// Whether values of a type can be said in JSON.
+fn has_words(kind: &DataType) -> bool {
+    match kind {
+        DataType::Null | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => {
+            true
+        }
+        DataType::Float32 | DataType::Float64 => true,
+        DataType::List(item) | DataType::LargeList(item) => has_words(item.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| has_words(field.data_type())),
+        kind => kind.is_integer(),
+    }
 }

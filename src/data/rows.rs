@@ -279,9 +279,9 @@ row_types! {
         /// The reward relative to those of its group that are known, as GRPO uses it; nothing is learnt where there is none.
         advantage: Option<f64>,
         /// The terms of the reward, in the order of its sum: the reward is the sum of their values.
-        components: Vec<Component>,
+        components: Sparse<Component>,
         /// What the terms found out beside their scores, such as `meaning` or `technique`.
-        notes: Vec<Note>,
+        notes: Sparse<Note>,
         /// How many verdicts behind this row were undetermined, that on the meaning included.
         undetermined: u32,
         sample: Sample,

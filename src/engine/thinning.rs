@@ -77,7 +77,8 @@ impl Thinning {
         }
         let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
         // What comes after a loop may have been fed by any round, until it is known by which.
-        let needs_none = |fed: NodeId| is_done(&fed) || !plan.uses(fed, id);
+        let needs_none =
+            |fed: NodeId| is_done(&fed) || plan.state(fed) == State::Unreached || !plan.uses(fed, id);
         let idle = is_done(&id) && plan.consumers(id).all(needs_none);
         if !idle || !self.released.insert(id) {
             return;

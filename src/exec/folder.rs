@@ -64,6 +64,11 @@ impl Folder {
         if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
             fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
             data::write_lines(&artifact.path, &to)?;
+            ensure!(
+                is_blob || Digest::of_path(&artifact.path)? == artifact.digest,
+                "{} was changed while the pipeline ran; run it again",
+                artifact.path.display()
+            );
             self.laid.insert(name.to_owned());
             return Ok(());
         }

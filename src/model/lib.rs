@@ -49,6 +49,7 @@ pub const FILES: &[&str] = &[
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
     "halted.json",
+    "beyond_limits.json",
 ];
 
 /// Those of a folder that stands for a tokenizer alone.

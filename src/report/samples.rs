@@ -502,9 +502,16 @@ struct Rewards<'a> {
 impl<'a> Rewards<'a> {
     fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
-        for (row, (_, key)) in samples(rows).enumerate() {
-            by_sample.entry(key).or_insert(row);
+        for (row, (node, key)) in samples(rows).enumerate() {
+            // Of several stages that rewarded the same, the first. Of the turns of an episode, whose numbers are of other datasets,
+            // the last, which stands last.
+            let (first, last) = by_sample.entry(key).or_insert((node, row));
+            if *first == node {
+                *last = row;
+            }
         }
+        let by_sample: HashMap<RowKey, usize> =
+            by_sample.into_iter().map(|(key, (_, row))| (key, row)).collect();
         let mut rewards = Rewards {
             role: rows.texts("role"),
             technique: vec![None; rows.count],
@@ -515,7 +522,6 @@ impl<'a> Rewards<'a> {
             by_sample,
         };
         let nodes: Vec<&str> = samples(rows).map(|(node, _)| node).collect();
-        // Of several stages that rewarded the same, the first.
         let of = |by_sample: &HashMap<RowKey, usize>, node: &str, key: RowKey| {
             by_sample.get(&key).copied().filter(|row| nodes[*row] == node)
         };
@@ -523,7 +529,10 @@ impl<'a> Rewards<'a> {
         for (term, (node, key)) in samples(terms).enumerate() {
             let Some(row) = of(&rewards.by_sample, node, key) else { continue };
             let name = names[term].unwrap_or_default();
-            rewards.components[row].push((name, values[term]));
+            match rewards.components[row].iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = values[term],
+                None => rewards.components[row].push((name, values[term])),
+            }
             if name == SUCCESS {
                 rewards.success[row] = scores[term];
             }

@@ -76,8 +76,12 @@ impl Stage for Generate {
         uncounted: &[],
     };
 
-    const PARTS: &'static [(&'static str, Part)] =
-        &[("model", Part::Subject), ("history", Part::Subject), ("data", Part::Prompts)];
+    const PARTS: &'static [(&'static str, Part)] = &[
+        ("model", Part::Subject),
+        ("history", Part::Subject),
+        ("continue", Part::Source),
+        ("data", Part::Prompts),
+    ];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {

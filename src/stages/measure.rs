@@ -81,6 +81,8 @@ impl Stage for Measure {
         ("attacks", Part::Source),
         ("benign", Part::Source),
         ("meanings", Part::Source),
+        ("earlier", Part::Source),
+        ("judge", Part::Instrument),
         ("embedder", Part::Instrument),
     ];
 

@@ -198,8 +198,8 @@ fn rewards_that_cannot_be_learnt_from_are_named_by_row_and_column_before_anythin
         text: "brew".into(),
         reward: Some(1.0),
         advantage: Some(advantage),
-        components: Vec::new(),
-        notes: Vec::new(),
+        components: Default::default(),
+        notes: Default::default(),
         undetermined: 0,
         sample: Sample {
             completion_ids: vec![1, 2],

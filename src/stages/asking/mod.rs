@@ -304,6 +304,13 @@ impl<'a> Asking<'a> {
             let texts = || questions().map(|question| render(prompt, question)).collect::<Result<_, _>>();
             Ok(template::with_room(texts)??)
         };
+        let forgets =
+            self.role == Role::Defender && matches!(self.chat, Chat::Off) && !prompt.uses("conversation");
+        anyhow::ensure!(
+            !forgets || questions().all(|question| question.conversation.is_empty()),
+            "`prompt` of `{}` must use `conversation`, since there are earlier turns and no `chat` to put them in",
+            self.model.text()
+        );
         let mut prompts = render_all(&prompt)?;
         if let Chat::On(arguments) = self.chat {
             let mut systems = system.as_ref().map(&render_all).transpose()?.unwrap_or_default().into_iter();
@@ -312,7 +319,8 @@ impl<'a> Asking<'a> {
                 system.into_iter().chain(before).chain([Message::new("user", prompt)]).collect()
             };
             // Who wrote the earlier answers sees them as such, unless its prompt has them.
-            let has_turns = self.role == Role::Defender && !prompt.uses("conversation");
+            let told = system.iter().chain([&prompt]).any(|prompt| prompt.uses("conversation"));
+            let has_turns = self.role == Role::Defender && !told;
             let before = |question: &Question| match has_turns {
                 true => earlier(question, |question| render(&prompt, question), |text| marks.guard(text)),
                 false => Ok(Vec::new()),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, Rewards};
-use crate::reward::Reward;
+use crate::reward::{Reward, TURN};
 use crate::rollouts::Rollouts;
 use data::{PreferenceRow, RewardRow};
 use engine::{CheckError, Context, Input, Upstream};
@@ -38,6 +38,15 @@ impl ByRewards {
     /// A row for each group that makes a pair, and what is said of all.
     pub fn rows(&self, context: &Context) -> anyhow::Result<(Vec<PreferenceRow>, String)> {
         let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
+        if let Some(row) = rewards.iter().find(|row| row.note(TURN).is_some()) {
+            anyhow::bail!(
+                "`{}` must be rewards of single turns, found turn {} of an episode (sample {}): the completions of an episode \
+                 answer several prompts",
+                self.data.text(),
+                row.note(TURN).unwrap_or_default(),
+                row.sample_id
+            );
+        }
         let mut groups: BTreeMap<u32, Vec<(f64, &RewardRow)>> = BTreeMap::new();
         for row in rewards.iter() {
             let group = groups.entry(row.group).or_default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::term::Undetermined;
 use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
-use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, TurnRow, VerdictRow};
+use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, Sparse, TurnRow, VerdictRow};
 use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, says_nothing};
 use store::Digest;
@@ -157,8 +157,8 @@ impl<'a> Completion<'a> {
             text: self.text.to_owned(),
             reward: None,
             advantage: None,
-            components: Vec::new(),
-            notes: Vec::new(),
+            components: Sparse::default(),
+            notes: Sparse::default(),
             undetermined: 0,
             sample: self.sample.clone(),
             at: artifact::position(context),

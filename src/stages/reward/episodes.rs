@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::batch::{Batch, Completion, Rewarded};
-use data::{Note, RewardRow};
+use data::{Note, RewardRow, Sparse};
 use engine::Context;
 
 /// What the note is called that says in which turn a completion is.
@@ -106,13 +106,13 @@ impl<'a> Episodes<'a> {
                     reward: episode.reward,
                     advantage: episode.advantage,
                     components: episode.components.clone(),
-                    notes: vec![note(turn)],
+                    notes: Sparse(vec![note(turn)]),
                     ..completions[*place].row(context)
                 });
             }
         }
         rows.extend(episodes.into_iter().zip(&self.own).map(|(mut episode, own)| {
-            episode.notes.push(note(own.len()));
+            episode.notes.0.push(note(own.len()));
             episode
         }));
         rows

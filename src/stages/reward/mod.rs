@@ -105,11 +105,11 @@ impl Reward {
         for term in &self.terms {
             let scored = term.scores(&batch)?;
             for (row, score) in rows.iter_mut().zip(&scored.scores) {
-                row.components.push(component(term.name(), term.weight, *score));
+                row.components.0.push(component(term.name(), term.weight, *score));
             }
             for (name, values) in &scored.notes {
                 for (row, value) in rows.iter_mut().zip(values).filter(|(row, _)| row.note(name).is_none()) {
-                    row.notes.extend(value.clone().map(|value| Note { name: (*name).to_owned(), value }));
+                    row.notes.0.extend(value.clone().map(|value| Note { name: (*name).to_owned(), value }));
                 }
             }
             rows.iter_mut().zip(&scored.undetermined).for_each(|(row, count)| row.undetermined += count);

@@ -1,7 +1,7 @@
 //! `scores`: the signed score that another program gave each completion, such as a Python script run by an `exec` stage. The
 //! file is Parquet, JSON Lines or CSV, with a `sample` (the completion's number) and a `value`; an empty value is not known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use schemars::JsonSchema;
@@ -38,6 +38,14 @@ impl Term for OfFile {
             let score = by_sample.get(&completion.id).copied();
             score.ok_or_else(|| batch.lacks(completion, "score", &self.file.text()))
         };
-        Ok(batch.completions.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?.into())
+        let scores = batch.completions.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+        let ids: BTreeSet<u32> = batch.completions.iter().map(|completion| completion.id).collect();
+        if let Some(other) = by_sample.keys().find(|sample| !ids.contains(sample)) {
+            anyhow::bail!(
+                "`{}` must score the samples that are rewarded and no others, found sample {other}: is it of the same step?",
+                self.file.text()
+            );
+        }
+        Ok(scores.into())
     }
 }

@@ -51,9 +51,9 @@ pub fn penalty(sharpness: f64, likeness: f64) -> f64 {
 }
 
 pub fn check_sharpness(sharpness: f64) -> Result<(), CheckError> {
-    match (0.0..f64::INFINITY).contains(&sharpness) {
+    match (0.0..=100.0).contains(&sharpness) {
         true => Ok(()),
-        false => Err(CheckError::at("sharpness", "`sharpness` must be at least 0")),
+        false => Err(CheckError::at("sharpness", "`sharpness` must be between 0 and 100")),
     }
 }
 

@@ -73,9 +73,13 @@ impl fmt::Display for Tripped {
 }
 
 impl Guards {
-    /// The model that a halted phase goes back to.
-    pub fn back_to(&self) -> Option<&Input<Model>> {
-        self.previous.iter().last()
+    /// The model that a halted phase goes back to: that before the first of the batches in a row. A loss or gradient that is no
+    /// number tells of this batch alone.
+    pub fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
+        match tripped.iter().all(|tripped| tripped.guard == FINITE) {
+            true => self.previous.iter().next(),
+            false => self.previous.iter().last(),
+        }
     }
 
     pub fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
@@ -185,6 +189,12 @@ impl Streaks {
         };
         let (phase, round) = phase(position);
         Streaks { phase: phase.to_vec(), round, batches: tripped.iter().map(longer).collect() }
+    }
+
+    /// The same after a batch that said nothing.
+    pub fn at(&self, position: &[u32]) -> Streaks {
+        let (phase, round) = phase(position);
+        Streaks { phase: phase.to_vec(), round, batches: self.batches.clone() }
     }
 
     /// Those that halt the phase.
@@ -309,8 +319,9 @@ mod tests {
             serde_json::from_value(serde_json::json!({ "kl": 0.5, "in_a_row": 2, "previous": ["x", "y"] }))
                 .unwrap();
         let model = serde_json::from_value(serde_json::json!("m")).unwrap();
-        assert_eq!((guards.check(&model), guards.back_to().unwrap().text()), (Ok(()), "y".to_owned()));
+        assert_eq!((guards.check(&model), guards.back_to(&[]).unwrap().text()), (Ok(()), "x".to_owned()));
         let kl = Tripped { guard: "kl", value: 0.7, limit: 0.5 };
+        assert_eq!(guards.back_to(&[kl]).unwrap().text(), "y");
         let entropy = Tripped { guard: "min_entropy", value: 0.1, limit: 0.2 };
         let first = Streaks::default().and(&[1, 4], &[kl]);
         assert_eq!(first.halting(vec![kl], &guards), []);

@@ -124,7 +124,10 @@ impl Stage for Update {
             metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, lesson.nothing());
-            return guards::pass_on(context, "model", &self.model);
+            guards::pass_on(context, "model", &self.model)?;
+            // Such a batch says nothing of the model: neither that it is within the limits nor that it is beyond.
+            let before = Streaks::before(context, &context.input(&self.model)?.path)?;
+            return before.at(context.position()).leave(context, "model");
         }
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
         let reference = match &self.reference {
@@ -173,7 +176,7 @@ impl Stage for Update {
                 data::write(&context.output("metrics"), &metrics)?;
                 let halted = Halted::here(context, &tripped);
                 context.progress(1, 1, halted.to_string());
-                let back = guards.back_to().unwrap_or(&self.model);
+                let back = guards.back_to(&tripped).unwrap_or(&self.model);
                 return halted.hand_on(context, "model", back);
             }
         }
@@ -293,8 +296,8 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let names: Vec<&str> = rows
         .first()
         .map_or(Vec::new(), |row| row.components.iter().map(|component| component.name.as_str()).collect());
-    for (index, name) in names.into_iter().enumerate() {
-        let of = |row: &RewardRow| row.components.get(index).and_then(|component| component.score);
+    for name in names {
+        let of = |row: &RewardRow| row.component(name).and_then(|component| component.score);
         mean(&format!("{name}{}", analysis::SCORE), rows.iter().map(of).collect());
     }
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
