@@ -26,11 +26,14 @@ fn short(value: f64) -> String {
     format!("{rounded:?}").trim_end_matches(".0").to_owned()
 }
 
-/// Why a phase halted in `round` and where it went back to.
-pub fn halted_line(why: &str, round: u32) -> String {
-    match round {
-        0 | 1 => format!("halted: {why}; the model stays as it was"),
-        _ => format!("halted: {why}; back to the model before step {}", round - 1),
+/// The row that says how many batches in a row halted a phase, where that is more than one.
+pub const IN_A_ROW: &str = "in_a_row";
+
+/// Why a phase halted in `round` after so many batches in a row, and where it went back to.
+pub fn halted_line(why: &str, round: u32, batches: u32) -> String {
+    match round.saturating_sub(batches) {
+        0 => format!("halted: {why}; the model stays as it was"),
+        step => format!("halted: {why}; back to the model before step {step}"),
     }
 }
 
@@ -48,7 +51,10 @@ pub fn halted(rows: &[RunMetricRow]) -> Vec<String> {
             })
             .collect();
         let node = &rows.first()?.node;
-        Some(format!("{node}: {}", halted_line(&why.join(" and "), round(node))))
+        Some(format!(
+            "{node}: {}",
+            halted_line(&why.join(" and "), round(node), value(IN_A_ROW).map_or(1, |batches| batches as u32))
+        ))
     };
     of_guards.chunk_by(|a, b| a.node == b.node).filter_map(line).collect()
 }

@@ -88,6 +88,7 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
     }
     let mut panels: BTreeMap<Option<u64>, Panel> = BTreeMap::new();
     let mut ends: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut has_turns = false;
     for (seed, ablation, nodes) in &variants {
         let (first, last) = match nodes[..] {
             [] => continue,
@@ -95,6 +96,8 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
             [first, .., last] => (Some(first), last),
         };
         add(&lineage, &mut panels, *seed, ablation, first, last)?;
+        let manifest = lineage.manifest(last).unwrap_or_default();
+        has_turns |= manifest["params"]["turns"].as_u64() > Some(1);
         let (.., end) = variant(&last.node);
         ends.entry(end).or_insert(&last.node);
     }
@@ -104,6 +107,13 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
     if ends.len() > 1 {
         let ends: Vec<&str> = ends.into_values().collect();
         notes.push(format!("not all last evaluations are of the same phase: {}", ends.join(", ")));
+    }
+    if has_turns {
+        notes.push(
+            "evaluations of the run are of conversations, but models meet in single turns here: what succeeds in a later turn \
+             does not show"
+                .into(),
+        );
     }
     Ok((panels, notes))
 }

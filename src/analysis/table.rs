@@ -20,13 +20,21 @@ const COLUMNS: [(&str, &str, &str); 8] = [
 /// A column that stands there where it is not 0 everywhere.
 const MARKS: (&str, &str, &str) = ("marks", "attacks", "marks_in_text");
 
+/// A column that stands there where conversations were measured.
+const TURNS: (&str, &str, &str) = ("turn 2", "defender", "attack_success@turn=2");
+
 /// The columns of these rows.
 fn columns(rows: &[RunMetricRow]) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     let (_, subject, metric) = MARKS;
     let is_it = |row: &RunMetricRow| {
         row.metric.subject == subject && row.metric.metric == metric && row.metric.value > 0.0
     };
-    COLUMNS.into_iter().chain(rows.iter().any(is_it).then_some(MARKS))
+    COLUMNS.into_iter().chain(has_turns(rows).then_some(TURNS)).chain(rows.iter().any(is_it).then_some(MARKS))
+}
+
+fn has_turns(rows: &[RunMetricRow]) -> bool {
+    let (_, subject, metric) = TURNS;
+    rows.iter().any(|row| row.metric.subject == subject && row.metric.metric == metric)
 }
 
 const LEGEND: &str = "\
@@ -34,6 +42,10 @@ attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
 refuse: plain refusals of fresh attacks; eval, held: the evaluator's accuracy on
 fresh and on held-out pairs; benign, arith: what the defender still gets right;
 divers: 1 - Self-BLEU of the attacks. Others in percent, by the oracle or a judge.
+";
+
+const TURNS_LEGEND: &str = "\
+turn 2: attacks that succeed in the first or the second turn.
 ";
 
 const MARKS_LEGEND: &str = "\
@@ -60,7 +72,7 @@ pub fn heading(measure: &Measure) -> String {
     let same = |(_, subject, metric): &&(&str, &str, &str)| {
         (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)
     };
-    match COLUMNS.iter().chain([&MARKS]).find(same) {
+    match COLUMNS.iter().chain([&TURNS, &MARKS]).find(same) {
         Some((heading, ..)) => (*heading).to_owned(),
         None => format!("{}.{}", measure.subject, measure.metric),
     }
@@ -141,6 +153,7 @@ pub fn table(rows: &[RunMetricRow]) -> String {
     let runs = [rows.to_vec()];
     let measures = usual(rows);
     let denominators = measures.iter().filter_map(|own| Some((own, Denominator::of(&runs, own)?)));
-    let of_marks = if columns(rows).count() > COLUMNS.len() { MARKS_LEGEND } else { "" };
-    out + LEGEND + of_marks + &footnotes(&denominators.collect::<Vec<_>>(), LEFT_OUT) + "\n"
+    let of_turns = if has_turns(rows) { TURNS_LEGEND } else { "" };
+    let of_marks = if columns(rows).any(|column| column == MARKS) { MARKS_LEGEND } else { "" };
+    out + LEGEND + of_turns + of_marks + &footnotes(&denominators.collect::<Vec<_>>(), LEFT_OUT) + "\n"
 }

@@ -559,8 +559,8 @@ mod tests {
             text: "brew".into(),
             reward: Some(1.0),
             advantage: Some(0.0),
-            components: Sparse(vec![component(Some(0.5))]),
-            notes: Sparse(vec![crate::Note { name: "meaning".into(), value: "kept".into() }]),
+            components: crate::Sparse(vec![component(Some(0.5))]),
+            notes: crate::Sparse(vec![crate::Note { name: "meaning".into(), value: "kept".into() }]),
             undetermined: 0,
             sample: Sample::template("brew"),
             at: Position { iteration: 1, step: 1, rng_seed: "abc".into() },
@@ -586,7 +586,7 @@ mod tests {
         );
         assert_eq!(
             said(RewardRow {
-                components: Sparse(vec![component(None), component(Some(f64::NAN))]),
+                components: crate::Sparse(vec![component(None), component(Some(f64::NAN))]),
                 ..reward_row()
             }),
             "column `components` is NaN, not a number that can be computed with in its `score` at its item 1 in row 69999"

@@ -25,9 +25,12 @@ pub fn scores(path: &Path) -> Result<Vec<ScoreRow>> {
         let help = "write a `sample` and a `value` for each, such as {\"sample\": 0, \"value\": 0.5}, or the columns of a CSV file";
         Error::Wrong { place, message, help: help.into() }
     };
-    let has = |name: &str| is_json || source.columns.iter().any(|column| column == name);
+    let has = |name: &str| source.columns.iter().any(|column| column == name);
     if let Some(missing) = ["sample", "value"].into_iter().find(|name| !has(name)) {
-        return Err(wrong(path.display().to_string(), format!("it has no column `{missing}`")));
+        return Err(wrong(
+            path.display().to_string(),
+            format!("it has no {} `{missing}`", if is_json { "key" } else { "column" }),
+        ));
     }
     let mut rows = Vec::new();
     source.each(&["sample", "value"], &mut |line, cells| {
@@ -80,6 +83,7 @@ mod tests {
             said("sample,value\n-1,1\n"),
             "F:2: `sample` must be the number of a completion, found `-1`"
         );
-        assert_eq!(said("{\"value\": 1}\n"), "F:1: `sample` must be the number of a completion, found ``");
+        assert_eq!(said("{\"value\": 1}\n"), "F: it has no key `sample`");
+        assert_eq!(said("{\"sample\": 0, \"score\": 1}\n"), "F: it has no key `value`");
     }
 }

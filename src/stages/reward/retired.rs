@@ -10,13 +10,22 @@ use engine::CheckError;
 pub fn translation(params: &Value) -> Option<CheckError> {
     const RETIRED: [&str; 4] = ["rule", "scale_rewards", "combine", "component_weights"];
     let key = RETIRED.into_iter().find(|key| params.get(key).is_some())?;
-    let written = rule(params).unwrap_or_else(|| {
-        "    data: attacks\n    terms:\n      - { success: { verdicts: verdicts } }\n".to_owned()
-    });
-    let message = format!(
-        "`{key}` is no key any more: a reward is a list of terms. This stage is now\n{written}  help: \
-         docs/guides/change-the-reward.md"
-    );
+    let message = match rule(params) {
+        Some(written) => format!(
+            "`{key}` is no key any more: a reward is a list of terms. This stage, with the values of its parameters, is \
+             now\n{written}  help: put `$names` back where they stood; see docs/guides/change-the-reward.md"
+        ),
+        None => format!(
+            "`{key}` is no key any more: {}\n  help: docs/guides/change-the-reward.md",
+            match key {
+                "rule" => "`data` says what is rewarded, and `terms` is a list of terms",
+                "component_weights" =>
+                    "each term of `terms` has its `weight`, which counts so with `advantage: { normalize: gdpo }`",
+                "combine" => "write `advantage: { normalize: gdpo }`, or nothing for a sum",
+                _ => "write `advantage: { normalize: group }`, or `batch` or `none`",
+            }
+        ),
+    };
     Some(CheckError::at(key, message))
 }
 

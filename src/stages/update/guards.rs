@@ -57,6 +57,10 @@ fn one() -> usize {
     1
 }
 
+fn once() -> u32 {
+    1
+}
+
 /// A limit that was passed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tripped {
@@ -73,22 +77,26 @@ impl fmt::Display for Tripped {
 }
 
 impl Guards {
-    /// The model that a halted phase goes back to: that before the first of the batches in a row. A loss or gradient that is no
-    /// number tells of this batch alone.
+    /// How many batches in a row a phase halts for. A loss or gradient that is no number tells of this batch alone.
+    pub fn batches(&self, tripped: &[Tripped]) -> usize {
+        if tripped.iter().all(|tripped| tripped.guard == FINITE) { 1 } else { self.in_a_row }
+    }
+
+    /// The model that a halted phase goes back to: that before the first of those batches.
     pub fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
-        match tripped.iter().all(|tripped| tripped.guard == FINITE) {
-            true => self.previous.iter().next(),
-            false => self.previous.iter().last(),
-        }
+        self.previous.iter().take(self.batches(tripped)).last()
     }
 
     pub fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
         let previous = self.previous.iter().count();
-        if self.in_a_row == 0 || previous != self.in_a_row {
+        if self.in_a_row == 0 {
+            return Err(CheckError::at("guards.in_a_row", "`in_a_row` must be at least 1, found 0"));
+        }
+        if previous != self.in_a_row {
             let message = format!(
                 "`previous` must be as many models as `in_a_row`, {}, found {previous}: the model before this one, then the one \
                  before that",
-                self.in_a_row.max(1)
+                self.in_a_row
             );
             return Err(CheckError::at("guards.previous", message));
         }
@@ -240,16 +248,19 @@ pub struct Halted {
     phase: Vec<u32>,
     /// The round of the phase.
     round: u32,
+    /// How many batches in a row led to it.
+    #[serde(default = "once")]
+    batches: u32,
     /// The guards that tripped.
     pub why: String,
 }
 
 impl Halted {
     /// Here, now.
-    pub fn here(context: &Context, tripped: &[Tripped]) -> Halted {
+    pub fn here(context: &Context, tripped: &[Tripped], batches: u32) -> Halted {
         let why: Vec<String> = tripped.iter().map(Tripped::to_string).collect();
         let (phase, round) = phase(context.position());
-        Halted { phase: phase.to_vec(), round, why: why.join(" and ") }
+        Halted { phase: phase.to_vec(), round, batches, why: why.join(" and ") }
     }
 
     /// What the model in a folder says, if it was halted earlier in the phase that this node is in.
@@ -291,7 +302,7 @@ pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow:
 
 impl fmt::Display for Halted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&analysis::halted_line(&self.why, self.round))
+        f.write_str(&analysis::halted_line(&self.why, self.round, self.batches))
     }
 }
 

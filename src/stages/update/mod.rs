@@ -171,10 +171,14 @@ impl Stage for Update {
         metrics.extend(lesson.step_metrics(&report, &at));
         if let Some(guards) = &self.guards {
             metrics.extend(halted_metrics(role, count, &tripped, &at));
+            let batches = guards.batches(&tripped);
+            if batches > 1 && !tripped.is_empty() {
+                metrics.push(metric(analysis::PHASE, role, analysis::IN_A_ROW, batches as f64, count, &at));
+            }
             metrics.push(metric("update", role, "limits_passed", streaks.passed() as f64, count, &at));
             if !tripped.is_empty() {
                 data::write(&context.output("metrics"), &metrics)?;
-                let halted = Halted::here(context, &tripped);
+                let halted = Halted::here(context, &tripped, guards.batches(&tripped) as u32);
                 context.progress(1, 1, halted.to_string());
                 let back = guards.back_to(&tripped).unwrap_or(&self.model);
                 return halted.hand_on(context, "model", back);
