@@ -30,7 +30,7 @@ row_types! {
 
     /// One sampled completion.
     Sample = "sample" {
-        /// Who wrote it: `attacker`, `defender`, `evaluator`, `judge`, `arbiter`, or `template` where no model did.
+        /// Who wrote it: `attacker`, `defender`, `evaluator`, `meaning_judge`, `arbiter`, or `template` where no model did.
         role: String,
         /// The prompt as the model got it.
         prompt: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A player, or who is asked beside the game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// M_Red: wraps a seed prompt.
     Attacker,
@@ -15,7 +15,7 @@ pub enum Role {
     /// M_Eval: says of an answer whether it is negative, rejective or positive.
     Evaluator,
     /// No player, and never trained in the game: says whether an attack keeps its seed's meaning (R_sem).
-    Judge,
+    MeaningJudge,
     /// No player either: votes on the label that an evaluator learns from.
     Expert,
     /// No player either: says which of two completions of one prompt is better.
@@ -39,7 +39,7 @@ impl Role {
                 "<evaluator>{% for turn in conversation %} {{ turn.attack }} <sep> {{ turn.response }} <sep>{% endfor %} {{ prompt }} <sep> {{ response }} <sep>"
             }
             Role::Expert => "<evaluator> {{ prompt }} <sep> {{ response }} <sep>",
-            Role::Judge => "<judge> {{ seed }} <sep> {{ prompt }} <sep>",
+            Role::MeaningJudge => "<judge> {{ seed }} <sep> {{ prompt }} <sep>",
             Role::Arbiter => "<judge> {{ prompt }} <sep> {{ first }} <sep> {{ second }} <sep>",
         }
     }
@@ -50,7 +50,7 @@ impl Role {
             Role::Attacker => &["seed"],
             Role::Defender => &["prompt"],
             Role::Evaluator | Role::Expert => &["prompt", "response"],
-            Role::Judge => &["seed", "prompt"],
+            Role::MeaningJudge => &["seed", "prompt"],
             Role::Arbiter => &["first", "second"],
         }
     }
@@ -61,7 +61,7 @@ impl Role {
             Role::Attacker => &["techniques", "conversation"],
             Role::Evaluator => &["seed", "conversation"],
             Role::Expert => &["seed"],
-            Role::Defender | Role::Judge => &["conversation"],
+            Role::Defender | Role::MeaningJudge => &["conversation"],
             Role::Arbiter => &["prompt", "seed", "first_response", "second_response"],
         }
     }
@@ -73,7 +73,7 @@ impl fmt::Display for Role {
             Role::Attacker => "attacker",
             Role::Defender => "defender",
             Role::Evaluator => "evaluator",
-            Role::Judge => "judge",
+            Role::MeaningJudge => "meaning_judge",
             Role::Expert => "expert",
             Role::Arbiter => "arbiter",
         })

@@ -89,7 +89,7 @@ impl<'a> Examples<'a> {
             attacker: Prompt::of(Role::Attacker, false)?,
             defender: Prompt::of(Role::Defender, false)?,
             evaluator: Prompt::of(Role::Evaluator, false)?,
-            judge: Prompt::of(Role::Judge, false)?,
+            judge: Prompt::of(Role::MeaningJudge, false)?,
         })
     }
 
@@ -196,7 +196,12 @@ impl<'a> Examples<'a> {
         };
         let prompt =
             self.judge.render(&Question { seed: &seed.text, prompt: &text, ..Question::default() })?;
-        Ok(WarmupRow { role: Role::Judge, subset: subset.into(), prompt, completion: meaning.label().into() })
+        Ok(WarmupRow {
+            role: Role::MeaningJudge,
+            subset: subset.into(),
+            prompt,
+            completion: meaning.label().into(),
+        })
     }
 
     /// Puts words of other seeds in the place of a quarter of these.

@@ -92,7 +92,13 @@ const EVALUATION: [Evaluated; 9] = [
         "share",
         &[("meaning kept", "attacker", "meaning_kept")],
     ),
-    ("evaluation", "attacker", "Entropy of held-out attacks", "nats", &[("entropy", "attacker", "entropy")]),
+    (
+        "evaluation",
+        "attacker",
+        "Negative log-likelihood of held-out attacks",
+        "nats",
+        &[("NLL", "attacker", "nll")],
+    ),
     (
         "diversity",
         "attacker",

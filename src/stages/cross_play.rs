@@ -191,7 +191,7 @@ impl CrossPlay {
         let prompt = match role {
             Role::Attacker => &self.attacker_prompt,
             Role::Defender => &self.defender_prompt,
-            Role::Evaluator | Role::Judge | Role::Expert | Role::Arbiter => &self.judge_prompt,
+            Role::Evaluator | Role::MeaningJudge | Role::Expert | Role::Arbiter => &self.judge_prompt,
         };
         let asking = Asking::plainly(role, model, sampling);
         Asking { prompt: prompt.as_ref(), chat: &self.chat, ..asking }

@@ -38,7 +38,7 @@ fn greedy() -> Sampling {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,

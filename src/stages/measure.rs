@@ -30,7 +30,7 @@ pub struct Measure {
     /// The model that gave `verdicts`: adds how many attacks and responses spell a control token of it, `marks_in_text`.
     #[serde(default)]
     judge: Option<Input<Model>>,
-    /// The attacks that were judged: adds their diversity, entropy and techniques.
+    /// The attacks that were judged: adds their diversity, negative log-likelihood and techniques.
     #[serde(default)]
     attacks: Option<Input<Attacks>>,
     /// Tells how varied the attacks are by their embeddings: a sentence encoder, or any model.
@@ -64,7 +64,7 @@ struct Labelled {
 impl Stage for Measure {
     const KIND: Kind = Kind {
         name: "measure",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("metrics", "metrics"), Output::new("outcomes", "outcomes")],
         numerics: true,
         draws: true,
@@ -139,8 +139,8 @@ impl Stage for Measure {
                 let embeddings: Vec<&[f32]> = embeddings.iter().map(Vec::as_slice).collect();
                 rates.embeddings("attacks", &embeddings);
             }
-            let (entropy, tokens) = trial::entropy(&attacks);
-            rates.add("attacker", "entropy", entropy, tokens);
+            let (nll, tokens) = trial::nll(&attacks);
+            rates.add("attacker", "nll", nll, tokens);
         }
         if let Some(verdicts) = &self.verdicts {
             let verdicts = artifact::rows::<VerdictRow, _>(context, verdicts)?;

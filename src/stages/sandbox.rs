@@ -24,8 +24,8 @@ pub struct Sandbox {
     #[serde(default = "default_sft_others")]
     sft_others: usize,
     /// How many warm-up examples to make for the judge of meaning.
-    #[serde(default = "default_sft_judge")]
-    sft_judge: usize,
+    #[serde(default = "default_sft_meaning")]
+    sft_meaning: usize,
     /// How many attacks the fixed benchmark has.
     #[serde(default = "default_benchmark")]
     benchmark: usize,
@@ -57,7 +57,7 @@ fn default_sft_others() -> usize {
     5_000
 }
 
-fn default_sft_judge() -> usize {
+fn default_sft_meaning() -> usize {
     20_000
 }
 
@@ -73,14 +73,14 @@ impl Stage for Sandbox {
     const KIND: Kind = Kind {
         name: "sandbox",
         // What it makes changes with the world that comes with triplay, too.
-        version: World::EDITION.wrapping_add(2),
+        version: World::EDITION.wrapping_add(3),
         outputs: &[
             Output::new("world", "world"),
             Output::new("seeds", "seeds"),
             Output::new("vocabulary", "texts"),
             Output::new("sft", "sft"),
             Output::new("sft_others", "sft"),
-            Output::new("sft_judge", "sft"),
+            Output::new("sft_meaning", "sft"),
             Output::new("benchmark", "attacks"),
             Output::new("examples", "attacks"),
             Output::new("benign", "attacks"),
@@ -140,8 +140,8 @@ impl Stage for Sandbox {
         data::write(&context.output("sft"), &sft)?;
         let others: Vec<SftRow> = others.into_iter().map(sft_row).collect();
         data::write(&context.output("sft_others"), &others)?;
-        let judge: Vec<SftRow> = world.judge_rows(self.sft_judge, seed)?.into_iter().map(sft_row).collect();
-        data::write(&context.output("sft_judge"), &judge)?;
+        let judge: Vec<SftRow> = world.judge_rows(self.sft_meaning, seed)?.into_iter().map(sft_row).collect();
+        data::write(&context.output("sft_meaning"), &judge)?;
 
         let attacks = |prompts: Vec<WrappedPrompt>| -> Vec<AttackRow> {
             prompts.into_iter().enumerate().map(|(index, prompt)| attack_row(index, prompt, &at)).collect()

@@ -108,9 +108,9 @@ pub fn response_rows(
     attacks.iter().zip(samples).enumerate().map(row).collect()
 }
 
-/// How sure an attacker was of its words: minus the mean log-probability of its tokens, an estimate of the entropy of
+/// How unsure an attacker was of its words, the negative log-likelihood a token: an estimate of the entropy of
 /// each, in nats; and of how many tokens.
-pub fn entropy(attacks: &[AttackRow]) -> (f64, usize) {
+pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
     let logprobs: Vec<f32> =
         attacks.iter().flat_map(|attack| attack.sample.logprobs.iter().copied()).collect();
     let sum: f64 = logprobs.iter().map(|logprob| f64::from(*logprob)).sum();

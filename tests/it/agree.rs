@@ -8,7 +8,7 @@ const PLAY: &str = "\
 pipeline: p
 params: { group: 4, hot: 0.7, verdict: 0, rounds: 1, attack: 12, positions: 96 }
 stages:
-  world: { kind: sandbox, sft: 200, sft_others: 10, sft_judge: 10, benchmark: 9, pairs: 9, benign: 1 }
+  world: { kind: sandbox, sft: 200, sft_others: 10, sft_meaning: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
   warmup: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 16, layers: 1, heads: 1, positions: $positions }, steps: 20, batch: 8, lr: 1e-2 }
   attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 3, sampling: { max_new_tokens: $attack } }

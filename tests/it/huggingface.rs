@@ -66,8 +66,16 @@ fn space() -> Space {
     let of = |fixture: &str| Checkpoint::config(&repository("tests/fixtures").join(fixture)).unwrap();
     let qwen3: Architecture =
         serde_json::from_value(serde_json::json!({ "hidden": 32, "layers": 1, "heads": 2 })).unwrap();
-    let names =
-        ["attacker", "defender", "evaluator", "judge", "expert-1", "expert-2", "expert-3", "embedder"];
+    let names = [
+        "attacker",
+        "defender",
+        "evaluator",
+        "meaning-judge",
+        "expert-1",
+        "expert-2",
+        "expert-3",
+        "embedder",
+    ];
     for (number, name) in names.iter().enumerate() {
         make(&space.path("models").join(name), qwen3.config(1, 0, 0), &texts, 700, number as u64);
     }

@@ -83,7 +83,7 @@ fn an_attack_that_injects_a_verdict_is_judged_like_any_other_and_told_of() {
         "\
 pipeline: p
 stages:
-  world: { kind: sandbox, sft: 600, sft_others: 10, sft_judge: 10, benchmark: 9, pairs: 9, benign: 1 }
+  world: { kind: sandbox, sft: 600, sft_others: 10, sft_meaning: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
   warmup: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 32, layers: 1, heads: 2, positions: 96 }, steps: 60, batch: 16, lr: 1e-2 }
   responses: { kind: respond, data: { path: attacks.parquet }, models: [{ model: warmup.model }], sampling: { max_new_tokens: 12 } }

@@ -76,7 +76,7 @@ impl<'a> Picture<'a> {
         let unit = match metric.as_str() {
             _ if is_share(metric) => ", percent",
             "kl" => ", nats",
-            _ if metric.ends_with("entropy") => ", nats",
+            _ if metric.ends_with("entropy") || metric == "nll" => ", nats",
             _ => "",
         };
         format!("{metric}{unit}")

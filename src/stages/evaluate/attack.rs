@@ -21,8 +21,8 @@ impl Evaluation<'_> {
         let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
         let kept: Vec<bool> = attacks.iter().map(|attack| self.keeps_meaning(attack)).collect();
         self.rates.share("attacker", "meaning_kept", kept);
-        let (entropy, tokens) = trial::entropy(&attacks);
-        self.rates.add("attacker", "entropy", entropy, tokens);
+        let (nll, tokens) = trial::nll(&attacks);
+        self.rates.add("attacker", "nll", nll, tokens);
         Ok(attacks)
     }
 

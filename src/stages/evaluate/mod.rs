@@ -84,7 +84,7 @@ fn is_one(turns: &usize) -> bool {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 10,
+        version: 11,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),
