@@ -11,7 +11,7 @@ use rollout::Sampling;
 
 asking! {
     /// A judge says of each attack whether it keeps its seed's meaning: kept or lost.
-    pub struct Meaning: Judge {
+    pub struct Meaning: MeaningJudge {
         /// The attacks to judge.
         pub(super) data: Input<Attacks>,
         /// The judge.
