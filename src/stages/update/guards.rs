@@ -84,7 +84,7 @@ impl Guards {
 
     /// The model that a halted phase goes back to: that before the first of those batches.
     pub fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
-        self.previous.iter().take(self.batches(tripped)).last()
+        self.previous.iter().take(self.batches(tripped)).next_back()
     }
 
     pub fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
