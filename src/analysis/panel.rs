@@ -95,11 +95,11 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
             [only] => (None, only),
             [first, .., last] => (Some(first), last),
         };
-        add(&lineage, &mut panels, *seed, ablation, first, last)?;
-        let manifest = lineage.manifest(last).unwrap_or_default();
-        has_turns |= manifest["params"]["turns"].as_u64() > Some(1);
         let (.., end) = variant(&last.node);
         ends.entry(end).or_insert(&last.node);
+        let last = Evaluation::read(&lineage, last)?;
+        has_turns |= last.params["turns"].as_u64() > Some(1);
+        add(&lineage, &mut panels, *seed, ablation, first, last)?;
     }
     let panels: Vec<Panel> = panels.into_values().collect();
     same_names(&panels)?;
@@ -145,9 +145,8 @@ fn add(
     seed: Option<u64>,
     ablation: &str,
     first: Option<&NodeReport>,
-    last: &NodeReport,
+    last: Evaluation,
 ) -> anyhow::Result<()> {
-    let last = Evaluation::read(lineage, last)?;
     let own = Panel {
         seed,
         attackers: BTreeMap::new(),

@@ -20,6 +20,7 @@ pub fn cell(array: &ArrayRef, row: usize) -> Value {
         };
     }
     match array.data_type() {
+        DataType::Null => Value::Null,
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
         DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
         DataType::Utf8View => array.as_string_view().value(row).into(),
@@ -42,6 +43,17 @@ pub fn cell(array: &ArrayRef, row: usize) -> Value {
             Value::Object(names.zip(fields.columns().iter().map(|column| cell(column, row))).collect())
         }
         other => format!("({other})").into(),
+    }
+}
+
+/// Whether `cell` has more to say of values of this type than its name.
+pub fn is_known(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => true,
+        DataType::Null | DataType::Float32 | DataType::Float64 => true,
+        DataType::List(item) | DataType::LargeList(item) => is_known(item.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| is_known(field.data_type())),
+        kind => kind.is_integer(),
     }
 }
 

@@ -425,31 +425,6 @@ column!(
     no_nulls
 );
 
-/// A list of rows of another type: a list of structs.
-impl<R: Row> Column for Vec<R> {
-    fn fields(name: &str, doc: &str, fields: &mut Vec<Field>) {
-        fields.push(field(name, doc, list_of(structs::<R>()), false));
-    }
-
-    fn arrays(values: &[&Self], arrays: &mut Vec<ArrayRef>) {
-        let rows: Vec<&R> = values.iter().flat_map(|list| list.iter()).collect();
-        let mut children = Vec::new();
-        R::arrays(&rows, &mut children);
-        let DataType::Struct(fields) = structs::<R>() else { return };
-        // Even without rows there is a child for each field, so the lengths are known.
-        let rows = StructArray::new(fields, children, None);
-        let item = Arc::new(Field::new("item", structs::<R>(), true));
-        let offsets = OffsetBuffer::from_lengths(values.iter().map(|list| list.len()));
-        arrays.push(Arc::new(ListArray::new(item, offsets, Arc::new(rows), None)));
-    }
-
-    fn read(columns: &Columns, name: &str) -> Result<Vec<Self>, Mismatch> {
-        let any_number = columns.any_number;
-        let convert = |array: &ArrayRef| of_lists(array, |rows| read_structs::<R>(rows, any_number));
-        no_nulls(columns.values(name, list_of(structs::<R>()), convert)?, name)
-    }
-}
-
 /// Lists of rows in a column that is there only where one of them is not empty: files without it have none, and what has none
 /// is written without it, so that data that never need the column stay as they were before there was one.
 #[derive(Clone, Debug, PartialEq)]
@@ -480,14 +455,16 @@ impl<R: Row> Column for Sparse<R> {
     }
 
     fn arrays(values: &[&Self], arrays: &mut Vec<ArrayRef>) {
-        let lists: Vec<&Vec<R>> = values.iter().map(|list| &list.0).collect();
-        let mut whole = Vec::new();
-        Vec::<R>::arrays(&lists, &mut whole);
-        let empty: NullBuffer = lists.iter().map(|list| !list.is_empty()).collect();
-        arrays.extend(whole.iter().map(|array| {
-            let (item, offsets, rows, _) = array.as_list::<i32>().clone().into_parts();
-            Arc::new(ListArray::new(item, offsets, rows, Some(empty.clone()))) as ArrayRef
-        }));
+        let rows: Vec<&R> = values.iter().flat_map(|list| list.iter()).collect();
+        let mut children = Vec::new();
+        R::arrays(&rows, &mut children);
+        let mut fields = Vec::new();
+        R::fields("", "", &mut fields);
+        let rows = StructArray::new(Fields::from(fields), children, None);
+        let item = Arc::new(Field::new("item", structs::<R>(), true));
+        let offsets = OffsetBuffer::from_lengths(values.iter().map(|list| list.len()));
+        let empty: NullBuffer = values.iter().map(|list| !list.is_empty()).collect();
+        arrays.push(Arc::new(ListArray::new(item, offsets, Arc::new(rows), Some(empty))));
     }
 
     fn read(columns: &Columns, name: &str) -> Result<Vec<Self>, Mismatch> {

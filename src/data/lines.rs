@@ -6,16 +6,15 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use arrow_schema::DataType;
-
-use super::{Error, Part, Result, batches, cell, head};
+use super::cell::{cell, is_known};
+use super::{Error, Part, Result, batches, head};
 
 /// Writes the rows of a Parquet file to a new file, an object a line. A number that JSON has no word for, NaN or infinite, is
 /// null there; a column of a type that it has no word for is an error.
 pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
     let head = head(from)?;
     let columns: Vec<usize> = (0..head.columns.len()).collect();
-    if let Some(field) = head.schema.fields().iter().find(|field| !has_words(field.data_type())) {
+    if let Some(field) = head.schema.fields().iter().find(|field| !is_known(field.data_type())) {
         return Err(Error::Schema {
             path: from.to_owned(),
             expected: "JSON Lines",
@@ -40,17 +39,4 @@ pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
         }
     }
     writer.flush().map_err(fail)
-}
-
-/// Whether values of a type can be said in JSON.
-fn has_words(kind: &DataType) -> bool {
-    match kind {
-        DataType::Null | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => {
-            true
-        }
-        DataType::Float32 | DataType::Float64 => true,
-        DataType::List(item) | DataType::LargeList(item) => has_words(item.data_type()),
-        DataType::Struct(fields) => fields.iter().all(|field| has_words(field.data_type())),
-        kind => kind.is_integer(),
-    }
 }

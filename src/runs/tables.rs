@@ -472,8 +472,9 @@ fn unnested(batch: &RecordBatch, lists: &str) -> anyhow::Result<RecordBatch> {
     let (Some(lists), Some(ids), Some(items)) = (lists, ids, items) else {
         return Ok(RecordBatch::new_empty(Arc::new(Schema::empty())));
     };
-    let items = items
-        .slice(lists.value_offsets()[0] as usize, lists.values().len() - lists.value_offsets()[0] as usize);
+    let offsets = lists.value_offsets();
+    let (first, last) = (offsets[0] as usize, offsets[lists.len()] as usize);
+    let items = items.slice(first, last - first);
     let repeated = ids.values().iter().enumerate();
     let repeated = repeated.flat_map(|(row, id)| std::iter::repeat_n(*id, lists.value_length(row) as usize));
     let id: ArrayRef = Arc::new(UInt32Array::from_iter_values(repeated));

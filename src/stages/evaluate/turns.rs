@@ -95,7 +95,7 @@ impl Evaluation<'_> {
                 at: self.at.clone(),
             }
         };
-        Ok(responses.iter().zip(before.clone()).zip(samples).enumerate().map(row).collect())
+        Ok(responses.iter().zip(before).zip(samples).enumerate().map(row).collect())
     }
 
     /// What a defense model answers in a later turn, numbered from `first`.

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{self, Model};
@@ -175,18 +176,10 @@ pub struct Streaks {
 impl Streaks {
     /// Those of the batches before this one, if the model comes from the round before in the same phase.
     pub fn before(context: &Context, model: &Path) -> anyhow::Result<Streaks> {
-        let path = model.join(STREAKS);
-        if !model::is_there(&path)? {
-            return Ok(Streaks::default());
-        }
-        let text =
-            read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
-        let streaks: Streaks = serde_json::from_slice(&text).with_context(|| {
-            format!("{} is not what `update` writes: remove it to train the model", path.display())
-        })?;
         let (phase, round) = phase(context.position());
-        let follows = streaks.phase == phase && streaks.round + 1 == round;
-        Ok(if follows { streaks } else { Streaks::default() })
+        let known = left::<Streaks>(model, STREAKS)?;
+        let follows = |streaks: &Streaks| streaks.phase == phase && streaks.round + 1 == round;
+        Ok(known.filter(follows).unwrap_or_default())
     }
 
     /// With the limits that this batch has passed; those that it has not begin anew.
@@ -220,12 +213,7 @@ impl Streaks {
 
     /// Leaves them beside the model that was trained.
     pub fn leave(&self, context: &Context, output: &str) -> anyhow::Result<()> {
-        if self.batches.is_empty() {
-            return Ok(());
-        }
-        let path = context.output(output).join(STREAKS);
-        std::fs::write(&path, serde_json::to_string_pretty(self)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))
+        if self.batches.is_empty() { Ok(()) } else { leave(&context.output(output), STREAKS, self) }
     }
 }
 
@@ -265,26 +253,36 @@ impl Halted {
 
     /// What the model in a folder says, if it was halted earlier in the phase that this node is in.
     pub fn before(context: &Context, model: &Path) -> anyhow::Result<Option<Halted>> {
-        let path = model.join(HALTED);
-        if !model::is_there(&path)? {
-            return Ok(None);
-        }
-        let text =
-            read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
-        let halted: Halted = serde_json::from_slice(&text).with_context(|| {
-            format!("{} is not what `update` writes: remove it to train the model", path.display())
-        })?;
         let (phase, round) = phase(context.position());
-        Ok((halted.phase == phase && halted.round < round).then_some(halted))
+        let is_earlier = |halted: &Halted| halted.phase == phase && halted.round < round;
+        Ok(left::<Halted>(model, HALTED)?.filter(is_earlier))
     }
 
     /// Hands a model on as it is, with this beside it.
     pub fn hand_on(&self, context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
         pass_on(context, output, model)?;
-        let path = context.output(output).join(HALTED);
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        leave(&context.output(output), HALTED, self)
     }
+}
+
+/// What was left beside a model under this name.
+fn left<T: DeserializeOwned>(model: &Path, name: &str) -> anyhow::Result<Option<T>> {
+    let path = model.join(name);
+    if !model::is_there(&path)? {
+        return Ok(None);
+    }
+    let text = read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+    let left = serde_json::from_slice(&text);
+    left.map(Some).with_context(|| {
+        format!("{} is not what `update` writes: remove it to train the model", path.display())
+    })
+}
+
+/// Leaves something beside a model.
+fn leave(model: &Path, name: &str, what: &impl Serialize) -> anyhow::Result<()> {
+    let path = model.join(name);
+    std::fs::write(&path, serde_json::to_string_pretty(what)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Hands a model on as it is, without what an earlier phase said of itself.

@@ -170,15 +170,12 @@ impl Stage for Update {
 
         metrics.extend(lesson.step_metrics(&report, &at));
         if let Some(guards) = &self.guards {
-            metrics.extend(halted_metrics(role, count, &tripped, &at));
             let batches = guards.batches(&tripped);
-            if batches > 1 && !tripped.is_empty() {
-                metrics.push(metric(analysis::PHASE, role, analysis::IN_A_ROW, batches as f64, count, &at));
-            }
+            metrics.extend(halted_metrics(role, count, &tripped, batches, &at));
             metrics.push(metric("update", role, "limits_passed", streaks.passed() as f64, count, &at));
             if !tripped.is_empty() {
                 data::write(&context.output("metrics"), &metrics)?;
-                let halted = Halted::here(context, &tripped, guards.batches(&tripped) as u32);
+                let halted = Halted::here(context, &tripped, batches as u32);
                 context.progress(1, 1, halted.to_string());
                 let back = guards.back_to(&tripped).unwrap_or(&self.model);
                 return halted.hand_on(context, "model", back);
@@ -264,13 +261,22 @@ fn role(rows: &[RewardRow]) -> &str {
     rows.first().map_or("nobody", |row| &row.sample.role)
 }
 
-/// Whether the phase halts here, and of each guard that tripped what it measured and its limit.
-fn halted_metrics(role: &str, count: usize, tripped: &[Tripped], at: &Position) -> Vec<MetricRow> {
+/// Whether the phase halts here, and of each guard that tripped what it measured and its limit, after how many `batches`.
+fn halted_metrics(
+    role: &str,
+    count: usize,
+    tripped: &[Tripped],
+    batches: usize,
+    at: &Position,
+) -> Vec<MetricRow> {
     let add = |phase: &str, name: &str, value| metric(phase, role, name, value, count, at);
     let mut metrics = vec![add("update", "halted", share(!tripped.is_empty()))];
     for Tripped { guard, value, limit } in tripped {
         metrics.push(add(analysis::PHASE, guard, *value));
         metrics.push(add(analysis::PHASE, &format!("{guard}{}", analysis::LIMIT), *limit));
+    }
+    if batches > 1 && !tripped.is_empty() {
+        metrics.push(add(analysis::PHASE, analysis::IN_A_ROW, batches as f64));
     }
     metrics
 }
