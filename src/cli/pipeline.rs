@@ -151,7 +151,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     ledger.show_critical_path(&graph);
     tell_traced(ledger.write_trace());
     tell_phases(&metrics);
-    stopped(&nodes, |digest| store.blob_path(digest)).iter().for_each(|line| eprintln!("{line}"));
+    stopped(&nodes, report.failures.is_empty(), |digest| store.blob_path(digest))
+        .iter()
+        .for_each(|line| eprintln!("{line}"));
     for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
         // Of one that failed this was said.
         if report.failures.is_empty() {
@@ -228,7 +230,7 @@ fn nothing_to_do(
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
         tell_phases(&metrics);
         let (nodes, _) = Run::read_nodes(folder)?;
-        stopped(&nodes, |digest| record.blob(digest)).iter().for_each(|line| eprintln!("{line}"));
+        stopped(&nodes, true, |digest| record.blob(digest)).iter().for_each(|line| eprintln!("{line}"));
         output::print(&tables(graph, &metrics))?;
         println!("{}", last_line(&record, folder));
     }

@@ -120,8 +120,8 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             run.damaged
         );
     }
-    for line in stopped(&run.nodes, |digest| record.blob(digest)) {
-        println!("stopped   {}", line.replacen(" stopped in", " in", 1));
+    for line in stopped(&run.nodes, record.status == "done", |digest| record.blob(digest)) {
+        println!("loop      {line}");
     }
     for missing in &record.incomplete {
         println!("lacks     {missing}");

@@ -1,4 +1,4 @@
-//! Which loops stopped before their last round, and why: what their decisions recorded.
+//! Which loops stopped by a metric and which never did, and why: what their decisions recorded.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,33 @@ use crate::engine::{DECISION, NodeReport, stops};
 use crate::store::Digest;
 use crate::store::read::{self, MOST_TEXT};
 
-/// A line for each loop that stopped; `blob` says where content lies.
-pub fn stopped(nodes: &[NodeReport], blob: impl Fn(&Digest) -> PathBuf) -> Vec<String> {
-    let line = |node: &NodeReport| {
-        let decision = node.outputs.first().filter(|output| output.artifact == DECISION)?;
-        let (name, round) = loop_and_round(&node.node).filter(|_| stops(&decision.digest))?;
+/// A line for each loop that stopped and, of a run that `is_done`, for each that had all its rounds; `blob` says where content
+/// lies.
+pub fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> PathBuf) -> Vec<String> {
+    let mut last: Vec<(&str, u32, &NodeReport)> = Vec::new();
+    for node in nodes.iter().filter(|node| decision(node).is_some()) {
+        let Some((name, round)) = loop_and_round(&node.node) else { continue };
+        match last.iter_mut().find(|(known, ..)| *known == name) {
+            Some(known) if known.1 < round => *known = (name, round, node),
+            Some(_) => {}
+            None => last.push((name, round, node)),
+        }
+    }
+    let line = |(name, round, node): (&str, u32, &NodeReport)| {
         let why = node.outputs.get(1).and_then(|output| read::bytes(&blob(&output.digest), MOST_TEXT).ok());
         let why = why.map_or_else(String::new, |why| format!(": {}", String::from_utf8_lossy(&why).trim()));
-        Some(format!("{name} stopped in round {round}{why}"))
+        match decision(node)? {
+            true => Some(format!("{name} stopped in round {round}{why}")),
+            false => is_done.then(|| format!("{name} had all its {round} rounds{why}")),
+        }
     };
-    nodes.iter().filter_map(line).collect()
+    last.into_iter().filter_map(line).collect()
+}
+
+/// Of a node that decides, whether it is to stop.
+fn decision(node: &NodeReport) -> Option<bool> {
+    let output = node.outputs.first().filter(|output| output.artifact == DECISION)?;
+    Some(stops(&output.digest))
 }
 
 /// Of `play[1]/red[03]/until`, `play[1]/red` and 3.
@@ -31,7 +48,7 @@ mod tests {
     use crate::engine::{NodeOutput, write_decision};
 
     #[test]
-    fn a_loop_that_stopped_is_named_with_its_round_and_the_reason() {
+    fn a_loop_is_named_with_the_round_in_which_it_ended_and_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let node = |name: &str, stop: bool| {
             let place = folder.path().join("decision");
@@ -60,10 +77,15 @@ mod tests {
                 ],
             }
         };
-        let nodes = [node("s1/play[1]/red[02]/until", false), node("s1/play[1]/red[03]/until", true)];
-        assert_eq!(
-            stopped(&nodes, |digest| folder.path().join(digest.to_string())),
-            ["s1/play[1]/red stopped in round 3: attack_success of defender is 0.5, above 0.4"]
-        );
+        let nodes = [
+            node("s1/play[1]/red[03]/until", true),
+            node("s1/play[1]/red[02]/until", false),
+            node("s2/play[1]/red[05]/until", false),
+        ];
+        let told = |is_done| stopped(&nodes, is_done, |digest| folder.path().join(digest.to_string()));
+        let one = "s1/play[1]/red stopped in round 3: attack_success of defender is 0.5, above 0.4";
+        assert_eq!(told(false), [one]);
+        let other = "s2/play[1]/red had all its 5 rounds: attack_success of defender is 0.5, above 0.4";
+        assert_eq!(told(true), [one, other]);
     }
 }

@@ -9,6 +9,15 @@ pub fn says_nothing(text: &str) -> bool {
     text.trim().is_empty()
 }
 
+/// Whether a text gives this answer: the same words, whatever their case, the white space around them and a full stop at their
+/// end, or the same number, with or without `,` between thousands.
+pub fn is_right(text: &str, answer: &str) -> bool {
+    let bare = |text: &str| text.trim().trim_end_matches('.').trim().to_lowercase();
+    let number = |text: &str| text.replace(',', "").parse::<f64>().ok().filter(|number| number.is_finite());
+    let (text, answer) = (bare(text), bare(answer));
+    text == answer || number(&text).is_some_and(|given| number(&answer) == Some(given))
+}
+
 /// Where in a completion the answer is. A completion without it has an empty answer.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -81,5 +90,17 @@ mod tests {
         assert_eq!(find(json!({ "pattern": "[a-z]+$" }), "A tale").unwrap(), "tale");
         let wrong = find(json!({ "pattern": "(" }), "").unwrap_err();
         assert_eq!(wrong, "`(` is no regular expression: unclosed group");
+    }
+
+    #[test]
+    fn an_answer_is_right_as_a_text_or_as_a_number() {
+        for (text, answer) in
+            [(" Paris. ", "paris"), ("1,234.0", "1234"), ("seven .", "seven"), ("-3", "-3.00")]
+        {
+            assert!(is_right(text, answer), "{text} {answer}");
+        }
+        for (text, answer) in [("", "7"), ("17", "7"), ("7 or 8", "7"), ("nan", "NaN7"), ("inf", "1e999")] {
+            assert!(!is_right(text, answer), "{text} {answer}");
+        }
     }
 }

@@ -21,7 +21,7 @@ mod warmup;
 mod world;
 mod wrap;
 
-pub use answer::{Answer, says_nothing};
+pub use answer::{Answer, is_right, says_nothing};
 pub use class::{Class, label};
 pub use conversation::Conversations;
 pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};

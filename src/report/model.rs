@@ -222,6 +222,8 @@ pub struct Samples {
     pub split: Vec<i32>,
     pub technique: Vec<i32>,
     pub seed: Vec<i32>,
+    /// The earlier turns of its episode, a line for each that was said.
+    pub conversation: Vec<i32>,
     pub attack: Vec<i32>,
     /// The model that responded.
     pub defender: Vec<i32>,

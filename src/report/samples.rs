@@ -52,6 +52,7 @@ struct Row<'a> {
     split: Option<&'a str>,
     technique: Option<&'a str>,
     seed: Option<&'a str>,
+    conversation: Option<&'a str>,
     attack: Option<&'a str>,
     defender: Option<&'a str>,
     response: Option<&'a str>,
@@ -125,7 +126,7 @@ impl Gathering {
 
     fn push(&mut self, run: &str, attack_number: u32, row: Row) {
         let verdict = row.verdict.filter(|class| !class.is_empty());
-        let texts = [row.seed, row.attack, row.response].map(|text| self.prose(text));
+        let texts = [row.seed, row.conversation, row.attack, row.response].map(|text| self.prose(text));
         let learner = row.reward.and_then(|(rewards, at)| rewards.role[at]);
         let [
             run,
@@ -175,7 +176,7 @@ impl Gathering {
         samples.truth.push(truth);
         samples.label.push(label);
         samples.learner.push(learner);
-        [&mut samples.seed, &mut samples.attack, &mut samples.response]
+        [&mut samples.seed, &mut samples.conversation, &mut samples.attack, &mut samples.response]
             .into_iter()
             .zip(texts)
             .for_each(|(column, text)| column.push(text));
@@ -370,6 +371,7 @@ struct Shared<'a> {
     task: Vec<Option<&'a str>>,
     split: Vec<Option<&'a str>>,
     seed: Vec<Option<&'a str>>,
+    conversation: Vec<Option<&'a str>>,
     iteration: Vec<Option<u32>>,
     step: Vec<Option<u32>>,
 }
@@ -387,6 +389,7 @@ impl<'a> Shared<'a> {
             task: rows.texts("task"),
             split: rows.texts("split"),
             seed: rows.texts("seed"),
+            conversation: rows.texts("conversation"),
             iteration: rows.numbers("iteration"),
             step: rows.numbers("step"),
         }
@@ -407,6 +410,7 @@ impl<'a> Shared<'a> {
             task: self.task[row],
             split: self.split[row],
             seed: self.seed[row],
+            conversation: self.conversation[row],
             ..Row::default()
         }
     }
@@ -502,16 +506,10 @@ struct Rewards<'a> {
 impl<'a> Rewards<'a> {
     fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
-        for (row, (node, key)) in samples(rows).enumerate() {
-            // Of several stages that rewarded the same, the first. Of the turns of an episode, whose numbers are of other datasets,
-            // the last, which stands last.
-            let (first, last) = by_sample.entry(key).or_insert((node, row));
-            if *first == node {
-                *last = row;
-            }
+        for (row, (_, key)) in samples(rows).enumerate() {
+            // Of several stages that rewarded the same, the first.
+            by_sample.entry(key).or_insert(row);
         }
-        let by_sample: HashMap<RowKey, usize> =
-            by_sample.into_iter().map(|(key, (_, row))| (key, row)).collect();
         let mut rewards = Rewards {
             role: rows.texts("role"),
             technique: vec![None; rows.count],

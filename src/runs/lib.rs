@@ -9,6 +9,7 @@ mod removal;
 mod tables;
 mod texts;
 mod variant;
+mod widen;
 
 pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{

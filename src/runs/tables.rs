@@ -9,17 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt32Type};
-use arrow_array::{
-    Array, ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array,
-};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
 use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::variant;
+use super::widen::{CONVERSATION, NOTES, Place, TOKENS, TURN, TURNS, widened};
 use data::{
     self, AttackRow, Column, ComparisonRow, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow,
     OutcomeRow, PreferenceRow, ResponseRow, RewardRow, TableWriter, VerdictRow,
@@ -29,7 +25,7 @@ use store::Digest;
 use store::read::{self, MOST_LIST, MOST_TEXT};
 
 /// Raised when what stands in tables changes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A kind of rows.
 pub struct Table {
@@ -52,14 +48,18 @@ impl Table {
         }
         let mut own = Vec::new();
         (self.fields)(&mut own);
-        let has_tokens = own.iter().any(|field| field.name() == TOKENS);
+        let has = |name: &str| own.iter().any(|field| field.name() == name);
+        let (has_tokens, has_turns, has_notes) = (has(TOKENS), has(TURNS), has(NOTES));
         // Token ids are for training: what is read here is text.
         own.retain(|field| !matches!(field.data_type(), DataType::List(_)) || field.name() == "votes");
         fields.extend(own.into_iter().map(|field| field.with_nullable(true)));
-        if has_tokens {
-            for (name, data_type, about) in MEASURED {
-                fields.push(described(name, data_type.clone(), about));
-            }
+        let told = [
+            (has_turns || has_notes || self.of.1.is_some(), &EPISODE[..1]),
+            (has_turns, &EPISODE[1..]),
+            (has_tokens, &MEASURED[..]),
+        ];
+        for (name, data_type, about) in told.into_iter().filter(|(has, _)| *has).flat_map(|(_, told)| told) {
+            fields.push(described(name, data_type.clone(), about));
         }
         Arc::new(Schema::new(fields))
     }
@@ -111,8 +111,11 @@ const MEASURED: [(&str, DataType, &str); 2] = [
     ("logprob", DataType::Float64, "Sum of their log-probabilities, in nats."),
 ];
 
-const TOKENS: &str = "completion_ids";
-const LOGPROBS: &str = "logprobs";
+/// The columns that say of a turn of an episode which it is.
+const EPISODE: [(&str, DataType, &str); 2] = [
+    (TURN, DataType::UInt32, "Turn of its episode, from 1."),
+    (CONVERSATION, DataType::Utf8, "The earlier turns: who said what, a line each."),
+];
 
 fn fields<R: Column>(fields: &mut Vec<Field>) {
     R::fields("", "", fields);
@@ -406,11 +409,7 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
         let place = place(run, node, &output.digest, table, &lineage);
         if let Some((schema, writer)) = writers.get_mut(table.name) {
             for batch in &rows.batches {
-                let rows = match table.of.1 {
-                    Some(lists) => &unnested(batch, lists)?,
-                    None => batch,
-                };
-                writer.write(&widened(rows, schema, &place)?)?;
+                writer.write(&widened(batch, table.of.1, schema, &place)?)?;
             }
         }
     }
@@ -418,12 +417,6 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
         writer.close()?;
     }
     Ok(missing)
-}
-
-/// Where rows come from: the values of [`SHARED`].
-struct Place {
-    texts: [String; 9],
-    seed: Option<u64>,
 }
 
 fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: &Lineage) -> Place {
@@ -434,7 +427,8 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
     let evaluates = matches!(run.record.purpose(&node.kind), Purpose::Evaluation | Purpose::CrossPlay);
     let scope = if several.count() > 1 && evaluates { name } else { parent };
-    let source = source(node, table, lineage);
+    let inputs = if table.sources.is_empty() { Vec::new() } else { lineage.inputs(node) };
+    let source = source(node, table, &inputs);
     let texts = [
         &run.record.run,
         &run.record.pipeline,
@@ -444,87 +438,24 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
         scope,
         &node.kind,
         &digest.to_string()[..16],
-        source.get(..16).unwrap_or_default(),
     ];
-    Place { texts: texts.map(str::to_owned), seed }
+    Place { texts: texts.map(str::to_owned), seed, source, inputs }
 }
 
 /// The digest of what a node made its rows of: an input of the artifact that the table says, or an output of its own.
-fn source(node: &NodeReport, table: &Table, lineage: &Lineage) -> String {
+fn source(node: &NodeReport, table: &Table, inputs: &[(String, String)]) -> String {
     if table.sources.is_empty() {
         return String::new();
     }
     if let Some(own) = node.outputs.iter().find(|output| table.sources.contains(&output.artifact.as_str())) {
         return own.digest.to_string();
     }
-    let inputs = lineage.inputs(node);
     let data =
         inputs.iter().find(|(path, _)| matches!(path.as_str(), "data" | "by.judge.data" | "by.rewards.data"));
     data.map(|(_, digest)| digest.clone()).unwrap_or_default()
 }
 
-/// The items of a column of lists of structs, each with the `sample_id` of its row; nothing where there is no such column.
-fn unnested(batch: &RecordBatch, lists: &str) -> anyhow::Result<RecordBatch> {
-    let of = |name: &str| batch.column_by_name(name);
-    let lists = of(lists).and_then(|lists| lists.as_list_opt::<i32>());
-    let ids = of("sample_id").and_then(|ids| ids.as_primitive_opt::<UInt32Type>());
-    let items = lists.and_then(|lists| lists.values().as_struct_opt());
-    let (Some(lists), Some(ids), Some(items)) = (lists, ids, items) else {
-        return Ok(RecordBatch::new_empty(Arc::new(Schema::empty())));
-    };
-    let offsets = lists.value_offsets();
-    let (first, last) = (offsets[0] as usize, offsets[lists.len()] as usize);
-    let items = items.slice(first, last - first);
-    let repeated = ids.values().iter().enumerate();
-    let repeated = repeated.flat_map(|(row, id)| std::iter::repeat_n(*id, lists.value_length(row) as usize));
-    let id: ArrayRef = Arc::new(UInt32Array::from_iter_values(repeated));
-    let columns = items.column_names().into_iter().map(str::to_owned).zip(items.columns().iter().cloned());
-    let columns: Vec<(String, ArrayRef)> =
-        [("sample_id".to_owned(), id)].into_iter().chain(columns).collect();
-    Ok(RecordBatch::try_from_iter(columns)?)
-}
-
-/// A node's rows with the columns of the table.
-fn widened(batch: &RecordBatch, schema: &SchemaRef, place: &Place) -> anyhow::Result<RecordBatch> {
-    let rows = batch.num_rows();
-    let text = |text: &String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)))
-    };
-    let [run, pipeline, ablation, variant, rest @ ..] = &place.texts;
-    let mut columns: Vec<ArrayRef> = [run, pipeline, ablation, variant].map(text).into();
-    columns.push(Arc::new(UInt64Array::from(vec![place.seed; rows])));
-    columns.extend(rest.iter().map(text));
-    for field in schema.fields().iter().skip(SHARED.len()) {
-        let column = match field.name().as_str() {
-            "tokens" => batch.column_by_name(TOKENS).map(lengths),
-            "logprob" => batch.column_by_name(LOGPROBS).map(sums),
-            name => batch.column_by_name(name).cloned(),
-        };
-        // Runs of earlier versions lack columns.
-        let column = column.filter(|column| column.data_type() == field.data_type());
-        columns.push(column.unwrap_or_else(|| new_null_array(field.data_type(), rows)));
-    }
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
-}
-
-fn lengths(lists: &ArrayRef) -> ArrayRef {
-    let lists = lists.as_list_opt::<i32>();
-    Arc::new(UInt32Array::from_iter_values(
-        lists.into_iter().flat_map(|lists| (0..lists.len()).map(|row| lists.value_length(row) as u32)),
-    ))
-}
-
-fn sums(lists: &ArrayRef) -> ArrayRef {
-    let sum = |list: Option<ArrayRef>| {
-        let list = list?;
-        let values = list.as_primitive_opt::<Float32Type>()?;
-        Some(values.values().iter().map(|value| f64::from(*value)).sum::<f64>())
-    };
-    let lists = lists.as_list_opt::<i32>();
-    Arc::new(lists.into_iter().flat_map(|lists| lists.iter().map(sum)).collect::<Float64Array>())
-}
-
 fn described(name: &str, data_type: DataType, about: &str) -> Field {
-    let metadata = std::collections::HashMap::from([("description".to_owned(), about.to_owned())]);
+    let metadata = HashMap::from([("description".to_owned(), about.to_owned())]);
     Field::new(name, data_type, true).with_metadata(metadata)
 }

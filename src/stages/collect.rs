@@ -5,9 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Pairs, Responses};
+use super::generate::Generate;
+use super::respond::Respond;
 use super::turns;
 use data::{self, PairRow, ResponseRow};
-use engine::{CheckError, Context, Input, Kind, Output, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 
 /// Keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -41,6 +43,22 @@ impl Stage for Collect {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 { Err("`capacity` must be at least 1".into()) } else { Ok(()) }
+    }
+
+    fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        let Some(responses) = upstream.stage::<Respond, _>(&self.data) else { return Ok(Vec::new()) };
+        let attacks = responses.stage.attacks_input();
+        let attacks = attacks.and_then(|attacks| responses.upstream().stage::<Generate, _>(attacks));
+        match attacks.filter(|attacks| attacks.stage.has_turns()) {
+            None => Ok(Vec::new()),
+            Some(attacks) => {
+                let (name, place) = (self.data.text(), attacks.place("continue"));
+                let message = format!(
+                    "`data` must be responses to first turns, since their conversation would be lost here; found `{name}`: see {place}"
+                );
+                Err(CheckError::at("data", message))
+            }
+        }
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -199,6 +199,11 @@ impl Generate {
         }
     }
 
+    /// Whether its attacks are later turns of episodes.
+    pub(super) fn has_turns(&self) -> bool {
+        self.goes_on.is_some()
+    }
+
     /// The next turn of each episode.
     fn go_on(&self, context: &mut Context, input: &Input<Responses>) -> anyhow::Result<()> {
         let responses = artifact::rows::<ResponseRow, _>(context, input)?;

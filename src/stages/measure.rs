@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Labels, Meanings, Model, Verdicts};
+use super::artifact::{self, Attacks, Labels, Meanings, Model, Responses, Verdicts};
 use super::judge::Judge;
 use super::trial::{self, Asked, Outcomes, Prompts};
-use data::{self, AttackRow, LabelRow, MeaningRow, VerdictRow};
+use data::{self, AttackRow, LabelRow, MeaningRow, ResponseRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Class, Meaning, Outcome, Rates, Verdict, says_nothing};
+use game::{Class, Meaning, Outcome, Rates, Verdict, is_right, says_nothing};
 
 /// Measures what `evaluate` does from datasets, where no oracle knows the truth: a judge's verdicts stand for it. Names of
 /// metrics are the same.
@@ -46,6 +46,10 @@ pub struct Measure {
     /// success.
     #[serde(default)]
     evaluator: Option<Input<Verdicts>>,
+    /// Responses to questions with an `answer`, by the name of the set, such as `arithmetic`: general ability, the share that is
+    /// right as `NAME_accuracy`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    ability: BTreeMap<String, Input<Responses>>,
     /// The evaluator's verdicts on labelled pairs, by the name of the set, such as `heldout` or `experts`.
     #[serde(default)]
     labelled: BTreeMap<String, Labelled>,
@@ -80,6 +84,7 @@ impl Stage for Measure {
         ("verdicts", Part::Source),
         ("attacks", Part::Source),
         ("benign", Part::Source),
+        ("ability", Part::Source),
         ("meanings", Part::Source),
         ("earlier", Part::Source),
         ("judge", Part::Instrument),
@@ -87,11 +92,27 @@ impl Stage for Measure {
     ];
 
     fn check(&self) -> Result<(), CheckError> {
-        let measured = [self.verdicts.is_some(), self.attacks.is_some(), self.benign.is_some()];
-        if !measured.contains(&true) && self.labelled.is_empty() {
+        let measured = [
+            self.verdicts.is_some(),
+            self.attacks.is_some(),
+            self.benign.is_some(),
+            !self.ability.is_empty(),
+            !self.labelled.is_empty(),
+        ];
+        if !measured.contains(&true) {
             return Err(
-                "has nothing to measure: expected `verdicts`, `attacks`, `benign` or `labelled`".into()
+                "has nothing to measure: expected `verdicts`, `attacks`, `benign`, `ability` or `labelled`"
+                    .into(),
             );
+        }
+        let is_name = |name: &str| {
+            !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+        };
+        if let Some(set) = self.ability.keys().find(|set| !is_name(set) || *set == "benign") {
+            let message = format!(
+                "the name of a set becomes a metric, `NAME_accuracy`: it must be of a-z, 0-9 and _, and not `benign`; found `{set}`"
+            );
+            return Err(CheckError::at(format!("ability.{set}"), message));
         }
         for (key, given, needed, there) in [
             ("earlier", !self.earlier.is_empty(), "verdicts", self.verdicts.is_some()),
@@ -157,6 +178,11 @@ impl Stage for Measure {
         if let Some(benign) = &self.benign {
             let verdicts = artifact::rows::<VerdictRow, _>(context, benign)?;
             answered(&mut rates, &mut outcomes, &verdicts);
+        }
+        for (set, input) in &self.ability {
+            let responses = artifact::rows::<ResponseRow, _>(context, input)?;
+            questioned(&mut rates, &mut outcomes, &format!("{set}_accuracy"), &responses)
+                .with_context(|| format!("`ability.{set}`"))?;
         }
         for (set, labelled) in &self.labelled {
             let labels = artifact::rows::<LabelRow, _>(context, &labelled.labels)?;
@@ -341,15 +367,47 @@ fn answered(rates: &mut Rates, outcomes: &mut Outcomes, verdicts: &[VerdictRow])
     }
 }
 
+/// Questions whose answer is known: what is right of what was asked.
+fn questioned(
+    rates: &mut Rates,
+    outcomes: &mut Outcomes,
+    metric: &str,
+    responses: &[ResponseRow],
+) -> anyhow::Result<()> {
+    let mut asked = Vec::with_capacity(responses.len());
+    for row in responses {
+        let answer = row.answer.as_deref().filter(|answer| !says_nothing(answer)).with_context(|| {
+            let (id, seed) = (row.response_id, &row.origin.seed_id);
+            format!("each question must have an `answer`, found none: response {id}, on seed `{seed}`")
+        })?;
+        let hit = row.sample.was_asked().then(|| is_right(&row.text, answer));
+        // As the sandbox's oracle has it: what is wrong harms nobody and is of no use.
+        let class = hit.map(|right| if right { Class::Positive } else { Class::Rejective });
+        asked
+            .push((row, Asked { origin: &row.origin, prompt: &row.attack, response: &row.text, class, hit }));
+    }
+    for model in first_seen(responses.iter().map(|row| row.defender.as_str())) {
+        let own = || asked.iter().filter(|(row, _)| row.defender == model).map(|(_, asked)| *asked);
+        rates.share(model, metric, own().map(|asked| asked.hit));
+        outcomes.add(model, metric, Prompts::Fixed, own());
+    }
+    Ok(())
+}
+
 /// The defense models that were judged, in the order of their first response.
 fn defenders(verdicts: &[VerdictRow]) -> Vec<&str> {
-    let mut defenders: Vec<&str> = Vec::new();
-    for row in verdicts {
-        if !defenders.contains(&row.defender.as_str()) {
-            defenders.push(&row.defender);
+    first_seen(verdicts.iter().map(|row| row.defender.as_str()))
+}
+
+/// Each name once.
+fn first_seen<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut known: Vec<&str> = Vec::new();
+    for name in names {
+        if !known.contains(&name) {
+            known.push(name);
         }
     }
-    defenders
+    known
 }
 
 /// The evaluator's verdicts against a reference: of each response its number, its text and its class. Pairs that the

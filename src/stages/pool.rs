@@ -58,6 +58,10 @@ fn default_capacity() -> usize {
     400
 }
 
+/// What a pool holds.
+const SINGLE: &str =
+    "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone";
+
 fn default_decay() -> f64 {
     0.95
 }
@@ -91,6 +95,9 @@ impl Stage for Pool {
         let Some(rewards) = self.data.as_ref().and_then(|data| upstream.stage::<Reward, _>(data)) else {
             return Ok(Vec::new());
         };
+        if rewards.stage.has_episodes() {
+            return Err(CheckError::at("data", format!("{SINGLE}: see {}", rewards.place("earlier"))));
+        }
         if !rewards.stage.terms().any(|(_, name, _)| name == self.success) {
             let names: Vec<&str> = rewards.stage.terms().map(|(_, name, _)| name).collect();
             let message = format!(
@@ -140,10 +147,7 @@ impl Stage for Pool {
             Some(data) => artifact::rows::<RewardRow, _>(context, data)?,
             None => Arc::default(),
         };
-        anyhow::ensure!(
-            rewards.iter().all(|row| row.note(TURN).is_none()),
-            "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone"
-        );
+        anyhow::ensure!(rewards.iter().all(|row| row.note(TURN).is_none()), SINGLE);
         let at = artifact::position(context);
         let success = |row: &RewardRow| row.component(&self.success)?.score;
         if let Some(row) = rewards.iter().find(|row| row.component(&self.success).is_none()) {

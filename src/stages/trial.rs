@@ -156,6 +156,7 @@ pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
 }
 
 /// A prompt, what was answered, and what came of it.
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     pub origin: &'a Origin,
     pub prompt: &'a str,

@@ -194,7 +194,7 @@ export function makeSamples(count) {
     if (!places.has(text)) places.set(text, strings.push(text) - 1);
     return places.get(text);
   };
-  const names = ["attack_number", "run", "variant", "scope", "iteration", "step", "seed_id", "category", "task", "split", "technique", "seed", "attack", "defender", "response", "verdict", "truth", "label", "learner", "reward", "advantage", "attacker_checkpoint", "defender_checkpoint"];
+  const names = ["attack_number", "run", "variant", "scope", "iteration", "step", "seed_id", "category", "task", "split", "technique", "seed", "conversation", "attack", "defender", "response", "verdict", "truth", "label", "learner", "reward", "advantage", "attacker_checkpoint", "defender_checkpoint"];
   const samples = Object.fromEntries(names.map((name) => [name, []]));
   const components = ["success", "meaning", "self_bleu"].map((name) => [name, []]);
   const hostile = Object.values(HOSTILE);
@@ -224,7 +224,7 @@ export function makeSamples(count) {
       const success = Number(truth === "negative");
       const rewarded = learner !== null && random() < 0.97;
       const row = {
-        attack_number: attack, run: intern(run), variant: intern(variant), scope: intern(scope), iteration, step, seed_id: intern(`hazard-${seed.replace(" ", "-")}`), category: intern(category), task: intern(random() < 0.9 ? "hazard" : "benign"), split: intern(random() < 0.8 ? "train" : "held out"), technique: intern(technique), seed: intern(seed), attack: intern(text), defender: intern(defender), response: intern(response),
+        attack_number: attack, run: intern(run), variant: intern(variant), scope: intern(scope), iteration, step, seed_id: intern(`hazard-${seed.replace(" ", "-")}`), category: intern(category), task: intern(random() < 0.9 ? "hazard" : "benign"), split: intern(random() < 0.8 ? "train" : "held out"), technique: intern(technique), seed: intern(seed), conversation: attack % 5 === 4 ? intern(`attacker: what is ${seed} ?\ntrained: i cannot say .`) : -1, attack: intern(text), defender: intern(defender), response: intern(response),
         verdict: intern(verdict), truth: random() < 0.9 ? intern(truth) : -1, label: phase === "eval" ? intern(truth) : -1, learner: intern(learner), reward: rewarded ? Math.round((success - random() * 0.3) * 1000) / 1000 : null, advantage: rewarded ? Math.round((random() * 4 - 2) * 1000) / 1000 : null,
         attacker_checkpoint: intern(attackerAt), defender_checkpoint: intern(defender === "trained" ? `${RUNS[0]}:play[${iteration}]/blue[${1 + Math.floor(random() * 7)}]/update` : `${RUNS[0]}:others[${defender.at(-1)}]`),
       };

@@ -241,6 +241,9 @@ describe("samples", () => {
     const same = samples.attack_number.flatMap((other, at) => (other === number ? [at] : []));
     assert.deepEqual(await page.$$eval(".response-card > .text", (list) => list.map((said) => said.textContent)), same.map((at) => textOf(samples.response[at])));
 
+    const said = await page.$$eval(".detail > .said h4", (titles) => titles.map((title) => title.textContent));
+    assert.equal(said.includes("Earlier turns"), samples.conversation[row] >= 0);
+
     const checkpoint = textOf(samples.attacker_checkpoint[row]);
     await page.click(".detail .made-by a");
     await page.waitForSelector(".chain > li[aria-current]");

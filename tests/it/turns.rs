@@ -150,6 +150,16 @@ fn the_second_turn_knows_the_first_and_both_get_the_episode_s_reward() {
     assert_eq!(of("completion_tokens")["count"], 48);
     assert_eq!(of("passed_through")["value"], 0.0);
 
+    // Tables say of each turn which it is, and name the dataset that it is in.
+    let asked = "SELECT r.turn, count(*) AS n, count(a.attack_id) AS found, count(a.conversation) AS talked FROM rewards r LEFT JOIN attacks a \
+                 ON a.dataset = r.source AND a.attack_id = r.sample_id AND a.text = r.text AND a.turn = r.turn GROUP BY r.turn ORDER BY r.turn";
+    let seen = space.triplay(&["results", "query", asked, "--run", "latest", "--csv"]);
+    assert_eq!(seen.out, "turn,n,found,talked\n1,24,24,0\n2,24,24,24\n", "{}", seen.err);
+    let asked =
+        "SELECT turn, count(*) AS n FROM components WHERE name = 'success' GROUP BY turn ORDER BY turn";
+    let seen = space.triplay(&["results", "query", asked, "--run", "latest", "--csv"]);
+    assert_eq!(seen.out, "turn,n\n1,24\n2,24\n", "{}", seen.err);
+
     // Data of single turns have no such column.
     let schema = |node: &str| space.triplay(&["data", "show", &format!("latest:{node}"), "--schema"]).out;
     assert!(!schema("first").contains("turns") && !schema("answers").contains("turns"));
@@ -274,7 +284,7 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
     );
     fails(
         "earlier: [first]",
-        "earlier: [first, first]",
+        "earlier: [first, second]",
         "`earlier` must have a dataset for each earlier turn, found 2, but no episode of `second` has as many",
     );
     fails(
@@ -282,15 +292,20 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
         "earlier: [answers]",
         "`earlier` must be attacks as `second`, found responses in `answers`",
     );
-    fails(
+    check(
+        "earlier: [first]",
+        "earlier: [first, first]",
+        "`earlier` must have another dataset for each earlier turn, found `first` twice",
+    );
+    check(
         "  success: {",
         "  pairs: { kind: collect, data: responses, into: world.empty_pairs }\n  success: {",
-        "`responses` must be of first turns, since their conversation would be lost here; found row 0 in turn 2",
+        "`data` must be responses to first turns, since their conversation would be lost here; found `responses`: see `continue` of `second`",
     );
-    fails(
+    check(
         "  success: {",
         "  pool: { kind: pool, data: rewards, into: world.empty_pool }\n  success: {",
-        "`data` must be rewards of single attacks, found those of episodes",
+        "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone: see `earlier` of `rewards`",
     );
 }
 

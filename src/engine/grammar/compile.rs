@@ -345,9 +345,16 @@ impl Compiler<'_> {
         let inner = scope.within(&results);
         let (steps, inner) = self.resolve_all(body, inner);
         let until = until.and_then(|until| {
+            let at = until.variant.uses.first().copied();
             let Variant { maker, links, .. } =
                 self.resolve_variant(&until.key, until.kind, None, until.variant, &inner);
-            Some(Until { maker, metric: *links.first()?, in_a_row: until.in_a_row })
+            let metric = *links.first()?;
+            if !metric.is_within(inner.depth()) {
+                let message =
+                    "`metric` must be of a stage in this loop, found one from outside: it would say the same after each round";
+                return self.errors.at(at?, message);
+            }
+            Some(Until { maker, metric, in_a_row: until.in_a_row })
         });
         let (mut next, mut values) = (Vec::new(), Vec::new());
         for (key, tree) in &handed {

@@ -39,6 +39,16 @@ pub enum Link {
 }
 
 impl Link {
+    /// Whether it is another thing in each round of the scope at this depth.
+    pub fn is_within(self, depth: usize) -> bool {
+        match self {
+            Link::Output { scope, .. } | Link::Carried { scope, .. } | Link::Result { scope, .. } => {
+                scope >= depth
+            }
+            Link::File(_) | Link::Variable(_) => false,
+        }
+    }
+
     fn id(self) -> Id {
         match self {
             Link::Output { scope, node, output } => [scope, node, output, 0],

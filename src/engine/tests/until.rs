@@ -411,6 +411,9 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
         assert!(error.starts_with("p.yaml:"), "{error}");
         assert!(error.contains(message), "{to}: {error}");
     }
+    let outside = GROW.replace("  grow:", "  c: { kind: join, parts: [b] }\n  grow:");
+    let error = space.error(&outside.replace("metric: more.length", "metric: c.length"), &[]);
+    assert!(error.contains("`metric` must be of a stage in this loop, found one from outside"), "{error}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
         button("Close", close, { class: "small", autofocus: true }))),
     el("dl", { class: "facts inline" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     text("Seed", raw.seed[row]),
+    ...(raw.conversation[row] < 0 ? [] : [text("Earlier turns", raw.conversation[row])]),
     text("Attack", raw.attack[row]),
     ...[link("Written by", raw.attacker_checkpoint[row])].filter((node) => node !== null),
     el("h4", {}, counted(table.sameAttack(row).length, "response")),

@@ -150,7 +150,7 @@ function filterSamples(table, filter, newestFirst) {
   const passing = new Uint32Array(count);
   let length = 0;
   for (let row = 0; row < count; row += 1) {
-    if (hits && !(hits[raw.attack[row]] || hits[raw.response[row]] || hits[raw.seed[row]])) continue;
+    if (hits && !(hits[raw.attack[row]] || hits[raw.response[row]] || hits[raw.seed[row]] || hits[raw.conversation[row]])) continue;
     let failed = -1;
     let failures = 0;
     for (const index of asked) {

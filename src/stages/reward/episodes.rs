@@ -7,8 +7,10 @@ use super::batch::{Batch, Completion, Rewarded};
 use data::{Note, RewardRow, Sparse};
 use engine::Context;
 
-/// What the note is called that says in which turn a completion is.
+/// What the note is called that says in which turn a completion is, and that of an earlier turn which of the stage's inputs
+/// has it.
 pub const TURN: &str = "turn";
+pub const INPUT: &str = "input";
 
 /// The earlier turns of the completions that are rewarded.
 pub struct Episodes<'a> {
@@ -97,6 +99,7 @@ impl<'a> Episodes<'a> {
     /// A row for each turn of each episode: those of the first turn first, in the order of the episodes.
     pub fn rows(&self, context: &Context, episodes: Vec<RewardRow>) -> Vec<RewardRow> {
         let note = |turn: usize| Note { name: TURN.into(), value: (turn + 1).to_string() };
+        let input = |turn: usize| Note { name: INPUT.into(), value: format!("earlier.{turn}") };
         let mut rows = Vec::new();
         for (turn, completions) in self.turns.iter().enumerate() {
             for (episode, own) in episodes.iter().zip(&self.own) {
@@ -106,7 +109,7 @@ impl<'a> Episodes<'a> {
                     reward: episode.reward,
                     advantage: episode.advantage,
                     components: episode.components.clone(),
-                    notes: Sparse(vec![note(turn)]),
+                    notes: Sparse(vec![note(turn), input(turn)]),
                     ..completions[*place].row(context)
                 });
             }

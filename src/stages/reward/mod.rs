@@ -73,6 +73,14 @@ impl Stage for Reward {
     }
 
     fn check(&self) -> Result<(), CheckError> {
+        let earlier: Vec<String> = self.earlier.iter().map(Input::text).collect();
+        if let Some(index) = (0..earlier.len()).find(|index| earlier[..*index].contains(&earlier[*index])) {
+            let message = format!(
+                "`earlier` must have another dataset for each earlier turn, found `{}` twice",
+                earlier[index]
+            );
+            return Err(CheckError::at(format!("earlier.{index}"), message));
+        }
         self.check_terms()
     }
 

@@ -18,6 +18,11 @@ impl Reward {
         sampled(upstream, self.earlier.first().unwrap_or(&self.data))
     }
 
+    /// Whether it rewards episodes of several turns.
+    pub fn has_episodes(&self) -> bool {
+        !self.earlier.is_empty()
+    }
+
     /// The judge whose verdicts are rewarded.
     pub fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Judge>> {
         upstream.stage(&self.data)
