@@ -8,9 +8,12 @@ mod compare_runs;
 mod export;
 mod graph;
 mod import;
+mod init;
 mod judge;
 mod kinds;
 mod ledger;
+mod library;
+mod manual;
 #[cfg(feature = "models")]
 mod model;
 mod panel;
@@ -34,12 +37,15 @@ use output::eprintln;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::engine::Registry;
 use args::{
     ExplainArgs, FileArgs, GcArgs, PlanArgs, RunArgs, RunsCompareArgs, RunsListArgs, RunsRmArgs,
     RunsShowArgs, ShowArgs, StatsArgs, WorkArgs,
 };
+
+pub use library::{PipelineRun, program};
 
 /// Declarative, cached pipelines for tri-role self-play reinforcement learning.
 #[derive(Parser)]
@@ -51,6 +57,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a first pipeline and the editor schema into an empty folder
+    Init(init::InitArgs),
     /// Run and check pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),
@@ -78,6 +86,10 @@ enum Command {
     Model(model::ModelCommand),
     /// Do one job, described by a file, in this process, and record it
     Work(WorkArgs),
+    /// Print the completions of a shell: bash, zsh, fish, elvish or powershell
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages into a folder
+    Man(manual::ManArgs),
     /// Between triplay and the command of an `exec` stage: see `exec::supervise`
     #[command(hide = true)]
     Supervise {
@@ -138,13 +150,25 @@ enum DataCommand {
     Export(export::ExportArgs),
 }
 
-/// Parses the command line, runs the command, reports its error.
+/// Prepares the process to compute; to be called before there are other threads.
+fn prepare() {
+    #[cfg(feature = "models")]
+    crate::ops::set_candle_up();
+}
+
+/// The program `triplay`.
 pub fn main() -> ExitCode {
+    main_with(registry::own)
+}
+
+/// The program `triplay` with other stage kinds: parses the command line, runs the command, reports its error.
+pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
+    registry::set(kinds);
     output::say_panics();
     let Cli { command } = output::command_line();
-    #[cfg(feature = "models")]
+    // The environment of a supervised command is the stage's own.
     if !matches!(command, Command::Supervise { .. }) {
-        crate::ops::set_candle_up();
+        prepare();
     }
     let outcome = match command {
         Command::Pipeline(PipelineCommand::Run(args)) if args.dry_run => plan::dry_run(&args),
@@ -173,6 +197,9 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "models")]
         Command::Model(command) => model::command(&command),
         Command::Work(args) => work::command(&args),
+        Command::Init(args) => init::command(&args),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Supervise { command } => Ok(crate::exec::supervise(&command)),
     };
     outcome.unwrap_or_else(|error| {

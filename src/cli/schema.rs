@@ -19,7 +19,7 @@ pub struct SchemaArgs {
 }
 
 pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
-    let text = serde_json::to_string_pretty(&schema::document(&registry()))? + "\n";
+    let text = text()?;
     match &args.out {
         None => output::print(&text)?,
         Some(file) => {
@@ -30,6 +30,11 @@ pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The JSON Schema of pipeline files.
+pub fn text() -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(&schema::document(&registry()))? + "\n")
 }
 
 /// Whether a file is a schema that an earlier version may have written: it begins with what it is and its title.

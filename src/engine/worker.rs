@@ -144,7 +144,7 @@ impl Program {
         let write = std::fs::write(&file, serde_json::to_string_pretty(&order)?);
         write.with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = Command::new(&self.path);
-        command.arg("work").arg(&file).arg("--cache").arg(store.root());
+        command.arg0("triplay").arg("work").arg(&file).arg("--cache").arg(store.root());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // What Ctrl-C means is for the run to decide.
         command.process_group(0);

@@ -11,6 +11,7 @@ mod exports;
 mod frozen;
 mod graph;
 mod guards;
+mod guides;
 mod huggingface;
 mod import;
 mod injection;

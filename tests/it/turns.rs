@@ -72,6 +72,7 @@ fn note<'a>(row: &'a Value, name: &str) -> Option<&'a str> {
 }
 
 #[test]
+#[ignore = "needs triplay-query"]
 fn the_second_turn_knows_the_first_and_both_get_the_episode_s_reward() {
     let space = Space::new();
     run(&space, PIPELINE);

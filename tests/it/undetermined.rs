@@ -119,6 +119,7 @@ fn a_response_that_could_not_be_judged_has_no_reward_and_does_not_move_its_group
 }
 
 #[test]
+#[ignore = "needs triplay-query"]
 fn rates_are_of_what_could_be_judged_and_say_what_could_not() {
     let space = space(&[("one.parquet", ONE), ("all.parquet", ALL)]);
     let out = space.measure("one.parquet", &[]);

@@ -48,7 +48,7 @@ fn a_loop_stops_when_its_metric_says_so_and_what_follows_is_as_after_so_many_rou
     assert_eq!((&again.json()["ran"], &again.json()["results"]), (&0.into(), &summary["results"]));
     let shown = space.triplay(&["runs", "show", "latest"]);
     assert!(
-        shown.out.contains(&format!("\nstopped   learn in round {rounds}: loss of sft is ")),
+        shown.out.contains(&format!("\nloop      learn stopped in round {rounds}: loss of sft is ")),
         "{}",
         shown.out
     );
