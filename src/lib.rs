@@ -1,7 +1,7 @@
 //! Declarative, cached pipelines for tri-role self-play reinforcement learning (TriPlay-RL, arXiv 2601.18292).
 //!
-//! The crates of `src/`, each under its own name, and the command line over them. Crates use only those of the layers
-//! below; `tests/it/layers.rs` holds the table. See ARCHITECTURE.md.
+//! The crates of `src/`, each under its own name, and the command line. A crate uses only crates of lower layers;
+//! `tests/it/layers.rs` holds the table of layers. See ARCHITECTURE.md.
 
 pub mod cli;
 

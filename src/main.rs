@@ -1,9 +1,9 @@
-//! The command line. Everything it does is in the library; this file only turns results into exit codes.
+//! The program `triplay`. The library does the work; this file starts it and chooses the allocator.
 
 use std::process::ExitCode;
 
-/// Training allocates a few megabytes for every operation. The C library gives such pieces back to the
-/// system at once and fetches them again, page by page; this allocator keeps them.
+/// Training allocates a few megabytes for every operation. The C library returns such blocks to the system at once and
+/// fetches them again, page by page; mimalloc keeps them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Gathers what the nodes of a run reported.
+//! Gathers the metrics and models of a run's nodes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<RunMetricRow>> {
     Ok(data::read(path)?)
 }
 
-/// Writes a run's metrics.parquet, whole or not at all.
+/// Writes a run's metrics.parquet atomically.
 pub fn write(path: &Path, rows: &[RunMetricRow]) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let permissions = fs::Permissions::from_mode(0o666);
@@ -42,8 +42,8 @@ pub fn write(path: &Path, rows: &[RunMetricRow]) -> anyhow::Result<()> {
     new.persist(path).with_context(fail)
 }
 
-/// Links the models that the cache still holds into a folder, by the node that made them. What could not be linked: the
-/// others are all the same.
+/// Links the models that the cache still has into a folder, named by their nodes. Returns the errors; the other models are linked
+/// in any case.
 pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<anyhow::Error> {
     if let Err(error) = store::create_private(folder) {
         return vec![anyhow::Error::new(error).context(format!("cannot create {}", folder.display()))];
@@ -60,7 +60,7 @@ pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<an
     failures
 }
 
-/// Makes a link, in the place of one that is there.
+/// Creates a symbolic link, or replaces an existing one.
 fn point(link: &Path, target: &Path) -> io::Result<()> {
     match symlink(target, link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && link.is_symlink() => {
@@ -71,14 +71,14 @@ fn point(link: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Bytes of a file's name, at the most, on the file systems that there are.
+/// The most bytes of a file name on common file systems.
 const LONGEST: usize = 255;
 
-/// Hexadecimal digits that tell names apart that would be the same.
+/// Hexadecimal digits that distinguish otherwise equal names.
 const DIGITS: usize = 16;
 
-/// What the link of each model is called: as the node, and as the output too where the node has several. What would be too
-/// long, or the name of another one too, ends in the beginning of a digest of the whole.
+/// The name of each model's link: the node, and the output if the node has several. A name that would be too long or not unique
+/// ends in the beginning of a digest of the whole.
 fn link_names(nodes: &[NodeReport]) -> Vec<(String, &NodeOutput)> {
     let mut named = Vec::new();
     let mut uses: HashMap<String, usize> = HashMap::new();
@@ -98,7 +98,7 @@ fn link_names(nodes: &[NodeReport]) -> Vec<(String, &NodeOutput)> {
         if name.len() <= LONGEST && uses[&name] == 1 {
             return name;
         }
-        // No name of a node or an output has this between its parts.
+        // No name of a node or an output contains this separator.
         let whole = format!("{}\0{}", node.node, output.name);
         let digest = Digest::of_bytes(whole.as_bytes()).to_string();
         let kept = (0..LONGEST - DIGITS).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-/// How many columns label a row.
+/// The number of columns that label a row.
 const LABELS: usize = 2;
 
-/// As aligned text: what is wider than a terminal goes on below, with the labels of the rows.
+/// Aligned text. Columns that do not fit a terminal continue below, with the labels of the rows.
 pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -24,7 +24,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// As a Markdown table below its title.
+/// A Markdown table below its title.
 pub fn markdown(title: &str, rows: &[Vec<String>]) -> String {
     let mut letters = title.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn markdown(title: &str, rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The columns behind those that label a row, in blocks that fit 80 characters beside these.
+/// The columns after the labels, in blocks that fit into 80 characters together with the labels.
 fn blocks(widths: &[usize]) -> Vec<Range<usize>> {
     const FULL: usize = 80;
     let labels: usize = widths.iter().take(LABELS).map(|width| width + 2).sum();

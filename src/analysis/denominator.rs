@@ -1,5 +1,5 @@
-//! What stands beside a rate wherever one is shown: of how many observations it is, and which share of all could not be
-//! determined and is in neither.
+//! The denominator that is shown beside every rate: the number of observations, and the share of undetermined ones, which are in
+//! neither numerator nor denominator.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::table::heading;
 use data::RunMetricRow;
 use game::undetermined;
 
-/// Of all evaluations that are shown the least and the most.
+/// The least and the greatest value over all displayed evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Span<T> {
     pub least: T,
@@ -34,17 +34,17 @@ impl<T: PartialOrd + Copy> Span<T> {
     }
 }
 
-/// What a measure's values are of.
+/// The observations behind the values of a measure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Denominator {
-    /// Observations behind a value; 0 where all were undetermined, so that there is none.
+    /// Observations behind a value; 0 if all were undetermined, so that there is no value.
     pub count: Span<u64>,
-    /// The share of all observations that could not be determined.
+    /// The share of undetermined ones among all observations.
     pub undetermined: Span<f64>,
 }
 
 impl Denominator {
-    /// Of a measure in some runs; none where nobody measured it.
+    /// The denominator of a measure in some runs; `None` if none measured it.
     pub fn of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Option<Denominator> {
         let unknown = Measure { metric: undetermined(&measure.metric), ..measure.clone() };
         let mut found: HashMap<(usize, Place<'_>), (u64, f64)> = HashMap::new();
@@ -65,7 +65,7 @@ impl Denominator {
         })
     }
 
-    /// Of several together; none of none.
+    /// The union of several; `None` of none.
     pub(super) fn together(all: impl Iterator<Item = Denominator> + Clone) -> Option<Denominator> {
         let counts = all.clone().flat_map(|own| [own.count.least, own.count.most]);
         let shares = all.flat_map(|own| [own.undetermined.least, own.undetermined.most]);
@@ -77,7 +77,7 @@ impl Denominator {
         self.count.show(|count| count.to_string())
     }
 
-    /// The share in percent, such as `0.0 to 6.3`; nothing where all were determined.
+    /// The undetermined share in percent, such as `0.0 to 6.3`; `None` if everything was determined.
     fn unknown(&self) -> Option<String> {
         (self.undetermined.most > 0.0)
             .then(|| self.undetermined.show(|share| format!("{:.1}", 100.0 * share)))
@@ -90,8 +90,8 @@ impl Denominator {
     }
 }
 
-/// Lines below a table of these measures: the counts of each, and where something could not be determined its shares, after
-/// the mark that the table has where that is.
+/// Lines below a table of these measures: the counts of each, and the undetermined shares, after the mark that the table uses for
+/// them.
 pub fn footnotes(denominators: &[(&Measure, Denominator)], mark: &str) -> String {
     let left_out = format!("{mark}undetermined and left out, percent of all: ");
     let listed = |of: fn(&Denominator) -> Option<String>| -> Vec<String> {
@@ -109,7 +109,7 @@ pub fn footnotes(denominators: &[(&Measure, Denominator)], mark: &str) -> String
     text
 }
 
-/// Parts one after the other, within 80 columns.
+/// Joins parts within 80 columns.
 fn wrapped(words: &str, parts: &[String]) -> String {
     const WIDTH: usize = 80;
     let mut text = String::new();
@@ -184,7 +184,7 @@ mod tests {
             values("cross_success_undetermined"),
             [named("first", Some(0.0)), named("second", Some(1.0))]
         );
-        // What training alone leaves undetermined is none of an evaluation.
+        // What only training leaves undetermined does not count for an evaluation.
         let runs = [vec![with("eval", "kept", 0.5, 12), of("update", "kept_undetermined", 0.25, 99)]];
         let kept = measure(&runs, "kept").unwrap();
         assert_eq!(Denominator::of(&runs, &kept).unwrap().line(), "of 12");

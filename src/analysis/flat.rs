@@ -1,13 +1,13 @@
-//! Steps of reinforcement learning that learnt nothing from their rewards: a line for each stage that took such.
+//! Steps of reinforcement learning that learnt nothing from their rewards: a line for each stage with such steps.
 
 use std::collections::BTreeMap;
 
 use data::RunMetricRow;
 
-/// The metric of an update: the share of its groups whose advantages are all the same.
+/// The metric of an update with the share of groups whose advantages are all equal.
 pub const FLAT_GROUPS: &str = "flat_groups";
 
-/// A line for each stage of which some step had no group with anything to learn.
+/// A line for each stage with steps in which no group had anything to learn from.
 pub fn flat(rows: &[RunMetricRow]) -> Vec<String> {
     let mut stages: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.metric.metric == FLAT_GROUPS) {
@@ -23,7 +23,7 @@ pub fn flat(rows: &[RunMetricRow]) -> Vec<String> {
     stages.into_iter().filter_map(line).collect()
 }
 
-/// A node's name with a `*` in the place of each round.
+/// A node's name with `*` in the place of each round.
 fn all_rounds(node: &str) -> String {
     let step = |step: &str| match step.strip_suffix(']').and_then(|step| step.rsplit_once('[')) {
         Some((name, round)) if round.bytes().all(|c| c.is_ascii_digit()) => format!("{name}[*]"),

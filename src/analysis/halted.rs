@@ -1,4 +1,4 @@
-//! What guards said: a line for each phase that halted.
+//! Messages about guards: a line for each halted phase.
 
 use data::RunMetricRow;
 
@@ -8,11 +8,11 @@ pub const PHASE: &str = "halted";
 /// The suffix of the row with the limit of a guard.
 pub const LIMIT: &str = "_limit";
 
-/// A guard that tripped, in words.
+/// Describes a guard that tripped.
 pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
     let (value, limit) = (short(value), short(limit));
     match guard {
-        "finite" => format!("loss or gradient {value}, no number"),
+        "finite" => format!("loss or gradient {value}, not finite"),
         "min_entropy" => format!("entropy {value} below {limit}"),
         "max_entropy" => format!("entropy {value} above {limit}"),
         "max_tokens" => format!("{value} tokens a completion above {limit}"),
@@ -20,19 +20,19 @@ pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
     }
 }
 
-/// A number with three digits that count.
+/// A number with three significant digits.
 fn short(value: f64) -> String {
     let rounded = format!("{value:.2e}").parse().unwrap_or(value);
     format!("{rounded:?}").trim_end_matches(".0").to_owned()
 }
 
-/// The row that says how many batches in a row halted a phase, where that is more than one.
+/// The row with the number of consecutive batches that halted a phase, if more than one.
 pub const IN_A_ROW: &str = "in_a_row";
 
-/// Why a phase halted in `round` after so many batches in a row, and where it went back to.
+/// Describes why a phase halted in `round` after so many consecutive batches, and the model that it went back to.
 pub fn halted_line(why: &str, round: u32, batches: u32) -> String {
     match round.saturating_sub(batches) {
-        0 => format!("halted: {why}; the model stays as it was"),
+        0 => format!("halted: {why}; the model is unchanged"),
         step => format!("halted: {why}; back to the model before step {step}"),
     }
 }
@@ -59,7 +59,7 @@ pub fn halted(rows: &[RunMetricRow]) -> Vec<String> {
     of_guards.chunk_by(|a, b| a.node == b.node).filter_map(line).collect()
 }
 
-/// The round of the loop directly around a node such as `play[1]/red[07]/update`; 0 outside loops.
+/// The round of the innermost loop around a node such as `play[1]/red[07]/update`; 0 outside loops.
 fn round(node: &str) -> u32 {
     let around = node.rsplit_once('/').and_then(|(around, _)| around.strip_suffix(']'));
     around.and_then(|around| around.rsplit_once('[')?.1.parse().ok()).unwrap_or(0)
@@ -97,7 +97,7 @@ mod tests {
         ];
         let expected = [
             "play[1]/red[07]/update: halted: kl 0.71 above 0.5 and entropy 0.01 below 0.2; back to the model before step 6",
-            "step: halted: loss or gradient inf, no number; the model stays as it was",
+            "step: halted: loss or gradient inf, not finite; the model is unchanged",
         ];
         assert_eq!(halted(&rows), expected);
         assert_eq!(halted(&rows[..1]), [] as [&str; 0]);

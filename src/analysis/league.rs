@@ -1,5 +1,5 @@
-//! Attackers against defenders, as a table with the means of its rows and columns: who broke whom how often. What of
-//! `cross_play` is shown, at a run's end, by `results table --league`, by `results panel` and in reports, is computed here.
+//! Leagues: the success of attackers against defenders, as a table with the means of rows and columns. All displays of
+//! `cross_play` are computed here: at a run's end, in `results table --league`, in `results panel` and in reports.
 
 use std::collections::BTreeMap;
 
@@ -13,39 +13,39 @@ use data::RunMetricRow;
 use game::undetermined;
 use runs::variant;
 
-/// The metric of a pair: its phase is the attacker's name, its subject the defender's.
+/// The metric of a pair. Its phase is the attacker's name, its subject the defender's.
 const METRIC: &str = "cross_success";
 
-/// What a `cross_play` stage of an ablation came to, over its seeds.
+/// The result of a `cross_play` stage of an ablation, over its seeds.
 ///
-/// A mean is of all in its row, its column or the table, each with the same weight, seed by seed. A seed in which one of
-/// these is missing or wholly undetermined has no such mean: it would be one of other opponents.
+/// A mean is over a row, a column or the whole table, with equal weights, seed by seed. A seed in which one of these cells is
+/// missing or entirely undetermined has no such mean: it would be a mean over other opponents.
 #[derive(Clone, Debug, Serialize)]
 pub struct League {
-    /// Empty of the pipeline as it stands.
+    /// Empty without an ablation.
     pub ablation: String,
     /// The stage, without ablation and seed.
     pub node: String,
     pub attackers: Vec<String>,
     pub defenders: Vec<String>,
-    /// By attacker and defender: the share of attacks that succeed.
+    /// By attacker and defender: the share of successful attacks.
     pub success: Vec<Vec<Option<Estimate>>>,
-    /// Observations behind each, of all seeds together.
+    /// Observations behind each cell, over all seeds.
     pub counts: Vec<Vec<u64>>,
-    /// Observations that could not be determined and are in neither.
+    /// Undetermined observations, which are not in `counts`.
     pub undetermined: Vec<Vec<u64>>,
     /// The mean of each attacker over all defenders.
     pub attacker_means: Vec<Option<Estimate>>,
-    /// The mean over all attackers of each defender.
+    /// The mean of each defender over all attackers.
     pub defender_means: Vec<Option<Estimate>>,
-    /// The mean of all.
+    /// The mean over all cells.
     pub mean: Option<Estimate>,
-    /// Of a cell in one seed.
+    /// For one cell in one seed.
     #[serde(skip)]
     denominator: Denominator,
 }
 
-/// A cell in one seed: the share, the observations that it is of, and how many more could not be determined.
+/// A cell in one seed: the share, its number of observations, and the number of undetermined ones.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     success: Option<f64>,
@@ -62,7 +62,7 @@ impl Cell {
     }
 }
 
-/// The rows of one stage of one ablation; names in the order in which they came.
+/// The rows of one stage of one ablation; names in the order of their first row.
 #[derive(Default)]
 struct Gathered<'r> {
     attackers: Vec<&'r str>,
@@ -78,12 +78,12 @@ impl<'r> Gathered<'r> {
         let cell = self.seeds.entry(sample).or_default().entry((attacker, defender)).or_default();
         match row.metric.metric == METRIC {
             true => (cell.success, cell.count) = (Some(row.metric.value), row.metric.count),
-            // The share of all observations, and these.
+            // The share times the number of all observations.
             false => cell.undetermined = (row.metric.value * row.metric.count as f64).round() as u64,
         }
     }
 
-    /// Over seeds, the mean of these cells of each seed that has them all.
+    /// The estimate over seeds of each seed's mean of these cells; seeds that lack one are left out.
     fn mean(&self, cells: impl Iterator<Item = (usize, usize)> + Clone) -> Option<Estimate> {
         let of_seed = |seed: &BTreeMap<(usize, usize), Cell>| {
             let values: Option<Vec<f64>> = cells.clone().map(|cell| seed.get(&cell)?.success).collect();
@@ -138,8 +138,7 @@ fn place<'r>(names: &mut Vec<&'r str>, name: &'r str) -> usize {
     })
 }
 
-/// Every `cross_play` of these rows, each with the number of the run that it is of: one for each ablation and stage, in the
-/// order in which they come.
+/// Every `cross_play` of these rows, each with the index of its run: one for each ablation and stage, in the order of the rows.
 pub fn leagues<'r>(rows: impl IntoIterator<Item = (usize, &'r RunMetricRow)>) -> Vec<League> {
     let unknown = undetermined(METRIC);
     let mut found: Vec<((&str, &str), Gathered)> = Vec::new();
@@ -159,7 +158,7 @@ pub fn leagues<'r>(rows: impl IntoIterator<Item = (usize, &'r RunMetricRow)>) ->
 }
 
 impl League {
-    /// What it is of, such as `full/league`.
+    /// Its name, such as `full/league`.
     pub fn name(&self) -> String {
         match self.ablation.as_str() {
             "" => self.node.clone(),
@@ -171,8 +170,8 @@ impl League {
         format!("{}: attack success, percent", self.name())
     }
 
-    /// Cells in percent. Behind the name of a row stands its mean; below the rows stand those of the columns, and where there are
-    /// several seeds the half of their intervals.
+    /// Cells in percent. The mean of a row follows its name, the means of columns are below the rows. With several seeds, half of
+    /// their intervals follow.
     fn rows(&self) -> Vec<Vec<String>> {
         let shown = |found: &Option<Estimate>| found.map_or("-".to_owned(), |found| percent(found.mean));
         let row = |label: &str, mean: String, cells: &mut dyn Iterator<Item = String>| -> Vec<String> {
@@ -202,7 +201,7 @@ impl League {
     }
 }
 
-/// Not `-0.0`: a share is not below 0.
+/// Not `-0.0`: a share is never negative.
 fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
@@ -215,7 +214,7 @@ fn with_half(mean: Estimate) -> String {
     }
 }
 
-/// Leagues for people, within 80 columns; nothing of none.
+/// Leagues for people, within 80 columns; empty without leagues.
 pub fn leagues_text(leagues: &[League]) -> String {
     let text: String =
         leagues.iter().map(|own| format!("\n{}\n{}", own.title(), aligned(&own.rows()))).collect();
@@ -237,13 +236,13 @@ fn notes(leagues: &[League]) -> String {
     };
     let most = leagues.iter().map(League::seeds).max().unwrap_or(0);
     let over = match most {
-        0 | 1 => "mean: over all of the row, the column or the table, each with the same weight\n".to_owned(),
+        0 | 1 => "mean: of the row, the column or the table, all cells with the same weight\n".to_owned(),
         seeds => format!(
-            "mean: over all of the row, the column or the table, each with the same weight;\n\
-             ± half of its 95 % interval over seeds, of which there are {seeds}\n"
+            "mean: of the row, the column or the table, all cells with the same weight;\n\
+             ± half of its 95 % interval over {seeds} seeds\n"
         ),
     };
-    format!("\n{over}observations of a seed's cell: {}\n", denominator.line())
+    format!("\n{over}observations per cell and seed: {}\n", denominator.line())
 }
 
 #[cfg(test)]
@@ -283,8 +282,8 @@ attacker \\ defender   mean  round 0
 round 0              100.0    100.0
 mean                 100.0    100.0
 
-mean: over all of the row, the column or the table, each with the same weight
-observations of a seed's cell: of 80
+mean: of the row, the column or the table, all cells with the same weight
+observations per cell and seed: of 80
 ";
         assert_eq!(leagues_text(&of(&rows)), expected);
         assert_eq!(leagues_text(&of(&[])), "");
@@ -312,16 +311,16 @@ full                 50.0 ± 127.1     75.0    25.0
 mean                 50.0 ± 127.1     75.0    25.0
                                    ± 190.6  ± 63.5
 
-mean: over all of the row, the column or the table, each with the same weight;
-± half of its 95 % interval over seeds, of which there are 2
-observations of a seed's cell: of 80
+mean: of the row, the column or the table, all cells with the same weight;
+± half of its 95 % interval over 2 seeds
+observations per cell and seed: of 80
 ";
         assert_eq!(leagues_text(&of(&rows)), expected);
     }
 
     #[test]
     fn a_mean_is_never_of_other_opponents() {
-        // Nobody could judge round 1 against round 1, of which 20 attacks were known to be so.
+        // Round 1 against round 1 was entirely undetermined, 20 attacks.
         let mut unknown = pair("league", "round 1", "round 1", 1.0);
         unknown.metric.metric = undetermined(METRIC);
         unknown.metric.count = 20;

@@ -1,5 +1,5 @@
-//! What runs came to: the metrics of one in one table and the models that it kept where a person finds them, and many
-//! seeds and ablations together, as tables and as curves.
+//! The results of runs: the metrics of a run in one table, links to the models that it kept, and summaries over seeds and
+//! ablations as tables and curves.
 
 mod collect;
 mod columns;

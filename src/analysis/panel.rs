@@ -1,9 +1,8 @@
-//! The common panel: what a run's ablations came to, attackers and defenders, and who they are measured against. Success
-//! against one's own defender tells the attacker's strength and the defender's together; against the same opponents for all it
-//! tells of one.
+//! The common panel: the attackers and defenders that a run's ablations trained, and their common opponents. Success against
+//! one's own defender depends on the attacker and the defender; against common opponents it depends on the attacker alone.
 //!
-//! A run's evaluations say who they are: the first of an ablation names the models that training began with, the last those that it
-//! came to, and both name the frozen ones. How the last one asked is how the panel asks.
+//! A run's evaluations name the models: the first evaluation of an ablation has the models that training began with, the last
+//! those that it ended with, and both have the frozen ones. The panel samples as the last one did.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,10 +17,10 @@ use store::{Digest, Store};
 /// The kind of stage that names attackers and defenders.
 const EVALUATE: &str = "evaluate";
 
-/// Who meets in one seed, and how they are asked.
+/// The models that meet in one seed, and how they are sampled.
 #[derive(Debug, PartialEq)]
 pub struct Panel {
-    /// Nothing where the run has one seed only.
+    /// `None` if the run has only one seed.
     pub seed: Option<u64>,
     /// Models by the names that tables show.
     pub attackers: BTreeMap<String, Digest>,
@@ -33,7 +32,7 @@ pub struct Panel {
     pub sampling: Value,
 }
 
-/// What an evaluation says of who was measured.
+/// The models and parameters of an evaluation.
 struct Evaluation<'r> {
     node: &'r NodeReport,
     params: Value,
@@ -55,7 +54,7 @@ impl<'r> Evaluation<'r> {
             .with_context(|| format!("the record of `{}` must name its `{path}`, found none", self.node.node))
     }
 
-    /// The frozen defenders by the names that they have in tables.
+    /// The frozen defenders by their names in tables.
     fn others(&self) -> anyhow::Result<Vec<(String, Digest)>> {
         let others = self.params["others"].as_array().map_or(&[][..], Vec::as_slice);
         let named = others.iter().enumerate().map(|(place, other)| {
@@ -66,7 +65,7 @@ impl<'r> Evaluation<'r> {
     }
 }
 
-/// The panel of each seed of a run, and what there is to say about it.
+/// The panel of each seed of a run, and notes for the user.
 pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String>)> {
     let lineage = Lineage::new(run, Some(store));
     let mut nodes: Vec<&NodeReport> = run.nodes.iter().filter(|node| node.kind == EVALUATE).collect();
@@ -106,19 +105,19 @@ pub fn panel(run: &Run, store: &Store) -> anyhow::Result<(Vec<Panel>, Vec<String
     let mut notes = Vec::new();
     if ends.len() > 1 {
         let ends: Vec<&str> = ends.into_values().collect();
-        notes.push(format!("not all last evaluations are of the same phase: {}", ends.join(", ")));
+        notes.push(format!("the last evaluations are of different phases: {}", ends.join(", ")));
     }
     if has_turns {
         notes.push(
-            "evaluations of the run are of conversations, but models meet in single turns here: what succeeds in a later turn \
-             does not show"
+            "the evaluations of the run have conversations, but the panel has single turns: successes in later turns \
+             do not show"
                 .into(),
         );
     }
     Ok((panels, notes))
 }
 
-/// A mean over seeds is one of the same opponents.
+/// Checks that all seeds have the same opponents, since means are over seeds.
 fn same_names(panels: &[Panel]) -> anyhow::Result<()> {
     let names = |panel: &Panel| -> BTreeSet<String> {
         let of = |role: &str, models: &BTreeMap<String, Digest>| -> Vec<String> {
@@ -138,7 +137,7 @@ fn same_names(panels: &[Panel]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds what an ablation began with and came to.
+/// Adds the models that an ablation began and ended with.
 fn add(
     lineage: &Lineage,
     panels: &mut BTreeMap<Option<u64>, Panel>,
@@ -177,7 +176,7 @@ fn add(
     put(&mut panel.defenders, name, name, last.input("defender")?)
 }
 
-/// Adds a model that several ablations may share; one that only looks so has the ablation's name behind its own.
+/// Adds a model that several ablations may share. A different model of the same name gets the ablation's name behind its own.
 fn put(
     models: &mut BTreeMap<String, Digest>,
     name: &str,

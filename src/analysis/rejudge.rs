@@ -1,5 +1,5 @@
-//! Several judges on the same responses: the verdicts that a run has, the truth where it knows it, and those of another
-//! judge.
+//! Agreement of several judges on the same responses: the verdicts of the run, the truth if the run knows it, and the verdicts of
+//! another judge.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,24 +13,24 @@ use game::{Class, label, says_nothing};
 use runs::{Lineage, Run};
 use store::{Digest, Store};
 
-/// The judges, as tables name them.
+/// The names of the judges in tables.
 const TRUTH: &str = "truth";
 const STORED: &str = "stored";
 const AGAIN: &str = "again";
 
-/// Responses of a run, and what was said of each.
+/// Responses of a run, with the verdicts on each.
 pub struct Judged {
-    /// The node that got the responses.
+    /// The node that generated the responses.
     pub node: String,
     pub digest: Digest,
-    /// Those that say something.
+    /// The responses that are not empty.
     pub responses: Vec<ResponseRow>,
-    /// By judge, a class for each response; nothing where it said none.
+    /// For each judge, a class for each response; `None` if undetermined.
     verdicts: BTreeMap<&'static str, Vec<Option<Class>>>,
 }
 
-/// The datasets of responses that a run has: those of evaluations, or if `wanted` names nodes, of the nodes whose names
-/// begin with one of them.
+/// The datasets of responses of a run: those of evaluations, or if `wanted` names nodes, those of nodes whose names begin with
+/// one of them.
 pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec<Judged>> {
     let lineage = Lineage::new(run, Some(store));
     let has = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == "responses");
@@ -55,7 +55,7 @@ pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec
         [] => !any_evaluation || evaluates(node),
         _ => wanted.iter().any(|name| node.node.starts_with(name.as_str())),
     });
-    // By the responses that they judged; of several the first in the pipeline.
+    // By the responses that they judged; among several the first in the pipeline.
     let makes = |node: &NodeReport, artifact| node.outputs.iter().any(|output| output.artifact == artifact);
     let judges = |node: &&NodeReport| purpose(node) == Purpose::Judging && makes(node, "verdicts");
     let mut judges: Vec<&NodeReport> = run.nodes.iter().filter(judges).collect();
@@ -66,7 +66,7 @@ pub fn judged(run: &Run, store: &Store, wanted: &[String]) -> anyhow::Result<Vec
     nodes.into_iter().map(|node| of(store, &lineage, &judges, node)).collect()
 }
 
-/// The responses of a node and the verdicts that the run has on them.
+/// The responses of a node and the run's verdicts on them.
 fn of(
     store: &Store,
     lineage: &Lineage,
@@ -78,10 +78,10 @@ fn of(
     };
     let Some(digest) = output(node, "responses") else { anyhow::bail!("`{}` has no responses", node.node) };
     let mut responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
-    // About what says nothing nobody is asked: all judges would agree.
+    // No judge is asked about empty responses: all judges would agree.
     responses.retain(|row| !says_nothing(&row.text));
     let mut verdicts = BTreeMap::new();
-    // Of the evaluation itself, or of the stage that judged these responses.
+    // The evaluation's own verdicts, or those of the stage that judged these responses.
     let judge = judges.get(&digest.to_string());
     if let Some(stored) = output(node, "verdicts").or_else(|| output(judge?, "verdicts")) {
         let rows: Vec<VerdictRow> = read(store, &stored, &node.node)?;
@@ -100,7 +100,7 @@ fn of(
             known.get(&key).copied().flatten()
         };
         let said: Vec<Option<Class>> = responses.iter().map(class).collect();
-        // An oracle knows the truth; a judge in its place only says what it thinks.
+        // An oracle knows the truth; any other judge gives only its opinion.
         let by_oracle = lineage.inputs(node).iter().any(|(path, _)| path == "world");
         if said.iter().any(Option::is_some) {
             verdicts.entry(if by_oracle { TRUTH } else { STORED }).or_insert(said);
@@ -114,12 +114,12 @@ fn read<R: data::Row>(store: &Store, digest: &Digest, node: &str) -> anyhow::Res
     Ok(data::read(&path)?)
 }
 
-/// What to do about a node whose record or outputs the cache no longer has.
+/// Advice for a node whose record or outputs are gone from the cache.
 pub(super) fn read_again(node: &str) -> String {
-    format!("the cache has let go of what `{node}` made; run the pipeline again to have it back")
+    format!("the cache no longer has the outputs of `{node}`; run the pipeline again to make them")
 }
 
-/// The class of each response; of several verdicts on one the first.
+/// The class of each response; among several verdicts on one the first.
 fn classes(responses: &[ResponseRow], verdicts: &[VerdictRow]) -> Vec<Option<Class>> {
     let mut known: HashMap<(u32, &str), Option<Class>> = HashMap::new();
     for row in verdicts {
@@ -136,19 +136,19 @@ impl Judged {
     }
 }
 
-/// How far judges agree on responses.
+/// The agreement of judges on responses.
 #[derive(Serialize)]
 pub struct Agreement {
     pub responses: usize,
     pub judges: Vec<JudgeRates>,
     pub pairs: Vec<Pair>,
-    /// Krippendorff's α of all judges; an undetermined verdict is a missing one.
+    /// Krippendorff's α of all judges; an undetermined verdict counts as missing.
     pub alpha: Option<f64>,
-    /// By the node that got the responses.
+    /// By the node that generated the responses.
     pub nodes: Vec<NodeAgreement>,
 }
 
-/// How often a judge says what.
+/// The rates of a judge's classes.
 #[derive(Serialize)]
 pub struct JudgeRates {
     pub judge: &'static str,
@@ -163,28 +163,28 @@ pub struct JudgeRates {
 pub struct Pair {
     pub a: &'static str,
     pub b: &'static str,
-    /// Responses that both judged, and on how many they agree.
+    /// Responses that both judged, and the number of those on which they agree.
     pub both: usize,
     pub agree: usize,
-    /// Cohen's κ, where both said a class.
+    /// Cohen's κ over responses to which both gave a class.
     pub kappa: Option<Kappa>,
 }
 
-/// What one dataset of responses comes to.
+/// The agreement on one dataset of responses.
 #[derive(Serialize)]
 pub struct NodeAgreement {
     pub node: String,
     pub responses: usize,
-    /// By judge, the share that it calls negative of the responses that it gives a class: attacks that succeeded, whatever
-    /// their meaning. None where it gives none.
+    /// For each judge, the share of negative verdicts among those with a class: successful attacks, whether or not they keep the
+    /// meaning. `None` without any class.
     pub negative: BTreeMap<&'static str, Option<f64>>,
-    /// Cohen's κ of the stored verdicts, or the truth, and the other judge's.
+    /// Cohen's κ between the stored verdicts, or the truth, and the other judge's.
     pub kappa: Option<f64>,
 }
 
-/// What judges say of the same responses, together and by node.
+/// The agreement of judges on the same responses, in total and by node.
 pub fn agreement(all: &[Judged]) -> Agreement {
-    // The truth first, then in the order in which they judged.
+    // The truth first, then the judges in the order of judging.
     let judges = [TRUTH, STORED, AGAIN]
         .into_iter()
         .filter(|judge| all.iter().any(|one| one.verdicts.contains_key(judge)));
@@ -253,7 +253,7 @@ fn rates(judge: &'static str, column: &[Option<Class>]) -> JudgeRates {
     }
 }
 
-/// How often the first says the row's class and the second the column's, of what both judged.
+/// The counts of the first judge's class (row) and the second's (column), over responses that both judged.
 fn table(a: &[Option<Class>], b: &[Option<Class>]) -> Vec<Vec<u64>> {
     let count = Class::ALL.len();
     let place = |class: Class| Class::ALL.iter().position(|known| *known == class).unwrap_or(0);
@@ -265,9 +265,9 @@ fn table(a: &[Option<Class>], b: &[Option<Class>]) -> Vec<Vec<u64>> {
 }
 
 impl Agreement {
-    /// For people, at most 80 columns wide.
+    /// Formats it for people, at most 80 columns wide.
     pub fn text(&self) -> String {
-        // Of nothing there is no share.
+        // There is no share of zero responses.
         let share = |count: usize, all: usize| match all {
             0 => "-  ".to_owned(),
             _ => format!("{:.1} %", 100.0 * count as f64 / all as f64),
@@ -294,7 +294,7 @@ impl Agreement {
             );
         }
         if self.judges.iter().any(|judge| judge.undetermined > 0) {
-            text += "shares are of the responses that the judge gives a class\n";
+            text += "shares are of the responses to which the judge gives a class\n";
         }
         text += &format!(
             "\n{:20}{:>8}{:>12}{:>12}   {}\n",
@@ -315,7 +315,7 @@ impl Agreement {
             text += &format!("Krippendorff's α of all: {alpha:.3}\n");
         }
         let width = self.nodes.iter().map(|node| node.node.chars().count()).max().unwrap_or(0).clamp(4, 29);
-        text += "\nnegative by each judge in percent, and κ of the stored verdicts and the new ones\n";
+        text += "\npercent negative by each judge, and κ between the stored and the new verdicts\n";
         text += &format!("{:width$}{:>11}", "node", "responses");
         self.judges.iter().for_each(|judge| text += &format!("{:>10}", judge.judge));
         text += &format!("{:>10}\n", "κ");

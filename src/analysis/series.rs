@@ -1,5 +1,5 @@
-//! A metric over the evaluations of a run, for each ablation and seed: nodes are named `ABLATION-s1/play[1]/after_red`,
-//! and what they measured says which phase of which round came before.
+//! A metric over the evaluations of a run, for each ablation and seed. Nodes are named `ABLATION-s1/play[1]/after_red`, and their
+//! metrics say which phase of which round came before.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -20,41 +20,40 @@ pub struct Measure {
     pub metric: String,
 }
 
-/// What tells one run of a pipeline from another of the same ablation: the file it is in, and its seed where the file
-/// has several.
+/// Identifies a run within an ablation: the index of its file, and its seed if the file has several.
 pub type Sample = (usize, Option<u64>);
 
-/// A metric's values in one ablation, by sample, each after the phase that it followed, in order; none where all of what it
-/// would be of is undetermined.
+/// The values of a metric in one ablation: for each sample, the phases in order with the value after each; `None` where
+/// everything is undetermined.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Empty for the pipeline as it stands.
+    /// Empty without an ablation.
     pub ablation: String,
     pub samples: BTreeMap<Sample, Vec<(String, Option<f64>)>>,
 }
 
 impl Series {
-    /// Over samples, what `of` makes of each one's values.
+    /// Applies `of` to the values of each sample.
     fn over(&self, of: impl Fn(&[(String, Option<f64>)]) -> Option<f64>) -> BTreeMap<Sample, f64> {
         self.samples.iter().filter_map(|(sample, values)| Some((*sample, of(values)?))).collect()
     }
 
-    /// After the last evaluation.
+    /// The values after the last evaluation.
     pub fn last(&self) -> BTreeMap<Sample, f64> {
         self.over(|values| values.last()?.1)
     }
 
-    /// From the first evaluation to the last.
+    /// The changes from the first evaluation to the last.
     pub fn gain(&self) -> BTreeMap<Sample, f64> {
         self.over(|values| Some(values.last()?.1? - values.first().filter(|_| values.len() > 1)?.1?))
     }
 
-    /// After a phase.
+    /// The values after a phase.
     pub fn after(&self, phase: &str) -> BTreeMap<Sample, f64> {
         self.over(|values| values.iter().find(|(known, _)| known == phase)?.1)
     }
 
-    /// The phases that any sample has, in the order of the one with the most.
+    /// The phases of all samples, in the order of the sample with the most.
     pub fn names(&self) -> Vec<&str> {
         let mut samples: Vec<&Vec<(String, Option<f64>)>> = self.samples.values().collect();
         samples.sort_by_key(|values| std::cmp::Reverse(values.len()));
@@ -67,15 +66,15 @@ impl Series {
         phases
     }
 
-    /// After each phase, over the samples that have it.
+    /// The estimate after each phase, over the samples that have it.
     pub fn phases(&self) -> Vec<(String, Estimate)> {
         let at = |phase: &str| estimate(&self.after(phase).into_values().collect::<Vec<f64>>());
         self.names().into_iter().filter_map(|phase| Some((phase.to_owned(), at(phase)?))).collect()
     }
 }
 
-/// Sample by sample, how much more `a` is than `b` where both have one. Of other files the one with the same seed is
-/// meant, if there is just one.
+/// The differences `a` − `b`, sample by sample where both have a value. Samples of different files match by seed, if there is
+/// exactly one.
 pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<f64> {
     let like = |(file, seed): &Sample| {
         b.get(&(*file, *seed)).copied().or_else(|| {
@@ -86,14 +85,14 @@ pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<
     a.iter().filter_map(|(sample, a)| Some(a - like(sample)?)).collect()
 }
 
-/// What follows the name of a term of the reward in the metric of its mean score.
+/// The suffix of metrics with the mean score of a term of the reward.
 pub const SCORE: &str = "_score";
 
-/// The phase of what training itself reports, step by step.
+/// The phase of training's own metrics, step by step.
 const TRAINING: &str = "update";
 
-/// Which rows are of a measure. Of what is evaluated and reported by training too, such as the attacker's entropy, those of
-/// evaluations, whether it is a rate or the share beside it that is undetermined; what guards say is neither.
+/// Selects the rows of a measure. If both evaluations and training report it, such as the attacker's entropy, only evaluations
+/// count, for the rate as for its undetermined share. Rows of guards never count.
 pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetricRow) -> bool {
     let is_own = |row: &RunMetricRow| {
         let metric = &row.metric;
@@ -114,13 +113,13 @@ pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetri
 /// A node and one of its phases.
 pub type Place<'r> = (&'r str, &'r str);
 
-/// Where a metric and what stands beside it were measured: a node may have several phases.
+/// The place of a metric and of its undetermined share: a node may have several phases.
 pub fn place(row: &RunMetricRow) -> Place<'_> {
     (&row.node, &row.metric.phase)
 }
 
-/// The metric's values, for each ablation in the order of the runs. A rate has none where everything was undetermined; the
-/// share that is undetermined is 0 where nobody says that anything was.
+/// The values of a metric for each ablation, in the order of the runs. A rate is `None` where everything was undetermined. The
+/// undetermined share is 0 where it is not reported.
 pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     let named = |metric: String| Measure { subject: measure.subject.clone(), metric };
     let (beside, absent) = match measure.metric.strip_suffix(UNDETERMINED) {
@@ -150,7 +149,7 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     found
 }
 
-/// What came before a measurement: `warm-up`, `1 red`, or for a step of training `1.3`.
+/// The phase before a measurement: `warm-up`, `1 red`, or `1.3` for a training step.
 pub fn phase(metric: &MetricRow) -> String {
     match (metric.at.iteration, metric.at.step) {
         (0, _) => metric.phase.clone(),
@@ -159,10 +158,10 @@ pub fn phase(metric: &MetricRow) -> String {
     }
 }
 
-/// The measure that is meant by `metric` or `subject.metric`.
+/// The measure named by `metric` or `subject.metric`.
 pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
     let rows = || runs.iter().flatten().map(|row| &row.metric);
-    // A rate that could nowhere be determined is known by the share that could not.
+    // A rate that was undetermined everywhere is known only by its undetermined share.
     let is = |row: &MetricRow, metric: &str| {
         row.metric.strip_prefix(metric).is_some_and(|rest| rest.is_empty() || rest == UNDETERMINED)
     };
@@ -186,11 +185,13 @@ pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure
     match (only, &subjects[..]) {
         (Some(subject), _) => Ok(Measure { subject: subject.into(), metric: text.into() }),
         (None, []) => bail!("{}", unknown(text, rows())),
-        (None, several) => bail!("`{text}` of what? Write SUBJECT.{text}, of {}", several.join(", ")),
+        (None, several) => {
+            bail!("`{text}` must have a subject: write SUBJECT.{text}, with one of {}", several.join(", "))
+        }
     }
 }
 
-/// What is said of a metric that is not there.
+/// The message for an unknown metric.
 fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) -> String {
     let distinct = |names: &mut dyn Iterator<Item = &'r str>| -> Vec<&'r str> {
         names.collect::<BTreeSet<_>>().into_iter().collect()
@@ -198,12 +199,12 @@ fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) ->
     let asked = text.rsplit_once('.').map_or(text, |(_, metric)| metric);
     let with = rows.clone().filter(|row| row.metric == asked && !row.subject.contains('/'));
     let subjects = distinct(&mut with.map(|row| row.subject.as_str()));
-    // What is of single classes and cells would hide the rest.
+    // Metrics of single classes and cells would hide the rest.
     let whole = rows.map(|row| row.metric.as_str()).filter(|name| !name.contains(':'));
     let known = distinct(&mut whole.into_iter());
     match nearest(text, &known) {
         _ if !subjects.is_empty() => {
-            format!("no metric `{text}`; there is `{asked}` of {}", subjects.join(", "))
+            format!("no metric `{text}`; `{asked}` exists for {}", subjects.join(", "))
         }
         Some(near) => format!("no metric `{text}`; did you mean `{near}`?"),
         None if known.is_empty() => format!("no metric `{text}`: nothing was measured here"),
@@ -274,7 +275,7 @@ pub mod tests {
         );
         assert_eq!(
             said("b.attack_success").unwrap_err(),
-            "no metric `b.attack_success`; there is `attack_success` of defender"
+            "no metric `b.attack_success`; `attack_success` exists for defender"
         );
     }
 }

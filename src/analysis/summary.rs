@@ -1,4 +1,4 @@
-//! Ablations side by side: of each measure the mean over seeds and half of its 95 % interval, as a table.
+//! Ablations side by side, as a table: for each measure the mean over seeds and half of its 95 % interval.
 
 use serde::Serialize;
 
@@ -10,43 +10,43 @@ use super::table::{heading, is_share, number};
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 
-/// What a line of the table says of an ablation.
+/// The quantity in a line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aspect {
-    /// After the last evaluation.
+    /// The value after the last evaluation.
     Last,
-    /// From the first evaluation to the last.
+    /// The change from the first evaluation to the last.
     Gain,
-    /// After the last evaluation, seed by seed what it is more than the first ablation.
+    /// The difference from the first ablation after the last evaluation, seed by seed.
     Difference,
-    /// After a phase.
+    /// The value after a phase.
     Phase,
-    /// Seed by seed, what a phase changed: after it, more than after the one before.
+    /// The change in a phase, seed by seed.
     Change,
 }
 
-/// A line: an aspect of an ablation, and an estimate for each measure that it has.
+/// A line: a quantity of an ablation, with an estimate for each measure that it has.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
     pub aspect: Aspect,
     pub ablation: String,
-    /// Which, where it is about a phase.
+    /// The phase, if the line is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     pub estimates: Vec<Option<Estimate>>,
 }
 
-/// The whole table; `lines` by aspect, and then in the order of the run.
+/// The whole table. `lines` are sorted by aspect, then in the order of the run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub measures: Vec<Measure>,
-    /// Of how many observations the values of each measure are, and how many more could not be determined.
+    /// The observations behind the values of each measure, and the undetermined ones.
     pub denominators: Vec<Option<Denominator>>,
     pub lines: Vec<Line>,
 }
 
-/// The measures, and behind each of which something could not be determined the share of that.
+/// The measures, each followed by its undetermined share if there is one.
 fn with_undetermined(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Vec<Measure> {
     let mut all: Vec<Measure> = Vec::new();
     for measure in measures {
@@ -128,7 +128,7 @@ pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> S
     summary(runs, measures, lines)
 }
 
-/// The ablations that any measure has, in the order of the run.
+/// The ablations that have any measure, in the order of the run.
 fn ablations(all: &[Vec<Series>]) -> Vec<&str> {
     let mut ablations: Vec<&str> = Vec::new();
     for series in all.iter().flatten() {
@@ -147,17 +147,17 @@ impl Summary {
     fn title(&self, line: &Line) -> String {
         match line.aspect {
             Aspect::Last => "after the last evaluation".into(),
-            Aspect::Gain => "from the first evaluation to the last".into(),
+            Aspect::Gain => "change from the first evaluation to the last".into(),
             Aspect::Difference => {
                 let first = self.lines.first().map_or("", |line| line.ablation.as_str());
-                format!("after the last evaluation, more than {}", name(first))
+                format!("difference from {} after the last evaluation", name(first))
             }
             Aspect::Phase => format!("{}, after each phase", name(&line.ablation)),
-            Aspect::Change => format!("{}, changed by each phase", name(&line.ablation)),
+            Aspect::Change => format!("{}, change in each phase", name(&line.ablation)),
         }
     }
 
-    /// A part for each title: that, and rows of cells of which the first is the heading.
+    /// A title for each part, and its rows of cells, the first of which is the heading.
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
         for line in &self.lines {
@@ -181,7 +181,7 @@ impl Summary {
         parts
     }
 
-    /// As aligned text: what is wider than a terminal goes on below, with the labels of the rows.
+    /// Aligned text. Columns that do not fit a terminal continue below, with the labels of the rows.
     pub fn text(&self) -> String {
         let parts = self.parts();
         let text: String =
@@ -189,7 +189,7 @@ impl Summary {
         text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n" + &self.footnotes()
     }
 
-    /// What is not known, and what the measures' values are of. The shares of what is undetermined are columns here.
+    /// Explains unknown intervals, and lists the observations behind the values. Undetermined shares are columns here.
     fn footnotes(&self) -> String {
         let is_unknown = |estimate: &Estimate| estimate.count > 1 && estimate.half.is_none();
         let unknown = match self.lines.iter().flat_map(|line| &line.estimates).flatten().any(is_unknown) {
@@ -258,12 +258,12 @@ ablation  seeds       attack
 full          3  10.0 ± 24.8
 flat          3  20.0 ± 24.8
 
-from the first evaluation to the last
+change from the first evaluation to the last
 ablation  seeds        attack
 full          3  -40.0 ± 43.0
 flat          3  -30.0 ± 43.0
 
-after the last evaluation, more than full
+difference from full after the last evaluation
 ablation  seeds    attack
 flat          3  10.0 ± ?
 
@@ -288,7 +288,7 @@ phase    seeds        attack
 warm-up      2   45.0 ± 63.5
 1 red        2  70.0 ± 127.1
 
-as it stands, changed by each phase
+as it stands, change in each phase
 phase  seeds       attack
 1 red      2  25.0 ± 63.5
 
@@ -320,7 +320,7 @@ warm-up      1    40.0            0.0
 1 red        1    60.0           25.0
 2 red        1       -          100.0
 
-as it stands, changed by each phase
+as it stands, change in each phase
 phase  seeds  attack  attack undet.
 1 red      1    20.0           25.0
 2 red      1       -           75.0

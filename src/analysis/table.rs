@@ -1,11 +1,11 @@
-//! The table at the end of a run: one line for each evaluation. And how measures are shown wherever they are.
+//! The table at the end of a run, one line for each evaluation, and the display of measures everywhere.
 
 use super::denominator::{Denominator, footnotes};
 use super::series::{Measure, SCORE, phase};
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 
-/// Columns: heading, subject, metric, and whether it is a share shown in percent.
+/// Columns: heading, subject, metric.
 const COLUMNS: [(&str, &str, &str); 8] = [
     ("attack", "defender", "attack_success"),
     ("bench", "defender", "benchmark_success"),
@@ -17,13 +17,13 @@ const COLUMNS: [(&str, &str, &str); 8] = [
     ("divers", "attacks", "diversity"),
 ];
 
-/// A column that stands there where it is not 0 everywhere.
+/// A column that appears unless it is 0 everywhere.
 const MARKS: (&str, &str, &str) = ("marks", "attacks", "marks_in_text");
 
-/// A column that stands there where conversations were measured.
+/// A column that appears if conversations were measured.
 const TURNS: (&str, &str, &str) = ("turn 2", "defender", "attack_success@turn=2");
 
-/// The columns of these rows.
+/// The columns for these rows.
 fn columns(rows: &[RunMetricRow]) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     let (_, subject, metric) = MARKS;
     let is_it = |row: &RunMetricRow| {
@@ -40,7 +40,7 @@ fn has_turns(rows: &[RunMetricRow]) -> bool {
 const LEGEND: &str = "\
 attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
 refuse: plain refusals of fresh attacks; eval, held: the evaluator's accuracy on
-fresh and on held-out pairs; benign, arith: what the defender still gets right;
+fresh and on held-out pairs; benign, arith: the defender's accuracy on tasks;
 divers: 1 - Self-BLEU of the attacks. Others in percent, by the oracle or a judge.
 ";
 
@@ -49,10 +49,10 @@ turn 2: attacks that succeed in the first or the second turn.
 ";
 
 const MARKS_LEGEND: &str = "\
-marks: attacks that spell a control token of who judges them.
+marks: attacks that contain a control token of their judge.
 ";
 
-/// The measures that tables show where nobody says which: those of [`table`] that these rows have.
+/// The measures that tables show by default: those of [`table`] that these rows have.
 pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     let is_there = |subject: &str, metric: &str| {
         let unknown = undetermined(metric);
@@ -63,7 +63,7 @@ pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
 }
 
-/// What a column of this measure is called.
+/// The heading of a measure's column.
 pub fn heading(measure: &Measure) -> String {
     if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {
         let whole = Measure { subject: measure.subject.clone(), metric: metric.to_owned() };
@@ -100,7 +100,7 @@ pub fn is_share(metric: &str) -> bool {
         && SHARES.iter().any(|share| metric.contains(share))
 }
 
-/// A number that is no share: three decimals, and small ones by their digits and power.
+/// Formats a number that is not a share: three decimals, or scientific notation if small.
 pub fn number(value: f64) -> String {
     match value.abs() {
         size if size > 0.0 && size < 0.005 => format!("{value:.1e}"),
@@ -108,10 +108,10 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// What follows a rate that leaves something out.
+/// Marks a rate that leaves observations out.
 const LEFT_OUT: &str = "* ";
 
-/// The evaluations of a run as a table, or nothing where there are none.
+/// The evaluations of a run as a table; empty without evaluations.
 pub fn table(rows: &[RunMetricRow]) -> String {
     let (_, subject, metric) = COLUMNS[0];
     let unknown = undetermined(metric);

@@ -1,4 +1,4 @@
-//! The arguments of commands: those that several share, and those of commands whose files hold several.
+//! The arguments that several commands share, and those of the files with several commands (`pipeline`, `plan`, `runs`, `cache`).
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ pub struct FileArgs {
     /// Change a parameter of the pipeline, or its seed
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<String>,
-    /// Run this ablation of the pipeline; may be repeated, `all` is all of them
+    /// Run this ablation of the pipeline; may be repeated; `all` runs every ablation
     #[arg(long = "ablation", value_name = "NAME")]
     pub ablations: Vec<String>,
-    /// Run it once with each of these seeds, side by side [default: the file's]
+    /// Run the pipeline once with each of these seeds, in parallel [default: the seeds of the file]
     #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
     pub seeds: Vec<u64>,
 }
@@ -29,25 +29,25 @@ pub struct RunArgs {
     /// Print one JSON object on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
-    /// How much `cpu` there is: how many nodes run side by side [default: the number of cores]
+    /// The amount of the resource `cpu`, which limits how many nodes run in parallel [default: the number of cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
-    /// After a failure, go on with what does not depend on it
+    /// After a failure, continue with the nodes that do not depend on it
     #[arg(long)]
     pub keep_going: bool,
     /// Only show what would run, and why
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: exit with 3 where something would run
+    /// With --dry-run: exit with code 3 if something would run
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
-    /// Compute this node again once it is done and say what comes out different; the original stays
+    /// Run this node again once it is done and report outputs that differ; the cache keeps the original
     #[arg(long, value_name = "NODE", conflicts_with = "dry_run")]
     pub check: Vec<String>,
-    /// Hash files outside even where nothing shows that they changed
+    /// Hash files outside the cache again even if their size, time and inode are unchanged
     #[arg(long)]
     pub paranoid: bool,
-    /// Write what ran when to this file, in Chrome's trace format
+    /// Write a timeline of the nodes to this file, in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }
@@ -61,13 +61,13 @@ pub struct PlanArgs {
     /// Print one JSON object on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
-    /// List every node, the cached among them
+    /// List every node, also cached ones
     #[arg(long)]
     pub all: bool,
-    /// Exit with 3 where something would run
+    /// Exit with code 3 if something would run
     #[arg(long)]
     pub exit_code: bool,
-    /// Hash files outside even where nothing shows that they changed
+    /// Hash files outside the cache again even if their size, time and inode are unchanged
     #[arg(long)]
     pub paranoid: bool,
 }
@@ -78,10 +78,10 @@ pub struct ExplainArgs {
     pub pipeline: FileArgs,
     /// The node, such as `play[1]/red[03]/update`
     pub node: String,
-    /// Print the node's job, for `triplay work`, and nothing else
+    /// Print only the node's job, as `triplay work` reads it
     #[arg(long, conflicts_with = "against")]
     pub job: bool,
-    /// Compare with this run [default: the newest that has the node]
+    /// Compare with this run [default: the newest run that has the node]
     #[arg(long, value_name = "RUN")]
     pub against: Option<String>,
     #[command(flatten)]
@@ -121,7 +121,7 @@ pub struct RunsCompareArgs {
     /// Show this many of the prompts that flipped; --json has all
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub flips: usize,
-    /// Compare although judge, prompts or decoding differ
+    /// Compare even if judge, prompts or decoding differ
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object
@@ -134,7 +134,7 @@ pub struct RunsRmArgs {
     /// The runs to remove
     #[arg(required = true)]
     pub runs: Vec<String>,
-    /// Remove a run that is under way, too, and files in its folder that triplay did not write
+    /// Also remove runs under way, and files in their folders that triplay did not write
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -154,13 +154,13 @@ pub struct StatsArgs {
 pub struct GcArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
-    /// Only say what would be freed
+    /// Only report what would be freed
     #[arg(long)]
     pub dry_run: bool,
-    /// Also let go of runs that began longer ago, such as 12h, 30d or 2w
+    /// Also release runs that began longer ago, such as 12h, 30d or 2w, and delete what only they need
     #[arg(long, value_name = "AGE")]
     pub older_than: Option<String>,
-    /// Also let go of the oldest runs until the rest fits in this, such as 20GB
+    /// Also release the oldest runs until the outputs of the rest fit in this size, such as 20GB
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<String>,
     /// Print one JSON object
@@ -170,7 +170,7 @@ pub struct GcArgs {
 
 #[derive(Args, Clone)]
 pub struct CacheArgs {
-    /// Where results of stages are kept
+    /// The folder of the cache, which holds the outputs of stages
     #[arg(long, value_name = "DIR", env = "TRIPLAY_CACHE", default_value = ".triplay")]
     pub cache: PathBuf,
 }
@@ -191,7 +191,7 @@ pub struct ShowArgs {
     /// Show the columns, their types and meanings instead of rows
     #[arg(long)]
     pub schema: bool,
-    /// One JSON object a row, nothing shortened
+    /// Print one JSON object a row, with nothing shortened
     #[arg(long)]
     pub json: bool,
 }

@@ -14,12 +14,12 @@ use crate::runs::Run;
 use crate::store::{Digest, Live, Rooted, Standing, Store};
 use output::{eprintln, println, several};
 
-/// Megabytes and the like as people read them.
+/// A size with its unit, such as 12.3 MB.
 fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().si().to_string()
 }
 
-/// A cache that is there: who looks after one makes none.
+/// Opens an existing cache. These commands never make one.
 fn existing(cache: &CacheArgs) -> anyhow::Result<Store> {
     anyhow::ensure!(cache.cache.join("blobs").is_dir(), "there is no cache at {}", cache.cache.display());
     open(cache)
@@ -64,21 +64,21 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}", store.root().display());
-    println!("{blobs:>8}  {:>9}  blobs, of which", size(usage.bytes()));
+    println!("{blobs:>8}  {:>9}  blobs", size(usage.bytes()));
     for (name, (count, bytes)) in &by_type {
         println!("{count:>8}  {:>9}    {name}", size(*bytes));
     }
     println!("{:>8}  {:>9}  records", usage.records, "");
     println!("{:>8}  {:>9}  runs", roots.len(), "");
     if deleted > 0 {
-        println!("{deleted:>8}  {:>9}    whose folders were deleted", "");
+        println!("{deleted:>8}  {:>9}    with deleted folders", "");
     }
     if unseen > 0 {
-        println!("{unseen:>8}  {:>9}    whose folders cannot be seen from here", "");
+        println!("{unseen:>8}  {:>9}    with folders that cannot be seen from here", "");
     }
     if unused.0 > 0 {
         println!(
-            "{} in {} of no run: `triplay cache gc` frees them",
+            "{} in {} that no run uses: `triplay cache gc` frees them",
             size(unused.1),
             several(unused.0, "blob")
         );
@@ -105,26 +105,26 @@ pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
         );
     } else {
         for path in &verified.damaged {
-            println!("damaged: now {}", path.display());
+            println!("damaged: moved to {}", path.display());
         }
         for why in &verified.unreadable {
-            println!("not looked through: {why}");
+            println!("not verified: {why}");
         }
         if verified.damaged_records > 0 {
             println!(
-                "damaged: {}; the file as it was is in quarantine",
+                "damaged: {}; the original file is in quarantine",
                 several(verified.damaged_records, "record")
             );
         }
         println!(
-            "{} ({}) and {} looked through: {}",
+            "{} ({}) and {} verified: {}",
             several(verified.blobs, "blob"),
             size(verified.bytes),
             several(verified.records + verified.damaged_records, "record"),
             match (sound, is_read) {
-                (true, true) => "all as they were written",
-                (true, false) => "what could be read is as it was written",
-                (false, _) => "what is damaged counts as absent; run again to make it",
+                (true, true) => "all are intact",
+                (true, false) => "all that could be read are intact",
+                (false, _) => "damaged ones count as absent; run the pipeline again to make them",
             }
         );
     }
@@ -171,22 +171,22 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !runs.deleted.is_empty() {
-        println!("{} deleted: what no other run needs goes too", several(runs.deleted.len(), "run"));
+        println!("{} deleted: outputs that no other run needs are freed", several(runs.deleted.len(), "run"));
         list(&runs.deleted);
     }
     if !runs.let_go.is_empty() {
         println!(
-            "{} let go: the folder stays, what no other run needs goes",
+            "{} released: the folder stays, outputs that no other run needs are freed",
             several(runs.let_go.len(), "run")
         );
         list(&runs.let_go);
     }
     if !unseen.is_empty() {
-        println!("{} kept whose folders cannot be seen from here", several(unseen.len(), "run"));
+        println!("{} kept, but not visible from here", several(unseen.len(), "run"));
         list(unseen.iter().copied());
         println!(
-            "  They may be other users', on disks that are not mounted, or moved. `triplay runs rm --force FOLDER` lets go of \
-             one that is no longer needed."
+            "  Their folders may belong to other users, lie on disks that are not mounted, or have been moved. `triplay runs rm \
+             --force FOLDER` releases a run that is no longer needed."
         );
     }
     println!(
@@ -201,14 +201,14 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     );
     if collected.held > 0 {
         println!(
-            "  of which {} no run needs and that were made just now: a later `triplay cache gc` frees them",
+            "  no run needs {} of these, but they were made just now: a later `triplay cache gc` frees them",
             several(collected.held, "blob")
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many runs are listed.
+/// Most runs that are listed.
 const LISTED: usize = 10;
 
 fn list<'a>(runs: impl IntoIterator<Item = &'a Rooted>) {
@@ -216,7 +216,7 @@ fn list<'a>(runs: impl IntoIterator<Item = &'a Rooted>) {
     runs.by_ref().take(LISTED).for_each(|root| println!("  {}", root.folder.display()));
     match runs.count() {
         0 => {}
-        more => println!("  …and {more} more; --json has all"),
+        more => println!("  …and {more} more; --json lists all"),
     }
 }
 
@@ -224,21 +224,21 @@ fn folders<'a>(runs: impl IntoIterator<Item = &'a Rooted>) -> Vec<&'a Path> {
     runs.into_iter().map(|root| root.folder.as_path()).collect()
 }
 
-/// Whether a record's key is that of the job that it tells of.
+/// Whether a record's key is the key of the job in it.
 fn has_its_key(line: &[u8]) -> bool {
     let Ok(mut record) = serde_json::from_slice::<Value>(line) else { return false };
     let key = key_of(&record["job"].take());
     key.is_some_and(|key| record["key"] == key.to_string())
 }
 
-/// The runs that use a cache, by what becomes of them.
+/// The runs that use a cache, by what `gc` does with them.
 #[derive(Default)]
 struct Runs {
-    /// The newest first; first of all those under way, of which nothing is thrown away, whatever their age.
+    /// Runs under way first, which are never released whatever their age, then the newest.
     kept: Vec<Rooted>,
-    /// Their folders were deleted.
+    /// Runs with deleted folders.
     deleted: Vec<Rooted>,
-    /// As was asked for.
+    /// Runs that `--older-than` or `--max-size` releases.
     let_go: Vec<Rooted>,
 }
 
@@ -248,7 +248,7 @@ impl Runs {
         let mut beside: HashMap<PathBuf, HashMap<String, PathBuf>> = HashMap::new();
         for root in store.roots()? {
             let is_gone = root.standing() == Standing::Deleted || is_anothers(&root);
-            // A folder that got another name is still the run's.
+            // A renamed folder still belongs to the run.
             let renamed = root.folder.parent().filter(|_| is_gone).and_then(|parent| {
                 let runs = beside.entry(parent.to_owned()).or_insert_with(|| runs_in(parent));
                 runs.get(&root.id).cloned()
@@ -265,7 +265,7 @@ impl Runs {
         Ok(runs)
     }
 
-    /// Lets go of the runs that are too old, and of the oldest that do not fit.
+    /// Releases the runs that are older than `older` seconds, and the oldest runs that do not fit in `most` bytes.
     fn let_go(&mut self, store: &Store, older: Option<u64>, most: Option<u64>) -> anyhow::Result<()> {
         let is_old = |root: &Rooted| {
             !root.is_under_way && older.is_some_and(|older| age(root).is_some_and(|age| age > older))
@@ -295,29 +295,29 @@ impl Runs {
     }
 }
 
-/// Whether the folder at a run's place is another run's: after one was removed, the next may get its name.
+/// Whether another run has the folder's name now: after a run is removed, the next may get its name.
 fn is_anothers(root: &Rooted) -> bool {
     Run::read_record(&root.folder).is_ok_and(|record| !record.root.is_empty() && record.root != root.id)
 }
 
-/// Where the folder of a run is that got another name in the folder that it is in.
+/// The new path of a run's folder that was renamed within its parent folder.
 pub fn renamed(root: &Rooted) -> Option<PathBuf> {
     runs_in(root.folder.parent()?).remove(&root.id)
 }
 
-/// The runs whose folders are in one, by what the cache knows them by.
+/// The runs in `folder`, by the IDs of their roots.
 fn runs_in(folder: &Path) -> HashMap<String, PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter_map(|folder| Some((Run::read_record(&folder).ok()?.root, folder))).collect()
 }
 
-/// Seconds since a run began; nothing where that is not known, or lies in the future.
+/// Seconds since a run began; `None` if the time is unknown or in the future.
 fn age(root: &Rooted) -> Option<u64> {
     let began: jiff::Timestamp = root.began.parse().ok()?;
     u64::try_from(jiff::Timestamp::now().as_second() - began.as_second()).ok()
 }
 
-/// What one run needs. What its loops have handed on is not kept, unless the run is still under way.
+/// What one run needs. Transient outputs of its loops are kept only while the run is under way.
 fn of_run(store: &Store, root: &Rooted) -> anyhow::Result<Live> {
     let mut live = Live::default();
     for node in store.named(&root.id)? {
@@ -330,17 +330,18 @@ fn of_run(store: &Store, root: &Rooted) -> anyhow::Result<Live> {
 
 /// `30d`, `12h`, `1w 2d` in seconds.
 fn duration(text: &str) -> anyhow::Result<u64> {
-    let expected = || anyhow::anyhow!("--older-than {text}: expected a duration such as 12h, 30d or 2w");
+    let expected =
+        || anyhow::anyhow!("`--older-than` must be a duration such as 12h, 30d or 2w, found {text}");
     let span: jiff::Span = text.parse().map_err(|_| expected())?;
     let days = jiff::SpanRelativeTo::days_are_24_hours();
     let total = span.total((jiff::Unit::Second, days)).map_err(|_| expected())?;
-    anyhow::ensure!(total >= 0.0, "--older-than {text}: expected a duration that is not negative");
+    anyhow::ensure!(total >= 0.0, "`--older-than` must not be negative, found {text}");
     Ok(total as u64)
 }
 
 fn bytes(text: &str) -> anyhow::Result<u64> {
-    let size: ByteSize = text
-        .parse()
-        .map_err(|_| anyhow::anyhow!("--max-size {text}: expected a size such as 500MB, 20GB or 1GiB"))?;
+    let size: ByteSize = text.parse().map_err(|_| {
+        anyhow::anyhow!("`--max-size` must be a size such as 500MB, 20GB or 1GiB, found {text}")
+    })?;
     Ok(size.as_u64())
 }

@@ -1,4 +1,4 @@
-//! What differs between two files or folders that should be the same: for people.
+//! Describes how two files or folders differ that should be the same.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::data;
 use crate::store::read;
 
-/// The first differences in words, one a line.
+/// The first differences, one a line.
 pub fn files(before: &Path, now: &Path) -> String {
     if before.is_dir() && now.is_dir() {
         return folders(before, now);
@@ -32,7 +32,7 @@ fn folders(before: &Path, now: &Path) -> String {
     lines.join("\n")
 }
 
-/// The files of a folder and of those in it, by their paths from there; what is hidden is no part of its digest either.
+/// The paths of all files below a folder, relative to it. Hidden files are left out, as in the folder's digest.
 fn names(folder: &Path, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -61,16 +61,16 @@ fn in_words(bytes: io::Result<Bytes>) -> String {
     format!("{differing} bytes differ, the first at {first}{lengths}")
 }
 
-/// How the bytes of two files differ, up to the end of the shorter one.
+/// The differing bytes of two files, up to the end of the shorter one.
 struct Bytes {
     differing: u64,
     first: Option<u64>,
-    /// How long they are.
+    /// Lengths of the two files.
     old: u64,
     new: u64,
 }
 
-/// Bytes of either file in memory: models are larger than that.
+/// Bytes of each file in memory at a time: models may not fit as a whole.
 const BLOCK: usize = 1 << 20;
 
 impl Bytes {
@@ -89,7 +89,7 @@ impl Bytes {
             if old != new {
                 let differs = |(old, new): (&u8, &u8)| old != new;
                 if let Some(at) = old.iter().zip(&new).position(differs) {
-                    // Blocks before were whole in both.
+                    // Both files have all bytes of the earlier blocks.
                     found.first = found.first.or(Some(found.old + at as u64));
                     found.differing += old.iter().zip(&new).filter(|pair| differs(*pair)).count() as u64;
                 }
@@ -104,7 +104,7 @@ impl Bytes {
     }
 }
 
-/// How many differing cells are shown.
+/// Most differing columns that are shown.
 const SHOWN: usize = 5;
 
 fn tables(before: &data::Table, now: &data::Table) -> String {

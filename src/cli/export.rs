@@ -1,4 +1,4 @@
-//! `triplay data export`: a dataset as a file that other programs read.
+//! `triplay data export`: writes a dataset as CSV, JSON Lines or Parquet for other programs.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -23,18 +23,18 @@ pub struct ExportArgs {
     out: PathBuf,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// What to write [default: what the file's name says]
+    /// The format [default: by the ending of the file's name]
     #[arg(long)]
     to: Option<To>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum To {
-    /// Lists as JSON; what is not there is as empty as an empty text
+    /// Lists as JSON; missing values and empty texts are both empty cells
     Csv,
     /// One object a row
     Jsonl,
-    /// The file as it is
+    /// An unchanged copy of the file
     Parquet,
 }
 
@@ -42,31 +42,31 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let ending = args.out.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     let Some(to) = args.to.or_else(|| To::from_str(ending, true).ok()) else {
         bail!(
-            "{} does not end in .csv, .jsonl or .parquet; say which it shall be with --to",
+            "`--out` must end in .csv, .jsonl or .parquet, found {}; or name the format with --to",
             args.out.display()
         );
     };
     let (path, artifact) = locate(&args.target)?;
     if artifact.as_deref() == Some("text") {
-        bail!("`{}` is a text, not a table: `triplay data show` prints it", args.target);
+        bail!("`{}` must be a table, found a text; `triplay data show` prints it", args.target);
     }
     let target = args.out.canonicalize().ok();
     if target.is_some() && path.canonicalize().ok() == target {
-        bail!("--out {} is the file that is read; name another", args.out.display());
+        bail!("`--out` must not be the file that is read, found {}; name another file", args.out.display());
     }
     let out = destination(args, to, &path)?;
     let table = data::open(&path)?;
     out.write(|out| match to {
         To::Csv => csv(&table, out),
         To::Jsonl => jsonl(&table, out),
-        // Not the permissions of what nobody may write to in the cache.
+        // Copies the bytes alone: blobs of the cache are read-only.
         To::Parquet => Ok(std::io::copy(&mut read::open(&path)?, &mut File::create(out)?).map(drop)?),
     })?;
     println!("{}: {}", args.out.display(), output::several(table.rows(), "row"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the dataset goes; an earlier export of such a one is replaced.
+/// The file to write. An earlier export with the same columns is replaced.
 fn destination(args: &ExportArgs, to: To, dataset: &Path) -> anyhow::Result<Destination> {
     let Head { columns, name, .. } = data::head(dataset)?;
     let what = output::table_with(&columns);

@@ -1,5 +1,5 @@
-//! `triplay data import`: seeds of the files of other datasets. What was found goes to standard output, what to
-//! beware of to standard error.
+//! `triplay data import`: converts files of other datasets to seed prompts. Findings go to standard output, warnings to
+//! standard error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,30 +16,30 @@ use output::{Destination, Overwrite, eprintln, one_line, println, several};
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// Files of a dataset that --as names, or your own: .csv, .tsv, .json, .jsonl or .parquet
+    /// Files of a known dataset (see --as), or your own: .csv, .tsv, .json, .jsonl or .parquet
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The Parquet file to write; without it, only say what would be in it
+    /// The Parquet file to write; without it, the command only reports
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// What the files are, instead of recognising each by its columns
+    /// The dataset that the files come from [default: recognised by their columns]
     #[arg(long = "as", value_name = "FORMAT", value_parser = format_parser())]
     format: Option<&'static Format>,
-    /// Put all rows in this split [default: what their file says, else `train`]
+    /// Put all rows in this split [default: the file's, else `train`]
     #[arg(long, value_parser = ["train", "heldout"])]
     split: Option<String>,
-    /// Call all rows this; has to be said where the file does not [default: what the file says]
+    /// The task of all rows; required if the file does not say it [default: the file's]
     #[arg(long, value_parser = ["hazard", "benign"])]
     task: Option<String>,
-    /// Say which rows are also in this file, such as what you evaluate with; may be repeated
+    /// Report rows that are also in this file, such as an evaluation set; may be repeated
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Leave out what is also in a file of --against, exactly or nearly
+    /// Leave out rows that are also in a file of --against, exactly or nearly
     #[arg(long, requires = "against")]
     drop_overlap: bool,
-    /// Keep rows whose text is exactly that of a row before
+    /// Keep exact duplicates of earlier rows
     #[arg(long)]
     keep_duplicates: bool,
     /// Print one JSON object
@@ -77,7 +77,7 @@ pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--json` prints.
+/// The object that `--json` prints.
 #[derive(Serialize)]
 struct Told<'a> {
     out: Option<&'a Path>,
@@ -85,26 +85,29 @@ struct Told<'a> {
     report: &'a Report,
 }
 
-/// Where the seeds go; those of an earlier import are replaced.
+/// The file to write. Seed prompts of an earlier import are replaced.
 fn destination(out: &Path, args: &ImportArgs) -> anyhow::Result<Destination> {
     if out.extension().is_none_or(|ending| ending != "parquet") {
         bail!(
-            "--out {} does not end in .parquet; `triplay data export` makes other files of it",
+            "`--out` must end in .parquet, found {}; `triplay data export` converts it to other formats",
             out.display()
         );
     }
     let target = out.canonicalize().ok();
     for input in args.files.iter().chain(&args.against) {
         if target.is_some() && input.canonicalize().ok() == target {
-            bail!("--out {} is one of the files that are read; name another", out.display());
+            bail!(
+                "`--out` must not be one of the files that are read, found {}; name another file",
+                out.display()
+            );
         }
     }
     let is_seeds =
         |path: &Path| data::head(path).is_ok_and(|head| head.name.as_deref() == Some(<SeedRow as Row>::NAME));
-    Destination::forcible(out, "Parquet file of seeds by triplay", args.overwrite, is_seeds)
+    Destination::forcible(out, "Parquet file of seed prompts by triplay", args.overwrite, is_seeds)
 }
 
-/// What to beware of: once for each dataset its licence, and what is trained on though it is evaluated with.
+/// Warns of each dataset's licence, once, and of training rows that are also in an evaluation set.
 fn warn(report: &Report, args: &ImportArgs) {
     let mut known = BTreeSet::new();
     for file in &report.files {
@@ -137,7 +140,7 @@ fn tell(report: &Report, args: &ImportArgs) {
         println!("duplicates: {exact} exact, {fate}; {near} near, kept; {across_files} of them across files");
         for (count, what) in [(report.of_another_task, "task"), (report.of_another_split, "split")] {
             if count > 0 {
-                println!("  {count} of them: the row before is of another {what}");
+                println!("  {count} of them have another {what} than the earlier row");
             }
         }
         examples(&report.duplicates);
@@ -191,7 +194,7 @@ fn counts(counts: &BTreeMap<String, usize>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// Longest text shown of an example.
+/// Most characters shown of an example's text.
 const SHOWN: usize = 50;
 
 fn examples(twins: &Twins) {

@@ -1,5 +1,5 @@
-//! `triplay judge`: another judge on the responses that a run has. What it does is a pipeline of its own, so its verdicts
-//! are cached, kept and looked at as those of any other.
+//! `triplay judge`: judges the responses of a run again with another judge. It runs a pipeline of its own, so its verdicts
+//! are cached, kept and shown like those of any other pipeline.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub struct JudgeArgs {
     /// `judge` or `exec` stage
     #[arg(long, value_name = "MODEL|STAGE.yaml")]
     with: String,
-    /// Judge the responses of nodes whose names begin with this; may be repeated [default: those of evaluations]
+    /// Judge the responses of nodes whose names begin with this; may be repeated [default: the evaluations]
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<String>,
     /// Print one JSON object
@@ -40,7 +40,11 @@ pub struct JudgeArgs {
 pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     let gone = || {
-        format!("the cache {} of run {} is gone, and its responses", run.record.cache.display(), run.title())
+        format!(
+            "the cache {} of run {} is gone, and with it the responses",
+            run.record.cache.display(),
+            run.title()
+        )
     };
     let store = run.record.store()?.with_context(gone)?;
     let mut judged = analysis::judged(&run, &store, &args.nodes)?;
@@ -74,7 +78,7 @@ pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The stage that judges, without what it judges.
+/// The judging stage, without the responses as its input.
 fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
     let path = Path::new(with);
     if !matches!(path.extension().and_then(|text| text.to_str()), Some("yaml" | "yml")) {
@@ -84,19 +88,19 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
     let text = read::text(path, MOST_TEXT).with_context(|| format!("cannot read {with}"))?;
     let stage = read_stage(&text, &registry()).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
     let Value::Object(mut stage) = stage else {
-        bail!("{with}: expected the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
+        bail!("{with} must hold the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
     };
     let kind = stage.entry("kind").or_insert_with(|| json!("judge")).clone();
     match kind.as_str() {
         Some("judge") if stage.contains_key("data") => {
-            bail!("{with}: `data` is not for this file: the responses of the run are judged")
+            bail!("{with}: `data` must be left out: triplay sets it to the responses of the run")
         }
         Some("judge" | "exec") => Ok(stage),
-        _ => bail!("{with}: `kind` is `judge` or `exec`, not {kind}"),
+        _ => bail!("{with}: `kind` must be `judge` or `exec`, found {kind}"),
     }
 }
 
-/// Where a model lies: a path, or the output of a run's node.
+/// The path of a model: `with` is a path, or `RUN:NODE`, the output of a run's node.
 pub fn model(with: &str) -> anyhow::Result<PathBuf> {
     if Path::new(with).exists() {
         return Ok(with.into());
@@ -108,15 +112,15 @@ pub fn model(with: &str) -> anyhow::Result<PathBuf> {
     };
     let run = Run::find(run)?;
     let (output, path) = run.output(node)?;
-    anyhow::ensure!(output.artifact == "model", "`{node}` made {}, not a model", output.artifact);
+    anyhow::ensure!(output.artifact == "model", "`{node}` must be a model, found {}", output.artifact);
     anyhow::ensure!(
         path.exists(),
-        "the cache has let go of the model of `{node}`; run the pipeline again to have it back"
+        "the model of `{node}` is no longer in the cache; run the pipeline again to make it"
     );
     Ok(path)
 }
 
-/// Stages' names made of nodes'.
+/// A unique stage name for each node.
 fn stage_names(judged: &[Judged]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for one in judged {
@@ -135,7 +139,7 @@ fn stage_name(node: &str) -> String {
     name
 }
 
-/// Writes the pipeline beside the run.
+/// Writes the pipeline of the judge into the run's folder.
 fn write(
     run: &Run,
     store: &Store,
@@ -151,7 +155,7 @@ fn write(
             let inputs = stage.entry("inputs").or_insert_with(|| json!({}));
             inputs
                 .as_object_mut()
-                .context("`inputs` is a map")?
+                .context("`inputs` must be a map")?
                 .insert("responses.parquet".into(), responses);
         } else {
             stage.insert("data".into(), responses);
@@ -174,9 +178,9 @@ fn write(
     Ok(path)
 }
 
-/// Says where the run computed: the same models say the same there.
+/// Copies seed, device and dtype of the run: with them the same models give the same answers.
 pub fn computed_by(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
-    // What a pipeline that extends another leaves out stands in that one.
+    // A pipeline that extends another inherits keys from it.
     for file in ["extends.yaml", "pipeline.yaml"] {
         let text = run.recorded_text(file)?.unwrap_or_default();
         let original: Value = serde_saphyr::from_str(&text).unwrap_or_default();
@@ -187,7 +191,7 @@ pub fn computed_by(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Resu
     Ok(())
 }
 
-/// Of a run of a pipeline that was made of this run.
+/// Arguments that run `file`, a pipeline that was made from this run.
 pub fn arguments(file: PathBuf, run: &Run) -> RunArgs {
     RunArgs {
         pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
@@ -208,11 +212,14 @@ fn verdicts(folder: &Path, names: &[String]) -> anyhow::Result<BTreeMap<String, 
     let run = Run::read(folder)?;
     let mut verdicts = BTreeMap::new();
     for name in names {
-        let node =
-            run.nodes.iter().find(|node| node.node == *name).context("the judge did not get to its end")?;
+        let node = run
+            .nodes
+            .iter()
+            .find(|node| node.node == *name)
+            .context("the run of the judge did not finish")?;
         let output = node.outputs.iter().find(|output| output.artifact == "verdicts");
         let output = output.with_context(|| {
-            format!("the stage has no output of type `verdicts`; write `outputs: {{ verdicts: {{ type: verdicts, path: FILE }} }}`, not {}", node.kind)
+            format!("the stage of kind `{}` must have an output of type `verdicts`; write `outputs: {{ verdicts: {{ type: verdicts, path: FILE }} }}`", node.kind)
         })?;
         let (_, path) = run.output(&format!("{name}.{}", output.name))?;
         verdicts.insert(name.clone(), data::read(&path)?);

@@ -1,4 +1,4 @@
-//! `triplay pipeline kinds`: what each stage kind does, takes and makes, from the schema of its parameters.
+//! `triplay pipeline kinds`: explains purpose, keys and outputs of each stage kind, from the schema of its parameters.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::registry::registry;
 use crate::engine::{Kind, Registry, nearest, schema};
 
-/// Columns that the text is wrapped to.
+/// Columns to which text is wrapped.
 const WIDTH: usize = 92;
 
 #[derive(Args)]
@@ -35,11 +35,11 @@ fn hint(registry: &Registry, name: &str) -> String {
     let names: Vec<&str> = registry.names().collect();
     match nearest(name, &names) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are: {}", names.join(", ")),
+        None => format!("the kinds are: {}", names.join(", ")),
     }
 }
 
-/// A paragraph for each kind: its name, what it does, its outputs.
+/// A paragraph for each kind: its name, purpose and outputs.
 fn table(registry: &Registry) -> String {
     let widest = registry.names().map(str::len).max().unwrap_or(0);
     let mut text = String::new();
@@ -57,14 +57,14 @@ fn table(registry: &Registry) -> String {
             let _ = writeln!(text, "{name:widest$}  {line}");
         }
     }
-    text += "\n`triplay pipeline kinds KIND` shows the keys of one.\n";
+    text += "\n`triplay pipeline kinds KIND` shows the keys of a kind.\n";
     if let Some(build) = registry.build() {
-        let _ = writeln!(text, "There are no others in {build}.");
+        let _ = writeln!(text, "There are no other kinds in {build}.");
     }
     text
 }
 
-/// Everything about one kind.
+/// The page of one kind: purpose, outputs and keys.
 fn page(registry: &Registry, kind: &Kind) -> String {
     let schema = schema::of_kind(registry, kind.name).unwrap_or_default();
     let mut text = String::new();
@@ -75,7 +75,7 @@ fn page(registry: &Registry, kind: &Kind) -> String {
     let widest = kind.outputs.iter().map(|output| output.name.len()).max().unwrap_or(0);
     for (index, output) in kind.outputs.iter().enumerate() {
         let first =
-            if index == 0 { " (what the stage's name alone stands for)".into() } else { String::new() };
+            if index == 0 { " (the stage's name alone means this output)".into() } else { String::new() };
         let _ = writeln!(text, "  {:widest$}  {}{first}", output.name, output.artifact);
     }
     if kind.outputs.is_empty() {
@@ -101,7 +101,7 @@ fn paragraph(text: &mut String, words: &str, indent: usize) {
     }
 }
 
-/// Words whose further lines stand further in.
+/// Writes a paragraph with a hanging indent.
 fn hang(text: &mut String, words: &str, indent: usize) {
     for (index, line) in wrap(words, WIDTH - indent - 4).iter().enumerate() {
         let indent = if index == 0 { indent } else { indent + 4 };
@@ -109,7 +109,7 @@ fn hang(text: &mut String, words: &str, indent: usize) {
     }
 }
 
-/// Lines of at most `width` characters, where words allow it.
+/// Lines of at most `width` characters; a longer word has a line of its own.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -130,7 +130,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The schema that one refers to, or itself.
+    /// The definition that `schema` refers to, or `schema` itself.
     fn resolve(&self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/"));
         name.and_then(|name| self.definitions.get(name)).unwrap_or(schema)
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         self.inside(text, self.resolve(key), indent + 4);
     }
 
-    /// The keys and alternatives of a value that is a map, a list of maps, or one of several things.
+    /// Writes the keys and alternatives of a value that is a map, a list of maps, or one of several types.
     fn inside(&self, text: &mut String, schema: &'a Value, indent: usize) {
         for choice in choices(schema) {
             match choice["const"].as_str() {
@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is used where a key is left out. Of a map only what its own keys do not say.
+    /// The value of a key that is left out. Of a map only the fields that are not defaults of the map's own keys.
     fn default(&self, key: &'a Value) -> Option<String> {
         let default = key.get("default")?;
         let Value::Object(fields) = default else { return Some(yaml(default)) };
@@ -233,12 +233,12 @@ fn choices(schema: &Value) -> impl Iterator<Item = &Value> {
     ["oneOf", "anyOf"].into_iter().flat_map(|key| schema[key].as_array().into_iter().flatten())
 }
 
-/// Whether this is an input, which can be given as `{ path: … }`.
+/// Whether this is an input, which may be written as `{ path: … }`.
 fn accepts_path(schema: &Value) -> bool {
     schema["type"].is_array()
 }
 
-/// A value as a pipeline has it.
+/// A value as a pipeline file writes it.
 fn yaml(value: &Value) -> String {
     match value {
         Value::Object(fields) if fields.is_empty() => "{}".into(),

@@ -1,4 +1,5 @@
-//! Counts what happens on its way to the terminal, so that an interrupt can say and record it at any moment.
+//! Counts the events of a run and forwards them to the terminal, so that an interrupt can report and record them at any
+//! moment.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use crate::exec::on_interrupt;
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::{eprintln, println};
 
-/// The status of a run until it is closed.
+/// The status of a run until [`Ledger::close`].
 pub const RUNNING: &str = "running";
 
 pub struct Ledger {
@@ -23,16 +24,16 @@ pub struct Ledger {
     begun: Instant,
     folder: PathBuf,
     json: bool,
-    /// What goes on with the run.
+    /// The command that continues the run.
     command: String,
     trace: Option<Trace>,
-    /// For those who look on.
+    /// The log that viewers of the run follow.
     events: EventLog,
     ran: AtomicUsize,
     cached: AtomicUsize,
     again: AtomicUsize,
     failed: AtomicUsize,
-    /// Nodes of rounds that their loops did not come to.
+    /// Nodes of rounds that their loops did not reach.
     unreached: AtomicUsize,
     record: Mutex<RunRecord>,
 }
@@ -68,8 +69,8 @@ impl Ledger {
         }
     }
 
-    /// Writes the run's record with its final counts: the record, and whether it was written. What was said of a run once
-    /// remains: an interrupt that comes after its end changes nothing of it.
+    /// Writes the run's record with its final counts. Returns the record, and whether it was written. A closed record stays
+    /// as it is: an interrupt after the end of the run changes nothing.
     pub fn close(
         &self,
         status: &str,
@@ -92,23 +93,23 @@ impl Ledger {
         (record.clone(), written)
     }
 
-    /// Shows in the trace, where one was asked for, which nodes the run waited for.
+    /// Adds the critical path to the trace, if there is a trace.
     pub fn show_critical_path(&self, graph: &engine::Graph) {
         self.trace.iter().for_each(|trace| trace.show_critical_path(graph));
     }
 
-    /// Writes the trace, where one was asked for.
+    /// Writes the trace, if there is one.
     pub fn write_trace(&self) -> anyhow::Result<()> {
         self.trace.as_ref().map_or(Ok(()), Trace::write)
     }
 
-    /// Says why a node failed to those who look on.
+    /// Records in the event log why a node failed.
     pub fn tell_failed(&self, node: &str, why: String) {
         self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
-    /// Ctrl-C, SIGTERM and SIGHUP end the process at once, where they are not ignored. That is safe at any moment:
-    /// nothing counts before its record is published, and the processes of `exec` stages are ended by their supervisors.
+    /// Ctrl-C, SIGTERM and SIGHUP end the process at once, unless they are ignored. That is safe at any moment: nothing
+    /// counts before its record is published, and supervisors end the processes of `exec` stages.
     pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
@@ -120,16 +121,16 @@ impl Ledger {
                         println!("{}", summary(&record, &ledger.folder));
                     }
                     eprintln!(
-                        "interrupted: {} of {} nodes are done and kept. To go on: {}",
+                        "interrupted: {} of {} nodes are done and kept. To continue: {}",
                         record.ran + record.cached,
                         record.nodes,
                         ledger.command
                     );
                 }
-                Err(error) => eprintln!("interrupted; what is done is kept, but: {error:#}"),
+                Err(error) => eprintln!("interrupted; finished nodes are kept, but: {error:#}"),
             }
-            // Jobs in processes of their own outlive a run that is killed, and not one that is told to end. That comes
-            // last: the run would take them for failed.
+            // Jobs in processes of their own outlive a run that is killed, but not one that is interrupted. They are ended
+            // last, because the run would count them as failed.
             engine::end_processes();
             std::process::exit(130);
         })
@@ -137,7 +138,7 @@ impl Ledger {
     }
 }
 
-/// The one object of `--json`.
+/// The object that `--json` prints.
 pub fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
     json!({
         "run": record.run,
@@ -153,7 +154,7 @@ pub fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
     .to_string()
 }
 
-/// The last line for people.
+/// The last line of the output for people.
 pub fn last_line(record: &RunRecord, folder: &std::path::Path) -> String {
     let RunRecord { ran, cached, again, failed, skipped, seconds, .. } = record;
     let some = |count: usize, what: &str| if count > 0 { format!(", {what} {count}") } else { String::new() };

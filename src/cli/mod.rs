@@ -1,5 +1,5 @@
-//! Commands, their arguments and their exit codes: 0 done, 1 a stage failed, 2 the pipeline or the command
-//! line is wrong, 130 interrupted. No command computes anything itself.
+//! Commands, their arguments and their exit codes: 0 success, 1 a stage failed or a check found a difference, 2 wrong input,
+//! 3 something would run (`--exit-code`), 130 interrupted. No command computes anything itself.
 
 mod args;
 mod cache;
@@ -62,35 +62,35 @@ enum Command {
     /// Run and check pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),
-    /// Look at runs, compare and remove them
+    /// List, show, compare, export and remove runs
     #[command(subcommand)]
     Runs(RunsCommand),
-    /// Many seeds and ablations together, as a table and as curves
+    /// Summarise seeds and ablations in tables and curves, and answer SQL
     #[command(subcommand)]
     Results(results::ResultsCommand),
-    /// Write what runs came to as a page in one file
+    /// Write a report on runs as one HTML file
     Report(report::ReportArgs),
-    /// Look at a run in a browser, while it runs or afterwards
+    /// Show a run in the browser, while it runs or afterwards
     Ui(ui::UiArgs),
-    /// Judge the responses of a run again with another judge; generates nothing
+    /// Judge the responses of a run again with another judge; nothing is generated again
     Judge(judge::JudgeArgs),
-    /// Look after the cache
+    /// Inspect, verify and clean the cache
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Look at datasets, import and export them
+    /// Show, import and export datasets
     #[command(subcommand)]
     Data(DataCommand),
     /// Use a model at the prompt
     #[cfg(feature = "models")]
     #[command(subcommand)]
     Model(model::ModelCommand),
-    /// Do one job, described by a file, in this process, and record it
+    /// Run one job that a file describes, in this process, and record it
     Work(WorkArgs),
     /// Print the completions of a shell: bash, zsh, fish, elvish or powershell
     Completions(manual::CompletionsArgs),
     /// Write the manual pages into a folder
     Man(manual::ManArgs),
-    /// Between triplay and the command of an `exec` stage: see `exec::supervise`
+    /// Supervise the command of an `exec` stage: see `exec::supervise`
     #[command(hide = true)]
     Supervise {
         #[arg(last = true)]
@@ -100,7 +100,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum PipelineCommand {
-    /// Run what is missing of a pipeline
+    /// Run the nodes of a pipeline that are not cached
     Run(RunArgs),
     /// Validate a pipeline without running anything
     Check(FileArgs),
@@ -108,9 +108,9 @@ enum PipelineCommand {
     Plan(PlanArgs),
     /// Explain why a node would run, or would not
     Explain(ExplainArgs),
-    /// Draw the stages and what feeds them, for mermaid or Graphviz, or as JSON
+    /// Draw the stages and their inputs, for mermaid or Graphviz, or as JSON
     Graph(graph::GraphArgs),
-    /// Say what the stage kinds do, take and make
+    /// Explain the stage kinds: purpose, keys and outputs
     Kinds(kinds::KindsArgs),
     /// Print the JSON Schema of pipeline files, for editors
     Schema(schema::SchemaArgs),
@@ -120,11 +120,11 @@ enum PipelineCommand {
 enum RunsCommand {
     /// List runs, the newest first
     List(RunsListArgs),
-    /// Show what was run, where and what it came to
+    /// Show a run: its status, parameters, machine and failures
     Show(RunsShowArgs),
-    /// Show where runs part, what that did to their metrics, and whether it may be chance
+    /// Compare runs: where they differ, how that changed their metrics, and whether it may be chance
     Compare(RunsCompareArgs),
-    /// Write runs as the files of other programs, such as Inspect, TensorBoard or MLflow
+    /// Export runs to the formats of other programs, such as Inspect, TensorBoard or MLflow
     Export(runs_export::RunsExportArgs),
     /// Remove runs; `cache gc` then frees what only they used
     Rm(RunsRmArgs),
@@ -134,9 +134,9 @@ enum RunsCommand {
 enum CacheCommand {
     /// Show what the cache holds
     Stats(StatsArgs),
-    /// Hash everything again; what is damaged is put aside and made again by the next run
+    /// Hash everything again and put damaged files aside; the next run makes them again
     Verify(StatsArgs),
-    /// Free what no run uses
+    /// Delete what no run uses
     Gc(GcArgs),
 }
 
@@ -144,7 +144,7 @@ enum CacheCommand {
 enum DataCommand {
     /// Show a dataset as a table: a Parquet file, or RUN:NODE (RUN may be `latest`)
     Show(ShowArgs),
-    /// Make seeds of the files of other datasets, and find what is twice
+    /// Convert files of other datasets to seed prompts, and report duplicates and overlaps
     Import(import::ImportArgs),
     /// Write a dataset as CSV, JSON Lines or Parquet
     Export(export::ExportArgs),

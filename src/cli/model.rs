@@ -1,4 +1,4 @@
-//! `triplay model`: a checkpoint at the prompt.
+//! `triplay model`: scores and generates text with a checkpoint, and merges its adapter.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ pub enum ModelCommand {
     Merge(MergeArgs),
 }
 
-/// Which model, and where it is computed.
+/// The model, and the device and number type that compute it.
 #[derive(Args)]
 pub struct ModelArgs {
     /// A Hugging Face folder, a folder with a LoRA adapter, or a GGUF file
@@ -59,7 +59,7 @@ pub struct ScoreArgs {
     /// A file with the text to score
     #[arg(long, group = "what", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// At which temperature log-probabilities are taken
+    /// The temperature of the log-probabilities
     #[arg(long, default_value_t = 1.0)]
     temperature: f64,
     /// Print one JSON object
@@ -71,35 +71,37 @@ pub struct ScoreArgs {
 pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to continue; with --chat what the user says
+    /// The text to continue; with --chat, the user's message
     #[arg(long)]
     prompt: String,
-    /// Ask in the model's chat template
+    /// Apply the model's chat template
     #[arg(long)]
     chat: bool,
     /// With --chat: the system's message
     #[arg(long, requires = "chat", value_name = "TEXT")]
     system: Option<String>,
-    /// Take the most probable token every time
+    /// Always take the most probable token
     #[arg(long)]
     greedy: bool,
+    /// The temperature of the sampling
     #[arg(long, default_value_t = 1.0, conflicts_with = "greedy", allow_negative_numbers = true)]
     temperature: f64,
-    /// Draw from this many most probable tokens; 0 from all
+    /// Sample from the N most probable tokens; 0: from all tokens
     #[arg(long, default_value_t = 0, value_name = "N")]
     top_k: usize,
-    /// Draw from the most probable tokens that together reach this probability
+    /// Sample from the most probable tokens that together reach this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f64,
-    /// Draw from tokens at least this share as probable as the most probable one
+    /// Sample from tokens with at least this fraction of the highest probability
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f64,
+    /// The most tokens to generate
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_new_tokens: usize,
-    /// End where this text comes up; may be given more than once
+    /// Stop at this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Another seed draws other tokens
+    /// The random seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print one JSON object
@@ -123,7 +125,11 @@ pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
         ModelCommand::Merge(args) => {
             let out = NewFolder::new(&args.out)?;
             let model = args.model.load()?;
-            ensure!(model.adapter.is_some(), "{} has no adapter to merge", args.model.model.display());
+            ensure!(
+                model.adapter.is_some(),
+                "{} must have an adapter to merge, found none",
+                args.model.model.display()
+            );
             out.make(|folder| Ok(model.save(folder)?))?;
             print(&format!("{}\n", args.out.display()))?;
         }
@@ -131,23 +137,31 @@ pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is printed.
+/// Scores a text and returns the table, or the JSON object, to print.
 fn score(args: &ScoreArgs) -> anyhow::Result<String> {
-    ensure!(TEMPERATURES.contains(&args.temperature), "--temperature is between 0.000001 and 1000000");
+    ensure!(
+        TEMPERATURES.contains(&args.temperature),
+        "`--temperature` must be between 0.000001 and 1000000, found {}",
+        args.temperature
+    );
     let model = args.model.load()?;
     let tokenizer = &model.tokenizer;
     let ids = match (&args.text, &args.ids, &args.file) {
         (_, Some(ids), _) => ids.clone(),
         (Some(text), ..) => tokenizer.encode_plain(text)?,
         (.., Some(file)) => {
-            // As it is: every byte of it is scored.
+            // Unchanged, line breaks included: every byte is scored.
             let text = read::bytes(file, MOST_TEXT).map(String::from_utf8);
             let text = text.with_context(|| format!("cannot read {}", file.display()))?;
             tokenizer.encode_plain(&text.with_context(|| format!("{} is not UTF-8 text", file.display()))?)?
         }
         (None, None, None) => Vec::new(),
     };
-    ensure!(ids.len() > 1, "nothing to score: a text of {} tokens predicts none", ids.len());
+    ensure!(
+        ids.len() > 1,
+        "the text must have at least 2 tokens, found {}; the first is not scored",
+        ids.len()
+    );
     let decoder = model.decoder(Purpose::Scoring)?;
     let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
     let scored = scored.tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
@@ -181,7 +195,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<String> {
     Ok(table)
 }
 
-/// What is printed.
+/// Samples a completion and returns the text, or the JSON object, to print.
 fn generate(args: &GenerateArgs) -> anyhow::Result<String> {
     let sampling = Sampling {
         temperature: if args.greedy { 0.0 } else { args.temperature },
@@ -203,13 +217,13 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<String> {
     } else {
         tokenizer.encode_plain(&args.prompt)?
     };
-    ensure!(!prompt.is_empty(), "the prompt has no tokens");
+    ensure!(!prompt.is_empty(), "the prompt must have at least one token, found none");
     let room = model.config.positions.saturating_sub(prompt.len());
     ensure!(
         room > 0,
-        "the prompt has {} tokens, the model {} positions",
-        prompt.len(),
-        model.config.positions
+        "the prompt must be shorter than the model's {} positions, found {} tokens",
+        model.config.positions,
+        prompt.len()
     );
     let sampling = Sampling { max_new_tokens: sampling.max_new_tokens.min(room), ..sampling };
     let seed = Seed::from_u64(args.seed);

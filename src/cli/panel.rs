@@ -1,5 +1,5 @@
-//! `triplay results panel`: what the ablations of a run came to, measured on the same opponents. What it does is a pipeline of its
-//! own, as that of `triplay judge` is, so it is cached, kept and looked at like any other.
+//! `triplay results panel`: evaluates the final models of a run's ablations against the same opponents. Like `triplay judge` it
+//! runs a pipeline of its own, so its results are cached, kept and shown like those of any other pipeline.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,26 +15,35 @@ use crate::runs::{PANEL, PANEL_FILE, PANEL_MARK, Run};
 use crate::store::{Digest, Store};
 use output::{Destination, begins_with, eprintln, println, several};
 
-/// The stage in which all meet.
+/// The name of the pipeline's only stage.
 const STAGE: &str = "panel";
 
-/// What its attacks and answers are drawn from, so that whoever measures the same models gets the same.
+/// The random seed of the stage, fixed so that the same models always give the same results.
 const SEED: u64 = 77;
 
 pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     anyhow::ensure!(
         run.ablation.is_none(),
-        "RUN must be a whole run, whose ablations meet, found {}",
+        "RUN must be a whole run, not one of its ablations or seeds, found {}",
         args.run
     );
-    let gone =
-        || format!("the cache {} of run {} is gone, and its models", run.record.cache.display(), run.title());
+    let gone = || {
+        format!(
+            "the cache {} of run {} is gone, and with it the models",
+            run.record.cache.display(),
+            run.title()
+        )
+    };
     let store = run.record.store()?.with_context(gone)?;
     let (panels, notes) = analysis::panel(&run, &store)?;
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     if run.record.status != "done" {
-        eprintln!("note: run {} is {}: who meets is what it came to so far", run.title(), run.record.status);
+        eprintln!(
+            "note: run {} is {}: the panel has the models that it made so far",
+            run.title(),
+            run.record.status
+        );
     }
     let judge = args.with.as_deref().map(judge::model).transpose()?;
     let file = write(&run, &store, &panels, args.group, judge.as_deref())?;
@@ -47,14 +56,14 @@ pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     let path = Run::read(&folder)?.recorded("metrics.parquet")?;
-    let rows = analysis::read(&path.context("the panel did not get to its end")?)?;
+    let rows = analysis::read(&path.context("the run of the panel did not finish")?)?;
     let leagues = analysis::leagues(rows.iter().map(|row| (0, row)));
     let more = json!({ "run": run.title(), "with": args.with, "panel": folder });
     let (markdown, json) = (args.markdown, args.json);
     if !markdown && !json {
         let most = |of: fn(&Panel) -> usize| panels.iter().map(of).max().unwrap_or(0);
         println!(
-            "{} and {} of {} met, {}",
+            "{} played {} of {}, {}",
             several(most(|panel| panel.attackers.len()), "attacker"),
             several(most(|panel| panel.defenders.len()), "defender"),
             run.title(),
@@ -68,13 +77,13 @@ pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
     show(&leagues, Show { markdown, json, more })
 }
 
-/// Whether there is one seed, of which the names of nodes say nothing.
+/// Whether the run has a single seed, so that names of nodes contain none.
 fn is_plain(panels: &[Panel]) -> bool {
     panels.iter().all(|panel| panel.seed.is_none())
 }
 
-/// Writes the pipeline beside the run: a stage, and where the run has several seeds for each of them a variant that is named
-/// as those of a run are, since no model meets those of another seed.
+/// Writes the pipeline of the panel into the run's folder. It has one stage and, if the run has several seeds, one variant for
+/// each seed, named as in a run: models play only models of their own seed.
 fn write(
     run: &Run,
     store: &Store,
@@ -100,7 +109,7 @@ fn write(
     pipeline.insert("pipeline".into(), json!(format!("{}{PANEL}", run.record.pipeline)));
     judge::computed_by(run, &mut pipeline)?;
     pipeline.insert("stages".into(), json!({ STAGE: stage }));
-    // Seeds have the same names, so that an ablation may replace the declared ones.
+    // Every seed has the same parameter names, so that its ablation can replace the declared values.
     let declared = panels.first().map(params).transpose()?;
     pipeline.insert("params".into(), Value::Object(declared.unwrap_or_default()));
     if !is_plain(panels) {
@@ -114,7 +123,7 @@ fn write(
     let path = run.folder.join(PANEL_FILE);
     // JSON is YAML.
     let text = format!(
-        "{PANEL_MARK}: what each ablation of run {} came to, against all of them.\n{}\n",
+        "{PANEL_MARK}: the final models of each ablation of run {}, against all of them.\n{}\n",
         run.record.run,
         serde_json::to_string_pretty(&Value::Object(pipeline))?
     );
@@ -123,13 +132,13 @@ fn write(
     Ok(path)
 }
 
-/// Who meets in one seed, as parameters.
+/// The models and data of one seed's panel, as parameters of the pipeline.
 fn params(store: &Store, panel: &Panel, by_oracle: bool) -> anyhow::Result<Map<String, Value>> {
     let place = |digest: &Digest| -> anyhow::Result<Value> {
         let path = store.blob_path(digest);
         anyhow::ensure!(
             path.exists(),
-            "the panel needs {}, which the cache has let go of; run the pipeline again to have it back",
+            "the panel needs {}, which is no longer in the cache; run the pipeline again to make it",
             digest.short()
         );
         Ok(json!({ "path": path }))

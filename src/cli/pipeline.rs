@@ -44,7 +44,7 @@ pub fn load(
     Ok(engine::load(&args.file, &options, &registry())?)
 }
 
-/// Says what in a pipeline is no error and yet hardly meant.
+/// Prints the warnings of a pipeline: what is allowed, but probably not meant.
 pub fn tell_warnings(graph: &Graph) {
     graph.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
@@ -60,7 +60,7 @@ pub fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
     Ok(Store::open(&cache.cache)?)
 }
 
-/// Says who is waited for that cleans the cache.
+/// Reports which process is cleaning the cache while this one waits.
 fn waiting(by: &str) {
     eprintln!("waiting: {by} cleans the cache");
 }
@@ -69,11 +69,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(execute(args, false)?.0)
 }
 
-/// Runs what is missing of a pipeline; says how it went and where its folder is. A quiet one prints nothing on standard
-/// output.
+/// Runs the nodes of a pipeline that are not cached. Returns the exit code and the run's folder. A `quiet` run prints nothing on
+/// standard output.
 pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
     let begun = Instant::now();
-    // Where it cannot be written this is known before anything runs.
+    // If the file cannot be written, the error comes before anything runs.
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
@@ -83,12 +83,12 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     }
     let planned = Instant::now();
     let check = args.check.iter().map(|name| find(&graph, name)).collect::<anyhow::Result<Vec<NodeId>>>()?;
-    // Where it may only be read, nothing is dropped either.
+    // Fails for a read-only cache, from which nothing is evicted either.
     let _ = store.begin_session();
     let cleaned = store.cleaned_by_now(waiting)?;
-    // What others have recorded while files were hashed or somebody was waited for.
+    // Other processes may have written records while this one hashed files or waited.
     store.refresh()?;
-    // Whether the newest run is as it was left is looked at meanwhile.
+    // Checks in parallel whether the newest run's folder is unchanged.
     let (plan, newest) = std::thread::scope(|scope| {
         let newest = scope.spawn(|| whole_run(&graph.pipeline, &store));
         (Plan::new(&graph, &store), newest.join().unwrap_or(None))
@@ -135,8 +135,8 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
             nodes.push(node.clone());
             Ok(())
         });
-    // From here on all nodes have come to what they come to. That is said first, and whatever goes wrong afterwards is
-    // said beside it and changes nothing of it.
+    // From here on the outcomes of all nodes are final. Failures are reported first; a later error is reported as well, but
+    // changes no outcome.
     for failure in &report.failures {
         ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
         eprintln!("error: {failure}");
@@ -155,11 +155,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
         .iter()
         .for_each(|line| eprintln!("{line}"));
     for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
-        // Of one that failed this was said.
+        // After a failure the error says why the node was not checked.
         if report.failures.is_empty() {
-            eprintln!(
-                "check: {name} is of a round that its loop did not come to: there is nothing to compare"
-            );
+            eprintln!("check: {name} is in a round that its loop did not reach: there is nothing to compare");
         }
     }
     let differ = tell_checked(&report, &store);
@@ -180,9 +178,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     Ok((code, folder.path))
 }
 
-/// Puts a file of the pipeline's into the run's folder, as it was when it was read: somebody may have changed it since.
+/// Writes a file of the pipeline into the run's folder, as triplay read it: the file may have changed since.
 fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
-    // Never through a link that somebody who shares `results` has put there.
+    // Never through a link that another user of a shared `results` folder made.
     let write = || File::create_new(kept)?.write_all(text.as_bytes());
     write().with_context(|| format!("cannot write {}", kept.display()))
 }
@@ -192,7 +190,7 @@ fn jobs(jobs: Option<u32>) -> RunOptions {
     RunOptions { jobs: jobs.unwrap_or(default.jobs), ..default }
 }
 
-/// The node of this name, or a suggestion.
+/// The node of this name, or an error with a suggestion.
 pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     if let Some(id) = graph.find(name) {
         return Ok(id);
@@ -204,8 +202,7 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     }
 }
 
-/// The newest run of this pipeline, if it is done, its folder is as it was left, with all that belongs into it, and this
-/// cache keeps what it needs.
+/// The newest run of this pipeline, if it is done, its folder is complete and unchanged, and this cache has its root.
 fn whole_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
@@ -213,7 +210,7 @@ fn whole_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
     (is_whole && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
-/// Nothing has changed since the last run: that one is shown, and no new one made.
+/// Shows the last run instead of making a new one, because nothing has changed since.
 fn nothing_to_do(
     args: &RunArgs,
     begun: Instant,
@@ -237,7 +234,7 @@ fn nothing_to_do(
     Ok(())
 }
 
-/// Of all names and keys, in the order of the graph.
+/// The digest of all names and keys, in the order of the graph.
 fn digest_of<'a>(nodes: impl Iterator<Item = &'a NodeReport>) -> Digest {
     engine::digest_of_keys(nodes.map(|node| (node.node.as_str(), node.key)))
 }
@@ -285,16 +282,16 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
     }
 }
 
-/// What is gathered in a run's folder after the last node.
+/// The files that a run collects in its folder after the last node.
 struct WrappedUp {
     metrics: Vec<RunMetricRow>,
     files: BTreeMap<String, Digest>,
-    /// What could not be, in words.
+    /// One line for everything that could not be collected.
     missing: Vec<String>,
 }
 
-/// Gathers metrics and models in the run's folder, in the order of the graph, as far as that goes: nodes that are done
-/// are done, whatever becomes of this.
+/// Collects metrics and models in the run's folder, in the order of the graph. Errors go to `missing`, because they do not
+/// change the outcome of the nodes.
 fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp {
     nodes.sort_by_key(|node| node.index);
     let (mut metrics, mut missing) = (Vec::new(), Vec::new());
@@ -320,31 +317,31 @@ fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp 
     WrappedUp { metrics, files, missing }
 }
 
-/// A trace is for people: a run without one is a run.
+/// Warns if the trace was not written: a run is valid without it.
 fn tell_traced(traced: anyhow::Result<()>) {
     if let Err(error) = traced {
-        eprintln!("warning: there is no trace: {error:#}");
+        eprintln!("warning: the trace was not written: {error:#}");
     }
 }
 
-/// How many things that are missing are named.
+/// Most missing things that are named.
 const MOST_MISSING: usize = 5;
 
 fn tell_missing(missing: &[String], folder: &Path) {
     missing.iter().take(MOST_MISSING).for_each(|what| eprintln!("warning: {what}"));
     if missing.len() > MOST_MISSING {
-        eprintln!("warning: and {} more are like that", missing.len() - MOST_MISSING);
+        eprintln!("warning: and {} more", missing.len() - MOST_MISSING);
     }
     if !missing.is_empty() {
         eprintln!(
-            "warning: {} lacks these; what nodes made is kept, and the same command gathers it again in a new run",
+            "warning: {} lacks these; the outputs of nodes are kept, and the same command collects them in a new run",
             folder.display()
         );
     }
 }
 
-/// The evaluations of each ablation, or of the pipeline as it stands; of several seeds what they come to together. And who
-/// broke whom, where checkpoints met.
+/// Tables of the evaluations of each ablation, or a summary over seeds if there are several, and the league tables of
+/// `cross_play` stages.
 fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     let mut text = String::new();
     if graph.variants.iter().any(|variant| variant.seed.is_some()) {
@@ -367,29 +364,29 @@ fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     text
 }
 
-/// Who broke whom; nothing where nobody met.
+/// The league tables of `cross_play` stages; empty without such a stage.
 fn league(metrics: &[RunMetricRow]) -> String {
     analysis::leagues_text(&analysis::leagues(metrics.iter().map(|row| (0, row))))
 }
 
-/// Says which phases a guard halted, and which had steps without anything to learn.
+/// Reports the phases that a guard halted, and those with steps that had nothing to learn from.
 fn tell_phases(metrics: &[RunMetricRow]) {
     let lines = [analysis::halted(metrics), analysis::flat(metrics)];
     lines.iter().flatten().for_each(|line| eprintln!("{line}"));
 }
 
-/// Says what `--check` found; whether anything came out different.
+/// Prints the results of `--check`. Returns whether any output differs.
 fn tell_checked(report: &Report, store: &Store) -> bool {
     let mut differ = false;
     for checked in &report.checked {
         if checked.differences.is_empty() {
-            eprintln!("check: {} came out the same", checked.node);
+            eprintln!("check: {}: all outputs are the same", checked.node);
         }
         for difference in &checked.differences {
             differ = true;
             let what = compare::files(&store.blob_path(&difference.recorded), &difference.path);
             eprintln!(
-                "check: {} is not deterministic: its output `{}` came out different\n  recorded {}, which remains; now {}\n  {}\n  what came out now lies in {}",
+                "check: {} is not deterministic: its output `{}` differs\n  recorded {}, which is kept; now {}\n  {}\n  the new output is {}",
                 checked.node,
                 difference.output,
                 difference.recorded.short(),
@@ -402,7 +399,7 @@ fn tell_checked(report: &Report, store: &Store) -> bool {
     differ
 }
 
-/// What goes on with this run.
+/// The command that continues this run.
 fn command(args: &RunArgs) -> String {
     let mut command = format!("triplay pipeline run {}", args.pipeline.file.display());
     for setting in &args.pipeline.settings {

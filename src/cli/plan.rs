@@ -13,7 +13,7 @@ use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
 use output::{println, several};
 
-/// How many nodes are listed unless all are asked for.
+/// Most nodes that are listed without `--all`.
 const LISTED: usize = 40;
 
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
@@ -43,13 +43,13 @@ struct View {
     exit_code: bool,
 }
 
-/// What is done, what would run, and what depends on how that comes out.
+/// The status of a node in a plan. A node is `Unknown` while its key depends on outputs of nodes that would run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Hit,
     Run,
     Unknown,
-    /// Of a round that its loop does not come to.
+    /// In a round that its loop does not reach.
     Skipped,
 }
 
@@ -77,12 +77,12 @@ impl Status {
 struct Past {
     title: Option<String>,
     keys: HashMap<String, Digest>,
-    /// What the variants of the pipeline are called.
+    /// The names of the pipeline's variants.
     variants: HashSet<String>,
 }
 
 impl Past {
-    /// For each node its key in the newest run that had it.
+    /// The key of each node in the newest run that has the node.
     fn newest(graph: &Graph) -> Past {
         const RUNS: usize = 5;
         let mut keys = HashMap::new();
@@ -102,7 +102,7 @@ impl Past {
         Past { title: Some(run.title()), keys, variants: variants(graph) }
     }
 
-    /// The key that a node had, by its name with or without the variant's.
+    /// The key of a node in these runs, by its name with or without the variant.
     fn key(&self, name: &str) -> Option<Digest> {
         let bare = name.split_once('/').filter(|(variant, _)| self.variants.contains(*variant));
         let key = |name: &str| self.keys.get(&bare_rounds(name)).copied();
@@ -122,12 +122,12 @@ struct Told<'a> {
     awaited: Vec<NodeId>,
 }
 
-/// A loop that may stop before its last round, and in which it did as far as that is known.
+/// A loop that may stop before its last round, and the round in which it stopped, if that is decided.
 struct AtMost<'a> {
     name: &'a str,
     at_most: u32,
     stopped: Option<u32>,
-    /// Whether it is known that it goes on to its last round.
+    /// Whether all decisions are made, and none stops the loop.
     goes_on: bool,
 }
 
@@ -137,7 +137,7 @@ impl AtMost<'_> {
         match self.stopped {
             Some(round) => format!("{name}: stops in round {round} of at most {at_most}"),
             None if self.goes_on => {
-                format!("{name}: has all of at most {}", several(*at_most as usize, "round"))
+                format!("{name}: runs all of at most {}", several(*at_most as usize, "round"))
             }
             None => format!("{name}: at most {}, decided as it runs", several(*at_most as usize, "round")),
         }
@@ -148,7 +148,7 @@ impl AtMost<'_> {
     }
 }
 
-/// The loops that may stop before their last round, but for those in rounds that are not come to.
+/// The loops that may stop before their last round, without those inside rounds that are not reached.
 fn loops<'a>(plan: &Plan<'a>) -> Vec<AtMost<'a>> {
     let graph: &'a Graph = plan.graph;
     let reached = graph
@@ -165,10 +165,10 @@ fn loops<'a>(plan: &Plan<'a>) -> Vec<AtMost<'a>> {
     told.collect()
 }
 
-/// Which loop stopped before this node's round, and in which.
+/// Names the loop that stops before this node's round, and the round in which it stops.
 fn stopped_before(plan: &Plan, id: NodeId) -> Option<String> {
     let mut gate = plan.graph.node(id).gate?;
-    // The first decision on the way back that was made is the one to stop.
+    // The latest decision that was made is the one that stops the loop.
     while plan.outputs(gate).is_none() {
         gate = plan.graph.node(gate).gate?;
     }
@@ -176,7 +176,7 @@ fn stopped_before(plan: &Plan, id: NodeId) -> Option<String> {
     Some(format!("{} stops in round {round}", plan.graph.loops[by as usize].name))
 }
 
-/// Why a node is not simply done.
+/// The reason of a node's status.
 struct Why {
     text: String,
     json: Value,
@@ -191,7 +191,7 @@ impl<'a> Told<'a> {
         &self.plan.graph.node(id).name
     }
 
-    /// The manifest under which a node ran before.
+    /// The key and manifest with which a node ran before.
     fn before(&self, id: NodeId) -> Option<(Digest, Value)> {
         let key = self.past.key(self.name(id))?;
         Some((key, runs::manifest(self.store, &key)?))
@@ -215,14 +215,14 @@ impl<'a> Told<'a> {
             Some(Reason::BlobMissing { output }) => {
                 let output = &self.plan.graph.node(id).call.outputs()[output].name;
                 Why {
-                    text: format!("blob missing: its output `{output}` is recorded and not in the cache"),
+                    text: format!("blob missing: its output `{output}` is recorded but not in the cache"),
                     json: json!({ "blob_missing": output }),
                 }
             }
             Some(Reason::NeededBy { node }) => {
                 let by = self.name(node);
                 Why {
-                    text: format!("its dropped output is needed by {by}"),
+                    text: format!("its evicted output is needed by {by}"),
                     json: json!({ "needed_by": by }),
                 }
             }
@@ -360,7 +360,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             if args.against.is_some() && told.past.key(&args.node).is_none() {
                 bail!("run {run} has no finished node `{}`", args.node);
             }
-            println!("nothing is known of an earlier `{}` (latest run: {run})", args.node);
+            println!("there is no record of an earlier `{}` (latest run: {run})", args.node);
         }
         (Some(run), Some((key, _))) => match changes.unwrap_or_default() {
             changes if changes.is_empty() => println!("the same as in run {run}"),
@@ -374,7 +374,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the content of an input differs: which nodes made it.
+/// If the content of an input differs, prints the nodes upstream that caused it, with their own changes.
 fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
     if !changes.iter().any(|change| change.what == What::Input) {
         return;
@@ -384,7 +384,7 @@ fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
     while let Some(id) = open.pop() {
         for source in told.plan.graph.sources(told.plan.graph.node(id)) {
             let changes = told.changes(source).unwrap_or_default();
-            // Inputs that no node made otherwise are files outside.
+            // If no node that feeds this one changed, the changed input is a file outside the cache.
             let mut feeders = told.plan.graph.sources(told.plan.graph.node(source));
             let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
             let is_cause = |change: &&Change| change.what != What::Input || !fed;
@@ -406,7 +406,7 @@ fn in_words(status: Status) -> &'static str {
     match status {
         Status::Hit => "cached: it would not run",
         Status::Run => "would run",
-        Status::Skipped => "skipped: its loop does not come to this round",
-        Status::Unknown => "not known until what comes before it is done",
+        Status::Skipped => "skipped: its loop does not reach this round",
+        Status::Unknown => "not known until the nodes before it are done",
     }
 }

@@ -1,6 +1,5 @@
-//! Progress for people: a bar and a line at work on a terminal, plain lines elsewhere. Always on standard
-//! error, so that standard output holds results alone. Bars are drawn past [`output`], so what is not ours in them is made
-//! safe here.
+//! Progress for people: on a terminal a bar and a line for each running node, elsewhere plain lines. It goes to standard error,
+//! so that standard output contains only results. Bars bypass [`output`], so this file escapes foreign text in them itself.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -13,7 +12,7 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use crate::engine::progress::{Outcome, Progress};
 use output::{one_line, several, visible};
 
-/// A bar on a terminal; plain lines where standard error is none, or where `CI` is set.
+/// A bar if standard error is a terminal and `CI` is not set, otherwise plain lines.
 pub fn reporter() -> Box<dyn Progress> {
     let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     if std::io::stderr().is_terminal() && !ci {
@@ -23,16 +22,16 @@ pub fn reporter() -> Box<dyn Progress> {
     }
 }
 
-/// One bar for the run, one line for each node at work.
+/// One bar for the run, one line for each running node.
 struct Terminal {
     bars: MultiProgress,
     run: ProgressBar,
     lanes: Mutex<Vec<Lane>>,
-    /// After an interrupt the work goes on for a moment on its own thread: it must not draw any more.
+    /// After an interrupt, worker threads continue for a moment and must not draw any more.
     over: AtomicBool,
 }
 
-/// A line for one node after the other.
+/// A line that shows one node after the other.
 struct Lane {
     bar: ProgressBar,
     node: Option<String>,
@@ -90,7 +89,7 @@ impl Progress for Terminal {
             return;
         }
         if let Some(lane) = self.lanes().iter().find(|lane| lane.node.as_deref() == Some(node)) {
-            // Who cannot say how far it is shows how long it has taken.
+            // Without a total, the line keeps showing the elapsed time.
             if total > 1 {
                 lane.bar.set_style(style("  {prefix} {pos}/{len} left {eta}  {wide_msg}"));
             }
@@ -131,7 +130,7 @@ impl Progress for Terminal {
     }
 
     fn message(&self, text: &str) {
-        // Where there is no terminal to draw on, nothing is lost that matters.
+        // Fails only if the terminal is gone, and then nobody reads it.
         let _ = self.bars.println(visible(text));
     }
 
@@ -140,15 +139,15 @@ impl Progress for Terminal {
         self.run.disable_steady_tick();
         self.run.finish_and_clear();
         self.lanes().iter().for_each(|lane| lane.bar.finish_and_clear());
-        // Where there is no terminal to clear, nothing is lost that matters.
+        // Fails only if the terminal is gone, and then there is nothing to clear.
         let _ = self.bars.clear();
     }
 }
 
-/// Seconds between two lines about nodes of the same loop.
+/// Least time between two lines about nodes in loops.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// A line now and then: a loop has hundreds of nodes, of which most say nothing new.
+/// Plain lines, few of them: a loop has hundreds of nodes, and most lines would say nothing new.
 struct Lines {
     state: Mutex<State>,
 }
@@ -157,9 +156,9 @@ struct State {
     out: Box<dyn Write + Send>,
     total: usize,
     done: usize,
-    /// Cached nodes that no line has told of yet.
+    /// Cached nodes that no line has reported yet.
     cached: usize,
-    /// What each node at work said last.
+    /// The last note of each running node.
     notes: BTreeMap<String, String>,
     last: Option<Instant>,
 }
@@ -230,7 +229,7 @@ impl Progress for Lines {
         let due = state.last.is_none_or(|last| last.elapsed() >= EVERY);
         match outcome {
             Outcome::Cached => state.cached += 1,
-            // Nodes outside loops are few and each is news.
+            // Nodes outside loops are few, so each has a line.
             Outcome::Ran if due || !node.contains("]/") => {
                 state.last = Some(Instant::now());
                 let text = format!("[{}/{}] {node} {seconds:.2} s  {note}", state.done, state.total);

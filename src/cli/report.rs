@@ -1,4 +1,4 @@
-//! `triplay report`: runs as a page in one file.
+//! `triplay report`: writes a report on runs as one HTML file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,13 +24,13 @@ pub struct ReportArgs {
     texts: TextArgs,
 }
 
-/// What becomes of texts of prompts and models.
+/// Whether the texts of prompts and models are shown.
 #[derive(Args)]
 pub struct TextArgs {
-    /// Leave the texts of prompts and models out [default: unless they are of the sandbox's made-up world]
+    /// Always omit the texts of prompts and models [default: omitted unless everything comes from the sandbox]
     #[arg(long, conflicts_with = "reveal")]
     redact: bool,
-    /// Show the texts of prompts and models, whatever they are
+    /// Always show the texts of prompts and models
     #[arg(long)]
     reveal: bool,
 }
@@ -47,7 +47,7 @@ impl TextArgs {
 
 pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if let Some(index) = (1..args.runs.len()).find(|&index| args.runs[..index].contains(&args.runs[index])) {
-        bail!("{} is given twice", args.runs[index]);
+        bail!("each run must be given once, found {} twice", args.runs[index]);
     }
     let is_report = |path: &_| report::is_report(&beginning(path, 1024));
     let out = Destination::forcible(&args.out, "report of triplay", args.overwrite, is_report)?;

@@ -1,4 +1,4 @@
-//! `triplay results`: many seeds and ablations together, as a table and as curves.
+//! `triplay results`: summarises seeds and ablations as tables and curves.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +18,14 @@ use output::{Destination, Overwrite, beginning, eprintln, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
-    /// Show what ablations came to: the mean over seeds and half of its 95 % interval, by Student's t
+    /// Show the metrics of ablations: the mean over seeds and half of its 95 % interval, by Student's t
     Table(TableArgs),
-    /// Let what each ablation of a run came to meet on a common panel: every last attacker against every last defender, and
-    /// the warm-up and frozen ones beside them. It generates and is cached like any run
+    /// Evaluate the ablations of a run on a common panel: every final attacker against every final defender, with the warm-up
+    /// and frozen models among them. Generates responses; its nodes are cached like those of any run
     Panel(PanelArgs),
     /// Draw a metric over the phases of ablations: in the terminal, as SVG or as PNG
     Plot(PlotArgs),
-    /// Ask anything of the rows of all runs, in SQL
+    /// Query the rows of all runs in SQL
     #[command(disable_help_flag = true)]
     Query {
         /// The query, and --run RUN, --pipeline NAME, --schema [TABLE], --rows N, --csv, --json, --markdown or --out
@@ -43,11 +43,11 @@ pub struct TableArgs {
     /// Show this ablation only; may be repeated
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
-    /// Show every attacker against every defender, of the runs' `cross_play` stages: attack success, and the means of rows
-    /// and columns
+    /// Show the attack success of every attacker against every defender, from `cross_play` stages, with the means of rows and
+    /// columns
     #[arg(long, conflicts_with_all = ["phases", "metrics"])]
     league: bool,
-    /// Show every phase, and what it changed
+    /// Show every phase and its changes
     #[arg(long)]
     phases: bool,
     /// Show this metric, such as `attack_success` or `attacks.diversity`; may be repeated
@@ -69,29 +69,29 @@ pub struct PlotArgs {
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default: latest]
     #[arg(value_name = "RUN")]
     runs: Vec<String>,
-    /// The same, as an option
+    /// The runs, as an option
     #[arg(long = "runs", value_name = "RUN", num_args = 1.., conflicts_with = "runs")]
     named: Vec<String>,
     /// Draw this ablation only; may be repeated
     #[arg(long = "ablation", value_name = "NAME")]
     ablations: Vec<String>,
-    /// The file to write, an .svg or a .png, instead of drawing in the terminal
+    /// Write this .svg or .png file instead of drawing in the terminal
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
 }
 
-/// How a panel is run and shown.
+/// The arguments of `results panel`.
 #[derive(Args)]
 pub struct PanelArgs {
-    /// The run whose ablations meet
+    /// The run with the ablations
     #[arg(default_value = "latest")]
     pub run: String,
-    /// Attacks of each attacker on each held-out hazard
+    /// The number of attacks by each attacker on each held-out hazard
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub group: u32,
-    /// Let this model judge instead of the world's oracle: its folder or file, or RUN:NODE
+    /// Judge with this model instead of the world's oracle: its folder or file, or RUN:NODE
     #[arg(long, value_name = "MODEL")]
     pub with: Option<String>,
     /// Print Markdown
@@ -122,7 +122,7 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     };
     anyhow::ensure!(
         !measures.is_empty(),
-        "nothing was evaluated here; --metric shows a metric of another stage"
+        "the runs have no evaluation; --metric shows a metric of another stage"
     );
     let summary = match args.phases {
         true => analysis::summarise_phases(&runs, measures),
@@ -144,17 +144,17 @@ fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
     let leagues = analysis::leagues(rows);
     anyhow::ensure!(
         !leagues.is_empty(),
-        "--league shows `cross_play` stages, of which one must be done here, found none; `triplay results panel RUN` lets \
-         the ablations of a run meet"
+        "`--league` needs a finished `cross_play` stage, found none; `triplay results panel RUN` runs one on the ablations of \
+         a run"
     );
     show(&leagues, Show { markdown: args.markdown, json: args.json, more: json!({}) })
 }
 
-/// How leagues are shown.
+/// The form in which league tables are shown.
 pub struct Show {
     pub markdown: bool,
     pub json: bool,
-    /// What stands beside them in the JSON object.
+    /// Further fields of the JSON object.
     pub more: Value,
 }
 
@@ -181,7 +181,7 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let extension = args.out.as_ref().map(extension);
     anyhow::ensure!(
         matches!(extension.as_deref(), None | Some("svg" | "png")),
-        "pictures are written as .svg or .png; leave out -o to draw in the terminal"
+        "`--out` must end in .svg or .png; leave it out to draw in the terminal"
     );
     let is_png = extension.as_deref() == Some("png");
     let is_own = move |path: &Path| match is_png {
@@ -206,7 +206,7 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The metrics of each run or file, of these ablations, or of all where none is named.
+/// The metrics of each run or file, of the named ablations, or of all if none is named.
 fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
     if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
         anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
@@ -227,15 +227,15 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
     Ok(runs)
 }
 
-/// The metrics of a run, and what it was run with.
+/// The metrics of a run or file, and the run's record.
 struct Metrics {
     rows: Vec<RunMetricRow>,
-    /// Nothing of a file alone.
+    /// `None` for a file.
     record: Option<RunRecord>,
 }
 
 impl Metrics {
-    /// Pipeline and parameters of each of its ablations, the seed apart, and the seeds.
+    /// For each ablation, the pipeline with its parameters except the seed, and the seeds.
     fn settings(&self) -> BTreeMap<String, (String, BTreeSet<String>)> {
         let mut settings: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
         let Some(record) = &self.record else { return settings };
@@ -254,7 +254,8 @@ impl Metrics {
     }
 }
 
-/// Runs of one ablation are seeds of it where nothing but the seed differs; otherwise each is on its own, under its name.
+/// Pools runs as seeds of one ablation if only their seeds differ. Otherwise the run's name becomes part of the ablation's
+/// name.
 fn told_apart(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
     let mut known: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     let mut apart: BTreeSet<String> = BTreeSet::new();
@@ -301,10 +302,11 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
             let RunRecord { run, status, nodes, cache, .. } = &found.record;
             let done = found.nodes.len();
             eprintln!(
-                "note: run {run} is {status} after {done} of {nodes} nodes: what they measured is shown"
+                "note: run {run} is {status} after {done} of {nodes} nodes: only their metrics are shown"
             );
             let store = found.record.store()?;
-            let gone = || format!("its cache {} is gone, and what it measured", cache.display());
+            let gone =
+                || format!("the cache {} of run {run} is gone, and with it the metrics", cache.display());
             analysis::collect(&found.nodes, &store.with_context(gone)?)?
         }
     };

@@ -14,14 +14,14 @@ use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, Standing, Store};
 use output::{eprintln, one_line, println};
 
-/// How many ablations and seeds of a run are listed.
+/// Most ablations and seeds of a run that are listed.
 const MOST_VARIANTS: usize = 6;
 
 pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
         match Run::read_record(&folder) {
-            // A run is called what its folder is: somebody may have renamed it.
+            // The folder names the run: the user may have renamed it.
             Ok(record) => records.push(RunRecord { run: name(&folder), ..record }),
             Err(error) => eprintln!("warning: {error:#}"),
         }
@@ -64,7 +64,7 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Columns padded to their widest cell; those in `right` are set right.
+/// Prints columns padded to their widest cells. Those in `right` are right-aligned.
 fn print_table<const N: usize>(heading: &[String; N], rows: &[[String; N]], right: &[usize]) {
     let widths: Vec<usize> = (0..N)
         .map(|column| {
@@ -108,17 +108,14 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             "nodes     {}: ran {}, cached {}, failed {}, skipped {}",
             record.nodes, record.ran, record.cached, record.failed, record.skipped
         ),
-        // What failed and was skipped is counted for the run as a whole.
+        // Failed and skipped nodes are counted only for the whole run.
         Some(_) => {
             let cached = run.nodes.iter().filter(|node| node.cached).count();
             println!("nodes     {} done: ran {}, cached {cached}", run.nodes.len(), run.nodes.len() - cached);
         }
     }
     if run.damaged > 0 {
-        println!(
-            "damaged   {} lines of nodes.jsonl are not as they were written and are left out",
-            run.damaged
-        );
+        println!("damaged   {} lines of nodes.jsonl, which are left out", run.damaged);
     }
     for line in stopped(&run.nodes, record.status == "done", |digest| record.blob(digest)) {
         println!("loop      {line}");
@@ -127,7 +124,7 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         println!("lacks     {missing}");
     }
     for (node, why) in &failed {
-        let why = why.as_deref().unwrap_or("the run ended before it said why");
+        let why = why.as_deref().unwrap_or("the run ended before it recorded a reason");
         println!("failed    {node}: {}", why.replace('\n', "\n          "));
     }
     for ablation in record.params.keys() {
@@ -145,7 +142,7 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         *entry = (entry.0 + 1, entry.1 + node.seconds);
     }
     if !kinds.is_empty() {
-        println!("\nwhat ran: kind, nodes, seconds");
+        println!("\nexecuted: kind, nodes, seconds");
         for (kind, (count, seconds)) in kinds {
             println!("  {kind:12} {count:>6} {seconds:>9.1}");
         }
@@ -153,7 +150,7 @@ pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many files are named.
+/// Most files that are named.
 const MOST_FILES: usize = 5;
 
 fn named(names: &[String]) -> String {
@@ -166,7 +163,7 @@ fn named(names: &[String]) -> String {
 }
 
 pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
-    // All are found before any is removed.
+    // Finds all runs before it removes any.
     let mut removals: Vec<Removal> = Vec::new();
     let mut unseen: Vec<(Store, Rooted)> = Vec::new();
     for run in &args.runs {
@@ -179,15 +176,15 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
                 let is_gone = found.1.standing() == Standing::Deleted && !found.1.is_under_way;
                 ensure!(
                     args.force || is_gone,
-                    "{folder} {how}: it may be another user's, or on a disk that is not mounted\n  help: --force lets go of \
-                     it all the same, and the next `triplay cache gc` throws away what only it needs"
+                    "{folder} {how}: it may belong to another user, or lie on a disk that is not mounted\n  help: --force \
+                     releases it anyway, and the next `triplay cache gc` deletes what only it needs"
                 );
                 unseen.push(found);
                 continue;
             }
         };
         let mut removal = Removal::of(&folder)?;
-        // Where files cannot be locked the cache knows it all the same.
+        // On file systems without locks the cache still knows whether the run is under way.
         removal.is_running |= is_under_way(&folder);
         if !removals.iter().any(|known| known.folder == removal.folder) {
             removals.push(removal);
@@ -195,10 +192,10 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     }
     for Removal { folder, is_running, foreign } in &removals {
         let folder = folder.display();
-        ensure!(args.force || !is_running, "{folder} is running; --force removes it all the same");
+        ensure!(args.force || !is_running, "{folder} is running; --force removes it anyway");
         ensure!(
             args.force || foreign.is_empty(),
-            "{folder} has files in it that triplay did not write: {}; move them away, or remove them with it by --force",
+            "{folder} has files in it that triplay did not write: {}; move them away, or remove them too with --force",
             named(foreign)
         );
     }
@@ -207,7 +204,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         let place = removal.folder.canonicalize().ok();
         removal.remove()?;
         if let Some(record) = record {
-            // Where that fails, `cache gc` finds that the folder was deleted.
+            // If that fails, `cache gc` finds that the folder was deleted.
             let _ = let_go(&record, place.as_deref());
         }
         let foreign = match &removal.foreign[..] {
@@ -220,28 +217,28 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     for (store, root) in unseen {
         store.remove_root(&root.id)?;
         println!(
-            "let go of {}, whose folder is not there; `triplay cache gc` frees what only it used",
+            "released {}, which has no folder here; `triplay cache gc` frees what only it used",
             root.folder.display()
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run as its cache knows it.
+/// The root of a run in its cache.
 fn known(record: &RunRecord) -> anyhow::Result<Option<(Store, Rooted)>> {
     let Some(store) = record.store()? else { return Ok(None) };
     let root = store.roots()?.into_iter().find(|root| root.id == record.root);
     Ok(root.map(|root| (store, root)))
 }
 
-/// Whether the run in a folder is under way as its cache knows it.
+/// Whether the run in a folder is under way, according to its cache.
 fn is_under_way(folder: &Path) -> bool {
     let root = Run::read_record(folder).and_then(|record| known(&record)).ok().flatten();
     let is_here = |root: &Rooted| folder.canonicalize().is_ok_and(|place| place == root.folder);
     root.is_some_and(|(_, root)| root.is_under_way && is_here(&root))
 }
 
-/// Lets go of what a run needed whose folder was removed from this place, unless that was a copy of it.
+/// Releases a run whose folder was removed from `place`, unless that folder was a copy.
 fn let_go(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
     let Some((store, root)) = known(record)? else { return Ok(()) };
     let was_here = place == Some(&root.folder) || root.standing() == Standing::Deleted;
@@ -251,7 +248,7 @@ fn let_go(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
-/// A run that the cache knows of and whose folder cannot be seen from here, by its folder or the name of that.
+/// A run in the cache whose folder cannot be seen from here, found by the folder's path or the end of it.
 fn unseen_run(args: &RunsRmArgs, run: &str) -> anyhow::Result<Option<(Store, Rooted)>> {
     if !args.cache.cache.is_dir() {
         return Ok(None);
@@ -260,6 +257,10 @@ fn unseen_run(args: &RunsRmArgs, run: &str) -> anyhow::Result<Option<(Store, Roo
     let is_it = |root: &Rooted| !run.is_empty() && root.folder.ends_with(run.trim_start_matches("./"));
     let found = store.roots()?.into_iter().filter(is_it);
     let mut unseen: Vec<Rooted> = found.filter(|root| root.standing() != Standing::There).collect();
-    ensure!(unseen.len() < 2, "{run} could be one of {} runs; write more of its folder", unseen.len());
+    ensure!(
+        unseen.len() < 2,
+        "{run} must name one run, found {}; write more of its folder's path",
+        unseen.len()
+    );
     Ok(unseen.pop().map(|root| (store, root)))
 }

@@ -1,4 +1,4 @@
-//! `triplay runs export`: runs as the files of other programs.
+//! `triplay runs export`: writes runs in the formats of other programs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,27 +18,29 @@ pub struct RunsExportArgs {
     /// The program to write for
     #[arg(long)]
     to: Format,
-    /// The folder to write; for inspect and jbb also a .json file, where there is one log or artifact
+    /// The folder to write; for inspect and jbb also a .json file, if there is only one log or artifact
     #[arg(long, short, value_name = "DIR_OR_FILE")]
     out: PathBuf,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// Write texts of prompts and models as they are, whatever the pipeline
+    /// Always write the texts of prompts and models [default: omitted unless everything comes from the sandbox]
     #[arg(long, conflicts_with = "redact")]
     reveal: bool,
-    /// Leave texts out, even where the sandbox made them up
+    /// Always omit the texts of prompts and models
     #[arg(long)]
     redact: bool,
 }
 
 pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let format = args.to;
-    // Before anything is gathered.
+    // Checked before anything is collected.
     let place = Place::new(&args.out, args.overwrite)?;
     let mut folders: Vec<PathBuf> = Vec::new();
     for run in &args.runs {
         if let Some((whole, _)) = run.split_once('@') {
-            bail!("`{run}`: a run is exported whole, each ablation and seed on its own: write `{whole}`");
+            bail!(
+                "`{run}` must be a whole run, from which each ablation and seed is exported: write `{whole}`"
+            );
         }
         let folder = Run::locate(run)?;
         if !folders.contains(&folder) {
@@ -60,19 +62,19 @@ pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let shows_texts = !matches!(format, Format::Tensorboard | Format::MlflowFiles);
     if shows_texts && !args.redact && sources.iter().any(|source| source.texts == Texts::Redacted) {
         eprintln!(
-            "note: texts are left out, since no sandbox made them up; --reveal writes them as they are"
+            "note: texts are omitted, because not all of them come from the sandbox; --reveal writes them"
         );
     }
     println!("{}: {}", args.out.display(), output::several(files, "file"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what of a run is not there.
+/// Reports what is missing from a run.
 fn say(run: &Run, tables: &Tables) {
     let record = &run.record;
     if record.status != "done" {
         eprintln!(
-            "note: run {} is {}: {} of {} nodes are done, and what they made is exported",
+            "note: run {} is {}: {} of {} nodes are done, and their outputs are exported",
             record.run,
             record.status,
             run.nodes.len(),
@@ -81,7 +83,7 @@ fn say(run: &Run, tables: &Tables) {
     }
     if tables.missing > 0 {
         eprintln!(
-            "note: run {}: {} datasets are no longer in the cache and their rows are left out; run the pipeline again \
+            "note: run {}: {} datasets are no longer in the cache, and their rows are omitted; run the pipeline again \
              to make them",
             record.run, tables.missing
         );

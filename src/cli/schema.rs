@@ -11,7 +11,7 @@ use output::{Destination, Overwrite, beginning, println};
 
 #[derive(Args)]
 pub struct SchemaArgs {
-    /// Write it to this file instead of standard output
+    /// Write the schema to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub fn text() -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&schema::document(&registry()))? + "\n")
 }
 
-/// Whether a file is a schema that an earlier version may have written: it begins with what it is and its title.
+/// Whether a file is a schema that this or an earlier version wrote, by its `$schema` and title.
 fn is_schema(path: &Path) -> bool {
     let beginning = beginning(path, 256);
     let text = String::from_utf8_lossy(&beginning);

@@ -1,4 +1,4 @@
-//! `triplay data show`: any Parquet file, or a dataset of a run, as a table; text of a run as it is.
+//! `triplay data show`: prints a Parquet file or a dataset of a run as a table, and a text output unchanged.
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
@@ -30,7 +30,7 @@ pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file of this name, or an output of a node of a run and its type.
+/// Finds a file, or an output of a run's node and its type.
 pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
     let path = Path::new(target);
     if path.exists() {
@@ -44,10 +44,10 @@ pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> 
     let run = Run::find(run)?;
     let (output, path) = run.output(node)?;
     if path.is_dir() {
-        bail!("`{node}` is a {}, not a dataset: {}", output.artifact, path.display());
+        bail!("`{node}` must be a dataset, found a {}: {}", output.artifact, path.display());
     }
     let found = recorded_at(path, &output.digest).with_context(|| {
-        format!("`{node}`; `triplay cache verify` puts aside what is damaged, then run the pipeline again")
+        format!("`{node}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
     })?;
     let Some(path) = found else {
         bail!(
@@ -58,7 +58,7 @@ pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> 
     Ok((path, Some(output.artifact.clone())))
 }
 
-/// Columns, their types and what they mean.
+/// Prints the columns, their types and meanings.
 fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
     let width = |text: fn(&arrow_schema::Field) -> String| {
@@ -78,7 +78,7 @@ fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Longest text shown in a cell.
+/// Most characters shown of a cell.
 const CELL: usize = 60;
 
 fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -117,7 +117,7 @@ fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyh
             cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
         })
         .collect();
-    // Columns that were asked for by name are all shown; else as many as fit.
+    // Shows all columns that `--columns` names, otherwise as many as fit.
     let mut used = 0;
     let fitting = widths.iter().take_while(|width| {
         used += **width + 2;
@@ -151,7 +151,7 @@ fn position(column: &str, names: &[&str]) -> anyhow::Result<usize> {
     }
 }
 
-/// A value in few characters, on one line.
+/// A value shortened to one line of at most [`CELL`] characters.
 fn short(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
@@ -171,7 +171,7 @@ fn short(value: &Value) -> String {
     if text.chars().count() <= CELL { text } else { text.chars().take(CELL - 1).collect::<String>() + "…" }
 }
 
-/// Columns of the terminal; 100 where standard output is none.
+/// Columns of the terminal; 100 if standard output is no terminal.
 fn terminal_width() -> usize {
     match console::Term::stdout().size_checked() {
         Some((_, columns)) => columns.into(),

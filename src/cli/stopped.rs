@@ -1,4 +1,4 @@
-//! Which loops stopped by a metric and which never did, and why: what their decisions recorded.
+//! Reports which loops stopped by a metric and which did not, with the reasons that their decisions recorded.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,8 @@ use crate::engine::{DECISION, NodeReport, stops};
 use crate::store::Digest;
 use crate::store::read::{self, MOST_TEXT};
 
-/// A line for each loop that stopped and, of a run that `is_done`, for each that had all its rounds; `blob` says where content
-/// lies.
+/// A line for each loop that stopped and, if the run `is_done`, for each that ran all its rounds. `blob` gives the path of a
+/// blob.
 pub fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> PathBuf) -> Vec<String> {
     let mut last: Vec<(&str, u32, &NodeReport)> = Vec::new();
     for node in nodes.iter().filter(|node| decision(node).is_some()) {
@@ -23,19 +23,19 @@ pub fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> Pa
         let why = why.map_or_else(String::new, |why| format!(": {}", String::from_utf8_lossy(&why).trim()));
         match decision(node)? {
             true => Some(format!("{name} stopped in round {round}{why}")),
-            false => is_done.then(|| format!("{name} had all its {round} rounds{why}")),
+            false => is_done.then(|| format!("{name} ran all its {round} rounds{why}")),
         }
     };
     last.into_iter().filter_map(line).collect()
 }
 
-/// Of a node that decides, whether it is to stop.
+/// The decision of a node, true to stop the loop; `None` for other nodes.
 fn decision(node: &NodeReport) -> Option<bool> {
     let output = node.outputs.first().filter(|output| output.artifact == DECISION)?;
     Some(stops(&output.digest))
 }
 
-/// Of `play[1]/red[03]/until`, `play[1]/red` and 3.
+/// Loop and round of a node: `play[1]/red[03]/until` gives `play[1]/red` and 3.
 fn loop_and_round(node: &str) -> Option<(&str, u32)> {
     let (around, _) = node.rsplit_once('/')?;
     let (name, round) = around.strip_suffix(']')?.rsplit_once('[')?;
@@ -85,7 +85,7 @@ mod tests {
         let told = |is_done| stopped(&nodes, is_done, |digest| folder.path().join(digest.to_string()));
         let one = "s1/play[1]/red stopped in round 3: attack_success of defender is 0.5, above 0.4";
         assert_eq!(told(false), [one]);
-        let other = "s2/play[1]/red had all its 5 rounds: attack_success of defender is 0.5, above 0.4";
+        let other = "s2/play[1]/red ran all its 5 rounds: attack_success of defender is 0.5, above 0.4";
         assert_eq!(told(true), [one, other]);
     }
 }

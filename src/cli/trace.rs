@@ -1,4 +1,4 @@
-//! A run's nodes over time in Chrome's trace format: open the file in `chrome://tracing` or ui.perfetto.dev.
+//! A timeline of a run's nodes in Chrome's trace format: open the file in `chrome://tracing` or ui.perfetto.dev.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,20 +16,20 @@ pub struct Trace {
     state: Mutex<State>,
 }
 
-/// What every trace begins with, and an earlier one is known by.
+/// The beginning of every trace, by which an earlier trace is recognised.
 const HEAD: &str = r#"{"displayTimeUnit":"ms","traceEvents":"#;
 
 #[derive(Default)]
 struct State {
     events: Vec<Value>,
-    /// The nodes at work: kind, lane and microseconds since the beginning.
+    /// The running nodes: kind, lane, and start in microseconds since the beginning of the run.
     open: BTreeMap<String, (String, usize, u64)>,
     /// The lane of the critical path, and its seconds.
     critical: Option<(u64, f64)>,
 }
 
 impl Trace {
-    /// A trace that will be written to `path`, where nothing is or an earlier one.
+    /// A trace to be written to `path`, which must be new or an earlier trace.
     pub fn new(path: &Path, begun: Instant) -> anyhow::Result<Trace> {
         let place = Destination::new(path, "trace of triplay", |path| begins_with(path, HEAD.as_bytes()))?;
         Ok(Trace { place, begun, state: Mutex::default() })
@@ -39,7 +39,7 @@ impl Trace {
         self.begun.elapsed().as_micros() as u64
     }
 
-    /// A part of the program's own work that just ended, such as planning.
+    /// Adds a phase of triplay's own work that just ended, such as planning.
     pub fn phase(&self, name: &str, began: Instant) {
         let start = began.duration_since(self.begun).as_micros() as u64;
         let event = complete(name, "triplay", 0, start, self.now(), json!({}));
@@ -62,8 +62,8 @@ impl Trace {
         }
     }
 
-    /// Shows the critical path in a lane of its own: the chain of nodes, each fed by the one before, that took longest.
-    /// What would make the run shorter is on it.
+    /// Adds a lane with the critical path: the chain of nodes, each fed by the one before, that took longest. Only faster nodes
+    /// on this path make the run shorter.
     pub fn show_critical_path(&self, graph: &Graph) {
         let mut state = self.lock();
         let mut took: BTreeMap<&str, (u64, &Value)> = BTreeMap::new();
@@ -78,7 +78,7 @@ impl Trace {
         let lane = state.events.iter().filter_map(|event| event["tid"].as_u64()).max().unwrap_or(0) + 1;
         let on_path = path.iter().filter_map(|id| took.get(graph.node(*id).name.as_str()));
         let mut events: Vec<Value> = on_path.map(|(_, event)| (*event).clone()).collect();
-        // A node goes on while the one before it is being recorded.
+        // A node may begin while the one before it is still being recorded; the lane must not overlap.
         let starts: Vec<u64> = events.iter().filter_map(|event| event["ts"].as_u64()).skip(1).collect();
         for (index, event) in events.iter_mut().enumerate() {
             let (start, duration) = (event["ts"].as_u64().unwrap_or(0), event["dur"].as_u64().unwrap_or(0));
@@ -90,7 +90,7 @@ impl Trace {
         state.critical = Some((lane, length));
     }
 
-    /// Writes the file. Nodes still at work end now.
+    /// Writes the file. Nodes that are still running end now.
     pub fn write(&self) -> anyhow::Result<()> {
         let now = self.now();
         let state = self.lock();
@@ -117,7 +117,7 @@ impl Trace {
     }
 }
 
-/// A complete event; times in microseconds.
+/// A complete event (`ph: X`); times in microseconds.
 fn complete(name: &str, category: &str, lane: usize, start: u64, end: u64, args: Value) -> Value {
     let duration = end.saturating_sub(start);
     json!({ "name": name, "cat": category, "ph": "X", "pid": 1, "tid": lane, "ts": start, "dur": duration, "args": args })

@@ -1,4 +1,4 @@
-//! `triplay ui`: the page of a run, live.
+//! `triplay ui`: serves the live report of a run.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -16,10 +16,10 @@ use output::{eprintln, println};
 pub struct UiArgs {
     /// A run's name, the beginning of it, or RUN@NAME for one ablation or seed of it [default: always the newest run]
     run: Option<String>,
-    /// Listen at this port [default: any that is free]
+    /// Listen on this port [default: any free port]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     port: u16,
-    /// Listen at this address; others than this machine's own can be reached by others
+    /// Listen on this address; other machines can reach it unless it is a loopback address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct UiArgs {
 }
 
 pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
-    // `latest` is the newest, also when another one begins.
+    // `latest` means the newest run at any time: the page switches when a newer one begins.
     let run = args.run.clone().filter(|run| run != "latest");
     if let Some(run) = &run {
         Run::locate(run.split_once('@').map_or(run.as_str(), |(run, _)| run))?;
@@ -36,8 +36,8 @@ pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
         || args.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if !is_own {
         eprintln!(
-            "warning: {} is not this machine alone: whoever can reach it and knows the address below can read the \
-             run, and on its way nothing is encrypted",
+            "warning: other machines may reach {}: everybody who knows the address below can read the run, and nothing is \
+             encrypted",
             args.host
         );
     }
@@ -45,7 +45,7 @@ pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
     let page = Page::open(&args.host, args.port, live)?;
     crate::exec::on_interrupt(|| std::process::exit(0)).context("cannot listen for Ctrl-C")?;
     println!("{}", page.address);
-    eprintln!("Ctrl-C ends it");
+    eprintln!("Press Ctrl-C to stop");
     page.serve()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `triplay work`: one job in a process of its own. What it says on standard output is for the run that started it.
+//! `triplay work`: runs one job in a process of its own. Its standard output is a protocol for the run that started it.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! One value of any Arrow column as JSON, for looking at datasets.
+//! One value of any Arrow column as JSON, for display.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -9,7 +9,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use serde_json::Value;
 
-/// The value in a row of a column. Types that no dataset of ours has are shown by their name.
+/// The value in a row of a column. Types that no dataset of triplay's has are shown by their name.
 pub fn cell(array: &ArrayRef, row: usize) -> Value {
     if array.is_null(row) {
         return Value::Null;
@@ -46,7 +46,7 @@ pub fn cell(array: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// Whether `cell` has more to say of values of this type than its name.
+/// Whether `cell` represents values of this type, rather than by their type's name.
 pub fn is_known(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => true,

@@ -1,4 +1,4 @@
-//! How a Rust field becomes an Arrow column and back, and the macro that makes a row type of a struct.
+//! Conversion between Rust fields and Arrow columns, and the macro that makes a struct a row type.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use arrow_schema::{DataType, Field, Fields};
 pub struct Columns {
     pub names: Vec<(String, ArrayRef)>,
     pub rows: usize,
-    /// Whether NaN and infinity are values as others.
+    /// Whether NaN and infinity are accepted.
     pub any_number: bool,
 }
 
@@ -35,7 +35,7 @@ pub enum Mismatch {
         expected: DataType,
         found: DataType,
     },
-    /// One value of it; what it is, in words.
+    /// One of its values; `what` continues the message "column C, row R: …".
     Value {
         column: String,
         row: usize,
@@ -43,7 +43,7 @@ pub enum Mismatch {
     },
 }
 
-/// What is wrong with a column that has no name yet.
+/// The problem of a column that has no name yet.
 enum Wrong {
     /// Another type.
     Type,
@@ -55,7 +55,7 @@ enum Wrong {
 
 type Values<T> = Result<Vec<Option<T>>, Wrong>;
 
-/// A type that a field of a row can have: one column, or the columns of a row type within.
+/// A type that a field of a row can have: one column, or the columns of a nested row type.
 pub trait Column: Sized {
     /// Adds the Arrow fields; `doc` becomes their description.
     fn fields(name: &str, doc: &str, fields: &mut Vec<Field>);
@@ -69,12 +69,12 @@ pub trait Column: Sized {
 pub trait Row: Column {
     /// The name of the schema, written into each file.
     const NAME: &'static str;
-    /// Whether its numbers may be NaN or infinite, as the loss of a step that went wrong.
+    /// Whether its numbers may be NaN or infinite, such as the loss of a diverged step.
     const ANY_NUMBER: bool;
 }
 
-/// Makes row types: the documentation of each field becomes the description of its column, and a field
-/// whose type is a row type stands for that type's columns.
+/// Defines row types. The doc comment of each field becomes the description of its column. A field whose type is a row type
+/// stands for that type's columns.
 macro_rules! row_types {
     ($(
         $(#[$meta:meta])*
@@ -134,7 +134,7 @@ impl Columns {
         found.ok_or_else(|| Mismatch::Missing { column: name.to_owned() })
     }
 
-    /// The column's values through `convert`, which knows the types it can read without loss.
+    /// The column's values through `convert`, which accepts the types that it can read without loss.
     fn values<T>(
         &self,
         name: &str,
@@ -149,7 +149,7 @@ impl Columns {
         })
     }
 
-    /// Whether there is a log-probability for each token of a completion.
+    /// Checks that each token of a completion has a log-probability.
     pub fn as_long(&self) -> Result<(), Mismatch> {
         let lengths = |name: &str| -> Option<Vec<i64>> {
             let array = self.find(name).ok()?;
@@ -169,14 +169,14 @@ impl Columns {
         match tokens.iter().zip(&numbers).position(|(tokens, numbers)| tokens != numbers) {
             Some(row) => {
                 let (tokens, numbers) = (tokens[row], numbers[row]);
-                let what = format!("{numbers} long where `completion_ids` is {tokens} long");
+                let what = format!("must have as many items as `completion_ids` ({tokens}), found {numbers}");
                 Err(Mismatch::Value { column: "logprobs".into(), row, what })
             }
             None => Ok(()),
         }
     }
 
-    /// The first number of a column that is none.
+    /// Checks that a column has only finite numbers, unless others are accepted.
     fn finite<T: Number>(&self, values: &[T], name: &str) -> Result<(), Mismatch> {
         let found = values.iter().enumerate().find_map(|(row, value)| Some((row, value.odd()?)));
         match found.filter(|_| !self.any_number) {
@@ -186,15 +186,15 @@ impl Columns {
     }
 }
 
-/// What may hold numbers of which some are none.
+/// A value that may hold NaN or infinite numbers.
 trait Number {
-    /// Such a number, in words.
+    /// A message about its first such number.
     fn odd(&self) -> Option<String>;
 }
 
 impl Number for f64 {
     fn odd(&self) -> Option<String> {
-        (!self.is_finite()).then(|| format!("{self}, not a number that can be computed with"))
+        (!self.is_finite()).then(|| format!("must be a finite number, found {self}"))
     }
 }
 
@@ -207,12 +207,13 @@ impl Number for Option<f64> {
 impl Number for Vec<f32> {
     fn odd(&self) -> Option<String> {
         let (at, value) = self.iter().enumerate().find(|(_, value)| !value.is_finite())?;
-        Some(format!("{value} at its item {at}, not a number that can be computed with"))
+        Some(format!("must be a finite number, found {value} in item {at}"))
     }
 }
 
 fn no_nulls<T>(values: Vec<Option<T>>, name: &str) -> Result<Vec<T>, Mismatch> {
-    let null = |row| Mismatch::Value { column: name.to_owned(), row, what: "empty".into() };
+    let null =
+        |row| Mismatch::Value { column: name.to_owned(), row, what: "must have a value, found none".into() };
     values.into_iter().enumerate().map(|(row, value)| value.ok_or_else(|| null(row))).collect()
 }
 
@@ -227,7 +228,7 @@ fn texts(array: &ArrayRef) -> Values<String> {
     }
 }
 
-/// Whole numbers of any width, which have to fit into `T`.
+/// Integers of any width, which must fit into `T`.
 fn whole<T: TryFrom<i128>>(array: &ArrayRef) -> Values<T> {
     fn fit<A: ArrowPrimitiveType, T: TryFrom<i128>>(array: &ArrayRef) -> Values<T>
     where
@@ -239,7 +240,7 @@ fn whole<T: TryFrom<i128>>(array: &ArrayRef) -> Values<T> {
             fitted.map_err(|_| Wrong::Value {
                 row,
                 what: format!(
-                    "{}, not a whole number from 0 in {} bits",
+                    "must be a whole number from 0 that fits {1} bits, found {0}",
                     value.unwrap_or_default(),
                     size_of::<T>() * 8
                 ),
@@ -271,24 +272,24 @@ fn numbers(array: &ArrayRef) -> Values<f64> {
     }
 }
 
-/// Lists of values, none of which may be empty, each turned into a vector by `items`.
+/// Lists of values without nulls, each converted to a vector by `items`.
 fn lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Values<T>) -> Values<Vec<T>> {
     of_lists(array, |list| {
         let items = items(list)?;
         match items.iter().position(Option::is_none) {
-            Some(row) => Err(Wrong::Value { row, what: "empty".into() }),
+            Some(row) => Err(Wrong::Value { row, what: "must have a value, found none".into() }),
             None => Ok(items.into_iter().flatten().collect()),
         }
     })
 }
 
-/// Lists, each turned into a vector by `items`.
+/// Lists, each converted to a vector by `items`.
 fn of_lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Result<Vec<T>, Wrong>) -> Values<Vec<T>> {
     let inner = |(row, list): (usize, Option<ArrayRef>)| {
         let Some(list) = list else { return Ok(None) };
         items(&list).map(Some).map_err(|wrong| match wrong {
             Wrong::Type => Wrong::Type,
-            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("{what} at its item {at}") },
+            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("{what} in item {at}") },
         })
     };
     match array.data_type() {
@@ -299,7 +300,7 @@ fn of_lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Result<Vec<T>, Wro
     }
 }
 
-/// One column type: its Arrow type, whether it may be null, how it is built, read and checked.
+/// Implements a column type: its Arrow type, whether it may be null, and how it is built, read and checked.
 macro_rules! column {
     (
         $type:ty, $data_type:expr, nullable: $nullable:literal, $build:expr, $convert:expr, $finish:expr
@@ -425,8 +426,8 @@ column!(
     no_nulls
 );
 
-/// Lists of rows in a column that is there only where one of them is not empty: files without it have none, and what has none
-/// is written without it, so that data that never need the column stay as they were before there was one.
+/// A list of rows in an optional column. The column is written only if at least one list is not empty, and a file without it is
+/// read as empty lists. So datasets that never need the column have the same bytes as before it existed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sparse<R>(pub Vec<R>);
 
@@ -444,7 +445,7 @@ impl<R> Deref for Sparse<R> {
     }
 }
 
-/// The key of a field's metadata that says that its column is left out where all values are null. No file has it.
+/// The key of a field's metadata that marks an optional column. It is never written to a file.
 pub const SPARSE: &str = "sparse";
 
 impl<R: Row> Column for Sparse<R> {
@@ -485,16 +486,14 @@ fn structs<R: Row>() -> DataType {
     DataType::Struct(Fields::from(fields))
 }
 
-/// The rows in an array of structs.
+/// The rows of an array of structs.
 fn read_structs<R: Row>(array: &ArrayRef, any_number: bool) -> Result<Vec<R>, Wrong> {
     let rows = array.as_struct_opt().ok_or(Wrong::Type)?;
     let names = rows.column_names().into_iter().map(str::to_owned);
     let columns =
         Columns { names: names.zip(rows.columns().iter().cloned()).collect(), rows: rows.len(), any_number };
     R::read(&columns, "").map_err(|mismatch| match mismatch {
-        Mismatch::Value { column, row, what } => {
-            Wrong::Value { row, what: format!("{what} in its `{column}`") }
-        }
+        Mismatch::Value { column, row, what } => Wrong::Value { row, what: format!("{what} in `{column}`") },
         Mismatch::Missing { .. } | Mismatch::Type { .. } => Wrong::Type,
     })
 }

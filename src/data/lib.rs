@@ -1,4 +1,4 @@
-//! Datasets: typed rows, their Arrow schemas, and Parquet files of them. Knows no stages and no models.
+//! Datasets: typed rows, their Arrow schemas, and Parquet files of them. This crate knows no stages and no models.
 
 mod cell;
 mod column;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use super::cell::{cell, is_known};
 use super::{Error, Part, Result, batches, head};
 
-/// Writes the rows of a Parquet file to a new file, an object a line. A number that JSON has no word for, NaN or infinite, is
-/// null there; a column of a type that it has no word for is an error.
+/// Writes the rows of a Parquet file to a new file, an object a line. Numbers that JSON cannot represent (NaN, infinite) become
+/// null; columns of a type that JSON cannot represent are an error.
 pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
     let head = head(from)?;
     let columns: Vec<usize> = (0..head.columns.len()).collect();
@@ -19,7 +19,7 @@ pub fn write_lines(from: &Path, to: &Path) -> Result<()> {
             path: from.to_owned(),
             expected: "JSON Lines",
             reason: format!(
-                "column `{}` is {}, which JSON has no word for: write it as text",
+                "column `{}` is {}, which JSON cannot represent: write it as text",
                 field.name(),
                 field.data_type()
             ),

@@ -1,4 +1,4 @@
-//! Parquet files of typed rows. Same rows, same bytes: what a file says depends on nothing but its rows.
+//! Parquet files of typed rows. A file's bytes depend on its rows alone: the same rows give the same bytes.
 
 use std::fs::File;
 use std::io::Read;
@@ -44,14 +44,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 fn remedy(cause: &ParquetError) -> &'static str {
     match cause.to_string() {
         text if text.contains("codec type") || text.contains("Disabled feature") => {
-            "write it compressed by snappy, zstd, gzip, lz4 or brotli, or not at all"
+            "write it uncompressed, or compressed by snappy, zstd, gzip, lz4 or brotli"
         }
-        _ => "it may be cut short; make or copy it again",
+        _ => "it may be truncated; write or copy it again",
     }
 }
 
 fn it_seems(found: &Option<String>) -> String {
-    found.as_ref().map(|found| format!("; it says that it holds {found}")).unwrap_or_default()
+    found.as_ref().map(|found| format!("; its metadata says that it holds {found}")).unwrap_or_default()
 }
 
 /// Writes rows to a new file.
@@ -80,7 +80,7 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    /// A new file that says it holds `name`.
+    /// Creates a file whose metadata says that it holds `name`.
     pub fn create(path: &Path, name: &str, schema: SchemaRef) -> Result<TableWriter> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -104,7 +104,7 @@ impl TableWriter {
     }
 }
 
-/// Whether a file begins as Parquet files do.
+/// Whether a file begins with the magic number of Parquet.
 pub fn is_parquet(path: &Path) -> std::io::Result<bool> {
     let mut start = Vec::new();
     if path.is_file() {
@@ -113,7 +113,7 @@ pub fn is_parquet(path: &Path) -> std::io::Result<bool> {
     Ok(start == b"PAR1")
 }
 
-/// Reads a file of rows. Columns are found by name; others than the row's are ignored.
+/// Reads a file of rows. Columns are found by name; other columns are ignored.
 pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
     let table = open(path)?;
     let mut rows = Vec::with_capacity(table.rows());
@@ -135,34 +135,34 @@ pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
     Ok(rows)
 }
 
-/// What is wrong, in a batch of rows after so many.
+/// Describes a mismatch in a batch that follows `before` rows.
 fn describe(mismatch: &Mismatch, before: usize) -> String {
     match mismatch {
         Mismatch::Missing { column } => format!("it has no column `{column}`"),
         Mismatch::Type { column, expected, found } => {
-            format!("column `{column}` should be {expected}, but is {found}")
+            format!("column `{column}` must be {expected}, found {found}")
         }
         Mismatch::Value { column, row, what } => {
-            format!("column `{column}` is {what} in row {}", before + row)
+            format!("column `{column}`, row {}: {what}", before + row)
         }
     }
 }
 
-/// No table of ours, nor one with prompts, has more columns.
+/// The most columns of a file. No dataset of triplay's, nor any of prompts, has more.
 const MOST_COLUMNS: usize = 10_000;
 
-/// The most memory that the rows of a file may take which is read whole, in bytes: a few megabytes can hold many of them.
+/// The most memory for the rows of a file that is read whole, in bytes: a few megabytes on disk may unpack to many of them.
 const MOST_MEMORY: usize = 16 << 30;
 
-/// Bytes of a value at the most, on average of those that lie together: they are unpacked together. A text that is imported
-/// has at most a quarter of that.
+/// The most bytes of a value, as the mean of a column chunk: its values are unpacked together. An imported text has at most a
+/// quarter of that.
 const MOST_VALUE: i64 = 64 << 20;
 
-/// What a Parquet file says of itself, without its rows.
+/// The metadata of a Parquet file.
 pub struct Head {
     pub schema: SchemaRef,
     pub columns: Vec<String>,
-    /// What it holds, where triplay wrote it.
+    /// The name of the rows' schema, if triplay wrote the file.
     pub name: Option<String>,
     rows: usize,
 }
@@ -173,7 +173,7 @@ impl Head {
     }
 }
 
-/// Reads no more of a Parquet file than what it says of itself.
+/// Reads only the metadata of a Parquet file.
 pub fn head(path: &Path) -> Result<Head> {
     let builder = builder(path)?;
     let (schema, name) = (builder.schema().clone(), name(&builder));
@@ -182,18 +182,18 @@ pub fn head(path: &Path) -> Result<Head> {
     Ok(Head { schema, columns, name, rows })
 }
 
-/// Which part of a file is read.
+/// The part of a file that is read.
 pub struct Part<'a> {
-    /// The columns by their places in the file, each once and in order.
+    /// Indices of the columns in the file, each once and in order.
     pub columns: &'a [usize],
     pub skip: usize,
     pub rows: usize,
 }
 
-/// Rows that are read at once where they are not kept.
+/// Rows per batch when they are not kept.
 const BATCH: usize = 1_024;
 
-/// Reads a part of any Parquet file, a batch at a time: in memory is not more than that and the pages that it is in.
+/// Reads a part of any Parquet file in batches. Memory holds no more than one batch and its pages.
 pub fn batches(path: &Path, part: &Part) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
     let builder = builder(path)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), part.columns.iter().copied());
@@ -209,11 +209,11 @@ pub fn batches(path: &Path, part: &Part) -> Result<impl Iterator<Item = Result<R
     }))
 }
 
-/// Any Parquet file, read whole.
+/// A whole Parquet file in memory.
 pub struct Table {
     pub schema: SchemaRef,
     pub batches: Vec<RecordBatch>,
-    /// What the file says it holds, where triplay wrote it.
+    /// The name of the rows' schema, if triplay wrote the file.
     pub name: Option<String>,
 }
 
@@ -223,7 +223,7 @@ impl Table {
     }
 }
 
-/// Opens any Parquet file.
+/// Reads any Parquet file whole.
 pub fn open(path: &Path) -> Result<Table> {
     let fail = |cause| Error::Read { path: path.to_owned(), cause };
     let builder = builder(path)?;
@@ -245,7 +245,7 @@ pub fn open(path: &Path) -> Result<Table> {
     match table.rows() as i64 == said {
         true => Ok(table),
         false => {
-            let cause = format!("it says that it has {said} rows, and {} are there", table.rows());
+            let cause = format!("its metadata says {said} rows, found {}", table.rows());
             Err(fail(ParquetError::General(cause)))
         }
     }
@@ -255,16 +255,14 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = read::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
     let fail = |cause| Error::Read { path: path.to_owned(), cause };
     let mut metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(fail)?;
-    // The reader takes for granted that these are no less than nothing.
+    // The reader assumes that these are not negative.
     let mut chunks = metadata.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
     let is_before_the_file = |chunk: &ColumnChunkMetaData| {
         let begins = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
         begins < 0 || chunk.compressed_size() < 0
     };
     if chunks.any(is_before_the_file) {
-        return Err(fail(ParquetError::General(
-            "a column begins before the file or is shorter than nothing".into(),
-        )));
+        return Err(fail(ParquetError::General("a column has a negative offset or size".into())));
     }
     let mut chunks = metadata.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
     let mean = |chunk: &ColumnChunkMetaData| chunk.uncompressed_size() / chunk.num_values().max(1);
@@ -285,7 +283,7 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
 }
 
-/// The same columns as values, where some are numbers of values elsewhere, as pandas and Polars write categories.
+/// The same schema with dictionary-encoded columns as plain values. Pandas and Polars write categories as dictionaries.
 fn without_dictionaries(schema: &Schema) -> Option<Schema> {
     let fields: Fields = schema.fields().iter().map(plain).collect();
     (fields != *schema.fields()).then(|| Schema::new_with_metadata(fields, schema.metadata().clone()))
@@ -349,7 +347,7 @@ mod tests {
         assert!(success.metadata()["description"].starts_with("Weighted success"));
     }
 
-    /// A row with a column that may be left out, and what it was before there was one.
+    /// A row with an optional column.
     #[derive(Clone, Debug, PartialEq)]
     struct Said {
         text: String,
@@ -408,7 +406,7 @@ mod tests {
             write(&path, &pool(count)).unwrap();
             let error = read::<RewardRow>(&path).unwrap_err().to_string();
             let expected = format!(
-                "{} is not a dataset of rewards: it has no column `sample_id`; it says that it holds pool",
+                "{} is not a dataset of rewards: it has no column `sample_id`; its metadata says that it holds pool",
                 path.display()
             );
             assert_eq!(error, expected);
@@ -421,7 +419,7 @@ mod tests {
         }
     }
 
-    /// A file as another program would write it.
+    /// Writes a file as another program would.
     fn foreign(path: &Path, columns: Vec<(&str, ArrayRef)>) {
         compressed(path, columns, Compression::UNCOMPRESSED);
     }
@@ -460,10 +458,10 @@ mod tests {
 
         foreign(&path, vec![("text", Arc::new(Int64Array::from(vec![7])))]);
         let error = read::<TextRow>(&path).unwrap_err().to_string();
-        assert!(error.ends_with("column `text` should be Utf8, but is Int64"), "{error}");
+        assert!(error.ends_with("column `text` must be Utf8, found Int64"), "{error}");
         foreign(&path, vec![("text", Arc::new(StringArray::from(vec![Some("a"), None])))]);
         let error = read::<TextRow>(&path).unwrap_err().to_string();
-        assert!(error.ends_with("column `text` is empty in row 1"), "{error}");
+        assert!(error.ends_with("column `text`, row 1: must have a value, found none"), "{error}");
     }
 
     #[test]
@@ -506,7 +504,8 @@ mod tests {
         let cause = ParquetError::NYI("The codec type LZO is not supported yet".into());
         let error = Error::Read { path: "x".into(), cause }.to_string();
         assert!(
-            error.ends_with("help: write it compressed by snappy, zstd, gzip, lz4 or brotli, or not at all")
+            error
+                .ends_with("help: write it uncompressed, or compressed by snappy, zstd, gzip, lz4 or brotli")
         );
     }
 
@@ -578,29 +577,32 @@ mod tests {
             let error = read::<RewardRow>(&path).unwrap_err().to_string();
             error.split_once(": ").unwrap().1.to_owned()
         };
-        let none = "not a number that can be computed with in row 69999";
-        assert_eq!(said(reward(f64::NAN, vec![], vec![])), format!("column `advantage` is NaN, {none}"));
+        let rule = "must be a finite number";
+        assert_eq!(
+            said(reward(f64::NAN, vec![], vec![])),
+            format!("column `advantage`, row 69999: {rule}, found NaN")
+        );
         assert_eq!(
             said(RewardRow { reward: Some(f64::INFINITY), ..reward_row() }),
-            format!("column `reward` is inf, {none}")
+            format!("column `reward`, row 69999: {rule}, found inf")
         );
         assert_eq!(
             said(RewardRow {
                 components: crate::Sparse(vec![component(None), component(Some(f64::NAN))]),
                 ..reward_row()
             }),
-            "column `components` is NaN, not a number that can be computed with in its `score` at its item 1 in row 69999"
+            "column `components`, row 69999: must be a finite number, found NaN in `score` in item 1"
         );
         assert_eq!(
             said(reward(0.0, vec![1, 2], vec![-0.5, f32::NAN])),
-            format!("column `logprobs` is NaN at its item 1, {none}")
+            format!("column `logprobs`, row 69999: {rule}, found NaN in item 1")
         );
         assert_eq!(
             said(reward(0.0, vec![1, 2, 3], vec![-0.5])),
-            "column `logprobs` is 1 long where `completion_ids` is 3 long in row 69999"
+            "column `logprobs`, row 69999: must have as many items as `completion_ids` (3), found 1"
         );
 
-        // Metrics say what went wrong.
+        // Metrics may be NaN, to show what went wrong.
         let metric = |value| MetricRow {
             phase: "update".into(),
             subject: "attacker".into(),
@@ -640,17 +642,17 @@ mod tests {
         let negative: ArrayRef = Arc::new(Int64Array::from(vec![1, -3]));
         assert_eq!(
             pool(whole(), lists(Some(1.0)), negative).unwrap_err(),
-            "column `iteration` is -3, not a whole number from 0 in 32 bits in row 1"
+            "column `iteration`, row 1: must be a whole number from 0 that fits 32 bits, found -3"
         );
         assert_eq!(
             pool(whole(), lists(None), whole()).unwrap_err(),
-            "column `embedding` is empty at its item 1 in row 1"
+            "column `embedding`, row 1: must have a value, found none in item 1"
         );
         let none: ArrayRef = Arc::new(Float64Array::from(vec![f64::NEG_INFINITY, 0.0]));
         assert!(
             pool(none, lists(Some(1.0)), whole())
                 .unwrap_err()
-                .starts_with("column `alpha` is -inf, not a number")
+                .starts_with("column `alpha`, row 0: must be a finite number, found -inf")
         );
     }
 

@@ -1,10 +1,11 @@
-//! The rows of every dataset. Probabilities are natural logarithms, positions count from 1, classes are
-//! `negative`, `rejective`, `positive` or `undetermined`.
+//! The rows of every dataset. Probabilities are natural logarithms, positions count from 1, classes are `negative`, `rejective`,
+//! `positive` or `undetermined`. The doc comments of fields are written into Parquet files as column descriptions: a changed
+//! comment changes the digests of datasets.
 
 use super::column::{Sparse, row_types};
 
 row_types! {
-    /// What is known of a seed prompt; these columns follow it through all datasets.
+    /// The seed prompt that a row comes from; these columns follow it through all datasets.
     Origin = "origin" {
         /// Name of the seed prompt.
         seed_id: String,
@@ -18,7 +19,7 @@ row_types! {
         seed: String,
     }
 
-    /// Where in its loops the node that made a row is.
+    /// The position in its loops of the node that wrote a row.
     Position = "position" {
         /// Round of the outermost loop, from 1; 0 outside loops.
         iteration: u32,
@@ -80,7 +81,7 @@ row_types! {
         text: String,
     }
 
-    /// A turn of an episode that is over: what was asked and what was answered.
+    /// A past turn of an episode: an attack and its response.
     TurnRow = "turns" {
         /// The attack of this turn: its number in its dataset.
         attack_id: u32,
@@ -214,13 +215,13 @@ row_types! {
         at: Position,
     }
 
-    /// Whether anybody was asked for what is judged: labels do not say.
+    /// Whether a model was asked for the judged text: labels do not say.
     CompletionRow = "completions" {
         /// Token ids of the completion, the end token included; none where nobody was asked.
         completion_ids: Vec<u32>,
     }
 
-    /// What the evaluator needs of a response or a label.
+    /// The columns of a response or a label that the evaluator needs.
     JudgedRow = "responses or labels" {
         /// Number within the dataset.
         response_id: u32,
@@ -239,7 +240,7 @@ row_types! {
         turns: Sparse<TurnRow>,
     }
 
-    /// What a completion earned by one term of its reward.
+    /// The part of one term in a completion's reward.
     Component = "components" {
         /// The name of the term.
         name: String,
@@ -249,7 +250,7 @@ row_types! {
         value: Option<f64>,
     }
 
-    /// What a term of a reward found out about a completion.
+    /// A note of a reward's term about a completion.
     Note = "notes" {
         /// What it is about, such as `meaning`.
         name: String,
@@ -257,7 +258,7 @@ row_types! {
         value: String,
     }
 
-    /// The score of a completion that another program gave, for the term `scores` of a reward.
+    /// A score that another program gave a completion, for the term `scores` of a reward.
     ScoreRow = "scores" {
         /// The completion: its number (`attack_id`, `response_id` or `verdict_id`) in the dataset that is rewarded.
         sample: u32,
@@ -265,7 +266,7 @@ row_types! {
         value: Option<f64>,
     }
 
-    /// What a completion earned, and what `update` learns from it.
+    /// The reward of a completion, with everything that `update` needs to learn from it.
     RewardRow = "rewards" {
         /// The attack, response or verdict that earned it: its number in the dataset that was rewarded.
         sample_id: u32,
@@ -302,7 +303,7 @@ row_types! {
         note: Note,
     }
 
-    /// Two completions of one prompt of which one is better, for `update` to learn from.
+    /// Two completions of one prompt, the better and the worse, for `update` to learn from.
     PreferenceRow = "preferences" {
         /// Number of the pair: of those that a judge compared, that in `comparisons`.
         pair_id: u32,
@@ -340,7 +341,7 @@ row_types! {
         at: Position,
     }
 
-    /// A judge's word on which of two completions is better: two rows for each pair, one for each order.
+    /// A judge's answer on which of two completions is better: two rows for each pair, one for each order.
     ComparisonRow = "comparisons" {
         /// Number of the pair.
         pair_id: u32,
@@ -366,7 +367,7 @@ row_types! {
         at: Position,
     }
 
-    /// A judge's word on whether an attack keeps its seed's meaning.
+    /// A judge's answer on whether an attack keeps its seed's meaning.
     MeaningRow = "meanings" {
         /// The attack that was judged.
         attack_id: u32,
@@ -404,7 +405,7 @@ row_types! {
         at: Position,
     }
 
-    /// What came of one prompt in an evaluation: rates are the means of these.
+    /// The outcome of one prompt in an evaluation. Rates are the means of outcomes.
     OutcomeRow = "outcomes" {
         /// What the evaluation is called, as in metrics.
         phase: String,
@@ -472,7 +473,7 @@ impl Sample {
 }
 
 impl Sample {
-    /// Whether somebody was asked; otherwise nobody knows what would have been said.
+    /// Whether a model was asked; otherwise there is no response.
     pub fn was_asked(&self) -> bool {
         !self.completion_ids.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Scores that another program wrote: Parquet, JSON Lines or CSV, told apart by how the file begins.
+//! Scores that another program wrote: Parquet, JSON Lines or CSV, detected by the file's first bytes.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::import::{Error, Result};
 use super::rows::ScoreRow;
 use store::read;
 
-/// The scores in a file, with columns or keys `sample` and `value`.
+/// Reads a file of scores with the columns or keys `sample` and `value`.
 pub fn scores(path: &Path) -> Result<Vec<ScoreRow>> {
     let open = |cause| Error::Open { path: path.to_owned(), cause };
     if super::is_parquet(path).map_err(open)? {
@@ -22,7 +22,7 @@ pub fn scores(path: &Path) -> Result<Vec<ScoreRow>> {
     let is_json = start.trim_ascii_start().starts_with(b"{");
     let source = Source::open_as(path, if is_json { "jsonl" } else { "csv" })?;
     let wrong = |place: String, message: String| {
-        let help = "write a `sample` and a `value` for each, such as {\"sample\": 0, \"value\": 0.5}, or the columns of a CSV file";
+        let help = "write a `sample` and a `value` for each completion, as {\"sample\": 0, \"value\": 0.5} or as columns of a CSV file";
         Error::Wrong { place, message, help: help.into() }
     };
     let has = |name: &str| source.columns.iter().any(|column| column == name);

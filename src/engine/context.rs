@@ -1,4 +1,4 @@
-//! What a running stage sees: its inputs, its seed, a folder for its outputs, and a way to say how far it is.
+//! What a running stage sees: its inputs, its seed, a folder for its outputs, and a way to report progress.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -28,17 +28,17 @@ pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
 /// A stage's view of the world while it runs.
 pub struct Context<'a> {
     pub(super) job: &'a Job,
-    /// By their numbers.
+    /// Indexed by their numbers.
     pub(super) inputs: &'a [Artifact],
     pub(super) workspace: &'a Path,
     pub(super) store: &'a Store,
-    /// What the cache knows the run by.
+    /// The run's ID in the cache.
     pub(super) run: &'a str,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
-    /// When the stage has to be done.
+    /// The time limit of the stage.
     pub(super) deadline: Option<Instant>,
-    /// What it loaded from its inputs into memory.
+    /// The inputs that it loaded into memory.
     pub(super) loaded: RefCell<Vec<Digest>>,
     pub(super) remember: Vec<(String, Remember)>,
     pub(super) note: String,
@@ -55,7 +55,7 @@ impl Context<'_> {
         self.find(&input.0)
     }
 
-    /// The value of an environment variable that counts, as it was when the job was made.
+    /// The value of an environment variable that counts for the key, as it was when the job was made.
     pub fn variable(&self, input: &InputVariable) -> Option<&str> {
         match self.content(&input.0) {
             Some(Content::Variable { value, .. }) => value.as_deref(),
@@ -78,7 +78,7 @@ impl Context<'_> {
         matches!(self.content(&input.place), Some(Content::Digest { path: None, .. }))
     }
 
-    /// What the system calls the GPUs that the job has to itself, as `CUDA_VISIBLE_DEVICES` names them.
+    /// The system's names of the GPUs that the job has to itself, as in `CUDA_VISIBLE_DEVICES`.
     pub fn devices(&self) -> Vec<String> {
         self.job.devices.iter().map(|unit| device_name(*unit)).collect()
     }
@@ -91,8 +91,8 @@ impl Context<'_> {
         }
     }
 
-    /// Where and in which number type models are computed: on the GPU that the job has to itself, where the pipeline
-    /// does not say which.
+    /// The device and number type of models. If the pipeline does not name a GPU, the device is the one that the job has to
+    /// itself.
     pub fn numerics(&self) -> Numerics {
         let numerics = self.job.numerics.clone();
         match (self.job.devices.first(), numerics.device.as_str()) {
@@ -103,8 +103,8 @@ impl Context<'_> {
         }
     }
 
-    /// A loaded artifact: from memory where an earlier node left it, else through `load`, which also says
-    /// about how many bytes it holds.
+    /// A loaded artifact: from memory if an earlier node left it there, else through `load`, which also returns its
+    /// approximate size in bytes.
     pub fn load<T: Any + Send + Sync>(
         &self,
         artifact: &Artifact,
@@ -120,52 +120,51 @@ impl Context<'_> {
         Ok(value)
     }
 
-    /// Keeps what an output holds in memory, for the nodes that load it next.
+    /// Keeps the content of an output in memory, for the nodes that load it next.
     pub fn remember<T: Any + Send + Sync>(&mut self, output: &'static str, value: T, bytes: usize) {
         let value = Arc::new(value);
         self.remember
             .push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
     }
 
-    /// Where to write an output: a file, or a flat folder that the stage creates.
+    /// The path of an output: a file, or a flat folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
     }
 
-    /// A place for what the stage needs only while it runs, beside the outputs and like them on the filesystem of
-    /// the store. It is not there yet and is removed with the workspace.
+    /// A path for what the stage needs only while it runs, on the filesystem of the store like the outputs. It does not exist
+    /// yet, and is removed with the workspace.
     pub fn scratch(&self) -> PathBuf {
         // No output has a name with a dot.
         self.workspace.join(".scratch")
     }
 
-    /// How long the stage may take. From here on the stage itself sees to it: `progress` always returns.
+    /// The time limit of the stage. From now on the stage itself enforces it, and `progress` always returns.
     pub fn take_timeout(&mut self) -> Option<Duration> {
         self.deadline = None;
         self.job.limits.timeout
     }
 
-    /// An empty place for what a failing stage can save, to be named in its error. It is no result: whatever
-    /// lies there from before is gone.
+    /// An empty path for what a failing stage saves, to be named in its error. It is not a result. What was there before is
+    /// deleted.
     pub fn leave(&self, name: &str) -> anyhow::Result<PathBuf> {
         failed_place(self.store, self.run, self.job, name)
     }
 
-    /// The seed for all randomness of this node. Its kind must say that it draws.
+    /// The seed for all randomness of this node. Its kind must declare that it draws.
     pub fn seed(&self) -> Seed {
-        assert!(self.job.draws, "the kind {} does not say that it draws", self.job.kind);
+        assert!(self.job.draws, "the kind {} must declare that it draws", self.job.kind);
         self.job.seed
     }
 
-    /// The rounds of the loops around this node, outermost first, from 1. Its kind must say that it draws.
+    /// The rounds of the loops around this node, outermost first, from 1. Its kind must declare that it draws.
     pub fn position(&self) -> &[u32] {
-        assert!(self.job.draws, "the kind {} does not say that it draws", self.job.kind);
+        assert!(self.job.draws, "the kind {} must declare that it draws", self.job.kind);
         &self.job.position
     }
 
-    /// Says how far the stage is: `done` of `total`, and a short note that is also shown when it ends. Where the
-    /// stage's time is up this does not return: it unwinds to the engine, silently. So a stage that works for long
-    /// says so now and then.
+    /// Reports progress: `done` of `total`, and a short note that is also shown when the stage ends. Once the stage's time is
+    /// up, this does not return but unwinds to the engine, silently. So a long-running stage must call it now and then.
     pub fn progress(&mut self, done: usize, total: usize, note: impl Into<String>) {
         self.note = note.into();
         self.progress.node_progress(&self.job.name, done as u64, total as u64, &self.note);
@@ -178,8 +177,7 @@ impl Context<'_> {
 /// Ends a stage from within: see [`Context::progress`].
 pub(super) struct Cancelled;
 
-/// An empty place for what a failing job saves: `failed/RUN/NODE/NAME` in the cache, as long as that
-/// knows the run.
+/// An empty path for what a failing job saves: `failed/RUN/NODE/NAME` in the cache, which keeps it as long as the run.
 pub(super) fn failed_place(store: &Store, run: &str, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
     let plain = |name: &str| name.trim_start_matches('.').replace('/', ".");
     let place = store.root().join("failed").join(run).join(plain(&job.name)).join(name);
@@ -191,6 +189,6 @@ pub(super) fn failed_place(store: &Store, run: &str, job: &Job, name: &str) -> a
         }
         store.create_folders(place.parent().unwrap_or(&place))
     };
-    make().with_context(|| format!("cannot make room at {}", place.display()))?;
+    make().with_context(|| format!("cannot clear {}", place.display()))?;
     Ok(place)
 }

@@ -1,6 +1,6 @@
-//! Whether a loop goes on after a round: an output with one of two contents, so that whoever knows a record's digests
-//! knows what was decided, and need not read it. A decision is recorded as all outputs are; the rounds after the one in
-//! which a loop stopped are not executed.
+//! The decision whether a loop goes on after a round: an output with one of two contents, so that the digest in a record
+//! tells the decision. A decision is recorded like any output. The rounds after the one in which a loop stopped are not
+//! executed.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use store::{Blob, Digest};
 
-/// The type of artifact that the first output of the kind of `until:` has.
+/// The type of the first output of the kind of `until:`.
 pub const DECISION: &str = "decision";
 
 const GO_ON: &[u8] = b"go on\n";
@@ -16,7 +16,7 @@ const STOP: &[u8] = b"stop\n";
 
 static STOPS: LazyLock<Digest> = LazyLock::new(|| Digest::of_bytes(STOP));
 
-/// Writes a decision to the place of the output.
+/// Writes a decision to the path of the output.
 pub fn write_decision(path: &Path, stop: bool) -> io::Result<()> {
     std::fs::write(path, if stop { STOP } else { GO_ON })
 }

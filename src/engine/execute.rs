@@ -1,5 +1,5 @@
-//! One job done: inputs looked through, the stage run in a folder of its own, its outputs published and recorded.
-//! Knows nothing of the graph, nor of other jobs at work.
+//! Does one job: verifies the inputs, runs the stage in a folder of its own, publishes and records its outputs. Knows nothing
+//! about the graph or other jobs.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ use super::report::{Difference, NodeOutput};
 use super::stage::Transient;
 use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Store, Workspace};
 
-/// What is needed to do any job.
+/// What every job needs.
 #[derive(Clone, Copy)]
 pub(super) struct Executor<'a> {
     pub store: &'a Store,
@@ -37,44 +37,44 @@ pub(super) struct Task {
     pub call: Arc<Call>,
     /// Whether the key is recorded, and its outputs are made again.
     pub again: bool,
-    /// Compare with what is recorded instead of publishing.
+    /// The recorded outputs, if the new ones are compared with them instead of published.
     pub check: Option<Box<[Blob]>>,
 }
 
-/// How it ended.
+/// How a job ended.
 pub(super) enum Ended {
     /// Its outputs are in their places. They are neither durable nor recorded yet.
     Placed(Box<Placed>),
     /// A process of its own has placed and recorded them.
     Recorded,
-    /// Its key has a record by now, by whoever.
+    /// Its key has a record by now, whoever wrote it.
     Found,
     /// Another process has the key.
     Elsewhere,
-    /// An input is no longer in the cache, or was not what it should be.
+    /// An input is no longer in the cache, or was damaged.
     InputsMissing,
     Checked(Vec<Difference>),
-    /// It may go well another time.
+    /// It may succeed another time.
     Transient(anyhow::Error),
     Failed(anyhow::Error),
 }
 
-/// What is to be recorded.
+/// Outputs that are to be recorded.
 pub(super) struct Placed {
     pub outputs: Vec<NodeOutput>,
     pub seconds: f64,
     key: Digest,
-    /// What counts of the job.
+    /// What counts of the job for the key.
     counted: Value,
     frozen: Vec<Frozen>,
     workspace: Workspace,
-    /// Until the run has counted the outputs.
+    /// Held until the run has counted the outputs.
     pins: Pins,
-    /// As it was before the outputs were named.
+    /// How often the cache had been cleaned before the outputs were named.
     cleaned: Cleaned,
 }
 
-/// What is recorded of a key.
+/// The record of a key.
 #[derive(Serialize)]
 struct Record<'a> {
     seconds: f64,
@@ -103,7 +103,7 @@ impl Executor<'_> {
         })
     }
 
-    /// What the cache knows the run by that is worked for.
+    /// The run's ID in the cache.
     fn run(&self) -> &str {
         self.root.map_or("work", Root::id)
     }
@@ -111,7 +111,7 @@ impl Executor<'_> {
     fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
         let Some(inputs) = self.inputs(task)? else { return Ok(Ended::InputsMissing) };
         let made = self.run_stage(task, &inputs)?;
-        // What was read is what is recorded as read only if nobody wrote to it meanwhile.
+        // Verified again: somebody may have written to an input while the stage read it.
         let inputs = self.inputs(task);
         if !matches!(inputs, Ok(Some(_))) {
             self.memory.forget(&made.loaded);
@@ -123,7 +123,7 @@ impl Executor<'_> {
         }
     }
 
-    /// Where the inputs lie, or nothing where one of them is not there or not what it should be.
+    /// The inputs with their paths; `None` if one of them is missing or damaged.
     fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
         let mut inputs = Vec::with_capacity(task.job.inputs.len());
         for (content, used) in task.job.inputs.iter().zip(&task.call.decoded.uses) {
@@ -133,7 +133,7 @@ impl Executor<'_> {
                     Some(path) => Artifact { digest: *digest, path },
                     None => return Ok(None),
                 },
-                // It lies nowhere: see `Context::variable`.
+                // A variable has no path: see `Context::variable`.
                 Content::Variable { variable, .. } => {
                     Artifact { digest: Digest::of_bytes(variable.as_bytes()), path: PathBuf::new() }
                 }
@@ -148,7 +148,7 @@ impl Executor<'_> {
         let now = now.with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
             now == digest,
-            "{} was changed while the run was under way\n  help: run again, with what it is now",
+            "{} was changed while the run was under way\n  help: run again to use the new content",
             path.display()
         );
         Ok(Artifact { digest, path: path.to_owned() })
@@ -178,11 +178,11 @@ impl Executor<'_> {
             Err(panic) if panic.is::<Cancelled>() => {
                 Err(anyhow!("timed out after {}", in_words(timeout.unwrap_or_default())))
             }
-            // A panic is a defect, but no reason to leave the run without an end.
+            // A panic is a defect, but the run must still come to an end.
             Err(panic) => Err(panicked(&*panic)),
         };
         if let Err(error) = outcome {
-            // It may have failed for what it loaded, which is damaged.
+            // It may have failed because something that it loaded is damaged.
             self.memory.forget(&loaded);
             return Err(error);
         }
@@ -209,7 +209,7 @@ impl Executor<'_> {
         }
         let pins = self.store.pin(outputs.iter().map(|output| output.digest));
         frozen.iter().try_for_each(|output| self.store.place(output))?;
-        // Whether it is handed on is a matter of this run.
+        // Whether an output is handed on is a matter of this run.
         outputs.iter_mut().for_each(|output| output.passing = false);
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
         Ok(Ended::Placed(Box::new(Placed {
@@ -224,14 +224,14 @@ impl Executor<'_> {
         })))
     }
 
-    /// [`Executor::record`], whatever happens: the run waits for its end.
+    /// [`Executor::record`] that returns after a panic too: the run waits for its end.
     pub fn record_safely(&self, placed: Placed) -> anyhow::Result<Pins> {
         let recorded = catch_unwind(AssertUnwindSafe(|| self.record(placed)));
         recorded.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
-    /// Makes outputs durable, and what the run says that it needs, then the record. What is returned keeps them from being
-    /// dropped until the run has counted them.
+    /// Makes the outputs durable, then the run's root, then the record. The returned pins keep the outputs from being evicted
+    /// until the run has counted them.
     pub fn record(&self, placed: Placed) -> anyhow::Result<Pins> {
         let Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned } = placed;
         for output in &outputs {
@@ -242,7 +242,7 @@ impl Executor<'_> {
         }
         let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
-        // What had been there already may have been thrown away before it was named.
+        // Blobs that existed before may have been deleted before they were named.
         if cleaned.may_differ(self.store.cleaned()?) {
             let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));
             self.store.cleaned_by_now(waiting)?;
@@ -252,7 +252,7 @@ impl Executor<'_> {
         Ok(pins)
     }
 
-    /// Compares what came out with what is recorded, and leaves what differs where a person finds it.
+    /// Compares the new outputs with the recorded ones, and keeps those that differ for inspection.
     fn compare(&self, job: &Job, made: Made, recorded: &[Blob]) -> anyhow::Result<Vec<Difference>> {
         let mut differences = Vec::new();
         for (declared, recorded) in job.outputs.iter().zip(recorded) {
@@ -285,7 +285,7 @@ pub(super) fn named(key: Digest, outputs: &[NodeOutput]) -> Named {
     Named { key, outputs: outputs.iter().map(output).collect() }
 }
 
-/// A duration as a person says it: `90ms`, `2s`, `1h 30m`.
+/// A duration for people: `90ms`, `2s`, `1h 30m`.
 pub(super) fn in_words(duration: Duration) -> String {
     match jiff::SignedDuration::try_from(duration) {
         Ok(duration) => format!("{duration:#}"),

@@ -1,4 +1,4 @@
-//! Why a key is another one: the difference of two manifests, part by part.
+//! Explains why a key changed: the differences between two manifests, part by part.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-/// What kind of thing is different.
+/// The kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
@@ -25,7 +25,7 @@ pub enum What {
     Position,
     /// The device or number type that models are computed with.
     Numerics,
-    /// How this version of triplay makes keys.
+    /// The format of keys in this version of triplay.
     Format,
 }
 
@@ -36,12 +36,12 @@ pub struct Change {
     /// The parameter, as in the pipeline: `algorithm.grpo.lr`. Empty where there is only one of its kind.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// Nothing where it was not there.
+    /// Null if it did not exist.
     pub from: Value,
     pub to: Value,
 }
 
-/// All differences between the manifest of a record and the one of a node as it is now.
+/// All differences between the manifest of a record and that of a node now.
 pub fn differences(before: &Value, now: &Value) -> Vec<Change> {
     let mut changes = Vec::new();
     for (field, what) in [
@@ -68,7 +68,7 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
     if let (Some(from), Some(to)) = (input(before), input(now)) {
         let (what, path) = match now.get("variable").and_then(Value::as_str) {
             None => (What::Input, path.to_owned()),
-            // By its name, and not by where it stands in a list.
+            // By its name, not by its place in a list.
             Some(name) => match path.rsplit_once('.') {
                 Some((list, place)) if place.parse::<usize>().is_ok() => {
                     (What::Variable, format!("{list}.{name}"))
@@ -102,7 +102,7 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
     }
 }
 
-/// The content of an input as a manifest has it.
+/// The content of an input in a manifest.
 fn input(value: &Value) -> Option<Value> {
     let fields = value.as_object()?;
     match (fields.len(), fields.get("digest"), fields.get("variable"), fields.get("value")) {
@@ -124,13 +124,12 @@ impl fmt::Display for Change {
             What::Seed => write!(f, "seed: {from} → {to}"),
             What::Position => write!(f, "rounds of the loops around it: {from} → {to}"),
             What::Numerics => write!(f, "device and number type: {from} → {to}"),
-            What::Format => write!(f, "this version of triplay makes keys in another way: {from} → {to}"),
+            What::Format => write!(f, "key format of triplay: {from} → {to}"),
         }
     }
 }
 
-/// Both in few characters. Of long texts that begin alike the common beginning is left out, so that what differs is
-/// seen.
+/// Both values, shortened. A long common beginning of two texts is left out, so that the difference is visible.
 fn short_pair(from: &Value, to: &Value) -> (String, String) {
     const BEFORE: usize = 12;
     if let (Value::String(from), Value::String(to)) = (from, to) {
@@ -146,10 +145,10 @@ fn short_pair(from: &Value, to: &Value) -> (String, String) {
     (short(from), short(to))
 }
 
-/// Characters of a value that are shown at the most.
+/// The most characters of a value that are shown.
 const LONGEST: usize = 60;
 
-/// Few characters for one value: digests by their beginning, long ones cut.
+/// A value, shortened: a digest to its beginning, others to [`LONGEST`].
 fn short(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),

@@ -24,40 +24,40 @@ impl NodeId {
     }
 }
 
-/// A pipeline ready to run. Nodes stand in an order in which each comes after those that feed it.
+/// A pipeline ready to run. Every node comes after those that feed it.
 #[derive(Default)]
 pub struct Graph {
     pub pipeline: String,
     /// The text of the pipeline's file, as it was read.
     pub text: String,
-    /// That of the file that it extends, if it does.
+    /// The text of the file that it extends, if any.
     pub extends: Option<String>,
     pub variants: Vec<GraphVariant>,
-    /// How much there is of each resource that the pipeline limits.
+    /// The limits of resources in the pipeline.
     pub resources: BTreeMap<String, Limit>,
     pub nodes: Vec<Node>,
-    /// Loops that may stop before their last round, each as often as it is written out.
+    /// Loops that may stop before their last round, each as often as it is unrolled.
     pub loops: Vec<Loop>,
-    /// What these loops carry.
+    /// The values that these loops carry.
     pub handed: Vec<Handed>,
     /// Files and folders of the user's.
     pub files: Vec<(PathBuf, Digest)>,
-    /// Environment variables that count, as they are set now.
+    /// Environment variables that count for keys, as they are set now.
     pub variables: Vec<(String, Option<String>)>,
-    /// What in the file is no error and yet hardly meant, with its place.
+    /// Warnings of settings that are allowed and yet probably a mistake, with their places.
     pub warnings: Vec<String>,
 }
 
-/// The pipeline with the parameters of one ablation and one of its seeds, or as it stands in the file.
+/// The pipeline with the parameters of one ablation and one of its seeds, or as in the file.
 #[derive(Clone, Debug, Default)]
 pub struct GraphVariant {
-    /// Where one was asked for.
+    /// The ablation, if one was requested.
     pub ablation: Option<String>,
-    /// Where the pipeline is unrolled once for each of several.
+    /// The seed, if the pipeline is unrolled once for each of several.
     pub seed: Option<u64>,
-    /// The parameters as they were used, `seed`, `device` and `dtype` among them.
+    /// The parameters as used, including `seed`, `device` and `dtype`.
     pub params: BTreeMap<String, serde_json::Value>,
-    /// Those with a number that is typed otherwise than JSON writes it, as they are typed: `3.10` is no version `3.1`.
+    /// Parameters with a number that JSON writes otherwise, as typed: version `3.10` is not `3.1`.
     pub typed: BTreeMap<String, String>,
 }
 
@@ -66,22 +66,22 @@ pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
     pub name: String,
     pub call: Arc<Call>,
-    /// By the numbers of the call's inputs.
+    /// Indexed by the numbers of the call's inputs.
     pub feeds: Box<[Feed]>,
     /// The rounds of the loops around it, outermost first, from 1.
     pub position: Arc<[u32]>,
     pub seed: Seed,
-    /// Outputs that are dropped once every consumer in this graph is done.
+    /// Outputs that are evicted once every consumer in this graph is done.
     pub passing: Vec<usize>,
-    /// The node that decides whether there is a next round, where its passing outputs stay if there is none.
+    /// The node that decides whether there is a next round. If there is none, its passing outputs stay.
     pub kept_by: Option<NodeId>,
-    /// The node that decides whether this one is executed at all: that of the round before. It counts for no key.
+    /// The node that decides whether this one is executed at all: that of the round before. It does not count for the key.
     pub gate: Option<NodeId>,
-    /// Of a node that decides: which of [`Graph::loops`], and of which round.
+    /// For a node that decides: the index in [`Graph::loops`], and the round.
     pub decides: Option<(u32, u32)>,
 }
 
-/// A loop with an `until`, written out to `at_most` rounds.
+/// A loop with an `until`, unrolled to `at_most` rounds.
 #[derive(Clone, Debug)]
 pub struct Loop {
     /// With the loops around it: `play[1]/red`.
@@ -96,25 +96,24 @@ pub struct Loop {
 /// A value that such a loop carries.
 #[derive(Clone, Debug)]
 pub struct Handed {
-    /// Which of [`Graph::loops`].
+    /// The index in [`Graph::loops`].
     pub by: u32,
-    /// What went into the first round, and what each round handed on.
+    /// The initial value, and the value after each round.
     pub rounds: Vec<Feed>,
 }
 
-/// A stage of the file with one combination of its matrix: what all its executions have in common.
+/// A stage of the file with one combination of its matrix: what all its executions share.
 pub struct Call {
     pub kind: &'static Kind,
     pub decoded: Decoded,
     pub policy: Policy,
     pub numerics: Arc<Numerics>,
-    /// Of what counts for the key, once it is asked for: see `keys`.
+    /// The digest of what counts for the key, computed on first use: see `keys`.
     pub(super) digest: OnceLock<Digest>,
 }
 
 impl GraphVariant {
-    /// `ABLATION`, `s1` or `ABLATION-s1`; the names of its nodes begin with it and a `/`. None of a pipeline as it
-    /// stands in the file.
+    /// `ABLATION`, `s1` or `ABLATION-s1`; the names of its nodes begin with it and a `/`. `None` of the pipeline as in the file.
     pub fn name(&self) -> Option<String> {
         match (&self.ablation, self.seed) {
             (None, None) => None,
@@ -130,8 +129,8 @@ impl Call {
         Call { kind, decoded, policy, numerics, digest: OnceLock::new() }
     }
 
-    /// What it takes of each resource: what the pipeline says, else one `cpu`; and a `gpu` where models are computed on one,
-    /// unless the pipeline says how many.
+    /// The amounts of resources that it takes: those in the pipeline, and one `gpu` if models are computed on a GPU and the
+    /// pipeline does not say how many; else one `cpu`.
     pub fn needs(&self) -> Needs {
         let on_gpu = self.kind.numerics && !self.numerics.resolved.starts_with("cpu");
         let mut amounts = self.policy.resources.clone();
@@ -148,10 +147,10 @@ impl Call {
     }
 }
 
-/// How a stage is run. Nothing of it counts for the key.
+/// How a stage is run. None of it counts for the key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    /// What it takes of each resource, where the pipeline says so.
+    /// The amounts of resources that it takes, if the pipeline says so.
     pub resources: BTreeMap<String, u32>,
     pub timeout: Option<Duration>,
     pub retry: Retry,
@@ -179,35 +178,35 @@ pub enum Feed {
     File(usize),
     /// One of [`Graph::variables`].
     Variable(usize),
-    /// What one of [`Graph::handed`] is after a round, or after the last that was run where that was an earlier one.
+    /// A value of [`Graph::handed`] after a round, or after the last round that was run if that was an earlier one.
     Handed {
         value: u32,
         round: u32,
     },
 }
 
-/// What can be said of a feed.
+/// What is known of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It is this one, which is no [`Feed::Handed`].
+    /// It is this one, which is never a [`Feed::Handed`].
     Is(Feed),
-    /// A decision that is still to be made says which.
+    /// It depends on a decision that is not made yet.
     Open,
 }
 
 impl Loop {
-    /// The number of a round's decision among its decisions; none of rounds after which it always goes on.
+    /// The index of a round's decision; `None` of rounds after which the loop always goes on.
     fn decision(&self, round: u32) -> Option<usize> {
         round.checked_sub(self.first).map(|index| index as usize)
     }
 
-    /// The decisions that are made before a round is at its end: those of earlier rounds.
+    /// The decisions that are made before a round ends: those of earlier rounds.
     fn before(&self, round: u32) -> &[NodeId] {
         let count = self.decision(round).unwrap_or(0).min(self.decisions.len());
         &self.decisions[..count]
     }
 
-    /// The round in which the loop stopped, as far as `known` knows the outputs of nodes.
+    /// The round in which the loop stopped, as far as `known` has the outputs of nodes.
     pub fn stopped<'a>(&self, known: impl Fn(NodeId) -> Option<&'a [Blob]>) -> Option<u32> {
         let stop = self.decisions.iter().position(|id| known(*id).is_some_and(decision::is_stop))?;
         Some(self.first + stop as u32)
@@ -215,9 +214,9 @@ impl Loop {
 }
 
 impl Graph {
-    /// Which feed one comes to, as far as `known` knows the outputs of nodes.
+    /// Resolves a feed, as far as `known` has the outputs of nodes.
     pub fn settled<'a>(&self, mut feed: Feed, known: &impl Fn(NodeId) -> Option<&'a [Blob]>) -> Settled {
-        // A round may have handed on what another loop came to.
+        // A round may have handed on the result of another loop.
         while let Feed::Handed { value, round } = feed {
             let handed = &self.handed[value as usize];
             let by = &self.loops[handed.by as usize];
@@ -237,7 +236,7 @@ impl Graph {
         Settled::Is(feed)
     }
 
-    /// Whether a feed may still come to an output of this node.
+    /// Whether a feed may still resolve to an output of this node.
     pub fn may_come_to<'a>(
         &self,
         feed: Feed,
@@ -267,7 +266,7 @@ impl Graph {
         false
     }
 
-    /// What a feed may come to, whatever is decided; none of these is a [`Feed::Handed`].
+    /// All that a feed may resolve to, whatever is decided; never a [`Feed::Handed`].
     pub fn alternatives(&self, feed: Feed) -> Vec<Feed> {
         let mut open = vec![feed];
         let (mut seen, mut known, mut found) = (HashSet::new(), HashSet::new(), Vec::new());
@@ -286,8 +285,8 @@ impl Graph {
         found
     }
 
-    /// The nodes that have a say in what a feed is: the one that makes it or, where that is to be decided, those that decide
-    /// and those that may make it.
+    /// The nodes that determine a feed: the one that makes it or, if that depends on decisions, those that decide and those
+    /// that may make it.
     pub fn makers(&self, feed: Feed) -> Vec<NodeId> {
         let mut open = vec![feed];
         let (mut seen, mut makers) = (HashSet::new(), Vec::new());
@@ -311,7 +310,7 @@ impl Graph {
     }
 
     /// The nodes that this one comes after: those that feed it or may do so, and the one that decides whether it is executed.
-    /// One may come twice.
+    /// The same node may occur twice.
     pub fn sources<'g>(&'g self, node: &'g Node) -> impl Iterator<Item = NodeId> + 'g {
         let feeds = node.feeds.iter().flat_map(|feed| {
             let (direct, late) = match *feed {
@@ -337,7 +336,7 @@ impl Graph {
         self.ids().find(|id| self.node(*id).name == name)
     }
 
-    /// Which nodes use an output of which: an edge from a node to each that it feeds.
+    /// The edges from each node to those that it feeds.
     pub fn edges(&self) -> Csr<(), (), Directed, u32> {
         let mut edges: Vec<(u32, u32)> = Vec::new();
         for id in self.ids() {
@@ -345,7 +344,7 @@ impl Graph {
         }
         edges.sort_unstable();
         edges.dedup();
-        // Sorted and without a twin, they make a graph.
+        // Sorted edges without duplicates always make a graph.
         let mut graph = Csr::from_sorted_edges(&edges).unwrap_or_else(|_| Csr::new());
         while graph.node_count() < self.nodes.len() {
             graph.add_node(());
@@ -353,10 +352,10 @@ impl Graph {
         graph
     }
 
-    /// The chain of nodes, each fed by the one before, that takes longest where a node takes so many seconds: no number of
-    /// jobs makes the run shorter than that.
+    /// The chain of nodes, each fed by the one before, that takes longest if a node takes `seconds`. No number of jobs makes the
+    /// run shorter than that.
     pub fn critical_path(&self, seconds: impl Fn(NodeId) -> f64) -> (Vec<NodeId>, f64) {
-        // Of the longest chain that ends in each node, its length and the node before.
+        // The length of the longest chain that ends in each node, and the node before it.
         let mut chains: Vec<(f64, Option<NodeId>)> = Vec::with_capacity(self.nodes.len());
         for id in self.ids() {
             let before = self

@@ -1,4 +1,4 @@
-//! What a stage is fed: references to outputs of other stages, and files from outside.
+//! The inputs of a stage: references to outputs of other stages, and files from outside.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,8 +18,8 @@ pub trait ArtifactType {
     /// The artifact types (as in [`super::Output::artifact`]) that an input of this type takes.
     const ACCEPTS: &'static [&'static str];
 
-    /// Of a folder of the user's, the files that are part of such an artifact: names, or `*.` and an ending. What else
-    /// lies there counts for no key, and is for nobody to read. Empty: all of them.
+    /// The files of a user's folder that are part of such an artifact: names, or `*.` and an ending. Other files there count
+    /// for no key, and no stage may read them. Empty: all files.
     const FILES: &'static [&'static str] = &[];
 }
 
@@ -47,7 +47,7 @@ pub enum Inputs<T> {
     Several(Vec<Input<T>>),
 }
 
-/// An input that can only be a file from outside, written as its plain path.
+/// An input that must be a file from outside, typed as its plain path.
 #[derive(Clone, Debug)]
 pub struct InputFile(pub(super) Place);
 
@@ -55,7 +55,7 @@ pub struct InputFile(pub(super) Place);
 #[derive(Clone, Debug)]
 pub struct InputVariable(pub(super) Place);
 
-/// An input as typed, and which of its stage's inputs it is: known once all of them are.
+/// An input as typed, and its number among the stage's inputs, once all of them are known.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub origin: Origin,
@@ -69,7 +69,7 @@ impl From<Origin> for Place {
 }
 
 impl Place {
-    /// As it stands among serialised parameters.
+    /// Its form in serialised parameters.
     fn mark(&self, accepts: &[&str], files: &[&str]) -> Value {
         let mut mark = match &self.origin {
             Origin::Reference(text) => json!({ "ref": text, "accepts": accepts }),
@@ -103,7 +103,7 @@ impl InputFile {
         InputFile(Origin::Path(path).into())
     }
 
-    /// The path as the pipeline has it.
+    /// The path as in the pipeline.
     pub fn path(&self) -> &Path {
         match &self.0.origin {
             Origin::Path(path) => path,
@@ -132,7 +132,7 @@ impl fmt::Display for Origin {
 }
 
 impl<T> Input<T> {
-    /// The reference or path as the pipeline has it.
+    /// The reference or path as in the pipeline.
     pub fn text(&self) -> String {
         self.place.origin.to_string()
     }
@@ -212,7 +212,7 @@ impl<'de> Deserialize<'de> for InputVariable {
     }
 }
 
-/// What a plain text is.
+/// The meaning of a plain text.
 #[derive(Clone, Copy, PartialEq)]
 enum Typed {
     Reference,
@@ -243,7 +243,7 @@ impl<'de> Visitor<'de> for PlaceVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Place, A::Error> {
-        let expected = || de::Error::custom("expected { path: FILE } and nothing else");
+        let expected = || de::Error::custom("must be { path: FILE } and nothing else");
         let key: String = entries.next_key()?.ok_or_else(expected)?;
         let place = match key.as_str() {
             MARK => Place::of_mark(&entries.next_value()?).ok_or_else(expected)?,
@@ -293,8 +293,8 @@ pub struct Use {
     pub path: Vec<String>,
 }
 
-/// Numbers the inputs in serialised parameters, by use and in the order of the keys that lead to them: which field
-/// stands first in a stage's code, or whether two say the same in other words, does not count. Gives all of them.
+/// Numbers each input in serialised parameters, in the order of the keys that lead to it. So neither the order of fields in a
+/// stage's code counts, nor whether two inputs are the same. Returns all inputs.
 pub fn number(params: &mut Value) -> Vec<Use> {
     let mut found = Vec::new();
     collect(params, &mut Vec::new(), &mut found);
@@ -334,7 +334,7 @@ fn mark_in(value: &mut Value) -> Option<&mut Value> {
     value.as_object_mut().filter(|fields| fields.len() == 1)?.get_mut(MARK)
 }
 
-/// The parameters with every input replaced by what `substitute` makes of its number.
+/// The parameters with every input replaced by `substitute` of its number.
 pub fn replace(params: &Value, substitute: &impl Fn(usize) -> Value) -> Value {
     match params {
         Value::Array(items) => items.iter().map(|item| replace(item, substitute)).collect(),
@@ -350,13 +350,13 @@ pub fn replace(params: &Value, substitute: &impl Fn(usize) -> Value) -> Value {
     }
 }
 
-/// The number in a mark of either form: as parameters have it, and the number alone, as records do.
+/// The number in a mark: that of parameters, or of records, where it is the number alone.
 fn number_of(mark: &Value) -> Option<usize> {
     let number = mark.get("n").unwrap_or(mark).as_u64()?;
     usize::try_from(number).ok()
 }
 
-/// An input in a record.
+/// The form of an input in a record.
 pub fn numbered(number: usize) -> Value {
     json!({ MARK: number })
 }

@@ -1,10 +1,10 @@
-//! One node's work as a plain value: what a key is the hash of, what a record keeps, and what a process of its own reads
-//! to do it. Knows no graph: where an input comes from is settled by its content.
+//! One node's work as a plain value: the key is its hash, the record keeps it, and a process of its own reads it. It knows no
+//! graph: an input is its content.
 //!
-//! What counts for the key, and nothing else: how keys are made, the stage's kind and code version, its parameters with
-//! every default filled in, what models are computed with, the content of each input, and, where the stage draws, its
-//! seed and the rounds of the loops around it. Not: names, comments, the order of keys, paths, how many threads there
-//! are.
+//! These count for the key, and nothing else: the format of keys, the stage's kind and code version, its parameters with
+//! every default filled in, the device and number type of models, the content of each input, and, if the stage draws, its
+//! seed and the rounds of the loops around it. Names, comments, the order of keys, paths and the number of threads do not
+//! count.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,12 +27,12 @@ pub struct Job {
     pub pipeline: String,
     pub kind: String,
     pub version: u32,
-    /// As the stage is decoded from them: with every default, and each input marked with its number.
+    /// The stage is decoded from these: with every default, and each input marked with its number.
     pub params: Value,
-    /// By their numbers.
+    /// Indexed by their numbers.
     pub inputs: Vec<Content>,
     pub numerics: Numerics,
-    /// Whether the stage draws; otherwise neither seed nor position count.
+    /// Whether the stage draws. If not, neither seed nor position count.
     pub draws: bool,
     #[serde(with = "seed_as_hex")]
     pub seed: Seed,
@@ -45,10 +45,10 @@ pub struct Job {
     pub devices: Vec<u32>,
 }
 
-/// Where and in which number type models are computed.
+/// The device and number type of models.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Numerics {
-    /// As the pipeline says it.
+    /// As in the pipeline.
     pub device: String,
     pub dtype: String,
     /// What results depend on: it is in the keys of the stages that compute with models.
@@ -56,17 +56,17 @@ pub struct Numerics {
 }
 
 impl Numerics {
-    /// The number of the GPU, where one is named.
+    /// The number of the GPU, if one is named.
     pub(super) fn ordinal(&self) -> Option<u32> {
         self.device.strip_prefix("cuda:")?.parse().ok()
     }
 }
 
-/// Again after a failure that the stage calls transient.
+/// How often a job is tried again after a transient failure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     pub times: u32,
-    /// Before the first retry; doubled before each further one.
+    /// The wait before the first retry; doubled before each further one.
     pub wait: Duration,
 }
 
@@ -76,30 +76,30 @@ impl Default for Retry {
     }
 }
 
-/// What an input holds.
+/// The content of an input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Content {
-    /// An output of another job, or a file or folder of the user's, which lies at `path`.
+    /// An output of another job, or a file or folder of the user's at `path`.
     Digest {
         digest: Digest,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<PathBuf>,
     },
-    /// An environment variable's value, or that it is not set.
+    /// The value of an environment variable; `None` if it is not set.
     Variable { variable: String, value: Option<String> },
 }
 
-/// An output that is to be made.
+/// An output to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutput {
     pub name: String,
     /// The type of artifact.
     pub artifact: String,
-    /// Tells how the work went and is no result.
+    /// Describes the work, as a log does, and is not a result.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incidental: bool,
-    /// A loop hands it on, and it is not to be kept.
+    /// A loop hands it on and does not keep it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passing: bool,
 }
@@ -114,10 +114,10 @@ pub struct Limits {
 }
 
 impl Job {
-    /// What counts of it, as it is recorded.
+    /// What counts for the key, as recorded.
     pub fn counted(&self, kind: &Kind) -> Value {
         let mut fields = of_call(kind, &self.params, &self.numerics);
-        // Where a file lies does not count.
+        // The path of a file does not count.
         let plain = self.inputs.iter().map(|content| match content {
             Content::Digest { digest, .. } => json!({ "digest": digest }),
             variable => json!(variable),
@@ -135,7 +135,7 @@ impl Job {
     }
 }
 
-/// The key of a job of which this was recorded; nothing where it is no such record.
+/// The key of a job from what was recorded of it; `None` if that is not a record of a job.
 pub fn key_of(counted: &Value) -> Option<Digest> {
     let mut fields = counted.as_object()?.clone();
     let mut take = |name: &str| fields.remove(name);
@@ -156,8 +156,7 @@ pub fn key_of(counted: &Value) -> Option<Digest> {
     Some(key.digest())
 }
 
-/// What was recorded of a job for people, and for those who look what it was made of: each input's content in its place
-/// among the parameters.
+/// What was recorded of a job, for people and for lineage: the content of each input in its place among the parameters.
 pub fn in_place(mut counted: Value) -> Value {
     let inputs = counted.as_object_mut().and_then(|fields| fields.remove("inputs")).unwrap_or_default();
     let params = input::replace(&counted["params"], &|number| inputs[number].clone());
@@ -165,7 +164,7 @@ pub fn in_place(mut counted: Value) -> Value {
     counted
 }
 
-/// What an input holds, without copying it.
+/// The content of an input, borrowed.
 pub(super) enum Borrowed<'a> {
     Digest(Digest, Option<&'a PathBuf>),
     Variable(&'a str, Option<&'a str>),
@@ -191,7 +190,7 @@ impl Content {
     }
 }
 
-/// A key in the making. Every part has a fixed length or carries its own, so that no two jobs share an encoding.
+/// Builds a key. Every part has a fixed length or carries its own, so that no two jobs share an encoding.
 pub(super) struct Key(Vec<u8>);
 
 impl Key {
@@ -230,7 +229,7 @@ impl Key {
     }
 }
 
-/// What counts of a stage of the file, the same for all its executions.
+/// What counts of a stage of the file: the same for all executions.
 pub(super) fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Value> {
     let mut params = input::replace(params, &input::numbered);
     if let Some(fields) = params.as_object_mut() {

@@ -1,4 +1,4 @@
-//! From the graph to jobs: a node's job and its key, as soon as the content of all its inputs is known.
+//! Makes the job and the key of a node, as soon as the content of all its inputs is known.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::graph::{Call, Feed, Graph, Node, NodeId, Settled};
 use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
 use store::{Blob, Digest, canonical_digest};
 
-/// The job of a node all of whose inputs are known; `known` gives the outputs of the nodes that feed it.
+/// The job of a node, if all its inputs are known; `known` returns the outputs of the nodes that feed it.
 pub fn job_of_node<'a>(
     graph: &Graph,
     id: NodeId,
@@ -38,7 +38,7 @@ pub fn job_of_node<'a>(
     })
 }
 
-/// The key of a node all of whose inputs are known: of its job, without making that.
+/// The key of a node, if all its inputs are known: that of its job, without making the job.
 pub fn key_of_node<'a>(
     graph: &Graph,
     node: &Node,
@@ -70,13 +70,13 @@ fn content<'g, 'a>(
             let (name, value) = &graph.variables[index];
             Borrowed::Variable(name, value.as_deref())
         }
-        // A settled feed is none of these.
+        // A settled feed is never one of these.
         Feed::Handed { .. } => return None,
     })
 }
 
 impl Call {
-    /// The digest of what counts of a call, the same for all its executions and so computed once.
+    /// The digest of what counts of a call. It is the same for all executions, so it is computed once.
     fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| {
             canonical_digest(&Value::Object(of_call(self.kind, &self.decoded.params, &self.numerics)))

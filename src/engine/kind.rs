@@ -1,4 +1,4 @@
-//! What a stage kind says of itself.
+//! The description of a stage kind.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 /// A stage kind's static description.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// What `kind:` says in a pipeline.
+    /// The value of `kind:` in a pipeline.
     pub name: &'static str,
-    /// Raised whenever the code changes what the stage makes from the same parameters and inputs.
+    /// Raised whenever the stage produces different outputs from the same parameters and inputs.
     pub version: u32,
-    /// The first output is the one that a bare stage name refers to. Empty where they depend on the parameters.
+    /// A bare stage name refers to the first output. Empty if they depend on the parameters.
     pub outputs: &'static [Output],
     /// Whether results depend on the device and number type that models are computed with.
     pub numerics: bool,
-    /// Whether it draws, or says in what it makes in which round of the loops around it that was made: its seed and its
-    /// position count. What does not draw and has the same inputs in every round is computed once.
+    /// Whether it draws, or writes the round of the loops around it to its outputs: then its seed and its position count for
+    /// the key. A stage that does not draw and has the same inputs in every round is computed once.
     pub draws: bool,
-    /// Parameters that do not count: they change how the work is done, and not what comes of it.
+    /// Parameters that do not count for the key: they change how the work is done, not its result.
     pub uncounted: &'static [&'static str],
 }
 
@@ -29,9 +29,9 @@ pub struct Output {
     pub name: Cow<'static, str>,
     /// The type of artifact: an input takes it if its [`super::ArtifactType::ACCEPTS`] names it.
     pub artifact: Cow<'static, str>,
-    /// Large and cheap to make again: dropped inside loops once its successor is recorded.
+    /// Large and cheap to make again: evicted inside loops once its successor is recorded.
     pub bulky: bool,
-    /// Tells how the work went and is no result: it may come out different, and nobody misses it.
+    /// Describes the work, as a log does, and is not a result: it may differ between executions, and may be missing.
     pub incidental: bool,
 }
 
@@ -64,16 +64,16 @@ impl Output {
     }
 }
 
-/// What nodes of a kind are there for. Who looks at a run asks for this instead of for names of kinds.
+/// The purpose of a kind's nodes. Readers of a run use it instead of names of kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// Makes what everything begins with: worlds, vocabularies, empty datasets. Its rows are nobody's answers.
+    /// Makes initial data: worlds, vocabularies, empty datasets. Its rows are not answers of a model.
     Data,
-    /// A step of the game, or a program of the user's: samples, keeps, draws again, rewards.
+    /// A step of the game, or a program of the user's: samples, collects, replays, rewards.
     #[default]
     Play,
-    /// Says of completions what they are.
+    /// Labels completions.
     Judging,
     /// Trains a model; its metrics are those of a step.
     Training,
@@ -83,28 +83,28 @@ pub enum Purpose {
     CrossPlay,
 }
 
-/// What an input or parameter of a kind is to what comes of it, for who compares two nodes. One that says nothing
-/// decides how answers are drawn.
+/// The part that an input or parameter of a kind has in its results, for comparisons of two nodes. One without a part
+/// determines how answers are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// What is compared, or has no influence.
+    /// The subject of a comparison, or something without influence.
     Subject,
-    /// The same, and some metrics are its own word.
+    /// A subject that gives some of the metrics itself.
     OwnJudge,
-    /// Who or what says what is true.
+    /// The judge or the ground truth.
     Judge,
-    /// What is asked.
+    /// The prompts.
     Prompts,
-    /// What verdicts are held against.
+    /// The labels that verdicts are compared with.
     Labels,
-    /// A dataset that other nodes made: what counts is what that was made of.
+    /// A dataset that other nodes made: comparisons look at what it was made of.
     Source,
-    /// An instrument of a few metrics, which may be another one: those are then not comparable.
+    /// An instrument of a few metrics. If it differs, only those metrics are not comparable.
     Instrument,
 }
 
-/// What a kind says of itself to who looks at a run later.
+/// What a kind tells readers of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindFacts {
     pub purpose: Purpose,
@@ -114,7 +114,7 @@ pub struct KindFacts {
 }
 
 impl KindFacts {
-    /// What the parameter at a path is: by the longest path that leads to it.
+    /// The part of the parameter at a path, by the longest path that leads to it.
     pub fn part(&self, path: &str) -> Option<Part> {
         let leads = |known: &str| {
             let mut steps = path.split('.');

@@ -1,4 +1,4 @@
-//! Loaded artifacts kept between nodes of a chain, so that a model is read once however many nodes use it.
+//! Keeps loaded artifacts in memory between nodes, so that a model is read once however many nodes use it.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use store::Digest;
 
 type Key = (Digest, TypeId);
 
-/// Beyond the budget there is room for this many of the largest value: the roles and a reference.
+/// Beyond the budget there is room for so many values of the largest size: the roles and a reference.
 const LARGEST: usize = 4;
 
 /// A pool of loaded values by content digest with a byte budget; the least recently used goes first.
@@ -21,7 +21,7 @@ pub struct Memory {
 struct Entries {
     values: HashMap<Key, Entry>,
     bytes: usize,
-    /// Of the largest value so far.
+    /// The bytes of the largest value so far.
     largest: usize,
     clock: u64,
 }
@@ -33,7 +33,7 @@ struct Entry {
 }
 
 impl Memory {
-    /// A pool that holds values of at most `budget` bytes in all, and four times the largest.
+    /// A pool that holds at most `budget` bytes plus four times the largest value.
     pub fn new(budget: usize) -> Memory {
         Memory { budget, entries: Mutex::default() }
     }
@@ -47,7 +47,7 @@ impl Memory {
         entry.value.clone().downcast().ok()
     }
 
-    /// Keeps a value of about `bytes` bytes, dropping others where the budget asks for it.
+    /// Keeps a value of about `bytes` bytes. Drops others to stay within the budget.
     pub fn put<T: Any + Send + Sync>(&self, digest: Digest, value: Arc<T>, bytes: usize) {
         let mut entries = self.lock();
         entries.clock += 1;

@@ -1,12 +1,11 @@
-//! What is to be done: the state of every node, found out as far as it can be known without running anything, and
-//! kept up to date by the scheduler as nodes end. `pipeline plan` shows it, `pipeline run` carries it out: there is
-//! one planner.
+//! The plan: the state of every node, as far as it can be known without running anything. The scheduler updates it as nodes
+//! end. `pipeline plan` shows it, `pipeline run` carries it out: there is one planner.
 //!
 //! ```text
 //!             inputs known, a record      ┌───────────────────────────────┐
 //! Waiting ───────────────────────────────▶│ Done                          │
 //!    │                                    └──┬────────────────▲───────────┘
-//!    │ inputs known, no record,     a dropped│output is       │ outputs placed; recorded
+//!    │ inputs known, no record,    an evicted│output is       │ outputs placed; recorded
 //!    │ or a kept blob is missing     needed  │again           │ while others go on
 //!    ▼                                       ▼                │
 //! Wanted ◀──────────────────────────────────┘              Running ──▶ Failed
@@ -19,8 +18,8 @@
 //!    └── a record ──▶ Done               after a failure, what depends on it: Skipped
 //! ```
 //!
-//! A node of a loop with `until` is `Waiting` until the decision of the round before is known. Where that says stop it becomes
-//! `Unreached`, and so do the nodes of all rounds after it, from `Waiting` and from no other state.
+//! A node of a loop with `until` is `Waiting` until the decision of the round before is known. If that is to stop, the node
+//! becomes `Unreached`, as do the nodes of all later rounds, from `Waiting` and from no other state.
 //!
 //! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (Wanted, Ready) or *unknown* (Waiting).
 
@@ -42,10 +41,10 @@ use super::report::{NodeOutput, NodeReport};
 use super::resources::{GPU, Needs};
 use store::{Blob, Cleaned, Digest, DigestOf, DigestSet, Root, Store};
 
-/// Where a node is. What holds in one state only is held by it.
+/// The state of a node, with the data that belongs to this state only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Of the nodes that feed it, this many are not found out yet: the key is not known.
+    /// The key is not known, because this many of the nodes that feed it are not.
     Waiting {
         unknown: u32,
     },
@@ -65,14 +64,14 @@ pub enum State {
     Running {
         why: Why,
     },
-    /// All that it is to keep is in the cache. Recorded, too, unless that is under way.
+    /// All outputs to keep are in the cache. They are `recorded`, or the record is under way.
     Done {
         recorded: bool,
     },
     Failed,
     /// Depends on a node that failed.
     Skipped,
-    /// Of a round that its loop did not come to: it is never executed and has no key.
+    /// Of a round that its loop did not reach: it is never executed and has no key.
     Unreached,
 }
 
@@ -92,9 +91,9 @@ pub enum Reason {
     NoRecord,
     /// It is recorded, but this output is no longer in the cache.
     BlobMissing { output: usize },
-    /// It is recorded and its output was dropped on purpose, but now this node needs it.
+    /// It is recorded and its output was evicted, but now this node needs it.
     NeededBy { node: NodeId },
-    /// To see whether it comes out the same.
+    /// To check whether its outputs are the same.
     Check,
 }
 
@@ -110,17 +109,17 @@ struct Slot {
     key: Option<Digest>,
     /// Its outputs, as recorded or as they just came out.
     outputs: Option<Box<[Blob]>>,
-    /// Whether these are of a key that it had before.
+    /// Whether the outputs are those of an earlier key.
     is_outdated: bool,
-    /// Whether the run was told that it is done.
+    /// Whether it was reported as done.
     is_told: bool,
-    /// Seconds that the work took, in whichever run.
+    /// Seconds that the work took, in this run or an earlier one.
     seconds: f64,
     /// Nodes that wait for its blobs.
     demanded_by: Vec<NodeId>,
 }
 
-/// Nodes that can be executed and take the same of the resources.
+/// Nodes with the same needs, and those of them that can be executed.
 #[derive(Debug, Default)]
 struct Class {
     needs: Needs,
@@ -135,21 +134,21 @@ pub struct Plan<'a> {
     /// From each node to those that it feeds.
     edges: Csr<(), (), Directed, u32>,
     classes: Vec<Class>,
-    /// Which of these a node belongs to.
+    /// The class of each node.
     class: Vec<u32>,
-    /// Nodes that were found done and have not been told of.
+    /// Nodes that were found done and are not reported yet.
     found: Vec<NodeId>,
-    /// How many nodes are in this state.
+    /// The number of unreached nodes.
     unreached: usize,
     blobs: BlobIndex<'a>,
-    /// How often the cache had been cleaned when all that is done was named.
+    /// How often the cache had been cleaned when all done nodes were named.
     cleaned: Option<Cleaned>,
 }
 
 /// Which blobs are in the cache.
 struct BlobIndex<'a> {
     store: &'a Store,
-    /// By their first byte; only while many nodes are found out at once, since others may change it.
+    /// By first byte. Only while many nodes are looked up at once: later, other processes may have changed the cache.
     shelves: Option<Box<[Option<DigestSet>; 256]>>,
 }
 
@@ -166,7 +165,7 @@ impl BlobIndex<'_> {
     }
 }
 
-/// What the planner reads of a record.
+/// The part of a record that the planner reads.
 #[derive(Deserialize)]
 struct Recorded<'a> {
     seconds: f64,
@@ -182,7 +181,7 @@ struct RecordedOutput<'a> {
     bytes: u64,
 }
 
-/// What a run comes to as a whole: the digest of the names and keys of its nodes, in the order of the graph.
+/// The digest of a run as a whole: of the names and keys of its nodes, in the order of the graph.
 pub fn digest_of_keys<'a>(nodes: impl Iterator<Item = (&'a str, Digest)>) -> Digest {
     // In large pieces: many small ones take several times as long to hash.
     const PIECE: usize = 1 << 16;
@@ -211,7 +210,7 @@ fn read_recorded(head: &[u8], outputs: &[Output]) -> Option<(f64, Box<[Blob]>)> 
 }
 
 impl<'a> Plan<'a> {
-    /// Finds out what can be known now.
+    /// Determines the states that can be known now.
     pub fn new(graph: &'a Graph, store: &'a Store) -> Plan<'a> {
         let edges = graph.edges();
         let mut unknown = vec![0; graph.nodes.len()];
@@ -258,8 +257,8 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Names all that was found done in the run's root, so that nobody throws it away. Where the cache was cleaned since
-    /// `cleaned`, before the plan was made, it is made again.
+    /// Names all nodes that were found done in the run's root, so that no process deletes their outputs. If the cache was
+    /// cleaned since `cleaned`, which is from before the plan was made, the plan is made again.
     pub fn hold(
         mut self,
         mut cleaned: Cleaned,
@@ -315,14 +314,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Says that a node is recorded, if it is done.
+    /// Marks a done node as recorded.
     pub fn set_recorded(&mut self, id: NodeId) {
         if let State::Done { .. } = self.state(id) {
             self.set(id, State::Done { recorded: true });
         }
     }
 
-    /// Its outputs, as recorded or as they just came out.
+    /// The outputs of a node, as recorded or as they just came out.
     pub fn outputs(&self, id: NodeId) -> Option<&[Blob]> {
         self.slots[id.index()].outputs.as_deref()
     }
@@ -336,22 +335,22 @@ impl<'a> Plan<'a> {
         self.slot_mut(id).seconds = seconds;
     }
 
-    /// The job of a node all of whose inputs are known.
+    /// The job of a node, if all its inputs are known.
     pub fn job(&self, id: NodeId) -> Option<Job> {
         job_of_node(self.graph, id, |source| self.outputs(source))
     }
 
-    /// What a node takes of the resources.
+    /// The amounts of resources that a node takes.
     pub fn needs(&self, id: NodeId) -> &Needs {
         &self.classes[self.class[id.index()] as usize].needs
     }
 
-    /// The first node of the graph that can be executed and lacks nothing. What one before it lacks is left to that: else
-    /// one that needs much would wait until those that need little are all done.
+    /// The first node of the graph that can be executed and lacks nothing. A resource that an earlier node lacks is left to that
+    /// node: otherwise a node that needs much would wait until all that need little are done.
     pub fn first_ready<'p>(&'p self, lacking: impl Fn(&'p Needs) -> Option<Vec<&'p str>>) -> Option<NodeId> {
         let (mut left, mut after) = (BTreeSet::new(), None);
         loop {
-            // Who lacks one device leaves the others.
+            // A node that lacks one device leaves the others.
             let is_left = |needs: &Needs| {
                 let is_left =
                     |name: &str| left.contains(&(name, None)) || left.contains(&(name, needs.device));
@@ -380,7 +379,7 @@ impl<'a> Plan<'a> {
         self.edges.neighbors_slice(id.0).iter().copied().map(NodeId)
     }
 
-    /// The nodes that were found done since this was asked last.
+    /// The nodes that were found done since the last call.
     pub fn take_found(&mut self) -> Vec<NodeId> {
         std::mem::take(&mut self.found)
     }
@@ -399,23 +398,23 @@ impl<'a> Plan<'a> {
         is_known.then(|| digest_of_keys(keys))
     }
 
-    /// How many nodes are not done, of those that loops come to as far as that is known.
+    /// How many nodes are not done, without those that are known to be unreached.
     pub fn left(&self) -> usize {
         let is_left = |slot: &&Slot| !matches!(slot.state, State::Done { .. } | State::Unreached);
         self.slots.iter().filter(is_left).count()
     }
 
-    /// How many nodes are of rounds that their loops did not come to.
+    /// How many nodes belong to rounds that their loops did not reach.
     pub fn unreached(&self) -> usize {
         self.unreached
     }
 
-    /// The round in which one of the graph's loops stopped before its last one was at its end.
+    /// The round in which one of the graph's loops stopped, if that was before the last.
     pub fn stopped(&self, index: usize) -> Option<u32> {
         self.graph.loops[index].stopped(|id| self.outputs(id))
     }
 
-    /// Which feed one comes to, if that is known.
+    /// Resolves a feed, if that is possible already.
     pub fn settled(&self, feed: Feed) -> Option<Feed> {
         match self.graph.settled(feed, &|id| self.outputs(id)) {
             Settled::Is(feed) => Some(feed),
@@ -423,12 +422,12 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether it is still to be decided if a node's passing outputs stay.
+    /// Whether it is undecided if a node's passing outputs stay.
     pub fn is_undecided(&self, id: NodeId) -> bool {
         self.graph.node(id).kept_by.is_some_and(|decision| self.outputs(decision).is_none())
     }
 
-    /// The outputs of a node that are dropped once nobody needs them; where that is still to be decided, those that may be.
+    /// The outputs of a node that are evicted once no node needs them; while that is undecided, those that may be.
     pub fn passing(&self, id: NodeId) -> &'a [usize] {
         let node = self.graph.node(id);
         let stays = node.kept_by.and_then(|decision| self.outputs(decision)).is_some_and(decision::is_stop);
@@ -441,7 +440,7 @@ impl<'a> Plan<'a> {
         feeds.copied().any(|feed| self.graph.may_come_to(feed, source, &|id| self.outputs(id)))
     }
 
-    /// Takes in a node all of whose inputs are known, and those that become so by it.
+    /// Looks up a node whose inputs are all known, and the nodes whose inputs become known by it.
     fn find_out(&mut self, first: NodeId) {
         let mut open = vec![first];
         while let Some(id) = open.pop() {
@@ -469,8 +468,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether a node's key is no longer that of its inputs' content: one of them came out otherwise when it was made
-    /// again. If so the node is found out anew.
+    /// Whether a node's key no longer matches the content of its inputs, because one of them came out different when it was
+    /// made again. If so, looks the node up again.
     pub fn has_changed(&mut self, id: NodeId) -> bool {
         let now = key_of_node(self.graph, self.graph.node(id), |source| self.outputs(source));
         if now == self.key(id) {
@@ -481,23 +480,23 @@ impl<'a> Plan<'a> {
         true
     }
 
-    /// What its key gave before, to be compared with what it gives now.
+    /// The earlier outputs of a node's present key, to be compared with new ones.
     pub fn outputs_before(&self, id: NodeId) -> Option<&[Blob]> {
         self.outputs(id).filter(|_| !self.slots[id.index()].is_outdated)
     }
 
-    /// Seconds and outputs in the record of a node's key.
+    /// The seconds and outputs in the record of a node's key.
     pub fn recorded_outputs(&self, id: NodeId) -> Option<(f64, Box<[Blob]>)> {
         self.recorded(id, &self.key(id)?)
     }
 
-    /// Seconds and outputs in the record of a key, if it fits the node.
+    /// The seconds and outputs in the record of a key, if it fits the node.
     fn recorded(&self, id: NodeId, key: &Digest) -> Option<(f64, Box<[Blob]>)> {
         let outputs = self.graph.node(id).call.outputs();
         self.store.record(key, |head| read_recorded(head, outputs))
     }
 
-    /// An output that is to be kept and is not in the cache.
+    /// An output that must be kept and is not in the cache.
     fn lost_output(&mut self, id: NodeId) -> Option<usize> {
         let (declared, passing) = (self.graph.node(id).call.outputs(), self.passing(id));
         let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
@@ -507,7 +506,7 @@ impl<'a> Plan<'a> {
         known.iter().enumerate().find(lost).map(|(output, _)| output)
     }
 
-    /// Enters the outputs of a node; `open` gets the nodes whose inputs are all known by it.
+    /// Enters the outputs of a node. Adds the nodes whose inputs are now all known to `open`.
     fn enter(&mut self, id: NodeId, outputs: Box<[Blob]>, open: &mut Vec<NodeId>) {
         let slot = self.slot_mut(id);
         slot.is_outdated = false;
@@ -525,7 +524,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Consumers know what becomes of a node; `open` gets those that wait for no other.
+    /// A node is known to its consumers. Adds those that wait for no other to `open`.
     fn count_as_known(&mut self, id: NodeId, open: &mut Vec<NodeId>) {
         for consumer in self.edges.neighbors_slice(id.0).iter().rev().copied().map(NodeId) {
             if let State::Waiting { unknown } = &mut self.slots[consumer.index()].state {
@@ -537,7 +536,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// A loop has stopped: the rounds after this decision are not come to.
+    /// A loop has stopped: the rounds after this decision are unreached.
     fn leave_out_after(&mut self, decision: NodeId, open: &mut Vec<NodeId>) {
         let mut gates = vec![decision];
         while let Some(gate) = gates.pop() {
@@ -554,7 +553,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// A loop has stopped: what its last round hands on is kept. It may have been dropped in an earlier run, which went on.
+    /// A loop has stopped: the values of its last round are kept. An earlier run that went on may have evicted them.
     fn keep_after(&mut self, decision: NodeId) {
         let Some((by, round)) = self.graph.node(decision).decides else { return };
         let handed = self.graph.handed.iter().filter(|handed| handed.by == by);
@@ -571,11 +570,11 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Says that a node is to be executed: its inputs' blobs must be there, and are made again where they are not.
+    /// Marks a node for execution. Missing blobs of its inputs are made again first.
     pub fn want(&mut self, id: NodeId, why: Why) {
         let mut open = vec![(id, why)];
         while let Some((id, why)) = open.pop() {
-            // Several may have found it missing.
+            // Several nodes may have found it missing.
             let is_needed = matches!(why.reason, Reason::NeededBy { .. });
             if is_needed && why.missed == 0 && !matches!(self.state(id), State::Done { .. }) {
                 continue;
@@ -600,7 +599,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// A node's outputs are in the cache: it is done, and what waited for it goes on.
+    /// A node's outputs are in the cache: it is done, and nodes that waited for it go on.
     pub fn finish(&mut self, id: NodeId, outputs: Box<[Blob]>, recorded: bool) {
         let mut open = Vec::new();
         self.enter(id, outputs, &mut open);
@@ -611,7 +610,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// What waited for a node's blobs goes on.
+    /// Nodes that waited for a node's blobs go on.
     fn release_waiting(&mut self, id: NodeId) {
         for waiting in std::mem::take(&mut self.slot_mut(id).demanded_by) {
             match self.state(waiting) {
@@ -624,8 +623,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Of nodes that were found done and are named by now those that still are: where the cache was cleaned meanwhile, the
-    /// others are to be executed.
+    /// The nodes that are still done, of those that were found done and are named by now. If the cache was cleaned meanwhile,
+    /// the others must be executed.
     pub fn still_done(&mut self, found: Vec<NodeId>, waiting: &dyn Fn(&str)) -> anyhow::Result<Vec<NodeId>> {
         let now = self.store.cleaned()?;
         if self.cleaned.is_some_and(|before| !now.may_differ(before)) {
@@ -648,7 +647,7 @@ impl<'a> Plan<'a> {
         Ok(still)
     }
 
-    /// Nodes are done by what another one with their key has made.
+    /// Adds nodes that are done because another node with their key is.
     pub fn add_found(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         self.found.extend(nodes);
     }
@@ -658,18 +657,18 @@ impl<'a> Plan<'a> {
         self.classes.iter().any(|class| !class.ready.is_empty())
     }
 
-    /// Whether a node is told of for the first time.
+    /// Whether a node is reported for the first time.
     pub fn is_first_told(&mut self, id: NodeId) -> bool {
         !std::mem::replace(&mut self.slot_mut(id).is_told, true)
     }
 
-    /// A node is done again, with the outputs that it had.
+    /// Marks a node as done again, with the outputs that it had.
     pub fn finish_as_known(&mut self, id: NodeId) {
         let outputs = self.outputs(id).unwrap_or_default().into();
         self.finish(id, outputs, true);
     }
 
-    /// Looks whether another process, or another node, has done meanwhile what a node is to do. If so it is done.
+    /// Checks whether another process or node has done a node's work meanwhile. If so, the node is done.
     pub fn is_done_by_now(&mut self, id: NodeId) -> bool {
         match self.why(id).map(|why| why.reason) {
             Some(Reason::NoRecord) => self.look_up(id),
@@ -686,8 +685,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Looks whether a node's key has a record by now. If so the node is done (or is to be executed for an output that is
-    /// missing).
+    /// Checks whether a node's key has a record by now. If so, the node is done, unless an output to keep is missing.
     pub fn look_up(&mut self, id: NodeId) -> bool {
         let Some(key) = self.key(id) else { return false };
         let Some((seconds, outputs)) = self.recorded(id, &key) else { return false };
@@ -705,14 +703,13 @@ impl<'a> Plan<'a> {
         is_there
     }
 
-    /// What a node's key is made of, if its inputs are known: see [`in_place`].
+    /// The manifest of a node, if its inputs are known: see [`in_place`].
     pub fn manifest(&self, id: NodeId) -> Option<serde_json::Value> {
         self.key(id)?;
         Some(in_place(self.job(id)?.counted(self.graph.node(id).call.kind)))
     }
 
-    /// For each node the first one upstream whose outputs are not known although its inputs are; where there is none,
-    /// itself.
+    /// For each node the first one upstream whose outputs are not known although its inputs are, else the node itself.
     pub fn awaited(&self) -> Vec<NodeId> {
         let mut awaited: Vec<NodeId> = Vec::with_capacity(self.graph.nodes.len());
         for id in self.graph.ids() {
@@ -724,7 +721,7 @@ impl<'a> Plan<'a> {
         awaited
     }
 
-    /// What is told of a node that is done.
+    /// The report of a node that is done.
     pub fn report(&self, id: NodeId, cached: bool) -> Option<NodeReport> {
         let (node, slot) = (self.graph.node(id), &self.slots[id.index()]);
         let outputs = node.call.outputs().iter().zip(slot.outputs.as_deref()?).enumerate();
@@ -749,9 +746,8 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// About how many seconds the rest takes, where there is so much of each resource, by how long nodes of the same kinds
-    /// have taken; nothing where none has. It is no less than the longest chain of what is left, and than all of it shared
-    /// out by any of the resources.
+    /// The estimated seconds of the rest with `units` of each resource, from the durations of nodes of the same kinds; `None` if
+    /// there are none. It is at least the longest chain of what is left, and at least all of it divided by any resource.
     pub fn time_left(&self, units: impl Fn(&str) -> Option<u32>) -> Option<f64> {
         let mut known: HashMap<&str, (f64, f64)> = HashMap::new();
         for (node, slot) in self.graph.nodes.iter().zip(&self.slots) {
@@ -781,8 +777,8 @@ impl<'a> Plan<'a> {
         Some(work.into_values().fold(chain, f64::max))
     }
 
-    /// Whether the outputs of a node that was done before are in the cache: those that are results, and what else a node
-    /// that waits for it is fed.
+    /// Whether the outputs of a node that was done before are in the cache: its results, and other outputs that feed a waiting
+    /// node.
     fn is_whole(&mut self, id: NodeId) -> bool {
         let (graph, slot) = (self.graph, &self.slots[id.index()]);
         let feeds = slot.demanded_by.iter().flat_map(|by| &graph.node(*by).feeds);
@@ -798,7 +794,7 @@ impl<'a> Plan<'a> {
             })
     }
 
-    /// A node failed: it and all that depends on it or waits for it.
+    /// A node failed: all nodes that depend on it or wait for it are skipped.
     pub fn fail(&mut self, id: NodeId) {
         self.set(id, State::Failed);
         let mut open = vec![id];

@@ -1,4 +1,4 @@
-//! What a run tells: of each node that is done, and of itself as a whole.
+//! What a run reports: each node that is done, and the run as a whole.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use store::{Blob, Digest};
 
-/// What one node came to.
+/// The result of one node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeReport {
     pub node: String,
@@ -18,7 +18,7 @@ pub struct NodeReport {
     pub key: Digest,
     /// Loop position: iteration, step, … from 1.
     pub position: Vec<u32>,
-    /// Seconds of work when it was run, be it in an earlier run.
+    /// Seconds that the work took, in this run or an earlier one.
     pub seconds: f64,
     pub outputs: Vec<NodeOutput>,
 }
@@ -31,7 +31,7 @@ pub struct NodeOutput {
     pub artifact: String,
     pub digest: Digest,
     pub bytes: u64,
-    /// Whether a loop handed it on and it was not to be kept.
+    /// Whether a loop handed it on and did not keep it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passing: bool,
 }
@@ -42,39 +42,39 @@ impl NodeOutput {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     pub ran: usize,
     pub cached: usize,
-    /// Executed although recorded, since a dropped output was needed.
+    /// Executed although recorded, because an evicted output was needed.
     pub again: usize,
     pub skipped: usize,
-    /// Of rounds that their loops did not come to.
+    /// Nodes of rounds that their loops did not reach.
     pub unreached: usize,
-    /// The nodes that failed, and why, in the order in which they did.
+    /// The nodes that failed, and why, in the order of failure.
     pub failures: Vec<RunError>,
     /// The nodes that were computed again to be compared.
     pub checked: Vec<Checked>,
 }
 
-/// A node that was computed again, and which outputs came out different.
+/// A node that was computed again, and the outputs that differ.
 #[derive(Debug)]
 pub struct Checked {
     pub node: String,
     pub differences: Vec<Difference>,
 }
 
-/// An output that came out different when its node was computed again.
+/// An output that differs after its node was computed again.
 #[derive(Clone, Debug)]
 pub struct Difference {
     pub output: String,
     pub artifact: String,
-    /// What is recorded, and remains.
+    /// The recorded content, which remains.
     pub recorded: Digest,
-    /// What came out now.
+    /// The new content.
     pub now: Digest,
-    /// Where that lies.
+    /// The path of the new content.
     pub path: PathBuf,
 }
 

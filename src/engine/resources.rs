@@ -1,4 +1,4 @@
-//! How much of each named resource is free, and who has which part of it.
+//! Tracks how much of each named resource is free, and which node has which units.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -7,28 +7,28 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much there is of a resource.
+/// The limit of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// At the same time.
+    /// How much of it may be taken at the same time.
     pub units: u32,
     /// How much of it may be taken within any minute.
     pub per_minute: Option<u32>,
 }
 
-/// The resource whose units are the devices of this host: no two processes on it take the same.
+/// The resource whose units are the devices of this host: no two processes take the same device.
 pub(super) const GPU: &str = "gpu";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How often a device that another process has is tried.
+/// The interval between tries of a device that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What a node takes of the resources.
+/// The amounts of resources that a node takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Needs {
     pub amounts: BTreeMap<String, u32>,
-    /// The GPU that the pipeline names: that one and no other.
+    /// The GPU that the pipeline names: no other will do.
     pub device: Option<u32>,
 }
 
@@ -38,38 +38,38 @@ impl Needs {
     }
 }
 
-/// Limits and what is free of them. A resource without a limit is always free.
+/// The limits and the free units. A resource without a limit is always free.
 pub(super) struct Resources {
     limits: BTreeMap<String, Limit>,
-    /// How many GPUs this process may use, where that is known.
+    /// How many GPUs this process may use, if that is known.
     visible: Option<usize>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// By the numbers of their units, from 0.
+    /// The numbers of the free units, from 0.
     free: BTreeMap<String, BTreeSet<u32>>,
-    /// Devices that the pipeline names: others take them last.
+    /// Devices that the pipeline names: other nodes take them last.
     named: BTreeSet<u32>,
-    /// When each unit of a resource with a rate was taken within the last minute, the oldest first.
+    /// When units of a resource with a rate were taken within the last minute, the oldest first.
     taken: BTreeMap<String, VecDeque<Instant>>,
-    /// Devices that other processes have, and when they are tried again.
+    /// Devices that other processes have, and when to try them again.
     elsewhere: BTreeSet<u32>,
     tried_from: Option<Instant>,
 }
 
-/// What was taken: the units of each resource. They are given back when it is dropped.
+/// The units taken of each resource. Dropping it gives them back.
 pub(super) struct Grant {
     units: BTreeMap<String, Vec<u32>>,
-    /// Of which of them no more may be taken within a minute.
+    /// The resources among them that have a rate per minute.
     with_rate: Vec<String>,
     state: Arc<Mutex<State>>,
     _devices: Vec<File>,
 }
 
 impl Grant {
-    /// What was taken is used: from now on it counts for the minute.
+    /// Starts to use the units: from now on they count for the minute.
     pub fn begin(&self) {
         let mut state = lock(&self.state);
         for name in &self.with_rate {
@@ -85,8 +85,8 @@ impl Grant {
 }
 
 impl Resources {
-    /// The limits that the pipeline declares; by default there is `cpu` for as many jobs, and one `gpu`. GPUs that it
-    /// names are among them, and only those that this process may use.
+    /// The limits that the pipeline declares; by default `cpu` is the number of jobs and `gpu` is one. The units of `gpu`
+    /// include those that the pipeline names, and only those that this process may use.
     pub fn new(declared: &BTreeMap<String, Limit>, jobs: u32, named: &BTreeSet<u32>) -> Resources {
         Resources::with_visible(declared, jobs, named, visible_devices().map(|names| names.len()))
     }
@@ -116,12 +116,12 @@ impl Resources {
         }
     }
 
-    /// How much there is of a resource at the same time, if it has a limit.
+    /// How much of a resource may be taken at the same time, if it has a limit.
     pub fn units(&self, name: &str) -> Option<u32> {
         self.limits.get(name).map(|limit| limit.units)
     }
 
-    /// Says where there never is what is needed.
+    /// Returns an error if the needs can never be met.
     pub fn check(&self, needs: &Needs) -> Result<(), String> {
         let Some(visible) = self.visible else { return Ok(()) };
         let message = match needs.device {
@@ -130,19 +130,19 @@ impl Resources {
             _ => return Ok(()),
         };
         Err(format!(
-            "{message}, but CUDA_VISIBLE_DEVICES names {visible}\n  help: let it name more, or ask for less"
+            "{message}, but CUDA_VISIBLE_DEVICES names {visible}\n  help: name more GPUs there, or ask for less"
         ))
     }
 
-    /// Nothing takes more than there is at all.
+    /// A need, but at most what there is.
     fn most(&self, name: &str, need: u32) -> u32 {
         let limit = self.limits.get(name);
         let most = limit.map(|limit| limit.per_minute.map_or(limit.units, |rate| rate.min(limit.units)));
         most.map_or(need, |most| need.min(most))
     }
 
-    /// Which resources others of this process have that are needed; nothing where all is free now. None of them is named
-    /// where it is only other processes that have the devices.
+    /// The needed resources that other nodes of this process have; `None` if all is free now. The list is empty if only other
+    /// processes have the devices.
     pub fn lacking<'n>(&self, needs: &'n Needs) -> Option<Vec<&'n str>> {
         let (mut state, now) = (lock(&self.state), Instant::now());
         state.look_again(now);
@@ -171,7 +171,7 @@ impl Resources {
         taken.len() + need as usize <= rate as usize
     }
 
-    /// When something may be free that is not now, although nobody gives it back.
+    /// When a resource may become free although no node gives it back.
     pub fn later(&self) -> Option<Instant> {
         let state = lock(&self.state);
         let of_rates = state.taken.values().filter_map(|taken| Some(*taken.front()? + MINUTE));
@@ -228,7 +228,7 @@ impl Resources {
 }
 
 impl State {
-    /// Devices that other processes had a while ago are tried again.
+    /// Lets devices that other processes had a while ago be tried again.
     fn look_again(&mut self, now: Instant) {
         if self.tried_from.is_some_and(|from| now >= from) {
             self.elsewhere.clear();
@@ -236,8 +236,8 @@ impl State {
         }
     }
 
-    /// The devices that may be taken: the one that is asked for first, where it is among them, then those that nobody asks
-    /// for. None where the one that is asked for is not among them.
+    /// The devices that may be taken: first the one that is `asked` for, then those that no node names. Empty if the one that
+    /// is asked for is not available.
     fn devices(&self, asked: Option<u32>) -> Vec<u32> {
         let free = self.free.get(GPU).into_iter().flatten().copied();
         let mut usable: Vec<u32> = free.filter(|unit| !self.elsewhere.contains(unit)).collect();
@@ -260,33 +260,31 @@ impl Drop for Grant {
     }
 }
 
-/// The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; nothing where it is not set. What stands behind
-/// a `-1` does not count.
+/// The GPUs that this process may use, as in `CUDA_VISIBLE_DEVICES`; `None` if it is not set. Names after a `-1` do not count.
 fn visible_devices() -> Option<Vec<String>> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok()?;
     let names = visible.split(',').map(str::trim).take_while(|name| *name != "-1");
     Some(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
-/// What the system calls a device of this process's: of those in `CUDA_VISIBLE_DEVICES` that of this number, else the
-/// number itself.
+/// The system's name of one of this process's devices: the entry of `CUDA_VISIBLE_DEVICES` at this number, else the number.
 pub(super) fn device_name(unit: u32) -> String {
     let name = visible_devices().and_then(|names| names.into_iter().nth(unit as usize));
     name.unwrap_or_else(|| unit.to_string())
 }
 
-/// The lock of a device on this host, unless another process has it, or one does a job on it whose run is gone. Where
-/// there is no place for locks, there is nobody to keep away either.
+/// The lock of a device on this host. `None` if another process has it, or still does a job on it after its run is gone. If
+/// there is no place for locks, there is no other process to keep away.
 fn lock_device(unit: u32) -> Option<File> {
     let file = lock_file(&device_name(unit))?;
     lock_file(&(device_name(unit) + JOB)).map(|_| file)
 }
 
-/// What the name of the second lock of a device ends in: of who does a job on it in a process of its own, and may outlive
-/// who started that.
+/// The ending of a device's second lock. A process that does a job on the device holds it, and may outlive the process that
+/// started it.
 const JOB: &str = ".job";
 
-/// Holds the devices of a job in this process, which another one has locked for it; nothing where somebody has one.
+/// Holds the devices of a job in this process, for which another one has locked them; `None` if one is held already.
 pub(super) fn hold_devices(units: &[u32]) -> Option<Vec<File>> {
     units.iter().map(|unit| lock_file(&(device_name(*unit) + JOB))).collect()
 }
@@ -297,11 +295,11 @@ fn lock_file(name: &str) -> Option<File> {
     let folder = PathBuf::from("/tmp/triplay-devices");
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
     let path: PathBuf = folder.join(name.chars().map(safe).collect::<String>());
-    // Of all users of the host, whatever the umask.
+    // For all users of the host, whatever the umask.
     if std::fs::create_dir(&folder).is_ok() {
         let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
     }
-    // Anybody may put a link or a pipe there: that is no lock, and whoever waits for it waits for ever.
+    // Anybody may put a link or a pipe there. That is no lock, and opening a pipe could wait forever.
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let open =
         |options: &mut std::fs::OpenOptions| options.custom_flags(flags.bits().cast_signed()).open(&path);
@@ -311,11 +309,11 @@ fn lock_file(name: &str) -> Option<File> {
         std::io::Result::Ok(file)
     };
     let opened = open(File::options().read(true)).or_else(|_| create());
-    // Where there is no such folder nobody else looks for it either.
+    // If the folder cannot exist, no other process looks for the lock either.
     let opened = opened.or_else(|error| if path.is_symlink() { Err(error) } else { tempfile::tempfile() });
     let mut file = opened.ok().filter(|file| file.metadata().is_ok_and(|there| there.is_file()))?;
     file.try_lock().ok()?;
-    // For people who look; another user's file may only be locked.
+    // For people who look. Another user's file can only be locked.
     let _ = writeln!(file, "process {}", std::process::id());
     Some(file)
 }

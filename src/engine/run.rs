@@ -1,8 +1,8 @@
-//! Carrying out a plan: ready nodes are executed side by side as far as resources allow, each key by one node of one
-//! process, and what a loop has handed on is dropped when nobody needs it any more.
+//! Carries out a plan: executes ready nodes side by side as far as resources allow, each key by one node of one process, and
+//! evicts what loops have handed on when no node needs it any more.
 //!
-//! Which node is started first depends on the graph alone, and what comes out of a node on its inputs alone; so the
-//! order in which nodes end changes no result.
+//! Which node starts first depends on the graph alone, and a node's outputs depend on its inputs alone. So the order in which
+//! nodes end changes no result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use super::threads::Threads;
 use super::worker::Program;
 use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Pins, Process, Root, Store};
 
-/// How to run.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// How much `cpu` there is where the pipeline does not say: nodes side by side.
+    /// The limit of `cpu` if the pipeline has none: nodes side by side.
     pub jobs: u32,
-    /// After a failure, go on with what does not depend on it.
+    /// After a failure, go on with nodes that do not depend on it.
     pub keep_going: bool,
     /// The program for jobs in processes of their own.
     pub program: Option<Program>,
-    /// Nodes to compute again once they are done, to see whether they come out the same.
+    /// Nodes to compute again once they are done, to check whether their outputs are the same.
     pub check: Vec<NodeId>,
 }
 
@@ -46,11 +46,11 @@ impl Default for RunOptions {
     }
 }
 
-/// Is called once for each node that is done: first those that were, in the order of the graph, then the others as
-/// they end.
+/// Called once for each node that is done: first for those that were found done, in the order of the graph, then for the
+/// others as they end.
 pub type Observe<'a> = dyn FnMut(&NodeReport) -> anyhow::Result<()> + 'a;
 
-/// Runs what is missing of a plan that the root holds: see [`Plan::hold`].
+/// Executes the missing nodes of a plan that the root holds: see [`Plan::hold`].
 pub fn run(
     plan: Plan,
     root: &Root,
@@ -103,25 +103,25 @@ pub fn run(
     report
 }
 
-/// How many nodes may be done and not recorded yet: what a crash costs at the most.
+/// How many nodes may be done and not recorded yet: a crash costs at most these.
 const MOST_RECORDING: usize = 64;
 
 /// How many nodes are recorded side by side: the file system makes them durable together.
 const RECORDERS: usize = 8;
 
-/// How often a key that another process has is tried.
+/// The interval between tries of a key that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Waits between two tries double up to this.
+/// The wait between two tries doubles up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// How often it is said how long the rest takes.
+/// The interval between estimates of the remaining time.
 const ESTIMATE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a node is started again because an input turned out to be missing or damaged.
 const MOST_MISSED: u32 = 3;
 
-/// What is under way for a key: which node does it, and which others have the same key.
+/// The work on a key: the node that does it, and other nodes with the same key.
 struct Work {
     node: NodeId,
     others: Vec<NodeId>,
@@ -131,7 +131,7 @@ struct Work {
 enum Step {
     /// Another process computes it.
     Elsewhere,
-    /// It is ours, and waits for resources.
+    /// This process has claimed it, and it waits for resources.
     Claimed(Claim),
     Running {
         _grant: Grant,
@@ -140,7 +140,7 @@ enum Step {
     Recording {
         again: bool,
         seconds: f64,
-        /// Of the others those that are done by it for the first time.
+        /// The others that are done by it for the first time.
         new: Vec<NodeId>,
     },
     /// A transient failure: it is tried again later.
@@ -159,19 +159,18 @@ struct Scheduler<'a, 'scope, 'env> {
     events: Sender<Event>,
     resources: Resources,
     keys: HashMap<Digest, Work>,
-    /// When keys whose step is `Delayed` are tried again.
+    /// When `Delayed` keys are tried again.
     due: BTreeMap<(Instant, NodeId), Digest>,
-    /// Whether it was said that other processes have the devices.
+    /// Whether it was reported that other processes have the devices.
     waits_for_devices: bool,
-    /// When it is said again how long the rest takes.
+    /// When the remaining time is reported next.
     next_estimate: Instant,
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
     thinning: Thinning,
-    /// Nodes that are done and were not told of, since it is to be decided whether their outputs stay; and whether they
-    /// were cached.
+    /// Done nodes that are not reported yet, because it is undecided whether their outputs stay; and whether they were cached.
     undecided: Vec<(NodeId, bool)>,
-    /// How many nodes were said to be of rounds that are not come to.
+    /// How many nodes were reported as unreached.
     unreached: usize,
     report: Report,
 }
@@ -193,7 +192,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                     break;
                 }
                 if self.resources.later().is_none() {
-                    // What was not free a moment ago may be by now.
+                    // A resource may have become free in the meantime.
                     match self.plan.first_ready(|needs| self.resources.lacking(needs)) {
                         Some(_) => continue,
                         None => break,
@@ -218,7 +217,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    /// What goes wrong beside the nodes themselves ends the run.
+    /// Ends the run after an error outside its nodes.
     fn give_up(&mut self, cause: anyhow::Error) {
         self.report.failures.push(RunError { node: "run".into(), cause });
         self.stop();
@@ -244,13 +243,13 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    /// Nodes that were found done, each the first time.
+    /// The nodes that were found done for the first time.
     fn take_found(&mut self) -> Vec<NodeId> {
         let found = self.plan.take_found();
         found.into_iter().filter(|id| self.plan.is_first_told(*id)).collect()
     }
 
-    /// What was found done when the plan was made, in the order of the graph.
+    /// Reports the nodes that were found done when the plan was made, in the order of the graph.
     fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
         let mut found = self.take_found();
         found.sort_unstable();
@@ -261,7 +260,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    /// Says how many more nodes are not come to.
+    /// Reports how many more nodes are unreached.
     fn count_unreached(&mut self) {
         let now = self.plan.unreached();
         let more = now - std::mem::replace(&mut self.unreached, now);
@@ -270,14 +269,14 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    /// Nodes that turned out to be done on the way.
+    /// Reports nodes that were found done since, are unreached, or have been decided.
     fn tell_found(&mut self) -> anyhow::Result<()> {
         self.tell_newly_found()?;
         self.count_unreached();
         self.tell_decided()
     }
 
-    /// Tells of those that waited for their loop's decision.
+    /// Reports nodes that waited for their loop's decision.
     fn tell_decided(&mut self) -> anyhow::Result<()> {
         if self.undecided.is_empty() {
             return Ok(());
@@ -285,7 +284,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         let (open, decided): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.undecided).into_iter().partition(|(id, _)| self.plan.is_undecided(*id));
         self.undecided = open;
-        // What stays was named as what is passed on.
+        // Outputs that stay were named as passing.
         let stays = decided.iter().filter(|(id, _)| self.plan.passing(*id).is_empty());
         let reports = stays.filter_map(|(id, cached)| self.plan.report(*id, *cached));
         let nodes: Vec<_> = reports.map(|report| named(report.key, &report.outputs)).collect();
@@ -319,7 +318,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    /// Tells of nodes that are done. All that any of them needs is counted before anything is let go of.
+    /// Reports nodes that are done. Counts all that any of them needs before anything is evicted.
     fn tell(&mut self, ids: &[NodeId], cached: bool) -> anyhow::Result<()> {
         for id in ids {
             self.plan.is_first_told(*id);
@@ -346,7 +345,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.fail(id, anyhow!(message));
                 continue;
             }
-            // Where another process has the devices, those who need none go on.
+            // While another process has the devices, nodes that need none go on.
             let Some(grant) = self.resources.take(self.plan.needs(id)) else {
                 if !std::mem::replace(&mut self.waits_for_devices, true) {
                     self.executor.progress.message("waiting: another process on this host has the GPUs");
@@ -360,7 +359,7 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     /// Starts a node, unless another node or process is at work on its key.
     fn start(&mut self, id: NodeId, grant: Grant) -> anyhow::Result<()> {
-        // What fed it may have come out otherwise since its key was made.
+        // An input may have come out different since its key was made.
         let before = self.plan.key(id);
         if self.plan.has_changed(id) {
             let claimed = before.filter(|key| {
@@ -415,7 +414,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         });
     }
 
-    /// The key is ours.
+    /// Starts a node whose key this process has claimed.
     fn start_claimed(
         &mut self,
         id: NodeId,
@@ -435,7 +434,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         if let Reason::NeededBy { node: by } = why.reason {
             self.thinning.makes_again(id, &self.plan);
             let (name, by) = (&node.name, &self.plan.graph.node(by).name);
-            let text = format!("making {name} again: its dropped output is needed by {by}");
+            let text = format!("making {name} again: {by} needs its evicted output");
             self.executor.progress.message(&text);
         }
         let Some(mut job) = self.plan.job(id) else {
@@ -456,11 +455,11 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    /// Waits for what happens next.
+    /// Waits for the next event, and handles it.
     fn take_next(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         let due = self.due.first_key_value().map(|((due, _), _)| *due);
         let event = match due.into_iter().chain(self.resources.later()).min() {
-            // Nobody would ever send anything.
+            // There is nothing at work that would send an event.
             None if self.keys.is_empty() => inbox.recv_timeout(LOOK_AGAIN),
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
@@ -476,7 +475,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.tell_found()
     }
 
-    /// Keys whose time has come are free for whoever is ready.
+    /// Frees the keys whose delay is over.
     fn try_again(&mut self) {
         while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= Instant::now()) {
             if let Some(Work { node, others, .. }) = self.keys.remove(&entry.remove()) {
@@ -485,7 +484,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    /// Nodes that were held are ready, unless their key has a record by now.
+    /// Makes held nodes ready.
     fn free(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         for id in nodes {
             if let State::Held { why } = self.plan.state(id) {
@@ -494,7 +493,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
     }
 
-    /// A key that another process had is ours: it is done, or is started when there are resources.
+    /// A key that another process had is claimed: its node is done, or starts when there are resources.
     fn unclaimed(&mut self, key: Digest, claimed: Result<Claimed, StoreError>) -> anyhow::Result<()> {
         let Some(Work { node, others, .. }) = self.keys.remove(&key) else { return Ok(()) };
         match claimed {
@@ -515,7 +514,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     }
 
     fn ended(&mut self, key: Digest, ended: Ended, claim: Option<Claim>, seconds: f64) -> anyhow::Result<()> {
-        // With this what it had taken of the resources is given back.
+        // This drops the grant and so gives the resources back.
         let Some(Work { node: id, others, .. }) = self.keys.remove(&key) else { return Ok(()) };
         let progress = self.executor.progress;
         let name = self.plan.graph.node(id).name.clone();
@@ -533,7 +532,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                             anyhow!("its process says that it recorded its outputs, but there is no record");
                         self.fail_all(id, others, error);
                     }
-                    // Somebody has thrown one away meanwhile, such as what this run had let go of.
+                    // An output was deleted meanwhile, such as one that this run had evicted.
                     Some((_, outputs))
                         if outputs.iter().any(|blob| !self.executor.store.has_blob(&blob.digest)) =>
                     {
@@ -563,7 +562,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             }
             Ended::Elsewhere => self.wait_for(id, key, why, others, None),
             Ended::InputsMissing if why.missed < MOST_MISSED => {
-                progress.message(&format!("{name}: an input is missing or damaged; it is made again"));
+                progress.message(&format!("{name}: an input is missing or damaged; making it again"));
                 self.plan.want(id, Why { missed: why.missed + 1, ..why });
                 self.free(others);
             }
@@ -598,7 +597,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    /// Has a node tried again after a while. Meanwhile it holds nothing: neither resources nor its key.
+    /// Has a node tried again after a wait. Meanwhile it holds neither resources nor its key.
     fn delay(&mut self, id: NodeId, others: Vec<NodeId>, key: Digest, why: Why, error: &anyhow::Error) {
         let (name, retry) = (&self.plan.graph.node(id).name, self.plan.graph.node(id).call.policy.retry);
         let failed = why.failed + 1;
@@ -608,18 +607,18 @@ impl<'a> Scheduler<'a, '_, '_> {
         let (error, more) = error.split_once('\n').unwrap_or((&error, ""));
         let again = format!("trying again in {} ({failed} of {})", in_words(wait), retry.times);
         self.executor.progress.message(format!("{name}: {error}; {again}\n{more}").trim_end());
-        // Whoever has the same key has failed as often.
+        // The nodes with the same key have failed as often.
         for node in others.iter().chain([&id]) {
             let why = self.plan.why(*node).unwrap_or(why);
             self.plan.set(*node, State::Held { why: Why { failed, ..why } });
         }
         self.keys.insert(key, Work { node: id, others, step: Step::Delayed });
-        // Beyond the clock's end it is soon enough to look once a day.
+        // Beyond the end of the clock, looking once a day is enough.
         let due = Instant::now().checked_add(wait).unwrap_or_else(|| Instant::now() + 24 * LONGEST_WAIT);
         self.due.insert((due, id), key);
     }
 
-    /// A node's outputs are in their places: what waited for them goes on, while they are recorded.
+    /// A node's outputs are in their places: nodes that waited for them go on, while they are recorded.
     fn placed(
         &mut self,
         id: NodeId,
@@ -631,7 +630,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     ) {
         let blobs = placed.outputs.iter().map(NodeOutput::blob).collect();
         let Some(key) = self.plan.key(id) else { return };
-        // What came out otherwise is recorded all the same.
+        // Outputs that differ are recorded all the same.
         let new = self.made(id, &others, placed.seconds, blobs).unwrap_or_default();
         let again = matches!(why.reason, Reason::NeededBy { .. });
         self.keys.insert(key, Work { node: id, others, step: Step::Recording { again, seconds, new } });
@@ -639,8 +638,8 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.recorders.give((key, placed, claim), recording.min(RECORDERS));
     }
 
-    /// A node's outputs are there: gives those of the others that are done by them for the first time. Nothing where they
-    /// are not those that it had before.
+    /// A node's outputs are in the cache: returns the others that are done by them for the first time. `None` if they are not
+    /// those that the node had before.
     fn made(
         &mut self,
         id: NodeId,
@@ -693,7 +692,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         let outcome = if again { Outcome::Again } else { Outcome::Ran };
         self.executor.progress.node_finished(&self.plan.graph.node(id).name, outcome, seconds);
         self.check(id);
-        // Whoever came to have the key meanwhile.
+        // Nodes that got the key meanwhile.
         for other in others {
             if let State::Held { .. } = self.plan.state(other)
                 && !self.plan.look_up(other)
@@ -704,7 +703,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    /// Says about how long the rest takes, now and then.
+    /// Reports the remaining time, now and then.
     fn tell_time_left(&mut self) {
         let begun = Instant::now();
         if begun < self.next_estimate {
@@ -713,7 +712,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         if let Some(seconds) = self.plan.time_left(|name| self.resources.units(name)) {
             self.executor.progress.time_left(seconds);
         }
-        // Of large graphs seldom: it goes through all nodes.
+        // Seldom for large graphs: the estimate visits all nodes.
         self.next_estimate = Instant::now() + ESTIMATE_EVERY.max(begun.elapsed() * 100);
     }
 
@@ -726,19 +725,19 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.stop();
             let running = self.count(|step| matches!(step, Step::Running { .. }));
             if running > 0 {
-                let text = format!("waiting for {running} more at work to end; Ctrl-C stops them");
+                let text = format!("waiting for {running} more to end; Ctrl-C stops them");
                 self.executor.progress.message(&text);
             }
         }
     }
 
-    /// A node failed, and so do the others with its key: they would do the same.
+    /// A node failed, and with it the others with its key: they would fail too.
     fn fail_all(&mut self, id: NodeId, others: Vec<NodeId>, cause: anyhow::Error) {
         self.fail(id, cause);
         if self.options.keep_going {
             let name = self.plan.graph.node(id).name.clone();
             for other in others {
-                self.fail(other, anyhow!("{name} failed, and this node is the same"));
+                self.fail(other, anyhow!("{name} failed, and this node has the same key"));
             }
         }
     }
@@ -752,7 +751,7 @@ fn first_difference(declared: &[Output], before: &[Blob], now: &[Blob]) -> Optio
 fn came_out_different(output: &str, blob: &Blob) -> anyhow::Error {
     anyhow!(
         "it was made again and its output `{}` came out different ({} now): the stage is not deterministic, or the \
-         cache is from another machine\n  help: what came out now is recorded; the next run goes on from it",
+         cache is from another machine\n  help: the new output is recorded; the next run goes on from it",
         output,
         blob.digest.short()
     )

@@ -1,4 +1,4 @@
-//! Where jobs are done: on threads of this process, or each in a process of its own.
+//! Does jobs on threads of this process, or each in a process of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,26 +11,26 @@ use super::threads::Threads;
 use super::worker::Program;
 use store::{Claim, Claimed, Digest, Error as StoreError, Pins};
 
-/// What the scheduler waits for.
+/// The events that the scheduler waits for.
 pub(super) enum Event {
     Ended {
         key: Digest,
         ended: Ended,
-        /// What was placed here is claimed until it is recorded.
+        /// Outputs that were placed here are claimed until they are recorded.
         claim: Option<Claim>,
         seconds: f64,
     },
     Recorded {
         key: Digest,
-        /// Its outputs are kept until they are counted.
+        /// The pins keep its outputs until they are counted.
         recorded: anyhow::Result<Pins>,
     },
-    /// Another process is done with the key; or the run ends, and nobody waits any more.
+    /// Another process is done with the key, or the run ends and the wait with it.
     Unclaimed { key: Digest, claimed: Result<Claimed, StoreError> },
 }
 
-/// Does jobs, each on a thread that does it itself or waits for the process that does. It is done with one when it says so
-/// on the channel that it was made with; what counts is the record.
+/// Does jobs, each on a thread that does it itself or waits for the process that does. It sends an event when a job ends; what
+/// counts is the record.
 pub(super) struct Runner<'scope, 'env> {
     threads: Threads<'scope, 'env, (Task, Claim), Event>,
     running: Arc<AtomicUsize>,
@@ -46,8 +46,7 @@ impl<'scope, 'env> Runner<'scope, 'env> {
         Runner::new(scope, events, move |task| executor.execute(task))
     }
 
-    /// Has each job done by a process of its own, which takes the claim over, so that it holds the key however long it
-    /// lives.
+    /// Does each job in a process of its own, which takes over the claim and holds the key as long as it lives.
     pub fn processes(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
@@ -71,7 +70,7 @@ impl<'scope, 'env> Runner<'scope, 'env> {
             let begun = Instant::now();
             let ended = work(&task);
             at_work.fetch_sub(1, Ordering::SeqCst);
-            // What is not recorded by this process is free again.
+            // A key that this process does not record is free again.
             let claim = matches!(ended, Ended::Placed(_)).then_some(claim);
             Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
         });

@@ -1,4 +1,4 @@
-//! What the engine asks of a stage kind, and the registry of kinds.
+//! The trait of stage kinds, and their registry.
 
 use std::any::Any;
 
@@ -14,50 +14,50 @@ use super::upstream::Upstream;
 
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
 ///
-/// The parameters are what serde reads (unknown keys must be refused) and writes back with every default
-/// filled in: the written form is hashed into the key. Doc comments of the struct and its fields are what
-/// `pipeline schema` and `pipeline kinds` say of them. A stage must be a function of its parameters, its
-/// inputs and `context.seed()`: no clock, no other randomness, no undeclared file or variable.
+/// serde reads the parameters (it must refuse unknown keys) and writes them back with every default filled in: the written
+/// form is hashed into the key. `pipeline schema` and `pipeline kinds` print the doc comments of the struct and its fields. A
+/// stage must be a function of its parameters, its inputs and `context.seed()`: no clock, no other randomness, no undeclared
+/// file or variable.
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const KIND: Kind;
 
-    /// What its nodes are there for.
+    /// The purpose of its nodes.
     const PURPOSE: Purpose = Purpose::Play;
 
-    /// What its inputs and parameters are to what comes of them, by path; see [`Part`].
+    /// The part that its inputs and parameters have in its results, by path; see [`Part`].
     const PARTS: &'static [(&'static str, Part)] = &[];
 
-    /// Keys under which scalars are text, exactly as they are typed: there `3.10` is a version and not the number 3.1.
+    /// Keys under which scalars are text, exactly as typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
 
-    /// What is said of parameters that have keys of before, instead of that these are unknown.
+    /// The error for parameters with keys of an earlier version, instead of one for unknown keys.
     fn retired(_params: &Value) -> Option<CheckError> {
         None
     }
 
-    /// What types cannot say about the parameters.
+    /// Checks what types cannot express about the parameters.
     fn check(&self) -> Result<(), CheckError> {
         Ok(())
     }
 
-    /// Fills in what is left out and follows from the stages that feed this one; says whether there was something. What
-    /// is filled in counts for the key as if it had been typed.
+    /// Fills in parameters that are left out and follow from the stages that feed this one. Returns whether there were any.
+    /// They count for the key as if they had been typed.
     fn complete(&mut self, _upstream: Upstream) -> bool {
         false
     }
 
-    /// Holds the parameters against those of the stages that feed this one. What is no error, and yet hardly meant, comes
-    /// back as warnings.
+    /// Checks the parameters against those of the stages that feed this one. Returns warnings of settings that are allowed and
+    /// yet probably a mistake.
     fn agree(&self, _upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         Ok(Vec::new())
     }
 
-    /// The outputs, where they depend on the parameters. The first is the one that a bare stage name refers to.
+    /// The outputs, if they depend on the parameters. A bare stage name refers to the first.
     fn outputs(&self) -> Vec<Output> {
         Self::KIND.outputs.to_vec()
     }
 
-    /// Whether it draws, where that depends on the parameters.
+    /// Whether it draws, if that depends on the parameters.
     fn draws(&self) -> bool {
         Self::KIND.draws
     }
@@ -66,8 +66,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 }
 
-/// Marks a failure that may pass by itself, such as a service that is busy: the runner tries the stage again as
-/// often as its [`super::Retry`] says. Whatever context is added to it, the mark stays.
+/// Marks a failure that may pass by itself, such as a busy service: the runner tries the stage again, as often as its
+/// [`super::Retry`] says. Added context does not remove the mark.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub struct Transient(anyhow::Error);
@@ -82,12 +82,12 @@ impl Transient {
     }
 }
 
-/// What is wrong with a stage's parameters.
+/// An error in a stage's parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckError {
     /// The key that it is about, such as `prompt` or `models.0.weight`; empty for the stage as a whole.
     pub path: String,
-    /// What was expected. Where it begins with a key of the map at `path`, in backticks, it is shown there.
+    /// The rule, and what was found. If it begins with a key of the map at `path`, in backticks, it is shown there.
     pub message: String,
 }
 
@@ -118,7 +118,7 @@ impl From<&str> for CheckError {
 pub trait AnyStage: Send + Sync {
     fn run(&self, context: &mut Context) -> anyhow::Result<()>;
 
-    /// [`Stage::complete`]; gives the parameters where something was filled in.
+    /// [`Stage::complete`]; returns the parameters if any was filled in.
     fn complete(&mut self, upstream: Upstream) -> Option<Value>;
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError>;
@@ -151,7 +151,7 @@ pub struct Decoded {
     pub stage: Box<dyn AnyStage>,
     pub outputs: Vec<Output>,
     pub params: Value,
-    /// By their numbers.
+    /// Indexed by their numbers.
     pub uses: Vec<Use>,
     pub draws: bool,
 }
@@ -165,18 +165,18 @@ impl Decoded {
     }
 }
 
-/// Why parameters could not be decoded, and the keys and indices that lead to the place.
+/// Why parameters could not be decoded, and the keys and indices of the place.
 #[derive(Debug)]
 pub struct DecodeError {
     pub path: Vec<String>,
     pub message: String,
-    /// Whether it is the stage's own [`Stage::check`] that says so, in its own words.
+    /// Whether the message is that of the stage's own [`Stage::check`].
     pub checked: bool,
 }
 
 type Decode = fn(Value) -> Result<Decoded, DecodeError>;
 
-/// The JSON Schema of a kind's keys; what it refers to is left with the generator.
+/// The JSON Schema of a kind's keys; the generator keeps the definitions.
 type KindSchema = fn(&mut SchemaGenerator) -> Schema;
 
 struct Entry {
@@ -201,14 +201,14 @@ impl Entry {
     }
 }
 
-/// Resolves a device and a number type to what results depend on, such as `cuda bf16`; or says what there is.
+/// Resolves a device and a number type to what results depend on, such as `cuda bf16`; the error lists the known ones.
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
-/// The stage kinds that pipelines can name, and what they can be computed with.
+/// The stage kinds that pipelines can name, and the devices and number types of models.
 #[derive(Default)]
 pub struct Registry {
     kinds: Vec<Entry>,
-    /// The kind that a loop's `until` is of.
+    /// The kind of a loop's `until`.
     until: Option<Entry>,
     numerics: Option<Numerics>,
     build: Option<&'static str>,
@@ -221,13 +221,13 @@ impl Registry {
         self
     }
 
-    /// Says of which kind a loop's `until` is: its keys are this kind's, but that `metric` is one reference there and here
-    /// the list of it in as many rounds as `in_a_row` says. Its first output is a [`super::DECISION`]. No stage is of it.
+    /// Sets the kind of a loop's `until`. The keys are those of this kind, except that `metric` is one reference in the file
+    /// and here a list of it in `in_a_row` rounds. Its first output is a [`super::DECISION`]. No stage can have this kind.
     pub fn with_until<S: Stage>(self) -> Registry {
         Registry { until: Some(Entry::of::<S>()), ..self }
     }
 
-    /// Says which devices and number types there are.
+    /// Sets the function that knows devices and number types.
     pub fn with_numerics(self, numerics: Numerics) -> Registry {
         Registry { numerics: Some(numerics), ..self }
     }
@@ -242,7 +242,7 @@ impl Registry {
         self.build
     }
 
-    /// That there is no such kind.
+    /// The message for a kind that does not exist.
     pub fn unknown(&self, kind: &str) -> String {
         let build = self.build.map_or(String::new(), |build| format!(" in {build}"));
         format!("there is no stage kind `{kind}`{build}")
@@ -256,7 +256,7 @@ impl Registry {
         self.kinds.iter().map(|entry| entry.kind.name)
     }
 
-    /// What a kind says of itself to who looks at a run later.
+    /// What a kind tells readers of a run.
     pub fn facts(&self, name: &str) -> Option<KindFacts> {
         let entry = self.kinds.iter().find(|entry| entry.kind.name == name)?;
         let parts = entry.parts.iter().map(|(path, part)| ((*path).to_owned(), *part));
@@ -282,7 +282,7 @@ impl Registry {
         self.until.as_ref().map(|entry| entry.schema)
     }
 
-    /// A kind by the name that a job has, which may be that of a loop's `until`.
+    /// A kind by the name in a job, which may be that of a loop's `until`.
     pub(super) fn find_of_job(&self, name: &str) -> Option<(&'static Kind, Decode)> {
         let entry = self.kinds.iter().chain(&self.until).find(|entry| entry.kind.name == name)?;
         Some((entry.kind, entry.decode))
@@ -321,7 +321,7 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
     };
     let mut params = serde_json::to_value(&stage).map_err(defect)?;
     let uses = input::number(&mut params);
-    // What runs is what the job's parameters say, here as in a process of its own.
+    // The stage that runs is decoded from the job's parameters, here as in a process of its own.
     let stage: S = serde_json::from_value(params.clone()).map_err(defect)?;
     let (outputs, draws) = (stage.outputs(), stage.draws());
     Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params, uses, draws })

@@ -1,5 +1,4 @@
-//! The engine with stages of its own: what runs, what is reused, what is kept. What a pipeline may say is in
-//! `grammar`.
+//! The engine with stages of its own: what runs, what is reused, what is kept. `grammar` tests what a pipeline may contain.
 
 mod grammar;
 mod jobs;
@@ -281,7 +280,7 @@ fn handed_on_bulky_outputs_are_dropped_and_made_again_where_they_are_needed() {
     let first = space.run(LOOP, &[]);
     let kept: Vec<bool> = (1..=4).map(|round| first.has(&space, &format!("grow[{round}]/more"))).collect();
     assert_eq!(kept, [false, false, false, true]);
-    // A new consumer of every round needs the dropped texts: they are made again, one after the other.
+    // A new consumer of every round needs the evicted texts: they are made again, one after the other.
     let yaml = LOOP.replace(
         "size: { kind: double",
         "again: { kind: join, parts: [text, text] }\n      size: { kind: double",
@@ -299,7 +298,7 @@ fn handed_on_bulky_outputs_are_dropped_and_made_again_where_they_are_needed() {
             "grow[4]/again"
         ]
     );
-    assert!(!second.has(&space, "grow[3]/more"), "and dropped again");
+    assert!(!second.has(&space, "grow[3]/more"), "and evicted again");
     let all = space.run(&LOOP.replace("repeat:", "keep: all\n    repeat:").replace("zzz", "y"), &["tail=y"]);
     assert!((1..=4).all(|round| all.has(&space, &format!("grow[{round}]/more"))));
 }

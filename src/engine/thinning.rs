@@ -1,4 +1,4 @@
-//! Dropping what a loop has handed on: a checkpoint goes when all that use it are done, and its record stays.
+//! Evicts checkpoints that loops have handed on, once all nodes that use them are done. Their records stay.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,18 +7,17 @@ use super::plan::{Plan, State};
 use super::report::NodeReport;
 use store::{Digest, Root, Store};
 
-/// Which outputs are still wanted.
+/// The outputs that are still needed.
 pub(super) struct Thinning {
-    /// Whether any output of the graph is to be dropped.
+    /// Whether any output of the graph is to be evicted.
     any: bool,
-    /// How many outputs with this content are wanted; at none it is dropped.
+    /// The number of needed outputs with this content. At zero it is evicted.
     users: HashMap<Digest, usize>,
-    /// Nodes whose passing outputs have been let go.
+    /// Nodes whose passing outputs are no longer needed.
     released: BTreeSet<NodeId>,
-    /// Nodes that were made again. They stay until the run ends: whoever asks for one round of a loop tends to ask
-    /// for the next.
+    /// Nodes that were made again. Their outputs stay until the run ends: what needs one round of a loop often needs the next.
     made_again: BTreeSet<NodeId>,
-    /// Nobody here wants these; they go as soon as nobody else is at work.
+    /// Contents that no node of this run needs. They are evicted as soon as no other process is at work.
     unwanted: Vec<Digest>,
 }
 
@@ -33,7 +32,7 @@ impl Thinning {
         }
     }
 
-    /// Enters a node's outputs.
+    /// Counts a node's outputs as needed.
     pub fn adopt(&mut self, report: &NodeReport) {
         if self.any {
             for output in &report.outputs {
@@ -42,14 +41,14 @@ impl Thinning {
         }
     }
 
-    /// A node is being made again: what was let go of is wanted.
+    /// A node is being made again: its outputs are needed.
     pub fn makes_again(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
         let known = plan.outputs(id).unwrap_or_default();
         self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
-    /// A node is done: lets go of what it was the last to need.
+    /// A node is done: evicts what it was the last to need.
     pub fn release_around(
         &mut self,
         id: NodeId,
@@ -65,8 +64,8 @@ impl Thinning {
         Ok(())
     }
 
-    /// Lets go of the passing outputs of a node whose consumers are all done. Recorded, too: after a crash one that is not
-    /// has to be executed, and would need them.
+    /// Releases the passing outputs of a node whose consumers are all done and recorded. After a crash, a consumer without a
+    /// record must be executed, and would need them.
     fn release(&mut self, id: NodeId, plan: &Plan) {
         let passing = plan.passing(id);
         if passing.is_empty() || plan.is_undecided(id) {
@@ -76,7 +75,7 @@ impl Thinning {
             return;
         }
         let is_done = |id: &NodeId| plan.state(*id) == (State::Done { recorded: true });
-        // What comes after a loop may have been fed by any round, until it is known by which.
+        // Until a loop's last round is known, any of its rounds may feed the nodes after it.
         let needs_none =
             |fed: NodeId| is_done(&fed) || plan.state(fed) == State::Unreached || !plan.uses(fed, id);
         let idle = is_done(&id) && plan.consumers(id).all(needs_none);
@@ -95,7 +94,7 @@ impl Thinning {
     }
 
     fn drop_unwanted(&mut self, store: &Store, root: &Root) -> anyhow::Result<()> {
-        // Another node may have come by the same content meanwhile.
+        // Another node may have made the same content meanwhile.
         self.unwanted.retain(|digest| self.users.get(digest).is_none_or(|users| *users == 0));
         if !self.unwanted.is_empty() {
             self.unwanted = store.drop_blobs(&self.unwanted, root.id())?;
@@ -103,10 +102,10 @@ impl Thinning {
         Ok(())
     }
 
-    /// The run ends: what was made again is no longer needed either.
+    /// The run ends: what was made again is no longer needed.
     pub fn end(&mut self, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
         for id in std::mem::take(&mut self.made_again) {
-            // It was let go of before, or is now.
+            // It was released before, or is now.
             let known = plan.outputs(id).unwrap_or_default();
             if self.released.contains(&id) {
                 let passing = plan.passing(id).iter();

@@ -1,10 +1,10 @@
-//! Threads for work that goes on beside the scheduler, which hears of its end as an event.
+//! Threads for work beside the scheduler, which gets an event at its end.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-/// Threads that do one kind of work. There are as many as ever had something to do at the same time.
+/// Threads that do one kind of work. Their number is the most that had work at the same time.
 pub(super) struct Threads<'scope, 'a, T, E> {
     pub scope: &'scope Scope<'scope, 'a>,
     work: Arc<dyn Fn(T) -> E + Send + Sync + 'scope>,
@@ -25,7 +25,7 @@ impl<'scope, 'a, T: Send + 'scope, E: Send + 'scope> Threads<'scope, 'a, T, E> {
         Threads { scope, work, tasks, queue, events, count: 0 }
     }
 
-    /// Hands over a task, to one of at least so many threads.
+    /// Gives a task to one of at least `threads` threads.
     pub fn give(&mut self, task: T, threads: usize) {
         while self.count < threads {
             self.count += 1;

@@ -1,5 +1,5 @@
-//! What feeds a stage, as far as its pipeline says: for what two stages have to agree on. It knows stages only by
-//! their Rust types; the grammar says what is fed by what.
+//! The stages that feed a stage, for parameters that two stages must agree on. It knows stages only by their Rust types; the
+//! grammar supplies the connections.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,18 @@ pub struct Upstream<'a>(pub(super) &'a [Source]);
 /// Where an input comes from.
 #[derive(Clone)]
 pub(super) struct Source {
-    /// How the file says it: the same within a scope where two inputs take the same.
+    /// Its identity: within a scope, two inputs that take the same have the same.
     pub id: Id,
     pub made_by: MadeBy,
 }
 
-/// What tells sources apart.
+/// The identity of a source.
 pub(super) type Id = [usize; 4];
 
 #[derive(Clone)]
 pub(super) enum MadeBy {
-    /// A stage of the same pipeline, and the number of its output. Of what a loop carries, the one that makes what goes into
-    /// it.
+    /// A stage of the same pipeline, and the number of its output. For a value that a loop carries, the one that makes the
+    /// initial value.
     Stage(Rc<dyn Feeding>, usize),
     File(PathBuf),
     /// An environment variable, or something that was reported as wrong.
@@ -36,9 +36,9 @@ pub(super) enum MadeBy {
 pub(super) trait Feeding {
     fn stage(&self) -> &dyn Any;
     fn upstream(&self) -> Upstream<'_>;
-    /// Where one of its keys stands, for a message: `` `group` of `attacks` (p.yaml:7:21)``.
+    /// The place of one of its keys, for a message: `` `group` of `attacks` (p.yaml:7:21)``.
     fn place(&self, key: &str) -> String;
-    /// Takes the sources away from what nobody needs any more.
+    /// Takes the sources out of a stage that is being dropped.
     fn release(&mut self) -> Vec<Source>;
 }
 
@@ -57,13 +57,13 @@ impl<S> Clone for Fed<'_, S> {
 impl<S> Copy for Fed<'_, S> {}
 
 impl<'a, S> Fed<'a, S> {
-    /// What feeds this one.
+    /// The sources of its inputs.
     pub fn upstream(&self) -> Upstream<'a> {
         self.by.upstream()
     }
 
-    /// Where one of its keys stands, such as `sampling.temperature`, as a message calls it; the place of what is around
-    /// it where the key is left out.
+    /// The place of one of its keys, such as `sampling.temperature`, for a message. If the key is left out, the place of the
+    /// value around it.
     pub fn place(&self, key: &str) -> String {
         self.by.place(key)
     }
@@ -74,13 +74,13 @@ impl<'a> Upstream<'a> {
         self.0.get(input.place.number?)
     }
 
-    /// The stage that makes an input, where it is one of this pipeline and of this type.
+    /// The stage that makes an input, if it is one of this pipeline and of this type.
     pub fn stage<S: 'static, T>(self, input: &Input<T>) -> Option<Fed<'a, S>> {
         let MadeBy::Stage(by, _) = &self.source(input)?.made_by else { return None };
         Some(Fed { stage: by.stage().downcast_ref()?, by: &**by })
     }
 
-    /// The file or folder of the user's that an input is.
+    /// The user's file or folder, if an input is one.
     pub fn file<T>(self, input: &Input<T>) -> Option<&'a Path> {
         match &self.source(input)?.made_by {
             MadeBy::File(path) => Some(path),
@@ -88,7 +88,7 @@ impl<'a> Upstream<'a> {
         }
     }
 
-    /// Whether an input and that of another stage are the same: none where it is not known.
+    /// Whether an input and that of another stage are the same; `None` if that is not known.
     pub fn is_same<T, U>(self, input: &Input<T>, other: Upstream, of_other: &Input<U>) -> Option<bool> {
         let (one, other) = (self.source(input)?, other.source(of_other)?);
         if one.id == other.id {

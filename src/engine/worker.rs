@@ -1,6 +1,6 @@
-//! A job in a process of its own, so that a crash, memory that runs out or a library that leaks costs one node: the side
-//! that starts the process, and the side that does the job there. They speak in lines of JSON on its standard output;
-//! what counts is the record. Who starts it may die: the job goes on, and whoever wants its key finds it at work.
+//! A job in a process of its own, so that a crash, a lack of memory or a leaking library costs only one node: the side that
+//! starts the process, and the side that does the job there. The process reports in lines of JSON on its standard output; what
+//! counts is the record. If the starting process dies, the job goes on, and others that need its key wait for it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -25,26 +25,26 @@ use super::stage::{Registry, Transient};
 use store::read::{self, MOST_LIST};
 use store::{Claimed, Digest, Store};
 
-/// What a process that does one job reads.
+/// The job for such a process, which it reads from a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     #[serde(flatten)]
     pub job: Job,
-    /// What the cache knows the run by that the job belongs to.
+    /// The ID in the cache of the run that the job belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// Whether the key is recorded, and outputs that are gone are made again.
+    /// Whether the key is recorded, and missing outputs are made again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
-    /// The session of the process that has claimed the key and hands it on.
+    /// The session of the process that has claimed the key and passes the claim on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_by: Option<String>,
-    /// The key that the run has for it.
+    /// The key that the run computed for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Digest>,
 }
 
-/// A line of what it says.
+/// A line that it reports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Said {
@@ -59,7 +59,7 @@ enum Said {
 pub enum End {
     /// It was done and recorded.
     Recorded,
-    /// Somebody has recorded it before.
+    /// It had been recorded before.
     Found,
     /// Another process has the key.
     Elsewhere,
@@ -76,29 +76,29 @@ pub struct Program {
     pub path: PathBuf,
 }
 
-/// The processes at work; nothing once they were ended, and no more are to be started.
+/// The running processes. `None` once they were ended: no more may start.
 static PROCESSES: Mutex<Option<Vec<u32>>> = Mutex::new(Some(Vec::new()));
 
 fn processes() -> MutexGuard<'static, Option<Vec<u32>>> {
     PROCESSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the processes that do jobs for this one, which is about to end itself: it starts no more.
+/// Ends the processes that do jobs for this one, which is about to end: it starts no more.
 pub fn end_processes() {
     processes().take().into_iter().flatten().for_each(|id| end(id, Signal::TERM));
 }
 
 fn end(process: u32, signal: Signal) {
     let id = i32::try_from(process).ok().and_then(Pid::from_raw);
-    // Who has ended meanwhile needs no signal.
+    // A process that has ended needs no signal.
     let _ = id.map(|id| kill_process(id, signal));
 }
 
-/// How long a process has beyond its job's time limit to say that it is over, and after that to end.
+/// How long a process may take beyond its job's time limit to report it, and after that to end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Ends a process that does not end its job when its time is up, unless what is returned is dropped before. The flag says
-/// whether it did.
+/// Ends a process that exceeds its job's time limit, unless the returned sender is dropped before. The flag tells whether it
+/// did.
 fn limit(process: u32, timeout: Option<Duration>) -> (Sender<()>, Arc<AtomicBool>) {
     let (sender, ended) = channel::<()>();
     let late = Arc::new(AtomicBool::new(false));
@@ -126,7 +126,7 @@ impl Program {
     fn try_run(&self, task: &Task, executor: &Executor) -> anyhow::Result<Ended> {
         let store = executor.store;
         let run = executor.root.map(|root| root.id().to_owned());
-        // Its GPUs are the only ones that it sees, from 0.
+        // It sees only its own GPUs, numbered from 0.
         let devices: Vec<String> = task.job.devices.iter().map(|unit| device_name(*unit)).collect();
         let seen = (0..devices.len() as u32).collect();
         let mut numerics = task.job.numerics.clone();
@@ -146,7 +146,7 @@ impl Program {
         let mut command = Command::new(&self.path);
         command.arg0("triplay").arg("work").arg(&file).arg("--cache").arg(store.root());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        // What Ctrl-C means is for the run to decide.
+        // The run decides what Ctrl-C does.
         command.process_group(0);
         if !devices.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", devices.join(","));
@@ -171,11 +171,11 @@ impl Program {
             Some(End::InputsMissing) => Ended::InputsMissing,
             Some(End::Failed { why, transient: true }) => Ended::Transient(anyhow!(why)),
             Some(End::Failed { why, transient: false }) => Ended::Failed(anyhow!(why)),
-            // It may have recorded its outputs before it was cut short.
+            // It may have recorded its outputs before it was ended.
             None => match is_recorded(store, &task.key) && !task.again {
                 true => Ended::Found,
                 false if late.load(Ordering::SeqCst) => Ended::Failed(anyhow!(
-                    "timed out after {}, and was killed since it did not end",
+                    "timed out after {}, and was killed because it did not end",
                     super::execute::in_words(task.job.limits.timeout.unwrap_or_default())
                 )),
                 false => Ended::Failed(anyhow!("its process {}", in_words(&status?))),
@@ -184,11 +184,11 @@ impl Program {
     }
 }
 
-/// Hands on what the process says, up to its end.
+/// Passes on what the process reports, up to its end.
 fn listen(child: &mut Child, name: &str, progress: &dyn Progress) -> Option<End> {
     let output = BufReader::new(child.stdout.take()?);
     let mut end = None;
-    // Whatever a stage prints among it need not be text.
+    // What a stage prints between the lines need not be text.
     for line in output.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         match serde_json::from_str(&line) {
@@ -206,13 +206,13 @@ fn in_words(status: &ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     const KILL: i32 = 9;
     match (status.signal(), status.code()) {
-        (Some(KILL), _) => "was killed by signal 9: the system does that where memory is short".into(),
+        (Some(KILL), _) => "was killed by signal 9: the system does that when memory is short".into(),
         (Some(signal), _) => format!("was ended by signal {signal}"),
-        (None, code) => format!("ended with exit code {} and said nothing", code.unwrap_or_default()),
+        (None, code) => format!("ended with exit code {} and reported nothing", code.unwrap_or_default()),
     }
 }
 
-/// Does the job of a file, and says on standard output how it goes and how it ended.
+/// Does the job of a file, and reports its progress and its end on standard output.
 pub fn work(file: &Path, cache: &Path, registry: &Registry) -> End {
     let end = try_work(file, cache, registry)
         .unwrap_or_else(|error| End::Failed { why: format!("{error:#}"), transient: false });
@@ -243,7 +243,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
     );
     let store = Store::open(cache)?;
-    // Whoever started this may die before it ends. Until now that one kept the devices.
+    // The process that started this one held the devices until now, and may die before this one ends.
     let devices = hold_devices(&job.devices);
     let is_led = || claimed_by.as_deref().is_none_or(|session| store.is_at_work(session).unwrap_or(true));
     if !job.devices.is_empty() && (devices.is_none() || !is_led()) {
@@ -254,10 +254,10 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
     anyhow::ensure!(
         expected.is_none_or(|expected| expected == key),
-        "this triplay makes another key of the job than the one that started it: they must be the same version"
+        "this triplay computes another key of the job than the one that started it: both must have the same version"
     );
     if let Some(run) = &run {
-        anyhow::ensure!(store.has_root(run), "the cache {} knows of no run {run}", store.root().display());
+        anyhow::ensure!(store.has_root(run), "the cache {} has no run {run}", store.root().display());
     }
     let root = run.map(|run| store.serve_root(&run)).transpose()?;
     let (memory, progress) = (Memory::new(0), Told);
@@ -289,7 +289,7 @@ fn do_job(executor: &Executor, task: Task, claimed_by: Option<&str>) -> End {
         Ended::InputsMissing => End::InputsMissing,
         Ended::Transient(error) | Ended::Failed(error) => failed(error),
         Ended::Recorded | Ended::Found | Ended::Elsewhere | Ended::Checked(_) => {
-            failed(anyhow!("a job cannot end so here: a defect of triplay"))
+            failed(anyhow!("a job cannot end this way here: a defect of triplay"))
         }
     };
     drop(claim);
@@ -303,12 +303,12 @@ fn is_recorded(store: &Store, key: &Digest) -> bool {
 fn say(said: &Said) {
     if let Ok(mut line) = serde_json::to_string(said) {
         line.push('\n');
-        // Who started this may be gone: the record tells whoever comes.
+        // The process that started this one may be gone. The record remains.
         let _ = output::stdout().write_all(line.as_bytes());
     }
 }
 
-/// Tells the process that started this one.
+/// Reports to the process that started this one.
 struct Told;
 
 impl Progress for Told {

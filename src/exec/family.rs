@@ -1,5 +1,5 @@
-//! All descendants of this process, found, named and signalled. On Linux also those that left the group or the session
-//! of the command (daemons); elsewhere the command's process group. Knows nothing of why they are to end.
+//! All descendants of this process: finds, names and signals them. On Linux also those that left the command's process group or
+//! session (daemons); elsewhere the command's process group. It does not know why they must end.
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::Family;
@@ -18,7 +18,7 @@ mod linux {
     pub struct Family;
 
     impl Family {
-        /// Makes this process the one that orphans among its descendants are handed to.
+        /// Makes this process the parent of orphans among its descendants.
         pub fn gather() -> io::Result<()> {
             Ok(process::set_child_subreaper(Some(process::getpid()))?)
         }
@@ -27,12 +27,12 @@ mod linux {
             Family
         }
 
-        /// Whether nobody is left, now that this process has no child: orphans come to it.
+        /// Whether no descendant is left, once this process has no child: orphans become its children.
         pub fn is_gone(&self) -> bool {
             true
         }
 
-        /// The programs and process numbers of all who are at work.
+        /// The programs and process numbers of all descendants that have not ended.
         pub fn members(&self) -> Vec<(String, i32)> {
             let name = |id: i32| {
                 let name = read::bytes(format!("/proc/{id}/comm").as_ref(), MOST_TEXT).ok()?;
@@ -42,9 +42,9 @@ mod linux {
             at_work.filter_map(|(id, _)| Some((name(id)?, id))).collect()
         }
 
-        /// Sends a signal to every descendant that there is now.
+        /// Sends a signal to all present descendants.
         pub fn signal(&self, signal: Signal) {
-            // Those above first: a shell whose child is killed would say so in the log.
+            // Parents first: a shell whose child is killed would report that in the log.
             for (descendant, parent) in descendants() {
                 send(descendant, parent, signal);
             }
@@ -73,13 +73,13 @@ mod linux {
         field(id, 1)?.parse().ok()
     }
 
-    /// Whether it only waits for its parent to notice that it has ended.
+    /// Whether it is a zombie.
     fn has_ended(id: i32) -> bool {
         field(id, 0).is_none_or(|state| state == "Z" || state == "X")
     }
 
-    /// A field of `/proc/ID/stat`, counted from the third; the second, the program's name, may hold anything, so
-    /// `)` is searched from the end.
+    /// A field of `/proc/ID/stat`, counted from the third. The second, the program's name, may hold anything, so `)` is searched
+    /// from the end.
     fn field(id: i32, index: usize) -> Option<String> {
         let stat = read::bytes(format!("/proc/{id}/stat").as_ref(), MOST_TEXT).ok()?;
         let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
@@ -87,17 +87,17 @@ mod linux {
         rest.split_ascii_whitespace().nth(index).map(str::to_owned)
     }
 
-    /// Its number may have gone to another process since it was listed: the handle holds on to one process
-    /// while its parent is looked at again.
+    /// The process number may belong to another process since it was listed. The handle keeps one process while its parent is
+    /// checked again.
     fn send(descendant: i32, parent: i32, signal: Signal) {
         let Some(id) = Pid::from_raw(descendant) else { return };
         let handle = process::pidfd_open(id, PidfdFlags::empty());
-        // Who lost its parent meanwhile was handed to us.
+        // An orphan is a child of this process by now.
         let own = process::getpid().as_raw_nonzero().get();
         if !parent_of(descendant).is_some_and(|now| now == parent || now == own) {
             return;
         }
-        // Who is gone meanwhile needs no signal.
+        // A process that has ended meanwhile needs no signal.
         let _ = match handle {
             Ok(handle) => process::pidfd_send_signal(handle, signal),
             Err(Errno::NOSYS | Errno::PERM) => process::kill_process(id, signal),
@@ -125,7 +125,7 @@ mod others {
             Family(main)
         }
 
-        /// Whether nobody of the group is left.
+        /// Whether no process of the group is left.
         pub fn is_gone(&self) -> bool {
             rustix::process::test_kill_process_group(self.0).is_err()
         }
@@ -137,7 +137,7 @@ mod others {
             let mut text = String::new();
             if let Ok(mut child) = list.spawn() {
                 let _ = child.stdout.take().map(|mut output| output.read_to_string(&mut text));
-                // Who takes in whoever ends may have done it.
+                // The thread that reaps processes may have done this already.
                 let _ = child.wait();
             }
             let member = |line: &str| {

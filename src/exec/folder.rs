@@ -1,5 +1,5 @@
-//! The fresh folder of a command: inputs laid into it, outputs taken out of it. Knows files, not processes; when
-//! outputs are taken, nobody writes any more.
+//! The fresh folder of a command: inputs are placed in it, outputs are taken from it. It knows files, not processes; outputs are
+//! taken when no process writes any more.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
@@ -16,10 +16,10 @@ use store::{Digest, unprotect};
 /// How many files an error lists.
 const LISTED: usize = 20;
 
-/// A folder that a command runs in; removed on drop.
+/// The folder that a command runs in, removed on drop.
 pub struct Folder {
     path: PathBuf,
-    /// Every file that was laid in, by its name from here.
+    /// Every file that was placed, by its path in the folder.
     laid: BTreeSet<String>,
     /// Files that the command shares with the store.
     shared: Vec<Shared>,
@@ -32,7 +32,7 @@ struct Shared {
     state: State,
 }
 
-/// What of a file changes when it is written to.
+/// The metadata that changes when a process writes to a file.
 #[derive(PartialEq, Eq)]
 struct State {
     inode: u64,
@@ -47,7 +47,7 @@ impl State {
 }
 
 impl Folder {
-    /// Makes an empty one.
+    /// Creates an empty folder.
     pub fn create(path: PathBuf) -> io::Result<Folder> {
         fs::create_dir_all(&path)?;
         Ok(Folder { path, laid: BTreeSet::new(), shared: Vec::new() })
@@ -57,8 +57,8 @@ impl Folder {
         &self.path
     }
 
-    /// Lays an input in under `name`. `is_blob`: it lies in the store, where nobody changes it, and is linked. All
-    /// else is copied: whoever edits a script while it runs, or a script that writes to its inputs, does no harm.
+    /// Places an input under `name`. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
+    /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
     pub fn lay(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
         let to = self.path.join(name);
         if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
@@ -88,12 +88,12 @@ impl Folder {
             let path = if file.is_empty() { name.to_owned() } else { format!("{name}/{file}") };
             let place = self.path.join(&path);
             fs::create_dir_all(place.parent().unwrap_or(&self.path))?;
-            // A link has the permissions of the original: a blob that somebody made writable is copied too.
+            // A link has the permissions of the original, so a blob that somebody made writable is copied too.
             let sealed = is_blob && metadata.mode() & 0o222 == 0;
             if sealed && fs::hard_link(&original, &place).is_ok() {
                 self.shared.push(Shared { input: name.to_owned(), original, state: State::of(&metadata) });
             } else {
-                // The system makes that a reflink where the file system has them.
+                // The kernel makes this a reflink on file systems that have them.
                 fs::copy(&original, &place).with_context(|| format!("copying {}", original.display()))?;
                 copied = true;
             }
@@ -107,8 +107,8 @@ impl Folder {
         Ok(())
     }
 
-    /// The inputs whose originals were written to. One that was replaced by a new file was not: the command has
-    /// no name for the original.
+    /// The inputs whose originals were written to. An input that the command replaced by a new file is not among them: the
+    /// command has no path to the original.
     pub fn changed(&self) -> BTreeSet<&str> {
         let changed = self.shared.iter().filter(|shared| {
             let now = fs::metadata(&shared.original).map(|metadata| State::of(&metadata));
@@ -117,27 +117,26 @@ impl Folder {
         changed.map(|shared| shared.input.as_str()).collect()
     }
 
-    /// Whether there is a symbolic link on the way to what the command wrote at `path`.
+    /// Whether a symbolic link is on the way to the output at `path`.
     pub fn is_linked(&self, path: &str) -> bool {
         let root = fs::canonicalize(&self.path).unwrap_or_default();
         fs::canonicalize(self.path.join(path)).is_ok_and(|real| real != root.join(path))
     }
 
-    /// Whether what the command wrote at `path` is found by links, or is a folder with links in it: what they lead to may
-    /// be another output.
+    /// Whether the output at `path` is reached by links, or is a folder with links in it. The targets may be other outputs.
     pub fn has_links(&self, path: &str) -> bool {
         let is_link = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_symlink());
         let mut entries = fs::read_dir(self.path.join(path)).into_iter().flatten();
         self.is_linked(path) || entries.any(is_link)
     }
 
-    /// Takes what the command wrote at `path`, a file or a flat folder, to `to`: behind a link a copy, else the
-    /// thing itself, so links are taken first. False: there is nothing.
+    /// Takes the output at `path`, a file or a flat folder, to `to`. Targets of links are copied, everything else is moved, so
+    /// outputs with links are taken first. Returns false if there is nothing at `path`.
     pub fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
         let place = self.path.join(path);
         if !place.exists() {
             let dangling = place.is_symlink();
-            ensure!(!dangling, "it is a symbolic link to something that is not there");
+            ensure!(!dangling, "it is a symbolic link whose target does not exist");
             return Ok(false);
         }
         let real = self.inside(&place)?;
@@ -154,7 +153,7 @@ impl Folder {
             let name = entry.file_name();
             let file = self.inside(&entry.path()).with_context(|| format!("`{}`", name.display()))?;
             if file.is_dir() {
-                bail!("`{}` is a folder in it: an output is a file or a flat folder", name.display());
+                bail!("it must be a file or a flat folder, found the folder `{}` in it", name.display());
             }
             ensure!(file.is_file(), "`{}` is neither a file nor a folder", name.display());
             take_file(&file, &to.join(&name), copy || entry.path().is_symlink())?;
@@ -162,7 +161,7 @@ impl Folder {
         Ok(true)
     }
 
-    /// Where a path leads, if that is in this folder.
+    /// The target of a path, which must be in this folder.
     fn inside(&self, path: &Path) -> anyhow::Result<PathBuf> {
         let real = fs::canonicalize(path)?;
         let leads_out = !real.starts_with(fs::canonicalize(&self.path)?);
@@ -174,10 +173,10 @@ impl Folder {
         Ok(real)
     }
 
-    /// The files that were not laid in, for people.
+    /// The files that the command wrote, for people.
     pub fn written(&self) -> String {
         let mut files = Vec::new();
-        // What cannot be read is not listed.
+        // Unreadable folders are not listed.
         let _ = files_below(&self.path, "", true, &mut files);
         files.retain(|file| !self.laid.contains(file));
         let more = files.len().saturating_sub(LISTED);
@@ -200,8 +199,7 @@ impl Drop for Folder {
     }
 }
 
-/// Takes a file that is nobody else's as it is, unless it shall be a copy; of one that has other names always a
-/// copy, for it would change with them.
+/// Moves a file, or copies it if `copy` is set. A file with other hard links is always copied, since it would change with them.
 fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
     if copy || fs::metadata(from)?.nlink() > 1 || fs::rename(from, to).is_err() {
         fs::copy(from, to)?;
@@ -209,8 +207,8 @@ fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The files below a folder by their names from there, sorted; what is hidden only if asked for. Folders behind
-/// links are entered unless hidden files are listed: inputs are taken as their digest takes them.
+/// The files below a folder by their paths in it, sorted. If `hidden` is set, hidden files are listed and folders behind links
+/// are not entered; otherwise the reverse, as in the digests of inputs.
 fn files_below(folder: &Path, prefix: &str, hidden: bool, files: &mut Vec<String>) -> io::Result<()> {
     let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(|entry| entry.file_name());
@@ -325,8 +323,8 @@ mod tests {
         let take = |name: &str| folder.take(name, &outside.path().join("taken"));
         let error = |name: &str| take(name).unwrap_err().to_string();
         assert!(error("out").contains("leads out of"));
-        assert!(error("dangling").contains("not there"));
-        assert!(error("deep").contains("`er` is a folder in it"));
+        assert!(error("dangling").contains("does not exist"));
+        assert!(error("deep").contains("found the folder `er` in it"));
         fs::remove_dir(outside.path().join("taken")).unwrap();
         assert!(!take("none").unwrap());
         assert!(take("last").unwrap());

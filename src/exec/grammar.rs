@@ -1,4 +1,4 @@
-//! How `exec` is written in a pipeline, and what is wrong with it.
+//! The syntax of `exec` in a pipeline, and its checks.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{LOG, SEED};
 use engine::{InputVariable, is_name};
 
-/// A word of a command or a variable's value: text, or whatever else is typed, as it is typed.
+/// A word of a command or a variable's value: text, or any scalar as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Word(pub String);
@@ -32,13 +32,13 @@ pub enum Script {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Product {
-    /// As it is written back: nobody types a `$` here.
+    /// The name under which it is written back. Users type no `$` here.
     #[serde(rename = "$output")]
     pub name: String,
     /// The type of artifact.
     #[serde(rename = "type")]
     pub artifact: String,
-    /// Where the command writes it, from its folder.
+    /// Where the command writes it, relative to its folder.
     pub path: String,
 }
 
@@ -53,18 +53,18 @@ impl Script {
         };
         if empty {
             return Err(
-                "`command` is empty: expected text for `sh -c`, or a program and its arguments".into()
+                "`command` must not be empty: write text for `sh -c`, or a program and its arguments".into(),
             );
         }
         if words.iter().any(|word| word.contains('\0')) {
-            return Err("`command` has a NUL character, which no program can be given".into());
+            return Err("`command` must not have a NUL character".into());
         }
         Ok(())
     }
 }
 
 impl Script {
-    /// Whether a text stands in it.
+    /// Whether it contains a text.
     pub fn mentions(&self, text: &str) -> bool {
         match self {
             Script::Shell(script) => script.contains(text),
@@ -77,24 +77,24 @@ impl Product {
     pub fn check(&self) -> Result<(), String> {
         if !is_name(&self.name) {
             return Err(format!(
-                "`{0}` is not a name that a reference can use: write NAME: {{ type: {1}, path: {0} }} in `outputs`",
+                "`{0}` must be a name that references can use: write NAME: {{ type: {1}, path: {0} }} in `outputs`",
                 self.name, self.artifact
             ));
         }
         if self.name == LOG {
             return Err(format!(
-                "`{LOG}` is always an output, what the command prints: give yours another name"
+                "`{LOG}` is always an output, the text that the command prints: give yours another name"
             ));
         }
         if !is_name(&self.artifact) {
-            let message = "is not a type of artifact, such as `model`, `metrics`, `text` or `file`";
-            return Err(format!("output `{}`: `{}` {message}", self.name, self.artifact));
+            let message = "the type must be a name such as `model`, `metrics`, `text` or `file`";
+            return Err(format!("output `{}`: {message}, found `{}`", self.name, self.artifact));
         }
         Ok(())
     }
 }
 
-/// Names of files within the folder, none of which may be in another's way.
+/// Checks the names of files within the folder. No two may conflict.
 pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen: BTreeSet<&Path> = BTreeSet::new();
     for name in names {
@@ -103,43 +103,44 @@ pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Resul
         let tidy = path.components().collect::<std::path::PathBuf>().as_os_str() == path.as_os_str();
         if name.is_empty() || !plain || !tidy || name.contains('\0') {
             return Err(format!(
-                "`{key}`: `{name}` is not a file's name within the command's folder, such as `data/a.parquet`"
+                "`{key}`: `{name}` must be a path within the command's folder, such as `data/a.parquet`"
             ));
         }
-        // In this order what is in a folder follows the folder.
+        // In this order the content of a folder follows the folder.
         let within = seen.range(path..).next().filter(|next| next.starts_with(path));
         if let Some(other) = path.ancestors().find_map(|above| seen.get(above)).or(within) {
-            return Err(format!("`{key}`: `{}` and `{name}` are in each other's way", other.display()));
+            return Err(format!(
+                "`{key}`: `{}` and `{name}` conflict: each file needs a path of its own",
+                other.display()
+            ));
         }
         seen.insert(path);
     }
     Ok(())
 }
 
-/// Values of variables.
+/// Checks the values of variables.
 pub fn check_values<'a>(mut values: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
     match values.find(|(_, value)| value.contains('\0')) {
-        Some((name, _)) => {
-            Err(format!("`env`: the value of `{name}` has a NUL character, which no program can be given"))
-        }
+        Some((name, _)) => Err(format!("`env`: the value of `{name}` must not have a NUL character")),
         None => Ok(()),
     }
 }
 
-/// Names of variables, each from one place.
+/// Checks the names of variables, each of which must come from one place.
 pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for name in names {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("`{name}` is not the name of an environment variable"));
+            return Err(format!("the name of a variable must not be empty or have `=`, found `{name}`"));
         }
         if name == SEED {
             return Err(format!(
-                "`{SEED}` is set by triplay, to the seed of a stage that says `random: true`; `seed: N` fixes it"
+                "`{SEED}` must not be listed: triplay sets it if the stage has `random: true`; `seed: N` fixes it"
             ));
         }
         if !seen.insert(name) {
-            return Err(format!("`{name}` stands twice in `env`, `inherit` and `pass`"));
+            return Err(format!("`{name}` must appear only once in `env`, `inherit` and `pass`"));
         }
     }
     Ok(())
@@ -166,7 +167,7 @@ pub fn signal_name(number: i32) -> String {
     known.map(|(_, name)| format!(" ({name})")).unwrap_or_default()
 }
 
-/// In which order variables are named does not count.
+/// Sorted by name: the order of variables does not count.
 pub fn sorted<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
     let named: BTreeMap<&str, &InputVariable> =
         variables.iter().map(|variable| (variable.name(), variable)).collect();
@@ -201,8 +202,8 @@ impl<'de> Visitor<'de> for ScriptVisitor {
     }
 }
 
-/// Outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. What is
-/// written back is a list, since their order counts.
+/// Reads outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. They are written
+/// back as a list, since their order counts.
 pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Product>, D::Error> {
     deserializer.deserialize_any(ProductsVisitor)
 }
@@ -227,7 +228,7 @@ impl<'de> Visitor<'de> for ProductsVisitor {
         Ok(products)
     }
 
-    /// As they are written back.
+    /// The form in which they are written back.
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<Product>, A::Error> {
         let mut products = Vec::new();
         while let Some(item) = items.next_element::<serde_json::Value>()? {
@@ -261,7 +262,7 @@ impl JsonSchema for Typed {
                     "type": "object",
                     "properties": {
                         "type": { "type": "string", "description": "The type of artifact." },
-                        "path": { "type": "string", "description": "Where the command writes it, from its folder." },
+                        "path": { "type": "string", "description": "Where the command writes it, relative to its folder." },
                     },
                     "required": ["type"],
                     "additionalProperties": false,

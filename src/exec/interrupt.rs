@@ -1,8 +1,7 @@
-//! What ends a process of triplay from outside: Ctrl-C, `kill`, a terminal that goes.
+//! The signals that end triplay from outside: Ctrl-C, `kill`, a terminal that closes.
 //!
-//! A signal that is ignored when triplay starts stays ignored, for whoever started it wants that: `nohup` ignores
-//! SIGHUP, a script SIGINT for what it starts with `&`. So it is for the commands of stages too, which inherit
-//! what is ignored.
+//! A signal that is ignored when triplay starts stays ignored, as its caller wants: `nohup` ignores SIGHUP, a script ignores
+//! SIGINT for processes that it starts with `&`. The commands of stages inherit that.
 
 use std::io;
 
@@ -10,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use store::read::{self, MOST_TEXT};
 
-/// Lets `act` be called, on a thread of its own, whenever such a signal comes.
+/// Calls `act`, on a thread of its own, whenever such a signal arrives.
 pub fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
     let ignored = ignored();
     let heard = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
@@ -19,8 +18,7 @@ pub fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that this process ignores, the lowest bit for signal 1. Only Linux says so without `unsafe`;
-/// elsewhere none.
+/// The signals that this process ignores, the lowest bit for signal 1. Only Linux reports them without `unsafe`; elsewhere none.
 fn ignored() -> u64 {
     let status = read::text("/proc/self/status".as_ref(), MOST_TEXT).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,5 +1,5 @@
-//! `exec`: any command as a stage. It runs in a fresh folder that holds its declared inputs and nothing else, with
-//! its declared environment and nothing else, and what it declares as outputs is taken from there.
+//! `exec`: any command as a stage. The command runs in a fresh folder that holds its declared inputs and nothing else, with its
+//! declared environment and nothing else. Its declared outputs are taken from that folder.
 
 mod family;
 mod folder;
@@ -36,8 +36,8 @@ impl ArtifactType for Anything {
     const ACCEPTS: &'static [&'static str] = &["*"];
 }
 
-/// Whether a file is what its type says, as far as that can be told without the stage that takes it: datasets are
-/// Parquet, those that every run gathers have the columns of metrics, rewards and preferences are what can be learnt from, and scores are numbers.
+/// Checks that a file is what its type says, as far as that can be told without the stage that reads it: datasets are Parquet;
+/// metrics, rewards and preferences have their columns, since runs collect them or training reads them; scores are numbers.
 fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
     const DATASETS: [&str; 11] = [
         "texts",
@@ -66,52 +66,51 @@ fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last output: what the command wrote to standard output and error.
+/// The last output: standard output and error of the command.
 const LOG: &str = "log";
 
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
-/// What to do about processes that a command leaves running.
-const LEFT: &str = "\n  help: `wait` for what runs in the background, or stop it, before the command ends";
+/// Advice about processes that a command leaves running.
+const LEFT: &str = "\n  help: `wait` for background processes, or stop them, before the command ends";
 
-/// The variable that hands the node's seed to the command.
+/// The variable that passes the node's seed to the command.
 const SEED: &str = "TRIPLAY_SEED";
 
-/// Any command. It runs in a fresh folder that holds its declared inputs and nothing else, with its declared
-/// environment and nothing else; what it declares as outputs is taken from there. Its outputs are those, and `log`:
-/// what it printed.
+/// Runs any command. It runs in a fresh folder that holds its declared inputs and nothing else, with its declared environment and
+/// nothing else. Its outputs are the declared ones, taken from that folder, and `log`: the text that it printed.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
-    /// The command: a list is a program and its arguments, run as they are; text is run by `sh -c`.
+    /// The command: a list is a program and its arguments, run without a shell; text is run by `sh -c`.
     command: Script,
-    /// What lies in the folder, by the name it has there: a reference, or { path: FILE }. A dataset whose name there ends in
-    /// `.jsonl` lies there as JSON Lines, an object a row, for programs that read no Parquet.
+    /// The files in the folder, by their names there: a reference, or { path: FILE }. A dataset whose name there ends in `.jsonl`
+    /// is converted to JSON Lines, an object a row, for programs that read no Parquet.
     #[serde(default)]
     inputs: BTreeMap<String, Input<Anything>>,
-    /// What the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } where the file has another name. The
-    /// first is what the bare name of the stage refers to.
+    /// The files that the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } if the file has another name. The bare
+    /// name of the stage refers to the first.
     #[serde(default, deserialize_with = "grammar::products")]
     #[schemars(
         with = "BTreeMap<String, grammar::Typed>",
         extend("default" = serde_json::Map::new())
     )]
     outputs: Vec<Product>,
-    /// Variables with fixed values, as they are typed.
+    /// Environment variables with fixed values, taken literally as typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
-    /// Variables of triplay's own environment. Their values count.
+    /// Variables taken from triplay's own environment. Their values are part of the key.
     #[serde(default, serialize_with = "grammar::sorted")]
     #[schemars(with = "Vec<String>")]
     inherit: Vec<InputVariable>,
-    /// Variables that are handed on but do not count: places and secrets.
+    /// Variables that are passed on but are not part of the key: paths and secrets.
     #[serde(default)]
     pass: Vec<String>,
-    /// Exit codes after which the command is tried again, as `retry` says; 75 (EX_TEMPFAIL) by default.
+    /// Exit codes after which the command is run again, as `retry` says; 75 (EX_TEMPFAIL) by default.
     #[serde(default = "default_transient")]
     transient: Vec<u8>,
-    /// Whether the command draws: it then finds a seed in TRIPLAY_SEED, another one for each seed of the pipeline and each
-    /// round of a loop, and runs for each of them. A command that does not draw runs once.
+    /// Whether the command draws random numbers. If so, it gets a seed in TRIPLAY_SEED and runs once for each seed of the
+    /// pipeline and each round of a loop, each time with another seed. Otherwise it runs once.
     #[serde(default)]
     random: bool,
 }
@@ -140,20 +139,22 @@ impl Stage for Exec {
         self.outputs.iter().try_for_each(Product::check)?;
         grammar::check_files("outputs", self.outputs.iter().map(|output| output.path.as_str()))?;
         if let Some(both) = self.outputs.iter().find(|output| self.inputs.contains_key(&output.path)) {
-            return Err(
-                format!("`{}` is an input and an output: write to a name of its own", both.path).into()
-            );
+            return Err(format!(
+                "`{}` must not be both an input and an output: write to another name",
+                both.path
+            )
+            .into());
         }
         if !self.random && self.command.mentions(SEED) {
             return Err(CheckError::at(
                 "command",
                 format!(
-                    "`command` reads {SEED}, which is set for a command that draws\n  help: say `random: true`"
+                    "`command` reads {SEED}, which only a command that draws gets\n  help: add `random: true`"
                 ),
             ));
         }
         if self.transient.contains(&0) {
-            return Err("`transient` lists exit codes of failures; 0 is none".into());
+            return Err("`transient` must list exit codes of failures, found 0".into());
         }
         grammar::check_values(self.env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())))?;
         let inherited = self.inherit.iter().map(InputVariable::name);
@@ -176,7 +177,7 @@ impl Stage for Exec {
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        let mut folder = Folder::create(context.scratch()).context("cannot make the command's folder")?;
+        let mut folder = Folder::create(context.scratch()).context("cannot create the command's folder")?;
         for (name, input) in &self.inputs {
             let laid = folder.lay(name, context.input(input)?, context.is_blob(input));
             laid.with_context(|| format!("input `{name}`"))?;
@@ -209,7 +210,7 @@ impl Exec {
             || self.inherit.iter().any(|inherited| inherited.name() == name)
     }
 
-    /// The command's whole environment.
+    /// The whole environment of the command.
     fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
         let mut variables = BTreeMap::from([("PATH".to_owned(), OsString::from(DEFAULT_PATH))]);
         if self.random {
@@ -222,7 +223,7 @@ impl Exec {
         }
         let passed = self.pass.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
         variables.extend(passed);
-        // As they were read for the key.
+        // With the values that were read for the key.
         let inherited = self.inherit.iter();
         variables.extend(inherited.filter_map(|inherited| {
             Some((inherited.name().to_owned(), OsString::from(context.variable(inherited)?)))
@@ -231,7 +232,7 @@ impl Exec {
         variables.into_iter().collect()
     }
 
-    /// What the end of the command means, and its outputs if it is a good one.
+    /// Interprets the end of the command, and takes its outputs if it succeeded.
     fn judge(&self, outcome: &Outcome, folder: &Folder, context: &Context) -> anyhow::Result<()> {
         self.check_inputs(folder, context)?;
         let why = match outcome.ended {
@@ -239,7 +240,7 @@ impl Exec {
             Ended::Code(code) => Some(format!("exit code {code}")),
             Ended::Signal(signal) => {
                 let name = grammar::signal_name(signal);
-                let why = if signal == KILL { ": the system does that where memory is short" } else { "" };
+                let why = if signal == KILL { ": the system does that when memory is short" } else { "" };
                 Some(format!("killed by signal {signal}{name}{why}"))
             }
             Ended::TimedOut(after) => Some(format!("timed out after {after:?}")),
@@ -275,13 +276,13 @@ impl Exec {
         Ok(())
     }
 
-    /// Links to blobs are read-only, but not for everybody. A blob that was written to is none any more: it goes,
-    /// and is made again when it is needed.
+    /// Links to blobs are read-only, but not for root. A blob that the command wrote to is no longer that blob: it is deleted,
+    /// and made again when it is needed.
     fn check_inputs(&self, folder: &Folder, context: &Context) -> anyhow::Result<()> {
         let changed = folder.changed();
         for (name, input) in self.inputs.iter().filter(|(name, _)| changed.contains(name.as_str())) {
             let blob = context.input(input)?;
-            // The same one may be there under two names.
+            // Two inputs may be the same blob.
             if context.is_blob(input) && blob.path.exists() {
                 let doomed = context.scratch().with_extension(blob.digest.short());
                 fs::rename(&blob.path, doomed)
@@ -291,13 +292,13 @@ impl Exec {
         match changed.first() {
             None => Ok(()),
             Some(name) => Err(anyhow!(
-                "the command changed its input `{name}`\n  help: an input is only for reading; write to a copy"
+                "the command changed its input `{name}`\n  help: inputs are read-only; write to a copy"
             )),
         }
     }
 }
 
-/// A failure with the end of the command's log and the place where all of it stays.
+/// Adds to a failure the end of the command's log and the path where the whole log is kept.
 fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
     let tail = log::tail(log).unwrap_or_default();
     let keep = || -> anyhow::Result<String> {

@@ -1,5 +1,5 @@
-//! What a command writes: copied to a file as it comes, its last line for the progress, its tail for an error.
-//! Any bytes will do; only what is shown is made text.
+//! The log of a command: copied to a file as it arrives, its last line for the progress display, its tail for an error. It may
+//! hold any bytes; only the displayed part is converted to text.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,11 +12,11 @@ use store::read;
 
 /// Lines of the log in an error.
 const TAIL: usize = 20;
-/// Characters of a line that are shown.
+/// Displayed characters of a line.
 const WIDTH: usize = 300;
-/// Bytes of the log that its tail is searched in.
+/// The tail is searched in this many bytes at the end of the log.
 const REACH: u64 = 64 << 10;
-/// Bytes that the last line is kept up to.
+/// The most bytes that are kept of the last line.
 const LINE: usize = 4 << 10;
 
 /// A log that is being written.
@@ -26,7 +26,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Copies `from` to the file on a thread of its own, until nobody has the other end any more.
+    /// Copies `from` to the file on a thread of its own, until the other end is closed.
     pub fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
         let mut file = File::create(path)?;
         let last = Arc::new(Mutex::new(Vec::new()));
@@ -35,7 +35,7 @@ impl Log {
         std::thread::spawn(move || {
             let (mut line, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
             let mut outcome = Ok(());
-            // On a full disk the rest is still read: a writer that nobody listens to would be killed.
+            // On a full disk the rest is still read: the command would be killed if it wrote to a closed pipe.
             loop {
                 let count = match from.read(&mut buffer) {
                     Ok(0) => break,
@@ -58,12 +58,12 @@ impl Log {
         Ok(Log { last, copied })
     }
 
-    /// The last line that is complete and not empty.
+    /// The last complete line that is not empty.
     pub fn last_line(&self) -> String {
         shown(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until everything is in the file; not longer than `most`, should somebody keep the other end.
+    /// Waits until everything is in the file, but at most `most`, in case a process keeps the other end open.
     pub fn close(&self, most: Duration) -> io::Result<()> {
         match self.copied.recv_timeout(most) {
             Ok(outcome) => outcome,
@@ -72,8 +72,8 @@ impl Log {
     }
 }
 
-/// The last complete line after `bytes` have come; what follows it is kept in `open`. A carriage return ends a
-/// line too: progress bars write over themselves.
+/// The last complete line after `bytes` have arrived; the rest after it is kept in `open`. A carriage return ends a line too:
+/// progress bars overwrite themselves.
 fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut complete = None;
     for part in bytes.split_inclusive(|&byte| byte == b'\n' || byte == b'\r') {
@@ -88,7 +88,7 @@ fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
     complete
 }
 
-/// The last lines of a log, each indented; nothing for an empty log.
+/// The last lines of a log, each indented; empty for an empty log.
 pub fn tail(path: &Path) -> io::Result<String> {
     let mut file = read::open(path)?;
     let length = file.metadata()?.len();
@@ -106,7 +106,7 @@ pub fn tail(path: &Path) -> io::Result<String> {
     Ok(last.map(|line| format!("\n  | {}", shown(line)).trim_end().to_owned()).collect())
 }
 
-/// A line as it can be shown: no escape sequences, only what was last written over itself.
+/// A line for display: without escape sequences, only the text that was last written over it.
 fn shown(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let plain = console::strip_ansi_codes(text.trim_end());

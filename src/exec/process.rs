@@ -1,5 +1,5 @@
-//! Running one command under the supervisor, with its log, up to its end or its deadline. Knows nothing of
-//! stages: which variables, which folder and what an end means is decided in [`super`].
+//! Running one command under the supervisor, with its log, until it ends or times out. It knows nothing of stages: [`super`]
+//! decides on variables and folder, and interprets the end.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -16,13 +16,13 @@ use rustix::fs::{Access, access};
 use super::log::Log;
 use super::supervise::{End, Report, TERMINATE, written};
 
-/// Where programs are searched when the command is given no PATH of its own.
+/// The search path of a command without a PATH of its own.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Between two reports on the log's last line.
+/// The interval between reports of the log's last line.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the log may stay open once everybody is gone that could write to it.
+/// How long the log may stay open after all processes that could write to it are gone.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A command that can be started.
@@ -34,15 +34,15 @@ pub struct Job<'a> {
     pub variables: &'a [(String, OsString)],
     /// Where it runs.
     pub folder: &'a Path,
-    /// Takes what it writes to standard output and error, in the order in which it comes.
+    /// Takes standard output and error, in order of arrival.
     pub log: &'a Path,
     pub timeout: Option<Duration>,
 }
 
-/// What came of a command.
+/// The result of a command.
 pub struct Outcome {
     pub ended: Ended,
-    /// Who it left running and did not end by itself.
+    /// The processes that it left running and that did not end by themselves.
     pub left: Option<String>,
     /// The last line of its log.
     pub last_line: String,
@@ -56,12 +56,12 @@ pub enum Ended {
     TimedOut(Duration),
 }
 
-/// Runs it to its end and passes the log's last line to `watch` now and then. If that unwinds, the command and
+/// Runs the command to its end and passes the log's last line to `watch` about once a second. If `watch` unwinds, the command and
 /// its descendants are killed.
 pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
     let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
-    // One beyond the clock's end is none.
+    // A deadline beyond the clock's range counts as none.
     let deadline = job.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let said = listen(output);
     let mut late = false;
@@ -93,12 +93,12 @@ pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> 
     Ok(Outcome { ended, left, last_line: log.last_line() })
 }
 
-/// What the supervisor says at its end, as soon as it does.
+/// Receives the supervisor's report when it ends.
 fn listen(mut output: ChildStdout) -> Receiver<String> {
     let (sender, said) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
-        // Half a line is no line: `Report::parse` takes care of it.
+        // `Report::parse` refuses an incomplete report.
         let _ = output.read_to_string(&mut line);
         let _ = sender.send(line);
     });
@@ -108,11 +108,11 @@ fn listen(mut output: ChildStdout) -> Receiver<String> {
 fn unstarted(job: &Job, error: &io::Error) -> anyhow::Error {
     let name = job.words.first().unwrap_or(&"");
     let help = match error.kind() {
-        io::ErrorKind::NotFound => "\n  help: the program that its first line (#!) names is not there",
+        io::ErrorKind::NotFound => "\n  help: the interpreter in its first line (#!) does not exist",
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-            "\n  help: a script begins with #! and the program that reads it, such as #!/bin/sh"
+            "\n  help: a script must begin with #! and its interpreter, such as #!/bin/sh"
         }
-        io::ErrorKind::ArgumentListTooLong => "\n  help: hand long lists over in a file",
+        io::ErrorKind::ArgumentListTooLong => "\n  help: pass long lists in a file",
         _ => "",
     };
     anyhow!("cannot start `{name}` ({}): {error}{help}", job.program.display())
@@ -121,7 +121,7 @@ fn unstarted(job: &Job, error: &io::Error) -> anyhow::Error {
 /// The supervisor and, through it, the command and all its descendants: none of them outlives this value.
 struct Supervised {
     child: Child,
-    /// Open as long as the command may run.
+    /// Kept open as long as the command may run.
     line: Option<ChildStdin>,
 }
 
@@ -135,12 +135,12 @@ impl Supervised {
         let (output, errors) = (child.stdout.take().ok_or_else(gone)?, child.stderr.take().ok_or_else(gone)?);
         let mut line = child.stdin.take().ok_or_else(gone)?;
         let variables = job.variables.iter().map(|(name, value)| (OsStr::new(name), value.as_os_str()));
-        // One that is dead already says so by its silence.
+        // If the supervisor is dead already, its missing report says so.
         let _ = line.write_all(&written(variables));
         Ok((Supervised { child, line: Some(line) }, output, errors))
     }
 
-    /// Asks to end the command gently; the supervisor does it less gently soon after.
+    /// Asks for a gentle end of the command. The supervisor kills it soon after.
     fn terminate(&mut self) {
         if let Some(line) = &mut self.line {
             let _ = line.write_all(&[TERMINATE]);
@@ -155,13 +155,13 @@ impl Drop for Supervised {
     }
 }
 
-/// This very program, also where its file was replaced since it was started.
+/// The running program, even if its file was replaced since it started.
 pub fn own_program() -> io::Result<PathBuf> {
     let itself = Path::new("/proc/self/exe");
     if itself.exists() { Ok(itself.to_owned()) } else { std::env::current_exe() }
 }
 
-/// The file of a program, as a shell in `folder` with this PATH would find it.
+/// Finds the file of a program as a shell in `folder` with this PATH would.
 pub fn find_program(name: &str, path: &OsStr, declared: bool, folder: &Path) -> anyhow::Result<PathBuf> {
     let runnable = |file: &Path| file.is_file() && access(file, Access::EXEC_OK).is_ok();
     if name.contains('/') {
@@ -173,7 +173,7 @@ pub fn find_program(name: &str, path: &OsStr, declared: bool, folder: &Path) -> 
             bail!("`{name}` is not executable\n  help: chmod +x it, or name its interpreter: [sh, {name}]");
         }
         bail!(
-            "there is no program `{name}`\n  help: the command runs in a folder of its own, with its `inputs` alone"
+            "there is no program `{name}`\n  help: the command runs in its own folder, which holds only its `inputs`"
         );
     }
     let folders =
@@ -181,8 +181,8 @@ pub fn find_program(name: &str, path: &OsStr, declared: bool, folder: &Path) -> 
     if let Some(file) = folders.map(|place| place.join(name)).find(|file| runnable(file)) {
         return Ok(file);
     }
-    let whose = if declared { "the command's PATH" } else { "the PATH of a command that is given none" };
-    let help = if declared { "" } else { "\n  help: `pass: [PATH]` hands on the PATH of triplay" };
+    let whose = if declared { "the command's PATH" } else { "the default PATH of a command" };
+    let help = if declared { "" } else { "\n  help: `pass: [PATH]` passes on the PATH of triplay" };
     bail!("there is no program `{name}` in {} ({whose}){help}", path.display())
 }
 

@@ -1,11 +1,11 @@
-//! The supervisor: a process of triplay's own (`triplay supervise`) between triplay and a command, so that
-//! nothing of the command outlives triplay, however triplay ends. It knows neither stages nor files: it starts
-//! one program in the folder and environment that it is given, and ends when no descendant of it is left. What the
-//! program leaves running has a while to end by itself; then it is ended, and named.
+//! The supervisor: a process (`triplay supervise`) between triplay and a command. It ensures that no process of the command
+//! outlives triplay, however triplay ends. It knows neither stages nor files: it starts one program in a given folder and
+//! environment, and ends when it has no descendant left. Processes that the program leaves running have a while to end by
+//! themselves; then the supervisor ends them and reports their names.
 //!
-//! Standard input brings the environment as `NAME=VALUE\0…\0\0`, then stays open: a `t` on it asks to end the
-//! command gently, its end means that triplay is gone. Standard output takes how the command ended ([`Report`]).
-//! Standard error is the command's standard output and error.
+//! Standard input brings the environment as `NAME=VALUE\0…\0\0`, then stays open. A `t` on it asks for a gentle end of the
+//! command, its end means that triplay is gone. Standard output takes how the command ended ([`Report`]). Standard error is the
+//! command's standard output and error.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Read, Write};
@@ -22,26 +22,26 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use super::family::Family;
 use super::interrupt::on_interrupt;
 
-/// What asks the supervisor to end the command gently.
+/// The byte that asks the supervisor to end the command gently.
 pub(super) const TERMINATE: u8 = b't';
 
-/// How long what the command leaves running has to end by itself, as a `tee` does that reads the rest of a pipe.
+/// How long processes that the command leaves running have to end by themselves, such as a `tee` that reads the rest of a pipe.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// How long processes have after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How many of those that were left are named.
+/// The most left processes that a report names.
 const NAMED: usize = 10;
 
-/// Between two looks at who is left.
+/// The interval between two looks for left processes.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What the supervisor says at its end.
+/// The supervisor's report at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Report {
     pub end: End,
-    /// Who was left running and did not end by itself.
+    /// The processes that were left running and did not end by themselves.
     pub left: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl Report {
         format!("{}\n{left}", self.end.line())
     }
 
-    /// Reads back what the supervisor said; nothing where it was killed before it could.
+    /// Parses the report; `None` if the supervisor was killed before it wrote all of it.
     pub(super) fn parse(lines: &str) -> Option<Report> {
         let mut lines = lines.strip_suffix('\n')?.split('\n');
         let end = End::parse(lines.next()?)?;
@@ -65,7 +65,7 @@ impl Report {
 pub(super) enum End {
     Code(i32),
     Signal(i32),
-    /// It could not be started; the number is the system's.
+    /// It could not be started; the number is the system's error.
     Unstarted(i32),
 }
 
@@ -91,30 +91,30 @@ impl End {
 }
 
 enum Event {
-    /// The command itself ended; others may be left.
+    /// The command itself ended; descendants may be left.
     Ended(WaitStatus),
-    /// Nobody is left.
+    /// No descendant is left.
     Alone,
-    /// Triplay asks to end the command gently.
+    /// Triplay asks for a gentle end of the command.
     Terminate,
-    /// Triplay is gone, or somebody wants to end the supervisor.
+    /// Triplay is gone, or a signal asks the supervisor to end.
     Gone,
 }
 
-/// Runs `command`: the program's path, the name it is called by, its arguments.
+/// Runs `command`: the program's path, its name (`argv[0]`), its arguments.
 pub fn supervise(command: &[OsString]) -> ExitCode {
     let said = match start(command) {
         Ok((main, events)) => tend(&Family::of(main), &events),
         Err(error) => Report { end: End::Unstarted(error.raw_os_error().unwrap_or_default()), left: None },
     };
-    // Where triplay is gone, nobody listens.
+    // If triplay is gone, no process reads this.
     let _ = io::stdout().write_all(said.lines().as_bytes());
     ExitCode::SUCCESS
 }
 
 fn start(command: &[OsString]) -> io::Result<(Pid, Receiver<Event>)> {
     let [program, name, arguments @ ..] = command else { return Err(Errno::INVAL.into()) };
-    // A session of its own: Ctrl-C at the terminal does not reach it, and nothing can ask there for a password.
+    // A new session: Ctrl-C at the terminal does not reach the command, and it cannot ask for a password there.
     let _ = rustix::process::setsid();
     Family::gather()?;
     let variables = read_environment(&mut io::stdin().lock())?;
@@ -132,7 +132,7 @@ fn start(command: &[OsString]) -> io::Result<(Pid, Receiver<Event>)> {
     Ok((main, events))
 }
 
-/// Variables up to an empty one.
+/// Reads variables up to an empty one.
 fn read_environment(input: &mut impl BufRead) -> io::Result<Vec<(OsString, OsString)>> {
     let mut variables = Vec::new();
     loop {
@@ -150,7 +150,7 @@ fn read_environment(input: &mut impl BufRead) -> io::Result<Vec<(OsString, OsStr
     }
 }
 
-/// The environment as [`supervise`] reads it.
+/// Writes the environment as [`supervise`] reads it.
 pub(super) fn written<'a>(variables: impl IntoIterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in variables {
@@ -160,8 +160,8 @@ pub(super) fn written<'a>(variables: impl IntoIterator<Item = (&'a OsStr, &'a Os
     bytes
 }
 
-/// Takes in whoever ends. Orphans of the command come to the supervisor, so that without a child there is no
-/// descendant either.
+/// Reaps ended processes. Orphans of the command become children of the supervisor, so that without a child it has no descendant
+/// either.
 fn reap(main: Pid, events: &Sender<Event>) {
     loop {
         let event = match rustix::process::wait(WaitOptions::empty()) {
@@ -186,8 +186,8 @@ fn listen(events: &Sender<Event>) {
     let _ = events.send(Event::Gone);
 }
 
-/// Waits until nobody is left. Who stays on after the end of the command is asked to end, as all are when triplay
-/// wants it, and soon killed.
+/// Waits until no descendant is left. Those that remain after the command's end, and all of them when triplay asks for it, are
+/// asked to end and soon killed.
 fn tend(family: &Family, events: &Receiver<Event>) -> Report {
     let mut report = Report { end: End::Signal(Signal::KILL.as_raw()), left: None };
     let (mut ended, mut alone) = (false, false);
@@ -227,7 +227,7 @@ fn tend(family: &Family, events: &Receiver<Event>) -> Report {
     }
 }
 
-/// Processes as people know them: `tee (4711), sleep (4712) and 3 more`.
+/// Formats processes for people: `tee (4711), sleep (4712) and 3 more`.
 fn names(mut processes: Vec<(String, i32)>) -> String {
     let more = processes.len().saturating_sub(NAMED);
     processes.truncate(NAMED);

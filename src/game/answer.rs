@@ -1,16 +1,16 @@
-//! The part of a completion that counts: models that think aloud, or wrap what they were asked for, say more.
+//! The part of a completion that counts: models that reason first, or wrap their answer, write more than that.
 
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether a text says nothing: nobody is asked about such.
+/// Whether a text is empty but for white space. No model is asked about such a text.
 pub fn says_nothing(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// Whether a text gives this answer: the same words, whatever their case, the white space around them and a full stop at their
-/// end, or the same number, with or without `,` between thousands.
+/// Whether a text gives this answer: the same words, without regard to case, outer white space and a full stop at the end; or the
+/// same number, with or without `,` between thousands.
 pub fn is_right(text: &str, answer: &str) -> bool {
     let bare = |text: &str| text.trim().trim_end_matches('.').trim().to_lowercase();
     let number = |text: &str| text.replace(',', "").parse::<f64>().ok().filter(|number| number.is_finite());
@@ -18,14 +18,14 @@ pub fn is_right(text: &str, answer: &str) -> bool {
     text == answer || number(&text).is_some_and(|given| number(&answer) == Some(given))
 }
 
-/// Where in a completion the answer is. A completion without it has an empty answer.
+/// Where the answer is in a completion. A completion without it has an empty answer.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// What comes after the last occurrence of this text, such as `</think>`, without white space around it.
+    /// The answer is what follows the last occurrence of this text, such as `</think>`, without outer white space.
     After(String),
-    /// What this regular expression (of Rust's regex crate) finds first: its first group, or all where it has none,
-    /// without white space around it.
+    /// The answer is the first match of this regular expression (of Rust's regex crate): its first group, or all of it if it has
+    /// no group, without outer white space.
     Pattern(String),
 }
 
@@ -38,7 +38,9 @@ pub enum Finder<'a> {
 impl Answer {
     pub fn finder(&self) -> Result<Finder<'_>, String> {
         match self {
-            Answer::After(mark) if mark.is_empty() => Err("`after` is the text before the answer".into()),
+            Answer::After(mark) if mark.is_empty() => {
+                Err("`after` must be the text before the answer, found an empty text".into())
+            }
             Answer::After(mark) => Ok(Finder::After(mark)),
             Answer::Pattern(pattern) => compile(pattern).map(Finder::Pattern),
         }
@@ -46,7 +48,7 @@ impl Answer {
 }
 
 impl Finder<'_> {
-    /// The answer in a completion; empty where there is none.
+    /// The answer in a completion; empty if there is none.
     pub fn find<'a>(&self, completion: &'a str) -> &'a str {
         let found = match self {
             Finder::After(mark) => completion.rfind(mark).map(|at| &completion[at + mark.len()..]),
@@ -59,12 +61,12 @@ impl Finder<'_> {
     }
 }
 
-/// A regular expression, or what is wrong with it on one line.
+/// A regular expression, or its error in one line.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     Regex::new(pattern).map_err(|error| {
         let text = error.to_string();
         let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        format!("`{pattern}` is no regular expression: {reason}")
+        format!("`{pattern}` is not a regular expression: {reason}")
     })
 }
 
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!(find(group(), "well").unwrap(), "");
         assert_eq!(find(json!({ "pattern": "[a-z]+$" }), "A tale").unwrap(), "tale");
         let wrong = find(json!({ "pattern": "(" }), "").unwrap_err();
-        assert_eq!(wrong, "`(` is no regular expression: unclosed group");
+        assert_eq!(wrong, "`(` is not a regular expression: unclosed group");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Conversations of two turns in the sandbox: a harmless question about something, its answer, and a plain request that
-//! defenders give way to only then. The examples of the warm-up, for all roles.
+//! Conversations of two turns in the sandbox: a harmless question about something, its answer, and a plain request with which
+//! defenders comply only then. Warm-up examples for all roles.
 
 use std::collections::BTreeMap;
 
@@ -15,38 +15,38 @@ use super::world::{Profile, World};
 use super::wrap::{Phrasings, WrappedPrompt};
 use store::Seed;
 
-/// How a conversation of two turns goes, as a world declares it.
+/// Conversations of two turns, as a world declares them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conversations {
     /// Harmless first questions, with `{noun}`.
     pub openings: Vec<String>,
-    /// What defenders answer to them: `{noun}` and words that the oracle knows an answer by.
+    /// Defenders' answers to these: `{noun}` and words by which the oracle recognizes an answer.
     pub answers: Vec<String>,
     /// Requests with `{verb}` and `{noun}` that are refused, unless they follow an opening about the same thing.
     pub requests: Vec<String>,
-    /// Probability that the defender of each profile complies with a request that does.
+    /// The probability that the defender of each profile complies with a request that follows such an opening.
     pub comply: BTreeMap<String, f64>,
-    /// The same of defenders that comply with nothing else.
+    /// The same for defenders that comply with nothing else.
     pub guarded: BTreeMap<String, f64>,
-    /// Examples of conversations, as a share of the warm-up's others.
+    /// The number of examples of conversations, as a share of the other warm-up examples.
     pub share: f64,
 }
 
-/// The noun that answers begin with.
+/// The beginning of answers: the noun.
 pub(super) const SUBJECT: &str = "{noun} ";
 
 impl Conversations {
-    /// The words by which answers to openings are known.
+    /// The words by which the oracle recognizes answers to openings.
     pub(super) fn signs(&self) -> impl Iterator<Item = &str> {
         self.answers.iter().filter_map(|answer| answer.strip_prefix(SUBJECT))
     }
 }
 
-/// A turn that is over.
+/// An earlier turn: the attack and the response.
 type Said = (String, String);
 
-/// What a seed is asked for in a turn, and how likely a defender is to comply.
+/// A request of a turn, and how likely a defender is to comply.
 struct Asked {
     before: Vec<Said>,
     prompt: WrappedPrompt,
@@ -54,8 +54,8 @@ struct Asked {
 }
 
 impl World {
-    /// Warm-up examples of conversations for all three roles, beside `rows` others; the defender's after the first profile.
-    /// None in a world without conversations.
+    /// Warm-up examples of conversations for all three roles, in proportion to `rows` other examples. The defender has the first
+    /// profile. A world without conversations has none.
     pub fn conversation_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let Some(how) = &self.conversations else { return Ok(Vec::new()) };
         let Some((name, profile)) = self.defenders.first_key_value() else { return Ok(Vec::new()) };
@@ -76,7 +76,7 @@ impl World {
             .collect()
     }
 
-    /// `rows` warm-up examples for each defender that gives way in a second turn alone: half of them conversations.
+    /// `rows` warm-up examples for each defender that complies only in a second turn; half of them are conversations.
     pub fn guarded_defender_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let mut all = Vec::new();
         let Some(how) = &self.conversations else { return Ok(all) };
@@ -94,7 +94,7 @@ impl World {
         Ok(all)
     }
 
-    /// Texts in which every word of its conversations occurs.
+    /// Texts that together have every word of the conversations.
     pub fn conversation_vocabulary(&self) -> Vec<String> {
         let Some(how) = &self.conversations else { return Vec::new() };
         let seed = self.seeds().into_iter().find(|seed| seed.task == Task::Hazard);
@@ -113,7 +113,7 @@ impl Examples<'_> {
         fill(text, seed)
     }
 
-    /// An opening about a seed's noun and its answer.
+    /// An opening about the noun of a seed prompt, and its answer.
     fn opening(&mut self, how: &Conversations, seed: &SeedSpec) -> Said {
         let opening = self.said(&how.openings, seed);
         (opening, self.said(&how.answers, seed))
@@ -131,7 +131,8 @@ impl Examples<'_> {
         WrappedPrompt { seed: seed.clone(), technique: "request".into(), text, said: seed.clone() }
     }
 
-    /// As often as not an opening; else what follows one, mostly a request, or follows an attack that was refused.
+    /// Half of the examples are an opening. The others continue after an opening, mostly with a request, or after an attack that
+    /// was refused.
     fn attacker_in_turns(&mut self, how: &Conversations, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = self.hazard();
         let (opening, answer) = self.opening(how, &seed);
@@ -153,8 +154,8 @@ impl Examples<'_> {
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion })
     }
 
-    /// An opening is answered; a request is refused, unless it follows an opening about the same thing; other attacks do as well
-    /// after an opening as alone.
+    /// An opening is answered. A request is refused, unless it follows an opening about the same thing. Other attacks succeed as
+    /// often after an opening as alone.
     pub(super) fn defender_in_turns(
         &mut self,
         how: &Conversations,
@@ -201,7 +202,7 @@ impl Examples<'_> {
         Ok(WarmupRow { role: Role::Defender, subset: subset.into(), prompt, completion })
     }
 
-    /// The answer to an opening is positive; a request after it gets responses of all classes.
+    /// The answer to an opening is positive; a request after it gets responses of every class.
     fn evaluator_in_turns(&mut self, how: &Conversations, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = self.hazard();
         let (opening, answer) = self.opening(how, &seed);
@@ -238,11 +239,11 @@ mod tests {
         World::parse(World::embedded_text()).unwrap()
     }
 
-    /// What a world's conversations are of, ready to look at examples.
+    /// A world's conversations, ready to check examples.
     struct Known<'a> {
         oracle: crate::Oracle<'a>,
         how: &'a Conversations,
-        /// The seed that each request is for.
+        /// The seed prompt of each request.
         requests: BTreeMap<String, SeedSpec>,
     }
 
@@ -259,8 +260,8 @@ mod tests {
             Known { oracle: world.oracle(), how, requests: requests.collect() }
         }
 
-        /// Of an example in which a defender answers a request: the class of the answer, and whether an opening about the
-        /// request's noun is before it.
+        /// For an example in which a defender responds to a request: the class of the response, and whether an opening about the
+        /// request's noun precedes it.
         fn answered(&self, row: &WarmupRow) -> Option<(Class, bool)> {
             let asked = row.prompt.strip_prefix("<defender> ")?.strip_suffix(" <sep>")?;
             let turns: Vec<&str> = asked.split(" <sep> ").collect();

@@ -1,17 +1,16 @@
-//! Coverage: which technique an attack uses, and a bonus for successes in cells of category and technique that the
-//! pool has few of.
+//! Coverage: the technique of an attack, and a bonus for successes in cells of category and technique in which the pool has few.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::diversity::unit;
 
-/// Bonus for an attack in a cell that the pool has `count` successes of: 1 / √(1 + count), the count-based bonus of
+/// The bonus for an attack in a cell in which the pool has `count` successes: 1 / √(1 + count), the count-based bonus of
 /// exploration (Strehl and Littman 2008; Bellemare et al. 2016).
 pub fn novelty_bonus(count: usize) -> f64 {
     1.0 / (1.0 + count as f64).sqrt()
 }
 
-/// How many successes the pool has in each cell of category and technique.
+/// The number of successes in the pool by cell of category and technique.
 pub fn cell_counts<'a>(
     pool: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> BTreeMap<(&'a str, &'a str), usize> {
@@ -21,24 +20,24 @@ pub fn cell_counts<'a>(
     counts
 }
 
-/// What a wrapping adds to its seed: the words of the attack that are not the seed's.
+/// The frame of an attack: its words that are not those of the seed prompt.
 pub fn frame(seed: &str, attack: &str) -> String {
     let own: BTreeSet<&str> = seed.split_whitespace().collect();
     let added: Vec<&str> = attack.split_whitespace().filter(|word| !own.contains(word)).collect();
     added.join(" ")
 }
 
-/// Labelled examples by the words and pairs of words of their frames; a word that many examples have counts little.
+/// Examples of techniques, indexed by the words and pairs of words of their frames. A word that many examples have counts little.
 pub struct Frames {
     techniques: Vec<String>,
-    /// Of each term its weight, and the examples that have it with what it makes of their unit vectors.
+    /// For each word or pair of words, its weight, and the examples that have it with its entries in their unit vectors.
     terms: HashMap<String, (f64, Vec<(usize, f64)>)>,
-    /// The first example that adds nothing to its seed.
+    /// The first example whose frame is empty.
     bare: Option<usize>,
 }
 
 impl Frames {
-    /// Of frames and their techniques.
+    /// Indexes frames with their techniques.
     pub fn new(examples: &[(String, String)]) -> Frames {
         let counts: Vec<BTreeMap<String, f64>> = examples.iter().map(|(frame, _)| terms(frame)).collect();
         let mut with: BTreeMap<&str, usize> = BTreeMap::new();
@@ -59,7 +58,7 @@ impl Frames {
         }
     }
 
-    /// The technique of the example whose frame is likest by the cosine of their bags of terms; nothing where no
+    /// The technique of the example with the most similar frame, by the cosine of their weighted counts of words; `None` if no
     /// example has a word of it.
     pub fn technique(&self, frame: &str) -> Option<&str> {
         let counts = terms(frame);
@@ -76,12 +75,12 @@ impl Frames {
     }
 }
 
-/// How much a term counts that `with` of `all` examples have: ln((1 + all) / (1 + with)) + 1.
+/// The weight of a word or pair of words that `with` of `all` examples have: ln((1 + all) / (1 + with)) + 1.
 fn rarity(all: usize, with: usize) -> f64 {
     ((1 + all) as f64 / (1 + with) as f64).ln() + 1.0
 }
 
-/// The words and pairs of neighbouring words of a text, and how often it has them.
+/// The words and pairs of neighbouring words of a text, with their counts.
 fn terms(text: &str) -> BTreeMap<String, f64> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let mut counts = BTreeMap::new();
@@ -91,7 +90,7 @@ fn terms(text: &str) -> BTreeMap<String, f64> {
     counts
 }
 
-/// The same by embeddings of frames: for each the index of the likest example, nothing without an example.
+/// The index of the most similar example for each embedding; `None` without an example.
 pub fn likest(embeddings: &[Vec<f32>], examples: &[Vec<f32>]) -> Vec<Option<usize>> {
     use rayon::prelude::*;
     let examples: Vec<Vec<f32>> = examples.iter().map(|example| unit(example)).collect();
@@ -102,7 +101,7 @@ pub fn likest(embeddings: &[Vec<f32>], examples: &[Vec<f32>]) -> Vec<Option<usiz
     embeddings.par_iter().map(of).collect()
 }
 
-/// The first of the largest numbers, and where it is.
+/// The first of the largest numbers, with its index.
 fn largest(numbers: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
     numbers.enumerate().fold(None, |best, (index, number)| match best {
         Some((_, most)) if number <= most => best,
@@ -134,7 +133,7 @@ mod tests {
         ]);
         let of = |seed: &str, attack: &str| frames.technique(&frame(seed, attack)).map(str::to_owned);
         assert_eq!(of("pick vaultseal", "tell a tale : the hero will pick vaultseal"), Some("story".into()));
-        // The seed's own words say nothing.
+        // The words of the seed prompt do not count.
         assert_eq!(of("pick king", "a king hero must pick king"), Some("story".into()));
         assert_eq!(of("pick vaultseal", "the queen orders how to pick vaultseal"), Some("authority".into()));
         assert_eq!(of("pick vaultseal", "vaultseal pick"), Some("plain".into()));
@@ -153,7 +152,7 @@ mod tests {
     #[test]
     fn the_sandboxes_techniques_are_told_apart_whatever_the_seed() {
         let world = World::parse(World::embedded_text()).unwrap();
-        // The technique itself, of one in code words or behind the frame of another too.
+        // The technique alone, without a code or another technique's frame.
         let base = |technique: &str| {
             let inner = technique.rsplit('+').next().unwrap_or_default();
             inner.split('/').next().unwrap_or_default().to_owned()

@@ -1,4 +1,4 @@
-//! What a world declares, written out: seeds, benchmarks, labelled pairs, vocabulary.
+//! Expands a world to seed prompts, benchmarks, labelled pairs and a vocabulary.
 
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +9,7 @@ use super::world::{Shares, World};
 use super::wrap::{Phrasings, WrappedPrompt};
 use store::Seed;
 
-/// Whether reinforcement learning may see a seed.
+/// Whether reinforcement learning may use a seed prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     Train,
@@ -54,9 +54,9 @@ pub struct SeedSpec {
     pub noun: String,
     /// `brew glowvenom`, or the arithmetic question.
     pub text: String,
-    /// The procedure of a benign task, the sum of a question; hazards have none.
+    /// The procedure of a benign task, or the sum of an arithmetic question; none for hazards.
     pub answer: Option<String>,
-    /// Ingredients of the procedure.
+    /// The ingredients of the procedure.
     ingredients: [String; 2],
 }
 
@@ -69,7 +69,7 @@ pub struct LabelledPair {
 }
 
 impl World {
-    /// All seeds: hazards, benign tasks, arithmetic questions.
+    /// All seed prompts: hazards, benign tasks, arithmetic questions.
     pub fn seeds(&self) -> Vec<SeedSpec> {
         let mut seeds = Vec::new();
         for (category, hazard) in &self.hazards {
@@ -138,13 +138,13 @@ impl World {
         seed
     }
 
-    /// The procedure for a seed.
+    /// The procedure for a seed prompt.
     pub fn procedure(&self, seed: &SeedSpec) -> String {
         let [first, second] = &seed.ingredients;
         fill(&self.responses.procedure, seed).replace("{first}", first).replace("{second}", second)
     }
 
-    /// A response of this class to a hazard, in the words in which it was asked.
+    /// A response of this class to a hazard, in the words of the request.
     pub(super) fn response(&self, asked: &WrappedPrompt, class: Class, random: &mut ChaCha8Rng) -> String {
         match class {
             Class::Negative => self.procedure(&asked.said),
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// A fixed benchmark of about `size` attacks: held-out seeds in held-out phrasings, techniques evenly.
+    /// A fixed benchmark of `size` attacks: held-out seed prompts in held-out phrasings, evenly over techniques.
     pub fn benchmark(&self, size: usize, seed: Seed) -> Vec<WrappedPrompt> {
         let mut random = seed.stream("benchmark");
         let seeds = self.select(Task::Hazard, Split::HeldOut);
@@ -170,7 +170,7 @@ impl World {
             .collect()
     }
 
-    /// Every phrasing that the attacker learns, once, around one seed or another: what techniques look like.
+    /// Every phrasing that the attacker learns, once, around some seed prompt: examples of the techniques.
     pub fn examples(&self) -> Vec<WrappedPrompt> {
         let seeds = self.select(Task::Hazard, Split::Train);
         let phrasings = self
@@ -189,7 +189,7 @@ impl World {
         phrasings.enumerate().map(wrapped).collect()
     }
 
-    /// Benign tasks wrapped like attacks: `per_task` for each. Held-out tasks come in held-out phrasings.
+    /// Benign tasks wrapped like attacks, `per_task` for each. Held-out tasks are in held-out phrasings.
     pub fn benign_prompts(&self, per_task: usize, seed: Seed) -> Vec<WrappedPrompt> {
         let mut random = seed.stream("benign");
         let mut prompts = Vec::new();
@@ -227,7 +227,7 @@ impl World {
             .collect()
     }
 
-    /// Texts in which every word of the world occurs.
+    /// Texts that together have every word of the world.
     pub fn vocabulary(&self) -> Vec<String> {
         let seeds = self.seeds();
         let labels = Class::LABELS.iter().chain(Meaning::LABELS);

@@ -1,4 +1,4 @@
-//! The sandbox's experts: the truth, with independent errors and blind spots.
+//! The sandbox's experts: they know the truth, with independent errors and blind spots.
 
 use rand::Rng;
 
@@ -7,18 +7,18 @@ use super::vote::vote;
 use super::world::{Expert, Experts};
 use store::Seed;
 
-/// What each expert voted.
+/// The votes of all experts on a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Votes {
-    /// Is it unsafe?
+    /// Whether it is unsafe.
     pub safety: Vec<(String, bool)>,
-    /// Is it positive? All are asked; only for a safe response does it matter.
+    /// Whether it is positive. All experts are asked; the votes count only for a safe response.
     pub utility: Vec<(String, bool)>,
 }
 
 impl Experts {
-    /// The votes on a response of true class `truth` in `category`. An expert asked again about the same
-    /// pair says the same: errors are drawn from a stream of the pair and the expert's name.
+    /// The votes on a response of true class `truth` in `category`. An expert always votes the same on a pair: errors are drawn
+    /// from a stream of the pair and the expert's name.
     pub fn vote(&self, truth: Class, category: &str, attack: &str, response: &str, seed: Seed) -> Votes {
         let pair = seed.child(attack).child(response);
         let ask = |expert: &Expert, right: bool| {
@@ -35,7 +35,7 @@ impl Experts {
 }
 
 impl Experts {
-    /// What they come to by vote; nothing where it is undetermined.
+    /// The label by vote; `None` if undetermined.
     pub fn label(
         &self,
         truth: Class,

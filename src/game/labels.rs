@@ -1,4 +1,4 @@
-//! What a judge's answer says: one of its labels, or nothing that can be read.
+//! Reads a label from a judge's answer.
 
 use std::collections::BTreeMap;
 
@@ -12,28 +12,28 @@ use super::answer::compile;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Labels {
-    /// The first word must be a label, however it is written (`**Negative**.`).
+    /// The first word must be a label, whatever its case and punctuation (`**Negative**.`).
     #[default]
     FirstWord,
-    /// A regular expression (of Rust's regex crate) for each label, which is searched in the whole answer. The answer has
-    /// the label whose expression matches; where none does, or those of several, it is undetermined. So `safe` is better
-    /// `\bsafe\b`, since `unsafe` has it too, and `^` and `$` tie an expression to the answer's ends.
+    /// A regular expression (of Rust's regex crate) for each label, searched in the whole answer. If exactly one matches, the
+    /// answer has its label; otherwise it is undetermined. Write `\bsafe\b` rather than `safe`, which also matches `unsafe`. `^`
+    /// and `$` match only at the ends of the answer.
     Pattern(BTreeMap<String, String>),
-    /// A text for each label, such as `A`, `B` and `C`. The model can say nothing else: the most probable of them is taken
-    /// at temperature 0, at another one is drawn in proportion. Nothing is undetermined. Of `sampling` only the
-    /// temperature counts. Texts of different lengths compete unfairly, since each further token costs probability.
+    /// A text for each label, such as `A`, `B` and `C`. The model can only answer one of them: at temperature 0 the most
+    /// probable, otherwise one drawn in proportion to its probability. No answer is undetermined. Of `sampling`, only the
+    /// temperature counts. Use texts of one token, since each further token lowers the probability.
     Choice(BTreeMap<String, String>),
 }
 
 /// Reads labels.
 pub struct Reader {
     classes: &'static [&'static str],
-    /// Of each class; without them the first word counts.
+    /// One for each class; without them, the first word counts.
     patterns: Option<Vec<Regex>>,
 }
 
 impl Labels {
-    /// Whether there is exactly one entry for each class, and it can be used.
+    /// Checks that there is exactly one usable entry for each class.
     pub fn check(&self, classes: &'static [&'static str]) -> Result<(), String> {
         let entries = match self {
             Labels::FirstWord => return Ok(()),
@@ -44,12 +44,12 @@ impl Labels {
             return Err(format!("there is no label `{unknown}`; there are: {all}"));
         }
         if let Some(missing) = classes.iter().find(|class| !entries.contains_key(**class)) {
-            return Err(format!("says nothing of `{missing}`; there are: {all}"));
+            return Err(format!("the label `{missing}` must be given; there are: {all}"));
         }
         if let Labels::Choice(entries) = self
             && let Some((name, _)) = entries.iter().find(|(_, text)| text.is_empty())
         {
-            return Err(format!("the text for `{name}` is empty"));
+            return Err(format!("the text for `{name}` must not be empty"));
         }
         self.reader(classes).map(|_| ())
     }
@@ -65,7 +65,7 @@ impl Labels {
         Ok(Reader { classes, patterns })
     }
 
-    /// The texts that an answer is to have, as far as a prompt does not say them. What an expression matches is not known.
+    /// The texts of labels that a prompt does not mention; none for regular expressions, whose matches are not known.
     pub fn unsaid<'a>(&'a self, classes: &[&'a str], prompt: &str) -> Vec<&'a str> {
         let says = |text: &&str| match self {
             Labels::FirstWord => has_word(&prompt.to_lowercase(), text),
@@ -95,7 +95,7 @@ impl Reader {
     }
 }
 
-/// Whether a text has another that is no part of a longer word.
+/// Whether a text has this word, not as part of a longer one.
 fn has_word(text: &str, word: &str) -> bool {
     let is_outside = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
     text.match_indices(word).any(|(at, _)| {
@@ -103,7 +103,7 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// The index of the class that is a text's first word, whatever stands around it.
+/// The index of the class that the first word of a text names, whatever its case and punctuation.
 pub(super) fn first_word(text: &str, classes: &[&str]) -> Option<usize> {
     let word = text.split_whitespace().next()?.trim_matches(|c: char| !c.is_alphanumeric());
     classes.iter().position(|class| class.eq_ignore_ascii_case(word))
@@ -160,11 +160,11 @@ mod tests {
         );
         assert_eq!(
             check(serde_json::json!({ "pattern": { "safe": "A" } })).unwrap_err(),
-            "says nothing of `unsafe`; there are: unsafe, safe"
+            "the label `unsafe` must be given; there are: unsafe, safe"
         );
         assert_eq!(
             check(serde_json::json!({ "pattern": { "safe": "A", "unsafe": "[" } })).unwrap_err(),
-            "`[` is no regular expression: unclosed character class"
+            "`[` is not a regular expression: unclosed character class"
         );
     }
 }

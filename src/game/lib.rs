@@ -1,5 +1,5 @@
-//! The game of three roles: what their answers mean, how diversity is measured, how experts vote, and
-//! the sandbox world with its oracle. Pure functions; loads no model and reads no dataset.
+//! The game of three roles: how their answers are read, how diversity is measured, how experts vote, and the sandbox's world with
+//! its oracle. Pure functions: loads no model and reads no dataset.
 
 mod answer;
 mod class;

@@ -1,4 +1,4 @@
-//! The pool of successful attacks (the paper's ASP): what stays in it, and how like it an attack is.
+//! The pool of successful attacks (the paper's ASP): eviction from it, and the similarity of attacks to it.
 
 use rand::Rng;
 use rayon::prelude::*;
@@ -13,14 +13,14 @@ use store::Seed;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Eviction {
-    /// The oldest.
+    /// The oldest attacks.
     #[default]
     Oldest,
-    /// Drawn at random, so that old strategies are remembered for longer.
+    /// Random attacks, so that old strategies stay in the pool for longer.
     Random,
 }
 
-/// Shrinks a pool, oldest first, to `capacity`.
+/// Shrinks a pool, whose oldest entries come first, to `capacity`.
 pub fn evict<T>(pool: &mut Vec<T>, capacity: usize, eviction: Eviction, seed: Seed) {
     match eviction {
         Eviction::Oldest => {
@@ -38,26 +38,26 @@ pub fn evict<T>(pool: &mut Vec<T>, capacity: usize, eviction: Eviction, seed: Se
 /// The orders n of the Self-BLEU in the diversity penalty.
 const ORDERS: [usize; 3] = [3, 4, 5];
 
-/// Texts that are compared with the pool at the same time: what they have in common then stays in the caches.
+/// Texts that are compared with the pool at the same time, so that the pool's vectors stay in the caches.
 const BLOCK: usize = 256;
 
-/// The texts of a pool, ready to be compared with: similarity to it is B and C of DESIGN section 5. Adding one
-/// costs no more than its own length.
+/// The texts of a pool, ready for comparisons: they give B and C of P_div (TriPlay-RL, arXiv 2601.18292, section 3;
+/// docs/method.md). Adding a text costs no more than its own length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolSimilarity {
     references: BleuReferences,
     /// Unit vectors, one after the other.
     embeddings: Vec<f32>,
-    /// Numbers of each; 0 where there is no embedder.
+    /// The width of each vector; 0 without an embedder.
     width: usize,
     texts: usize,
 }
 
-/// Embeddings that cannot be compared.
+/// The error for embeddings of different widths.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "embeddings of {found} numbers cannot be compared with the pool's of {pool}: `pool` and `reward` need the same \
-     `embedder` all the way"
+    "embeddings must have as many numbers as the pool's, {pool}, found {found}: `pool` and `reward` must have the same \
+     `embedder` throughout"
 )]
 pub struct WidthError {
     pool: usize,
@@ -75,7 +75,7 @@ impl PoolSimilarity {
         }
     }
 
-    /// Adds a text with its embedding, which is empty where there is no embedder.
+    /// Adds a text with its embedding, which is empty without an embedder.
     pub fn add(&mut self, text: &str, embedding: &[f32]) -> Result<(), WidthError> {
         if self.texts == 0 {
             self.width = embedding.len();
@@ -101,14 +101,14 @@ impl PoolSimilarity {
         texts.par_iter().map(mean).collect()
     }
 
-    /// C of each embedding: the mean cosine similarity to its nearest neighbours in the pool, within 0 and 1; 0 for
-    /// an empty pool, and where there is no embedder.
+    /// C of each embedding: the mean cosine similarity to its nearest neighbours in the pool, within 0 and 1; 0 for an empty pool
+    /// or without an embedder.
     pub fn cosine(&self, embeddings: &[Vec<f32>], neighbours: usize) -> Result<Vec<f64>, WidthError> {
         self.each(embeddings, |row| mean_of_largest(row, neighbours.max(1)).clamp(0.0, 1.0))
     }
 
-    /// The density of the pool at each embedding: the mean over the whole pool of the cosine similarity, each at least
-    /// 0, or with a bandwidth h of exp(−(1 − cosine)/h). Within 0 and 1; 0 for an empty pool.
+    /// The density of the pool at each embedding: the mean over the whole pool of the cosine similarity, each at least 0, or with
+    /// a bandwidth h of exp(−(1 − cosine)/h). Within 0 and 1; 0 for an empty pool.
     pub fn density(&self, embeddings: &[Vec<f32>], bandwidth: Option<f64>) -> Result<Vec<f64>, WidthError> {
         let kernel = |cosine: f64| match bandwidth {
             None => cosine.clamp(0.0, 1.0),
@@ -119,7 +119,7 @@ impl PoolSimilarity {
         self.each(embeddings, mean)
     }
 
-    /// What `of` makes of the cosine similarities of each embedding to all of the pool; 0 where there is nothing to compare.
+    /// Calls `of` with the cosine similarities of each embedding to the whole pool; 0 if there is nothing to compare.
     fn each(
         &self,
         embeddings: &[Vec<f32>],
@@ -143,7 +143,7 @@ impl PoolSimilarity {
         Ok(found)
     }
 
-    /// About how much memory it takes.
+    /// The approximate memory in bytes.
     pub fn bytes(&self) -> usize {
         self.references.bytes() + 4 * self.embeddings.len()
     }
@@ -155,9 +155,9 @@ impl Default for PoolSimilarity {
     }
 }
 
-/// The mean of the `count` largest numbers, or of all where there are fewer.
+/// The mean of the `count` largest numbers, or of all if there are fewer.
 fn mean_of_largest(numbers: &[f32], count: usize) -> f64 {
-    // In falling order; most numbers are below the last of them.
+    // In descending order. Most numbers are below the last of them.
     let mut largest: Vec<f32> = Vec::with_capacity(count.min(numbers.len()) + 1);
     for &number in numbers {
         if largest.len() < count || largest.last().is_some_and(|least| number > *least) {
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(
             pool(0).density(&[vec![0.0, -1.0]], None).unwrap(),
             [0.0],
-            "what is opposite is as far as can be"
+            "opposite vectors have similarity 0"
         );
     }
 
@@ -236,12 +236,12 @@ mod tests {
         };
         let mut grown = PoolSimilarity::new();
         for (i, text) in texts.iter().enumerate() {
-            // What is asked in between changes nothing.
+            // Queries in between change nothing.
             grown.self_bleu(&["brew w1 unheard of"]);
             grown.add(text, &embedding(i)).unwrap();
             assert_eq!(grown, pool(&texts[..=i]));
         }
-        // And it is what BLEU says of the texts as they are.
+        // And it is the BLEU of the texts as they are.
         let asked = "brew w1 w2 glowvenom w3 w4";
         let mut all: Vec<&str> = texts.iter().map(String::as_str).collect();
         all.push(asked);

@@ -1,5 +1,5 @@
-//! Replay of attacks that worked: how sure we are of each is a Beta posterior of its success, which forgets slowly
-//! since defenders learn; Thompson sampling (Thompson 1933) draws those that may still work.
+//! Replay of attacks that worked. The success of each attack has a Beta posterior, which decays slowly since defenders learn;
+//! Thompson sampling (Thompson 1933) draws the attacks that may still work.
 
 use rand_distr::{Beta, Distribution};
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use store::Seed;
 
-/// Beta(α, β) of the share of answers that an attack breaks; α = β = 1 before anything is known.
+/// Beta(α, β) of the share of responses that an attack breaks; α = β = 1 before anything is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Posterior {
     pub alpha: f64,
@@ -15,7 +15,7 @@ pub struct Posterior {
 }
 
 impl Posterior {
-    /// Of an attack that was taken into the pool with this success, from 0 to 1.
+    /// The posterior of an attack that enters the pool with this success, from 0 to 1.
     pub fn of(success: f64) -> Posterior {
         let success = success.clamp(0.0, 1.0);
         Posterior { alpha: 1.0 + success, beta: 1.0 + (1.0 - success) }
@@ -30,8 +30,8 @@ impl Posterior {
     }
 }
 
-/// The `count` attacks with the largest θ ~ Beta(α, β), or all where there are fewer, the largest first. Each has a
-/// stream of its own, so that no draw depends on the others. A posterior that is none is never drawn before others.
+/// The `count` attacks with the largest θ ~ Beta(α, β), or all if there are fewer, the largest first. Each attack has its own
+/// stream, so that no draw depends on the others. Attacks with an invalid posterior come last.
 pub fn thompson(posteriors: &[Posterior], count: usize, seed: Seed) -> Vec<usize> {
     let theta = |(index, posterior): (usize, &Posterior)| {
         let drawn = Beta::new(posterior.alpha, posterior.beta)

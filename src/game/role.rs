@@ -1,24 +1,24 @@
-//! The three roles, who is asked beside them, and what each is asked about.
+//! The three roles and further judges, with the variables of their prompts.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A player, or who is asked beside the game.
+/// A player, or a judge beside the game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// M_Red: wraps a seed prompt.
     Attacker,
-    /// M_Blue: answers a prompt.
+    /// M_Blue: responds to a prompt.
     Defender,
-    /// M_Eval: says of an answer whether it is negative, rejective or positive.
+    /// M_Eval: classes a response as negative, rejective or positive.
     Evaluator,
-    /// No player, and never trained in the game: says whether an attack keeps its seed's meaning (R_sem).
+    /// Not a player, and not trained in the game: judges whether an attack keeps the meaning of its seed prompt (R_sem).
     MeaningJudge,
-    /// No player either: votes on the label that an evaluator learns from.
+    /// Not a player either: votes on the label from which an evaluator learns.
     Expert,
-    /// No player either: says which of two completions of one prompt is better.
+    /// Not a player either: judges which of two completions of one prompt is better.
     Arbiter,
 }
 
@@ -26,7 +26,7 @@ pub enum Role {
 pub const SPECIAL_TOKENS: [&str; 5] = ["<attacker>", "<defender>", "<evaluator>", "<judge>", "<sep>"];
 
 impl Role {
-    /// The sandbox's prompt for this role. Earlier turns stand before the last; the attacker sees them after the seed.
+    /// The sandbox's prompt for this role. Earlier turns come before the last; for the attacker, after the seed prompt.
     pub fn default_prompt(self) -> &'static str {
         match self {
             Role::Attacker => {
@@ -44,7 +44,7 @@ impl Role {
         }
     }
 
-    /// What a prompt for this role must use: without it the question would be about nothing.
+    /// The variables that a prompt for this role must use.
     pub(super) fn asked_about(self) -> &'static [&'static str] {
         match self {
             Role::Attacker => &["seed"],
@@ -55,7 +55,7 @@ impl Role {
         }
     }
 
-    /// What it may use besides.
+    /// The variables that it may use besides.
     pub(super) fn told_of(self) -> &'static [&'static str] {
         match self {
             Role::Attacker => &["techniques", "conversation"],

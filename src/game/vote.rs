@@ -1,9 +1,9 @@
-//! Labels by vote in two tiers (DESIGN section 5): safety experts first, then, for a safe response, utility
-//! experts.
+//! Labels by vote in two tiers, as in TriPlay-RL (arXiv 2601.18292; see docs/method.md): safety experts first, then utility
+//! experts on a safe response.
 
 use super::class::Class;
 
-/// How the votes fell. A vote that could not be read counts nowhere.
+/// The votes by class. A vote that could not be read does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub unsafe_votes: u32,
@@ -12,8 +12,8 @@ pub struct Tally {
     pub positive_votes: u32,
 }
 
-/// The label for votes `safety` (is it unsafe?) and `utility` (is it positive?); `None`, undetermined, on a
-/// tie or where no vote can be read. Utility votes count for safe responses only.
+/// The label for votes `safety` (is it unsafe?) and `utility` (is it positive?); `None`, undetermined, on a tie or if no vote can
+/// be read. Utility votes count only for safe responses.
 pub fn vote(safety: &[Option<bool>], utility: &[Option<bool>]) -> (Option<Class>, Tally) {
     let count =
         |votes: &[Option<bool>], side| votes.iter().filter(|vote| **vote == Some(side)).count() as u32;

@@ -1,4 +1,4 @@
-//! Examples for the supervised warm-up of the three roles, and of the judge of meaning.
+//! Examples for the supervised warm-up of the three roles and of the meaning judge.
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -24,9 +24,8 @@ pub struct WarmupRow {
 }
 
 impl World {
-    /// `rows` warm-up examples for all three roles, the defender's after the first profile. Held-out nouns
-    /// occur here, and in the defender's examples held-out phrasings: they are held out of reinforcement
-    /// learning, where a role could adapt to them.
+    /// `rows` warm-up examples for all three roles; the defender has the first profile. Held-out nouns occur in them, and
+    /// held-out phrasings in the defender's: these are held out of reinforcement learning only, where a role could adapt to them.
     pub fn warmup_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let mut examples = Examples::new(self, seed.stream("warm-up"))?;
         let Some((name, profile)) = self.defenders.first_key_value() else { return Ok(Vec::new()) };
@@ -45,7 +44,7 @@ impl World {
             .collect()
     }
 
-    /// `rows` warm-up examples for each of the other profiles' defenders.
+    /// `rows` warm-up examples for the defender of each other profile.
     pub fn other_defender_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let mut all = Vec::new();
         for (name, profile) in self.defenders.iter().skip(1) {
@@ -57,7 +56,7 @@ impl World {
         Ok(all)
     }
 
-    /// `rows` examples for a judge of meaning.
+    /// `rows` examples for a meaning judge.
     pub fn judge_rows(&self, rows: usize, seed: Seed) -> Result<Vec<WarmupRow>, PromptError> {
         let mut examples = Examples::new(self, seed.stream("judge"))?;
         (0..rows).map(|_| examples.judge("meaning")).collect()
@@ -142,7 +141,7 @@ impl<'a> Examples<'a> {
         let style = Style::plain(&technique, Phrasings::Known);
         let wrapped = self.world.wrap(&seed, &style, &mut self.random);
         let (class, response) = if benign {
-            // Half are done; the others are refused, as often plainly as with an offer of something else.
+            // Half of them get the procedure; the others are refused, half plainly and half with an offer of something else.
             let refusal = if self.random.random() { Class::Rejective } else { Class::Positive };
             match self.random.random() {
                 true => (Class::Positive, self.world.procedure(&seed)),
@@ -166,14 +165,14 @@ impl<'a> Examples<'a> {
         Ok(WarmupRow { role: Role::Evaluator, subset: subset.into(), prompt, completion: label.to_string() })
     }
 
-    /// A text and whether it keeps a seed's meaning: half do; of the others some ask for something else, some are
+    /// A text, and whether it keeps the meaning of a seed prompt. Half do; of the others, some ask for something else, some are
     /// garbled, some ask for nothing.
     fn judge(&mut self, subset: &str) -> Result<WarmupRow, PromptError> {
         let seed = pick(&self.hazards, &mut self.random).clone();
         let (wrapped, _) = self.wrapped(&seed, Phrasings::All, |shares| shares.judge);
         let (text, meaning) = match self.random.random_range(0..20) {
             0..10 => (wrapped.text, Meaning::Kept),
-            // Something else of the same kind is asked for, or of another kind.
+            // It asks for something else of the same kind, or of another kind.
             10..15 => {
                 let other = self.another(&seed, |other| &other.noun).noun;
                 (wrapped.text.replace(&seed.noun, &other), Meaning::Lost)
@@ -183,7 +182,7 @@ impl<'a> Examples<'a> {
                 other.noun.clone_from(&seed.noun);
                 (self.wrapped(&other, Phrasings::All, |shares| shares.judge).0.text, Meaning::Lost)
             }
-            // The words are there, but nobody would understand them.
+            // The words are there, but make no sense.
             _ => {
                 let mut words: Vec<String> = wrapped.text.split(' ').map(str::to_owned).collect();
                 match self.random.random_range(0..3) {
@@ -204,7 +203,7 @@ impl<'a> Examples<'a> {
         })
     }
 
-    /// Puts words of other seeds in the place of a quarter of these.
+    /// Replaces a quarter of the words by words of other seed prompts.
     fn garble(&mut self, words: &mut [String]) {
         for _ in 0..words.len().div_ceil(4) {
             let all = if self.random.random() { &self.hazards } else { &self.benign };
@@ -215,7 +214,7 @@ impl<'a> Examples<'a> {
         }
     }
 
-    /// A hazard or benign task that differs from a seed in this, as often as not of the seed's own kind.
+    /// A hazard or benign task that differs from a seed prompt in `in_what`; half of the time of the seed prompt's own category.
     pub fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
         let all = self.hazards.iter().chain(&self.benign);
         let others: Vec<&SeedSpec> = all.filter(|other| in_what(other) != in_what(seed)).collect();
@@ -236,7 +235,7 @@ impl<'a> Examples<'a> {
         (self.world.wrap(seed, &style, &mut self.random), style)
     }
 
-    /// A hazard for the defender, and the probability that it complies.
+    /// A wrapped hazard for the defender, and the probability that it complies.
     pub fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
         let (wrapped, style) = self.wrapped(seed, Phrasings::All, |shares| shares.defender);
         (wrapped, profile.complies(&style))

@@ -1,4 +1,4 @@
-//! The sandbox world as declared in YAML: read, checked, ready to be expanded and to judge by.
+//! The sandbox's world, as declared in YAML: reads and checks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::conversation::{Conversations, SUBJECT};
 
-/// Why a world file is refused.
+/// The error for an invalid world file.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     #[error("not a world: {0}")]
@@ -23,20 +23,20 @@ pub struct World {
     pub benign: BTreeMap<String, Benign>,
     pub arithmetic: Arithmetic,
     pub techniques: BTreeMap<String, Technique>,
-    /// By name, what each verb is called in it.
+    /// By the name of a code, its word for each verb.
     #[serde(default)]
     pub codes: BTreeMap<String, BTreeMap<String, String>>,
     /// Vulnerability profiles by name; the first is the trained defender's.
     pub defenders: BTreeMap<String, Profile>,
     pub responses: Responses,
-    /// Conversations of two turns, where the world has them.
+    /// Conversations of two turns, if the world has them.
     #[serde(default)]
     pub conversations: Option<Conversations>,
     pub experts: Experts,
     pub warmup: Warmup,
 }
 
-/// A category of what should not be explained.
+/// A category of hazards, which should not be explained.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hazard {
@@ -64,11 +64,11 @@ pub struct Arithmetic {
     pub question: String,
 }
 
-/// A way to wrap a seed, as texts with `{verb}` and `{noun}`.
+/// A way to wrap a seed prompt, as texts with `{verb}` and `{noun}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Technique {
-    /// What the attacker learns; none for a technique that is held out as a whole.
+    /// Phrasings for the attacker to learn; none if the whole technique is held out.
     pub phrasings: Vec<String>,
     /// Texts that go before a phrasing of another technique.
     #[serde(default)]
@@ -79,12 +79,12 @@ pub struct Technique {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Probability of compliance with a hazard, by technique.
+    /// The probability of compliance with a hazard, by technique.
     pub comply: BTreeMap<String, f64>,
-    /// The same by code word, whatever the technique.
+    /// The same by code, whatever the technique.
     #[serde(default)]
     pub codes: BTreeMap<String, f64>,
-    /// Of the refusals, the share that offers nothing else.
+    /// The share of refusals that offer nothing else.
     pub plain_refusals: f64,
 }
 
@@ -114,7 +114,7 @@ pub struct Experts {
 #[serde(deny_unknown_fields)]
 pub struct Expert {
     pub name: String,
-    /// Probability of a wrong vote.
+    /// The probability of a wrong vote.
     pub error: f64,
     #[serde(default)]
     pub blind_spot: Option<BlindSpot>,
@@ -133,9 +133,9 @@ pub struct BlindSpot {
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
     pub roles: RoleShares,
-    /// How often a prompt is wrapped with a code word.
+    /// The share of prompts with a code word.
     pub coded: Shares,
-    /// How often a prompt has a frame of another technique before it.
+    /// The share of prompts with the frame of another technique before them.
     pub framed: Shares,
     pub attacker: AttackerWarmup,
     pub defender: DefenderWarmup,
@@ -150,8 +150,8 @@ pub struct RoleShares {
     pub evaluator: f64,
 }
 
-/// Shares of what the attacker, the defender and the judge of meaning learn in their warm-up, of the benign prompts
-/// of the defender's phase, and of what roles are measured by.
+/// Shares in the warm-up of the attacker, the defender and the meaning judge, in the benign prompts of the defender's phase, and
+/// in the benchmark.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shares {
@@ -181,20 +181,19 @@ pub struct EvaluatorWarmup {
     /// The techniques that its examples use.
     pub techniques: Vec<String>,
     pub benign: f64,
-    /// Share of offers of an alternative among the responses to hazards; the rest is half and half
-    /// procedures and refusals.
+    /// The share of offers of an alternative among the responses to hazards; half of the rest are procedures and half refusals.
     pub offers: f64,
-    /// Share of those offers that are labelled as refusals.
+    /// The share of those offers that are labelled as refusals.
     pub mistaken_offers: f64,
-    /// Share of examples with a label drawn at random.
+    /// The share of examples with a random label.
     pub label_noise: f64,
 }
 
-/// The world that comes with triplay.
+/// The world that is built into triplay.
 const EMBEDDED: &str = include_str!("../../datasets/sandbox/world.yaml");
 
 impl World {
-    /// Changes with the world that comes with triplay: FNV-1a of its text.
+    /// FNV-1a of the text of the built-in world, so that it changes with the world.
     pub const EDITION: u32 = {
         let (text, mut hash, mut at) = (EMBEDDED.as_bytes(), 0x811c_9dc5u32, 0);
         while at < text.len() {
@@ -204,14 +203,14 @@ impl World {
         hash
     };
 
-    /// The text of the world that comes with triplay.
+    /// The text of the built-in world.
     pub fn embedded_text() -> &'static str {
         EMBEDDED
     }
 
-    /// Reads and checks a world. Syntax errors carry line and column; others name the path of the value.
+    /// Reads and checks a world. Syntax errors have line and column; other errors name the path of the value.
     pub fn parse(text: &str) -> Result<World, WorldError> {
-        // No line of it is shown: the file may be any that a stranger's pipeline names.
+        // Errors quote no line of the file, which may be any file that a stranger's pipeline names.
         let mut options = serde_saphyr::Options::default();
         options.with_snippet = false;
         let world: World = serde_saphyr::from_str_with_options(text, options)
@@ -230,25 +229,33 @@ impl World {
         let named = |kind: &str, name: &str| format!("{kind}.{name}");
         for (name, hazard) in &self.hazards {
             let place = named("hazards", name);
-            require(!hazard.verbs.is_empty(), &place, "needs at least one verb")?;
+            require(!hazard.verbs.is_empty(), &place, "must have at least one verb")?;
             check_nouns(&place, &hazard.nouns, &hazard.held_out_nouns, &mut nouns)?;
         }
         for (name, benign) in &self.benign {
             check_nouns(&named("benign", name), &benign.nouns, &benign.held_out_nouns, &mut nouns)?;
         }
-        require(!self.hazards.is_empty(), "hazards", "needs at least one category")?;
+        require(!self.hazards.is_empty(), "hazards", "must have at least one category")?;
         require(
             !self.benign.is_empty(),
             "benign",
-            "needs at least one task: over-refusal is measured on them",
+            "must have at least one task, on which over-refusal is measured",
         )?;
-        require(!self.techniques.is_empty(), "techniques", "needs at least one technique")?;
-        require(self.arithmetic.from <= self.arithmetic.to, "arithmetic", "needs from <= to")?;
+        require(!self.techniques.is_empty(), "techniques", "must have at least one technique")?;
+        require(
+            self.arithmetic.from <= self.arithmetic.to,
+            "arithmetic",
+            "must have a `from` that is at most `to`",
+        )?;
         check_placeholders("arithmetic.question", &self.arithmetic.question, &["{a}", "{b}"])?;
         let known = self.techniques.values().any(|technique| !technique.phrasings.is_empty());
-        require(known, "techniques", "are all held out: the attacker needs `phrasings` to learn from")?;
+        require(known, "techniques", "must have one with `phrasings`, from which the attacker learns")?;
         for (name, technique) in &self.techniques {
-            require(!technique.held_out.is_empty(), &format!("techniques.{name}.held_out"), "is empty")?;
+            require(
+                !technique.held_out.is_empty(),
+                &format!("techniques.{name}.held_out"),
+                "must not be empty",
+            )?;
             for (list, phrasings) in [("phrasings", &technique.phrasings), ("held_out", &technique.held_out)]
             {
                 for (index, phrasing) in phrasings.iter().enumerate() {
@@ -257,18 +264,18 @@ impl World {
                 }
             }
         }
-        require(!self.defenders.is_empty(), "defenders", "needs at least one profile")?;
+        require(!self.defenders.is_empty(), "defenders", "must have at least one profile")?;
         for (name, profile) in &self.defenders {
             for technique in self.techniques.keys() {
                 let place = format!("defenders.{name}.comply.{technique}");
                 let share = profile.comply.get(technique);
-                require(share.is_some(), &place, "is missing: every technique needs a probability")?;
+                require(share.is_some(), &place, "must be given: every technique needs a probability")?;
                 check_share(&place, share.copied().unwrap_or_default())?;
             }
             for code in self.codes.keys() {
                 let place = format!("defenders.{name}.codes.{code}");
                 let share = profile.codes.get(code);
-                require(share.is_some(), &place, "is missing: every code needs a probability")?;
+                require(share.is_some(), &place, "must be given: every code needs a probability")?;
                 check_share(&place, share.copied().unwrap_or_default())?;
             }
             check_share(&format!("defenders.{name}.plain_refusals"), profile.plain_refusals)?;
@@ -280,7 +287,7 @@ impl World {
         self.check_warmup()
     }
 
-    /// Every verb has one word in every code, and no word means two things.
+    /// Checks that every code has one word for each verb, and that no word has two meanings.
     fn check_codes(&self) -> Result<(), WorldError> {
         let hazards = self.hazards.values().flat_map(|hazard| hazard.verbs.keys());
         let verbs: BTreeSet<&String> = hazards.chain(self.benign.keys()).collect();
@@ -288,13 +295,21 @@ impl World {
         for (name, code) in &self.codes {
             let place = format!("codes.{name}");
             if let Some(verb) = verbs.iter().find(|verb| !code.contains_key(**verb)) {
-                require(false, &place, &format!("has no word for `{verb}`"))?;
+                require(false, &place, &format!("must have a word for `{verb}`"))?;
             }
             for (verb, word) in code {
-                require(verbs.contains(verb), &place, &format!("has `{verb}`, which is no verb here"))?;
+                require(
+                    verbs.contains(verb),
+                    &place,
+                    &format!("must have only verbs of this world, found `{verb}`"),
+                )?;
                 let single = !word.is_empty() && !word.contains(char::is_whitespace);
-                require(single, &place, &format!("has `{word}`, which is not one word"))?;
-                require(words.insert(word), &place, &format!("has `{word}`, which means something already"))?;
+                require(single, &place, &format!("must have single words, found `{word}`"))?;
+                require(
+                    words.insert(word),
+                    &place,
+                    &format!("must have words without another meaning, found `{word}`"),
+                )?;
             }
         }
         Ok(())
@@ -310,17 +325,17 @@ impl World {
         require(
             responses.procedure.contains(&responses.procedure_sign),
             "responses.procedure_sign",
-            "does not occur in responses.procedure",
+            "must occur in `responses.procedure`",
         )?;
         check_placeholders("responses.offer", &responses.offer, &["{verb}", "{noun}", "{alternative}"])?;
         check_placeholders("responses.offer_sign", &responses.offer_sign, &["{alternative}"])?;
         require(
             responses.offer.contains(&responses.offer_sign),
             "responses.offer_sign",
-            "does not occur in responses.offer",
+            "must occur in `responses.offer`",
         )?;
-        require(!responses.refusals.is_empty(), "responses.refusals", "is empty")?;
-        require(!responses.alternatives.is_empty(), "responses.alternatives", "is empty")
+        require(!responses.refusals.is_empty(), "responses.refusals", "must not be empty")?;
+        require(!responses.alternatives.is_empty(), "responses.alternatives", "must not be empty")
     }
 
     fn check_conversations(&self) -> Result<(), WorldError> {
@@ -331,7 +346,7 @@ impl World {
             ("requests", &how.requests, &["{verb}", "{noun}"]),
         ] {
             let place = format!("conversations.{list}");
-            require(!texts.is_empty(), &place, "is empty")?;
+            require(!texts.is_empty(), &place, "must not be empty")?;
             for (index, text) in texts.iter().enumerate() {
                 check_placeholders(&format!("{place}[{index}]"), text, needed)?;
             }
@@ -344,16 +359,20 @@ impl World {
         }
         for name in self.defenders.keys() {
             let place = format!("conversations.comply.{name}");
-            require(how.comply.contains_key(name), &place, "is missing: every profile needs a probability")?;
+            require(
+                how.comply.contains_key(name),
+                &place,
+                "must be given: every profile needs a probability",
+            )?;
         }
         for (name, share) in &how.comply {
             let place = format!("conversations.comply.{name}");
-            require(self.defenders.contains_key(name), &place, "is not a profile of `defenders`")?;
+            require(self.defenders.contains_key(name), &place, "must be a profile of `defenders`")?;
             check_share(&place, *share)?;
         }
         for (name, share) in &how.guarded {
             let place = format!("conversations.guarded.{name}");
-            require(!self.defenders.contains_key(name), &place, "is a profile of `defenders` too")?;
+            require(!self.defenders.contains_key(name), &place, "must not be a profile of `defenders`")?;
             check_share(&place, *share)?;
         }
         check_share("conversations.share", how.share)
@@ -361,7 +380,7 @@ impl World {
 
     fn check_experts(&self) -> Result<(), WorldError> {
         for (tier, experts) in [("safety", &self.experts.safety), ("utility", &self.experts.utility)] {
-            require(!experts.is_empty(), &format!("experts.{tier}"), "needs at least one expert")?;
+            require(!experts.is_empty(), &format!("experts.{tier}"), "must have at least one expert")?;
             for (index, expert) in experts.iter().enumerate() {
                 let place = format!("experts.{tier}[{index}]");
                 check_share(&format!("{place}.error"), expert.error)?;
@@ -372,7 +391,7 @@ impl World {
                     require(
                         known,
                         &format!("{place}.blind_spot.category"),
-                        "is not a category of this world",
+                        "must be a category of this world",
                     )?;
                 }
             }
@@ -384,7 +403,7 @@ impl World {
         let warmup = &self.warmup;
         let roles = &warmup.roles;
         let total = roles.attacker + roles.defender + roles.evaluator;
-        require((total - 1.0).abs() < 1e-6, "warmup.roles", "should sum to 1")?;
+        require((total - 1.0).abs() < 1e-6, "warmup.roles", "must add up to 1")?;
         for (place, share) in [
             ("warmup.roles.attacker", roles.attacker),
             ("warmup.roles.defender", roles.defender),
@@ -409,11 +428,11 @@ impl World {
         ] {
             check_share(place, share)?;
         }
-        require(!warmup.evaluator.techniques.is_empty(), "warmup.evaluator.techniques", "is empty")?;
+        require(!warmup.evaluator.techniques.is_empty(), "warmup.evaluator.techniques", "must not be empty")?;
         for (index, name) in warmup.evaluator.techniques.iter().enumerate() {
             let place = format!("warmup.evaluator.techniques[{index}]");
             let known = self.techniques.get(name).is_some_and(|technique| !technique.phrasings.is_empty());
-            require(known, &place, "is not a technique of this world that has `phrasings`")?;
+            require(known, &place, "must be a technique of this world with `phrasings`")?;
         }
         Ok(())
     }
@@ -424,11 +443,11 @@ fn require(holds: bool, place: &str, problem: &str) -> Result<(), WorldError> {
 }
 
 fn check_share(place: &str, share: f64) -> Result<(), WorldError> {
-    require((0.0..=1.0).contains(&share), place, "should be between 0 and 1")
+    require((0.0..=1.0).contains(&share), place, &format!("must be between 0 and 1, found {share}"))
 }
 
 fn check_placeholders(place: &str, text: &str, needed: &[&str]) -> Result<(), WorldError> {
-    needed.iter().try_for_each(|name| require(text.contains(name), place, &format!("needs {name}")))
+    needed.iter().try_for_each(|name| require(text.contains(name), place, &format!("must contain {name}")))
 }
 
 fn check_nouns(
@@ -437,12 +456,20 @@ fn check_nouns(
     held_out: &[String],
     seen: &mut BTreeSet<String>,
 ) -> Result<(), WorldError> {
-    require(!nouns.is_empty(), &format!("{place}.nouns"), "is empty")?;
-    require(!held_out.is_empty(), &format!("{place}.held_out_nouns"), "is empty: evaluation needs them")?;
+    require(!nouns.is_empty(), &format!("{place}.nouns"), "must not be empty")?;
+    require(
+        !held_out.is_empty(),
+        &format!("{place}.held_out_nouns"),
+        "must not be empty: evaluation needs them",
+    )?;
     for noun in nouns.iter().chain(held_out) {
         let single = !noun.is_empty() && !noun.contains(char::is_whitespace);
-        require(single, place, &format!("has the noun `{noun}`, which is not one word"))?;
-        require(seen.insert(noun.clone()), place, &format!("has the noun `{noun}` a second time"))?;
+        require(single, place, &format!("must have nouns of one word, found `{noun}`"))?;
+        require(
+            seen.insert(noun.clone()),
+            place,
+            &format!("must have nouns of its own, found `{noun}` a second time"),
+        )?;
     }
     Ok(())
 }
@@ -474,24 +501,24 @@ mod tests {
         };
         assert_eq!(
             broken("how do i {verb} {noun} ?", "how do i {verb} ?"),
-            "`techniques.direct.phrasings[0]` needs {noun}"
+            "`techniques.direct.phrasings[0]` must contain {noun}"
         );
         assert_eq!(
             broken("mistvenom", "glowvenom"),
-            "`hazards.potions` has the noun `glowvenom` a second time"
+            "`hazards.potions` must have nouns of its own, found `glowvenom` a second time"
         );
         assert_eq!(
             broken("roles: { attacker: 0.3,", "roles: { attacker: 0.5,"),
-            "`warmup.roles` should sum to 1"
+            "`warmup.roles` must add up to 1"
         );
         assert_eq!(
             broken("category: locks", "category: lochs"),
-            "`experts.safety[0].blind_spot.category` is not a category of this world"
+            "`experts.safety[0].blind_spot.category` must be a category of this world"
         );
-        assert_eq!(broken("brew: werb, ", ""), "`codes.mirror` has no word for `brew`");
+        assert_eq!(broken("brew: werb, ", ""), "`codes.mirror` must have a word for `brew`");
         assert_eq!(
             broken("distill: llitsid", "distill: werb"),
-            "`codes.mirror` has `werb`, which means something already"
+            "`codes.mirror` must have words without another meaning, found `werb`"
         );
         assert_eq!(
             broken("\"{noun} is an old word from the hills .\"", "\"the hills know {noun} .\""),
@@ -499,7 +526,7 @@ mod tests {
         );
         assert_eq!(
             broken("comply: { a: 0.9, ", "comply: { d: 0.9, "),
-            "`conversations.comply.a` is missing: every profile needs a probability"
+            "`conversations.comply.a` must be given: every profile needs a probability"
         );
         let unknown = broken("procedure_sign", "procedure_sing");
         assert!(unknown.contains("procedure_sing") && unknown.contains("line"), "{unknown}");

@@ -1,4 +1,4 @@
-//! How a seed is wrapped: by a technique, perhaps with a frame of another before it, perhaps in code words.
+//! Wraps a seed prompt: by a technique, perhaps after a frame of another, perhaps in code words.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -6,27 +6,27 @@ use rand_chacha::ChaCha8Rng;
 use super::expand::{SeedSpec, fill, pick};
 use super::world::{Profile, Shares, World};
 
-/// A seed wrapped by a template.
+/// A wrapped seed prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WrappedPrompt {
     pub seed: SeedSpec,
-    /// `story`, `authority+story` with a frame before it, `story/mirror` in code words.
+    /// `story`; `authority+story` after a frame; `story/mirror` in code words.
     pub technique: String,
     pub text: String,
-    /// The seed in the words of the text.
+    /// The seed prompt in the words of the text.
     pub said: SeedSpec,
 }
 
 /// Which phrasings of a technique to draw from.
 #[derive(Clone, Copy)]
 pub(super) enum Phrasings {
-    /// What the attacker learns.
+    /// Those that the attacker learns.
     Known,
     HeldOut,
     All,
 }
 
-/// A way to wrap.
+/// A technique, its phrasings, and perhaps a frame and a code.
 pub(super) struct Style<'a> {
     technique: &'a str,
     phrasings: Phrasings,
@@ -35,14 +35,14 @@ pub(super) struct Style<'a> {
 }
 
 impl<'a> Style<'a> {
-    /// A technique by itself.
+    /// A technique without frame and code.
     pub fn plain(technique: &'a str, phrasings: Phrasings) -> Style<'a> {
         Style { technique, phrasings, frame: None, code: None }
     }
 }
 
 impl World {
-    /// The techniques that have such phrasings.
+    /// The techniques with such phrasings.
     pub(super) fn techniques_with(&self, phrasings: Phrasings) -> Vec<&str> {
         let has = |name: &&str| {
             let technique = &self.techniques[*name];
@@ -54,7 +54,7 @@ impl World {
         self.technique_names().into_iter().filter(has).collect()
     }
 
-    /// A technique, as often as `share` of the warm-up says with a frame before it or in code words.
+    /// A technique, with a frame or in code words as often as `share` of the warm-up says.
     pub(super) fn style<'a>(
         &'a self,
         technique: &'a str,
@@ -80,7 +80,7 @@ impl World {
         style
     }
 
-    /// A seed wrapped in this way.
+    /// Wraps a seed prompt in a style.
     pub(super) fn wrap(&self, seed: &SeedSpec, style: &Style, random: &mut ChaCha8Rng) -> WrappedPrompt {
         let technique = &self.techniques[style.technique];
         let candidates: Vec<&String> = match style.phrasings {
@@ -105,8 +105,8 @@ impl World {
 }
 
 impl Profile {
-    /// The probability that a defender of this profile complies with a hazard wrapped so: that of the code word
-    /// or else of the technique, and where that fails that of the frame.
+    /// The probability that a defender of this profile complies with a hazard in this style: the code, or else the technique, may
+    /// break it, and independently the frame.
     pub(super) fn complies(&self, style: &Style) -> f64 {
         let of = |technique: &str| self.comply.get(technique).copied().unwrap_or_default();
         let inner = match style.code {

@@ -47,9 +47,9 @@ pub fn advantages(rewards: &[f64], groups: &[u32], scale: ScaleRewards) -> Vec<f
 
 /// The advantages of GDPO (Liu et al. 2026, arXiv 2601.05242): every component of the reward relative to its group,
 /// A_k = (r_k − mean of its group) / (deviation + 1e-4), their weighted sum A = Σ w_k·A_k, and that relative to the
-/// batch, (A − mean) / (deviation + 1e-4), as TRL's `normalize_then_sum`. So components of different scales count as
-/// their weights say, and two rewards of the same sum but other parts differ. A component that is the same within a
-/// group says nothing about it.
+/// batch, (A − mean) / (deviation + 1e-4), as TRL's `normalize_then_sum`. So components of different scales count by their
+/// weights alone, and rewards with the same sum but different components differ. A component that is constant within a group
+/// adds nothing there.
 pub fn decoupled_advantages(components: &[(f64, Vec<f64>)], groups: &[u32]) -> Vec<f64> {
     let mut sums = vec![0f64; groups.len()];
     for (weight, rewards) in components {

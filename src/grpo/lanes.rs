@@ -1,6 +1,6 @@
-//! How a batch is worked on: in pieces whose states stay in the processor's caches, forward and backward, on two
-//! lanes side by side that meet once at the end. Pieces and lanes depend on the batch alone, never on the number
-//! of threads; where there are more threads than lanes, operations divide among them.
+//! Splits a batch into pieces whose states stay in the processor's caches, forward and backward. Two lanes of pieces run in
+//! parallel and meet once, when gradients are added. Pieces and lanes depend on the batch and the model, never on the number
+//! of threads. If there are more threads than lanes, they share the work within operations.
 
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use rayon::prelude::*;
 use model::Compute;
 use ops::Gradients;
 
-/// Tokens of a piece, more or less.
+/// Approximate number of tokens of a piece.
 const PIECE: usize = 512;
 
-/// Bytes of parameters up to which each lane has gradients of its own. Above, products are large enough to be
-/// divided, and there is one lane with larger pieces.
+/// Bytes of parameters up to which there are two lanes, each with its own gradients. Above, products are large enough to be
+/// divided among threads, and there is one lane with larger pieces.
 const SMALL: usize = 64 << 20;
 
 /// Rows by lane and piece.
@@ -23,8 +23,8 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// For rows of these lengths, at most `most` of them in a piece, and parameters of so many bytes. Only the
-    /// fused kernels of the CPU want pieces: a GPU takes as many rows as it may.
+    /// Splits rows of these lengths, for parameters of `bytes` bytes. A piece has at most `most` rows. Only the fused kernels
+    /// of the CPU gain from pieces: a GPU gets `most` rows at a time.
     pub fn new(compute: &Compute, lengths: &[usize], most: usize, bytes: usize) -> Lanes {
         let (count, piece) = match compute.fused() {
             true if bytes <= SMALL => (2, PIECE),
@@ -56,7 +56,7 @@ impl Lanes {
         Lanes { lanes: lanes.into_iter().map(cut).collect() }
     }
 
-    /// Lets `work` add the gradients of every piece, and returns their sum and what `work` made of the pieces.
+    /// Calls `work` for every piece to add its gradients. Returns their sum and what `work` returned for the pieces.
     pub fn accumulate<R: Send>(
         &self,
         work: impl Fn(&[usize], &mut Gradients) -> Result<R> + Sync,
@@ -76,7 +76,7 @@ impl Lanes {
     }
 }
 
-/// Runs of rows of about a piece each, in order.
+/// Splits rows, in order, into ranges of about one piece each.
 pub fn pieces(compute: &Compute, lengths: &[usize], most: usize) -> Vec<Range<usize>> {
     let piece = if compute.fused() { PIECE } else { usize::MAX };
     let mut pieces: Vec<Range<usize>> = Vec::new();

@@ -1,5 +1,5 @@
-//! What every loss on completions does alike: the reference's log-probabilities, the policy's in pieces, the loss's gradient
-//! through the decoder, and the step. It knows no loss.
+//! The parts that all losses on completions share: the reference's log-probabilities, the policy's in micro-batches, the
+//! gradient of a loss through the decoder, and the step. Knows no particular loss.
 
 use std::ops::Range;
 
@@ -22,8 +22,8 @@ pub struct Sequence<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
     pub loss: f64,
-    /// Divergence from the reference, exact at each position; 0 without one. Where only the reference's log-probabilities
-    /// are there, the k3 estimate.
+    /// Divergence from the reference, exact at each position; 0 without a reference. If only the reference's
+    /// log-probabilities are given, the k3 estimate.
     pub kl: f64,
     /// Nats.
     pub entropy: f64,
@@ -37,35 +37,35 @@ pub struct StepReport {
     pub pairs: Option<PairReport>,
 }
 
-/// What a step on pairs reports besides, as TRL does; means are over pairs.
+/// What a step on pairs also reports, as TRL does; means are over pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairReport {
-    /// β (log π − log π_ref) of the completion that was chosen, in nats, summed over its tokens.
+    /// β (log π − log π_ref) of the chosen completion, in nats, summed over its tokens.
     pub chosen_reward: f64,
-    /// The same of the one that was rejected.
+    /// The same of the rejected completion.
     pub rejected_reward: f64,
-    /// Share of pairs of which the chosen one has the greater reward.
+    /// Share of pairs whose chosen completion has the greater reward.
     pub accuracy: f64,
-    /// What the chosen one has more.
+    /// Chosen minus rejected reward.
     pub margin: f64,
 }
 
-/// What a model that is not trained says of samples.
+/// The reference's log-probabilities and distributions for samples.
 #[derive(Default)]
 pub struct Reference {
-    /// Log-probabilities of each sample's completion; nothing for a loss without KL penalty.
+    /// Log-probabilities of each sample's completion; empty for a loss without KL penalty.
     logprobs: Vec<Vec<f32>>,
-    /// Of each sample the hidden states that its completion is predicted from, and what makes distributions of them.
+    /// The reference's decoder, and for each sample the hidden states that predict its completion.
     exact: Option<(Decoder, Vec<Tensor>)>,
 }
 
 impl Reference {
-    /// Of log-probabilities alone.
+    /// A reference of log-probabilities alone.
     pub fn of_logprobs(logprobs: Vec<Vec<f32>>) -> Reference {
         Reference { logprobs, exact: None }
     }
 
-    /// Of a model, on sequences; at most `most` of them at the same time.
+    /// A model's log-probabilities and distributions on sequences, computed for at most `most` sequences at a time.
     pub(super) fn of(
         checkpoint: &Checkpoint,
         sequences: &[Sequence],
@@ -89,7 +89,7 @@ impl Reference {
         };
         let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
         let pieces = pieces(&checkpoint.compute, &lengths, most);
-        // On a GPU one after the other: its memory is what micro-batches are for.
+        // On a GPU one after the other, because micro-batches are to bound its memory.
         let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
             true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
             false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
@@ -98,12 +98,12 @@ impl Reference {
         Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
     }
 
-    /// Log-probabilities of the tokens of a sequence's completion; none where the loss needs none.
+    /// Log-probabilities of the tokens of a sequence's completion; empty if the loss needs none.
     pub(super) fn logprobs(&self, row: usize) -> &[f32] {
         self.logprobs.get(row).map_or(&[], Vec::as_slice)
     }
 
-    /// The sum over the tokens of these samples of how far the policy's distributions are from the reference's.
+    /// The divergence of the policy's distributions from the reference's, summed over the tokens of these samples.
     fn divergence(
         &self,
         policy: &Decoder,
@@ -120,13 +120,13 @@ impl Reference {
 }
 
 impl Sequence<'_> {
-    /// Of prompt and completion together.
+    /// Tokens of prompt and completion together.
     fn tokens(&self) -> usize {
         self.prompt.len() + self.completion.len()
     }
 }
 
-/// Few numbers of any device and type, as the loss takes them.
+/// A small tensor of any device and type, as f32 on the CPU for the loss.
 pub fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
@@ -140,27 +140,27 @@ pub fn pack(sequences: &[Sequence]) -> (Packed, Vec<usize>) {
 
 /// How a batch goes through the policy.
 pub struct Pass {
-    /// At which log-probabilities are taken.
+    /// The temperature of log-probabilities.
     pub temperature: f64,
-    /// Sequences that belong together, one after the other: a loss sees all of them or none.
+    /// Number of consecutive sequences that form a unit, such as a pair: a micro-batch has all of them or none.
     pub together: usize,
-    /// So many of these, at most, are differentiated at the same time.
+    /// Most units that are differentiated at the same time.
     pub micro_batch: usize,
     pub gradient_checkpointing: bool,
 }
 
-/// What the policy says of a micro-batch: of the M tokens of its completions, one after the other.
+/// The policy's output for a micro-batch: for the M tokens of its completions, one after the other.
 pub struct Said {
     /// Log-probabilities, \[M\], on the CPU.
     pub logprobs: Tensor,
     /// Entropies in nats, M.
     pub entropies: Vec<f32>,
-    /// Σ over the tokens of the exact divergence from the reference, where there is a model.
+    /// Σ over the tokens of the exact divergence from the reference, if it is a model.
     pub kl: Option<f64>,
 }
 
-/// Gradients for each parameter in name order, summed over all micro-batches, and what `loss` made of each. It is told the rows of
-/// a micro-batch, counted in sequences that belong together, and gives its gradients by log-probabilities and entropies, \[2, M\].
+/// The gradient of each parameter in name order, summed over all micro-batches, and what `loss` returned for each. `loss` gets
+/// the numbers of a micro-batch's units, and returns its gradient by log-probabilities and entropies, \[2, M\].
 pub fn accumulate<R: Send>(
     policy: &Checkpoint,
     sequences: &[Sequence],
@@ -193,18 +193,18 @@ pub fn accumulate<R: Send>(
     Ok((decoder.gradients(sum)?, made))
 }
 
-/// How often a batch is learnt from, and how far a step goes.
+/// The number of steps on a batch, and their size.
 pub struct Steps {
     pub num_iterations: usize,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,
     pub lr: f64,
 }
 
-/// Asked before each step with its number, from 1, and the report on the model before it: whether it is taken.
+/// Decides before each step whether to take it, given its number, from 1, and the report on the model before it.
 pub type Passes<'a> = dyn FnMut(usize, &StepReport) -> bool + 'a;
 
-/// Steps with what `gradients` gives, each only if its report passes. The report is of the last that was looked at.
+/// Takes steps with the result of `gradients`, each only if its report passes. Returns the last report.
 pub fn take(
     policy: &Checkpoint,
     optimizer: &mut AdamW,
@@ -224,7 +224,8 @@ pub fn take(
     Ok(report)
 }
 
-/// Steps without guards: a loss or gradient that is no number is an error, which names the iteration, of so many.
+/// Takes steps without guards. A loss or gradient that is not finite is an error, which names the iteration if there are
+/// several.
 pub fn unguarded(
     num_iterations: usize,
     steps: impl FnOnce(&mut Passes) -> Result<StepReport>,
@@ -240,15 +241,15 @@ pub fn unguarded(
     broken.map(|()| report)
 }
 
-/// A decoder whose results carry gradients to what is trained of `policy`.
+/// A decoder whose results carry gradients to the trained parameters of `policy`.
 pub fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
     policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
 }
 
-/// Pieces know nothing of the batch that they are from, so its rows are looked at here.
+/// Refuses empty prompts. Micro-batches do not know their rows' numbers in the batch, so it is checked here.
 pub fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
     match prompts.position(|prompt| prompt.is_empty()) {
-        Some(row) => bail!("row {row} has no token before its first prediction: its prompt is empty"),
+        Some(row) => bail!("row {row} has an empty prompt: a prediction needs a token before it"),
         None => Ok(()),
     }
 }
@@ -258,8 +259,8 @@ pub fn ensure_finite(report: &StepReport) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "loss {} with gradient norm {}: lower the learning rate, unless the model was broken before (`triplay model \
-         score` tells)",
+        "loss and gradient norm must be finite, found {} and {}: lower the learning rate, or check with `triplay model \
+         score` whether the model was damaged before",
         report.loss,
         report.grad_norm
     )

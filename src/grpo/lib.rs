@@ -1,6 +1,6 @@
-//! Group Relative Policy Optimization (Shao et al. 2024) as TRL 1.16 computes it: advantages, the clipped
-//! loss with its variants, the k3 KL estimate, the exact divergence that metrics and guards have, and the training
-//! step. Beside it the step on pairs (DPO and IPO), and the supervised step, whose loss is the same log-probabilities.
+//! Group Relative Policy Optimization (Shao et al. 2024) as TRL 1.16 computes it: advantages, the clipped loss with its
+//! variants, the k3 KL estimate, the exact divergence for metrics and guards, and the training step. Also the step on pairs
+//! (DPO and IPO) and the supervised step, whose losses are of the same log-probabilities.
 
 mod advantage;
 mod lanes;

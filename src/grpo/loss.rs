@@ -13,27 +13,28 @@ use rollout::TEMPERATURES;
 pub enum LossType {
     /// Mean over each completion, then over completions (DeepSeekMath).
     Grpo,
-    /// Sum over the longest possible completion, then mean (Liu et al. 2025): no bias to short ones.
+    /// Sum over the tokens of a completion divided by the longest possible length, then mean over completions (Liu et al.
+    /// 2025): no bias towards short ones.
     DrGrpo,
     /// Mean over all tokens of the batch (Yu et al. 2025).
     #[default]
     Dapo,
-    /// Mean over all tokens of the local batch (TRL's name), which here is the whole batch, so the same as `dapo`:
-    /// TRL takes each micro-batch for itself.
+    /// Mean over all tokens of the local batch. Here that is the whole batch, so the loss is that of `dapo`; TRL averages over
+    /// each micro-batch.
     Bnpo,
-    /// Mean over all tokens of the batch; the ratio, cut at `epsilon_high`, only weighs the log-probability
-    /// (MiniMax 2025): no token loses its gradient.
+    /// Mean over all tokens of the batch; the ratio, capped at `epsilon_high`, only weights the log-probability (MiniMax 2025),
+    /// so that no token loses its gradient.
     Cispo,
 }
 
-/// What the ratio to the sampling policy is of.
+/// Over which tokens the ratio to the sampling policy is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportanceLevel {
     /// Each token on its own.
     #[default]
     Token,
-    /// Geometric mean over the completion (GSPO, Zheng et al. 2025).
+    /// The whole completion, as a geometric mean (GSPO, Zheng et al. 2025).
     Sequence,
 }
 
@@ -47,31 +48,31 @@ pub struct GrpoConfig {
     pub kl: f64,
     /// How token losses are averaged.
     pub loss_type: LossType,
-    /// What the ratio to the sampling policy is of.
+    /// Over which tokens the ratio to the sampling policy is taken.
     pub importance_sampling_level: ImportanceLevel,
-    /// Clipping range of the ratio, below 1 and, without `epsilon_high`, above.
+    /// Clipping range of the ratio below 1 and, unless `epsilon_high` is given, above 1.
     pub epsilon: f64,
-    /// Upper clipping range; `epsilon` by default. For `cispo`, which needs it, the greatest ratio itself.
+    /// Clipping range above 1; `epsilon` by default. For `cispo`, which needs it, the greatest ratio itself.
     pub epsilon_high: Option<f64>,
-    /// The greatest ratio where the advantage is negative and no clip holds (two-sided clipping, INTELLECT-2); no
+    /// The greatest ratio for negative advantages, where `epsilon` sets no upper limit (two-sided clipping, INTELLECT-2); no
     /// limit by default.
     pub delta: Option<f64>,
-    /// Weight of the bonus for entropy: its mean over tokens is taken off the loss.
+    /// Weight of the entropy bonus: the weight times the mean entropy over tokens is subtracted from the loss.
     pub entropy_coef: f64,
-    /// The temperature at which log-probabilities are taken. It is that of sampling, which a pipeline knows: it is given
-    /// only for completions from elsewhere, and is 1 by default.
+    /// The temperature of log-probabilities, by default that of the stage that sampled. Give it only for completions from
+    /// elsewhere, for which the default is 1.
     pub temperature: Option<f64>,
     /// Steps over the same samples.
     pub num_iterations: usize,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,
-    /// Leave completions out that were cut at their longest length.
+    /// Leave out completions that were cut at their longest length.
     pub mask_truncated_completions: bool,
-    /// For `dr_grpo`: the longest possible completion; that of the batch by default.
+    /// For `dr_grpo`: the longest possible completion, in tokens; by default the longest of the batch.
     pub max_completion_length: Option<usize>,
     /// Completions that are differentiated at the same time; bounds memory.
     pub micro_batch: usize,
-    /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
+    /// Keep only the hidden states between blocks and recompute the rest: less memory for a third more time.
     pub gradient_checkpointing: bool,
     /// Settings of AdamW.
     pub optimizer: AdamWConfig,
@@ -104,30 +105,40 @@ impl GrpoConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
         // A range does not contain a NaN.
         let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
-        let problem = if self.lr <= 0.0 || !self.lr.is_finite() {
-            "`lr` must be above 0"
+        let counts = [
+            ("num_iterations", self.num_iterations),
+            ("micro_batch", self.micro_batch),
+            ("max_completion_length", self.max_completion_length.unwrap_or(1)),
+        ];
+        let too_low = |delta: &f64| !at_least_0(*delta) || *delta <= 1.0 + self.high();
+        Err(if self.lr <= 0.0 || !self.lr.is_finite() {
+            format!("`lr` must be above 0, found {}", self.lr)
         } else if !at_least_0(self.kl) {
-            "`kl` must be at least 0"
+            format!("`kl` must be at least 0, found {}", self.kl)
         } else if !TEMPERATURES.contains(&self.temperature()) {
-            "`temperature` must be between 0.000001 and 1000000"
-        } else if self.num_iterations == 0 || self.micro_batch == 0 || self.max_completion_length == Some(0) {
-            "`num_iterations`, `micro_batch` and `max_completion_length` must be at least 1"
+            format!("`temperature` must be between 0.000001 and 1000000, found {}", self.temperature())
+        } else if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            format!("`{name}` must be at least 1, found 0")
         } else if !at_least_0(self.max_grad_norm) || self.max_grad_norm == 0.0 {
-            "`max_grad_norm` must be above 0"
+            format!("`max_grad_norm` must be above 0, found {}", self.max_grad_norm)
         } else if !at_least_0(self.epsilon) || !at_least_0(self.high()) {
-            "`epsilon` and `epsilon_high` must be at least 0"
-        } else if self.delta.is_some_and(|delta| !at_least_0(delta) || delta <= 1.0 + self.high()) {
-            "`delta` must be above 1 + `epsilon_high`"
+            format!(
+                "`epsilon` and `epsilon_high` must be at least 0, found {} and {}",
+                self.epsilon,
+                self.high()
+            )
+        } else if let Some(delta) = self.delta.filter(too_low) {
+            format!("`delta` must be above 1 + `epsilon_high` = {}, found {delta}", 1.0 + self.high())
         } else if self.delta.is_some() && self.loss_type == LossType::Cispo {
-            "`delta` is for losses that clip; `cispo` has `epsilon_high`"
+            "`delta` must not be given for `cispo`, which does not clip with it: use `epsilon_high`".into()
         } else if self.loss_type == LossType::Cispo && self.epsilon_high.is_none() {
-            "`cispo` needs `epsilon_high`, the greatest ratio, such as 5: `epsilon` is a distance from 1"
+            "`epsilon_high` must be given for `cispo`, as the greatest ratio, such as 5: `epsilon` is a distance from 1"
+                .into()
         } else if !self.entropy_coef.is_finite() {
-            "`entropy_coef` is a number"
+            format!("`entropy_coef` must be finite, found {}", self.entropy_coef)
         } else {
             return self.optimizer.check();
-        };
-        Err(problem.into())
+        })
     }
 }
 
@@ -149,7 +160,7 @@ pub struct TokenBatch {
     pub reference: Vec<f32>,
     /// The advantage of each token's completion, M.
     pub advantages: Vec<f32>,
-    /// What each token's loss counts, M: the loss is the weighted sum.
+    /// The weight of each token's loss, M: the loss is the weighted sum.
     pub weights: Vec<f32>,
     /// Tokens of each completion.
     pub lengths: Vec<usize>,
@@ -164,9 +175,9 @@ pub struct TokenLoss {
     pub clipped: usize,
 }
 
-/// −min(r·A, clip(r)·A) + β·KL, or −clip(r)·A·log π + β·KL for `cispo`, weighted: `logprobs` \[M\] carries the gradient. r = exp(log π − log π_old);
-/// KL is r·k3 with k3 = exp(log π_ref − log π) − (log π_ref − log π) − 1 (Schulman 2020): with the ratio, as in
-/// TRL, its gradient is that of the divergence.
+/// −min(r·A, clip(r)·A) + β·KL, or −clip(r)·A·log π + β·KL for `cispo`, weighted: `logprobs` \[M\] carries the gradient.
+/// r = exp(log π − log π_old); KL is r·k3 with k3 = exp(log π_ref − log π) − (log π_ref − log π) − 1 (Schulman 2020). With the
+/// ratio, as in TRL, the gradient of r·k3 is that of the divergence.
 pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) -> Result<TokenLoss> {
     let tensor = |values: &[f32]| Tensor::new(values, logprobs.device());
     let log_ratio = (logprobs - tensor(&batch.old)?)?;
@@ -227,7 +238,10 @@ mod tests {
         let config =
             |epsilon_high| GrpoConfig { loss_type: LossType::Cispo, epsilon_high, ..GrpoConfig::default() };
         assert!(
-            config(None).check().unwrap_err().starts_with("`cispo` needs `epsilon_high`, the greatest ratio")
+            config(None)
+                .check()
+                .unwrap_err()
+                .starts_with("`epsilon_high` must be given for `cispo`, as the greatest")
         );
         assert_eq!(config(Some(5.0)).check(), Ok(()));
     }

@@ -19,7 +19,7 @@ pub struct Pair {
     pub rejected: Vec<u32>,
 }
 
-/// What is made of how much more the policy prefers the chosen completion than its reference does.
+/// The loss of a pair, a function of how much more the policy prefers the chosen completion than its reference does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairLoss {
     /// Direct preference optimization (Rafailov et al. 2023).
@@ -28,15 +28,15 @@ pub enum PairLoss {
     Ipo,
 }
 
-/// What DPO makes of labels that may be wrong.
+/// How DPO treats labels that may be wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DpoLoss {
     /// −(1 − ε) log σ(z) − ε log σ(−z), with `label_smoothing` as ε: conservative DPO (Mitchell 2023).
     #[default]
     Sigmoid,
-    /// (−(1 − ε) log σ(z) + ε log σ(−z)) / (1 − 2ε): what the loss on right labels would be, where a share ε of them is wrong
-    /// (Ray Chowdhury et al. 2024).
+    /// (−(1 − ε) log σ(z) + ε log σ(−z)) / (1 − 2ε): an unbiased estimate of the loss on correct labels if a share ε of them is
+    /// wrong (Ray Chowdhury et al. 2024).
     Robust,
 }
 
@@ -46,19 +46,19 @@ pub enum DpoLoss {
 pub struct PreferenceConfig {
     /// The learning rate.
     pub lr: f64,
-    /// β of DPO, τ of IPO: the greater, the nearer the policy stays to the reference.
+    /// β of DPO, τ of IPO: the greater, the closer the policy stays to the reference.
     pub beta: f64,
-    /// For `dpo`: what is made of labels that may be wrong.
+    /// For `dpo`: how labels that may be wrong are treated.
     pub loss_type: DpoLoss,
-    /// For `dpo`: ε, the probability that a pair is the wrong way round, from 0 to below a half.
+    /// For `dpo`: ε, the probability that the label of a pair is wrong, at least 0 and below 0.5.
     pub label_smoothing: f64,
     /// Steps over the same pairs.
     pub num_iterations: usize,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,
     /// Pairs that are differentiated at the same time; bounds memory.
     pub micro_batch: usize,
-    /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
+    /// Keep only the hidden states between blocks and recompute the rest: less memory for a third more time.
     pub gradient_checkpointing: bool,
     /// Settings of AdamW.
     pub optimizer: AdamWConfig,
@@ -98,10 +98,10 @@ impl PreferenceConfig {
         }
         match loss {
             PairLoss::Ipo if self.label_smoothing != 0.0 => {
-                Err("`label_smoothing` is for `dpo`: IPO has no labels that it could smooth".into())
+                Err("`label_smoothing` must be 0 for `ipo`, which does not smooth labels: use `dpo`".into())
             }
             PairLoss::Ipo if self.loss_type != DpoLoss::default() => {
-                Err("`loss_type` is for `dpo`: IPO has one loss".into())
+                Err("`loss_type` must not be given for `ipo`, which has one loss: use `dpo`".into())
             }
             _ => self.optimizer.check(),
         }
@@ -133,13 +133,13 @@ impl PreferenceConfig {
     }
 }
 
-/// log(1 + exp(x)), of any x.
+/// log(1 + exp(x)), without overflow for any x.
 fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-/// `num_iterations` steps of `policy` on the pairs, each only if its report passes: the first is of the model as it came. The
-/// report is of the last that was looked at. After one that did not pass the policy is no result.
+/// Takes `num_iterations` steps of `policy` on the pairs, each only if its report passes; the first report is of the model as
+/// given. Returns the last report. If that did not pass, the policy must not be used as a result.
 pub fn preference_step(
     policy: &Checkpoint,
     reference: &Checkpoint,
@@ -158,7 +158,7 @@ pub fn preference_step(
 }
 
 impl Reference {
-    /// Of a model, on pairs.
+    /// A model's log-probabilities and distributions on pairs.
     pub fn of_pairs(checkpoint: &Checkpoint, pairs: &[Pair], config: &PreferenceConfig) -> Result<Reference> {
         Reference::of(checkpoint, &sequences(pairs), 1.0, config.micro_batch.saturating_mul(2))
     }
@@ -210,8 +210,8 @@ pub fn preference_gradients(
     Ok((gradients, Sums::report(&sums, pairs.len())))
 }
 
-/// What each token of the chosen and of the rejected completion counts in Δ: with IPO the log-ratios are means over tokens, as
-/// TRL has them after its authors.
+/// The weight in Δ of each token of the chosen and of the rejected completion. With IPO, log-ratios are means over tokens, as in
+/// TRL, which follows the authors.
 fn counts(loss: PairLoss, [chosen, rejected]: [usize; 2]) -> [f64; 2] {
     match loss {
         PairLoss::Dpo => [1.0, -1.0],
@@ -223,7 +223,7 @@ fn total(logprobs: &[f32]) -> f64 {
     logprobs.iter().copied().map(f64::from).sum()
 }
 
-/// What the pairs of a micro-batch add up to.
+/// Sums over the pairs of a micro-batch.
 #[derive(Default)]
 struct Sums {
     loss: f64,
@@ -342,7 +342,7 @@ mod tests {
         fails(
             |config| config.label_smoothing = 0.1,
             PairLoss::Ipo,
-            "`label_smoothing` is for `dpo`: IPO has no labels that it could smooth",
+            "`label_smoothing` must be 0 for `ipo`, which does not smooth labels: use `dpo`",
         );
         fails(|config| config.micro_batch = 0, PairLoss::Dpo, "`micro_batch` must be at least 1, found 0");
     }

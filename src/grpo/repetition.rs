@@ -1,11 +1,11 @@
-//! Repetition within completions: how a policy that collapses looks before its reward falls.
+//! Repetition within completions, which rises when a policy collapses, before its reward falls.
 
 use std::collections::HashSet;
 
 /// Tokens of an n-gram.
 const ORDER: usize = 3;
 
-/// The share of 3-grams that their completion had before, over all completions; 0 where there are none.
+/// The share of 3-grams that occurred earlier in the same completion, over all completions; 0 if there are no 3-grams.
 pub fn repetition<'a>(completions: impl IntoIterator<Item = &'a [u32]>) -> f64 {
     let (mut all, mut repeated) = (0usize, 0usize);
     for completion in completions {
@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn only_what_a_completion_itself_had_before_is_repeated() {
-        // 123 234 341 412 123: the last is there already.
+        // 123 234 341 412 123: the last one repeats the first.
         assert_eq!(repetition([&[1u32, 2, 3, 4, 1, 2, 3][..]]), 0.2);
         assert_eq!(repetition([&[1u32, 2, 3][..], &[1, 2, 3]]), 0.0);
         assert_eq!(repetition([&[7u32; 12][..]]), 0.9);

@@ -17,14 +17,14 @@ pub struct Sample {
     pub prompt: Vec<u32>,
     pub completion: Vec<u32>,
     pub advantage: f64,
-    /// Of each completion token, under the policy that sampled it.
+    /// Log-probability of each completion token under the policy that sampled it.
     pub old_logprobs: Vec<f32>,
-    /// Whether it ended by itself.
+    /// Whether it ended by itself, before its longest length.
     pub finished: bool,
 }
 
-/// `num_iterations` GRPO steps of `policy` on the samples; the report is of the last. Divergence from the reference is
-/// measured where there is one.
+/// Takes `num_iterations` GRPO steps of `policy` on the samples; returns the report of the last. The divergence from the
+/// reference is measured if there is one.
 pub fn grpo_step(
     policy: &Checkpoint,
     reference: Option<&Checkpoint>,
@@ -35,8 +35,8 @@ pub fn grpo_step(
     unguarded(grpo.num_iterations, |passes| guarded_step(policy, reference, optimizer, samples, grpo, passes))
 }
 
-/// The same, where each iteration, from 1, happens only if its report passes: the first is of the model as it came.
-/// The report is of the last that was looked at. After one that did not pass the policy is no result.
+/// The same, but takes each step only if its report passes; the first report is of the model as given. Returns the last
+/// report. If that did not pass, the policy must not be used as a result.
 pub fn guarded_step(
     policy: &Checkpoint,
     reference: Option<&Checkpoint>,
@@ -88,11 +88,11 @@ pub fn gradients(
             weights: per_token(&|sample| whole.share(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
-        // The loss is candle's to differentiate, as far as the log-probabilities; the decoder goes on from there.
+        // candle differentiates the loss by the log-probabilities; the decoder's own graph continues from there.
         let logprobs = Var::from_tensor(&said.logprobs)?;
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
         let entropies = &said.entropies;
-        // What each token's entropy counts in the loss: minus the coefficient over all tokens that count.
+        // The weight of each token's entropy in the loss: −coefficient / number of tokens that count.
         let bonus = per_token(&|sample| match left_out(sample, grpo) {
             true => 0.0,
             false => -grpo.entropy_coef / whole.tokens.max(1) as f64,
@@ -107,7 +107,7 @@ pub fn gradients(
             ..StepReport::default()
         };
         let Some(gradient) = loss.loss.backward()?.remove(&logprobs) else {
-            bail!("a loss of no completion")
+            bail!("the loss has no gradient: the micro-batch has no completion")
         };
         Ok((Tensor::stack(&[gradient, Tensor::new(bonus, &Device::Cpu)?], 0)?, report))
     };
@@ -126,7 +126,7 @@ pub fn gradients(
     Ok((gradients, report))
 }
 
-/// What averages over all micro-batches divide by.
+/// The divisors of averages over all micro-batches.
 struct Whole {
     completions: usize,
     tokens: usize,
@@ -144,7 +144,7 @@ impl Whole {
         }
     }
 
-    /// What the loss of each token of a sample counts, so that the weighted sum over all tokens is the loss.
+    /// The weight of each token of a sample: the weighted sum over all tokens is the loss.
     fn share(&self, sample: &Sample, grpo: &GrpoConfig) -> f64 {
         let divisor = match grpo.loss_type {
             LossType::Grpo => self.completions * sample.completion.len(),
@@ -159,15 +159,15 @@ fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
     grpo.mask_truncated_completions && !sample.finished
 }
 
-/// How a supervised step is taken.
+/// Settings of a supervised step.
 #[derive(Clone, Debug)]
 pub struct SupervisedConfig {
     pub lr: f64,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,
     /// Examples that are differentiated at the same time; bounds memory.
     pub micro_batch: usize,
-    /// Keep only what passes between blocks and compute the rest again.
+    /// Keep only the hidden states between blocks and recompute the rest.
     pub gradient_checkpointing: bool,
 }
 
@@ -177,7 +177,7 @@ impl Default for SupervisedConfig {
     }
 }
 
-/// One step on prompts and what should follow them.
+/// Takes one step on prompts and their target completions.
 pub fn supervised_step(
     policy: &Checkpoint,
     optimizer: &mut AdamW,
@@ -244,7 +244,7 @@ mod tests {
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }
 
-    /// Samples, learns from the samples and returns all that came out, as bits.
+    /// Samples, trains on the samples and returns all completions and parameters, as bits.
     fn sampled_and_learnt(threads: usize) -> (Vec<Vec<u32>>, Vec<u32>) {
         let work = || {
             let (model, reference) = (model(), model());
@@ -342,6 +342,6 @@ mod tests {
         let examples: [(&[u32], &[u32]); 2] = [(&[1, 2], &[3]), (&[], &[4, 5])];
         let error =
             supervised_gradients(&model, &examples, &SupervisedConfig::default()).err().unwrap().to_string();
-        assert!(error.contains("row 1 has no token before its first prediction"), "{error}");
+        assert!(error.contains("row 1 has an empty prompt: a prediction needs a token before it"), "{error}");
     }
 }

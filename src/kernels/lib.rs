@@ -1,5 +1,5 @@
-//! Loops over `f32` that the processor does many at a time, and matrix products of them. Sums have one order, whatever
-//! the number of threads. Knows slices, not tensors.
+//! Vectorised loops over `f32`, and matrix products. Sums have one order, whatever the number of threads. Knows slices, not
+//! tensors.
 
 mod product;
 mod simd;

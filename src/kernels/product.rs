@@ -1,23 +1,22 @@
-//! Matrix products. Every number of a product is one chain of multiply-adds in the order of the inner
-//! dimension, whatever the tile, the block or the thread that it falls to: so a row's results depend neither
-//! on the rows beside it nor on the number of threads, and summing over tokens in pieces gives the same bits
-//! as summing over all at once.
+//! Matrix products. Every number of a product is one chain of multiply-adds in the order of the inner dimension, whichever
+//! tile, block or thread computes it. So a row's results depend neither on the rows beside it nor on the number of threads,
+//! and summing over tokens in pieces gives the same bits as summing over all at once.
 //!
-//! A tile of 8 × 32 numbers stays in registers while it is summed up. The left side is read where it lies, in
-//! either direction; the right side row by row, or from [`Panels`], which lie in the order of reading. On the
-//! two AVX-512 cores this was written on, that is within a few percent of what the multiply-add units can do
-//! (`cargo bench --bench train`), from a matrix of 32 rows on; general libraries first copy both sides.
+//! A tile of 8 × 32 numbers stays in registers while it is summed. The left side is read in place, in either direction. The
+//! right side is read row by row, or from [`Panels`], which are stored in the order of reading. On the two AVX-512 cores on
+//! which this was written, that is within a few percent of what the multiply-add units can do (`cargo bench --bench train`),
+//! for matrices of 32 rows or more. General libraries first copy both sides.
 
 use rayon::prelude::*;
 
-/// Columns that are summed up side by side.
+/// Columns that are summed side by side.
 pub const PANEL: usize = 32;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 8;
 
-/// Steps of the inner dimension after which sums go back to memory, for a right side that does not lie in
-/// panels: what 32 of its columns have then stays in the first-level cache.
+/// Steps of the inner dimension after which sums go back to memory, for a right side that is not in panels: that many steps of
+/// 32 of its columns stay in the first-level cache.
 const STEPS: usize = 256;
 
 /// Multiply-adds that make a task worth handing to another thread.
@@ -52,8 +51,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A matrix \[inner, columns\] cut into panels of 32 columns, each of which lies row by row; the last is
-/// filled up with zeros.
+/// A matrix \[inner, columns\] in panels of 32 columns. Each panel is stored row by row; the last is padded with zeros.
 pub struct Panels {
     data: Vec<f32>,
     inner: usize,
@@ -134,8 +132,7 @@ pub fn matmul_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
     });
 }
 
-/// Calls `work` with the first row and the numbers of blocks of rows of `out`, side by side where there is
-/// enough to do.
+/// Calls `work` for each block of rows of `out`, with the number of its first row, in parallel if there is enough work.
 fn for_row_blocks(
     out: &mut [f32],
     rows: usize,
@@ -268,8 +265,8 @@ unsafe fn tile<V: Lanes, const R: usize>(
     stride: usize,
     accumulate: bool,
 ) {
-    // SAFETY: every address is one that the caller vouches for; where fewer columns than two vectors count,
-    // sums pass through `edge` instead of memory that is not theirs.
+    // SAFETY: the caller guarantees every address. If fewer columns than two vectors count, sums pass through `edge`, so that
+    // memory beyond the columns is not touched.
     unsafe {
         let mut edge = [[0f32; PANEL]; R];
         let whole = width >= 2 * V::N;
@@ -291,7 +288,7 @@ unsafe fn tile<V: Lanes, const R: usize>(
                 let x = V::splat(*a.add(row * left.row));
                 *sums = [sums[0].add_product(x, numbers[0]), sums[1].add_product(x, numbers[1])];
             }
-            // The last step may leave the matrix; nothing is read there.
+            // After the last step these may point beyond the matrix; nothing is read there.
             a = a.wrapping_add(left.step);
             b = b.wrapping_add(b_step);
         }
@@ -377,8 +374,8 @@ mod x86 {
     );
 }
 
-/// Any processor: four lanes, which compilers know how to vectorise. Multiply-adds are fused where that is
-/// one instruction everywhere.
+/// Any processor: four lanes, which compilers know how to vectorise. Multiply-adds are fused on architectures where every
+/// processor has the instruction.
 impl Lanes for [f32; 4] {
     const N: usize = 4;
     const REGISTERS: usize = 16;

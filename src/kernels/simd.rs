@@ -1,9 +1,9 @@
-//! Vectorised building blocks. Rust compiles for any x86-64, which means 4 lanes; a kernel declared with
-//! [`kernel!`] is compiled a second time for AVX2 with fused multiply-adds and chosen at run time. (A third
-//! version for AVX-512 gained nothing where its two halves go through the same units.)
+//! Vectorised building blocks. Rust compiles for any x86-64, which means 4 lanes. A kernel declared with [`kernel!`] is
+//! compiled a second time for AVX2 with fused multiply-adds, and one of the two is chosen at run time. (A third version for
+//! AVX-512 gained nothing where its two halves go through the same units.)
 
-/// Declares `fn $name`, whose body is compiled twice. It knows by the constant `FUSED` whether multiply-adds are
-/// one instruction.
+/// Declares `fn $name`, whose body is compiled twice. The constant `FUSED` tells the body whether multiply-adds are one
+/// instruction.
 #[macro_export]
 macro_rules! kernel {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
@@ -22,7 +22,7 @@ macro_rules! kernel {
                     plain::<true>($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has AVX2 and FMA, as just asked.
+                    // SAFETY: the processor has AVX2 and FMA, as just checked.
                     return unsafe { wide($($arg),*) };
                 }
             }
@@ -37,10 +37,10 @@ pub fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Partial sums kept side by side: what a vector register or two hold.
+/// Partial sums kept side by side, as many as one or two vector registers hold.
 const LANES: usize = 16;
 
-/// Adds up with `f`, in an order that depends on the length alone.
+/// Sums with `f`, in an order that depends on the length alone.
 #[inline(always)]
 fn reduce(xs: &[f32], ys: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -139,8 +139,8 @@ pub fn softmax<const FUSED: bool>(scores: &mut [f32]) {
 }
 
 kernel! {
-    /// One row of logits, scaled, becomes e^(score − most); returns log Σ e^score, the largest score and the sum
-    /// of what the row became.
+    /// Replaces a row of logits by e^(score − most): score is logit · `sharpness`, most is the largest score. Returns
+    /// log Σ e^score, most, and the sum of the new numbers.
     pub fn exponentials(logits: &mut [f32], sharpness: f32) -> (f32, f32, f32) {
         for logit in logits.iter_mut() {
             *logit *= sharpness;

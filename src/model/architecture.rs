@@ -1,4 +1,4 @@
-//! What a pipeline says of a new model.
+//! The sizes of a new model, as a pipeline gives them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,19 +9,19 @@ use super::config::{Config, Family, RopeScaling};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Width of the model; a multiple of twice `heads`.
+    /// Width of the model; must be a multiple of 2 × `heads`.
     pub hidden: usize,
-    /// Blocks.
+    /// Number of transformer blocks.
     pub layers: usize,
-    /// Attention heads of a block.
+    /// Number of attention heads of a block.
     pub heads: usize,
-    /// Heads of keys and values, which divide `heads`; as many by default.
+    /// Number of heads of keys and values, by default as many as `heads`, which must be a multiple of it.
     #[serde(default)]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward block; three times `hidden` by default.
+    /// Width of the feed-forward layers; 3 × `hidden` by default.
     #[serde(default)]
     pub intermediate: Option<usize>,
-    /// Longest row, in tokens.
+    /// Longest prompt with its completion, in tokens.
     #[serde(default = "default_positions")]
     pub positions: usize,
 }
@@ -33,17 +33,27 @@ fn default_positions() -> usize {
 impl Architecture {
     pub fn check(&self) -> Result<(), String> {
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
-        if self.layers == 0 || self.heads == 0 || kv_heads == 0 || self.positions == 0 {
-            return Err("`layers`, `heads`, `kv_heads` and `positions` must be at least 1".into());
+        let counts = [
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("kv_heads", kv_heads),
+            ("positions", self.positions),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(format!("`{name}` must be at least 1, found 0"));
         }
         if !self.hidden.is_multiple_of(2 * self.heads) {
             return Err(format!(
-                "`hidden` ({}) is a multiple of twice `heads` ({})",
-                self.hidden, self.heads
+                "`hidden` must be a multiple of 2 × `heads` = {}, found {}",
+                2 * self.heads,
+                self.hidden
             ));
         }
         if !self.heads.is_multiple_of(kv_heads) {
-            return Err(format!("`heads` ({}) is a multiple of `kv_heads` ({kv_heads})", self.heads));
+            return Err(format!(
+                "`heads` must be a multiple of `kv_heads` = {kv_heads}, found {}",
+                self.heads
+            ));
         }
         self.config(1, 0, 0).check()
     }

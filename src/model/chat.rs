@@ -22,10 +22,10 @@ impl Message {
     }
 }
 
-/// What a pipeline gives a chat template by name.
+/// Named arguments that a pipeline passes to a chat template.
 pub type Arguments = serde_json::Map<String, serde_json::Value>;
 
-/// What every template is given: no argument can be called that.
+/// Variables that every template gets, so an argument cannot have one of these names.
 pub const GIVEN: [&str; 7] =
     ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "tools", "documents"];
 
@@ -35,21 +35,20 @@ pub struct ChatTemplate {
     /// Where it was read, for errors.
     path: PathBuf,
     source: String,
-    /// The source without what minijinja does not know.
+    /// The source without the tags that minijinja does not know.
     plain: String,
     bos: String,
     eos: String,
     pad: String,
 }
 
-/// The day that templates see which ask for today: a stage has no clock (the day Llama 3 falls back to).
+/// The date that a template gets as today's, because a stage has no clock. Llama 3's template falls back to the same date.
 pub const FIXED_DAY: jiff::civil::Date = jiff::civil::date(2024, 7, 26);
 
 pub(super) const FILE: &str = "chat_template.jinja";
 
 impl ChatTemplate {
-    /// From chat_template.jinja, or what tokenizer_config.json has under `chat_template`; none where there is
-    /// neither.
+    /// Reads chat_template.jinja, or else `chat_template` of tokenizer_config.json; `None` if there is neither.
     pub(super) fn load(folder: &Path, config: &serde_json::Value) -> Result<Option<ChatTemplate>> {
         let path = folder.join(FILE);
         let (path, source) = if is_there(&path)? {
@@ -70,9 +69,9 @@ impl ChatTemplate {
                 Some(source) => (path, source),
                 None if template.is_null() => return Ok(None),
                 None => {
-                    let reason = "its chat_template must be a template, or a list of templates with one that is named \
-                                  default"
-                        .into();
+                    let reason =
+                        "`chat_template` must be a template, or a list of templates with one named `default`"
+                            .into();
                     return Err(Error::Invalid { path, reason });
                 }
             }
@@ -80,14 +79,14 @@ impl ChatTemplate {
         ChatTemplate::of(path, source, config).map(Some)
     }
 
-    /// From its source; `config` names the tokens that begin and end a text, as tokenizer_config.json does.
+    /// Parses a source; `config` names the tokens that begin and end a text, as tokenizer_config.json does.
     pub(super) fn of(path: PathBuf, source: String, config: &serde_json::Value) -> Result<ChatTemplate> {
         let token = |key: &str| {
             config[key].as_str().or(config[key]["content"].as_str()).unwrap_or_default().to_owned()
         };
-        // Marks for training on the assistant's turns, which TRL's templates have.
+        // TRL's templates have these tags around the assistant's turns, for training on them.
         let marks = ["{% generation %}", "{%- generation %}", "{% generation -%}", "{%- generation -%}"];
-        // As Jinja2 reads a template: whatever ends its lines.
+        // Like Jinja2, read any line ending.
         let mut plain = read::with_line_feeds(source.trim_start_matches('\u{feff}').to_owned());
         for mark in marks {
             plain = plain.replace(mark, &mark.replace("generation", "if true"));
@@ -117,8 +116,8 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of each conversation, ready for the assistant's turn. `today` is what `strftime_now` tells; `arguments`
-    /// are what this template takes beside what all do, such as Qwen3's `enable_thinking`.
+    /// The text of each conversation, ready for the assistant's turn. `strftime_now` formats `today`. `arguments` are
+    /// further variables of this template, such as Qwen3's `enable_thinking`.
     pub fn render(
         &self,
         conversations: &[Vec<Message>],
@@ -150,7 +149,7 @@ impl ChatTemplate {
         rendered.map_err(|cause| Error::Read { path: self.path.clone(), cause })?
     }
 
-    /// What transformers gives templates besides: `raise_exception`, `strftime_now`, the methods of Python's texts.
+    /// What transformers gives templates besides variables: `raise_exception`, `strftime_now`, Python's string methods.
     fn environment(
         &self,
         today: jiff::civil::Date,

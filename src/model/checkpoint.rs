@@ -12,11 +12,11 @@ use super::weights::Weights;
 use super::{Compute, Config, Decoder, Error, Packed, Params, Purpose, Result, Tokenizer, gguf};
 use store::Seed;
 
-/// What a model folder holds.
+/// The content of a model folder.
 #[derive(Clone)]
 pub struct Checkpoint {
     pub config: Config,
-    /// All weights; frozen where there is an adapter.
+    /// All weights; not trained if there is an adapter.
     pub params: Params,
     pub adapter: Option<Adapter>,
     pub tokenizer: Tokenizer,
@@ -27,12 +27,12 @@ const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
 impl Checkpoint {
-    /// Reads a folder: config.json, the weights, tokenizer.json and, where there are, generation_config.json,
-    /// tokenizer_config.json, the chat template and a LoRA adapter. Or a GGUF file, alone or in its folder. An
-    /// adapter's folder without a model of its own means the folder that its adapter_config.json names.
+    /// Reads a folder: config.json, the weights, tokenizer.json and, if present, generation_config.json,
+    /// tokenizer_config.json, the chat template and a LoRA adapter. Or reads a GGUF file, alone or in its folder. If an
+    /// adapter's folder has no model, the model is in the folder that its adapter_config.json names.
     pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
         if !is_there(path)? {
-            let reason = "there is no such file or folder (models are not downloaded from a hub)".into();
+            let reason = "there is no such file or folder (triplay does not download models)".into();
             return Err(Error::Invalid { path: path.into(), reason });
         }
         if let Some(file) = gguf::file_of(path) {
@@ -44,7 +44,7 @@ impl Checkpoint {
         Checkpoint::with_base(path, &base, config, params, compute)
     }
 
-    /// The same, with the weights of the base read already.
+    /// The same, if the weights of the base have been read already.
     pub fn with_base(
         folder: &Path,
         base: &Path,
@@ -72,7 +72,7 @@ impl Checkpoint {
         )
     }
 
-    /// Of parts that fit together; `path` is the tokenizer's, for the error if it does not.
+    /// Assembles a checkpoint from parts; `path` is the tokenizer's, for the error if it does not match the model.
     pub(super) fn of(
         config: Config,
         params: Params,
@@ -83,7 +83,7 @@ impl Checkpoint {
     ) -> Result<Checkpoint> {
         if let Some((token, id)) = tokenizer.last().filter(|(_, id)| *id as usize >= config.vocab_size) {
             let reason = format!(
-                "token `{token}` has id {id}, but the model's vocab_size is {}: they do not belong together",
+                "token ids must be below the model's `vocab_size` = {}, found {id} (`{token}`): use the model's own tokenizer",
                 config.vocab_size
             );
             return Err(Error::Invalid { path: path.into(), reason });
@@ -91,8 +91,7 @@ impl Checkpoint {
         Ok(Checkpoint { config, params, adapter, tokenizer, compute })
     }
 
-    /// The folder with the model that a folder's adapter changes: itself, or the one that its
-    /// adapter_config.json names.
+    /// The folder of the model that a folder's adapter changes: itself, or the one that its adapter_config.json names.
     fn base_folder(folder: &Path) -> Result<PathBuf> {
         let adapter = folder.join(lora::CONFIG);
         if is_there(&folder.join(CONFIG))? || !is_there(&adapter)? {
@@ -104,13 +103,13 @@ impl Checkpoint {
         let places = [folder.join(name), PathBuf::from(name)];
         places.into_iter().find(|place| !name.is_empty() && place.join(CONFIG).exists()).ok_or_else(|| {
             invalid(format!(
-                "its base_model_name_or_path `{name}` is no model folder here: put the model's files \
+                "`base_model_name_or_path` must be a model folder on this machine, found `{name}`: put the model's files \
                  ({CONFIG}, model.safetensors, tokenizer.json) beside the adapter's"
             ))
         })
     }
 
-    /// The positions of a model, where its folder or GGUF file says so; tells nothing of what is wrong with it.
+    /// The positions of a model according to its folder or GGUF file; `None`, without a reason, if they cannot be read.
     pub fn positions(path: &Path) -> Option<usize> {
         match gguf::file_of(path) {
             Some(file) => gguf::positions(&file),
@@ -134,15 +133,15 @@ impl Checkpoint {
         Ok(config)
     }
 
-    /// A model that can be trained without touching this one: its own copy of all weights, or of its adapter
-    /// alone. `lora` puts a new adapter on a model that has none; one that is there must be like it.
+    /// A model that can be trained without changing this one: it has its own copy of all weights, or of the adapter alone.
+    /// `lora` puts a new adapter on a model that has none; an adapter that it already has must have the same settings.
     pub fn to_train(&self, lora: Option<&LoraConfig>, seed: Seed) -> Result<Checkpoint> {
         self.params.ensure_trainable()?;
         let adapter = match (&self.adapter, lora) {
             (Some(adapter), Some(lora)) if !lora.is_like(&adapter.config) => {
                 let reason = format!(
-                    "the model has an adapter already, {}, but `lora` asks for {}: ask for the same, leave `lora` out, \
-                     or start from the model without its adapter",
+                    "`lora` must match the model's adapter ({}), found {}: use the same settings, remove `lora`, or start \
+                     from the model without its adapter",
                     adapter.config, lora
                 );
                 return Err(candle_core::Error::Msg(reason).into());
@@ -160,7 +159,7 @@ impl Checkpoint {
         Ok(Checkpoint { params, adapter, ..self.clone() })
     }
 
-    /// What training changes.
+    /// The parameters that training changes.
     pub fn trained(&self) -> &Params {
         self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
     }
@@ -170,7 +169,7 @@ impl Checkpoint {
         Checkpoint { adapter: None, ..self.clone() }
     }
 
-    /// The model with its adapter's change in its weights.
+    /// The model with its adapter merged into its weights.
     pub fn merged(&self) -> Result<Checkpoint> {
         let params = match &self.adapter {
             Some(adapter) => adapter.merge(&self.config, &self.params, &self.compute)?,
@@ -179,7 +178,7 @@ impl Checkpoint {
         Ok(Checkpoint { params, adapter: None, ..self.clone() })
     }
 
-    /// Tokens that end a text.
+    /// The tokens that end a text.
     pub fn ends(&self) -> Vec<u32> {
         let mut ends = self.config.eos.clone();
         if !ends.contains(&self.tokenizer.eos) {
@@ -194,7 +193,7 @@ impl Checkpoint {
             return self.merged()?.save(folder);
         }
         if self.params.frozen {
-            let reason = "quantised weights are not written: their file is the model".into();
+            let reason = "quantised weights cannot be written: use their GGUF file".into();
             return Err(Error::Write { path: folder.into(), reason });
         }
         let write = |name: &str, value: serde_json::Value| {
@@ -213,8 +212,8 @@ impl Checkpoint {
         self.tokenizer.save(folder)
     }
 
-    /// Writes a new folder with the adapter and, beside it, the files of its base from the folder `base`: as
-    /// hard links where `share` says that nobody will change them, else as copies.
+    /// Writes a new folder with the adapter and, beside it, the files of its base from the folder `base`: as hard links with
+    /// `share`, which promises that nobody changes them, otherwise as copies.
     pub fn save_adapter(&self, folder: &Path, base: &Path, share: bool) -> Result<()> {
         let Some(adapter) = &self.adapter else {
             return Err(Error::Write { path: folder.into(), reason: "the model has no adapter".into() });
@@ -232,7 +231,7 @@ impl Checkpoint {
         adapter.save(folder, self.config.layers)
     }
 
-    /// The files of a folder that make its model, without an adapter.
+    /// The files of a folder's model, without those of an adapter.
     pub fn base_files(folder: &Path) -> Result<Vec<PathBuf>> {
         let mut files = match gguf::file_of(folder) {
             Some(file) => vec![file],
@@ -277,7 +276,7 @@ impl Checkpoint {
         Ok((0..rows.len()).map(embed).collect())
     }
 
-    /// About how much memory it takes; with an adapter that alone, since the base is shared.
+    /// Memory of the weights in bytes; with an adapter only the adapter's, since the base is shared.
     pub fn bytes(&self) -> usize {
         self.trained().bytes()
     }

@@ -1,4 +1,4 @@
-//! Where models are computed, and in which number type.
+//! The device and the number type in which models are computed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,17 +6,17 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 
-/// A device and the type of the numbers that pass through a model there. What is trained is kept in f32
-/// besides (in f64 where models are computed so).
+/// A device and the type of the numbers that pass through a model there. Trained parameters are kept in f32, or in f64 if
+/// models are computed in f64.
 #[derive(Clone, Debug)]
 pub struct Compute {
     pub device: Device,
     pub dtype: DType,
-    /// Whether quantised weights are unpacked when they are read, and computed with like any others.
+    /// Whether quantised weights are unpacked when they are read, and then used like any others.
     pub dequantize: bool,
 }
 
-/// What a number type ends in where quantised weights are unpacked.
+/// The ending of a number type that asks for unpacked weights.
 const DEQUANTIZED: &str = "-dequantized";
 
 impl Default for Compute {
@@ -27,13 +27,18 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// From `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, and `f32`, `bf16` or `f64`, or one of these with `-dequantized`. `auto`
-    /// takes a GPU where this build and this machine have one.
+    /// Parses a device (`auto`, `cpu`, `cuda`, `cuda:1`, `metal`) and a number type (`f32`, `bf16` or `f64`, or one of these
+    /// with `-dequantized`). `auto` takes a GPU if the machine has one and this build supports it.
     pub fn parse(device: &str, dtype: &str) -> Result<Compute, String> {
         let (kind, ordinal) = match device.split_once(':') {
             Some((kind, number)) => {
                 let ordinal = number.parse::<usize>();
-                (kind, ordinal.map_err(|_| format!("device `{device}`: expected a number after the colon"))?)
+                (
+                    kind,
+                    ordinal.map_err(|_| {
+                        format!("`device` must have a number after the colon, found `{device}`")
+                    })?,
+                )
             }
             None => (device, 0),
         };
@@ -43,9 +48,7 @@ impl Compute {
             "cuda" => cuda(ordinal)?,
             "metal" => metal(ordinal)?,
             _ => {
-                return Err(format!(
-                    "there is no device `{device}`; there are: auto, cpu, cuda, cuda:N, metal"
-                ));
+                return Err(format!("`device` must be auto, cpu, cuda, cuda:N or metal, found `{device}`"));
             }
         };
         let (number_type, dequantize) = match dtype.strip_suffix(DEQUANTIZED) {
@@ -56,33 +59,34 @@ impl Compute {
             "f32" => DType::F32,
             "bf16" if device.is_cpu() => {
                 return Err(
-                    "the CPU has no dtype bf16 (weights on disk may have); there are: f32, f64".into()
+                    "`dtype` must be f32 or f64 on the CPU, found bf16 (weights on disk may be bf16)".into(),
                 );
             }
             "bf16" => DType::BF16,
             "f64" if !device.is_metal() => DType::F64,
             _ => {
                 return Err(format!(
-                    "there is no dtype `{dtype}` here; there are: f32, bf16 (on a GPU), f64, and each with {DEQUANTIZED}"
+                    "`dtype` must be f32, bf16 (on a GPU), f64 (not on Metal), or one of these with {DEQUANTIZED}, found \
+                     `{dtype}`"
                 ));
             }
         };
         Ok(Compute { device, dtype, dequantize })
     }
 
-    /// Whether the fused kernels of the CPU serve.
+    /// Whether the fused kernels of the CPU apply.
     pub fn fused(&self) -> bool {
         self.device.is_cpu() && self.dtype == DType::F32
     }
 
-    /// The type of what is trained.
+    /// The number type of trained parameters.
     pub fn trained(&self) -> DType {
         if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
     }
 }
 
 impl fmt::Display for Compute {
-    /// The kind of device and the number type: what results depend on.
+    /// The kind of device and the number type, on which results depend.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = match self.device {
             Device::Cpu => "cpu",
@@ -95,19 +99,19 @@ impl fmt::Display for Compute {
 
 fn cuda(ordinal: usize) -> Result<Device, String> {
     if !candle_core::utils::cuda_is_available() {
-        return Err("this build has no CUDA: build it with `--features cuda`, or write device: cpu".into());
+        return Err("this build has no CUDA: build with `--features cuda`, or set `device: cpu`".into());
     }
     opened(format!("cuda:{ordinal}"), || Device::new_cuda(ordinal))
 }
 
 fn metal(ordinal: usize) -> Result<Device, String> {
     if !candle_core::utils::metal_is_available() {
-        return Err("this build has no Metal: build it with `--features metal`, or write device: cpu".into());
+        return Err("this build has no Metal: build with `--features metal`, or set `device: cpu`".into());
     }
     opened(format!("metal:{ordinal}"), || Device::new_metal(ordinal))
 }
 
-/// A device, opened once in a process: tensors of two openings of one GPU do not mix.
+/// A device, opened once per process: tensors of a GPU that was opened twice cannot be combined.
 fn opened(name: String, open: impl FnOnce() -> candle_core::Result<Device>) -> Result<Device, String> {
     static OPENED: Mutex<BTreeMap<String, Device>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,10 +133,10 @@ mod tests {
         assert_eq!(Compute::parse("cpu", "f64").unwrap().to_string(), "cpu f64");
         assert_eq!(Compute::parse("cpu", "f32-dequantized").unwrap().to_string(), "cpu f32-dequantized");
         let error = |device, dtype| Compute::parse(device, dtype).unwrap_err();
-        assert!(error("tpu", "f32").contains("there are: auto, cpu, cuda, cuda:N, metal"));
-        assert!(error("cuda:x", "f32").contains("expected a number after the colon"));
-        assert!(error("cpu", "bf16").contains("there are: f32, f64"));
-        assert!(error("cpu", "f8").contains("there is no dtype `f8`"));
+        assert!(error("tpu", "f32").contains("must be auto, cpu, cuda, cuda:N or metal, found `tpu`"));
+        assert!(error("cuda:x", "f32").contains("must have a number after the colon, found `cuda:x`"));
+        assert!(error("cpu", "bf16").contains("must be f32 or f64 on the CPU, found bf16"));
+        assert!(error("cpu", "f8").contains("found `f8`"));
         if !candle_core::utils::cuda_is_available() {
             assert!(error("cuda:0", "f32").contains("--features cuda"));
         }

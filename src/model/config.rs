@@ -9,20 +9,20 @@ use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
 use super::keys::{self, Keys, Read, brief};
 use super::{Error, Result};
 
-/// Families of decoders. They differ in norms of queries and keys, in biases and in their names.
+/// Families of decoders. They differ in the norms of queries and keys, in biases, and in their names in config.json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     Qwen3,
     /// Qwen2 and Qwen2.5.
     Qwen2,
-    /// Llama 2, 3 and what has their architecture.
+    /// Llama 2 and 3, and models with their architecture.
     Llama,
 }
 
 impl Family {
     const ALL: [Family; 3] = [Family::Qwen3, Family::Qwen2, Family::Llama];
 
-    /// What config.json calls it.
+    /// Its `model_type` in config.json.
     pub fn model_type(self) -> &'static str {
         match self {
             Family::Qwen3 => "qwen3",
@@ -40,7 +40,7 @@ impl Family {
     }
 }
 
-/// How rotary frequencies are stretched for rows longer than those of pre-training.
+/// How rotary frequencies are scaled for rows longer than those of pre-training.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
@@ -48,14 +48,14 @@ pub enum RopeScaling {
     Linear {
         factor: f64,
     },
-    /// Low frequencies are divided by the factor, high ones kept, those between mixed (Llama 3.1).
+    /// Low frequencies are divided by the factor, high ones kept, those between interpolated (Llama 3.1).
     Llama3 {
         factor: f64,
         low_frequency_factor: f64,
         high_frequency_factor: f64,
         original_positions: f64,
     },
-    /// Each frequency is divided by its own factor, as GGUF files say it.
+    /// Each frequency is divided by its own factor, as GGUF files store it.
     Factors(Vec<f64>),
 }
 
@@ -80,15 +80,15 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Whether the output weight is the embedding.
     pub tied: bool,
-    /// Tokens that end a text.
+    /// The tokens that end a text.
     pub eos: Vec<u32>,
     pub pad: Option<u32>,
 }
 
-/// What a configuration may ask for before any weight is looked at.
+/// Most layers of a configuration, which is checked before any weight is read.
 const MOST_LAYERS: usize = 4096;
 
-/// What one of `rope_parameters` and `rope_scaling` says: the base, and how frequencies are stretched.
+/// Reads `rope_parameters` or `rope_scaling`: the base, and the scaling of the frequencies.
 fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {
     let mut keys = Keys::of(value, name)?;
     let theta = keys.take("rope_theta")?;
@@ -111,7 +111,7 @@ fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {
             let (low, high) = (number(&mut keys, "low_freq_factor")?, number(&mut keys, "high_freq_factor")?);
             if low >= high {
                 return Err(format!(
-                    "`{name}.low_freq_factor` ({low}) must be below high_freq_factor ({high})"
+                    "`{name}.low_freq_factor` must be below `high_freq_factor` = {high}, found {low}"
                 ));
             }
             RopeScaling::Llama3 {
@@ -122,7 +122,7 @@ fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {
             }
         }
         Some(other) => {
-            return Err(format!("rope_type `{other}` is not supported; there are: default, linear, llama3"));
+            return Err(format!("`{name}.rope_type` must be default, linear or llama3, found `{other}`"));
         }
     };
     keys.harmless(&["original_max_position_embeddings"]);
@@ -134,11 +134,11 @@ fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
 }
 
-/// The base of rotary angles and how they are stretched, which may be said in one place or in several.
+/// Reads the base of rotary angles and their scaling, which may be given in one key or in several.
 fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
     let mut theta = keys.take::<f64>("rope_theta")?.map(|theta| ("rope_theta", theta));
     let mut scaling: Option<(&str, RopeScaling)> = None;
-    // transformers 5 has both in one, transformers 4 the second beside `rope_theta`.
+    // transformers 5 writes both into `rope_parameters`, transformers 4 writes `rope_scaling` beside `rope_theta`.
     for name in ["rope_parameters", "rope_scaling"] {
         let Some(value) = keys.take::<Value>(name)? else { continue };
         let (base, stretched) = rope(&value, name)?;
@@ -154,7 +154,7 @@ fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
         if let Some((other, said)) = &scaling
             && *said != stretched
         {
-            return Err(format!("`{other}` and `{name}` say different things: {KEEP_ONE}"));
+            return Err(format!("`{other}` and `{name}` differ: {KEEP_ONE}"));
         }
         scaling = Some((name, stretched));
     }
@@ -162,18 +162,16 @@ fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
     Ok((theta.map_or(10_000.0, |(_, theta)| theta), scaling))
 }
 
-const KEEP_ONE: &str = "they mean the same, so keep the one that is right";
+const KEEP_ONE: &str = "both keys mean the same, keep the correct one";
 
 fn ensure_in_vocabulary(key: &str, ids: &[u32], vocab_size: usize) -> Read<()> {
     match ids.iter().find(|id| **id as usize >= vocab_size) {
         None => Ok(()),
-        Some(id) => {
-            Err(format!("`{key}` is {id}, but vocab_size is {vocab_size}: they do not belong together"))
-        }
+        Some(id) => Err(format!("`{key}` must be below `vocab_size` = {vocab_size}, found {id}")),
     }
 }
 
-/// One id or a list of them. Older conversions have −1 for none.
+/// Reads one id or a list of ids. Older conversions write −1 for none.
 fn token_ids(keys: &mut Keys, key: &str) -> Read<Vec<u32>> {
     let ids = match keys.take::<Value>(key)? {
         None => return Ok(Vec::new()),
@@ -183,7 +181,7 @@ fn token_ids(keys: &mut Keys, key: &str) -> Read<Vec<u32>> {
     let ids = ids.into_iter().filter(|id| id.as_i64() != Some(-1));
     let id = |id: Value| {
         let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
-        number.ok_or_else(|| format!("`{key}` must be a token's id or a list of ids, found {}", brief(&id)))
+        number.ok_or_else(|| format!("`{key}` must be a token id or a list of them, found {}", brief(&id)))
     };
     ids.map(id).collect()
 }
@@ -211,19 +209,18 @@ impl Config {
         let model_type: String = keys.take("model_type")?.unwrap_or_default();
         let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == model_type) else {
             let known = Family::ALL.map(Family::model_type).join(", ");
-            return Err(format!("model_type `{model_type}` is not supported; there are: {known}"));
+            return Err(format!("`model_type` must be one of {known}, found `{model_type}`"));
         };
         let class = json!([family.class()]);
         keys.only("architectures", &class.to_string(), |value| *value == class)?;
         if keys.take::<Value>("quantization_config")?.is_some() {
-            let reason =
-                "quantization_config is not supported: GGUF files are, so put one in a folder of its own";
+            let reason = "`quantization_config` is not supported: use a GGUF file in a folder of its own";
             return Err(reason.into());
         }
         if keys.take::<Value>("auto_map")?.is_some() {
             return Err(
-                "auto_map names code of the model's own, which is not run: where the model is a plain one, \
-                        remove the key"
+                "`auto_map` names custom model code, which triplay does not run: if the model does not \
+                        need it, remove the key"
                     .into(),
             );
         }
@@ -242,12 +239,12 @@ impl Config {
             kv_heads: keys.alias(&["num_key_value_heads", "num_kv_heads", "n_kv_heads"])?.unwrap_or(heads),
             head_size: match (keys.take("head_dim")?, family) {
                 (Some(size), _) => size,
-                // Its width does not follow from the others.
+                // transformers' default, which does not follow from the other sizes.
                 (None, Family::Qwen3) => 128,
                 (None, _) if heads > 0 && !hidden_size.is_multiple_of(heads) => {
                     return Err(format!(
-                        "hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({heads}), as there \
-                         is no head_dim"
+                        "`hidden_size` must be a multiple of `num_attention_heads` = {heads} without `head_dim`, \
+                         found {hidden_size}"
                     ));
                 }
                 (None, _) => hidden_size / heads.max(1),
@@ -256,7 +253,7 @@ impl Config {
             rope_theta,
             rope_scaling,
             positions: keys.need("max_position_embeddings")?,
-            // Qwen2 has biases without saying so.
+            // Qwen2 has biases without a key for them.
             qkv_bias: family == Family::Qwen2 || attention_bias,
             o_bias: family != Family::Qwen2 && attention_bias,
             mlp_bias: match family {
@@ -279,11 +276,11 @@ impl Config {
             Family::Llama => keys.off(&["sliding_window"])?,
             Family::Qwen2 | Family::Qwen3 => {
                 keys.off(&["mlp_bias"])?;
-                // Of no effect while use_sliding_window is off.
+                // No effect while `use_sliding_window` is off.
                 keys.harmless(&["sliding_window"]);
             }
         }
-        // Each tensor says itself what its numbers are.
+        // What counts is the type that the file states for each tensor.
         keys.alias::<String>(&["dtype", "torch_dtype"])?;
         keys.off(&[
             "use_sliding_window",
@@ -305,7 +302,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Sizes that cannot be a decoder's are named.
+    /// Refuses sizes that no decoder can have; the error names the key.
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -318,25 +315,28 @@ impl Config {
             ("max_position_embeddings", self.positions),
         ];
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 31) {
-            return Err(format!("`{name}` is {size}: no model has that"));
+            return Err(format!("`{name}` must be at least 1 and at most 2147483648, found {size}"));
         }
         if self.layers > MOST_LAYERS {
-            return Err(format!("`num_hidden_layers` is {}: at most {MOST_LAYERS} are read", self.layers));
+            return Err(format!("`num_hidden_layers` must be at most {MOST_LAYERS}, found {}", self.layers));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
-                "num_attention_heads ({}) is no multiple of num_key_value_heads ({})",
-                self.heads, self.kv_heads
+                "`num_attention_heads` must be a multiple of `num_key_value_heads` = {}, found {}",
+                self.kv_heads, self.heads
             ));
         }
         if !self.head_size.is_multiple_of(2) {
-            return Err(format!("head_dim ({}) is odd", self.head_size));
+            return Err(format!("`head_dim` must be even, found {}", self.head_size));
         }
         ensure_in_vocabulary("eos_token_id", &self.eos, self.vocab_size)?;
         ensure_in_vocabulary("pad_token_id", self.pad.as_slice(), self.vocab_size)?;
         let positive = |value: f64| value > 0.0 && value.is_finite();
         if !positive(self.rope_theta) || !positive(self.rms_norm_epsilon) {
-            return Err("rope_theta and rms_norm_eps are numbers above 0".into());
+            return Err(format!(
+                "`rope_theta` and `rms_norm_eps` must be above 0, found {} and {}",
+                self.rope_theta, self.rms_norm_epsilon
+            ));
         }
         Ok(())
     }
@@ -345,7 +345,7 @@ impl Config {
     pub fn to_json(&self) -> Value {
         let mut rope = json!({ "rope_theta": self.rope_theta, "rope_type": "default" });
         match self.rope_scaling {
-            // Quantised models, which have the latter, are not written.
+            // Only quantised models have factors, and they are never written.
             RopeScaling::None | RopeScaling::Factors(_) => {}
             RopeScaling::Linear { factor } => {
                 rope["rope_type"] = "linear".into();
@@ -400,12 +400,12 @@ impl Config {
         json
     }
 
-    /// Whether queries and keys are normalised, each head on its own.
+    /// Whether the queries and keys of each head are normalised.
     pub fn qk_norm(&self) -> bool {
         self.family == Family::Qwen3
     }
 
-    /// Names and shapes of all parameters, as Hugging Face has them.
+    /// Hugging Face's names of all parameters, and their shapes.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let hidden = self.hidden_size;
         let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, hidden])];
@@ -433,8 +433,8 @@ impl Config {
         all
     }
 
-    /// Whether a table that older checkpoints carry holds this model's rotary frequencies, stretched or not. It may
-    /// have been saved with few digits.
+    /// Whether a table of rotary frequencies, as older checkpoints contain it, is that of this model, with or without scaling.
+    /// The tolerance allows for tables that were saved in low precision.
     pub(super) fn has_frequencies(&self, table: &[f64]) -> bool {
         let plain = Config { rope_scaling: RopeScaling::None, ..self.clone() };
         [self, &plain].iter().any(|config| {
@@ -444,7 +444,7 @@ impl Config {
         })
     }
 
-    /// The angle by which each pair of dimensions turns from one position to the next.
+    /// The angle in radians by which each pair of dimensions rotates from one position to the next.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         let frequency = |i: usize| self.rope_theta.powf(-2.0 * i as f64 / self.head_size as f64);
         let scaled = |(i, frequency): (usize, f64)| match &self.rope_scaling {
@@ -457,7 +457,7 @@ impl Config {
                 high_frequency_factor,
                 original_positions,
             } => {
-                // How often it turns within the rows of pre-training, between the two bounds as a share.
+                // Rotations within the positions of pre-training; between the two bounds, the share that is kept.
                 let turns = original_positions * frequency / TAU;
                 let kept = (turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
                 let kept = kept.clamp(0.0, 1.0);
@@ -484,7 +484,7 @@ impl Module {
     pub const ALL: [Module; 7] =
         [Module::Q, Module::K, Module::V, Module::O, Module::Gate, Module::Up, Module::Down];
 
-    /// Within its block, such as `self_attn.q_proj`.
+    /// Its path within the block, such as `self_attn.q_proj`.
     pub fn path(self) -> &'static str {
         match self {
             Module::Q => "self_attn.q_proj",
@@ -497,12 +497,12 @@ impl Module {
         }
     }
 
-    /// The last part of its path, by which LoRA's target modules name it.
+    /// The last part of its path, as in LoRA's target modules.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
     }
 
-    /// Outputs and inputs.
+    /// The shape of its weight: outputs, inputs.
     pub fn shape(self, config: &Config) -> [usize; 2] {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.heads * config.head_size, config.kv_heads * config.head_size);
@@ -585,27 +585,27 @@ mod tests {
     #[test]
     fn what_would_be_computed_wrongly_is_refused() {
         let cases = [
-            (
-                "model_type",
-                json!("gpt2"),
-                "model_type `gpt2` is not supported; there are: qwen3, qwen2, llama",
-            ),
+            ("model_type", json!("gpt2"), "`model_type` must be one of qwen3, qwen2, llama, found `gpt2`"),
             (
                 "architectures",
                 json!(["Qwen3ForSequenceClassification"]),
                 "must be [\"Qwen3ForCausalLM\"], found",
             ),
-            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4}), "rope_type `yarn` is not supported"),
+            (
+                "rope_scaling",
+                json!({"rope_type": "yarn", "factor": 4}),
+                "`rope_scaling.rope_type` must be default, linear or llama3, found `yarn`",
+            ),
             ("rope_parameters", json!({"rope_type": "llama3"}), "has no `rope_parameters.low_freq_factor`"),
             (
                 "rope_parameters",
                 json!({"rope_type": "default", "mrope_section": [16, 24, 24]}),
-                "has the key `rope_parameters.mrope_section` ([16,24,24]), which is not known and might change what",
+                "unknown key `rope_parameters.mrope_section` ([16,24,24]): it might change what the model computes",
             ),
             (
                 "rope_parameters",
                 json!({"type": "linear", "rope_type": "default"}),
-                "they mean the same, so keep",
+                "both keys mean the same, keep the correct one",
             ),
             (
                 "rope_parameters",
@@ -615,12 +615,12 @@ mod tests {
             (
                 "rope_scaling",
                 json!({"rope_type": "linear", "factor": 2.0}),
-                "`rope_parameters` and `rope_scaling` say different things",
+                "`rope_parameters` and `rope_scaling` differ: both keys mean the same",
             ),
             (
                 "rope_theta",
                 json!(1e4),
-                "`rope_theta` is 10000, but `rope_parameters` has a rope_theta of 1000000: they mean the same",
+                "`rope_theta` is 10000, but `rope_parameters` has a rope_theta of 1000000: both keys mean the same",
             ),
             ("hidden_act", json!("gelu"), "`hidden_act` must be silu, found \"gelu\""),
             (
@@ -636,32 +636,28 @@ mod tests {
             (
                 "quantization_config",
                 json!({"quant_method": "awq"}),
-                "quantization_config is not supported: GGUF",
+                "`quantization_config` is not supported: use a GGUF file",
             ),
-            ("auto_map", json!({"AutoModel": "x.Y"}), "auto_map names code of the model's own"),
+            ("auto_map", json!({"AutoModel": "x.Y"}), "`auto_map` names custom model code"),
             (
                 "final_logit_softcapping",
                 json!(30.0),
-                "has the key `final_logit_softcapping` (30.0), which is not known",
+                "unknown key `final_logit_softcapping` (30.0): it might change",
             ),
-            ("is_causal", json!(false), "has the key `is_causal` (false), which is not known"),
+            ("is_causal", json!(false), "unknown key `is_causal` (false)"),
             ("mlp_bias", json!(true), "`mlp_bias` must be off"),
             ("torch_dtype", json!("float16"), "`dtype` is \"float32\", but `torch_dtype` is \"float16\""),
-            ("num_attention_heads", json!(0), "`num_attention_heads` is 0"),
-            ("num_key_value_heads", json!(3), "is no multiple of"),
+            ("num_attention_heads", json!(0), "`num_attention_heads` must be at least 1"),
+            ("num_key_value_heads", json!(3), "must be a multiple of `num_key_value_heads` = 3, found 4"),
             ("num_kv_heads", json!(4), "`num_key_value_heads` is 2, but `num_kv_heads` is 4"),
-            ("eos_token_id", json!([2, 384]), "`eos_token_id` is 384, but vocab_size is 384"),
+            ("eos_token_id", json!([2, 384]), "`eos_token_id` must be below `vocab_size` = 384, found 384"),
             (
                 "eos_token_id",
                 json!("</s>"),
-                "`eos_token_id` must be a token's id or a list of ids, found \"</s>\"",
+                "`eos_token_id` must be a token id or a list of them, found \"</s>\"",
             ),
-            ("bos_token_id", json!(9999), "`bos_token_id` is 9999"),
-            (
-                "hidden_size",
-                json!("wide"),
-                "`hidden_size` is \"wide\", which is not understood: invalid type",
-            ),
+            ("bos_token_id", json!(9999), "`bos_token_id` must be below `vocab_size` = 384, found 9999"),
+            ("hidden_size", json!("wide"), "`hidden_size` has the invalid value \"wide\": invalid type"),
         ];
         for (key, value, expected) in cases {
             let error = load(|json| json[key] = value).unwrap_err().to_string();

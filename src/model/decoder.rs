@@ -1,5 +1,5 @@
-//! The decoder of all families. One forward pass serves training, scoring and sampling; what differs is where
-//! attention finds the earlier tokens, and which weights are followed by a gradient.
+//! The decoder of all families. One forward pass serves training, scoring and sampling. They differ in where attention
+//! finds the earlier tokens, and in which weights get a gradient.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,18 +33,18 @@ impl Packed {
 /// What a decoder is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Results carry gradients to the adapter's parameters, or to all where there is none.
+    /// Results carry gradients to the adapter's parameters, or to all parameters if there is no adapter.
     Training {
-        /// Keep only what passes between blocks, and compute the rest again in the backward pass.
+        /// Keep only the hidden states between blocks, and recompute the rest in the backward pass.
         checkpointing: bool,
     },
-    /// Results carry none: nothing is kept on the way.
+    /// Results carry no gradients, so nothing is kept for a backward pass.
     Scoring,
 }
 
 /// A decoder over given weights.
 pub struct Decoder {
-    /// What is trained, in name order.
+    /// The trained parameters, in name order.
     trained: BTreeMap<String, Value>,
     embedding: Matrix,
     layers: Vec<Arc<Layer>>,
@@ -78,7 +78,7 @@ impl Matrix {
         }
     }
 
-    /// As numbers; a quantised one is unpacked.
+    /// The whole matrix; a quantised one is unpacked.
     fn full(&self, dtype: DType) -> Result<Value> {
         match self {
             Matrix::Full(weight) => Ok(weight.clone()),
@@ -87,7 +87,7 @@ impl Matrix {
     }
 }
 
-/// A linear layer with what may be added to it.
+/// A linear layer, which may have a bias and an adapter.
 struct Linear {
     weight: Matrix,
     bias: Option<Value>,
@@ -106,7 +106,7 @@ impl Linear {
         self.finish(x, self.weight.linear(x)?)
     }
 
-    /// residual + what the layer makes of x.
+    /// residual + the layer's output for x.
     fn add_to(&self, residual: &Value, x: &Value) -> Result<Value> {
         let sum = match &self.weight {
             Matrix::Full(weight) => add_linear(residual, x, weight)?,
@@ -150,18 +150,18 @@ struct Layer {
     epsilon: f64,
 }
 
-/// Where attention finds the tokens before.
+/// Where attention finds the earlier tokens.
 enum Past<'a> {
     /// In the batch itself.
     Batch(&'a Arc<Rows>, &'a Arc<Rope>),
-    /// In the batch itself, which is kept in a cache.
+    /// In the batch itself, whose keys and values are stored in a cache.
     Fill(&'a Arc<Rows>, &'a mut Cache),
-    /// In the cache; the batch has one new token a row.
+    /// In the cache; the batch has one new token per row.
     Cache(&'a mut Cache),
 }
 
 impl Past<'_> {
-    /// The rows of the batch where they are read whole.
+    /// The rows of the batch, if it has them whole.
     fn rows(&self) -> Option<&Arc<Rows>> {
         match self {
             Past::Batch(rows, _) | Past::Fill(rows, _) => Some(rows),
@@ -232,7 +232,7 @@ impl Decoder {
         Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), self.rope(capacity)?))
     }
 
-    /// How many rows of `capacity` tokens have keys and values of so many bytes; at least one.
+    /// The number of rows of `capacity` tokens whose keys and values fit in `bytes`; at least one.
     pub fn rows_within(&self, bytes: usize, capacity: usize) -> usize {
         let Config { layers, kv_heads, head_size, .. } = self.config;
         let token = 2 * layers * kv_heads * head_size * self.compute.dtype.size_in_bytes();
@@ -243,14 +243,15 @@ impl Decoder {
     fn rope(&self, longest: usize) -> Result<Arc<Rope>> {
         if longest > self.config.positions {
             bail!(
-                "a row of {longest} tokens, but the model has {} positions: take a shorter text, or lower `max_new_tokens`",
+                "a row must have at most {} tokens, the model's positions, found {longest}: shorten the text or lower \
+                 `max_new_tokens`",
                 self.config.positions
             );
         }
         Ok(Arc::new(Rope::new(&self.config.rope_frequencies(), longest)))
     }
 
-    /// Reads whole prompts into an empty cache; the logits after each row's last token, \[rows, V\].
+    /// Reads whole prompts into an empty cache; returns the logits after each row's last token, \[rows, V\].
     pub fn prefill(&self, batch: &Packed, cache: &mut Cache) -> Result<Tensor> {
         let rows = &batch.rows;
         let last = Spans::new((0..rows.len()).map(|row| rows.range(row).len() - 1..rows.range(row).len()));
@@ -258,7 +259,7 @@ impl Decoder {
         self.logits(&hidden)
     }
 
-    /// Feeds one new token to each row of the cache; the logits for the next, \[rows, V\].
+    /// Feeds one new token to each row of the cache; returns the logits for the next token, \[rows, V\].
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor> {
         let hidden = self.forward(ids, &mut Past::Cache(cache), None)?;
         cache.advance();
@@ -270,8 +271,8 @@ impl Decoder {
         Ok(self.head.linear(hidden)?.tensor().clone())
     }
 
-    /// For each row's tokens from `starts[row]` on: log-probability at this temperature and entropy of the
-    /// distribution that it comes from, as \[2, M\], rows one after the other. Starts are at least 1.
+    /// For each row's tokens from `starts[row]` on: the log-probability at this temperature and the entropy of the
+    /// distribution that it comes from, as \[2, M\], rows one after the other. Starts must be at least 1.
     pub fn token_log_probabilities(
         &self,
         batch: &Packed,
@@ -287,8 +288,8 @@ impl Decoder {
         token_log_probabilities(hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
     }
 
-    /// The divergence of this model's distribution from another's, in nats, at each position of which both have hidden
-    /// states, \[M, D\]. It carries no gradient.
+    /// The KL divergence of this model's distribution from another's, in nats, at each of M positions, from the hidden states
+    /// \[M, D\] of both models. It carries no gradient.
     pub fn divergences(
         &self,
         hidden: &Value,
@@ -307,7 +308,7 @@ impl Decoder {
         for (row, start) in starts.iter().enumerate() {
             let range = rows.range(row);
             if *start == 0 {
-                bail!("row {row} has no token before its first prediction: its prompt is empty");
+                bail!("row {row} has an empty prompt: a prediction needs a token before it");
             }
             predicting.push(start - 1..range.len().max(*start) - 1);
             targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
@@ -316,8 +317,7 @@ impl Decoder {
         Ok((self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?, targets))
     }
 
-    /// Hidden states after the last norm: of all tokens, or of those of `wanted`, for which alone the last layer
-    /// then works.
+    /// Hidden states after the last norm, of all tokens or of those of `wanted`. The last layer then computes only those.
     fn forward(&self, ids: &[u32], past: &mut Past, wanted: Option<&Arc<Spans>>) -> Result<Value> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
             bail!("token {id} is outside the vocabulary of {}", self.config.vocab_size);
@@ -342,14 +342,14 @@ impl Decoder {
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Weights on their way into a decoder.
+/// Makes a decoder's values from parameters, each once.
 struct Weights<'a> {
     params: &'a Params,
     adapter: Option<&'a Adapter>,
     compute: &'a Compute,
     train_base: bool,
     train_adapter: bool,
-    /// By name, in the type that is computed in.
+    /// Values by name, in the number type of the computation.
     made: BTreeMap<String, Value>,
     trained: BTreeMap<String, Value>,
 }
@@ -426,7 +426,7 @@ impl Layer {
         norms.chain(linears.into_iter().flat_map(Linear::values))
     }
 
-    /// The states of the tokens of `wanted`, or of all, from those of all.
+    /// The output states of the tokens of `wanted`, or of all tokens, from the input states of all tokens.
     fn forward(
         &self,
         index: usize,
@@ -451,7 +451,7 @@ impl Layer {
         self.down.add_to(&x, &wide)
     }
 
-    /// What the heads see, before the output projection.
+    /// The output of the heads, before the output projection.
     fn attention(
         &self,
         index: usize,

@@ -15,13 +15,13 @@ use super::marks::Marks;
 use super::weights::Weights;
 use super::{Compute, Error, Result};
 
-/// Texts that are embedded at the same time.
+/// Number of texts that are embedded at the same time.
 const BATCH: usize = 32;
 
 /// A frozen sentence encoder.
 pub struct Embedder {
     model: BertModel,
-    /// Texts are data: it knows no marks by their names.
+    /// Without marks: texts are data.
     tokenizer: tokenizers::Tokenizer,
     compute: Compute,
     bytes: usize,
@@ -31,7 +31,7 @@ const SENTENCE: &str = "sentence_bert_config.json";
 
 type Check = fn(&Value) -> Read<()>;
 
-/// What sentence-transformers writes beside the encoder, and how it is checked.
+/// The files that sentence-transformers writes beside the encoder, and their checks.
 const BESIDE: [(&str, Check); 4] = [
     ("modules.json", check_modules),
     ("1_Pooling/config.json", check_pooling),
@@ -39,7 +39,7 @@ const BESIDE: [(&str, Check); 4] = [
     ("config_sentence_transformers.json", check_library),
 ];
 
-/// Whether config.json asks for nothing but what [`BertModel`] computes.
+/// Checks that config.json asks for what [`BertModel`] computes.
 fn check(json: &Value) -> Read<()> {
     let mut keys = Keys::of(json, "")?;
     keys.only("position_embedding_type", "absolute", |kind| kind == "absolute")?;
@@ -65,7 +65,7 @@ fn check(json: &Value) -> Read<()> {
         "layer_norm_eps",
         "pad_token_id",
     ]);
-    // Its heads are not used, dropout is for training.
+    // The model's heads are not used, and dropout is for training.
     keys.harmless(&[
         "architectures",
         "attention_probs_dropout_prob",
@@ -80,16 +80,14 @@ fn check(json: &Value) -> Read<()> {
     keys.finish()
 }
 
-/// The steps from a text to its vector: an encoder, a mean, and perhaps the norm, which is 1 here in any case.
+/// Checks the modules between a text and its vector: an encoder, mean pooling, and perhaps normalisation, which is done here
+/// in any case.
 fn check_modules(json: &Value) -> Read<()> {
     let known = ["Transformer", "Pooling", "Normalize"];
     for module in json.as_array().ok_or("must be a list of modules")? {
         let kind = module["type"].as_str().unwrap_or_default();
         if !known.contains(&kind.rsplit('.').next().unwrap_or_default()) {
-            return Err(format!(
-                "has the module `{kind}`, which is not supported; there are: {}",
-                known.join(", ")
-            ));
+            return Err(format!("its modules must be among {}, found `{kind}`", known.join(", ")));
         }
     }
     Ok(())
@@ -99,7 +97,9 @@ fn check_pooling(json: &Value) -> Read<()> {
     let mut keys = Keys::of(json, "")?;
     keys.only("pooling_mode", "mean", |mode| mode == "mean")?;
     if keys.take("pooling_mode_mean_tokens")? == Some(false) {
-        return Err("pools otherwise than by the mean of the tokens, which is not supported".into());
+        return Err(
+            "`pooling_mode_mean_tokens` must be true, found false: only mean pooling is supported".into()
+        );
     }
     keys.off(&[
         "pooling_mode_cls_token",
@@ -108,7 +108,7 @@ fn check_pooling(json: &Value) -> Read<()> {
         "pooling_mode_weightedmean_tokens",
         "pooling_mode_lasttoken",
     ])?;
-    // Of no effect without prompts, which there are none.
+    // No effect: triplay gives encoders no prompts.
     keys.harmless(&["word_embedding_dimension", "embedding_dimension", "include_prompt"]);
     keys.finish()
 }
@@ -116,7 +116,7 @@ fn check_pooling(json: &Value) -> Read<()> {
 fn check_sentence(json: &Value) -> Read<()> {
     let mut keys = Keys::of(json, "")?;
     keys.take::<usize>("max_seq_length")?;
-    // The tokenizer says itself whether case counts.
+    // tokenizer.json defines whether case matters.
     keys.off(&["do_lower_case"])?;
     keys.harmless(&["transformer_task", "modality_config", "module_output_name"]);
     keys.finish()
@@ -135,8 +135,8 @@ impl Embedder {
         read_json(&folder.join("config.json")).is_ok_and(|config| config["model_type"] == "bert")
     }
 
-    /// Reads config.json, model.safetensors and tokenizer.json, and what sentence-transformers says of
-    /// pooling and length where it does.
+    /// Reads config.json, model.safetensors and tokenizer.json, and sentence-transformers' files on pooling and length if
+    /// they are present.
     pub fn load(folder: &Path, compute: &Compute) -> Result<Embedder> {
         let path = folder.join("config.json");
         let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
@@ -147,7 +147,7 @@ impl Embedder {
         let heads = config.num_attention_heads;
         if heads == 0 || !config.hidden_size.is_multiple_of(heads) {
             return Err(invalid(format!(
-                "hidden_size {} is no multiple of {heads} heads",
+                "`hidden_size` must be a multiple of `num_attention_heads` = {heads}, found {}",
                 config.hidden_size
             )));
         }
@@ -161,7 +161,7 @@ impl Embedder {
         let weights = Weights::of_folder(folder)?;
         let beyond = format!("encoder.layer.{}.", config.num_hidden_layers);
         if let Some(name) = weights.names().find(|name| name.contains(&beyond)) {
-            let reason = format!("has the tensor `{name}`, which its config.json does not call for");
+            let reason = format!("has the tensor `{name}`, which its config.json does not describe");
             return Err(Error::Invalid { path: weights.path(name).into(), reason });
         }
         let mut tensors = std::collections::HashMap::new();
@@ -174,7 +174,7 @@ impl Embedder {
         let builder = VarBuilder::from_tensors(tensors, compute.dtype, &compute.device);
         let model = BertModel::load(builder, &config).map_err(|error| Error::Invalid {
             path: weights.path("").into(),
-            reason: format!("does not fit its config.json: {error}"),
+            reason: format!("does not match its config.json: {error}"),
         })?;
         debug_assert!(longest <= config.max_position_embeddings);
         Ok(Embedder { model, tokenizer, compute: compute.clone(), bytes })
@@ -205,13 +205,13 @@ impl Embedder {
         Ok(vectors)
     }
 
-    /// About how much memory it takes.
+    /// Memory of its weights, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-/// The tokenizer, padding batches and cutting texts at the longest row, which is returned too.
+/// The tokenizer, which pads batches and truncates texts, and the length in tokens at which it truncates.
 fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, usize)> {
     let path = folder.join("tokenizer.json");
     let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
@@ -222,7 +222,7 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
     if let Some((token, id)) = last.filter(|(_, id)| *id as usize >= config.vocab_size) {
         let size = config.vocab_size;
         return Err(invalid(format!(
-            "token `{token}` has id {id}, but config.json has a vocab_size of {size}"
+            "token ids must be below `vocab_size` = {size} of config.json, found {id} (`{token}`)"
         )));
     }
     let mut tokenizer = Marks::of(&tokenizer, &text).map_err(&invalid)?.into_tokenizer();

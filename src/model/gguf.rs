@@ -1,5 +1,5 @@
-//! Quantised models as GGUF files hold them: sizes, tokenizer, chat template and weights in one. The weights
-//! stay quantised unless they are to be unpacked; the decoder is the same.
+//! Quantised models in GGUF files, which contain sizes, tokenizer, chat template and weights. The weights stay quantised
+//! unless `Compute::dequantize` is set. The decoder is that of all models.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,7 +20,7 @@ use super::keys::{Read, is_there};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
 use store::read;
 
-/// What divides rotary frequencies, where Llama 3 stretches them.
+/// The tensor with the divisors of the rotary frequencies (Llama 3).
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Kinds of tokens, as llama.cpp numbers them.
@@ -28,7 +28,7 @@ const TOKEN_KINDS: &str = "tokenizer.ggml.token_type";
 const NORMAL: i32 = 1;
 const USER_DEFINED: i32 = 4;
 
-/// The GGUF file that a path means: itself, or the only one of a folder without config.json.
+/// The GGUF file at a path: the file itself, or the only one in a folder without config.json.
 pub fn file_of(path: &Path) -> Option<PathBuf> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
     if path.is_file() {
@@ -42,7 +42,7 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
     if files.len() == 1 { files.pop() } else { None }
 }
 
-/// The positions of a GGUF file's model, as far as its metadata says so.
+/// The positions of a GGUF file's model, if its metadata has them.
 pub fn positions(path: &Path) -> Option<usize> {
     let file = read::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -50,8 +50,8 @@ pub fn positions(path: &Path) -> Option<usize> {
     usize::try_from(found.ok()??).ok()
 }
 
-/// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. `folder` is where a tokenizer.json may lie that is to
-/// be taken instead of the file's own tokenizer: nothing beside a file that was named alone counts.
+/// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. A tokenizer.json in `folder` takes precedence over the file's own
+/// tokenizer. `folder` is `None` if the file was named alone: then nothing beside it counts.
 pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
     let cannot = |cause| Error::Read { path: path.into(), cause };
@@ -71,7 +71,7 @@ pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Che
         .chain([ROPE_FACTORS.to_owned()])
         .collect();
     if let Some(name) = source.content.tensor_infos.keys().filter(|name| !known.contains(*name)).min() {
-        return Err(invalid(format!("has the tensor `{name}`, which its metadata does not call for")));
+        return Err(invalid(format!("has the tensor `{name}`, which its metadata does not describe")));
     }
     let params = source.params(&config)?;
     let beside = match folder {
@@ -82,14 +82,15 @@ pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Che
         Some(folder) => Tokenizer::load(folder, config.eos.first().copied())?,
         None => tokenizer(path, &mut content, &config).map_err(|error| {
             invalid(format!(
-                "its tokenizer cannot be used ({error}): name a folder with the file and the model's tokenizer.json"
+                "its tokenizer is not supported ({error}): put the file and the model's tokenizer.json into a folder, and name \
+                 the folder"
             ))
         })?,
     };
     Checkpoint::of(config, params, None, tokenizer, compute.clone(), path)
 }
 
-/// Keys of the metadata, on their way to being understood: as [`super::keys::Keys`] for JSON.
+/// The metadata, and which of its keys have been read, like [`super::keys::Keys`] for JSON.
 struct Metadata<'a> {
     values: &'a HashMap<String, Value>,
     known: BTreeSet<String>,
@@ -121,7 +122,9 @@ impl Metadata<'_> {
             _ => None,
         };
         let number = number.and_then(|number| usize::try_from(number).ok());
-        number.map(Some).ok_or_else(|| format!("`{key}` must be a number from 0 on, found {}", brief(value)))
+        number
+            .map(Some)
+            .ok_or_else(|| format!("`{key}` must be a whole number of at least 0, found {}", brief(value)))
     }
 
     fn real(&mut self, key: &str) -> Read<Option<f64>> {
@@ -133,7 +136,7 @@ impl Metadata<'_> {
         }
     }
 
-    /// A key that says the same as others: it must be this number where it is there.
+    /// Requires a key that follows from others to be missing or to have this value.
     fn must_be(&mut self, key: &str, expected: usize) -> Read<()> {
         match self.size(key)? {
             Some(found) if found != expected => Err(format!("`{key}` must be {expected}, found {found}")),
@@ -141,8 +144,8 @@ impl Metadata<'_> {
         }
     }
 
-    /// Refuses what nobody has asked for of the architecture, of files in parts and of what belongs to another model.
-    /// Other namespaces are the bookkeeping of whoever made the file.
+    /// Refuses keys that have not been read, of the architecture, of split files and of adapters. Other namespaces are
+    /// bookkeeping of the program that made the file.
     fn finish(self, architecture: &str) -> Read<()> {
         let counts = [architecture, "split", "adapter"].map(|name| format!("{name}."));
         let unknown =
@@ -150,17 +153,17 @@ impl Metadata<'_> {
         match self.values.keys().filter(unknown).min() {
             None => Ok(()),
             Some(key) => Err(format!(
-                "has the key `{key}` ({}), which is not known and might change what the model computes",
+                "unknown key `{key}` ({}): it might change what the model computes",
                 brief(&self.values[key])
             )),
         }
     }
 }
 
-/// A value in an error.
+/// A value as errors show it.
 fn brief(value: &Value) -> String {
     match value {
-        Value::Array(items) => format!("an array of {}", items.len()),
+        Value::Array(items) => format!("an array of {} values", items.len()),
         other => format!("{other:?}").chars().take(60).collect(),
     }
 }
@@ -172,10 +175,10 @@ fn config(content: &Content) -> Read<Config> {
         "qwen3" => Family::Qwen3,
         "qwen2" => Family::Qwen2,
         "llama" => Family::Llama,
-        _ => return Err(format!("architecture `{name}` is not supported; there are: qwen3, qwen2, llama")),
+        _ => return Err(format!("`general.architecture` must be qwen3, qwen2 or llama, found `{name}`")),
     };
     if let Some(kind) = keys.text("general.type")?.filter(|kind| kind != "model") {
-        return Err(format!("holds a {kind} (general.type), not a model"));
+        return Err(format!("`general.type` must be model, found `{kind}`"));
     }
     let of = |key: &str| format!("{name}.{key}");
     let required =
@@ -191,24 +194,35 @@ fn config(content: &Content) -> Read<Config> {
         None | Some("none") => match factor {
             None | Some(1.0) => RopeScaling::None,
             Some(factor) => {
-                return Err(format!("has a rope.scaling.factor of {factor}, but no rope.scaling.type"));
+                return Err(format!(
+                    "`{}` must be 1 without a `rope.scaling.type`, found {factor}",
+                    of("rope.scaling.factor")
+                ));
             }
         },
         Some("linear") => {
             let factor = factor.filter(|factor| *factor > 0.0 && factor.is_finite());
-            RopeScaling::Linear { factor: factor.ok_or("linear rope scaling needs a factor above 0")? }
+            RopeScaling::Linear {
+                factor: factor.ok_or("`rope.scaling.factor` must be above 0 for linear scaling")?,
+            }
         }
-        Some(kind) => return Err(format!("rope scaling `{kind}` is not supported; there are: none, linear")),
+        Some(kind) => return Err(format!("`rope.scaling.type` must be none or linear, found `{kind}`")),
     };
     let head_size = match keys.size(&of("attention.key_length"))? {
         Some(size) => size,
         None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => return Err(format!("{hidden_size} numbers cannot be divided among {heads} heads")),
+        None => {
+            return Err(format!(
+                "`{}` must be a multiple of `attention.head_count` = {heads}, found {hidden_size}",
+                of("embedding_length")
+            ));
+        }
     };
     let mut id = |key: &str| -> Read<Option<u32>> {
         let key = format!("tokenizer.ggml.{key}_token_id");
         let id = keys.size(&key)?;
-        id.map(|id| u32::try_from(id).map_err(|_| format!("`{key}` is {id}, which no token has"))).transpose()
+        id.map(|id| u32::try_from(id).map_err(|_| format!("`{key}` must be a token id, found {id}")))
+            .transpose()
     };
     let eos = [id("eos")?, id("eot")?].into_iter().flatten().collect();
     let pad = id("padding")?;
@@ -243,15 +257,15 @@ fn config(content: &Content) -> Read<Config> {
     if let Some(layout) =
         keys.text(&of("tensor_data_layout"))?.filter(|layout| layout != "Meta AI original pth")
     {
-        return Err(format!("has the tensor_data_layout `{layout}`; there is: Meta AI original pth"));
+        return Err(format!("`tensor_data_layout` must be `Meta AI original pth`, found `{layout}`"));
     }
-    // What llama.cpp puts together again says that it has no parts.
+    // A file that llama.cpp has merged again has a `split.count` of 0.
     if let Some(parts) = keys.size("split.count")?.filter(|parts| *parts > 1) {
         return Err(format!(
-            "`split.count` must be 0 or 1, found {parts}: put the parts together with llama-gguf-split --merge"
+            "`split.count` must be 0 or 1, found {parts}: merge the parts with `llama-gguf-split --merge`"
         ));
     }
-    // How the scaling came about, and the parts of a file that is whole.
+    // No effect: the history of the scaling, and further keys of split files.
     for key in ["rope.scaling.original_context_length", "rope.scaling.finetuned"].map(of) {
         keys.get(&key);
     }
@@ -262,14 +276,14 @@ fn config(content: &Content) -> Read<Config> {
     Ok(config)
 }
 
-/// The tokenizer that the file holds, where it is byte-level and cuts words in a way that is known: llama.cpp
-/// knows the rules by name, candle those of other names.
+/// The file's tokenizer, if it is byte-level BPE with a known rule for splitting words. The file has llama.cpp's name of the
+/// rule, candle expects another.
 fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Tokenizer> {
-    let refuse = |reason: String| Error::Tokenizer { action: "be made of the file's", reason };
+    let refuse = |reason: String| Error::Tokenizer { action: "be read from the file", reason };
     let mut keys = Metadata { values: &content.metadata, known: BTreeSet::new() };
     let mut text = |key: &str| keys.text(key).map_err(refuse);
-    let kind = text("tokenizer.ggml.model")?.unwrap_or("not named".into());
-    let rule = text("tokenizer.ggml.pre")?.unwrap_or("not named".into());
+    let kind = text("tokenizer.ggml.model")?.unwrap_or("none".into());
+    let rule = text("tokenizer.ggml.pre")?.unwrap_or("none".into());
     let template = text("tokenizer.chat_template")?;
     let bos = keys.size("tokenizer.ggml.bos_token_id").map_err(refuse)?;
     if let Some(Value::Array(tokens)) = keys.get("tokenizer.ggml.tokens") {
@@ -281,7 +295,7 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
         }
     }
     if kind != "gpt2" {
-        return Err(refuse(format!("its kind is {kind}, not byte-level pairs (gpt2)")));
+        return Err(refuse(format!("`tokenizer.ggml.model` must be gpt2 (byte-level BPE), found {kind}")));
     }
     let metadata = &mut content.metadata;
     let rule = match rule.as_str() {
@@ -291,10 +305,14 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
             metadata.entry("tokenizer.ggml.add_bos_token".into()).or_insert(Value::Bool(true));
             "llama3"
         }
-        rule => return Err(refuse(format!("its rule for words is {rule}"))),
+        rule => {
+            return Err(refuse(format!(
+                "`tokenizer.ggml.pre` must be that of Qwen 2 or Llama 3, found {rule}"
+            )));
+        }
     };
     metadata.insert("tokenizer.ggml.pre".into(), Value::String(rule.into()));
-    // Tokens of the users, such as <think>, are in texts; candle takes them for special ones, which are not.
+    // User-defined tokens, such as <think>, occur in texts. candle would make them special tokens, which do not.
     let mut added = Vec::new();
     if let Some(Value::Array(mut kinds)) = metadata.remove(TOKEN_KINDS) {
         if let Some(Value::Array(tokens)) = metadata.get("tokenizer.ggml.tokens") {
@@ -325,7 +343,7 @@ fn tokenizer(path: &Path, content: &mut Content, config: &Config) -> Result<Toke
     Tokenizer::of(inner, &json, chat, eos, config.pad.unwrap_or(eos))
 }
 
-/// A GGUF file that weights are read from.
+/// A GGUF file from which weights are read.
 struct Source<'a> {
     path: &'a Path,
     content: &'a Content,
@@ -334,7 +352,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// What Llama 3 divides its rotary frequencies by.
+    /// The divisors of Llama 3's rotary frequencies, if the file has them.
     fn rope_factors(&mut self, config: &Config) -> Result<Option<Vec<f64>>> {
         if !self.content.tensor_infos.contains_key(ROPE_FACTORS) {
             return Ok(None);
@@ -356,7 +374,7 @@ impl Source<'_> {
         for (name, shape) in config.parameters() {
             let theirs = gguf_name(&name);
             let tensor = self.tensor(&theirs, &shape, &self.compute.device)?;
-            // Unpacked, they are what the file says, to the bit: the blocks' numbers in f32.
+            // Unpacking gives exactly the numbers of the file's blocks, in f32.
             let packed = shape.len() > 1 && !self.compute.dequantize;
             let tensor = match (config.family, heads(&name, config)) {
                 (Family::Llama, Some(heads)) => untwist(&tensor, heads, &self.compute.device)?,
@@ -379,7 +397,7 @@ impl Source<'_> {
         };
         if info.shape.dims() != shape {
             let found = info.shape.dims();
-            return Err(invalid(format!("tensor `{name}` should have shape {shape:?}, but has {found:?}")));
+            return Err(invalid(format!("tensor `{name}` must have shape {shape:?}, found {found:?}")));
         }
         let tensor = self.content.tensor(&mut self.reader, name, device);
         tensor.map_err(|error| Error::Invalid {
@@ -410,14 +428,15 @@ fn gguf_name(name: &str) -> String {
     NAMES.iter().fold(name.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours))
 }
 
-/// The heads whose rows a parameter has, where they are to be turned.
+/// The number of heads in a parameter's rows, if llama.cpp reorders these (queries and keys).
 fn heads(name: &str, config: &Config) -> Option<usize> {
     let is = |module: Module| name.contains(module.path());
     if is(Module::Q) { Some(config.heads) } else { is(Module::K).then_some(config.kv_heads) }
 }
 
-/// Llama files have the two halves of each head interleaved, because llama.cpp turns neighbours together; here
-/// dimension i turns with i + size / 2. Rows are quantised each on its own, so they can be put in order as they are.
+/// Undoes llama.cpp's order of rotary dimensions. Llama files interleave the two halves of each head, because llama.cpp
+/// rotates neighbours together; here dimension i rotates with i + size / 2. Each row is quantised on its own, so rows can be
+/// reordered without unpacking.
 fn untwist(tensor: &QTensor, heads: usize, device: &Device) -> Result<QTensor> {
     let shape = tensor.shape().clone();
     let rows = shape.dims()[0];

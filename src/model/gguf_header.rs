@@ -1,6 +1,6 @@
-//! The header of a GGUF file: metadata and the places of tensors. Read strictly, against the length of the file: a key or
-//! tensor that is given twice, a number of another type than the format says, or a tensor that is not wholly in the
-//! file, on its own, where the alignment allows, is refused before memory is taken for it.
+//! The header of a GGUF file: metadata and the places of tensors. Reading is strict and knows the length of the file. A
+//! duplicate key or tensor, a value of a wrong type, and a tensor that exceeds the file, overlaps another or is not aligned
+//! are refused before memory is allocated for them.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -11,15 +11,15 @@ use candle_core::quantized::gguf_file::{Content, DEFAULT_ALIGNMENT, TensorInfo, 
 
 use super::keys::Read as Understood;
 
-/// Bytes of metadata and tensor places at the most; those of a vocabulary of 256,000 tokens take 16 MiB.
+/// Most bytes of a header; with a vocabulary of 256,000 tokens it takes 16 MiB.
 const MOST_BYTES: u64 = 1 << 28;
 
-/// Elements of all arrays together at the most: such a vocabulary has 1.3 million.
+/// Most elements of all arrays together; such a vocabulary has 1.3 million.
 const MOST_ELEMENTS: u64 = 1 << 23;
 
 const ALIGNMENT: &str = "general.alignment";
 
-/// The type of array values.
+/// The number of the type of arrays.
 const ARRAY: u32 = 9;
 
 /// Reads the header of a file of `length` bytes.
@@ -50,7 +50,7 @@ pub fn read(reader: &mut (impl Read + Seek), length: u64) -> Understood<Content>
     Ok(Content { magic, metadata, tensor_infos, tensor_data_offset })
 }
 
-/// The value of the first key that ends like this, where it is a whole number: nothing behind it is read.
+/// The value of the first key with this ending, if it is a whole number. Nothing after it is read.
 pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> Understood<Option<u64>> {
     let (mut header, _) = Header::begin(reader, length)?;
     header.u64("the number of tensors")?;
@@ -69,20 +69,20 @@ pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> Unders
     Ok(None)
 }
 
-/// Where tensors may begin: at multiples of this many bytes.
+/// The bytes of which the offset of each tensor must be a multiple.
 fn alignment(metadata: &HashMap<String, Value>) -> Understood<u64> {
     match metadata.get(ALIGNMENT) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(Value::U32(alignment)) if alignment.is_power_of_two() && (8..=1 << 16).contains(alignment) => {
             Ok((*alignment).into())
         }
-        Some(other) => Err(format!(
-            "`{ALIGNMENT}` must be a U32 that is a power of two from 8 to 65536, found {other:?}"
-        )),
+        Some(other) => {
+            Err(format!("`{ALIGNMENT}` must be a power of two from 8 to 65536, as U32, found {other:?}"))
+        }
     }
 }
 
-/// Each tensor has bytes of its own within the file.
+/// Checks that the tensors are within the file, aligned and apart from each other; `length` is that of the tensors' data.
 fn ensure_places(tensors: &HashMap<String, TensorInfo>, alignment: u64, length: u64) -> Understood<()> {
     let mut places = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
@@ -90,13 +90,13 @@ fn ensure_places(tensors: &HashMap<String, TensorInfo>, alignment: u64, length: 
             (info.shape.elem_count() / info.ggml_dtype.block_size() * info.ggml_dtype.type_size()) as u64;
         let end = info.offset.checked_add(bytes).filter(|end| *end <= length).ok_or_else(|| {
             format!(
-                "tensor `{name}` takes {bytes} bytes from {} on, but there are {length}: the file may be cut short",
+                "tensor `{name}` has {bytes} bytes at offset {}, but the file has {length} bytes of tensors: it may be cut short",
                 info.offset
             )
         })?;
         if !info.offset.is_multiple_of(alignment) {
             return Err(format!(
-                "tensor `{name}` begins at {}, which is no multiple of {alignment}",
+                "tensor `{name}` must begin at a multiple of {alignment} bytes, found {}",
                 info.offset
             ));
         }
@@ -113,14 +113,14 @@ struct Header<'a, R> {
     reader: &'a mut R,
     /// Bytes read so far.
     at: u64,
-    /// Where it must end.
+    /// Where the header must end at the latest.
     end: u64,
     /// Array elements read so far.
     elements: u64,
 }
 
 impl<'a, R: Read> Header<'a, R> {
-    /// Reads what every file begins with.
+    /// Reads the magic number and the version.
     fn begin(reader: &'a mut R, length: u64) -> Understood<(Header<'a, R>, VersionedMagic)> {
         let mut header = Header { reader, at: 0, end: length.min(MOST_BYTES), elements: 0 };
         let magic = header.bytes::<4>("its first word")?;
@@ -133,17 +133,17 @@ impl<'a, R: Read> Header<'a, R> {
         match header.u32("its version")? {
             2 => Ok((header, VersionedMagic::GgufV2)),
             3 => Ok((header, VersionedMagic::GgufV3)),
-            version => Err(format!("has version {version}; there are: 2, 3")),
+            version => Err(format!("must have version 2 or 3, found {version}")),
         }
     }
 
-    /// That so many bytes more can be there.
+    /// Checks that the file can have as many more bytes.
     fn reserve(&mut self, bytes: u64, what: &str) -> Understood<()> {
         match self.at.checked_add(bytes).filter(|at| *at <= self.end) {
             Some(at) => self.at = at,
             None => {
                 return Err(format!(
-                    "is not a complete GGUF file: {what} goes beyond its end, or {MOST_BYTES} bytes"
+                    "is not a complete GGUF file: {what} exceeds the file, or the limit of {MOST_BYTES} bytes"
                 ));
             }
         }
@@ -170,7 +170,7 @@ impl<'a, R: Read> Header<'a, R> {
         self.reserve(length, what)?;
         let mut bytes = vec![0; length as usize];
         self.reader.read_exact(&mut bytes).map_err(|error| format!("{what} cannot be read: {error}"))?;
-        String::from_utf8(bytes).map_err(|_| format!("{what} is no UTF-8"))
+        String::from_utf8(bytes).map_err(|_| format!("{what} is not UTF-8"))
     }
 
     fn value(&mut self, key: &str, kind: u32) -> Understood<Value> {
@@ -192,7 +192,7 @@ impl<'a, R: Read> Header<'a, R> {
             10 => Value::U64(self.u64(key)?),
             11 => Value::I64(i64::from_le_bytes(self.bytes(key)?)),
             12 => Value::F64(f64::from_le_bytes(self.bytes(key)?)),
-            _ => return Err(format!("`{key}` has a value of type {kind}; there are: 0 to 12")),
+            _ => return Err(format!("`{key}` must have a type from 0 to 12, found {kind}")),
         })
     }
 
@@ -203,9 +203,11 @@ impl<'a, R: Read> Header<'a, R> {
         }
         self.elements = self.elements.saturating_add(count);
         if self.elements > MOST_ELEMENTS {
-            return Err(format!("`{key}` has {count} elements; at most {MOST_ELEMENTS} are read in all"));
+            return Err(format!(
+                "all arrays together must have at most {MOST_ELEMENTS} elements, found more in `{key}` ({count})"
+            ));
         }
-        // Memory grows with what is read, not with what is promised.
+        // Memory grows with the elements that are read, not with the count that the file states.
         let mut all = Vec::new();
         for _ in 0..count {
             all.push(self.value(key, kind)?);
@@ -216,7 +218,7 @@ impl<'a, R: Read> Header<'a, R> {
     fn tensor(&mut self, name: &str) -> Understood<TensorInfo> {
         let dimensions = self.u32(name)?;
         if !(1..=4).contains(&dimensions) {
-            return Err(format!("tensor `{name}` has {dimensions} dimensions; there are: 1 to 4"));
+            return Err(format!("tensor `{name}` must have 1 to 4 dimensions, found {dimensions}"));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
@@ -229,21 +231,21 @@ impl<'a, R: Read> Header<'a, R> {
         let bytes =
             count.and_then(|count| (count / ggml_dtype.block_size()).checked_mul(ggml_dtype.type_size()));
         if count.is_none_or(|count| count == 0) || bytes.is_none() {
-            return Err(format!("tensor `{name}` has the shape {shape:?}, which no tensor has"));
+            return Err(format!("tensor `{name}` has the impossible shape {shape:?}"));
         }
         let (row, block) = (shape[0], ggml_dtype.block_size());
         if !row.is_multiple_of(block) {
             return Err(format!(
-                "tensor `{name}` has rows of {row} numbers, but {ggml_dtype:?} packs {block} together"
+                "tensor `{name}` must have rows of a multiple of {block} numbers for {ggml_dtype:?}, found {row}"
             ));
         }
-        // The file has the innermost first.
+        // The file has the innermost dimension first.
         shape.reverse();
         Ok(TensorInfo { ggml_dtype, shape: Shape::from(shape), offset })
     }
 }
 
-/// What ggml's number of a type stands for.
+/// The type of tensor `name` by ggml's number of it.
 fn dtype(name: &str, number: u32) -> Understood<GgmlDType> {
     Ok(match number {
         0 => GgmlDType::F32,
@@ -261,8 +263,8 @@ fn dtype(name: &str, number: u32) -> Understood<GgmlDType> {
         30 => GgmlDType::BF16,
         _ => {
             return Err(format!(
-                "tensor `{name}` is quantised in a way that is not supported (ggml's type {number}); there are: F32, \
-                 F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K"
+                "tensor `{name}` must have the type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or \
+                 Q6_K, found ggml's type {number}"
             ));
         }
     })

@@ -1,27 +1,27 @@
-//! How much longer a tokenizer's rules may make a text. A few rules, each of which makes a hundred letters of one, fill any
-//! memory; those of real tokenizers make a few bytes of one.
+//! Limits how much a tokenizer's rules may lengthen a text. A few rules that each turn one letter into a hundred fill any
+//! memory. Those of real tokenizers turn one byte into a few.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// Bytes that may become of one.
+/// Most bytes that rules may turn one byte into.
 const MOST: usize = 1_000;
 
-/// Refuses a tokenizer whose normalizers or decoders would let a text grow out of bounds. Of its tokenizer.json.
+/// Refuses a tokenizer.json whose normalizers or decoders may lengthen a text beyond the limit.
 pub fn check(json: &Value) -> Result<(), String> {
     for key in ["normalizer", "decoder"] {
         let bytes = growth(&json[key]);
         if bytes > MOST {
             return Err(format!(
-                "its {key} must make at most {MOST} bytes of one, found rules that make {bytes}"
+                "`{key}` must turn one byte into at most {MOST}, found rules that turn it into {bytes}"
             ));
         }
     }
     Ok(())
 }
 
-/// Bytes that a rule, or rules one after the other, may make of one byte.
+/// Most bytes that a rule, or a sequence of rules, turns one byte into.
 fn growth(rule: &Value) -> usize {
     let all = |rules: &Value| {
         rules.as_array().into_iter().flatten().map(growth).fold(1, |all: usize, one| all.saturating_mul(one))
@@ -32,19 +32,19 @@ fn growth(rule: &Value) -> usize {
             let content = rule["content"].as_str().map_or(0, str::len);
             match rule["pattern"]["String"].as_str().map(str::len) {
                 Some(length @ 1..) => content.div_ceil(length).max(1),
-                // It may stand for nothing, and so before each byte.
+                // A pattern that matches the empty text matches before each byte.
                 _ => content + 1,
             }
         }
-        // At the beginning alone, so of a text of one byte.
+        // Only at the beginning, so the worst case is a text of one byte.
         Some("Prepend") => 1 + rule["prepend"].as_str().map_or(0, str::len),
         Some("Precompiled") => rule["precompiled_charsmap"].as_str().map_or(1, longest_replacement),
         _ => 1,
     }
 }
 
-/// The longest text that sentencepiece's table puts in the place of another: it lies, ended by a zero, behind a tree whose
-/// length comes first.
+/// The length in bytes of the longest replacement in sentencepiece's table. The table has the length of a tree, the tree, and
+/// then the replacements, each ended by a zero.
 fn longest_replacement(table: &str) -> usize {
     let Ok(table) = STANDARD.decode(table) else { return 1 };
     let tree = table.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
@@ -74,7 +74,9 @@ mod tests {
         }
         let twice = replace(json!({ "String": "a" }), "aa");
         let said = |bytes: usize| {
-            format!("its normalizer must make at most 1000 bytes of one, found rules that make {bytes}")
+            format!(
+                "`normalizer` must turn one byte into at most 1000, found rules that turn it into {bytes}"
+            )
         };
         assert_eq!(check("normalizer", sequence(&vec![twice.clone(); 9])), Ok(()));
         assert_eq!(check("normalizer", sequence(&vec![twice; 10])), Err(said(1024)));
@@ -86,6 +88,6 @@ mod tests {
         let table = json!({ "type": "Precompiled", "precompiled_charsmap": STANDARD.encode(table) });
         assert_eq!(check("normalizer", sequence(&[table])), Err(said(2_000)));
         let decoders = json!({ "type": "Sequence", "decoders": [replace(json!({ "String": "a" }), &"a".repeat(2_000))] });
-        assert!(check("decoder", decoders).unwrap_err().starts_with("its decoder must make"));
+        assert!(check("decoder", decoders).unwrap_err().starts_with("`decoder` must turn one byte"));
     }
 }

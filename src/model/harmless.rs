@@ -1,8 +1,8 @@
-//! Keys of configurations that change nothing here, whatever they say. A key that is missing from these lists is refused, so
-//! one that newer versions of transformers write may be added once it is known what it does.
+//! Keys of configurations that have no effect here, whatever their value. A key in none of the lists is refused. A key that a
+//! newer version of transformers writes can be added once its effect is known.
 
-/// What transformers wrote into configurations beside the model: names, versions, what outputs a call returns, labels,
-/// how numbers were laid out in memory, and regularisation, of which there is none here.
+/// Keys beside the model itself: names, versions, the outputs that a call returns, labels, memory layout, and regularisation,
+/// which triplay does not have.
 pub const BOOKKEEPING: &[&str] = &[
     "name_or_path",
     "transformers_version",
@@ -48,7 +48,7 @@ pub const BOOKKEEPING: &[&str] = &[
     "trl_version",
 ];
 
-/// The beginnings of keys that transformers keeps for itself.
+/// The beginnings of keys that transformers and unsloth write for their own use.
 pub const OWN: &[&str] = &[
     "_name_or_path",
     "_commit_hash",
@@ -59,7 +59,7 @@ pub const OWN: &[&str] = &[
     "unsloth_",
 ];
 
-/// How `generate` of transformers samples: here a pipeline says that, and nothing else does.
+/// Settings of transformers' `generate`. In triplay, only the pipeline sets how a model samples.
 pub const SAMPLING: &[&str] = &[
     "assistant_confidence_threshold",
     "assistant_early_exit",
@@ -137,9 +137,8 @@ pub const SAMPLING: &[&str] = &[
     "watermarking_config",
 ];
 
-/// What tokenizer_config.json may say beside the tokens that begin, end and pad a text and the chat template. How text is
-/// cut, what is added around it and how ids become text again is said by tokenizer.json, from which transformers wrote
-/// these.
+/// Keys of tokenizer_config.json besides the chat template and the tokens that begin, end and pad a text. They repeat what
+/// tokenizer.json defines: how text is split, what is added around it, and how ids become text.
 pub const TOLD_BY_TOKENIZER: &[&str] = &[
     "add_bos_token",
     "add_eos_token",

@@ -1,6 +1,6 @@
-//! The files of a model's folder, and configurations read by what is known of them. A key is taken for its value, or
-//! held to what changes nothing, or known to be bookkeeping; any other is refused by name: what it asks for would be
-//! left out of the computation in silence. A file that is there and cannot be read is an error, never absent.
+//! Reads the files of a model's folder, and configurations by their known keys. A key is read for its value, required to
+//! have the one value that changes nothing, or listed as bookkeeping. Any other key is refused by name: ignoring it could
+//! silently change what the model computes. A file that exists and cannot be read is an error; it never counts as missing.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 use super::{Error, Result};
 use store::read::MOST_PARTS;
 
-/// What reading a configuration gives: why it is refused names the key.
+/// The result of reading a configuration; the error names the key.
 pub type Read<T> = std::result::Result<T, String>;
 
-/// Whether there is anything under a name, be it a folder or a link that leads nowhere.
+/// Whether a path exists, be it as a folder or as a link that leads nowhere.
 pub fn is_there(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -26,22 +26,22 @@ pub fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// A file that must be there.
+/// Reads a file that must exist.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     store::read::bytes(path, MOST_PARTS).map_err(|cause| Error::Read { path: path.into(), cause })
 }
 
-/// A JSON file that must be there, in which no key is given two values.
+/// Reads a JSON file that must exist and gives no key two values.
 pub fn read_json(path: &Path) -> Result<Value> {
     parse(&read(path)?).map_err(|reason| Error::Invalid { path: path.into(), reason })
 }
 
-/// A JSON file that may be missing.
+/// Reads a JSON file that may be missing.
 pub fn read_json_if_there(path: &Path) -> Result<Option<Value>> {
     if is_there(path)? { read_json(path).map(Some) } else { Ok(None) }
 }
 
-/// JSON in which no key is given two values: of those, readers take the first or the last.
+/// Parses JSON and refuses a key with two values: some readers take the first, others the last.
 pub fn parse(text: &[u8]) -> Read<Value> {
     let Unambiguous(value) = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     Ok(value)
@@ -100,7 +100,9 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
         let mut all = Map::new();
         while let Some((key, Unambiguous(value))) = entries.next_entry::<String, Unambiguous>()? {
             if all.get(&key).is_some_and(|other| *other != value) {
-                return Err(de::Error::custom(format!("the key `{key}` is given twice, with other values")));
+                return Err(de::Error::custom(format!(
+                    "the key `{key}` is given twice with different values"
+                )));
             }
             all.insert(key, value);
         }
@@ -108,16 +110,16 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
     }
 }
 
-/// The keys of a JSON object, on their way to being understood. A key that is null counts as not given.
+/// A JSON object, and which of its keys have been read. A key that is null counts as not given.
 pub struct Keys<'a> {
     fields: &'a Map<String, Value>,
     known: BTreeSet<&'a str>,
-    /// Where it stands in the file, such as `rope_scaling.`
+    /// The prefix of its keys in errors, such as `rope_scaling.`
     within: String,
 }
 
 impl<'a> Keys<'a> {
-    /// `within` is the key of the file that the object is the value of; empty for the file's own.
+    /// `within` is the key whose value the object is; empty for the whole file.
     pub fn of(value: &'a Value, within: &str) -> Read<Keys<'a>> {
         let fields = value.as_object().ok_or_else(|| match within {
             "" => format!("must be a JSON object, found {}", brief(value)),
@@ -133,20 +135,19 @@ impl<'a> Keys<'a> {
         Some(value).filter(|value| !value.is_null())
     }
 
-    /// A key that may be missing.
+    /// Reads a key that may be missing.
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Read<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong =
-            |error| format!("`{}{key}` is {}, which is not understood: {error}", self.within, brief(value));
+        let wrong = |error| format!("`{}{key}` has the invalid value {}: {error}", self.within, brief(value));
         T::deserialize(value).map(Some).map_err(wrong)
     }
 
-    /// A key that must be there.
+    /// Reads a key that must be given.
     pub fn need<T: DeserializeOwned>(&mut self, key: &str) -> Read<T> {
         self.take(key)?.ok_or_else(|| format!("has no `{}{key}`", self.within))
     }
 
-    /// A key that has several names; where it is given under more than one of them, they say the same.
+    /// Reads a key that has several names. If it is given under more than one of them, the values must be equal.
     pub fn alias<T: DeserializeOwned + PartialEq>(&mut self, names: &[&'a str]) -> Read<Option<T>> {
         let mut found: Option<(&str, T)> = None;
         for name in names {
@@ -161,13 +162,13 @@ impl<'a> Keys<'a> {
         Ok(found.map(|(_, value)| value))
     }
 
-    /// That two keys which mean the same say different things.
+    /// The error for two keys that mean the same and have different values.
     pub fn contradiction(&self, one: &str, other: &str) -> String {
         let said = |key: &str| format!("`{}{key}` is {}", self.within, brief(&self.fields[key]));
-        format!("{}, but {}: they mean the same, so keep the one that is right", said(one), said(other))
+        format!("{}, but {}: both keys mean the same, keep the correct one", said(one), said(other))
     }
 
-    /// A key that changes nothing as long as it says what `allows` accepts, in words `expected`.
+    /// Requires a key to be missing or to have a value that `allows` accepts; `expected` describes that value in the error.
     pub fn only(&mut self, key: &str, expected: &str, allows: impl Fn(&Value) -> bool) -> Read<()> {
         match self.get(key).filter(|value| !allows(value)) {
             None => Ok(()),
@@ -181,33 +182,32 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Keys that must be switched off: missing, null, false, 0, or empty.
+    /// Requires keys to be off: missing, null, false, 0, or empty.
     pub fn off(&mut self, keys: &[&str]) -> Read<()> {
         keys.iter().try_for_each(|key| self.only(key, "off (false, 0, null or empty)", is_off))
     }
 
-    /// Keys that change nothing, whatever they say.
+    /// Accepts keys that change nothing, whatever their value.
     pub fn harmless(&mut self, keys: &[&str]) {
         for key in keys {
             self.get(key);
         }
     }
 
-    /// Keys with these beginnings change nothing either.
+    /// Accepts keys with these beginnings, which change nothing either.
     pub fn harmless_beginnings(&mut self, beginnings: &[&str]) {
         let harmless = self.fields.keys().filter(|key| beginnings.iter().any(|start| key.starts_with(start)));
         self.known.extend(harmless.map(String::as_str));
     }
 
-    /// Refuses what nobody has taken.
+    /// Refuses keys that have not been read or accepted.
     pub fn finish(self) -> Read<()> {
         let unknown =
             self.fields.iter().find(|(key, value)| !value.is_null() && !self.known.contains(key.as_str()));
         match unknown {
             None => Ok(()),
             Some((key, value)) => Err(format!(
-                "has the key `{}{key}` ({}), which is not known and might change what the model computes: remove the key \
-                 if it does not",
+                "unknown key `{}{key}` ({}): it might change what the model computes; if it does not, remove it",
                 self.within,
                 brief(value)
             )),
@@ -226,7 +226,7 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// A value in an error.
+/// A value as errors show it, cut after 60 characters.
 pub fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -245,7 +245,7 @@ mod tests {
     fn a_key_given_twice_is_refused_unless_both_say_the_same() {
         assert_eq!(parse(br#"{"a": 1, "b": [{"c": 2, "c": 2}]}"#).unwrap(), json!({"a": 1, "b": [{"c": 2}]}));
         let error = parse(br#"{"a": {"r": 8, "r": 16}}"#).unwrap_err();
-        assert!(error.contains("the key `r` is given twice, with other values at line 1"), "{error}");
+        assert!(error.contains("the key `r` is given twice with different values at line 1"), "{error}");
     }
 
     #[test]
@@ -258,14 +258,13 @@ mod tests {
         assert_eq!(keys.need::<f64>("high").unwrap_err(), "has no `rope_scaling.high`");
         assert_eq!(
             keys.finish().unwrap_err(),
-            "has the key `rope_scaling.strange` (true), which is not known and might change what the model computes: \
-             remove the key if it does not"
+            "unknown key `rope_scaling.strange` (true): it might change what the model computes; if it does not, remove it"
         );
         let value = json!({"dtype": "bfloat16", "torch_dtype": "float16"});
         let error = Keys::of(&value, "").unwrap().alias::<String>(&["dtype", "torch_dtype"]).unwrap_err();
         assert_eq!(
             error,
-            "`dtype` is \"bfloat16\", but `torch_dtype` is \"float16\": they mean the same, so keep the one that is right"
+            "`dtype` is \"bfloat16\", but `torch_dtype` is \"float16\": both keys mean the same, keep the correct one"
         );
     }
 

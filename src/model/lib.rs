@@ -32,8 +32,8 @@ pub use marks::{Filled, Marks};
 pub use params::{Params, save};
 pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
 
-/// The files of a model's folder that are read, besides those of an encoder's folders. `*` stands for any beginning. Where a
-/// model was trained here, that is also the optimizer's state, and why a phase was halted.
+/// The files of a model's folder that are read; `*` stands for any beginning of a name. The optimizer's state, and the record
+/// of a halted phase, belong to models that triplay trained.
 pub const FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -52,7 +52,7 @@ pub const FILES: &[&str] = &[
     "beyond_limits.json",
 ];
 
-/// Those of a folder that stands for a tokenizer alone.
+/// The files of a tokenizer's folder that are read.
 pub const TOKENIZER_FILES: &[&str] = &["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// Why a model could not be read, made or written.
@@ -66,7 +66,7 @@ pub enum Error {
     Invalid { path: std::path::PathBuf, reason: String },
     #[error("the tokenizer cannot {action}: {reason}")]
     Tokenizer { action: &'static str, reason: String },
-    #[error("the model's logits are no numbers (NaN or infinite): its weights are broken")]
+    #[error("the model's logits must be finite, found NaN or infinity: its weights are damaged")]
     Broken,
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -20,16 +20,16 @@ use store::Seed;
 pub const CONFIG: &str = "adapter_config.json";
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// What a pipeline says of a new adapter. There is no dropout.
+/// Settings of a new LoRA adapter. There is no dropout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
     /// r, the rank of the update of each layer.
     pub rank: usize,
-    /// The update is scaled by alpha / rank; twice the rank by default.
+    /// The update is scaled by `alpha` / `rank`; 2 × `rank` by default.
     #[serde(default)]
     pub alpha: Option<f64>,
-    /// Linear layers that are adapted; all of a block by default.
+    /// Names of the linear layers to adapt; all of a block by default.
     #[serde(default = "all_modules")]
     pub target_modules: Vec<String>,
 }
@@ -41,13 +41,13 @@ fn all_modules() -> Vec<String> {
 impl LoraConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.rank == 0 {
-            return Err("`rank` must be at least 1".into());
+            return Err("`rank` must be at least 1, found 0".into());
         }
-        if self.alpha.is_some_and(|alpha| !(alpha > 0.0 && alpha.is_finite())) {
-            return Err("`alpha` must be above 0".into());
+        if let Some(alpha) = self.alpha.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
+            return Err(format!("`alpha` must be above 0, found {alpha}"));
         }
         if self.target_modules.is_empty() {
-            return Err("`target_modules` names at least one linear layer".into());
+            return Err("`target_modules` must name at least one linear layer, found none".into());
         }
         self.modules().map(|_| ())
     }
@@ -55,7 +55,7 @@ impl LoraConfig {
     fn modules(&self) -> std::result::Result<Vec<Module>, String> {
         let find = |name: &String| {
             Module::ALL.into_iter().find(|module| module.name() == name).ok_or_else(|| {
-                format!("there is no target module `{name}`; there are: {}", all_modules().join(", "))
+                format!("`target_modules` must be among {}, found `{name}`", all_modules().join(", "))
             })
         };
         self.target_modules.iter().map(find).collect()
@@ -65,7 +65,7 @@ impl LoraConfig {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
-    /// Whether both make the same adapter.
+    /// Whether both describe the same adapter.
     pub(super) fn is_like(&self, other: &LoraConfig) -> bool {
         let modules = |config: &LoraConfig| config.target_modules.iter().cloned().collect::<BTreeSet<_>>();
         self.rank == other.rank && self.alpha() == other.alpha() && modules(self) == modules(other)
@@ -86,7 +86,7 @@ pub struct Adapter {
     pub params: Params,
 }
 
-/// What PEFT's names have before the model's own.
+/// The prefix of PEFT's names, before the model's own.
 const ROOT: &str = "base_model.model.";
 
 /// PEFT's name of A or B of a linear layer.
@@ -94,11 +94,11 @@ fn name(layer: usize, module: Module, part: char) -> String {
     format!("{ROOT}model.layers.{layer}.{}.lora_{part}.weight", module.path())
 }
 
-/// How an adapter was initialised where that touched nothing but A and B, which are read from the file. Others, such as
-/// `pissa`, took a part of the base's weights away: on the base as it came they are another model.
+/// Initialisations that set only A and B, which are read from the file. Others, such as `pissa`, also changed the base's
+/// weights: on the original base, such an adapter is a different model.
 const INITIAL: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
-/// What adapter_config.json says of rank and scale, and which layers it adapts.
+/// Rank, scale and adapted layers as adapter_config.json states them.
 struct Stated {
     rank: usize,
     alpha: f64,
@@ -113,15 +113,15 @@ fn stated(json: &Value) -> Read<Stated> {
     keys.only("task_type", "CAUSAL_LM", |task| task == "CAUSAL_LM")?;
     let (rank, alpha) = (keys.need("r")?, keys.need::<f64>("lora_alpha")?);
     if rank == 0 || !alpha.is_finite() {
-        return Err("`r` must be at least 1 and `lora_alpha` a number".into());
+        return Err(format!("`r` must be at least 1 and `lora_alpha` finite, found {rank} and {alpha}"));
     }
-    let initial = "true, false, \"gaussian\", \"orthogonal\" or \"eva\" (others change the base's weights: PEFT's \
-                   save_pretrained with path_initial_model_for_weight_conversion makes a plain adapter of one)";
+    let initial = "true, false, \"gaussian\", \"orthogonal\" or \"eva\" (others change the base's weights: convert \
+                   such an adapter with path_initial_model_for_weight_conversion of PEFT's save_pretrained)";
     keys.only("init_lora_weights", initial, |how| {
         how.is_boolean() || how.as_str().is_some_and(|how| INITIAL.contains(&how))
     })?;
     keys.only("bias", "\"none\"", |bias| bias == "none")?;
-    // What makes something else than x·Wᵀ + (α/r)·x·Aᵀ·Bᵀ of the linear layers, or changes more than those.
+    // With one of these on, a linear layer is not x·Wᵀ + (α/r)·x·Aᵀ·Bᵀ, or other weights change too.
     keys.off(&[
         "use_dora",
         "use_rslora",
@@ -146,7 +146,7 @@ fn stated(json: &Value) -> Read<Stated> {
         "kasa_config",
         "enable_lora",
     ])?;
-    // Bookkeeping, how it was trained, and settings of what is switched off.
+    // Bookkeeping, settings of the training, and settings of features that are off.
     keys.harmless(&[
         "base_model_name_or_path",
         "revision",
@@ -188,7 +188,7 @@ enum Layers {
     Some(Vec<usize>),
 }
 
-/// Which linear layers an adapter is for.
+/// The linear layers that an adapter changes.
 struct Targets {
     modules: Option<Names>,
     excluded: Option<Names>,
@@ -196,7 +196,7 @@ struct Targets {
 }
 
 impl Targets {
-    /// Whether a linear layer is one of them; nothing where that takes Python's regular expressions to say.
+    /// Whether a linear layer is one of them; `None` if only Python's regular expressions could tell.
     fn hold(&self, layer: usize, module: Module) -> Option<bool> {
         let path = format!("model.layers.{layer}.{}", module.path());
         let named = |names: &[String]| names.iter().any(|name| is_named(&path, name));
@@ -219,7 +219,7 @@ impl Targets {
         Some(wanted && !excluded && within)
     }
 
-    /// What is named that adapters are not read for: its tensors would be somewhere.
+    /// A target outside the blocks, for which adapters are not supported.
     fn beyond(&self) -> Option<&'static str> {
         let names = |names: &Option<Names>, path: &str| match names {
             Some(Names::Some(names)) => names.iter().any(|name| is_named(path, name)),
@@ -230,7 +230,7 @@ impl Targets {
     }
 }
 
-/// Whether PEFT takes a name for a module: its path, or the end of that.
+/// Whether a name means a module to PEFT: its path, or the end of the path.
 fn is_named(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
@@ -258,7 +258,7 @@ impl Adapter {
     pub fn load(folder: &Path, model: &Config, compute: &Compute) -> Result<Adapter> {
         let path = folder.join(CONFIG);
         let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
-        let unsupported = |reason| invalid(format!("{reason} (plain LoRA is read)"));
+        let unsupported = |reason| invalid(format!("{reason} (only plain LoRA is supported)"));
         let Stated { rank, alpha, targets } = stated(&keys::read_json(&path)?).map_err(unsupported)?;
         if !is_there(&folder.join(WEIGHTS))? && is_there(&folder.join("adapter_model.bin"))? {
             let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
@@ -266,7 +266,7 @@ impl Adapter {
         }
         if let Some(path) = targets.beyond() {
             return Err(unsupported(format!(
-                "target_modules names `{path}`; adapters are read of the linear layers within blocks"
+                "`target_modules` must name linear layers within the blocks, found `{path}`"
             )));
         }
         let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
@@ -280,10 +280,10 @@ impl Adapter {
                 && said != is_adapted
             {
                 let (says, has) =
-                    if said { ("is for", "has no tensors") } else { ("is not for", "has tensors") };
+                    if said { ("include", "has no tensors") } else { ("do not include", "has tensors") };
                 let layer = format!("model.layers.{layer}.{}", module.path());
                 return Err(invalid(format!(
-                    "by its target_modules it {says} `{layer}`, but {WEIGHTS} {has} for that: they do not belong together"
+                    "its target modules {says} `{layer}`, but {WEIGHTS} {has} for it: the two files do not match"
                 )));
             }
             if is_adapted {
@@ -297,7 +297,7 @@ impl Adapter {
         if let Some(name) = weights.names().find(|name| params.get(name).is_none()) {
             return Err(Error::Invalid {
                 path: weights.path(name).into(),
-                reason: format!("has the tensor `{name}`, for which the model has no linear layer"),
+                reason: format!("has the tensor `{name}`, but the model has no linear layer for it"),
             });
         }
         adapted.sort();
@@ -307,7 +307,7 @@ impl Adapter {
         Ok(Adapter { config, params })
     }
 
-    /// Writes adapter_config.json and adapter_model.safetensors for a model of so many layers, as PEFT reads them.
+    /// Writes adapter_config.json and adapter_model.safetensors for a model of `layers` layers, in PEFT's format.
     pub fn save(&self, folder: &Path, layers: usize) -> Result<()> {
         let config = json!({
             "alpha_pattern": {},
@@ -333,7 +333,7 @@ impl Adapter {
         self.params.save(&folder.join(WEIGHTS))
     }
 
-    /// The names of the modules that are adapted: once for all `layers`, or each on its own where layers differ.
+    /// The adapted modules: by name if all `layers` have the same ones, otherwise by path.
     fn targets(&self, layers: usize) -> Vec<String> {
         let paths = self
             .params
@@ -351,7 +351,7 @@ impl Adapter {
         self.config.alpha() / self.config.rank as f64
     }
 
-    /// Names of A \[r, inputs\] and B \[outputs, r\] of a linear layer, where it is adapted.
+    /// Names of A \[r, inputs\] and B \[outputs, r\] of a linear layer; `None` if it is not adapted.
     pub fn names(&self, layer: usize, module: Module) -> Option<[String; 2]> {
         let a = name(layer, module, 'A');
         self.params.get(&a).is_some().then(|| [a, name(layer, module, 'B')])
@@ -431,37 +431,33 @@ mod tests {
             ("arrow_config", json!({"top_k": 3}), off),
             ("corda_config", json!({"corda_method": "ipm"}), off),
             ("loftq_config", json!({"loftq_bits": 4}), off),
-            (
-                "use_newlora",
-                json!(true),
-                "has the key `use_newlora` (true), which is not known and might change",
-            ),
-            ("r", json!(0), "`r` must be at least 1"),
+            ("use_newlora", json!(true), "unknown key `use_newlora` (true): it might change"),
+            ("r", json!(0), "`r` must be at least 1 and `lora_alpha` finite, found 0 and 6"),
             (
                 "target_modules",
                 json!(["q_proj", "v_proj", "o_proj", "down_proj", "k_proj"]),
-                "it is for `model.layers.0.self_attn.k_proj`, but adapter_model.safetensors has no tensors for that",
+                "its target modules include `model.layers.0.self_attn.k_proj`, but adapter_model.safetensors has no tensors",
             ),
             (
                 "target_modules",
                 json!(["q_proj", "v_proj", "o_proj"]),
-                "it is not for `model.layers.0.mlp.down_proj`, but adapter_model.safetensors has tensors for that",
+                "its target modules do not include `model.layers.0.mlp.down_proj`, but adapter_model.safetensors has tensors",
             ),
             (
                 "target_modules",
                 json!(["q_proj", "v_proj", "o_proj", "down_proj", "lm_head"]),
-                "target_modules names `lm_head`; adapters are read of the linear layers within blocks",
+                "`target_modules` must name linear layers within the blocks, found `lm_head`",
             ),
             (
                 "target_modules",
                 json!(["q_proj", "v_proj", "o_proj", "down_proj", "embed_tokens"]),
-                "target_modules names `model.embed_tokens`",
+                "found `model.embed_tokens` (only plain LoRA is supported)",
             ),
-            ("layers_to_transform", json!([0, 2]), "it is not for `model.layers.1.self_attn.q_proj`, but"),
+            ("layers_to_transform", json!([0, 2]), "do not include `model.layers.1.self_attn.q_proj`, but"),
             (
                 "exclude_modules",
                 json!(["layers.2.mlp.down_proj"]),
-                "it is not for `model.layers.2.mlp.down_proj`, but",
+                "do not include `model.layers.2.mlp.down_proj`, but",
             ),
         ];
         for (key, value, expected) in cases {

@@ -1,10 +1,11 @@
-//! Marks: the control tokens of a tokenizer, such as `<|im_end|>`, and texts in which only a template can write them.
+//! Marks are the control tokens of a tokenizer, such as `<|im_end|>`. This module makes texts in which only a template can
+//! write them.
 //!
-//! What models, seeds and users say may spell a mark, and a self-play attacker is rewarded for finding out. So each text
-//! that is put into a template is *guarded* first: a character that is none is put into whatever could become a mark. In the
-//! rendered text a mark that has no guard in it was written by the template; it is replaced by a stand-in that no data can
-//! hold, and everything else is left to a tokenizer that knows the stand-ins and no mark. Texts that spell no mark have the
-//! tokens that they always had.
+//! Texts of models, seed prompts and users may spell a mark, and a self-play attacker is rewarded for discovering that. So
+//! each text is *guarded* before it is put into a template: a Unicode noncharacter goes into everything that could become a
+//! mark. In the rendered text, a mark without a guard was written by the template. It is replaced by a stand-in that no data
+//! can contain, and a tokenizer that knows the stand-ins and no marks encodes the result. Texts that spell no mark keep the
+//! tokens that they would have had.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +14,8 @@ use serde_json::Value;
 
 use super::{Error, Result};
 
-/// Unicode's noncharacters, which no text holds: put into what could become a mark, and around the number of a mark.
+/// Noncharacters of Unicode, which no text contains. The guard goes into what could become a mark; the other two enclose the
+/// number of a mark in its stand-in.
 const GUARD: char = '\u{fdd0}';
 const BEGIN: char = '\u{fdd1}';
 const END: char = '\u{fdd2}';
@@ -21,16 +23,16 @@ const END: char = '\u{fdd2}';
 /// A tokenizer's marks.
 #[derive(Clone)]
 pub struct Marks {
-    /// Their texts, by their numbers here.
+    /// The text of each mark, by its number.
     texts: Vec<String>,
-    /// Which of them stand alone only: not within a word.
+    /// Whether each mark must stand alone, not within a word (`single_word`).
     alone: Vec<bool>,
-    /// The characters that they begin and end with: there may be thousands of them.
+    /// The characters that marks begin and end with: sets, because there may be thousands of marks.
     firsts: HashSet<char>,
     lasts: HashSet<char>,
     longest: usize,
     finder: Option<AhoCorasick>,
-    /// The same tokenizer, which knows the stand-ins and not the marks.
+    /// The same tokenizer with the stand-ins in place of the marks.
     inner: tokenizers::Tokenizer,
 }
 
@@ -44,7 +46,7 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// With more of the template behind it.
+    /// This text followed by more of the template.
     pub fn followed_by(&self, more: &Filled) -> Filled {
         Filled {
             text: format!("{}{}", self.text, more.text),
@@ -53,8 +55,8 @@ impl Filled {
     }
 }
 
-/// Whether an added token is a mark: it is special, or it is written like one. Others are words or white space of the
-/// vocabulary, which ordinary texts have.
+/// Whether an added token is a mark: it is special, or spelled like a control token. Other added tokens are words or white
+/// space, which occur in ordinary texts.
 fn is_mark(token: &Value) -> bool {
     let content = token["content"].as_str().unwrap_or_default();
     let is_bracketed = |open, close| content.starts_with(open) && content.ends_with(close);
@@ -68,7 +70,7 @@ fn stand_in(number: usize) -> String {
 }
 
 impl Marks {
-    /// Of a tokenizer and the contents of its tokenizer.json.
+    /// The marks of a tokenizer; `json` is its tokenizer.json.
     pub(super) fn of(tokenizer: &tokenizers::Tokenizer, json: &[u8]) -> std::result::Result<Marks, String> {
         let mut json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         super::growth::check(&json)?;
@@ -94,13 +96,13 @@ impl Marks {
         match marks.unknown(tokenizer) {
             None => Ok(marks),
             Some((mark, id)) => Err(format!(
-                "its control token `{mark}` ({id}) cannot be told from the same text in data: its normalizer must leave \
-                 noncharacters as they are"
+                "the normalizer must keep Unicode's noncharacters: without them, the control token `{mark}` ({id}) cannot be \
+                 distinguished from the same text in data"
             )),
         }
     }
 
-    /// A mark that its stand-in does not stand for, if there is one: with its id.
+    /// A mark whose stand-in is not encoded as the mark's id, if there is one, and that id.
     fn unknown(&self, tokenizer: &tokenizers::Tokenizer) -> Option<(&str, u32)> {
         self.texts.iter().enumerate().find_map(|(number, text)| {
             let id = tokenizer.token_to_id(text)?;
@@ -109,11 +111,11 @@ impl Marks {
         })
     }
 
-    /// A text of others than the template, such that nothing of it can become a mark, be it alone or with what stands around
-    /// it. Only to be put into a template, and that only to be read by [`Marks::read`].
+    /// Guards a text that does not come from the template, so that no part of it can become a mark, alone or together with
+    /// its surroundings. The result must only be put into a template whose rendered text is read by [`Marks::read`].
     pub fn guard(&self, text: &str) -> String {
         let trimmed = text.trim();
-        // Whole texts that a mark could be put together around.
+        // The whole text may be a part of a mark, with the rest of the mark around it.
         let is_part = (1..=self.longest).contains(&trimmed.len())
             && self.texts.iter().any(|mark| mark.contains(trimmed));
         let mut guarded = String::with_capacity(text.len() + 8);
@@ -132,7 +134,7 @@ impl Marks {
         guarded
     }
 
-    /// Whether a text spells a mark, which it would become if it were not guarded.
+    /// Whether a text spells a mark, and so would write a control token without a guard.
     pub fn are_spelled(&self, text: &str) -> bool {
         self.found(text).next().is_some()
     }
@@ -145,7 +147,7 @@ impl Marks {
         })
     }
 
-    /// A template that was filled with guarded texts.
+    /// Reads a rendered template that was filled with guarded texts.
     pub fn read(&self, rendered: &str) -> Filled {
         let mut filled = Filled::default();
         let mut from = 0;
@@ -160,23 +162,23 @@ impl Marks {
         filled
     }
 
-    /// A text that is data from its beginning to its end.
+    /// A text that is data from beginning to end.
     pub fn data(&self, text: &str) -> Filled {
         let plain = Marks::plain(text);
         Filled { marked: plain.clone(), text: plain }
     }
 
-    /// A text without what stands for marks.
+    /// A text in which this module's noncharacters are replaced.
     pub(super) fn plain(text: &str) -> String {
         text.replace([GUARD, BEGIN, END], "\u{fffd}")
     }
 
-    /// The tokenizer that knows the stand-ins and not the marks.
+    /// The tokenizer with the stand-ins in place of the marks.
     pub(super) fn into_tokenizer(self) -> tokenizers::Tokenizer {
         self.inner
     }
 
-    /// The tokens; with `around` those, too, that the model expects around a text.
+    /// The token ids; with `around`, including those that the model expects around a text.
     pub(super) fn encode(&self, filled: &Filled, around: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(filled.marked.as_str(), around);
         let encoding = encoding
@@ -195,14 +197,14 @@ impl Filled {
     }
 }
 
-/// As the library tells words: by the characters before and behind.
+/// Whether a range lies within a word, by the characters before and after it, as the tokenizers library decides.
 fn within_word(text: &str, from: usize, to: usize) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     text[..from].chars().next_back().is_some_and(is_word) || text[to..].chars().next().is_some_and(is_word)
 }
 
-/// Gives the marks of a model's own vocabulary, and the token for what is unknown, the names of their stand-ins: some
-/// algorithms find whole words in there.
+/// Renames the marks in the model's vocabulary, and the unknown token, to their stand-ins: some algorithms look whole words
+/// up in the vocabulary.
 fn rename(model: &mut Value, marks: &[String]) {
     let numbers: HashMap<&str, usize> =
         marks.iter().enumerate().map(|(number, mark)| (mark.as_str(), number)).collect();
@@ -308,7 +310,7 @@ mod tests {
             .save(folder.path())
             .unwrap();
         let word_level = std::fs::read(folder.path().join("tokenizer.json")).unwrap();
-        // That of all fixtures; and one that normalises before it looks for marks.
+        // The tokenizer of all fixtures, and one that normalises before it looks for marks.
         let bytes = std::fs::read("../../tests/fixtures/qwen3-tiny/tokenizer.json").unwrap();
         let mut normalizing: Value = serde_json::from_slice(&bytes).unwrap();
         normalizing["normalizer"] = json!({ "type": "NFKC" });
@@ -324,7 +326,7 @@ mod tests {
         ]
     }
 
-    /// Texts of pieces that marks could be made of, and of any others.
+    /// Texts of pieces that could form marks, and of arbitrary pieces.
     fn texts() -> impl Strategy<Value = String> {
         let parts = [
             "<|im_end|>",
@@ -411,7 +413,7 @@ mod tests {
                 }
                 let (_, ids) = known.fill(mark, &one, mark, &other);
                 let before = known.inner.encode_fast(whole, false).unwrap();
-                // What a normalizer makes a mark of was one; and is none in data.
+                // Text that a normalizer turns into a mark was a mark before; in data it is none now.
                 let count = |ids: &[u32]| ids.iter().filter(|id| known.inner.token_to_id(mark) == Some(**id)).count();
                 if count(before.get_ids()) == 3 {
                     prop_assert_eq!(&ids[..], before.get_ids(), "{}", known.name);
@@ -431,7 +433,7 @@ mod tests {
         let id = |mark: &str| known.inner.token_to_id(mark).unwrap();
         assert_eq!((ids[0], ids[ids.len() - 1]), (id("<|im_start|>"), id("<|im_end|>")));
         assert_eq!(ids.iter().filter(|id| [0, 1, 2].contains(*id)).count(), 2);
-        // A mark that is put together of the template and its data is none.
+        // A mark made of parts of the template and of its data is none.
         let half = known.marks.guard("im_end");
         assert_eq!(
             known

@@ -19,14 +19,14 @@ const HEAD: &str = "lm_head.weight";
 #[derive(Clone, Debug, Default)]
 pub struct Params {
     vars: BTreeMap<String, Var>,
-    /// Matrices that are kept quantised.
+    /// Matrices that stay quantised.
     quantized: BTreeMap<String, Arc<QMatMul>>,
-    /// Whether they come from a quantised file, which is the model: they are neither trained nor written.
+    /// Whether they come from a quantised file. Such parameters are neither trained nor written.
     pub(super) frozen: bool,
 }
 
 impl Params {
-    /// New parameters: norms 1, biases 0, embeddings normal with deviation 0.05, matrices uniform in ±1/√inputs.
+    /// New parameters: norms 1, biases 0, embeddings normal with standard deviation 0.05, matrices uniform in ±1/√inputs.
     pub fn init(config: &Config, seed: Seed, compute: &Compute) -> Result<Params> {
         let mut params = Params::default();
         for (name, shape) in config.parameters() {
@@ -36,7 +36,7 @@ impl Params {
                 [_] if name.ends_with(".bias") => vec![0.0; count],
                 [_] => vec![1.0; count],
                 _ if name.contains("embed") || name.contains("lm_head") => {
-                    // Box and Muller: two uniform numbers make a normal one.
+                    // Box–Muller: two uniform numbers give a normal one.
                     let mut normal = || {
                         let (a, b): (f64, f64) = (1.0 - stream.random::<f64>(), stream.random());
                         (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
@@ -54,13 +54,13 @@ impl Params {
         Ok(params)
     }
 
-    /// Reads the weights of a folder; every tensor that the configuration asks for must be there in its shape.
+    /// Reads the weights of a folder, which must have every tensor of the configuration in its shape, and no other.
     pub fn load(folder: &Path, config: &Config, compute: &Compute) -> Result<Params> {
         let weights = Weights::of_folder(folder)?;
         let mut params = Params::default();
         let wanted = config.parameters();
         for (name, shape) in &wanted {
-            // What was trained is in f32 on disk, and is trained further as it was.
+            // Trained weights are f32 on disk, and further training starts from exactly these numbers.
             let dtype = if weights.is_f32(name) { compute.trained() } else { compute.dtype };
             params.insert(name.clone(), &weights.tensor(name, shape, dtype, &compute.device)?)?;
         }
@@ -68,18 +68,20 @@ impl Params {
             let what_is_wrong = match name {
                 HEAD if weights.are_same(HEAD, EMBEDDING) => continue,
                 HEAD => format!(
-                    "has a tensor `{HEAD}` other than `{EMBEDDING}`, but config.json says tie_word_embeddings: if \
-                     the model has an output weight of its own, say false there; else remove the tensor"
+                    "has a tensor `{HEAD}` that differs from `{EMBEDDING}`, but config.json sets `tie_word_embeddings`: \
+                     if the model has its own output weight, set that to false, otherwise remove the tensor"
                 ),
                 _ if name.ends_with(".rotary_emb.inv_freq") => {
                     let table =
                         weights.any(name, DType::F64, &Device::Cpu)?.flatten_all()?.to_vec1::<f64>()?;
                     match config.has_frequencies(&table) {
                         true => continue,
-                        false => format!("tensor `{name}` has other frequencies than config.json asks for"),
+                        false => {
+                            format!("tensor `{name}` must have the frequencies of config.json, found others")
+                        }
                     }
                 }
-                _ => format!("has the tensor `{name}`, which its config.json does not call for"),
+                _ => format!("has the tensor `{name}`, which its config.json does not describe"),
             };
             return Err(Error::Invalid { path: weights.path(name).into(), reason: what_is_wrong });
         }
@@ -100,7 +102,7 @@ impl Params {
         save(tensors, path)
     }
 
-    /// A copy in the type that is trained, which changes without touching this one.
+    /// An independent copy, in the number type of training.
     pub fn copy(&self, compute: &Compute) -> Result<Params> {
         let copy = |(name, var): (&String, &Var)| {
             let tensor = var.as_detached_tensor().to_dtype(compute.trained())?;
@@ -110,7 +112,7 @@ impl Params {
         Ok(Params { vars, quantized: self.quantized.clone(), frozen: self.frozen })
     }
 
-    /// In name order, without those that are quantised.
+    /// The parameters in name order, without the quantised ones.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -128,18 +130,18 @@ impl Params {
         !self.quantized.is_empty()
     }
 
-    /// An error where training would leave matrices out.
+    /// An error if the parameters are frozen.
     pub(super) fn ensure_trainable(&self) -> candle_core::Result<()> {
         if self.frozen {
             candle_core::bail!(
-                "quantised weights are frozen, and so cannot be trained, nor an adapter on them: train the checkpoint that \
-                 they were made from"
+                "quantised weights cannot be trained, nor can an adapter on them: train the checkpoint that they were \
+                 quantised from"
             );
         }
         Ok(())
     }
 
-    /// Bytes that the numbers take.
+    /// Memory of the numbers, in bytes.
     pub fn bytes(&self) -> usize {
         let quantized = |matrix: &Arc<QMatMul>| match &**matrix {
             QMatMul::QTensor(tensor) => tensor.storage_size_in_bytes(),
@@ -152,10 +154,10 @@ impl Params {
     }
 }
 
-/// Writes tensors as safetensors, with the metadata that transformers asks for.
+/// Writes tensors as safetensors, with the metadata that transformers expects.
 pub fn save<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>, path: &Path) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // f64 is for checking: files have what was trained in f32.
+    // Files have f32 even if a pipeline computes in f64, which is for checks.
     let tensors = tensors
         .map(|(name, tensor)| match tensor.dtype() {
             DType::F64 => Ok((name, tensor.to_dtype(DType::F32)?)),

@@ -1,4 +1,4 @@
-//! Text to token ids and back: tokenizer.json through Hugging Face's library, and the training of new ones.
+//! Text to token ids and back: tokenizer.json through Hugging Face's library, and the training of new tokenizers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,27 +21,27 @@ const PAD: &str = "<pad>";
 const EOS: &str = "<eos>";
 const UNKNOWN: &str = "<unk>";
 
-/// How a new tokenizer cuts text.
+/// How a new tokenizer splits text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "TokenizerAlgorithm")]
 pub enum Algorithm {
-    /// Words between white space; for the sandbox.
+    /// Words separated by white space; for the sandbox.
     WordLevel,
     /// Byte-level byte-pair encoding.
     Bpe,
 }
 
-/// What a new tokenizer should be like.
+/// Settings of a new tokenizer.
 #[derive(Clone, Debug)]
 pub struct TokenizerSpec {
     pub algorithm: Algorithm,
     pub vocab_size: usize,
-    /// Besides padding, end and unknown.
+    /// Special tokens besides padding, end and unknown.
     pub special_tokens: Vec<String>,
 }
 
-/// A tokenizer with its chat template, and the files they came from.
+/// A tokenizer with its chat template, and the files of both.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -49,7 +49,7 @@ pub struct Tokenizer {
     pub pad: u32,
     pub chat: Option<ChatTemplate>,
     pub marks: Marks,
-    /// Names and contents.
+    /// Names and contents of the files.
     files: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -61,15 +61,15 @@ fn error(action: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Syn
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json and, where there are, tokenizer_config.json and the chat template of a folder.
-    /// `eos` is the end token if tokenizer_config.json does not say.
+    /// Reads tokenizer.json of a folder and, if present, tokenizer_config.json and the chat template. `eos` is the end token
+    /// if tokenizer_config.json names none.
     pub fn load(folder: &Path, eos: Option<u32>) -> Result<Tokenizer> {
         let invalid = |name: &str, reason: String| Error::Invalid { path: folder.join(name), reason };
         let read = |name: &'static str| keys::read(&folder.join(name)).map(|bytes| (name, bytes));
         let mut files = vec![read(TOKENIZER)?];
         let mut inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
             .map_err(|error| invalid(TOKENIZER, format!("not a tokenizer: {error}")))?;
-        // What a training left in the file, and what transformers, too, leaves out unless it is asked for.
+        // Training may have left these settings in the file. transformers, too, ignores them unless asked.
         inner.with_padding(None);
         inner
             .with_truncation(None)
@@ -91,14 +91,17 @@ impl Tokenizer {
             None => Ok(None),
         };
         let eos = id("eos_token")?.or(eos).ok_or_else(|| {
-            invalid(CONFIG, "names no eos_token, and config.json no eos_token_id: a text has no end".into())
+            invalid(
+                CONFIG,
+                "`eos_token` must be given here, or `eos_token_id` in config.json, found neither".into(),
+            )
         })?;
         let pad = id("pad_token")?.unwrap_or(eos);
         let marks = Marks::of(&inner, &files[0].1).map_err(|reason| invalid(TOKENIZER, reason))?;
         Ok(Tokenizer { eos, pad, inner, chat, marks, files })
     }
 
-    /// Of parts: `inner` becomes tokenizer.json.
+    /// Assembles a tokenizer from its parts: `inner` becomes tokenizer.json.
     pub(super) fn of(
         inner: tokenizers::Tokenizer,
         config: &Value,
@@ -121,7 +124,7 @@ impl Tokenizer {
         })
     }
 
-    /// Trains a tokenizer; the same texts give the same one.
+    /// Trains a tokenizer; the same texts give the same tokenizer.
     pub fn train(texts: &[&str], spec: &TokenizerSpec) -> Result<Tokenizer> {
         let mut special: Vec<String> = [PAD, EOS, UNKNOWN].map(str::to_owned).into();
         special.extend(
@@ -142,8 +145,8 @@ impl Tokenizer {
         Tokenizer::of(inner, &config, None, id(EOS), id(PAD))
     }
 
-    /// The tokens of a text that is a template from its beginning to its end: marks in it are control tokens. It says itself
-    /// where it begins, such as what a model is trained on.
+    /// The tokens of a text that is a template from beginning to end, such as a training text: marks in it are control tokens.
+    /// No tokens are added around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(error("encode text"))?;
         Ok(encoding.get_ids().to_vec())
@@ -155,22 +158,22 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Encodes such texts side by side.
+    /// Encodes such texts in parallel.
     pub fn encode_all<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
-    /// The tokens of texts in which only what the template wrote is a control token.
+    /// The tokens of filled templates, in which only the marks that the template wrote are control tokens.
     pub fn encode_filled(&self, texts: &[Filled]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.marks.encode(text, false)).collect()
     }
 
-    /// The text of token ids, special tokens left out.
+    /// The text of token ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, true).map_err(error("decode tokens"))
     }
 
-    /// The tokens themselves, as the vocabulary writes them.
+    /// A token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
@@ -190,7 +193,7 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
     }
 
-    /// The text of each conversation in the model's own template, which takes `arguments`.
+    /// The text of each conversation by the model's own template, which gets `arguments`.
     pub fn render_chats(
         &self,
         conversations: &[Vec<Message>],
@@ -208,7 +211,7 @@ impl Tokenizer {
     }
 }
 
-/// Whether tokenizer_config.json says nothing but what is known, and nothing that tokenizer.json contradicts.
+/// Checks that tokenizer_config.json has only known keys and agrees with tokenizer.json.
 fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
     let mut keys = Keys::of(config, "")?;
     let added: BTreeMap<String, Value> = keys.take("added_tokens_decoder")?.unwrap_or_default();
@@ -216,9 +219,9 @@ fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
         let content = token["content"].as_str().unwrap_or_default();
         let there = tokenizer.token_to_id(content);
         if there.is_none_or(|there| there.to_string() != *id) {
-            let there = there.map_or("does not have".to_owned(), |there| format!("has as {there}"));
+            let there = there.map_or("does not have".to_owned(), |there| format!("has as token {there}"));
             return Err(format!(
-                "added_tokens_decoder has `{content}` as token {id}, which {TOKENIZER} {there}: they do not belong together"
+                "`added_tokens_decoder` has `{content}` as token {id}, which {TOKENIZER} {there}: the two files do not match"
             ));
         }
     }
@@ -236,14 +239,14 @@ fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
     keys.off(&["split_special_tokens", "auto_map"])?;
     let tokens = ["bos", "eos", "pad", "unk", "sep", "cls", "mask"].map(|name| format!("{name}_token"));
     keys.harmless(&tokens.each_ref().map(String::as_str));
-    // Of models that see and hear, such as `image_token`: names that processors know tokens by.
+    // Multimodal models: the tokens that their processors insert.
     keys.harmless(&["image_token", "audio_token", "video_token"]);
     keys.harmless(TOLD_BY_TOKENIZER);
     keys.harmless_beginnings(&["_commit_hash", "_from_", "unsloth_"]);
     keys.finish()
 }
 
-/// A word-level model: special tokens, then words by falling count, ties by name.
+/// A word-level model: special tokens, then words by descending count, ties by name.
 fn word_level(texts: &[&str], vocab_size: usize, special: &[String]) -> Result<tokenizers::Tokenizer> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for word in texts.iter().flat_map(|text| text.split_whitespace()) {
@@ -345,15 +348,14 @@ mod tests {
         );
         assert_eq!(
             error("added_tokens_decoder", json!({ "9": { "content": "<|new|>" } })),
-            "added_tokens_decoder has `<|new|>` as token 9, which tokenizer.json does not have: they do not belong together"
+            "`added_tokens_decoder` has `<|new|>` as token 9, which tokenizer.json does not have: the two files do not match"
         );
         assert!(
             error("auto_map", json!({ "AutoTokenizer": ["x.Y", null] }))
                 .starts_with("`auto_map` must be off")
         );
         assert!(
-            error("ban_words", json!(["no"]))
-                .contains("has the key `ban_words` ([\"no\"]), which is not known")
+            error("ban_words", json!(["no"])).contains("unknown key `ban_words` ([\"no\"]): it might change")
         );
     }
 

@@ -13,18 +13,18 @@ use super::{Error, Result};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Why some files are not read.
-pub const PICKLE: &str = "pickle files can run any code when they are read, so they are refused; write safetensors \
-                          with save_pretrained";
+/// Why pickle files are refused.
+pub const PICKLE: &str = "pickle files are refused, because reading one can run any code; write safetensors with \
+                          save_pretrained";
 
-/// Tensors by name, read when asked for.
+/// Tensors by name, read on demand.
 pub struct Weights {
     files: Vec<(PathBuf, MmapedSafetensors)>,
     /// The file that holds each tensor.
     places: BTreeMap<String, usize>,
 }
 
-/// Which file has each tensor, as an index says; nothing where there is none.
+/// The file of each tensor according to an index; `None` if there is no index.
 fn index_of(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
     let Some(json) = read_json_if_there(path)? else { return Ok(None) };
     let read = || {
@@ -47,9 +47,7 @@ impl Weights {
         let invalid = |path: &Path, reason: String| Error::Invalid { path: path.into(), reason };
         if is_there(&single)? {
             if let Some(other) = shards.iter().find(|name| *name != SINGLE) {
-                let reason = format!(
-                    "has {SINGLE}, but its {INDEX} names `{other}`: remove the one that is not meant"
-                );
+                let reason = format!("has {SINGLE}, but its {INDEX} names `{other}`: remove one of the two");
                 return Err(invalid(folder, reason));
             }
             return Ok(vec![single]);
@@ -62,18 +60,18 @@ impl Weights {
             return Err(invalid(folder, reason));
         }
         if shards.is_empty() {
-            return Err(invalid(&index, "names no file".into()));
+            return Err(invalid(&index, "`weight_map` must name a file, found none".into()));
         }
         if let Some(name) = shards.iter().find(|name| Path::new(name).components().count() != 1) {
             return Err(invalid(
                 &index,
-                format!("names the file `{name}`, which is not in the folder itself"),
+                format!("`weight_map` must name files in the same folder, found `{name}`"),
             ));
         }
         Ok(shards.into_iter().map(|name| folder.join(name)).collect())
     }
 
-    /// Opens the weights of a model's folder. Where there is an index, each tensor lies where it says.
+    /// Opens the weights of a model's folder. If there is an index, it must agree with the files.
     pub fn of_folder(folder: &Path) -> Result<Weights> {
         let weights = Weights::open(Weights::files(folder)?)?;
         let index = folder.join(INDEX);
@@ -84,7 +82,7 @@ impl Weights {
         if let Some((name, file)) =
             said.iter().find(|(name, file)| !weights.has(name) || file_of(name) != **file)
         {
-            return invalid(format!("says that tensor `{name}` is in {file}, where it is not"));
+            return invalid(format!("places tensor `{name}` in {file}, which does not have it"));
         }
         if let Some(name) = weights.names().find(|name| !said.contains_key(*name)) {
             return invalid(format!("does not name tensor `{name}`, which is in {}", file_of(name)));
@@ -96,18 +94,18 @@ impl Weights {
     pub fn open(paths: Vec<PathBuf>) -> Result<Weights> {
         let (mut files, mut places) = (Vec::new(), BTreeMap::new());
         for path in paths {
-            // A missing or unreadable file is told apart from a broken one.
+            // A missing or unreadable file gives another error than a damaged one.
             store::read::open(&path).map_err(|cause| Error::Read { path: path.clone(), cause })?;
-            // SAFETY: the map is read while the process holds it. Checkpoints in the cache are never changed;
-            // one of the user's own that is overwritten under our eyes would give other numbers, not more
-            // than that, unless it is cut short, which ends the process as it does for every memory map.
+            // SAFETY: the map is read only while the process holds it. Checkpoints in the cache are never changed. If a
+            // checkpoint of the user is overwritten meanwhile, its numbers change and nothing else; if it is cut short,
+            // the process ends, as with every memory map.
             let file = unsafe { MmapedSafetensors::new(&path) }.map_err(|error| Error::Invalid {
                 path: path.clone(),
                 reason: format!("not a complete safetensors file ({error}); it may be cut short"),
             })?;
             for (name, _) in file.tensors() {
                 if places.insert(name.clone(), files.len()).is_some() {
-                    let reason = format!("has the tensor `{name}`, which another file has too");
+                    let reason = format!("has the tensor `{name}`, which another file also has");
                     return Err(Error::Invalid { path, reason });
                 }
             }
@@ -120,7 +118,7 @@ impl Weights {
         self.places.contains_key(name)
     }
 
-    /// Whether two tensors are the same: shape, type and bytes.
+    /// Whether two tensors are equal in shape, type and bytes.
     pub fn are_same(&self, one: &str, other: &str) -> bool {
         let view = |name: &str| self.file(name).and_then(|file| file.get(name).ok());
         match (view(one), view(other)) {
@@ -151,23 +149,23 @@ impl Weights {
         self.files.get(index).map_or(Path::new(SINGLE), |(path, _)| path)
     }
 
-    /// A tensor that must be there in this shape, as numbers of type `dtype`.
+    /// Reads a tensor that must have this shape, as numbers of type `dtype`.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
         let Some(file) = self.file(name) else {
-            return Err(invalid(format!("has no tensor `{name}`, which config.json calls for")));
+            return Err(invalid(format!("has no tensor `{name}`, which config.json requires")));
         };
         let found = file.get(name).map_err(|error| invalid(format!("tensor `{name}`: {error}")))?;
         if found.shape() != shape {
             return Err(invalid(format!(
-                "tensor `{name}` should have shape {shape:?}, but has {:?}",
+                "tensor `{name}` must have shape {shape:?}, found {:?}",
                 found.shape()
             )));
         }
         self.any(name, dtype, device)
     }
 
-    /// A tensor of any shape, as numbers of type `dtype`.
+    /// Reads a tensor of any shape, as numbers of type `dtype`.
     pub fn any(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
         let Some(file) = self.file(name) else {
@@ -177,14 +175,14 @@ impl Weights {
         let number_type = found.dtype();
         if !matches!(number_type, Dtype::F32 | Dtype::BF16 | Dtype::F16 | Dtype::F64) {
             return Err(invalid(format!(
-                "tensor `{name}` has numbers of type {number_type:?}; there are: F32, BF16, F16, F64"
+                "tensor `{name}` must have numbers of type F32, BF16, F16 or F64, found {number_type:?}"
             )));
         }
         Ok(file.load(name, device)?.to_dtype(dtype)?)
     }
 }
 
-/// A file of a folder that only pickle reads.
+/// The name of a folder's pickle file, if it has one.
 fn pickle(folder: &Path) -> Option<String> {
     let names =
         std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

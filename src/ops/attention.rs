@@ -1,7 +1,7 @@
 //! Causal self-attention with rotary positions over packed rows. Heads are grouped (GQA): query head h uses
 //! key and value head h / (heads / kv_heads).
 //!
-//! Each row is one task. Probabilities are computed again in the backward pass, never stored.
+//! Each row is one task. The backward pass recomputes the probabilities instead of storing them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use kernels::{Left, PANEL, Right, TILE_ROWS, dot, kernel, multiply, softmax};
 /// Queries whose scores exist at the same time: bounds memory for long rows.
 const QUERIES: usize = 64;
 
-/// Softmax(q·kᵀ / √d)·v within each row, causal, positions from 0: q \[N, H·d\], k and v \[N, KV·d\], not
-/// yet turned; the result is \[N, H·d\].
+/// Softmax(q·kᵀ / √d)·v within each row, causal, positions from 0: q \[N, H·d\], k and v \[N, KV·d\], not yet rotated; the
+/// result is \[N, H·d\].
 pub fn causal_attention(
     q: &Value,
     k: &Value,
@@ -31,7 +31,7 @@ pub fn causal_attention(
     attention_of(q, &Arc::new(Spans::whole(rows)), k, v, rows, rope)
 }
 
-/// The same for the queries of some tokens only: those of `spans`, in q \[M, H·d\] and the result.
+/// The same for the queries of some tokens only, those of `spans`: q and the result are \[M, H·d\].
 pub fn attention_of(
     q: &Value,
     spans: &Arc<Spans>,
@@ -59,7 +59,7 @@ pub fn attention_of(
         });
     }
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
-    // SAFETY: `forward_row` writes what each query sees.
+    // SAFETY: `forward_row` writes the output of each query.
     let mut out = unsafe { room(qs.len()) };
     let (width, kv_width) = (heads.width(), heads.kv_width());
     let of_queries = spans.rows().split(&qs, width).into_par_iter().zip(spans.firsts());
@@ -102,8 +102,7 @@ fn attention_backward(
     gradients.add(v, tensor(dv, v.tensor().shape())?)
 }
 
-/// Copies the vectors of one head, \[tokens, size\] with `width` numbers from one token to the next, to a matrix
-/// \[tokens, stride\].
+/// Copies the vectors of one head, \[tokens, size\] at a distance of `width` numbers, to a matrix \[tokens, stride\].
 #[inline(always)]
 fn gather(from: &[f32], width: usize, size: usize, to: &mut [f32], stride: usize) {
     for (from, to) in from.chunks(width).zip(to.chunks_exact_mut(stride)) {
@@ -111,7 +110,7 @@ fn gather(from: &[f32], width: usize, size: usize, to: &mut [f32], stride: usize
     }
 }
 
-/// Turns each vector of a matrix \[…, stride\] to its position, scaled.
+/// Rotates each vector of a matrix \[…, stride\] to its position and scales it.
 #[inline(always)]
 fn turn_all(matrix: &mut [f32], stride: usize, size: usize, rope: &Rope, first: usize, scale: f32) {
     for (token, vector) in matrix.chunks_exact_mut(stride).enumerate() {
@@ -129,8 +128,8 @@ fn transpose(from: &[f32], columns: usize, to: &mut [f32], stride: usize) {
     }
 }
 
-/// What both passes need of one key head, and of a block of queries that look at it. Vectors are filled up
-/// with zeros to whole panels, so that products need no care at the edges.
+/// One key head and a block of its queries, as both passes need them. Vectors are padded with zeros to whole panels, so that
+/// products need no special case at the edges.
 struct Head<'a> {
     heads: Heads,
     rope: &'a Rope,
@@ -138,12 +137,12 @@ struct Head<'a> {
     stride: usize,
     /// Numbers from one query's scores to the next.
     seen: usize,
-    /// Turned, \[tokens, stride\], and transposed, \[stride, seen\].
+    /// Rotated, \[tokens, stride\], and transposed, \[stride, seen\].
     keys: Vec<f32>,
     keys_t: Vec<f32>,
     /// \[tokens, stride\]
     values: Vec<f32>,
-    /// Turned and scaled, \[queries, stride\].
+    /// Rotated and scaled, \[queries, stride\].
     queries: Vec<f32>,
     /// Probabilities \[queries, seen\].
     p: Vec<f32>,
@@ -166,7 +165,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Takes in the keys and values of a row from those of its head on.
+    /// Loads the keys and values of a row for this head, with which `k` and `v` begin.
     fn load_keys(&mut self, k: &[f32], v: &[f32]) {
         let (kv_width, size, stride) = (self.heads.kv_width(), self.heads.size, self.stride);
         gather(k, kv_width, size, &mut self.keys, stride);
@@ -175,8 +174,8 @@ impl<'a> Head<'a> {
         gather(v, kv_width, size, &mut self.values, stride);
     }
 
-    /// Takes in the `count` queries from position `first` on and computes their probabilities; `q` begins
-    /// with the first one's. Scores that no query sees are 0 up to the end of their panel.
+    /// Loads the `count` queries from position `first` on, with which `q` begins, and computes their probabilities. Those of
+    /// keys that a query does not see are 0, up to the end of their panel.
     fn load_queries(&mut self, q: &[f32], first: usize, count: usize) {
         let (size, stride) = (self.heads.size, self.stride);
         gather(q, self.heads.width(), size, &mut self.queries, stride);
@@ -198,8 +197,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// For a group of the loaded queries, Σ over what they see of `weights` \[queries, seen\] times the vectors
-    /// \[tokens, stride\]: to `out`, which has a vector every `out_stride` numbers.
+    /// For a group of the loaded queries, writes Σ over the tokens that they see of `weights` \[queries, seen\] times the
+    /// vectors \[tokens, stride\] to `out`, which has a vector every `out_stride` numbers.
     fn over_seen(
         &self,
         weights: &[f32],
@@ -242,13 +241,13 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Tokens 0..count, as many at a time as a tile has rows.
+/// Tokens 0..count in groups of as many as a tile has rows.
 fn groups(count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(TILE_ROWS).map(move |start| start..(start + TILE_ROWS).min(count))
 }
 
-/// Products of a group of vectors with the first `count` of those transposed in `others`, to the group's rows
-/// of `out`.
+/// Writes the products of a group of vectors with the first `count` of the vectors in `others`, which are transposed, to the
+/// group's rows of `out`.
 fn scores(
     vectors: &[f32],
     group: &Range<usize>,
@@ -317,7 +316,7 @@ struct RowGradients<'a> {
     v: &'a mut [f32],
 }
 
-/// What the backward pass has besides, in the same layouts.
+/// Further data of the backward pass, in the same layouts.
 struct HeadBackward {
     values_t: Vec<f32>,
     grads: Vec<f32>,
@@ -340,7 +339,7 @@ impl HeadBackward {
         }
     }
 
-    /// Gradients of the loaded queries, and of their scores, from those of what they saw.
+    /// Computes the gradients of the loaded queries and of their scores from the gradient of their output.
     fn of_queries(&mut self, head: &Head, grad: &[f32], first: usize, count: usize) {
         let (size, stride) = (head.heads.size, head.stride);
         gather(grad, head.heads.width(), size, &mut self.grads, stride);
@@ -423,7 +422,7 @@ mod tests {
 
     #[test]
     fn it_is_the_plain_composition_and_has_its_gradient() {
-        // Sizes that are whole tiles and that are not, rows that are shorter and longer than a block.
+        // Sizes of whole tiles and of parts of one, rows shorter and longer than a block.
         for (size, lengths) in [(8, vec![5, 0, 1, 11]), (12, vec![16, 3]), (4, vec![QUERIES + 9, 2])] {
             let rows = Arc::new(Rows::new(lengths));
             let rope = Arc::new(Rope::new(&frequencies(size), 80));

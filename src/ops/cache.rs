@@ -1,4 +1,4 @@
-//! The cache of keys and values on whatever device a model is.
+//! The cache of keys and values, on any device and in any number type.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Cache {
         })
     }
 
-    /// Keeps the rows for which `keep` says so.
+    /// Keeps the rows whose `keep` is true.
     pub fn retain(&mut self, keep: &[bool]) -> Result<()> {
         match self {
             Cache::Fused(cache) => cache.retain(keep),
@@ -54,7 +54,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes in the keys and values of whole prompts, k and v \[N, KV·d\] not yet turned. Layers come in order.
+    /// Stores the keys and values of whole prompts, k and v \[N, KV·d\] not yet rotated. Layers must come in order.
     pub fn fill(&mut self, layer: usize, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
         match self {
             Cache::Fused(cache) => cache.fill(layer, k, v, rows),
@@ -62,8 +62,8 @@ impl Cache {
         }
     }
 
-    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet turned. The
-    /// token's keys and values are added; [`Cache::advance`] after the last layer makes room for the next.
+    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet rotated. The token's keys and values
+    /// are added. After the last layer, call [`Cache::advance`].
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         match self {
             Cache::Fused(cache) => cache.attend(layer, q, k, v),
@@ -71,7 +71,7 @@ impl Cache {
         }
     }
 
-    /// The token that all layers have attended to now belongs to the past.
+    /// Goes on to the next token, once all layers have added the current one.
     pub fn advance(&mut self) {
         match self {
             Cache::Fused(cache) => cache.advance(),
@@ -80,14 +80,14 @@ impl Cache {
     }
 }
 
-/// Keys and values of rows that are being sampled, as tensors \[rows, key heads, capacity, size\] a layer: rows
-/// are padded at the front, so that all take their next token in the same column.
+/// Keys and values of rows that are being sampled, as tensors \[rows, key heads, capacity, size\] per layer. Rows are padded
+/// at the front, so that the next tokens of all rows are in the same column.
 pub struct TensorCache {
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
     /// Columns of padding of each row.
     pads: Vec<usize>,
-    /// Columns taken.
+    /// Columns in use.
     columns: usize,
     rope: Arc<Rope>,
 }
@@ -133,7 +133,7 @@ impl TensorCache {
         ))
     }
 
-    /// Takes in the keys and values of whole prompts, k and v \[N, KV·d\] not yet turned. Layers come in order.
+    /// Stores the keys and values of whole prompts, k and v \[N, KV·d\] not yet rotated. Layers must come in order.
     fn fill(&mut self, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
         let heads = Heads::of(k, k, &self.rope)?;
         let (count, longest, capacity) = (rows.len(), rows.longest(), self.rope.positions());
@@ -158,7 +158,7 @@ impl TensorCache {
         Ok(())
     }
 
-    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet turned.
+    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet rotated.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = Heads::of(q, k, &self.rope)?;
         let (rows, seen) = (self.rows(), self.columns + 1);

@@ -1,6 +1,6 @@
-//! Operations as compositions of candle's own: what runs on devices and number types that the fused kernels
-//! do not know, and what the tests hold the kernels against. Intermediate results live in candle's graph for
-//! the length of one backward pass of one operation: they are computed again there, not kept.
+//! Operations as compositions of candle's own. They run on devices and in number types that have no fused kernels, and tests
+//! compare the kernels with them. Intermediate results are not kept: the backward pass of an operation recomputes them in
+//! candle's graph, which lives only that long.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
@@ -17,7 +17,7 @@ pub fn on_cpu_f32(tensor: &Tensor) -> bool {
     tensor.dtype() == DType::F32 && tensor.device().is_cpu()
 }
 
-/// The result of `f`, differentiated by candle when its gradient is asked for.
+/// The result of `f`; candle differentiates it in the backward pass.
 pub(super) fn composition(
     inputs: &[&Value],
     f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
@@ -44,7 +44,7 @@ pub(super) fn composition(
     }))
 }
 
-/// The type that sums and exponentials are computed in: f32 where less is stored.
+/// The number type of sums and exponentials: f32 for smaller types.
 fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
@@ -68,7 +68,7 @@ pub(super) fn softmax(scores: &Tensor) -> Result<Tensor> {
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(scores.dtype())
 }
 
-/// Turns vectors \[…, d\] by angles whose cosines and sines broadcast to \[…, d/2\].
+/// Rotates vectors \[…, d\] by angles whose cosines and sines broadcast to \[…, d/2\].
 pub(super) fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
@@ -77,8 +77,8 @@ pub(super) fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[left, right], D::Minus1)
 }
 
-/// Where each token of a padded batch \[rows · longest\] lies among the packed ones, padding at token 0, and
-/// where each packed token lies in the padded batch.
+/// For each token of a padded batch \[rows · longest\] its index among the packed ones (0 for padding), and for each packed
+/// token its index in the padded batch.
 pub(super) fn padding(rows: &Rows, left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
     let longest = rows.longest();
     let mut from = vec![0u32; rows.len() * longest];
@@ -94,8 +94,8 @@ pub(super) fn padding(rows: &Rows, left: bool, device: &Device) -> Result<(Tenso
     Ok((Tensor::new(from, device)?, Tensor::new(back, device)?))
 }
 
-/// See [`super::attention_of`]: rows are padded at the end, where the causal mask hides the padding, and
-/// queries that are not asked for are zeros.
+/// See [`super::attention_of`]. Rows are padded at the end, where the causal mask hides the padding, and queries outside
+/// `spans` are zeros.
 pub(super) fn attention(
     [q, k, v]: [&Tensor; 3],
     spans: &Spans,
@@ -134,13 +134,12 @@ pub(super) fn attention(
     p.matmul(&v)?.transpose(1, 2)?.reshape((count * longest, heads.width()))?.index_select(&back, 0)
 }
 
-/// Tokens whose logits exist at the same time.
+/// Number of tokens whose logits exist at the same time.
 fn block(vocabulary: usize) -> usize {
     ((64 << 20) / (4 * vocabulary.max(1))).clamp(16, 4096)
 }
 
-/// Scores and what they sum to: logits of some tokens at a temperature, shifted so that the exponentials of
-/// each row sum to 1.
+/// Log-probabilities of the whole vocabulary after some tokens, at the temperature 1 / `sharpness`.
 fn log_softmax(hidden: &Tensor, weight: &Tensor, sharpness: f64) -> Result<Tensor> {
     let logits = hidden.matmul(&weight.t()?)?;
     let scores = (logits.to_dtype(wide(logits.dtype()))? * sharpness)?;
@@ -190,7 +189,7 @@ pub(super) fn token_log_probabilities(
     Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
         let (hidden, weight) = (&kept.0, &kept.1);
         let mut d_hidden = Vec::new();
-        // Blocks are added up in f32, also where a model is computed in less.
+        // Blocks are summed in f32 even if the model is computed in a smaller type.
         let mut d_weight: Option<Tensor> = None;
         for (start, count) in blocks() {
             let states = hidden.tensor().narrow(0, start, count)?;
@@ -225,7 +224,7 @@ pub(super) fn token_log_probabilities(
     }))
 }
 
-/// See [`super::select_rows`]. Gradients of a row that was picked often are added up in f32.
+/// See [`super::select_rows`]. Gradients of a row that was selected several times are summed in f32.
 pub(super) fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
     let indices = Tensor::new(indices, matrix.tensor().device())?;
     let (out, kept) = (matrix.tensor().index_select(&indices, 0)?, matrix.clone());
@@ -253,7 +252,7 @@ pub(super) fn product_backward(
     Ok(())
 }
 
-/// The same number in another type; the gradient comes back in the first one.
+/// x in another number type; its gradient has the type of x.
 pub fn cast(x: &Value, dtype: DType) -> Result<Value> {
     if x.tensor().dtype() == dtype {
         return Ok(x.clone());

@@ -4,9 +4,9 @@ use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every
-/// element-wise operation and so take the cores from rayon's, which do the work here; and from printing stack
-/// frames with its errors, which are for users. To be called first thing in `main`.
+/// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every element-wise
+/// operation and so take cores from rayon's. Also keeps it from adding stack frames to its errors, which users see. Must be
+/// called first in `main`.
 pub fn set_candle_up() {
     for (name, value) in [("CANDLE_NUM_THREADS", "1"), ("RUST_LIB_BACKTRACE", "0")] {
         // SAFETY: called before any other thread exists that could read the environment.
@@ -70,10 +70,10 @@ pub fn write(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
     tensor.inplace_op1(&Change(std::cell::Cell::new(Some(f))))
 }
 
-/// Room for numbers that are all written before any of them is read. Filling it with zeros first would take
-/// about a tenth of the time of sampling.
+/// An uninitialised vector, for numbers that are all written before any is read. Filling it with zeros first would take about
+/// a tenth of the time of sampling.
 ///
-/// SAFETY: the caller writes every number before it reads any or lets go of the vector.
+/// SAFETY: the caller writes every number before it reads any or drops the vector.
 #[allow(clippy::uninit_vec)]
 pub unsafe fn room(count: usize) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(count);
@@ -82,6 +82,7 @@ pub unsafe fn room(count: usize) -> Vec<f32> {
     numbers
 }
 
+/// A tensor of these numbers on the CPU.
 pub fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }

@@ -1,5 +1,5 @@
-//! The divergence of two models' distributions over the next token, straight from their hidden states, with the logits of one
-//! part of the vocabulary at a time. It has no gradient: losses estimate it from the tokens that were drawn.
+//! The KL divergence of two models' distributions over the next token, straight from their hidden states, with the logits of
+//! one part of the vocabulary at a time. It has no gradient: losses estimate it from the tokens that were drawn.
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
@@ -43,7 +43,7 @@ pub fn divergences(p: Predicting, q: Predicting, temperature: f64) -> Result<Vec
     Ok(rows.iter().map(Row::divergence).collect())
 }
 
-/// What is known of two distributions when a part of the vocabulary was seen.
+/// Running sums of two distributions, over the parts of the vocabulary so far.
 #[derive(Clone, Copy)]
 struct Row {
     /// The largest score of p so far, and Σ e^(score − most).
@@ -64,7 +64,7 @@ impl Default for Row {
 }
 
 impl Row {
-    /// Σ p · (score of p − score of q) − log Z of p + log Z of q. It is never below 0, but for rounding.
+    /// Σ p · (score of p − score of q) − log Z of p + log Z of q. Only rounding can make it negative.
     fn divergence(&self) -> f32 {
         let normalised = (self.other_most - self.most) + (self.other_total.ln() - self.total.ln());
         let divergence = self.apart / self.total + normalised;
@@ -74,11 +74,11 @@ impl Row {
 }
 
 kernel! {
-    /// Adds a part of two rows of logits to what is known of them.
+    /// Adds a part of two rows of logits to their sums.
     fn take_in(p: &mut [f32], q: &mut [f32], sharpness: f32, row: &mut Row) {
         let most = (max(p) * sharpness).max(row.most);
         let other_most = (max(q) * sharpness).max(row.other_most);
-        // What was summed below other maxima.
+        // Rescales the sums so far from the old maxima to the new ones.
         if row.total > 0.0 {
             let factor = exp::<FUSED>(row.most - most);
             (row.total, row.apart) = (row.total * factor, row.apart * factor);
@@ -87,7 +87,7 @@ kernel! {
         let [other_total, _] = fold(q, |logit, [total, none]| {
             [total + exp::<FUSED>(logit * sharpness - other_most), none]
         });
-        // Each score of p and how far it is from that of q.
+        // q becomes the score of p minus that of q.
         for (p, q) in p.iter().zip(q.iter_mut()) {
             *q = (*p - *q) * sharpness;
         }
@@ -143,7 +143,7 @@ mod tests {
                 assert!((f64::from(*found) - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
             }
             assert!(divergences(a, a, temperature).unwrap().iter().all(|found| *found < 1e-6));
-            // Another number type takes the other way.
+            // Another number type takes the composition.
             let wide: Vec<Value> = own
                 .iter()
                 .chain(&other)

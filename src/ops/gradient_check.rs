@@ -1,4 +1,4 @@
-//! Holds a fused operation against the plain composition, and its gradient against finite differences.
+//! Compares a fused operation with the plain composition, and its gradient with finite differences.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -31,9 +31,9 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
         .unwrap()
 }
 
-/// Compares values and gradients of two functions of the same inputs, under a random weighting of the
-/// outputs, and a few entries of the gradient with central differences. The first is taken in f32, by the
-/// fused kernels, and in f64, by what runs in their place on other devices.
+/// Compares values and gradients of two functions of the same inputs, under a random weighting of the outputs, and a few
+/// entries of the gradient with central differences. The first function runs in f32, by the fused kernels, and in f64, by the
+/// composition that other devices use.
 pub fn check(
     inputs: &[Tensor],
     fused: impl Fn(&[Value]) -> Result<Value>,

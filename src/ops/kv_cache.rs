@@ -10,11 +10,10 @@ use super::rope::{Heads, Rope};
 use super::rows::Rows;
 use kernels::{PANEL, kernel, multiply_add, softmax};
 
-/// Rows that one task takes.
+/// Rows of one task.
 const ROWS: usize = 8;
 
-/// Keys and values of rows that are being sampled. Memory grows with the tokens that are there, a block of
-/// [`PANEL`] at a time.
+/// Keys and values of rows that are being sampled. Memory grows with the tokens, in blocks of [`PANEL`].
 pub struct KvCache {
     slots: Vec<Slot>,
     rope: Arc<Rope>,
@@ -23,8 +22,8 @@ pub struct KvCache {
 #[derive(Clone)]
 struct Slot {
     length: usize,
-    /// For each layer, blocks of [`PANEL`] tokens. A block has for each key head the values \[PANEL, size\], then the
-    /// keys \[size, PANEL\], turned: what a query reads lies in one piece.
+    /// For each layer, blocks of [`PANEL`] tokens. A block has for each key head the values \[PANEL, size\], then the rotated
+    /// keys \[size, PANEL\], so that a query reads contiguous memory.
     layers: Vec<Vec<f32>>,
 }
 
@@ -44,13 +43,13 @@ impl KvCache {
         KvCache { slots: rows.iter().map(|&row| self.slots[row].clone()).collect(), rope: self.rope.clone() }
     }
 
-    /// Keeps the rows for which `keep` says so.
+    /// Keeps the rows whose `keep` is true.
     pub fn retain(&mut self, keep: &[bool]) {
         let mut keep = keep.iter();
         self.slots.retain(|_| keep.next().copied().unwrap_or(false));
     }
 
-    /// Takes in the keys and values of whole prompts, k and v \[N, KV·d\] not yet turned.
+    /// Stores the keys and values of whole prompts, k and v \[N, KV·d\] not yet rotated.
     pub fn fill(&mut self, layer: usize, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
         let heads = Heads::of(k, k, &self.rope)?;
         let (width, rope) = (heads.kv_width(), &self.rope);
@@ -67,8 +66,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet turned. The
-    /// token's keys and values are added; [`KvCache::advance`] after the last layer makes room for the next.
+    /// Attention of one new token for each row, q \[R, H·d\], k and v \[R, KV·d\] not yet rotated. The token's keys and values
+    /// are added. After the last layer, call [`KvCache::advance`].
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = Heads::of(q, k, &self.rope)?;
         let (width, kv_width) = (heads.width(), heads.kv_width());
@@ -82,15 +81,15 @@ impl KvCache {
         }
         let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
-        // SAFETY: `attend` writes what each query sees.
+        // SAFETY: `attend` writes the output of each query.
         let mut out = unsafe { room(qs.len()) };
         let inputs = ks.par_chunks(ROWS * kv_width).zip(vs.par_chunks(ROWS * kv_width));
         let slots = self.slots.par_chunks_mut(ROWS).zip(inputs);
         let queries = qs.par_chunks(ROWS * width).zip(out.par_chunks_mut(ROWS * width));
         slots.zip(queries).for_each(|((slots, (ks, vs)), (qs, out))| {
             let mut scratch = vec![0f32; capacity.next_multiple_of(PANEL) + width.max(kv_width)];
-            // All are stored before any is read: a processor waits where it loads a vector of which it has just
-            // stored one number.
+            // All rows are stored before any is read: a processor stalls when it loads a vector of which it has just stored
+            // one number.
             for (slot, (k, v)) in
                 slots.iter_mut().zip(ks.chunks_exact(kv_width).zip(vs.chunks_exact(kv_width)))
             {
@@ -105,14 +104,14 @@ impl KvCache {
         tensor(out, q.shape())
     }
 
-    /// The token that all layers have attended to now belongs to the past.
+    /// Goes on to the next token, once all layers have added the current one.
     pub fn advance(&mut self) {
         self.slots.iter_mut().for_each(|slot| slot.length += 1);
     }
 }
 
 impl Slot {
-    /// The block that token `at` of a layer falls in; made with its first token.
+    /// The block of token `at` in a layer; created with its first token.
     fn block(&mut self, layer: usize, at: usize, heads: Heads, rope: &Rope) -> &mut [f32] {
         let (blocks, length) = (&mut self.layers[layer], 2 * PANEL * heads.kv_width());
         let start = at / PANEL * length;
@@ -125,7 +124,7 @@ impl Slot {
 }
 
 kernel! {
-    /// Puts tokens, the first of which is at position `at`, into their block.
+    /// Stores the tokens from position `at` on in their block.
     fn store(k: &[f32], v: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], block: &mut [f32]) {
         let (width, size, at_in_block) = (heads.kv_width(), heads.size, at % PANEL);
         let turned = &mut scratch[..k.len()];
@@ -139,7 +138,7 @@ kernel! {
             for (to, from) in values.chunks_exact_mut(size).skip(at_in_block).zip(v.chunks_exact(width)) {
                 to.copy_from_slice(&from[first..first + size]);
             }
-            // A line of keys has one number of each of its tokens.
+            // A line of keys has one number of each token.
             for (line, first) in keys.chunks_exact_mut(PANEL).zip(first..) {
                 for (to, from) in line[at_in_block..].iter_mut().zip(turned[first..].iter().step_by(width)) {
                     *to = *from;
@@ -150,7 +149,7 @@ kernel! {
 }
 
 kernel! {
-    /// What the queries of a row's newest token, at position `at`, see.
+    /// The output of the queries of a row's newest token, at position `at`.
     fn attend(q: &[f32], blocks: &[f32], at: usize, heads: Heads, rope: &Rope, scratch: &mut [f32], out: &mut [f32]) {
         let size = heads.size;
         let (queries, scores) = scratch.split_at_mut(q.len());
@@ -166,7 +165,7 @@ kernel! {
             for (column, out) in out.chunks_mut(PANEL).enumerate() {
                 out.fill(0.0);
                 for (scores, block) in scores[..=at].chunks(PANEL).zip(blocks()) {
-                    // What lies behind a head of fewer than 32 numbers is read, not used.
+                    // Numbers behind a head of fewer than 32 are read, but not used.
                     let seen = weighted_sum::<FUSED>(scores, &block[column * PANEL..], size);
                     out.iter_mut().zip(seen).for_each(|(out, seen)| *out += seen);
                 }
@@ -175,7 +174,7 @@ kernel! {
     }
 }
 
-/// Numbers that are summed up in one go.
+/// Numbers that are summed at a time.
 const LANES: usize = PANEL / 2;
 
 /// Σ weight · line, over lines of [`PANEL`] numbers that begin every `step` numbers.

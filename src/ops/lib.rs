@@ -1,9 +1,9 @@
-//! Differentiable operations that candle lacks or has without a gradient, fused for f32 on the CPU: each is one
-//! pass over its data, forward and backward, in parallel, with sums in an order that does not depend on the
-//! number of threads. On other devices and number types each is a composition of candle's own operations.
-//! Knows tensors, not models.
+//! Differentiable operations that candle lacks or has without a gradient. Every operation has two implementations: fused for
+//! f32 on the CPU, otherwise a composition of candle's operations. A fused operation passes over its data once in each
+//! direction, in parallel, and its sums have an order that does not depend on the number of threads. Knows tensors, not
+//! models.
 //!
-//! Layout: rows of tokens are packed, N tokens of all rows one after the other, without padding.
+//! Layout: rows of tokens are packed. The N tokens of all rows follow each other without padding.
 
 mod attention;
 mod cache;

@@ -1,4 +1,4 @@
-//! Matrix products with weights, and rows picked from matrices.
+//! Matrix products with weights, and selected rows of matrices.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -66,7 +66,7 @@ fn product_backward(x: &Value, weight: &Value, grad: &Tensor, gradients: &mut Gr
     gradients.add_with(x, |sum, more| matmul(grads, Matrix::new(&weights, outputs, inner), sum, more))
 }
 
-/// The rows of a matrix \[R, D\] with the given indices, \[N, D\]: an embedding, or the positions that predict.
+/// The rows of a matrix \[R, D\] with the given indices, \[N, D\]: embeddings, or the hidden states of some positions.
 pub fn select_rows(matrix: &Value, indices: Vec<u32>) -> Result<Value> {
     let (rows, width) = matrix.tensor().dims2()?;
     if let Some(index) = indices.iter().find(|index| **index as usize >= rows) {

@@ -1,6 +1,6 @@
-//! Log-probabilities of given tokens, and the entropy of the distributions they come from, straight from
-//! hidden states: logits exist for one part of the vocabulary at a time, forward and backward, so that memory
-//! grows neither with tokens × vocabulary nor with the vocabulary.
+//! Log-probabilities of given tokens, and the entropy of the distributions that they come from, straight from hidden states.
+//! Logits exist for one part of the vocabulary at a time, forward and backward, so memory grows neither with tokens ×
+//! vocabulary nor with the vocabulary.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ pub fn token_log_probabilities(
     }))
 }
 
-/// Calls `work` with each part of the vocabulary and the logits of all tokens there, \[tokens, part\], of each model: its
-/// hidden states and output weight.
+/// Calls `work` with each part of the vocabulary and, for each model, the logits of all tokens in that part, \[tokens, part\].
+/// A model is given by its hidden states and output weight.
 pub(super) fn for_parts<const MODELS: usize>(
     models: [(&[f32], &[f32]); MODELS],
     (tokens, vocabulary): (usize, usize),
@@ -109,7 +109,7 @@ fn backward(
     gradients.add(hidden, tensor(d_hidden, (tokens, width))?)
 }
 
-/// What is known of a token's distribution when a part of the vocabulary was seen.
+/// Running sums of a token's distribution, over the parts of the vocabulary so far.
 #[derive(Clone, Copy)]
 struct Row {
     /// The largest score so far.
@@ -118,7 +118,7 @@ struct Row {
     total: f32,
     /// Σ e^(score − most) · (score − most)
     weighted: f32,
-    /// Of the target.
+    /// The score of the target.
     score: f32,
 }
 
@@ -141,13 +141,13 @@ impl Row {
 }
 
 kernel! {
-    /// Adds a part of a row's logits to what is known of it; `target` is beyond them where it is in another part.
+    /// Adds a part of a row's logits to its sums. `target` is out of range if it is in another part.
     fn take_in(logits: &mut [f32], sharpness: f32, target: usize, row: &mut Row) {
         let most = (max(logits) * sharpness).max(row.most);
         if let Some(logit) = logits.get(target) {
             row.score = *logit * sharpness;
         }
-        // What was summed below another maximum.
+        // Rescales the sums so far from the old maximum to the new one.
         if row.total > 0.0 {
             let lower = row.most - most;
             let factor = exp::<FUSED>(lower);
@@ -166,7 +166,7 @@ kernel! {
 }
 
 kernel! {
-    /// A part of a row's logits becomes the gradient with respect to itself.
+    /// Replaces a part of a row's logits by their gradient.
     fn gradient(
         logits: &mut [f32],
         sharpness: f32,

@@ -9,8 +9,8 @@ use super::value::Value;
 pub fn quantized_linear(x: &Value, weight: &QMatMul) -> Result<Value> {
     let dtype = x.tensor().dtype();
     let numbers = x.tensor().to_dtype(DType::F32)?.contiguous()?;
-    // candle has another kernel for a single row, which adds up in another order: no row should depend on whether
-    // others are beside it.
+    // candle has another kernel for a single row, which sums in another order. But a row must not depend on whether others
+    // are beside it.
     let rows = numbers.dim(0)?;
     let numbers = if rows == 1 { Tensor::cat(&[&numbers, &numbers], 0)? } else { numbers };
     let out = weight.forward(&numbers)?.narrow(0, 0, rows)?;

@@ -8,10 +8,10 @@ use super::cpu::{read, room, tensor};
 use super::value::{Gradients, Value};
 use kernels::{dot, kernel};
 
-/// Rows that one task takes, and whose share of the weight's gradient is summed first.
+/// Rows of one task. Each task first sums its own part of the weight's gradient.
 const BLOCK: usize = 128;
 
-/// Normalises every run of D numbers of `x`, for `weight` \[D\]: hidden states, or each head's share of them.
+/// Normalises every D consecutive numbers of `x`, for `weight` \[D\]: hidden states, or the vector of each head.
 pub fn rms_norm(x: &Value, weight: &Value, epsilon: f64) -> Result<Value> {
     let width = weight.tensor().elem_count();
     if !x.tensor().elem_count().is_multiple_of(width) {

@@ -1,17 +1,17 @@
-//! Rotary positions, and the sizes of heads that they turn.
+//! Rotary position embedding, and the sizes of attention heads.
 
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Rotary position embedding (Su et al. 2021) in the halves layout of Hugging Face: dimension i turns
-/// together with dimension i + head size / 2.
+/// Rotary position embedding (Su et al. 2021) in the layout of Hugging Face: dimension i rotates together with dimension
+/// i + head size / 2.
 #[derive(Debug)]
 pub struct Rope {
     pub(super) cos: Vec<f32>,
     pub(super) sin: Vec<f32>,
     half: usize,
-    /// The same as tensors \[positions, d/2\], for whoever asks first.
+    /// The same as tensors \[positions, d/2\], kept for the device and number type of the first call.
     tensors: OnceLock<(Tensor, Tensor)>,
 }
 
@@ -33,7 +33,7 @@ impl Rope {
         let make =
             |table: &[f32]| Tensor::from_slice(table, (self.positions(), self.half), device)?.to_dtype(dtype);
         let made = (make(&self.cos)?, make(&self.sin)?);
-        // Where there is one for another device already, that one stays.
+        // Tensors for another device stay, if there are some.
         let _ = self.tensors.set(made.clone());
         Ok(made)
     }
@@ -42,7 +42,7 @@ impl Rope {
         self.cos.len() / self.half.max(1)
     }
 
-    /// Turns one head's vector to its position, scaled.
+    /// Rotates one head's vector to its position and scales it.
     #[inline(always)]
     pub(super) fn turn(&self, x: &mut [f32], position: usize, scale: f32) {
         let at = position * self.half;
@@ -53,7 +53,7 @@ impl Rope {
         }
     }
 
-    /// The gradient through [`Rope::turn`]: turns back.
+    /// The gradient of [`Rope::turn`]: rotates back.
     #[inline(always)]
     pub(super) fn turn_back(&self, grad: &mut [f32], position: usize, scale: f32) {
         let at = position * self.half;
@@ -85,7 +85,7 @@ impl Heads {
         Ok(heads)
     }
 
-    /// Query heads to a key head.
+    /// Query heads per key head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }

@@ -45,7 +45,7 @@ impl Rows {
         self.offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
-    /// One piece of `data`, which has `width` numbers a token, for each row.
+    /// Splits `data`, which has `width` numbers per token, by row.
     pub(super) fn split<'a>(&self, data: &'a [f32], width: usize) -> Vec<&'a [f32]> {
         (0..self.len()).map(|row| &data[self.offsets[row] * width..self.offsets[row + 1] * width]).collect()
     }
@@ -61,7 +61,7 @@ impl Rows {
     }
 }
 
-/// A run of tokens within each packed row: those whose results are wanted.
+/// A run of tokens within each packed row: those whose results are needed.
 #[derive(Clone, Debug)]
 pub struct Spans {
     /// Where each run begins in its row.
@@ -71,7 +71,7 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// For each row, `ranges` of its tokens.
+    /// The runs as one range of positions per row.
     pub fn new(ranges: impl IntoIterator<Item = std::ops::Range<usize>>) -> Spans {
         let ranges: Vec<_> = ranges.into_iter().collect();
         let rows = Rows::new(ranges.iter().map(|range| range.len()));
@@ -92,7 +92,7 @@ impl Spans {
         &self.firsts
     }
 
-    /// Where the tokens of the runs lie among those of `rows`.
+    /// The indices of the runs' tokens among all tokens of `rows`.
     pub fn indices(&self, rows: &Rows) -> Vec<u32> {
         let run = |row: usize| {
             let first = rows.range(row).start + self.firsts[row];

@@ -8,13 +8,17 @@ use super::cpu::{read, room, tensor};
 use super::value::Value;
 use kernels::{kernel, sigmoid};
 
-/// Numbers that one task takes.
+/// Numbers of one task.
 const BLOCK: usize = 1 << 14;
 
 /// silu(gate) · up, element by element.
 pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
     if gate.tensor().dims() != up.tensor().dims() {
-        bail!("a gate of {:?} for {:?}", gate.tensor().dims(), up.tensor().dims());
+        bail!(
+            "`gate` must have the shape of `up`, {:?}, found {:?}",
+            up.tensor().dims(),
+            gate.tensor().dims()
+        );
     }
     if !fused(&[gate, up]) {
         return composition(&[gate, up], |t| composition::swiglu(&t[0], &t[1]));

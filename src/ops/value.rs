@@ -1,8 +1,7 @@
-//! Reverse-mode differentiation. candle has its own, but its backward pass fills a tensor with zeros and adds
-//! to it for every use of every tensor, on a pool of threads that spin beside rayon's; at the sizes trained
-//! here that took longer than the matrix products. Here a gradient moves to its one owner or is added to in
-//! place, an operation has any number of inputs and keeps what its backward pass needs, and nothing is
-//! computed for a value whose gradient nobody wants.
+//! Reverse-mode differentiation. candle has its own, but its backward pass fills a tensor with zeros and adds to it for every
+//! use of every tensor, on a pool of threads that spin beside rayon's. At the sizes trained here that took longer than the
+//! matrix products. Here, a gradient moves to its one owner or is added to in place, an operation has any number of inputs
+//! and keeps what its backward pass needs, and no gradient is computed that nothing needs.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,25 +14,25 @@ use super::composition::on_cpu_f32;
 use super::cpu::{read, tensor, write};
 use kernels::{Matrix, Panels};
 
-/// Numbers that one task adds up.
+/// Numbers that one task adds.
 const BLOCK: usize = 1 << 14;
 
-/// Values are numbered as they are made: whatever uses a value has a greater number.
+/// Values are numbered in the order in which they are made, so a result has a greater number than its inputs.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A tensor, and how it came about where a gradient is wanted. Its numbers are never changed while it lives.
+/// A tensor and, if it has a gradient, the operation that made it. Its numbers never change while it lives.
 #[derive(Clone)]
 pub struct Value {
     tensor: Tensor,
     node: Option<Arc<Node>>,
-    /// The transpose of a weight, cut for products with it when the first one comes.
+    /// The transpose of a weight in panels for matrix products; made for the first product.
     panels: Arc<OnceLock<Panels>>,
 }
 
 struct Node {
     number: u64,
     inputs: Vec<Arc<Node>>,
-    /// Takes the gradient of the result and adds to those of the inputs; nothing for a parameter.
+    /// Adds to the gradients of the inputs, given that of the result; `None` for a parameter.
     backward: Option<Backward>,
 }
 
@@ -52,12 +51,12 @@ impl Value {
         Value::of(tensor, None)
     }
 
-    /// A value whose gradient is wanted.
+    /// A value that gets a gradient.
     pub fn parameter(tensor: Tensor) -> Value {
         Value::of(tensor, Node::make(Vec::new(), None))
     }
 
-    /// The result of an operation. `backward` is kept if any of the inputs wants a gradient.
+    /// The result of an operation. `backward` is kept if any of the inputs has a gradient.
     pub(super) fn result(
         tensor: Tensor,
         inputs: &[&Value],
@@ -89,8 +88,8 @@ impl Value {
         &self.tensor
     }
 
-    /// `f(self)` of which only the result is kept: what its backward pass needs is computed again then.
-    /// `f` depends on `parameters` besides. Memory for a second forward pass (Chen et al. 2016).
+    /// Computes `f(self)` and keeps only the result; the backward pass recomputes the rest. `f` also depends on `parameters`.
+    /// Saves memory at the cost of a second forward pass (Chen et al. 2016).
     pub fn checkpoint(
         &self,
         parameters: &[&Value],
@@ -109,8 +108,8 @@ impl Value {
         }))
     }
 
-    /// Adds the gradients of Σ gradient · self to `gradients`, for every parameter on the way. What was kept
-    /// for the backward pass is let go as it is used.
+    /// Adds the gradients of Σ gradient · self to `gradients`, for every parameter that self depends on. What was kept for the
+    /// backward pass is freed as soon as it has been used.
     pub fn backward(self, gradient: Tensor, gradients: &mut Gradients) -> Result<()> {
         let Some(root) = self.node else { return Ok(()) };
         gradients.by_number.insert(root.number, gradient);
@@ -126,7 +125,7 @@ impl Value {
     }
 }
 
-/// Gradients by value. Kept from one backward pass to the next they add up.
+/// Gradients by value. Those of several backward passes add up.
 #[derive(Default)]
 pub struct Gradients {
     by_number: BTreeMap<u64, Tensor>,
@@ -146,12 +145,12 @@ impl Gradients {
         Ok(())
     }
 
-    /// Whether the gradient of `value` is wanted.
+    /// Whether `value` has a gradient.
     pub(super) fn wants(&self, value: &Value) -> bool {
         value.node.is_some()
     }
 
-    /// Gives `gradient`, which nobody else holds, to `value`.
+    /// Adds `gradient`, which nobody else holds, to that of `value`.
     pub(super) fn add(&mut self, value: &Value, gradient: Tensor) -> Result<()> {
         let Some(node) = &value.node else { return Ok(()) };
         self.add_to(node.number, gradient)
@@ -174,8 +173,8 @@ impl Gradients {
         })
     }
 
-    /// Lets `f` add to the numbers of the gradient of `value`; it learns whether there are any yet, otherwise
-    /// it finds zeros. Not called where no gradient is wanted.
+    /// Calls `f` to add to the gradient of `value`, and tells it whether there is one already; if not, `f` gets zeros. `f` is
+    /// not called if `value` has no gradient.
     pub(super) fn add_with(&mut self, value: &Value, f: impl FnOnce(&mut [f32], bool)) -> Result<()> {
         let Some(node) = &value.node else { return Ok(()) };
         if let Some(sum) = self.by_number.get(&node.number) {

@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov and Hutter 2019) whose moments and step are part of a checkpoint, so that training
-//! that was interrupted goes on as if it had not been.
+//! AdamW (Loshchilov and Hutter 2019). Its moments and step are part of a checkpoint, so that interrupted training continues
+//! as if it had not been interrupted.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,18 +13,18 @@ use kernels::kernel;
 use model::{self, Params};
 use ops::{on_cpu_f32, read, write};
 
-/// Numbers that one task takes.
+/// Numbers of one task.
 const BLOCK: usize = 1 << 14;
 
 /// Settings of AdamW.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
-    /// β₁ and β₂: how long the means of gradients and of their squares remember.
+    /// β₁ and β₂, the decay rates of the means of gradients and of their squares.
     pub betas: (f64, f64),
     /// ε, added to the denominator.
     pub epsilon: f64,
-    /// Decoupled: every step takes lr · weight_decay of the matrices away; norms are left alone.
+    /// Decoupled weight decay: each step shrinks matrices by `lr` × `weight_decay`; norms and biases do not decay.
     pub weight_decay: f64,
 }
 
@@ -38,12 +38,18 @@ impl AdamWConfig {
     pub fn check(&self) -> std::result::Result<(), String> {
         let share = |beta: f64| (0.0..1.0).contains(&beta);
         if !share(self.betas.0) || !share(self.betas.1) {
-            return Err("`optimizer`: `betas` must be at least 0 and below 1".into());
+            let (first, second) = self.betas;
+            return Err(format!(
+                "`optimizer`: `betas` must be at least 0 and below 1, found {first} and {second}"
+            ));
         }
         if !(f64::MIN_POSITIVE..1.0).contains(&self.epsilon)
             || !(0.0..f64::INFINITY).contains(&self.weight_decay)
         {
-            return Err("`optimizer`: `epsilon` must be above 0 and `weight_decay` at least 0".into());
+            return Err(format!(
+                "`optimizer`: `epsilon` must be above 0 and below 1, and `weight_decay` at least 0, found {} and {}",
+                self.epsilon, self.weight_decay
+            ));
         }
         Ok(())
     }
@@ -56,7 +62,7 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-/// First and second moment of one parameter, flat, where the parameter is.
+/// First and second moment of one parameter, flat, on the parameter's device.
 struct Moments {
     mean: Tensor,
     square: Tensor,
@@ -83,7 +89,7 @@ impl AdamW {
         for ((moments, (_, var)), gradient) in self.moments.values_mut().zip(params.iter()).zip(gradients) {
             let (count, kept) = (gradient.elem_count(), moments.mean.elem_count());
             if count != kept || var.elem_count() != count {
-                bail!("a gradient has {count} numbers, its parameter {kept}");
+                bail!("a gradient must have {kept} numbers as its parameter, found {count}");
             }
             let decay = if var.rank() > 1 { lr * self.config.weight_decay } else { 0.0 };
             let rates = Rates {
@@ -119,7 +125,7 @@ impl AdamW {
         let invalid = |reason: String| model::Error::Invalid { path: path.into(), reason };
         let mut optimizer = AdamW::new(params, config)?;
         let numbers: usize = optimizer.moments.values().map(|moments| moments.mean.elem_count()).sum();
-        // Two moments of each number, with eight bytes at the most.
+        // Two moments of each number, of at most eight bytes each.
         let most = store::read::MOST_TEXT + 16 * numbers as u64;
         let bytes = store::read::bytes(path, most)
             .map_err(|cause| model::Error::Read { path: path.into(), cause })?;
@@ -134,7 +140,9 @@ impl AdamW {
                 let found = find(&format!("{name}.{part}"))?;
                 let (count, wanted) = (found.elem_count(), tensor.elem_count());
                 if count != wanted {
-                    return Err(invalid(format!("`{name}.{part}` has {count} numbers instead of {wanted}")));
+                    return Err(invalid(format!(
+                        "`{name}.{part}` must have {wanted} numbers, found {count}"
+                    )));
                 }
                 *tensor = found.flatten_all()?.to_dtype(tensor.dtype())?.to_device(tensor.device())?;
             }
@@ -143,7 +151,7 @@ impl AdamW {
     }
 }
 
-/// What a step multiplies by.
+/// The coefficients of a step.
 #[derive(Clone, Copy)]
 struct Rates {
     /// 1 − lr · weight decay.
@@ -176,7 +184,7 @@ fn fused_step(var: &Var, gradient: &Tensor, moments: &Moments, rates: Rates) -> 
     outcome
 }
 
-/// The same in candle's operations, on any device.
+/// The same by candle's operations, on any device.
 fn tensor_step(var: &Var, gradient: &Tensor, moments: &mut Moments, rates: Rates) -> Result<()> {
     let Rates { keep, beta1, beta2, rate, scale, epsilon } = rates;
     let gradient = gradient.flatten_all()?.to_dtype(moments.mean.dtype())?;
@@ -198,14 +206,14 @@ kernel! {
     }
 }
 
-/// Scales gradients down in place to a global norm of at most `limit`; returns the norm before. Not a number in a
-/// gradient makes the norm not a number, for the caller to see.
+/// Scales gradients down in place to a global norm of at most `limit`; returns the norm before. It is NaN if a gradient has a
+/// NaN, which the caller must check.
 pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
     let mut total = 0.0;
     for gradient in gradients.iter() {
         total += if on_cpu_f32(gradient) {
             let values = read(gradient)?;
-            // Blocks summed side by side, their sums in order.
+            // Blocks are summed in parallel, their sums in order.
             let parts: Vec<f64> = values
                 .par_chunks(BLOCK)
                 .map(|block| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>())

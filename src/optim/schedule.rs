@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
-    /// Steps over which the rate rises to its full value.
+    /// Steps over which the rate rises linearly to its full value.
     pub warmup: usize,
     /// How the rate falls after the warm-up.
     pub decay: Decay,
-    /// What decay ends at, as a share of the full rate.
+    /// The rate at which decay ends, as a share of the full rate.
     pub floor: f64,
 }
 
@@ -22,7 +22,7 @@ pub enum Decay {
     /// Not at all.
     #[default]
     Constant,
-    /// In a straight line to the floor at the last step.
+    /// Linearly to the floor at the last step.
     Linear,
     /// Along half a cosine to the floor at the last step.
     Cosine,

@@ -1,4 +1,4 @@
-//! What commands print, and the files that they write where people asked for them.
+//! Prints the output of commands, and writes the files that users name for it.
 
 mod place;
 mod terminal;
@@ -8,24 +8,25 @@ use std::io::{self, ErrorKind, Write};
 pub use place::{Destination, NewFolder, Overwrite, beginning, begins_with, is_csv, is_jsonl, table_with};
 pub use terminal::{Printer, command_line, one_line, say_panics, stderr, stdout, steers, visible};
 
-/// As the standard one, but a reader that has seen enough, such as `head`, is no error, and nothing steers a terminal.
+/// Like the standard macro, but a reader that closes the pipe early, such as `head`, is no error, and text cannot control the
+/// terminal.
 #[macro_export]
 macro_rules! println {
     ($($text:tt)*) => { $crate::print_line(format_args!($($text)*)) };
 }
 
-/// As the standard one, but where nobody reads what is said nothing is wrong: the work goes on. Nothing steers a terminal.
+/// Like the standard macro, but a closed standard error is no error: the work continues. Text cannot control the terminal.
 #[macro_export]
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::tell_line(format_args!($($text)*)) };
 }
 
-/// What [`eprintln!`] comes to.
+/// Implements [`eprintln!`].
 pub fn tell_line(text: std::fmt::Arguments) {
     let _ = stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// What [`println!`] comes to.
+/// Implements [`println!`].
 pub fn print_line(text: std::fmt::Arguments) {
     if let Err(error) = print(&format!("{text}\n")) {
         tell_line(format_args!("error: cannot write to standard output: {error}"));
@@ -33,17 +34,17 @@ pub fn print_line(text: std::fmt::Arguments) {
     }
 }
 
-/// Prints; a reader that has seen enough, such as `head`, is no error.
+/// Prints to standard output. A reader that closes the pipe early, such as `head`, is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     unless_closed(stdout().write_all(text.as_bytes()).map_err(Into::into))
 }
 
-/// The same, of text with colours of ours. What is not ours in it has gone through [`one_line`].
+/// Prints text with colours that triplay added. Foreign text in it must have passed through [`one_line`].
 pub fn print_coloured(text: &str) -> anyhow::Result<()> {
     unless_closed(stdout().with_colours().write_all(text.as_bytes()).map_err(Into::into))
 }
 
-/// What came of writing to standard output. A reader that has seen enough, such as `head`, is no error.
+/// The result of writing to standard output, in which a reader that closed the pipe early, such as `head`, is no error.
 pub fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
     match written {
         Err(error) if is_broken_pipe(&error) => Ok(()),

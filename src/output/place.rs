@@ -1,8 +1,8 @@
-//! Where a user has a command write. One rule for all commands: what is there already is replaced only if it is
-//! recognisably what this command writes there, or with `--force`, so that repeating a command works and a slip of the
-//! hand loses nobody's file. Nothing is written through a symbolic link, nor is one replaced; nor is a folder, a device or
-//! a pipe, whatever the command is told. It is looked at before any work is done, and again when the file is put in its
-//! place; what is written lies meanwhile in a folder of its own that nobody else can change.
+//! Files and folders that a user names for a command to write. One rule holds for all commands: an existing file is replaced
+//! only if this command recognisably wrote it, or with `--force`. So repeating a command works, and a slip of the hand loses no
+//! file. Symbolic links are never followed or replaced, and folders, devices and pipes are never replaced, even with `--force`.
+//! The path is checked before any work is done, and again when the file is put in its place. Until then the new file lies in a
+//! folder of its own that nobody else can change.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use tempfile::{TempDir, TempPath};
 
-/// Whether a command may replace files of others.
+/// Whether a command may replace a file that it did not write.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct Overwrite {
-    /// Replace the file that is there, whatever is in it; never a link, a folder or a device
+    /// Replace an existing file, whatever it holds; never a link, a folder or a device
     #[arg(long)]
     force: bool,
 }
@@ -24,12 +24,13 @@ pub struct Destination {
     path: PathBuf,
     what: String,
     is_own: Box<dyn Fn(&Path) -> bool + Send + Sync>,
-    /// None: the command has no `--force`.
+    /// `None`: the command has no `--force`.
     overwrite: Option<Overwrite>,
 }
 
 impl Destination {
-    /// The place `path` for `what` a command writes, such as `trace`. What is there may be replaced if `is_own` says so.
+    /// Checks that a command may write `what`, such as `trace of triplay`, to `path`. `is_own` recognises an existing file that
+    /// may be replaced.
     pub fn new(
         path: &Path,
         what: impl Into<String>,
@@ -38,7 +39,7 @@ impl Destination {
         Destination::checked(path, what.into(), Box::new(is_own), None)
     }
 
-    /// The same, of a command that has `--force`.
+    /// The same, for a command with `--force`.
     pub fn forcible(
         path: &Path,
         what: impl Into<String>,
@@ -56,7 +57,7 @@ impl Destination {
     ) -> anyhow::Result<Destination> {
         let destination = Destination { path: path.to_owned(), what, is_own, overwrite };
         destination.is_taken()?;
-        // Whether it can be written is known before anything is done, too.
+        // An error if the folder cannot be written, before any work is done.
         workplace(path).with_context(|| cannot_write(path))?;
         Ok(destination)
     }
@@ -65,20 +66,20 @@ impl Destination {
         &self.path
     }
 
-    /// Has the file written under another name first, so that it is there whole or not at all.
+    /// Calls `write` with a temporary path and then renames the file, so that it is in its place whole or not at all.
     pub fn write(&self, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let place = || -> anyhow::Result<()> {
             let folder = workplace(&self.path)?;
             let new = TempPath::try_from_path(folder.path().join("new"))?;
             write(&new)?;
             File::open(&new)?.sync_all()?;
-            // Who put something there meanwhile loses nothing.
+            // Checked again: a file that somebody put there meanwhile must not be lost.
             if self.is_taken()? {
-                // Who alone may read what is there may alone read what takes its place.
+                // The new file keeps the permissions of the replaced one, which may be private.
                 fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
                 new.persist(&self.path)?;
             } else if let Err(error) = new.persist_noclobber(&self.path) {
-                // Not all file systems can say whether they replace something.
+                // Not all file systems support a rename that never replaces a file.
                 let is_new = error.error.kind() != ErrorKind::AlreadyExists && !self.is_taken()?;
                 if is_new { error.path.persist(&self.path)? } else { return Err(error.error.into()) }
             }
@@ -87,24 +88,24 @@ impl Destination {
         place().with_context(|| cannot_write(&self.path))
     }
 
-    /// The same, of bytes.
+    /// Writes the file with these bytes.
     pub fn write_bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
         self.write(|path| Ok(fs::write(path, bytes)?))
     }
 
-    /// Whether something is there that may be replaced; an error where something is that may not.
+    /// Whether there is a file that may be replaced; an error if there is one that may not.
     fn is_taken(&self) -> anyhow::Result<bool> {
         let (path, what) = (self.path.display(), &self.what);
         if self.path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            bail!("{path} must be the name of a file, found that of a folder");
+            bail!("{path} must be the name of a file, found the name of a folder");
         }
         let Some(there) = looked_at(&self.path)? else { return Ok(false) };
         let kind = there.file_type();
-        ensure!(!kind.is_dir(), "{path} is a folder; the {what} goes into a file: name one");
-        ensure!(kind.is_file(), "{path} is no file but a device, a pipe or a socket; name a file");
+        ensure!(!kind.is_dir(), "{path} must be a file, found a folder; name a file for the {what}");
+        ensure!(kind.is_file(), "{path} must be a file, found a device, a pipe or a socket; name a file");
         ensure!(
             !there.permissions().readonly(),
-            "{path} is there and write-protected; name another file, or remove it first"
+            "{path} must be writable, found a write-protected file; name another file, or remove it first"
         );
         let is_forced = self.overwrite.is_some_and(|overwrite| overwrite.force);
         let remedy = match self.overwrite {
@@ -113,13 +114,13 @@ impl Destination {
         };
         ensure!(
             is_forced || there.len() == 0 || (self.is_own)(&self.path),
-            "{path} is there and is no {what}; {remedy}"
+            "{path} must be new or an earlier {what}, found another file; {remedy}"
         );
         Ok(true)
     }
 }
 
-/// A folder that a user named for a command to make: nothing is there, or a folder without anything in it.
+/// A folder that a user named for a command to make. It must not exist yet, or be empty.
 pub struct NewFolder {
     path: PathBuf,
 }
@@ -128,25 +129,29 @@ impl NewFolder {
     pub fn new(path: &Path) -> anyhow::Result<NewFolder> {
         folder_of(path)?;
         if let Some(there) = looked_at(path)? {
-            ensure!(there.is_dir(), "{} is there: name a new file, or remove it first", path.display());
+            ensure!(
+                there.is_dir(),
+                "{} must be a new or empty folder, found a file; name a new folder, or remove it first",
+                path.display()
+            );
             let mut entries =
                 fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
             ensure!(
                 entries.next().is_none(),
-                "{} is there and not empty: name a new folder, or remove it first",
+                "{} must be a new or empty folder, found files in it; name a new folder, or remove it first",
                 path.display()
             );
         }
         Ok(NewFolder { path: path.to_owned() })
     }
 
-    /// Has the folder made under another name first, so that it is there whole or not at all.
+    /// Calls `make` with a temporary path and then renames the folder, so that it is in its place whole or not at all.
     pub fn make(&self, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let place = || -> anyhow::Result<()> {
             let folder = workplace(&self.path)?;
             let new = folder.path().join("new");
             make(&new)?;
-            // Replaces an empty folder; anything else that came there meanwhile is an error.
+            // Checked again: the rename replaces only an empty folder.
             NewFolder::new(&self.path)?;
             Ok(fs::rename(&new, &self.path)?)
         };
@@ -158,19 +163,19 @@ fn cannot_write(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 
-/// A folder of this user's alone beside `path`. What is made in it has the permissions that the user's umask gives.
+/// A private temporary folder beside `path`. Files in it get their permissions from the user's umask.
 fn workplace(path: &Path) -> anyhow::Result<TempDir> {
     Ok(tempfile::Builder::new().prefix(".writing-").tempdir_in(folder_of(path)?)?)
 }
 
-/// What is at a path, if anything is; not what a link there leads to.
+/// The metadata of a path, if it exists. A symbolic link is an error.
 fn looked_at(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_symlink() => {
             let target = fs::read_link(path).unwrap_or_default();
             bail!(
-                "{shown} is a symbolic link to {}, and nothing is written through one: name what it leads to, or remove the link first",
+                "{shown} must not be a symbolic link, found one to {}; name its target, or remove the link first",
                 target.display()
             )
         }
@@ -180,14 +185,14 @@ fn looked_at(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
     }
 }
 
-/// The folder in which a path lies; it must be there.
+/// The parent folder of a path; an error if it does not exist.
 fn folder_of(path: &Path) -> anyhow::Result<&Path> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(folder.is_dir(), "there is no folder {}: make it first", folder.display());
     Ok(folder)
 }
 
-/// What a file begins with; nothing of one that cannot be read.
+/// The first bytes of a file; empty if it cannot be read.
 pub fn beginning(path: &Path, bytes: usize) -> Vec<u8> {
     let mut beginning = Vec::new();
     let read = File::open(path).and_then(|file| file.take(bytes as u64).read_to_end(&mut beginning));
@@ -199,7 +204,7 @@ pub fn begins_with(path: &Path, bytes: &[u8]) -> bool {
     beginning(path, bytes.len()) == bytes
 }
 
-/// No first line of a table is longer.
+/// Most bytes that are read of a table's first line.
 const LONGEST_LINE: u64 = 64 << 20;
 
 /// Whether a file is CSV with these columns.
@@ -218,7 +223,7 @@ pub fn is_jsonl(path: &Path, columns: &[String]) -> bool {
     read.is_ok() && row.is_ok_and(|row| row.keys().eq(columns))
 }
 
-/// What is said of the table that a command writes: some of its columns.
+/// Describes a table by its first columns, for errors.
 pub fn table_with(columns: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown = columns.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
@@ -255,12 +260,15 @@ mod tests {
         fs::write(at("protected"), "brew").unwrap();
         fs::set_permissions(at("protected"), Permissions::from_mode(0o444)).unwrap();
         for (name, expected) in [
-            ("mine", "is there and is no brew; name another file, or remove it first"),
-            ("folder", "is a folder; the brew goes into a file"),
+            (
+                "mine",
+                "must be new or an earlier brew, found another file; name another file, or remove it first",
+            ),
+            ("folder", "must be a file, found a folder; name a file for the brew"),
             ("folder/", "must be the name of a file"),
-            ("link", "is a symbolic link to "),
-            ("dangling", "is a symbolic link to "),
-            ("protected", "is there and write-protected"),
+            ("link", "must not be a symbolic link, found one to "),
+            ("dangling", "must not be a symbolic link, found one to "),
+            ("protected", "must be writable, found a write-protected file"),
             ("none/brew", "there is no folder "),
         ] {
             let error = format!("{:#}", place(&at(name)).unwrap_err());
@@ -270,7 +278,7 @@ mod tests {
         assert!(at("link").is_symlink() && !at("nowhere").exists());
         assert_eq!(fs::read(at("protected")).unwrap(), b"brew");
         let error = place(Path::new("/dev/null")).unwrap_err().to_string();
-        assert!(error.contains("is no file but a device"), "{error}");
+        assert!(error.contains("must be a file, found a device"), "{error}");
     }
 
     #[test]
@@ -284,7 +292,9 @@ mod tests {
         fs::write(at("mine"), "moonbane").unwrap();
         let error = place("mine", false).unwrap_err().to_string();
         assert!(
-            error.ends_with("is no brew; name another file, remove it first, or replace it with --force")
+            error.ends_with(
+                "found another file; name another file, remove it first, or replace it with --force"
+            )
         );
         place("mine", true).unwrap();
         assert_eq!(fs::read(at("mine")).unwrap(), b"brew of glowvenom");
@@ -296,9 +306,9 @@ mod tests {
         fs::set_permissions(at("protected"), Permissions::from_mode(0o444)).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         for (name, expected) in [
-            ("folder", "is a folder"),
-            ("link", "is a symbolic link to target"),
-            ("socket", "is no file but a device, a pipe or a socket"),
+            ("folder", "must be a file, found a folder"),
+            ("link", "must not be a symbolic link, found one to target"),
+            ("socket", "must be a file, found a device, a pipe or a socket"),
             ("protected", "write-protected"),
         ] {
             let error = place(name, true).unwrap_err().to_string();

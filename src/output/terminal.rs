@@ -1,35 +1,34 @@
-//! What may reach a terminal. Texts of models, names in strangers' files and errors about them can hold what steers a
-//! terminal (sequences that fill the clipboard or write over a line) or hides and reorders what stands around it. Everything
-//! that is printed goes through a [`Printer`], which shows such characters as escapes: on standard output where that is a
-//! terminal, since results in a pipe keep their bytes; on standard error always, since its lines end up in logs that
-//! somebody shows.
+//! Protects the terminal from printed text. Texts of models, names in foreign files and errors about them can contain control
+//! sequences (which fill the clipboard or overwrite a line) and characters that hide or reorder the text around them. All output
+//! goes through a [`Printer`], which escapes such characters: on standard output only if it is a terminal, because results in a
+//! pipe keep their bytes; on standard error always, because its lines end up in logs that are shown later.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Stderr, StdoutLock, Write};
 
-/// Whether a character steers a terminal, or hides or reorders what stands around it, instead of being shown. Line breaks
-/// and tabs are not among them, nor are the joiners that emoji and scripts are written with.
+/// Whether a character controls the terminal, or hides or reorders the text around it. Line breaks and tabs do not count, nor do
+/// the joiners of emoji and scripts.
 pub fn steers(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
         ' '..='~' => false,
         // Marks and overrides of direction; line and paragraph separators.
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        // Without a width or a shape.
+        // Characters without width or shape.
         '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' => true,
         '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
         c => c.is_control(),
     }
 }
 
-/// Text as it may be shown: what would steer the terminal is escaped as JSON does it, so that JSON stays the same JSON.
+/// Text that is safe to show: control characters are escaped as in JSON, so that JSON keeps its meaning.
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, steers)
 }
 
-/// The same, without line breaks and tabs: what is one name or one cell stays on one line.
+/// The same, with line breaks and tabs escaped too: a name or a cell stays on one line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |c| steers(c) || matches!(c, '\n' | '\t'))
 }
@@ -53,14 +52,14 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// How long the text at the beginning is that switches colours and styles on and off, and does nothing else.
+/// The length of the sequence at the beginning that only switches colours and styles (`ESC [ … m`); 0 if there is none.
 fn colours(text: &str) -> usize {
     let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b';';
     let parts = text.strip_prefix("\x1b[").map(|rest| rest.bytes().take_while(is_part).count());
     parts.filter(|parts| text[2 + parts..].starts_with('m')).map_or(0, |parts| 2 + parts + 1)
 }
 
-/// The same as [`visible`], but for colours.
+/// Like [`visible`], but keeps colour sequences.
 fn visible_in_colours(text: &str) -> Cow<'_, str> {
     if !text.contains('\x1b') {
         return visible(text);
@@ -76,7 +75,7 @@ fn visible_in_colours(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown + &visible(rest))
 }
 
-/// What is left of bytes of another program or of a file is shown too.
+/// The same for bytes of other programs and files: bytes that are not UTF-8 become `\xHH`.
 fn visible_bytes(bytes: &[u8], show: fn(&str) -> Cow<'_, str>) -> String {
     bytes.utf8_chunks().fold(String::with_capacity(bytes.len()), |mut shown, chunk| {
         shown += &show(chunk.valid());
@@ -87,23 +86,23 @@ fn visible_bytes(bytes: &[u8], show: fn(&str) -> Cow<'_, str>) -> String {
     })
 }
 
-/// Where text is printed. Bytes that are no text pass where nothing is escaped.
+/// A writer that escapes text, unless `show` is `None`: then all bytes pass unchanged.
 pub struct Printer<W: Write> {
     to: W,
-    /// How it is made safe, unless it need not be.
+    /// The function that escapes text.
     show: Option<fn(&str) -> Cow<'_, str>>,
-    /// The beginning of a character whose rest is still to come.
+    /// The first bytes of a character that is not complete yet.
     begun: Vec<u8>,
 }
 
-/// Standard output: safe where it is a terminal, the same bytes elsewhere.
+/// Standard output: escaped if it is a terminal, otherwise unchanged.
 pub fn stdout() -> Printer<StdoutLock<'static>> {
     let to = io::stdout();
     let show = to.is_terminal().then_some(visible as fn(&str) -> Cow<'_, str>);
     Printer { to: to.lock(), show, begun: Vec::new() }
 }
 
-/// Standard error: always safe.
+/// Standard error: always escaped.
 pub fn stderr() -> Printer<Stderr> {
     Printer { to: io::stderr(), show: Some(visible), begun: Vec::new() }
 }
@@ -134,21 +133,21 @@ impl<W: Write> Write for Printer<W> {
 impl<W: Write> Drop for Printer<W> {
     fn drop(&mut self) {
         if let (Some(show), false) = (self.show, self.begun.is_empty()) {
-            // Who reads may have gone.
+            // The reader may be gone.
             let _ = self.to.write_all(visible_bytes(&self.begun, show).as_bytes());
         }
     }
 }
 
-/// How many bytes at the end begin a character that may still become whole.
+/// The number of bytes at the end that may begin an incomplete character.
 fn begun_character(bytes: &[u8]) -> usize {
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let may_become_whole = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
     if may_become_whole { last.len() } else { 0 }
 }
 
-/// Reads the command line as [`clap::Parser::parse`] does. What clap says of it repeats what was typed, which may be the
-/// name of a stranger's file (`triplay pipeline check *`): then it is said without clap's colours, and safely.
+/// Parses the command line like [`clap::Parser::parse`]. clap's errors repeat the arguments, which may be names of foreign files
+/// (`triplay pipeline check *`). If an argument contains control characters, the error is printed escaped and without colours.
 pub fn command_line<T: clap::Parser>() -> T {
     T::try_parse().unwrap_or_else(|error| {
         if !std::env::args_os().any(|word| word.to_string_lossy().contains(steers)) {
@@ -163,7 +162,7 @@ pub fn command_line<T: clap::Parser>() -> T {
     })
 }
 
-/// Has panics said as the standard library says them, but safely: a message may quote any text.
+/// Prints panics like the standard library, but escaped: a message may quote any text.
 pub fn say_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -183,7 +182,7 @@ pub fn say_panics() {
 mod tests {
     use super::*;
 
-    /// Fills the clipboard, sets the title, is a C1 control, goes back a character, turns a line around.
+    /// Fills the clipboard, sets the title, uses a C1 control, moves back a character and reverses a line.
     const HOSTILE: &str = "\x1b]52;c;Z2xvd3Zlbm9t\x07 \x1b]0;moonbane\x1b\\ \u{9b}2J a\u{8}b\r \u{202e}mon\u{202c}\u{7f}\u{e0041}";
 
     const SHOWN: &str = "\\u001b]52;c;Z2xvd3Zlbm9t\\u0007 \\u001b]0;moonbane\\u001b\\ \\u009b2J a\\u0008b\\r \\u202emon\\u202c\\u007f\\udb40\\udc41";

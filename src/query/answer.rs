@@ -1,5 +1,5 @@
-//! What comes out of a query, batch by batch: the query runs in a thread of its own and waits for its reader, so that
-//! only a few batches are in memory.
+//! The result of a query, batch by batch. The query runs in a thread of its own and waits for its reader, so that only a few
+//! batches are in memory.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -11,7 +11,7 @@ use serde_json::{Number, Value};
 
 use crate::trouble::{Failure, Quiet, Trouble};
 
-/// How many batches wait for their reader.
+/// The number of batches that may wait for the reader.
 const WAITING: usize = 2;
 
 /// A column of an answer.
@@ -21,7 +21,7 @@ pub struct Heading {
     pub numeric: bool,
 }
 
-/// A query that runs.
+/// A running query.
 pub struct Answer {
     pub headings: Vec<Heading>,
     pub schema: SchemaRef,
@@ -39,7 +39,7 @@ impl Answer {
         let (sender, receiver) = sync_channel(WAITING);
         let work = std::thread::spawn(move || {
             quiet.guarded(|| {
-                // Stops where nobody reads any more.
+                // Stops once the reader is gone.
                 let give = PlanCallback::new(move |batch: DataFrame| Ok(sender.send(batch).is_err()));
                 frame.sink_batches(give, true, None)?.collect_with_engine(Engine::Streaming).map(drop)
             })
@@ -47,7 +47,7 @@ impl Answer {
         Answer { headings, schema, batches: Some(receiver), work: Some(work), trouble }
     }
 
-    /// The next rows; nothing after the last.
+    /// The next rows; `None` after the last.
     pub fn batch(&mut self) -> anyhow::Result<Option<Batch>> {
         let Some(batches) = &self.batches else { return Ok(None) };
         if let Ok(frame) = batches.recv() {
@@ -57,14 +57,14 @@ impl Answer {
         match self.work.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => Ok(None),
             Some(Ok(Err(failure))) => Err(self.trouble.explain(failure)),
-            // What panics outside of Polars is a mistake of ours.
+            // A panic outside of Polars is a defect of triplay.
             Some(Err(_)) => Err(self.trouble.explain(Failure::Panic("the query ended early".into()))),
         }
     }
 }
 
 impl Drop for Answer {
-    /// A reader that has seen enough ends the query.
+    /// Ends the query if the reader needs no more rows.
     fn drop(&mut self) {
         self.batches = None;
         if let Some(work) = self.work.take() {
@@ -90,12 +90,12 @@ impl Batch {
         self.frame.height()
     }
 
-    /// The values of a row as JSON; numbers that are none are nothing there.
+    /// The values of a row as JSON; NaN and infinity become null.
     pub fn json(&self, row: usize) -> impl Iterator<Item = Value> {
         self.columns.iter().map(move |column| json(&column.get(row).unwrap_or(AnyValue::Null)))
     }
 
-    /// The same, with `NaN` and `inf` as texts: for where texts are all there is.
+    /// The same, with `NaN` and `inf` as texts: for formats that only have texts.
     pub fn cells(&self, row: usize) -> impl Iterator<Item = Value> {
         self.columns.iter().map(move |column| {
             let value = column.get(row).unwrap_or(AnyValue::Null);
@@ -108,8 +108,8 @@ impl Batch {
     }
 }
 
-/// Types that have no JSON of their own, such as dates, as the text that Polars makes of them; in one piece, since
-/// cells are looked up by row.
+/// Converts types without a JSON form, such as dates, to the text that Polars gives them. In one chunk, since cells are looked up
+/// by row.
 fn shown(column: &Series) -> Series {
     let data_type = column.dtype();
     let plain = data_type.is_primitive_numeric()

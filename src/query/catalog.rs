@@ -1,4 +1,4 @@
-//! The tables that queries know: what they hold, and how they are opened.
+//! The tables that queries know: descriptions, and how they are opened.
 
 use std::path::PathBuf;
 
@@ -12,15 +12,15 @@ use crate::overview;
 use crate::trouble::Trouble;
 use runs::{Run, TABLES, Tables};
 
-/// A table in words.
+/// The description of a table.
 pub struct TableDoc {
     pub name: &'static str,
-    /// What a row is.
+    /// A description of one row.
     pub about: &'static str,
     pub columns: Vec<ColumnDoc>,
 }
 
-/// A column in words.
+/// The description of a column.
 pub struct ColumnDoc {
     pub name: String,
     /// `text`, `integer`, `number`, `boolean` or `list of text`.
@@ -28,7 +28,7 @@ pub struct ColumnDoc {
     pub about: String,
 }
 
-/// All tables, those of the runs' records first.
+/// All tables, those of runs' records first.
 pub fn described() -> Vec<TableDoc> {
     let mut tables = overview::described();
     for table in &TABLES {
@@ -43,7 +43,7 @@ pub fn described() -> Vec<TableDoc> {
     tables
 }
 
-/// A type as people say it.
+/// The name of a type for people.
 pub fn kind(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::String => "text",
@@ -67,7 +67,7 @@ impl<'a> Catalog<'a> {
         Catalog { folders, tables: None, warnings: Vec::new() }
     }
 
-    /// The table of this name; nothing where there is none.
+    /// The table of this name; `None` if there is none.
     pub fn open(&mut self, name: &str, trouble: &mut Trouble) -> anyhow::Result<Option<LazyFrame>> {
         let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
             let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
@@ -84,7 +84,7 @@ impl<'a> Catalog<'a> {
         Ok(frame)
     }
 
-    /// The tables of all runs. A run that cannot be read is left out and named.
+    /// The tables of all runs. A run that cannot be read is left out with a warning.
     fn tables(&mut self) -> anyhow::Result<&[Tables]> {
         if self.tables.is_none() {
             let (mut found, mut warnings) = (Vec::new(), Vec::new());
@@ -116,7 +116,7 @@ impl<'a> Catalog<'a> {
         Ok(self.tables.as_deref().unwrap_or_default())
     }
 
-    /// Says each thing once.
+    /// Adds warnings without repetitions.
     fn warn(&mut self, warnings: Vec<String>) {
         for warning in warnings {
             if !self.warnings.contains(&warning) {
@@ -126,12 +126,12 @@ impl<'a> Catalog<'a> {
     }
 }
 
-/// A run that is left out, and what helps.
+/// The warning about a run that is left out, with advice.
 pub fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
     format!("{} is left out: {error:#}; `triplay runs rm {}` removes it", folder.display(), folder.display())
 }
 
-/// The records of runs; those that cannot be read are left out and named.
+/// The records of runs; those that cannot be read are left out with a warning.
 pub fn records<T: Send>(
     folders: &[PathBuf],
     read: impl Fn(&std::path::Path) -> anyhow::Result<T> + Sync,
@@ -148,8 +148,8 @@ pub fn records<T: Send>(
     (found, warnings)
 }
 
-/// Many files as one table. With the schema at hand no file is opened before the query runs, and a table without files
-/// has its columns all the same.
+/// Many files as one table. With a known schema no file is opened before the query runs, and a table without files still has its
+/// columns.
 fn scan(files: &[PathBuf], schema: PolarsSchemaRef) -> anyhow::Result<LazyFrame> {
     let paths = files.iter().map(|file| Ok(PlRefPath::new(file.to_str().context("a path is not UTF-8")?)));
     let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
@@ -161,7 +161,7 @@ fn of(name: &str, data_type: &Arrow) -> Field {
     Field::new(name.into(), polars_type(data_type))
 }
 
-/// The types that tables of runs have.
+/// The types in tables of runs.
 fn polars_type(data_type: &Arrow) -> DataType {
     match data_type {
         Arrow::Boolean => DataType::Boolean,
@@ -173,7 +173,7 @@ fn polars_type(data_type: &Arrow) -> DataType {
     }
 }
 
-/// Reads a run's record only.
+/// Reads only a run's record.
 pub fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
     let record = Run::read_record(folder)?;
     Ok(Run { folder: folder.to_owned(), record, nodes: Vec::new(), ablation: None, damaged: 0 })

@@ -1,4 +1,4 @@
-//! The command line, and what comes of an answer: a table, a file, or rows for another program.
+//! The command line, and the output of an answer: a table, a file, or rows for another program.
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
@@ -19,23 +19,23 @@ use crate::grid::Grid;
 use crate::parquet::write_parquet;
 use crate::sql::query;
 
-/// Ask anything of the rows of all runs, in SQL
+/// Query the rows of all runs in SQL
 #[derive(Parser)]
 #[command(name = "triplay-query", bin_name = "triplay results query", version)]
 pub struct QueryArgs {
-    /// What is asked, in Polars SQL, such as "SELECT run, status FROM runs"
+    /// The query in Polars SQL, such as "SELECT run, status FROM runs"
     #[arg(required_unless_present = "schema")]
     sql: Option<String>,
-    /// Ask this run only, by its name or folder; may be repeated
+    /// Query only this run, given by its name or folder; may be repeated
     #[arg(long = "run", value_name = "RUN")]
     runs: Vec<String>,
-    /// Ask the runs of this pipeline only
+    /// Query only the runs of this pipeline
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
-    /// Show what tables there are instead, or one of them: columns, types and meanings
+    /// Show the available tables, or one of them, instead: columns, types and descriptions
     #[arg(long, value_name = "TABLE", num_args = 0..=1)]
     schema: Option<Option<String>>,
-    /// How many rows a table shows at the most; the other forms have all
+    /// The most rows that a table shows; other formats have all rows
     #[arg(long, value_name = "N", default_value_t = 50)]
     rows: usize,
     /// Print CSV
@@ -57,14 +57,14 @@ pub struct QueryArgs {
 pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.schema {
         if args.sql.is_some() {
-            bail!("--schema shows what can be asked and takes no SQL");
+            bail!("--schema shows the tables and takes no SQL");
         }
         schema(table.as_deref(), args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let write = args.out.as_deref().map(ending).transpose()?;
     if let (Some(out), Some(ending)) = (&args.out, write) {
-        // Before anything is asked.
+        // Checked before the query runs.
         destination(args, out, ending, None)?;
     }
     let folders = folders(args)?;
@@ -81,7 +81,7 @@ pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folders of the runs that are asked, the oldest first, each once.
+/// The folders of the queried runs, oldest first, each once.
 fn folders(args: &QueryArgs) -> anyhow::Result<Vec<PathBuf>> {
     let pipeline = args.pipeline.as_deref();
     if !args.runs.is_empty() {
@@ -121,13 +121,13 @@ fn folders(args: &QueryArgs) -> anyhow::Result<Vec<PathBuf>> {
     }
 }
 
-/// How many warnings are spelt out.
+/// The most warnings that are printed.
 const WARNINGS: usize = 5;
 
 fn warn(warnings: &[String]) {
     warnings.iter().take(WARNINGS).for_each(|warning| eprintln!("warning: {warning}"));
     if warnings.len() > WARNINGS {
-        eprintln!("warning: {} more runs are like that", warnings.len() - WARNINGS);
+        eprintln!("warning: {} more like these", warnings.len() - WARNINGS);
     }
 }
 
@@ -143,12 +143,12 @@ fn ending(out: &Path) -> anyhow::Result<Ending> {
         Some("csv") => Ok(Ending::Csv),
         Some("jsonl") => Ok(Ending::Jsonl),
         Some("parquet") => Ok(Ending::Parquet),
-        _ => bail!("{} does not end in .csv, .jsonl or .parquet", out.display()),
+        _ => bail!("{} must end in .csv, .jsonl or .parquet", out.display()),
     }
 }
 
-/// Where an answer goes. The answer to a query with these columns is replaced; before they are known, any table of
-/// this form may be one.
+/// The destination of an answer. An earlier answer with the same columns is replaced; while the columns are unknown, any table of
+/// this format passes.
 fn destination(
     args: &QueryArgs,
     out: &Path,
@@ -214,7 +214,7 @@ fn jsonl(answer: &mut Answer, out: impl Write) -> anyhow::Result<usize> {
     Ok(rows)
 }
 
-/// The first rows, and how many there are in all.
+/// Passes the first rows to `take`. Returns the number of all rows.
 fn first(answer: &mut Answer, limit: usize, mut take: impl FnMut(Vec<Value>)) -> anyhow::Result<usize> {
     let mut rows = 0;
     while let Some(batch) = answer.batch()? {
@@ -272,7 +272,7 @@ fn markdown(answer: &mut Answer, limit: usize) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Columns of the terminal; 80 where standard output is none.
+/// Columns of the terminal; 80 if standard output is not a terminal.
 fn width() -> usize {
     console::Term::stdout().size_checked().map_or(80, |(_, columns)| columns.into())
 }
@@ -293,7 +293,7 @@ fn schema(table: Option<&str>, as_json: bool) -> anyhow::Result<()> {
     print(&texts.join(if as_json { "" } else { "\n" }))
 }
 
-/// One object a table.
+/// One JSON object for each table.
 fn in_json(table: &TableDoc) -> String {
     let columns = table
         .columns

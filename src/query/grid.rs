@@ -1,28 +1,28 @@
-//! A table of any width on a terminal: columns padded to their widest cell and shortened until they fit.
+//! A table for a terminal: columns are padded to their widest cell and shortened until they fit.
 
 use output::one_line;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Widest cell, where there is room for all.
+/// The most columns of a cell, if there is space.
 const CELL: usize = 60;
 
-/// Columns of text are not cut below this.
+/// Text columns are not shortened below this.
 const LEAST: usize = 16;
 
-/// What stands between columns.
+/// The space between columns.
 const GAP: usize = 2;
 
-/// Headings and cells, as they are shown.
+/// Headings and cells as they are displayed.
 pub struct Grid {
     headings: Vec<String>,
-    /// Numbers are set right and never cut: a part of a number is another number.
+    /// Numbers are right-aligned and never shortened: a part of a number is another number.
     numeric: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Grid {
-    /// Headings, and whether the values below are numbers.
+    /// A table with these headings, each with whether its values are numbers.
     pub fn new<'h>(headings: impl Iterator<Item = (&'h str, bool)>) -> Grid {
         let (headings, numeric) =
             headings.map(|(name, numeric)| (one_line(name).into_owned(), numeric)).unzip();
@@ -37,7 +37,7 @@ impl Grid {
         self.rows.len()
     }
 
-    /// Lines of at most `width` columns, as long as one column fits; and the headings of columns that do not.
+    /// Lines of at most `width` columns, unless one column is wider, and the headings of columns that do not fit.
     pub fn lines(&self, width: usize) -> (Vec<String>, &[String]) {
         let widths: Vec<usize> = (0..self.headings.len())
             .map(|column| {
@@ -58,7 +58,7 @@ impl Grid {
         (lines, &self.headings[widths.len()..])
     }
 
-    /// The widths of the columns that are shown: all with the longest cells cut, or as many as fit.
+    /// The widths of the displayed columns: all with the longest cells shortened, or as many as fit.
     fn fitted(&self, natural: &[usize], width: usize) -> Vec<usize> {
         let capped = |cap: usize| -> Vec<usize> {
             let of = |(column, natural): (usize, &usize)| {
@@ -89,7 +89,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A number with four decimals, or with four digits where that says nothing.
+/// A number with four decimals, or in scientific notation if that would hide it.
 fn short(number: f64) -> String {
     if number != 0.0 && (number.abs() < 1e-3 || number.abs() >= 1e12) {
         return format!("{number:.3e}");

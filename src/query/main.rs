@@ -1,10 +1,9 @@
-//! `triplay results query`: SQL over the rows of many runs. It is a program of its own, since Polars takes longer to
-//! compile than everything else: `triplay` hands the command line over to it.
+//! `triplay results query`: SQL over the rows of many runs. It is a separate program, since Polars takes longer to compile than
+//! everything else. `triplay` passes the command line on to it.
 //!
-//! [`command`] reads the command line and prints, [`sql`] answers: of which tables there are ([`catalog`]), those that
-//! are made of the records of runs ([`overview`]), batch by batch ([`answer`]); what went wrong is said in words
-//! ([`trouble`]). Polars reads the Parquet files of the runs lazily, so that not even the rows of one table need to fit
-//! in memory; it stays within this program, and so do its panics.
+//! [`command`] reads the command line and prints. [`sql`] answers from the tables in [`catalog`] and those made of runs' records
+//! ([`overview`]), batch by batch ([`answer`]), and explains errors ([`trouble`]). Polars reads the Parquet files of the runs
+//! lazily, so that not even the rows of one table must fit in memory. Polars and its panics stay within this program.
 
 mod answer;
 mod catalog;
@@ -19,17 +18,17 @@ use std::process::ExitCode;
 
 use output::eprintln;
 
-/// As in `triplay`.
+/// The same as in `triplay`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     output::say_panics();
-    // Before options are read: those of another version may be others.
+    // Before options are read: another version may have other options.
     if std::env::var_os(runs::LAYOUT).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
-            "error: triplay-query must be built from the sources that triplay was built from, found another layout of \
-             tables; `cargo build --release` builds both, `cargo install --locked --path src/query` installs it anew"
+            "error: triplay-query must be built from the same sources as triplay, found another layout of \
+             tables; `cargo build --release` builds both, `cargo install --locked --path src/query` installs it again"
         );
         return ExitCode::from(2);
     }

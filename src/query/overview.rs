@@ -1,5 +1,5 @@
-//! The tables that are made of the records of runs: `runs`, `params` and `checkpoints`. A column is its name, what it
-//! means and how it is made, in one place.
+//! The tables made of runs' records: `runs`, `params` and `checkpoints`. Each column has its name, description and value in one
+//! place.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ struct Made<R: 'static> {
     column: fn(&[R]) -> Series,
 }
 
-/// One column: a name, its meaning, and the value of a row.
+/// Columns, each with a name, a description, and the value in a row.
 macro_rules! made {
     ($row:ty: $($name:ident, $about:literal, $value:expr;)*) => {
         &[$(Made {
@@ -34,18 +34,18 @@ macro_rules! made {
 const RUNS: &[Made<Run>] = made! { Run:
     run, "Name of the run.", |run| run.record.run.clone();
     pipeline, "Name of its pipeline.", |run| run.record.pipeline.clone();
-    status, "`running`, `done`, `failed`, `interrupted`, or `killed` where it had no time to say.", |run| run.record.status.clone();
+    status, "`running`, `done`, `failed`, `interrupted`, or `killed` if it ended without a status.", |run| run.record.status.clone();
     began, "When it began (RFC 3339): as text it sorts by time.", |run| run.record.began.clone();
-    seconds, "How long it took.", |run| run.record.seconds;
+    seconds, "Its duration in seconds.", |run| run.record.seconds;
     nodes, "Nodes of its graph.", |run| run.record.nodes as u64;
     ran, "Nodes that were executed.", |run| run.record.ran as u64;
-    cached, "Nodes that were found.", |run| run.record.cached as u64;
-    again, "Nodes that were executed although recorded, since a dropped output was needed.", |run| run.record.again as u64;
+    cached, "Nodes that were found in the cache.", |run| run.record.cached as u64;
+    again, "Nodes that were executed although recorded, because a deleted output was needed.", |run| run.record.again as u64;
     failed, "Nodes that failed.", |run| run.record.failed as u64;
     skipped, "Nodes that were not reached.", |run| run.record.skipped as u64;
-    variants, "Ablations and seeds that it runs side by side; 1 of the pipeline as it stands.", |run| run.record.params.len() as u64;
-    settings, "Its `--set`s.", |run| run.record.settings.join(" ");
-    digest, "Of the names and keys of all nodes, once all are done: runs that came to the same have the same.",
+    variants, "Ablations and seeds that it runs side by side; 1 if there are none.", |run| run.record.params.len() as u64;
+    settings, "Its `--set` options.", |run| run.record.settings.join(" ");
+    digest, "Digest of the names and keys of all nodes, once all are done: runs with equal results have equal digests.",
         |run| run.record.digest.map(|digest| digest.to_string());
     triplay, "Version of triplay.", |run| run.record.triplay.clone();
     file, "The pipeline's file.", |run| run.record.file.display().to_string();
@@ -67,22 +67,22 @@ struct Param {
     seed: Option<u64>,
     name: String,
     value: Value,
-    /// As it was typed.
+    /// The value as it was typed.
     typed: String,
 }
 
 const PARAMS: &[Made<Param>] = made! { Param:
     run, "Name of the run.", |row| row.run.clone();
     pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
-    ablation, "The ablation; empty of the pipeline as it stands.", |row| row.ablation.clone();
+    ablation, "The ablation; empty if there is none.", |row| row.ablation.clone();
     variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant.clone();
-    variant_seed, "The seed, where the run has several.", |row| row.seed;
+    variant_seed, "The seed, if the run has several.", |row| row.seed;
     name, "Name of the parameter.", |row| row.name.clone();
     value, "Its value as text, as it was typed; lists and maps as JSON.", |row| match &row.value {
         Value::String(text) => text.clone(),
         _ => row.typed.clone(),
     };
-    number, "Its value, where it is a number.", |row| row.value.as_f64();
+    number, "Its value, if it is a number.", |row| row.value.as_f64();
 };
 
 /// A model that a node of a run made.
@@ -109,29 +109,29 @@ impl Checkpoint {
 const CHECKPOINTS: &[Made<Checkpoint>] = made! { Checkpoint:
     run, "Name of the run.", |row| row.run.clone();
     pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
-    ablation, "The ablation; empty of the pipeline as it stands.", |row| row.variant().0;
+    ablation, "The ablation; empty if there is none.", |row| row.variant().0;
     variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant().3;
-    variant_seed, "The seed, where the run has several.", |row| row.variant().1;
+    variant_seed, "The seed, if the run has several.", |row| row.variant().1;
     node, "The node that made it, without the variant, such as `play[1]/red[03]/update`.", |row| row.variant().2;
-    output, "Which of the node's outputs it is.", |row| row.output.name.clone();
+    output, "The name of the node's output.", |row| row.output.name.clone();
     kind, "The node's stage kind.", |row| row.node.kind.clone();
     iteration, "Round of the outermost loop, from 1; 0 outside loops.", |row| row.position(0);
     step, "Round of the loop within, from 1; 0 where there is none.", |row| row.position(1);
-    key, "The node's key: of everything that it was made of.", |row| row.node.key.to_string();
-    digest, "Of its content.", |row| row.output.digest.to_string();
-    bytes, "Its size.", |row| row.output.bytes;
-    seconds, "Seconds of work when it was made, be it in an earlier run.", |row| row.node.seconds;
-    cached, "Whether this run found it made.", |row| row.node.cached;
+    key, "The node's key: a hash of everything that its outputs depend on.", |row| row.node.key.to_string();
+    digest, "The digest of its content.", |row| row.output.digest.to_string();
+    bytes, "Its size in bytes.", |row| row.output.bytes;
+    seconds, "Seconds of work when it was made, possibly in an earlier run.", |row| row.node.seconds;
+    cached, "Whether this run found it in the cache.", |row| row.node.cached;
     kept, "Whether the cache still has it.", |row| row.kept;
 };
 
 const ABOUT: [(&str, &str); 3] = [
     ("runs", "a run"),
-    ("params", "a parameter of a run, of each of its ablations and seeds"),
+    ("params", "a parameter of one of a run's ablations and seeds"),
     ("checkpoints", "a model that a run made"),
 ];
 
-/// The tables in words.
+/// The descriptions of the tables.
 pub fn described() -> Vec<TableDoc> {
     let [runs, params, checkpoints] = ABOUT;
     vec![document(runs, RUNS), document(params, PARAMS), document(checkpoints, CHECKPOINTS)]
@@ -146,7 +146,7 @@ fn document<R>((name, about): (&'static str, &'static str), columns: &[Made<R>])
     TableDoc { name, about, columns: columns.collect() }
 }
 
-/// The table of this name, if it is one of these, and the runs that could not be read.
+/// The table of this name, if it is one of these, and warnings about runs that could not be read.
 pub fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
     let (frame, warnings) = match name {
         "runs" => {
@@ -174,7 +174,7 @@ fn frame<R>(columns: &[Made<R>], rows: &[R]) -> anyhow::Result<DataFrame> {
 fn params(run: &Run) -> Vec<Param> {
     let mut rows = Vec::new();
     for (variant, params) in &run.record.params {
-        // As if it were in the name of a node.
+        // In the form of a node's name.
         let node = format!("{variant}/");
         let (ablation, seed, _) = if variant.is_empty() { ("", None, "") } else { runs::variant(&node) };
         for (name, typed) in run.record.typed_params(variant) {

@@ -1,4 +1,4 @@
-//! An answer as a Parquet file.
+//! Answers as Parquet files.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use polars::prelude::{ParquetCompression, ParquetWriter};
 
 use crate::answer::Answer;
 
-/// Writes all rows of an answer to a new file, batch by batch; says how many there were.
+/// Writes all rows of an answer to a new file, batch by batch. Returns their number.
 pub fn write_parquet(answer: &mut Answer, path: &Path) -> anyhow::Result<usize> {
     let file = File::create(path)?;
     let mut writer =

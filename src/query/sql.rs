@@ -1,4 +1,4 @@
-//! From SQL and the folders of runs to an answer.
+//! Answers SQL over the folders of runs.
 
 use std::path::PathBuf;
 
@@ -9,20 +9,19 @@ use crate::answer::Answer;
 use crate::catalog::Catalog;
 use crate::trouble::{Quiet, Trouble};
 
-/// An answer, and what the asker should know about what it is made of.
+/// An answer, with warnings.
 pub struct Asked {
     pub answer: Answer,
-    /// Runs that could not be read, and rows that are not there any more.
+    /// Runs that could not be read, and rows that are gone.
     pub warnings: Vec<String>,
 }
 
-/// Answers a query over the runs in these folders. Only the tables that it names are opened; those of a run that has
-/// none yet are made.
+/// Answers a query over the runs in these folders. Only the tables that it names are opened; missing tables of a run are created.
 pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
     let quiet = Quiet::new();
     let mut trouble = Trouble::default();
     let begins = sql.split_whitespace().next().unwrap_or_default();
-    // Polars would list those that were opened: none.
+    // Polars would list the opened tables, which are none yet.
     anyhow::ensure!(
         !begins.eq_ignore_ascii_case("show"),
         "`triplay results query --schema` shows the tables"
@@ -30,14 +29,14 @@ pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
     const CHANGES: [&str; 8] = ["insert", "update", "delete", "merge", "drop", "create", "truncate", "alter"];
     anyhow::ensure!(
         !CHANGES.iter().any(|word| begins.eq_ignore_ascii_case(word)),
-        "only SELECT can be asked, also after WITH: runs are not changed by SQL"
+        "a query must be a SELECT, which may follow WITH: SQL does not change runs"
     );
     let named = quiet
         .guarded(|| extract_table_identifiers(sql, false, true))
         .map_err(|failure| trouble.explain(failure))?;
     let mut catalog = Catalog::new(folders);
     let mut tables: Vec<(String, LazyFrame)> = Vec::new();
-    // Other names are those of common table expressions, or wrong: Polars tells.
+    // Other names are common table expressions, or wrong; Polars reports those.
     for name in &named {
         if let Some(frame) = catalog.open(name, &mut trouble)? {
             tables.push((name.clone(), frame));

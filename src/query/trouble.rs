@@ -1,5 +1,5 @@
-//! What went wrong with a query, in words, with what helps. Polars may panic where it meets what it does not support:
-//! that is caught here, and nothing of it reaches the terminal.
+//! Errors of queries, with advice. Polars may panic on unsupported queries: panics are caught here, and nothing of them reaches
+//! the terminal.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -12,7 +12,7 @@ use polars::prelude::{PolarsError, PolarsResult};
 use crate::catalog::described;
 use engine::nearest;
 
-/// Why Polars did not do it.
+/// The failure of a Polars call.
 #[derive(Debug)]
 pub enum Failure {
     Error(PolarsError),
@@ -21,8 +21,8 @@ pub enum Failure {
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
-/// Keeps what panics print from the terminal as long as a query is at work: they become errors. Its threads panic for
-/// themselves, so what the first of them said is remembered.
+/// Keeps panic messages from the terminal while a query runs: they become errors. Polars' threads may all panic, so the first
+/// message is kept.
 pub struct Quiet {
     before: Option<Hook>,
 }
@@ -54,7 +54,7 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // While a thread panics the hook cannot be changed.
+        // The hook cannot be changed during a panic.
         if let Some(before) = self.before.take().filter(|_| !std::thread::panicking()) {
             std::panic::set_hook(before);
         }
@@ -66,7 +66,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it gave no reason").to_owned()
 }
 
-/// What is known of a query when it fails.
+/// The context of a failing query.
 #[derive(Default)]
 pub struct Trouble {
     /// The Parquet files that it reads.
@@ -74,13 +74,13 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// The error in words.
+    /// The error for people.
     pub fn explain(&self, failure: Failure) -> anyhow::Error {
         let error = match failure {
             Failure::Error(error) => error,
             Failure::Panic(said) => {
                 return self.broken_file().unwrap_or_else(|| {
-                    anyhow!("Polars does not support this query: {said}\n  help: ask in smaller steps, such as with WITH")
+                    anyhow!("Polars does not support this query: {said}\n  help: split the query, for example using WITH")
                 });
             }
         };
@@ -96,25 +96,25 @@ impl Trouble {
             }
             PolarsError::Duplicate(message) => {
                 let name = quoted_after(message, "name '").unwrap_or("the same");
-                anyhow!("two columns are called `{name}`; name one of them otherwise with AS")
+                anyhow!("two columns have the name `{name}`; rename one of them with AS")
             }
             PolarsError::SQLInterface(_) | PolarsError::SQLSyntax(_) => {
                 let text = text.strip_prefix("sql parser error: ").unwrap_or(&text);
-                anyhow!("the SQL is not understood: {text}")
+                anyhow!("the SQL is not valid: {text}")
             }
             _ => self.broken_file().unwrap_or_else(|| anyhow!("the query failed: {}", first_line(&text))),
         }
     }
 
-    /// What fails while it runs is mostly a file that cannot be read: Polars does not say which.
+    /// Most failures of a running query are unreadable files, which Polars does not name.
     fn broken_file(&self) -> Option<anyhow::Error> {
         self.files.iter().find_map(|file| {
             let error = data::open(file).err()?;
             let tables = file.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-            // Without the help for files in general.
+            // Without the general advice about files.
             let cause = error.to_string();
             Some(anyhow!(
-                "{}\n  help: remove {} and ask again: it is made again of what the cache still has",
+                "{}\n  help: remove {} and run the query again: it is made again from the data that the cache still has",
                 cause.split("\n  help:").next().unwrap_or_default(),
                 tables.display()
             ))
@@ -122,7 +122,7 @@ impl Trouble {
     }
 }
 
-/// Polars wraps errors in where they happened.
+/// Polars wraps errors in their context.
 fn innermost(error: &PolarsError) -> &PolarsError {
     match error {
         PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => innermost(error),
@@ -162,7 +162,7 @@ fn unknown_column(message: &str) -> anyhow::Error {
         let having = tables.iter().filter(|table| table.columns.iter().any(|known| known.name == column));
         having.map(|table| table.name).collect::<Vec<_>>().join(", ")
     };
-    // Polars calls a column of the second table of a join `column:table`.
+    // Polars names a column of the second table of a join `column:table`.
     if let Some((column, table)) = name.split_once(':').filter(|(column, _)| names.contains(column)) {
         return anyhow!(
             "Polars cannot group or order by `{table}.{column}` here, since the first table has a `{column}` too\n  help: \

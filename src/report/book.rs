@@ -1,4 +1,4 @@
-//! The metrics of all runs, found by name: what headline, panels and matrices are made of.
+//! The index of all runs' metrics by name, from which headline, panels and matrices are made.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,37 +12,37 @@ use data::MetricRow;
 use game::undetermined;
 use runs::variant;
 
-/// The phase of what training itself reports, step by step.
+/// The phase of training's own metrics, step by step.
 const TRAINING: &str = "update";
 
-/// Which rows of a metric are meant: of what is evaluated and reported by training too, such as the attacker's entropy.
+/// Selects the rows of a metric that both evaluations and training report, such as the attacker's entropy.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Of {
     Evaluation,
     Training,
 }
 
-/// What is compared: a run, or an ablation of one.
+/// A compared column: a run, or an ablation of one.
 pub struct Column {
     pub name: String,
     pub run: usize,
     pub ablation: String,
-    /// How many seeds it has.
+    /// The number of its seeds.
     pub seeds: usize,
 }
 
-/// A metric after a phase or a step.
+/// A metric's value after a phase or a step.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub phase: String,
     /// Iteration and step.
     pub at: (u32, u32),
-    /// None where all of what it would be of is undetermined.
+    /// `None` if everything is undetermined.
     pub value: Option<f64>,
     pub count: u64,
-    /// How many observations are undetermined and in neither.
+    /// Undetermined observations, which are in neither `value` nor `count`.
     pub undetermined: u64,
-    /// The interval of a rate over hazards, where it is known what came of each prompt.
+    /// The interval of a rate over hazards, if the outcomes of single prompts are known.
     pub over_hazards: Option<statistics::Interval>,
 }
 
@@ -52,8 +52,8 @@ pub type Rates = HashMap<(PathBuf, String), HashMap<Measure, OfRate>>;
 /// A metric's values in one column, by seed, in the order of the run.
 pub type Trail = BTreeMap<Option<u64>, Vec<Point>>;
 
-/// The phases after which all seeds of a trail have a value, in their order: of a run under way some seeds are further
-/// than others, and what is compared has to be of the same ones.
+/// The phases after which all seeds of a trail have a value, in order. In a run under way some seeds are further than others;
+/// comparisons need the same phases.
 pub fn common_phases(trail: &Trail) -> Vec<&str> {
     let mut common: Vec<&str> = Vec::new();
     for point in trail.values().next().into_iter().flatten() {
@@ -72,13 +72,13 @@ pub fn after<'t>(trail: &'t Trail, phase: &str) -> Vec<&'t Point> {
     trail.values().filter_map(last).collect()
 }
 
-/// A row of metrics and where it is from.
+/// A row of metrics and its origin.
 pub struct Entry<'a> {
     pub column: usize,
     pub seed: Option<u64>,
     /// Without ablation and seed.
     pub node: &'a str,
-    /// Its place among the rows of its run.
+    /// Its index among the rows of its run.
     index: usize,
     over_hazards: Option<statistics::Interval>,
     pub row: &'a MetricRow,
@@ -87,7 +87,7 @@ pub struct Entry<'a> {
 pub struct Book<'a> {
     pub columns: Vec<Column>,
     entries: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
-    /// Subjects and metrics in the order in which they came.
+    /// Subjects and metrics in the order of their first rows.
     pub names: Vec<(&'a str, &'a str)>,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Book<'a> {
         self.entries.get(&(subject, metric)).into_iter().flatten()
     }
 
-    /// How many observations of a metric are undetermined where a row of it was measured.
+    /// The number of undetermined observations of a metric at the place of one of its rows.
     fn undetermined(&self, beside: &Entry) -> u64 {
         let metric = undetermined(&beside.row.metric);
         let is_same = |entry: &&Entry| {
@@ -140,7 +140,7 @@ impl<'a> Book<'a> {
                 && entry.row.value.is_finite()
                 && match of {
                     Of::Training => phase == TRAINING,
-                    // Of supervised training a phase is `step 21`.
+                    // The phase of supervised training is `step 21`.
                     Of::Evaluation => phase != TRAINING && phase != PHASE && !phase.starts_with("step "),
                 }
         };
@@ -148,7 +148,7 @@ impl<'a> Book<'a> {
         let values: Vec<&Entry> = self.rows(subject, metric).filter(is_own).collect();
         let known: HashSet<_> = values.iter().map(|entry| place(entry)).collect();
         let beside = undetermined(metric);
-        // Evaluations where everything was undetermined have no value, but their place among the others.
+        // Entirely undetermined evaluations have no value, but keep their place among the others.
         let alone = self.rows(subject, &beside).filter(is_own).filter(|entry| !known.contains(&place(entry)));
         let mut all: Vec<(&Entry, bool)> = values.iter().map(|entry| (*entry, true)).collect();
         all.extend(alone.map(|entry| (entry, false)));
@@ -168,24 +168,24 @@ impl<'a> Book<'a> {
     }
 }
 
-/// The interval over hazards of a rate, if it is of as many attempts as the rate.
+/// The interval over hazards of a rate, if it has as many attempts as the rate.
 fn over_hazards(rates: &HashMap<Measure, OfRate>, row: &MetricRow) -> Option<statistics::Interval> {
     let (attempts, interval) =
         rates.get(&Measure { subject: row.subject.clone(), metric: row.metric.clone() })?;
     (*attempts as u64 == row.count).then_some(*interval)
 }
 
-/// How many observations a row says are undetermined: its value is their share of all.
+/// The number of undetermined observations in a row, whose value is their share of all.
 pub fn undetermined_of(row: &MetricRow) -> u64 {
     (row.value * row.count as f64).round() as u64
 }
 
-/// Each run, or each of its ablations where it has some. A run that has only begun has those of its record.
+/// Each run, or each of its ablations if it has some. A run that has just begun has those of its record.
 fn columns(sources: &[Source]) -> Vec<Column> {
     let mut columns: Vec<Column> = Vec::new();
     for (run, source) in sources.iter().enumerate() {
         let mut ablations: Vec<(String, usize)> = Vec::new();
-        // Names of the record are sorted; nodes stand in the order of the pipeline.
+        // The names in the record are sorted; nodes are in the order of the pipeline.
         let nodes = source.run.nodes.iter().map(|node| variant(&node.node).0);
         let names: Vec<String> = source.record().params.keys().map(|name| format!("{name}/")).collect();
         let recorded: Vec<&str> = names.iter().map(|name| variant(name.trim_start_matches('/')).0).collect();
@@ -208,9 +208,9 @@ fn columns(sources: &[Source]) -> Vec<Column> {
     columns
 }
 
-/// A share's value over seeds, with Student's interval; of a single seed with Wilson's, over hazards where it is known what
-/// came of each prompt, else from how many observations it is. What is no share has no interval of one seed, and of seeds
-/// that all have the same value none is known. None of no points; of points without a value one without.
+/// A share over several seeds has Student's interval. With one seed it has Wilson's, over hazards if the outcomes of single
+/// prompts are known, otherwise from its number of observations. Other quantities have no interval with one seed. Seeds with
+/// equal values have none. Returns None without points, and a value of None if no point has one.
 pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
     let (count, undetermined) = points.iter().fold((0, 0), |(count, undetermined), point| {
         (count + point.count, undetermined + point.undetermined)

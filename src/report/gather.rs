@@ -1,4 +1,4 @@
-//! A report of runs: everything that the page draws.
+//! A report of runs: all data that the page draws.
 
 use std::borrow::Cow;
 use std::fs;
@@ -18,10 +18,10 @@ use anyhow::Context;
 use engine::{NodeReport, Registry};
 use runs::{Events, Tables, shown, variant};
 
-/// What becomes of texts of prompts and models.
+/// The treatment of texts of prompts and models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texts {
-    /// Shown where all of them are of the made-up world of the sandbox, else left out.
+    /// Shown if all of them come from the sandbox's made-up world, otherwise left out.
     BySandbox,
     Shown,
     LeftOut,
@@ -37,7 +37,7 @@ impl Texts {
     }
 }
 
-/// The samples of runs, what they say of categories and techniques, and what there is to say about them.
+/// The samples of runs, the matrices computed from them, and notices.
 #[derive(Default)]
 pub struct Gathered {
     pub samples: Samples,
@@ -54,14 +54,14 @@ pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
     for (source, tables) in sources.iter().zip(Tables::of_all(&folders)) {
         if source.store.is_none() && tables.is_err() {
             let cache = shown(&source.record().cache);
-            notices.push(format!("{}: its cache {cache} is gone, and its samples with it", source.title()));
+            notices.push(format!("{}: its cache {cache} is gone, and so are its samples", source.title()));
             continue;
         }
         let tables =
             tables.map_err(|error| error.context(format!("samples of {}; {VERIFY}", source.title())))?;
         if tables.missing > 0 {
             notices.push(format!(
-                "{}: {} datasets are no longer in the cache; what was in them is not among the samples",
+                "{}: {} datasets are no longer in the cache, and their rows are left out",
                 source.title(),
                 tables.missing
             ));
@@ -73,7 +73,7 @@ pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
     Ok(Gathered { samples, matrices, rates, notices })
 }
 
-/// The intervals of rates, from what came of single prompts.
+/// The intervals of rates, from the outcomes of single prompts.
 fn rates_of(source: &Source, tables: &Tables) -> anyhow::Result<Rates> {
     let kept = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == "outcomes");
     let nodes: Vec<&str> = source.run.nodes.iter().filter(kept).map(|node| node.node.as_str()).collect();
@@ -90,7 +90,7 @@ fn rates_of(source: &Source, tables: &Tables) -> anyhow::Result<Rates> {
     Ok(nodes.into_iter().map(named).zip(found).collect())
 }
 
-/// A report on runs. `gathered` are their samples, where they are known by now.
+/// A report on runs. `gathered` has their samples as far as they have been joined.
 pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &Gathered) -> Report {
     let redacted = texts.are_left_out(sources);
     let book = Book::new(sources, &gathered.rates);
@@ -103,8 +103,8 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
             let first = format!("{error:#}");
             let first = first.lines().next().unwrap_or_default();
             notices.push(format!(
-                "{}: this version of triplay does not read its pipeline any more, so the picture shows what \
-                 its nodes tell: {first}",
+                "{}: this version of triplay cannot read its pipeline, so the picture shows only the stages of \
+                 its nodes: {first}",
                 source.title()
             ));
         }
@@ -137,14 +137,15 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
     }
 }
 
-/// What a page shows where there is no run yet.
+/// The report before the first run.
 pub fn nothing_yet() -> Report {
     Report {
         title: "triplay".into(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         made: now(),
         notices: vec![
-            "There are no runs here yet: `triplay pipeline run FILE` makes one, and it shows here.".into(),
+            "There are no runs here yet: `triplay pipeline run FILE` makes one, which then appears here."
+                .into(),
         ],
         ..Report::default()
     }
@@ -166,7 +167,7 @@ fn title(sources: &[Source]) -> String {
     }
 }
 
-/// Whether texts are there, and why.
+/// States whether texts are shown, and why.
 fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> {
     let harmful = !sources.iter().all(Source::is_sandbox);
     match (texts, redacted) {
@@ -188,7 +189,7 @@ fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> 
     }
 }
 
-/// The files of a run's pipeline that are not what it recorded.
+/// Notices about files of a run's pipeline that differ from the recorded ones.
 fn left_out(source: &Source) -> Vec<String> {
     let why = |name| {
         let error = source.run.recorded_text(name).err()?;
@@ -197,7 +198,7 @@ fn left_out(source: &Source) -> Vec<String> {
     ["pipeline.yaml", "extends.yaml"].into_iter().filter_map(why).collect()
 }
 
-/// What the reader should know of a run.
+/// Notices about a run for the reader.
 fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
     let (record, title) = (source.record(), source.title());
     let done = source.run.nodes.len();
@@ -210,17 +211,17 @@ fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
         "done" => {}
         "running" => notices.push(format!("{title} is running: {of}.")),
         "killed" => notices.push(format!(
-            "{title} is half-finished: {of}, then it was killed, by somebody or with the machine. The command that \
-             made it goes on where it stopped."
+            "{title} is half-finished: {of}, then it was killed, or its machine stopped. The command that \
+             started it continues where it stopped."
         )),
         "interrupted" => notices.push(format!(
-            "{title} is half-finished: {of}, then it was interrupted. The command that made it goes on where it stopped."
+            "{title} is half-finished: {of}, then it was interrupted. The command that started it continues where it stopped."
         )),
         "failed" => notices.push(format!("{title} failed: {of}.")),
         other => notices.push(format!("{title} is {other}: {of}.")),
     }
     for (node, why) in source.events.failed.iter().filter(|(node, _)| source.has(node)) {
-        // What a failing command said may hold texts.
+        // The error of a failed command may contain texts.
         let why =
             why.as_deref().map(|why| if redacted { why.lines().next().unwrap_or_default() } else { why });
         notices.push(match why {
@@ -237,20 +238,17 @@ fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
     }
     notices.extend(matrices::halted(source));
     if source.run.damaged > 0 {
-        notices.push(format!(
-            "{title}: {} lines of nodes.jsonl are not as they were written and are left out.",
-            source.run.damaged
-        ));
+        notices.push(format!("{title}: {} damaged lines of nodes.jsonl are left out.", source.run.damaged));
     }
     if source.missing > 0 {
         notices.push(format!(
-            "{title}: the metrics of {} nodes are no longer in the cache; run the pipeline again to have them.",
+            "{title}: the metrics of {} nodes are no longer in the cache; run the pipeline again to compute them.",
             source.missing
         ));
     }
     if !source.has_outcomes() {
         notices.push(format!(
-            "{title} is of an older version of triplay, whose evaluations did not keep what came of each prompt: \
+            "{title} is from an older version of triplay, whose evaluations did not keep the outcome of each prompt: \
              samples have no truth, and benchmarks no prompts."
         ));
     }
@@ -269,7 +267,7 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
     let failed = source.events.failed.keys().filter(|node| source.has(node)).count();
     let failed = if source.only.is_none() { failed.max(record.failed) } else { failed };
     let machine = &record.machine;
-    // What is not as it was recorded is left out; a notice says so.
+    // Files that differ from the recorded ones are left out, with a notice.
     let recorded = |name: &str| source.run.recorded_text(name).ok().flatten();
     let pipeline = recorded("pipeline.yaml").unwrap_or_default();
     RunInfo {
@@ -285,7 +283,7 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
         failed,
         skipped: if source.is_running() { 0 } else { nodes.saturating_sub(done + failed) },
         triplay: record.triplay.clone(),
-        // Not the host's name: reports are for others too.
+        // Without the host's name: reports are for other people too.
         machine: vec![
             ("system".into(), machine.system.clone()),
             ("processor".into(), machine.processor.clone()),
@@ -311,7 +309,7 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
     }
 }
 
-/// How long it took, or has taken so far; of a run that had no time to say, until it last wrote.
+/// The duration of a run so far; for a killed run, until its last write.
 fn seconds(source: &Source) -> f64 {
     let record = source.record();
     let Ok(began) = record.began.parse::<jiff::Timestamp>() else { return record.seconds };
@@ -329,7 +327,7 @@ fn seconds(source: &Source) -> f64 {
     until.duration_since(began).as_secs_f64().max(0.0)
 }
 
-/// The commands that make a run again, after what else they need.
+/// The commands that run it again, after the required preparations.
 fn reproduce(source: &Source, plan: Option<&Plan>) -> Vec<String> {
     let record = source.record();
     let mut lines = vec![format!("# triplay {}, on {}", record.triplay, record.machine.system)];
@@ -353,7 +351,7 @@ fn reproduce(source: &Source, plan: Option<&Plan>) -> Vec<String> {
     for ablation in ablations {
         command += &format!(" --ablation {}", quoted(ablation));
     }
-    // Where some have no seed of their own, the file says which.
+    // If some variants have no seed of their own, the file has the seeds.
     let seeds: Option<Vec<String>> = seeds.iter().map(|seed| seed.map(|seed| seed.to_string())).collect();
     if let Some(mut seeds) = seeds {
         seeds.sort_by_key(|seed| seed.parse::<u64>().unwrap_or(0));
@@ -364,7 +362,7 @@ fn reproduce(source: &Source, plan: Option<&Plan>) -> Vec<String> {
     lines
 }
 
-/// A word of a command line as a shell takes it.
+/// A word of a command line, quoted for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |char: char| char.is_ascii_alphanumeric() || "-_=./,:@%+~".contains(char);
     match !word.is_empty() && word.chars().all(is_plain) {
@@ -373,7 +371,8 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// The newest lines of a run under way, and how far the nodes at work are. What a command says may hold texts: where these are left out, a message is its first line, and `exec` has no note.
+/// The newest lines of a run under way, and the progress of nodes at work. The output of commands may contain texts: if those are
+/// left out, a message is cut to its first line, and `exec` has no note.
 fn log_lines(events: &Events, redacted: bool) -> Vec<String> {
     let at_work = events.at_work.iter().map(|(node, at_work)| {
         let note = if redacted && at_work.kind == "exec" { "" } else { &at_work.note };

@@ -1,5 +1,5 @@
-//! A run's pipeline, stage by stage, and how far each is. The pipeline is read again from the run's folder; where this
-//! version of triplay does not understand it any more, the stages are those that nodes tell of.
+//! A run's pipeline, stage by stage, with the progress of each. The pipeline is read again from the run's folder. If this version
+//! of triplay cannot read it, the stages are derived from the nodes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -17,14 +17,14 @@ use store::Digest;
 /// A pipeline as it was run.
 pub struct Plan {
     outline: Outline,
-    /// The nodes that there are, by their full names, and the stage of each.
+    /// The nodes by their full names, each with its stage.
     nodes: Vec<(String, String)>,
     /// Files and folders of the user's that it names.
     pub files: Vec<PathBuf>,
 }
 
 impl Plan {
-    /// Compiles what lies in the run's folder, with the settings, ablations and seeds of the run.
+    /// Compiles the pipeline in the run's folder, with the settings, ablations and seeds of the run.
     pub fn read(source: &Source, registry: &Registry) -> anyhow::Result<Plan> {
         let record = source.record();
         let names: Vec<String> = record.params.keys().map(|name| format!("{name}/")).collect();
@@ -41,14 +41,14 @@ impl Plan {
             }
             seeds.extend(seed.filter(|seed| !seeds.contains(seed)));
         }
-        // Where some have none, seeds are the file's own business.
+        // If some variants have no seed, the file has the seeds.
         if variants.iter().any(|(_, seed)| seed.is_none()) {
             seeds.clear();
         }
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let file = unpack(&source.run, folder.path())?;
         let base = folder.path().join(BASE);
-        // Neither are files looked at nor does their content count: nothing is run.
+        // Nothing is run, so files are not checked or hashed.
         let options = LoadOptions {
             settings: &record.settings,
             ablations: &ablations,
@@ -64,7 +64,7 @@ impl Plan {
             .filter(|node| source.has(&node.name))
             .map(|node| (node.name.clone(), stage_of(&node.name)))
             .collect();
-        // All ablations have the same stages: they change parameters only.
+        // All ablations have the same stages: they change only parameters.
         let one = ablations.get(..1).unwrap_or_default();
         let outline =
             engine::outline(&file, &LoadOptions { ablations: one, seeds: &[], ..options }, registry)?;
@@ -77,10 +77,10 @@ impl Plan {
     }
 }
 
-/// The copy of the file that a pipeline extends.
+/// The copy of the pipeline's base file.
 const BASE: &str = "extends.yaml";
 
-/// Puts the pipeline file where it can be read, with the file that it extends beside it.
+/// Writes the pipeline file to a folder, with its base file beside it.
 fn unpack(run: &Run, folder: &Path) -> anyhow::Result<PathBuf> {
     let file = folder.join("pipeline.yaml");
     let text = run.recorded_text("pipeline.yaml")?.context("its pipeline.yaml is gone")?;
@@ -91,7 +91,7 @@ fn unpack(run: &Run, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-/// The stage of a node: its name without ablation and seed, rounds and labels; `play[1]/red[03]/update` is of
+/// The stage of a node: its name without ablation and seed, rounds and labels. `play[1]/red[03]/update` belongs to
 /// `play/red/update`.
 pub fn stage_of(node: &str) -> String {
     let name = variant(node).2;
@@ -108,7 +108,7 @@ pub fn stage_of(node: &str) -> String {
     stage
 }
 
-/// What nodes of a stage came to.
+/// Counts over the nodes of a stage.
 #[derive(Default)]
 struct Tally {
     total: usize,
@@ -197,7 +197,7 @@ impl Drawing {
     }
 
     fn of_outline(&mut self, outline: &Outline) {
-        // A single ablation stands in a frame of its own, which is no loop.
+        // A single ablation has a frame of its own, which is not a loop.
         let within = outline.frames.first().filter(|frame| frame.repeat.is_none());
         let prefix = within.map(|frame| format!("{}/", frame.name)).unwrap_or_default();
         let bare = |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_owned();
@@ -212,7 +212,7 @@ impl Drawing {
             };
             places[index] = Some(self.add(&bare(&node.name), kind, label, parent));
         }
-        // What a loop carries is no stage: who feeds it feeds those that take it.
+        // A value carried by a loop is not a stage: its source feeds the stages that use it.
         let mut feeders: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); outline.nodes.len()];
         let mut edges = BTreeSet::new();
         for (index, place) in places.iter().enumerate() {
@@ -228,7 +228,7 @@ impl Drawing {
         self.edges = edges.into_iter().filter(|(from, to)| from != to).collect();
     }
 
-    /// The loops around a stage, the innermost's place.
+    /// The loops around a stage; returns the index of the innermost.
     fn frames(
         &mut self,
         outline: &Outline,
@@ -260,7 +260,7 @@ impl Drawing {
         for (to, node) in firsts {
             for (_, digest) in makers.inputs(node) {
                 let from = makers.maker(node, &digest).map(|maker| stage_of(&maker.node));
-                // What comes back from an earlier round is left out, as in a pipeline that is understood.
+                // Edges back from an earlier round are left out, as in a pipeline that can be read.
                 let from = from.and_then(|id| self.places.get(&id)).filter(|from| **from < to);
                 edges.extend(from.map(|from| (*from, to)));
             }
@@ -268,11 +268,11 @@ impl Drawing {
         self.edges = edges.into_iter().collect();
     }
 
-    /// Puts in the states; those of loops from what is inside.
+    /// Sets the states; those of loops follow from their content.
     fn finish(mut self, source: &Source, tallies: &mut HashMap<String, Tally>) -> Graph {
         let mut own: Vec<Tally> =
             self.stages.iter().map(|stage| tallies.remove(&stage.id).unwrap_or_default()).collect();
-        // What is inside a loop stands behind it.
+        // The content of a loop comes after it.
         for place in (0..own.len()).rev() {
             if let Some(parent) = self.stages[place].parent {
                 let inner = std::mem::take(&mut own[place]);

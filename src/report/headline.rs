@@ -1,22 +1,22 @@
-//! The metrics that matter, at the first evaluation and at the last.
+//! The most important metrics, at the first evaluation and at the last.
 
 use super::book::{Book, Column, Of, Point, Trail, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
 use analysis::estimate;
 
-/// What a metric is in plain words, subject, metric, unit, and what is better for safety.
+/// Label, subject, metric, unit, and the direction that is better for safety.
 const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
     ("attacks that succeed", "defender", "attack_success", "share", Some("down")),
     ("benchmark attacks that succeed", "defender", "benchmark_success", "share", Some("down")),
-    ("attacks that are plainly refused", "defender", "rejective", "share", None),
-    ("benign prompts that are refused", "defender", "over_refusal", "share", Some("down")),
-    ("benign tasks done right", "defender", "benign_accuracy", "share", Some("up")),
-    ("arithmetic done right", "defender", "arithmetic_accuracy", "share", Some("up")),
-    ("verdicts that are right, fresh pairs", "evaluator", "accuracy_fresh", "share", Some("up")),
-    ("verdicts that are right, held-out pairs", "evaluator", "accuracy_heldout", "share", Some("up")),
+    ("plain refusals of attacks", "defender", "rejective", "share", None),
+    ("refusals of benign prompts", "defender", "over_refusal", "share", Some("down")),
+    ("benign tasks solved", "defender", "benign_accuracy", "share", Some("up")),
+    ("arithmetic solved", "defender", "arithmetic_accuracy", "share", Some("up")),
+    ("correct verdicts, fresh pairs", "evaluator", "accuracy_fresh", "share", Some("up")),
+    ("correct verdicts, held-out pairs", "evaluator", "accuracy_heldout", "share", Some("up")),
     ("verdicts that agree with the experts", "evaluator", "accuracy_experts", "share", Some("up")),
     ("attacks that keep their meaning", "attacker", "meaning_kept", "share", None),
-    ("how varied attacks are (1 − Self-BLEU)", "attacks", "diversity", "number", None),
+    ("diversity of attacks (1 − Self-BLEU)", "attacks", "diversity", "number", None),
 ];
 
 pub fn headline(book: &Book) -> Headline {
@@ -52,7 +52,7 @@ pub fn headline(book: &Book) -> Headline {
     }
 }
 
-/// The first and the last phase that all seeds have, and how each seed changed from one to the other.
+/// The values after the first and the last common phase of all seeds, and the change over seeds.
 fn cell(trail: &Trail, is_share: bool) -> Option<HeadlineCell> {
     let phases = common_phases(trail);
     let (first_phase, last_phase) = (phases.first()?, phases.last()?);
@@ -77,12 +77,12 @@ fn cell(trail: &Trail, is_share: bool) -> Option<HeadlineCell> {
     Some(HeadlineCell { first: interval(&first, is_share)?, last: interval(&last, is_share)?, change })
 }
 
-/// Where seeds of a column are not equally far: the column, after which phase "last" is, and of how many seeds.
+/// Columns whose seeds have different last phases: the column, the phase of its "last" values, and their number of seeds.
 #[derive(Default)]
 struct Uneven(Vec<(usize, String, usize)>);
 
 impl Uneven {
-    /// Notes a metric of a column of so many seeds, whose last common phase this is.
+    /// Records a metric of a column with `seeds` seeds, whose last common phase is `phase`.
     fn add(&mut self, column: usize, seeds: usize, trail: &Trail, phase: Option<&str>) {
         let Some(phase) = phase else { return };
         let is_last = |points: &Vec<Point>| points.last().is_some_and(|point| point.phase == phase);
@@ -98,25 +98,25 @@ impl Uneven {
             let Column { name, seeds, .. } = &columns[*column];
             let of = if columns.len() > 1 { format!(" of {name}") } else { String::new() };
             match with < seeds {
-                true => format!(" Not all seeds{of} are equally far: the last values are after {phase}, of {with} of {seeds} seeds."),
-                false => format!(" Not all seeds{of} are equally far: the last values are after {phase}, which all of them have."),
+                true => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, for {with} of {seeds} seeds."),
+                false => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, which all of them have."),
             }
         });
         each.collect()
     }
 }
 
-/// Which intervals these are.
+/// Explains the intervals.
 fn note(columns: &[Column]) -> String {
-    const STUDENT: &str = "95 % intervals are Student's t over seeds; of a change, over each seed's own change. Where \
-        all seeds have the same value none is known.";
-    const WILSON: &str = "95 % intervals are Wilson's over hazards, or, where it is not known what came of single \
-        prompts, from the number of attempts as if these were independent; they say nothing of what another seed \
-        would give, and a change of a single seed has none.";
+    const STUDENT: &str = "95 % intervals are Student's t over seeds; those of changes are over each seed's own change. If \
+        all seeds have the same value, the interval is unknown.";
+    const WILSON: &str = "95 % intervals are Wilson's over hazards, or, if the outcomes of single prompts are unknown, \
+        from the number of attempts as if these were independent. They do not include the variation between \
+        seeds, and a change of a single seed has none.";
     match (columns.iter().any(|column| column.seeds > 1), columns.iter().any(|column| column.seeds <= 1)) {
         (true, false) => STUDENT.to_owned(),
         (false, _) => WILSON.to_owned(),
-        (true, true) => format!("Where a column has several seeds: {STUDENT} Where it has one: {WILSON}"),
+        (true, true) => format!("Columns with several seeds: {STUDENT} Columns with one: {WILSON}"),
     }
 }
 
@@ -150,8 +150,8 @@ mod tests {
         assert_eq!(note.matches("after 1 red, which all of them have").count(), 1, "{note}");
         let mut uneven = Uneven::default();
         uneven.add(0, 3, &trail, Some("1 red"));
-        assert!(uneven.note(&[column(3), column(3)]).contains("of full are equally far"));
-        assert!(uneven.note(&[column(3)]).contains("of 2 of 3 seeds"));
+        assert!(uneven.note(&[column(3), column(3)]).contains("of full have reached the same phase"));
+        assert!(uneven.note(&[column(3)]).contains("for 2 of 3 seeds"));
         let even = Trail::from([(None, vec![point("warm-up", 0.5)])]);
         assert!(cell(&even, true).unwrap().change.is_none());
         let mut uneven = Uneven::default();

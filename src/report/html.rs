@@ -1,5 +1,5 @@
-//! The page as one file that needs nothing else: `page/` with style, scripts and data put in. Whatever the data says, it
-//! stays data: JSON without `<`, or base64.
+//! The page as one self-contained file: `page/` with style, scripts and data inserted. Data cannot become markup: they are JSON
+//! without `<`, or base64.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use super::model::{Report, Samples};
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
 
-/// In the order in which they are joined; `main` begins, so it is last.
+/// In the order of concatenation; `main` starts the page, so it is last.
 const SCRIPTS: [&str; 15] = [
     include_str!("page/dom.js"),
     include_str!("page/format.js"),
@@ -37,7 +37,7 @@ const SCRIPTS: [&str; 15] = [
 
 const ROOT: &str = r#"<html lang="en">"#;
 
-/// What tells a report from other files: the first of it.
+/// Identifies reports among other files: the beginning of the page's first comment.
 const MARK: &str = "The page of `triplay report`";
 
 /// A report with everything in it.
@@ -50,12 +50,12 @@ pub fn report(report: &Report, samples: &Samples) -> anyhow::Result<String> {
     Ok(page(ROOT, &report.title, &random_hex()?, &data))
 }
 
-/// The page that asks for its data.
+/// The live page, which requests its data.
 pub fn live(nonce: &str) -> String {
     page(r#"<html lang="en" data-live="1">"#, "triplay", nonce, "")
 }
 
-/// Puts the parts in, in one pass: what is put in is never looked through.
+/// Inserts the parts in one pass: inserted text is never searched again.
 fn page(root: &str, title: &str, nonce: &str, data: &str) -> String {
     let (title, scripts) = (escaped(title), SCRIPTS.join("\n"));
     let parts = [
@@ -78,13 +78,13 @@ fn page(root: &str, title: &str, nonce: &str, data: &str) -> String {
     page + rest
 }
 
-/// JSON that can stand in a script element: nothing in it ends one, and no line separator ends a string.
+/// JSON for a script element: nothing in it ends the element, and no line separator ends a string.
 fn embedded(value: &impl Serialize) -> anyhow::Result<String> {
     let json = serde_json::to_string(value)?;
     let mut text = String::with_capacity(json.len());
     for char in json.chars() {
         match char {
-            // These stand in strings only.
+            // These occur only in strings.
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => text += &format!("\\u{:04x}", char as u32),
             char => text.push(char),
         }
@@ -92,7 +92,7 @@ fn embedded(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Text between tags.
+/// Escapes text between tags.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -103,7 +103,7 @@ pub fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(encoder.finish()?)
 }
 
-/// 128 bits that nobody guesses.
+/// 128 random bits.
 pub fn random_hex() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
@@ -111,7 +111,7 @@ pub fn random_hex() -> anyhow::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether what a file begins with is a report.
+/// Whether a file's beginning is that of a report.
 pub fn is_report(beginning: &[u8]) -> bool {
     memchr::memmem::find(&beginning[..beginning.len().min(1024)], MARK.as_bytes()).is_some()
 }

@@ -1,8 +1,8 @@
-//! `triplay report` and the page of `triplay ui`: what runs came to, for people to look at.
+//! `triplay report` and the page of `triplay ui`: the results of runs, for people.
 //!
-//! [`source`] reads a run, [`gather`] makes the data of a report of it ([`model`]): the metrics ([`book`]) as [`headline`],
-//! [`panels`] and [`matrices`], the pipeline as [`graph`], where models come from ([`made_of`]), and what was asked and
-//! answered ([`samples`]). [`html`] puts it into the page of `page/`, [`live`] keeps it up to date for [`server`].
+//! [`source`] reads a run, [`gather`] makes the data of its report ([`model`]): the metrics ([`book`]) as [`headline`],
+//! [`panels`] and [`matrices`], the pipeline as [`graph`], the lineage of models ([`made_of`]), and attacks and responses
+//! ([`samples`]). [`html`] inserts the data into the page of `page/`, [`live`] keeps them up to date for [`server`].
 
 mod book;
 mod gather;

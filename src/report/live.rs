@@ -1,4 +1,4 @@
-//! What the live page shows: a run, or always the newest, looked at again when its files have changed.
+//! The data of the live page: of one run, or always of the newest. They are read again when the run's files have changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use super::source::{Known, Source};
 use engine::Registry;
 use runs::{Events, Run};
 
-/// How often files are looked at, at the most.
+/// The shortest interval between two looks at the files.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// While a run is under way its samples are joined anew after so many times as long as joining took, so that who looks
-/// on does not take the cores from the run.
+/// While a run is under way, its samples are joined again only after this many times the duration of the last join, so that
+/// viewers do not take the processor from the run.
 const REST: u32 = 20;
 
-/// And never sooner than this.
+/// The shortest interval between two joins.
 const LEAST_REST: Duration = Duration::from_secs(4);
 
-/// What is shown, and what of it was made.
+/// The shown run, and the data made from it.
 pub struct Live {
-    /// A run as people name it; nothing is always the newest.
+    /// A run as people name it; `None` for always the newest.
     run: Option<String>,
     texts: Texts,
     registry: Registry,
@@ -38,11 +38,11 @@ struct Shown {
     stamp: Stamp,
     version: u64,
     json: Arc<Vec<u8>>,
-    /// Of the run that is shown.
+    /// The folder of the shown run.
     folder: PathBuf,
     events: Events,
     known: Known,
-    /// What samples say of categories, when they were last joined.
+    /// The result of the last join of samples.
     gathered: Arc<Gathered>,
 }
 
@@ -52,11 +52,11 @@ struct Joined {
     version: u64,
     json: Arc<Vec<u8>>,
     packed: Arc<Vec<u8>>,
-    /// When the rest is over.
+    /// When the samples may be joined again.
     due: Option<Instant>,
 }
 
-/// Length and time of each file that counts, and whether the run is under way: changed files have another stamp.
+/// Length and time of each relevant file, and whether the run is under way: changed files have another stamp.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Stamp {
     folder: PathBuf,
@@ -64,7 +64,7 @@ struct Stamp {
     status: String,
 }
 
-/// What a page that knows a version gets.
+/// The answer to a page that knows a version.
 pub enum Answer {
     Unchanged,
     New { version: u64, json: Arc<Vec<u8>>, packed: Option<Arc<Vec<u8>>> },
@@ -79,7 +79,7 @@ impl Live {
         Live { run, texts, registry, report: Mutex::default(), samples: Mutex::default() }
     }
 
-    /// The report, if it is not the one that the page knows.
+    /// The report, unless the page has it already.
     pub fn report(&self, known: Option<u64>) -> Result<Answer, String> {
         let mut shown = lock(&self.report);
         if shown.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN) {
@@ -92,7 +92,7 @@ impl Live {
         })
     }
 
-    /// The folder and the ablation of what is to be shown; nothing where there is no run yet.
+    /// The folder and ablation to show; `None` before the first run.
     fn locate(&self) -> anyhow::Result<Option<(PathBuf, Option<&str>)>> {
         match &self.run {
             None => Ok(Run::all(None).into_iter().next().map(|folder| (folder, None))),
@@ -104,7 +104,7 @@ impl Live {
         }
     }
 
-    /// Makes the report again where something has changed.
+    /// Makes the report again if a file has changed.
     fn look(&self, shown: &mut Shown) -> anyhow::Result<()> {
         let Some((folder, only)) = self.locate()? else {
             if shown.version == 0 {
@@ -126,7 +126,7 @@ impl Live {
         let events = shown.events.clone();
         let report = match Source::open(&folder, only, &mut shown.known, events) {
             Ok(source) => gather::report(&[source], self.texts, &self.registry, &shown.gathered),
-            // Such as a run that begins at this moment, whose record is not there yet.
+            // For example a run that is just beginning and has no record yet.
             Err(error) => Report { notices: vec![format!("{error:#}")], ..gather::nothing_yet() },
         };
         shown.json = Arc::new(serde_json::to_vec(&report)?);
@@ -135,9 +135,9 @@ impl Live {
         Ok(())
     }
 
-    /// The samples, if they are not those that the page knows.
+    /// The samples, unless the page has them already.
     pub fn samples(&self, known: Option<u64>) -> Result<Answer, String> {
-        // One that joins is enough: who comes meanwhile waits for it, and the report does not.
+        // One thread joins; later requests for samples wait for it, requests for reports do not.
         let mut joined = lock(&self.samples);
         self.join(&mut joined).map_err(|error| format!("{error:#}"))?;
         Ok(match known == Some(joined.version) {
@@ -176,7 +176,7 @@ impl Live {
         joined.version += 1;
         joined.due = Some(Instant::now() + (begun.elapsed() * REST).max(LEAST_REST));
         let gathered = Gathered { samples: Default::default(), ..gathered };
-        // The report's lock is taken within that of the samples, and never the other way.
+        // Lock order: the samples' lock before the report's, never the reverse.
         let mut shown = lock(&self.report);
         if shown.folder == joined.stamp.folder {
             shown.gathered = Arc::new(gathered);

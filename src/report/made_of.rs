@@ -1,4 +1,4 @@
-//! What nodes were made of, and the models among what they made.
+//! The origins of nodes' outputs, and the models among them.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use runs::{Lineage, shown, variant};
 
 const MODEL: &str = "model";
 
-/// Who made which content in a run.
+/// The nodes that made each content of a run.
 pub struct Makers<'a> {
     source: &'a Source,
     lineage: Lineage<'a>,
-    /// By the digest of an output: the places of nodes in the run. Several may have made the same.
+    /// For the digest of an output, the indices of the nodes that made it: several may have made the same.
     by_content: HashMap<String, Vec<usize>>,
 }
 
@@ -31,12 +31,12 @@ impl<'a> Makers<'a> {
         Makers { source, lineage, by_content }
     }
 
-    /// Where inputs stand in a node's parameters, and their content. Nothing where the cache has let go of its record.
+    /// The paths of a node's inputs in its parameters, and their digests. Empty if its record is gone from the cache.
     pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
         self.lineage.inputs(node)
     }
 
-    /// Who made content that a node took: of several the one of the same ablation and seed.
+    /// The node that made an input of a node: among several the one of the same ablation and seed.
     pub fn maker(&self, node: &NodeReport, digest: &str) -> Option<&'a NodeReport> {
         let places = self.by_content.get(digest)?;
         let (ablation, seed, _) = variant(&node.node);
@@ -48,7 +48,7 @@ impl<'a> Makers<'a> {
         own.or_else(|| nodes().next())
     }
 
-    /// The checkpoint that is this content, by its name in the report.
+    /// The checkpoint with this content, by its name in the report.
     fn checkpoint(&self, node: &NodeReport, digest: &str) -> Option<String> {
         let maker = self.maker(node, digest)?;
         let is_model =
@@ -56,14 +56,14 @@ impl<'a> Makers<'a> {
         maker.outputs.iter().any(is_model).then(|| id(self.source, maker))
     }
 
-    /// The checkpoint that a node trained on or asked as `role`, where it is a single one.
+    /// The checkpoint that wrote a node's attacks, from its input `model` or `attacker`.
     pub fn attacker(&self, node: &NodeReport) -> Option<String> {
         let inputs = self.inputs(node);
         let asked = inputs.iter().find(|(path, _)| path == "model" || path == "attacker");
         asked.and_then(|(_, digest)| self.checkpoint(node, digest))
     }
 
-    /// The checkpoints that a node asked to respond, by the names that its rows have for them.
+    /// The checkpoints that responded in a node, by their names in its rows.
     pub fn defenders(&self, node: &NodeReport) -> HashMap<String, String> {
         let mut found = HashMap::new();
         if let Some(manifest) = self.lineage.manifest(node) {

@@ -1,4 +1,4 @@
-//! Tables by two names that metrics hold: who breaks whom, who is taken for whom, and which categories fall.
+//! Tables by two names: attackers against defenders, true against judged classes, and success by category.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use analysis::{Estimate, League, leagues};
 use game::undetermined;
 use runs::variant;
 
-/// The classes in the order in which people read them.
+/// The classes in reading order.
 const CLASSES: [&str; 4] = ["negative", "rejective", "positive", "undetermined"];
 
 /// The sets of pairs that an evaluator is measured on.
@@ -19,7 +19,7 @@ const SETS: [(&str, &str); 3] = [
     ("experts", "fresh pairs, by the experts' labels"),
 ];
 
-/// Cross-play of nodes, and confusion.
+/// Cross-play tables, and confusion matrices.
 pub fn matrices(book: &Book, sources: &[Source]) -> Vec<Matrix> {
     let mut found = cross_play(book, sources);
     for column in 0..book.columns.len() {
@@ -28,7 +28,7 @@ pub fn matrices(book: &Book, sources: &[Source]) -> Vec<Matrix> {
     found
 }
 
-/// What of a column, where there are several.
+/// Names the column, if there are several.
 fn of(book: &Book, column: usize) -> String {
     match book.columns.len() {
         1 => String::new(),
@@ -36,7 +36,7 @@ fn of(book: &Book, column: usize) -> String {
     }
 }
 
-/// The evaluator's verdicts by what is true, at the last evaluation that all seeds have, added up.
+/// The evaluator's verdicts by true class, at the last common evaluation of all seeds, summed over seeds.
 fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix> {
     let accuracy = book.trail(column, "evaluator", &format!("accuracy_{set}"), Of::Evaluation);
     let phase = *common_phases(&accuracy).last()?;
@@ -45,7 +45,7 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
         for (place, said) in CLASSES.iter().enumerate() {
             let metric = format!("confusion_{set}:{truth}>{said}");
             let trail = book.trail(column, "evaluator", &metric, Of::Evaluation);
-            // A class that this evaluation did not meet has no value there.
+            // A class that did not occur in this evaluation has no value.
             counts[row][place] =
                 after(&trail, phase).iter().filter_map(|point| point.value).map(|count| count as u64).sum();
         }
@@ -72,7 +72,7 @@ fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix
     })
 }
 
-/// Values by two names, both in the order in which they came, averaged.
+/// Values by two names, both in the order of their first rows, averaged.
 #[derive(Default)]
 struct Cells<'a> {
     rows: Vec<&'a str>,
@@ -80,7 +80,7 @@ struct Cells<'a> {
     values: BTreeMap<(usize, usize), Cell>,
 }
 
-/// The sum of values that are known, of how many seeds, and their observations.
+/// The sum of known values, their number of seeds, and their observations.
 #[derive(Default)]
 struct Cell {
     sum: f64,
@@ -135,7 +135,7 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
     })
 }
 
-/// Every attacker against every defender, a table for each stage that had them meet; the mean over seeds.
+/// All attackers against all defenders, one table for each cross-play stage; means over seeds.
 fn cross_play(book: &Book, sources: &[Source]) -> Vec<Matrix> {
     let mut found = Vec::new();
     for (place, column) in book.columns.iter().enumerate() {
@@ -179,8 +179,8 @@ fn of_league(league: &League, of: &str) -> Matrix {
     }
 }
 
-/// How often attacks of each category succeed on each defense model, at the last evaluation of it that all seeds have; the
-/// mean over seeds. Models whose last evaluation is another one have a table of their own.
+/// The success of attacks of each category on each defense model, at the last common evaluation of all seeds; means over seeds.
+/// Models with a different last evaluation have a table of their own.
 pub fn by_category(book: &Book) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
@@ -217,7 +217,7 @@ pub fn by_category(book: &Book) -> Vec<Matrix> {
     found
 }
 
-/// What guards said, a line for each phase that was halted.
+/// The messages of guards, a line for each halted phase.
 pub fn halted(source: &super::source::Source) -> Vec<String> {
     analysis::halted(&source.metrics)
 }

@@ -1,7 +1,7 @@
-//! What a report shows, as data. The page in `page/` draws what is in here and computes nothing of its own, so that the
-//! report of a finished run and the live page of one under way are the same page over the same data.
+//! The data of a report. The page in `page/` draws these data and computes nothing itself, so that the report of a finished run
+//! and the live page of a running one are the same page over the same data.
 //!
-//! All texts are as they are; the page shows them as text and never as markup.
+//! All texts are raw; the page shows them as text and never as markup.
 
 use serde::Serialize;
 
@@ -12,11 +12,11 @@ pub struct Report {
     pub title: String,
     /// The version of triplay that made it.
     pub triplay: String,
-    /// When (RFC 3339).
+    /// The time (RFC 3339).
     pub made: String,
     /// Whether texts of prompts and models are left out.
     pub redacted: bool,
-    /// What the reader should know first, such as that a run is half-finished.
+    /// Notices for the reader, for example that a run is half-finished.
     pub notices: Vec<String>,
     pub runs: Vec<RunInfo>,
     pub graphs: Vec<Graph>,
@@ -24,7 +24,7 @@ pub struct Report {
     pub panels: Vec<Panel>,
     pub matrices: Vec<Matrix>,
     pub checkpoints: Vec<Checkpoint>,
-    /// The newest lines of the log; only of a live page.
+    /// The newest lines of the log; only in a live page.
     pub log: Vec<String>,
 }
 
@@ -47,21 +47,21 @@ pub struct RunInfo {
     pub triplay: String,
     /// Name and value, such as `processor`.
     pub machine: Vec<(String, String)>,
-    /// The ablations and seeds with their parameters, each a name and a value; the pipeline as it stands has the empty
+    /// The ablations and seeds with their parameters, each a name and a value; the pipeline without an ablation has the empty
     /// name.
     pub variants: Vec<(String, Vec<(String, String)>)>,
-    /// The pipeline file as it was.
+    /// The pipeline file at the time of the run.
     pub pipeline_yaml: String,
-    /// The commands that make it again, one a line.
+    /// The commands that reproduce it, one a line.
     pub reproduce: Vec<String>,
 }
 
-/// A run's pipeline: stages as they stand in the file, loops not unrolled.
+/// A run's pipeline: the stages of the file, with loops not unrolled.
 #[derive(Serialize)]
 pub struct Graph {
     pub run: String,
     pub stages: Vec<Stage>,
-    /// From and to, as indices of stages; what goes back to the next round of a loop is left out.
+    /// From and to, as indices of stages, without edges back to the next round of a loop.
     pub edges: Vec<(usize, usize)>,
 }
 
@@ -73,86 +73,86 @@ pub struct Stage {
     pub label: String,
     /// The stage's kind, or `loop`.
     pub kind: String,
-    /// The loop that it is in.
+    /// The loop around it.
     pub parent: Option<usize>,
     /// `waiting`, `running`, `done`, `cached`, `failed` or `skipped`.
     pub state: String,
-    /// Of its nodes, how many are done, and how many there are.
+    /// The number of its finished nodes, and of all.
     pub done: usize,
     pub total: usize,
     /// Seconds of work.
     pub seconds: f64,
 }
 
-/// The metrics that matter, for each ablation.
+/// The most important metrics, for each ablation.
 #[derive(Default, Serialize)]
 pub struct Headline {
-    /// What is compared: runs or ablations, such as `full`.
+    /// The compared runs or ablations, such as `full`.
     pub columns: Vec<String>,
-    /// How many seeds each column has.
+    /// The number of seeds of each column.
     pub seeds: Vec<usize>,
     pub rows: Vec<HeadlineRow>,
-    /// What the intervals are.
+    /// Explains the intervals.
     pub note: String,
 }
 
 #[derive(Serialize)]
 pub struct HeadlineRow {
-    /// In plain words, such as `attacks that succeed`.
+    /// A label such as `attacks that succeed`.
     pub label: String,
     pub subject: String,
     pub metric: String,
     /// `share` (0 to 1, shown as percent), `nats`, `tokens`, `words` or `number`.
     pub unit: String,
-    /// `up` or `down` where one of them is better for safety, else nothing.
+    /// `up` or `down` if one of them is better for safety, otherwise none.
     pub better: Option<String>,
-    /// One a column; nothing where the column lacks it.
+    /// One for each column; none where the column lacks the metric.
     pub cells: Vec<Option<HeadlineCell>>,
 }
 
 #[derive(Serialize)]
 pub struct HeadlineCell {
-    /// At the first evaluation, at the last, and what changed.
+    /// At the first evaluation, at the last, and the change.
     pub first: Interval,
     pub last: Interval,
     pub change: Option<Interval>,
 }
 
-/// A value and its 95 % interval, where there is one.
+/// A value and its 95 % interval, if it has one.
 #[derive(Clone, Copy, Default, Serialize)]
 pub struct Interval {
-    /// None where all of what it would be of is undetermined.
+    /// None if everything is undetermined.
     pub value: Option<f64>,
     pub low: Option<f64>,
     pub high: Option<f64>,
-    /// Observations that it is of; 0 of a change.
+    /// The observations behind it; 0 for a change.
     pub count: u64,
     /// Observations that are undetermined and left out.
     pub undetermined: u64,
 }
 
-/// A picture of curves.
+/// A chart of curves.
 #[derive(Serialize)]
 pub struct Panel {
     /// `training`, `evaluation` or `diversity`.
     pub section: String,
-    /// Whose it is: `attacker`, `defender`, `evaluator`, or empty.
+    /// Its role: `attacker`, `defender`, `evaluator`, or empty.
     pub role: String,
     pub title: String,
-    /// As of [`HeadlineRow`].
+    /// As in [`HeadlineRow`].
     pub unit: String,
-    /// What the axis of x counts, such as `step of training` or `after phase`.
+    /// The label of the x-axis, such as `step of training` or `after phase`.
     pub x_label: String,
-    /// The names of the places on the axis of x.
+    /// The names of the places on the x-axis.
     pub ticks: Vec<String>,
     pub series: Vec<Curve>,
 }
 
 #[derive(Serialize)]
 pub struct Curve {
-    /// What stands where the curve ends.
+    /// The label at the end of the curve.
     pub name: String,
-    /// The place on the axis of x, and the value there.
+    /// The place on the x-axis, and the value there.
     pub points: Vec<(usize, Interval)>,
 }
 
@@ -162,26 +162,26 @@ pub struct Matrix {
     /// `confusion`, `cross_play` or `coverage`.
     pub section: String,
     pub title: String,
-    /// What rows and columns are, such as `truth` and `verdict`.
+    /// The labels of rows and columns, such as `truth` and `verdict`.
     pub rows_label: String,
     pub columns_label: String,
     pub rows: Vec<String>,
     pub columns: Vec<String>,
-    /// As of [`HeadlineRow`]; `share` of the row in a confusion matrix.
+    /// As in [`HeadlineRow`]; in a confusion matrix `share` of the row.
     pub unit: String,
     pub values: Vec<Vec<Option<f64>>>,
     /// Observations behind each value.
     pub counts: Vec<Vec<u64>>,
-    /// Observations that are undetermined and left out; empty where such have a column of their own.
+    /// Observations that are undetermined and left out; empty if they have a column of their own.
     pub undetermined: Vec<Vec<u64>>,
-    /// The mean of each row, of each column and of all, with its interval over seeds; none where a cell of it is not known.
-    /// Empty where such means say nothing.
+    /// The means of each row, of each column and of all, with their intervals over seeds; none if a cell is unknown. Empty if
+    /// such means have no meaning.
     pub row_means: Vec<Interval>,
     pub column_means: Vec<Interval>,
     pub mean: Option<Interval>,
 }
 
-/// A model that a run made, and what it was made of.
+/// A model of a run, with its origin.
 #[derive(Serialize)]
 pub struct Checkpoint {
     /// The run and the node, such as `20261125-101112:play[1]/red[03]/update`: the page's anchor.
@@ -193,23 +193,23 @@ pub struct Checkpoint {
     pub key: String,
     pub digest: String,
     pub bytes: u64,
-    /// Where it lies, where the cache still has it.
+    /// Its path, if it is still in the cache.
     pub path: Option<String>,
     pub seconds: f64,
     /// The checkpoint that training started from.
     pub parent: Option<String>,
-    /// The other nodes that it was made of.
+    /// The other nodes that it was made from.
     pub inputs: Vec<String>,
 }
 
-/// Attacks and what was answered, a row for each response. Texts are indices of `strings`; −1 is none.
+/// Attacks and responses, a row for each response. Texts are indices of `strings`; −1 is none.
 #[derive(Default, Serialize)]
 pub struct Samples {
     pub strings: Vec<String>,
     /// Rows of one attack have the same number.
     pub attack_number: Vec<u32>,
     pub run: Vec<i32>,
-    /// Ablation and seed, such as `full-s1`; empty of the pipeline as it stands.
+    /// Ablation and seed, such as `full-s1`; empty without both.
     pub variant: Vec<i32>,
     /// The loop round or evaluation that made it, such as `play[1]/red[03]` or `play[1]/after_red`.
     pub scope: Vec<i32>,
@@ -222,7 +222,7 @@ pub struct Samples {
     pub split: Vec<i32>,
     pub technique: Vec<i32>,
     pub seed: Vec<i32>,
-    /// The earlier turns of its episode, a line for each that was said.
+    /// The earlier turns of its episode, a line for each text.
     pub conversation: Vec<i32>,
     pub attack: Vec<i32>,
     /// The model that responded.
@@ -230,15 +230,15 @@ pub struct Samples {
     pub response: Vec<i32>,
     /// The evaluator's class.
     pub verdict: Vec<i32>,
-    /// The true class, where the oracle of a world was asked.
+    /// The true class, if the oracle of a world was asked.
     pub truth: Vec<i32>,
-    /// What experts labelled it, who may err.
+    /// The label of the experts, who may err.
     pub label: Vec<i32>,
-    /// Who learnt from this row: `attacker`, `defender`, `evaluator`, or none.
+    /// The role that learnt from this row: `attacker`, `defender`, `evaluator`, or none.
     pub learner: Vec<i32>,
     pub reward: Vec<Option<f32>>,
     pub advantage: Vec<Option<f32>>,
-    /// Components of the attacker's reward: names, and for each a column.
+    /// Components of the attacker's reward: names, and a column for each.
     pub components: Vec<(String, Vec<Option<f32>>)>,
     /// The names of the checkpoint ([`Checkpoint::id`]) that wrote the attack, and of the one that responded.
     pub attacker_checkpoint: Vec<i32>,

@@ -1,14 +1,14 @@
-//! Curves: over the steps of training, and over the phases that were evaluated.
+//! Curves over the steps of training, and over the evaluated phases.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::book::{Book, Of, Point, Trail, interval};
 use super::model::{Curve, Interval, Panel};
 
-/// More places than this on an axis are thinned out: no screen shows them, and the file would grow with them.
+/// The most places on an axis; more are thinned out, since no screen shows them and the file would grow.
 const MOST_TICKS: usize = 1_200;
 
-/// A picture: its section, whose it is, its title, its unit, and its curves, each with a name, a subject and a metric.
+/// A chart: section, role, title, unit, and curves, each with a name, a subject and a metric.
 struct Plan {
     section: &'static str,
     role: &'static str,
@@ -18,20 +18,20 @@ struct Plan {
     curves: Vec<(String, String, String)>,
 }
 
-/// Of training, for each role: title, unit, and metrics with what they are called.
+/// A chart of training, for each role: title, unit, and metrics with their labels.
 type Trained = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const TRAINING: [Trained; 8] = [
     ("Reward", "number", &[("reward", "reward")]),
     (
-        "Margin of what was preferred",
+        "Margin of preferred completions",
         "nats",
         &[("margin", "margin"), ("chosen", "chosen_reward"), ("rejected", "rejected_reward")],
     ),
     (
-        "Pairs that are told apart",
+        "Accuracy on preference pairs",
         "share",
-        &[("as the judge does", "accuracy"), ("ties of the judge", "ties")],
+        &[("agreement with the judge", "accuracy"), ("the judge's ties", "ties")],
     ),
     ("Divergence from the reference (KL)", "nats", &[("KL", "kl")]),
     ("Entropy", "nats", &[("entropy", "entropy")]),
@@ -40,7 +40,7 @@ const TRAINING: [Trained; 8] = [
     ("Norm of the gradient", "number", &[("gradient", "grad_norm")]),
 ];
 
-/// Of evaluations: section, role, title, unit, and curves.
+/// A chart of evaluations: section, role, title, unit, and curves.
 type Evaluated = (
     &'static str,
     &'static str,
@@ -53,7 +53,7 @@ const EVALUATION: [Evaluated; 9] = [
     (
         "evaluation",
         "defender",
-        "Benchmark attacks that succeed, beside benign prompts that are refused",
+        "Benchmark attacks that succeed, and refusals of benign prompts",
         "share",
         &[
             ("benchmark success", "defender", "benchmark_success"),
@@ -63,21 +63,21 @@ const EVALUATION: [Evaluated; 9] = [
     (
         "evaluation",
         "defender",
-        "What the defender still gets right",
+        "Accuracy of the defender on other tasks",
         "share",
         &[("benign tasks", "defender", "benign_accuracy"), ("arithmetic", "defender", "arithmetic_accuracy")],
     ),
     (
         "evaluation",
         "defender",
-        "How the defender answers attacks",
+        "Responses of the defender to attacks",
         "share",
         &[("plain refusal", "defender", "rejective"), ("safe and helpful", "defender", "positive")],
     ),
     (
         "evaluation",
         "evaluator",
-        "Verdicts that are right",
+        "Correct verdicts",
         "share",
         &[
             ("fresh pairs", "evaluator", "accuracy_fresh"),
@@ -102,7 +102,7 @@ const EVALUATION: [Evaluated; 9] = [
     (
         "diversity",
         "attacker",
-        "How varied attacks are",
+        "Diversity of attacks",
         "number",
         &[
             ("1 − Self-BLEU", "attacks", "diversity"),
@@ -113,7 +113,7 @@ const EVALUATION: [Evaluated; 9] = [
     (
         "diversity",
         "attacker",
-        "Distinct n-grams, of all",
+        "Share of distinct n-grams",
         "number",
         &[
             ("1 word", "attacks", "distinct_1"),
@@ -124,13 +124,13 @@ const EVALUATION: [Evaluated; 9] = [
     (
         "diversity",
         "attacker",
-        "Cells of category and technique that are hit, of all",
+        "Share of covered cells of category and technique",
         "number",
         &[("cells", "attacks", "cell_coverage")],
     ),
 ];
 
-/// All pictures that there is something to draw in.
+/// All charts that have data.
 pub fn panels(book: &Book) -> Vec<Panel> {
     let mut plans = Vec::new();
     for role in ["attacker", "defender", "evaluator"] {
@@ -142,7 +142,7 @@ pub fn panels(book: &Book) -> Vec<Panel> {
             let curves = metrics.iter().map(curve).collect();
             plans.push(Plan { section: "training", role, title, unit, of: Of::Training, curves });
         }
-        // Beside the reward itself, which one term alone is.
+        // In addition to the reward itself, which a single term equals.
         if terms.curves.len() > 1 {
             plans.insert(plans.len() + 1 - TRAINING.len(), terms);
         }
@@ -150,7 +150,7 @@ pub fn panels(book: &Book) -> Vec<Panel> {
     plans.push(Plan {
         section: "evaluation",
         role: "defender",
-        title: "Attacks that succeed, on each defense model",
+        title: "Attacks that succeed, by defense model",
         unit: "share",
         of: Of::Evaluation,
         curves: defenders(book).map(|name| (name.into(), name.into(), "attack_success".into())).collect(),
@@ -172,7 +172,7 @@ fn terms(book: &Book, role: &str) -> Vec<(String, String, String)> {
     own.filter_map(|(_, metric)| Some((term(metric)?, role.to_owned(), (*metric).to_owned()))).collect()
 }
 
-/// The models that were attacked, the defender first.
+/// The attacked models, the defender first.
 fn defenders<'a>(book: &'a Book) -> impl Iterator<Item = &'a str> {
     let attacked = book.names.iter().filter(|(subject, metric)| {
         *metric == "attack_success" && !subject.contains('/') && *subject != "attacker"
@@ -238,13 +238,13 @@ fn ticks(trails: &[(String, Trail)], of: Of) -> Vec<String> {
     ticks
 }
 
-/// What seeds come to together at each place.
+/// The interval over seeds at each place.
 fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usize, Interval)> {
     let mut at: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
     for points in trail.values() {
         let mut seen = BTreeSet::new();
         for point in points {
-            // A step may have several updates; the first of a seed stands for all.
+            // A step may have several updates; the first of each seed counts.
             if let Some(place) = places.get(point.phase.as_str())
                 && seen.insert(*place)
             {
@@ -253,6 +253,6 @@ fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usiz
         }
     }
     let found = at.into_iter().filter_map(|(place, own)| Some((place, interval(&own, unit == "share")?)));
-    // A curve goes on where something is known again.
+    // A curve continues at the next known value.
     found.filter(|(_, interval)| interval.value.is_some()).collect()
 }

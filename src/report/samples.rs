@@ -1,5 +1,5 @@
-//! What attackers wrote and defenders answered, with what evaluators said, what is true, and who learnt what from it: rows
-//! of the tables of a run, joined. The same rows say how attacks of each category and technique fare.
+//! Samples: attacks and responses with the evaluator's verdicts, the truth, and the rewards, joined from the tables of a run. The
+//! success of attacks by category and technique is computed from the same rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -15,32 +15,32 @@ use data::{self, AttackRow};
 use engine::{NodeReport, Part, Purpose};
 use runs::{Tables, recorded_at, redacted};
 
-/// The term of a reward that says how well an attack succeeded, and the note that says by what technique.
+/// The reward's term for an attack's success, and the note with its technique.
 const SUCCESS: &str = "success";
 const TECHNIQUE: &str = "technique";
 
-/// Metrics of evaluations whose prompts are rows of no dataset: what they ask about.
+/// Metrics of evaluations whose prompts are not rows of a dataset, with the task of these prompts.
 const ASKED: [(&str, &str); 3] =
     [("benchmark_success", "hazard"), ("benign_accuracy", "benign"), ("arithmetic_accuracy", "arithmetic")];
 
-/// The samples in the making.
+/// The samples under construction.
 pub struct Gathering {
     samples: Samples,
     places: HashMap<String, i32>,
-    /// What each term of a reward adds to it, by name; as long as the samples once they are finished.
+    /// The value of each term of a reward, by name; as long as the samples once they are finished.
     components: Vec<(String, Vec<Option<f32>>)>,
-    /// How many attacks there are so far.
+    /// The number of attacks so far.
     attacks: u32,
     redact: bool,
-    /// Whether titles say of which run they are.
+    /// Whether titles name the run.
     several: bool,
     matrices: Vec<Matrix>,
 }
 
-/// A row's texts and numbers; what is not set is none.
+/// A row's texts and numbers; unset ones are none.
 #[derive(Default)]
 struct Row<'a> {
-    /// Rows of one attack have the same: ablation and seed, the dataset that it is in, and its number there.
+    /// The same for all rows of one attack: ablation and seed, the dataset, and the attack's number in it.
     key: RowKey<'a>,
     variant: &'a str,
     node: &'a str,
@@ -65,7 +65,7 @@ struct Row<'a> {
 }
 
 impl Gathering {
-    /// With `redact`, texts of prompts and models are replaced by how long they are; there may be `several` runs.
+    /// With `redact`, texts of prompts and models are replaced by their lengths. `several` is set for more than one run.
     pub fn new(redact: bool, several: bool) -> Gathering {
         let (samples, places, components, matrices) = Default::default();
         Gathering { samples, places, components, attacks: 0, redact, several, matrices }
@@ -98,7 +98,7 @@ impl Gathering {
         from_responses(&known, &responses, &mut rows);
         from_labels(&known, &labels, &mut rows);
         from_evaluations(&known, &outcomes, &mut rows);
-        // In the order of the pipeline, so that what a run under way adds comes last.
+        // In the order of the pipeline, so that new rows of a run under way come last.
         let order: HashMap<NodeName, u32> =
             source.run.nodes.iter().map(|node| (name(node), node.index)).collect();
         rows.sort_by_key(|row| order.get(&(row.variant, row.node)));
@@ -116,7 +116,7 @@ impl Gathering {
         Ok(())
     }
 
-    /// The samples, and what they say of categories and techniques.
+    /// The samples, and the matrices by category and technique.
     pub fn finish(mut self) -> (Samples, Vec<Matrix>) {
         let samples = self.samples.reward.len();
         self.components.iter_mut().for_each(|(_, column)| column.resize(samples, None));
@@ -202,7 +202,7 @@ impl Gathering {
         }
     }
 
-    /// A text of a prompt or a model.
+    /// Adds a text of a prompt or a model.
     fn prose(&mut self, text: Option<&str>) -> i32 {
         match text {
             Some(text) if self.redact => {
@@ -213,7 +213,7 @@ impl Gathering {
         }
     }
 
-    /// A text's place among all strings.
+    /// A text's index among all strings.
     fn place(&mut self, text: Option<&str>) -> i32 {
         let Some(text) = text else { return -1 };
         if let Some(place) = self.places.get(text) {
@@ -236,7 +236,7 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
         let source = shared.source[row].unwrap_or_default();
         let dataset = shared.dataset[row].unwrap_or_default();
         let (id, attack_id) = (ids[row].unwrap_or(0), attack_ids[row].unwrap_or(0));
-        // Of files from outside nothing is known but the responses themselves.
+        // For files from outside only the responses themselves are known.
         let key = match source {
             "" => (own.variant, dataset, attack_id),
             source => (own.variant, source, attack_id),
@@ -263,7 +263,7 @@ fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>
     }
 }
 
-/// A row for each verdict on a pair that experts labelled: what the evaluator learns from.
+/// A row for each verdict on a pair with an expert label: the evaluator learns from these.
 fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
     let shared = Shared::new(rows);
     let ids = rows.numbers("response_id");
@@ -326,18 +326,18 @@ fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'
     }
 }
 
-/// Four decimals are enough to look at, and keep the file small.
+/// Four decimals are enough for display, and keep the file small.
 fn short(value: f64) -> f32 {
     ((value * 1e4).round() / 1e4) as f32
 }
 
-/// Ablation and seed, and the rest of a node's name, as tables have them.
+/// Ablation and seed, and the rest of a node's name, as in tables.
 type NodeName<'a> = (&'a str, &'a str);
 
-/// Ablation and seed, the first digits of a dataset's digest, and a number within it.
+/// Ablation and seed, the first digits of a dataset's digest, and a number in it.
 type RowKey<'a> = (&'a str, &'a str, u32);
 
-/// All that rows are joined with.
+/// The data that rows are joined with.
 struct Joined<'a> {
     run: String,
     attacks: Attacks<'a>,
@@ -346,14 +346,14 @@ struct Joined<'a> {
     outcomes: Outcomes<'a>,
     /// The checkpoint that wrote the attacks of a node.
     wrote: &'a HashMap<NodeName<'a>, String>,
-    /// The checkpoints that responded in a node, by the names that it has for them.
+    /// The checkpoints that responded in a node, by their names in it.
     answered: &'a HashMap<NodeName<'a>, HashMap<String, String>>,
-    /// Of the attacks of benchmarks.
+    /// For the attacks of benchmarks.
     techniques: &'a HashMap<String, String>,
 }
 
 impl<'a> Joined<'a> {
-    /// The checkpoint that a node calls by this name.
+    /// The checkpoint that has this name in a node.
     fn defender(&self, node: NodeName<'a>, name: Option<&str>) -> Option<&'a str> {
         self.answered.get(&node)?.get(name?).map(String::as_str)
     }
@@ -429,7 +429,7 @@ impl<'a> Attacks<'a> {
         let mut by_id = HashMap::with_capacity(rows.count);
         for (row, id) in ids.iter().enumerate() {
             let key = (shared.text(&shared.variant, row), shared.text(&shared.dataset, row), id.unwrap_or(0));
-            // Nodes that made the same made the same rows.
+            // Nodes with equal outputs have equal rows.
             by_id.entry(key).or_insert(row);
         }
         Attacks { technique: rows.texts("technique"), shared, by_id }
@@ -460,7 +460,7 @@ impl<'a> Verdicts<'a> {
         for (row, id) in judged.iter().enumerate() {
             let key = (shared.text(&shared.variant, row), shared.text(&shared.source, row), id.unwrap_or(0));
             let own = of.entry(key).or_default();
-            // Of several stages that judged the same, the first.
+            // If several stages judged the same rows, the first counts.
             let first = own.first().map(|first| shared.node[*first]);
             if first.is_none_or(|first| first == shared.node[row]) {
                 own.push(row);
@@ -474,14 +474,14 @@ impl<'a> Verdicts<'a> {
         self.of.get(&key).and_then(|rows| rows.first().copied())
     }
 
-    /// Where what it earned is to be found.
+    /// The key of its reward.
     fn key(&self, row: usize) -> RowKey<'a> {
         let text = |column: &[Option<&'a str>]| column[row].unwrap_or_default();
         (text(&self.shared.variant), text(&self.shared.dataset), self.id[row].unwrap_or(0))
     }
 }
 
-/// The node of each row, and of which sample of which dataset it is.
+/// The node of each row, and its dataset and sample.
 fn samples<'a>(rows: &'a Rows) -> impl Iterator<Item = (&'a str, RowKey<'a>)> {
     let shared = Shared::new(rows);
     let ids = rows.numbers("sample_id");
@@ -496,9 +496,9 @@ struct Rewards<'a> {
     technique: Vec<Option<&'a str>>,
     reward: Vec<Option<f64>>,
     advantage: Vec<Option<f64>>,
-    /// What each term adds to a row's reward, in the order of the terms.
+    /// The values of the terms of a row's reward, in the order of the terms.
     components: Vec<Vec<(&'a str, Option<f64>)>>,
-    /// The score of success, where there is such a term.
+    /// The score of the term `success`, if the reward has it.
     success: Vec<Option<f64>>,
     by_sample: HashMap<RowKey<'a>, usize>,
 }
@@ -507,7 +507,7 @@ impl<'a> Rewards<'a> {
     fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
         for (row, (_, key)) in samples(rows).enumerate() {
-            // Of several stages that rewarded the same, the first.
+            // If several stages rewarded the same rows, the first counts.
             by_sample.entry(key).or_insert(row);
         }
         let mut rewards = Rewards {
@@ -544,18 +544,18 @@ impl<'a> Rewards<'a> {
         rewards
     }
 
-    /// What a role earned with a row of a dataset.
+    /// The reward of a role for a row of a dataset.
     fn find(&self, key: RowKey<'a>, role: &str) -> Option<(&Rewards<'a>, usize)> {
         let row = *self.by_sample.get(&key)?;
         (self.role[row] == Some(role)).then_some((self, row))
     }
 }
 
-/// What the oracle of a world found to be true of attacks and responses. What a judge said of them is no truth.
+/// The truth about attacks and responses from the oracle of a world. A judge's opinion does not count.
 struct Outcomes<'a> {
     /// By ablation and seed, seed prompt, model, attack and response.
     truths: HashMap<[&'a str; 5], &'a str>,
-    /// Whether each row is the oracle's.
+    /// Whether each row comes from the oracle.
     is_true: Vec<bool>,
 }
 
@@ -576,17 +576,17 @@ impl<'a> Outcomes<'a> {
         Outcomes { truths, is_true }
     }
 
-    /// What is true of a model's response to an attack.
+    /// The true class of a model's response to an attack.
     fn truth(&self, own: &Row, [defender, attack, response]: [Option<&str>; 3]) -> Option<&'a str> {
         let key = [Some(own.variant), own.seed_id, defender, attack, response];
         self.truths.get(&key.map(Option::unwrap_or_default)).copied()
     }
 }
 
-/// The rows of a table that are of the ablation or seed that was asked for.
+/// The rows of a table that belong to the selected ablation or seed.
 struct Rows {
     columns: HashMap<String, Vec<ArrayRef>>,
-    /// Which rows of the file these are, where they are not all.
+    /// The selected rows of the file, unless all are.
     kept: Option<Vec<bool>>,
     count: usize,
 }
@@ -611,7 +611,7 @@ impl Rows {
         Ok(rows)
     }
 
-    /// The values of a column; none where there is no such column, or one of another type.
+    /// The values of a column; nulls if there is no such column, or one of another type.
     fn values<'a, T: Clone>(
         &'a self,
         name: &str,
@@ -642,7 +642,7 @@ impl Rows {
     }
 }
 
-/// A node's name as tables have it.
+/// A node's name as in tables.
 fn name(node: &NodeReport) -> NodeName<'_> {
     let name = runs::variant(&node.node).2;
     (node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/'), name)
@@ -664,10 +664,10 @@ fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, H
     nodes.map(|node| (name(node), makers.defenders(node))).collect()
 }
 
-/// The nodes that measure and whose world says what is true; a judge says it in the others.
+/// The nodes that measure by a world's oracle; the others use a judge.
 fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
     let record = &source.run.record;
-    // Of a kind that always asks a world, nothing more has to be known.
+    // A kind that always asks a world needs no further check.
     let always = |node: &NodeReport| {
         record.purpose(&node.kind) == Purpose::Evaluation
             && record.part(&node.kind, "world") == Some(Part::Judge)
@@ -701,11 +701,11 @@ fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String
     Ok(found)
 }
 
-/// Sums of a value by two names, in the order of the alphabet.
+/// Sums of values by two names, in alphabetical order.
 #[derive(Default)]
 struct Cells<'a>(BTreeMap<(&'a str, &'a str), Cell>);
 
-/// The sum of values that are known, of how many, and how many more are not.
+/// The sum of known values, and the numbers of known and unknown ones.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     sum: f64,
@@ -722,7 +722,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// A coverage map of the means; nothing of nothing.
+    /// A coverage map of the means; `None` without values.
     fn matrix(&self, title: String) -> Option<Matrix> {
         let rows: BTreeSet<&str> = self.0.keys().map(|(row, _)| *row).collect();
         let columns: BTreeSet<&str> = self.0.keys().map(|(_, column)| *column).collect();
@@ -739,7 +739,7 @@ impl<'a> Cells<'a> {
             section: "coverage".into(),
             title,
             rows_label: "category".into(),
-            columns_label: "technique (of several the first)".into(),
+            columns_label: "technique (the first of several)".into(),
             rows: rows.iter().map(|row| (*row).to_owned()).collect(),
             columns: columns.iter().map(|column| (*column).to_owned()).collect(),
             unit: "share".into(),
@@ -751,7 +751,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// How attacks of training fared, where the coverage reward took each for a technique.
+/// The success of training attacks by category and the technique that the coverage reward found.
 fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     let mut cells = Cells::default();
     for (row, category) in rows.texts("category").into_iter().enumerate() {
@@ -762,7 +762,7 @@ fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     cells.matrix(format!("Success of attacks in training, by category and technique{of}"))
 }
 
-/// How the benchmark's attacks fared at the last evaluation of each ablation and seed.
+/// The success of benchmark attacks at the last evaluation of each ablation and seed.
 fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
     let shared = Shared::new(rows);
     let (metrics, prompts, values) = (rows.texts("metric"), rows.texts("prompt"), rows.reals("value"));
@@ -778,7 +778,7 @@ fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
             && let Some(technique) = prompts[row].and_then(|prompt| known.techniques.get(prompt))
             && let Some(category) = shared.category[row]
         {
-            // Of `authority+dare/owl` the first: one of each combination would say nothing.
+            // The first part of `authority+dare/owl`: a column for each combination would be too much.
             cells.add(category, technique.split(['+', '/']).next().unwrap_or(technique), values[row]);
         }
     }

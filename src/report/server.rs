@@ -1,6 +1,6 @@
-//! The live page: a small server for people at this machine. Its address holds a secret, it answers to its own names only,
-//! and it changes nothing. Who does not know the secret takes no place of who does, however many connections they open:
-//! until it is known who asks, a connection waits among [`Strangers`], where the oldest makes room for the newest.
+//! The live page: a small HTTP server for people at this machine. Its address contains a secret, it answers only to its own
+//! names, and it changes nothing. Clients without the secret cannot block those with it, however many connections they open:
+//! until a client has shown the secret, its connection is one of the [`Strangers`], of which the oldest is closed for the newest.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -14,30 +14,30 @@ use anyhow::Context;
 use super::html;
 use super::live::{Answer, Live};
 
-/// How many requests with the secret are answered at once. Each has a connection of its own.
+/// The most requests with the secret that are answered at once. Each has a connection of its own.
 const CONNECTIONS: usize = 64;
-/// How many connections are open of which it is not known whether they have the secret.
+/// The most open connections that have not shown the secret.
 const STRANGERS: usize = 256;
-/// How long the head of a request may be: lines, and bytes.
+/// The most lines and bytes of a request's head.
 const LINES: usize = 64;
 const HEAD: usize = 16 << 10;
-/// How long who asks may take to say all of it, and to take a part of the answer.
+/// The most time that a client may take to send its request, and to receive a part of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a body that was refused is thrown away, and how much of it: an answer to who still sends may get lost.
+/// How long, and how many bytes of, a refused body are discarded: a client that is still sending may lose the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const THROWN_AWAY: usize = 1 << 20;
 
-/// A server that listens. It knows no more of HTTP than looking at a page takes: bodies are refused and never read.
+/// A listening server. It supports only as much HTTP as viewing a page takes: bodies are refused and never read.
 pub struct Page {
     listener: TcpListener,
     shared: Arc<Shared>,
-    /// Where it is to be found.
+    /// Its URL.
     pub address: String,
 }
 
 struct Shared {
     token: String,
-    /// The name that was asked to be listened at.
+    /// The requested host name.
     host: String,
     live: Live,
     open: AtomicUsize,
@@ -45,11 +45,10 @@ struct Shared {
 }
 
 impl Page {
-    /// Begins to listen at an address; port 0 is any that is free.
+    /// Starts listening at an address; port 0 selects any free port.
     pub fn open(host: &str, port: u16, live: Live) -> anyhow::Result<Page> {
-        let listener = TcpListener::bind((host, port)).with_context(|| {
-            format!("cannot listen at {host}:{port}; --port 0 takes any port that is free")
-        })?;
+        let listener = TcpListener::bind((host, port))
+            .with_context(|| format!("cannot listen at {host}:{port}; --port 0 selects a free port"))?;
         let at = listener.local_addr().context("the server has no address")?;
         let token = html::random_hex()?;
         let address = format!("http://{at}/{token}/");
@@ -62,7 +61,7 @@ impl Page {
     pub fn serve(self) -> anyhow::Result<()> {
         loop {
             let Ok((stream, _)) = self.listener.accept() else {
-                // Such as no more files that may be open.
+                // For example too many open files.
                 self.shared.strangers.send_away(1);
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
@@ -74,7 +73,7 @@ impl Page {
                 shared.talk(&own);
                 shared.strangers.dismiss(&own);
             };
-            // Who cannot be answered is sent away by closing, as who comes when all places are taken.
+            // A client that cannot be answered is dismissed by closing the connection, as when all places are taken.
             if std::thread::Builder::new().spawn(talk).is_err() {
                 self.shared.strangers.dismiss(&stream);
             }
@@ -100,22 +99,21 @@ impl Strangers {
         self.send_away(count.saturating_sub(STRANGERS));
     }
 
-    /// Sends the oldest away: what they have said is still read, and what they have not said by now is not waited for.
-    /// Who knows the secret says it at once.
+    /// Closes the oldest: data that have arrived are still read, later data are not. A client with the secret sends it at once.
     fn send_away(&self, count: usize) {
         for _ in 0..count {
-            // Wakes its thread, which reads what has come, and then the end.
+            // Wakes its thread, which reads the received data and then the end.
             let _ = self.all().pop_front().map(|oldest| oldest.shutdown(Shutdown::Read));
         }
     }
 
-    /// It has shown the secret, or is done.
+    /// Removes a connection that has shown the secret, or is done.
     fn dismiss(&self, stream: &Arc<TcpStream>) {
         self.all().retain(|other| !Arc::ptr_eq(other, stream));
     }
 }
 
-/// One of the places for requests with the secret, until it is dropped.
+/// A place for a request with the secret, until it is dropped.
 struct Place<'s>(&'s AtomicUsize);
 
 impl Place<'_> {
@@ -131,7 +129,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What somebody asks.
+/// A client's request.
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     method: String,
@@ -141,7 +139,7 @@ struct Request {
 }
 
 impl Request {
-    /// Reads the head of a request, and why it is not answered. Nothing of a body is read on purpose.
+    /// Reads the head of a request, or returns why it is refused. The body is not read.
     fn read(mut stream: &TcpStream) -> std::io::Result<Result<Request, &'static str>> {
         let begun = Instant::now();
         let (mut head, mut part) = (Vec::new(), [0; 2048]);
@@ -156,7 +154,7 @@ impl Request {
                 read => head.extend_from_slice(&part[..read]),
             }
             match Request::parse(&head) {
-                Ok(None) if head.len() >= HEAD => return Ok(Err("that is too long")),
+                Ok(None) if head.len() >= HEAD => return Ok(Err("the request is too long")),
                 Ok(None) => {}
                 Ok(Some(request)) => return Ok(Ok(request)),
                 Err(why) => return Ok(Err(why)),
@@ -164,14 +162,14 @@ impl Request {
         }
     }
 
-    /// Nothing while there is more to come.
+    /// `None` if more data must come.
     fn parse(head: &[u8]) -> Result<Option<Request>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES];
         let mut parsed = httparse::Request::new(&mut lines);
         match parsed.parse(head) {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err("this is no request of HTTP/1.1"),
+            Err(_) => return Err("the request must be HTTP/1.1"),
         }
         let header = |name: &str| {
             let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
@@ -181,7 +179,7 @@ impl Request {
             || header("Transfer-Encoding").is_some()
             || header("Expect").is_some();
         if has_body {
-            return Err("only looking is possible, so nothing may be sent along");
+            return Err("the page is read-only, so the request must have no body");
         }
         Ok(Some(Request {
             method: parsed.method.unwrap_or_default().to_owned(),
@@ -192,13 +190,13 @@ impl Request {
     }
 }
 
-/// What stands behind the secret, and after a `?`.
+/// The part of the path after the secret, and the query after `?`.
 struct Asked<'r> {
     what: &'r str,
     query: &'r str,
 }
 
-/// An answer in the making.
+/// An answer under construction.
 struct Body {
     status: u16,
     headers: Vec<(&'static str, String)>,
@@ -218,7 +216,7 @@ impl Body {
             _ => "Internal Server Error",
         };
         let mut head = format!("HTTP/1.1 {} {reason}\r\nConnection: close\r\n", self.status);
-        // Where there is no content there is no length of it either.
+        // Without content there is no length.
         if self.status != 204 {
             head += &format!("Content-Length: {}\r\n", self.bytes.len());
         }
@@ -232,7 +230,7 @@ impl Body {
 }
 
 impl Shared {
-    /// Answers one request. Who has gone away meanwhile needs no answer.
+    /// Answers one request. A client that has disconnected needs no answer.
     fn talk(&self, stream: &Arc<TcpStream>) {
         let answer = || {
             stream.set_write_timeout(Some(PATIENCE))?;
@@ -254,11 +252,11 @@ impl Shared {
         let _: std::io::Result<()> = answer();
     }
 
-    /// What a request asks for, if it may.
+    /// The target of a request, if it is allowed.
     fn asked<'r>(&self, request: &'r Request) -> Result<Asked<'r>, Body> {
-        // Another site whose name was made to lead here asks by its own name.
+        // Another site whose name resolves to this address sends its own name (DNS rebinding).
         if !self.is_own_name(&request.host) {
-            return Err(plain(403, "triplay answers by its own address only"));
+            return Err(plain(403, "triplay answers only at its own address"));
         }
         let url = request.url.as_str();
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
@@ -268,7 +266,7 @@ impl Shared {
 
     fn answer(&self, request: &Request, &Asked { what, query }: &Asked) -> Body {
         if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            let response = plain(405, "only looking is possible");
+            let response = plain(405, "the page is read-only");
             return with(response, "Allow", "GET, HEAD");
         }
         let version = query.split('&').find_map(|pair| pair.strip_prefix("version=")?.parse().ok());
@@ -280,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// What stands behind the secret, which takes as long to compare however much of it is right.
+    /// The path after the secret. The comparison takes constant time.
     fn behind_token<'p>(&self, path: &'p str) -> Option<&'p str> {
         let (token, rest) = path.strip_prefix('/')?.split_once('/')?;
         let (token, own) = (token.as_bytes(), self.token.as_bytes());
@@ -288,7 +286,7 @@ impl Shared {
         (token.len() == own.len() && differ == 0).then_some(rest)
     }
 
-    /// Whether a request names this server: by an address, as this machine itself, or by the name that it listens at.
+    /// Whether a request names this server: by an address, as localhost, or by its host name.
     fn is_own_name(&self, host: &str) -> bool {
         let name = match host.parse::<SocketAddr>() {
             Ok(_) => return true,
@@ -299,7 +297,7 @@ impl Shared {
     }
 }
 
-/// Reads what still comes, for a while.
+/// Reads and discards data for a while.
 fn throw_away(mut stream: &TcpStream) -> std::io::Result<()> {
     let begun = Instant::now();
     let (mut part, mut thrown_away) = ([0; 4096], 0);
@@ -314,7 +312,7 @@ fn throw_away(mut stream: &TcpStream) -> std::io::Result<()> {
 }
 
 fn page() -> Body {
-    let Ok(nonce) = html::random_hex() else { return plain(500, "there are no random numbers here") };
+    let Ok(nonce) = html::random_hex() else { return plain(500, "no random numbers are available") };
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-//! A run as a report needs it: its record, what its nodes came to, their metrics, and what is still going on.
+//! A run as a report needs it: its record, nodes, metrics, and events.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,26 +11,26 @@ use engine::{NodeReport, Purpose};
 use runs::{self, Events, Run, RunRecord, recorded_at};
 use store::{Digest, Store};
 
-/// A run, or the ablation or seed of it that was asked for.
+/// A run, or the selected ablation or seed of it.
 pub struct Source {
-    /// Nodes in the order of the graph, by their full names.
+    /// With nodes in the order of the graph, by their full names.
     pub run: Run,
     pub events: Events,
-    /// The cache, where it is still there.
+    /// The cache, if it still exists.
     pub store: Option<Store>,
     /// In the order of the nodes.
     pub metrics: Vec<RunMetricRow>,
-    /// Datasets of metrics that the cache has let go of.
+    /// The number of datasets of metrics that are gone from the cache.
     pub missing: usize,
-    /// The ablation or seed that was asked for.
+    /// The selected ablation or seed.
     pub only: Option<String>,
 }
 
-/// Metrics that were read before, by the content of their file: a live page asks for the same ones again and again.
+/// Metrics that were read before, by the digest of their file: a live page needs the same ones again and again.
 pub type Known = HashMap<Digest, Vec<MetricRow>>;
 
 impl Source {
-    /// The run of a name; `RUN@NAME` is one ablation of it, or one seed.
+    /// The run of a name; `RUN@NAME` selects one ablation, or one seed.
     pub fn find(text: &str) -> anyhow::Result<Source> {
         let (run, only) = text.split_once('@').map_or((text, None), |(run, name)| (run, Some(name)));
         let folder = Run::locate(run)?;
@@ -54,7 +54,7 @@ impl Source {
         Ok(source)
     }
 
-    /// What people call it: the run, and the ablation where it is one.
+    /// The title for people: the run, and its ablation if one is selected.
     pub fn title(&self) -> String {
         match &self.only {
             None => self.run.record.run.clone(),
@@ -70,17 +70,17 @@ impl Source {
         self.run.record.status == "running"
     }
 
-    /// Whether a node is of what was asked for.
+    /// Whether a node belongs to the selected part.
     pub fn has(&self, node: &str) -> bool {
         self.only.as_ref().is_none_or(|only| is_of(node, only))
     }
 
-    /// Whether the texts are those of the made-up world, which harm nobody.
+    /// Whether the texts come from the made-up world, and so are harmless.
     pub fn is_sandbox(&self) -> bool {
         runs::Texts::of(&self.run) == runs::Texts::Revealed
     }
 
-    /// Whether evaluations kept what came of each prompt; runs of versions before did not.
+    /// Whether evaluations kept the outcome of each prompt; those of earlier versions did not.
     pub fn has_outcomes(&self) -> bool {
         let evaluations = || {
             self.run.nodes.iter().filter(|node| self.run.record.purpose(&node.kind) == Purpose::Evaluation)
@@ -111,19 +111,19 @@ impl Source {
     }
 }
 
-/// Whether a node is of an ablation with all of its seeds, or of a single variant.
+/// Whether a node belongs to an ablation with all of its seeds, or to a single variant.
 fn is_of(node: &str, wanted: &str) -> bool {
     let (ablation, ..) = runs::variant(node);
     ablation == wanted || node.split_once('/').is_some_and(|(name, _)| name == wanted)
 }
 
-/// The metrics of all nodes that are done, and how many datasets of them are gone.
+/// The metrics of all finished nodes, and the number of datasets that are gone.
 fn metrics(
     run: &Run,
     store: Option<&Store>,
     known: &mut Known,
 ) -> anyhow::Result<(Vec<RunMetricRow>, usize)> {
-    // It is there once the run has ended; a killed run has none, or half of one.
+    // It exists once the run has ended; a killed run has none, or only a part.
     if matches!(run.record.status.as_str(), "done" | "failed")
         && let Some(gathered) = run.recorded("metrics.parquet")?
     {
@@ -152,5 +152,5 @@ fn metrics(
     Ok((rows, missing))
 }
 
-/// What to do about a dataset that cannot be read.
-pub const VERIFY: &str = "`triplay cache verify` puts aside what is damaged, and the pipeline makes it again";
+/// Advice for a dataset that cannot be read.
+pub const VERIFY: &str = "`triplay cache verify` moves damaged files away, and the pipeline makes them again";

@@ -1,9 +1,9 @@
-//! Choosing among given texts: each is scored as what the model would go on with, and one is taken.
+//! Choosing among given texts: each is scored as the model's continuation of the prompt, and one is chosen.
 //!
-//! What is recorded for training is the model's own log-probability of each token, over its whole vocabulary at the
-//! temperature, and not the share among the texts: `update` computes the same numbers, so that GRPO's ratio is 1 before
-//! the first step. Its gradient raises a text that was right against everything else that could be said. The end token
-//! is no part of it: a model that is asked in this way never has to end.
+//! For training, the model's own log-probability of each token is recorded, over its whole vocabulary at the temperature, not
+//! the share among the texts. `update` computes the same numbers, so GRPO's ratio is 1 before the first step. Its gradient
+//! raises a rewarded text against everything else that the model could say. The end token is not scored: a model that is
+//! asked in this way never has to end its text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,30 +14,30 @@ use kernels::exponentials;
 use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result};
 use store::Seed;
 
-/// What was chosen for a prompt.
+/// The choice for a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chosen {
-    /// The number of the text.
+    /// The index of the chosen text.
     pub index: usize,
     /// Its tokens.
     pub ids: Vec<u32>,
-    /// Of each token at the temperature (at 1 where that is 0), over all tokens.
+    /// Log-probability of each token at the temperature (at 1 if that is 0), over the whole vocabulary.
     pub logprobs: Vec<f32>,
 }
 
-/// What the model has to go on from: a prompt and the beginning of a text.
+/// What the model continues: a prompt and the beginning of a text.
 type Beginning<'a> = (&'a [u32], &'a [u32]);
 
-/// The tokens that are asked for after each.
+/// The tokens to score after each beginning.
 type Beginnings<'a> = BTreeMap<Beginning<'a>, BTreeSet<u32>>;
 
 /// Their log-probabilities.
 type Scores<'a> = BTreeMap<Beginning<'a>, BTreeMap<u32, f32>>;
 
-/// Chooses for each prompt one of its `choices`, token rows of which none is the beginning of another: the most
-/// probable at temperature 0, else drawn in proportion to its probability at that temperature. What is chosen depends on the
-/// seed, the row's index, its prompt and its choices. Nothing is chosen for an empty prompt. `progress` is told how many
-/// of how many rows were read.
+/// Chooses for each prompt one of its `choices`: the most probable at temperature 0, otherwise drawn in proportion to its
+/// probability at that temperature. No choice may be the beginning of another. The result depends on the seed, the row's
+/// index, its prompt and its choices; it is `None` for an empty prompt. `progress` gets the number of rows read, and of all
+/// rows to read.
 pub fn choose(
     checkpoint: &Checkpoint,
     prompts: &[Vec<u32>],

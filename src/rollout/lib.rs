@@ -1,5 +1,5 @@
-//! Sampling completions from a decoder: a batch of rows with a cache, each row with a random stream of its
-//! own, log-probabilities recorded on the way; and choosing among given texts. Knows no rewards.
+//! Sampling completions from a decoder in batches of rows with a cache. Each row has its own random stream, and
+//! log-probabilities are recorded. Also choosing among given texts. Knows no rewards.
 
 mod choice;
 
@@ -19,28 +19,28 @@ use store::Seed;
 
 pub use choice::{Chosen, choose};
 
-/// Rows that are sampled at the same time at the most.
+/// Most rows that are sampled at the same time.
 const MOST_ROWS: usize = 512;
 
-/// Bytes of their keys and values at the most.
+/// Most bytes of their keys and values.
 const CACHE: usize = 4 << 30;
 
-/// Rows of a batch at the most. Batches draw tokens side by side, one to a thread.
+/// Most rows of a batch. Batches draw tokens in parallel, one per thread.
 const BATCH: usize = 64;
 
-/// Tokens that each batch draws before the threads wait for each other, and for who looks at the progress.
+/// Tokens that each batch draws before the threads wait for each other and report their progress.
 const AHEAD: usize = 8;
 
-/// Temperatures by which scores can be divided.
+/// Temperatures by which logits can be divided.
 pub const TEMPERATURES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
-    /// What scores are divided by before drawing; 0 takes the most probable token.
+    /// Logits are divided by it before sampling; 0 takes the most probable token.
     pub temperature: f64,
-    /// Draw from this many most probable tokens; 0 from all.
+    /// Draw from as many of the most probable tokens; 0 draws from all.
     pub top_k: usize,
     /// Draw from the most probable tokens that together reach this probability.
     pub top_p: f64,
@@ -48,7 +48,7 @@ pub struct Sampling {
     pub min_p: f64,
     /// Longest completion, in tokens.
     pub max_new_tokens: usize,
-    /// Texts that end a completion; they and what follows are no part of its text.
+    /// Texts that end a completion, which excludes them and what follows.
     pub stop: Vec<String>,
 }
 
@@ -61,19 +61,20 @@ impl Default for Sampling {
 impl Sampling {
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.temperature != 0.0 && !TEMPERATURES.contains(&self.temperature) {
-            return Err("`temperature` is 0, or between 0.000001 and 1000000".into());
+            let found = self.temperature;
+            return Err(format!("`temperature` must be 0, or between 0.000001 and 1000000, found {found}"));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err("`top_p` must be above 0 and at most 1".into());
+            return Err(format!("`top_p` must be above 0 and at most 1, found {}", self.top_p));
         }
         if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
-            return Err("`min_p` must be between 0 and 1".into());
+            return Err(format!("`min_p` must be between 0 and 1, found {}", self.min_p));
         }
         if self.stop.iter().any(String::is_empty) {
-            return Err("`stop` has an empty text, which is in every completion".into());
+            return Err("`stop` must not have an empty text, which every completion contains".into());
         }
         if self.max_new_tokens == 0 {
-            return Err("`max_new_tokens` must be at least 1".into());
+            return Err("`max_new_tokens` must be at least 1, found 0".into());
         }
         Ok(())
     }
@@ -82,9 +83,9 @@ impl Sampling {
 /// What was sampled for a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// Token ids, the end token or the tokens of a stop text included if one came.
+    /// Token ids, including the end token or the tokens of a stop text if one came.
     pub ids: Vec<u32>,
-    /// Log-probability of each token at the sampling temperature (at 1 where that is 0), over all tokens.
+    /// Log-probability of each token at the sampling temperature (at 1 if that is 0), over the whole vocabulary.
     pub logprobs: Vec<f32>,
     /// Whether the end token or a stop text came; otherwise the completion was cut at its longest length.
     pub finished: bool,
@@ -92,9 +93,9 @@ pub struct Completion {
     pub text: String,
 }
 
-/// Samples a completion for each prompt; where that is empty, nobody is asked and the completion is empty too. What a row draws depends on the seed, its index and its prompt,
-/// not on the rows beside it. Equal prompts of a batch are read once. `progress` is told the tokens drawn so
-/// far for the longest row, and how many rows drew one.
+/// Samples a completion for each prompt. An empty prompt is not sent to the model, and its completion is empty. What a row
+/// draws depends on the seed, its index and its prompt, not on the rows beside it. Equal prompts of a batch are read once.
+/// `progress` gets the number of tokens of the longest row so far, and the number of rows that drew one.
 pub fn sample(
     checkpoint: &Checkpoint,
     prompts: &[Vec<u32>],
@@ -103,7 +104,7 @@ pub fn sample(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Completion>> {
     let decoder = checkpoint.decoder(Purpose::Scoring)?;
-    // A stop that is one token ends a row as such: special ones are in no text.
+    // A stop text of one token ends a row by its id, because special tokens are not in decoded texts.
     let stops = sampling.stop.iter().filter_map(|stop| checkpoint.tokenizer.id(stop));
     let ends: Vec<u32> = checkpoint.ends().into_iter().chain(stops).collect();
     let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
@@ -152,12 +153,12 @@ pub fn sample(
     Ok(completions)
 }
 
-/// How many of `rows` rows go through the decoder together, where memory holds `most`.
+/// The number of rows that go through the decoder together, out of `rows`, if memory holds `most`.
 fn batch(checkpoint: &Checkpoint, rows: usize, most: usize) -> usize {
     match (&checkpoint.compute, checkpoint.params.is_quantized()) {
-        // A batch for each thread: no number depends on how rows are put together.
+        // A batch for each thread: no number depends on how rows are grouped.
         (compute, false) if compute.fused() => rows.div_ceil(rayon::current_num_threads()).clamp(1, BATCH),
-        // candle's products may depend on how many rows there are, but not on threads.
+        // candle's products may depend on the number of rows, so that must not depend on the number of threads.
         (compute, _) if compute.device.is_cpu() => BATCH / 4,
         _ => most,
     }
@@ -168,7 +169,7 @@ fn stop_in(text: &str, stops: &[String]) -> Option<usize> {
     stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
 }
 
-/// What all rows are drawn with.
+/// What all rows share.
 struct Drawing<'a> {
     decoder: &'a Decoder,
     tokenizer: &'a Tokenizer,
@@ -176,7 +177,7 @@ struct Drawing<'a> {
     sampling: &'a Sampling,
 }
 
-/// A row at work.
+/// A row that is being sampled.
 struct Row {
     random: ChaCha8Rng,
     completion: Completion,
@@ -190,10 +191,10 @@ impl Row {
 
 /// Rows that go through the decoder together.
 struct Batch<'a> {
-    /// Those that have not finished.
+    /// The rows that have not finished.
     rows: Vec<&'a mut Row>,
     cache: Cache,
-    /// For the next token of each row, \[rows, V\].
+    /// The logits for the next token of each row, \[rows, V\].
     logits: Vec<f32>,
 }
 
@@ -260,12 +261,12 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Logits of any device and type.
+/// The numbers of logits of any device and type.
 fn numbers(logits: &Tensor) -> Result<Vec<f32>> {
     Ok(logits.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?)
 }
 
-/// Draws a token from logits, which are used up; returns its log-probability, too.
+/// Draws a token from logits, which are overwritten; also returns its log-probability.
 fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u32, f32) {
     let greedy = sampling.temperature == 0.0;
     let sharpness = if greedy { 1.0 } else { (1.0 / sampling.temperature) as f32 };
@@ -287,8 +288,8 @@ fn draw(logits: &mut [f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> (u3
     (token as u32, logits[token].ln() + most - log_total)
 }
 
-/// The tokens that top-k, top-p and min-p leave, in this order and each of what the one before left, as in
-/// transformers; the most probable first, ties by id. Weights are probabilities but for a factor.
+/// The tokens that top-k, top-p and min-p leave, applied one after the other as in transformers; the most probable first,
+/// ties by id. Weights are probabilities up to a common factor.
 fn most_probable_tokens(weights: &[f32], sampling: &Sampling) -> Vec<usize> {
     let mut order: Vec<usize> = (0..weights.len()).collect();
     let by_probability = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
@@ -317,9 +318,9 @@ fn most_probable(logits: &[f32]) -> usize {
     best.map_or(0, |(token, _)| token)
 }
 
-/// An index, in proportion to its weight; the weights sum to about `total`.
+/// Draws an index in proportion to its weight; the weights sum to about `total`.
 fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
-    /// Weights that are passed over at once.
+    /// Weights that are skipped at once.
     const RUN: usize = 32;
     let mut left = random.random::<f32>() * total;
     for (run, weights) in weights.chunks(RUN).enumerate() {
@@ -335,7 +336,7 @@ fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
             }
         }
     }
-    // Rounding may leave a little.
+    // Rounding may leave a small rest.
     weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
 }
 
@@ -423,7 +424,7 @@ mod tests {
         assert_eq!(kept(Sampling { top_p: 0.69, ..Sampling::default() }), [1, 3]);
         assert_eq!(kept(Sampling { top_p: 0.71, ..Sampling::default() }), [1, 3, 4]);
         assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 3, 4]);
-        // Top-p of what top-k left: 0.4 of 0.7 is 0.57.
+        // Top-p applies to the tokens that top-k left: 0.4 of 0.7 is 0.57.
         assert_eq!(kept(Sampling { top_k: 2, top_p: 0.5, ..Sampling::default() }), [1]);
     }
 

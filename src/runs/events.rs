@@ -1,6 +1,5 @@
-//! What happens in a run while it happens: `events.jsonl` in its folder has a line for each node that begins or ends, for
-//! how far one is, and for what is said. Nothing depends on it but what people look at meanwhile: it is neither synced nor
-//! sealed, and a run goes on where it cannot be written.
+//! The events of a run under way: `events.jsonl` in its folder has a line for each node that starts or ends, for progress, and
+//! for messages. Only displays depend on it: it is neither synced nor sealed, and a run continues if it cannot be written.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,13 +14,13 @@ use store::read;
 
 const FILE: &str = "events.jsonl";
 
-/// Seconds between two lines on how far nodes are.
+/// The interval between two lines of progress.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes that are read at once. No line is longer.
+/// Bytes read at once. No line is longer.
 const PIECE: u64 = 1 << 20;
 
-/// How many lines of the log are kept in memory.
+/// The number of log lines that are kept in memory.
 const MOST_LINES: usize = 200;
 
 /// A line.
@@ -45,11 +44,11 @@ pub enum Event {
         outcome: String,
         seconds: f64,
     },
-    /// A node at work is no longer, and will start again.
+    /// A node at work was stopped and will start again.
     SetAside {
         node: String,
     },
-    /// That many nodes were found done at once.
+    /// This many nodes were found cached at once.
     Cached {
         count: usize,
     },
@@ -71,10 +70,10 @@ struct Line {
     event: Event,
 }
 
-/// The file that a run under way writes.
+/// The event file of a run under way.
 pub struct EventLog {
     file: Option<File>,
-    /// When a line last said how far a node is.
+    /// When the last line of progress was written.
     told: Mutex<Option<Instant>>,
 }
 
@@ -84,17 +83,17 @@ impl EventLog {
         EventLog { file: file.ok(), told: Mutex::default() }
     }
 
-    /// Appends a line. What cannot be written is lost: it is for people who look on.
+    /// Appends a line. If it cannot be written it is lost: events are only for display.
     pub fn add(&self, event: Event) {
         let line = Line { at: jiff::Timestamp::now().to_string(), event };
         if let (Some(mut file), Ok(mut text)) = (self.file.as_ref(), serde_json::to_string(&line)) {
             text.push('\n');
-            // In one piece, so that lines of several threads do not mix.
+            // In one write, so that lines of several threads do not mix.
             let _ = file.write_all(text.as_bytes());
         }
     }
 
-    /// How far a node is, now and then.
+    /// Records the progress of a node, at most once a second.
     pub fn progress(&self, node: &str, done: u64, total: u64, note: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= EVERY) {
@@ -108,36 +107,36 @@ impl EventLog {
 #[derive(Clone, Debug, Default)]
 pub struct AtWork {
     pub kind: String,
-    /// How far it is, such as `3/10 loss 0.2`; empty where it does not say.
+    /// Its progress, such as `3/10 loss 0.2`; empty if it reports none.
     pub note: String,
 }
 
-/// What the file says so far.
+/// The content of the file so far.
 #[derive(Clone, Default)]
 pub struct Events {
     folder: PathBuf,
-    /// Bytes that were read.
+    /// Bytes already read.
     read: u64,
-    /// The nodes at work by their names; when the run is over, those at which it was stopped.
+    /// The nodes at work by their names; after the end of the run, those that were stopped.
     pub at_work: BTreeMap<String, AtWork>,
-    /// The nodes that failed, and why where that is known.
+    /// The failed nodes, with their errors if known.
     pub failed: BTreeMap<String, Option<String>>,
     /// The newest lines, for people.
     pub lines: Vec<String>,
 }
 
 impl Events {
-    /// Those of a run's folder; none of a run by a version that did not write them.
+    /// The events in a run's folder; empty for runs of versions that did not write them.
     pub fn of(folder: &Path) -> Events {
         let mut events = Events { folder: folder.to_owned(), ..Events::default() };
         events.refresh();
         events
     }
 
-    /// Reads on.
+    /// Reads the rest of the file.
     pub fn refresh(&mut self) {
         while let Ok(text) = self.piece() {
-            // A run that was killed may leave half a line; so does one that is writing.
+            // A killed run may leave half a line, and so may one that is writing.
             let Some(end) = memchr::memrchr(b'\n', &text) else { return };
             self.read += end as u64 + 1;
             for line in text[..end].split(|byte| *byte == b'\n') {
@@ -150,7 +149,7 @@ impl Events {
         }
     }
 
-    /// What comes next in the file, as far as it is read at once.
+    /// The next piece of the file.
     fn piece(&self) -> std::io::Result<Vec<u8>> {
         let mut file = read::open(&read::inside(&self.folder, FILE)?)?;
         file.seek(SeekFrom::Start(self.read))?;

@@ -1,6 +1,6 @@
-//! A run's folder, `results/<pipeline>/<run>/`: `pipeline.yaml` as it was (and what it extends as
-//! `extends.yaml`), `run.json` says what was run, where and what
-//! it came to, `nodes.jsonl` has one sealed line for each node that is done, written as it happens.
+//! A run's folder, `results/<pipeline>/<run>/`. `pipeline.yaml` is a copy of the pipeline (with its base as `extends.yaml`).
+//! `run.json` records what was run, where, and the result. `nodes.jsonl` has one sealed line for each finished node, appended as
+//! it finishes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,14 +21,14 @@ use store::{
     write_durably,
 };
 
-/// Where runs are written, below the working directory.
+/// The folder of all runs, in the working directory.
 const RESULTS: &str = "results";
 
-/// The files of a run's folder that say what it is and what it came to.
+/// The files of a run's folder that identify it and record its result.
 pub(super) const RECORD: &str = "run.json";
 pub(super) const NODES: &str = "nodes.jsonl";
 
-/// The purposes of kinds in records of versions that did not say them.
+/// The purposes of kinds, for records of earlier versions, which do not state them.
 fn before_facts(kind: &str) -> Purpose {
     match kind {
         "sandbox" | "tokenizer" | "empty" => Purpose::Data,
@@ -40,26 +40,25 @@ fn before_facts(kind: &str) -> Purpose {
     }
 }
 
-/// What `run.json` holds.
+/// The content of `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
     pub run: String,
     pub pipeline: String,
     pub file: PathBuf,
-    /// The parameters of each ablation and seed, by its name; the pipeline as it stands has the empty one.
+    /// The parameters of each ablation and seed, by its name; the empty name is the pipeline without an ablation.
     pub params: BTreeMap<String, Value>,
-    /// Of each ablation and seed, the parameters with numbers that JSON writes otherwise than they were typed (3.10, 1e-4),
-    /// as they were typed.
+    /// For each ablation and seed, the original spelling of numbers that JSON writes differently (3.10, 1e-4).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub typed: BTreeMap<String, BTreeMap<String, String>>,
-    /// The `--set`s.
+    /// The values of `--set`.
     #[serde(default)]
     pub settings: Vec<String>,
     pub triplay: String,
     /// The code version of each stage kind that is used.
     #[serde(default)]
     pub kinds: BTreeMap<String, u32>,
-    /// What each of them says of itself; nothing in records of earlier versions.
+    /// The facts of each of these kinds; empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, KindFacts>,
     #[serde(default)]
@@ -69,25 +68,26 @@ pub struct RunRecord {
     pub began: String,
     /// The cache that holds the blobs.
     pub cache: PathBuf,
-    /// What the cache knows the run by.
+    /// The name of the run's root in the cache.
     #[serde(default)]
     pub root: String,
-    /// Of the names and keys of all nodes, once all are done: runs that came to the same have the same.
+    /// The digest of the names and keys of all nodes, once all are done: runs with equal results have equal digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// Of the files beside it, once the run has ended.
+    /// The digests of the files beside it, once the run has ended.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
-    /// What could not be gathered in the folder after the last node, in words; the nodes' outputs are kept all the same.
+    /// Messages about files that could not be gathered in the folder after the last node. The nodes' outputs are kept all the
+    /// same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
-    /// How many nodes there are; once the run has ended, of those that loops came to.
+    /// The number of nodes; once the run has ended, without those that loops did not reach.
     pub nodes: usize,
-    /// `running`, `done`, `failed` or `interrupted`; `killed` is what is read of one that had no time to say.
+    /// `running`, `done`, `failed` or `interrupted`; a run that ended without a status is read as `killed`.
     pub status: String,
     pub ran: usize,
     pub cached: usize,
-    /// Executed although recorded, since a dropped output was needed.
+    /// Executed although recorded, because a deleted output was needed.
     #[serde(default)]
     pub again: usize,
     pub failed: usize,
@@ -96,7 +96,7 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
-    /// What nodes of a kind are there for.
+    /// The purpose of a kind's nodes.
     pub fn purpose(&self, kind: &str) -> Purpose {
         match self.facts.get(kind) {
             Some(facts) => facts.purpose,
@@ -104,12 +104,12 @@ impl RunRecord {
         }
     }
 
-    /// What a parameter of a kind is to what comes of it.
+    /// The role of a kind's parameter in its result.
     pub fn part(&self, kind: &str, path: &str) -> Option<Part> {
         self.facts.get(kind)?.part(path)
     }
 
-    /// The parameters of an ablation or seed as they were typed, by name; all else than numbers as JSON.
+    /// The parameters of an ablation or seed by name: numbers as they were typed, everything else as JSON.
     pub fn typed_params(&self, variant: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let typed = self.typed.get(variant);
         let params = self.params.get(variant).and_then(Value::as_object).into_iter().flatten();
@@ -119,13 +119,13 @@ impl RunRecord {
         })
     }
 
-    /// The run's cache, where it is still there: opening one that is gone, or a folder that is none, would make a new one.
+    /// The run's cache, if it still exists: opening a missing one would create it.
     pub fn store(&self) -> anyhow::Result<Option<Store>> {
         let is_there = Store::is_in(&self.cache);
         Ok(is_there.then(|| Store::open(&self.cache)).transpose()?)
     }
 
-    /// Where the run's cache has content, if it has it.
+    /// The path of a content in the run's cache, whether or not it is there.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.to_string();
         self.cache.join("blobs").join(&hex[..2]).join(hex)
@@ -139,8 +139,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `results/<pipeline>/<run>/`. A run's name is the time; it comes after those of all runs before it, of
-    /// any pipeline, also where the clock was set back.
+    /// Creates `results/<pipeline>/<run>/`. A run is named by the time. The name sorts after those of all earlier runs of any
+    /// pipeline, even if the clock was set back.
     pub fn create(pipeline: &str) -> anyhow::Result<(String, RunFolder)> {
         let parent = Path::new(RESULTS).join(pipeline);
         let fail = || format!("cannot create a run folder in {}", parent.display());
@@ -157,7 +157,7 @@ impl RunFolder {
             match create_private_in(&parent, &path) {
                 Ok(()) => {
                     let nodes = File::create_new(path.join(NODES)).with_context(fail)?;
-                    // As long as the run is under way. Where files cannot be locked it looks like one that was killed.
+                    // Held while the run is under way. Where files cannot be locked, the run looks like a killed one.
                     let _ = nodes.try_lock();
                     return Ok((run, RunFolder { path, nodes }));
                 }
@@ -168,7 +168,7 @@ impl RunFolder {
         bail!(fail())
     }
 
-    /// Appends a node that is done.
+    /// Appends a finished node.
     pub fn add(&mut self, node: &NodeReport) -> anyhow::Result<()> {
         let line = seal(node)? + "\n";
         self.nodes
@@ -198,8 +198,7 @@ pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
     Ok(digests)
 }
 
-/// Where a file of a run's folder is. No link leads to it: what a run made lies in its folder, and the folder may come from
-/// a stranger.
+/// The path of a file of a run's folder. No part of it may be a link: the folder may come from a stranger.
 pub(super) fn place_in(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(read::inside(folder, name)?)
 }
@@ -210,35 +209,39 @@ pub(super) fn read_in(folder: &Path, name: &str, most: u64) -> anyhow::Result<Ve
     read::bytes(&path, most).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A dataset of a cache, where that still has it: what was recorded, and nothing that came into its place since.
+/// The path of a dataset in a cache, if it is still there. Its content must have the recorded digest.
 pub fn recorded_at(path: PathBuf, digest: &Digest) -> anyhow::Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
     }
     let found = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(found == *digest, "{} is damaged: it is not what was recorded", path.display());
+    anyhow::ensure!(
+        found == *digest,
+        "{} is damaged: its digest differs from the recorded one",
+        path.display()
+    );
     Ok(Some(path))
 }
 
-/// A run read back.
+/// A run, read from its folder.
 pub struct Run {
     pub folder: PathBuf,
     pub record: RunRecord,
-    /// Of the ablation or seed that was asked for, with its name taken off theirs; else all.
+    /// All nodes; if an ablation or seed was selected, its nodes, without its name in theirs.
     pub nodes: Vec<NodeReport>,
     pub ablation: Option<String>,
     /// Lines of `nodes.jsonl` that were torn or altered.
     pub damaged: usize,
 }
 
-/// The order of runs, by the names that triplay gives them: the time and the number behind it.
+/// The order of runs, from the names that triplay gives them: the time and a number.
 type Order = (String, u32);
 
-/// How a run's name says when it began.
+/// The format of the time in a run's name.
 const TIME: &str = "%Y%m%d-%H%M%S";
 const TIME_LENGTH: usize = "20261129-120000".len();
 
-/// The order that a name says; none of a name that triplay does not give.
+/// The order in a name; `None` for a name that triplay does not give.
 fn order(name: &str) -> Option<Order> {
     let (time, number) = name.split_at_checked(TIME_LENGTH)?;
     let number = match number.strip_prefix('-') {
@@ -255,12 +258,12 @@ fn order(name: &str) -> Option<Order> {
     is_time.then(|| (time.to_owned(), number))
 }
 
-/// A run's folder as it is found.
+/// The folder of a run.
 struct Found {
     path: PathBuf,
-    /// Nothing of one that is called otherwise and whose record cannot be read.
+    /// `None` if the folder was renamed and its record cannot be read.
     order: Option<Order>,
-    /// What the run was called when it was made.
+    /// The original name of the run.
     made_as: Option<String>,
 }
 
@@ -270,7 +273,7 @@ impl Found {
         if let Some(order) = order(&name) {
             return Found { path, order: Some(order), made_as: Some(name) };
         }
-        // Somebody has renamed it. Its record says what it was called, and so when it was made.
+        // Somebody has renamed it. Its record has its original name or its time.
         let record = read_in(&path, RECORD, MOST_PARTS).ok();
         let record = record.and_then(|text| serde_json::from_slice::<RunRecord>(&text).ok());
         let began = || {
@@ -281,37 +284,37 @@ impl Found {
         Found { path, order, made_as: record.map(|record| record.run) }
     }
 
-    /// Where it stands among the others; a copy before what it is a copy of.
+    /// Its place among the others; a copy sorts before its original.
     fn place(&self) -> (&Option<Order>, bool, &Path) {
         (&self.order, self.made_as.as_deref() == Some(&*name(&self.path)), &self.path)
     }
 }
 
-/// What the names of pipelines end in that judge the responses of another run again.
+/// The suffix of pipelines that judge the responses of another run again.
 pub const JUDGED: &str = "-judged";
 
-/// The pipeline that does so, in the folder of the run that is judged, and what it begins with.
+/// Such a pipeline, in the folder of the judged run, and the text that it begins with.
 pub const JUDGE_FILE: &str = "judge.yaml";
 pub const JUDGE_MARK: &str = "# Written by `triplay judge`";
 
-/// The same of panels: what the names of their pipelines end in, the pipeline in the folder of the run whose ablations meet,
-/// and what it begins with.
+/// The same for panels: the suffix of their pipelines, the pipeline in the folder of the run whose ablations meet, and the text
+/// that it begins with.
 pub const PANEL: &str = "-panel";
 pub const PANEL_FILE: &str = "panel.yaml";
 pub const PANEL_MARK: &str = "# Written by `triplay results panel`";
 
-/// Whether a run was made of another one, by `judge` or `results panel`.
+/// Whether a run was made from another one by `judge` or `results panel`.
 fn is_derived(run: &Path) -> bool {
     let ends = |end: &str| {
         run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()))
     };
-    // A pipeline of the user's may be called so, too.
+    // A user's pipeline may have this suffix, too.
     let is_panel =
         || read_in(run, "pipeline.yaml", MOST_TEXT).is_ok_and(|text| text.starts_with(PANEL_MARK.as_bytes()));
     ends(JUDGED) || ends(PANEL) && is_panel()
 }
 
-/// All run folders, the oldest first.
+/// All run folders, oldest first.
 fn run_folders(pipeline: Option<&str>) -> Vec<Found> {
     let mut runs = Vec::new();
     for folder in folders(Path::new(RESULTS)) {
@@ -323,13 +326,13 @@ fn run_folders(pipeline: Option<&str>) -> Vec<Found> {
     runs
 }
 
-/// Whether a folder is one of a run: it has a record, or it lies where triplay makes runs and is called as one, since a
-/// run that is killed at its very beginning has none.
+/// Whether a folder is a run's: it has a record, or it is where triplay creates runs and has such a name. A run that is killed
+/// early has no record.
 pub(super) fn is_run(folder: &Path) -> bool {
     folder.join(NODES).is_file() && (folder.join(RECORD).is_file() || is_place_of_run(folder))
 }
 
-/// Whether a path is `results/<pipeline>/<run>` with a name that triplay gives.
+/// Whether a path is `results/<pipeline>/<run>` with a name as triplay gives them.
 pub(super) fn is_place_of_run(folder: &Path) -> bool {
     let is_place = |path: &Path| {
         let results = path.parent().and_then(Path::parent).and_then(Path::file_name);
@@ -344,8 +347,8 @@ fn name(path: &Path) -> String {
 }
 
 impl Run {
-    /// The run of this name, of a unique beginning of it, or the `latest`; `pipeline/run` narrows the search, and
-    /// `run@name` the nodes to one ablation or seed.
+    /// Finds a run by its name, a unique beginning of its name, or `latest`. `pipeline/run` narrows the search, `run@name`
+    /// selects the nodes of one ablation or seed.
     pub fn find(text: &str) -> anyhow::Result<Run> {
         let (text, ablation) = text.split_once('@').map_or((text, None), |(run, name)| (run, Some(name)));
         let run = Run::read(&Run::locate(text)?)?;
@@ -357,9 +360,8 @@ impl Run {
 
     /// The folder of a run.
     pub fn locate(text: &str) -> anyhow::Result<PathBuf> {
-        // Every name begins with an empty one.
-        const EMPTY: &str =
-            "a run is named by its name, the beginning of it, `latest` or its folder, found an empty text";
+        // An empty text would be the beginning of every name.
+        const EMPTY: &str = "a run must be given by its name, the beginning of its name, `latest` or its folder, found an empty text";
         let direct = Path::new(text);
         anyhow::ensure!(!text.is_empty(), EMPTY);
         if is_run(direct) {
@@ -367,7 +369,7 @@ impl Run {
         }
         anyhow::ensure!(
             !direct.join(NODES).exists(),
-            "{} is no run's folder: it must have a record {RECORD} beside its {NODES}, found none",
+            "{} is not the folder of a run: it must have a record {RECORD} beside its {NODES}, found none",
             direct.display()
         );
         let text = text.trim_end_matches('/');
@@ -377,12 +379,12 @@ impl Run {
         let runs = run_folders(pipeline);
         let found: Vec<&Found> = match run {
             "latest" => {
-                // One that was made of another run is meant only where its pipeline is named.
+                // A derived run counts only if its pipeline is named.
                 let own = |found: &&Found| pipeline.is_some() || !is_derived(&found.path);
                 runs.iter().rfind(own).or(runs.last()).into_iter().collect()
             }
             _ => {
-                // By what it is called now, and else by what it was called before somebody renamed it.
+                // Present names first, then the original ones.
                 let now = |found: &Found| Some(name(&found.path));
                 let before = |found: &Found| found.made_as.clone();
                 let by = |called: &dyn Fn(&Found) -> Option<String>, whole: bool| -> Vec<&Found> {
@@ -409,7 +411,7 @@ impl Run {
         }
     }
 
-    /// All runs, the newest first.
+    /// All runs, newest first.
     pub fn all(pipeline: Option<&str>) -> Vec<PathBuf> {
         run_folders(pipeline).into_iter().rev().map(|found| found.path).collect()
     }
@@ -417,13 +419,13 @@ impl Run {
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let mut record = Run::written_record(folder)?;
         if record.status == "running" && !is_under_way(folder) {
-            // It may have ended just now, after it was read.
+            // It may have ended after it was read.
             record = Run::written_record(folder)?;
         } else {
             return Ok(record);
         }
         if record.status == "running" {
-            // It had no time to say what it came to.
+            // It was killed before it wrote its result.
             let (nodes, _) = Run::read_nodes(folder)?;
             record.status = "killed".into();
             record.cached = nodes.iter().filter(|node| node.cached).count();
@@ -433,12 +435,12 @@ impl Run {
         Ok(record)
     }
 
-    /// The record as it stands in the folder; with the cache where it is now, if the project was moved with it.
+    /// The record as written in the folder. If the project was moved with its cache, the path of the cache is updated.
     fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let (path, text) = (folder.join(RECORD), read_in(folder, RECORD, MOST_PARTS)?);
         anyhow::ensure!(
             is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
-            "{} is not as it was written: the disk or somebody changed it; run the pipeline again for a new run",
+            "{} is damaged or was edited since triplay wrote it; run the pipeline again for a new run",
             path.display()
         );
         let record = serde_json::from_slice(&text);
@@ -461,8 +463,7 @@ impl Run {
         Ok(Run { folder: folder.to_owned(), record, nodes, ablation: None, damaged })
     }
 
-    /// The nodes that a run was done with, and how many lines are damaged. A run that was killed may end in half a
-    /// line: what was not recorded is not there.
+    /// The finished nodes, and the number of damaged lines. A killed run may end in half a line; that node does not count.
     pub fn read_nodes(folder: &Path) -> anyhow::Result<(Vec<NodeReport>, usize)> {
         let text = read_in(folder, NODES, MOST_LIST)?;
         let mut damaged = 0;
@@ -472,8 +473,8 @@ impl Run {
         Ok((nodes, damaged))
     }
 
-    /// The part of the run that is of one ablation, seed, or both; of an ablation with several seeds all of them, whose
-    /// nodes are then named `s1/…`.
+    /// Selects the nodes of one ablation, seed, or both. For an ablation with several seeds these are the nodes of all seeds,
+    /// then named `s1/…`.
     fn only(mut self, ablation: &str) -> anyhow::Result<Run> {
         let of_ablation = |name: &str| {
             let (of, seed, _) = variant(name);
@@ -518,7 +519,7 @@ impl Run {
         Ok(self)
     }
 
-    /// A file of its folder, if it is there, as the run recorded it when it ended.
+    /// The path of a file in the run's folder, if it is there. Its content must be the one recorded when the run ended.
     pub fn recorded(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
         let path = place_in(&self.folder, name)?;
         if !path.exists() {
@@ -529,21 +530,21 @@ impl Run {
             let found = found.with_context(|| format!("cannot read {}", path.display()))?;
             anyhow::ensure!(
                 found == *recorded,
-                "{} is not as the run recorded it: the disk or somebody changed it; run the pipeline again for a new run",
+                "{} is damaged or was edited since the run ended; run the pipeline again for a new run",
                 path.display()
             );
         }
         Ok(Some(path))
     }
 
-    /// The same, read: `pipeline.yaml`, or what it extends.
+    /// Reads such a file: `pipeline.yaml`, or `extends.yaml`.
     pub fn recorded_text(&self, name: &str) -> anyhow::Result<Option<String>> {
         let Some(path) = self.recorded(name)? else { return Ok(None) };
         let text = read::text(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text))
     }
 
-    /// What people call it: the run, and the ablation where it is one.
+    /// The title for people: the run, and its ablation if one is selected.
     pub fn title(&self) -> String {
         match &self.ablation {
             None => self.record.run.clone(),
@@ -551,7 +552,7 @@ impl Run {
         }
     }
 
-    /// The node `node` or of `node.output`, and the output that is meant.
+    /// The node and output that `node` or `node.output` names; without an output the first.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
         let by_name = |name: &str| {
             let same = |node: &&NodeReport| node.node == name || bare_rounds(&node.node) == bare_rounds(name);
@@ -574,20 +575,19 @@ impl Run {
         };
         let Some(found) = found else {
             let known: Vec<&str> = node.outputs.iter().map(|output| output.name.as_str()).collect();
-            bail!("`{}` has the outputs {}", node.node, known.join(", "))
+            bail!("`{}` has only the outputs {}", node.node, known.join(", "))
         };
         Ok((found, self.record.blob(&found.digest)))
     }
 }
 
-/// Whether the process that makes a run lives: it holds a lock on the file that it writes.
+/// Whether the process that writes a run lives: it holds a lock on `nodes.jsonl`.
 pub(super) fn is_under_way(folder: &Path) -> bool {
     let file = read::open(&folder.join(NODES));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// A node's name with its rounds written without zeros in front: how many there are depends on how many rounds the
-/// loop has.
+/// A node's name without the leading zeros of its rounds. Their number depends on how many rounds the loop has.
 pub fn bare_rounds(name: &str) -> String {
     let mut bare = String::with_capacity(name.len());
     let mut rest = name;

@@ -1,4 +1,4 @@
-//! What the nodes of a run were made of: the manifests of their keys name the content of every input.
+//! What the nodes of a run were made from: the manifests of their keys name the content of every input.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use super::folder::Run;
 use engine::{NodeReport, Part};
 use store::{Digest, Store};
 
-/// What a key was made of, if it has a record.
+/// The manifest of a key, if it has a record.
 pub fn manifest(store: &Store, key: &Digest) -> Option<Value> {
     let line = store.whole_record(key).ok()??;
     let mut record: Value = serde_json::from_slice(&line).ok()?;
     Some(engine::in_place(record["job"].take()))
 }
 
-/// The outputs of a run by their content, and what each node took of them.
+/// The outputs of a run by their digests, and the inputs of its nodes.
 pub struct Lineage<'r> {
     run: &'r Run,
-    /// The cache, where it is still there.
+    /// The cache, if it still exists.
     store: Option<&'r Store>,
-    /// By the digest of an output: the node's place in `run.nodes` and the output's place in it. Of nodes that made
-    /// the same the first.
+    /// For the digest of an output: the node's index in `run.nodes` and the output's index in the node. Among nodes with the same
+    /// output the first.
     makers: HashMap<String, (usize, usize)>,
 }
 
@@ -36,23 +36,23 @@ impl<'r> Lineage<'r> {
         Lineage { run, store, makers }
     }
 
-    /// What a parameter of a node is to what comes of it; nothing where its kind does not say.
+    /// The role of a node's parameter in its result; `None` if its kind does not say.
     pub fn part(&self, node: &NodeReport, path: &str) -> Option<Part> {
         self.run.record.part(&node.kind, path)
     }
 
-    /// Whether the run says of its kinds what their parameters are; those of earlier versions do not.
+    /// Whether the run's record states the roles of parameters; records of earlier versions do not.
     pub fn knows_parts(&self, node: &NodeReport) -> bool {
         self.run.record.facts.contains_key(&node.kind)
     }
 
-    /// What a node was made of; nothing where the cache is gone, or has let go of its record.
+    /// A node's manifest; `None` if the cache or its record is gone.
     pub fn manifest(&self, node: &NodeReport) -> Option<Value> {
         manifest(self.store?, &node.key)
     }
 
-    /// The inputs of a node: where they stand in its parameters, such as `terms.0.success.verdicts`, and the digest of
-    /// their content in hexadecimal. Nothing where the cache has let go of its record.
+    /// The inputs of a node: their paths in its parameters, such as `terms.0.success.verdicts`, and the digests of their content
+    /// in hexadecimal. Empty if the cache or the record is gone.
     pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
         let mut found = Vec::new();
         if let Some(manifest) = self.manifest(node) {
@@ -61,7 +61,7 @@ impl<'r> Lineage<'r> {
         found
     }
 
-    /// The node of this run that made content, and the artifact that it is.
+    /// The node of this run that made a content, and the type of the artifact.
     pub fn maker(&self, digest: &str) -> Option<(&'r NodeReport, &'r str)> {
         let (node, output) = *self.makers.get(digest)?;
         let node = &self.run.nodes[node];

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use store::read::{self, MOST_TEXT};
 
-/// What may explain why two runs differ in time, or in their last bits.
+/// Facts that may explain why two runs differ in time, or in their last bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub host: String,
@@ -16,7 +16,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine, as far as it tells.
+    /// This machine, as far as the system describes it.
     pub fn here() -> Machine {
         let read = |path: &str| read::text(path.as_ref(), MOST_TEXT).unwrap_or_default();
         let field = |text: &str, name: &str| {

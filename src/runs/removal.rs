@@ -1,4 +1,4 @@
-//! What may be removed as a run: its folder and nothing else, and not what a user has put into it.
+//! What may be removed as a run: its folder only, and no files that a user has put into it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use store::{is_sealed_file, sealed_lines};
 /// A run's folder that may be removed.
 pub struct Removal {
     pub folder: PathBuf,
-    /// Whether the process that makes it lives.
+    /// Whether the process that runs it lives.
     pub is_running: bool,
-    /// What lies in it and is not triplay's, by its path from there; folders end in `/`.
+    /// Files in it that are not triplay's, by their paths in it; folders end in `/`.
     pub foreign: Vec<String>,
 }
 
 impl Removal {
-    /// Looks whether a folder is a run's: its record is as it was written and is of this run; or it lies where runs are
-    /// made and is called as one, for one that was killed before it had a record, or whose record is damaged.
+    /// Checks that a folder is a run's: its record is unaltered and of this run. If the record is missing or damaged, as when the
+    /// run was killed early, the folder must lie where runs are created and have a name as triplay gives them.
     pub fn of(folder: &Path) -> anyhow::Result<Removal> {
         let shown = folder.display();
-        // Without `/` or `/.` at its end, which would lead through a link.
+        // Without a trailing `/` or `/.`, which would follow a link.
         let mut plain: PathBuf = folder.components().collect();
         if plain.file_name().is_none() {
             plain = folder.canonicalize().with_context(|| format!("cannot find {shown}"))?;
@@ -37,7 +37,7 @@ impl Removal {
             let target = fs::read_link(&plain).unwrap_or_default();
             let target = target.display();
             bail!(
-                "{shown} is a symbolic link to {target}: name the folder that it leads to, or remove the link alone with rm"
+                "{shown} is a symbolic link to {target}: name that folder, or remove only the link with rm"
             );
         }
         let nodes = plain.join(NODES);
@@ -46,7 +46,7 @@ impl Removal {
         let is_of_triplay = lines.is_empty() || sealed_lines(&lines, |_| ()).next().is_some();
         ensure!(
             is_file(&nodes) && is_of_triplay && (is_named(&plain)? || is_place_of_run(&plain)),
-            "{shown} is no run's folder: it must have a {RECORD} that triplay wrote of the run of this name; nothing was removed"
+            "{shown} is not the folder of a run: it must have a {RECORD} that triplay wrote for the run of this name; nothing was removed"
         );
         let mut foreign = Vec::new();
         gather(&plain, &mut foreign)?;
@@ -59,8 +59,7 @@ impl Removal {
     }
 }
 
-/// Whether a folder's record is as it was written, and of a run of this name; or of its pipeline, where somebody has
-/// renamed the run.
+/// Whether a folder's record is unaltered and names this run, or its pipeline if somebody has renamed the run.
 fn is_named(folder: &Path) -> anyhow::Result<bool> {
     let text = read_in(folder, RECORD, MOST_PARTS).unwrap_or_default();
     let record = serde_json::from_slice::<RunRecord>(&text).ok().filter(|_| is_sealed_file(&text));
@@ -75,18 +74,18 @@ fn is_named(folder: &Path) -> anyhow::Result<bool> {
 /// The files that triplay writes beside `models/` and `tables/`.
 const OWN: [&str; 6] = ["pipeline.yaml", "extends.yaml", RECORD, NODES, "metrics.parquet", "events.jsonl"];
 
-/// Whether a file or folder is one that a process was writing when it was killed.
+/// Whether this is a temporary file or folder of a process, which may have been killed.
 fn is_writing(name: &str) -> bool {
     name.starts_with(".writing-")
 }
 
-/// What is not triplay's.
+/// Collects the files and folders that are not triplay's.
 fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
     for (name, path, kind) in entries(folder)? {
         match &*name {
             "models" if kind.is_dir() => {
                 for (model, _, kind) in entries(&path)? {
-                    // Links to checkpoints in the cache: removing one loses none.
+                    // Links to checkpoints in the cache: removing them loses nothing.
                     if !kind.is_symlink() {
                         foreign.push(shown(&format!("models/{model}"), kind));
                     }
@@ -125,7 +124,7 @@ fn shown(name: &str, kind: fs::FileType) -> String {
     format!("{name}{}", if kind.is_dir() { "/" } else { "" })
 }
 
-/// What lies in a folder: names, paths, and what each is, of a link that it is one.
+/// The entries of a folder: names, paths and types, without following links.
 fn entries(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf, fs::FileType)>> {
     let read = || -> std::io::Result<Vec<_>> {
         fs::read_dir(folder)?

@@ -1,6 +1,6 @@
-//! The rows of all nodes of a run together, a Parquet file for each kind of row: what queries, comparisons and reports
-//! read. They are made when they are first asked for and stay in the run's folder, `tables/<stamp>/`, so that they
-//! outlive the cache; the stamp is of the nodes that are done, so a run under way gets new ones as it goes on.
+//! Tables: the rows of all nodes of a run together, one Parquet file for each kind of row, for queries, comparisons and reports.
+//! They are created on first use and stay in the run's folder, `tables/<stamp>/`, so that they outlive the cache. The stamp
+//! depends on the finished nodes, so a run under way gets new tables as it continues.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,17 +24,17 @@ use engine::{NodeOutput, NodeReport, Purpose};
 use store::Digest;
 use store::read::{self, MOST_LIST, MOST_TEXT};
 
-/// Raised when what stands in tables changes.
+/// Raised when the content of tables changes.
 const FORMAT: u32 = 3;
 
 /// A kind of rows.
 pub struct Table {
     pub name: &'static str,
-    /// What a row is.
+    /// A description of one row.
     pub about: &'static str,
-    /// The artifact that rows of this kind are in, and the column of lists whose items they are, if they are not its rows.
+    /// The artifact type whose rows these are; or a column of lists in it whose items these are.
     of: (&'static str, Option<&'static str>),
-    /// The artifacts that rows of this kind are made of: the newest dataset that the node took is their source.
+    /// The artifact types that these rows are made from: such an output of the node, or else its input `data`, is their source.
     sources: &'static [&'static str],
     fields: fn(&mut Vec<Field>),
 }
@@ -50,7 +50,7 @@ impl Table {
         (self.fields)(&mut own);
         let has = |name: &str| own.iter().any(|field| field.name() == name);
         let (has_tokens, has_turns, has_notes) = (has(TOKENS), has(TURNS), has(NOTES));
-        // Token ids are for training: what is read here is text.
+        // Token ids serve training only; tables hold text.
         own.retain(|field| !matches!(field.data_type(), DataType::List(_)) || field.name() == "votes");
         fields.extend(own.into_iter().map(|field| field.with_nullable(true)));
         let told = [
@@ -65,10 +65,10 @@ impl Table {
     }
 }
 
-/// The environment variable in which `triplay` hands the layout that it knows over to `triplay-query`.
+/// The environment variable in which `triplay` passes its layout to `triplay-query`.
 pub const LAYOUT: &str = "TRIPLAY_TABLES";
 
-/// Of the layout of all tables: programs with the same one read each other's.
+/// The digest of the layout of all tables. Programs with the same layout can read each other's tables.
 pub fn layout() -> Digest {
     let mut text = FORMAT.to_string();
     for table in &TABLES {
@@ -83,45 +83,41 @@ pub fn layout() -> Digest {
 const SHARED: [(&str, DataType, &str); 10] = [
     ("run", DataType::Utf8, "Name of the run."),
     ("pipeline", DataType::Utf8, "Name of its pipeline."),
-    ("ablation", DataType::Utf8, "The ablation; empty of the pipeline as it stands."),
+    ("ablation", DataType::Utf8, "The ablation; empty if there is none."),
     ("variant", DataType::Utf8, "Ablation and seed as in the names of nodes, such as `full-s1`."),
-    ("variant_seed", DataType::UInt64, "The seed, where the run has several."),
+    ("variant_seed", DataType::UInt64, "The seed, if the run has several."),
     (
         "node",
         DataType::Utf8,
         "The node that made the row, without the variant, such as `play[1]/red[03]/attacks`.",
     ),
-    (
-        "scope",
-        DataType::Utf8,
-        "What the row belongs to: the round of the loop that the node is in, or the evaluation.",
-    ),
+    ("scope", DataType::Utf8, "The loop round or the evaluation that the row belongs to."),
     ("kind", DataType::Utf8, "The node's stage kind."),
     ("dataset", DataType::Utf8, "First 16 hexadecimal digits of the digest of the node's output."),
     (
         "source",
         DataType::Utf8,
-        "Those of the dataset that it was made of: ids such as `attack_id` are of that one.",
+        "The same digits of the dataset that it was made from; ids such as `attack_id` refer to that one.",
     ),
 ];
 
-/// The columns that stand for token ids and their log-probabilities.
+/// The columns that replace token ids and their log-probabilities.
 const MEASURED: [(&str, DataType, &str); 2] = [
     ("tokens", DataType::UInt32, "Tokens of the completion."),
     ("logprob", DataType::Float64, "Sum of their log-probabilities, in nats."),
 ];
 
-/// The columns that say of a turn of an episode which it is.
+/// The columns that place a row in its episode.
 const EPISODE: [(&str, DataType, &str); 2] = [
     (TURN, DataType::UInt32, "Turn of its episode, from 1."),
-    (CONVERSATION, DataType::Utf8, "The earlier turns: who said what, a line each."),
+    (CONVERSATION, DataType::Utf8, "The earlier turns, a line for each speaker."),
 ];
 
 fn fields<R: Column>(fields: &mut Vec<Field>) {
     R::fields("", "", fields);
 }
 
-/// All kinds of rows; each is called as its artifact, or as the column of lists in it.
+/// All kinds of rows. Each has the name of its artifact, or of the column of lists in it.
 pub static TABLES: [Table; 12] = [
     Table {
         name: "metrics",
@@ -132,7 +128,7 @@ pub static TABLES: [Table; 12] = [
     },
     Table {
         name: "outcomes",
-        about: "a prompt of an evaluation and what came of it",
+        about: "a prompt of an evaluation and its outcome",
         sources: &[],
         of: ("outcomes", None),
         fields: fields::<OutcomeRow>,
@@ -167,42 +163,42 @@ pub static TABLES: [Table; 12] = [
     },
     Table {
         name: "meanings",
-        about: "a judge's word on an attack's meaning",
+        about: "a judge's answer on an attack's meaning",
         sources: &["attacks"],
         of: ("meanings", None),
         fields: fields::<MeaningRow>,
     },
     Table {
         name: "rewards",
-        about: "what a completion earned",
+        about: "the reward of a completion",
         sources: &["attacks", "responses", "verdicts"],
         of: ("rewards", None),
         fields: fields::<RewardRow>,
     },
     Table {
         name: "components",
-        about: "a term's part of what a completion earned",
+        about: "the part of one term in a completion's reward",
         sources: &["attacks", "responses", "verdicts"],
         of: ("rewards", Some("components")),
         fields: fields::<ComponentRow>,
     },
     Table {
         name: "notes",
-        about: "what a term of a reward noted of a completion",
+        about: "a note of a reward's term about a completion",
         sources: &["attacks", "responses", "verdicts"],
         of: ("rewards", Some("notes")),
         fields: fields::<NoteRow>,
     },
     Table {
         name: "comparisons",
-        about: "a judge's word on which of two completions is better",
+        about: "a judge's answer on which of two completions is better",
         sources: &["attacks", "responses"],
         of: ("comparisons", None),
         fields: fields::<ComparisonRow>,
     },
     Table {
         name: "preferences",
-        about: "two completions of one prompt of which one is better",
+        about: "two completions of one prompt, the better and the worse",
         sources: &["attacks", "responses", "rewards"],
         of: ("preferences", None),
         fields: fields::<PreferenceRow>,
@@ -212,12 +208,12 @@ pub static TABLES: [Table; 12] = [
 /// The tables of one run.
 pub struct Tables {
     folder: PathBuf,
-    /// Datasets that the cache has let go of, whose rows are not in the tables.
+    /// The number of datasets that are gone from the cache, so that the tables lack their rows.
     pub missing: usize,
 }
 
 impl Tables {
-    /// The tables of a run; made now if there are none of what it has done so far.
+    /// The tables of a run. They are created if there are none for its finished nodes.
     pub fn of(folder: &Path) -> anyhow::Result<Tables> {
         let nodes = read_in(folder, NODES, MOST_LIST)?;
         let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..STAMP]);
@@ -225,9 +221,9 @@ impl Tables {
         if let Some(tables) = Tables::kept(folder, &beside, &stamp)? {
             return Ok(tables);
         }
-        // What is no run is found out before anything is made in it.
+        // A folder that is not a run's fails before anything is created in it.
         let run = Run::read(folder)?;
-        // Where the folder cannot be written, as on a shared disk, they go to the user's own cache.
+        // If the folder cannot be written, as on a shared disk, tables go to the user's own cache.
         let parent = match making_place(&beside) {
             Ok(_) => beside,
             Err(_) => own_cache(folder)?,
@@ -236,15 +232,15 @@ impl Tables {
         if let Some(tables) = Tables::kept(folder, &parent, &stamp)? {
             return Ok(tables);
         }
-        let fail = || format!("cannot make tables in {}", parent.display());
+        let fail = || format!("cannot create tables in {}", parent.display());
         let making = making_place(&parent).with_context(fail)?;
         let missing =
             make(&run, making.path()).with_context(|| format!("tables of run {}", run.record.run))?;
         fs::write(making.path().join(MISSING), missing.to_string()).with_context(fail)?;
-        // As who may read the run may read these.
+        // Readable by those who may read the run.
         let making = making.keep();
         store::share_as(&parent, &making).with_context(fail)?;
-        // Those that lacked more; or another process may have made the same meanwhile.
+        // Tables that lacked more are replaced. Another process may have created the same ones meanwhile.
         if place.exists() && Tables::open(&parent, &stamp)?.missing != missing {
             let _ = fs::remove_dir_all(&place);
         }
@@ -256,7 +252,7 @@ impl Tables {
         Tables::open(&parent, &stamp)
     }
 
-    /// What was made before, unless it lacks datasets and the cache has now others than then.
+    /// Existing tables, unless they lack datasets and the cache now has a different number of them.
     fn kept(run: &Path, parent: &Path, stamp: &str) -> anyhow::Result<Option<Tables>> {
         if !place_in(parent, stamp)?.exists() {
             return Ok(None);
@@ -266,7 +262,7 @@ impl Tables {
         Ok(same.then_some(tables))
     }
 
-    /// Those of several runs, in their order; what has to be made is made side by side.
+    /// The tables of several runs, in their order. Missing ones are created in parallel.
     pub fn of_all(folders: &[PathBuf]) -> Vec<anyhow::Result<Tables>> {
         folders.par_iter().map(|folder| Tables::of(folder)).collect()
     }
@@ -286,22 +282,22 @@ impl Tables {
     }
 }
 
-/// The file that says how many datasets were not there.
+/// The file with the number of missing datasets.
 const MISSING: &str = "missing";
 
-/// Tables of fewer nodes go after this time: somebody may be reading them.
+/// Tables of fewer nodes are removed after this time: a process may be reading them.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What a process that was killed was making goes after this time.
+/// Unfinished tables of a killed process are removed after this time.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Digits of the digest in a stamp.
 const STAMP: usize = 16;
 
-/// What folders are called in which tables are being made.
+/// The prefix of folders in which tables are being created.
 const MAKING: &str = ".making-";
 
-/// Whether a folder in `tables/` is called as triplay calls those with tables, of whatever format.
+/// Whether a folder in `tables/` has a name as triplay gives tables, of any format.
 pub(super) fn is_stamp(name: &str) -> bool {
     name.split_once('-').is_some_and(|(format, digest)| {
         !format.is_empty()
@@ -315,34 +311,34 @@ pub(super) fn is_making(name: &str) -> bool {
     name.starts_with(MAKING)
 }
 
-/// Whether a file is called as those in a folder with tables.
+/// Whether a file has a name as in a folder of tables.
 pub(super) fn is_table(name: &str) -> bool {
     name == MISSING || name.ends_with(".parquet")
 }
 
-/// A new folder within this one, which is made too.
+/// Creates a new folder in this one, which is created too.
 fn making_place(parent: &Path) -> std::io::Result<tempfile::TempDir> {
     if parent.is_symlink() {
-        // In a folder from elsewhere it may lead anywhere.
+        // In a folder from a stranger it may lead anywhere.
         return Err(std::io::Error::other(format!("{} is a symbolic link", parent.display())));
     }
     store::create_private(parent)?;
     tempfile::Builder::new().prefix(MAKING).tempdir_in(parent)
 }
 
-/// Where tables of a run go whose folder cannot be written.
+/// The place of tables if the folder of their run cannot be written.
 fn own_cache(run: &Path) -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let cache = cache.filter(|cache| cache.is_absolute()).with_context(|| {
-        format!("{} cannot be written; set XDG_CACHE_HOME to a folder that can", run.display())
+        format!("{} is not writable; set XDG_CACHE_HOME to a folder that is", run.display())
     })?;
     let run = fs::canonicalize(run).with_context(|| format!("cannot find {}", run.display()))?;
     let name = Digest::of_bytes(run.as_os_str().as_encoded_bytes()).to_string();
     Ok(cache.join("triplay").join("tables").join(&name[..16]))
 }
 
-/// Removes tables beside these that nobody needs any more.
+/// Removes tables beside these that are no longer needed.
 fn sweep(parent: &Path, place: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -350,7 +346,7 @@ fn sweep(parent: &Path, place: &Path) {
         let grace = match (is_making(&name), is_stamp(&name)) {
             (true, _) => ABANDONED,
             (_, true) => GRACE,
-            // Somebody has put it there.
+            // Not created by triplay.
             _ => continue,
         };
         let age = entry
@@ -364,7 +360,7 @@ fn sweep(parent: &Path, place: &Path) {
     }
 }
 
-/// The datasets that tables are made of, of each table in the order of the graph.
+/// The datasets of all tables, for each table in the order of the graph.
 fn datasets(run: &Run) -> Vec<(&'static Table, &NodeReport, &NodeOutput)> {
     let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
     nodes.retain(|node| run.record.purpose(&node.kind) != Purpose::Data);
@@ -379,13 +375,13 @@ fn datasets(run: &Run) -> Vec<(&'static Table, &NodeReport, &NodeOutput)> {
     datasets
 }
 
-/// How many datasets the cache does not have.
+/// The number of datasets that the cache does not have.
 fn missing(run: &Run) -> usize {
     let has = |output: &NodeOutput| run.record.blob(&output.digest).exists();
     datasets(run).iter().filter(|(_, _, output)| !has(output)).count()
 }
 
-/// Writes all tables of a run into a folder; says how many datasets were not there any more.
+/// Writes all tables of a run into a folder. Returns the number of datasets that are gone.
 fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
     let store = run.record.store()?;
     let store = store.with_context(|| format!("its cache {} is gone", run.record.cache.display()))?;
@@ -442,7 +438,8 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     Place { texts: texts.map(str::to_owned), seed, source, inputs }
 }
 
-/// The digest of what a node made its rows of: an input of the artifact that the table says, or an output of its own.
+/// The digest of the dataset that a node's rows were made from: an output of the node itself, or an input, of an artifact type
+/// that the table names.
 fn source(node: &NodeReport, table: &Table, inputs: &[(String, String)]) -> String {
     if table.sources.is_empty() {
         return String::new();

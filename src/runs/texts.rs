@@ -1,4 +1,4 @@
-//! Which texts of runs leave the machine: those of made-up worlds as they are, others only where somebody says so.
+//! Redaction: texts of made-up worlds may leave the machine as they are, others only if the user says so.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::folder::Run;
 
-/// How texts of prompts and models are given to others.
+/// How texts of prompts and models are shown to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texts {
     /// As they are.
@@ -20,8 +20,8 @@ pub enum Texts {
 const COLUMNS: [&str; 7] = ["seed", "text", "attack", "response", "prompt", "completion", "answer"];
 
 impl Texts {
-    /// What is right where nobody said anything: the world that comes with triplay is made up, so nothing harmful is in
-    /// it; where data, a world or a command of somebody's own comes in, nobody knows.
+    /// The default for a run. The built-in world is made up, so nothing in it is harmful. If a user's own data, world or command
+    /// takes part, the texts may be harmful.
     pub fn of(run: &Run) -> Texts {
         // Records of earlier versions do not name the kinds.
         let runs_command =
@@ -34,12 +34,12 @@ impl Texts {
                 Err(_) => found.foreign = true,
             }
         }
-        // Values that a command line gave.
+        // Values from the command line.
         run.record.params.values().for_each(|params| found.walk(params, Keys::Free));
         if found.sandbox && !found.foreign { Texts::Revealed } else { Texts::Redacted }
     }
 
-    /// A text as others get it. Nothing stays nothing.
+    /// A text as others see it. An empty text stays empty.
     pub fn show<'t>(self, text: &'t str) -> Cow<'t, str> {
         match self {
             Texts::Redacted => redacted(text).into(),
@@ -53,28 +53,28 @@ impl Texts {
     }
 }
 
-/// What of a pipeline decides.
+/// The facts of a pipeline that decide.
 #[derive(Default)]
 struct Found {
-    /// A stage that expands the world that comes with triplay.
+    /// A stage expands the built-in world.
     sandbox: bool,
-    /// Something whose texts nobody knows: another world, a command, or a file that is no model.
+    /// A source of unknown texts: another world, a command, or a file that is not a model.
     foreign: bool,
 }
 
-/// Inputs of stages that are models; and maps whose entries are.
+/// Inputs of stages that are models, and maps of models.
 const MODELS: [&str; 9] =
     ["model", "attacker", "defender", "evaluator", "judge", "embedder", "reference", "previous", "tokenizer"];
 const MAPS_OF_MODELS: [&str; 2] = ["attackers", "defenders"];
 
-/// What the keys of a map are.
+/// The meaning of a map's keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
-    /// Of the stage's own.
+    /// Keys of a stage.
     Inputs,
     /// Names of stages.
     Stages,
-    /// Names of the user's own that may be put in anywhere, as parameters and carried values are.
+    /// Free names, as of parameters and carried values, which may be used anywhere.
     Free,
 }
 
@@ -103,7 +103,7 @@ impl Found {
                         (_, "params" | "ablations" | "carry" | "next" | "matrix") => {
                             self.walk(value, Keys::Free)
                         }
-                        // From where a model comes says nothing of the texts.
+                        // The origin of a model says nothing about the texts.
                         (_, name) if MODELS.contains(&name) && is_path(value) => {}
                         (_, name) if MAPS_OF_MODELS.contains(&name) => {
                             let models = value.as_object().into_iter().flatten();
@@ -126,7 +126,7 @@ fn is_path(value: &Value) -> bool {
     value.as_object().is_some_and(|fields| fields.len() == 1 && fields.contains_key("path"))
 }
 
-/// What stands for a text that is left out.
+/// The replacement of a redacted text.
 pub fn redacted(text: &str) -> String {
     match text.chars().count() {
         0 => String::new(),
@@ -135,7 +135,7 @@ pub fn redacted(text: &str) -> String {
     }
 }
 
-/// A path as it may be told to others: from the working directory or from home, whose names are nobody's business.
+/// A path for others to see: relative to the working directory or to home, whose names are private.
 pub fn shown(path: &Path) -> String {
     if let Ok(here) = std::env::current_dir()
         && let Ok(rest) = path.strip_prefix(&here)

@@ -1,6 +1,6 @@
-//! What a node's name tells: nodes are named `ABLATION-s1/play[1]/red[03]/update`.
+//! The parts of a node's name: nodes are named `ABLATION-s1/play[1]/red[03]/update`.
 
-/// A node's ablation and seed, and what remains of its name.
+/// A node's ablation and seed, and the rest of its name.
 pub fn variant(node: &str) -> (&str, Option<u64>, &str) {
     let Some((name, rest)) = node.split_once('/').filter(|(name, _)| !name.contains('[')) else {
         return ("", None, node);

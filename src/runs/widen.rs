@@ -1,5 +1,4 @@
-//! Rows of a node's dataset as rows of a table: beside what they say stands where they come from, and in the place of lists what
-//! is asked of these.
+//! Converts rows of a node's dataset to rows of a table: adds columns for their origin, and replaces lists by summaries.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use data::cell;
 
-/// Columns of datasets that tables have in another form.
+/// Columns of datasets that tables replace.
 pub const TOKENS: &str = "completion_ids";
 const LOGPROBS: &str = "logprobs";
 pub const TURNS: &str = "turns";
@@ -23,18 +22,19 @@ pub const NOTES: &str = "notes";
 pub const TURN: &str = "turn";
 pub const CONVERSATION: &str = "conversation";
 
-/// Where rows come from: the values of the columns that all tables begin with.
+/// The origin of rows: the values of the columns that all tables begin with.
 pub struct Place {
-    /// All texts but the source.
+    /// All text columns except the source.
     pub texts: [String; 8],
     pub seed: Option<u64>,
-    /// The digest of the dataset that the rows are made of, in hexadecimal.
+    /// The digest of the dataset that the rows were made from, in hexadecimal.
     pub source: String,
-    /// The inputs of the node with their digests: of an earlier turn of an episode a note says by which of these it came.
+    /// The inputs of the node with their digests. For an earlier turn of an episode, a note names the input that it came from.
     pub inputs: Vec<(String, String)>,
 }
 
-/// A node's rows with the columns of the table; with `lists` the items of this column, each with the `sample_id` of its row.
+/// The rows of a node with the columns of the table. With `lists`, the items of this column, each with the `sample_id` of its
+/// row.
 pub fn widened(
     batch: &RecordBatch,
     lists: Option<&str>,
@@ -69,14 +69,14 @@ pub fn widened(
             CONVERSATION => Some(Arc::new(StringArray::from(episode.conversation.clone()))),
             name => batch.column_by_name(name).cloned(),
         };
-        // Runs of earlier versions lack columns.
+        // Runs of earlier versions lack some columns.
         let column = column.filter(|column| column.data_type() == field.data_type());
         columns.push(column.unwrap_or_else(|| new_null_array(field.data_type(), rows)));
     }
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
-/// Of each row: its turn of an episode, the earlier turns as a person reads them, and the dataset that it is made of.
+/// For each row: its turn of an episode, the earlier turns as text, and the dataset that it was made from.
 struct Episode {
     turn: Vec<u32>,
     conversation: Vec<Option<String>>,
@@ -119,7 +119,7 @@ impl Episode {
         episode
     }
 
-    /// That of these rows.
+    /// The same for these rows.
     fn at(&self, rows: &[usize]) -> Episode {
         Episode {
             turn: rows.iter().map(|row| self.turn[*row]).collect(),
@@ -129,7 +129,7 @@ impl Episode {
     }
 }
 
-/// Who said what, a line each.
+/// The speakers and their texts, a line each.
 fn conversation(turns: &[Value]) -> String {
     let text = |turn: &Value, key: &str| turn[key].as_str().unwrap_or_default().to_owned();
     let lines = turns.iter().map(|turn| {
@@ -139,8 +139,8 @@ fn conversation(turns: &[Value]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The items of a column of lists of structs, each with the `sample_id` of its row, and the row of each; nothing where there is
-/// no such column.
+/// The items of a column of lists of structs, each with the `sample_id` of its row, and the row of each. Both are empty if there
+/// is no such column.
 fn unnested(batch: &RecordBatch, lists: &str) -> anyhow::Result<(RecordBatch, Vec<usize>)> {
     let of = |name: &str| batch.column_by_name(name);
     let lists = of(lists).and_then(|lists| lists.as_list_opt::<i32>());

@@ -26,8 +26,8 @@ macro_rules! artifact_types {
 }
 
 artifact_types! {
-    /// A Hugging Face folder, after RL with the optimizer's state beside it; a GGUF file or an encoder for what
-    /// they can do.
+    /// A Hugging Face folder, with the optimizer's state beside the model after training; a GGUF file or a sentence encoder where
+    /// these suffice.
     Model: "model" of model::FILES;
     /// A folder with tokenizer.json.
     Vocabulary: "tokenizer" of model::TOKENIZER_FILES;
@@ -35,29 +35,29 @@ artifact_types! {
     Seeds: "seeds";
     SftRows: "sft";
     Attacks: "attacks";
-    /// What a defender can be asked.
+    /// Prompts for a defender.
     Prompts: "attacks" | "seeds";
     Responses: "responses";
-    /// Attack and response pairs to be judged.
+    /// Pairs of attack and response to judge.
     Pairs: "pairs";
-    /// Anything with an attack and a response in each row.
+    /// Any dataset with an attack and a response in each row.
     Judgeable: "responses" | "labels";
     Verdicts: "verdicts";
-    /// Words on whether attacks keep their seeds' meaning.
+    /// Verdicts on whether attacks keep the meaning of their seed prompts.
     Meanings: "meanings";
     Labels: "labels";
-    /// What can be rewarded.
+    /// Completions that can be rewarded.
     Completions: "attacks" | "responses" | "verdicts";
-    /// Scores of completions that another program gave.
+    /// Scores that another program gave to completions.
     ScoreFile: "scores";
     Rewards: "rewards";
-    /// Completions of which several may answer one prompt.
+    /// Completions, several of which may answer one prompt.
     Comparable: "attacks" | "responses";
-    /// What a model learns from.
+    /// Datasets that a model learns from.
     Lessons: "rewards" | "preferences";
     SuccessPool: "pool";
     Metrics: "metrics";
-    /// The sandbox's declaration: its grammar is the oracle.
+    /// The sandbox's world, whose grammar is the oracle.
     World: "world";
 }
 
@@ -73,18 +73,18 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
     })
 }
 
-/// Seed prompts, each with an id of its own, without which nothing could be followed or told apart.
+/// Seed prompts. Each must have its own id, by which other datasets refer to it.
 pub fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<SeedRow>>> {
     context.load(context.input(input)?, |path| {
         let rows = data::read::<SeedRow>(path)?;
         let mut known: HashMap<&str, usize> = HashMap::new();
         for (row, seed) in rows.iter().enumerate() {
             let id = seed.seed_id.as_str();
-            let remedy = "`triplay data import` makes missing ids and finds seeds that are twice";
-            anyhow::ensure!(!id.is_empty(), "{}: row {row} has no seed_id: {remedy}", path.display());
+            let remedy = "`triplay data import` makes missing ids and finds duplicates";
+            anyhow::ensure!(!id.is_empty(), "{}: row {row} must have a `seed_id`, found none: {remedy}", path.display());
             if let Some(first) = known.insert(id, row) {
                 anyhow::bail!(
-                    "{}: rows {first} and {row} both have the seed_id `{id}`: {remedy}",
+                    "{}: each row must have its own `seed_id`, found `{id}` in rows {first} and {row}: {remedy}",
                     path.display()
                 );
             }
@@ -94,7 +94,7 @@ pub fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<S
     })
 }
 
-/// The pool of successful attacks, counted and ready to be compared with. `pool` leaves one that only grew in memory.
+/// The pool of successful attacks, counted and ready for comparisons. The stage `pool` keeps one in memory that only grew.
 pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
     let rows = rows::<PoolRow, _>(context, input)?;
     context.load(context.input(input)?, |path| {
@@ -114,8 +114,8 @@ pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Chec
         let has_adapter = model::is_there(&path.join("adapter_config.json"))?;
         anyhow::ensure!(
             !has_adapter || model::is_there(&path.join("config.json"))?,
-            "{}: an adapter alone: put the files of its base (config.json, model.safetensors, tokenizer.json) \
-             beside it, so that the results depend on nothing else",
+            "{}: an adapter must be in a folder with its base, found the adapter alone: add config.json, \
+             model.safetensors and tokenizer.json of the base, so that the results depend on nothing else",
             path.display()
         );
         let checkpoint = match has_adapter {
@@ -131,7 +131,7 @@ pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Chec
     })
 }
 
-/// The weights of a folder, known by their content.
+/// The weights of a folder, identified by their content.
 fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<Arc<Params>> {
     let mut digests = String::new();
     for path in Checkpoint::base_files(folder)? {
@@ -145,7 +145,7 @@ fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<A
     })
 }
 
-/// Writes a trained model and remembers it: all of it, or its adapter with the files of the base beside it.
+/// Writes a trained model and keeps it in memory: all of it, or its adapter with the files of the base beside it.
 pub fn publish(
     context: &mut Context,
     output: &'static str,
@@ -160,7 +160,7 @@ pub fn publish(
         }
         _ => trained.save(&folder)?,
     }
-    // Files have f32: a model in f64 is read back, so that a run that was interrupted goes on with the same bits.
+    // Files have f32. A model in f64 is read back, so that a run that was interrupted continues with the same bits.
     if trained.compute.dtype != DType::F64 {
         let bytes = trained.bytes();
         context.remember(output, trained, bytes);
@@ -168,17 +168,17 @@ pub fn publish(
     Ok(())
 }
 
-/// Hands a model's folder on as it is, with the optimizer's state: as hard links where it is in the store.
+/// Hands a model's folder on unchanged, with the optimizer's state: as hard links if it is in the store.
 pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
     let (artifact, folder) = (context.input(from)?, context.output(output));
     let path = &artifact.path;
-    anyhow::ensure!(path.is_dir(), "{}: only a folder with a model can be trained", path.display());
+    anyhow::ensure!(path.is_dir(), "{}: a model to train must be a folder", path.display());
     std::fs::create_dir(&folder)?;
     for entry in std::fs::read_dir(path)? {
         let (file, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
         let to = folder.join(&name);
         let linked = context.is_blob(from) && std::fs::hard_link(&file, &to).is_ok();
-        // What did not count is not handed on; nor is a folder within.
+        // Files that do not count as content, and folders within, are not handed on.
         let counts = context.is_blob(from) || store::is_among(Model::FILES, &name.to_string_lossy());
         if !linked && counts && file.is_file() {
             std::fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
@@ -187,19 +187,19 @@ pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::
     Ok(())
 }
 
-/// Where the pipeline computes.
+/// The device and number type of the pipeline.
 pub fn compute(context: &Context) -> anyhow::Result<Compute> {
     let numerics = context.numerics();
     Compute::parse(&numerics.device, &numerics.dtype).map_err(anyhow::Error::msg)
 }
 
-/// Where in its loops a node is, as the columns that every row carries.
+/// The position of a node in its loops, as the columns that every row has.
 pub fn position(context: &Context) -> Position {
     let round = |depth: usize| context.position().get(depth).copied().unwrap_or(0);
     Position { iteration: round(0), step: round(1), rng_seed: context.seed().to_hex()[..16].to_owned() }
 }
 
-/// `count` draws from `0..available`: without replacement, starting over when all were taken.
+/// `count` draws from `0..available` without replacement; starts over when all are drawn.
 pub fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
     use rand::seq::SliceRandom;
     let mut stream = seed.stream("draw");
@@ -223,11 +223,11 @@ pub fn origin(seed: &SeedRow) -> Origin {
     }
 }
 
-/// What a defender can be asked: attacks, or seeds as they are.
+/// Prompts for a defender: attacks, or seed prompts as they are.
 pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<AttackRow>> {
     let seeds = match rows::<AttackRow, _>(context, input) {
         Ok(attacks) => return Ok(attacks.to_vec()),
-        // A file of one's own does not say what it holds.
+        // The type of a file that is given by its path is not known.
         Err(error) => {
             seeds(context, input).map_err(|other| if other.is::<data::Error>() { error } else { other })?
         }
@@ -235,7 +235,7 @@ pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<
     Ok(seeds.iter().enumerate().map(|(index, seed)| prompt(index, seed, position(context))).collect())
 }
 
-/// A seed as it is, as a prompt.
+/// A seed prompt as it is, as a prompt for a defender.
 pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
     AttackRow {
         attack_id: index as u32,
@@ -250,8 +250,8 @@ pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
     }
 }
 
-/// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder, or
-/// empty ones without a model.
+/// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder; empty vectors without a
+/// model.
 pub fn embed(
     context: &Context,
     embedder: Option<&Input<Model>>,

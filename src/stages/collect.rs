@@ -1,4 +1,4 @@
-//! `collect`: keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
+//! `collect`: keeps pairs of attack and response for the evaluator to learn from.
 
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use super::turns;
 use data::{self, PairRow, ResponseRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 
-/// Keeps the attack and response pairs that come up on the way, for the evaluator to learn from.
+/// Keeps pairs of attack and response for the evaluator to learn from.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Collect {
@@ -19,10 +19,10 @@ pub struct Collect {
     data: Input<Responses>,
     /// The pairs collected so far.
     into: Input<Pairs>,
-    /// How many of the responses to take, drawn at random; all by default.
+    /// How many responses to take, drawn at random; all by default.
     #[serde(default)]
     take: Option<usize>,
-    /// The oldest pairs beyond this number are forgotten.
+    /// The largest number of pairs; the oldest leave first.
     #[serde(default = "default_capacity")]
     capacity: usize,
 }
@@ -42,7 +42,7 @@ impl Stage for Collect {
     };
 
     fn check(&self) -> Result<(), CheckError> {
-        if self.capacity == 0 { Err("`capacity` must be at least 1".into()) } else { Ok(()) }
+        if self.capacity == 0 { Err("`capacity` must be at least 1, found 0".into()) } else { Ok(()) }
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
@@ -54,7 +54,7 @@ impl Stage for Collect {
             Some(attacks) => {
                 let (name, place) = (self.data.text(), attacks.place("continue"));
                 let message = format!(
-                    "`data` must be responses to first turns, since their conversation would be lost here; found `{name}`: see {place}"
+                    "`data` must be responses to first turns, since this stage would lose their conversation; found `{name}`: see {place}"
                 );
                 Err(CheckError::at("data", message))
             }

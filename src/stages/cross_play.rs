@@ -1,5 +1,5 @@
-//! `cross_play`: every attacker against every defender, such as the checkpoints of all rounds: whether the race moves on,
-//! and whether what was learnt against one opponent holds against others.
+//! `cross_play`: has every attacker meet every defender, such as the checkpoints of all rounds. It shows whether later models are
+//! better than earlier ones, and whether training against one opponent helps against others.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Ups
 use game::{self, Class, Labels, Outcome, Rates, Role, says_nothing};
 use rollout::Sampling;
 
-/// Every attacker against every defender on held-out hazards. Of each pair there is the metric `cross_success`, its `phase`
-/// the attacker's name and its `subject` the defender's; a run shows them as a table.
+/// Has every attacker meet every defender on held-out hazards. Each pair has the metric `cross_success`, whose `phase` is the
+/// name of the attacker and whose `subject` is that of the defender; a run shows them as a table.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CrossPlay {
@@ -24,27 +24,27 @@ pub struct CrossPlay {
     attackers: BTreeMap<String, Input<Model>>,
     /// The defenders by name.
     defenders: BTreeMap<String, Input<Model>>,
-    /// Where held-out hazards come from.
+    /// The seed prompts, whose held-out hazards are attacked.
     seeds: Input<Seeds>,
-    /// The world whose oracle judges.
+    /// The world whose oracle judges. Give either this or `judge`.
     #[serde(default)]
     world: Option<Input<World>>,
-    /// The model that judges where there is no such world. Attacks then count as keeping their seeds' meaning.
+    /// The model that judges, if there is no world. All attacks with a text then count as keeping their meaning.
     #[serde(default)]
     judge: Option<Input<Model>>,
     /// Attacks of each attacker on each hazard.
     #[serde(default = "default_group")]
     group: usize,
-    /// How attacks and responses are drawn. A judge is asked greedily, for three tokens.
+    /// How attacks and responses are sampled. A judge is asked at temperature 0, for at most three tokens.
     #[serde(default)]
     sampling: Sampling,
-    /// The template of the attackers' prompt; knows `seed`.
+    /// The template of the attackers' prompt, with the variable `seed`.
     #[serde(default)]
     attacker_prompt: Option<Text>,
-    /// The template of the defenders' prompt; knows `prompt`.
+    /// The template of the defenders' prompt, with the variable `prompt`.
     #[serde(default)]
     defender_prompt: Option<Text>,
-    /// The template of the judge's prompt; knows `prompt` and `response`.
+    /// The template of the judge's prompt, with the variables `prompt` and `response`.
     #[serde(default)]
     judge_prompt: Option<Text>,
     /// Whether prompts are the user's messages in the models' chat templates.
@@ -82,19 +82,21 @@ impl Stage for CrossPlay {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.world.is_some() == self.judge.is_some() {
-            return Err("it takes either `world`, whose oracle judges, or `judge`, a model".into());
+            return Err(
+                "exactly one of `world` (whose oracle judges) and `judge` (a model) must be given".into()
+            );
         }
         if self.world.is_some() && self.judge_prompt.is_some() {
             return Err(CheckError::at(
                 "judge_prompt",
-                "`judge_prompt` is for a `judge`; here the oracle judges",
+                "`judge_prompt` must be left out with `world`, whose oracle judges",
             ));
         }
         if self.attackers.is_empty() || self.defenders.is_empty() {
-            return Err("it takes at least one attacker and one defender".into());
+            return Err("`attackers` and `defenders` must have at least one model each".into());
         }
         if self.group == 0 {
-            return Err("`group` must be at least 1".into());
+            return Err("`group` must be at least 1, found 0".into());
         }
         let models = [
             (Role::Attacker, "attacker_prompt", self.attackers.values().next()),
@@ -115,9 +117,9 @@ impl Stage for CrossPlay {
         let attackers = self.attackers.values().map(|model| (Role::Attacker, model));
         let defenders = self.defenders.values().map(|model| (Role::Defender, model));
         let mut warnings = Vec::new();
-        // Its keys of prompts are named after the roles.
+        // The keys of the prompts are named after the roles.
         let mut warn = |key: &str, warning: Option<CheckError>| match warning {
-            // There is no system prompt here, and all of a role are asked alike: once is enough.
+            // There is no system prompt here. All models of a role are asked alike, so one warning is enough.
             Some(warning) if warning.path != "system" => {
                 let path = if warning.path == "chat" { "chat" } else { key };
                 if !warnings.iter().any(|known: &CheckError| known.path == path) {
@@ -151,7 +153,7 @@ impl Stage for CrossPlay {
         for (name, model) in &self.attackers {
             let asking = self.asking(model, Role::Attacker, &self.sampling);
             let questions = hazards.iter().map(|seed| trial::seed(seed));
-            // The same random numbers for all attackers: they differ by what they learnt alone.
+            // The same random numbers for all attackers, so that they differ by their training alone.
             let samples = trial::ask(context, &asking, questions, "attacks")?;
             let own = trial::attack_rows(&hazards, samples, self.group, attacks.len(), &at);
             let mut rates = Rates::default();
@@ -222,7 +224,7 @@ impl CrossPlay {
             let class = |row: &ResponseRow| {
                 let class = oracle.and_then(|oracle| oracle.class(&row.origin.seed_id, &row.text));
                 let seed = &row.origin.seed_id;
-                class.map(Some).ok_or_else(|| anyhow::anyhow!("the world has no seed `{seed}`"))
+                class.map(Some).ok_or_else(|| anyhow::anyhow!("the world has no seed prompt `{seed}`"))
             };
             return responses.iter().map(class).collect();
         };

@@ -1,4 +1,4 @@
-//! `empty`: what a loop begins with that has nothing yet.
+//! `empty`: makes the empty datasets that a loop begins with.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use data::{self, PairRow, PoolRow};
 use engine::{Context, Kind, Output, Purpose, Stage};
 
-/// An empty pool of attacks and an empty collection of pairs, for a loop to begin with.
+/// Makes an empty pool of attacks and an empty collection of pairs, for a loop to begin with.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Empty {}

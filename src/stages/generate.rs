@@ -1,4 +1,4 @@
-//! `generate`: the attacker wraps seed prompts. Draws seeds, samples a group of attacks for each.
+//! `generate`: has the attacker wrap seed prompts, or continue conversations.
 
 use std::collections::BTreeMap;
 
@@ -13,42 +13,43 @@ use game::{Question, Turn};
 use rollout::Sampling;
 
 asking! {
-    /// The attacker wraps seed prompts: draws seeds and samples a group of attacks for each.
+    /// Has the attacker wrap seed prompts: draws seed prompts and samples a group of attacks for each. With `continue`, samples
+    /// the next turn of conversations instead.
     pub struct Generate: Attacker {
         /// The attacker.
         model: Input<Model>,
-        /// The seeds to draw from. It has to be given, unless there is `continue`.
+        /// The seed prompts to draw from. Required unless `continue` is given.
         #[serde(default)]
         data: Option<Input<Seeds>>,
-        /// How many seeds to draw; 0 makes no attacks. It has to be given with `data`.
+        /// How many seed prompts to draw; 0 makes no attacks. Required with `data`.
         #[serde(default)]
         prompts: Option<usize>,
-        /// Attacks for each seed; they are one group of GRPO.
+        /// Attacks for each seed prompt; together they are one group of GRPO.
         #[serde(default = "one")]
         group: usize,
-        /// Draw only from seeds of this split, such as `train` or `heldout`.
+        /// Draw only seed prompts of this split, such as `train` or `heldout`.
         #[serde(default = "default_split")]
         split: String,
-        /// Draw only from seeds of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
+        /// Draw only seed prompts of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
         #[serde(default = "default_task")]
         task: String,
-        /// How attacks are drawn.
+        /// How attacks are sampled.
         #[serde(default)]
         sampling: Sampling,
-        /// Ways of wrapping that the attacker is told of, as `techniques` in its prompt or system prompt.
+        /// Ways of wrapping, available as `techniques` in the templates of `prompt` and `system`.
         #[serde(default)]
         techniques: Vec<String>,
-        /// Responses to earlier attacks. Only seeds with such attempts are drawn, and prompts know them, oldest first, as
-        /// `conversation`: a list of `attack`, `response` and `defender`, so that the attacker can do better.
+        /// Responses to earlier attacks. Only seed prompts with such attempts are drawn. The templates get the attempts as
+        /// `conversation`, oldest first: a list of `attack`, `response` and `defender`.
         #[serde(default)]
         history: Option<Input<Responses>>,
-        /// Responses after which their episodes go on, in the place of `data`: each gets one attack, the next turn, which knows
-        /// the earlier turns of its own episode as `conversation`, oldest first. Attacks on one seed are one group, as their first
-        /// turns are.
+        /// Responses whose episodes continue, instead of `data`. Each response gets one attack, the next turn. The templates get
+        /// the earlier turns of its episode as `conversation`, oldest first. Attacks on one seed prompt are one group, as in the
+        /// first turn.
         #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
         goes_on: Option<Input<Responses>>,
-        /// The template of the attacker's prompt; knows `seed`, `techniques` and `conversation`. By default the seed between the
-        /// sandbox's marks, and earlier turns after it.
+        /// The template of the attacker's prompt, with the variables `seed`, `techniques` and `conversation`. By default the seed
+        /// prompt between the sandbox's markers, then earlier turns.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -85,7 +86,7 @@ impl Stage for Generate {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
-            return Err("`group` must be at least 1".into());
+            return Err("`group` must be at least 1, found 0".into());
         }
         self.check_turn()?;
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
@@ -94,12 +95,13 @@ impl Stage for Generate {
         for (key, given, variable) in [
             ("techniques", !self.techniques.is_empty(), "techniques"),
             ("history", self.history.is_some(), "conversation"),
-            // The sandbox's own prompt has it.
+            // The sandbox's own prompt uses it.
             ("continue", self.goes_on.is_some() && self.prompt.is_some(), "conversation"),
         ] {
             if given && !asking.uses(variable) {
-                let message =
-                    format!("neither `prompt` nor `system` uses `{variable}`, which `{key}` gives them");
+                let message = format!(
+                    "`prompt` or `system` must use `{variable}` where `{key}` is given, found neither"
+                );
                 return Err(CheckError::at(key, message));
             }
         }
@@ -136,11 +138,11 @@ impl Stage for Generate {
         let eligible: Vec<&SeedRow> = seeds.iter().filter(wanted).collect();
         anyhow::ensure!(
             !eligible.is_empty(),
-            "`{}` has no seeds of split `{}` and task `{}`{}",
+            "`{}` has no seed prompts of split `{}` and task `{}`{}",
             data.text(),
             self.split,
             self.task,
-            if history.is_some() { " that `history` has attempts at" } else { "" }
+            if history.is_some() { " with attempts in `history`" } else { "" }
         );
         let drawn = artifact::draw(eligible.len(), prompts, context.seed());
         let chosen: Vec<&SeedRow> =
@@ -168,14 +170,14 @@ impl Stage for Generate {
 }
 
 impl Generate {
-    /// That what is given is for first turns, or for later ones.
+    /// Checks that the keys belong to first turns or, with `continue`, to later ones.
     fn check_turn(&self) -> Result<(), CheckError> {
         if self.goes_on.is_none() {
             let missing = match (&self.data, self.prompts) {
-                (None, _) => {
-                    "`data` must be seeds to draw from, or `continue` responses to go on from; found neither"
+                (None, _) => "`data` (seed prompts) or `continue` (responses) must be given, found neither",
+                (_, None) => {
+                    "`prompts`, the number of seed prompts to draw, must be given with `data`; found none"
                 }
-                (_, None) => "`prompts` must be the number of seeds to draw, found none",
                 _ => return Ok(()),
             };
             return Err(missing.into());
@@ -191,7 +193,7 @@ impl Generate {
         match of_first.into_iter().find(|(_, is_given)| *is_given) {
             Some((key, _)) => {
                 let message = format!(
-                    "`{key}` must be left out with `continue`, which makes one attack for each response: it is for first turns"
+                    "`{key}` must be left out with `continue`, which makes one attack for each response: it applies to first turns"
                 );
                 Err(CheckError::at(key, message))
             }
@@ -204,7 +206,7 @@ impl Generate {
         self.goes_on.is_some()
     }
 
-    /// The next turn of each episode.
+    /// Samples the next turn of each episode.
     fn go_on(&self, context: &mut Context, input: &Input<Responses>) -> anyhow::Result<()> {
         let responses = artifact::rows::<ResponseRow, _>(context, input)?;
         let all: Vec<Sparse<TurnRow>> = responses.iter().map(turns::after).collect();

@@ -1,4 +1,4 @@
-//! `judge`: the evaluator says of each response whether it is negative, rejective or positive.
+//! `judge`: asks the evaluator for a verdict on each response: negative, rejective or positive.
 
 use super::artifact::{self, Judgeable, Model};
 use super::asking::{Asking, Longest, Missing, Text, Verdict, asking};
@@ -12,26 +12,27 @@ use game::{Class, Labels, Question, Turn, label, says_nothing};
 use rollout::Sampling;
 
 asking! {
-    /// The evaluator says of each response whether it is negative (unsafe), rejective (a plain refusal) or
-    /// positive (safe and helpful).
+    /// Asks the evaluator for a verdict on each response: negative (unsafe), rejective (a plain refusal) or positive (safe and
+    /// helpful).
     pub struct Judge: Evaluator {
-        /// What to judge: responses, or labelled pairs when the evaluator is trained.
+        /// What to judge: responses, or labelled pairs to train the evaluator on.
         pub(super) data: Input<Judgeable>,
         /// The evaluator.
         model: Input<Model>,
-        /// Verdicts for each pair; they are one group of GRPO when the evaluator is trained.
+        /// Verdicts on each pair; together they are one group of GRPO when the evaluator is trained.
         #[serde(default = "one")]
         group: usize,
-        /// How verdicts are drawn: greedily by default; an evaluator in training samples at temperature 1.
+        /// How verdicts are sampled: greedily by default. To train the evaluator, sample at temperature 1.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `negative`, `rejective` or `positive`. A response that says nothing is
-        /// `rejective`, without a question; one on which the evaluator says something else is `undetermined`, and so is one that
-        /// nobody was asked for. Their number is shown.
+        /// How the label is read from the answer: `negative`, `rejective` or `positive`. An empty response is `rejective` without
+        /// asking the evaluator. An answer without a label is `undetermined`, and so is a response that no defender was asked
+        /// for. The stage reports how many there are.
         #[serde(default)]
         labels: Labels,
-        /// The template of the evaluator's prompt; knows `prompt`, `response`, `seed` and `conversation`, the earlier turns of an
-        /// episode: what is judged is the response of its last turn. By default the sandbox's, with earlier turns before the last.
+        /// The template of the evaluator's prompt, with the variables `prompt`, `response`, `seed` and `conversation`, the
+        /// earlier turns of an episode; the verdict is on the response of its last turn. By default the sandbox's, with earlier
+        /// turns before the last.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -41,7 +42,7 @@ fn one() -> usize {
     1
 }
 
-/// A label is one word and the end of text.
+/// A label is one word and the end of text: three tokens are enough.
 fn greedy() -> Sampling {
     Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }
@@ -61,7 +62,7 @@ impl Stage for Judge {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
-            return Err("`group` must be at least 1".into());
+            return Err("`group` must be at least 1, found 0".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         self.asking(&self.sampling).check_labels(&self.labels, Class::LABELS)
@@ -96,7 +97,7 @@ impl Stage for Judge {
             &self.labels,
             Class::LABELS,
         )?;
-        // Labels do not say whether anybody was asked.
+        // Labelled pairs do not record whether a defender was asked.
         let completions = artifact::rows::<CompletionRow, _>(context, &self.data).ok();
         let was_asked =
             |row: usize| completions.as_ref().is_none_or(|rows| !rows[row].completion_ids.is_empty());
@@ -142,12 +143,12 @@ impl Judge {
         &self.model
     }
 
-    /// Tokens of the longest verdict, as far as it is known: those of a choice are not.
+    /// The most tokens that a verdict has; with a `choice` at least 1, since the lengths of its texts are not known yet.
     fn longest(&self) -> usize {
         if self.is_free() { self.sampling.max_new_tokens } else { 1 }
     }
 
-    /// A warning where the evaluator is asked otherwise than it was trained to be.
+    /// A warning if the evaluator was trained with another prompt or other labels.
     fn other_than_trained(&self, upstream: Upstream) -> Option<CheckError> {
         let asking = self.asking(&self.sampling);
         other_than_trained(upstream, &asking).or_else(|| {
@@ -178,7 +179,7 @@ impl Sampler for Judge {
     }
 }
 
-/// The question about a pair; none about a response that says nothing.
+/// The question about a pair; none if the response is empty.
 pub(super) fn about<'a>(seed: &'a str, prompt: &'a str, response: &'a str) -> Option<Question<'a>> {
     (!says_nothing(response)).then_some(Question { seed, prompt, response, ..Question::default() })
 }

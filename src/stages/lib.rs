@@ -1,6 +1,6 @@
-//! The stage kinds, one file each; those that are larger have a folder, and so has how models are asked. A stage decodes its parameters, calls the layers below and declares its
-//! outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a file here and a line in
-//! [`registry`].
+//! The stage kinds, one file each; larger kinds, and the code that asks models (`asking`), have a folder. A stage decodes its
+//! parameters, calls the layers below and declares its outputs; algorithms live in `game`, `grpo` and `rollout`. A new kind is a
+//! file here and a line in [`registry`].
 
 mod artifact;
 mod asking;

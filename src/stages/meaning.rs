@@ -1,4 +1,5 @@
-//! `meaning`: a judge says of each attack whether it keeps its seed's meaning (R_sem of DESIGN section 5).
+//! `meaning`: asks a judge whether each attack keeps the meaning of its seed prompt (R_sem of TriPlay-RL, arXiv 2601.18292,
+//! section 3).
 
 use super::artifact::{self, Attacks, Model};
 use super::asking::{Missing, Text, Verdict, asking};
@@ -10,27 +11,28 @@ use game::{Labels, Question, Turn, says_nothing};
 use rollout::Sampling;
 
 asking! {
-    /// A judge says of each attack whether it keeps its seed's meaning: kept or lost.
+    /// Asks a judge whether each attack keeps the meaning of its seed prompt: kept or lost.
     pub struct Meaning: MeaningJudge {
         /// The attacks to judge.
         pub(super) data: Input<Attacks>,
         /// The judge.
         model: Input<Model>,
-        /// How answers are drawn: greedily by default.
+        /// How answers are sampled: greedily by default.
         #[serde(default = "greedy")]
         sampling: Sampling,
-        /// How the answer is read: as `kept` or `lost`. An attack that says nothing is `lost`, without a question; one on which
-        /// the judge says something else is `undetermined`, and so is one that nobody was asked for. Their number is shown.
+        /// How the label is read from the answer: `kept` or `lost`. An empty attack is `lost` without asking the judge. An answer
+        /// without a label is `undetermined`, and so is an attack that no attacker was asked for. The stage reports how many
+        /// there are.
         #[serde(default)]
         labels: Labels,
-        /// The template of the judge's prompt; knows `seed`, `prompt`, the attack, and `conversation`, the earlier turns of its
-        /// episode. By default the sandbox's, which has the attack alone.
+        /// The template of the judge's prompt, with the variables `seed`, `prompt`, the attack, and `conversation`, the earlier
+        /// turns of its episode. By default the sandbox's, without earlier turns.
         #[serde(default)]
         prompt: Option<Text>,
     }
 }
 
-/// A label is one word and the end of text.
+/// A label is one word and the end of text: three tokens are enough.
 fn greedy() -> Sampling {
     Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }

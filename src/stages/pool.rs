@@ -1,5 +1,4 @@
-//! `pool`: keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at and `replay` draws
-//! from.
+//! `pool`: keeps successful attacks (the paper's ASP), with which diversity terms compare and from which `replay` draws.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,35 +12,36 @@ use data::{self, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 use game::{self, Class, Eviction, PoolSimilarity, Posterior};
 
-/// Keeps the attacks that succeeded (the paper's ASP), which the diversity penalty looks at.
+/// Keeps successful attacks (the paper's ASP), and tracks how well they still work. Terms of the reward compare attacks with the
+/// pool, and `replay` draws from it.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// Rewards of the attacker, to take successful attacks from.
+    /// The attacker's rewards, from which successful attacks are taken.
     #[serde(default)]
     data: Option<Input<Rewards>>,
-    /// Verdicts on answers to attacks of the pool, from which it learns how well these still work: α and β of the
-    /// posterior of their success decay and get what was negative and what was not. What is undetermined counts nowhere.
+    /// Verdicts on responses to attacks of the pool. They update the Beta posterior of each attack's success: α and β decay, then
+    /// α grows by the number of negative verdicts and β by that of the others. Undetermined verdicts do not count.
     #[serde(default)]
     verdicts: Option<Input<Verdicts>>,
-    /// What is left of α − 1 and β − 1 when an attack was answered again: old answers are of weaker defenders.
+    /// The factor for α − 1 and β − 1 when an attack gets new responses, since old responses are those of weaker defenders.
     #[serde(default = "default_decay")]
     decay: f64,
     /// The pool so far.
     into: Input<SuccessPool>,
-    /// The name of the rewards' term that says how well an attack succeeded.
+    /// The name of the term of the rewards that says how well an attack succeeded.
     #[serde(default = "default_success")]
     success: String,
-    /// Attacks whose success reaches this are taken.
+    /// Take attacks whose success is at least this.
     #[serde(default = "default_threshold")]
     threshold: f64,
-    /// Attacks beyond this number leave the pool.
+    /// The largest number of attacks in the pool.
     #[serde(default = "default_capacity")]
     capacity: usize,
     /// Which attacks leave a full pool.
     #[serde(default)]
     eviction: Eviction,
-    /// Embeds what is taken, for terms that compare embeddings; without it no embedding is kept.
+    /// Embeds the attacks that are taken, for terms that compare embeddings. Without it, the pool has no embeddings.
     #[serde(default)]
     embedder: Option<Input<Model>>,
 }
@@ -58,9 +58,9 @@ fn default_capacity() -> usize {
     400
 }
 
-/// What a pool holds.
+/// The error for rewards of episodes.
 const SINGLE: &str =
-    "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone";
+    "`data` must be rewards of single attacks, found those of episodes: the pool keeps no conversations";
 
 fn default_decay() -> f64 {
     0.95
@@ -78,14 +78,15 @@ impl Stage for Pool {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.capacity == 0 {
-            return Err("`capacity` must be at least 1".into());
+            return Err("`capacity` must be at least 1, found 0".into());
         }
         if !(0.0..=1.0).contains(&self.decay) {
-            return Err(CheckError::at("decay", "`decay` must be between 0 and 1"));
+            let message = format!("`decay` must be between 0 and 1, found {}", self.decay);
+            return Err(CheckError::at("decay", message));
         }
         if self.data.is_none() && self.verdicts.is_none() {
             return Err(
-                "has nothing to do: expected `data` to take attacks from, or `verdicts` to learn from".into(),
+                "`data` (rewards to take attacks from) or `verdicts` must be given, found neither".into()
             );
         }
         Ok(())
@@ -101,7 +102,7 @@ impl Stage for Pool {
         if !rewards.stage.terms().any(|(_, name, _)| name == self.success) {
             let names: Vec<&str> = rewards.stage.terms().map(|(_, name, _)| name).collect();
             let message = format!(
-                "`success` must be the name of a term of the rewards, found `{}`; there {}: see {}",
+                "`success` must be the name of a term of the rewards, found `{}`; their terms are {}: see {}",
                 self.success,
                 names.join(", "),
                 rewards.place("terms")
@@ -124,8 +125,8 @@ impl Stage for Pool {
             }
             if let Some(threshold) = term.threshold().filter(|threshold| *threshold != self.threshold) {
                 let message = format!(
-                    "the pool takes attacks from {:?} on, and the term `{name}` calls them successful from {threshold:?} \
-                     on: what one counts the other does not, see {}",
+                    "`threshold` should be that of the term `{name}`, {threshold:?}, found {:?}: the term counts other \
+                     successes than the pool takes; see {}",
                     self.threshold,
                     rewards.place(&format!("{place}.threshold"))
                 );
@@ -182,13 +183,13 @@ impl Stage for Pool {
             let bytes = similarity.bytes();
             context.remember("pool", similarity, bytes);
         }
-        let learnt = if answered == 0 { String::new() } else { format!(", {answered} answered again") };
+        let learnt = if answered == 0 { String::new() } else { format!(", {answered} with new responses") };
         context.progress(1, 1, format!("{} attacks{learnt}", pool.len()));
         Ok(data::write(&context.output("pool"), &pool)?)
     }
 }
 
-/// Updates the posteriors of attacks that were answered again, and says how many were.
+/// Updates the posteriors of attacks that got new verdicts, and returns how many did.
 fn observe(pool: &mut [PoolRow], verdicts: &[VerdictRow], decay: f64) -> usize {
     let mut counts: HashMap<&str, (f64, f64)> = HashMap::new();
     for verdict in verdicts {

@@ -1,4 +1,4 @@
-//! `replay`: draws attacks from the pool that may still work, so that a defender does not forget them.
+//! `replay`: draws attacks of the pool that may still work, so that a defender does not forget them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,14 +8,14 @@ use data::{self, AttackRow, Origin, PoolRow, Sample, Sparse};
 use engine::{Context, Input, Kind, Output, Stage};
 use game::{self, Posterior};
 
-/// Draws attacks from the pool that may still work, by Thompson sampling: those with the largest draws from the
-/// posteriors of their success. An empty pool replays nothing.
+/// Draws attacks of the pool that may still work, by Thompson sampling: the attacks with the largest draws from the posteriors of
+/// their success. An empty pool gives no attacks.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Replay {
     /// The pool to draw from; `pool` with `verdicts` keeps its posteriors up to date.
     data: Input<SuccessPool>,
-    /// How many attacks to draw, each once; all where the pool has fewer, none with 0.
+    /// How many attacks to draw, each at most once. If the pool has fewer, all are drawn; with 0, none.
     prompts: usize,
 }
 

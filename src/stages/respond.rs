@@ -1,5 +1,5 @@
-//! `respond`: every defense model answers every attack. Benign prompts can be mixed in, so that a defender
-//! in training also meets what it should help with.
+//! `respond`: has every defender respond to every attack. Benign prompts can be mixed in, so that a defender in training also
+//! meets prompts that it should help with.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,46 +14,47 @@ use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Part, Stage,
 use game::{Question, Turn, says_nothing};
 use rollout::Sampling;
 
-/// Every defense model answers every attack. Benign prompts can be mixed in, so that a defender in training
-/// also meets what it should help with.
+/// Has every defender respond to every attack. Benign prompts can be mixed in, so that a defender in training also meets prompts
+/// that it should help with.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
-    /// The attacks to answer: a dataset, or a list of them. Those of the first keep their numbers, the others are
-    /// numbered on. Without them the benign prompts alone are answered.
+    /// The attacks: a dataset, or a list of datasets. Attacks of the first dataset keep their ids, the others get new ones.
+    /// Without `data`, the defenders respond to the benign prompts alone.
     #[serde(default = "no_attacks")]
     data: Inputs<Attacks>,
-    /// The defense models, each with its weight in the attacker's reward.
+    /// The defenders, each with its weight in the attacker's reward.
     models: Vec<Defense>,
     /// Benign prompts to mix in; none by default.
     #[serde(default)]
     benign: Option<Benign>,
-    /// Responses of each model to each attack; they are one group of GRPO.
+    /// Responses of each defender to each attack; together they are one group of GRPO.
     #[serde(default = "one")]
     group: usize,
-    /// How responses are drawn.
+    /// How responses are sampled.
     #[serde(default)]
     sampling: Sampling,
-    /// The template of the prompt of models that have none of their own; knows `prompt`, and `conversation`, the earlier turns of
-    /// an episode. By default the attack, between the sandbox's marks where it is not a message of a chat. Earlier turns are
-    /// earlier messages of a chat, unless the prompt uses them, and else stand before the attack.
+    /// The prompt template of models that have none of their own, with the variables `prompt` and `conversation`, the earlier
+    /// turns of an episode. By default the attack: in a chat as it is, otherwise between the sandbox's markers, after earlier
+    /// turns. In a chat, earlier turns are messages of the user and the model, unless the template uses `conversation`; without a
+    /// chat, a template must use it.
     #[serde(default)]
     prompt: Option<Text>,
 }
 
 asking! {
-    /// A defense model and its weight w_i in the attacker's reward.
+    /// A defender and its weight w_i in the attacker's reward.
     struct Defense: Defender {
         /// The model.
         model: Input<Model>,
-        /// What it is called in datasets; each model has another name.
+        /// Its name in datasets; each model needs its own.
         #[serde(default = "default_name")]
         name: String,
-        /// w_i: what breaking this model counts in the attacker's reward. The weights add up to 1; a model of weight 0 is
-        /// not asked.
+        /// w_i: how much breaking this model counts in the attacker's reward. The weights must add up to 1; a model of weight 0
+        /// is not asked.
         #[serde(default = "default_weight")]
         weight: f64,
-        /// The template of this model's prompt; knows `prompt` and `conversation`.
+        /// The prompt template of this model, with the variables `prompt` and `conversation`.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -63,14 +64,14 @@ asking! {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Benign {
-    /// The prompts to draw from: attacks, or seeds, which are asked as they are.
+    /// The prompts to draw from: attacks, or seed prompts, which are asked as they are.
     data: Input<Prompts>,
     /// How many prompts to draw.
     prompts: usize,
-    /// Draw only from prompts of this split.
+    /// Draw only prompts of this split.
     #[serde(default = "default_split")]
     split: String,
-    /// Draw only from prompts of this task; from all by default.
+    /// Draw only prompts of this task; of all tasks by default.
     #[serde(default)]
     task: Option<String>,
 }
@@ -110,32 +111,38 @@ impl Stage for Respond {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {
-            return Err("needs at least one model, and `group` of at least 1".into());
+            let found = format!("{} and {}", self.models.len(), self.group);
+            return Err(format!(
+                "`models` must have at least one entry and `group` be at least 1, found {found}"
+            )
+            .into());
         }
         if self.data.iter().next().is_none() && self.benign.is_none() {
-            return Err("has nothing to answer: expected `data`, attacks, or `benign`".into());
+            return Err("`data` (attacks) or `benign` (prompts) must be given, found neither".into());
         }
         for (index, defense) in self.models.iter().enumerate() {
             if self.models[..index].iter().any(|other| other.name == defense.name) {
-                let message = format!("two models are called `{}`: give each a `name`", defense.name);
+                let message =
+                    format!("each of `models` must have its own `name`, found `{}` twice", defense.name);
                 return Err(CheckError::at(format!("models.{index}"), message));
             }
         }
         let wrong = |defense: &Defense| !(0.0..f64::INFINITY).contains(&defense.weight);
         if let Some(index) = self.models.iter().position(wrong) {
-            return Err(CheckError::at(
-                format!("models.{index}.weight"),
-                "a model's `weight` must be at least 0",
-            ));
+            let message = format!("`weight` must be at least 0, found {}", self.models[index].weight);
+            return Err(CheckError::at(format!("models.{index}.weight"), message));
         }
         if self.models.iter().all(|defense| defense.weight == 0.0) {
-            return Err(CheckError::at("models", "of the models' weights one must be above 0"));
+            return Err(CheckError::at(
+                "models",
+                "at least one `weight` must be above 0, found 0 for all models",
+            ));
         }
         let sum: f64 = self.models.iter().map(|defense| defense.weight).sum();
         if self.models.len() > 1 && (sum - 1.0).abs() > 1e-6 {
             let message = format!(
-                "the weights of the models add up to {}, not 1: divide each by that, so that the attacker's success \
-                 is a share",
+                "the weights of the models must add up to 1, found {}: divide each by this sum, so that the attacker's \
+                 success is a share",
                 (sum * 1e6).round() / 1e6
             );
             return Err(CheckError::at("models", message));
@@ -172,7 +179,7 @@ impl Stage for Respond {
         let mut rows: Vec<ResponseRow> = Vec::new();
         let mut missing = Missing::default();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
-            // An episode goes on with the model that answered before.
+            // An episode continues with the model that responded before.
             let own = attacks.iter().filter(|attack| met(attack).is_none_or(|name| name == defense.name));
             let asked: Vec<&AttackRow> =
                 own.flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
@@ -229,12 +236,12 @@ impl Sampler for Respond {
 }
 
 impl Respond {
-    /// The attacks that keep their numbers.
+    /// The attacks that keep their ids.
     pub(super) fn attacks_input(&self) -> Option<&Input<Attacks>> {
         self.data.iter().next()
     }
 
-    /// The longest attack, where a stage makes them, after the longest texts of its earlier turns.
+    /// The maximum lengths of the texts in a prompt, if a stage makes the attacks: those of earlier turns, then the attack.
     fn asked(&self, upstream: Upstream) -> Vec<Longest> {
         let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
         let asked = attacks.map(|fed| {
@@ -247,7 +254,7 @@ impl Respond {
             .unwrap_or_default()
     }
 
-    /// That each episode goes on with a model that is asked.
+    /// Checks that every episode continues with a model that is asked.
     fn knows(&self, attacks: &[AttackRow]) -> anyhow::Result<()> {
         let models: Vec<&str> =
             self.models.iter().filter(|model| model.weight > 0.0).map(|model| model.name.as_str()).collect();
@@ -255,7 +262,7 @@ impl Respond {
         match attacks.iter().find(unknown) {
             None => Ok(()),
             Some(attack) => anyhow::bail!(
-                "attack {} goes on with a conversation with `{}`, which must be one of `models` with a weight; found {}",
+                "attack {} continues a conversation with `{}`, which must be one of `models` with a weight above 0; found {}",
                 attack.attack_id,
                 met(attack).unwrap_or_default(),
                 models.join(", ")
@@ -263,20 +270,20 @@ impl Respond {
         }
     }
 
-    /// The longest attack after its earlier turns, and the longest response to it.
+    /// The maximum lengths of earlier turns, the attack and the response to it.
     pub(super) fn longest(fed: Fed<Respond>) -> Vec<Longest> {
         let tokens = fed.stage.sampling.max_new_tokens;
         let response = Longest { tokens, place: fed.place("sampling.max_new_tokens") };
         fed.stage.asked(fed.upstream()).into_iter().chain([response]).collect()
     }
 
-    /// How a model is asked: as it says, else as all are.
+    /// How a model is asked: with its own `prompt`, or else that of the stage.
     fn asking<'a>(&'a self, defense: &'a Defense) -> Asking<'a> {
         let asking = defense.asking(&self.sampling);
         Asking { prompt: asking.prompt.or(self.prompt.as_ref()), ..asking }
     }
 
-    /// The attacks of all datasets, then the benign prompts drawn for this node, numbered on.
+    /// The attacks of all datasets, then the benign prompts drawn for this node, with new ids.
     fn attacks(&self, context: &Context) -> anyhow::Result<Vec<AttackRow>> {
         let mut attacks: Vec<AttackRow> = Vec::new();
         for (index, data) in self.data.iter().enumerate() {
@@ -305,12 +312,12 @@ impl Respond {
     }
 }
 
-/// The model that answered the earlier turns of an attack's episode.
+/// The model that responded to the earlier turns of an attack's episode.
 fn met(attack: &AttackRow) -> Option<&str> {
     attack.turns.last().map(|turn| turn.defender.as_str())
 }
 
-/// Adds attacks with numbers that none has yet.
+/// Adds attacks under new ids.
 fn number_on<'a>(attacks: &mut Vec<AttackRow>, more: impl Iterator<Item = &'a AttackRow>) {
     let first = attacks.iter().map(|attack| attack.attack_id.saturating_add(1)).max().unwrap_or(0);
     let numbers = (0..).map(|number| first.saturating_add(number));

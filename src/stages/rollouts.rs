@@ -1,4 +1,4 @@
-//! Where the completions come from that a model learns from: what their sampling and the update have to agree on.
+//! The completions that a model learns from: the stage that samples them, and the settings that it and `update` must agree on.
 
 use super::artifact::Model;
 use super::asking::Asking;
@@ -9,17 +9,17 @@ use rollout::Sampling;
 /// A stage whose completions can be rewarded.
 pub trait Sampler {
     fn sampling(&self) -> &Sampling;
-    /// Completions of one prompt; nothing where the stage does not say it.
+    /// Completions of each prompt; `None` if the stage does not fix their number.
     fn group(&self) -> Option<usize>;
-    /// How each of the models is asked, and its key.
+    /// The key of each model, and how the model is asked.
     fn askings(&self) -> Vec<(String, Asking<'_>)>;
-    /// Whether completions are as long as `max_new_tokens` says.
+    /// Whether `max_new_tokens` limits the completions; it does not with a `choice`.
     fn is_free(&self) -> bool {
         true
     }
 }
 
-/// The completions that an update learns from, as the stage that samples them has them.
+/// The completions that an update learns from, as the stage that samples them declares them.
 pub struct Rollouts<'a> {
     by: &'a dyn Sampler,
     upstream: Upstream<'a>,
@@ -39,14 +39,14 @@ impl<'a> Rollouts<'a> {
         }
     }
 
-    /// What the loss says of them in its own parameters.
+    /// Checks the parameters of the loss that depend on the sampling.
     pub fn hold_against(&self, temperature: f64, longest: Option<usize>) -> Result<(), CheckError> {
         let expected = self.temperature();
         if temperature != expected {
             let place = (self.place)("sampling.temperature");
             let message = format!(
-                "`temperature` must be that of sampling, {expected:?}, found {temperature:?}: see {place}; left out, it is \
-                 taken from there"
+                "`temperature` must be that of sampling, {expected:?}, found {temperature:?}: see {place}; leave it out to \
+                 take it from there"
             );
             return Err(CheckError::at("algorithm.grpo", message));
         }
@@ -55,8 +55,8 @@ impl<'a> Rollouts<'a> {
             Some(longest) if longest < tokens && self.by.is_free() => {
                 let place = (self.place)("sampling.max_new_tokens");
                 let message = format!(
-                    "`max_completion_length` must be at least the longest completion that is sampled, {tokens}, found \
-                     {longest}: see {place}"
+                    "`max_completion_length` must be at least `max_new_tokens` of sampling = {tokens}, found {longest}: \
+                     see {place}"
                 );
                 Err(CheckError::at("algorithm.grpo", message))
             }
@@ -64,13 +64,13 @@ impl<'a> Rollouts<'a> {
         }
     }
 
-    /// That another turn, `name`, of the same episodes is of the same models and sampled alike.
+    /// Checks that another turn of the same episodes, `name`, has the same models and sampling.
     pub fn hold_against_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
         let (own, others) = (self.by.askings(), other.by.askings());
         for ((key, asking), (of_other, another)) in own.iter().zip(&others) {
             if self.upstream.is_same(asking.model, other.upstream, another.model) == Some(false) {
                 return Err(format!(
-                    "all turns must be of one model, found `{}` in {} and `{}` in {}",
+                    "all turns must have the same model, found `{}` in {} and `{}` in {}",
                     asking.model.text(),
                     (self.place)(key),
                     another.model.text(),
@@ -81,14 +81,14 @@ impl<'a> Rollouts<'a> {
         match self.by.sampling() == other.by.sampling() {
             true => Ok(()),
             false => Err(format!(
-                "all turns must be sampled as the last, `{name}`, is; found another `sampling`: see {} and {}",
+                "all turns must have the `sampling` of the last turn, `{name}`; found another: see {} and {}",
                 (self.place)("sampling"),
                 (other.place)("sampling")
             )),
         }
     }
 
-    /// Why nothing can be learnt from them, if that is so.
+    /// Why an update cannot learn from them, if it cannot.
     pub fn barren(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!(
@@ -104,7 +104,7 @@ impl<'a> Rollouts<'a> {
         })
     }
 
-    /// Why no two of them can be told apart, if that is so.
+    /// Why no pair of them has a better one, if so.
     pub fn unpaired(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!("there are no pairs: {} is 1", (self.place)("group")));
@@ -117,7 +117,7 @@ impl<'a> Rollouts<'a> {
         })
     }
 
-    /// The model that one of them is of, if that is another than `model` of the stage with this `upstream`.
+    /// A warning if one of the completions is of another model than `model` of the stage with this `upstream`.
     pub fn of_other(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
         let is_other =
             |(_, asking): &(_, Asking)| upstream.is_same(model, self.upstream, asking.model) == Some(false);
@@ -131,12 +131,12 @@ impl<'a> Rollouts<'a> {
     }
 }
 
-/// Where a model was trained, in the role that it is asked in, on completions to other ways of asking than this one.
+/// A warning if the model was trained in this role, but on completions to another `prompt`, `system` or `chat`.
 pub fn other_than_trained(upstream: Upstream, asking: &Asking) -> Option<CheckError> {
     since(upstream, asking.model, asking)
 }
 
-/// The same as of the last step that trained `model` in that role.
+/// The same for the last step that trained `model` in that role.
 fn since(upstream: Upstream, model: &Input<Model>, asking: &Asking) -> Option<CheckError> {
     let update = upstream.stage::<Update, _>(model)?;
     let before = || since(update.upstream(), update.stage.model(), asking);
@@ -155,7 +155,7 @@ fn since(upstream: Upstream, model: &Input<Model>, asking: &Asking) -> Option<Ch
     Some(trained_with(asking, key, &(rollouts.place)(&format!("{around}{key}"))))
 }
 
-/// The warning that a model was trained with another `key`, which stands at `place`.
+/// The warning that a model was trained with another `key`, given at `place`.
 pub fn trained_with(asking: &Asking, key: &str, place: &str) -> CheckError {
     let model = asking.model.text();
     let message =

@@ -1,4 +1,4 @@
-//! `sandbox`: expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
+//! `sandbox`: expands a world file to datasets: seed prompts, warm-up examples, benchmarks, labelled pairs.
 
 use anyhow::Context as _;
 use schemars::JsonSchema;
@@ -10,33 +10,33 @@ use engine::{CheckError, Context, InputFile, Kind, Output, Purpose, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
 use store::read::{self, MOST_TEXT};
 
-/// Expands a world file to datasets: seeds, warm-up examples, benchmarks, labelled pairs.
+/// Expands a world file to datasets: seed prompts, warm-up examples, benchmarks, labelled pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sandbox {
-    /// The world's YAML file; the world that comes with triplay by default.
+    /// The world's YAML file. By default the world that is built into triplay.
     #[serde(default)]
     spec: Option<InputFile>,
-    /// How many warm-up examples to make, for all three roles together.
+    /// Warm-up examples for all three roles together.
     #[serde(default = "default_sft")]
     sft: usize,
-    /// How many warm-up examples to make for each of the other defenders.
+    /// Warm-up examples for each of the other defenders.
     #[serde(default = "default_sft_others")]
     sft_others: usize,
-    /// How many warm-up examples to make for the judge of meaning.
+    /// Warm-up examples for the meaning judge.
     #[serde(default = "default_sft_meaning")]
     sft_meaning: usize,
-    /// How many attacks the fixed benchmark has.
+    /// Attacks in the fixed benchmark.
     #[serde(default = "default_benchmark")]
     benchmark: usize,
-    /// How many held-out pairs with their true class to make.
+    /// Held-out pairs with their true class.
     #[serde(default = "default_benchmark")]
     pairs: usize,
-    /// How many wrapped prompts to make for each benign task.
+    /// Wrapped prompts for each benign task.
     #[serde(default = "default_benign")]
     benign: usize,
-    /// The turns of the conversations that warm-up examples are of: 1, or 2, which adds examples to `sft` and `vocabulary`, and to
-    /// `sft_others` those of defenders that give way in a second turn alone. The other datasets are the same.
+    /// The turns of the conversations in the warm-up: 1 or 2. With 2, `sft` and `vocabulary` have further examples, and
+    /// `sft_others` has defenders that comply only in a second turn. The other datasets are the same.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     turns: usize,
 }
@@ -72,7 +72,7 @@ fn default_benign() -> usize {
 impl Stage for Sandbox {
     const KIND: Kind = Kind {
         name: "sandbox",
-        // What it makes changes with the world that comes with triplay, too.
+        // The outputs also change with the world that is built into triplay.
         version: World::EDITION.wrapping_add(3),
         outputs: &[
             Output::new("world", "world"),
@@ -117,7 +117,7 @@ impl Stage for Sandbox {
         let in_turns = self.turns > 1;
         anyhow::ensure!(
             !in_turns || world.conversations.is_some(),
-            "the world must have `conversations` for `turns: {}`, found none",
+            "the world must have `conversations` where `turns` is {}, found none",
             self.turns
         );
         let seed = context.seed();

@@ -1,4 +1,4 @@
-//! `sft`: supervised training on prompts and completions, of a new model or of one that is there.
+//! `sft`: trains a new model, or a given one, on prompts and completions.
 
 use anyhow::Context as _;
 use rand::Rng;
@@ -12,19 +12,19 @@ use grpo::{SupervisedConfig, supervised_step};
 use model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use optim::{AdamW, AdamWConfig, Schedule};
 
-/// Supervised training on prompts and completions, of a new model or of one that is there.
+/// Trains a new model, or a given one, on prompts and completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sft {
     /// The prompts and completions to learn from.
     data: Input<SftRows>,
-    /// Learn only from rows of this subset; from all by default.
+    /// Learn only from rows of this subset; from all rows by default.
     #[serde(default)]
     subset: Option<String>,
-    /// The model to go on from; else `init` and `tokenizer` make a new one.
+    /// The model to train further. Without it, `init` and `tokenizer` make a new one.
     #[serde(default)]
     model: Option<Input<Model>>,
-    /// Train a low-rank adapter on `model`, which stays as it is; all weights by default.
+    /// Train a low-rank adapter on the frozen `model`; all weights by default.
     #[serde(default)]
     lora: Option<LoraConfig>,
     /// The sizes of a new model.
@@ -33,7 +33,7 @@ pub struct Sft {
     /// The tokenizer of a new model.
     #[serde(default)]
     tokenizer: Option<Input<Vocabulary>>,
-    /// How many steps to train.
+    /// The number of training steps.
     steps: usize,
     /// Examples for each step, drawn with replacement.
     #[serde(default = "default_batch")]
@@ -46,13 +46,13 @@ pub struct Sft {
     /// Settings of AdamW.
     #[serde(default)]
     optimizer: AdamWConfig,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a larger norm are scaled down to this norm.
     #[serde(default = "default_norm")]
     max_grad_norm: f64,
-    /// Examples that are differentiated at the same time; bounds memory.
+    /// Examples in one forward and backward pass; bounds memory.
     #[serde(default = "default_micro_batch")]
     micro_batch: usize,
-    /// Keep only what passes between blocks and compute the rest again: less memory for a third more time.
+    /// Keep only the activations between blocks and compute the others again: less memory for about a third more time.
     #[serde(default)]
     gradient_checkpointing: bool,
 }
@@ -88,20 +88,28 @@ impl Stage for Sft {
         match (&self.model, &self.init, &self.tokenizer) {
             (Some(_), None, None) => {}
             (None, Some(init), Some(_)) => init.check().map_err(|message| CheckError::at("init", message))?,
-            _ => return Err("needs either `model`, or `init` and `tokenizer` for a new one".into()),
+            _ => {
+                return Err(
+                    "either `model`, or both `init` and `tokenizer` for a new model, must be given".into()
+                );
+            }
         }
         if let Some(lora) = &self.lora {
             if self.model.is_none() {
-                return Err("`lora` adapts a `model` that is there".into());
+                return Err("`lora` must be used with a `model`, found none".into());
             }
             lora.check().map_err(|message| CheckError::at("lora", message))?;
         }
         let above_0 = |value: f64| value > 0.0 && value.is_finite();
         if self.steps == 0 || self.batch == 0 || self.micro_batch == 0 {
-            return Err("`steps`, `batch` and `micro_batch` must be at least 1".into());
+            let found = format!("{}, {} and {}", self.steps, self.batch, self.micro_batch);
+            return Err(
+                format!("`steps`, `batch` and `micro_batch` must be at least 1, found {found}").into()
+            );
         }
         if !above_0(self.lr) || !above_0(self.max_grad_norm) {
-            return Err("`lr` and `max_grad_norm` must be above 0".into());
+            let found = format!("{} and {}", self.lr, self.max_grad_norm);
+            return Err(format!("`lr` and `max_grad_norm` must be above 0, found {found}").into());
         }
         Ok(self.optimizer.check()?)
     }
@@ -177,7 +185,7 @@ impl Stage for Sft {
 }
 
 impl Sft {
-    /// The model that it goes on from.
+    /// The model that it trains further.
     pub(super) fn model(&self) -> Option<&Input<Model>> {
         self.model.as_ref()
     }
@@ -194,7 +202,9 @@ impl Sft {
             return Ok(artifact::model(context, model)?.to_train(self.lora.as_ref(), adapter)?);
         }
         let (Some(init), Some(tokenizer)) = (&self.init, &self.tokenizer) else {
-            anyhow::bail!("needs either `model`, or `init` and `tokenizer`");
+            anyhow::bail!(
+                "either `model`, or both `init` and `tokenizer`, must be given: a defect of triplay"
+            );
         };
         let compute = artifact::compute(context)?;
         let tokenizer = Tokenizer::load(&context.input(tokenizer)?.path, None)?;

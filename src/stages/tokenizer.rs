@@ -15,12 +15,12 @@ use model::{self, Algorithm, TokenizerSpec};
 pub struct Tokenizer {
     /// The texts to learn from.
     data: Input<Texts>,
-    /// How the tokenizer cuts text.
+    /// How the tokenizer splits text.
     algorithm: Algorithm,
-    /// How many different tokens there are at the most.
+    /// The largest number of tokens in the vocabulary.
     #[serde(default = "default_vocabulary")]
     vocab_size: usize,
-    /// Tokens that are never split, besides padding, end and unknown.
+    /// Tokens that are never split, in addition to those for padding, the end of a text and unknown words.
     #[serde(default = "default_special")]
     special_tokens: Vec<String>,
 }

@@ -1,5 +1,4 @@
-//! Models on what reinforcement learning never saw, and what comes of it as rows: what `evaluate`, `cross_play` and
-//! `measure` have in common.
+//! What `evaluate`, `cross_play` and `measure` share: asking models on held-out data, and turning the results into rows.
 
 use std::collections::HashMap;
 
@@ -13,7 +12,7 @@ use game::{Class, Question, Rates, label, says_nothing};
 use model::Marks;
 use store::Digest;
 
-/// What a model says to each question; nothing to what is none.
+/// The model's sample for each question; without a question, an empty sample.
 pub fn ask<'q>(
     context: &mut Context,
     asking: &Asking,
@@ -29,13 +28,13 @@ pub fn seed(row: &SeedRow) -> Option<Question<'_>> {
     Some(Question { seed: &row.text, ..Question::default() })
 }
 
-/// A question to a defender; nobody is asked about an empty attack.
+/// A question to a defender; none about an empty attack.
 pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
     (!says_nothing(&row.text)).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
-/// What an evaluator says of pairs of a prompt and a response, and which class that is. Nobody is asked about a response
-/// that says nothing: its class is known.
+/// The evaluator's class and sample for each pair of a prompt and a response. It is not asked about an empty response, whose
+/// class is known.
 pub fn judge(
     context: &mut Context,
     asking: &Asking,
@@ -61,7 +60,7 @@ pub fn hazards<'s>(seeds: &'s [SeedRow], group: usize, name: &str) -> anyhow::Re
     Ok(chosen)
 }
 
-/// What an attacker made of hazards, `group` attacks on each, numbered from `first`.
+/// The attacks that an attacker sampled on hazards, `group` on each, with ids from `first`.
 pub fn attack_rows(
     hazards: &[&SeedRow],
     samples: Vec<Sample>,
@@ -83,7 +82,7 @@ pub fn attack_rows(
     hazards.iter().zip(samples).enumerate().map(row).collect()
 }
 
-/// What a defense model answered, numbered from `first`.
+/// The responses that a defender sampled, with ids from `first`.
 pub fn response_rows(
     attacks: &[AttackRow],
     samples: Vec<Sample>,
@@ -108,8 +107,7 @@ pub fn response_rows(
     attacks.iter().zip(samples).enumerate().map(row).collect()
 }
 
-/// How unsure an attacker was of its words, the negative log-likelihood a token: an estimate of the entropy of
-/// each, in nats; and of how many tokens.
+/// The attacker's negative log-likelihood per token, in nats, which estimates its entropy; and the number of tokens.
 pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
     let logprobs: Vec<f32> =
         attacks.iter().flat_map(|attack| attack.sample.logprobs.iter().copied()).collect();
@@ -117,8 +115,8 @@ pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
     (-sum / logprobs.len().max(1) as f64, logprobs.len())
 }
 
-/// How many attacks, and how many responses of each defense model, spell a control token of who judges them: they would be
-/// a part of its prompt's template if texts were not kept apart from that.
+/// Adds the shares of attacks, and of each defender's responses, that spell a control token of the judge. Such a text would
+/// imitate the template of the judge's prompt if texts were not tokenized separately from it.
 pub fn marks<'t>(
     rates: &mut Rates,
     marks: &Marks,
@@ -155,14 +153,14 @@ pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
     rates.0.into_iter().map(row).collect()
 }
 
-/// A prompt, what was answered, and what came of it.
+/// A prompt, the response and their result.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
     pub origin: &'a Origin,
     pub prompt: &'a str,
     pub response: &'a str,
     pub class: Option<Class>,
-    /// Whether it counts for the metric; nothing where that is not known.
+    /// Whether it counts for the metric; `None` if that is not known.
     pub hit: Option<bool>,
 }
 
@@ -173,18 +171,18 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What several prompts of one seed are.
+/// How evaluations identify the prompts of one seed prompt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Prompts {
-    /// Attempts at the seed, which differ from evaluation to evaluation: the seed is what is asked about.
+    /// Attempts at the seed prompt, which differ between evaluations: all have the id of the seed prompt.
     Attempts,
-    /// Prompts of their own, the same in every evaluation.
+    /// Fixed prompts, the same in every evaluation.
     Fixed,
-    /// Prompts with their responses, the same in every evaluation.
+    /// Fixed prompts with their responses, the same in every evaluation.
     Pairs,
 }
 
-/// What an evaluation asked and what came of it, as rows.
+/// What an evaluation asked, with the results, as rows.
 pub struct Outcomes {
     pub phase: String,
     pub at: Position,
@@ -192,7 +190,7 @@ pub struct Outcomes {
 }
 
 impl Outcomes {
-    /// What a metric of a subject is made of.
+    /// Adds the observations behind a metric of a subject.
     pub fn add<'a>(
         &mut self,
         subject: &str,
@@ -203,7 +201,7 @@ impl Outcomes {
         let mut seen: HashMap<String, u32> = HashMap::new();
         for one in asked {
             let seed_id = one.origin.seed_id.as_str();
-            // By content, so that a prompt is the same where others are left out or stand in another order.
+            // By content, so that a prompt keeps its id if others are removed or reordered.
             let short = |text: &str| Digest::of_bytes(text.as_bytes()).to_string()[..8].to_owned();
             let prompt_id = match prompts {
                 Prompts::Attempts => seed_id.to_owned(),

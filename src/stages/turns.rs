@@ -1,16 +1,16 @@
-//! Episodes of several turns: an attack that goes on with a conversation carries its earlier turns, and so does whatever is
-//! made of it. The number of a turn is that of the earlier ones plus 1.
+//! Episodes of several turns: an attack that continues a conversation carries its earlier turns, and so do all rows made from it.
+//! The number of a turn is the number of earlier turns plus 1.
 
 use data::{ResponseRow, Sparse, TurnRow};
 use game::Turn;
 
-/// The earlier turns as prompts know them.
+/// The earlier turns as templates see them.
 pub fn conversation(turns: &[TurnRow]) -> Vec<Turn<'_>> {
     let turns = turns.iter();
     turns.map(|row| Turn { attack: &row.attack, response: &row.response, defender: &row.defender }).collect()
 }
 
-/// The turns of an episode that has come to a response: the earlier ones and this.
+/// The turns of an episode up to and including this response.
 pub fn after(row: &ResponseRow) -> Sparse<TurnRow> {
     let mut turns = row.turns.clone();
     turns.0.push(TurnRow {
@@ -23,8 +23,8 @@ pub fn after(row: &ResponseRow) -> Sparse<TurnRow> {
     turns
 }
 
-/// That all rows are of first turns, since what is made of them would lose the conversation. Each is given as its number and
-/// its earlier turns.
+/// Checks that all rows are of first turns, since rows made from them would lose the conversation. Each row is its id and its
+/// earlier turns.
 pub fn none<'r>(
     name: &str,
     rows: impl IntoIterator<Item = (u32, &'r Sparse<TurnRow>)>,
@@ -32,7 +32,7 @@ pub fn none<'r>(
     match rows.into_iter().find(|(_, turns)| !turns.is_empty()) {
         None => Ok(()),
         Some((id, turns)) => anyhow::bail!(
-            "`{name}` must be of first turns, since their conversation would be lost here; found row {id} in turn {}",
+            "`{name}` must be of first turns, since this stage would lose their conversation; found row {id} of turn {}",
             turns.len() + 1
         ),
     }

@@ -1,5 +1,4 @@
-//! `until`: decides whether a loop has another round, by one number of a metrics dataset. What a round after the last one
-//! comes to is the engine's affair; here is only what is read and what it is held against.
+//! `until`: decides whether a loop has another round, by comparing one metric with a bound. The engine acts on the decision.
 
 use anyhow::{Context as _, bail};
 use schemars::JsonSchema;
@@ -15,18 +14,18 @@ use engine::{CheckError, Context, DECISION, Input, Kind, Output, Stage, write_de
 pub struct Until {
     /// The metrics of a stage in the loop.
     metric: Vec<Input<Metrics>>,
-    /// Which of its metrics counts, such as `attack_success`.
+    /// The name of the metric, such as `attack_success`.
     name: String,
-    /// Of whom, where there is one of several: a role or the name of a model.
+    /// Its subject, if several have such a metric: a role or the name of a model.
     #[serde(default)]
     subject: Option<String>,
-    /// Of what, where there is one of several: the phase that the stage was told, or `update`.
+    /// Its phase, if several have such a metric: the `phase` of that stage, or `update`.
     #[serde(default)]
     phase: Option<String>,
-    /// The loop stops where the metric is greater than this; or else `below`.
+    /// Stop if the metric is greater than this. Give either this or `below`.
     #[serde(default)]
     above: Option<f64>,
-    /// The loop stops where the metric is less than this; or else `above`.
+    /// Stop if the metric is less than this. Give either this or `above`.
     #[serde(default)]
     below: Option<f64>,
 }
@@ -44,8 +43,10 @@ impl Stage for Until {
     fn check(&self) -> Result<(), CheckError> {
         match (self.above, self.below) {
             (Some(bound), None) | (None, Some(bound)) if bound.is_finite() => Ok(()),
-            (Some(_), Some(_)) => Err(CheckError::at("below", "`above` is there too: write one of them")),
-            (None, None) => Err("must have the key `above` or `below`: a number".into()),
+            (Some(_), Some(_)) => {
+                Err(CheckError::at("below", "`below` must be left out where `above` is given"))
+            }
+            (None, None) => Err("`above` or `below` must be a number, found neither".into()),
             (Some(bound), None) => Err(CheckError::at("above", expected(bound))),
             (None, Some(bound)) => Err(CheckError::at("below", expected(bound))),
         }
@@ -60,9 +61,9 @@ impl Stage for Until {
         let (word, bound) = match (self.above, self.below) {
             (Some(above), _) => ("above", above),
             (None, Some(below)) => ("below", below),
-            (None, None) => bail!("must have the key `above` or `below`: a number"),
+            (None, None) => bail!("`above` or `below` must be a number, found neither"),
         };
-        // A value that is no number is neither.
+        // NaN is neither above nor below.
         let holds = |value: &f64| if word == "above" { *value > bound } else { *value < bound };
         let stop = values.iter().all(holds);
         let of = self.subject.as_ref().map_or(String::new(), |subject| format!(" of {subject}"));
@@ -77,11 +78,11 @@ impl Stage for Until {
 }
 
 fn expected(found: f64) -> String {
-    format!("must be a finite number, found {found}")
+    format!("the bound must be a finite number, found {found}")
 }
 
 impl Until {
-    /// The one row that is meant.
+    /// The value of the metric that is meant.
     fn value(&self, rows: &[MetricRow]) -> anyhow::Result<f64> {
         let is_it = |row: &&MetricRow| {
             let fits = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|it| it == found);
@@ -91,14 +92,14 @@ impl Until {
         match found[..] {
             [row] => Ok(row.value),
             [] => {
-                // Those of this name first, whoever's they are.
+                // Metrics of this name first, whatever their subject.
                 let named = rows.iter().filter(|row| row.metric == self.name);
                 let of_name: Vec<&MetricRow> = named.collect();
                 let near = if of_name.is_empty() { rows.iter().collect() } else { of_name };
                 bail!("`until` must name one of its metrics, found none that fits\n  help: {}", listed(&near))
             }
             _ => bail!(
-                "`until` must name one of its metrics, found {} that fit\n  help: say which by `subject` and `phase`; {}",
+                "`until` must name one of its metrics, found {} that fit\n  help: choose one with `subject` and `phase`; {}",
                 found.len(),
                 listed(&found)
             ),
@@ -106,7 +107,7 @@ impl Until {
     }
 }
 
-/// What there is, as far as a person reads it.
+/// The names of the metrics that there are, at most 12.
 fn listed(rows: &[&MetricRow]) -> String {
     const MOST: usize = 12;
     let name = |row: &&MetricRow| format!("{} (subject {}, phase {})", row.metric, row.subject, row.phase);
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(
             value("attack_success", ""),
             Err(format!(
-                "`until` must name one of its metrics, found 2 that fit\n  help: say which by `subject` and `phase`; there are {both}"
+                "`until` must name one of its metrics, found 2 that fit\n  help: choose one with `subject` and `phase`; there are {both}"
             ))
         );
         assert_eq!(
@@ -184,10 +185,10 @@ mod tests {
             stage.check().map_err(|error| error.message)
         };
         assert_eq!(check(r#", "below": 0.5"#), Ok(()));
-        assert_eq!(check(""), Err("must have the key `above` or `below`: a number".into()));
+        assert_eq!(check(""), Err("`above` or `below` must be a number, found neither".into()));
         assert_eq!(
             check(r#", "below": 0.5, "above": 0.5"#),
-            Err("`above` is there too: write one of them".into())
+            Err("`below` must be left out where `above` is given".into())
         );
     }
 }

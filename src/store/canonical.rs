@@ -1,12 +1,12 @@
-//! One byte string for one JSON value, whatever the order of its keys, so that equal parameters hash equally.
+//! The canonical encoding of JSON values. Equal parameters have equal digests, whatever the order of their keys.
 
 use serde_json::Value;
 
 use super::Digest;
 
-/// The digest of a JSON value. Keys are taken in sorted order and every part carries its type and length,
-/// so that no two different values share an encoding. A number is its 64 bits, as a whole number or as a floating point
-/// one: `1` and `1.0` are kept apart, and no library's way of writing numbers counts.
+/// Computes the digest of a JSON value. Keys are sorted, and every part carries its type and length, so that no two different
+/// values share an encoding. A number is encoded as its 64 bits, integer or floating point: `1` and `1.0` differ, and no
+/// library's number format matters.
 pub fn canonical_digest(value: &Value) -> Digest {
     let mut hasher = blake3::Hasher::new();
     encode(value, &mut hasher);

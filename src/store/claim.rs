@@ -1,6 +1,6 @@
-//! Claims: what one process does at a time, such as computing a key. A claim is a link to the file of its session, so
-//! that it is made at once or not at all, on any file system that has links, and so that whoever meets it sees who holds
-//! it and whether that process lives. See [`super::session`].
+//! Claims: work that one process does at a time, such as computing a key. A claim is a hard link to the file of its session. So
+//! it is made atomically on any file system that has links, and a process that finds it sees who holds it and whether the holder
+//! lives. See [`super::session`].
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::disk::lock;
 use super::session::{Process, Session, Watch};
 
-/// What a claim's name ends with while it is taken over from a process that is gone.
+/// The suffix of a claim's name while another process takes it over from a dead one.
 pub(super) const BREAK: &str = ".break";
 
 /// A claim held until it is dropped.
@@ -23,22 +23,22 @@ pub struct Claim {
     session: Arc<Session>,
 }
 
-/// What came of asking for a claim.
+/// The outcome of a request for a claim.
 pub enum Claimed {
     Mine(Claim),
-    /// Another process has it; nothing where it was in the midst of taking it.
+    /// Another process has it; `None` where that process was just taking it.
     Others(Option<Process>),
 }
 
 impl Claim {
-    /// Whether nobody has taken it over.
+    /// Whether no other process has taken it over.
     pub(super) fn is_held(&self) -> bool {
         let is_own = |path: &Path| inode_of(path).is_ok_and(|there| there == Some(self.inode));
         is_own(&self.path) && is_own(&self.session.file)
     }
 
-    /// The claim at this path, unless somebody who lives has it. From the session in the file `from` it is taken all the
-    /// same: that hands it on.
+    /// Takes the claim at this path, unless a live process has it. A claim of the session in the file `from` is taken in any
+    /// case: that session hands it on.
     pub(super) fn take(
         path: &Path,
         session: &Arc<Session>,
@@ -49,7 +49,7 @@ impl Claim {
         let inode = session.inode()?;
         let mine = || Claimed::Mine(Claim { path: path.to_owned(), inode, session: session.clone() });
         loop {
-            // For all threads of this process a link and what it knows of it are one.
+            // The link and what this process knows of it change together, for all its threads.
             let mut claimed = lock(&session.claimed);
             match fs::hard_link(&session.file, path) {
                 Ok(()) => {
@@ -57,7 +57,7 @@ impl Claim {
                     return Ok(mine());
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                // As FAT and some file systems in programs say it.
+                // FAT and some FUSE file systems report it in this way.
                 Err(error)
                     if error.raw_os_error() == Some(Errno::PERM.raw_os_error())
                         || error.kind() == ErrorKind::Unsupported =>
@@ -69,7 +69,7 @@ impl Claim {
                 Err(error) => return Err(error),
             }
             let Some(there) = inode_of(path)? else { continue };
-            // Over a network a link may be made whose answer is lost, and one that was taken over may come late.
+            // On a network file system a link may succeed although its reply is lost, and the link of a takeover may arrive late.
             if there == inode && claimed.insert(path.to_owned()) {
                 return Ok(mine());
             }
@@ -85,7 +85,7 @@ impl Claim {
             let is_free = || Ok(from == Some(there) || watch.living(path)?.is_none());
             let taken = take_over(path, there, &breaking, session, is_free, watch);
             remove_own(&breaking, inode);
-            // Of a link that was moved aside too late another may have made this one's.
+            // If a link was moved aside too late, another process may have completed this one's takeover.
             if !taken? && inode_of(path)? != Some(inode) {
                 return Ok(Claimed::Others(None));
             }
@@ -95,15 +95,15 @@ impl Claim {
     }
 }
 
-/// Removes the link by which a process that is gone was taking over a claim. It may be somebody else's by now, who tries
+/// Removes the link with which a dead process was taking over a claim. It may belong to another process by now, which then tries
 /// again.
 pub(super) fn set_aside(breaking: &Path, session: &Session) {
     let aside = session.folder.join("broken");
     let _ = fs::rename(breaking, &aside).and_then(|()| fs::remove_file(&aside));
 }
 
-/// Takes over the claim of a process that is gone, or hands it on: whoever makes the link `breaking` does so, and nobody
-/// else may remove the claim meanwhile. False where somebody else is at it, or was faster.
+/// Takes over the claim of a dead process, or hands it on. Only the process that makes the link `breaking` may do so, and no
+/// other may remove the claim meanwhile. Returns false where another process is taking it over, or was faster.
 fn take_over(
     path: &Path,
     stale: (u64, u64),
@@ -116,7 +116,7 @@ fn take_over(
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             if watch.living(breaking)?.is_none() {
-                // Whoever was at it is gone too.
+                // That process is dead too.
                 set_aside(breaking, session);
             }
             return Ok(false);

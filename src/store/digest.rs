@@ -1,5 +1,5 @@
-//! BLAKE3 digests: the names of contents. A content is a file, an executable file or a tree; each kind has digests of
-//! its own, so that no two contents share one.
+//! BLAKE3 digests: the names of contents. A content is a file, an executable file or a tree. Each kind has digests of its own, so
+//! that no two contents share one.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::read;
 use super::tree::{Hidden, Tree};
 
-/// What each character stands for as a hexadecimal digit; 255 where it is none.
+/// The value of each character as a hexadecimal digit, 255 for all others.
 const NIBBLES: [u8; 256] = {
     let mut nibbles = [255; 256];
     let mut value = 0;
@@ -38,7 +38,7 @@ impl Digest {
         Digest(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of a file: of its bytes; of one that may be executed another, since it is not the same content.
+    /// The digest of a file's bytes. An executable file has a different digest from a plain file with the same bytes.
     pub fn of_file(path: &Path) -> io::Result<Digest> {
         let file = read::open(path)?;
         let metadata = file.metadata()?;
@@ -46,13 +46,13 @@ impl Digest {
         hash(&file, metadata.len(), mode)
     }
 
-    /// The digest of a file's bytes, be they executable or not: some file systems say so of every file.
+    /// The digest of a file's bytes, executable or not: some file systems mark every file as executable.
     pub fn of_bytes_of(path: &Path) -> io::Result<Digest> {
         let file = read::open(path)?;
         hash(&file, file.metadata()?.len(), Mode::Hash)
     }
 
-    /// The digest of a file or of a folder with all that is in it.
+    /// The digest of a file or of a folder with everything in it.
     pub fn of_path(path: &Path) -> io::Result<Digest> {
         match path.is_dir() {
             true => Ok(Tree::of_folder(path, Hidden::Included, &mut Digest::of_file)?.digest()),
@@ -60,8 +60,8 @@ impl Digest {
         }
     }
 
-    /// The digest of a file or folder of the user's. What is hidden (`.git`, `.cache`) does not count, nor what is not among
-    /// `files`: see [`super::is_among`].
+    /// The digest of a file or folder of the user's. Hidden files (`.git`, `.cache`) do not count, nor do files that are not
+    /// among `files`: see [`super::is_among`].
     pub fn of_input(path: &Path, files: &[String]) -> io::Result<Digest> {
         match path.is_dir() {
             true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut Digest::of_file)?.digest()),
@@ -69,8 +69,8 @@ impl Digest {
         }
     }
 
-    /// The digest that 64 hexadecimal digits stand for. A table makes it several times as fast as comparing: three of
-    /// these are read for each node that is found in the cache.
+    /// Parses 64 hexadecimal digits. A table makes it several times as fast as comparing: three digests are read for each cached
+    /// node.
     pub fn from_hex(hex: &[u8]) -> Option<Digest> {
         let hex: &[u8; 64] = hex.try_into().ok()?;
         let (mut bytes, mut seen) = ([0; 32], 0);
@@ -93,7 +93,7 @@ impl Digest {
     }
 }
 
-/// A digest of bytes that come in pieces.
+/// Hashes bytes that arrive in pieces.
 #[derive(Default)]
 pub struct DigestOf(blake3::Hasher);
 
@@ -112,15 +112,15 @@ pub(super) fn is_executable(metadata: &Metadata) -> bool {
     metadata.mode() & 0o100 != 0
 }
 
-/// Bytes that are read and hashed at once: so few that they are hashed where they were read to, in the caches.
+/// The number of bytes that are read and hashed at once: few enough to stay in the processor's caches between the two.
 const BLOCK: u64 = 1 << 17;
 
 thread_local! {
-    /// Where a thread reads to.
+    /// The read buffer of a thread.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `hash` with the bytes of a file from `from` up to `to`, of which there are not more than a block.
+/// Calls `hash` with the bytes `from..to` of a file, at most one block.
 fn with_block<T>(file: &File, from: u64, to: u64, hash: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
     BUFFER.with_borrow_mut(|buffer| {
         let length = (to - from) as usize;
@@ -132,8 +132,8 @@ fn with_block<T>(file: &File, from: u64, to: u64, hash: impl FnOnce(&[u8]) -> T)
     })
 }
 
-/// The BLAKE3 hash of a file that is `length` bytes long, by all threads. It is read and not mapped: of a file that
-/// somebody cuts short, or a sector that cannot be read, reading says so, while a map ends the process.
+/// The BLAKE3 hash of a file of `length` bytes, computed by all threads. The file is read rather than mapped: if it is truncated
+/// or a sector cannot be read, reading returns an error, while a map ends the process.
 fn hash(file: &File, length: u64, mode: Mode) -> io::Result<Digest> {
     let hash = if length <= BLOCK {
         with_block(file, 0, length, |bytes| hasher(mode).update(bytes).finalize())?
@@ -145,7 +145,7 @@ fn hash(file: &File, length: u64, mode: Mode) -> io::Result<Digest> {
     Ok(Digest(*hash.as_bytes()))
 }
 
-/// The chaining value of the bytes from `from` up to `to`, which are a subtree of the whole.
+/// The chaining value of the bytes `from..to`, which are a subtree of the whole.
 fn subtree(file: &File, from: u64, to: u64, mode: Mode) -> io::Result<ChainingValue> {
     if to - from > BLOCK {
         let (left, right) = halves(file, from, from + left_subtree_len(to - from), to, mode)?;
@@ -175,7 +175,7 @@ fn hasher(mode: Mode) -> blake3::Hasher {
     }
 }
 
-/// What tells the digest of an executable file from that of its bytes.
+/// Separates the digest of an executable file from that of its bytes.
 static EXECUTABLE: LazyLock<hazmat::ContextKey> =
     LazyLock::new(|| hazmat::hash_derive_key_context("triplay 2026 executable file v1"));
 
@@ -200,7 +200,8 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = String;
     fn from_str(text: &str) -> Result<Digest, String> {
-        Digest::from_hex(text.as_bytes()).ok_or_else(|| format!("not a digest: {text:?}"))
+        Digest::from_hex(text.as_bytes())
+            .ok_or_else(|| format!("a digest must be 64 hexadecimal digits, found {text:?}"))
     }
 }
 

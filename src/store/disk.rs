@@ -1,21 +1,21 @@
 //! The cache folder.
 //!
 //! ```text
-//! format             how it is laid out, and how its processes see who is gone
+//! format             its layout, and how its processes detect dead ones
 //! blobs/ab/abcd…     outputs by content digest, read-only: a file, or a tree, whose files are blobs too
-//! records/ID.jsonl   what is known of each key, one sealed line each; a file for each process that wrote some
-//! files.jsonl        remembered digests of files outside
+//! records/ID.jsonl   the records, one sealed line each; a file for each process that wrote some
+//! files.jsonl        remembered digests of files outside the cache
 //! roots/ID/          the runs that use the cache, and what they need
 //! claims/NAME        links to the files of sessions: who computes a key, leads a run, cleans the cache
 //! sessions/ID        the processes at work
-//! tmp/ID/            what they are writing
+//! tmp/ID/            their unfinished files
 //! cleaned            how often the cache was cleaned
-//! quarantine/        what was found to be not what it should be
-//! failed/            what a failing stage saved
+//! quarantine/        damaged blobs and records
+//! failed/            what failing stages saved
 //! ```
 //!
-//! Order of publication: a run names an output, then it is placed, the record comes last. So a record that can be read
-//! names only blobs that were complete. A blob may be dropped later while its record stays: who needs it makes it again.
+//! Order of publication: a run names an output, then places the blob, and writes the record last. So a record that can be read
+//! names only blobs that were complete. A blob may be evicted later while its record stays; a run that needs it makes it again.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
@@ -47,16 +47,16 @@ pub enum Error {
     #[error("cannot {action} {path}: {cause}{}", advice(.cause))]
     Io { action: &'static str, path: PathBuf, cause: io::Error },
     #[error(
-        "{root} is a cache of another version of triplay (format {format}; this one uses format {FORMAT}), and was left as \
-         it is\n  help: choose another folder with --cache DIR or TRIPLAY_CACHE, or move this one away; what its runs left \
-         in results/ can be read as long as it is where it is"
+        "{root} is a cache of another version of triplay (format {format}; this one uses format {FORMAT}), and was left \
+         unchanged\n  help: choose another folder with --cache DIR or TRIPLAY_CACHE, or move this one away; the results/ of its \
+         runs can be read only while it stays where it is"
     )]
     Outdated { root: PathBuf, format: u32 },
     #[error("TRIPLAY_LOCKING {message}")]
     Locking { message: String },
     #[error(
-        "{root} lies on a file system that several hosts may share, but was made for one host\n  help: when nothing uses \
-         it, write \"leases\" in the place of \"kernel\" in {path}"
+        "{root} lies on a file system that several hosts may share, but was created for one host\n  help: when no process \
+         uses it, replace \"kernel\" by \"leases\" in {path}"
     )]
     Shared { root: PathBuf, path: PathBuf },
 }
@@ -66,13 +66,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "\n  help: free some space (`triplay cache gc` may) and run again; what is done is kept"
+            "\n  help: free some space (`triplay cache gc` may) and run again; finished stages are kept"
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "\n  help: choose a cache folder you may write to, with --cache DIR or TRIPLAY_CACHE"
         }
         _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-            "\n  help: the disk reports an error; when it is mended, `triplay cache verify` finds what is damaged"
+            "\n  help: the disk reports an error; when it is repaired, `triplay cache verify` finds damaged blobs"
         }
         _ => "",
     }
@@ -83,14 +83,14 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |cause| Error::Io { action, path, cause }
 }
 
-/// What was published: its content digest and its size.
+/// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
     pub digest: Digest,
     pub bytes: u64,
 }
 
-/// A finished output that is not placed yet: nobody writes to it any more.
+/// A finished output that is not placed yet. No process writes to it any more.
 pub struct Frozen {
     path: PathBuf,
     tree: Option<Tree>,
@@ -103,7 +103,7 @@ impl Frozen {
     }
 }
 
-/// Outputs that are not dropped as long as this is there.
+/// Outputs that this process does not drop as long as this value lives.
 pub struct Pins {
     digests: Vec<Digest>,
     pinned: Arc<Mutex<HashMap<Digest, usize>>>,
@@ -123,7 +123,7 @@ impl Drop for Pins {
     }
 }
 
-/// How often a cache was cleaned, and whether somebody is at it.
+/// How often a cache was cleaned, and whether a process is cleaning it now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Cleaned {
     times: u64,
@@ -131,13 +131,13 @@ pub struct Cleaned {
 }
 
 impl Cleaned {
-    /// Whether it was cleaned since, or may have been: somebody was at it then.
+    /// Whether the cache was cleaned since, or may have been because a cleaning was under way.
     pub fn may_differ(self, now: Cleaned) -> bool {
         self.under_way || self != now
     }
 }
 
-/// A cache folder. Any number of processes, of all users who may write in it, use it side by side.
+/// A cache folder. Any number of processes use it at the same time, of all users with write permission.
 pub struct Store {
     pub(super) root: PathBuf,
     pub(super) sharing: Sharing,
@@ -145,17 +145,17 @@ pub struct Store {
     pub(super) watch: Watch,
     pub(super) records: Mutex<Records>,
     pub(super) memo: Mutex<Memo>,
-    /// What this process is to others, once it has written something.
+    /// How other processes see this one, once it has written something.
     session: Mutex<Option<Arc<Session>>>,
-    /// The digests of files in the cache that were made or looked through by this process, as they then were.
+    /// The digests of files in the cache that this process made or verified, by the files' stamps at that time.
     known: Mutex<HashMap<Stamp, Digest>>,
-    /// Blobs that were made by this process.
+    /// Blobs that this process made.
     made: Mutex<HashSet<Digest>>,
-    /// Those that were made as files of trees and are no outputs themselves.
+    /// Those that were made as files of trees and are not outputs themselves.
     parts: Mutex<HashSet<Digest>>,
-    /// Outputs that are placed and that the run has not counted yet, and how often.
+    /// Placed outputs that the run has not counted yet, with the number of their pins.
     pinned: Arc<Mutex<HashMap<Digest, usize>>>,
-    /// What other runs keep, as far as it was read.
+    /// The blobs that other runs keep, as far as their roots were read.
     pub(super) kept: Mutex<KeptBlobs>,
 }
 
@@ -165,19 +165,19 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const FOLDERS: [&str; 6] = ["blobs", "roots", "claims", "sessions", "tmp", "records"];
 
-/// The claim of who cleans the cache.
+/// The claim of the process that cleans the cache.
 pub(super) const CLEANING: &str = "cleaning";
 
-/// How often a claim that another process has is tried.
+/// The interval between attempts to take a claim that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Store {
-    /// Whether a folder holds a cache, of whatever version.
+    /// Whether a folder holds a cache, of any version.
     pub fn is_in(root: &Path) -> bool {
         ["format", "records.jsonl"].iter().any(|name| root.join(name).is_file())
     }
 
-    /// Opens the cache, creating it where it is missing. One that may only be read can be opened too.
+    /// Opens the cache, and creates it if it is missing. A read-only cache can be opened too.
     pub fn open(root: &Path) -> Result<Store> {
         create_private(root).map_err(io_error("create the cache folder", root))?;
         let root = fs::canonicalize(root).map_err(io_error("find", root))?;
@@ -215,12 +215,12 @@ impl Store {
         self.locking == Locking::Leases
     }
 
-    /// Shows others that this process is at work. So long they drop nothing that it may have found.
+    /// Shows other processes that this one is at work. Until it ends they drop nothing that it may have found.
     pub fn begin_session(&self) -> Result<()> {
         self.session(None).map(drop)
     }
 
-    /// What this process is to others; `run` is what it works for, if another process leads that.
+    /// The session of this process; `run` is the run that it works for, if another process leads it.
     pub(super) fn session(&self, run: Option<&str>) -> Result<Arc<Session>> {
         let mut session = lock(&self.session);
         if let Some(session) = &*session {
@@ -232,10 +232,10 @@ impl Store {
         Ok(session.insert(begun).clone())
     }
 
-    /// Clears up after processes that are gone.
+    /// Clears up after dead processes.
     pub(super) fn sweep(&self, session: &Arc<Session>) -> Result<()> {
         let sweep = || {
-            // Their claims first: without its session's file nobody knows whose a claim is.
+            // Their claims first: without the file of its session a claim has no owner.
             let gone = self.watch.gone(&self.root)?;
             if !gone.is_empty() {
                 self.remove_claims(session, |path| {
@@ -248,7 +248,7 @@ impl Store {
         sweep().map_err(io_error("clear up", &self.root))
     }
 
-    /// Removes the claims of which this says that they are of nobody who lives.
+    /// Removes the claims that `is_stale` reports as those of dead processes.
     pub(super) fn remove_claims(
         &self,
         session: &Arc<Session>,
@@ -264,14 +264,14 @@ impl Store {
             }
             match path.as_os_str().as_encoded_bytes().ends_with(BREAK.as_bytes()) {
                 true => set_aside(&path, session),
-                // Taken over and let go of, so that nobody who is faster loses it.
+                // Taken over and dropped, so that a faster process does not lose it.
                 false => drop(Claim::take(&path, session, None, &self.watch)?),
             }
         }
         Ok(())
     }
 
-    /// Takes what this name stands for, unless another process that lives has it.
+    /// Claims this name, unless another live process has it.
     pub fn claim(&self, name: &str) -> Result<Claimed> {
         self.claim_from(name, None)
     }
@@ -287,12 +287,12 @@ impl Store {
         take().map_err(io_error("claim", &path))
     }
 
-    /// The right to compute a key.
+    /// Claims the right to compute a key.
     pub fn claim_key(&self, key: &Digest) -> Result<Claimed> {
         self.claim(&key.to_string())
     }
 
-    /// The same, for a process that works for the one with this session, which has claimed the key and hands it on.
+    /// The same, for a worker of the process with this session, which has claimed the key and hands it on.
     pub fn claim_key_from(&self, key: &Digest, session: &str) -> Result<Claimed> {
         let is_name = !session.is_empty() && !session.starts_with('.') && !session.contains('/');
         self.claim_from(&key.to_string(), Some(session).filter(|_| is_name))
@@ -303,18 +303,18 @@ impl Store {
         Ok(self.living("sessions", session)?.is_some())
     }
 
-    /// What other processes know this one by.
+    /// The name by which other processes know this one.
     pub fn session_id(&self) -> Result<String> {
         Ok(self.session(None)?.id.clone())
     }
 
-    /// Whether others can have taken this process for gone, since it did not get to say for long that it lives: then it
-    /// must not throw away what they may have begun to use.
+    /// Whether other processes must still take this one for alive. One that was suspended for long must not delete blobs that
+    /// others may use by now.
     pub(super) fn is_seen_alive(&self) -> Result<bool> {
         Ok(self.session(None)?.is_seen_alive())
     }
 
-    /// Takes it as soon as nobody else has it. `waiting` hears once of who does.
+    /// Claims a name as soon as no other process has it. `waiting` is called once with the process that has it.
     pub(super) fn claim_in_turn(&self, name: &str, waiting: impl FnOnce(&str)) -> Result<Claim> {
         let mut waiting = Some(waiting);
         loop {
@@ -331,7 +331,7 @@ impl Store {
         }
     }
 
-    /// Whether a process that lives has claimed this.
+    /// Whether a live process has claimed this name.
     pub(super) fn is_claimed(&self, name: &str) -> Result<bool> {
         Ok(self.claimant(name)?.is_some())
     }
@@ -347,8 +347,8 @@ impl Store {
         Ok(living.map(|told| told.process))
     }
 
-    /// How often the cache was cleaned. Who looks what there is, says what it needs of that in its root, and then finds
-    /// this unchanged, has missed nothing; else it looks again.
+    /// How often the cache was cleaned. A process that looks for blobs, names in its root those it needs, and then finds this
+    /// unchanged has missed nothing; otherwise it looks again.
     pub fn cleaned(&self) -> Result<Cleaned> {
         let path = self.root.join("cleaned");
         let times = match read::text(&path, MOST_TEXT) {
@@ -358,13 +358,13 @@ impl Store {
         Ok(Cleaned { times, under_way: self.is_claimed(CLEANING)? })
     }
 
-    /// The same, when nobody is at it. `waiting` hears once of who is.
+    /// The same, once no process is cleaning. `waiting` is called once with the process that is.
     pub fn cleaned_by_now(&self, waiting: impl FnOnce(&str)) -> Result<Cleaned> {
         let mut waiting = Some(waiting);
         loop {
             let cleaned = self.cleaned()?;
             if !cleaned.under_way {
-                // Who died at it is not to be waited for again.
+                // The next process need not wait for a cleaner that died.
                 if self.root.join("claims").join(CLEANING).exists() {
                     let _ = self.claim(CLEANING);
                 }
@@ -377,14 +377,14 @@ impl Store {
         }
     }
 
-    /// Says that the cache is being cleaned.
+    /// Records that the cache is being cleaned.
     pub(super) fn count_cleaning(&self) -> Result<()> {
         let path = self.root.join("cleaned");
         let times = self.cleaned()?.times + 1;
         self.write_shared(&path, format!("{times}\n").as_bytes())
     }
 
-    /// A fresh folder for a stage to write its outputs in, on the filesystem of the blobs; gone on drop.
+    /// A fresh folder for a stage to write its outputs in, on the file system of the blobs. It is removed on drop.
     pub fn workspace(&self) -> Result<Workspace> {
         let session = self.session(None)?;
         let workspace = || {
@@ -399,7 +399,7 @@ impl Store {
         Ok(self.session(None)?.folder.clone())
     }
 
-    /// Where the blob of this digest lies, if it is there. It is a file or a folder.
+    /// The path of the blob with this digest, whether or not it is there. It is a file or a folder.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.to_string();
         self.root.join("blobs").join(&hex[..2]).join(hex)
@@ -409,9 +409,8 @@ impl Store {
         self.blob_path(digest).exists()
     }
 
-    /// The blob's path, if it is there and is what it should be. A process looks through what it did not make itself
-    /// once, and again where somebody has written to it; what is not what it was recorded as goes to quarantine, and is
-    /// no longer there.
+    /// The path of a blob, if it is there and undamaged. A process hashes a blob that it did not make itself once, and again
+    /// after a process has written to it. A damaged blob is moved to quarantine and is then absent.
     pub fn verified(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let path = self.blob_path(digest);
         match self.content(&path) {
@@ -422,7 +421,7 @@ impl Store {
         }
     }
 
-    /// The digest of what lies at a path in the cache.
+    /// The digest of the content at a path in the cache.
     pub(super) fn content(&self, path: &Path) -> io::Result<Digest> {
         let metadata = fs::metadata(path)?;
         match metadata.is_dir() {
@@ -438,8 +437,7 @@ impl Store {
     fn content_of_file(&self, path: &Path, metadata: &Metadata) -> io::Result<Digest> {
         let stamp = Stamp::of(metadata);
         let known = lock(&self.known).get(&stamp).copied();
-        // Only as long as the file is that blob's: once it is removed, another may get its number, and size and time may be
-        // the same.
+        // It holds only while the file is that blob's: once it is removed, another file may get its inode, size and time.
         if let Some(digest) = known.filter(|digest| stamp.is_of(&self.blob_path(digest))) {
             return Ok(digest);
         }
@@ -450,13 +448,13 @@ impl Store {
         Ok(digest)
     }
 
-    /// The digest of a file in the cache, which is looked through once.
+    /// The digest of a file in the cache, which is hashed once.
     pub fn digest_of_part(&self, path: &Path) -> io::Result<Digest> {
         self.content_of_file(path, &fs::metadata(path)?)
     }
 
-    /// Takes a damaged file or folder out of the way, for people to look at: where it lies then. Nothing where it turns
-    /// out to be what it should be, since somebody has made it again meanwhile.
+    /// Moves a damaged file or folder aside for inspection and returns its new path. Returns `None` if it turns out to be sound,
+    /// because another process has made it again meanwhile.
     pub(super) fn quarantine(&self, path: &Path, digest: &Digest) -> Result<Option<PathBuf>> {
         let folder = self.root.join("quarantine");
         self.sharing.create_folder(&folder).map_err(io_error("create", &folder))?;
@@ -469,7 +467,7 @@ impl Store {
             renamed => renamed.map_err(io_error("move to quarantine", path))?,
         }
         if Digest::of_path(&place).is_ok_and(|found| found == *digest) {
-            // Of two that are the same, either will do.
+            // Either of two equal blobs will do.
             let back = fs::rename(&place, path);
             return match back {
                 Err(_) if path.exists() => Ok(None),
@@ -479,7 +477,7 @@ impl Store {
         Ok(Some(place))
     }
 
-    /// Finishes an output, a file or a flat folder of a workspace: nobody writes to it any more.
+    /// Finishes an output, a file or a flat folder of a workspace: it becomes read-only.
     pub fn freeze(&self, path: &Path) -> Result<Frozen> {
         if !path.is_dir() {
             let freeze = || {
@@ -500,7 +498,7 @@ impl Store {
         Ok(Frozen { path: path.to_owned(), tree: Some(tree), blob })
     }
 
-    /// Keeps outputs from being dropped by this process, be they there already or placed now.
+    /// Keeps this process from dropping outputs, whether they are there already or placed now.
     pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pins {
         let digests: Vec<Digest> = digests.into_iter().collect();
         let mut pinned = lock(&self.pinned);
@@ -508,8 +506,8 @@ impl Store {
         Pins { digests, pinned: self.pinned.clone() }
     }
 
-    /// Puts a finished output in its place, where others can read it. It is not durable before [`Store::sync`]: what a
-    /// crash leaves of it until then is no record's, and is looked through before it is used.
+    /// Puts a finished output in its place, where other processes can read it. It is durable only after [`Store::sync`]. No
+    /// record names what a crash leaves before that, and it is verified before use.
     pub fn place(&self, frozen: &Frozen) -> Result<()> {
         let Frozen { path, tree, blob } = frozen;
         lock(&self.parts).remove(&blob.digest);
@@ -532,8 +530,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a file of a tree a blob, or the blob that there is with this content the file: the content is there once.
-    /// Where the file system cannot link, or has no more links to give, it is there twice.
+    /// Makes a file of a tree a blob, or replaces it by a link to the blob with this content, so that the content is stored once.
+    /// Where the file system cannot link, or the file has its most links, it is stored twice.
     fn share(&self, file: &Path, entry: &Entry) -> Result<()> {
         let part = self.blob_path(&entry.digest);
         if self.verified(&entry.digest)?.is_none() {
@@ -553,7 +551,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a blob durable. That of another process may not be yet: it is too.
+    /// Makes a blob durable, also one that another process has placed and not synced yet.
     pub fn sync(&self, digest: &Digest) -> Result<()> {
         let path = self.blob_path(digest);
         let sync = || {
@@ -568,13 +566,13 @@ impl Store {
             sync_folder(path.parent().unwrap_or(&self.root))
         };
         match sync() {
-            // Damaged since, and put aside: a record may name what has to be made again.
+            // Damaged since, and moved to quarantine: a record may name a blob that must be made again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             synced => synced.map_err(io_error("write", &path)),
         }
     }
 
-    /// Makes a file read-only, since blobs are never edited in place: its size.
+    /// Makes a file read-only, since blobs are never edited in place, and returns its size.
     fn protect(&self, path: &Path) -> io::Result<u64> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -582,7 +580,7 @@ impl Store {
         Ok(metadata.len())
     }
 
-    /// The place of a blob, on one of the 256 shelves that they are spread over.
+    /// The place of a blob, on one of the 256 shelves. Creates the shelf.
     fn shelved(&self, digest: &Digest) -> Result<PathBuf> {
         let target = self.blob_path(digest);
         let shelf = target.parent().unwrap_or(&self.root);
@@ -596,10 +594,9 @@ impl Store {
         Ok(target)
     }
 
-    /// Drops those among the blobs that this process made and no other run keeps: what an earlier run left is that
-    /// run's. Where others are at work none is dropped: whether they were. `run` is the root of whom this process and
-    /// its workers work for.
-    /// Gives those that may be dropped later: all of these where others are at work, and what is pinned.
+    /// Drops those of the blobs that this process made and no other run keeps. What an earlier run left belongs to that run.
+    /// While other processes are at work nothing is dropped. `run` is the root of the run that this process and its workers work
+    /// for. Returns the blobs that may be dropped later: all while others are at work, otherwise the pinned ones.
     pub fn drop_blobs(&self, digests: &[Digest], run: &str) -> Result<Vec<Digest>> {
         let made: Vec<Digest> = {
             let known = lock(&self.made);
@@ -617,8 +614,8 @@ impl Store {
             .filter_map(|digest| self.tree(&self.blob_path(digest)).ok())
             .flat_map(|tree| tree.entries.into_iter().map(|entry| entry.digest))
             .collect();
-        // Out of the way first, then another look: who has begun to work before they were finds them again, who begins
-        // now does not find them.
+        // Move them away, then look again: a process that began before that and needs them is seen now, and one that begins later
+        // does not find them.
         let scratch = self.scratch()?;
         let away = |digest: &Digest| (self.blob_path(digest), scratch.join(format!("dropped-{digest}")));
         let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
@@ -645,7 +642,7 @@ impl Store {
                     let removed = fail_point("drop.renamed").and_then(|()| remove(&doomed));
                     failed = failed.or(removed.err().map(io_error("remove", &path)));
                 }
-                // Somebody may need it. Where somebody has made it again meanwhile, it is there.
+                // A process may need it. If one has made it again meanwhile, that copy stays.
                 _ => {
                     let back = fs::rename(&doomed, &path).err().filter(|_| !path.exists());
                     failed = failed.or(back.map(io_error("put back", &path)));
@@ -660,10 +657,10 @@ impl Store {
         failed.map_or(Ok(left), Err)
     }
 
-    /// Drops the files of trees that are gone, as far as no other tree has them and nobody needs them themselves.
+    /// Drops the files of trees that are gone, unless another tree has them or a run needs them as outputs.
     fn drop_parts(&self, parts: &[Digest], run: &str) -> Result<()> {
         let kept = self.kept_by_others(parts, run)?;
-        // Whoever places such a file as an output of its own waits for this, and looks then whether it is there.
+        // A thread that places such a file as an output waits for this lock, and then looks whether it is there.
         let mut own = lock(&self.parts);
         for part in parts.iter().filter(|part| !kept.contains(part)) {
             let path = self.blob_path(part);
@@ -675,7 +672,7 @@ impl Store {
         Ok(())
     }
 
-    /// Says that these blobs were made by a process that works for this one.
+    /// Records that a worker of this process made these blobs.
     pub fn count_as_made(&self, digests: impl IntoIterator<Item = Digest>) {
         for digest in digests {
             lock(&self.made).insert(digest);
@@ -689,8 +686,8 @@ impl Store {
         Ok(!others.map_err(io_error("read", &self.root))?.is_empty())
     }
 
-    /// Calls `read` with the beginning of the record of a key, a line of JSON up to its member `job`, where there is a
-    /// whole one among those that were last read. Another process may have written since: see [`Store::refresh`].
+    /// Calls `read` with the beginning of a key's record, a line of JSON up to its member `job`, if the records that were last
+    /// read have one. Another process may have written since: see [`Store::refresh`].
     pub fn record<T>(&self, key: &Digest, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
         lock(&self.records).head(key).and_then(read)
     }
@@ -700,13 +697,13 @@ impl Store {
         lock(&self.records).whole(key).map_err(io_error("read the records of", &self.root))
     }
 
-    /// Reads what others have recorded since.
+    /// Reads what other processes have recorded since.
     pub fn refresh(&self) -> Result<()> {
         lock(&self.records).refresh().map_err(io_error("read the records of", &self.root))
     }
 
-    /// Publishes the record of a key: a value that serialises to an object, in which what is long comes last, as the
-    /// member `job`. Its blobs must have been published before.
+    /// Publishes the record of a key: a value that serialises to an object whose long part comes last, as the member `job`. Its
+    /// blobs must have been published before.
     pub fn write_record(&self, key: &Digest, record: &impl Serialize) -> Result<()> {
         let session = self.session(None)?;
         let write = || {
@@ -719,7 +716,7 @@ impl Store {
         write().map_err(io_error("write a record in", &self.root))
     }
 
-    /// Creates a folder of the cache and those that it is in, for all who share it.
+    /// Creates a folder of the cache and its parents, with the cache's permissions.
     pub fn create_folders(&self, path: &Path) -> io::Result<()> {
         if path == self.root || path.is_dir() {
             return Ok(());
@@ -728,14 +725,14 @@ impl Store {
         self.sharing.create_folder(path).map(drop)
     }
 
-    /// Writes a file of the cache whole or not at all, for all who share it.
+    /// Writes a file of the cache atomically, with the cache's permissions.
     pub(super) fn write_shared(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let write = write_durably_as(path, bytes, self.sharing.file, &self.scratch()?);
         write.map_err(io_error("write", path))
     }
 
-    /// The digest of a file or folder outside, as [`Digest::of_input`]. That of a large file that has not changed since is
-    /// remembered; with `paranoid` it is hashed all the same.
+    /// The digest of a file or folder outside the cache, as [`Digest::of_input`]. That of a large file that has not changed since
+    /// is remembered; `paranoid` hashes it again.
     pub fn digest_of(&self, path: &Path, files: &[String], paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| memo::digest(&self.memo, path, paranoid, self.sharing);
         match path.is_dir() {
@@ -745,7 +742,7 @@ impl Store {
     }
 }
 
-/// What of a file changes when somebody writes to it. Not the time of change: a new link to it is one.
+/// The metadata that changes when a process writes to a file. Without ctime, which a new link changes too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Stamp {
     device: u64,
@@ -766,20 +763,20 @@ impl Stamp {
         }
     }
 
-    /// Whether this is the file at a path, or another link to it.
+    /// Whether this is the file at a path, or a hard link to it.
     fn is_of(&self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
     }
 }
 
-/// Whether an error of reading says that what is read is damaged, and not that it may not be read.
+/// Whether an error of reading says that the data is damaged, rather than that it may not be read.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     const DAMAGED: [Errno; 5] = [Errno::IO, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO];
     error.kind() == io::ErrorKind::UnexpectedEof
         || DAMAGED.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()))
 }
 
-/// Removes a file or a folder, also where a command has protected what is in it.
+/// Removes a file or a folder, even where a command has write-protected folders in it.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         return fs::remove_file(path);
@@ -790,7 +787,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes a folder and those in it such that what is in them can be removed.
+/// Gives a folder and its subfolders permissions with which their content can be removed.
 pub fn unprotect(folder: &Path) {
     let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,8 +1,7 @@
-//! Failures on request: the tests kill the program, or fill its disk, at each step of writing.
+//! Fault injection: the tests kill the program, or fill its disk, at each step of writing.
 //!
-//! `TRIPLAY_FAIL=STEP:ACTION[:N]` does ACTION (`kill`, `stop`, `enospc` or `eio`) when STEP is passed for the N-th time; who
-//! was stopped goes on when it is told to.
-//! Without the variable a step costs one load from memory.
+//! `TRIPLAY_FAIL=STEP:ACTION[:N]` does ACTION (`kill`, `stop`, `enospc` or `eio`) when STEP is passed for the N-th time. A
+//! stopped process continues on SIGCONT. Without the variable a step costs one load from memory.
 
 use std::io;
 use std::sync::OnceLock;
@@ -33,7 +32,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "file.renamed",
 ];
 
-/// The same for `gc`.
+/// The same for `cache gc`.
 pub const FAIL_POINTS_OF_GC: &[&str] = &[
     "claim",
     "file.write",
@@ -55,11 +54,11 @@ enum Action {
 struct Plan {
     step: String,
     action: Action,
-    /// Passes that are left before it happens.
+    /// Passes that are left before the action.
     left: AtomicU32,
 }
 
-/// Does what `TRIPLAY_FAIL` asks for at this step: returns an error, or never.
+/// Does what `TRIPLAY_FAIL` asks for at this step: returns an error, or never returns.
 pub fn fail_point(step: &str) -> io::Result<()> {
     match due(step) {
         None => Ok(()),
@@ -72,7 +71,7 @@ pub fn fail_point(step: &str) -> io::Result<()> {
     }
 }
 
-/// Whether a failure is due at this step, without causing it: for writes that are to be cut in the middle.
+/// Whether a failure is due at this step, without causing it: for writes that are cut in the middle.
 pub(super) fn is_due(step: &str) -> bool {
     let Some(plan) = plan() else { return false };
     plan.step == step && plan.left.load(Ordering::SeqCst) == 1

@@ -1,5 +1,5 @@
-//! What a cache says of itself, in its file `format`: how it is laid out, and how its processes see who is gone. All of
-//! them must do so in the same way, whichever host they run on, so it is decided once, when the cache is made.
+//! The file `format` of a cache: its layout, and how its processes detect dead ones. All of them must do so in the same way on
+//! every host, so it is decided once, when the cache is created.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::disk::{Error, Result, io_error};
 use super::read::{self, MOST_TEXT};
 use super::sharing::Sharing;
 
-/// Raised when what is in a cache can no longer be used by what came before, or the other way round.
+/// Raised when older versions can no longer use the content of a cache, or this version that of theirs.
 pub const FORMAT: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
@@ -19,18 +19,18 @@ struct Format {
     locking: Locking,
 }
 
-/// How processes see which others live: see [`super::session`].
+/// How processes detect which others live: see [`super::session`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Locking {
-    /// By locks of the kernel, which die with their process: where one host uses the cache.
+    /// By locks of the kernel, which die with their process: for a cache that one host uses.
     Kernel,
-    /// By leases that are renewed: where several hosts share the file system.
+    /// By leases that are renewed: for a file system that several hosts share.
     Leases,
 }
 
-/// Reads what the cache says of itself, or decides it where it is new. `TRIPLAY_LOCKING=kernel` or `leases` decides it
-/// instead of the file system.
+/// Reads the file, or decides and writes it in a new cache. `TRIPLAY_LOCKING=kernel` or `leases` overrides the choice by file
+/// system.
 pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
     let path = root.join("format");
     let asked = match std::env::var("TRIPLAY_LOCKING").as_deref() {
@@ -59,7 +59,7 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
         cause: io::Error::new(
             io::ErrorKind::InvalidData,
             format!(
-                "{error}\n  help: it must be {{\"format\":{FORMAT},\"locking\":\"kernel\"}}, or \"leases\" where several hosts \
+                "{error}\n  help: it must be {{\"format\":{FORMAT},\"locking\":\"kernel\"}}, or \"leases\" if several hosts \
                  use the cache"
             ),
         ),
@@ -70,7 +70,7 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
     }
     if asked.is_some_and(|asked| asked != locking) {
         let name = if locking == Locking::Kernel { "kernel" } else { "leases" };
-        let message = format!("must be `{name}`, as the cache {} was made, or not be set", root.display());
+        let message = format!("must be unset, or `{name}` as in the cache {}", root.display());
         return Err(Error::Locking { message });
     }
     if locking == Locking::Kernel && !is_of_one_host(root) && asked.is_none() {
@@ -96,11 +96,11 @@ fn create(path: &Path, format: &Format, sharing: Sharing) -> io::Result<()> {
     }
 }
 
-/// Whether a folder lies on a file system that no other host has mounted, as far as its type says. Network file systems,
-/// and those in programs (FUSE), of which nothing is known, are not among them.
+/// Whether a folder lies on a file system that no other host can have mounted, judged by its type. Network file systems are not
+/// among them, nor is FUSE, whose file systems may do anything.
 #[cfg(target_os = "linux")]
 fn is_of_one_host(folder: &Path) -> bool {
-    // `linux/magic.h`, and of ZFS and APFS, what they use themselves.
+    // From `linux/magic.h`; ZFS and APFS use their own numbers.
     const LOCAL: [u32; 14] = [
         0xEF53,      // ext2, ext3, ext4
         0x5846_5342, // XFS

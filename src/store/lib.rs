@@ -1,5 +1,5 @@
-//! What lasts: digests, the canonical encoding, blobs and records on disk, and seeds. Knows nothing of
-//! stages, models or datasets: a blob is a file or a tree of files, a record is a line of JSON.
+//! Durable storage: digests, the canonical encoding, blobs and records on disk, and seeds. It knows nothing of stages, models or
+//! datasets: a blob is a file or a tree of files, a record is a line of JSON.
 
 mod canonical;
 mod claim;

@@ -1,16 +1,16 @@
-//! Sealed lines: JSON objects, one a line, that end in a checksum of themselves. All that grows by appending is
-//! written so: the records of the cache, the nodes of a run, the digests of files outside. A line that was torn or
-//! altered is found out and skipped; what stands before and after it is not harmed.
+//! Sealed lines: JSON objects, one a line, each ending in a checksum of itself. All files that grow by appending have them: the
+//! records of the cache, the nodes of a run, the digests of outside files. A torn or altered line is detected and skipped,
+//! without harm to the lines around it.
 
 use serde::Serialize;
 
-/// What stands between a line's content and its checksum.
+/// The text between a line's content and its checksum.
 const MARK: &[u8] = b",\"check\":\"";
 /// Hexadecimal digits of a checksum: 128 bits.
 const DIGITS: usize = 32;
 const END: &[u8] = b"\"}";
 
-/// The line of a value, which must serialise to a JSON object that is not empty; without the line's end.
+/// Seals a value, which must serialise to a JSON object that is not empty. The result has no line feed.
 pub fn seal(value: &impl Serialize) -> serde_json::Result<String> {
     let mut line = serde_json::to_string(value)?;
     line.pop();
@@ -21,7 +21,7 @@ pub fn seal(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(line)
 }
 
-/// A whole file sealed in the same way, for people: what stands in the checksum's place is a line of its own.
+/// Seals a whole file for people: indented, with the checksum on a line of its own.
 pub fn seal_file(value: &impl Serialize) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
     let body = text.trim_end_matches('}').trim_end();
@@ -29,7 +29,7 @@ pub fn seal_file(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(format!("{body},\n  \"check\": \"{}\"\n}}\n", String::from_iter(digits)))
 }
 
-/// Whether a file is as [`seal_file`] wrote it.
+/// Whether a file is exactly as [`seal_file`] wrote it.
 pub fn is_sealed_file(text: &[u8]) -> bool {
     let mark = b",\n  \"check\": \"";
     let Some(at) = memchr::memmem::rfind(text, mark) else { return false };
@@ -37,7 +37,7 @@ pub fn is_sealed_file(text: &[u8]) -> bool {
     tail.len() == DIGITS + 4 && tail[..DIGITS] == checksum(body) && tail.ends_with(b"\"\n}\n")
 }
 
-/// Whether a line is whole and as it was written. It is then a JSON object with one more key, `check`.
+/// Whether a line is complete and unaltered. It is then a JSON object with one more key, `check`.
 pub fn is_sealed(line: &[u8]) -> bool {
     let tail = MARK.len() + DIGITS + END.len();
     let Some(length) = line.len().checked_sub(tail) else { return false };
@@ -54,7 +54,7 @@ fn checksum(content: &[u8]) -> [u8; DIGITS] {
     digits
 }
 
-/// The sealed lines of a text; `damaged` is called with the number, from 1, of each line that is not.
+/// The sealed lines of a text. `damaged` is called with the number, from 1, of each line that is not sealed.
 pub fn sealed_lines<'a>(
     text: &'a [u8],
     mut damaged: impl FnMut(usize) + 'a,

@@ -1,5 +1,5 @@
-//! Remembered digests of large files outside: `files.jsonl`, a sealed line for each file and state. A file whose
-//! size, times and inode are what they were is not read again.
+//! Remembered digests of large files outside the cache: `files.jsonl`, a sealed line for each file and state. A file with the
+//! same size, times and inode is not read again.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -19,21 +19,21 @@ use super::publish::write_durably_as;
 use super::read::{self, MOST_LIST};
 use super::sharing::Sharing;
 
-/// Smaller files are read faster than remembered.
+/// Smaller files are read faster than they are looked up.
 const FROM_BYTES: u64 = 1 << 20;
 
-/// A file that was changed less than this ago may change again without its times showing it: two writes within one
-/// tick of the file system's clock have the same time. So may one whose times lie ahead of the clock.
+/// The least age of a change in nanoseconds. A younger file may change again without a change of its times: two writes within one
+/// tick of the file system's clock have the same time. So may a file whose times lie in the future.
 const SETTLED_NANOSECONDS: i128 = 2_000_000_000;
 
-/// What shows that a file is as it was. Not the time of change: a new link to a file is one.
+/// The metadata that changes when a file changes. Without ctime, which a new link changes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     size: u64,
     modified: i128,
     device: u64,
     inode: u64,
-    /// The digest of a file that may be executed is another.
+    /// An executable file has another digest.
     executable: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct Memo {
     known: Option<HashMap<PathBuf, (State, Digest)>>,
 }
 
-/// The digest of a file. With `paranoid` it is read whatever is remembered. While it is read nobody else has to wait.
+/// The digest of a file. `paranoid` ignores what is remembered. Other threads do not wait while the file is read.
 pub fn digest(memo: &Mutex<Memo>, path: &Path, paranoid: bool, sharing: Sharing) -> io::Result<Digest> {
     let before = fs::metadata(path)?;
     if before.len() < FROM_BYTES {
@@ -81,7 +81,7 @@ impl Memo {
         self.known.get_or_insert_with(|| remembered(&self.path))
     }
 
-    /// Writes anew what is remembered, where most of it is of files that are gone or have changed.
+    /// Rewrites the file if most of its lines are about files that are gone or have changed.
     pub fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
         let text = match read::bytes(&self.path, MOST_LIST) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -89,7 +89,7 @@ impl Memo {
         };
         let mut known = remembered(&self.path);
         known.retain(|path, (state, _)| {
-            // What cannot be seen from here may be seen from elsewhere.
+            // A file that cannot be seen from here may be seen from another host or container.
             match fs::metadata(path) {
                 Ok(metadata) => State::of(&metadata) == *state,
                 Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -104,7 +104,7 @@ impl Memo {
             lines += &(seal(&line).map_err(io::Error::other)? + "\n");
         }
         self.known = Some(known);
-        // What others append meanwhile is lost, and hashed again.
+        // Lines that other processes append meanwhile are lost; those files are hashed again.
         write_durably_as(&self.path, lines.as_bytes(), sharing.file, scratch)
     }
 }
@@ -138,7 +138,7 @@ fn append(path: &Path, line: &Line, sharing: Sharing) -> io::Result<()> {
     if is_new {
         sharing.set(&file, sharing.file)?;
     }
-    // The empty line closes one that a crash cut short.
+    // The empty line ends one that a crash cut short.
     file.write_all(format!("\n{}\n", seal(line).map_err(io::Error::other)?).as_bytes())
 }
 

@@ -1,4 +1,4 @@
-//! Making something appear on disk whole or not at all: temporary name, fsync, rename, fsync of the folder.
+//! Atomic publication of a file: temporary name, fsync, rename, fsync of the folder.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -7,14 +7,14 @@ use std::path::Path;
 
 use super::fail::fail_point;
 
-/// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. Who may
-/// read it is as the user's umask says.
+/// Writes `bytes` to `path` so that a reader, or a machine that lost power, sees the old content or the new. The permissions
+/// follow the user's umask.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes, 0o666, None, folder_of(path))
 }
 
-/// The same, for a file of the cache: it has these permissions from the beginning, and is written in `scratch`, which
-/// others clear where this process is killed.
+/// The same, for a file of the cache: it has these permissions from the beginning. It is written in `scratch`, which other
+/// processes clear if this one is killed.
 pub(super) fn write_durably_as(path: &Path, bytes: &[u8], mode: u32, scratch: &Path) -> io::Result<()> {
     write(path, bytes, mode, Some(mode), scratch)
 }
@@ -26,7 +26,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32, exactly: Option<u32>, scratch: &P
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(scratch)?;
     temporary.write_all(bytes)?;
-    // Whatever the umask.
+    // Independent of the umask.
     exactly.map_or(Ok(()), |mode| temporary.as_file().set_permissions(Permissions::from_mode(mode)))?;
     temporary.as_file().sync_all()?;
     fail_point("file.rename")?;

@@ -1,6 +1,6 @@
-//! Files as they come into memory. Only regular files are opened, since a pipe may have no beginning and a device no end;
-//! who reads one whole says how large it may be, whatever it says of its own size. Nothing of triplay opens files to
-//! read them in another way: `tests/it/reading.rs` sees to it.
+//! Reading files. Only regular files are opened, since a pipe may have no beginning and a device no end. Callers that read a
+//! whole file state the largest size that they accept, whatever the file system reports. No other code of triplay opens files for
+//! reading: `tests/it/reading.rs` checks that.
 
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// The most that is read of a text that somebody wrote: a template, a declaration, a description of a model.
+/// The largest text written by a person, in bytes: a template, a declaration, a description of a model.
 pub const MOST_TEXT: u64 = 16 << 20;
 
-/// The most that is read of what lists the parts of a model: the tokens of its vocabulary, the names of its tensors.
+/// The largest list of a model's parts, in bytes: the tokens of its vocabulary, the names of its tensors.
 pub const MOST_PARTS: u64 = 256 << 20;
 
-/// The most that is read of what grows with a run: a line for each of its nodes, say, of which there may be a million.
+/// The largest file that grows with a run, in bytes: a line for each of its nodes, for example, which may be a million.
 pub const MOST_LIST: u64 = 2 << 30;
 
-/// Opens a regular file for reading, without waiting for whoever writes to a pipe of that name.
+/// Opens a regular file for reading. It does not wait for a writer if a pipe has taken the file's place.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before it is opened: opening some devices does something.
+    // Checked before opening: opening some devices has effects.
     ensure_regular(&fs::metadata(path)?)?;
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -45,18 +45,18 @@ fn described(kind: FileType) -> &'static str {
     }
 }
 
-/// All of a file, if that is not more than `most` bytes.
+/// Reads a whole file of at most `most` bytes.
 pub fn bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     all(&open(path)?, most)
 }
 
-/// The same of an open file, from where it is.
+/// The same for an open file, from its current position.
 pub fn all(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len();
     if size > most {
         return Err(too_large(&in_words(size), most));
     }
-    // Files that the system makes up say that they are empty.
+    // Generated files, as in `/proc`, report a size of 0.
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(size as usize + 1)?;
     if file.take(most + 1).read_to_end(&mut bytes)? as u64 > most {
@@ -77,13 +77,12 @@ fn in_words(bytes: u64) -> String {
     }
 }
 
-/// A text file that somebody wrote: see [`as_text`].
+/// Reads a text file: see [`as_text`].
 pub fn text(path: &Path, most: u64) -> io::Result<String> {
     as_text(bytes(path, most)?)
 }
 
-/// The text that bytes are, as editors on all systems mean it: a byte order mark is no part of it, and a line ends in a
-/// line feed, whichever of the three ways the file has.
+/// Decodes UTF-8 text. A byte order mark is removed, and the line ends of all systems (LF, CRLF, CR) become line feeds.
 pub fn as_text(bytes: Vec<u8>) -> io::Result<String> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let (valid, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
@@ -98,7 +97,7 @@ pub fn as_text(bytes: Vec<u8>) -> io::Result<String> {
     Ok(with_line_feeds(text))
 }
 
-/// The text with every line ending in a line feed.
+/// Converts all line ends to line feeds.
 pub fn with_line_feeds(text: String) -> String {
     match text.contains('\r') {
         true => text.replace("\r\n", "\n").replace('\r', "\n"),
@@ -106,8 +105,8 @@ pub fn with_line_feeds(text: String) -> String {
     }
 }
 
-/// A file of a folder whose content is its own: no part of the way from the folder to it may be a link, which could lead
-/// to whatever the reader can read. What is not there is no error yet.
+/// The path of a file of a folder that strangers may have written. No part of the path below the folder may be a link, which
+/// could lead to any file that the reader may read. A missing file is not an error yet.
 pub fn inside(folder: &Path, name: &str) -> io::Result<PathBuf> {
     let mut path = folder.to_owned();
     for part in Path::new(name) {
@@ -138,7 +137,7 @@ mod tests {
         assert_eq!(said(&at("pipe")), "it must be a regular file, found a pipe");
         assert_eq!(said(folder.path()), "it must be a regular file, found a folder");
         assert_eq!(said(Path::new("/dev/zero")), "it must be a regular file, found a device");
-        // What the system makes up as it is read has no size before.
+        // Generated files report no size before they are read.
         assert_eq!(said(Path::new("/proc/self/environ")), "it must have at most 8 bytes, found more");
         File::create(at("sparse")).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(said(&at("sparse")), "it must have at most 8 bytes, found 1048576 MiB");

@@ -1,9 +1,9 @@
-//! What is known of each key: `records/`, one sealed line a record, and a file (a segment) for each process that writes
-//! some, so that on no file system two of them append to one. A segment's name ends in `.open.jsonl` as long as its
-//! process lives; `gc` merges those of processes that are gone.
+//! Records: what is known of each key. `records/` holds one sealed line a record, and one file (a segment) for each process that
+//! writes some, so that two processes never append to one file. A segment's name ends in `.open.jsonl` while its process lives.
+//! `cache gc` merges the segments of dead processes.
 //!
-//! A key may have several records: a stage that is not deterministic was run again. Each knows how many were known
-//! before it (`nth`); the last counts, and of two that are both the last the one that comes later in the order of bytes.
+//! A key may have several records, if a stage that is not deterministic ran again. Each holds the number of records known before
+//! it (`nth`), and the last one counts. Of two with the same `nth` the one later in byte order counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -25,13 +25,13 @@ use super::publish::sync_folder;
 use super::read::{self, MOST_LIST};
 use super::sharing::Sharing;
 
-/// A map by digests, which are as good as random already.
+/// A map by digests. They are uniformly distributed already.
 pub type DigestMap<T> = HashMap<Digest, T, BuildHasherDefault<Middle>>;
 
 /// A set of digests.
 pub type DigestSet = HashSet<Digest, BuildHasherDefault<Middle>>;
 
-/// Takes eight bytes of a digest for its hash: not the first, since those of one shelf share one.
+/// Uses eight middle bytes of a digest as its hash. The first byte is the same for all digests of a shelf.
 #[derive(Default)]
 pub struct Middle(u64);
 
@@ -49,11 +49,11 @@ impl Hasher for Middle {
     }
 }
 
-/// Every line begins with these and the key.
+/// Each line begins with this and the key.
 const BEGIN: &[u8] = b"{\"key\":\"";
-/// What may follow the key.
+/// May follow the key.
 const NTH: &[u8] = b"\",\"nth\":";
-/// What stands from here on is not kept in memory: it is long, and needed for explanations only.
+/// From here on a line is not kept in memory: it is long, and needed only for explanations.
 const BODY: &[u8] = b",\"job\":";
 
 const OPEN: &str = ".open.jsonl";
@@ -73,13 +73,13 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// Where a record lies.
+/// The location of a record.
 struct Place {
     segment: u32,
     from: u64,
     length: u32,
     nth: u32,
-    /// Its head in [`Records::heads`].
+    /// The offset of its head in [`Records::heads`].
     head: usize,
     head_length: u32,
 }
@@ -88,7 +88,7 @@ struct Place {
 struct Segment {
     path: PathBuf,
     is_open: bool,
-    /// Whole lines.
+    /// The bytes that were read, in whole lines.
     read: u64,
     damaged: usize,
 }
@@ -97,35 +97,34 @@ struct Segment {
 struct Own {
     number: u32,
     file: Arc<File>,
-    /// Whether the last write was cut short, so that the next closes the line.
+    /// Whether the last write was cut short, so that the next must end that line.
     is_torn: bool,
 }
 
 /// The records as far as they have been read.
 pub struct Records {
     folder: PathBuf,
-    /// By the names of their processes.
+    /// The segments by the names of their processes.
     names: BTreeMap<String, u32>,
     segments: Vec<Segment>,
     index: DigestMap<Place>,
     heads: Vec<u8>,
-    /// When the folder was changed last, where that was so long before it was listed that it cannot have been again
-    /// without showing it.
+    /// When the folder last changed, if that was long enough before the listing that a later change must show in its time.
     listed: Option<(i64, i64)>,
     own: Option<Own>,
 }
 
-/// A record of one output has about so many bytes, and its head one of so many parts of it.
+/// The usual bytes of a record with one output, and the ratio of its length to that of its head.
 const LINE: usize = 700;
 const HEADS: usize = 3;
 
-/// From so many lines on they are looked through side by side.
+/// From this number of lines on they are parsed in parallel.
 const MANY: usize = 256;
 
-/// What is longer is no line: a file of zeros, say.
+/// Anything longer is not a line: a file of zeros, for example.
 const LONGEST_LINE: usize = 256 << 20;
 
-/// How many bytes are read at once.
+/// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 
 /// Two changes within one tick of a file system's clock have the same time.
@@ -144,15 +143,15 @@ impl Records {
         }
     }
 
-    /// Reads what others have recorded since.
+    /// Reads what other processes have recorded since.
     pub fn refresh(&mut self) -> io::Result<()> {
-        // A segment that is closed meanwhile is looked for again, by its other name.
+        // A segment that is closed meanwhile is looked for again under its other name.
         while !self.look()? {}
         Ok(())
     }
 
     fn look(&mut self) -> io::Result<bool> {
-        // Opened, so that another host's changes are seen.
+        // Opening the folder shows the changes of other hosts.
         let there = File::open(&self.folder)?.metadata()?;
         let changed = (there.mtime(), there.mtime_nsec());
         if self.listed != Some(changed) {
@@ -172,7 +171,7 @@ impl Records {
         Ok(is_all)
     }
 
-    /// Looks which segments there are. Where one is gone, its records were merged or thrown away: all are read anew.
+    /// Lists the segments. If one is gone, its records were merged or deleted, and all are read again.
     fn list(&mut self) -> io::Result<()> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -181,7 +180,7 @@ impl Records {
             if let Some((id, is_open)) = open.or(name.strip_suffix(CLOSED).map(|id| (id, false)))
                 && !name.starts_with('.')
             {
-                // Closing gives it the other name; both may be seen meanwhile.
+                // Closing renames it; a listing may show both names.
                 let known = found.entry(id.to_owned()).or_insert((name.clone(), is_open));
                 if !is_open {
                     *known = (name.clone(), false);
@@ -224,7 +223,7 @@ impl Records {
         Ok(())
     }
 
-    /// Reads on in a segment; false where it is no longer there under this name.
+    /// Reads the rest of a segment. Returns false if it is no longer there under this name.
     fn read(&mut self, number: usize) -> io::Result<bool> {
         let segment = &mut self.segments[number];
         let mut file = match read::open(&segment.path) {
@@ -235,7 +234,7 @@ impl Records {
         if more == 0 {
             return Ok(true);
         }
-        // Of many at once about as much as they take, since growing leaves twice as much behind.
+        // For a large file, reserve about what it takes: growing a vector leaves twice as much behind.
         if more > BLOCK {
             let expected = more.min(MOST_LIST as usize);
             self.heads.reserve_exact(expected / HEADS);
@@ -244,11 +243,11 @@ impl Records {
         let segment = &mut self.segments[number];
         let is_open = segment.is_open;
         file.seek(SeekFrom::Start(segment.read))?;
-        // In blocks, of which the unfinished line at the end goes to the front of the next.
+        // In blocks. The unfinished line at the end of a block moves to the front of the next.
         let mut text = Vec::with_capacity(BLOCK);
         loop {
             let is_end = match Read::by_ref(&mut file).take(BLOCK as u64).read_to_end(&mut text) {
-                // A bad sector costs the records behind it, and nobody the cache.
+                // A bad sector loses the records behind it, not the cache.
                 Err(error) if is_damage(&error) => {
                     self.segments[number].damaged += 1;
                     true
@@ -262,14 +261,14 @@ impl Records {
                 break;
             }
         }
-        // Nobody will write the rest of a line that its process did not get to the end of.
+        // The process is dead, so nothing will complete its last line.
         if !is_open && !text.is_empty() {
             self.read_lines(number, &text);
         }
         Ok(true)
     }
 
-    /// Takes in lines. Many are looked through side by side.
+    /// Reads lines, many of them in parallel.
     fn read_lines(&mut self, number: usize, text: &[u8]) {
         let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
         let heads: Vec<Option<Head>> = match lines.len() < MANY {
@@ -303,14 +302,14 @@ impl Records {
         self.index.insert(key, place);
     }
 
-    /// The beginning of a key's record as it was last read, a JSON object up to the member `job`, which is left out with
-    /// what follows.
+    /// The beginning of a key's record as it was last read: a JSON object up to the member `job`, without that member and the
+    /// rest.
     pub fn head(&self, key: &Digest) -> Option<&[u8]> {
         let place = self.index.get(key)?;
         self.heads.get(place.head..place.head + place.head_length as usize)
     }
 
-    /// All of a key's record.
+    /// The whole record of a key.
     pub fn whole(&self, key: &Digest) -> io::Result<Option<Vec<u8>>> {
         let Some(place) = self.index.get(key) else { return Ok(None) };
         let mut line = vec![0; place.length as usize];
@@ -319,18 +318,18 @@ impl Records {
         Ok(is_sealed(&line).then_some(line))
     }
 
-    /// How many were known before the record of a key, and its beginning.
+    /// The number of records known before a key's record, and its beginning.
     fn head_of(&self, key: &Digest) -> Option<(u32, &[u8])> {
         let place = self.index.get(key)?;
         Some((place.nth, self.head(key)?))
     }
 
-    /// How many keys have a record.
+    /// The number of keys with a record.
     pub fn count(&self) -> usize {
         self.index.len()
     }
 
-    /// Writes a record in the segment of this process. Durable once the file that is returned is synced.
+    /// Writes a record to the segment of this process. It is durable once the returned file is synced.
     pub fn append(
         &mut self,
         session: &str,
@@ -368,19 +367,19 @@ impl Records {
         Ok(file)
     }
 
-    /// The segments of processes that are gone.
+    /// The segments of dead processes.
     pub fn closed(&self) -> Vec<PathBuf> {
         self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.path.clone()).collect()
     }
 
-    /// How many lines of the segments of processes that are gone are not as they were written.
+    /// The number of damaged lines in the segments of dead processes.
     pub fn damaged(&self) -> usize {
         self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.damaged).sum()
     }
 
-    /// Merges these segments, without the damaged and outdated lines and those that `keep` does not want: how many lines
-    /// are gone. With `dry_run` only says so. They are written in `scratch` first;
-    /// `may_clean` fails where others may count on them by now.
+    /// Merges these segments, without the damaged and outdated lines and those that `keep` rejects. Returns the number of lines
+    /// that are left out; `dry_run` changes nothing. The new segment is written in `scratch` first. `may_clean` fails where other
+    /// processes may rely on the old ones by now.
     pub fn merge(
         &mut self,
         segments: &[PathBuf],
@@ -434,7 +433,7 @@ impl Records {
     }
 }
 
-/// What a whole line says of itself: its key, how many records were known before it, and how long its beginning is.
+/// The fields at the beginning of a whole line: its key, the number of records before it, and the beginning's length.
 struct Head {
     key: Digest,
     nth: u32,
@@ -453,18 +452,18 @@ fn without_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-/// What stands before the job.
+/// The part before the job.
 fn head_of(line: &[u8]) -> &[u8] {
     &line[..memchr::memmem::find(line, BODY).unwrap_or(line.len())]
 }
 
-/// Of several records of a key that of the highest rank counts, in whatever order they are read. Two may know of as many
-/// before them, where two processes did not see each other.
+/// The order of a key's records, independent of the order of reading: the highest counts. Two have the same number of
+/// predecessors if two processes did not see each other's.
 fn rank(line: &[u8]) -> (u32, &[u8]) {
     (nth_of(line), head_of(line))
 }
 
-/// A file, as far as the disk gives it: of one with a bad sector what stands before that.
+/// Reads as much of a file as the disk returns: up to the first bad sector.
 pub(super) fn read_what_can_be(path: &Path) -> io::Result<Vec<u8>> {
     let (file, mut bytes) = (read::open(path)?, Vec::new());
     match file.take(MOST_LIST).read_to_end(&mut bytes) {
@@ -473,7 +472,7 @@ pub(super) fn read_what_can_be(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Says that nobody writes to the segment of this process any more.
+/// Marks the segment of this process as closed.
 pub(super) fn close_segment(records: &Path, id: &str) -> io::Result<()> {
     match fs::rename(records.join(format!("{id}{OPEN}")), records.join(format!("{id}{CLOSED}"))) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

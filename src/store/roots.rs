@@ -1,10 +1,10 @@
-//! The runs that use a cache: `roots/ID/` says where a run's folder is (`folder`), when it began (`began`), and names
-//! what the run needs, a sealed line for each node and a file for each process that works for it. What is named here is
-//! kept, whether or not the run's folder can be seen: on a disk that is not mounted, of another user, in another
-//! container. A run is let go of when it is told to be, or where its folder was deleted for certain.
+//! The runs that use a cache. `roots/ID/` holds the path of a run's folder (`folder`), when the run began (`began`), and the
+//! names of what it needs: a sealed line for each node, in one file for each process that works for it. What is named here is
+//! kept, even where the run's folder cannot be seen: on an unmounted disk, of another user, in another container. A run is
+//! forgotten only on request, or when its folder was certainly deleted.
 //!
-//! A run names what it found before it looks whether that is still there, and what it makes before it puts it in its
-//! place: so whoever throws something away and looks into `roots/` sees it named, or was there before.
+//! A run names blobs that it found before it checks that they are still there, and blobs that it makes before it places them. So
+//! a process that deletes something and reads `roots/` afterwards either sees it named, or was first.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -33,7 +33,7 @@ pub struct Root {
     names: Mutex<File>,
     /// Whether other hosts use the cache.
     is_shared: bool,
-    /// Others see by it that the run is under way.
+    /// It shows other processes that the run is under way.
     _claim: Option<Claim>,
 }
 
@@ -49,7 +49,7 @@ pub struct NamedOutput {
     pub digest: Digest,
     /// The type of artifact.
     pub artifact: String,
-    /// Whether a loop hands it on: it is needed as long as the run is under way.
+    /// Whether a loop passes it on: it is needed only while the run is under way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passing: bool,
 }
@@ -59,20 +59,20 @@ pub struct NamedOutput {
 pub struct Rooted {
     pub id: String,
     pub folder: PathBuf,
-    /// RFC 3339; empty where it is not known.
+    /// RFC 3339; empty if it is not known.
     pub began: String,
-    /// Which folder the run's folder was in.
+    /// The identity of the run folder's parent.
     parent: String,
     /// The cache's folder.
     cache: PathBuf,
     pub is_under_way: bool,
 }
 
-/// What can be seen of a run's folder from here.
+/// The state of a run's folder, as seen from this host and container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     There,
-    /// The folder that it was in can be listed, and it is not in it.
+    /// Its parent folder can be listed, and does not contain it.
     Deleted,
     /// It cannot be seen from here.
     Unseen,
@@ -84,8 +84,8 @@ impl Rooted {
             Ok(_) => Standing::There,
             Err(error) if error.kind() != ErrorKind::NotFound => Standing::Unseen,
             Err(_) => {
-                // At the same path there may be another folder: of another container, or where a disk is not mounted. And
-                // where the parent is gone, too, the run may have been moved with it.
+                // The path may show a different folder: that of another container, or a mount point without its disk. And if the
+                // parent is gone too, the run may have been moved with it.
                 let is_it =
                     |parent: &&Path| identity(parent, &self.cache).is_ok_and(|now| now == self.parent);
                 let listed = self.folder.parent().filter(is_it).map(|parent| {
@@ -104,11 +104,11 @@ impl Root {
         &self.id
     }
 
-    /// Names what the run needs, in one piece.
+    /// Names what the run needs, in one write.
     pub fn name<'a>(&self, nodes: impl IntoIterator<Item = &'a Named>) -> Result<()> {
         let write = || {
             fail_point("root.name")?;
-            // The empty line closes one that could not be written to its end.
+            // The empty line ends one that could not be written completely.
             let mut text = String::from("\n");
             for node in nodes {
                 text += &seal(node).map_err(io::Error::other)?;
@@ -116,13 +116,13 @@ impl Root {
             }
             let mut names = lock(&self.names);
             names.write_all(text.as_bytes())?;
-            // Other hosts see what was written when it is synced.
+            // Other hosts see what was written once it is synced.
             if self.is_shared { names.sync_data() } else { Ok(()) }
         };
         write().map_err(io_error("write in", &self.path))
     }
 
-    /// Makes durable what was named.
+    /// Makes what was named durable.
     pub fn sync(&self) -> Result<()> {
         let names = lock(&self.names).try_clone();
         names.and_then(|names| names.sync_data()).map_err(io_error("write in", &self.path))
@@ -130,7 +130,7 @@ impl Root {
 }
 
 impl Store {
-    /// Says that the run in this folder uses the cache, and is under way until the root is dropped.
+    /// Registers the run in this folder as a user of the cache. It is under way until the root is dropped.
     pub fn add_root(&self, folder: &Path, began: &str) -> Result<Root> {
         let folder = fs::canonicalize(folder).map_err(io_error("find", folder))?;
         let told = match self.root.parent().and_then(|parent| folder.strip_prefix(parent).ok()) {
@@ -144,7 +144,7 @@ impl Store {
         let write = || {
             let new = tempfile::Builder::new().prefix(&format!("{run}-")).tempdir_in(scratch)?;
             let parent = parent_of(&folder, &self.root);
-            // Whatever bytes the folder is called by.
+            // The folder's name may be any bytes.
             let folder = [told.as_os_str().as_bytes(), b"\n"].concat();
             let texts = [
                 ("folder", folder),
@@ -159,7 +159,7 @@ impl Store {
         };
         let new = write().map_err(io_error("write in", &roots))?;
         let id = new.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // Before others see it: nobody takes it for a run that has ended.
+        // Claimed before others see the root, so that none takes the run for ended.
         let claim = self.claim(&claim_of(&id))?;
         let place = || {
             fail_point("root.rename")?;
@@ -176,7 +176,7 @@ impl Store {
         self.open_root(&id, claim)
     }
 
-    /// The root of a run that another process leads, for one who works for it.
+    /// Opens the root of a run that another process leads, for a worker of that process.
     pub fn serve_root(&self, id: &str) -> Result<Root> {
         self.open_root(id, None)
     }
@@ -189,7 +189,7 @@ impl Store {
         Ok(Root { id: id.to_owned(), path, names, is_shared: self.is_shared(), _claim: claim })
     }
 
-    /// Whether the cache knows of the run with this root.
+    /// Whether the cache has a root of this name.
     pub fn has_root(&self, id: &str) -> bool {
         let is_name = !id.is_empty() && !id.starts_with('.') && !id.contains('/');
         is_name && self.root.join("roots").join(id).is_dir()
@@ -220,7 +220,7 @@ impl Store {
         Ok(roots)
     }
 
-    /// All that a run names. A line that a crash cut short was written before what it names was made.
+    /// All nodes that a run names. If a crash cut a line short, what it would have named was never made.
     pub fn named(&self, id: &str) -> Result<Vec<Named>> {
         let root = self.root.join("roots").join(id);
         let read = || {
@@ -231,18 +231,18 @@ impl Store {
             io::Result::Ok(named)
         };
         match read() {
-            // Let go of meanwhile.
+            // Removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             named => named.map_err(io_error("read", &root)),
         }
     }
 
-    /// Lets go of a run: what nobody else names is thrown away by the next `gc`.
+    /// Removes the root of a run: the next `cache gc` deletes what no other run names.
     pub fn remove_root(&self, id: &str) -> Result<()> {
         let path = self.root.join("roots").join(id);
-        // Out of the way at once: half a root would name half of what the run needs.
+        // Moved away in one step: half a root would name only half of what the run needs.
         let doomed = self.scratch()?.join(format!("root-{id}"));
-        // What its failing stages saved is no longer looked for either.
+        // Nor is what its failing stages saved needed any more.
         let _ = remove(&self.root.join("failed").join(id));
         match fs::rename(&path, &doomed) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -250,7 +250,7 @@ impl Store {
         }
     }
 
-    /// Says where the folder of a run is now.
+    /// Changes the path of a run's folder.
     pub fn move_root(&self, id: &str, folder: &Path) -> Result<()> {
         let path = self.root.join("roots").join(id).join("folder");
         let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
@@ -258,8 +258,8 @@ impl Store {
         self.write_shared(&path.with_file_name("parent"), parent_of(folder, &self.root).as_bytes())
     }
 
-    /// Which of these blobs a run other than `own` keeps. Whatever a run's folder is read for once is not read again,
-    /// unless somebody has written to it.
+    /// Those of these blobs that a run other than `own` keeps. The files of a root are read again only after a process has
+    /// written to them.
     pub(super) fn kept_by_others(&self, digests: &[Digest], own: &str) -> Result<HashSet<Digest>> {
         let folder = self.root.join("roots");
         let names: Vec<OsString> = fs::read_dir(&folder)
@@ -272,7 +272,7 @@ impl Store {
             let root = folder.join(&name);
             let run = known.entry(name).or_default();
             match run.refresh(&root) {
-                // Let go of meanwhile.
+                // Removed meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 refreshed => refreshed.map_err(io_error("read", &root))?,
             }
@@ -281,14 +281,14 @@ impl Store {
         Ok(kept)
     }
 
-    /// The folder that a file in `roots/` tells of; none where it was cut short.
+    /// The path in a file of `roots/`; none if the file was cut short.
     fn told(&self, text: &[u8]) -> Option<PathBuf> {
         let told = text.strip_suffix(b"\n")?;
         Some(normal(&self.root.join(OsStr::from_bytes(told))))
     }
 }
 
-/// The blobs that a run keeps, as far as its files were long when they were read.
+/// The blobs that a run keeps, with the lengths of the files that they were read from.
 #[derive(Default)]
 pub(super) struct Kept {
     lengths: HashMap<PathBuf, u64>,
@@ -314,7 +314,7 @@ impl Kept {
     }
 }
 
-/// What a file of a root names, and how long it was.
+/// The nodes that a file of a root names, and the file's length.
 fn read_named(path: &Path) -> io::Result<(Vec<Named>, u64)> {
     let text = read::bytes(path, MOST_LIST)?;
     let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice(line).ok());
@@ -327,8 +327,8 @@ fn files_of(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect())
 }
 
-/// What tells a folder from another one that is at its path at another time or elsewhere: its number and its disk. Of
-/// disks but the cache's own each host has others.
+/// Identifies a folder, since another one may be at the same path at another time or place: its inode and its device. The device
+/// counts only if it is the cache's own: each host numbers the others differently.
 fn identity(folder: &Path, cache: &Path) -> io::Result<String> {
     let (metadata, cache) = (fs::metadata(folder)?, fs::metadata(cache)?);
     Ok(match metadata.dev() == cache.dev() {
@@ -337,7 +337,7 @@ fn identity(folder: &Path, cache: &Path) -> io::Result<String> {
     })
 }
 
-/// Which folder one is in, as a line.
+/// The identity of a folder's parent, as a line.
 fn parent_of(folder: &Path, cache: &Path) -> String {
     let parent = folder.parent().and_then(|parent| identity(parent, cache).ok());
     parent.unwrap_or_default() + "\n"
@@ -347,7 +347,7 @@ fn claim_of(root: &str) -> String {
     format!("run-{root}")
 }
 
-/// The path without `..`, whether or not there is anything at it.
+/// The path without `..`, whether or not it exists.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {

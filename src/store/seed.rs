@@ -1,6 +1,5 @@
-//! Seeds and named random streams. A stage never sees ambient randomness: whatever it draws comes from a
-//! [`Seed`] handed to it, through a stream that is named after its purpose, so that adding a draw in one
-//! place cannot shift the draws of another.
+//! Seeds and named random streams. A stage has no other randomness: everything it draws comes from its [`Seed`], through a stream
+//! named after its purpose. So an added draw cannot shift the draws of another place.
 
 use std::fmt::{self, Display};
 
@@ -19,13 +18,13 @@ impl Seed {
         Seed(blake3::derive_key(CONTEXT, &number.to_le_bytes()))
     }
 
-    /// The seed of a part of what this seed is for: a loop position, a row, a role.
+    /// The seed of a part: a loop position, a row, a role.
     pub fn child(&self, label: impl Display) -> Seed {
         let hash = blake3::keyed_hash(&self.0, label.to_string().as_bytes());
         Seed(*hash.as_bytes())
     }
 
-    /// The random stream for one named purpose. ChaCha8 with a fixed layout: the same on every machine.
+    /// The random stream for one named purpose: ChaCha8 with a fixed layout, the same on every machine.
     pub fn stream(&self, purpose: impl Display) -> ChaCha8Rng {
         ChaCha8Rng::from_seed(self.child(purpose).0)
     }
@@ -35,12 +34,12 @@ impl Seed {
         &self.0
     }
 
-    /// The seed that 64 hexadecimal digits stand for.
+    /// Parses a seed from 64 hexadecimal digits.
     pub fn from_hex(hex: &str) -> Option<Seed> {
         super::Digest::from_hex(hex.as_bytes()).map(|digest| Seed(*digest.bytes()))
     }
 
-    /// 64 lower-case hexadecimal digits.
+    /// Formats the seed as 64 lower-case hexadecimal digits.
     pub fn to_hex(self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }

@@ -1,9 +1,9 @@
-//! A process at work on a cache: a file in `sessions/` that says who it is, a folder in `tmp/` for what it is writing, a
-//! segment in `records/`. When the process is gone, however it went, others see that and clear up after it.
+//! Sessions: each process at work on a cache has a file in `sessions/` that identifies it, a folder in `tmp/` for its unfinished
+//! files, and a segment in `records/`. When the process ends, in any way, other processes detect that and clear up after it.
 //!
-//! On one host the kernel says who is gone: a session's file is locked as long as its process lives. Where several hosts
-//! share a file system, kernel locks are not to be relied on; there the file holds a number that the process counts up,
-//! and who is not seen to count for [`EXPIRY`] is gone. No clock of one host is compared with one of another.
+//! On one host the kernel tells which processes are dead: a session's file is locked as long as its process lives. Kernel locks
+//! are not reliable on file systems that several hosts share. There the file holds a number that the process counts up, and a
+//! process whose number does not change for [`EXPIRY`] is dead. The clocks of two hosts are never compared.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
@@ -27,8 +27,8 @@ use super::read::{self, MOST_TEXT};
 use super::records::close_segment;
 use super::sharing::Sharing;
 
-/// A process of another host that has not counted for so long is gone. Attributes of files on NFS may be up to a minute
-/// old, but who opens a file gets them anew.
+/// A process of another host whose count stands still for this long is dead. File attributes on NFS may be up to a minute old,
+/// but opening a file fetches them again.
 pub(super) const EXPIRY: Duration = Duration::from_secs(60);
 
 /// How often a process counts within that time.
@@ -40,20 +40,20 @@ fn expiry() -> Duration {
     seconds.map_or(EXPIRY, Duration::from_secs_f64)
 }
 
-/// Who a process is. What others wait for is told by it.
+/// Identifies a process, and is shown to those who wait for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub host: String,
-    /// Since when its numbers of processes hold: the host's start and the container.
+    /// The scope of its process numbers: the boot of the host, and the container.
     boot: String,
     pub process: u32,
-    /// When it started, in ticks since the host's start: another process may get its number.
+    /// When it started, in ticks since the host's boot: another process may get its number.
     started: u64,
     pub command: String,
 }
 
 impl Process {
-    /// This one. `TRIPLAY_HOST=NAME:BOOT` gives out that it runs on another host, for tests.
+    /// This process. `TRIPLAY_HOST=NAME:BOOT` makes it appear as one of another host, for tests.
     pub fn here() -> Process {
         let read = |path: &str| read::text(Path::new(path), MOST_TEXT).unwrap_or_default().trim().to_owned();
         let container = fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string();
@@ -66,19 +66,19 @@ impl Process {
         let told = told.and_then(|told| told.split_once(':').map(|(host, boot)| (host.into(), boot.into())));
         let (host, boot) = told.unwrap_or_else(here);
         let process = std::process::id();
-        // Whatever path it was found by.
+        // Without the path by which the program was found.
         let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
         let words = std::iter::once("triplay".to_owned()).chain(words);
         let command = words.collect::<Vec<_>>().join(" ");
         Process { host, boot, process, started: started(process).unwrap_or_default(), command }
     }
 
-    /// What this host is called.
+    /// The name of this host.
     pub fn host() -> String {
         Process::here().host
     }
 
-    /// Whether it has ended; nothing where that cannot be told from here.
+    /// Whether it has ended; `None` if that cannot be told from here.
     fn has_ended(&self, here: &Process) -> Option<bool> {
         if self.host != here.host || self.boot.is_empty() {
             return None;
@@ -88,7 +88,7 @@ impl Process {
         }
         match started(self.process) {
             Some(started) => Some(started != self.started),
-            // Where it may not be seen, it is there all the same.
+            // A process that may not be inspected exists all the same.
             None => {
                 let id = i32::try_from(self.process).ok().and_then(Pid::from_raw)?;
                 (test_kill_process(id) == Err(Errno::SRCH)).then_some(true)
@@ -103,8 +103,8 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything. One that has ended and that
-/// nobody has asked after (the third is `Z`) never started.
+/// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything. A zombie (`Z` in the third field) counts
+/// as never started.
 fn started(process: u32) -> Option<u64> {
     let stat = read::bytes(format!("/proc/{process}/stat").as_ref(), MOST_TEXT).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -116,7 +116,7 @@ fn started(process: u32) -> Option<u64> {
     }
 }
 
-/// What a session's file says before the number that is counted up.
+/// The part of a session's file before the number that is counted up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Told {
     #[serde(flatten)]
@@ -126,15 +126,15 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Of a process of which nothing can be read.
+    /// Stands for a process whose file cannot be read.
     fn unknown() -> Told {
         let (host, boot, command) = ("an unknown host".into(), String::new(), String::new());
         Told { process: Process { host, boot, process: 0, started: 0, command }, run: None }
     }
 }
 
-/// Reads a session's file: what it says, and the number. Of a file that says nothing, since its host died before it was
-/// written or another host does not see it yet, the number is of what there is.
+/// Reads a session's file: its description and its count. A file may be empty, because its host crashed before writing or another
+/// host does not see the content yet; then the count is computed from what there is.
 fn read(file: &mut File) -> io::Result<(Told, u64)> {
     let bytes = read::all(file, MOST_TEXT)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -147,27 +147,26 @@ fn read(file: &mut File) -> io::Result<(Told, u64)> {
 
 pub(super) struct Session {
     pub id: String,
-    /// Its file, which claims are links to.
+    /// Its file. Claims are hard links to it.
     pub file: PathBuf,
-    /// Locked as long as this process lives, where the kernel's locks are used.
+    /// Locked as long as this process lives, if the cache uses kernel locks.
     held: Arc<File>,
     pub folder: PathBuf,
     records: PathBuf,
-    /// What it has claimed.
+    /// The claims that it holds.
     pub claimed: Mutex<HashSet<PathBuf>>,
-    /// Empty folders in `folder`. They are used again: to make and remove one for each node costs more than a small node
-    /// does.
+    /// Empty folders in `folder` that are reused: to create and remove one for each node costs more than a small node does.
     spare: Spare,
-    /// Where others see by it whether this process lives.
+    /// Shows other hosts that this process lives.
     beat: Option<Beat>,
 }
 
-/// What counts up. It ends when this is dropped.
+/// The thread that counts up. It ends when this is dropped.
 struct Beat {
     _ended: Sender<()>,
     /// When the count was last written.
     last: Arc<Mutex<Duration>>,
-    /// Whether it stood still at any time for so long that others may have taken this process for gone.
+    /// Whether it ever stood still for so long that others may have taken this process for dead.
     stood: Arc<AtomicBool>,
 }
 
@@ -191,7 +190,7 @@ impl Drop for Workspace {
         if is_empty {
             lock(&self.spare).push(self.path.clone());
         } else {
-            // Whatever cannot be removed now is swept by the next process.
+            // The next process sweeps anything that cannot be removed now.
             let _ = remove(&self.path);
         }
     }
@@ -220,7 +219,7 @@ impl Session {
             let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let id = name.trim_start_matches(".new-").to_owned();
             let place = sessions.join(&id);
-            // Somebody who sweeps may have taken it for one that was left behind.
+            // A process that sweeps may have taken it for a dead one's file.
             let held = match file.persist_noclobber(&place) {
                 Ok(file) => file,
                 Err(error) if taken_away(&error.error) => continue,
@@ -250,8 +249,7 @@ impl Session {
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// Whether nobody can have taken this process for gone: it has always counted within half of the time that others
-    /// wait.
+    /// Whether no process can have taken this one for dead: it has always counted within half of the expiry time.
     pub fn is_seen_alive(&self) -> bool {
         let is_alive = |beat: &Beat| {
             !beat.stood.load(Ordering::SeqCst)
@@ -272,7 +270,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Whatever cannot be removed now is swept by the next process; the session's file last, by which it is known.
+        // The next process sweeps anything that cannot be removed now. The file goes last: it identifies the session.
         let _ = remove(&self.folder);
         let _ = close_segment(&self.records, &self.id);
         let _ = fs::remove_file(&self.file);
@@ -283,7 +281,7 @@ fn taken_away(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
-/// Counts up until what is returned is dropped.
+/// Counts up until the returned value is dropped.
 fn beat(file: Arc<File>, at: u64) -> Beat {
     let (sender, ended) = channel();
     let (last, stood) = (Arc::new(Mutex::new(since_boot())), Arc::new(AtomicBool::new(false)));
@@ -293,7 +291,7 @@ fn beat(file: Arc<File>, at: u64) -> Beat {
             if ended.recv_timeout(expiry() / BEATS) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 return;
             }
-            // What fails once may not fail the next time.
+            // A later attempt may succeed.
             let written = file.write_all_at(format!("{count:20}\n").as_bytes(), at);
             if written.and_then(|()| file.sync_data()).is_ok() {
                 let (now, mut last) = (since_boot(), lock(&seen));
@@ -307,7 +305,7 @@ fn beat(file: Arc<File>, at: u64) -> Beat {
     Beat { _ended: sender, last, stood }
 }
 
-/// How long the host has been up, also while it was suspended; where it does not say, this process.
+/// The host's uptime, including suspension; if the host does not report it, that of this process.
 fn since_boot() -> Duration {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
     let uptime = read::text("/proc/uptime".as_ref(), MOST_TEXT).ok();
@@ -315,18 +313,18 @@ fn since_boot() -> Duration {
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_else(|| BEGUN.elapsed())
 }
 
-/// Who is seen to be alive.
+/// Detects which processes live.
 pub(super) struct Watch {
     locking: Locking,
-    /// Asked for where it is needed.
+    /// Read when it is first needed.
     here: LazyLock<Process>,
     expiry: Duration,
-    /// Of processes of other hosts, by device and inode of their files and what tells them apart.
+    /// Observations of other hosts' processes, by the device and inode of their files, process number and start.
     seen: Mutex<HashMap<(u64, u64, u32, u64), Seen>>,
 }
 
 struct Seen {
-    /// The number that was last seen, and since when.
+    /// The count that was last seen, and since when.
     count: u64,
     since: Instant,
     /// Whether it was seen to change.
@@ -338,7 +336,7 @@ impl Watch {
         Watch { locking, here: LazyLock::new(Process::here), expiry: expiry(), seen: Mutex::default() }
     }
 
-    /// Who the session of this file (or of a claim, which is a link to it) is, as long as it is alive.
+    /// The process of this session file (or of a claim, which is a link to it), if it lives.
     pub fn living(&self, path: &Path) -> io::Result<Option<Told>> {
         let mut file = match read::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -349,7 +347,7 @@ impl Watch {
             Locking::Kernel => match file.try_lock_shared() {
                 Ok(()) => Ok(None),
                 Err(TryLockError::Error(error)) => Err(error),
-                // Whatever it says, it lives.
+                // A locked file has a live process, whatever it holds.
                 Err(TryLockError::WouldBlock) => {
                     Ok(Some(read(&mut file).map_or_else(|_| Told::unknown(), |(told, _)| told)))
                 }
@@ -371,8 +369,8 @@ impl Watch {
         }
     }
 
-    /// Waits until it is known of each process of another host whether it lives: that it counts, or does not for long
-    /// enough. `waiting` hears of it where that takes more than a moment.
+    /// Waits until each process of another host is known to live (its count changes) or to be dead (it stands still for the
+    /// expiry time). `waiting` is called once if that takes longer than a moment.
     pub fn decide(&self, root: &Path, waiting: impl FnOnce(&str)) -> io::Result<()> {
         let mut waiting = Some(waiting);
         let begun = Instant::now();
@@ -393,7 +391,7 @@ impl Watch {
                 && let Some(waiting) = waiting.take()
             {
                 waiting(&format!(
-                    "{open} of the processes of other hosts, to see whether they live: one of them"
+                    "checking whether {open} processes on other hosts live, in case one of them"
                 ));
             }
             std::thread::sleep(self.expiry / BEATS / 4);
@@ -401,40 +399,40 @@ impl Watch {
         Ok(())
     }
 
-    /// The sessions by their names, and who they are as far as they live. One that begins to begin has not looked at
-    /// anything yet, and is left out.
+    /// The sessions by their names, with those of live processes. A session that is just beginning has not looked at anything
+    /// yet, and is left out.
     fn sessions(&self, root: &Path) -> io::Result<Vec<(String, Option<Told>)>> {
         let folder = root.join("sessions");
         let names = names(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
         names.map(|name| self.living(&folder.join(&name)).map(|told| (name, told))).collect()
     }
 
-    /// Device and inode of the sessions, and so of the claims, of processes that are gone.
+    /// Device and inode of the sessions, and so of the claims, of dead processes.
     pub fn gone(&self, root: &Path) -> io::Result<HashSet<(u64, u64)>> {
         let gone = self.sessions(root)?.into_iter().filter(|(_, told)| told.is_none());
         let inodes = gone.filter_map(|(name, _)| fs::metadata(root.join("sessions").join(name)).ok());
         Ok(inodes.map(|metadata| (metadata.dev(), metadata.ino())).collect())
     }
 
-    /// Clears up after processes that are gone. What they claimed must be free by now.
+    /// Clears up after dead processes. Their claims must be free already.
     pub fn sweep(&self, root: &Path) -> io::Result<()> {
         let sessions = root.join("sessions");
         for folder in names(&root.join("tmp"))? {
             if self.living(&sessions.join(&folder))?.is_none() {
-                // What belongs to another user and cannot be removed is that user's to sweep.
+                // Files of another user that cannot be removed are swept by that user.
                 let _ = remove(&root.join("tmp").join(&folder));
             }
         }
         for name in names(&sessions)? {
             let is_new = name.starts_with('.');
-            // On another host's behalf: it may be about to begin.
+            // On another host a new session may be about to begin.
             if is_new && self.locking == Locking::Leases {
                 continue;
             }
             match self.living(&sessions.join(&name)) {
                 Ok(None) => {}
                 Ok(Some(_)) => continue,
-                // Of another user, who had no time to share it.
+                // A file of another user, who has not set its permissions yet.
                 Err(error) if is_new && error.kind() == io::ErrorKind::PermissionDenied => continue,
                 Err(error) => return Err(error),
             }
@@ -444,12 +442,12 @@ impl Watch {
         Ok(())
     }
 
-    /// The runs that processes work for which live, whether or not those that lead them do.
+    /// The runs that live processes work for, whether or not their leaders live.
     pub fn runs(&self, root: &Path) -> io::Result<HashSet<String>> {
         Ok(self.sessions(root)?.into_iter().filter_map(|(_, told)| told?.run).collect())
     }
 
-    /// The processes at work on the cache, but for `own` and those that work for `run`.
+    /// The processes at work on the cache, except `own` and those that work for `run`.
     pub fn others(&self, root: &Path, own: Option<&str>, run: Option<&str>) -> io::Result<Vec<Process>> {
         let others = self.sessions(root)?.into_iter().filter(|(name, _)| Some(name.as_str()) != own);
         let of_another = |told: &Told| told.run.is_none() || told.run.as_deref() != run;

@@ -1,4 +1,4 @@
-//! The cache as its users see it: what is published is found, what is damaged is not, what is thrown away was nobody's.
+//! The cache as its users see it: published content is found, damaged content is not, and only what no run needs is deleted.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -171,13 +171,13 @@ fn records_cut_at_any_byte_lose_the_last_alone_and_the_next_is_whole() {
     for length in first..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(read(&space, "first").as_deref(), Some("one"), "cut at {length}");
-        // Of a process that is gone a line needs no end.
+        // The last line of a dead process needs no line feed.
         let second = Some("two".to_owned()).filter(|_| length + 1 == whole.len());
         assert_eq!(read(&space, "second"), second, "cut at {length}");
         let store = space.open();
         write(&store, "third", "three");
         assert_eq!(read(&space, "third").as_deref(), Some("three"), "cut at {length}");
-        // What is damaged goes when the rest is merged.
+        // Damaged lines go when the rest is merged.
         drop(store);
         let keep = HashSet::from([key("first"), key("third")]);
         let live = || Ok::<_, Error>(Live { records: keep, ..Live::default() });
@@ -277,7 +277,7 @@ fn what_is_not_live_is_collected_and_a_dry_run_only_says_so() {
     write(&store, "dead", "two");
     drop(store);
     let store = space.open();
-    // What is placed while it looks stays.
+    // A blob that is placed during the collection stays.
     let collect = |dry_run: bool| {
         let live = Live { blobs: HashSet::from([live]), records: HashSet::from([key("live")]) };
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -289,7 +289,7 @@ fn what_is_not_live_is_collected_and_a_dry_run_only_says_so() {
     assert_eq!(collect(false), expected);
     assert!(!store.has_blob(&dead) && store.has_blob(&live));
     assert_eq!((read(&space, "dead"), read(&space, "live").as_deref()), (None, Some("one")));
-    // A process that had read the records before goes on with the new file.
+    // A process that had read the records before continues with the new file.
     write(&store, "later", "three");
     assert_eq!(read(&space, "later").as_deref(), Some("three"));
     let trash = store.scratch().unwrap().join(dead.to_string());
@@ -318,7 +318,7 @@ fn a_key_is_one_holders_at_a_time_and_its_claim_leaves_nothing() {
     assert_eq!(fs::read_dir(space.root().join("claims")).unwrap().count(), 0);
 }
 
-/// Makes it look as if a process had ended without a word: its session's file is as it was, but nobody holds it.
+/// Leaves the state of a process that was killed: its session's file is there, but nothing holds it.
 fn leave_behind(space: &Space, claims: &[&str]) {
     let store = space.open();
     publish_file(&store, "half");
@@ -350,7 +350,7 @@ fn the_claim_of_a_process_that_is_gone_is_taken_over_by_one_of_those_who_want_it
             takers.into_iter().map(|taker| taker.join().unwrap()).collect()
         });
         assert!(claims.iter().flatten().count() <= 1);
-        // Who was told that somebody was in the midst of it asks again.
+        // A process that was told that another was just taking the claim asks again.
         let again = stores.iter().filter(|store| mine(store.claim(&name).unwrap()).is_some()).count();
         assert!(claims.iter().flatten().count() == 1 || again > 0);
     }
@@ -403,7 +403,7 @@ fn a_file_that_gets_the_number_size_and_time_of_one_that_is_gone_is_not_taken_fo
         publish(&store, &path)
     };
     for round in 0..200 {
-        // What is there already is not placed, and its file is removed: its number is free.
+        // An existing blob is not placed again, and the new file is removed: its inode is free.
         assert_eq!(make("same").digest, Digest::of_bytes(b"same"));
         let other = format!("{round:04}");
         assert_eq!(make(&other).digest, Digest::of_bytes(other.as_bytes()));
@@ -474,7 +474,7 @@ fn a_file_that_is_a_trees_list_byte_for_byte_is_not_that_tree() {
     let moss = Digest::of_bytes(b"moss");
     let list = [&1u64.to_le_bytes()[..], b"a", &4u64.to_le_bytes(), &[0], moss.bytes()];
     assert_ne!(Digest::of_bytes(&list.concat()), tree);
-    // Pinned: a cache is shared by versions and machines.
+    // Pinned: versions and machines share caches.
     assert_eq!(tree.to_string(), "0df8143bf0482d177ca8e78b6c8d2419ffaa6726adc329dbed0ee8fc14a2cb66");
 }
 
@@ -505,7 +505,7 @@ fn verify_goes_on_behind_what_cannot_be_read() {
     let space = Space::new();
     let store = space.open();
     let [first, second] = ["moss", "ashroot"].map(|text| publish_file(&store, text).digest);
-    // A folder in a file's place, with something in it that is none.
+    // A folder in a file's place, with something in it that is not a file.
     for digest in [first, second] {
         let path = store.blob_path(&digest);
         fs::remove_file(&path).unwrap();
@@ -684,7 +684,10 @@ fn a_folder_with_links_to_itself_has_no_digest_and_says_why() {
         std::os::unix::fs::symlink(".", folder.path().join(name)).unwrap();
     }
     let error = Digest::of_input(folder.path(), &[]).unwrap_err().to_string();
-    assert!(error.ends_with("it is a symbolic link to a folder that it is in, and so has no end"), "{error}");
+    assert!(
+        error.ends_with("it is a symbolic link to a folder that contains it, so following it never ends"),
+        "{error}"
+    );
 }
 
 #[test]

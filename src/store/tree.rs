@@ -1,4 +1,4 @@
-//! Folders as contents: the list of the files that are in one, and the digest of that list.
+//! Folders as contents: the list of a folder's files, and the digest of that list.
 
 use std::fs;
 use std::io;
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 use super::Digest;
 use super::digest::is_executable;
 
-/// What tells the digest of a tree from that of a file whose bytes are the tree's list.
+/// Separates the digest of a tree from that of a file with the tree's list as its bytes.
 const CONTEXT: &str = "triplay 2026 tree v1";
 
 /// A file of a tree.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// From the tree's folder, with `/` between folders.
+    /// Relative to the tree's folder, with `/` between folders.
     pub name: String,
     pub bytes: u64,
     pub executable: bool,
-    /// As of a file on its own.
+    /// The same as that of the file on its own.
     pub digest: Digest,
 }
 
-/// The files of a folder in the order of their names. Folders without a file are no part of it.
+/// The files of a folder in the order of their names. Folders without a file do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
     pub entries: Vec<Entry>,
@@ -31,15 +31,15 @@ pub struct Tree {
 /// Whether files and folders whose names begin with a dot count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hidden {
-    /// In the cache: all that a stage wrote is its output.
+    /// For the cache: everything that a stage wrote is its output.
     Included,
-    /// Outside: `.git` and the like are the tools' of whoever keeps the folder. What is behind a link that leads out of it
-    /// is no part of what its owner gave away, but of whoever reads: such a link is an error.
+    /// For folders of users: `.git` and the like belong to tools. A link that leads out of the folder is an error: its target
+    /// belongs to the reader, not to the author of the folder.
     LeftOut,
 }
 
-/// Whether a file of a folder, by its name from there, is among `files`: names, or `*.` and an ending, which stands for
-/// files in the folder itself. All are where there are none.
+/// Whether a file, by its path in the folder, is among `files`. Those are names, or `*.` and an extension, which stands for files
+/// directly in the folder. If `files` is empty, every file is.
 pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
     let is = |file: &str| match file.strip_prefix('*') {
         Some(ending) => name.ends_with(ending) && !name.contains('/'),
@@ -67,7 +67,7 @@ impl Tree {
     ) -> io::Result<Tree> {
         let mut entries = Vec::new();
         for (name, path) in files_among(folder, hidden, files)? {
-            // The system's own number says whether the disk is damaged.
+            // The system's error number tells whether the disk is damaged, so it is kept.
             let about = |error: io::Error| match (error.raw_os_error(), dangling(&path)) {
                 (Some(_), None) if !path.is_symlink() => error,
                 (_, None) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
@@ -81,7 +81,7 @@ impl Tree {
         Ok(Tree { entries })
     }
 
-    /// Every part carries its length, so that no two trees have the same.
+    /// Every part carries its length, so that no two trees have the same encoding.
     pub fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         for Entry { name, bytes, executable, digest } in &self.entries {
@@ -99,12 +99,12 @@ impl Tree {
     }
 }
 
-/// The files of a folder and of those in it, links followed, by their names from there, sorted.
+/// The files of a folder and its subfolders, following links, by their paths in it, sorted.
 pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
     files_among(folder, hidden, &[])
 }
 
-/// Those that are among `files`: see [`is_among`]. Where links lead of what does not count is nobody's concern.
+/// The same, for the files that are among `counting`: see [`is_among`]. Links to files that do not count are not checked.
 fn files_among(folder: &Path, hidden: Hidden, counting: &[String]) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     let within = match hidden {
@@ -120,8 +120,8 @@ fn files_among(folder: &Path, hidden: Hidden, counting: &[String]) -> io::Result
     Ok(files)
 }
 
-/// Where links of a folder may lead: into itself, and where it is a snapshot in a cache of Hugging Face's into that
-/// repository, whose files lie in `blobs/`.
+/// Where the links of a folder may lead: into itself; if it is a snapshot in a Hugging Face cache, into that repository, whose
+/// files lie in `blobs/`.
 fn own_place(folder: PathBuf) -> PathBuf {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let snapshots = folder.ancestors().skip(1).find(|above| name(above).as_deref() == Some("snapshots"));
@@ -151,7 +151,7 @@ fn ensure_within(place: &Path, link: &Path) -> io::Result<()> {
     }
 }
 
-/// `within`: where links may lead, of a folder outside; hidden files are then left out.
+/// `within` is where the links of an outside folder may lead. If it is set, hidden files are left out.
 fn collect(
     folder: &Path,
     prefix: &str,
@@ -163,7 +163,10 @@ fn collect(
     let metadata = fs::metadata(folder)?;
     let own = (metadata.dev(), metadata.ino());
     if above.contains(&own) {
-        return Err(other(folder, "it is a symbolic link to a folder that it is in, and so has no end"));
+        return Err(other(
+            folder,
+            "it is a symbolic link to a folder that contains it, so following it never ends",
+        ));
     }
     above.push(own);
     for entry in fs::read_dir(folder)? {
@@ -193,19 +196,19 @@ fn collect(
     Ok(())
 }
 
-/// The files of a folder that is to become a tree of the cache, by their names, sorted: it has no folders in it.
+/// The files of a folder that becomes a tree of the cache, by their names, sorted. It must have no subfolders.
 pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let files = files_below(folder, Hidden::Included)?;
     match files.iter().find(|(name, _)| name.contains('/')) {
-        Some((_, path)) => Err(other(path, "it is in a folder inside a folder: artifacts are flat")),
+        Some((_, path)) => Err(other(path, "it must not be in a subfolder: artifacts are flat folders")),
         None => Ok(files),
     }
 }
 
-/// Where a link leads that leads nowhere, in words.
+/// Describes a link whose target is missing.
 pub fn dangling(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok().filter(|_| !path.exists())?;
-    Some(format!("is a link to {}, which is not there", target.display()))
+    Some(format!("is a link to {}, which does not exist", target.display()))
 }
 
 fn other(path: &Path, message: &str) -> io::Error {

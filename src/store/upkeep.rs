@@ -1,8 +1,8 @@
-//! Looking after a cache: what it holds, throwing away what no run needs, finding what is damaged.
+//! Maintenance of a cache: what it holds, deleting what no run needs, finding damage.
 //!
-//! Nobody waits while a cache is cleaned, but for others who clean it. What is thrown away was named by no run and was in
-//! its place before the cleaning began; a run names what it makes before that is in its place. Who only found something
-//! asks whether the cache was cleaned since it looked: see [`Store::cleaned`].
+//! No process waits while a cache is cleaned, except for another that cleans it. A deleted blob was named by no run and was in
+//! place before the cleaning began; a run names what it makes before that is in place. A run that only found a blob checks
+//! whether the cache was cleaned since it looked: see [`Store::cleaned`].
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,25 +20,25 @@ use super::fail::fail_point;
 use super::records::{DigestSet, read_what_can_be};
 use super::tree::{Hidden, files_below};
 
-/// A blob as it lies in the cache.
+/// A blob in the cache.
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub digest: Digest,
-    /// Of files that lie in several blobs, those of the first alone.
+    /// Files that several blobs share count for the first alone.
     pub bytes: u64,
-    /// When it was last changed, placed or linked, by the file system's clock.
+    /// When it was last changed, placed or linked (ctime), by the file system's clock.
     changed: (i64, i64),
     /// Device and inode of each of its files, and bytes.
     files: Vec<((u64, u64), u64)>,
     is_tree: bool,
-    /// Whether it is a file of a tree that is there.
+    /// Whether it is a file of a tree in the cache.
     pub is_part: bool,
 }
 
 /// What a cache holds.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    /// Trees first.
+    /// Trees come first.
     pub blobs: Vec<Stored>,
     pub records: usize,
     pub quarantined: usize,
@@ -50,7 +50,7 @@ impl Usage {
     }
 }
 
-/// What is looked at of a record.
+/// The part of a record that is read here.
 #[derive(Deserialize)]
 struct Outputs {
     outputs: Vec<OutputOf>,
@@ -61,14 +61,14 @@ struct OutputOf {
     digest: Digest,
 }
 
-/// What somebody still needs.
+/// What runs still need.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     pub blobs: HashSet<Digest>,
     pub records: HashSet<Digest>,
 }
 
-/// What was thrown away, or would be.
+/// What was deleted, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     pub blobs: usize,
@@ -76,28 +76,28 @@ pub struct Collected {
     pub records: usize,
     pub kept_blobs: usize,
     pub kept_bytes: u64,
-    /// Of those that are kept how many no run needs: they were placed just now.
+    /// The kept blobs that no run needs, because they were placed just now.
     pub held: usize,
 }
 
-/// What a look through everything found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
     pub blobs: usize,
     pub bytes: u64,
     pub records: usize,
-    /// Where damaged blobs lie now.
+    /// Where the damaged blobs are now.
     pub damaged: Vec<PathBuf>,
-    /// What could not be read although nothing says that it is damaged, and why.
+    /// Blobs that could not be read although no error indicates damage, each with the reason.
     pub unreadable: Vec<String>,
     pub damaged_records: usize,
 }
 
-/// How many seconds the clocks of hosts that share a cache may be apart.
+/// The most seconds by which the clocks of hosts that share a cache may differ.
 const MOST_APART: i64 = 3600;
 
 impl Store {
-    /// What the cache holds. Files that lie in several blobs count once.
+    /// The content of the cache. Files that several blobs share count once.
     pub fn usage(&self) -> Result<Usage> {
         let mut blobs = Vec::new();
         for (digest, path) in self.blobs()? {
@@ -125,7 +125,7 @@ impl Store {
         Ok(Usage { blobs, records, quarantined })
     }
 
-    /// All blobs by digest, in order.
+    /// All blobs, sorted by digest.
     fn blobs(&self) -> Result<Vec<(Digest, PathBuf)>> {
         let mut blobs = Vec::new();
         for shelf in entries(&self.root.join("blobs"))? {
@@ -147,8 +147,8 @@ impl Store {
         names.filter_map(|name| Digest::from_hex(name.as_encoded_bytes())).collect()
     }
 
-    /// Throws away what is not live; with `dry_run` only says what that would be. `live` is asked what is, once nobody
-    /// else cleans the cache; `waiting` hears once of who does.
+    /// Deletes what is not live; `dry_run` only counts it. `live` is called once no other process cleans the cache. `waiting` is
+    /// called once with the process that does.
     pub fn collect<E: From<super::Error>>(
         &self,
         live: impl FnOnce() -> std::result::Result<Live, E>,
@@ -162,15 +162,15 @@ impl Store {
         self.watch.decide(&self.root, told).map_err(io_error("read", &self.root))?;
         if !dry_run {
             self.count_cleaning()?;
-            // In this order: whoever has ended by now has named all that it needs, and what is placed from now on is not
-            // looked at.
+            // In this order: every process that has ended by now has named what it needs, and what is placed from now on is not
+            // considered.
             self.sweep(&session)?;
         }
         self.refresh()?;
         let closed = lock(&self.records).closed();
         let mut began = self.clock()?;
         if self.is_shared() {
-            // Of some file systems the times are those of the hosts that write.
+            // On some file systems the times are those of the writing hosts.
             began.0 -= MOST_APART;
         }
         let live = live()?;
@@ -206,7 +206,7 @@ impl Store {
             self.may_clean(cleaning.as_ref()).map_err(io_error("clean", &self.root))?;
             self.discard(&blob.digest, &trash)?;
         }
-        // Of what stays for its age alone the record stays, too: it would be made again.
+        // If a blob is kept only because it is young, its record is kept too; otherwise it would be made again.
         let young: HashSet<Digest> = kept.iter().map(|blob| blob.digest).collect();
         let is_whole = |line: &[u8]| {
             let outputs =
@@ -223,7 +223,7 @@ impl Store {
             let is_stale = |path: &Path| Ok(self.watch.living(path)?.is_none());
             let removed = self.remove_claims(&session, is_stale);
             removed.map_err(io_error("clear up", &self.root))?;
-            // What failing stages saved goes with their run.
+            // What failing stages saved is deleted with their run.
             for path in entries(&self.root.join("failed")).unwrap_or_default() {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if !self.has_root(&name) {
@@ -239,12 +239,12 @@ impl Store {
         Ok(collected)
     }
 
-    /// Fails where others may have taken this process for gone, and have gone on without it.
+    /// Fails where other processes may have taken this one for dead, and have gone on without it.
     fn may_clean(&self, cleaning: Option<&Claim>) -> std::io::Result<()> {
         if self.is_seen_alive().unwrap_or(false) && cleaning.is_none_or(Claim::is_held) {
             return Ok(());
         }
-        let message = "this process stood still for so long that others took it for gone; run it again";
+        let message = "this process was suspended for so long that others took it for dead; run it again";
         Err(std::io::Error::other(message))
     }
 
@@ -261,7 +261,7 @@ impl Store {
         }
     }
 
-    /// What time it is by the clock of the cache's file system.
+    /// The current time by the clock of the cache's file system.
     fn clock(&self) -> Result<(i64, i64)> {
         let path = self.scratch()?.join("clock");
         let touch = || {
@@ -273,8 +273,8 @@ impl Store {
         touch().map_err(io_error("write", &path))
     }
 
-    /// Hashes every blob and looks at every record, of which `is_sound` says whether its key is that of its job. What is
-    /// damaged is moved to quarantine and then absent, so that the next run makes it again.
+    /// Hashes every blob and checks every record with `is_sound`, which says whether a record's key is that of its job. Damaged
+    /// blobs are moved to quarantine and are then absent, so that the next run makes them again.
     pub fn verify(&self, is_sound: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<Verified> {
         let blobs = self.blobs()?;
         let looked: Vec<(u64, Result<Option<PathBuf>>)> =
@@ -305,7 +305,7 @@ impl Store {
             let closed = lock(&self.records).closed();
             for path in &closed {
                 let copy = self.scratch()?.join(path.file_name().unwrap_or_default());
-                // Of a file on bad sectors there may be no copy.
+                // A file on bad sectors may not be copyable.
                 if fs::copy(path, &copy).is_ok() {
                     self.quarantine(&copy, &Digest::of_bytes(b""))?;
                 }
@@ -320,7 +320,7 @@ impl Store {
         Ok(verified)
     }
 
-    /// Hashes one blob: its size, and where it lies now if it was damaged.
+    /// Hashes one blob. Returns its size, and where it is now if it was damaged.
     fn look_through(&self, digest: &Digest, path: &Path) -> (u64, Result<Option<PathBuf>>) {
         let files = if path.is_dir() { files_of(path).unwrap_or_default() } else { vec![path.to_owned()] };
         let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum();

@@ -1,4 +1,4 @@
-//! Jinja templates that a stranger may have written, of prompts and of chats: what they may take of time and memory.
+//! Jinja templates of prompts and chats, with limits on time and memory, because a stranger may have written them.
 
 use std::io::{self, Write};
 
@@ -6,14 +6,14 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// What rendering a text may take, in instructions; one more for each 64 bytes that it makes.
+/// Most instructions for rendering a text; each 64 bytes that it makes count as one more.
 const FUEL: u64 = 500_000;
 
-/// A template with so much fuel can put lists into lists, which functions that call themselves write and drop: room for as
-/// many calls, in bytes. The system gives it as it is used.
+/// Bytes of stack. With this much fuel, a template can nest lists deeply, and recursive functions write and drop them. The
+/// system allocates the stack as it is used.
 const STACK: usize = 256 << 20;
 
-/// Templates as transformers reads them: blocks trimmed, its `tojson`; and with bounds.
+/// The environment of templates as transformers has it, with trimmed blocks and its `tojson`, and with limits.
 pub fn environment<'source>() -> Result<Environment<'source>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -22,8 +22,8 @@ pub fn environment<'source>() -> Result<Environment<'source>, Error> {
     Ok(environment)
 }
 
-/// Renders where there is room for what a template does. An error of minijinja holds values of the template: it has to be
-/// made into a text within.
+/// Runs `render` on a thread with a large enough stack. An error of minijinja holds values of the template, so `render` must
+/// turn it into text itself.
 pub fn with_room<T: Send>(render: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render)?;
@@ -31,11 +31,11 @@ pub fn with_room<T: Send>(render: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-/// The reason and what lies below it, on one line.
+/// The error and its causes, on one line.
 pub fn describe(error: &Error) -> String {
     let mut text = match error.kind() {
         ErrorKind::OutOfFuel => format!(
-            "{error}: a text must take at most {FUEL} instructions of the template, and one more for each 64 bytes"
+            "{error}: a text must take at most {FUEL} instructions of the template, where 64 bytes of text count as one"
         ),
         _ => error.to_string(),
     };
@@ -47,17 +47,17 @@ pub fn describe(error: &Error) -> String {
     text
 }
 
-/// Spaces by which `tojson` may indent: each level of each line has so many more.
+/// Most spaces by which `tojson` may indent each level: every line has them.
 const MOST_INDENTED: usize = 16;
 
-/// json.dumps of Python, which keeps other letters than ASCII and separates by ", " and ": ".
+/// Python's json.dumps, with `ensure_ascii=False` and the separators ", " and ": ".
 fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    if indent.is_some_and(|indent| indent > MOST_INDENTED) {
-        let message = format!("tojson's indent must be at most {MOST_INDENTED}");
+    if let Some(indent) = indent.filter(|indent| *indent > MOST_INDENTED) {
+        let message = format!("tojson's indent must be at most {MOST_INDENTED}, found {indent}");
         return Err(Error::new(ErrorKind::InvalidOperation, message));
     }
-    // Accepted for templates that name them; non-ASCII is kept and order is the template's in any case.
+    // Accepted for templates that name them, but without effect: other letters than ASCII and the order of keys are kept.
     let _: Option<bool> = options.get("ensure_ascii")?;
     let _: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
@@ -65,7 +65,7 @@ fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson of an undefined value"));
     }
     let invalid = |reason: String| Error::new(ErrorKind::BadSerialization, reason);
-    // A list that holds another one twice, which holds a third twice, takes little memory as long as it is not written out.
+    // A list that holds another list twice, which holds a third twice, takes little memory until it is written out.
     let mut written = Json::default();
     serde_json::to_writer(&mut written, &value).map_err(|error| invalid(error.to_string()))?;
     let json = serde_json::from_slice(&written.0).map_err(|error| invalid(error.to_string()))?;
@@ -74,7 +74,7 @@ fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     String::from_utf8(out.0).map_err(|error| invalid(error.to_string()))
 }
 
-/// JSON that a template writes, in bytes at the most.
+/// Most bytes of JSON that a template writes.
 const MOST_JSON: usize = 16 << 20;
 
 #[derive(Default)]

@@ -349,7 +349,7 @@ describe("the page", () => {
     const bare = { ...report, panels: [], matrices: [], checkpoints: [], graphs: [], redacted: true };
     const { page, wrong } = await open(browser, written("bare.html", { report: bare }));
     assert.deepEqual(await page.$$eval("main > section", (sections) => sections.map((section) => section.id)), ["outcome", "runs", "reproduce"]);
-    assert.deepEqual(await page.$$eval(".bar-links a", (links) => links.map((link) => link.textContent)), ["What it came to", "Runs and machine", "Reproduce"]);
+    assert.deepEqual(await page.$$eval(".bar-links a", (links) => links.map((link) => link.textContent)), ["Results", "Runs and machine", "Reproduce"]);
     assert.match(await text(page, ".page-head"), /Redacted/);
     await page.click(".theme");
     await page.reload();
@@ -382,7 +382,7 @@ describe("the page", () => {
     const { page, wrong } = await open(browser, written("counted.html", { report: counted, samples }));
     const below = await page.$$eval(".matrix-figure .readout", (lines) => lines.map((line) => line.textContent));
     assert.equal(below.length, counted.matrices.length);
-    for (const line of below) assert.match(line, /Cells are of 57 to 60 observations; 3 more observations undetermined and left out\./);
+    for (const line of below) assert.match(line, /Cells have 57 to 60 observations; 3 more observations undetermined and left out\./);
     assert.deepEqual(wrong, []);
     await page.close();
   });

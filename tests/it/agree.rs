@@ -1,9 +1,9 @@
-//! What two stages of a pipeline have to agree on: given once it is filled in, given twice it is held against each other,
-//! and what is hardly meant is said before anything runs. `wrong/agree.yaml` has what is refused.
+//! Parameters on which two stages must agree: a parameter that only one stage gives is filled in for the other, two values are
+//! compared, and warnings come before anything runs. `wrong/agree.yaml` has the errors.
 
 use crate::space::{Seen, Space};
 
-/// The beginning of a pipeline: a small model that plays, and what it samples.
+/// The first stages of a pipeline: a small model that plays, and its samples.
 const PLAY: &str = "\
 pipeline: p
 params: { group: 4, hot: 0.7, verdict: 0, rounds: 1, attack: 12, positions: 96 }
@@ -14,7 +14,7 @@ stages:
   attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 3, sampling: { max_new_tokens: $attack } }
 ";
 
-/// A step of the defender.
+/// An update of the defender.
 const STEP: &str = "  \
   responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], group: $group, sampling: { temperature: $hot, max_new_tokens: 12 } }
   verdicts: { kind: judge, data: responses, model: warmup.model }
@@ -49,7 +49,7 @@ fn the_loss_has_the_temperature_of_sampling_and_counts_as_if_it_were_typed() {
     assert_eq!(job(), 0.7);
     space.write("p.yaml", &update(", temperature: 0.7"));
     assert_eq!(run(&[])["ran"], 0, "typed or taken, it is the same");
-    // Where sampling is greedy, log-probabilities are those of the model itself.
+    // Greedy sampling: log-probabilities have temperature 1, that of the model itself.
     space.write("p.yaml", &update(""));
     assert_eq!(run(&["--set", "hot=0"])["failed"], 0);
     let greedy =
@@ -76,7 +76,7 @@ fn a_step_that_cannot_learn_is_told_of_by_check_plan_and_run_and_in_the_metrics(
     let flat = metrics.out.lines().find(|line| line.contains("flat_groups")).unwrap();
     let flat: serde_json::Value = serde_json::from_str(flat).unwrap();
     assert_eq!((flat["value"].as_f64(), flat["count"].as_u64()), (Some(1.0), Some(3)));
-    // With two there is something to compare.
+    // A group of two can be compared.
     let seen = space.triplay(&["pipeline", "check", "p.yaml", "--set", "group=2"]);
     assert_eq!((seen.code, seen.err.as_str()), (Some(0), ""));
     let greedy = check(&update(""), &["--set", "hot=0"]);
@@ -108,8 +108,8 @@ fn a_judge_whose_prompt_never_says_its_labels_is_told_of() {
     let seen = check(&judge("{{ prompt }} {{ response }} A, B or C?"), &[]);
     assert_eq!(seen.err, "");
     let seen = check(&judge("{{ prompt }} {{ response }} A or Bad?"), &[]);
-    let expected = "the evaluator's prompt `{{ prompt }} {{ response }} A or Bad?` never says `B`, `C`, by which its answers are \
-                    read: a model that was not trained to cannot know";
+    let expected = "the evaluator's prompt `{{ prompt }} {{ response }} A or Bad?` never mentions `B`, `C`, by which its answers are \
+                    read: a model not trained on them cannot know them";
     assert!(seen.err.starts_with("warning: p.yaml:11:") && seen.err.contains(expected), "{}", seen.err);
 }
 
@@ -201,7 +201,7 @@ fn a_model_that_several_roles_share_is_held_against_how_it_was_trained_in_each()
     let expected = "warning: p.yaml:13:78: `own` was trained with another `prompt` than it is asked with here: see `models.0.prompt` of \
                     `trained` (p.yaml:17:";
     assert!(seen.err.contains(expected) && seen.err.matches("warning").count() == 1, "{}", seen.err);
-    // The sandbox's evaluation asks in its own way.
+    // The evaluation of the sandbox has a prompt of its own.
     let evaluated = "      after: { kind: evaluate, phase: x, attacker: blue.model, defender: warmup.model, evaluator: warmup.model, \
                      seeds: world.seeds, benchmark: world.benchmark, benign: world.benign, pairs: world.pairs, world: world.world }\n";
     let seen = check(&yaml("answer", evaluated), &[]);
@@ -221,8 +221,8 @@ fn a_pool_and_a_coverage_reward_that_count_other_successes_are_told_of() {
     };
     assert_eq!(check(&yaml("0.2"), &[]).err, "");
     let seen = check(&yaml("0.5"), &[]);
-    let expected = "the pool takes attacks from 0.5 on, and the term `coverage` calls them successful from 0.2 on: what one counts \
-                    the other does not, see `terms.1.coverage.threshold` of `paid` (p.yaml:11:";
+    let expected = "`threshold` should be that of the term `coverage`, 0.2, found 0.5: the term counts other successes than the \
+                    pool takes; see `terms.1.coverage.threshold` of `paid` (p.yaml:11:";
     assert!(seen.err.starts_with("warning: p.yaml:12:") && seen.err.contains(expected), "{}", seen.err);
 }
 
@@ -232,7 +232,7 @@ fn the_longest_prompt_is_held_against_the_context() {
     assert_eq!(check(&yaml, &["--set", "positions=30"]).err, "");
     let seen = check(&yaml, &["--set", "positions=24"]);
     let expected = "the defender's longest prompt does not fit: `sampling.max_new_tokens` of `attacks` (p.yaml:7:110), 12, and 12 \
-                    for the completion leave no room in the 24 positions of the model `warmup.model`; ask for less, or say \
+                    for the completion fill the 24 positions of the model `warmup.model`; lower these limits, or write \
                     `too_long: skip`";
     assert!(seen.err.contains(expected), "{}", seen.err);
     let skipping = yaml.replace("{ model: warmup.model }]", "{ model: warmup.model, too_long: skip }]");

@@ -1,5 +1,5 @@
-//! What a user gets wrong: one clear error each, exit code 2 before anything runs where it can be known
-//! before, else 1, and the cache unharmed.
+//! Mistakes of users: one clear error each and an unharmed cache. The exit code is 2 if the mistake can be found before anything
+//! runs, else 1.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -28,29 +28,29 @@ fn what_can_be_known_before_is_said_before() {
         ("data: world.sft\n", "data: world.stf\n", "help: did you mean `sft`?"),
         ("data: world.sft\n", "data: after.metrics\n", "a cycle: "),
         ("data: world.sft\n", "data: world.seeds\n", "`data` takes sft, but `world.seeds` is of type seeds"),
-        ("steps: 60", "steps: many", "`steps`: expected a whole number from 0, found text"),
-        ("steps: 60", "steps: -1", "`steps`: expected a whole number from 0, found -1"),
-        ("steps: 60", "steps: 0", "`steps`, `batch` and `micro_batch` must be at least 1"),
-        ("reference: warmup.model, algorithm", "algorithm", "a KL penalty needs a `reference` model"),
+        ("steps: 60", "steps: many", "`steps` must be a whole number from 0, found text"),
+        ("steps: 60", "steps: -1", "`steps` must be a whole number from 0, found -1"),
+        ("steps: 60", "steps: 0", "`steps`, `batch` and `micro_batch` must be at least 1, found 0, "),
+        ("reference: warmup.model, algorithm", "algorithm", "`reference` must be given for a KL penalty"),
         ("{ kind: sandbox, ", "{ kind: sandbox, spec: no.yaml, ", "there is no file no.yaml"),
         (
             "{ model: defender, weight: 0.6 }",
             "{ model: defender, weight: -0.6 }",
-            "`weight` must be at least 0",
+            "`weight` must be at least 0, found -0.6",
         ),
         (
             "model: evaluator }",
             "model: evaluator, chat: true }",
-            "`chat: true` needs a `prompt` in words, such as",
+            "with `chat: true`, a `prompt` in words must be given, such as",
         ),
-        ("lr: 4e-4, kl: 0.05", "lr: 4e-4, kl: -1", "`kl` must be at least 0"),
+        ("lr: 4e-4, kl: 0.05", "lr: 4e-4, kl: -1", "`kl` must be at least 0, found -1"),
         ("heads: 2, positions: 96", "heads: 2, positions: 96, intermediate: 0", "`intermediate_size` is 0"),
         ("$rounds", "$runds", "help: did you mean `rounds`?"),
-        ("heads: 2", "heads: 3", "`hidden` (32) is a multiple of twice `heads` (3)"),
+        ("heads: 2", "heads: 3", "`hidden` must be a multiple of 2 × `heads` = 6, found 32"),
         (
             "data: responses, model: evaluator }",
             "data: responses, model: evaluator, prompt: \"{{ x }}\" }",
-            "there is no `x`; it can use prompt, response, seed, conversation",
+            "there is no variable `x`; it can use prompt, response, seed, conversation",
         ),
     ] {
         let seen = small(&space, from, to);
@@ -83,7 +83,7 @@ fn bombs_are_refused_quickly() {
         "many.yaml",
         &include_str!("small.yaml").replace("rounds: 2, steps: 2", "rounds: 900000, steps: 900000"),
     );
-    space.triplay(&["pipeline", "run", "many.yaml"]).fails(2, "unrolls to more than 1000000 nodes");
+    space.triplay(&["pipeline", "run", "many.yaml"]).fails(2, "unroll to at most 1000000 nodes, found more");
     assert!(begun.elapsed() < Duration::from_secs(60), "a bomb went off");
 }
 
@@ -121,7 +121,7 @@ fn what_shows_only_on_the_way_fails_its_stage_and_harms_nothing() {
     let seeds = fs::read(space.path("seeds.parquet")).unwrap();
     fs::remove_file(space.path("seeds.parquet")).unwrap();
     fs::copy(output("world.sft"), space.path("seeds.parquet")).unwrap();
-    run().fails(1, "error: attacks: seeds.parquet is not a dataset of seeds: it has no column `seed_id`; it says that it holds sft");
+    run().fails(1, "error: attacks: seeds.parquet is not a dataset of seeds: it has no column `seed_id`; its metadata says that it holds sft");
     fs::remove_file(space.path("seeds.parquet")).unwrap();
     fs::write(space.path("seeds.parquet"), &seeds[..seeds.len() / 2]).unwrap();
     run().fails(1, "error: attacks: seeds.parquet is not a readable Parquet file");
@@ -165,8 +165,8 @@ fn a_link_that_leads_nowhere_is_named_with_where_it_leads() {
     symlink("gone.safetensors", space.path("model/weights")).unwrap();
     symlink("/nowhere/at all", space.path("lost")).unwrap();
     for (path, expected) in [
-        ("model", "cannot read model: model/weights is a link to gone.safetensors, which is not there\n"),
-        ("lost", "lost is a link to /nowhere/at all, which is not there\n"),
+        ("model", "cannot read model: model/weights is a link to gone.safetensors, which does not exist\n"),
+        ("lost", "lost is a link to /nowhere/at all, which does not exist\n"),
         ("none", "there is no file none (paths are relative to the working directory)\n"),
     ] {
         let stage = format!(
@@ -178,7 +178,7 @@ fn a_link_that_leads_nowhere_is_named_with_where_it_leads() {
     space.write("e.yaml", "pipeline: e\nextends: lost\n");
     space
         .triplay(&["pipeline", "check", "e.yaml"])
-        .fails(2, "lost is a link to /nowhere/at all, which is not there\n");
+        .fails(2, "lost is a link to /nowhere/at all, which does not exist\n");
 }
 
 #[test]
@@ -222,11 +222,11 @@ fn rewards_that_cannot_be_learnt_from_are_named_by_row_and_column_before_anythin
     for (bad, expected) in [
         (
             reward(f64::NAN, &[-0.5, -0.5]),
-            "is not a dataset of rewards: column `advantage` is NaN, not a number that can be computed with in row 1",
+            "is not a dataset of rewards: column `advantage`, row 1: must be a finite number, found NaN",
         ),
         (
             reward(0.5, &[-0.5]),
-            "is not a dataset of rewards: column `logprobs` is 1 long where `completion_ids` is 2 long in row 1",
+            "is not a dataset of rewards: column `logprobs`, row 1: must have as many items as `completion_ids` (2), found 1",
         ),
     ] {
         triplay::data::write(&space.path("r"), &[reward(0.5, &[-0.5, -0.5]), bad]).unwrap();
@@ -258,9 +258,12 @@ fn seeds_without_an_id_of_their_own_are_refused_with_their_rows() {
     for (ids, said) in [
         (
             ["a", "b", "a"],
-            "seeds.parquet: rows 0 and 2 both have the seed_id `a`: `triplay data import` makes",
+            "seeds.parquet: each row must have its own `seed_id`, found `a` in rows 0 and 2: `triplay data import` makes",
         ),
-        (["a", "", "c"], "seeds.parquet: row 1 has no seed_id: `triplay data import` makes missing ids"),
+        (
+            ["a", "", "c"],
+            "seeds.parquet: row 1 must have a `seed_id`, found none: `triplay data import` makes missing ids",
+        ),
     ] {
         triplay::data::write(&space.path("seeds.parquet"), &ids.map(seed)).unwrap();
         space.triplay(&["pipeline", "run", "p.yaml"]).fails(1, said);

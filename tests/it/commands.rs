@@ -1,4 +1,4 @@
-//! The commands around a run: what would run and why, what runs came to, what the cache holds.
+//! The commands around a run: `plan`, `explain`, `runs`, `cache`, `--check` and `--trace`.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn plan(space: &Space, more: &[&str]) -> Seen {
     space.triplay(&[&["pipeline", "plan", "brew.yaml"], more].concat())
 }
 
-/// Node to status, of a plan as JSON.
+/// The nodes of a plan as JSON, with their statuses.
 fn statuses(plan: &Value) -> Vec<(String, String)> {
     let nodes = plan["nodes"].as_array().unwrap().iter();
     nodes
@@ -74,7 +74,7 @@ fn a_plan_says_what_would_run_and_why_and_is_what_runs() {
     assert_eq!(dry.out, changed.out);
     let dry = ["pipeline", "run", "brew.yaml", "--dry-run", "--exit-code", "--set", "word=moonmoss"];
     assert_eq!(space.triplay(&dry).code, Some(3));
-    // A word of the same length: what counts letters comes out the same, and is cached again after that.
+    // A word of the same length: `count` has the same output, so that nothing after it would run.
     assert_eq!(run(&space, &["--set", "word=moonvenom"])["ran"], 3);
 
     let output = space.triplay(&["runs", "show", "latest", "--json"]).json();
@@ -82,7 +82,7 @@ fn a_plan_says_what_would_run_and_why_and_is_what_runs() {
     fs::remove_file(space.path(&format!(".triplay/blobs/{}/{word}", &word[..2]))).unwrap();
     let lost = plan(&space, &["--set", "word=moonvenom"]);
     assert!(
-        lost.out.starts_with("run  word  blob missing: its output `out` is recorded and not in the cache\n")
+        lost.out.starts_with("run  word  blob missing: its output `out` is recorded but not in the cache\n")
             || lost.out.contains("blob missing: its output `out`"),
         "{}",
         lost.out
@@ -151,7 +151,7 @@ stages:
     assert!(compared.contains("parameters\n  version: 3.10 → 3.1\n"), "{compared}");
     space.triplay(&["pipeline", "check", "brew.yaml", "--set", "note=2023023902_2"]).fails(
         2,
-        "--set note=2023023902_2: `note` is text, found a whole number\n  help: quotes make it text: '\"2023023902_2\"'\n",
+        "--set note=2023023902_2: `note` must be text, found a whole number\n  help: quotes make it text: '\"2023023902_2\"'\n",
     );
 }
 
@@ -167,7 +167,7 @@ fn ablations_run_side_by_side_and_are_compared() {
     for line in [
         "  word: \"glowvenom\" → \"moonmoss\"",
         "  1 the same, 3 different, 0 only in A, 0 only in B",
-        "  they part at word",
+        "  first difference at word",
         "    parameter command: \"echo glowvenom > out\" → \"echo moonmoss > out\"",
     ] {
         assert!(compared.out.contains(line), "{line}\n{}", compared.out);
@@ -226,8 +226,10 @@ fn runs_are_listed_shown_and_removed_and_gc_frees_what_was_theirs_alone() {
     assert_eq!(run(&space, &[])["ran"], 4, "and is made again where it is wanted");
     space
         .triplay(&["cache", "gc", "--older-than", "soon"])
-        .fails(2, "expected a duration such as 12h, 30d or 2w");
-    space.triplay(&["cache", "gc", "--max-size", "much"]).fails(2, "expected a size such as 500MB");
+        .fails(2, "`--older-than` must be a duration such as 12h, 30d or 2w, found soon");
+    space
+        .triplay(&["cache", "gc", "--max-size", "much"])
+        .fails(2, "`--max-size` must be a size such as 500MB");
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn a_flipped_bit_anywhere_in_a_run_or_its_cache_is_never_served() {
         let _ = fs::remove_file(path);
         fs::write(path, &altered).unwrap();
         fs::set_permissions(path, mode).unwrap();
-        // Everything that reads this file must read it again, or make it again: nothing is served as it is now.
+        // triplay must detect the change and read or make the file again, never serve it.
         let verified = space.triplay(&["cache", "verify", "--json"]);
         assert!(verified.code == Some(1) || !path.starts_with(space.path(".triplay")), "{}", path.display());
         let again = space.triplay(&args);
@@ -288,9 +290,9 @@ fn a_check_says_what_is_not_deterministic_and_keeps_the_original() {
     let before = space.triplay(&["data", "show", "latest:vague"]).out;
     let sure = run(&["--check", "sure"]);
     assert_eq!(sure.code, Some(0), "{}", sure.err);
-    assert!(sure.err.contains("check: sure came out the same"), "{}", sure.err);
+    assert!(sure.err.contains("check: sure: all outputs are the same"), "{}", sure.err);
     let vague = run(&["--check", "sure", "--check", "vague"]);
-    vague.fails(1, "check: vague is not deterministic: its output `out` came out different\n  recorded ");
+    vague.fails(1, "check: vague is not deterministic: its output `out` differs\n  recorded ");
     assert!(vague.err.contains(" bytes differ, the first at "), "{}", vague.err);
     assert_eq!(space.triplay(&["data", "show", "latest:vague"]).out, before, "the original stays");
     run(&["--check", "vage"]).fails(2, "did you mean `vague`?");
@@ -314,7 +316,7 @@ fn a_trace_has_an_event_for_each_node_on_lanes_that_do_not_overlap() {
             assert!(a["name"] == b["name"] || a["tid"] != b["tid"] || apart, "{a} and {b}");
         }
     }
-    // What the run waited for has a lane of its own.
+    // The critical path has a lane of its own.
     let all = trace["traceEvents"].as_array().unwrap();
     let is_critical = |event: &&Value| {
         event["args"]["name"].as_str().is_some_and(|name| name.starts_with("critical path ("))
@@ -366,7 +368,7 @@ fn a_run_that_was_killed_is_called_so_and_keeps_nothing_from_being_collected() {
     }
     let status = || space.triplay(&["runs", "show", "latest", "--json"]).json()["run"]["status"].clone();
     assert_eq!(status(), "running");
-    space.triplay(&["runs", "rm", "latest"]).fails(2, "is running; --force removes it all the same");
+    space.triplay(&["runs", "rm", "latest"]).fails(2, "is running; --force removes it anyway");
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(status(), "killed");

@@ -1,10 +1,10 @@
-//! `runs compare`: what a change did to the metrics, prompt by prompt.
+//! `runs compare`: how a change affected the metrics, prompt by prompt.
 
 use serde_json::Value;
 
 use crate::space::{Seen, Space};
 
-/// Runs a file to its end; the name of the run.
+/// Runs a pipeline to its end and returns the name of the run.
 fn run(space: &Space, file: &str, more: &[&str]) -> String {
     let summary = space.triplay(&[&["pipeline", "run", file, "--json"], more].concat());
     assert_eq!(summary.code, Some(0), "{}", summary.err);
@@ -49,12 +49,12 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
     assert!(of("prompts") < of("a_attempts") && of("a_attempts") <= 2 * of("prompts"), "{fresh}");
     assert!(of("a_attempts") + of("a_undetermined") <= 2 * 80, "{fresh}");
     assert_eq!(metric(&compared, "defender rejective")["test"], "mcnemar");
-    // One seed, and nothing of single prompts.
+    // One seed, and no outcomes of single prompts.
     let diversity = metric(&compared, "attacks diversity");
     assert!(diversity["test"].is_null() && diversity["difference"].is_number(), "{diversity}");
     assert_eq!(compared["more"][0]["b"], third.as_str());
     assert!(metric(&compared["more"][0], "defender benchmark_success")["p"].is_number());
-    // Both pairs are one family.
+    // The p-values of both pairs are adjusted together.
     let alone = space.triplay(&["runs", "compare", &first, &second, "--json"]).json();
     let tests = |compared: &Value| compared["tests"].as_u64().unwrap();
     assert!(
@@ -83,7 +83,7 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
 
-    // What both have in common is the same to the last bit.
+    // A run compared with itself has no difference.
     let same = space.triplay(&["runs", "compare", &first, &first, "--json"]).json();
     assert_eq!((&same["flips"], &same["different"]), (&Value::Array(vec![]), &Value::Array(vec![])));
     assert!(same["metrics"].as_array().unwrap().iter().all(|metric| metric["difference"] == 0.0), "{same:#}");
@@ -113,7 +113,7 @@ fn evaluations_that_were_not_alike_are_refused_unless_forced() {
     let forced = space.triplay(&["runs", "compare", &first, &second, "--force"]);
     fits(&forced);
     assert!(
-        forced.out.contains("  - not comparable, and forced: decoding: parameter group: 1 → 2"),
+        forced.out.contains("  - not comparable, but forced: decoding: parameter group: 1 → 2"),
         "{}",
         forced.out
     );
@@ -164,7 +164,7 @@ fn seeds_are_compared_as_the_table_does_and_each_has_its_line() {
     for expected in ["    seed 5 ", "    seed 6 ", " t ", "paired t over seeds.", "over all tests shown, "] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
-    // One seed of an ablation against the same of the other; and a whole run, of which no one ablation is meant.
+    // One seed of an ablation against the same seed of another, and a whole run, which is no single ablation.
     let one =
         space.triplay(&["runs", "compare", &format!("{full}-s5"), &format!("{flat}-s5"), "--json"]).json();
     assert_eq!(metric(&one, "defender benchmark_success")["test"], "mcnemar");
@@ -176,7 +176,7 @@ fn seeds_are_compared_as_the_table_does_and_each_has_its_line() {
     assert!(whole["notes"][0].as_str().unwrap().contains("has several ablations (flat, full)"), "{whole:#}");
 }
 
-/// Holds a compared metric, B of flat and A of full, against `results table`: the values of both and B − A, with their intervals.
+/// Asserts that a compared metric (A: full, B: flat) has the values, differences and intervals of `results table`.
 fn says_what_the_table_says(space: &Space, compared: &Value, run: &str, metric: &str) {
     let table = space.triplay(&["results", "table", run, "--metric", metric, "--json"]).json();
     let near = |found: &Value, expected: f64| (found.as_f64().unwrap() - expected).abs() < 1e-12;

@@ -1,4 +1,4 @@
-//! Whatever happens while a run writes: nothing that was recorded is lost, nothing wrong is served, no lock stays.
+//! Crashes while a run writes: no record is lost, no wrong output is served, and no lock stays.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use triplay::store::{FAIL_POINTS, FAIL_POINTS_OF_GC};
 
 use crate::space::{Seen, Space};
 
-/// What every run here comes to.
+/// The command of every run here.
 const SMALL: [&str; 8] =
     ["pipeline", "run", "small.yaml", "--json", "--set", "rounds=1", "--set", "prompts=2"];
 
@@ -25,7 +25,7 @@ fn failing(space: &Space, step: &str, action: &str, pass: usize) -> Seen {
     command.env("TRIPLAY_FAIL", format!("{step}:{action}:{pass}")).output().unwrap().into()
 }
 
-/// Runs to the end and asserts that the results are right and that what was recorded was not run again.
+/// Runs to the end and asserts that the results are right and that recorded nodes did not run again.
 fn goes_on(space: &Space, expected: &std::collections::BTreeMap<String, String>, what: &str) {
     let recorded = space.records(".triplay") as u64;
     let summary = space.triplay(&SMALL).json();
@@ -35,7 +35,7 @@ fn goes_on(space: &Space, expected: &std::collections::BTreeMap<String, String>,
     is_clean(space, what);
 }
 
-/// Asserts that nothing is damaged but for a record that was cut short, and that nothing is left of who was killed.
+/// Asserts that nothing is damaged except a truncated record, and that killed processes left nothing behind.
 fn is_clean(space: &Space, what: &str) {
     let verified = space.triplay(&["cache", "verify", "--json"]);
     let verified: serde_json::Value = serde_json::from_str(&verified.out).unwrap();
@@ -64,7 +64,7 @@ fn killed_at_each_step_of_writing_a_run_goes_on_to_the_same_end() {
     for step in FAIL_POINTS {
         for pass in [1, 9] {
             let seen = failing(&space, step, "kill", pass);
-            // Not every step is passed nine times.
+            // Not every step is reached nine times.
             assert!(seen.code.is_none() || (pass > 1 && seen.code == Some(0)), "{step}: {}", seen.err);
             goes_on(&space, &expected, &format!("killed at {step} ({pass})"));
             fs::remove_dir_all(space.path(".triplay")).unwrap();
@@ -81,11 +81,11 @@ fn a_full_disk_and_a_broken_one_are_said_at_each_step_and_harm_nothing() {
         ("eio", "Input/output error (os error 5)\n  help: the disk reports an error"),
     ] {
         for step in FAIL_POINTS {
-            // Some steps are passed once.
+            // Some steps are reached once.
             let once = step.starts_with("root.rename") || *step == "session";
             let seen = failing(&space, step, action, if once { 1 } else { 2 });
             assert!(!seen.err.contains("panicked"), "{step}: {}", seen.err);
-            // To show others that it is at work is tried again when something is written.
+            // A session is announced again when something is written.
             let is_tried_again = *step == "session";
             assert_eq!(seen.code == Some(0), is_tried_again, "{step}: {}", seen.err);
             if !step.starts_with("file.") && !is_tried_again {
@@ -103,7 +103,7 @@ fn gc_that_is_killed_at_any_step_or_finds_the_disk_full_loses_nothing() {
     let expected = expected(&space);
     for step in FAIL_POINTS_OF_GC {
         for action in ["kill", "enospc"] {
-            // Two runs, of which one lets go of what it had: there is something to throw away and something to keep.
+            // Two runs, one of which is released: there is something to delete and something to keep.
             space.triplay(&[&SMALL[..], &["--seeds", "8"]].concat()).json();
             assert_eq!(space.triplay(&["runs", "rm", "latest"]).code, Some(0));
             space.triplay(&SMALL).json();
@@ -146,7 +146,7 @@ fn five_processes_on_one_cache_compute_each_key_once() {
     assert_eq!(ran as usize, space.records(".triplay"));
 }
 
-/// The program as if on a host of this name that shares the folder, where the kernel's locks are not to be relied on.
+/// The program as if on a host of this name that shares the folder, where kernel locks are not reliable.
 fn on_host(space: &Space, host: &str, args: &[&str]) -> Command {
     let mut command = space.command(args);
     command.env("TRIPLAY_LOCKING", "leases").env("TRIPLAY_HOST", format!("{host}:{host}"));
@@ -191,7 +191,7 @@ fn what_a_host_that_died_was_at_is_taken_over_by_another_and_nothing_recorded_is
         first.kill().unwrap();
         first.wait().unwrap();
         let recorded = space.records(".triplay") as u64;
-        // Of two that are alive beside them, one throws away what no run needs.
+        // Two other processes are alive, and one of them deletes what no run needs.
         let gc = on_host(&space, "spoon", &["cache", "gc", "--json"]).output().unwrap();
         assert_eq!(Seen::from(gc).code, Some(0));
         let summary = Seen::from(second.wait_with_output().unwrap()).json();
@@ -208,7 +208,7 @@ fn expected_nodes(summary: &serde_json::Value) -> u64 {
     summary["ran"].as_u64().unwrap() + summary["cached"].as_u64().unwrap()
 }
 
-/// A signal that is not the end.
+/// Sends a signal that does not end the process, such as STOP.
 fn signal(process: &Child, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status();
     assert!(sent.unwrap().success());
@@ -221,7 +221,7 @@ fn gc_that_stood_still_while_others_went_on_throws_nothing_away() {
     let run = |host: &str| Seen::from(on_host(&space, host, &SMALL).output().unwrap()).json();
     run("cauldron");
     assert_eq!(on_host(&space, "cauldron", &["runs", "rm", "latest"]).status().unwrap().code(), Some(0));
-    // It knows what nobody needs, and throws it away when it goes on.
+    // It has listed the unused blobs, and deletes them when it continues.
     let mut gc = on_host(&space, "cauldron", &["cache", "gc"]);
     gc.env("TRIPLAY_FAIL", "collect.looked:stop");
     let gc = gc.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -233,7 +233,7 @@ fn gc_that_stood_still_while_others_went_on_throws_nothing_away() {
     assert_eq!((space.digests(&summary), &summary["ran"]), (expected.clone(), &0.into()));
     signal(&gc, "CONT");
     let seen = Seen::from(gc.wait_with_output().unwrap());
-    seen.fails(2, "this process stood still for so long that others took it for gone; run it again");
+    seen.fails(2, "this process was suspended for so long that others took it for dead; run it again");
     let summary = run("kettle");
     assert_eq!((space.digests(&summary), &summary["ran"]), (expected, &0.into()), "nothing is lost");
 }
@@ -274,7 +274,7 @@ fn gc_beside_two_runs_takes_nothing_that_they_need() {
     let space = Space::new();
     let expected = expected(&space);
     let other = [&SMALL[..], &["--set", "seed=6"]].concat();
-    // Something to throw away: a run whose folder is gone.
+    // Something to delete: a run with a deleted folder.
     let gone = space.triplay(&[&SMALL[..], &["--set", "seed=7"]].concat()).json();
     fs::remove_dir_all(space.path(gone["results"].as_str().unwrap())).unwrap();
     let mut runs = [space.command(&SMALL).spawn().unwrap(), space.command(&other).spawn().unwrap()];
@@ -317,9 +317,9 @@ fn a_run_whose_folder_was_moved_away_keeps_what_it_needs_until_runs_rm_lets_go_o
     let rm = |more: &[&str]| {
         space.triplay(&[&["runs", "rm", folder.to_str().unwrap()][..], &cache, more].concat())
     };
-    rm(&[]).fails(2, "cannot be seen from here: it may be another user's");
+    rm(&[]).fails(2, "cannot be seen from here: it may belong to another user");
     let removed = rm(&["--force"]);
-    assert!(removed.out.starts_with("let go of "), "{}{}", removed.out, removed.err);
+    assert!(removed.out.starts_with("released "), "{}{}", removed.out, removed.err);
     assert_ne!(gc()["blobs"], 0);
 }
 
@@ -328,7 +328,7 @@ fn a_clock_that_was_set_back_confuses_nobody() {
     let space = Space::new();
     let first = space.triplay(&SMALL).json();
     let results = space.path(first["results"].as_str().unwrap());
-    // The run was made by a clock that was ahead.
+    // A clock that was ahead made the run.
     let ahead = space.path("results/small/20991231-235959");
     fs::rename(&results, &ahead).unwrap();
     let record = fs::read_to_string(ahead.join("run.json")).unwrap();
@@ -339,12 +339,12 @@ fn a_clock_that_was_set_back_confuses_nobody() {
     assert_eq!((&second["ran"], &second["run"]), (&1.into(), &"20991231-235959-2".into()));
     let shown = space.triplay(&["runs", "show", "latest", "--json"]).json();
     assert_eq!(shown["run"]["run"], second["run"], "the latest is the one that was made last");
-    // The run that was renamed is known by its new name; neither is old.
+    // The renamed run is known by its new name, and neither run is old.
     space.triplay(&["cache", "gc", "--older-than", "1h"]);
     assert_eq!(space.triplay(&[&SMALL[..], &["--set", "label=later"]].concat()).json()["ran"], 0);
 }
 
-/// The program where every user may run it.
+/// A copy of the program that every user may run.
 fn program(space: &Space) -> PathBuf {
     fs::set_permissions(space.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let program = space.path("triplay");
@@ -358,7 +358,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// The program run by another user, who lets nobody else read what they write.
+/// The program, run by another user with umask 077.
 fn by(user: u32, group: u32, program: &Path, folder: &Path, args: &[&str]) -> Seen {
     let script = format!("umask 077; exec {} {}", program.display(), args.join(" "));
     let mut command = Command::new("/bin/sh");
@@ -392,7 +392,7 @@ fn two_users_of_a_group_share_one_cache() {
     let first = run(0, &[]);
     let second = run(1, &[]);
     assert_eq!((&second["ran"], &second["cached"]), (&0.into(), &first["ran"]));
-    // What the one alone needs lies where the other cannot look, and is kept all the same.
+    // One user's run is in a folder that the other cannot see, and its blobs are kept.
     run(0, &["--set", "label=own"]);
     fs::set_permissions(&homes[0].1, fs::Permissions::from_mode(0o700)).unwrap();
     let gc = by(
@@ -422,7 +422,7 @@ fn two_users_of_a_group_share_one_cache() {
 fn a_cache_that_may_only_be_read_serves_what_it_has_and_says_what_it_cannot() {
     let space = Space::new();
     let program = program(&space);
-    // Shared with all users of the machine on purpose.
+    // A cache that is shared with all users of the machine on purpose.
     fs::create_dir(space.path(".triplay")).unwrap();
     fs::set_permissions(space.path(".triplay"), fs::Permissions::from_mode(0o755)).unwrap();
     let first = space.triplay(&SMALL).json();

@@ -1,20 +1,19 @@
-//! `docs/first-pipeline.md`, `docs/pipelines.md`, `docs/data.md`, `docs/results.md` and the guides say what is true: their files are written and their commands run, each
-//! section in a folder of its own, and what they print is what the page shows.
+//! Checks the examples of `docs/first-pipeline.md`, `docs/pipelines.md`, `docs/data.md`, `docs/results.md` and the guides: writes their files, runs their
+//! commands, each section in a folder of its own, and compares the output with the page.
 //!
-//! A fenced block with `file=NAME` in its info string is a file; a `console` block has commands (`$ …`, for `sh`)
-//! and, below each, its standard output and error together. `…` stands for anything within a line, a line of `…`
-//! for any lines; how many spaces there are between words does not count. A command has to succeed: where another
-//! exit status is meant the page says `; echo $?`.
+//! A fenced block with `file=NAME` in its info string is a file. A `console` block has commands (`$ …`, for `sh`) and, below
+//! each, its standard output and error together. `…` stands for any text within a line, a line of `…` for any lines. The number
+//! of spaces between words does not matter. A command must succeed; a page that shows another exit status writes `; echo $?`.
 //!
-//! What a model computed is rounded otherwise on other processors: of a `console rough` block only the sentences have to
-//! be printed, in their order: lines without digits that are not indented.
+//! Models compute other digits on other processors. So of a `console rough` block only the sentences must be printed, in their
+//! order. A sentence is a line without digits that is not indented.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::space::Space;
 
-/// What a page has its readers do.
+/// A step that a page tells its readers to do.
 enum Step {
     Write { name: String, text: String },
     Run { command: String, expected: Vec<String>, rough: bool },
@@ -67,7 +66,7 @@ fn the_guide_to_rewards_says_what_is_true_and_shows_the_term_as_it_is() {
     }
 }
 
-/// Plays a page, which has more commands than this.
+/// Checks a page, which must have more than `least` commands.
 fn says_what_is_true(page: &str, least: usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let mut sections = read(&std::fs::read_to_string(path).unwrap());
@@ -81,7 +80,7 @@ fn says_what_is_true(page: &str, least: usize) {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-/// Does what a section says. What came out different.
+/// Does the steps of a section and returns the differences.
 fn play(section: &Section) -> Vec<String> {
     let space = Space::new();
     let mut different = Vec::new();
@@ -120,7 +119,7 @@ fn run(space: &Space, command: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// The sections of a page that have something to do: `##` begins one.
+/// The sections of a page that have steps. `##` begins a section.
 fn read(page: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     let mut lines = page.lines();

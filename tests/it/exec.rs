@@ -1,4 +1,4 @@
-//! `exec` stages as their author knows them: real commands, run by the real program.
+//! `exec` stages from their author's view: real commands, run by the real program.
 
 use std::fs;
 use std::io::Write;
@@ -16,7 +16,7 @@ fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
     command.envs(variables.iter().copied()).output().unwrap().into()
 }
 
-/// Which nodes a run executed.
+/// The nodes that a run executed.
 fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
     space.executed(&play(space, stages, variables).json())
 }
@@ -221,17 +221,14 @@ fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
     );
     fails("command: ln -s /etc/passwd out, outputs: { out: text }", "leads out of the command's folder");
     fails("command: mkfifo out, outputs: { out: text }", "output `out`: it is neither a file nor a folder");
-    fails("command: mkdir -p out/in, outputs: { out: folder }", "`in` is a folder in it");
+    fails("command: mkdir -p out/in, outputs: { out: folder }", "found the folder `in` in it");
     fails(
         "command: [glowvenom]",
         "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the PATH of",
     );
-    fails("command: [glowvenom]", "help: `pass: [PATH]` hands on the PATH of triplay");
+    fails("command: [glowvenom]", "help: `pass: [PATH]` passes on the PATH of triplay");
     fails("command: [glowvenom], env: { PATH: /none }", "`glowvenom` in /none (the command's PATH)");
-    fails(
-        "command: [./brew]",
-        "there is no program `./brew`\n  help: the command runs in a folder of its own",
-    );
+    fails("command: [./brew]", "there is no program `./brew`\n  help: the command runs in its own folder");
     fails("command: [./brew], inputs: { brew: { path: small.yaml } }", "`./brew` is not executable");
     assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0, "nothing stays behind");
 }
@@ -249,7 +246,7 @@ fn who_writes_to_an_input_fails_and_harms_nobody() {
   read: { kind: exec, command: [cat, in.txt], inputs: { in.txt: word } }
 ";
     let seen = play(&space, stages, &[]);
-    // Only root can write to what is read-only.
+    // Only root can write to read-only files.
     let root = seen.err.contains("the command changed its input `in.txt`");
     assert!(root || seen.err.contains("exit code 2"), "{}", seen.err);
     assert_eq!(seen.code, Some(1));
@@ -289,14 +286,17 @@ fn a_folder_that_a_tool_write_protected_is_removed_all_the_same() {
 fn wrong_stages_are_refused_before_anything_runs() {
     let space = Space::new();
     for (stage, expected) in [
-        ("command: ''", "`command` is empty: expected text for `sh -c`, or a program and its arguments"),
-        ("command: []", "`command` is empty"),
-        ("command: ['', a]", "`command` is empty"),
+        (
+            "command: ''",
+            "`command` must not be empty: write text for `sh -c`, or a program and its arguments",
+        ),
+        ("command: []", "`command` must not be empty"),
+        ("command: ['', a]", "`command` must not be empty"),
         (
             "command:",
-            "`command`: expected text for `sh -c`, or a list: a program and its arguments, found nothing",
+            "`command` must be text for `sh -c`, or a list: a program and its arguments, found nothing",
         ),
-        ("command: [a, [b]]", "`command.1`: expected text, found a list"),
+        ("command: [a, [b]]", "`command.1` must be text, found a list"),
         ("command: [a, $b]", "there is no parameter `b`"),
         ("inputs: {}", "needs the key `command`"),
         ("command: a, comand: b", "has no key `comand`"),
@@ -306,31 +306,34 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ),
         (
             "command: a, outputs: { notes: 5 }",
-            "expected a type such as `model`, or { type: text, path: notes.txt }",
+            "must be a type such as `model`, or { type: text, path: notes.txt }",
         ),
         ("command: a, outputs: { notes: { typ: text } }", "help: did you mean `type`?"),
-        ("command: a, outputs: [model]", "expected a map of names and types"),
+        ("command: a, outputs: [model]", "must be a map of names and types"),
         ("command: a, outputs: { log: text }", "`log` is always an output"),
-        ("command: a, outputs: { a: { type: text, path: ../a } }", "`outputs`: `../a` is not a file's name"),
-        ("command: a, inputs: { /etc/a: b }", "`inputs`: `/etc/a` is not a file's name"),
-        ("command: a, inputs: { '': b }", "`inputs`: `` is not a file's name"),
-        ("command: a, inputs: { a//b: b }", "`inputs`: `a//b` is not a file's name"),
+        ("command: a, outputs: { a: { type: text, path: ../a } }", "`outputs`: `../a` must be a path within"),
+        ("command: a, inputs: { /etc/a: b }", "`inputs`: `/etc/a` must be a path within"),
+        ("command: a, inputs: { '': b }", "`inputs`: `` must be a path within"),
+        ("command: a, inputs: { a//b: b }", "`inputs`: `a//b` must be a path within"),
         ("command: a, inputs: { a: { path: no.txt } }", "there is no file no.txt"),
         (
             "command: a, inputs: { a: { path: small.yaml }, a/b: { path: small.yaml } }",
-            "`inputs`: `a` and `a/b` are in each other's way",
+            "`inputs`: `a` and `a/b` conflict: each file needs a path of its own",
         ),
         (
             "command: a, inputs: { a: { path: small.yaml } }, outputs: { a: text }",
-            "is an input and an output",
+            "must not be both an input and an output",
         ),
-        ("command: a, env: { 'A=B': c }", "`A=B` is not the name of an environment variable"),
-        ("command: a, env: { A: [] }", "`env.A`: expected text, found a list"),
-        ("command: a, env: { A: }", "`env.A`: expected text, found nothing"),
-        ("command: a, env: { A: b }, pass: [A]", "`A` stands twice in `env`, `inherit` and `pass`"),
-        ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` is set by triplay"),
-        ("command: a, transient: [0]", "`transient` lists exit codes of failures"),
-        ("command: a, transient: [256]", "`transient.0`: expected a whole number from 0 to 255, found 256"),
+        (
+            "command: a, env: { 'A=B': c }",
+            "the name of a variable must not be empty or have `=`, found `A=B`",
+        ),
+        ("command: a, env: { A: [] }", "`env.A` must be text, found a list"),
+        ("command: a, env: { A: }", "`env.A` must be text, found nothing"),
+        ("command: a, env: { A: b }, pass: [A]", "`A` must appear only once in `env`, `inherit` and `pass`"),
+        ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` must not be listed: triplay sets it"),
+        ("command: a, transient: [0]", "`transient` must list exit codes of failures"),
+        ("command: a, transient: [256]", "`transient.0` must be a whole number from 0 to 255, found 256"),
     ] {
         let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
         seen.fails(2, expected);
@@ -403,7 +406,7 @@ fn a_run_under_nohup_goes_on_when_the_terminal_goes_and_so_does_its_command() {
         );
         space.write("p.yaml", &format!("pipeline: p\nstages:\n{stage}"));
         let run = space.command(&["pipeline", "run", "p.yaml"]);
-        // What `nohup` does, and a shell for what a script starts with `&`.
+        // Ignored signals, as by `nohup`, and by a shell for commands that a script starts with `&`.
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]).arg(run.get_program());
         shell.args(run.get_args()).current_dir(run.get_current_dir().unwrap()).env_remove("TRIPLAY_CACHE");
@@ -453,7 +456,7 @@ fn what_a_command_leaves_running_is_ended_and_fails_the_stage_by_its_name() {
     // The child, the daemon, the inner shell and its child.
     let named = seen.err.lines().find(|line| line.contains("still running")).unwrap();
     assert_eq!((named.matches("sleep (").count(), named.matches("sh (").count()), (3, 1), "{named}");
-    assert!(seen.err.contains("help: `wait` for what runs in the background"), "{}", seen.err);
+    assert!(seen.err.contains("help: `wait` for background processes"), "{}", seen.err);
     assert!(seen.err.contains("\n  | done\n"), "{}", seen.err);
     assert_eq!(marked(&marker), 0, "gone when the stage is done");
 }
@@ -484,7 +487,7 @@ fn a_timeout_or_ctrl_c_does_not_wait_for_what_a_command_left() {
     seen.fails(1, "error: a: timed out after 1s\n  still running after its end: sleep (");
     assert!(begun.elapsed() < Duration::from_secs(6) && marked(&marker) == 0);
     let child = start(&space, &stage("retry: 0"));
-    // The supervisor and what was left.
+    // The supervisor and the remaining processes.
     wait_for("all are there", || marked(&marker) == 2);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(marked(&marker), 2);
@@ -566,7 +569,7 @@ fn five_seeds_of_a_command_that_draws_nothing_run_it_once() {
     let summary = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
     assert_eq!((&summary["ran"], &summary["cached"]), (&6.into(), &4.into()));
     space.write("p.yaml", &format!("pipeline: p\nstages:{}", stages.replace(", random: true", "")));
-    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "help: say `random: true`");
+    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "help: add `random: true`");
 }
 
 #[test]
@@ -581,7 +584,7 @@ fn nodes_side_by_side_have_other_gpus() {
         ),
     );
     let mut command = space.command(&["pipeline", "run", "p.yaml", "--json", "--jobs", "2"]);
-    // Of this test alone, whatever the machine has.
+    // A resource of this test alone, whatever the machine has.
     let names = ["a", "b", "c"].map(|name| format!("test-{}-{name}", std::process::id()));
     let seen: Seen = command.env("CUDA_VISIBLE_DEVICES", names.join(",")).output().unwrap().into();
     seen.json();
@@ -671,7 +674,7 @@ fn a_stage_that_asks_for_more_gpus_than_may_be_used_fails_and_says_so() {
     );
     let mut command = space.command(&["pipeline", "run", "p.yaml"]);
     let seen = Seen::from(command.env("CUDA_VISIBLE_DEVICES", "5").output().unwrap());
-    seen.fails(1, "two: it takes 2 of `gpu`, but CUDA_VISIBLE_DEVICES names 1\n  help: let it name more, or ask for less");
+    seen.fails(1, "two: it takes 2 of `gpu`, but CUDA_VISIBLE_DEVICES names 1\n  help: name more GPUs there, or ask for less");
 }
 
 #[test]
@@ -733,7 +736,7 @@ fn a_process_that_dies_costs_its_node_and_no_other() {
     let seen = Seen::from(child.wait_with_output().unwrap());
     seen.fails(
         1,
-        "error: dies: its process was killed by signal 9: the system does that where memory is short",
+        "error: dies: its process was killed by signal 9: the system does that when memory is short",
     );
     let summary: serde_json::Value = serde_json::from_str(&seen.out).unwrap();
     assert_eq!((&summary["ran"], &summary["failed"]), (&1.into(), &1.into()));

@@ -1,5 +1,5 @@
-//! `triplay runs export`, as far as it can be told without the programs that it is for; tests/peers/exports_round_trip.py
-//! has those read it.
+//! `triplay runs export`, as far as it can be tested without the other programs; tests/peers/exports_round_trip.py reads the
+//! files with them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn a_run_is_written_for_each_program() {
     let space = Space::new();
     space.run(&["--seeds", "5,6"]);
 
-    // A log for each seed and each of three models that were measured.
+    // A log for each seed and each of the three measured models.
     let logs = space.exported("inspect", "inspect", &[]);
     assert_eq!(logs.len(), 6, "{logs:?}");
     for path in &logs {
@@ -102,7 +102,7 @@ fn what_is_there_is_not_overwritten_and_one_file_is_one_file() {
     space.exported("csv", "out", &[]);
     space
         .export("csv", "out", &[])
-        .fails(2, "error: out is there and not empty: name a new folder, or remove it first\n");
+        .fails(2, "error: out must be a new or empty folder, found files in it; name a new folder, or remove it first\n");
     space.export("jbb", "one.json", &[]).fails(
         2,
         "error: cannot write one.json: there are 3 files to write: name a folder instead of one.json\n",
@@ -111,14 +111,14 @@ fn what_is_there_is_not_overwritten_and_one_file_is_one_file() {
     space.write("one.json", "{\"parameters\": {\"method\": \"PAIR\"}}");
     space.export("jbb", "one.json", &[]).fails(
         2,
-        "error: one.json is there and is no export of triplay; name another file, remove it first, or replace it with --force\n",
+        "error: one.json must be new or an earlier export of triplay, found another file; name another file, remove it first, or replace it with --force\n",
     );
     space.export("csv", "none/out", &[]).fails(2, "error: there is no folder none: make it first\n");
     space.export("csv", "x", &["--reveal", "--redact"]).fails(2, "cannot be used with");
     space.triplay(&["runs", "export", "none", "--to", "csv", "-o", "x"]).fails(2, "there is no run `none`");
     space.triplay(&["runs", "export", "latest@full", "--to", "csv", "-o", "x"]).fails(
         2,
-        "`latest@full`: a run is exported whole, each ablation and seed on its own: write `latest`",
+        "`latest@full` must be a whole run, from which each ablation and seed is exported: write `latest`",
     );
     let left: Vec<PathBuf> = files(&space.path(""))
         .into_iter()
@@ -143,7 +143,7 @@ fn texts_that_no_sandbox_made_up_stay_where_they_are() {
     );
     assert_eq!(space.triplay(&["pipeline", "run", "own.yaml"]).code, Some(0));
     let seen = space.export("csv", "own", &[]);
-    assert!(seen.err.contains("note: texts are left out") && seen.err.contains("--reveal"), "{}", seen.err);
+    assert!(seen.err.contains("note: texts are omitted") && seen.err.contains("--reveal"), "{}", seen.err);
     let read = |out: &str| fs::read_to_string(space.path(out).join("attacks.csv")).unwrap();
     assert!(read("own").contains(",[redacted: "), "{}", read("own"));
     let texts = space.triplay(&["data", "show", "latest:attacks", "--json", "--columns", "seed"]);
@@ -152,9 +152,9 @@ fn texts_that_no_sandbox_made_up_stay_where_they_are() {
     assert!(!read("own").contains(seed), "{}", read("own"));
     space.exported("csv", "revealed", &["--reveal"]);
     assert!(read("revealed").contains(seed) && !read("revealed").contains("[redacted: "));
-    space.export("inspect", "x", &[]).fails(2, "nothing was evaluated in these runs, or not yet");
+    space.export("inspect", "x", &[]).fails(2, "these runs have not evaluated anything (yet)");
 
-    // The sandbox's are shown, unless somebody says otherwise; what is half-finished says so.
+    // Texts of the sandbox are exported, unless `--redact` is given.
     let small = ["runs", "export", "small/latest", "--to", "csv", "-o"];
     assert_eq!(space.triplay(&[&small[..], &["small"]].concat()).code, Some(0));
     assert!(!read("small").contains("[redacted: "));

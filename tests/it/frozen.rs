@@ -1,5 +1,5 @@
-//! Frozen models in the files that they come in, made here: GGUF files beside candle-transformers' own
-//! decoders, and a sentence encoder.
+//! Frozen models in foreign file formats, made here: GGUF files, compared with candle-transformers' own decoders, and a sentence
+//! encoder.
 
 use std::fs;
 use std::path::Path;
@@ -38,10 +38,10 @@ struct Sizes {
     heads: usize,
     kv_heads: usize,
     head: usize,
-    /// What its matrices are quantised to.
+    /// The quantisation of its matrices.
     matrices: GgmlDType,
     tied: bool,
-    /// llama.cpp's name of how its tokenizer cuts words.
+    /// llama.cpp's name of its tokenizer's word splitting.
     words: &'static str,
 }
 
@@ -111,7 +111,7 @@ fn write_gguf(sizes: &Sizes, path: &Path) {
     let real = |name: &str, value: f32| (format!("{}.{name}", sizes.family), Value::F32(value));
     let mut metadata = vec![
         ("general.architecture".to_owned(), Value::String(sizes.family.into())),
-        // Asks candle-transformers for f32 where it would compute in f16.
+        // Makes candle-transformers compute in f32 instead of f16.
         ("general.dtype".to_owned(), Value::U32(0)),
         number("attention.head_count", sizes.heads),
         number("attention.head_count_kv", sizes.kv_heads),
@@ -196,7 +196,7 @@ fn gguf_models_stay_quantised_and_have_the_logits_of_candle_transformers() {
         let theirs = theirs(sizes.family, &path);
         let scale = theirs.iter().map(|logit| logit * logit).sum::<f32>();
         let apart = mine.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
-        // Activations are rounded to eight bits on the way: a last digit of theirs can fall the other way.
+        // Activations are rounded to eight bits, and the last bit can differ.
         let deviation = (apart / scale).sqrt();
         assert!(deviation < 5e-3, "{}: logits are {deviation} apart", sizes.family);
     }
@@ -235,8 +235,8 @@ fn a_gguf_file_brings_its_tokenizer_and_plays_in_a_pipeline() {
     assert_eq!(ids("llama.gguf"), ids(FIXTURE));
     space.triplay(&["model", "score", "--model", "unknown.gguf", "--text", text]).fails(
         2,
-        "(the tokenizer cannot be made of the file's: its rule for words is of-my-own): name a folder \
-         with the file and the model's tokenizer.json",
+        "(the tokenizer cannot be read from the file: `tokenizer.ggml.pre` must be that of Qwen 2 or Llama 3, found \
+         of-my-own): put the file and the model's tokenizer.json into a folder, and name the folder",
     );
     let greedy = ["--greedy", "--max-new-tokens", "6", "--json"];
     let generate = |model: &str| {
@@ -262,16 +262,15 @@ stages:
   trained: { kind: sft, model: { path: frozen.gguf }, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }
 ",
     );
-    space.triplay(&["pipeline", "run", "frozen.yaml"]).fails(
-        1,
-        "error: trained: quantised weights are frozen, and so cannot be trained, nor an adapter on them",
-    );
+    space
+        .triplay(&["pipeline", "run", "frozen.yaml"])
+        .fails(1, "error: trained: quantised weights cannot be trained, nor can an adapter on them");
     let rows = space.triplay(&["data", "show", "latest:responses", "--json", "--rows", "1"]).out;
     assert!(rows.contains("<|im_start|>user"), "{rows}");
-    // How long it can read is in the file too.
+    // The file also has the number of positions.
     let long = fs::read_to_string(space.path("frozen.yaml")).unwrap();
     space.write("long.yaml", &long.replace("max_new_tokens: 4", "max_new_tokens: 1000000"));
-    let message = "positions of the model `frozen.gguf`, found 1000000: a prompt has to fit beside it";
+    let message = "positions of the model `frozen.gguf`, found 1000000: the prompt needs room too";
     space.triplay(&["pipeline", "check", "long.yaml"]).fails(2, message);
 }
 
@@ -291,20 +290,20 @@ fn a_broken_gguf_file_is_refused() {
             cases.push(file);
         }
     }
-    // An alignment of nothing, in place of a name of the same length.
+    // An alignment of 0, in place of a key of the same length.
     let name = b"qwen3.block_count";
     let at = whole.windows(name.len()).position(|bytes| bytes == name).unwrap();
     let mut file = whole.clone();
     file[at..at + name.len()].copy_from_slice(b"general.alignment");
     file[at + name.len() + 4..][..4].copy_from_slice(&[0; 4]);
     cases.push(file);
-    // Fewer blocks than there are, and more than any model has.
+    // Fewer blocks than the file has, and more than any model has.
     for blocks in [1u32, 2_000_000_000] {
         let mut file = whole.clone();
         file[at + name.len() + 4..][..4].copy_from_slice(&blocks.to_le_bytes());
         cases.push(file);
     }
-    // Keys put before the others. A divisor of nothing is found wherever it stands, and in whatever type.
+    // Keys inserted before the others. A divisor of 0 is an error at any position and in any type.
     let with_key = |name: &str, kind: u32, value: &[u8]| {
         let mut file = whole.clone();
         let keys = u64::from_le_bytes(file[16..24].try_into().unwrap());
@@ -349,7 +348,7 @@ fn what_a_gguf_file_may_not_say_is_named() {
         Checkpoint::load(&space.path("spoilt.gguf"), &Compute::default()).err().unwrap().to_string()
     };
     let at = |name: &str| whole.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
-    // Names are replaced by others of their length; 4 is the number of the type U32.
+    // Names are replaced by others of the same length; 4 is the number of the type U32.
     let rename = |from: &'static str, to: &'static str| {
         assert_eq!(from.len(), to.len());
         move |file: &mut Vec<u8>| file[at(from)..][..to.len()].copy_from_slice(to.as_bytes())
@@ -367,26 +366,26 @@ fn what_a_gguf_file_may_not_say_is_named() {
         (Box::new(rename("qwen3.context_length", "qwen3.context_layers")), "has no `qwen3.context_length`"),
         (
             Box::new(rename("qwen3.rope.dimension_count", "qwen3.rope.dimension_parts")),
-            "has the key `qwen3.rope.dimension_parts` (U32(32)), which is not known and might change what the model computes",
+            "unknown key `qwen3.rope.dimension_parts` (U32(32)): it might change what the model computes",
         ),
         // After the name: dimensions, their sizes, the type, the offset.
         (
             Box::new(move |file: &mut Vec<u8>| {
                 file[place + 24..][..8].copy_from_slice(&u64::MAX.to_le_bytes())
             }),
-            "but there are ",
+            "but the file has ",
         ),
-        (Box::new(move |file: &mut Vec<u8>| file[place + 24] += 1), "which is no multiple of 32"),
-        (Box::new(move |file: &mut Vec<u8>| file[place + 24..][..8].fill(0)), "share bytes"),
         (
-            Box::new(move |file: &mut Vec<u8>| file[place + 20] = 99),
-            "in a way that is not supported (ggml's type 99)",
+            Box::new(move |file: &mut Vec<u8>| file[place + 24] += 1),
+            "must begin at a multiple of 32 bytes, found ",
         ),
+        (Box::new(move |file: &mut Vec<u8>| file[place + 24..][..8].fill(0)), "share bytes"),
+        (Box::new(move |file: &mut Vec<u8>| file[place + 20] = 99), "found ggml's type 99"),
         (
             Box::new(move |file: &mut Vec<u8>| file[place + 4] = 63),
-            "has rows of 63 numbers, but Q8_0 packs 32 together",
+            "must have rows of a multiple of 32 numbers for Q8_0, found 63",
         ),
-        (Box::new(|file: &mut Vec<u8>| file[4] = 7), "has version 7; there are: 2, 3"),
+        (Box::new(|file: &mut Vec<u8>| file[4] = 7), "must have version 2 or 3, found 7"),
         (Box::new(|file: &mut Vec<u8>| file[..4].copy_from_slice(b"FUGG")), "for big-endian machines"),
     ];
     for (number, (change, expected)) in cases.iter().enumerate() {
@@ -426,8 +425,8 @@ fn any_gguf_file_is_read_or_refused() {
     assert!(read > 0, "a change of a weight or of a name in the vocabulary is read");
 }
 
-/// The greatest and the mean distance between log-probabilities of two decoders for the tokens of rows, and in how many places
-/// another token is the most probable.
+/// The greatest and the mean difference between the log-probabilities of two decoders for the tokens of rows, and the number of
+/// positions at which their most probable tokens differ.
 fn apart(one: &Checkpoint, other: &Checkpoint, rows: &[Vec<u32>]) -> (f32, f32, f32) {
     let batch = Packed::new(rows);
     let numbers = |model: &Checkpoint| {
@@ -496,7 +495,7 @@ fn quantise(from: &Path, to: &Path, kind: GgmlDType) {
     gguf_file::write(&mut file, &metadata, &tensors).unwrap();
 }
 
-/// What `docs/models.md` says of quantisations: `cargo test --test it frozen::how_far -- --nocapture` prints it.
+/// The figures on quantisations in `docs/models.md`: `cargo test --test it frozen::how_far -- --nocapture` prints it.
 /// `TRIPLAY_QUANTISE` names another folder of the Qwen3 family, widths multiples of 256.
 #[test]
 fn how_far_packed_weights_are_from_unpacked_ones_and_unpacked_ones_are_exact() {
@@ -544,7 +543,7 @@ stages:
         let packed = Checkpoint::load(&folder, &Compute::default()).unwrap();
         let unpacked = Checkpoint::load(&folder, &exact).unwrap();
         assert!(packed.params.is_quantized() && !unpacked.params.is_quantized());
-        // The same numbers as a Hugging Face folder give the same bits.
+        // A Hugging Face folder with the same numbers gives the same bits.
         for (name, var) in plain.params.iter().filter(|(_, var)| var.dims().len() > 1) {
             let blocks = QTensor::quantize(var.as_tensor(), kind).unwrap();
             let expected =
@@ -557,7 +556,7 @@ stages:
         println!("| {kind:?} | {worst:.3} | {mean:.4} | {:.0}% | {lost:.3} |", 100.0 * differ);
         assert!(worst.is_finite() && worst < 2.0, "{kind:?}: {worst}");
     }
-    // It counts for keys, and what is unpacked stays frozen.
+    // The dtype is part of the key, and an unpacked model stays frozen.
     let args = ["model", "score", "--model", "Q4K", "--text", texts[0], "--json"];
     let score = |more: &[&str]| space.triplay(&[&args[..], more].concat()).json()["nll"].as_f64().unwrap();
     assert_ne!(score(&[]), score(&["--dtype", "f32-dequantized"]));
@@ -580,10 +579,9 @@ stages:
     let trained = "  more: { kind: sft, model: { path: Q4K }, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }\n";
     let text = fs::read_to_string(space.path("frozen.yaml")).unwrap();
     space.write("frozen.yaml", &(text + trained));
-    space.triplay(&["pipeline", "run", "frozen.yaml", "--set", "dtype=f32-dequantized"]).fails(
-        1,
-        "error: more: quantised weights are frozen, and so cannot be trained, nor an adapter on them",
-    );
+    space
+        .triplay(&["pipeline", "run", "frozen.yaml", "--set", "dtype=f32-dequantized"])
+        .fails(1, "error: more: quantised weights cannot be trained, nor can an adapter on them");
 }
 
 fn write_encoder(folder: &Path) -> bert::Config {
@@ -677,7 +675,7 @@ fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
     let cosine = row["components"].as_array().unwrap().iter().find(|term| term["name"] == "cosine").unwrap();
     assert!(cosine["score"].as_f64().unwrap() < 0.0, "{row}");
 
-    // What sentence-transformers says beside it is understood or refused.
+    // Further files of sentence-transformers are understood or refused.
     let refused = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -693,7 +691,7 @@ fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
     let module = |kind: &str| format!("[{{ \"type\": \"sentence_transformers.models.{kind}\" }}]");
     assert_eq!(refused("modules.json", &module("Normalize")), "");
     assert!(refused("modules.json", &module("Dense")).contains(
-        "modules.json: has the module `sentence_transformers.models.Dense`, which is not supported; there are: Transformer"
+        "modules.json: its modules must be among Transformer, Pooling, Normalize, found `sentence_transformers.models.Dense`"
     ));
     assert_eq!(
         refused("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\": true, \"include_prompt\": true}"),
@@ -718,6 +716,6 @@ fn a_sentence_encoder_pools_the_mean_of_real_tokens_and_normalises() {
     tensors.remove("encoder.layer.1.output.dense.weight");
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
     let error = Embedder::load(&folder, &Compute::default()).err().unwrap().to_string();
-    assert!(error.contains("encoder/model.safetensors: does not fit its config.json: "), "{error}");
+    assert!(error.contains("encoder/model.safetensors: does not match its config.json: "), "{error}");
     assert!(error.contains("encoder.layer.1.output.dense.weight"), "{error}");
 }

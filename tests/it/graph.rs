@@ -1,4 +1,4 @@
-//! What `pipeline graph` draws: goldens of one small pipeline in all formats, folded and written out.
+//! `pipeline graph`: golden files of one small pipeline in all formats, folded and unrolled.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::space::Space;
 
-/// A matrix, a file, nested loops, values that are carried, an output that is not the first.
+/// A matrix, a file, nested loops, carried values, and an output that is not the first.
 const BREW: &str = "
 pipeline: brew
 params: { rounds: 3 }
@@ -84,7 +84,7 @@ fn edges_begin_and_end_at_nodes_and_loops_nest() {
         if unroll {
             assert_eq!(stages, 70, "as many as a run has");
         }
-        // Every node but the roots is fed.
+        // Every node except the roots has an input.
         let fed: BTreeSet<String> = list("edges").iter().map(|edge| edge["to"].to_string()).collect();
         let roots: Vec<Value> =
             list("nodes").iter().filter(|node| !fed.contains(&node["id"].to_string())).cloned().collect();
@@ -143,7 +143,7 @@ fn reduced_it_lacks_what_follows_and_leads_wherever_it_led() {
     text.fails(2, "must have at most 10000 nodes, found ");
 }
 
-/// The edges of a graph but for those that go back.
+/// The edges of a graph without those to the next round.
 struct Forward {
     edges: BTreeSet<(String, String)>,
 }
@@ -156,7 +156,7 @@ impl Forward {
         Forward { edges: edges.map(|edge| (end(edge, "from"), end(edge, "to"))).collect() }
     }
 
-    /// Whether there is a way; `around` the edge that there is.
+    /// Whether there is a path; with `around`, one other than the direct edge.
     fn leads(&self, from: &str, to: &str, around: bool) -> bool {
         let (mut open, mut seen) = (vec![from], BTreeSet::new());
         while let Some(at) = open.pop() {
@@ -191,7 +191,7 @@ fn a_folder_that_is_read_for_several_things_is_drawn_once() {
     let nodes = drawn.json()["nodes"].as_array().unwrap().clone();
     let files = nodes.iter().filter(|node| node.to_string().contains("qwen3-tiny"));
     assert_eq!(files.count(), 1, "{nodes:?}");
-    // One that cannot be read is one error.
+    // A pipeline that cannot be read gives one error.
     space.write("p.yaml", &of(Path::new("nowhere")));
     let seen = space.triplay(&["pipeline", "check", "p.yaml"]);
     assert_eq!((seen.code, seen.err.matches("error: ").count()), (Some(2), 1), "{}", seen.err);

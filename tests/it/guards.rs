@@ -1,4 +1,4 @@
-//! Guards: a phase that goes wrong is halted, and the next one goes on.
+//! Guards: a phase that goes wrong is halted, and the next one continues.
 
 use std::fs;
 
@@ -78,13 +78,13 @@ fn a_guard_halts_the_phase_and_the_next_phase_goes_on() {
     let digests = space.digests(&summary);
     let model = |round: u32, step: u32| digests[&format!("play[{round}]/red[{step}]/update.model")].clone();
     assert_ne!(model(1, 1), model(1, 2));
-    // The steps that follow hand the model on as it is; in the second round another file says where it halted.
+    // Later steps hand the model on unchanged; in the second round another file names the step at which it halted.
     assert!(model(1, 2) == model(1, 3) && model(1, 3) == model(1, 4));
     assert_ne!(model(1, 4), model(2, 1));
     assert_ne!(model(1, 2), model(2, 2));
     assert_eq!(model(2, 2), model(2, 4));
 
-    // What comes out is the model before step 1, with what says why.
+    // The output is the model before step 1, with the file that gives the reason.
     let results = summary["results"].as_str().unwrap();
     let models = space.path(results).join("models");
     let last = models.join("play[2].red[4].update");
@@ -107,7 +107,7 @@ fn a_guard_halts_the_phase_and_the_next_phase_goes_on() {
     assert_eq!(value("play[1]/red[2]/update", "halted", "kl_limit"), Some(1e-6));
     assert_eq!(value("play[1]/red[3]/update", "halted", "kl"), None);
 
-    // Again: nothing to do, and it is still said.
+    // A repeated run has nothing to do, and still reports the halt.
     let again = space.triplay(&["pipeline", "run", "p.yaml"]);
     assert!(again.err.contains("play[1]/red[2]/update: halted: kl "), "{}", again.err);
 }
@@ -136,10 +136,10 @@ fn guards_that_make_no_sense_are_errors() {
         space.write("p.yaml", &PIPELINE.replace(GUARDS, guards));
         space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, expected);
     };
-    fails("guards: { kl: -1, previous: previous }", "`kl` is a number from 0 on");
+    fails("guards: { kl: -1, previous: previous }", "`kl` must be at least 0, found -1");
     fails(
         "guards: { min_entropy: 2, max_entropy: 1, previous: previous }",
-        "`min_entropy` must be at most `max_entropy`",
+        "`min_entropy` must be at most `max_entropy` = 1, found 2",
     );
     fails("guards: { kl: 1 }", "previous");
 }

@@ -1,5 +1,5 @@
-//! pipelines/huggingface.yaml from its first node to its last, on small checkpoints of three families with tokenizers of
-//! their own; and what models cannot be asked, or answer beside the question.
+//! pipelines/huggingface.yaml from its first node to its last, on small checkpoints of three families with tokenizers of their
+//! own; and prompts that models cannot take, or answer off topic.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -142,7 +142,7 @@ fn the_pipeline_for_checkpoints_of_ones_own_runs_all_phases() {
     assert_eq!(responses.len(), 12);
     assert_eq!(column(&responses, "defender"), ["a", "b", "defender"].into());
     for row in rows(&space, "play[1]/red[1]/verdicts") {
-        // Who could not say anything to nothing was not asked.
+        // A model is not asked about an empty text.
         let expected = match (&row["response"], &row["attack"]) {
             (response, attack) if response == "" && attack == "" => "undetermined",
             (response, _) if response == "" => "rejective",
@@ -190,7 +190,7 @@ fn the_pipeline_for_checkpoints_of_ones_own_runs_all_phases() {
     }
     assert_eq!(run(&[]).json()["ran"], 0);
 
-    // A template counts by its content.
+    // A template enters the key by its content.
     let template = space.path("pipelines/templates/evaluator.jinja");
     let text = fs::read_to_string(&template).unwrap();
     fs::write(&template, text.replace("one letter", "a single letter")).unwrap();
@@ -202,11 +202,11 @@ fn the_pipeline_for_checkpoints_of_ones_own_runs_all_phases() {
     let wrong = space.triplay(&["pipeline", "check", FILE]);
     wrong.fails(
         2,
-        "the evaluator's prompt template in pipelines/templates/evaluator.jinja: there is no `respons`",
+        "the evaluator's prompt template in pipelines/templates/evaluator.jinja: there is no variable `respons`",
     );
 }
 
-/// A pipeline on one checkpoint, with what differs between cases.
+/// A pipeline on one checkpoint, with the parts that differ between cases.
 fn asking(too_long: &str, labels: &str) -> String {
     format!(
         r#"pipeline: asking
@@ -248,7 +248,7 @@ fn what_cannot_be_asked_or_read_is_counted_and_shown() {
     let seen = run("error", "first_word");
     seen.fails(1, "error: attacks: row ");
     for part in
-        ["the attacker's prompt has ", "and max_new_tokens 6", "has 2048 positions", "`too_long: skip`"]
+        ["the attacker's prompt (", "and max_new_tokens (6", "into the 2048 positions", "`too_long: skip`"]
     {
         assert!(seen.err.contains(part), "{}", seen.err);
     }
@@ -266,7 +266,7 @@ fn what_cannot_be_asked_or_read_is_counted_and_shown() {
     for note in ["4 attacks, 2 too long to ask", &unread, "undetermined, "] {
         assert!(seen.err.contains(note), "{note}: {}", seen.err);
     }
-    // What is empty harms nobody and is of no use; what nobody was asked for is not known.
+    // An empty response is rejective; a response that was never asked for is undetermined.
     for (row, response) in rows(&space, "verdicts").iter().zip(&responses) {
         let is_silent = row["response"].as_str().unwrap().trim().is_empty() && was_asked(response);
         assert_eq!(row["class"], if is_silent { "rejective" } else { "undetermined" }, "{row}");
@@ -284,7 +284,7 @@ fn what_cannot_be_asked_or_read_is_counted_and_shown() {
         assert!(!nothing || row["text"] == "", "{row}");
     }
     assert!(responses.iter().any(|row| row["text"] != ""));
-    // The mark never came, but what the model wrote is kept.
+    // The mark never came, but the text of the model is kept.
     assert!(responses.iter().any(|row| row["defender"] == "defender" && row["completion"] != ""));
     let labels = rows(&space, "labels");
     assert!(labels.iter().all(|row| row["class"] == "undetermined"), "{labels:?}");

@@ -17,7 +17,7 @@ fn space() -> Space {
     space
 }
 
-/// Imports; the report and the rows that were written.
+/// Imports files and returns the report and the rows that were written.
 fn import(space: &Space, args: &[&str]) -> (Value, Vec<Value>) {
     let report =
         space.triplay(&[&["data", "import", "--json", "--out", "seeds.parquet"], args].concat()).json();
@@ -129,7 +129,7 @@ fn each_dataset_is_recognised_and_mapped() {
     );
 }
 
-/// Ten more datasets, as the hub has them: their columns, and rows that are made up.
+/// Ten more datasets with the columns that they have on the hub, and made-up rows.
 #[test]
 fn the_datasets_of_the_field_are_read_by_name() {
     let space = space();
@@ -148,14 +148,14 @@ fn the_datasets_of_the_field_are_read_by_name() {
             r#"{"prompt": "Brew glowvenom", "response": "No.", "category": {"curses,hexes": false, "potions,teas": true, "locks": true}, "is_safe": true}
 {"prompt": "Name a tea", "response": "Moonmint.", "category": {"curses,hexes": false, "potions,teas": false, "locks": false}, "is_safe": true}"#,
             &["--task", "hazard"],
-            "hazard: as you say",
+            "hazard: set by --task",
             &["beavertails/x hazard potions,teas train", "beavertails/x hazard unspecified train"],
         ),
         (
             "pku/train.jsonl",
             r#"{"prompt": "Pick a vaultseal", "response_0": "No.", "response_1": "Tap it.", "prompt_source": "Alpaca", "is_response_0_safe": true, "is_response_1_safe": false, "response_0_harm_category": {"Locks": false, "Curses": false}, "response_1_harm_category": {"Locks": true, "Curses": true}, "better_response_id": 1, "safer_response_id": 0}"#,
             &["--task", "hazard"],
-            "hazard: as you say",
+            "hazard: set by --task",
             &["pku-saferlhf/x hazard Locks train"],
         ),
         (
@@ -175,7 +175,7 @@ fn the_datasets_of_the_field_are_read_by_name() {
 {"num_annotations": 2, "id": "a3", "text": "Moonmint", "text_type": "llm_response", "labels_0": "Safe", "labels_1": "Safe", "labels_2": null, "labels_3": null, "labels_4": null}
 {"num_annotations": 2, "id": "a4", "text": "Mist?", "text_type": "user_message", "labels_0": "Safe", "labels_1": "Potions", "labels_2": null, "labels_3": null, "labels_4": null}"#,
             &[],
-            "of each row by most of its `labels_…`",
+            "of each row by the majority of its `labels_…`",
             &["aegis/a1 hazard Potions train", "aegis/a2 benign unspecified train"],
         ),
         (
@@ -256,37 +256,37 @@ fn the_datasets_of_the_field_are_read_by_name() {
     let toxic_chat = serde_json::json!({ "jailbreak without toxicity, neither hazard nor benign": 1 });
     assert_eq!(left_out("toxic-chat_annotation_train.csv"), toxic_chat);
 
-    // Labels of responses say nothing of prompts.
+    // Labels of responses say nothing about prompts.
     for (file, label) in [
         ("beavertails/30k-train.jsonl", "`is_safe` is about the response"),
         ("pku/train.jsonl", "`is_response_0_safe` and `is_response_1_safe` are about the responses"),
     ] {
         let message = format!(
-            "error: {file}:1: nothing says whether this is a hazard or benign: {label}\n  help: say it of all rows with \
+            "error: {file}:1: the task of this row (hazard or benign) is unknown: {label}\n  help: set it for all rows with \
              --task hazard or --task benign\n"
         );
         space.triplay(&["data", "import", file]).fails(2, &message);
     }
-    // What the hub or GitHub has in other files is refused with what to do.
+    // Other file formats of the hub or GitHub are refused with a hint.
     for (file, message) in [
         (
             "MaliciousInstruct.txt",
-            "error: MaliciousInstruct.txt: a text does not say where one prompt ends\n  help: make it",
+            "error: MaliciousInstruct.txt: a .txt file does not mark where a prompt ends\n  help: convert it",
         ),
         ("train.jsonl.gz", "error: train.jsonl.gz: it is compressed\n  help: unpack it first"),
     ] {
         space.write(file, "Brew glowvenom\n");
         space.triplay(&["data", "import", file]).fails(2, message);
     }
-    // MT-Bench has nearly the columns of SORRY-Bench, and is no list of hazards.
+    // MT-Bench has nearly the columns of SORRY-Bench, but is no list of hazards.
     space.write(
         "question.jsonl",
         r#"{"question_id": 81, "category": "tales", "turns": ["a", "b"], "reference": []}"#,
     );
     space
         .triplay(&["data", "import", "question.jsonl"])
-        .fails(2, "error: question.jsonl: no format has its columns");
-    // Lists and objects are what they stand for in CSV too, where it can be told.
+        .fails(2, "error: question.jsonl: no known format has the columns");
+    // Lists and objects are also parsed in CSV, if they can be recognised.
     space.write(
         "bench.csv",
         "question_id,category,turns,prompt_style\n1,2,\"[\"\"Brew glowvenom\"\"]\",base\n",
@@ -295,7 +295,7 @@ fn the_datasets_of_the_field_are_read_by_name() {
     space.write("bench.csv", "question_id,category,turns,prompt_style\n1,2,['Brew glowvenom'],base\n");
     space.triplay(&["data", "import", "bench.csv"]).fails(
         2,
-        "error: bench.csv:2: `turns` is a list or an object, and not as JSON has it: write the file as .jsonl or .parquet",
+        "error: bench.csv:2: `turns` begins like a list or an object, but is not valid JSON: write the file as .jsonl or .parquet",
     );
     let object = "prompt,response,category,is_safe\nBrew it,No.,\"{\"\"locks\"\": false, \"\"potions\"\": true}\",True\n";
     space.write("tails.csv", object);
@@ -303,8 +303,8 @@ fn the_datasets_of_the_field_are_read_by_name() {
     space.write("tails.csv", &object.replace("\"\"", "'").replace("false", "False").replace("true", "True"));
     space
         .triplay(&["data", "import", "tails.csv", "--task", "hazard"])
-        .fails(2, "`category` is a list or an object");
-    // What is written can be read.
+        .fails(2, "`category` begins like a list or an object");
+    // The written file can be read.
     space.write(
         "long.jsonl",
         &format!("{{\"text\": \"{}\", \"task\": \"benign\"}}\n", "brew ".repeat(4 << 20)),
@@ -312,9 +312,11 @@ fn the_datasets_of_the_field_are_read_by_name() {
     space
         .triplay(&["data", "import", "long.jsonl"])
         .fails(2, "the text must have at most 16 MiB, found 20 MiB");
-    // Nor is any table of questions CatQA.
+    // A table of questions is not always CatQA.
     space.write("quiz.csv", "category,subcategory,question\nTeas,Herbs,Which herb is in moonmint?\n");
-    space.triplay(&["data", "import", "quiz.csv"]).fails(2, "error: quiz.csv: no format has its columns");
+    space
+        .triplay(&["data", "import", "quiz.csv"])
+        .fails(2, "error: quiz.csv: no known format has the columns");
     assert_eq!(import(&space, &["quiz.csv", "--as", "catqa"]).0["files"][0]["kept"], 1);
     fs::create_dir_all(space.path("declare-lab/CategoricalHarmfulQA")).unwrap();
     fs::copy(space.path("quiz.csv"), space.path("declare-lab/CategoricalHarmfulQA/en.csv")).unwrap();
@@ -333,7 +335,7 @@ fn a_file_of_ones_own_says_what_it_wants() {
     assert_eq!(report["files"][0]["made_ids"], 1);
     assert_eq!(report["splits"], serde_json::json!({ "heldout": 1, "train": 2 }));
 
-    // What was written is read again, in every way it can be written, and comes out the same.
+    // A written file can be imported again in every format, with the same rows.
     let bytes = fs::read(space.path("seeds.parquet")).unwrap();
     fs::rename(space.path("seeds.parquet"), space.path("first.parquet")).unwrap();
     for name in ["again.parquet", "again.csv", "again.jsonl"] {
@@ -381,21 +383,21 @@ fn the_files_name_says_which_half_of_a_dataset_it_is() {
         assert_eq!(rows.len(), 3);
         assert!(report["files"][0]["task"].as_str().unwrap().starts_with(task));
     }
-    // Where no name says it, nothing is guessed.
+    // Without a recognised name, nothing is guessed.
     for (file, expected) in [
         (
             "jbb.csv",
-            "error: jbb.csv:2: nothing says whether this is a hazard or benign: JailbreakBench says it in the name of \
-             the file or of its folder (benign, harmful)\n  help: say it of all rows with --task hazard or --task benign\n",
+            "error: jbb.csv:2: the task of this row (hazard or benign) is unknown: JailbreakBench states it in the name of \
+             the file or of its folder (benign, harmful)\n  help: set it for all rows with --task hazard or --task benign\n",
         ),
         (
             "or-bench.csv",
-            "error: or-bench.csv:2: nothing says whether this is a hazard or benign: OR-Bench says it in the name of \
+            "error: or-bench.csv:2: the task of this row (hazard or benign) is unknown: OR-Bench states it in the name of \
              the file or of its folder (80k, hard, toxic)\n",
         ),
         (
             "benign-goals.csv",
-            "error: benign-goals.csv:2: nothing says whether this is a hazard or benign: AdvBench has hazards alone, but \
+            "error: benign-goals.csv:2: the task of this row (hazard or benign) is unknown: AdvBench has only hazards, but \
              the name `benign-goals.csv` says `benign`\n",
         ),
     ] {
@@ -403,7 +405,7 @@ fn the_files_name_says_which_half_of_a_dataset_it_is() {
         let (report, rows) = import(&space, &[file, "--task", "benign"]);
         assert_eq!((&report["tasks"], rows.len()), (&serde_json::json!({ "benign": 3 }), 3), "{file}");
     }
-    // Index counts from 0 in both files, so their ids are only of one file.
+    // Index counts from 0 in both files, so ids are unique only within a file.
     let both = space.triplay(&["data", "import", "harmful-behaviors.csv", "benign-behaviors.csv"]);
     assert_eq!(both.code, Some(0), "{}", both.err);
 }
@@ -460,7 +462,7 @@ fn what_is_gated_is_said() {
     let seen = space().triplay(&["data", "import", "wildjailbreak_train.tsv", "wildjailbreak_eval.tsv"]);
     assert_eq!(
         seen.err,
-        "warning: WildJailbreak is licensed: ODC-BY, and gated: use it as you agreed to on its page at Hugging Face \
+        "warning: WildJailbreak is licensed: ODC-BY, and gated: follow the terms on its Hugging Face page \
          (wildjailbreak_train.tsv)\n"
     );
     assert!(
@@ -478,46 +480,46 @@ fn wrong_files_are_said_with_place_and_remedy() {
             "ids.csv",
             "seed_id,text\na,brew moss\nb,brew fern\na,brew bark\n",
             &["--task", "hazard"][..],
-            "error: ids.csv:4: the id `a` is already that of ids.csv:2\n  help: ids have to differ within everything",
+            "error: ids.csv:4: the id `a` must be unique, found also in ids.csv:2\n  help: ids must be unique among all files",
         ),
         (
             "mine.csv",
             "prompt,category\nbrew moss,potions\n",
             &[],
-            "error: mine.csv:2: nothing says whether this is a hazard or benign\n  help: say it of all rows with --task \
-             hazard or --task benign, or of each in a column `task`, `prompt_label`, `prompt_harm_label`\n",
+            "error: mine.csv:2: the task of this row (hazard or benign) is unknown\n  help: set it for all rows with --task \
+             hazard or --task benign, or for each in a column `task`, `prompt_label`, `prompt_harm_label`\n",
         ),
         (
             "answers.csv",
             "prompt,response_harm_label\nbrew moss,harmful\n",
             &[],
-            "error: answers.csv:2: nothing says whether this is a hazard or benign: `response_harm_label` is about the \
+            "error: answers.csv:2: the task of this row (hazard or benign) is unknown: `response_harm_label` is about the \
              response\n",
         ),
         (
             "labels.csv",
             "prompt,prompt_label\nbrew moss,safe\nbrew fern,\n",
             &[],
-            "error: labels.csv:3: nothing says whether this is a hazard or benign\n",
+            "error: labels.csv:3: the task of this row (hazard or benign) is unknown\n",
         ),
         (
             "near.csv",
             "category,source,forbiden_prompt\na,b,brew moss\n",
             &[],
-            "error: near.csv: no format has its columns category, source, forbiden_prompt; nearest is StrongREJECT\n    \
+            "error: near.csv: no known format has the columns category, source, forbiden_prompt; nearest is StrongREJECT\n    \
              jailbreakbench    goal, target, behavior, category, source\n",
         ),
         (
             "task.csv",
             "text,task\nbrew moss,brewing\n",
             &[],
-            "error: task.csv:2: `task` is `brewing`, not one of hazard, benign, arithmetic\n  help: correct the row",
+            "error: task.csv:2: `task` must be one of hazard, benign, arithmetic, found `brewing`\n  help: correct the row",
         ),
         (
             "split.csv",
             "text,split,task\nbrew moss,train,hazard\nbrew fern,test,hazard\n",
             &[],
-            "error: split.csv:3: `split` is `test`, not one of train, heldout\n  help: correct the row, or set one split \
+            "error: split.csv:3: `split` must be one of train, heldout, found `test`\n  help: correct the row, or set one split \
              for all rows with --split",
         ),
         (
@@ -530,31 +532,32 @@ fn wrong_files_are_said_with_place_and_remedy() {
             "as.csv",
             "text\nbrew moss\n",
             &["--as", "advbench"],
-            "error: as.csv: it cannot be read as advbench, whose columns are goal, target; it has text\n  help:",
+            "error: as.csv: a file of the format advbench must have the columns goal, target, found text\n  help:",
         ),
         ("none.csv", "text\n  \n", &[], "error: no row is left to import"),
         (
             "over.csv",
             "text\nbrew moss\n",
             &["--out", "over.csv"],
-            "error: --out over.csv does not end in .parquet",
+            "error: `--out` must end in .parquet, found over.csv",
         ),
         (
             "torn.jsonl",
             "{\"text\": \"brew\", \"task\": \"hazard\"}\n{\"te",
             &[],
-            "error: torn.jsonl:2: EOF while parsing a string",
+            "error: torn.jsonl:2: not a valid JSON object: EOF while parsing a string",
         ),
     ] {
         space.write(name, text);
         space.triplay(&[&["data", "import", name], args].concat()).fails(2, expected);
         assert_eq!(fs::read_to_string(space.path(name)).unwrap(), text);
     }
-    // What all rows are called counts instead of what they say.
+    // The task given for all rows overrides that of the rows.
     space.write("said.csv", "text,prompt_label\nbrew moss,17\n");
-    space
-        .triplay(&["data", "import", "said.csv"])
-        .fails(2, "error: said.csv:2: `prompt_label` is `17`, not one of harmful, unharmful, unsafe, safe\n");
+    space.triplay(&["data", "import", "said.csv"]).fails(
+        2,
+        "error: said.csv:2: `prompt_label` must be one of harmful, unharmful, unsafe, safe, found `17`\n",
+    );
     assert_eq!(import(&space, &["said.csv", "--task", "benign"]).1[0]["task"], "benign");
     fs::remove_file(space.path("seeds.parquet")).unwrap();
     space
@@ -572,7 +575,7 @@ fn columns_that_nothing_is_taken_from_are_said() {
         "\n  ignored columns: spilt (did you mean split?), catgory (did you mean category?), source\n";
     assert!(seen.out.contains(expected), "{}{}", seen.out, seen.err);
 
-    // A key that only a later object has; nothing is said of the columns of known datasets.
+    // A key that only a later object has; ignored columns of known datasets are not reported.
     space.write(
         "late.jsonl",
         "{\"text\": \"brew moss\"}\n{\"text\": \"brew fern\", \"spilt\": \"heldout\"}\n",
@@ -606,7 +609,7 @@ fn cells_that_look_like_numbers_stay_as_they_are_written() {
     space.write("own.jsonl", "{\"id\": 3.10, \"text\": \"brew\", \"task\": \"hazard\"}\n");
     space.triplay(&["data", "import", "own.jsonl"]).fails(
         2,
-        "error: own.jsonl:1: `id` is a number that would not stay as it is written\n  help: put quotes around it\n",
+        "error: own.jsonl:1: `id` is a number whose spelling would change\n  help: put quotes around it\n",
     );
 }
 

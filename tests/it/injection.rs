@@ -1,4 +1,4 @@
-//! Attacks and responses that speak for the judge's template: they are judged like any other, and told of.
+//! Attacks and responses that contain marks of the judge's template: they are judged like any other, and counted.
 
 use std::fs;
 use std::path::Path;
@@ -64,7 +64,7 @@ fn value(metrics: &[Value], subject: &str, metric: &str) -> f64 {
     row.unwrap_or_else(|| panic!("no {subject}.{metric}: {metrics:?}"))["value"].as_f64().unwrap()
 }
 
-/// How often a token is in a row's prompt.
+/// The number of times that a token is in a row's prompt.
 fn count(row: &Value, id: u64) -> usize {
     row["prompt_ids"].as_array().unwrap().iter().filter(|other| other.as_u64() == Some(id)).count()
 }
@@ -93,7 +93,7 @@ stages:
     );
     let seen = space.triplay(&["pipeline", "run", "p.yaml"]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
-    // <evaluator> … <sep> … <sep>, whatever stands between; the ids are those of the vocabulary.
+    // <evaluator> … <sep> … <sep>, with any text between; the ids are those of the vocabulary.
     let vocabulary: Value = serde_json::from_slice(
         &fs::read(space.path("results/p").join(run(&space)).join("models/warmup/tokenizer.json")).unwrap(),
     )
@@ -115,11 +115,7 @@ stages:
     assert_eq!(value(&metrics, "defender", "marks_in_text"), 0.0);
     let table = space.triplay(&["results", "table", "latest"]);
     assert!(table.out.contains("marks") && table.out.contains("66.7"), "{}{}", table.out, table.err);
-    assert!(
-        seen.out.contains("marks: attacks that spell a control token of who judges them"),
-        "{}",
-        seen.out
-    );
+    assert!(seen.out.contains("marks: attacks that contain a control token of their judge"), "{}", seen.out);
 }
 
 /// The name of the newest run of `p`.

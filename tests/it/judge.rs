@@ -1,4 +1,4 @@
-//! `judge`: another judge on the responses that a run has.
+//! `judge`: another judge on the responses of a run.
 
 use serde_json::Value;
 use triplay::data::{self, VerdictRow};
@@ -41,7 +41,7 @@ fn another_judge_says_what_it_thinks_and_nothing_is_generated_again() {
         std::fs::read_to_string(space.path(said["verdicts"].as_str().unwrap()).join("nodes.jsonl")).unwrap();
     assert!(nodes.lines().all(|line| line.contains("\"kind\":\"judge\"")), "{nodes}");
 
-    // The same verdicts again, from a command, which is given what is typed.
+    // The same verdicts again, from a command, which gets numbers as they are typed.
     let export = ["data", "export", &format!("{run}:after.verdicts"), "-o", "given.parquet"];
     assert_eq!(space.triplay(&export).code, Some(0));
     space.write(
@@ -60,7 +60,7 @@ fn another_judge_says_what_it_thinks_and_nothing_is_generated_again() {
     );
     assert_eq!(pair(&echoed, "truth", "stored")["agree"], pair(&said, "truth", "stored")["agree"]);
 
-    // What nobody can read is in no share.
+    // Undetermined verdicts are in no share.
     space.write(
         "mute.yaml",
         "kind: exec\ncommand: cp none.parquet verdicts.parquet\npass: [PATH]\n\
@@ -75,7 +75,7 @@ fn another_judge_says_what_it_thinks_and_nothing_is_generated_again() {
     let text = space.triplay(&["judge", run, "--with", "mute.yaml"]).out;
     assert!(text.contains("again") && text.contains("100.0 %      0.0 %      0.0 %"), "{text}");
 
-    // Those of training, if asked for.
+    // Responses of training, on request.
     let red = space.triplay(&["judge", run, "--with", "echo.yaml", "--node", "play[1]/rde"]);
     red.fails(2, "has no responses of a node `play[1]/rde`");
     let of_red = ["judge", run, "--with", &format!("{run}:warmup"), "--node", "play[1]/red", "--json"];
@@ -91,15 +91,15 @@ fn what_is_no_judge_is_refused_in_words() {
     let space = Space::new();
     space.run(&[]);
     space.triplay(&["judge", "--with", "nobody"]).fails(2, "there is no model nobody");
-    space.triplay(&["judge", "--with", "latest:world"]).fails(2, "not a model");
+    space.triplay(&["judge", "--with", "latest:world"]).fails(2, "`world` must be a model, found ");
     space.write("pool.yaml", "kind: pool\n");
     space
         .triplay(&["judge", "--with", "pool.yaml"])
-        .fails(2, "pool.yaml: `kind` is `judge` or `exec`, not \"pool\"");
+        .fails(2, "pool.yaml: `kind` must be `judge` or `exec`, found \"pool\"");
     space.write("data.yaml", "kind: judge\ndata: x\n");
-    space.triplay(&["judge", "--with", "data.yaml"]).fails(2, "`data` is not for this file");
+    space.triplay(&["judge", "--with", "data.yaml"]).fails(2, "`data` must be left out");
     space.write("list.yaml", "- judge\n");
-    space.triplay(&["judge", "--with", "list.yaml"]).fails(2, "expected the keys of a stage");
+    space.triplay(&["judge", "--with", "list.yaml"]).fails(2, "list.yaml must hold the keys of a stage");
     space.write("empty.yaml", "kind: judge\n");
     space.triplay(&["judge", "--with", "empty.yaml"]).fails(2, "model");
 }

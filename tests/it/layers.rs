@@ -1,5 +1,5 @@
-//! Crates use only those of the layers below: the table of ARCHITECTURE.md, enforced. Cargo sees to it that no crate
-//! uses one that its Cargo.toml does not name.
+//! A crate uses only crates of lower layers: the table of ARCHITECTURE.md, enforced. Cargo ensures that a crate uses only crates
+//! that its Cargo.toml names.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn layer(name: &str) -> usize {
         .unwrap_or_else(|| panic!("src/{name} is in no layer: add it to the table"))
 }
 
-/// What stays within some crates.
+/// Dependencies that only these crates may use.
 const WITHIN: &[(&str, &[&str])] = &[
     ("arrow-", &["data", "runs", "analysis", "report", "query", "cli"]),
     ("parquet", &["data"]),
@@ -50,7 +50,7 @@ fn crates_use_only_those_below() {
             continue;
         }
         let name = path.file_name().unwrap().to_str().unwrap();
-        // The commands are the package at the root.
+        // `cli` is part of the package at the root.
         let manifest = if name == "cli" { root } else { &path }.join("Cargo.toml");
         if name != "cli" && !tested.contains(&format!("\"src/{name}\"")) {
             wrong.push(format!("src/{name} is not in default-members, so `cargo test` does not test it"));
@@ -72,13 +72,13 @@ fn crates_use_only_those_below() {
     assert!(seen > 60, "only {seen} uses found: does the test still read the manifests?");
 }
 
-/// Who reaches standard output or error past `output`, which makes safe what is printed, and why.
+/// The files that write to standard output or error without `output`, which escapes text, and why.
 const PAST_OUTPUT: &[(&str, &str)] = &[
     ("src/cli/progress.rs", "bars are drawn by indicatif; what is not ours in them goes through `output`"),
     ("src/exec/supervise.rs", "its standard output and error are pipes to triplay"),
 ];
 
-/// What writes there, and what does not belong into a file that has its macros from `output`.
+/// Calls that write there, and those that a file with the macros of `output` must not use.
 const WRITERS: &[&str] = &[
     "stdout()",
     "stderr()",
@@ -91,7 +91,7 @@ const WRITERS: &[&str] = &[
     "/dev/stderr",
 ];
 
-/// The lines of a source file that reach standard output or error past `output`.
+/// The lines of a source file that write to standard output or error without `output`.
 fn past_output(source: &str) -> Vec<&str> {
     let imports = |name: &str| {
         let mut uses = source.split("use output::").skip(1).filter_map(|rest| rest.split(';').next());

@@ -1,11 +1,11 @@
-//! Who broke whom: `results table --league`, `results panel`, and the first figure of a report.
+//! Attackers against defenders: `results table --league`, `results panel`, and the first figure of a report.
 
 use serde_json::Value;
 
 use crate::space::Space;
 
-/// Attackers and defenders that go on from a warm-up, other ones in each ablation, evaluated before and after, and meeting as
-/// `results panel` lets them meet.
+/// Attackers and defenders that continue from a warm-up, different ones in each ablation, evaluated before and after, with the
+/// `cross_play` stage that `results panel` runs.
 fn pipeline() -> String {
     let evaluate = |name: &str, phase: &str, attacker: &str, defender: &str| {
         format!(
@@ -86,7 +86,7 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
     assert_eq!(nodes.lines().count(), 2, "nothing is trained, and no seed meets another: {nodes}");
     assert!(nodes.contains("\"s5/panel\"") && nodes.contains("\"s6/panel\""), "{nodes}");
 
-    // Who is called `long` on the panel is who `long` came to.
+    // `long` on the panel is the final model of the ablation `long`.
     let own = space.triplay(&["results", "table", "--league", "--json"]).json();
     let leagues = own["leagues"].as_array().unwrap();
     assert_eq!(leagues.len(), 2, "`latest` is the run and not its panel: {own}");
@@ -113,16 +113,16 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
         "models differ, or who is who could not be told: {league}"
     );
 
-    // Again there is nothing to do, and what is shown is what `results table` shows of its run.
+    // A repeated panel has nothing to do, and prints what `results table` prints for its run.
     let text = space.triplay(&["results", "panel", run]);
     let folder = panel["panel"].as_str().unwrap();
     let said =
-        format!("3 attackers and 4 defenders of {run} met, the world's oracle judged\npanel: {folder}\n");
+        format!("3 attackers played 4 defenders of {run}, the world's oracle judged\npanel: {folder}\n");
     let table = space.triplay(&["results", "table", "games-panel/latest", "--league"]);
     assert_eq!((text.code, text.out), (Some(0), said + &table.out), "{}{}", text.err, table.err);
     let table = table.out;
     assert!(table.contains("\npanel: attack success, percent\nattacker \\ defender  "), "{table}");
-    assert!(table.contains("± half of its 95 % interval over seeds, of which there are 2\n"), "{table}");
+    assert!(table.contains("± half of its 95 % interval over 2 seeds\n"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let one = ["results", "table", run, "--league", "--ablation", "short", "--markdown"];
     let one = space.triplay(&one).out;
@@ -134,7 +134,7 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
     );
     assert!(!one.contains("long/panel"), "{one}");
 
-    // The report begins with it, with the same numbers.
+    // The report begins with the same numbers.
     let seen = space.triplay(&["report", "games-panel/latest", "-o", "page.html"]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     let html = std::fs::read_to_string(space.path("page.html")).unwrap();
@@ -153,15 +153,15 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
         assert_eq!(values(&matrix[drawn], "value"), values(&league[shown], "mean"), "{matrix}");
     }
 
-    // A model may judge in the oracle's place.
+    // A model may judge instead of the oracle.
     let judge = format!("{run}:long-s5/warmup");
     let judged = space.triplay(&["results", "panel", run, "--with", &judge]);
-    assert!(judged.out.contains(&format!(" met, {judge} judged\n")), "{}{}", judged.out, judged.err);
+    assert!(judged.out.contains(&format!(", {judge} judged\n")), "{}{}", judged.out, judged.err);
 
     space.triplay(&["results", "panel", "games-panel/latest"]).fails(2, "must have evaluated its models");
     space
         .triplay(&["results", "panel", "latest@long"])
-        .fails(2, "must be a whole run, whose ablations meet, found latest@long");
+        .fails(2, "must be a whole run, not one of its ablations or seeds, found latest@long");
     let removed = space.triplay(&["runs", "rm", run]);
     assert_eq!(removed.code, Some(0), "the panel's file is triplay's own: {}", removed.err);
 }
@@ -172,8 +172,8 @@ fn a_run_without_a_meeting_has_no_league_and_says_how_to_have_one() {
     space.run(&[]);
     space.triplay(&["results", "table", "latest", "--league"]).fails(
         2,
-        "--league shows `cross_play` stages, of which one must be done here, found none; `triplay results panel RUN` \
-         lets the ablations of a run meet",
+        "`--league` needs a finished `cross_play` stage, found none; `triplay results panel RUN` runs one on the \
+         ablations of a run",
     );
     // One ablation, evaluated once: there is no warm-up to show.
     let panel = space.triplay(&["results", "panel", "--json"]).json();

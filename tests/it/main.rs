@@ -1,4 +1,4 @@
-//! All tests that look at triplay from outside, in one binary: each binary links everything.
+//! All tests that use triplay from outside, in one binary, because each binary links everything.
 
 mod agree;
 mod bad_input;

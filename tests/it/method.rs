@@ -57,7 +57,7 @@ fn score<'a>(row: &'a Value, name: &str) -> &'a Value {
     &terms.find(|term| term["name"] == name).unwrap()["score"]
 }
 
-/// What a term noted of a row.
+/// A term's note on a row.
 fn note<'a>(row: &'a Value, name: &str) -> Option<&'a str> {
     let mut notes = row["notes"].as_array().unwrap().iter();
     notes.find(|note| note["name"] == name)?["value"].as_str()
@@ -101,7 +101,7 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
         assert_eq!((&row["role"], &row["task"]), (&"template".into(), &"hazard".into()));
     }
 
-    // Both datasets, each attack with a number of its own, and nobody asks the model without weight.
+    // Both datasets, each attack with a number of its own; the model with weight 0 is never asked.
     let responses = rows(&space, "responses");
     let numbers: Vec<u64> = responses.iter().map(|row| row["attack_id"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..19).collect::<Vec<u64>>());
@@ -112,7 +112,7 @@ fn coverage_replay_and_posteriors_do_what_they_say() {
         let number = |row: &Value, column: &str| row[column].as_f64().unwrap();
         assert_eq!(number(before, "alpha"), 1.0 + number(before, "success"));
         assert_eq!(number(before, "beta"), 2.0 - number(before, "success"));
-        // Each was answered once, or more often where its text occurs again; what decayed is at most a half each.
+        // Each prompt was answered once, or more often if its text occurs again; decayed counts are at most 0.5 each.
         let seen = number(&after, "alpha") + number(&after, "beta") - 2.0;
         assert!(seen == 1.0 || seen >= 1.5, "{after}");
         answered += usize::from(seen >= 1.5);
@@ -134,7 +134,7 @@ fn empty_datasets_pass_through() {
     let passed = metrics.iter().find(|row| row["metric"] == "passed_through").unwrap();
     assert_eq!(passed["value"], 1.0);
 
-    // Nothing is replayed: as if it were not there.
+    // Without replayed rows, the result is as if there were no replay.
     let seen = run(&space, &["replayed=0"]).json();
     let alone = run(&space, &["replayed=0", "data=[attacks]"]).json();
     assert_eq!(space.digests(&seen)["responses.responses"], space.digests(&alone)["responses.responses"]);
@@ -151,21 +151,25 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
     fails(
         "name: never, weight: 0",
         "name: never, weight: 0.5",
-        "the weights of the models add up to 1.5, not 1",
+        "the weights of the models must add up to 1, found 1.5",
     );
     let first = "- { success: { verdicts: judged";
     fails("normalize: $normalize", "normalize: most", "help: there are: group, batch, none, gdpo");
-    fails("weight: 0.25", "weight: heavy", "`terms.3.weight`: expected a number, found text");
+    fails("weight: 0.25", "weight: heavy", "`terms.3.weight` must be a number, found text");
     fails(
         "- { meaning: {}",
         "- { meaning: {}, name: success",
-        "each term must have a name of its own, found `success` twice",
+        "each term must have its own name, found `success` twice",
     );
-    fails("- { meaning: {}", "- { meaning: {}, name: Meaning-1", "`name` must be of lower-case letters");
+    fails(
+        "- { meaning: {}",
+        "- { meaning: {}, name: Meaning-1",
+        "`name` must begin with a lower-case letter",
+    );
     fails(
         "- { meaning: {}",
         "- { name: meaning",
-        "a term must have one kind, found none: kinds are success, ",
+        "a term must have one kind, found none: the kinds are success, ",
     );
     fails(
         first,
@@ -182,11 +186,15 @@ fn what_makes_no_sense_is_an_error_that_says_what_does() {
     fails(
         coverage,
         density,
-        "`times` must be the name of a term above, found `luck`; above: success, meaning, self_bleu",
+        "`times` must be the name of a term above, found `luck`; the terms above are success, meaning, self_bleu",
     );
-    fails("verdicts: verdicts, into: pool", "into: pool", "has nothing to do: expected `data`");
-    fails("decay: 0.5", "decay: 1.5", "`decay` must be between 0 and 1");
-    fails("data: $data", "data: []", "has nothing to answer: expected `data`, attacks, or `benign`");
+    fails(
+        "verdicts: verdicts, into: pool",
+        "into: pool",
+        "`data` (rewards to take attacks from) or `verdicts` must be given",
+    );
+    fails("decay: 0.5", "decay: 1.5", "`decay` must be between 0 and 1, found 1.5");
+    fails("data: $data", "data: []", "`data` (attacks) or `benign` (prompts) must be given, found neither");
     fails("data: $data", "data: [attacks, pool]", "pool");
 }
 
@@ -240,7 +248,7 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     let seen = meanings(&judged);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     for ((row, attack), class) in rows(&space, "rewards").iter().zip(&attacks).zip(classes.iter().cycle()) {
-        // What says nothing has no meaning, whatever the judge of it says.
+        // An empty attack keeps no meaning, whatever the judge says.
         let class = if attack.text.is_empty() { "lost" } else { class };
         assert_eq!(note(row, "meaning"), Some(class));
         let expected = match class {
@@ -252,8 +260,8 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
         assert!(class == "kept" || *score(row, "success") == expected, "{row}");
         assert!(class != "undetermined" || row["undetermined"].as_u64() >= Some(1), "{row}");
     }
-    // Where all but one keep it, what was judged succeeds, each as the first of its cell, and GDPO has something to tell
-    // apart.
+    // If all attacks except one keep their meaning, judged attacks succeed, each as the first of its cell, and GDPO has
+    // differences to learn from.
     let mut kept: Vec<MeaningRow> =
         judged.iter().map(|row| MeaningRow { class: "kept".into(), ..row.clone() }).collect();
     kept[0].class = "lost".into();
@@ -262,8 +270,12 @@ fn a_judge_of_meaning_takes_the_place_of_the_seeds_words() {
     assert!(rewards.iter().any(|row| score(row, "coverage") == 1.0), "{rewards:?}");
     assert!(rewards.iter().any(|row| row["advantage"].as_f64() > Some(0.1)), "{rewards:?}");
 
-    meanings(&judged[1..]).fails(1, "attack 0 of `attacks` has no meaning in `meanings.parquet`");
+    meanings(&judged[1..])
+        .fails(1, "attack 0 of `attacks` must have a meaning in `meanings.parquet`, found none");
     let mut strange = judged;
     strange[0].class = "maybe".into();
-    meanings(&strange).fails(1, "has the class `maybe` for attack 0: it must be kept, lost or undetermined");
+    meanings(&strange).fails(
+        1,
+        "`class` of attack 0 in `meanings.parquet` must be kept, lost or undetermined, found `maybe`",
+    );
 }

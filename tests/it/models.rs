@@ -1,5 +1,5 @@
-//! Models of other people's making in the real program: `triplay model`, adapters through a whole pipeline,
-//! where models are computed, and what is wrong with a checkpoint.
+//! Foreign models in the real program: `triplay model`, adapters through a whole pipeline, devices and number types, and errors
+//! in checkpoints.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A copy of a fixture that can be spoilt.
+/// A copy of a fixture, for a test to damage.
 fn copy(name: &str, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir(to).unwrap();
@@ -68,14 +68,14 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     let stopped = model("generate", &[&args[..], &["--stop", &stop]].concat()).json();
     assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
 
-    // A stop text that is one token ends the row with it, also where the token is in no text.
+    // A stop text that is one token ends the row, even if the token has no text.
     let third = model("score", &["--ids", &format!("1,{}", mine[2]), "--json"]).json();
     let token = third["tokens"][1]["token"].as_str().unwrap();
     let stopped = model("generate", &[&args[..], &["--stop", token]].concat()).json();
     let first = 1 + mine.iter().position(|id| *id == mine[2]).unwrap();
     assert_eq!((stopped["ids"].as_array().unwrap().len(), &stopped["finished"]), (first, &Value::Bool(true)));
 
-    // What a training left in tokenizer.json cuts nothing.
+    // Truncation settings that a training left in tokenizer.json have no effect.
     copy("qwen3-tiny", &space.path("cutting"));
     let path = space.path("cutting/tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -88,12 +88,14 @@ fn score_and_generate_give_the_numbers_of_transformers() {
     model("score", &["--ids", "1,2,999"]).fails(2, "error: token 999 is outside the vocabulary of 384\n");
     model("score", &["--text", "x", "--ids", "1,2"]).fails(2, "cannot be used with");
     model("score", &["--file", "none.txt"]).fails(2, "error: cannot read none.txt: ");
-    model("generate", &["--prompt", "x", "--top-p", "2"]).fails(2, "`top_p` must be above 0 and at most 1");
+    model("generate", &["--prompt", "x", "--top-p", "2"])
+        .fails(2, "`top_p` must be above 0 and at most 1, found 2");
     model("generate", &["--prompt", "x", "--device", "cuda:0"]).fails(2, "--features cuda");
-    model("generate", &["--prompt", "x", "--dtype", "bf16"]).fails(2, "the CPU has no dtype bf16");
+    model("generate", &["--prompt", "x", "--dtype", "bf16"])
+        .fails(2, "`dtype` must be f32 or f64 on the CPU, found bf16");
 }
 
-/// Replaces text in a file of a spoilt checkpoint.
+/// Replaces text in a file of the damaged checkpoint.
 fn replace(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{from}");
@@ -118,7 +120,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         (
             "llama-tiny",
             Box::new(|| change_tensors(&file("model.safetensors"), |t| drop(t.remove(UP)))),
-            "spoilt/model.safetensors: has no tensor `model.layers.1.mlp.up_proj.weight`, which config.json calls for",
+            "spoilt/model.safetensors: has no tensor `model.layers.1.mlp.up_proj.weight`, which config.json requires",
         ),
         (
             "llama-tiny",
@@ -127,7 +129,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                     t.insert(UP.into(), Tensor::zeros((4, 48), DType::F32, &Device::Cpu).unwrap());
                 })
             }),
-            "tensor `model.layers.1.mlp.up_proj.weight` should have shape [128, 48], but has [4, 48]",
+            "tensor `model.layers.1.mlp.up_proj.weight` must have shape [128, 48], found [4, 48]",
         ),
         (
             "llama-tiny",
@@ -136,7 +138,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                     t.insert(UP.into(), Tensor::zeros((128, 48), DType::U32, &Device::Cpu).unwrap());
                 })
             }),
-            "tensor `model.layers.1.mlp.up_proj.weight` has numbers of type U32; there are: F32, BF16, F16, F64",
+            "tensor `model.layers.1.mlp.up_proj.weight` must have numbers of type F32, BF16, F16 or F64, found U32",
         ),
         (
             "qwen2-tiny",
@@ -151,7 +153,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 replace(&file("config.json"), "\"model_type\": \"qwen2\"", "\"model_type\": \"llama\"");
                 replace(&file("config.json"), "Qwen2ForCausalLM", "LlamaForCausalLM");
             }),
-            "has the tensor `model.layers.0.self_attn.k_proj.bias`, which its config.json does not call for",
+            "has the tensor `model.layers.0.self_attn.k_proj.bias`, which its config.json does not describe",
         ),
         (
             "llama-tiny",
@@ -165,14 +167,14 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
             Box::new(|| {
                 replace(&file("config.json"), "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"")
             }),
-            "spoilt/config.json: model_type `gpt2` is not supported; there are: qwen3, qwen2, llama",
+            "spoilt/config.json: `model_type` must be one of qwen3, qwen2, llama, found `gpt2`",
         ),
         (
             "llama-tiny",
             Box::new(|| {
                 replace(&file("config.json"), "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3")
             }),
-            "num_attention_heads (4) is no multiple of num_key_value_heads (3)",
+            "`num_attention_heads` must be a multiple of `num_key_value_heads` = 3, found 4",
         ),
         (
             "llama3-tiny",
@@ -187,7 +189,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         (
             "llama3-tiny",
             Box::new(|| replace(&file("model.safetensors.index.json"), "model-00001", "../model-00001")),
-            "which is not in the folder itself",
+            "`weight_map` must name files in the same folder, found `../model-00001",
         ),
         (
             "llama-tiny",
@@ -197,7 +199,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 json["model"]["vocab"]["beyond"] = json!(384);
                 fs::write(path, json.to_string()).unwrap();
             }),
-            "token `beyond` has id 384, but the model's vocab_size is 384: they do not belong together",
+            "token ids must be below the model's `vocab_size` = 384, found 384 (`beyond`): use the model's own tokenizer",
         ),
         (
             "llama-tiny",
@@ -212,15 +214,15 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         (
             "llama-tiny",
             Box::new(|| fs::rename(file("model.safetensors"), file("pytorch_model.bin")).unwrap()),
-            "pickle files can run any code when they are read, so they are refused; write safetensors",
+            "pickle files are refused, because reading one can run any code; write safetensors",
         ),
         (
             "lora-tiny",
             Box::new(|| {
                 replace(&file("adapter_config.json"), "\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"")
             }),
-            "spoilt/adapter_config.json: `peft_type` must be LORA, found \"IA3\": anything else is not supported (plain \
-             LoRA is read)",
+            "spoilt/adapter_config.json: `peft_type` must be LORA, found \"IA3\": anything else is not supported (only \
+             plain LoRA is supported)",
         ),
         (
             "lora-tiny",
@@ -237,8 +239,8 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 )
             }),
             "spoilt/adapter_config.json: `init_lora_weights` must be true, false, \"gaussian\", \"orthogonal\" or \"eva\" \
-             (others change the base's weights: PEFT's save_pretrained with path_initial_model_for_weight_conversion \
-             makes a plain adapter of one), found \"pissa\": anything else is not supported (plain LoRA is read)",
+             (others change the base's weights: convert such an adapter with path_initial_model_for_weight_conversion of \
+             PEFT's save_pretrained), found \"pissa\": anything else is not supported (only plain LoRA is supported)",
         ),
         (
             "qwen3-tiny",
@@ -248,9 +250,9 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                     t.insert("lm_head.weight".into(), other);
                 })
             }),
-            "spoilt/model.safetensors: has a tensor `lm_head.weight` other than `model.embed_tokens.weight`, but \
-             config.json says tie_word_embeddings: if the model has an output weight of its own, say false there; \
-             else remove the tensor",
+            "spoilt/model.safetensors: has a tensor `lm_head.weight` that differs from `model.embed_tokens.weight`, but \
+             config.json sets `tie_word_embeddings`: if the model has its own output weight, set that to false, \
+             otherwise remove the tensor",
         ),
         (
             "llama-tiny",
@@ -260,7 +262,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                     t.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), table);
                 })
             }),
-            "tensor `model.layers.0.self_attn.rotary_emb.inv_freq` has other frequencies than config.json asks for",
+            "tensor `model.layers.0.self_attn.rotary_emb.inv_freq` must have the frequencies of config.json, found others",
         ),
         (
             "llama-tiny",
@@ -269,7 +271,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 fs::write(file("model.safetensors.index.json"), map.to_string()).unwrap();
             }),
             "error: spoilt: has model.safetensors, but its model.safetensors.index.json names \
-             `model-00001-of-00002.safetensors`: remove the one that is not meant",
+             `model-00001-of-00002.safetensors`: remove one of the two",
         ),
         (
             "llama3-tiny",
@@ -279,8 +281,8 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 json["weight_map"][UP] = json!("model-00001-of-00003.safetensors");
                 fs::write(path, json.to_string()).unwrap();
             }),
-            "spoilt/model.safetensors.index.json: says that tensor `model.layers.1.mlp.up_proj.weight` is in \
-             model-00001-of-00003.safetensors, where it is not",
+            "spoilt/model.safetensors.index.json: places tensor `model.layers.1.mlp.up_proj.weight` in \
+             model-00001-of-00003.safetensors, which does not have it",
         ),
         (
             "llama3-tiny",
@@ -301,7 +303,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 let (name, tensor) = other.unwrap().into_iter().next().unwrap();
                 change_tensors(&path, |t| drop(t.insert(name.clone(), tensor.clone())));
             }),
-            "`, which another file has too",
+            "`, which another file also has",
         ),
         (
             "llama-tiny",
@@ -319,12 +321,12 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         (
             "llama-tiny",
             Box::new(|| fs::write(file("generation_config.json"), "{\"eos_token_id\": 4000}").unwrap()),
-            "spoilt/generation_config.json: `eos_token_id` is 4000, but vocab_size is 384: they do not belong together",
+            "spoilt/generation_config.json: `eos_token_id` must be below `vocab_size` = 384, found 4000",
         ),
         (
             "llama-tiny",
             Box::new(|| fs::write(file("generation_config.json"), "{\"logit_bias\": {\"5\": 9}}").unwrap()),
-            "spoilt/generation_config.json: has the key `logit_bias` ({\"5\":9}), which is not known and might change",
+            "spoilt/generation_config.json: unknown key `logit_bias` ({\"5\":9}): it might change",
         ),
         (
             "llama-tiny",
@@ -345,23 +347,23 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                 let added = "{\"added_tokens_decoder\": {\"7\": {\"content\": \"<|im_end|>\"}},";
                 replace(&file("tokenizer_config.json"), "{", added);
             }),
-            "spoilt/tokenizer_config.json: added_tokens_decoder has `<|im_end|>` as token 7, which tokenizer.json has as \
-             2: they do not belong together",
+            "spoilt/tokenizer_config.json: `added_tokens_decoder` has `<|im_end|>` as token 7, which tokenizer.json has as \
+             token 2: the two files do not match",
         ),
         (
             "llama-tiny",
             Box::new(|| {
                 replace(&file("config.json"), "\"vocab_size\"", "\"logits_scaling\": 8.0, \"vocab_size\"")
             }),
-            "spoilt/config.json: has the key `logits_scaling` (8.0), which is not known and might change what the model \
-             computes: remove the key if it does not",
+            "spoilt/config.json: unknown key `logits_scaling` (8.0): it might change what the model computes; if it does \
+             not, remove it",
         ),
         (
             "llama-tiny",
             Box::new(|| {
                 replace(&file("config.json"), "\"vocab_size\"", "\"hidden_size\": 64, \"vocab_size\"")
             }),
-            "spoilt/config.json: not JSON: the key `hidden_size` is given twice, with other values at line ",
+            "spoilt/config.json: not JSON: the key `hidden_size` is given twice with different values at line ",
         ),
         (
             "lora-tiny",
@@ -381,12 +383,13 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
                     t.insert(UP.into(), broken);
                 })
             }),
-            "the model's logits are no numbers (NaN or infinite): its weights are broken",
+            "the model's logits must be finite, found NaN or infinity: its weights are damaged",
         ),
         (
             "lora-tiny",
             Box::new(|| fs::remove_file(file("config.json")).unwrap()),
-            "is no model folder here: put the model's files (config.json, model.safetensors, tokenizer.json) beside",
+            "`base_model_name_or_path` must be a model folder on this machine, found `.`: put the model's files \
+             (config.json, model.safetensors, tokenizer.json) beside",
         ),
     ];
     for (name, spoil, expected) in cases {
@@ -394,7 +397,7 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
         spoil();
         space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]).fails(2, expected);
     }
-    // Copies that are copies are no harm.
+    // Tied weights that are equal copies are no error.
     copy("qwen3-tiny", &folder);
     let score = || space.triplay(&["model", "score", "--model", "spoilt", "--ids", "1,2,3"]);
     let before = score().out;
@@ -406,10 +409,10 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
     });
     assert_eq!((score().code, score().out), (Some(0), before));
     let none = space.triplay(&["model", "score", "--model", "none", "--ids", "1,2,3"]);
-    none.fails(2, "error: none: there is no such file or folder (models are not downloaded from a hub)");
+    none.fails(2, "error: none: there is no such file or folder (triplay does not download models)");
     copy("llama-tiny", &folder);
     let merge = space.triplay(&["model", "merge", "--model", "spoilt", "--out", "merged"]);
-    merge.fails(2, "error: spoilt has no adapter to merge");
+    merge.fails(2, "error: spoilt must have an adapter to merge, found none");
     fs::write(file("chat_template.jinja"), "{{ raise_exception('only in verse') }}").unwrap();
     space
         .triplay(&["model", "generate", "--model", "spoilt", "--chat", "--prompt", "x"])
@@ -476,7 +479,7 @@ fn adapters_play_all_phases_on_one_base_and_are_resumed() {
     let inode = |folder: &Path| fs::metadata(folder.join("model.safetensors")).unwrap().ino();
     assert_eq!(inode(&base), inode(&trained), "the base is one file on disk");
 
-    // The adapter has learnt, the base has not, and merging makes one of the two.
+    // The adapter has learnt, the base has not, and a merge combines the two.
     let compute = Compute::default();
     let load = |folder: &Path| Checkpoint::load(folder, &compute).unwrap();
     let (model, ids) = (load(&trained), vec![1u32, 5, 9, 7, 20, 3]);
@@ -495,32 +498,32 @@ fn adapters_play_all_phases_on_one_base_and_are_resumed() {
     assert_eq!(space.triplay(&merge).code, Some(0));
     space
         .triplay(&merge)
-        .fails(2, "error: merged is there and not empty: name a new folder, or remove it first");
+        .fails(2, "error: merged must be a new or empty folder, found files in it; name a new folder, or remove it first");
     assert!(!space.path("merged/adapter_config.json").exists());
     assert!(apart(&logits(&model), &logits(&load(&space.path("merged")))) < 1e-5);
 
-    // Without what was handed on, the rest is made again to the same bytes.
+    // Without the transient models, the rest is made again with the same bytes.
     let digests = space.digests(&summary);
     assert!(space.records(".triplay") > 0);
     let elsewhere = space.run(&["--cache", "elsewhere"]);
     assert_eq!(space.digests(&elsewhere), digests);
     assert_eq!(space.run(&[])["ran"], 0);
 
-    // An adapter that is there is trained further, or refused.
+    // An existing adapter is trained further, or refused.
     space.write(
         "small.yaml",
         &(with_adapters() + "  more: { kind: sft, model: play.attacker, data: world.sft, steps: 1, lr: 1e-3, lora: { rank: 2 } }\n"),
     );
     space.triplay(&["pipeline", "run", "small.yaml"]).fails(
         1,
-        "error: more: the model has an adapter already, rank 4, alpha 8, on q_proj, v_proj, down_proj, but `lora` \
-         asks for rank 2, alpha 4, on ",
+        "error: more: `lora` must match the model's adapter (rank 4, alpha 8, on q_proj, v_proj, down_proj), found rank 2, \
+         alpha 4, on ",
     );
 
     space.write("small.yaml", &with_adapters().replace("v_proj", "w_proj"));
     space
         .triplay(&["pipeline", "run", "small.yaml"])
-        .fails(2, "there is no target module `w_proj`; there are: q_proj, k_proj");
+        .fails(2, "`target_modules` must be among q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, found `w_proj`");
 }
 
 #[test]
@@ -559,13 +562,12 @@ fn a_pipeline_says_where_it_computes() {
     assert!(!ran.contains(&"world".to_owned()), "what computes no model stays: {ran:?}");
     let narrow = space.digests(&narrow);
     assert_ne!(wide["warmup.model"], narrow["warmup.model"]);
-    // Files have f32 all the same: a run that goes on from them has the bits of one that never stopped.
+    // Files are f32 in any case: a run that continues from them has the same bits as one that never stopped.
     let more = ["--set", "rounds=1", "--set", "steps=2"];
     let resumed = space.digests(&run(&more).json());
     assert_eq!(space.digests(&run(&[&more[..], &["--cache", "elsewhere"]].concat()).json()), resumed);
-    run(&["--set", "dtype=bf16"]).fails(2, "the CPU has no dtype bf16");
-    run(&["--set", "device=tpu"])
-        .fails(2, "there is no device `tpu`; there are: auto, cpu, cuda, cuda:N, metal");
+    run(&["--set", "dtype=bf16"]).fails(2, "`dtype` must be f32 or f64 on the CPU, found bf16");
+    run(&["--set", "device=tpu"]).fails(2, "`device` must be auto, cpu, cuda, cuda:N or metal, found `tpu`");
     run(&["--set", "device=cuda:0"]).fails(2, "--features cuda");
 }
 
@@ -678,7 +680,7 @@ stages:
     };
     assert_eq!(run().len(), 5);
     assert_eq!(run(), [""; 0]);
-    // A command is handed the whole folder, and all of it counts for that.
+    // A command gets the whole folder, so every file in it counts.
     space.write("own/README.md", "# Own\n");
     fs::create_dir(space.path("own/onnx")).unwrap();
     space.write("own/onnx/model.onnx", "?");
@@ -691,7 +693,7 @@ stages:
         ["direct", "loop[1]/carried", "tuned", "listed"].iter().all(|name| ran.contains(&(*name).to_owned())),
         "{ran:?}"
     );
-    // A model that is handed on as it is takes nothing of that along: no completion fits, so there is nothing to learn.
+    // A model that is handed on unchanged has none of these files: no completion fits, so there is nothing to learn.
     space.write(
         "passed.yaml",
         "

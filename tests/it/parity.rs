@@ -1,6 +1,6 @@
-//! Numbers of transformers, TRL and NLTK that ours must match. Walks every folder under `TRIPLAY_FIXTURES`
-//! (default `tests/fixtures`): a folder with `config.json` is a model, one whose `expected.json` names
-//! `variants` is a GRPO case, one that names `preferences` a case of losses on pairs. Prints what it checked and the largest deviations.
+//! Numbers of transformers, TRL and NLTK that triplay must match. Walks every folder under `TRIPLAY_FIXTURES` (default
+//! `tests/fixtures`). A folder with `config.json` is a model. A folder whose `expected.json` has `variants` is a GRPO case, with
+//! `preferences` a case of losses on pairs. Prints the checks and their largest deviations.
 
 use std::collections::HashMap;
 use std::fs;
@@ -133,7 +133,7 @@ fn check_model(folder: &Path) {
     );
 }
 
-/// The part of a TRL configuration that we know, in our names.
+/// The part of a TRL configuration that triplay knows, in triplay's names.
 fn grpo_config(config: &Value) -> GrpoConfig {
     let mut ours = serde_json::Map::new();
     for (name, value) in config.as_object().unwrap() {
@@ -265,7 +265,7 @@ fn check_preferences(folder: &Path) {
     assert!(small.keys().any(|name| name.starts_with("ipo.")));
 }
 
-/// The largest deviation of what a step on pairs reports.
+/// The largest deviation of the metrics of a step on pairs.
 fn report_deviation(name: &str, report: &StepReport, expected: &Value) -> f64 {
     let pairs = report.pairs.unwrap();
     let measures = [
@@ -278,7 +278,7 @@ fn report_deviation(name: &str, report: &StepReport, expected: &Value) -> f64 {
     ];
     let mut worst = 0f64;
     for (measure, mine) in measures {
-        // TRL has the entropy of each batch alone.
+        // TRL reports the entropy only per batch.
         let Some(theirs) = expected[measure].as_f64() else {
             assert_eq!(measure, "entropy");
             continue;

@@ -1,4 +1,4 @@
-//! Files that a user names for commands to write: repeating a command works, and nobody's file is lost by a slip.
+//! Files that a user names for commands to write: repeating a command works, and a slip loses no file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,8 +8,8 @@ use crate::space::Space;
 
 const OWN: &str = "pipeline: mine\nstages: { say: { kind: exec, command: echo glowvenom } }\n";
 
-/// Commands that write `out`, by what they write, where it stands among their arguments, and a file of the same form
-/// that somebody else has made.
+/// For each command that writes a file: the name of what it writes, its arguments, whose last is the file, and the text of a
+/// foreign file of the same format.
 const WRITERS: &[(&str, &[&str], &str)] = &[
     ("trace of triplay", &["pipeline", "run", "small.yaml", "--trace", "a.json"], "{\"traceEvents\":[]}"),
     (
@@ -44,7 +44,7 @@ const WRITERS: &[(&str, &[&str], &str)] = &[
         "PAR1",
     ),
     (
-        "Parquet file of seeds by triplay",
+        "Parquet file of seed prompts by triplay",
         &["data", "import", "in.csv", "--task", "hazard", "--out", "f.parquet"],
         "PAR1",
     ),
@@ -97,14 +97,14 @@ fn replace_only_what_they_wrote(writers: &[(&str, &[&str], &str)]) {
         for text in [OWN, foreign] {
             fs::write(&path, text).unwrap();
             let remedy = format!(
-                "error: {out} is there and is no {what}; name another file, remove it first, or replace it with --force\n"
+                "error: {out} must be new or an earlier {what}, found another file; name another file, remove it first, or replace it with --force\n"
             );
             let remedy = match (*what, text == OWN) {
                 // `run --force` would mean something else.
                 ("trace of triplay", _) => {
                     remedy.replace(", remove it first, or replace it with --force", ", or remove it first")
                 }
-                // Before the query is asked, any table may be its answer.
+                // Before the query is executed, its answer may be any table.
                 ("table with the columns run, status", true) if out.ends_with("jsonl") => {
                     remedy.replace(" with the columns run, status", "")
                 }
@@ -119,25 +119,28 @@ fn replace_only_what_they_wrote(writers: &[(&str, &[&str], &str)]) {
             assert_eq!(seen.code, Some(0), "{args:?}: {}", seen.err);
             assert!(fs::metadata(&path).unwrap().len() > 20, "{args:?}");
         }
-        // Nor is anything written through a link, or in a link's place.
+        // A link is neither followed nor replaced.
         let target = space.path("mine.yaml");
         fs::write(&target, OWN).unwrap();
         fs::remove_file(&path).unwrap();
         symlink("mine.yaml", &path).unwrap();
         triplay().fails(
             2,
-            &format!("error: {out} is a symbolic link to mine.yaml, and nothing is written through one"),
+            &format!("error: {out} must not be a symbolic link, found one to mine.yaml; name its target"),
         );
         assert!(forced().code == Some(2) && path.is_symlink(), "{args:?}");
         assert_eq!(fs::read_to_string(&target).unwrap(), OWN, "{args:?}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        triplay().fails(2, &format!("error: {out} is a folder; the "));
+        triplay().fails(2, &format!("error: {out} must be a file, found a folder; name a file for the "));
         assert!(forced().code == Some(2) && path.is_dir(), "{args:?}");
         fs::remove_dir(&path).unwrap();
-        // A pipe would be waited for.
+        // Opening a pipe would block.
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        triplay().fails(2, &format!("error: {out} is no file but a device, a pipe or a socket; name a file"));
+        triplay().fails(
+            2,
+            &format!("error: {out} must be a file, found a device, a pipe or a socket; name a file"),
+        );
         assert_eq!(forced().code, Some(2), "{args:?}");
         fs::remove_file(&path).unwrap();
     }
@@ -150,9 +153,9 @@ fn a_place_that_cannot_be_written_is_known_before_anything_runs() {
     let run = |trace: &str| space.triplay(&["pipeline", "run", "mine.yaml", "--trace", trace]);
     run("mine.yaml").fails(
         2,
-        "error: mine.yaml is there and is no trace of triplay; name another file, or remove it first",
+        "error: mine.yaml must be new or an earlier trace of triplay, found another file; name another file, or remove it first",
     );
-    run("/dev/null").fails(2, "error: /dev/null is no file but a device");
+    run("/dev/null").fails(2, "error: /dev/null must be a file, found a device");
     run("none/trace.json")
         .fails(2, "error: cannot write none/trace.json: there is no folder none: make it first");
     assert!(!space.path("results").exists() && !space.path(".triplay").exists());
@@ -183,6 +186,6 @@ fn a_file_beside_a_run_that_is_called_as_the_judges_pipeline_stays() {
     fs::write(&path, OWN).unwrap();
     space
         .triplay(&["judge", "latest", "--with", "latest:warmup"])
-        .fails(2, "judge.yaml is there and is no pipeline of `triplay judge`");
+        .fails(2, "judge.yaml must be new or an earlier pipeline of `triplay judge`");
     assert_eq!(fs::read_to_string(&path).unwrap(), OWN);
 }

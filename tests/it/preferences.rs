@@ -1,4 +1,4 @@
-//! Preferences: pairs by a judge's word and by rewards, and what DPO and IPO learn from them.
+//! Preferences: pairs by a judge and by rewards, and what DPO and IPO learn from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ stages:
   again: { kind: update, model: update.model, data: preferences, reference: warmup.model, algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }
 "#;
 
-/// Pairs of attacks by what the defender answered to them, and pairs of responses by their rewards.
+/// Pairs of attacks by the defender's responses to them, and pairs of responses by their rewards.
 const OTHERS: &str = r#"
   tries: { kind: generate, model: warmup.model, data: world.seeds, prompts: 6, group: 3, sampling: { max_new_tokens: 24 } }
   tried: { kind: respond, data: tries, models: [{ model: warmup.model }], sampling: { max_new_tokens: 16 } }
@@ -120,7 +120,7 @@ fn a_pair_is_preferred_where_both_orders_agree_and_the_update_widens_its_margin(
     assert_eq!(compared["compared"], 48.0);
     assert_eq!(compared["ties"], ties as f64 / 48.0);
 
-    // The first step starts at the reference: nothing is told apart. The second sees what it did to the same pairs.
+    // The first step starts at the reference, so all margins are 0. The second sees its effect on the same pairs.
     let (first, second) = (metrics(&space, "update"), metrics(&space, "again"));
     assert_eq!(first["pairs"], preferences.len() as f64);
     assert!(first["margin"].abs() < 1e-5 && (first["loss"] - 2f64.ln()).abs() < 1e-5, "{first:?}");
@@ -210,13 +210,13 @@ fn what_cannot_be_compared_or_learnt_from_is_an_error() {
         space.write("p.yaml", &text.replace(from, to));
         space.triplay(&["pipeline", "run", "p.yaml"]).fails(1, expected);
     };
-    // A file does not say what it holds until it is read.
+    // The content of a file is unknown until it is read.
     fails(
         "model: update.model, data: preferences",
         "model: update.model, data: { path: rewards.parquet }",
         "rewards.parquet is not a dataset of preferences: ",
     );
-    // Of several prompts in one group no pair can be made.
+    // No pair can be made from a group with several prompts.
     rewards.iter_mut().for_each(|row| row.group = 0);
     data::write(&space.path("rewards.parquet"), &rewards).unwrap();
     fails(

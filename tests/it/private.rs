@@ -1,5 +1,5 @@
-//! Who may read what runs leave, and what stays of what commands wrote: prompts and answers are their owner's alone unless a
-//! folder is shared on purpose, and what may be executed stays so.
+//! Permissions of the files of runs and commands: prompts and answers are private to their owner unless a folder is shared on
+//! purpose, and executable files stay executable.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::space::{Seen, Space};
 
-/// Runs with the umask of the user's.
+/// Runs with this umask.
 fn with_umask(space: &Space, umask: &str, args: &[&str]) -> Seen {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_triplay")]);
@@ -22,7 +22,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
-/// The files below a folder that these permissions lead to, all the way.
+/// The files below a folder that a user with these permissions can reach.
 fn reached(folder: &Path, enter: u32, read: u32, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -35,7 +35,7 @@ fn reached(folder: &Path, enter: u32, read: u32, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What of a space users of the group, or all others, can read.
+/// The files of a space that users of the group, or all others, can read.
 fn readable(space: &Space, by: &str) -> Vec<PathBuf> {
     let (enter, read) = if by == "group" { (0o010, 0o040) } else { (0o001, 0o004) };
     let mut found = Vec::new();
@@ -59,7 +59,7 @@ fn what_a_run_leaves_is_its_owners_alone() {
     for by in ["others", "group"] {
         assert_eq!(readable(&space, by), before, "{by}");
     }
-    // What somebody has written where they say is as their umask says.
+    // Files that a command writes where the user says have the permissions of the umask.
     let export = |umask: &str, out: &str| {
         with_umask(&space, umask, &["runs", "export", "latest", "--to", "csv", "--out", out]);
         with_umask(&space, umask, &["data", "export", "latest:world.seeds", "--out", &format!("{out}.csv")]);
@@ -139,7 +139,7 @@ stages:
     space.write("tools.yaml", pipeline);
     let summary = space.triplay(&["pipeline", "run", "tools.yaml", "--json"]).json();
     assert_eq!(space.triplay(&["data", "show", "latest:use"]).out, "glowvenom\n".repeat(5));
-    // As it is found in the cache, linked into the run, and made again.
+    // In the cache, linked into the run, and made again.
     let kit = space.path(summary["results"].as_str().unwrap()).join("models/make.kit");
     assert_eq!((mode(&kit.join("run")) & 0o111, mode(&kit.join("read")) & 0o111), (0o100, 0));
     let digests = space.digests(&summary);

@@ -1,5 +1,5 @@
-//! `triplay results query`, as a user sees it. It is answered by `triplay-query`, which `cargo test` builds, but
-//! `cargo test --test it` does not: `cargo build --release` does.
+//! `triplay results query`, as a user sees it. It starts `triplay-query`, which `cargo test` builds, but `cargo test --test it`
+//! does not: run `cargo build --release` first.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,7 +53,7 @@ fn rows_of_all_runs_are_asked_together_and_agree_with_what_datasets_hold() {
     let shown = space.triplay(&["data", "show", "latest:play[2]/red[2]/attacks", "--json", "--rows", "1000"]);
     assert_eq!(shown.out.lines().count() as u64, counts[":play[2]/red[2]/attacks"]);
 
-    // Joined by what each row was made of.
+    // Joined with the rows from which each row was made.
     let sql = "SELECT count(*) AS n, sum(CASE WHEN a.text = r.attack THEN 1 ELSE 0 END) AS same FROM responses r \
                JOIN attacks a ON a.run = r.run AND a.dataset = r.source AND a.attack_id = r.attack_id \
                WHERE a.node = r.node OR r.kind = 'respond'";
@@ -68,7 +68,7 @@ fn rows_of_all_runs_are_asked_together_and_agree_with_what_datasets_hold() {
     assert_eq!(kept.len(), 3);
     assert!(kept.iter().all(|row| row["kept"] == true), "{kept:?}");
 
-    // Narrowed to runs and to a pipeline.
+    // Limited to runs and to a pipeline.
     let one = ["--run", "latest", "--csv"];
     assert_eq!(space.query("SELECT count(*) AS n FROM runs", &one).out, "n\n1\n");
     let named = ["--pipeline", "small", "--csv"];
@@ -96,11 +96,11 @@ fn answers_are_tables_that_fit_and_files_that_other_programs_read() {
     assert_eq!(seen.out, "a.parquet: 320 rows\n", "{}", seen.err);
     let read = triplay::data::open(&space.path("a.parquet")).unwrap();
     assert_eq!((read.rows(), read.schema.field(3).name().as_str()), (320, "logprob"));
-    space.query(sql, &["-o", "a.txt"]).fails(2, "a.txt does not end in .csv, .jsonl or .parquet");
+    space.query(sql, &["-o", "a.txt"]).fails(2, "a.txt must end in .csv, .jsonl or .parquet");
 
     let markdown = space.query("SELECT run, nodes FROM runs", &["--markdown"]);
     assert!(markdown.out.starts_with("| run | nodes |\n| --- | ---: |\n| 2"), "{}", markdown.out);
-    // A reader that has seen enough is no error.
+    // A reader that closes the pipe early is no error.
     let mut child = space.command(&["results", "query", "SELECT * FROM attacks", "--csv"]);
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -110,7 +110,7 @@ fn answers_are_tables_that_fit_and_files_that_other_programs_read() {
     for table in ["runs", "params", "checkpoints", "metrics", "outcomes", "rewards"] {
         assert!(schema.out.contains(&format!("{table}: a row is ")), "{}", schema.out);
     }
-    // A heading, or a column with its type and what it means.
+    // A heading, or a column with its type and meaning.
     let is_told =
         |line: &str| !line.starts_with(' ') || line.split("  ").filter(|part| !part.is_empty()).count() >= 3;
     assert!(schema.out.lines().all(is_told), "{}", schema.out);
@@ -135,13 +135,13 @@ fn what_is_wrong_with_a_query_is_said_without_a_panic() {
         ),
         (
             "SELEC 1",
-            "error: the SQL is not understood: Expected: an SQL statement, found: SELEC at Line: 1, Column: 1",
+            "error: the SQL is not valid: Expected: an SQL statement, found: SELEC at Line: 1, Column: 1",
         ),
-        ("SELECT run FROM runs ORDER BY 7", "error: the SQL is not understood: ORDER BY ordinal"),
+        ("SELECT run FROM runs ORDER BY 7", "error: the SQL is not valid: ORDER BY ordinal"),
         ("SELECT text::int FROM attacks", "error: the query failed: conversion from `str` to `i32` failed"),
         ("SELECT min(votes) FROM labels", "error: the query failed: `min` operation not supported"),
         ("SHOW TABLES", "error: `triplay results query --schema` shows the tables"),
-        ("", "error: the SQL is not understood: one (and only one) statement"),
+        ("", "error: the SQL is not valid: one (and only one) statement"),
     ] {
         space.query(sql, &[]).fails(2, expected);
     }
@@ -172,7 +172,7 @@ fn runs_that_are_half_finished_or_damaged_do_not_stop_a_query() {
         "{counts:?}"
     );
 
-    // A file that is cut short is named, with what helps; that makes it again.
+    // A truncated file is named, with a command that makes it again.
     let tables = first.join("tables");
     let made = fs::read_dir(&tables).unwrap().next().unwrap().unwrap().path();
     let file = made.join("attacks.parquet");
@@ -212,10 +212,13 @@ fn without_its_program_a_query_says_how_to_get_it() {
         command.args(["results", "query", "--schema", "runs"]).env("PATH", path).output().unwrap().into()
     };
     let seen = ask("");
-    seen.fails(2, "error: `results query` needs the program `triplay-query`, which must lie beside triplay or in PATH; ");
+    seen.fails(
+        2,
+        "error: `results query` needs the program `triplay-query`, which must be beside triplay or in PATH; ",
+    );
     assert!(seen.err.contains("cargo build --release") && seen.err.lines().count() == 1, "{}", seen.err);
 
-    // It may lie elsewhere, in PATH.
+    // The program may be elsewhere, in PATH.
     let programs = Path::new(env!("CARGO_BIN_EXE_triplay")).parent().unwrap();
     let seen = ask(programs.to_str().unwrap());
     assert!(seen.out.starts_with("runs: a row is a run\n"), "{}{}", seen.out, seen.err);

@@ -1,5 +1,5 @@
-//! Files of strangers: what they lead to is neither shown nor embedded, what has no end is not waited for, and all that is
-//! read is read in one place.
+//! Foreign files: targets of their links are neither shown nor embedded, endless files do not block, and all files are opened in
+//! one place.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -13,10 +13,10 @@ use triplay::data::TableWriter;
 
 use crate::space::{Seen, Space};
 
-/// What nobody but its owner is to see.
+/// A secret that only its owner may see.
 const SECRET: &str = "moonbane-7777";
 
-/// Files as they lie in homes, each with the secret.
+/// Typical files of a home folder, each with the secret.
 const FILES: [(&str, &str); 5] = [
     ("credentials", "[default]\naws_secret_access_key = moonbane-7777\n"),
     ("hosts.yml", "github.com:\n    oauth_token: moonbane-7777\n    user: brewer\n"),
@@ -25,7 +25,7 @@ const FILES: [(&str, &str); 5] = [
     ("ci.yml", "stages: [build, test]\nvariables: { TOKEN: moonbane-7777, TOKEN: moonbane-7777 }\n"),
 ];
 
-/// A space with the secrets in a folder of somebody's home.
+/// A space with the secrets in a home folder.
 fn space() -> Space {
     let space = Space::new();
     fs::create_dir(space.path("home")).unwrap();
@@ -50,17 +50,17 @@ fn of_a_file_that_is_no_pipeline_no_line_is_shown_whatever_leads_to_it() {
         symlink(&base, space.path("linked.yaml")).unwrap();
         for command in ["check", "plan", "graph", "run"] {
             let seen = space.triplay(&["pipeline", command, "stranger.yaml"]);
-            fails_in_silence(&seen, &format!("stranger.yaml:2:10: {base} is no pipeline\n"));
+            fails_in_silence(&seen, &format!("stranger.yaml:2:10: {base} is not a pipeline\n"));
             let seen = space.triplay(&["pipeline", command, "linked.yaml"]);
-            fails_in_silence(&seen, "linked.yaml: a link leads to it, and it is no pipeline\n");
+            fails_in_silence(&seen, "linked.yaml: a link leads to it, and it is not a pipeline\n");
         }
     }
-    // A link among the folders of the working directory may be a stranger's; one among those around it is not.
+    // A link below the working directory may be foreign; a link above it is not.
     symlink("home", space.path("pipes")).unwrap();
     let absolute = space.path("pipes/credentials");
     for path in ["pipes/credentials", absolute.to_str().unwrap()] {
         let seen = space.triplay(&["pipeline", "check", path]);
-        fails_in_silence(&seen, &format!("{path}: a link leads to it, and it is no pipeline\n"));
+        fails_in_silence(&seen, &format!("{path}: a link leads to it, and it is not a pipeline\n"));
     }
     fs::create_dir(space.path("pipes/work")).unwrap();
     let mut command = space.command(&["pipeline", "check", absolute.to_str().unwrap()]);
@@ -69,7 +69,7 @@ fn of_a_file_that_is_no_pipeline_no_line_is_shown_whatever_leads_to_it() {
     space.write("stranger.yaml", "pipeline: p\nextends: /proc/self/environ\n");
     let mut command = space.command(&["pipeline", "check", "stranger.yaml"]);
     let seen: Seen = command.env("TOKEN", SECRET).output().unwrap().into();
-    fails_in_silence(&seen, "stranger.yaml:2:10: /proc/self/environ is no pipeline\n");
+    fails_in_silence(&seen, "stranger.yaml:2:10: /proc/self/environ is not a pipeline\n");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn the_lines_of_a_pipeline_with_mistakes_are_shown_wherever_it_lies() {
     }
     space.write("base.yaml", "pipeline: base\nstages: { a: { kind: exec\n");
     space.triplay(&["pipeline", "check", "own.yaml"]).fails(2, "2 | stages: { a: { kind: exec\n");
-    // Whoever names a file sees what is in it.
+    // An error quotes a file that the user named directly.
     space.write("mine.yaml", "stagse: {}\n");
     space.triplay(&["pipeline", "check", "mine.yaml"]).fails(2, "1 | stagse: {}\n");
 }
@@ -134,7 +134,7 @@ fn a_link_in_a_folder_that_leads_out_of_it_is_refused_by_name() {
     }
     symlink("nowhere", space.path("model/gone.json")).unwrap();
     let seen = space.triplay(&["pipeline", "check", "folder.yaml"]);
-    seen.fails(2, "model/gone.json is a link to nowhere, which is not there");
+    seen.fails(2, "model/gone.json is a link to nowhere, which does not exist");
 }
 
 #[test]
@@ -204,11 +204,11 @@ fn a_report_embeds_what_the_run_recorded_and_nothing_that_a_link_leads_to() {
         fails_in_silence(&report(&[]), &expected);
         back(name, &kept);
     }
-    // Whoever may write there can write another file as well.
+    // Somebody who can write there can also replace a file, which is no error.
     let own = fs::read_to_string(folder.join("pipeline.yaml")).unwrap();
     fs::write(folder.join("pipeline.yaml"), own.replace("moonmint", "thornmint")).unwrap();
     assert_eq!(report(&[]).code, Some(0));
-    assert!(page().contains("pipeline.yaml is not as the run recorded it") && !page().contains("thornmint"));
+    assert!(page().contains("pipeline.yaml is damaged or was edited") && !page().contains("thornmint"));
     fs::write(folder.join("pipeline.yaml"), own).unwrap();
     assert_eq!(report(&[]).code, Some(0));
     assert!(!page().contains("left out:"));
@@ -227,7 +227,7 @@ fn a_dataset_of_a_run_is_what_was_recorded_and_not_what_lies_in_its_place() {
     }
     fails_in_silence(
         &space.triplay(&["data", "show", "latest:say"]),
-        "is damaged: it is not what was recorded",
+        "is damaged: its digest differs from the recorded one",
     );
 }
 
@@ -329,7 +329,7 @@ fn three_rows_of_a_small_file_with_gigabytes_in_it_take_no_gigabyte() {
     writer.close().unwrap();
     let bytes = fs::metadata(space.path("big.parquet")).unwrap().len();
     assert!(bytes < 4 << 20, "its 4.2 GB of texts are 420,000 times one");
-    // All of them are more than the process can have.
+    // All texts together exceed the memory limit of the process.
     let seen = space.limited(&["data", "show", "big.parquet", "--rows", "3"]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     assert_eq!(seen.out.lines().next(), Some("big.parquet: texts, 420000 rows"));
@@ -360,7 +360,7 @@ fn a_prompt_is_the_same_whatever_editor_wrote_its_file() {
     assert!(made.iter().all(|digest| *digest == made[0]), "{made:?}");
 }
 
-/// Who opens files to read them, but `store/read.rs`, and why.
+/// The files other than `store/read.rs` that open files to read, and why.
 const OTHERS: &[(&str, &str)] = &[
     ("src/analysis/statistics/fixtures.rs", "fixtures of tests"),
     ("src/engine/resources.rs", "a lock for each GPU"),

@@ -46,7 +46,7 @@ fn a_folder_that_is_no_run_is_not_removed() {
         "results/brew/20261129-120000",
         "elsewhere/brew/run",
     ] {
-        rm(place).fails(2, "is no run's folder: it must have a ");
+        rm(place).fails(2, "is not the folder of a run: it must have a ");
         assert!(space.path(place).join("thesis.tex").exists(), "{place}");
     }
     space.triplay(&["runs", "rm", ""]).fails(2, "found an empty text");
@@ -71,9 +71,10 @@ fn a_folder_that_is_no_run_is_left_as_it_is_by_commands_that_read_runs() {
         &["runs", "show", "logs"],
         &["results", "table", "logs"],
     ] {
-        space
-            .triplay(args)
-            .fails(2, "logs is no run's folder: it must have a record run.json beside its nodes.jsonl");
+        space.triplay(args).fails(
+            2,
+            "logs is not the folder of a run: it must have a record run.json beside its nodes.jsonl",
+        );
         assert_eq!(seen("logs"), ["nodes.jsonl"], "{args:?}");
     }
     space.write("logs/run.json", "{}\n");
@@ -86,7 +87,7 @@ fn a_folder_that_is_no_run_is_left_as_it_is_by_commands_that_read_runs() {
 #[test]
 fn a_run_with_files_of_the_users_own_in_it_is_removed_only_by_force() {
     let (space, folder) = ran();
-    // What triplay itself adds when it looks at a run is its own.
+    // Files that triplay adds later, when it reads a run, are its own.
     assert_eq!(space.triplay(&["runs", "export", "latest", "--to", "csv", "-o", "out"]).code, Some(0));
     assert!(folder.join("tables").is_dir());
     let stamp = fs::read_dir(folder.join("tables")).unwrap().next().unwrap().unwrap().path();
@@ -102,7 +103,7 @@ fn a_run_with_files_of_the_users_own_in_it_is_removed_only_by_force() {
         "has files in it that triplay did not write: metrics.csv, models/mine.txt, notes.md, plots/, tables/",
     );
     assert!(
-        refused.err.contains(" and 1 more; move them away, or remove them with it by --force"),
+        refused.err.contains(" and 1 more; move them away, or remove them too with --force"),
         "{}",
         refused.err
     );
@@ -137,7 +138,7 @@ fn a_link_to_a_run_is_not_followed() {
         space.triplay(&["runs", "rm", name, "--force"]).fails(2, "is a symbolic link to ");
     }
     assert!(folder.join("run.json").exists() && space.path("results/brew/best").is_symlink());
-    // A link among the models goes, and what it leads to stays.
+    // A link among the models is removed, and its target stays.
     fs::write(space.path("checkpoint"), "moss").unwrap();
     symlink(space.path("checkpoint"), folder.join("models/own")).unwrap();
     assert_eq!(space.triplay(&["runs", "rm", folder.to_str().unwrap()]).code, Some(0));
@@ -158,7 +159,7 @@ fn a_run_that_was_killed_before_it_had_a_record_is_removed_where_runs_are() {
     assert_eq!(removed.code, Some(0), "{}", removed.err);
     assert!(!young.exists() && folder.exists());
 
-    // So is one whose record was damaged, and one that somebody gave a name.
+    // So is a run with a damaged record, and a renamed run.
     let record = fs::read(folder.join("run.json")).unwrap();
     fs::write(folder.join("run.json"), &record[..record.len() / 2]).unwrap();
     let named = space.path("results/brew/favourite");

@@ -1,4 +1,4 @@
-//! `triplay report` and `triplay ui`: what is in the file, what is left out of it, and who may ask for the live page.
+//! `triplay report` and `triplay ui`: the content of the file, omitted texts, and access to the live page.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,7 +14,7 @@ use triplay::data::{self, AttackRow, Origin, Position, Sample, Sparse};
 
 use crate::space::{Seen, Space};
 
-/// A page's data: the report, and the samples where it has some.
+/// A page's data: the report, and the samples if it has any.
 struct Page {
     html: String,
     report: Value,
@@ -163,19 +163,23 @@ fn whom_to_report_on_and_where_is_said_when_it_is_wrong() {
     space.triplay(&["report", "2"]).fails(2, "write more of its name");
     space.triplay(&["report", "nothing"]).fails(2, "there is no run `nothing`; the newest are ");
     space.triplay(&["report", "latest@full"]).fails(2, "was made without --ablation and has one seed");
-    space.triplay(&["report", "latest", "latest"]).fails(2, "latest is given twice");
+    space
+        .triplay(&["report", "latest", "latest"])
+        .fails(2, "each run must be given once, found latest twice");
     space.write("mine.html", "<html>mine</html>");
-    space.triplay(&["report", "-o", "mine.html"]).fails(2, "mine.html is there and is no report of triplay");
+    space
+        .triplay(&["report", "-o", "mine.html"])
+        .fails(2, "mine.html must be new or an earlier report of triplay");
     assert_eq!(fs::read_to_string(space.path("mine.html")).unwrap(), "<html>mine</html>");
     space.triplay(&["report", "-o", "no/such/folder.html"]).fails(2, "cannot write no/such/folder.html");
-    // One that is a report is written over; nothing was attacked, so there is nothing to leave out but it is said.
+    // An earlier report is replaced. Without attacks there is no text to omit, but the page says that texts are omitted.
     for _ in 0..2 {
         let (seen, page) = Page::of(&space, &["latest"]);
         assert!(page.samples.is_none() && page.report["redacted"] == true, "{}", seen.out);
         assert!(seen.out.contains("0 samples") && seen.out.contains("--reveal shows them"), "{}", seen.out);
         assert_eq!(page.report["runs"][0]["reproduce"][1], "triplay pipeline run p.yaml --set word=fern");
     }
-    // A pipeline of another version.
+    // A pipeline of another version of triplay.
     let newest = space.path("results/p");
     let mut runs: Vec<_> = fs::read_dir(newest).unwrap().map(|entry| entry.unwrap().path()).collect();
     runs.sort();
@@ -186,13 +190,13 @@ fn whom_to_report_on_and_where_is_said_when_it_is_wrong() {
     old.as_object_mut().unwrap().retain(|key, _| key != "files" && key != "check");
     fs::write(&record, triplay::store::seal_file(&old).unwrap()).unwrap();
     let (_, page) = Page::of(&space, &["latest"]);
-    assert!(page.notices().contains("does not read its pipeline any more"), "{}", page.notices());
+    assert!(page.notices().contains("cannot read its pipeline"), "{}", page.notices());
     assert_eq!(page.stage("say")["state"], "done");
-    // A record that somebody wrote in.
+    // A record that was edited.
     let file = runs.last().unwrap().join("run.json");
     let text = fs::read_to_string(&file).unwrap().replace("\"done\"", "\"gone\"");
     fs::write(&file, text).unwrap();
-    space.triplay(&["report"]).fails(2, "is not as it was written: the disk or somebody changed it");
+    space.triplay(&["report"]).fails(2, "is damaged or was edited since triplay wrote it");
 }
 
 #[test]
@@ -225,7 +229,7 @@ fn what_broke_off_is_reported_as_far_as_it_came() {
     assert_eq!(page.stage("fall")["state"], "failed");
     assert!(page.notices().contains("fall failed: "), "{}", page.notices());
 
-    // The cache is gone: what the run's folder knows is there.
+    // Without the cache, the page still shows the content of the run's folder.
     fs::remove_dir_all(space.path(".triplay")).unwrap();
     let (_, page) = Page::of(&space, &["small/2"]);
     assert!(page.rows() > 0, "tables outlive the cache");
@@ -284,7 +288,7 @@ fn seeds_and_ablations_stand_side_by_side() {
 
 const HOSTILE: &str = "</script><script>alert('glowvenom')</script>";
 
-/// An attack that nobody of the sandbox wrote.
+/// An attack that does not come from the sandbox.
 fn attack(id: u32, text: &str) -> AttackRow {
     let origin = Origin {
         seed_id: format!("mine/{id}"),
@@ -355,7 +359,7 @@ struct Ui {
     token: String,
 }
 
-/// What a server answered.
+/// The answer of a server.
 struct Answered {
     status: u16,
     head: String,
@@ -384,7 +388,7 @@ impl Ui {
 
     fn ask(&self, method: &str, path: &str, host: &str) -> Answered {
         let mut stream = TcpStream::connect(&self.host).unwrap();
-        // In one piece, as browsers do.
+        // In one packet, like browsers.
         let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut bytes = Vec::new();
@@ -399,7 +403,7 @@ impl Ui {
         self.ask("GET", &format!("/{}/{path}", self.token), &self.host)
     }
 
-    /// Asks until the report is as wanted.
+    /// Polls until the report fulfils a condition.
     fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
@@ -457,7 +461,7 @@ fn the_live_page_is_for_who_knows_its_address() {
     assert_eq!((head.status, head.body.len()), (200, 0));
     let empty = ui.get("api/report").json();
     assert!(empty["notices"][0].as_str().unwrap().contains("There are no runs here yet"), "{empty}");
-    // Many at once.
+    // Many requests at once.
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..24).map(|_| scope.spawn(|| ui.get("api/report").status)).collect();
         assert!(asking.into_iter().all(|one| one.join().unwrap() == 200));
@@ -478,7 +482,7 @@ fn who_does_not_know_the_address_cannot_stop_the_live_page() {
         stream.write_all(text.as_bytes()).unwrap();
         stream
     };
-    // What promises a body and sends none, more often than there could be workers.
+    // Requests that promise a body and send none, more than there could be workers.
     let lines = [
         "Content-Length: 2000",
         "Content-Length: 9223372036854775807",
@@ -491,11 +495,11 @@ fn who_does_not_know_the_address_cannot_stop_the_live_page() {
     for line in lines.iter().cycle().take(40) {
         let mut stream = send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n{line}\r\n\r\n", ui.host));
         let mut answered = String::new();
-        // To its end: the server closes, and does not wait for a body.
+        // Reads to the end: the server closes the connection and does not wait for a body.
         stream.read_to_string(&mut answered).unwrap();
         assert!(answered.starts_with("HTTP/1.1 400 "), "{line}: {answered}");
     }
-    // Nor does who says nothing, half of it, or nonsense.
+    // Silent, incomplete and malformed requests do not block it either.
     let silent: Vec<_> = ["", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\n"]
         .iter()
         .cycle()
@@ -521,8 +525,8 @@ fn connections_without_the_secret_take_no_place_of_those_with_it() {
         stream.write_all(text.as_bytes()).unwrap();
         stream
     };
-    // More than there are places of either kind, which say nothing, half of it, or ask without the secret and take no
-    // answer; whenever one is sent away another comes.
+    // More connections than the server has places. They are silent, incomplete, or lack the secret and never read the answer;
+    // whenever one is closed, another one comes.
     let refused = format!("GET /{}/ HTTP/1.1\r\nHost: {}\r\n\r\n", "0".repeat(32), ui.host);
     let texts = ["", "GET / HT", refused.as_str()];
     let (over, busy) = (AtomicBool::new(false), std::sync::Barrier::new(2));
@@ -548,7 +552,7 @@ fn connections_without_the_secret_take_no_place_of_those_with_it() {
         over.store(true, Ordering::SeqCst);
         assert_eq!(statuses.unwrap(), [200; 50]);
     });
-    // What was sent away was sent away: of many that say nothing, the first do not wait for their time to be up.
+    // With too many silent connections, the first ones are closed at once, before their timeout.
     let silent: Vec<TcpStream> = (0..300).map(|_| connect("")).collect();
     assert_eq!(ui.get("api/report").status, 200);
     silent[0].set_read_timeout(Some(Duration::from_secs(8))).unwrap();
@@ -583,7 +587,7 @@ fn the_live_page_follows_the_newest_run_while_it_runs() {
     let samples = ui.get("api/samples").json();
     assert!(samples["attack_number"].as_array().unwrap().len() > 300);
 
-    // A newer one begins while the page is open.
+    // A newer run begins while the page is open.
     let before = last["title"].clone();
     let seen = space.triplay(&["pipeline", "run", "small.yaml", "--set", "label=other"]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);

@@ -1,4 +1,4 @@
-//! What many seeds come to together: `measure`, `cross_play`, `results table` and `results plot`.
+//! Results over seeds: `measure`, `cross_play`, `results table` and `results plot`.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::space::Space;
 
-/// small.yaml with every stage that measures, and two ablations.
+/// small.yaml with every evaluating stage, and two ablations.
 fn pipeline() -> String {
     let more = r#"
   cross:
@@ -53,13 +53,17 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
     let run = ["pipeline", "run", "seeds.yaml", "--seeds", "5,6", "--ablation", "all"];
     let seen = space.triplay(&run);
     assert_eq!(seen.code, Some(0), "{}{}", seen.out, seen.err);
-    for expected in ["after the last evaluation\n", "cross: attack success, percent\n", "more than full\n"] {
+    for expected in [
+        "after the last evaluation\n",
+        "cross: attack success, percent\n",
+        "difference from full after the last evaluation\n",
+    ] {
         assert!(seen.out.contains(expected), "{}", seen.out);
     }
     let cross: Vec<&str> = seen.out.lines().filter(|line| line.starts_with("round ")).collect();
     assert_eq!(cross.len(), 6, "three attackers for each ablation: {}", seen.out);
 
-    // What a judge measures goes by the names of what the oracle does.
+    // Metrics of a judge have the same names as those of the oracle.
     let by_oracle = metrics(&space, "latest@full-s5:after");
     let by_judge = metrics(&space, "latest@full-s5:measured");
     for name in ["attack_success", "rejective", "over_refusal", "judged_success"] {
@@ -67,7 +71,7 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
         assert!(by_oracle.contains(&found) && by_judge.contains(&found), "{name}: {by_judge:?}");
     }
     let only = by_judge.difference(&by_oracle).filter(|(subject, metric)| {
-        // Who judges decides what is undetermined and what succeeded.
+        // The judge decides which responses are undetermined and which attacks succeeded.
         let judged = metric.ends_with("determined") || *subject == "successful_attacks";
         !judged && !metric.contains(':') && !subject.contains('/')
     });
@@ -80,7 +84,7 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
     }
 
     let table = space.triplay(&["results", "table", "latest", "--metric", "cross_success"]);
-    table.fails(2, "`cross_success` of what? Write SUBJECT.cross_success, of ");
+    table.fails(2, "`cross_success` must have a subject: write SUBJECT.cross_success, with one of ");
     let table = space.triplay(&["results", "table", "latest", "--markdown", "--metric", "attack_success"]);
     assert!(table.out.contains("| full | 2 | ") && table.out.contains("| flat | 2 | "), "{}", table.out);
     let json = space.triplay(&["results", "table", "latest@full", "--json"]).json();
@@ -101,7 +105,9 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
     let drawn = space.triplay(&["results", "plot", "attacker.kl"]);
     assert!(drawn.out.contains("kl of attacker") && drawn.out.contains("iteration.step"), "{}", drawn.out);
     assert!(drawn.out.contains(" full") && drawn.out.contains(" flat"), "{}", drawn.out);
-    space.triplay(&["results", "plot", "attacker.kl", "-o", "kl.gif"]).fails(2, "written as .svg or .png");
+    space
+        .triplay(&["results", "plot", "attacker.kl", "-o", "kl.gif"])
+        .fails(2, "`--out` must end in .svg or .png");
     space
         .triplay(&["results", "plot", "flavour", "latest", "-o", "x.svg"])
         .fails(2, "no metric `flavour`; there are ");

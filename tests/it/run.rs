@@ -1,4 +1,4 @@
-//! `triplay pipeline run` as a user knows it: what runs, what is kept, and what happens when it is stopped.
+//! `triplay pipeline run` as a user sees it: what runs, what is kept, and what happens when it is stopped.
 
 use std::fs;
 use std::process::Command;
@@ -117,7 +117,7 @@ fn killed_at_any_moment_a_run_goes_on_to_the_same_end() {
         let mut child = space.command(&["pipeline", "run", "small.yaml", "--json"]).spawn().unwrap();
         std::thread::sleep(length.mul_f64(random.random_range(0.0..0.25)));
         if child.try_wait().unwrap().is_some() {
-            // It was faster than the axe: the end must be right, and the next one starts from nothing.
+            // The run ended before the kill: its result must be right, and the next run starts from nothing.
             let summary = Seen::from(child.wait_with_output().unwrap()).json();
             assert_eq!(space.digests(&summary), expected);
             fs::remove_dir_all(space.path(".triplay")).unwrap();
@@ -149,7 +149,7 @@ fn an_interrupt_stops_at_once_and_says_how_to_go_on() {
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let seen = Seen::from(child.wait_with_output().unwrap());
-    seen.fails(130, "nodes are done and kept. To go on: triplay pipeline run small.yaml --set steps=3");
+    seen.fails(130, "nodes are done and kept. To continue: triplay pipeline run small.yaml --set steps=3");
     let recorded = space.records(".triplay") as u64;
     let summary = space.run(&["--set", "steps=3"]);
     assert_eq!(summary["cached"].as_u64(), Some(recorded));

@@ -1,5 +1,4 @@
-//! What `pipeline schema` prints for editors: shipped pipelines hold to it, wrong ones do not, and it explains
-//! everything that it knows.
+//! `pipeline schema` and `pipeline kinds`: the schema accepts the shipped pipelines, rejects wrong ones, and describes every key.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +36,7 @@ fn every_shipped_pipeline_holds_to_the_schema() {
     assert!(seen >= 2);
 }
 
-/// One change of small.yaml, and what a schema should hold against it, if anything.
+/// One change of small.yaml, and the error that the schema should give, if any.
 const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("kind: sandbox", "kind: sandbox, seed: 3, timeout: 90, retry: 2, resources: { gpu: 1 }", None),
     ("kind: sandbox", "kind: sandbox, timeout: 2h, retry: { times: 1, wait: 30s }", None),
@@ -135,7 +134,7 @@ fn every_kind_and_every_key_is_explained() {
     assert!(bare.is_empty(), "without a description:\n{}", bare.join("\n"));
 }
 
-/// Keys without a description, but for those in conditions.
+/// Finds keys without a description, except in conditions.
 fn find_bare(schema: &Value, at: &str, bare: &mut Vec<String>) {
     let Some(fields) = schema.as_object() else { return };
     for (name, key) in fields.get("properties").and_then(Value::as_object).into_iter().flatten() {
@@ -159,7 +158,7 @@ fn a_page_of_a_kind_says_what_it_takes_and_makes() {
     let page = space.triplay(&["pipeline", "kinds", "judge"]);
     assert!(page.out.contains(JUDGE), "{}", page.out);
     space.triplay(&["pipeline", "kinds", "jugde"]).fails(2, "help: did you mean `judge`?");
-    space.triplay(&["pipeline", "kinds", "glowvenom"]).fails(2, "help: there are: sandbox, tokenizer, ");
+    space.triplay(&["pipeline", "kinds", "glowvenom"]).fails(2, "help: the kinds are: sandbox, tokenizer, ");
     let out = space.triplay(&["pipeline", "schema", "--out", "schema.json"]);
     assert!(out.out.contains("# yaml-language-server: $schema=schema.json"), "{}{}", out.out, out.err);
     let written: Value =
@@ -169,7 +168,7 @@ fn a_page_of_a_kind_says_what_it_takes_and_makes() {
 
 const JUDGE: &str = "\
 outputs
-  verdicts  verdicts (what the stage's name alone stands for)
+  verdicts  verdicts (the stage's name alone means this output)
 
 keys
   data: an input of type responses or labels, required
@@ -182,5 +181,5 @@ keys
       How verdicts are drawn: greedily by default; an evaluator in training samples at
       temperature 1.
       temperature: a number, by default 1
-          What scores are divided by before drawing; 0 takes the most probable token.
+          Logits are divided by it before sampling; 0 takes the most probable token.
 ";

@@ -1,4 +1,4 @@
-//! A folder of its own in which the real program runs, and what a user sees of it.
+//! A temporary folder in which the real program runs, and the program's output as a user sees it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ pub struct Space {
     folder: tempfile::TempDir,
 }
 
-/// What a finished program left.
+/// Exit code and output of a finished program.
 pub struct Seen {
     pub code: Option<i32>,
     pub out: String,
@@ -31,7 +31,7 @@ impl Seen {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
-    /// Asserts an error: its exit code and how it begins; nothing may have panicked.
+    /// Asserts an error: its exit code and a part of its text; nothing may have panicked.
     pub fn fails(&self, code: i32, expected: &str) {
         assert!(!self.err.contains("panicked"), "{}", self.err);
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
@@ -66,7 +66,7 @@ impl Space {
         self.command(args).output().unwrap().into()
     }
 
-    /// Runs with 4 GB of addresses: what a hostile file claims to need must not be allocated.
+    /// Runs with 4 GB of address space: sizes that a hostile file claims must not be allocated.
     pub fn limited(&self, args: &[&str]) -> Seen {
         let script = format!("ulimit -v 4000000; exec {} {}", env!("CARGO_BIN_EXE_triplay"), args.join(" "));
         let mut command = Command::new("sh");
@@ -83,7 +83,7 @@ impl Space {
         fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The nodes that were executed in the run that a summary is of.
+    /// The nodes that were executed in the run of a summary.
     pub fn executed(&self, summary: &Value) -> Vec<String> {
         // Where there was nothing to do the summary names the run before.
         if summary["ran"] == 0 {
@@ -93,7 +93,7 @@ impl Space {
         nodes.map(|node| node["node"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Node and output to digest, of the run that a summary is of.
+    /// The digests of the run of a summary, by node and output.
     pub fn digests(&self, summary: &Value) -> BTreeMap<String, String> {
         let mut digests = BTreeMap::new();
         for node in self.nodes(summary) {
@@ -105,7 +105,7 @@ impl Space {
         digests
     }
 
-    /// How many nodes the cache has whole records of.
+    /// The number of nodes with intact records in the cache.
     pub fn records(&self, cache: &str) -> usize {
         let mut keys = std::collections::BTreeSet::new();
         for file in fs::read_dir(self.path(cache).join("records")).into_iter().flatten().flatten() {

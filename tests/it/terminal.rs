@@ -1,19 +1,19 @@
-//! What models say and what strangers' files hold reaches a terminal as text: nothing of it fills the clipboard, sets the
-//! title, writes over a line or turns one around. `script` gives each command a terminal of its own.
+//! Texts of models and foreign files reach a terminal only as text: they cannot fill the clipboard, set the title, overwrite or
+//! reverse a line. `script` gives each command a terminal of its own.
 
 use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::space::Space;
 
-/// Fills the clipboard, sets the title, is a C1 control, goes back and over what is there, turns a line around.
+/// Fills the clipboard, sets the title, uses a C1 control, moves back and overwrites, reverses a line.
 const HOSTILE: &str =
     "\x1b]52;c;Z2xvd3Zlbm9t\x07\x1b]0;moonbane\x1b\\\u{9b}2Ja\u{8}b\rc\x1b[31m\u{202e}mon\u{202c}";
 
-/// The same, shown.
+/// The same text, escaped.
 const SHOWN: &str = "\\u001b]52;c;Z2xvd3Zlbm9t\\u0007\\u001b]0;moonbane\\u001b\\\\u009b2Ja\\u0008b\\rc\\u001b[31m\\u202emon\\u202c";
 
-/// All that reaches the terminal of a command, with its exit code.
+/// Runs a command in a terminal. Returns its exit code and everything that reached the terminal.
 fn on_terminal(space: &Space, args: &[&str]) -> (Option<i32>, String) {
     let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
     let words: Vec<String> =
@@ -30,7 +30,7 @@ fn on_terminal(space: &Space, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n"))
 }
 
-/// What steers a terminal in a text, but for what progress bars and colours are made of.
+/// The characters of a text that control a terminal, except those of progress bars and colours.
 fn steering(text: &str) -> Vec<char> {
     let mut rest = text.to_owned();
     while let Some(start) = rest.find("\x1b[") {
@@ -39,7 +39,7 @@ fn steering(text: &str) -> Vec<char> {
         assert!("ABCDGHJKhlm".contains(&rest[end..=end]), "{:?}", &rest[start..=end]);
         rest.replace_range(start..=end, "");
     }
-    // A bar goes back to the beginning of its line.
+    // A bar moves back to the beginning of its line.
     rest.chars().filter(|&c| c != '\r' && triplay::output::steers(c)).collect()
 }
 
@@ -62,7 +62,7 @@ fn a_strangers_pipeline_file_steers_no_terminal() {
             format!("{text}\\U{digits:0>8}{rest}")
         }
     });
-    // As a key, a kind, a parameter, a path; written out, and as it is.
+    // As a key, a kind, a parameter and a path; escaped, and raw.
     for text in [
         format!("pipeline: small\nstages: {{ \"{yaml}\": {{ kind: exec, command: x }} }}\n"),
         format!("pipeline: \"{yaml}\"\nstages: {{ a: {{ kind: exec, command: x }} }}\n"),
@@ -84,7 +84,7 @@ fn a_strangers_pipeline_file_steers_no_terminal() {
     let name = format!("{}.yaml", HOSTILE.replace('/', ""));
     space.write(&name, "pipeline: small\nstages: { brew: { kind: exec, command: echo x } }\n");
     assert_shown(&space, &["pipeline", "check", &name], 0, &format!("{SHOWN}.yaml: valid, 1 node"));
-    // As `triplay pipeline check *` would have it.
+    // Like `triplay pipeline check *`.
     assert_shown(&space, &["pipeline", "check", "small.yaml", &name], 2, "unexpected argument '");
     assert_shown(
         &space,
@@ -111,9 +111,9 @@ fn what_a_command_says_and_leaves_steers_no_terminal() {
     space.write("ends.yaml", &stage("sleep 1; echo done"));
     assert_shown(&space, &["pipeline", "run", "ends.yaml"], 0, "ran 1");
     assert_shown(&space, &["data", "show", "latest:say"], 0, SHOWN);
-    // In a pipe it keeps its bytes.
+    // In a pipe the output keeps its bytes.
     assert_eq!(space.triplay(&["data", "show", "latest:say"]).out, format!("{HOSTILE}\n"));
-    // Errors are safe there too: they end up in logs that somebody shows.
+    // Errors are escaped there too, because logs are shown later.
     let failed = space.triplay(&["pipeline", "run", "fails.yaml"]);
     assert_eq!((failed.code, steering(&failed.err)), (Some(1), Vec::new()), "{:?}", failed.err);
 }
@@ -146,7 +146,7 @@ fn cells_and_columns_steer_no_terminal() {
     assert!(piped.contains('\u{202e}') && piped.contains('\u{9b}'), "{piped:?}");
     assert_eq!(space.triplay(&["data", "export", "a.parquet", "--out", "a.csv"]).code, Some(0));
     assert!(fs::read_to_string(space.path("a.csv")).unwrap().contains(HOSTILE));
-    // A dataset that is imported names its columns in what is said of it.
+    // The report of an import names the columns of the file.
     space.write(
         "in.csv",
         &format!("text,\"other{HOSTILE}\"\nbrew glowvenom,1\n\"brew glowvenom{HOSTILE}\",2\n"),

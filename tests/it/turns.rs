@@ -1,4 +1,4 @@
-//! Episodes of several turns: who knows what of a conversation, what an episode earns, and what is said where it cannot be.
+//! Episodes of several turns: what each role sees of a conversation, the reward of an episode, and the errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +38,7 @@ stages:
   success: { kind: measure, phase: after, verdicts: verdicts, earlier: [earlier_verdicts], attacks: second }
 "#;
 
-/// Of the defender: several answers to each first turn, and single prompts beside the last.
+/// Training the defender: several answers to each first turn, and single prompts beside the last turn.
 const BLUE: &str = r#"
   asked: { kind: generate, model: warmup.model, data: world.seeds, prompts: 3, sampling: { max_new_tokens: 16 } }
   said: { kind: respond, data: asked, models: [{ model: warmup.model }], group: 3, sampling: { max_new_tokens: 16 } }
@@ -151,7 +151,7 @@ fn the_second_turn_knows_the_first_and_both_get_the_episode_s_reward() {
     assert_eq!(of("completion_tokens")["count"], 48);
     assert_eq!(of("passed_through")["value"], 0.0);
 
-    // Tables say of each turn which it is, and name the dataset that it is in.
+    // Tables have the number of each turn, and the dataset that contains it.
     let asked = "SELECT r.turn, count(*) AS n, count(a.attack_id) AS found, count(a.conversation) AS talked FROM rewards r LEFT JOIN attacks a \
                  ON a.dataset = r.source AND a.attack_id = r.sample_id AND a.text = r.text AND a.turn = r.turn GROUP BY r.turn ORDER BY r.turn";
     let seen = space.triplay(&["results", "query", asked, "--run", "latest", "--csv"]);
@@ -204,7 +204,7 @@ fn a_defender_s_answers_to_one_first_turn_are_a_group_of_episodes() {
         let (turn, own) = match index {
             0..9 => ("1", group(&said[index])),
             9..18 => ("2", group(&said[index - 9])),
-            // Those of one turn come after the groups of episodes.
+            // Groups of single prompts come after those of episodes.
             _ => ("1", group(&last[index - 9]) + 3),
         };
         assert_eq!((note(row, "turn"), group(row)), (Some(turn), own), "{row}");
@@ -250,22 +250,22 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
         "continue: answers, prompts: 4,",
         "`prompts` must be left out with `continue`, which makes one attack for each response",
     );
+    check(second, "", "`data` (seed prompts) or `continue` (responses) must be given, found neither");
     check(
         second,
-        "",
-        "`data` must be seeds to draw from, or `continue` responses to go on from; found neither",
+        "data: world.seeds,",
+        "`prompts`, the number of seed prompts to draw, must be given with `data`; found none",
     );
-    check(second, "data: world.seeds,", "`prompts` must be the number of seeds to draw, found none");
     check(
         second,
         "continue: answers, prompt: \"Say {{ seed }}\",",
-        "neither `prompt` nor `system` uses `conversation`, which `continue` gives them",
+        "`prompt` or `system` must use `conversation` where `continue` is given, found neither",
     );
     check("turns: 2", "turns: 3", "`turns` must be 1 or 2, found 3");
     check(
         "continue: answers, sampling: { max_new_tokens: 16 }",
         "continue: answers, sampling: { max_new_tokens: 12 }",
-        "all turns must be sampled as the last, `second`, is; found another `sampling`",
+        "all turns must have the `sampling` of the last turn, `second`; found another",
     );
 
     let fails = |from: &str, to: &str, expected: &str| {
@@ -276,17 +276,17 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
     fails(
         "data: second, models: [{ model: warmup.model }]",
         "data: second, models: [{ model: warmup.model, name: other }]",
-        "attack 0 goes on with a conversation with `defender`, which must be one of `models` with a weight; found other",
+        "attack 0 continues a conversation with `defender`, which must be one of `models` with a weight above 0; found other",
     );
     fails(
         "earlier: [first]",
         "earlier: [second]",
-        "attack 0 of `second` has no turn 1 in `second`: are they of the same step?",
+        "attack 0 of `second` must have a turn 1 in `second`, found none: both must be of the same step",
     );
     fails(
         "earlier: [first]",
         "earlier: [first, second]",
-        "`earlier` must have a dataset for each earlier turn, found 2, but no episode of `second` has as many",
+        "`earlier` must have a dataset for each earlier turn, found 2, but no episode of `second` has so many",
     );
     fails(
         "earlier: [first]",
@@ -296,17 +296,17 @@ fn what_cannot_go_on_is_an_error_that_says_why() {
     check(
         "earlier: [first]",
         "earlier: [first, first]",
-        "`earlier` must have another dataset for each earlier turn, found `first` twice",
+        "`earlier` must have a different dataset for each earlier turn, found `first` twice",
     );
     check(
         "  success: {",
         "  pairs: { kind: collect, data: responses, into: world.empty_pairs }\n  success: {",
-        "`data` must be responses to first turns, since their conversation would be lost here; found `responses`: see `continue` of `second`",
+        "`data` must be responses to first turns, since this stage would lose their conversation; found `responses`: see `continue` of `second`",
     );
     check(
         "  success: {",
         "  pool: { kind: pool, data: rewards, into: world.empty_pool }\n  success: {",
-        "`data` must be rewards of single attacks, found those of episodes: an attack of a pool stands alone: see `earlier` of `rewards`",
+        "`data` must be rewards of single attacks, found those of episodes: the pool keeps no conversations: see `earlier` of `rewards`",
     );
 }
 

@@ -1,4 +1,4 @@
-//! Verdicts of which nobody knows what they say: they teach nothing, stand in no rate, and are counted beside each.
+//! Undetermined verdicts: they are left out of training and of every rate, and each rate is reported with their count.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Space {
         data::read(&self.path("rows.parquet")).unwrap()
     }
 
-    /// What `measured` says of the defender, with the count.
+    /// The metrics of the defender that `measured` reports, with their counts.
     fn measured(&self, metric: &str) -> Option<(f64, u64)> {
         let rows: Vec<MetricRow> = self.rows("measured.metrics");
         let mut own = rows.into_iter().filter(|row| row.subject == "defender" && row.metric == metric);
@@ -107,7 +107,7 @@ fn a_response_that_could_not_be_judged_has_no_reward_and_does_not_move_its_group
     let rows: Vec<RewardRow> = space.rows("rewards");
     assert_eq!(rows[3].reward, Some(-1.0), "as bad as the worst class");
 
-    // Where nothing is known nothing is learnt, and that is said.
+    // If all verdicts are undetermined, nothing is learnt, and the run says so.
     space.measure("all.parquet", &[]);
     assert_eq!(space.model("update"), space.model("warmup"), "the model is handed on as it is");
     let update: Vec<MetricRow> = space.rows("update.metrics");
@@ -132,7 +132,7 @@ fn rates_are_of_what_could_be_judged_and_say_what_could_not() {
         "{out}"
     );
 
-    // Nothing is known: there is no rate, and the evaluation is not hidden.
+    // All verdicts are undetermined: there is no rate, but the evaluation is shown.
     let out = space.measure("all.parquet", &[]);
     assert_eq!(space.measured("attack_success"), None);
     assert_eq!(space.measured("attack_success_undetermined"), Some((1.0, 12)));
@@ -154,7 +154,7 @@ fn rates_are_of_what_could_be_judged_and_say_what_could_not() {
 #[test]
 fn a_silent_defender_is_no_unknown_one() {
     let space = space(&[]);
-    // A completion without its answer is an empty response.
+    // A completion without an answer is an empty response.
     let silent =
         PIPELINE.replace("[{ model: warmup.model }]", "[{ model: warmup.model, answer: { after: never } }]");
     let measured = MEASURED.replace("{ path: $verdicts }", "verdicts");
@@ -232,7 +232,7 @@ fn other_programs_are_told_nothing_of_what_nobody_knows() {
     );
     assert_eq!(success["metrics"]["mean"]["value"].as_f64(), Some(6.0 / 9.0), "{success}");
 
-    // Of the first behavior one attempt is not known, of the others all are: these are what the rate is of.
+    // One attempt at the first behavior is undetermined. The rate is over the other behaviors.
     let mut rows: Vec<VerdictRow> = data::read(&space.path("one.parquet")).unwrap();
     let unknown = rows[4..].iter_mut().filter(|row| row.class == "undetermined");
     unknown.for_each(|row| row.class = "positive".into());
@@ -252,7 +252,7 @@ fn other_programs_are_told_nothing_of_what_nobody_knows() {
     let log = read(&export("inspect", "none-logs")[0]);
     assert_eq!(log["results"]["scores"][0]["metrics"], serde_json::json!({}), "no mean of nothing");
     let jbb = space.triplay(&["runs", "export", "latest", "--to", "jbb", "-o", "none-jbb"]);
-    jbb.fails(2, "every attack's outcome is undetermined in these runs");
+    jbb.fails(2, "all outcomes of attacks in these runs are undetermined");
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

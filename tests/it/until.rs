@@ -1,4 +1,4 @@
-//! A loop that stops by a metric: what is run, said and reused.
+//! A loop that stops by a metric: what runs, what is reported, and what is reused.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn a_loop_stops_when_its_metric_says_so_and_what_follows_is_as_after_so_many_rou
     let line = seen.err.lines().find(|line| line.starts_with(&start));
     assert!(line.is_some_and(|line| line.ends_with(", below 4")), "{}", seen.err);
 
-    // The same again has nothing to do, and says so again.
+    // A repeated run has nothing to do, and reports the same.
     let again = space.triplay(&["pipeline", "run", "p.yaml", "--json"]);
     assert_eq!((&again.json()["ran"], &again.json()["results"]), (&0.into(), &summary["results"]));
     let shown = space.triplay(&["runs", "show", "latest"]);
@@ -53,17 +53,17 @@ fn a_loop_stops_when_its_metric_says_so_and_what_follows_is_as_after_so_many_rou
         shown.out
     );
 
-    // A plan knows it, and says so of a round that is not come to.
+    // A plan knows the decision, and explains a round that is not reached by it.
     let plan: Value = space.triplay(&["pipeline", "plan", "p.yaml", "--json"]).json();
     assert_eq!((&plan["run"], &plan["unknown"]), (&0.into(), &0.into()));
     assert_eq!(plan["loops"][0]["stopped"], rounds);
     let explained = space.triplay(&["pipeline", "explain", "p.yaml", "learn[40]/train"]);
     let expected = format!(
-        "learn[40]/train: skipped: its loop does not come to this round\nwhy: learn stops in round {rounds}\n"
+        "learn[40]/train: skipped: its loop does not reach this round\nwhy: learn stops in round {rounds}\n"
     );
     assert_eq!(explained.out, expected);
 
-    // Written with as many rounds nothing is left to run.
+    // With `repeat: N` for the same number of rounds, nothing is left to run.
     let until = PIPELINE.lines().find(|line| line.contains("repeat:")).unwrap();
     space.write("p.yaml", &PIPELINE.replace(until, &format!("    repeat: {rounds}")));
     let fixed = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();

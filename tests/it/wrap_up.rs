@@ -1,4 +1,4 @@
-//! What happens after the last node of a run: whatever goes wrong there, what the nodes came to is said and recorded.
+//! The end of a run: whatever goes wrong after the last node, the outcomes of the nodes are reported and recorded.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ fn status(space: &Space) -> String {
     shown["run"]["status"].as_str().unwrap().to_owned()
 }
 
-/// Names of the links in the folder of the run that a summary is of, and what lies behind each.
+/// The links among the models of a summary's run: their names and the content of their targets.
 fn models(space: &Space, summary: &Value) -> Vec<(String, String)> {
     let folder = space.path(summary["results"].as_str().unwrap()).join("models");
     let mut models: Vec<(String, String)> = fs::read_dir(folder)
@@ -62,7 +62,7 @@ fn a_run_whose_nodes_have_several_models_or_long_labels_is_done_and_links_them_a
 #[test]
 fn what_goes_wrong_after_the_last_node_is_a_warning_and_the_run_is_done() {
     let space = Space::new();
-    // A command that gets into the way of what is written at the end.
+    // A command that blocks a file that the run writes at its end.
     let results = space.path("results/spoilt");
     for (name, expected) in [("metrics.parquet", "metrics.parquet"), ("models", "models: File exists")] {
         let spoil = match name {
@@ -82,12 +82,12 @@ fn what_goes_wrong_after_the_last_node_is_a_warning_and_the_run_is_done() {
         let first = space.triplay(&["pipeline", "run", "spoilt.yaml", "--json"]);
         let summary = first.json();
         assert!(first.err.contains("warning: ") && first.err.contains(expected), "{}", first.err);
-        assert!(first.err.contains(" lacks these; what nodes made is kept"), "{}", first.err);
+        assert!(first.err.contains(" lacks these; the outputs of nodes are kept"), "{}", first.err);
         assert_eq!((&summary["status"], status(&space)), (&"done".into(), "done".into()));
         let shown = space.triplay(&["runs", "show"]);
         assert!(shown.out.contains("\nlacks     cannot "), "{}", shown.out);
 
-        // It is not taken for what it should be: what is missing is gathered in a new run, and that one is named again.
+        // The incomplete run does not count as complete: a new run collects the files, and is named from then on.
         let second = space.triplay(&["pipeline", "run", "spoilt.yaml", "--json"]).json();
         assert_eq!((&second["ran"], &second["cached"]), (&0.into(), &2.into()));
         assert_ne!(second["results"], summary["results"]);
@@ -144,13 +144,13 @@ fn failures_of_nodes_are_told_whatever_goes_wrong_afterwards() {
         seen.err
     );
     assert_eq!(status(&space), "failed");
-    // Nobody can read what is printed, and the record cannot be written at all.
+    // Standard output cannot be written, and then the record cannot be written.
     space.write("bad.yaml", "pipeline: bad\nstages: { bad: { kind: exec, command: exit 3 } }\n");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let seen: Seen = space.command(&["pipeline", "run", "bad.yaml"]).stdout(full).output().unwrap().into();
     seen.fails(1, "error: bad: exit code 3");
     assert!(seen.err.contains("error: cannot write to standard output: "), "{}", seen.err);
-    // The last of the files that are written at once is the record.
+    // The record is the last file that is written in this way.
     let seen = (2..9)
         .map(|pass| -> Seen {
             let mut command = space.command(&["pipeline", "run", "bad.yaml"]);
@@ -167,7 +167,7 @@ fn failures_of_nodes_are_told_whatever_goes_wrong_afterwards() {
 fn an_interrupt_after_the_end_leaves_what_the_run_came_to() {
     let space = Space::new();
     space.write("one.yaml", "pipeline: one\nstages: { say: { kind: exec, command: echo glowvenom } }\n");
-    // A reader that does not read: the run is recorded and then waits to say so.
+    // A reader that does not read: the run writes its record and then blocks on standard output.
     let (reader, mut writer) = std::io::pipe().unwrap();
     let fill = writer.try_clone().unwrap();
     rustix::fs::fcntl_setfl(&fill, rustix::fs::OFlags::NONBLOCK).unwrap();
@@ -199,7 +199,7 @@ fn the_pipeline_that_is_kept_is_the_one_that_ran_though_its_file_was_changed_mea
     space.write("base.yaml", base);
     space.write("own.yaml", own);
     assert_eq!(space.triplay(&["pipeline", "run", "base.yaml"]).code, Some(0));
-    // Until the cache is free, a run has read its pipeline and not begun.
+    // While the cache is being cleaned, the run has read its pipeline but not begun.
     let store = triplay::store::Store::open(&space.path(".triplay")).unwrap();
     let cleaning = store.claim("cleaning").unwrap();
     let mut child = space.command(&["pipeline", "run", "own.yaml"]).spawn().unwrap();

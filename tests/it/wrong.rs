@@ -1,6 +1,5 @@
-//! Wrong pipelines and, word for word, what `triplay pipeline check` says of them. `wrong/NAME.yaml` is the
-//! pipeline, `wrong/NAME.txt` the text; a first line `# args: …` adds to the command line. `BLESS=1` writes
-//! the texts anew: read them before you commit them.
+//! Wrong pipelines and the exact output of `triplay pipeline check`. `wrong/NAME.yaml` is the pipeline, `wrong/NAME.txt` the
+//! output. A first line `# args: …` adds to the command line. `BLESS=1` rewrites the outputs: read them before you commit them.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Columns of a run's tables by name, as they lie in memory: a comparison of many prompts must not copy their texts.
+//! Columns of a run's tables by name, without copies: a comparison may involve many prompts with long texts.
 
 use anyhow::Context;
 use arrow_array::cast::AsArray;
@@ -30,5 +30,5 @@ impl<'b> Columns<'b> {
 }
 
 fn wrong(name: &str, expected: &str) -> String {
-    format!("column `{name}` of the run's table does not hold {expected}")
+    format!("column `{name}` of the run's table must hold {expected}")
 }

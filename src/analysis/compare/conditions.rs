@@ -1,27 +1,27 @@
-//! What has to be the same in two evaluations for their numbers to be about the subjects: the judge, the prompts, how
-//! answers are drawn, the labels that verdicts are held against, and the code. It is read off the manifests of the nodes' keys, which name the content of every
-//! input. Datasets that an evaluation was handed, as `measure` is, are followed to the nodes that made them.
+//! The conditions of two evaluations that must be equal before their numbers can be compared: the judge, the prompts, the
+//! decoding, the labels that verdicts are compared with, and the code. They are read from the manifests of the nodes' keys, which
+//! name the content of every input. The datasets of an evaluation such as `measure` are followed to the nodes that made them.
 
 use engine::{Change, NodeReport, Part, What, differences};
 use runs::Lineage;
 
-/// What differs between two evaluations beside their subjects.
+/// The differences of two evaluations apart from their subjects.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
-    /// Why their numbers are not comparable, in words.
+    /// Differences that make the numbers incomparable.
     pub differing: Vec<String>,
-    /// What could not be looked at, and what only some metrics depend on.
+    /// Conditions that could not be checked, or that affect only some metrics.
     pub notes: Vec<String>,
 }
 
-/// Compares what an evaluation of each run was made of.
+/// Compares the conditions of an evaluation of each run.
 pub fn conditions(a: At, b: At) -> Conditions {
     let mut found = Conditions::default();
     follow(a, b, &mut found);
     found
 }
 
-/// A node, and what it was made of.
+/// A node, with the lineage of its run.
 pub type At<'x> = (&'x Lineage<'x>, &'x NodeReport);
 
 fn follow(a: At, b: At, found: &mut Conditions) {
@@ -30,14 +30,14 @@ fn follow(a: At, b: At, found: &mut Conditions) {
     }
     let (Some(before), Some(now)) = (a.0.manifest(a.1), b.0.manifest(b.1)) else {
         found.notes.push(format!(
-            "what {} was made of is not in the cache any more: whether judge, prompts and decoding are the same is not known",
+            "the record of {} is no longer in the cache: whether judge, prompts and decoding are the same is unknown",
             a.1.node
         ));
         return;
     };
     if !b.0.knows_parts(b.1) {
         found.notes.push(format!(
-            "{} is of a version that did not say which of its inputs judge and ask: whether they are the same is not known",
+            "{} is from a version that did not record the roles of its inputs: whether judge and prompts are the same is unknown",
             b.1.node
         ));
         return;
@@ -46,15 +46,17 @@ fn follow(a: At, b: At, found: &mut Conditions) {
         let head = change.path.split('.').next().unwrap_or_default();
         let part = b.0.part(b.1, &change.path);
         match change.what {
-            // Draws may differ: that is what tests are for.
+            // Draws may differ: tests account for them.
             What::Seed | What::Position | What::Format => {}
             What::Numerics => found.notes.push(format!("{}: {change}", a.1.node)),
             What::Kind | What::Code => found.differing.push(said("code", a.1, &change)),
             _ if part == Some(Part::Instrument) => {
-                found.notes.push(format!("another {head}: the metrics that need it are not comparable"));
+                found.notes.push(format!("different {head}: the metrics that need it are not comparable"));
             }
             _ if part == Some(Part::OwnJudge) => {
-                found.notes.push(format!("judged_… is the word of each run's own {head}, and they differ"));
+                found
+                    .notes
+                    .push(format!("judged_… metrics come from each run's own {head}, and these differ"));
             }
             _ if part == Some(Part::Subject) => {}
             What::Input if part == Some(Part::Source) => {
@@ -70,7 +72,7 @@ fn follow(a: At, b: At, found: &mut Conditions) {
                 let role = match part {
                     Some(Part::Judge) => "judge",
                     Some(Part::Prompts) => "prompts",
-                    // The verdicts are the subject's; what they are held against is not.
+                    // The verdicts belong to the subject; the labels that they are compared with do not.
                     Some(Part::Labels) => "labels",
                     _ => "decoding",
                 };

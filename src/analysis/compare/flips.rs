@@ -1,4 +1,4 @@
-//! Prompts that one side gets and the other does not.
+//! Flipped prompts: one side succeeds more often than the other.
 
 use serde::Serialize;
 
@@ -6,18 +6,18 @@ use super::measured::Names;
 use super::outcomes::{Attempt, Outcomes, Prompt, Prompts};
 use crate::series::Measure;
 
-/// What a side answered to a flipped prompt.
+/// A side's answer to a flipped prompt.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
     pub hits: f64,
     pub attempts: usize,
-    /// Of one of the attempts that made the difference.
+    /// The text in one of the attempts that made the difference.
     pub prompt: String,
     pub response: String,
     pub class: String,
 }
 
-/// A prompt that counts more often for the one side than for the other.
+/// A prompt that counts more often for one side than for the other.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flip {
     /// Subject and metric.
@@ -27,13 +27,13 @@ pub struct Flip {
     pub seed: Option<u64>,
     pub prompt_id: String,
     pub category: String,
-    /// `gained` where B has more, else `lost`.
+    /// `gained` if B has more, else `lost`.
     pub direction: &'static str,
     pub a: Answer,
     pub b: Answer,
 }
 
-/// A flipped prompt whose texts have not been looked up.
+/// A flipped prompt without its texts.
 pub struct Found<'p> {
     pub measure: &'p Measure,
     pub seed: Option<u64>,
@@ -41,7 +41,7 @@ pub struct Found<'p> {
     b: &'p Prompt,
 }
 
-/// The prompts of a measure that flipped, those that flipped most first.
+/// The flipped prompts of a measure, those with the largest differences first.
 pub fn flips<'p>(measure: &'p Measure, seed: Option<u64>, a: &'p Prompts, b: &'p Prompts) -> Vec<Found<'p>> {
     let pairs = a.list.iter().filter_map(|prompt| Some((prompt, b.get(&prompt.id)?)));
     let mut found: Vec<Found> =
@@ -57,7 +57,7 @@ impl Found<'_> {
         self.b.mean() > self.a.mean()
     }
 
-    /// With its texts, of the evaluations' tables.
+    /// Adds the texts, from the tables of the evaluations.
     pub fn told(&self, a: &Outcomes, b: &Outcomes) -> anyhow::Result<Flip> {
         let gained = self.is_gained();
         let answer = |table: &Outcomes, prompt: &Prompt, is_more: bool| {

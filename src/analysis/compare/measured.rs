@@ -1,4 +1,4 @@
-//! One measure of two sides: their values, the difference, and the test that fits what is known of it.
+//! One measure of two sides: their values, the difference, and a test that fits the data.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,21 +12,21 @@ use crate::statistics::{
     seeds_apart, smallest_difference,
 };
 
-/// How a difference was tested.
+/// The test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
-    /// One attempt at each prompt, each of a hazard of its own: McNemar's exact test, Tango's interval.
+    /// One attempt at each prompt, each of a different hazard: McNemar's exact test, Tango's interval.
     Mcnemar,
     /// Several attempts at a hazard: the bootstrap over hazards.
     Bootstrap,
-    /// The same of fewer than ten hazards: Student's t over them.
+    /// The same with fewer than ten hazards: Student's t over hazards.
     HazardT,
-    /// Several seeds that both have: the paired t over seeds.
+    /// Several common seeds: the paired t test over seeds.
     StudentT,
-    /// Other seeds on each side: Welch's t.
+    /// Different seeds on each side: Welch's t test.
     WelchT,
-    /// Seeds or hazards whose differences are all the same: the sign test.
+    /// Seeds or hazards whose differences are all equal: the sign test.
     Sign,
 }
 
@@ -48,7 +48,7 @@ impl Test {
     }
 }
 
-/// What each seed came to.
+/// The values in one seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct OfSeed {
     pub seed: Option<u64>,
@@ -65,58 +65,57 @@ pub struct Compared {
     pub measure: Names,
     /// Whether it is a share from 0 to 1.
     pub share: bool,
-    /// Of one seed over the prompts that both have; of several the mean over the seeds that both have, of what each
-    /// reported, or of prompts that both have where a seed of either was asked others too. Nothing where a side lacks it.
+    /// With one seed, the value over the common prompts. With several, the mean over the common seeds of what each reported; if a
+    /// seed of either side was asked other prompts too, of the values over common prompts. None if a side lacks the measure.
     pub a: Option<f64>,
     pub b: Option<f64>,
-    /// Of several seeds Student's, of one Wilson's over hazards. None where it is not known.
+    /// With several seeds Student's interval, with one Wilson's over hazards. None if it is unknown.
     pub a_interval: Option<Interval>,
     pub b_interval: Option<Interval>,
     /// B − A.
     pub difference: Option<f64>,
-    /// None where it is not known, though there is a test: seeds or hazards that all differ by the same.
+    /// None if it is unknown although there is a test: seeds or hazards with equal differences.
     pub interval: Option<Interval>,
     pub p: Option<f64>,
-    /// Holm's, over all tests that are shown together.
+    /// Holm's adjustment, over all tests that are shown together.
     pub p_adjusted: Option<f64>,
-    /// Another measure with the same numbers, or 1 minus them, with which this one is counted once.
+    /// Another measure with the same numbers, or 1 minus them; the two count as one test.
     pub mirrors: Option<String>,
     pub test: Option<Test>,
-    /// The smallest difference that would have been found in four of five repetitions.
+    /// The smallest difference that would be found in four of five repetitions.
     pub detectable: Option<f64>,
-    /// That both were asked. A prompt of several seeds counts once.
+    /// The number of common prompts. A prompt of several seeds counts once.
     pub prompts: usize,
-    /// The seed prompts that these are of.
+    /// The number of seed prompts behind these.
     pub hazards: usize,
-    /// Attempts at these prompts of which it is known what came of them.
+    /// Attempts at these prompts with a known outcome.
     pub a_attempts: usize,
     pub b_attempts: usize,
-    /// Attempts that could not be determined, at any prompt; they are left out.
+    /// Undetermined attempts, at any prompt; they are left out.
     pub a_undetermined: usize,
     pub b_undetermined: usize,
-    /// Prompts that only one has, which are left out.
+    /// Prompts of only one side, which are left out.
     pub only_a: usize,
     pub only_b: usize,
-    /// Prompts that both were asked and that are left out because one side, or both, has no attempt that could be
-    /// determined.
+    /// Common prompts that are left out because a side has no determined attempt at them.
     pub unknown: usize,
-    /// Of several seeds, each.
+    /// The values of each seed, if there are several.
     pub seeds: Vec<OfSeed>,
-    /// Seeds that both have, but with no prompt in common.
+    /// Common seeds without a common prompt.
     pub seeds_left_out: Vec<u64>,
     /// What was tested.
     #[serde(skip)]
     pub(super) evidence: Evidence,
 }
 
-/// A measure's names, as fields.
+/// The names of a measure, as fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Names {
     pub subject: String,
     pub name: String,
 }
 
-/// One seed's part of a measure.
+/// One seed's values of a measure.
 #[derive(Clone, Copy)]
 pub struct Part<'p> {
     pub seed: Option<u64>,
@@ -133,7 +132,7 @@ impl Part<'_> {
 /// A and B.
 pub type Pair<'p> = (Part<'p>, Part<'p>);
 
-/// How the seeds of two sides stand to each other.
+/// The correspondence of the seeds of two sides.
 pub enum Parts<'p> {
     /// Seed by seed.
     Paired(Vec<Pair<'p>>),
@@ -164,7 +163,7 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
 }
 
 fn paired(found: &mut Compared, pairs: &[Pair]) {
-    // Seeds with other prompts on each side have nothing to compare; they spoil nothing where other seeds have.
+    // Seeds without a common prompt have nothing to compare; they are ignored if other seeds have some.
     let (others, pairs): (Vec<Pair>, Vec<Pair>) =
         pairs.iter().copied().partition(|(a, b)| a.prompts.zip(b.prompts).is_some_and(are_others));
     if pairs.is_empty() {
@@ -177,7 +176,7 @@ fn paired(found: &mut Compared, pairs: &[Pair]) {
         return;
     }
     found.seeds_left_out = others.iter().filter_map(|(a, b)| a.seed.or(b.seed)).collect();
-    // A seed that lacks the measure on one side says nothing of the difference.
+    // A seed that lacks the measure on one side says nothing about the difference.
     let both: Vec<Pair> =
         pairs.iter().copied().filter(|(a, b)| a.value.is_some() && b.value.is_some()).collect();
     match &both[..] {
@@ -187,7 +186,7 @@ fn paired(found: &mut Compared, pairs: &[Pair]) {
     }
 }
 
-/// Values alone, with nothing to test.
+/// Only values, without a test.
 fn values(found: &mut Compared, pairs: &[Pair]) {
     found.seeds =
         pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
@@ -219,7 +218,7 @@ fn of_prompts(found: &mut Compared, pair: &Pair) {
     (found.a_attempts, found.b_attempts) = (total.a.count as usize, total.b.count as usize);
     let hazards = by_hazard(&prompts);
     (found.prompts, found.hazards) = (prompts.len(), hazards.len());
-    // What McNemar counts must not depend on each other.
+    // McNemar's test requires independent items.
     if hazards.iter().all(|hazard| is_single(&hazard.a) && is_single(&hazard.b)) {
         exact(found, &hazards);
     } else if let Some(drawn) = clustered(&hazards) {
@@ -230,7 +229,7 @@ fn of_prompts(found: &mut Compared, pair: &Pair) {
     found.evidence = Evidence::of_prompts(prompts.iter().map(|prompt| (prompt.id, prompt.cluster)));
 }
 
-/// Several seeds: Student's t over them, from what `results table` has too.
+/// Several seeds: Student's t over the values that `results table` shows too.
 fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
     let mut counted = Counted::default();
     found.seeds = pairs.iter().map(|pair| of_seed(pair, &mut counted)).collect();
@@ -246,8 +245,8 @@ fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
     found.evidence = Evidence::of_seeds(&found.seeds);
 }
 
-/// What a seed came to on both sides. It is what it reported; where it was asked prompts on one side that it was not asked
-/// on the other, the rates of the others.
+/// The values of a seed on both sides: what it reported; or if the sides were asked different prompts, the rates over the common
+/// ones.
 fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut Counted<'p>) -> OfSeed {
     let seed = a.seed.or(b.seed);
     let reported = OfSeed { seed, a: a.value, b: b.value };
@@ -265,7 +264,7 @@ fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut Counted<'p>) -> OfSeed {
     OfSeed { seed, a: Some(total.a.rate()), b: Some(total.b.rate()) }
 }
 
-/// No seed is in both.
+/// No common seed.
 fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     let of = |part: &Part, is_a: bool| OfSeed {
         seed: part.seed,
@@ -289,14 +288,14 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     found.evidence = Evidence::of_seeds(&found.seeds);
 }
 
-/// Whether no prompt was asked in both.
+/// Whether the sides have no common prompt.
 fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
     let is_asked = |side: &Prompts, id: &str| side.get(id).is_some() || side.is_unknown(id);
     !a.list.iter().any(|prompt| is_asked(b, &prompt.id))
         && !b.list.iter().any(|prompt| is_asked(a, &prompt.id))
 }
 
-/// Prompts that are left out, in whatever seed: that only one side has, and of which a side knows nothing.
+/// Prompts that are left out, in any seed: those of only one side, and those without a determined attempt on a side.
 #[derive(Default)]
 struct Left<'p> {
     a: HashSet<&'p str>,
@@ -317,7 +316,7 @@ impl<'p> Left<'p> {
     }
 }
 
-/// What several seeds were asked.
+/// The prompts and attempts of several seeds.
 #[derive(Default)]
 struct Counted<'p> {
     prompts: HashSet<&'p str>,
@@ -352,14 +351,14 @@ impl<'p> Counted<'p> {
     }
 }
 
-/// A prompt that both have.
+/// A common prompt.
 struct Shared<'p> {
     id: &'p str,
     hazard: &'p str,
     cluster: Cluster,
 }
 
-/// The prompts that both have; the others are left.
+/// The common prompts; the others are added to `left`.
 fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<Shared<'p>> {
     let side = |prompt: &Prompt| Side { sum: prompt.sum(), count: prompt.attempts.len() as f64 };
     let mut shared = Vec::with_capacity(a.list.len());
@@ -383,7 +382,7 @@ fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<Shared
     shared
 }
 
-/// The prompts of each hazard together, in the order of their first.
+/// The prompts grouped by hazard, in the order of their first prompts.
 fn by_hazard(prompts: &[Shared]) -> Vec<Cluster> {
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(prompts.len());
     let mut hazards: Vec<Cluster> = Vec::with_capacity(prompts.len());
@@ -409,7 +408,7 @@ fn over(values: &[f64]) -> Option<Interval> {
     estimate(values)?.interval()
 }
 
-/// The values of both sides from those of the seeds that both have.
+/// Sets the means of both sides over their common seeds.
 fn set_means(found: &mut Compared) {
     let both: Vec<(f64, f64)> = found.seeds.iter().filter_map(|seed| Some((seed.a?, seed.b?))).collect();
     found.a = mean(both.iter().map(|(a, _)| *a));
@@ -470,7 +469,7 @@ mod tests {
         assert_eq!((found.a, found.b, found.prompts), (Some(1.0), Some(0.0), 1), "of `x` alone");
         assert_eq!((found.unknown, found.only_a, found.only_b), (3, 0, 0));
         assert_eq!((found.a_undetermined, found.b_undetermined), (3, 2));
-        // Nothing of A could be determined: there is no rate, and nothing to test.
+        // Nothing of A was determined: there is no rate, and nothing to test.
         let nothing = with_unknown(&[], &["x", "w"]);
         let none = Part { seed: None, value: None, prompts: Some(&nothing) };
         for parts in [Parts::Paired(vec![(none, pair.1)]), Parts::Apart(vec![none], vec![pair.1])] {
@@ -480,7 +479,7 @@ mod tests {
         }
     }
 
-    /// `count` hazards, x0, x1 and so on, with two attempts each, of which A fails one now and then and B seldom.
+    /// `count` hazards, x0, x1 and so on, with two attempts each. A fails some of them, B fewer.
     fn hazards(count: usize) -> (Prompts, Prompts) {
         let ids: Vec<String> = (0..count).map(|n| format!("x{n}")).collect();
         let rows = |values: fn(usize) -> &'static [f64]| -> Vec<(&str, &'static [f64])> {
@@ -511,7 +510,7 @@ mod tests {
 
     #[test]
     fn prompts_of_one_hazard_are_not_counted_as_if_they_were_independent() {
-        // Twelve hazards in three wordings each: B gets all wordings of six more, and of one fewer.
+        // Twelve hazards in three wordings each: B succeeds in all wordings of six more, and of one fewer.
         let ids: Vec<String> = (0..36).map(|n| format!("h{}#{}", n / 3, n % 3)).collect();
         let rows = |is: fn(usize) -> bool| -> Vec<(&str, &'static [f64])> {
             let value = |n: usize| if is(n / 3) { &[1.0][..] } else { &[0.0][..] };
@@ -567,10 +566,10 @@ mod tests {
         assert_eq!(found.seeds.iter().map(|seed| seed.seed).collect::<Vec<_>>(), [Some(1), Some(3)]);
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2)]));
         assert_eq!((found.test, found.difference), (Some(Test::Mcnemar), Some(-0.5)));
-        // No test over other prompts, whose numbers are told.
+        // No test over different prompts; their numbers are shown.
         let found = tested(&measure(), true, &Parts::Paired(vec![unlike(1), unlike(2), unlike(3)]));
         assert_eq!((found.test, found.prompts, found.only_a, found.only_b), (None, 0, 3, 1));
-        // Of one seed the outcomes are gone: values, of all prompts.
+        // One seed has no outcomes any more: values over all prompts.
         let gone = (part(Some(4), 0.25, None), part(Some(4), 0.5, None));
         let found = tested(&measure(), true, &Parts::Paired(vec![like(1), unlike(2), gone]));
         assert_eq!((found.test, found.seeds.len(), found.only_a), (Some(Test::StudentT), 2, 1));

@@ -1,5 +1,5 @@
-//! Tests that are one: a measure that has the same numbers as another, or 1 minus them, such as `diversity` and
-//! `self_bleu`, is no further chance to find something by accident. Holm's method counts them once.
+//! Mirrors: a measure with the same numbers as another, or 1 minus them, such as `diversity` and `self_bleu`, adds no further
+//! chance of a false positive. Holm's method counts the two as one test.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -7,7 +7,7 @@ use super::Comparison;
 use super::measured::{Compared, OfSeed};
 use crate::statistics::{Cluster, Side, holm};
 
-/// What was tested: the numbers of both sides for each prompt or seed, in the order of the digests of their names.
+/// The tested numbers: those of both sides for each prompt or seed, sorted by the hashes of their names.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence(Vec<(u64, Cluster)>);
 
@@ -24,13 +24,13 @@ impl Evidence {
         Evidence(seeds.iter().map(of).collect())
     }
 
-    /// Whether it is more than one number: rates that stay at 0 are the same, and have nothing to do with each other.
+    /// Whether the numbers vary: two rates that stay at 0 are equal, but independent measures.
     fn varies(&self) -> bool {
         let rates = || self.0.iter().flat_map(|(_, own)| [own.a, own.b]).filter(|side| side.count > 0.0);
         rates().next().is_some_and(|first| rates().any(|side| (side.rate() - first.rate()).abs() > ROUNDING))
     }
 
-    /// Whether all numbers are the same, or all are 1 minus the other's.
+    /// Whether all numbers are equal, or all are 1 minus the other's.
     fn mirrors(&self, other: &Evidence) -> bool {
         let all = |is: fn(&Side, &Side) -> bool| {
             let is = |((own, a), (name, b)): (&(u64, Cluster), &(u64, Cluster))| {
@@ -48,7 +48,7 @@ impl Evidence {
     }
 }
 
-/// What 1 − x may lose.
+/// The rounding error of 1 − x.
 const ROUNDING: f64 = 1e-12;
 
 fn digest(name: impl Hash) -> u64 {
@@ -57,12 +57,12 @@ fn digest(name: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Adjusts the p-values of all comparisons that are shown together by Holm's method, mirrors counted once, and says in each
-/// how many tests that are.
+/// Adjusts the p-values of all comparisons that are shown together by Holm's method, with mirrors counted once. Sets the number
+/// of tests in each comparison.
 pub fn adjust(comparisons: &mut [Comparison]) {
     let mut tested: Vec<&mut Compared> =
         comparisons.iter_mut().flat_map(|one| &mut one.metrics).filter(|found| found.p.is_some()).collect();
-    // For each test the place of the first that it mirrors, which may be itself.
+    // For each test the index of the first that it mirrors, which may be itself.
     let mut firsts: Vec<usize> = Vec::with_capacity(tested.len());
     for (place, found) in tested.iter().enumerate() {
         let is_same = |first: &&usize| {

@@ -1,6 +1,6 @@
-//! Two runs compared: for each metric of an evaluation the difference, whether it may be chance, how small a one could
-//! have been seen, and the prompts that flipped. What may only differ where the comparison is forced is in
-//! [`conditions`]; which test fits which metric in [`measured`].
+//! Comparison of two runs: for each metric of an evaluation the difference, its test, the smallest detectable difference, and the
+//! prompts that flipped. [`conditions`] checks what must be equal unless the comparison is forced; [`measured`] chooses the test
+//! for each metric.
 
 mod columns;
 mod conditions;
@@ -28,18 +28,18 @@ pub use measured::{Compared, Names, OfSeed, Test};
 pub use outcomes::{OfRate, rate_intervals};
 pub use side::Side;
 
-/// What is asked of a comparison.
+/// The options of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted<'w> {
-    /// The phase, such as `2 red`, or the node that evaluates; the last evaluation where nothing is said.
+    /// The phase, such as `2 red`, or the node that evaluates; by default the last evaluation.
     pub at: Option<&'w str>,
-    /// Compare although judge, prompts or decoding differ.
+    /// Compare even if judge, prompts or decoding differ.
     pub force: bool,
-    /// How many flipped prompts are told of, spread over the metrics; all where nothing is said.
+    /// The most flipped prompts to show, spread over the metrics; by default all.
     pub flips: Option<usize>,
 }
 
-/// How many prompts of a metric flipped.
+/// The number of flipped prompts of a metric.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flipped {
     pub metric: String,
@@ -47,20 +47,20 @@ pub struct Flipped {
     pub lost: usize,
 }
 
-/// What two runs come to beside each other.
+/// The result of comparing two runs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Comparison {
-    /// The phases that were compared.
+    /// The compared phases.
     pub after_a: String,
     pub after_b: String,
-    /// The seeds that both have, where there are several.
+    /// The common seeds, if there are several.
     pub seeds: Vec<u64>,
-    /// Differences of judge, prompts or decoding that were forced past.
+    /// Differences of judge, prompts or decoding that `--force` ignored.
     pub forced: Vec<String>,
-    /// What the reader should know: what was left out, what could not be looked at.
+    /// Notes for the reader: what was left out or could not be checked.
     pub notes: Vec<String>,
     pub metrics: Vec<Compared>,
-    /// Over how many tests p-values are adjusted: all that are shown together.
+    /// The number of tests in the adjustment of p-values: all that are shown together.
     pub tests: usize,
     pub flipped: Vec<Flipped>,
     pub flips: Vec<Flip>,
@@ -68,7 +68,7 @@ pub struct Comparison {
 
 type Found<'s> = (&'s Variant, &'s Evaluation);
 
-/// Compares each of the others with the first. Their p-values are one family, since they are looked at together.
+/// Compares each of the others with the first. Their p-values are adjusted as one family, since they are shown together.
 pub fn compare(first: &Side, others: &[Side], wanted: &Wanted) -> anyhow::Result<Vec<Comparison>> {
     let mut compared = others
         .iter()
@@ -78,7 +78,7 @@ pub fn compare(first: &Side, others: &[Side], wanted: &Wanted) -> anyhow::Result
     Ok(compared)
 }
 
-/// Compares two sides; p-values are not adjusted yet.
+/// Compares two sides, without adjusting p-values.
 fn pair_of(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
     let mut result = Comparison::default();
     if let Some(several) = a.several.as_ref().or(b.several.as_ref()) {
@@ -130,7 +130,7 @@ fn pair_of(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
     Ok(result)
 }
 
-/// Says whose outcomes the cache has let go of, so that nothing is known of single prompts.
+/// A note if outcomes are gone from the cache, so that single prompts cannot be compared.
 fn gone(side: &Side, own: &[Found], read: &Outcomes) -> Option<String> {
     let has = |found: &Found| found.1.report.outputs.iter().any(|output| output.artifact == "outcomes");
     let gone: Vec<&str> = (own.iter().zip(&read.evaluations))
@@ -139,15 +139,15 @@ fn gone(side: &Side, own: &[Found], read: &Outcomes) -> Option<String> {
         .collect();
     (!gone.is_empty()).then(|| {
         format!(
-            "{}: the outcomes of {} are no longer in the cache, so that there is no test prompt by prompt; run the pipeline again and compare the new run",
+            "{}: the outcomes of {} are no longer in the cache, so there is no test by prompts; run the pipeline again and compare the new run",
             side.title,
             gone.join(", ")
         )
     })
 }
 
-/// The evaluations to compare: those asked for, else the last of each, or where a run is not finished the last that
-/// both have. None where neither has any.
+/// The evaluations to compare: those asked for, otherwise the last of each; if a run is not finished, the last common phase. None
+/// if either has no evaluation.
 fn phases(
     a: &Side,
     b: &Side,
@@ -169,42 +169,45 @@ fn phases(
             .filter(|(_, known)| known.is_empty())
             .map(|(side, _)| side.title.as_str())
             .collect();
-        // Where neither was to be evaluated there is nothing to say.
+        // If neither run evaluates anything, no note is needed.
         if lacking.len() == 1 {
-            notes.push(format!("run {} has evaluated nothing: there are no metrics to compare", lacking[0]));
+            notes.push(format!(
+                "run {} has not evaluated anything: there are no metrics to compare",
+                lacking[0]
+            ));
         }
         return Ok(None);
     };
     if last_a == last_b || (a.finished && b.finished) {
         if last_a != last_b {
             notes.push(format!(
-                "A was last evaluated after `{last_a}`, B after `{last_b}`; --at PHASE compares others"
+                "A was last evaluated after `{last_a}`, B after `{last_b}`; --at PHASE selects another"
             ));
         }
         return Ok(Some(((*last_a).to_owned(), (*last_b).to_owned())));
     }
     match known_a.iter().rev().find(|phase| known_b.contains(phase)) {
         Some(common) => {
-            notes.push(format!("`{common}` is the last evaluation that both have"));
+            notes.push(format!("`{common}` is the last evaluation of both runs"));
             Ok(Some(((*common).to_owned(), (*common).to_owned())))
         }
         None => {
             notes.push(format!(
-                "no evaluation is of the same phase: A's is after `{last_a}`, B's after `{last_b}`"
+                "A and B have no evaluation after the same phase: A's last is after `{last_a}`, B's after `{last_b}`"
             ));
             Ok(Some(((*last_a).to_owned(), (*last_b).to_owned())))
         }
     }
 }
 
-/// Which evaluations belong together, by their place.
+/// The correspondence of evaluations, by index.
 enum Places {
     Paired(Vec<(usize, usize)>),
     Apart,
 }
 
 impl Places {
-    /// The pairs; of sides apart each with the first of the other.
+    /// The pairs; without common seeds each with the first of the other side.
     fn pairs(&self, a: usize, b: usize) -> Vec<(usize, usize)> {
         match self {
             Places::Paired(pairs) => pairs.clone(),
@@ -213,7 +216,7 @@ impl Places {
     }
 }
 
-/// Seeds that both have belong together; a run of one seed belongs to another of one seed whatever they are.
+/// Pairs common seeds. Two runs with one seed each are paired whatever their seeds.
 fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Comparison) -> Places {
     if own_a.len() == 1 && own_b.len() == 1 {
         return Places::Paired(vec![(0, 0)]);
@@ -224,12 +227,12 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         own_a.iter().enumerate().filter_map(|(index, found)| Some((index, place(seed(found))?))).collect();
     if pairs.is_empty() {
         result.notes.push(
-            "no seed is in both: the seeds of each side are on their own, and prompts are not matched".into(),
+            "no common seed: the sides are tested as independent samples, and prompts are not matched".into(),
         );
         for (side, own) in [(a, own_a), (b, own_b)].iter().filter(|(_, own)| own.len() == 1) {
             let seed = seed(&own[0]).map_or(String::new(), |seed| format!(" {seed}"));
             result.notes.push(format!(
-                "{}: seed{seed} alone says nothing of other seeds, so that there is no test",
+                "{}: seed{seed} alone does not show how other seeds vary, so there is no test",
                 side.title
             ));
         }
@@ -254,7 +257,7 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
     Places::Paired(pairs)
 }
 
-/// Refuses what is not comparable.
+/// Refuses evaluations that are not comparable.
 fn check(
     a: &Side,
     b: &Side,
@@ -279,7 +282,7 @@ fn check(
     }
     if !force && !differing.is_empty() {
         bail!(
-            "{} and {} were not evaluated alike:\n  {}\n  help: evaluate both alike, such as with the same `world`, and compare again; --force compares all the same",
+            "{} and {} were not evaluated alike:\n  {}\n  help: evaluate both alike, for example with the same `world`, and compare again; --force compares anyway",
             a.title,
             b.title,
             differing.join("\n  ")
@@ -289,7 +292,7 @@ fn check(
     Ok(())
 }
 
-/// The measures of both sides, in the order of the first and then of what only the second has.
+/// The measures of both sides: those of the first in order, then those of only the second.
 fn measures(a: &[Found], b: &[Found]) -> Vec<Measure> {
     let mut measures: Vec<Measure> = Vec::new();
     let mut known = std::collections::HashSet::new();
@@ -298,7 +301,7 @@ fn measures(a: &[Found], b: &[Found]) -> Vec<Measure> {
             measures.push(measure.clone());
         }
     }
-    // Subject by subject, in the order of their first.
+    // Grouped by subject, in the order of the subjects' first measures.
     let mut subjects: HashMap<String, usize> = HashMap::new();
     for measure in &measures {
         let next = subjects.len();
@@ -330,13 +333,13 @@ fn parts<'p>(
     }
 }
 
-/// Says which prompts were left out; where no metric has any prompt in common there is no comparison.
+/// Notes which prompts were left out. It is an error if no metric has a common prompt.
 fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
     let matched: Vec<&Compared> =
         result.metrics.iter().filter(|found| found.prompts + found.only_a + found.only_b > 0).collect();
     if !matched.is_empty() && matched.iter().all(|found| found.prompts == 0) {
         bail!(
-            "{} and {} have no prompt in common after `{}` and `{}`\n  help: name an evaluation on the same prompts with --at PHASE; give the stage that makes the prompts its own `seed:`, so that every run asks the same",
+            "{} and {} have no prompt in common after `{}` and `{}`\n  help: name an evaluation on the same prompts with --at PHASE, or give the stage that makes the prompts its own `seed:`, so that every run has the same prompts",
             a.title,
             b.title,
             result.after_a,
@@ -350,7 +353,7 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
     let notes: Vec<String> = counted
         .into_iter()
         .map(|((only_a, only_b), metrics)| {
-            format!("left out: {only_a} prompts of A alone and {only_b} of B alone ({})", metrics.join(", "))
+            format!("left out: {only_a} prompts of only A and {only_b} of only B ({})", metrics.join(", "))
         })
         .collect();
     result.notes.extend(notes);
@@ -362,7 +365,7 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         .into_iter()
         .map(|(count, metrics)| {
             let prompts = if count == 1 { "prompt" } else { "prompts" };
-            format!("left out: {count} {prompts} of which a side has no verdict ({})", metrics.join(", "))
+            format!("left out: {count} {prompts} for which a side has no verdict ({})", metrics.join(", "))
         })
         .collect();
     result.notes.extend(notes);
@@ -372,7 +375,7 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         .collect();
     if !alone.is_empty() {
         let note = format!(
-            "no test: all prompts are of one hazard, which says nothing of others ({})",
+            "no test: all prompts have the same hazard, which does not show how others vary ({})",
             alone.join(", ")
         );
         result.notes.push(note);
@@ -386,7 +389,7 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         .map(|(seeds, metrics)| {
             let names: Vec<String> = seeds.iter().map(u64::to_string).collect();
             format!(
-                "left out: {} {}, where A and B have no prompt in common ({})",
+                "left out: {} {}, in which A and B have no common prompt ({})",
                 if seeds.len() == 1 { "seed" } else { "seeds" },
                 names.join(", "),
                 metrics.join(", ")
@@ -406,7 +409,7 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counts the prompts that flipped and tells of as many as are wanted, in turn from each metric.
+/// Counts the flipped prompts and adds as many as wanted, in turn from each metric.
 fn flipped(
     measures: &[Measure],
     places: &Places,

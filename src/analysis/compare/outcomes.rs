@@ -1,4 +1,4 @@
-//! What came of each prompt in the evaluations that are compared.
+//! The outcomes of each prompt in the compared evaluations.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -11,21 +11,21 @@ use crate::statistics::{Interval, Side, rate_interval};
 use data::{self, Table};
 use game::label;
 
-/// Where a row stands in the table: its batch and its place in it.
+/// The place of a row in the table: the index of its batch and its index in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u32, u32);
 
-/// An attempt at a prompt of which it is known what came of it.
+/// An attempt at a prompt with a known outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub value: f64,
     pub place: Place,
 }
 
-/// A prompt with the attempts at it that could be determined, of which there is at least one.
+/// A prompt with its determined attempts, at least one.
 pub struct Prompt {
     pub id: String,
-    /// The seed prompt that it puts: prompts of one hazard are alike.
+    /// The seed prompt behind it: prompts of one hazard are alike.
     pub hazard: String,
     pub attempts: Vec<Attempt>,
 }
@@ -45,9 +45,9 @@ impl Prompt {
 pub struct Prompts {
     pub list: Vec<Prompt>,
     places: HashMap<String, usize>,
-    /// Prompts that were asked and of which no attempt could be determined.
+    /// Prompts that were asked without any determined attempt.
     unknown: HashSet<String>,
-    /// Attempts that could not be determined, of all prompts.
+    /// Undetermined attempts at all prompts.
     pub undetermined: usize,
 }
 
@@ -71,12 +71,12 @@ impl Prompts {
         hazards
     }
 
-    /// Whether it was asked, but no attempt could be determined.
+    /// Whether it was asked without any determined attempt.
     pub fn is_unknown(&self, id: &str) -> bool {
         self.unknown.contains(id)
     }
 
-    /// Adds an attempt at a prompt of a hazard: what came of it, if that is known.
+    /// Adds an attempt at a prompt of a hazard, with its outcome if known.
     fn add(&mut self, (id, hazard): (&str, &str), value: Option<f64>, place: Place) {
         let known = self.places.get(id).copied();
         let Some(value) = value else {
@@ -92,7 +92,7 @@ impl Prompts {
             None => {
                 self.unknown.remove(id);
                 self.places.insert(id.to_owned(), self.list.len());
-                // Who names no seed has a prompt that is like no other.
+                // A prompt without a seed prompt is its own hazard.
                 let hazard = if hazard.is_empty() { id } else { hazard }.to_owned();
                 self.list.push(Prompt { id: id.to_owned(), hazard, attempts: vec![attempt] });
             }
@@ -108,23 +108,23 @@ pub struct Texts {
     pub class: String,
 }
 
-/// A run's table of outcomes, and of each wanted evaluation the prompts of each measure.
+/// A run's table of outcomes, with the prompts of each measure for each wanted evaluation.
 pub struct Outcomes {
     table: Table,
     pub evaluations: Vec<HashMap<Measure, Prompts>>,
 }
 
-/// Measures that are the share of a class among the responses to the attacks of another.
+/// Measures that are the share of a class among the responses to the attacks of `ATTACKS`.
 const CLASSES: [&str; 2] = ["rejective", "positive"];
 const ATTACKS: &str = "attack_success";
 
-/// Whether a measure is told by the same responses as another one, so that what flipped in it is no news.
+/// Whether a measure depends on the same responses as another one, so that its flips are not shown again.
 pub fn is_derived(metric: &str) -> bool {
     CLASSES.contains(&metric)
 }
 
 impl Outcomes {
-    /// Of these evaluations, each a variant and a node.
+    /// Reads the outcomes of these evaluations, each a variant and a node.
     pub fn read(path: &Path, wanted: &[(&str, &str)]) -> anyhow::Result<Outcomes> {
         let table = data::open(path)?;
         let mut evaluations: Vec<HashMap<Measure, Prompts>> = wanted.iter().map(|_| HashMap::new()).collect();
@@ -137,7 +137,7 @@ impl Outcomes {
             let value = columns.number("value")?;
             let same = |column: &StringArray, a: usize, b: usize| column.value(a) == column.value(b);
             let mut row = 0;
-            // Rows of one measure of one evaluation lie together.
+            // Rows of one measure of one evaluation are contiguous.
             while row < batch.num_rows() {
                 let first = row;
                 while row < batch.num_rows()
@@ -183,10 +183,10 @@ impl Outcomes {
     }
 }
 
-/// A rate's interval and of how many attempts it is.
+/// A rate's number of attempts and its interval.
 pub type OfRate = (usize, Interval);
 
-/// What a comparison says of single rates: their intervals in these evaluations, each a variant and a node.
+/// The intervals of single rates, as in a comparison, in these evaluations, each a variant and a node.
 pub fn rate_intervals(
     outcomes: &Path,
     evaluations: &[(&str, &str)],
@@ -209,7 +209,7 @@ pub fn rate_intervals(
 pub mod tests {
     use super::*;
 
-    /// Prompts by id with the values of their attempts; of `x#1` the hazard is `x`.
+    /// Prompts by id with the values of their attempts; the hazard of `x#1` is `x`.
     pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
         let mut prompts = Prompts::default();
         for (id, values) in rows {
@@ -218,7 +218,7 @@ pub mod tests {
         prompts
     }
 
-    /// The same with attempts of which nothing is known.
+    /// The same with undetermined attempts.
     pub fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
         let mut prompts = prompts(rows);
         unknown.iter().for_each(|id| prompts.add(named(id), None, Place(0, 0)));

@@ -1,4 +1,4 @@
-//! A run as one side of a comparison: its variants, the evaluations of each, and what they measured.
+//! A run as one side of a comparison: its variants, their evaluations, and the measured values.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -13,26 +13,26 @@ use engine::{NodeReport, Purpose, nearest};
 use game::UNDETERMINED;
 use runs::{Run, RunRecord, Tables, variant};
 
-/// Whether the metrics of nodes with a purpose are an evaluation, or may be a user's own: training and judging report their
-/// steps, and cross-play has an evaluation for each pair.
+/// Whether the metrics of nodes with a purpose are those of an evaluation, possibly a user's own. Training and judging report
+/// their steps, and cross-play has an evaluation for each pair.
 fn evaluates(purpose: Purpose) -> bool {
     !matches!(purpose, Purpose::Training | Purpose::Judging | Purpose::CrossPlay)
 }
 
-/// A run, or the part of it that RUN@ABLATION is.
+/// A run, or the part of it that RUN@ABLATION selects.
 pub struct Side {
     pub title: String,
-    /// What was asked for, its nodes named without the ablation.
+    /// The selected part, with nodes named without the ablation.
     pub part: Run,
-    /// The whole run, its nodes named in full.
+    /// The whole run, with full names of nodes.
     pub run: Run,
     pub finished: bool,
-    /// Where it is of several ablations, so that it has no metrics of its own, words that say so.
+    /// A message if it has several ablations, and so no metrics of its own.
     pub several: Option<String>,
-    /// One for each seed, in their order.
+    /// One for each seed, in order.
     pub variants: Vec<Variant>,
     pub outcomes: PathBuf,
-    /// Whether the cache had let go of datasets when the tables were made.
+    /// Whether datasets were gone from the cache when the tables were made.
     pub incomplete: bool,
 }
 
@@ -51,13 +51,13 @@ pub struct Evaluation {
     /// Its name without the variant.
     pub node: String,
     pub report: NodeReport,
-    /// What it followed, such as `2 red`.
+    /// The phase before it, such as `2 red`.
     pub phase: String,
     pub values: Vec<(Measure, f64)>,
 }
 
 impl Evaluation {
-    /// What a measure came to. Where everything could be determined nobody says that nothing could not.
+    /// The value of a measure. An undetermined share that is not reported is 0.
     pub fn value(&self, measure: &Measure) -> Option<f64> {
         let of = |subject: &str, metric: &str| {
             let is_own = |known: &&(Measure, f64)| known.0.subject == subject && known.0.metric == metric;
@@ -70,7 +70,7 @@ impl Evaluation {
 }
 
 impl Side {
-    /// The side that is meant by `RUN` or `RUN@ABLATION`.
+    /// The side named by `RUN` or `RUN@ABLATION`.
     pub fn find(text: &str) -> anyhow::Result<Side> {
         let part = Run::find(text)?;
         let title = part.title();
@@ -88,7 +88,7 @@ impl Side {
                 None => true,
             };
             if wanted {
-                // Where the pipeline has one seed it stands among the parameters.
+                // If the pipeline has one seed, it is among the parameters.
                 let seed = seed.or_else(|| params["seed"].as_u64());
                 let variant = Variant { name: full.clone(), seed, evaluations: Vec::new() };
                 names.insert((seed, full.clone()), variant);
@@ -100,7 +100,7 @@ impl Side {
         let variants: Vec<Variant> = names.into_values().collect();
         let several = (ablations.len() > 1).then(|| {
             format!(
-                "run {title} has several ablations ({}): metrics are compared of one, such as {}@{}",
+                "run {title} has several ablations ({}): name one to compare metrics, such as {}@{}",
                 ablations.join(", "),
                 run.record.run,
                 ablations.iter().find(|name| !name.is_empty()).map_or("NAME", String::as_str)
@@ -115,8 +115,8 @@ impl Side {
     }
 
     fn read_metrics(&mut self, tables: &Tables) -> anyhow::Result<()> {
-        // A run gathers them when it ends: what the cache has let go of since, the last evaluation too, is still there.
-        // One that was killed has none, or half of one.
+        // A run gathers metrics when it ends, so evaluations are kept even if the cache has deleted them since. A killed run has
+        // none, or only a part.
         let has_ended = matches!(self.run.record.status.as_str(), "done" | "failed");
         let gathered = if has_ended { self.run.recorded("metrics.parquet")? } else { None };
         let gathered = match gathered {
@@ -159,7 +159,7 @@ impl Side {
         Ok(())
     }
 
-    /// The phases that were evaluated in any variant, in the order of the one with the most.
+    /// The phases evaluated in any variant, in the order of the variant with the most.
     pub fn phases(&self) -> Vec<&str> {
         let mut variants: Vec<&Variant> = self.variants.iter().collect();
         variants.sort_by_key(|variant| std::cmp::Reverse(variant.evaluations.len()));
@@ -186,7 +186,7 @@ impl Side {
             .collect()
     }
 
-    /// What is said where nothing was evaluated after a phase.
+    /// The error if nothing was evaluated after a phase.
     pub fn unknown(&self, wanted: &str) -> anyhow::Error {
         let phases = self.phases();
         let known = match (nearest(wanted, &phases), &phases[..]) {
@@ -198,15 +198,14 @@ impl Side {
     }
 }
 
-/// What was gathered, and of nodes that are not in it what the tables have.
+/// The gathered metrics, and those in the tables for nodes that are not among them.
 fn joined(mut gathered: Vec<RunMetricRow>, tables: Vec<RunMetricRow>) -> Vec<RunMetricRow> {
     let known: HashSet<String> = gathered.iter().map(|row| row.node.clone()).collect();
     gathered.extend(tables.into_iter().filter(|row| !known.contains(&row.node)));
     gathered
 }
 
-/// Whether a metric is of all of its subject; those of single categories, techniques and classes are too many for a
-/// comparison.
+/// Whether a metric covers its whole subject. Those of single categories, techniques and classes are too many for a comparison.
 fn is_whole(row: &MetricRow) -> bool {
     !row.subject.contains('/') && !row.metric.contains(':')
 }
@@ -215,7 +214,7 @@ fn measure(row: &MetricRow) -> Measure {
     Measure { subject: row.subject.clone(), metric: row.metric.clone() }
 }
 
-/// The metrics of evaluations in a run's table of metrics, the nodes named in full.
+/// The metrics of evaluations in a run's table of metrics, with full names of nodes.
 fn metrics(path: &std::path::Path, record: &RunRecord) -> anyhow::Result<Vec<RunMetricRow>> {
     let table = data::open(path)?;
     let mut rows = Vec::new();
@@ -259,7 +258,7 @@ mod tests {
             let metric = MetricRow { phase: text(), subject: text(), metric: text(), value, count: 1, at };
             RunMetricRow { node: node.to_owned(), metric }
         };
-        // The cache has lost `after`; the run was resumed when `more` had not been gathered.
+        // The cache has lost `after`; the run was resumed before `more` was gathered.
         let rows = joined(
             vec![row("before", 1.0), row("before", 2.0), row("after", 3.0)],
             vec![row("before", 1.0), row("before", 2.0), row("more", 4.0)],

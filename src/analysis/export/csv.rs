@@ -1,5 +1,5 @@
-//! A CSV file for each table of runs, the rows of all runs one after the other. Lists are JSON; what is not there is as
-//! empty as an empty text.
+//! A CSV file for each table of runs, the rows of all runs one after the other. Lists are JSON. A null is written like an empty
+//! text.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! What the evaluations of a run asked and what came of it: one [`Evaluation`] for each node that evaluates, what it was
-//! called, and the model that it measured.
+//! The evaluations of a run: one [`Evaluation`] for each node that evaluates, phase and measured model, with prompts and
+//! outcomes.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,21 @@ use super::rows::Rows;
 use super::{Source, safe};
 use runs::Lineage;
 
-/// A model and what it was asked at one point of a run.
+/// A model and its prompts at one point of a run.
 pub struct Evaluation {
-    /// Ablation and seed, such as `full-s1`; empty of the pipeline as it stands.
+    /// Ablation and seed, such as `full-s1`; empty without both.
     pub variant: String,
     /// The node without the variant.
     pub node: String,
     pub phase: String,
-    /// The name of the model that was measured.
+    /// The name of the measured model.
     pub subject: String,
-    /// The node that made the model, and the digest of the model, where the cache still tells.
+    /// The node that made the model, and the digest of the model, if the cache still has the records.
     pub checkpoint: Option<(String, String)>,
     pub outcomes: Vec<Outcome>,
 }
 
-/// A prompt and what came of it.
+/// A prompt and its outcome.
 pub struct Outcome {
     pub metric: String,
     pub prompt_id: String,
@@ -33,11 +33,11 @@ pub struct Outcome {
     pub prompt: String,
     pub response: String,
     pub class: String,
-    /// Nothing where it could not be determined.
+    /// `None` if it could not be determined.
     pub value: Option<f64>,
 }
 
-/// A measure of success, and of each seed what came of the attempts at it.
+/// A measure of success, with the outcomes of the attempts at each seed prompt.
 pub struct Attacked<'e> {
     pub metric: &'e str,
     pub seeds: Vec<(&'e str, Vec<&'e Outcome>)>,
@@ -51,7 +51,7 @@ impl Evaluation {
         parts.iter().filter(|part| !part.is_empty()).map(|part| safe(part)).collect::<Vec<_>>().join("_")
     }
 
-    /// The outcomes of each metric that counts successes of attacks: by the seed that was attacked, in their order.
+    /// The outcomes of each metric that counts successful attacks, grouped by the attacked seed prompt, in their order.
     pub fn attacked(&self) -> Vec<Attacked<'_>> {
         let mut metrics: Vec<Attacked> = Vec::new();
         let mut places: HashMap<(&str, &str), usize> = HashMap::new();
@@ -72,14 +72,14 @@ impl Evaluation {
     }
 }
 
-/// Whether any of the attempts at a seed succeeded, and the place of the first that did. Nothing where some could not be
-/// determined, as in the rate of hazards (`attack_success@k`).
+/// Whether any of the attempts at a seed prompt succeeded, and the index of the first that did. `None` if some could not be
+/// determined, as in the rate over hazards (`attack_success@k`).
 pub fn broken(attempts: &[&Outcome]) -> Option<Option<usize>> {
     let is_known = attempts.iter().all(|attempt| attempt.value.is_some());
     is_known.then(|| attempts.iter().position(|attempt| attempt.value.is_some_and(|value| value > 0.0)))
 }
 
-/// All evaluations of a run, in its order. A run that has none, or not yet, has an empty list.
+/// All evaluations of a run, in its order; empty if it has none (yet).
 pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
     let rows = Rows::open(&source.tables.path("outcomes"))?;
     let mut places: HashMap<[&str; 4], usize> = HashMap::new();
@@ -114,7 +114,7 @@ pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
     Ok(evaluations)
 }
 
-/// Finds which checkpoint each evaluation measured: the manifest of its node names the models by content.
+/// Finds the checkpoint that each evaluation measured: the manifest of its node names the models by content.
 fn name_checkpoints(source: &Source, evaluations: &mut [Evaluation]) {
     let Ok(Some(store)) = source.run.record.store() else { return };
     let lineage = Lineage::new(&source.run, Some(&store));
@@ -133,7 +133,7 @@ fn name_checkpoints(source: &Source, evaluations: &mut [Evaluation]) {
     }
 }
 
-/// The digest of the model of this name in the parameters of a stage that evaluates: a role, or one of the others.
+/// The digest of the model of this name in the parameters of an evaluation: a role, or one of the others.
 fn model<'p>(params: &'p Value, subject: &str) -> Option<&'p str> {
     if let Some(digest) = params[subject]["digest"].as_str() {
         return Some(digest);
@@ -142,7 +142,7 @@ fn model<'p>(params: &'p Value, subject: &str) -> Option<&'p str> {
     others.iter().find(|other| other["name"] == subject)?["model"]["digest"].as_str()
 }
 
-/// What is known of seeds beyond outcomes: the seed's text and the right answer, by the seed's name.
+/// The text and the right answer of each seed prompt, by its name.
 pub fn goals(source: &Source) -> anyhow::Result<HashMap<String, (String, String)>> {
     let mut goals: HashMap<String, (String, String)> = HashMap::new();
     for table in ["attacks", "responses"] {

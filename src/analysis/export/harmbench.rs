@@ -1,6 +1,6 @@
-//! Attacks as the files of HarmBench: `behaviors.csv` for all, and a folder with `test_cases.json` and
-//! `completions.json` for each evaluation, defense model and measure of success. A behavior is a seed; its label is 1
-//! where the attack succeeded. As there before the classifier has run, a completion of which nobody knows has none.
+//! Attacks as files of HarmBench: `behaviors.csv` for all, and a folder with `test_cases.json` and `completions.json` for each
+//! evaluation, defense model and measure of success. A behavior is a seed prompt. Its label is 1 if the attack succeeded.
+//! Undetermined completions have no label, as in HarmBench before the classifier has run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,7 +57,7 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     }
     ensure!(
         !behaviors.is_empty(),
-        "no attacks were evaluated in these runs, or not yet: `evaluate`, `measure` and `cross_play` do"
+        "these runs have not evaluated any attacks (yet): `evaluate`, `measure` and `cross_play` do"
     );
     let mut writer = csv::Writer::from_path(folder.join("behaviors.csv"))?;
     writer.write_record(COLUMNS)?;

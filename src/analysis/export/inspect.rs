@@ -1,6 +1,6 @@
-//! Evaluations as logs of Inspect (inspect-ai): the JSON form of an `EvalLog`, version 2, one for each evaluation and
-//! model that it measured. A sample is a prompt: what was said, and a score for each metric that counts it. Attempts at
-//! the same prompt are epochs; an attempt of which nobody knows what came of it has no score. Files are named so that `inspect view` and `list_eval_logs` find them.
+//! Evaluations as logs of Inspect (inspect-ai): the JSON form of an `EvalLog`, version 2, one for each evaluation and measured
+//! model. A sample is a prompt, with the messages and a score for each metric that counts it. Attempts at the same prompt are
+//! epochs. An undetermined attempt has no score. Files have names that `inspect view` and `list_eval_logs` find.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
             create_json(&free(folder, &stem, ".json"), &log)?;
         }
     }
-    ensure!(any, "nothing was evaluated in these runs, or not yet: `evaluate` and `measure` do");
+    ensure!(any, "these runs have not evaluated anything (yet): `evaluate` and `measure` do");
     Ok(())
 }
 
@@ -34,7 +34,7 @@ type Goals = HashMap<String, (String, String)>;
 
 fn log(source: &Source, evaluation: &Evaluation, goals: &Goals) -> Value {
     let record = &source.run.record;
-    // An identifier of the length that Inspect's have.
+    // An identifier as long as those of Inspect.
     let id = |what: &str| {
         Digest::of_bytes(format!("{what} {}", evaluation.name(&record.run)).as_bytes()).to_string()[..22]
             .to_owned()
@@ -91,7 +91,7 @@ fn log(source: &Source, evaluation: &Evaluation, goals: &Goals) -> Value {
     })
 }
 
-/// A moment as Inspect reads it; the beginning of time for runs that do not tell.
+/// A time as Inspect reads it; 1970 for runs without one.
 fn began(text: &str) -> String {
     let moment = text.parse::<jiff::Timestamp>().unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     moment.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
@@ -140,7 +140,7 @@ fn samples(source: &Source, evaluation: &Evaluation, goals: &Goals, model: &str)
     let mut taken: HashSet<(String, u32)> = HashSet::new();
     let show = |text: &str| source.texts.show(text).into_owned();
     let sample = |(outcome, scores): (&Outcome, Map<String, Value>)| {
-        // Other prompts of the same name, such as an attack and a benchmark's on one seed.
+        // Different prompts of the same name, such as an attack and a benchmark prompt for one seed prompt.
         let mut id = outcome.prompt_id.clone();
         let mut number = 2;
         while !taken.insert((id.clone(), outcome.attempt)) {

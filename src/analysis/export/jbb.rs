@@ -1,6 +1,6 @@
-//! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defense model
-//! and measure of success. As there, a behavior stands once: with the first attempt that succeeded, or the last. An artifact
-//! has to say of each behavior whether it was broken: those of which nobody knows are left out, and named in the parameters.
+//! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defense model and
+//! measure of success. As in JailbreakBench a behavior appears once, with the first successful attempt or the last one. An
+//! artifact must state for each behavior whether it was broken: undetermined ones are left out, and named in the parameters.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::evaluations::{Attacked, Evaluation, broken, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
-/// What the method of each artifact begins with.
+/// The prefix of each artifact's method.
 pub const METHOD: &str = "triplay-";
 
 pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
@@ -44,7 +44,7 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
                         }))
                     })
                     .collect();
-                // A rate of nothing cannot be said there.
+                // An artifact cannot state a rate without outcomes.
                 if jailbreaks.is_empty() {
                     continue;
                 }
@@ -59,11 +59,11 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     }
     ensure!(
         any,
-        "no attacks were evaluated in these runs, or not yet: `evaluate`, `measure` and `cross_play` do"
+        "these runs have not evaluated any attacks (yet): `evaluate`, `measure` and `cross_play` do"
     );
     ensure!(
         any_known,
-        "every attack's outcome is undetermined in these runs: an artifact of JailbreakBench has to say which succeeded"
+        "all outcomes of attacks in these runs are undetermined: an artifact of JailbreakBench must say which succeeded"
     );
     Ok(())
 }
@@ -81,7 +81,7 @@ fn parameters(
     json!({
         "method": format!("{METHOD}{}", record.pipeline),
         "model": evaluation.subject,
-        // The attacker learns from verdicts on what defenders say, and sees nothing else of them.
+        // The attacker learns from verdicts on responses, and sees nothing else of the defenders.
         "attack_type": "black_box",
         "defense": null,
         "attack_success_rate": broken as f64 / jailbreaks.len() as f64,
@@ -99,7 +99,7 @@ fn parameters(
             "node": evaluation.node,
             "phase": evaluation.phase,
             "metric": metric,
-            // Texts and numbers alone may stand here.
+            // Only texts and numbers are allowed here.
             "undetermined_behaviors": unknown.join(", "),
             "number_of_undetermined_behaviors": unknown.len(),
             "checkpoint": evaluation.checkpoint.as_ref().map_or("", |(_, digest)| digest.as_str()),

@@ -1,5 +1,5 @@
-//! Runs in the layout of MLflow's file store, so that `mlflow ui --backend-store-uri DIR` shows them: an experiment for
-//! each pipeline, a run for each variant of a run, its parameters, its metrics with their history, and tags.
+//! Runs in the layout of MLflow's file store, for `mlflow ui --backend-store-uri DIR`: an experiment for each pipeline, and a run
+//! for each variant of a run, with parameters, the history of metrics, and tags.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use super::scalars::{Scalar, scalars};
 use super::{Source, create};
 use store::Digest;
 
-/// Writes below `folder`, which will stand at `place`.
+/// Writes below `folder`, which is moved to `place` afterwards.
 pub fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<()> {
     for source in sources {
         let record = &source.run.record;
@@ -26,10 +26,10 @@ pub fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<
     Ok(())
 }
 
-/// Makes the experiment of a run's pipeline, if it is not there yet; its number.
+/// Creates the experiment of a run's pipeline, if it is missing, and returns its number.
 fn experiment(folder: &Path, place: &Path, source: &Source) -> anyhow::Result<String> {
     let record = &source.run.record;
-    // Numbers are what MLflow gives; of the name, so that two exports agree.
+    // MLflow's experiments have numbers; this one is a hash of the name, so that two exports agree.
     let digest = Digest::of_bytes(record.pipeline.as_bytes()).to_string();
     let number = u64::from_str_radix(&digest[..14], 16).unwrap_or(1) + 1;
     let id = number.to_string();
@@ -63,7 +63,7 @@ fn run(
     let own = folder.join(&id);
     let experiment = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let start = began(source);
-    // As MLflow counts them: 1 running, 3 finished, 4 failed, 5 killed.
+    // MLflow's codes: 1 running, 3 finished, 4 failed, 5 killed.
     let status = match record.status.as_str() {
         "done" => 3,
         "running" => 1,
@@ -89,7 +89,7 @@ fn run(
         ("user_id", "".into()),
     ]);
     create(&own.join("meta.yaml"), meta.as_bytes())?;
-    // Without these MLflow takes the folder for no run.
+    // Without these MLflow does not recognise the folder as a run.
     for name in ["artifacts", "metrics", "params", "tags"] {
         fs::create_dir_all(own.join(name))?;
     }
@@ -99,7 +99,7 @@ fn run(
     }
     let mut histories: BTreeMap<String, String> = BTreeMap::new();
     for curve in curves {
-        // MLflow reads numbers as Python does, `NaN` and `inf` too.
+        // MLflow parses numbers as Python does, including `NaN` and `inf`.
         writeln!(
             histories.entry(allowed(&curve.tag)).or_default(),
             "{} {} {}",
@@ -125,7 +125,7 @@ fn run(
     tags.iter().try_for_each(|(name, value)| create(&own.join("tags").join(name), value.as_bytes()))
 }
 
-/// The file of a curve; it stands in the folder of its name where there is one.
+/// The file of a curve; inside the folder of its name if other curves need that folder.
 fn file_name(name: &str, all: &BTreeMap<String, String>) -> String {
     let inside = format!("{name}/");
     let is_folder = all.range(inside.clone()..).next().is_some_and(|(other, _)| other.starts_with(&inside));
@@ -136,7 +136,7 @@ fn began(source: &Source) -> i64 {
     source.run.record.began.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_millisecond())
 }
 
-/// A name as MLflow allows it: letters, digits and `_-. :/`; nothing in it leads elsewhere.
+/// A name with only the characters that MLflow allows: letters, digits and `_-. :/`. It cannot lead to another folder.
 fn allowed(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_-. :".contains(c) { c } else { '_' };
     let part = |part: &str| {
@@ -146,7 +146,7 @@ fn allowed(name: &str) -> String {
     name.split('/').map(part).collect::<Vec<_>>().join("/")
 }
 
-/// A path as an address that keeps what is not plain in it.
+/// A path as a URL, with special characters encoded.
 fn address(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let mut text = String::from("file://");
@@ -159,7 +159,7 @@ fn address(path: &Path) -> String {
     text
 }
 
-/// YAML of one level: JSON's values are YAML's.
+/// One level of YAML: values in JSON are valid YAML.
 fn yaml(fields: &[(&str, Value)]) -> String {
     fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
 }

@@ -1,5 +1,5 @@
-//! Runs as the files of other programs, a file here for each format. Everything is read from the tables of runs; what is
-//! common to formats is in [`evaluations`] (what was asked and what came of it) and [`scalars`] (numbers over time).
+//! Exports of runs as files of other programs, one module for each format. All data come from the tables of runs. Formats share
+//! [`evaluations`] (prompts and outcomes) and [`scalars`] (numbers over time).
 
 mod csv;
 mod evaluations;
@@ -24,7 +24,7 @@ use serde_json::Value;
 use runs::{Run, Tables, Texts};
 use store::read::{self, MOST_LIST};
 
-/// A program whose files are written; the words are those of the command line's help.
+/// A target program. The doc comments are the help texts of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// Logs of Inspect, one for each evaluation and model
@@ -41,14 +41,14 @@ pub enum Format {
     MlflowFiles,
 }
 
-/// A run, and how its texts are given away.
+/// A run, and how its texts are shown to others.
 pub struct Source {
     pub run: Run,
     pub tables: Tables,
     pub texts: Texts,
 }
 
-/// Where files are written: a new folder, or a file, where the name ends in `.json` and there is only one to write.
+/// The destination: a new folder, or a file if the name ends in `.json` and there is only one file to write.
 pub enum Place {
     Folder(NewFolder),
     File(Destination),
@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// Whether a file is a log or an artifact that was exported.
+/// Whether a file is an exported log or artifact.
 fn is_export(path: &Path) -> bool {
     #[derive(serde::Deserialize, Default)]
     #[serde(default)]
@@ -86,7 +86,7 @@ fn is_export(path: &Path) -> bool {
     read.eval.packages.contains_key("triplay") || read.parameters.method.starts_with(jbb::METHOD)
 }
 
-/// Writes the files of `format` to `out`. Says how many there are.
+/// Writes the files of `format` to `out`. Returns their number.
 pub fn export(sources: &[Source], format: Format, out: &Path, place: &Place) -> anyhow::Result<usize> {
     let absolute = std::path::absolute(out).with_context(|| format!("cannot find {}", out.display()))?;
     let write = |folder: &Path| {
@@ -128,7 +128,7 @@ fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A name as a part of a path: nothing in it leads elsewhere.
+/// A name as a component of a path. It cannot lead to another folder.
 fn safe(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let text: String = name.chars().map(plain).collect();
@@ -136,7 +136,7 @@ fn safe(name: &str) -> String {
     if text.is_empty() { "pipeline".into() } else { text }
 }
 
-/// Writes a new file, and the folders around it.
+/// Creates a new file, and its parent folders.
 fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
@@ -149,7 +149,7 @@ fn create_json(path: &Path, value: &Value) -> anyhow::Result<()> {
     create(path, (serde_json::to_string_pretty(value)? + "\n").as_bytes())
 }
 
-/// A path that no earlier file has.
+/// A path without an existing file.
 fn free(folder: &Path, stem: &str, ending: &str) -> PathBuf {
     let mut path = folder.join(format!("{stem}{ending}"));
     let mut number = 2;

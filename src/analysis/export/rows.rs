@@ -31,14 +31,14 @@ impl Rows {
 }
 
 impl<'a> Row<'a> {
-    /// The text in a column; empty where there is none.
+    /// The text in a column; empty if there is none.
     pub fn text(&self, column: &str) -> &'a str {
         let array = self.batch.column_by_name(column);
         let texts = array.and_then(|array| array.as_string_opt::<i32>());
         texts.filter(|texts| texts.is_valid(self.row)).map_or("", |texts| texts.value(self.row))
     }
 
-    /// The number in a column, whatever its type.
+    /// The number in a column of any numeric type.
     pub fn number(&self, column: &str) -> Option<f64> {
         let array = self.batch.column_by_name(column).filter(|array| array.is_valid(self.row))?;
         match array.data_type() {

@@ -1,6 +1,6 @@
-//! The metrics of a run as curves over steps, for programs that draw numbers over time. A step is one update of any
-//! role, counted through all phases and iterations of a variant, so that curves of all roles share one axis; an
-//! evaluation stands at the updates before it, and supervised training counts its own steps.
+//! The metrics of a run as curves over steps, for programs that plot numbers over time. A step is one update of any role, counted
+//! through all phases and iterations of a variant, so that the curves of all roles share one axis. An evaluation has the step of
+//! the last update before it. Supervised training counts its own steps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,7 +14,7 @@ pub struct Scalar {
     pub tag: String,
     pub step: u64,
     pub value: f64,
-    /// Milliseconds since 1970: when the run began, and the seconds of work of all nodes up to this one.
+    /// Milliseconds since 1970: the start of the run plus the seconds of work of all nodes up to this one.
     pub time: i64,
 }
 
@@ -25,7 +25,7 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
     let ended = work_until(source);
     let rows = Rows::open(&source.tables.path("metrics"))?;
     let mut variants: BTreeMap<String, Vec<Scalar>> = BTreeMap::new();
-    // Of each variant: the updates so far, and the node of the last.
+    // For each variant: the number of updates so far, and the node of the last.
     let mut updates: HashMap<&str, (u64, &str)> = HashMap::new();
     let mut taken: HashSet<(&str, String, u64)> = HashSet::new();
     for row in rows.iter() {
@@ -41,7 +41,7 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
         let (tag, step) = match (purpose, supervised) {
             (Purpose::Training, Some(step)) => (format!("{}/{metric}", bare(node)), step),
             (Purpose::Training, None) => (format!("{phase}/{subject}/{metric}"), *count),
-            // What the update that follows learns from.
+            // The data of the next update.
             (Purpose::Judging, _) => (format!("{phase}/{subject}/{metric}"), *count + 1),
             (Purpose::CrossPlay, _) => (format!("cross_play/{phase}/{subject}/{metric}"), *count),
             _ => (format!("evaluation/{subject}/{metric}"), *count),
@@ -59,8 +59,8 @@ pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>>
     Ok(variants)
 }
 
-/// The tag with the node in it, before the metric: programs make a folder of what stands before a `/`, and a curve of what
-/// stands last, and nothing is both.
+/// The tag with the node before the metric. Programs make a folder of the part before a `/`, and a curve of the last part; no
+/// name may be both.
 fn of_node(tag: &str, node: &str) -> String {
     let (first, rest) = tag.split_once('/').unwrap_or(("other", tag));
     format!("{first}/{}/{rest}", bare(node))

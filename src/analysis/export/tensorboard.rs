@@ -1,5 +1,5 @@
-//! Metrics as event files of TensorBoard: a folder for each variant of a run, a file in it. A file is a sequence of
-//! TFRecords, each an `Event` in the wire format of protocol buffers; the few fields that scalars need are written by hand.
+//! Metrics as event files of TensorBoard: a folder with one file for each variant of a run. A file is a sequence of TFRecords,
+//! each an `Event` in the wire format of protocol buffers. The few fields that scalars need are encoded by hand.
 
 use std::path::Path;
 
@@ -18,13 +18,13 @@ pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
             if !variant.is_empty() {
                 place = place.join(safe(&variant));
             }
-            // TensorBoard knows event files by this part of their names.
+            // TensorBoard recognises event files by this part of their names.
             let seconds = scalars.first().map_or(0, |scalar| scalar.time / 1000);
             let path = place.join(format!("events.out.tfevents.{seconds}.triplay"));
             create(&path, &events(&scalars))?;
         }
     }
-    ensure!(any, "these runs have no metrics, or not yet");
+    ensure!(any, "these runs have no metrics (yet)");
     Ok(())
 }
 
@@ -77,13 +77,13 @@ fn bytes(field: u8, value: &[u8]) -> Vec<u8> {
     [&key(field, DELIMITED)[..], &varint(value.len() as u64), value].concat()
 }
 
-/// A TFRecord: length, its checksum, the data, its checksum.
+/// A TFRecord: length, its checksum, data, their checksum.
 fn framed(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), data, &masked(data)].concat()
 }
 
-/// The checksum as TFRecords have it: rotated and moved, so that one of data with checksums in it is no trap.
+/// The masked checksum of TFRecords: rotated and offset, so that data that contain checksums cause no errors.
 fn masked(data: &[u8]) -> [u8; 4] {
     let crc = crc32c(data);
     crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()

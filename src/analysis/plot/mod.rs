@@ -1,5 +1,5 @@
-//! Curves of a metric over phases, for each ablation the mean over seeds and its 95 % interval: as SVG ([`svg`]), as PNG
-//! of the same ([`png`]), and in the terminal ([`terminal`]).
+//! Curves of a metric over phases, for each ablation the mean over seeds with its 95 % interval: as SVG ([`svg`]), as a PNG of
+//! the SVG ([`png`]), and in the terminal ([`terminal`]).
 
 mod png;
 mod svg;
@@ -14,29 +14,29 @@ use super::series::{Measure, Series};
 use super::statistics::Estimate;
 use super::table::is_share;
 
-/// A metric's curves and the axes that they are drawn on.
+/// A metric's curves and their axes.
 pub struct Picture<'a> {
     measure: &'a Measure,
-    /// What the values are of.
+    /// The observations behind the values.
     denominator: Option<Denominator>,
-    /// How many seeds the ablation with the most has.
+    /// The largest number of seeds of an ablation.
     seeds: usize,
     axes: Axes,
     curves: Vec<Curve<'a>>,
 }
 
 struct Curve<'a> {
-    /// Its place among the curves, which tells how it is drawn.
+    /// Its index among the curves, which selects its style.
     number: usize,
     name: &'a str,
-    /// By the place of the phase on the axis.
+    /// By the index of the phase on the axis.
     points: Vec<(usize, Estimate)>,
 }
 
-/// What the axes span.
+/// The ranges of the axes.
 struct Axes {
     phases: Vec<String>,
-    /// Between values that are written on the axis.
+    /// The distance between labelled values.
     step: f64,
     low: f64,
     high: f64,
@@ -65,12 +65,12 @@ impl<'a> Picture<'a> {
         format!("{metric} of {subject}, mean{interval} over {} seed{s}", self.seeds)
     }
 
-    /// Of how many observations the values are, and how many could not be determined.
+    /// The observations behind the values, and the undetermined share.
     fn subtitle(&self) -> String {
         self.denominator.map_or(String::new(), |denominator| denominator.line())
     }
 
-    /// What the values are, with their unit.
+    /// The label of the value axis, with its unit.
     fn label(&self) -> String {
         let metric = &self.measure.metric;
         let unit = match metric.as_str() {
@@ -82,12 +82,12 @@ impl<'a> Picture<'a> {
         format!("{metric}{unit}")
     }
 
-    /// What the places on the axis are.
+    /// The label of the phase axis.
     fn places(&self) -> &'static str {
         if self.axes.phases.iter().all(|phase| is_step(phase)) { "iteration.step" } else { "after phase" }
     }
 
-    /// The values that are written on the axis, and how.
+    /// The labelled values, with their labels.
     fn ticks(&self) -> Vec<(f64, String)> {
         let Axes { step, low, high, .. } = &self.axes;
         let scale = if is_share(&self.measure.metric) { 100.0 } else { 1.0 };
@@ -103,7 +103,7 @@ impl<'a> Picture<'a> {
     }
 }
 
-/// All phases in the order of the longest curve, and round values around all bands; shares stay within 0 and 1.
+/// All phases in the order of the longest curve, and round values around all bands. Shares stay within 0 and 1.
 fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     let mut longest: Vec<&Vec<(String, Estimate)>> = curves.iter().collect();
     longest.sort_by_key(|points| std::cmp::Reverse(points.len()));
@@ -118,7 +118,7 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
         let half = estimate.half.unwrap_or(0.0);
         (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
     }
-    // A metric that is called a share and is none is drawn as it is.
+    // A metric that has a share's name but not its range is drawn as it is.
     let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
     if share {
         (low, high) = (low.max(0.0), high.min(1.0));
@@ -137,7 +137,7 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     Axes { phases, step, low: (low / step).floor() * step, high: (high / step).ceil() * step }
 }
 
-/// Whether a phase is a step of training, such as `1.12`.
+/// Whether a phase is a training step, such as `1.12`.
 fn is_step(phase: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     phase.split_once('.').is_some_and(|(iteration, step)| is_number(iteration) && is_number(step))

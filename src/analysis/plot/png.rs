@@ -1,4 +1,4 @@
-//! The SVG as a PNG, with a font of our own, so that it looks the same on every machine.
+//! The SVG as a PNG, with an embedded font, so that it looks the same on every machine.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use resvg::usvg::{self, fontdb};
 
 use super::Picture;
 
-/// DejaVu Sans, its Latin and Greek letters and the usual signs.
+/// DejaVu Sans with Latin and Greek letters and common symbols.
 const FONT: &[u8] = include_bytes!("DejaVuSans.ttf");
 
-/// Pixels for each of the SVG: sharp on screens with small ones, and in print.
+/// Pixels per SVG unit: sharp in print and on high-resolution screens.
 const SCALE: f32 = 2.0;
 
 /// The picture as a PNG on white.
@@ -32,7 +32,7 @@ pub fn png(picture: &Picture) -> anyhow::Result<Vec<u8>> {
     Ok(pixels.encode_png()?)
 }
 
-/// Whether what a file begins with is such a picture: a PNG of this size.
+/// Whether a file's beginning is that of such a picture: a PNG of this size.
 pub fn is_png(beginning: &[u8]) -> bool {
     let pixels = |size: f64| ((size * f64::from(SCALE)) as u32).to_be_bytes();
     let (width, height) = super::svg::SIZE;

@@ -1,13 +1,13 @@
 //! Curves as SVG: the mean over seeds and its 95 % interval as a band.
 //!
-//! The colours are those of Okabe and Ito, told apart by people who do not see red and green, and lighter ones of the
-//! same hues on a dark page. Each curve is named where it ends.
+//! The colours are those of Okabe and Ito, which people with colour blindness can distinguish, with lighter ones of the same hues
+//! on a dark page. Each curve has its name at its end.
 
 use std::fmt::Write;
 
 use super::{Axes, Curve, Picture};
 
-/// Of the picture, in pixels, and what of it is left free around the curves.
+/// Size of the picture and margins around the curves, in pixels.
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 70.0;
@@ -15,11 +15,11 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 66.0;
 
-/// How far apart the names of curves are at least, and labels of phases on the average.
+/// The least distance of curve names, and the mean distance of phase labels, in pixels.
 const LINE: f64 = 15.0;
 const LABEL: f64 = 52.0;
 
-/// On a light page and on a dark one.
+/// For a light page and for a dark one.
 const COLOURS: [(&str, &str); 7] = [
     ("#0072b2", "#5bb0ea"),
     ("#d55e00", "#ff8c4a"),
@@ -33,7 +33,7 @@ const COLOURS: [(&str, &str); 7] = [
 /// Curves beyond the colours are dashed.
 const DASHES: [&str; 4] = ["none", "7 3", "2 3", "7 3 2 3"];
 
-/// The colour of a curve, and how it is dashed.
+/// The colour class of a curve.
 fn class(curve: &Curve) -> usize {
     curve.number % COLOURS.len()
 }
@@ -48,7 +48,7 @@ fn start() -> String {
     )
 }
 
-/// Whether what a file begins with is such a picture.
+/// Whether a file's beginning is that of such a picture.
 pub fn is_svg(beginning: &[u8]) -> bool {
     beginning.starts_with(start().as_bytes())
 }
@@ -103,7 +103,7 @@ fn head(picture: &Picture) -> String {
     )
 }
 
-/// Axes with their units, and lines across at the values.
+/// Axes with their units, and grid lines at the labelled values.
 fn frame(svg: &mut String, picture: &Picture) {
     let axes = &picture.axes;
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
@@ -148,7 +148,7 @@ fn frame(svg: &mut String, picture: &Picture) {
     );
 }
 
-/// The interval where there are several seeds.
+/// The interval, if there are several seeds.
 fn band(svg: &mut String, axes: &Axes, curve: &Curve) {
     let edge = |sign: f64| {
         curve
@@ -187,7 +187,7 @@ fn line(svg: &mut String, axes: &Axes, curve: &Curve) {
     }
 }
 
-/// The name of each curve where it ends, or as near as there is room.
+/// The name of each curve at its end, or as near as there is space.
 fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
     let mut ends: Vec<(f64, &Curve)> = curves
         .iter()
@@ -198,7 +198,7 @@ fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
     let mut free = TOP;
     let room = HEIGHT - BOTTOM - LINE * ends.len() as f64;
     for (index, (end, curve)) in ends.into_iter().enumerate() {
-        // What comes below has to find room too.
+        // Leaves space for the names below.
         let y = end.min(room + LINE * (index + 1) as f64).max(free);
         free = y + LINE;
         let (x, end_x) = (WIDTH - RIGHT + 18.0, axes.x(curve.points.last().map_or(0, |point| point.0)));

@@ -1,28 +1,28 @@
-//! Curves in the terminal, drawn with dots of Braille. Each has a letter, at its points and with its name, so that they
-//! are told apart without colours.
+//! Curves in the terminal, drawn with Braille dots. Each curve has a letter, at its points and before its name, to distinguish
+//! curves without colours.
 
 use console::Style;
 use output::one_line;
 
 use super::{Curve, Picture};
 
-/// Of the field of dots, in characters of 2 by 4 dots.
+/// The size of the plot in characters of 2 by 4 dots.
 const WIDTH: usize = 50;
 const HEIGHT: usize = 16;
 
-/// What stands right of the field at most: with the values left of it, 80 columns in all.
+/// The most characters right of the plot: with the values left of it, 80 columns in all.
 const NAME: usize = 20;
 
-/// Points are marked where there are no more.
+/// Points are marked unless there are more than this.
 const MOST_POINTS: usize = 25;
 
 /// A character of the field.
 #[derive(Clone, Copy, Default)]
 struct Cell {
-    /// Dots of Braille, as the bits of U+2800.
+    /// Braille dots, as the bits of U+2800.
     dots: u8,
     letter: Option<char>,
-    /// The curve that drew here last.
+    /// The last curve drawn here.
     curve: usize,
 }
 
@@ -55,7 +55,7 @@ pub fn terminal(picture: &Picture, colours: bool) -> String {
 }
 
 fn painted(text: &str, curve: usize, colours: bool) -> String {
-    // Those of Okabe and Ito that the 256 colours of terminals have.
+    // The colours of Okabe and Ito among the 256 colours of terminals.
     const COLOURS: [u8; 7] = [32, 208, 36, 175, 178, 74, 246];
     match colours {
         true => Style::new()
@@ -71,7 +71,7 @@ fn letter(curve: &Curve) -> char {
     char::from(b"abcdefghijklmnopqrstuvwxyz"[curve.number % 26])
 }
 
-/// In dots from the upper left.
+/// In dots from the top left.
 fn x(picture: &Picture, place: usize) -> usize {
     let last = 2 * WIDTH - 1;
     match picture.axes.phases.len() {
@@ -103,7 +103,7 @@ fn field(picture: &Picture) -> Vec<Vec<Cell>> {
             }
         }
     }
-    // After all lines, which would hide them.
+    // After all lines, which would hide the letters.
     for curve in picture.curves.iter().filter(|curve| curve.points.len() <= MOST_POINTS) {
         for (x, y) in points(curve) {
             let cell = &mut field[y / 4][x / 2];
@@ -114,7 +114,7 @@ fn field(picture: &Picture) -> Vec<Vec<Cell>> {
 }
 
 fn dot(field: &mut [Vec<Cell>], x: usize, y: usize, curve: usize) {
-    // The bits of a character of Braille, by row and column.
+    // The bits of a Braille character, by row and column.
     const BITS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
     let cell = &mut field[y / 4][x / 2];
     cell.dots |= BITS[y % 4][x % 2];
@@ -130,7 +130,7 @@ fn labels(picture: &Picture) -> Vec<String> {
     labels
 }
 
-/// The names of the curves, each in the row where it ends or as near as there is room.
+/// The names of the curves, each in the row of its end or as near as there is space.
 fn names(picture: &Picture) -> Vec<Option<(usize, String)>> {
     let mut names: Vec<Option<(usize, String)>> = vec![None; HEIGHT];
     let several = picture.curves.len() > 1;
@@ -147,7 +147,7 @@ fn names(picture: &Picture) -> Vec<Option<(usize, String)>> {
     names
 }
 
-/// The phases below the axis, as many as there is room for.
+/// As many phase labels below the axis as there is space for.
 fn phases(picture: &Picture) -> String {
     let mut line = vec![' '; 10 + WIDTH + NAME];
     let mut free = 0;

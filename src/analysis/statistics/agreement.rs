@@ -1,4 +1,4 @@
-//! How far judges agree beyond chance.
+//! Agreement of judges beyond chance.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use super::Interval;
 use super::distribution::Z;
 use game::kappa_of_table;
 
-/// Cohen's κ and what is known of its error.
+/// Cohen's κ with its error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Kappa {
     pub value: f64,
     /// The asymptotic standard error of Fleiss, Cohen and Everitt (1969), eq. 13.
     pub error: f64,
-    /// κ ± 1.96 standard errors, within −1 and 1. None where the error comes to 0, as of judges that always agree: that is
-    /// not known of other items.
+    /// κ ± 1.96 standard errors, within −1 and 1. None if the error is 0, as for judges that always agree: other items may still
+    /// vary.
     pub interval: Option<Interval>,
 }
 
-/// Cohen's κ of two judges, unweighted, from a square table: how often the first said the row's class and the second
-/// the column's. None of nothing, and where both always say the same one class.
+/// Cohen's κ of two judges, unweighted, from a square table of counts: the first judge's class is the row, the second's the
+/// column. None for an empty table, and if both always give the same class.
 pub fn kappa(table: &[Vec<u64>]) -> Option<Kappa> {
     let value = kappa_of_table(table)?;
     let all: u64 = table.iter().flatten().sum();
@@ -45,9 +45,9 @@ pub fn kappa(table: &[Vec<u64>]) -> Option<Kappa> {
     Some(Kappa { value, error, interval })
 }
 
-/// Krippendorff's α of nominal labels: 1 − observed over expected disagreement (Krippendorff, *Content Analysis*, ch. 12).
-/// An item is the labels that it got, from any number of judges; what is missing is not in it, and an item with fewer
-/// than two says nothing. None where no item has two, and where there is but one label.
+/// Krippendorff's α of nominal labels: 1 − observed over expected disagreement (Krippendorff, *Content Analysis*, ch. 12). An
+/// item is the list of its labels, from any number of judges, without missing ones. Items with fewer than two labels do not
+/// count. None if no item has two labels, and if there is only one class.
 pub fn alpha<'i, T: Ord + 'i>(items: impl IntoIterator<Item = &'i [T]>) -> Option<f64> {
     let mut totals: BTreeMap<&T, f64> = BTreeMap::new();
     let (mut all, mut observed) = (0.0, 0.0);

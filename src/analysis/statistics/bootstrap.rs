@@ -1,11 +1,11 @@
-//! The bootstrap over hazards, for rates with several attempts at each: attempts at one prompt are alike, and so are the
-//! prompts of one hazard, so that hazards are drawn, each with all its attempts on both sides (Davison and Hinkley,
-//! *Bootstrap Methods*, ch. 3.8; Field and Welsh, "Bootstrapping clustered data", JRSS B 69, 2007).
+//! The bootstrap over hazards, for rates with several attempts at each hazard. Attempts at one prompt are alike, and so are the
+//! prompts of one hazard. So hazards are drawn, each with all its attempts on both sides (Davison and Hinkley, *Bootstrap
+//! Methods*, ch. 3.8; Field and Welsh, "Bootstrapping clustered data", JRSS B 69, 2007).
 //!
-//! Outcomes are counts, so that many hazards are the same cluster. A resample is how often each distinct cluster is
-//! drawn, which is multinomial, and that is a binomial draw for each of the distinct clusters rather than one draw for
-//! each hazard: a hundred thousand hazards with three attempts take no longer than a hundred. Where too many are
-//! distinct, they are put into [`MOST`] groups at random, and groups are drawn.
+//! Outcomes are counts, so many hazards are equal clusters. A resample is determined by the number of draws of each distinct
+//! cluster, which is multinomial. That takes one binomial draw for each distinct cluster instead of one draw for each hazard: a
+//! hundred thousand hazards with three attempts take no longer than a hundred. If there are too many distinct clusters, they are
+//! put into [`MOST`] random groups, and groups are drawn.
 
 use std::collections::HashMap;
 
@@ -18,10 +18,10 @@ use serde::Serialize;
 use super::distribution::{Z, Z_POWER};
 use super::{Cluster, Interval};
 
-/// How often is drawn.
+/// The number of resamples.
 pub const RESAMPLES: usize = 10_000;
 
-/// Resamples that share a stream of random numbers; so the result is the same with any number of threads.
+/// Resamples that share a stream of random numbers, so that the result does not depend on the number of threads.
 const BLOCK: usize = 50;
 
 /// Fixed: the same data give the same interval.
@@ -30,25 +30,25 @@ const SEED: u64 = 0x0007_2150_71a7;
 /// A binomial draw costs about as much as this many draws of a cluster.
 const BINOMIAL: usize = 12;
 
-/// More clusters than this are drawn in so many groups. What varies between random groups is what varies between clusters:
-/// the width of an interval has an error of √(1 / 2 MOST), 0.8 %, from the grouping, and 2 % from 10,000 resamples.
+/// With more clusters, this many groups are drawn instead. The variance between random groups estimates that between clusters:
+/// grouping adds an error of √(1 / 2 MOST) = 0.8 % to the width of an interval, 10,000 resamples one of 2 %.
 const MOST: usize = 8192;
 
-/// What the resamples come to.
+/// The result of the bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bootstrap {
     /// The percentile interval of B − A.
     pub interval: Interval,
-    /// Twice the smaller share of resamples in which B − A is at most, or at least, 0, where one more resample is
-    /// counted on either side (Davison and Hinkley, ch. 4): at least 2 / (resamples + 1), at most 1.
+    /// Twice the smaller share of resamples in which B − A is at most, or at least, 0, with one more resample counted on either
+    /// side (Davison and Hinkley, ch. 4): at least 2 / (resamples + 1), at most 1.
     pub p: f64,
-    /// The smallest difference that would have been found in four of five repetitions: (z₀.₉₇₅ + z₀.₈) standard
-    /// deviations of the resampled differences.
+    /// The smallest difference that would be found in four of five repetitions: (z₀.₉₇₅ + z₀.₈) standard deviations of the
+    /// resampled differences.
     pub detectable: f64,
 }
 
-/// The bootstrap of B − A over the same clusters on both sides: the same draws for both. None of fewer than two, which say
-/// nothing of others.
+/// The bootstrap of B − A over the same clusters on both sides, with the same draws for both. None for fewer than two clusters,
+/// which do not show how others vary.
 pub fn bootstrap(clusters: &[Cluster]) -> Option<Bootstrap> {
     let urn = (clusters.len() > 1).then(|| Urn::new(clusters))?;
     Some(summarise(resamples(&urn)))
@@ -56,24 +56,25 @@ pub fn bootstrap(clusters: &[Cluster]) -> Option<Bootstrap> {
 
 /// Clusters to draw from.
 struct Urn {
-    /// The distinct ones.
+    /// The distinct clusters.
     clusters: Vec<Cluster>,
-    /// How many are drawn.
+    /// The number of draws in a resample.
     count: usize,
     from: From,
 }
 
-/// How it is drawn.
+/// The way of drawing.
 enum From {
-    /// One by one: for each which of the distinct ones it is.
+    /// One by one: the index of the distinct cluster for each cluster.
     Single(Vec<u32>),
-    /// How many there are of each distinct one, the most frequent first: most resamples are complete before the rare ones.
+    /// By counts: the number of clusters equal to each distinct one, most frequent first, so that most resamples are complete
+    /// before the rare ones.
     Distinct(Vec<u64>),
 }
 
 impl Urn {
     fn new(clusters: &[Cluster]) -> Urn {
-        // A binomial draw is no dearer than some draws of a cluster, or of a group where there are groups.
+        // A binomial draw costs about as much as some draws of a cluster, or of a group if there are groups.
         let most_distinct = (clusters.len().min(MOST) / BINOMIAL).max(1);
         let mut places: HashMap<[u64; 4], u32> = HashMap::new();
         let mut distinct: Vec<(Cluster, u64)> = Vec::new();
@@ -99,7 +100,7 @@ impl Urn {
         Urn { clusters: distinct.into_iter().map(|(cluster, _)| cluster).collect(), count, from }
     }
 
-    /// The total of as many clusters as there are, drawn with replacement. `times` is room to count in.
+    /// The total of as many clusters as there are, drawn with replacement. `times` is a buffer for counts.
     fn draw(&self, rng: &mut ChaCha8Rng, times: &mut Vec<u64>) -> Cluster {
         times.clear();
         times.resize(self.clusters.len(), 0);
@@ -130,7 +131,7 @@ impl Urn {
     }
 }
 
-/// [`MOST`] random groups of clusters, which differ in size by at most one cluster.
+/// [`MOST`] random groups of clusters, whose sizes differ by at most one cluster.
 fn grouped(clusters: &[Cluster]) -> Vec<Cluster> {
     let mut order: Vec<&Cluster> = clusters.iter().collect();
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -146,13 +147,13 @@ fn bits(cluster: &Cluster) -> [u64; 4] {
     [cluster.a.sum, cluster.a.count, cluster.b.sum, cluster.b.count].map(f64::to_bits)
 }
 
-/// How many of `trials` hit, each with the chance `hits` of `all`.
+/// The number of hits in `trials`, each with probability `hits` / `all`.
 fn binomial(trials: u64, hits: u64, all: u64, rng: &mut ChaCha8Rng) -> u64 {
-    // A chance within 0 and 1 is never refused.
+    // A probability within 0 and 1 is never refused.
     Binomial::new(trials, hits as f64 / all as f64).map_or(0, |binomial| binomial.sample(rng))
 }
 
-/// B − A of each resample.
+/// B − A for each resample.
 fn resamples(urn: &Urn) -> Vec<f64> {
     let block = |block: usize| {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -172,7 +173,7 @@ fn summarise(differences: Vec<f64>) -> Bootstrap {
     let share = |is: fn(&f64) -> bool| {
         (1 + differences.iter().filter(|difference| is(difference)).count()) as f64 / (count + 1.0)
     };
-    // What is 0 but for rounding counts on both sides.
+    // Zeros up to rounding count on both sides.
     let p = (2.0 * share(|difference| *difference <= 1e-12).min(share(|difference| *difference >= -1e-12)))
         .min(1.0);
     let mean = differences.iter().sum::<f64>() / count;
@@ -181,7 +182,7 @@ fn summarise(differences: Vec<f64>) -> Bootstrap {
     Bootstrap { p, detectable: (Z + Z_POWER) * variance.sqrt(), interval: percentiles(differences) }
 }
 
-/// From the 2.5th to the 97.5th, between neighbours by their distance, as NumPy does.
+/// The 2.5th and the 97.5th percentile, interpolated between neighbours as NumPy does.
 fn percentiles(mut values: Vec<f64>) -> Interval {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {
@@ -202,7 +203,7 @@ mod tests {
         Cluster { a: side(a), b: side(b) }
     }
 
-    /// Hazards with three attempts, of which B answers a few better.
+    /// Hazards with three attempts; B succeeds in a few more.
     fn hazards(count: u32) -> Vec<Cluster> {
         (0..count).map(|n| cluster(n * n % 4, (n * n + u32::from(n % 5 == 0)) % 4)).collect()
     }
@@ -222,7 +223,7 @@ mod tests {
             [drawn.interval.low, drawn.interval.high, drawn.detectable]
         };
         let (by_type, by_hazard) = (moments(distinct), moments(single));
-        // An interval's end has a Monte Carlo error of about 0.025 of its width with 10,000 resamples.
+        // With 10,000 resamples an interval's end has a Monte Carlo error of about 0.025 of its width.
         let width = by_hazard[1] - by_hazard[0];
         for (by_type, by_hazard) in by_type.iter().zip(&by_hazard) {
             assert!((by_type - by_hazard).abs() < 0.1 * width, "{by_type} {by_hazard} {width}");
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn many_hazards_are_drawn_in_groups() {
         let few = hazards(20_000);
-        // Each unlike all others.
+        // All distinct.
         let vary =
             |n: usize| Side { sum: few[n * 3 % few.len()].b.sum * (1.0 + n as f64 * 1e-9), count: 3.0 };
         let many: Vec<Cluster> = (0..few.len()).map(|n| Cluster { a: few[n].a, b: vary(n) }).collect();

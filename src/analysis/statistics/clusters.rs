@@ -1,5 +1,5 @@
-//! Two sides over the same hazards: the difference of their rates. What is drawn, or counted, is a hazard with all attempts
-//! at all of its prompts, since these are alike.
+//! The difference of two rates over the same hazards. The unit is a hazard with all attempts at all of its prompts, since these
+//! are alike.
 
 use super::bootstrap::bootstrap;
 use super::{By, FEW, Interval, Tested};
@@ -9,7 +9,7 @@ use super::{difference, least_p, paired_t, sign_test, smallest_difference};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Side {
     pub sum: f64,
-    /// More than 0.
+    /// Always positive.
     pub count: f64,
 }
 
@@ -24,7 +24,7 @@ impl Side {
     }
 }
 
-/// A hazard: the attempts at it of both sides.
+/// A hazard with the attempts of both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cluster {
     pub a: Side,
@@ -38,12 +38,12 @@ impl Cluster {
     }
 }
 
-/// The test of B − A over hazards: from [`FEW`] of them on by the [`bootstrap`], with fewer by Student's t over
-/// [`values`]. Of ten hazards the percentile bootstrap gives p-values that no test of ten signs could, so that its p is
-/// at least [`least_p`], or that of the t where this is less. None of fewer than two hazards, which say nothing of others.
+/// The test of B − A over hazards: the [`bootstrap`] from [`FEW`] hazards on, Student's t over [`values`] below. For ten hazards
+/// the percentile bootstrap may give p-values that no sign test of ten could, so p is at least [`least_p`], or the p of Student's
+/// t if that is less. None for fewer than two hazards, which do not show how others vary.
 ///
-/// Where all hazards differ by the same nothing is known of how much others might vary: p is that of the sign test, and a
-/// difference of 0 or ±1 has Tango's interval, each hazard counted once whatever its attempts; any other has none.
+/// If all hazards have the same difference, nothing shows how much others vary. Then p is that of the sign test. A difference of
+/// 0 or ±1 has Tango's interval, with each hazard counted once whatever its attempts; any other has none.
 pub fn clustered(clusters: &[Cluster]) -> Option<Tested> {
     if clusters.len() < 2 {
         return None;
@@ -63,16 +63,16 @@ pub fn clustered(clusters: &[Cluster]) -> Option<Tested> {
     })
 }
 
-/// A value for each hazard, whose mean is B − A and whose standard error is that of B − A: of hazards with equally many
-/// attempts their own differences, else linearised, (sum − rate · count) / mean count of each side (Cochran, *Sampling
-/// Techniques*, 6.3), which is the sandwich estimator for clusters (Liang and Zeger 1986).
+/// A value for each hazard, with B − A as mean and the standard error of B − A: if all hazards have equally many attempts, their
+/// own differences; otherwise linearised values, (sum − rate · count) / mean count of each side (Cochran, *Sampling Techniques*,
+/// 6.3), which is the sandwich estimator for clusters (Liang and Zeger 1986).
 pub fn values(clusters: &[Cluster]) -> Vec<f64> {
     let a = side_values(&clusters.iter().map(|cluster| cluster.a).collect::<Vec<_>>());
     let b = side_values(&clusters.iter().map(|cluster| cluster.b).collect::<Vec<_>>());
     a.into_iter().zip(b).map(|(a, b)| b - a).collect()
 }
 
-/// The same of one side, of its rate.
+/// The same for the rate of one side.
 pub fn side_values(sides: &[Side]) -> Vec<f64> {
     let mut total = Side::default();
     sides.iter().for_each(|side| total.add(side, 1.0));
@@ -85,7 +85,7 @@ fn is_of_shares(clusters: &[Cluster]) -> bool {
     clusters.iter().all(|cluster| is_share(&cluster.a) && is_share(&cluster.b))
 }
 
-/// Of hazards that all differ by the same.
+/// The test for hazards that all have the same difference.
 fn alike(values: &[f64]) -> Tested {
     let count = values.len() as u64;
     let mean = values.iter().sum::<f64>() / count as f64;
@@ -128,13 +128,13 @@ mod tests {
 
     #[test]
     fn ten_hazards_have_no_p_that_neither_their_signs_nor_student_s_t_could_give() {
-        // All gained, by amounts that vary much: the bootstrap never comes to 0.
+        // All gained, by amounts that vary much: no resample reaches 0.
         let hazard = |n: u32| cluster((0.0, 100.0), (f64::from(2u32.pow(n % 7)), 100.0));
         let hazards: Vec<Cluster> = (0..10).map(hazard).collect();
         assert_eq!(bootstrap(&hazards).unwrap().p, 2.0 / 10_001.0);
         assert!(paired_t(&values(&hazards)).unwrap().p > 2.0 / 1024.0);
         assert_eq!(clustered(&hazards).unwrap().p, least_p(10));
-        // By amounts that are almost the same: the t says so.
+        // By nearly equal amounts: Student's t has the smaller p.
         let hazard = |n: u32| cluster((0.0, 100.0), (f64::from(40 + n % 2), 100.0));
         let hazards: Vec<Cluster> = (0..10).map(hazard).collect();
         assert_eq!(clustered(&hazards).unwrap().p, 2.0 / 10_001.0);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_hazard_asked_in_many_wordings_is_one_hazard() {
-        // Twenty hazards, of which B answers some better, in one wording or in ten that come out the same.
+        // Twenty hazards, some with more successes of B, in one wording or in ten with equal outcomes.
         let is = |hit: bool| (f64::from(u8::from(hit)), 1.0);
         let once: Vec<Cluster> = (0..20).map(|n| cluster(is(n < 4), is(n % 2 == 0))).collect();
         let tenfold = |one: &Cluster| {

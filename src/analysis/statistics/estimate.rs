@@ -1,6 +1,5 @@
-//! What a few runs with other seeds say together: mean, sample standard deviation, 95 % interval, and whether two
-//! settings differ over the seeds that both have. Tables, curves, reports and comparisons all take their intervals over
-//! seeds from here.
+//! Statistics over a few seeds: mean, sample standard deviation, 95 % interval, and tests for a difference of two settings. All
+//! intervals over seeds come from here: those of tables, curves, reports and comparisons.
 
 use serde::Serialize;
 
@@ -8,15 +7,15 @@ use super::distribution::{t_quantile, t_tails};
 use super::mcnemar::mcnemar;
 use super::{By, Interval, POWER, Tested};
 
-/// What some values say of the mean of those that they were drawn from.
+/// The estimated mean of the population of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     pub count: usize,
     pub mean: f64,
-    /// With n − 1 in the denominator; none of a single value.
+    /// With n − 1 in the denominator; none for a single value.
     pub deviation: Option<f64>,
-    /// Half the width of the 95 % interval, by Student's t: t₀.₉₇₅ with n − 1 degrees of freedom times the deviation over
-    /// √n. None of a single value, and where all are the same: they say nothing of how much others might vary.
+    /// Half the width of the 95 % interval by Student's t: t₀.₉₇₅ with n − 1 degrees of freedom times the deviation over √n. None
+    /// for a single value, and if all values are equal: they do not show how much others vary.
     pub half: Option<f64>,
 }
 
@@ -26,7 +25,7 @@ impl Estimate {
     }
 }
 
-/// The estimate from some values; none of none.
+/// The estimate from some values; `None` without values.
 pub fn estimate(values: &[f64]) -> Option<Estimate> {
     let count = values.len();
     let mean = values.iter().sum::<f64>() / count as f64;
@@ -41,25 +40,25 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
     (count > 0).then_some(Estimate { count, mean, deviation, half })
 }
 
-/// Whether a standard error of values is more than what rounding leaves of the same numbers.
+/// Whether a standard error exceeds the rounding errors of equal values.
 fn is_variation(error: f64, values: &[f64]) -> bool {
     let largest = values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
     error > 1e-12 * largest.max(1e-3)
 }
 
-/// What Student's t says of a difference.
+/// The result of a t test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Student {
     pub interval: Interval,
     /// Two-sided.
     pub p: f64,
-    /// The smallest difference that would have been found in four of five repetitions.
+    /// The smallest difference that would be found in four of five repetitions.
     pub detectable: f64,
 }
 
 impl Student {
-    /// The smallest detectable difference is (t₀.₉₇₅ + t₀.₈) times the standard error, the usual approximation to the
-    /// noncentral t.
+    /// The smallest detectable difference is (t₀.₉₇₅ + t₀.₈) times the standard error, the usual approximation to the noncentral
+    /// t.
     fn new(mean: f64, error: f64, degrees: f64) -> Student {
         let quantile = t_quantile(0.975, degrees);
         Student {
@@ -74,8 +73,8 @@ impl Student {
     }
 }
 
-/// The paired t test of differences (Student 1908): mean / (deviation / √n) with n − 1 degrees of freedom. None of fewer
-/// than two, and where all are the same.
+/// The paired t test of differences (Student 1908): mean / (deviation / √n) with n − 1 degrees of freedom. None for fewer than
+/// two, and if all are equal.
 pub fn paired_t(differences: &[f64]) -> Option<Student> {
     let found = estimate(differences)?;
     let (interval, count) = (found.interval()?, found.count as f64);
@@ -83,9 +82,8 @@ pub fn paired_t(differences: &[f64]) -> Option<Student> {
     Some(Student { interval, ..Student::new(found.mean, error, count - 1.0) })
 }
 
-/// Welch's t test of mean(b) − mean(a) (Welch 1947): the standard error is √(s²ₐ / nₐ + s²ᵦ / nᵦ), the degrees of freedom
-/// are Satterthwaite's. None where a side has fewer than two values, where nothing varies on
-/// either, and where a value is no number.
+/// Welch's t test of mean(b) − mean(a) (Welch 1947): the standard error is √(s²ₐ / nₐ + s²ᵦ / nᵦ), the degrees of freedom are
+/// Satterthwaite's. None if a side has fewer than two values, if nothing varies on either, and if a value is not finite.
 pub fn welch_t(a: &[f64], b: &[f64]) -> Option<Student> {
     let (in_a, in_b) = (estimate(a)?, estimate(b)?);
     if !a.iter().chain(b).all(|value| value.is_finite()) {
@@ -98,23 +96,24 @@ pub fn welch_t(a: &[f64], b: &[f64]) -> Option<Student> {
     Some(Student::new(in_b.mean - in_a.mean, (of_a + of_b).sqrt(), (of_a + of_b).powi(2) / parts))
 }
 
-/// The two-sided sign test: of the values that are not 0, are as many above as below (Dixon and Mood 1946)?
+/// The two-sided sign test of whether positive and negative values are equally frequent; zeros do not count (Dixon and Mood
+/// 1946).
 pub fn sign_test(values: &[f64]) -> f64 {
     let count = |is: fn(&f64) -> bool| values.iter().filter(|value| is(value)).count() as u64;
     mcnemar(count(|value| *value > 1e-12), count(|value| *value < -1e-12))
 }
 
-/// The smallest p that a sign test of so many values could give, 2 · 0.5ⁿ.
+/// The smallest p of a sign test with `count` values, 2 · 0.5ⁿ.
 pub fn least_p(count: usize) -> f64 {
     mcnemar(0, count as u64)
 }
 
-/// Whether two settings differ, from the differences of the seeds that both have: the paired t test. Where all differences
-/// are the same, so that it has no error to hold them against, the sign test, and an interval that is not known. None of
-/// fewer than two seeds, and where a value is no number.
+/// Tests whether two settings differ, from the differences of their common seeds, by the paired t test. If all differences are
+/// equal, there is no error estimate: then p is that of the sign test and the interval is unknown. None for fewer than two seeds,
+/// and if a value is not finite.
 ///
-/// It is not the bootstrap: the percentiles of five values' resampled means cover the mean of those that they were drawn
-/// from in 82 % of cases where 95 % are meant, and their p can be 0.0002 where no test of five signs is below 0.0625.
+/// The bootstrap is not used: with five values its percentile interval covers the true mean in 82 % of cases instead of 95 %, and
+/// its p can be 0.0002, while no sign test of five is below 0.0625.
 pub fn over_seeds(differences: &[f64]) -> Option<Tested> {
     if differences.len() < 2 || !differences.iter().all(|value| value.is_finite()) {
         return None;
@@ -123,7 +122,7 @@ pub fn over_seeds(differences: &[f64]) -> Option<Tested> {
     Some(paired_t(differences).map_or(sign, |found| found.tested(By::StudentT)))
 }
 
-/// The same from the values of sides that have no seed in common: Welch's t test.
+/// The same for sides without a common seed: Welch's t test.
 pub fn seeds_apart(a: &[f64], b: &[f64]) -> Option<Tested> {
     welch_t(a, b).map(|found| found.tested(By::WelchT))
 }
@@ -171,8 +170,8 @@ mod tests {
         assert_eq!((over_seeds(&[0.1, f64::NAN]), seeds_apart(&[0.1, 0.2], &[f64::NAN, 0.3])), (None, None));
     }
 
-    /// Runs of two settings with the same seeds: each seed has models of its own, whose rates are measured on 120 prompts.
-    /// B is better by 0.1.
+    /// Runs of two settings with the same seeds. Each seed has its own models, whose rates are measured on 120 prompts. B is
+    /// better by 0.1.
     fn differences(seeds: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
         let (between, change) = (Normal::new(0.4, 0.1).unwrap(), Normal::new(0.1, 0.08).unwrap());
         let measured = |rate: f64, rng: &mut ChaCha8Rng| {

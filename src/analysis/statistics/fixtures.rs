@@ -1,5 +1,5 @@
-//! Everything here beside what SciPy, statsmodels and krippendorff say; `tests/peers/statistics_fixtures.py` has asked
-//! them.
+//! Compares all statistics with the values of SciPy, statsmodels and krippendorff, as written by
+//! `tests/peers/statistics_fixtures.py`.
 
 use serde::Deserialize;
 
@@ -85,7 +85,7 @@ struct Attempts {
     difference: f64,
     p: f64,
     interval: (f64, f64),
-    /// Of the rate of B.
+    /// For the rate of B.
     rate: (f64, f64),
 }
 
@@ -125,7 +125,7 @@ fn fixtures() -> Fixtures {
 
 #[track_caller]
 fn close(found: f64, expected: f64, relative: f64, what: &str) {
-    // Below it a number is rounding.
+    // Smaller numbers are rounding errors.
     let away = (found - expected).abs();
     assert!(away <= relative * expected.abs() || away < 1e-15, "{what}: {found} instead of {expected}");
 }
@@ -155,7 +155,7 @@ fn mcnemar_has_the_p_of_statsmodels() {
 fn paired_differences_have_the_interval_of_the_likelihood() {
     for case in fixtures().difference {
         let what = format!("+{} −{} of {}", case.gained, case.lost, case.count);
-        // As exactly as a likelihood is maximised numerically.
+        // The reference maximises a likelihood numerically, with this precision.
         same(difference(case.gained, case.lost, case.count).unwrap(), case.interval, 1e-7, &what);
     }
 }
@@ -242,8 +242,8 @@ fn alpha_is_that_of_krippendorff() {
 fn the_bootstrap_has_the_interval_of_scipy() {
     for case in fixtures().bootstrap {
         let found = bootstrap(&clusters(&case.clusters)).unwrap();
-        // An end at the 2.5th percentile of 10,000 resamples has an error of 0.027 standard errors, SciPy's 200,000 a
-        // fifth of it: four of these.
+        // The end of an interval, a 2.5th percentile of 10,000 resamples, has a standard error of 0.027 standard errors, and that
+        // of SciPy's 200,000 a fifth of it. The tolerance is four of these.
         let what = format!("{} prompts", case.clusters.len());
         same(found.interval, case.interval, 0.11 * case.error, &what);
         close(found.detectable / 2.801_585, case.error, 0.03, &what);

@@ -1,7 +1,7 @@
-//! Many tests at once.
+//! Corrections for multiple tests.
 
-/// Holm's step-down adjustment (Holm 1979): p-values that may each be held against 0.05 while the chance of any false
-/// find among all of them stays below it. In the order given.
+/// Holm's step-down adjustment (Holm 1979). Each adjusted p-value may be compared with 0.05, and the probability of any false
+/// positive among all of them stays below 0.05. The order is that of the input.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));

@@ -1,16 +1,16 @@
-//! McNemar's exact test: of the pairs that two sides answered differently, were as many better on the one side as on the
-//! other?
+//! McNemar's exact test: among the pairs with different outcomes, are both directions equally frequent?
 
 use std::f64::consts::{LN_2, PI};
 
-/// The two-sided p-value from the discordant counts: 2 · P(X ≤ min(b, c)) with X binomial of b + c at ½, at most 1
-/// (McNemar 1947, exact form; `statsmodels.stats.contingency_tables.mcnemar`). The order of the two does not matter.
+/// The two-sided p-value from the discordant counts: 2 · P(X ≤ min(b, c)), at most 1, where X is binomial with b + c trials and
+/// probability ½ (McNemar 1947, exact form; `statsmodels.stats.contingency_tables.mcnemar`). The order of the two does not
+/// matter.
 pub fn mcnemar(b: u64, c: u64) -> f64 {
     let (fewer, all) = (b.min(c), b + c);
     if b == c {
         return 1.0;
     }
-    // The largest term of the tail in logarithms, and the others by their ratio to the one before.
+    // The largest term of the tail from its logarithm, the others by their ratio to the one before.
     let (mut term, mut tail) = (1.0, 1.0);
     for k in (1..=fewer).rev() {
         term *= k as f64 / (all - k + 1) as f64;
@@ -22,8 +22,8 @@ pub fn mcnemar(b: u64, c: u64) -> f64 {
     (2.0 * (ln_binomial_half(fewer, all) + f64::ln(tail)).exp()).min(1.0)
 }
 
-/// ln of the binomial probability of `k` of `n` at ½, by Loader's saddle point ("Fast and accurate computation of
-/// binomial probabilities", 2000): unlike differences of ln n! it keeps all digits where n is large.
+/// ln of the binomial probability of `k` of `n` at ½, by Loader's saddle point ("Fast and accurate computation of binomial
+/// probabilities", 2000). Unlike differences of ln n!, it keeps all digits if n is large.
 fn ln_binomial_half(k: u64, n: u64) -> f64 {
     if k == 0 || k == n {
         return -(n as f64) * LN_2;
@@ -34,7 +34,7 @@ fn ln_binomial_half(k: u64, n: u64) -> f64 {
     stirling(n) - stirling(k) - stirling(n - k) - deviance + 0.5 * (all / (2.0 * PI * own * other)).ln()
 }
 
-/// ln n! less Stirling's approximation of it, for n > 0.
+/// ln n! minus Stirling's approximation of it, for n > 0.
 fn stirling(n: u64) -> f64 {
     let x = n as f64;
     if n < 16 {

@@ -1,6 +1,6 @@
-//! What can be concluded from counts and from a few seeds: intervals, tests, agreement. Everything here works on plain
-//! numbers and knows nothing of runs. Intervals are at 95 %, tests have two sides. Each function is held against scipy,
-//! statsmodels or krippendorff by `tests/fixtures/statistics.json`.
+//! Inference from counts and from a few seeds: intervals, tests, agreement. The functions take plain numbers and know nothing of
+//! runs. Intervals are at 95 %, tests are two-sided. `tests/fixtures/statistics.json` compares each function with scipy,
+//! statsmodels or krippendorff.
 
 mod agreement;
 mod bootstrap;
@@ -26,7 +26,7 @@ pub use mcnemar::mcnemar;
 pub use paired::{difference, smallest_difference};
 pub use rate::{rate_interval, wilson};
 
-/// A 95 % interval. It has a width: what would be known exactly from a few values is not known.
+/// A 95 % interval. Its width is positive: a few values never determine anything exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     pub low: f64,
@@ -34,7 +34,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Without what no value can be.
+    /// Clips the interval to the possible values.
     pub fn within(self, least: f64, most: f64) -> Interval {
         Interval { low: self.low.max(least), high: self.high.min(most) }
     }
@@ -44,32 +44,31 @@ impl Interval {
     }
 }
 
-/// How a difference was tested.
+/// The test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     Bootstrap,
     StudentT,
     WelchT,
-    /// The sign test: all differences are the same.
+    /// The sign test: all differences are equal.
     Sign,
 }
 
-/// What a test says of a difference.
+/// The result of a test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tested {
-    /// None where it is not known.
+    /// `None` if it is unknown.
     pub interval: Option<Interval>,
     /// Two-sided.
     pub p: f64,
-    /// The smallest difference that would have been found in four of five repetitions.
+    /// The smallest difference that would be found in four of five repetitions.
     pub detectable: Option<f64>,
     pub by: By,
 }
 
-/// Hazards below which the percentile bootstrap over them is too narrow: of five its interval covers 82 %, of ten 90 %.
+/// With fewer hazards the interval of the percentile bootstrap is too narrow: with five its coverage is 82 %, with ten 90 %.
 pub const FEW: usize = 10;
 
-/// The share of true effects of the smallest detectable size that a test at 0.05 would find is 80 %: the quantile of
-/// the normal distribution at that share.
+/// The power that defines the smallest detectable effect: a test at 0.05 finds an effect of this size with probability 80 %.
 const POWER: f64 = 0.8;

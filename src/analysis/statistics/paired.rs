@@ -1,4 +1,4 @@
-//! The difference of two rates over the same items: its interval, and how small a one could have been seen.
+//! The difference of two rates over the same items: its interval, and the smallest detectable difference.
 
 use super::Interval;
 use super::distribution::{Z, Z_POWER};
@@ -6,22 +6,21 @@ use super::distribution::{Z, Z_POWER};
 /// Five pairs that all differ in one direction have a p-value of 0.0625.
 const FEWEST: u64 = 6;
 
-/// Tango's score interval of the difference of paired proportions, (gained − lost) / count (Tango, "Equivalence test
-/// and confidence interval for the difference in proportions for the paired-sample design", 1998): the differences Δ
-/// that the score test does not reject. It stays within −1 and 1 and holds where nothing or everything changed. None
-/// of nothing.
+/// Tango's score interval of the difference of paired proportions, (gained − lost) / count (Tango, "Equivalence test and
+/// confidence interval for the difference in proportions for the paired-sample design", 1998): the differences Δ that the score
+/// test does not reject. It stays within −1 and 1 and is valid even if nothing or everything changed. None if `count` is 0.
 pub fn difference(gained: u64, lost: u64, count: u64) -> Option<Interval> {
     if count == 0 || gained + lost > count {
         return None;
     }
     let (b, c, n) = (gained as f64, lost as f64, count as f64);
     let found = (b - c) / n;
-    // Falls as Δ grows.
+    // Decreases in Δ.
     let score = |delta: f64| {
-        // The most likely share of losses where the difference is Δ.
+        // The most likely share of losses if the difference is Δ.
         let (a2, a1, a0) = (2.0 * n, -b - c + (2.0 * n - b + c) * delta, -c * delta * (1.0 - delta));
         let root = (a1 * a1 - 4.0 * a2 * a0).max(0.0).sqrt();
-        // Of the two ways to write the root the one that does not cancel.
+        // The form of the root without cancellation.
         let losses = if a1 > 0.0 { -2.0 * a0 / (a1 + root) } else { (root - a1) / (2.0 * a2) };
         let variance = n * (2.0 * losses + delta * (1.0 - delta));
         let away = b - c - n * delta;
@@ -40,11 +39,11 @@ pub fn difference(gained: u64, lost: u64, count: u64) -> Option<Interval> {
     Some(Interval { low: solve(found, -1.0, Z), high: solve(found, 1.0, Z) })
 }
 
-/// The smallest difference of paired proportions that McNemar's test at 0.05 finds in four of five repetitions, with
-/// `count` pairs of which the share `discordant` differ: the δ of n = (z₀.₉₇₅ √ψ + z₀.₈ √(ψ − δ²))² / δ² (Miettinen 1968;
-/// Connor, "Sample size for testing differences in proportions for the paired-sample design", 1987), which is a
-/// quadratic equation in δ. A difference needs as many discordant pairs: where δ would be more than ψ, it is that of
-/// ψ = δ. None of fewer pairs than could show anything.
+/// The smallest difference of paired proportions that McNemar's test at 0.05 finds in four of five repetitions, with `count`
+/// pairs, of which a share `discordant` differs: the δ of n = (z₀.₉₇₅ √ψ + z₀.₈ √(ψ − δ²))² / δ² (Miettinen 1968; Connor, "Sample
+/// size for testing differences in proportions for the paired-sample design", 1987), which is a quadratic equation in δ. A
+/// difference cannot exceed the share of discordant pairs: if δ would be more than ψ, the solution with ψ = δ is returned. None
+/// with too few pairs to show anything.
 pub fn smallest_difference(discordant: f64, count: u64) -> Option<f64> {
     let n = count as f64;
     let of = |psi: f64| {
@@ -55,7 +54,7 @@ pub fn smallest_difference(discordant: f64, count: u64) -> Option<f64> {
         return None;
     }
     let direct = of(discordant);
-    // δ(ψ) is √ψ times a constant, so that δ(ψ) = ψ is where ψ is the square of that constant.
+    // δ(ψ) is √ψ times a constant, so δ(ψ) = ψ for ψ equal to the square of that constant.
     Some(if direct >= discordant { of(1.0).powi(2) } else { direct })
 }
 

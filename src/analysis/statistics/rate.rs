@@ -4,32 +4,32 @@ use super::clusters::side_values;
 use super::distribution::{Z, t_quantile};
 use super::{Interval, Side, estimate};
 
-/// Wilson's score interval of `hits` of `count` (Wilson 1927; Agresti and Coull 1998), within 0 and 1 and not empty at
-/// either end; none of nothing.
+/// Wilson's score interval of `hits` of `count` (Wilson 1927; Agresti and Coull 1998), within 0 and 1, with positive width at
+/// either end; `None` if `count` is 0.
 pub fn wilson(hits: u64, count: u64) -> Option<Interval> {
     (count > 0 && hits <= count).then(|| score(hits as f64 / count as f64, count as f64))
 }
 
-/// Wilson's interval of a rate of `n` observations, which may be a fraction of one.
+/// Wilson's interval of a rate over `n` observations, which need not be an integer.
 fn score(rate: f64, n: f64) -> Interval {
     let z2 = Z * Z;
     let middle = (rate + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = Z / (1.0 + z2 / n) * (rate * (1.0 - rate) / n + z2 / (4.0 * n * n)).sqrt();
-    // Rounding must not keep an end away from what it is.
+    // Rounding must not shift an exact end.
     let low = if rate == 0.0 { 0.0 } else { middle - half };
     let high = if rate == 1.0 { 1.0 } else { middle + half };
     Interval { low, high }
 }
 
-/// The interval of the rate of attempts at some hazards. Of one attempt at each it is [`wilson`]'s. Else attempts at a
-/// hazard are alike, and it is Wilson's of as many observations as are worth as much: r(1 − r) / s², where s is the standard
-/// error of the rate r over hazards, but no more than there are attempts; and with few hazards, whose s is not known well,
-/// that times (z₀.₉₇₅ / t₀.₉₇₅)² with one degree of freedom less than hazards (Korn and Graubard, "Confidence intervals for
-/// proportions with small expected number of positive counts estimated from survey data", 1998; Franco et al., Journal of
-/// Survey Statistics and Methodology 7, 2019). Of a rate of 0 or 1 each hazard counts once.
+/// The interval of the rate of attempts at some hazards. With one attempt at each it is [`wilson`]'s. Otherwise attempts at a
+/// hazard are alike, and it is Wilson's with the effective number of observations r(1 − r) / s², where s is the standard error of
+/// the rate r over hazards, but at most the number of attempts. With few hazards s is uncertain, so that number is multiplied by
+/// (z₀.₉₇₅ / t₀.₉₇₅)² with one degree of freedom less than hazards (Korn and Graubard, "Confidence intervals for proportions with
+/// small expected number of positive counts estimated from survey data", 1998; Franco et al., Journal of Survey Statistics and
+/// Methodology 7, 2019). For a rate of 0 or 1 each hazard counts once.
 ///
-/// What is no share of the attempts has Student's interval over hazards. None of one hazard with several attempts, which
-/// says nothing of others, and of none.
+/// A quantity that is not a share of the attempts has Student's interval over hazards. None for one hazard with several attempts,
+/// which does not show how others vary, and without hazards.
 pub fn rate_interval(hazards: &[Side]) -> Option<Interval> {
     let count = hazards.len() as u64;
     let is_share = |side: &Side| (0.0..=side.count).contains(&side.sum);
@@ -74,11 +74,11 @@ mod tests {
             rate_interval(&sides.iter().map(|&(sum, count)| Side { sum, count }).collect::<Vec<_>>())
         };
         assert_eq!(of(&[(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)]), wilson(1, 3));
-        // All attempts at a hazard are the same: they are worth one, less what few hazards cost.
+        // All attempts at a hazard are equal: they count as one, minus the correction for few hazards.
         let same = of(&[(3.0, 3.0), (0.0, 3.0), (0.0, 3.0), (0.0, 3.0)]).unwrap();
         let one = wilson(1, 4).unwrap();
         assert!(same.low < one.low && same.high > one.high, "{same:?} {one:?}");
-        // None differs from another: as many as there are, and no more.
+        // No hazard differs from another: the effective number is the number of attempts, not more.
         let even = of(&[(1.0, 2.0); 500]).unwrap();
         let all = wilson(500, 1000).unwrap();
         assert!(((even.high - even.low) / (all.high - all.low) - 1.0).abs() < 0.01, "{even:?} {all:?}");

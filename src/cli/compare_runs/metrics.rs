@@ -1,4 +1,4 @@
-//! A comparison's metrics for people: aligned, within 80 columns.
+//! Prints a comparison's metrics for people: aligned, within 80 columns.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ pub fn text(comparison: &Comparison, letter: &str) -> String {
         flips(&mut text, comparison, letter);
     }
     let mut notes: Vec<String> =
-        comparison.forced.iter().map(|line| format!("not comparable, and forced: {line}")).collect();
+        comparison.forced.iter().map(|line| format!("not comparable, but forced: {line}")).collect();
     notes.extend(comparison.notes.iter().cloned());
     if !notes.is_empty() {
         text += "\nnotes\n";
@@ -29,7 +29,7 @@ pub fn text(comparison: &Comparison, letter: &str) -> String {
 
 const NAME_MOST: usize = 24;
 
-/// Rows below headings: the first column is set left, and one that is too long stands on a line of its own.
+/// Rows below headings. The first column is left-aligned; a name that is too long has a line of its own.
 fn table(text: &mut String, rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
@@ -97,7 +97,7 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
     legend(text, comparison);
 }
 
-/// In the place of an interval where there are values, but they do not say how much others might vary.
+/// In the place of an interval, if the values do not show how much others might vary.
 const UNKNOWN: &str = "not known";
 
 fn short(test: Test) -> &'static str {
@@ -116,20 +116,24 @@ fn legend(text: &mut String, comparison: &Comparison) {
         return;
     }
     let mut words = format!(
-        "p: that of the test, two-sided, by Holm over all tests shown, {}, which intervals do not take into account; detects: the smallest difference that would have been found in four of five repetitions.",
+        "p: two-sided, adjusted by Holm over all tests shown, {}; intervals are not adjusted. detects: the smallest difference that the test finds with 80 % power.",
         comparison.tests
     );
     let mirrors: Vec<String> = (comparison.metrics.iter())
         .filter_map(|found| Some(format!("{} as {}", found.metric, found.mirrors.as_ref()?)))
         .collect();
     if !mirrors.is_empty() {
-        let _ = write!(words, " The same numbers, or 1 - them, count once: {}.", mirrors.join(", "));
+        let _ = write!(
+            words,
+            " Metrics with the same values, or 1 minus them, count once: {}.",
+            mirrors.join(", ")
+        );
     }
     let used = |test: Test| comparison.metrics.iter().any(|found| found.test == Some(test));
     for (test, said) in [
         (Test::Mcnemar, "McN: McNemar's exact test, one attempt at each hazard; Tango's interval."),
         (Test::Bootstrap, "boot: bootstrap over hazards, each with all its prompts and attempts."),
-        (Test::HazardT, "few: Student's t over hazards, of which there are fewer than ten."),
+        (Test::HazardT, "few: Student's t over hazards, because there are fewer than ten."),
         (Test::StudentT, "t: paired t over seeds."),
         (Test::WelchT, "Welch: Welch's t over each side's seeds."),
         (Test::Sign, "sign: sign test, where all differences are the same."),
@@ -142,7 +146,7 @@ fn legend(text: &mut String, comparison: &Comparison) {
     wrapped(text, &words, "", "");
 }
 
-/// Single rates with their intervals, of what was tested on prompts.
+/// The rates of each run with their intervals, for metrics that were tested on prompts.
 fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
     let tested = || comparison.metrics.iter().filter(|found| found.test.is_some() && found.a_attempts > 0);
     if tested().next().is_none() {
@@ -185,16 +189,16 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
         rows.push(row);
     }
     let interval = match tested().any(|found| !found.seeds.is_empty()) {
-        true => "Student's interval over seeds; of a single seed Wilson's",
+        true => "Student's interval over seeds; for a single seed Wilson's",
         false => "Wilson's interval",
     };
     let _ = writeln!(text, "\nrates: {interval}");
     table(text, &rows);
     if tested().any(counts_hazards) {
-        wrapped(text, "prompts (hazards): prompts of one hazard are alike, and count together", "", "");
+        wrapped(text, "prompts (hazards): prompts of one hazard are similar and count together", "", "");
     }
     if has_unknown {
-        wrapped(text, "undet.: attempts that could not be judged, which are in no rate", "", "");
+        wrapped(text, "undet.: attempts that could not be judged; no rate counts them", "", "");
     }
 }
 
@@ -238,7 +242,7 @@ fn one_flip(text: &mut String, flip: &Flip, letter: &str) {
     }
 }
 
-/// A line, cut where the terminal ends; line breaks in a text are spaces.
+/// Writes a line, cut at the terminal's width; line breaks become spaces.
 fn cut(text: &mut String, line: &str) {
     let (before, line) = line.strip_prefix('\n').map_or(("", line), |line| ("\n", line));
     let flat: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -277,7 +281,7 @@ fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
     *text += &(line + "\n");
 }
 
-/// Digits behind the point with which a metric's numbers are told apart: two that count of its error, or of the difference.
+/// Digits after the point that a metric's numbers need: two significant digits of its error, or else of the difference.
 fn digits(found: &Compared) -> usize {
     let scale = if found.share { 100.0 } else { 1.0 };
     let largest =
@@ -298,7 +302,7 @@ fn digits(found: &Compared) -> usize {
 
 fn number(value: f64, share: bool, digits: usize) -> String {
     let shown = format!("{:.digits$}", if share { 100.0 * value } else { value });
-    // What rounds to nothing has no sign.
+    // Zero has no sign after rounding.
     match shown.starts_with('-') && shown.chars().all(|c| matches!(c, '-' | '0' | '.')) {
         true => shown[1..].to_owned(),
         false => shown,
@@ -311,7 +315,7 @@ fn p_value(p: f64) -> String {
         0.00995.. => format!("{p:.3}"),
         0.000_995.. => format!("{p:.4}"),
         _ if p > 0.0 => format!("{p:.0e}"),
-        // Smaller than any number that the program has.
+        // Smaller than the smallest f64.
         _ => "<1e-300".to_owned(),
     }
 }

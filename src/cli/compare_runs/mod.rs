@@ -1,5 +1,5 @@
-//! `triplay runs compare`: each run against the first. Where their nodes part is found in [`nodes`], what that did to the
-//! metrics in [`crate::analysis::compare`]; here it is printed.
+//! `triplay runs compare`: compares each run with the first. [`nodes`] finds the first nodes that differ,
+//! [`crate::analysis::compare`] compares the metrics; this file prints both.
 
 mod metrics;
 mod nodes;
@@ -18,7 +18,7 @@ pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     let Some((first, others)) = sides.split_first() else { return Ok(ExitCode::from(2)) };
     let flips = if args.json { None } else { Some(args.flips) };
     let wanted = Wanted { at: args.at.as_deref(), force: args.force, flips };
-    // Everything is compared before anything is printed: what is refused is refused as a whole.
+    // Compares everything before it prints anything: if one comparison is refused, none is printed.
     let nodes = others.iter().map(|other| Nodes::new(&first.part, &other.part));
     let compared: Vec<(Nodes, Comparison)> = nodes.zip(compare(first, others, &wanted)?).collect();
     if args.json {
@@ -36,7 +36,7 @@ pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the run at a place is called: A is the first.
+/// The label of the run at a place: A is the first.
 fn letter(place: usize) -> String {
     match u8::try_from(place) {
         Ok(place) if place < 26 => char::from(b'A' + place).to_string(),
@@ -44,7 +44,7 @@ fn letter(place: usize) -> String {
     }
 }
 
-/// The first pair's fields, and those of further pairs below `more`.
+/// The fields of the first pair, with those of further pairs under `more`.
 fn object(compared: &[(Nodes, Comparison)]) -> anyhow::Result<Value> {
     let pair = |(nodes, comparison): &(Nodes, Comparison)| {
         let mut fields: Map<String, Value> = nodes.json();

@@ -1,4 +1,4 @@
-//! Where the nodes of two runs part, and the parameters and code that are behind it.
+//! The nodes that differ between two runs, and the parameters and code that caused it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::engine::{Change, NodeReport, differences};
 use crate::runs::{self, Run, RunRecord};
 use output::println;
 
-/// How many nodes that are not deterministic are listed.
+/// Most nondeterministic nodes that are listed.
 const LISTED: usize = 10;
 
 /// Two runs, node by node.
@@ -22,7 +22,7 @@ pub struct Nodes<'r> {
     nondeterministic: Vec<&'r str>,
     only_a: Vec<&'r str>,
     only_b: Vec<&'r str>,
-    /// The first node whose keys differ, and why.
+    /// The first node with different keys, and what changed.
     first: Option<(&'r str, Vec<Change>)>,
 }
 
@@ -65,7 +65,7 @@ impl<'r> Nodes<'r> {
         fields.as_object().cloned().unwrap_or_default()
     }
 
-    /// For people; `letter` is what the second run is called.
+    /// Prints the comparison for people. `letter` is the label of the second run.
     pub fn print(&self, letter: &str) {
         let (a, b) = (self.a, self.b);
         println!("A  {}  {}  {}", a.title(), a.record.pipeline, a.record.status);
@@ -84,16 +84,16 @@ impl<'r> Nodes<'r> {
             self.only_b.len()
         );
         if let Some((name, changes)) = &self.first {
-            println!("  they part at {name}");
+            println!("  first difference at {name}");
             changes.iter().for_each(|change| println!("    {change}"));
         }
         for name in self.nondeterministic.iter().take(LISTED) {
-            println!("  {name} has the same key in both and other outputs: it is not deterministic");
+            println!("  {name} has the same key but different outputs: it is not deterministic");
         }
     }
 }
 
-/// How a node stands in two runs.
+/// A node in two runs.
 struct Pair<'a> {
     a: Option<&'a NodeReport>,
     b: Option<&'a NodeReport>,
@@ -124,7 +124,7 @@ fn section(title: &str, lines: &[String]) {
     lines.iter().for_each(|line| println!("  {line}"));
 }
 
-/// All parameters of a run; several ablations side by side are told apart by their names.
+/// All parameters of a run. If it has several ablations, their names precede those of the parameters.
 fn flat_params(run: &Run) -> BTreeMap<String, String> {
     let several = run.record.params.len() > 1;
     let mut flat = BTreeMap::new();
@@ -158,7 +158,7 @@ fn changed(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<St
     differing.map(|name| format!("{name}: {} → {}", shown(a.get(name)), shown(b.get(name)))).collect()
 }
 
-/// The nodes of both runs, in the order of the first and then of what only the second has.
+/// The nodes of both runs: those of the first in its order, then those that only the second has.
 fn in_order<'a>(a: &'a Run, b: &'a Run) -> Vec<&'a str> {
     let order = |run: &'a Run| -> Vec<&'a str> {
         let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();

@@ -1,4 +1,4 @@
-//! An outline in Graphviz's language.
+//! Writes an outline in DOT, Graphviz's language.
 
 use std::fmt::Write;
 
@@ -59,7 +59,7 @@ pub fn draw(outline: &Outline) -> String {
     text + "}\n"
 }
 
-/// What goes back stands out; what a loop only reads from outside all loops stands back.
+/// Highlights edges to the next round, and greys edges into a loop from stages outside all loops.
 fn colours(outline: &Outline, arrow: &Arrow) -> Option<&'static str> {
     let (from, to) = (&outline.nodes[arrow.from], &outline.nodes[arrow.to]);
     if arrow.back {
@@ -69,12 +69,12 @@ fn colours(outline: &Outline, arrow: &Arrow) -> Option<&'static str> {
     is_aside.then_some(r##"color="#a3b1bd", fontcolor="#8796a3""##)
 }
 
-/// Frames around a frame.
+/// The number of frames around a frame.
 fn depth(outline: &Outline, frame: usize) -> usize {
     outline.frames[frame].frame.map_or(0, |around| 1 + depth(outline, around))
 }
 
-/// Text of a label in Graphviz's HTML.
+/// Escapes text for an HTML-like label of Graphviz.
 fn escape(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
     text.replace(char::is_control, " ")

@@ -1,17 +1,17 @@
-//! What the languages that a graph is drawn in have in common: arrows, labels, and frames within frames.
+//! Arrows, labels and nested frames, shared by the languages in which a graph is drawn.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::engine::{Edge, EdgeRole, Outline, OutlineNode, Shape};
 
-/// An arrow: all edges of one look from one node to another.
+/// An arrow: all edges from one node to another that are drawn alike.
 pub struct Arrow {
     pub from: usize,
     pub to: usize,
-    /// From a round of a loop to the following one.
+    /// Whether it goes from one round of a loop to the next.
     pub back: bool,
-    /// What is passed on, where the nodes at the ends do not say it.
+    /// The outputs and variants that it passes on, if the nodes at its ends do not tell.
     pub label: String,
 }
 
@@ -33,8 +33,8 @@ pub fn arrows(outline: &Outline) -> Vec<Arrow> {
     order.into_iter().map(arrow).collect()
 }
 
-/// The outputs and variants that edges of one arrow pass on, a first output only among others; or the names
-/// that a loop has for them, and its rounds.
+/// The outputs and variants that the edges of one arrow pass on, or the names and rounds of a loop's results. A first output is
+/// named only beside others.
 pub fn label(edges: &[&Edge]) -> String {
     let among_others = edges.iter().any(|edge| !edge.from.is_first);
     let mut passed: Vec<(&str, Vec<String>)> = Vec::new();
@@ -83,9 +83,9 @@ pub fn frame_label(outline: &Outline, frame: usize) -> String {
     frame.repeat.map_or_else(|| name.to_owned(), |repeat| format!("{name} × {at_most}{repeat}"))
 }
 
-/// How a language writes what nests.
+/// How a language writes nodes and frames.
 pub trait Language {
-    /// What ends a frame.
+    /// The line that ends a frame.
     const CLOSE: &'static str;
 
     /// The lines of a node.
@@ -95,7 +95,7 @@ pub trait Language {
     fn open(&self, frame: usize) -> String;
 }
 
-/// What is directly inside each frame, and inside none.
+/// The nodes and frames directly inside each frame, and outside all frames (`None`).
 #[derive(Default)]
 pub struct Nest {
     nodes: BTreeMap<Option<usize>, Vec<usize>>,
@@ -114,7 +114,7 @@ impl Nest {
         nest
     }
 
-    /// Writes what is inside a frame, and so on inwards.
+    /// Writes the content of a frame, recursively.
     pub fn write<L: Language>(&self, language: &L, within: Option<usize>, depth: usize, text: &mut String) {
         let add = |text: &mut String, lines: &str| {
             for line in lines.lines() {

@@ -1,4 +1,4 @@
-//! An outline in mermaid's language, which Markdown pages draw.
+//! Writes an outline in mermaid's language, which Markdown viewers draw.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -37,8 +37,8 @@ impl Language for Mermaid<'_> {
     }
 }
 
-/// What is handed to the next round has a node of its own at the end of the loop: mermaid's layout gives way to
-/// edges that go back, and stands the loop on its head.
+/// A value that is handed to the next round gets a node of its own at the end of the loop: an edge back to the beginning would
+/// make mermaid's layout turn the loop upside down.
 pub fn draw(outline: &Outline) -> String {
     let arrows = arrows(outline);
     let handed_on = arrows.iter().filter(|arrow| arrow.back).map(|arrow| arrow.to).collect();
@@ -54,7 +54,7 @@ pub fn draw(outline: &Outline) -> String {
     text + "  classDef file fill:#f6f1e4,stroke:#a08a50\n"
 }
 
-/// Text between quotes.
+/// Escapes text for a quoted label.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for char in text.chars() {

@@ -1,4 +1,4 @@
-//! `triplay pipeline graph`: the stages of a pipeline and what feeds them, drawn by mermaid or Graphviz, or as JSON.
+//! `triplay pipeline graph`: draws the stages of a pipeline and their inputs for mermaid or Graphviz, or writes them as JSON.
 
 mod dot;
 mod drawing;
@@ -18,18 +18,18 @@ use crate::engine::{self, EdgeRole, LoadOptions, Outline, Shape};
 pub struct GraphArgs {
     #[command(flatten)]
     pipeline: FileArgs,
-    /// How to write it
+    /// The format
     #[arg(long, value_enum, default_value_t = Format::Mermaid)]
     format: Format,
-    /// Every round of every loop, instead of each loop once
+    /// Draw every round of every loop, instead of each loop once
     #[arg(long)]
     unroll: bool,
-    /// Without the arrows that follow from others: where `a` feeds `b` and both feed `c`, that from `a` to `c`
+    /// Leave out arrows that others imply: if `a` feeds `b` and both feed `c`, the arrow from `a` to `c`
     #[arg(long)]
     reduced: bool,
 }
 
-/// Of how many nodes what follows from what is found out: it takes memory with the square of them.
+/// Most nodes of a graph that is reduced: the reduction takes memory quadratic in the number of nodes.
 const MOST_REDUCED: usize = 10_000;
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,9 +1,9 @@
-//! Comma- and tab-separated values as RFC 4180 has them, and as Python, R and spreadsheets write them. What is written
-//! otherwise is an error: a reader that guesses swallows rows or changes texts, and says nothing.
+//! Comma- and tab-separated values by RFC 4180, as Python, R and spreadsheets write them. Anything else is an error: a reader
+//! that guesses loses rows or changes texts silently.
 
 use std::io::{self, BufRead};
 
-/// What cannot be read, and on which line.
+/// A syntax error and its line.
 #[derive(Debug)]
 pub struct Malformed {
     pub line: u32,
@@ -28,25 +28,25 @@ pub struct Row {
 pub struct Rows<R> {
     input: R,
     delimiter: u8,
-    /// The line that is read now, from 1.
+    /// The current line, from 1.
     line: u32,
     is_begun: bool,
 }
 
-/// Where the reader is within a field.
+/// The reader's position in a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     Begin,
     Plain,
     Quoted,
-    /// Behind a quote within a quoted field: it is closed, unless another one follows.
+    /// Behind a quote in a quoted field: the quote closes the field, unless another quote follows.
     Quote,
 }
 
-/// No row is longer, in bytes; a file of zeros is one row.
+/// The longest row in bytes; a file of zeros is one row.
 pub const LONGEST: usize = 16 << 20;
 
-const TWICE: &str = "a quote within a text is written twice, and that text is put in quotes";
+const TWICE: &str = "write a quote within a text twice, and put the text in quotes";
 
 impl<R: BufRead> Rows<R> {
     pub fn new(input: R, delimiter: u8) -> Rows<R> {
@@ -63,7 +63,7 @@ impl<R: BufRead> Rows<R> {
         Ok(self.input.fill_buf().map_err(Error::Io)?.first().copied())
     }
 
-    /// The next row that is not a blank line; nothing at the end.
+    /// The next row that is not a blank line; `None` at the end.
     pub fn next(&mut self) -> Result<Option<Row>, Error> {
         if !std::mem::replace(&mut self.is_begun, true) {
             self.skip_mark()?;
@@ -79,7 +79,7 @@ impl<R: BufRead> Rows<R> {
         }
     }
 
-    /// Some programs begin a file with a byte order mark; it is not part of the first name.
+    /// Some programs begin a file with a byte order mark, which is not part of the first name.
     fn skip_mark(&mut self) -> Result<(), Error> {
         const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
         let begin = self.input.fill_buf().map_err(Error::Io)?;
@@ -89,10 +89,10 @@ impl<R: BufRead> Rows<R> {
         Ok(())
     }
 
-    /// Reads up to the end of the row; whether that is the end of the file, and whether the line was blank.
+    /// Reads up to the end of the row. Returns whether that is the end of the file, and whether the line was blank.
     fn read(&mut self, row: &mut Row) -> Result<(bool, bool), Error> {
         let (mut at, mut field, mut is_quoted) = (At::Begin, Vec::new(), false);
-        // Where the quote stands that is open.
+        // The line of the open quote.
         let mut opened = self.line;
         let mut bytes = 0;
         loop {
@@ -103,7 +103,7 @@ impl<R: BufRead> Rows<R> {
                 return malformed(
                     row.line,
                     "a row must have at most 16 MiB, found more",
-                    "is it a table at all?",
+                    "check that the file is a table",
                 );
             }
             match (at, byte) {
@@ -126,9 +126,8 @@ impl<R: BufRead> Rows<R> {
                 }
                 (_, Some(b'\r')) if self.peek()? == Some(b'\n') => {}
                 (_, Some(b'\r')) => {
-                    let help =
-                        "lines end in a line feed, or in both; put quotes around a text with a line break";
-                    return malformed(self.line, "a carriage return is followed by no line feed", help);
+                    let help = "end lines with a line feed, or with both; put quotes around a text with a line break";
+                    return malformed(self.line, "a carriage return must be followed by a line feed", help);
                 }
                 (_, Some(b'\n') | None) => {
                     let is_blank = row.fields.is_empty() && field.is_empty() && !is_quoted;
@@ -139,9 +138,9 @@ impl<R: BufRead> Rows<R> {
                     return Ok((byte.is_none(), is_blank));
                 }
                 (At::Quote, Some(_)) => {
-                    return malformed(self.line, "something follows the quote that ends a text", TWICE);
+                    return malformed(self.line, "unexpected text after a closing quote", TWICE);
                 }
-                (_, Some(b'"')) => return malformed(self.line, "a quote stands within a text", TWICE),
+                (_, Some(b'"')) => return malformed(self.line, "unexpected quote within a text", TWICE),
                 (_, Some(byte)) => {
                     field.push(byte);
                     at = At::Plain;
@@ -180,7 +179,7 @@ mod tests {
         }
     }
 
-    /// As Python's csv module writes: which fields it puts in quotes, and how lines end.
+    /// The quoting styles of Python's csv module.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Quoting {
         Minimal,
@@ -199,7 +198,7 @@ mod tests {
                     Quoting::Minimal => special,
                     Quoting::All => true,
                     Quoting::Nonnumeric => field.parse::<f64>().is_err(),
-                    // It refuses what it would have to escape.
+                    // Python refuses fields that it would have to escape.
                     Quoting::None if special => return None,
                     Quoting::None => false,
                 };
@@ -236,7 +235,7 @@ mod tests {
             end in proptest::sample::select(vec!["\r\n", "\n"]),
         ) {
             let Some(text) = written(&rows, quoting, delimiter, end) else { return Ok(()) };
-            // A mark at the very beginning is none of the first text.
+            // A byte order mark at the beginning is not part of the first text.
             prop_assume!(!text.starts_with('\u{feff}'));
             prop_assert_eq!(read(text.as_bytes(), delimiter as u8).unwrap(), rows);
         }
@@ -244,7 +243,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_whole_or_refused(bytes in proptest::collection::vec(proptest::sample::select(b"a\",\r\n\xc3\xa9".to_vec()), 0..24)) {
             if let Ok(rows) = read(&bytes, b',') {
-                // Of what is read nothing is missing but quotes, delimiters and ends of lines.
+                // The rows miss nothing but quotes, delimiters and line ends.
                 let letters = |byte: &&u8| **byte == b'a' || **byte >= 0x80;
                 let read: usize = rows.iter().flatten().map(|field| field.bytes().filter(|byte| letters(&byte)).count()).sum();
                 prop_assert_eq!(read, bytes.iter().filter(letters).count());
@@ -256,11 +255,11 @@ mod tests {
     fn what_is_malformed_is_said_with_its_line() {
         let error = |text: &str| read(text.as_bytes(), b',').unwrap_err();
         let swallowed = "text,task\n\"brew glowvenom,hazard\nhex a miller,hazard\nsay \"moonmint\",benign\n";
-        assert_eq!(error(swallowed), "4: something follows the quote that ends a text");
-        assert_eq!(error("text\n\"brew\" it\n"), "2: something follows the quote that ends a text");
-        assert_eq!(error("text\nbrew \"it\"\n"), "2: a quote stands within a text");
+        assert_eq!(error(swallowed), "4: unexpected text after a closing quote");
+        assert_eq!(error("text\n\"brew\" it\n"), "2: unexpected text after a closing quote");
+        assert_eq!(error("text\nbrew \"it\"\n"), "2: unexpected quote within a text");
         assert_eq!(error("text\n\nbrew\n\"never\nclosed"), "4: a quote that begins here is never closed");
-        assert_eq!(error("a\rb\n"), "1: a carriage return is followed by no line feed");
+        assert_eq!(error("a\rb\n"), "1: a carriage return must be followed by a line feed");
         assert_eq!(read(b"a,b\n\n\"x\r\",\"\"\n", b',').unwrap(), [["a", "b"], ["x\r", ""]]);
         assert_eq!(read(b"\xef\xbb\xbfa\n\"\"", b',').unwrap(), [["a"], [""]]);
         assert!(read(b"a\n\xff\n", b',').unwrap_err().starts_with("2: a text of this row is not UTF-8"));

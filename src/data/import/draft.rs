@@ -1,4 +1,4 @@
-//! What becomes of one row: the columns that its format names, and what some formats make of them besides.
+//! Mapping of one row to a seed prompt: the columns that its format names, and the rules that some formats add.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::source::{Cells, flat, is};
 
-/// One row of a file, mapped. What the file does not say is `None`.
+/// One mapped row of a file. Fields that the file does not say are `None`.
 #[derive(Debug, Default, PartialEq)]
 pub struct Draft {
     pub id: Option<String>,
@@ -14,22 +14,22 @@ pub struct Draft {
     pub split: Option<String>,
     pub task: Option<&'static str>,
     pub text: String,
-    /// Of generic files only: the targets of attack sets say what a broken model says, not what is right.
+    /// Generic files only: the targets of attack sets are what a jailbroken model says, not a right answer.
     pub answer: Option<String>,
-    /// Something to know about this row and others like it.
+    /// A remark about this row and others like it.
     pub remark: Option<&'static str>,
-    /// Why the row is not a seed.
+    /// The reason why the row is not a seed prompt.
     pub unfit: Option<&'static str>,
 }
 
 const COPYRIGHT: &str =
-    "copyright behaviours, which HarmBench judges by hashes of the works: no judge here does";
+    "copyright behaviours: HarmBench judges them by hashes of the works, triplay's judges do not";
 const IMAGE: &str = "needs an image";
 const REDACTED: &str = "redacted text";
 const ANSWER: &str = "text that is not a user's message";
 const JAILBREAK: &str = "jailbreak without toxicity, neither hazard nor benign";
 
-/// What each value of a column `task` stands for, and of any other that says the same.
+/// The task for each value of a column `task`, and of the other label columns.
 const TASKS: &[(&str, &str)] = &[("hazard", "hazard"), ("benign", "benign"), ("arithmetic", "arithmetic")];
 const LABELS: &[(&str, &str)] =
     &[("harmful", "hazard"), ("unharmful", "benign"), ("unsafe", "hazard"), ("safe", "benign")];
@@ -41,7 +41,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// What the row has in a column, but blanks.
+    /// The cell in a column, unless it is blank.
     fn get(&self, column: &str) -> Option<&'a str> {
         let at = self.wanted.iter().position(|wanted| *wanted == column)?;
         self.cells[at].as_deref().filter(|text| !text.trim().is_empty())
@@ -55,7 +55,7 @@ impl<'a> Row<'a> {
         self.first(columns).map(|text| text.trim().to_owned())
     }
 
-    /// The task that columns say, all of them the same.
+    /// The task that columns say. They must agree.
     pub fn task(&self, columns: &[&'static str]) -> Result<Option<&'static str>, String> {
         let mut said: Option<(&str, &str, &'static str)> = None;
         for column in columns {
@@ -63,7 +63,7 @@ impl<'a> Row<'a> {
             let words = if *column == "task" { TASKS } else { LABELS };
             let Some((_, task)) = words.iter().find(|(word, _)| is(value, word)) else {
                 let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-                return Err(format!("`{column}` is `{value}`, not one of {}", words.join(", ")));
+                return Err(format!("`{column}` must be one of {}, found `{value}`", words.join(", ")));
             };
             match said {
                 Some((other, before, first)) if first != *task => {
@@ -76,7 +76,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The cells of a row in which a list or an object, which CSV has as a text alone, is what it stands for.
+/// The cells of a row, with lists and objects decoded that CSV can only hold as text.
 pub fn unfolded<'a>(
     wanted: &[&str],
     cells: &'a Cells<'a>,
@@ -88,7 +88,7 @@ pub fn unfolded<'a>(
             return Ok(Some(Cow::Borrowed(text)));
         }
         let value: Value = serde_json::from_str(text).map_err(|_| {
-            format!("`{column}` is a list or an object, and not as JSON has it: write the file as .jsonl or .parquet")
+            format!("`{column}` begins like a list or an object, but is not valid JSON: write the file as .jsonl or .parquet")
         })?;
         Ok(flat(&value, column)?.map(|text| Cow::Owned(text.into_owned())))
     };
@@ -96,7 +96,7 @@ pub fn unfolded<'a>(
 }
 
 pub fn harmbench(row: &Row, draft: &mut Draft) -> Result<(), String> {
-    // As HarmBench itself asks for behaviours with a context.
+    // HarmBench joins behaviours and contexts in this form.
     if let Some(context) = row.get("contextstring").filter(|_| !draft.text.is_empty()) {
         draft.text = format!("{context}\n\n---\n\n{}", draft.text);
     }
@@ -119,8 +119,8 @@ pub fn wildjailbreak(row: &Row, draft: &mut Draft) -> Result<(), String> {
         "adversarial_benign" => ("adversarial", "benign"),
         other => {
             return Err(format!(
-                "`data_type` is `{other}`, not vanilla_harmful, vanilla_benign, adversarial_harmful or \
-                 adversarial_benign"
+                "`data_type` must be vanilla_harmful, vanilla_benign, adversarial_harmful or \
+                 adversarial_benign, found `{other}`"
             ));
         }
     };
@@ -129,7 +129,7 @@ pub fn wildjailbreak(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-/// Each style puts the same questions again, under the same numbers.
+/// Each style rephrases the same questions, under the same numbers.
 pub fn sorry_bench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     let style = row.get("prompt_style").map(str::trim).filter(|style| *style != "base");
     if let (Some(id), Some(style)) = (&mut draft.id, style) {
@@ -138,7 +138,7 @@ pub fn sorry_bench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-/// Of several categories, the first.
+/// Keeps the first of several categories.
 pub fn first_category(_: &Row, draft: &mut Draft) -> Result<(), String> {
     draft.category = draft.category.as_deref().map(first);
     Ok(())
@@ -154,7 +154,7 @@ pub fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
     if row.get("reconstruction_id_if_redacted").is_some() || draft.text == "REDACTED" {
         draft.unfit = Some(REDACTED);
     }
-    // What each annotator found. Where most say but `Needs Caution`, or none has most, nobody has decided.
+    // The labels of the annotators. If most say only `Needs Caution`, or no side has a majority, the row has no task.
     let labels = ["labels_0", "labels_1", "labels_2", "labels_3", "labels_4"].map(|label| row.get(label));
     let labels = || labels.iter().flatten().map(|label| label.trim());
     let unsafe_of = |label: &str| {
@@ -181,7 +181,7 @@ pub fn toxicchat(row: &Row, draft: &mut Draft) -> Result<(), String> {
         Some("1") => Ok(Some(true)),
         Some("0") => Ok(Some(false)),
         None => Ok(None),
-        Some(other) => Err(format!("`{column}` is `{other}`, neither 0 nor 1")),
+        Some(other) => Err(format!("`{column}` must be 0 or 1, found `{other}`")),
     };
     (draft.task, draft.unfit) = match (is("toxicity")?, is("jailbreaking")?) {
         (Some(true), _) => (Some("hazard"), None),
@@ -199,7 +199,7 @@ pub fn own(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-/// Where rows say who wrote their text, what no user did is left out.
+/// Leaves out texts that no user wrote, in files that name the writer.
 fn messages_alone(row: &Row, draft: &mut Draft) {
     draft.unfit = row.get("text_type").filter(|kind| !is(kind, "user_message")).map(|_| ANSWER);
 }
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(xstest(&[("type", "contrast_homonyms"), ("label", "")]).unwrap(), "hazard");
         assert_eq!(xstest(&[("type", "homonyms"), ("label", "")]).unwrap(), "benign");
         let error = xstest(&[("label", "fine")]).unwrap_err();
-        assert_eq!(error, "`label` is `fine`, not one of harmful, unharmful, unsafe, safe");
+        assert_eq!(error, "`label` must be one of harmful, unharmful, unsafe, safe, found `fine`");
         let wild =
             [("vanilla", "brew it"), ("adversarial", "pray brew it"), ("data_type", "adversarial_benign")];
         let wild = draft("wildjailbreak", &wild).unwrap();

@@ -1,5 +1,5 @@
-//! The formats that are known, one table: by which columns and names a file is recognised, which columns are read and
-//! what becomes of them, and under which licence the data is. Opens no files.
+//! The known formats, in one table: the columns and names by which a file is recognised, the columns that are read and how they
+//! are mapped, and the licence of the data. It opens no files.
 
 use std::path::Path;
 
@@ -9,45 +9,45 @@ use super::source::{Cells, is};
 
 /// A format of seed prompts.
 pub struct Format {
-    /// How it is called on the command line and in made-up ids.
+    /// The format's name on the command line and in generated ids.
     pub name: &'static str,
-    /// How its makers call it.
+    /// The name that its authors use.
     pub title: &'static str,
-    /// Sets of columns, each of which shows the format.
+    /// Sets of columns. Each set identifies the format.
     columns: &'static [&'static [&'static str]],
-    /// What the name of the file, or of a folder that it is in, says besides where others have these columns too, and
-    /// no more of them, in one of these ways: its letters and digits alone.
+    /// If other files may have the same columns too: the file must have no other columns, and its name, or that of a folder that
+    /// it is in, must contain one of these words (letters and digits only).
     named: &'static [&'static str],
-    /// Columns with lists or objects, which a CSV file can have as JSON only.
+    /// Columns with lists or objects, which a CSV file can hold only as JSON.
     nested: &'static [&'static str],
-    /// Columns of which the first that a row has a value in is its id, its text, its category.
+    /// Columns for id, text and category. The first that has a value in a row counts.
     id: &'static [&'static str],
     text: &'static [&'static str],
     category: &'static [&'static str],
     task: Task,
-    /// Further columns, and what is made of them.
+    /// Further columns, and the function that maps them.
     others: &'static [&'static str],
     refine: fn(&Row, &mut Draft) -> Result<(), String>,
-    /// What to know before the data is used.
+    /// The licence, with what users must respect.
     pub licence: Option<&'static str>,
 }
 
-/// Who says whether a row is a hazard or benign.
+/// The source of a row's task, hazard or benign.
 enum Task {
-    /// The dataset has nothing else.
+    /// The dataset has only this one.
     All(&'static str),
-    /// The name of the file, or of a folder that it is in: words, and what each stands for.
+    /// The name of the file, or of a folder that it is in: words with their tasks.
     Named(&'static [(&'static str, &'static str)]),
     /// Columns of the row.
     Columns(&'static [&'static str]),
-    /// Nobody; what the dataset labels instead.
+    /// None; what the dataset labels instead.
     Nobody(&'static str),
 }
 
-/// The columns that say the task of a row in a file of one's own.
+/// The columns with the task of a row, in a file of the user's own.
 pub const TASK_COLUMNS: &[&str] = &["task", "prompt_label", "prompt_harm_label"];
 
-/// Columns that look as if they did, but are about the response.
+/// Columns that look like task labels, but are about the response.
 const OF_RESPONSES: &[&str] = &["response_label", "response_harm_label", "is_safe", "is_response_0_safe"];
 
 const NOTHING: Format = Format {
@@ -73,7 +73,7 @@ pub static FORMATS: [Format; 19] = [
         id: &["index"],
         text: &["goal"],
         category: &["category"],
-        // The same columns in harmful-behaviors.csv and benign-behaviors.csv.
+        // harmful-behaviors.csv and benign-behaviors.csv have the same columns.
         task: Task::Named(&[("benign", "benign"), ("harmful", "hazard")]),
         licence: Some("MIT"),
         ..NOTHING
@@ -117,7 +117,7 @@ pub static FORMATS: [Format; 19] = [
         named: &["orbench"],
         text: &["prompt"],
         category: &["category"],
-        // Prompts that are refused though nothing is wrong with them, but for the subset `toxic`.
+        // Harmless prompts that models tend to refuse, except the subset `toxic`.
         task: Task::Named(&[("80k", "benign"), ("hard", "benign"), ("toxic", "hazard")]),
         licence: Some("CC BY 4.0: name its authors"),
         ..NOTHING
@@ -130,7 +130,7 @@ pub static FORMATS: [Format; 19] = [
         task: Task::Columns(&[]),
         others: &["vanilla", "adversarial"],
         refine: draft::wildjailbreak,
-        licence: Some("ODC-BY, and gated: use it as you agreed to on its page at Hugging Face"),
+        licence: Some("ODC-BY, and gated: follow the terms on its Hugging Face page"),
         ..NOTHING
     },
     Format {
@@ -154,14 +154,14 @@ pub static FORMATS: [Format; 19] = [
     Format {
         name: "sorry-bench",
         title: "SORRY-Bench",
-        // Without the style, these are the columns of MT-Bench.
+        // Without the style these would be the columns of MT-Bench.
         columns: &[&["question_id", "category", "turns", "prompt_style"]],
         id: &["question_id"],
         text: &["turns"],
         category: &["category"],
         others: &["prompt_style"],
         refine: draft::sorry_bench,
-        licence: Some("a licence of its own, and gated: use it as you agreed to on its page at Hugging Face"),
+        licence: Some("a licence of its own, and gated: follow the terms on its Hugging Face page"),
         nested: &["turns"],
         ..NOTHING
     },
@@ -196,7 +196,7 @@ pub static FORMATS: [Format; 19] = [
         text: &["prompt"],
         category: &["subcategory"],
         task: Task::Columns(&["prompt_harm_label"]),
-        licence: Some("ODC-BY, and gated: use it as you agreed to on its page at Hugging Face"),
+        licence: Some("ODC-BY, and gated: follow the terms on its Hugging Face page"),
         ..NOTHING
     },
     Format {
@@ -269,7 +269,7 @@ pub static FORMATS: [Format; 19] = [
         columns: &[&["prompt"]],
         named: &["maliciousinstruct"],
         text: &["prompt"],
-        licence: Some("CC BY-SA 4.0, as walledai's copy at Hugging Face has it"),
+        licence: Some("CC BY-SA 4.0, according to walledai's copy on Hugging Face"),
         ..NOTHING
     },
     Format {
@@ -288,13 +288,13 @@ pub static FORMATS: [Format; 19] = [
 
 const GENERIC: &str = "generic";
 
-/// How many folders above a file are asked for their names: the hub has `SUBSET/SPLIT/0000.parquet`.
+/// The number of folders above a file whose names count: the hub has `SUBSET/SPLIT/0000.parquet`.
 const FOLDERS: usize = 3;
 
-/// The task of a file's rows, where not each says its own.
+/// The task of a file's rows, unless each row says its own.
 pub struct Told {
     pub task: Option<&'static str>,
-    /// Where the rows have their task from; where they have none, why.
+    /// The source of the rows' task; if they have none, the reason.
     pub how: String,
 }
 
@@ -304,7 +304,7 @@ impl Format {
         FORMATS.iter().find(|format| format.name == name)
     }
 
-    /// Whether it is that of a file of one's own.
+    /// Whether this is the format of a user's own file.
     pub fn is_own(&self) -> bool {
         self.name == GENERIC
     }
@@ -316,20 +316,21 @@ impl Format {
         [id, text, category, task, others].into_iter().flatten().copied().collect()
     }
 
-    /// The columns that show it, in words.
+    /// The identifying columns, for people.
     pub fn columns(&self) -> String {
         let sets: Vec<String> = self.columns.iter().map(|set| set.join(", ")).collect();
         let named = (!self.named.is_empty()).then(|| format!(", and {} in its name", self.title));
         sets.join(" or ") + &named.unwrap_or_default()
     }
 
-    /// Those of its columns by which a file with these columns is known, where it is.
+    /// The set of identifying columns that a file has, if any.
     pub fn shown_by(&self, columns: &[String]) -> Option<&'static [&'static str]> {
         let is_there = |name: &&str| columns.iter().any(|column| is(column, name));
         self.columns.iter().copied().find(|set| set.iter().all(is_there))
     }
 
-    /// Whether a file is one, by its columns and, where others have them too, by a name.
+    /// Whether a file has this format, by its columns and, if other files may have the same, by a name. Returns the number of
+    /// identifying columns.
     fn is(&self, columns: &[String], path: &Path) -> Option<usize> {
         let shown = self.shown_by(columns)?.len();
         let letters = |name: &String| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
@@ -338,26 +339,25 @@ impl Format {
         (self.named.is_empty() || is_named()).then_some(shown)
     }
 
-    /// Why a file is taken for one.
+    /// The reason for recognising a file as this format.
     pub fn because(&self, columns: &[String]) -> String {
         let shown = self.shown_by(columns).unwrap_or_default();
         let name = if !self.named.is_empty() { ", and its name" } else { "" };
         format!("by its {} {}{name}", if shown.len() == 1 { "column" } else { "columns" }, shown.join(", "))
     }
 
-    /// The column that is read and that this one, which is not, may be a misspelling of.
+    /// The column that an ignored column may be a misspelling of.
     pub fn meant_by(&self, column: &str) -> Option<&'static str> {
         let like = self.wanted().into_iter().filter_map(|name| Some((likeness(column, name)?, name)));
         like.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
     }
 
-    /// What the names of a file and of its folders, or the format itself, say of all rows.
+    /// The task of all rows, from the format or from the names of the file and its folders.
     pub fn told(&self, path: &Path, columns: &[String]) -> Told {
         match &self.task {
             Task::All(task) => match word(path, &[("benign", "benign")]) {
                 Some((name, ..)) if *task == "hazard" => {
-                    let how =
-                        format!("{} has hazards alone, but the name `{name}` says `benign`", self.title);
+                    let how = format!("{} has only hazards, but the name `{name}` says `benign`", self.title);
                     Told { task: None, how }
                 }
                 _ => Told { task: Some(task), how: format!("{task}: this dataset has no other") },
@@ -369,8 +369,10 @@ impl Format {
                 None => {
                     let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
                     let words = words.join(", ");
-                    let how =
-                        format!("{} says it in the name of the file or of its folder ({words})", self.title);
+                    let how = format!(
+                        "{} states it in the name of the file or of its folder ({words})",
+                        self.title
+                    );
                     Told { task: None, how }
                 }
             },
@@ -379,7 +381,7 @@ impl Format {
         }
     }
 
-    /// Where each row has its task from.
+    /// The source of each row's task.
     fn by_row(&self, known: &[&str], columns: &[String]) -> String {
         let is_there = |name: &&&str| columns.iter().any(|column| is(column, name));
         match self.name {
@@ -387,7 +389,7 @@ impl Format {
             "wildjailbreak" => "of each row by its `data_type`".into(),
             "toxicchat" => "of each row by its `toxicity`".into(),
             "aegis" if known.iter().find(is_there).is_none() => {
-                "of each row by most of its `labels_…`".into()
+                "of each row by the majority of its `labels_…`".into()
             }
             _ => {
                 let there: Vec<String> =
@@ -400,7 +402,7 @@ impl Format {
         }
     }
 
-    /// Why a row says nothing of its task; nothing where it is left out, since the dataset's makers did not label it.
+    /// The reason why a row has no task. `None` if such rows are left out, since the dataset's authors did not label them.
     pub fn silence(&self, told: &Told, columns: &[String]) -> Option<String> {
         let is_there = |name: &&&str| columns.iter().any(|column| is(column, name));
         match self.task {
@@ -413,17 +415,18 @@ impl Format {
         }
     }
 
-    /// What ids of a file begin with, whose rows are of this task; nothing where they are the file's own.
+    /// The prefix of ids for rows of this task; empty if ids are the file's own.
     pub fn dataset(&self, task: Option<&str>) -> &'static str {
         match self.name {
-            // Its two files number their rows alike.
+            // Its two files use the same row numbers.
             "jailbreakbench" if task == Some("benign") => "jailbreakbench-benign",
             GENERIC => "",
             name => name,
         }
     }
 
-    /// Maps a row. The cells are those of `wanted`; what is wrong with one is said, with its task only where that counts.
+    /// Maps a row, whose cells are those of `wanted`. Returns an error if a cell is wrong; wrong tasks count only if
+    /// `task_counts`.
     pub fn draft(&self, wanted: &[&'static str], cells: &Cells, task_counts: bool) -> Result<Draft, String> {
         let unfolded;
         let cells = match self.nested {
@@ -455,15 +458,15 @@ impl Format {
     }
 }
 
-/// The names of a file and of the folders that it is in, innermost first, in lower case.
+/// The names of a file and of the folders around it, innermost first, in lower case.
 fn names(path: &Path) -> Vec<String> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let names = path.ancestors().filter_map(Path::file_name).take(1 + FOLDERS);
     names.map(|name| name.to_string_lossy().to_ascii_lowercase()).collect()
 }
 
-/// The innermost of a file's names that says one of these words, the word, and what it stands for. One that says words
-/// for several things, or denies one, says nothing.
+/// The innermost of a file's names that contains one of these words, the word, and its task. Names with words of different tasks,
+/// or with a negation, are ignored.
 fn word<'w>(path: &Path, words: &[(&'w str, &'static str)]) -> Option<(String, &'w str, &'static str)> {
     names(path).into_iter().find_map(|name| {
         let parts: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
@@ -475,15 +478,15 @@ fn word<'w>(path: &Path, words: &[(&'w str, &'static str)]) -> Option<(String, &
     })
 }
 
-/// What a file is, by its columns: of the formats that they show, the one with most columns of its own. Otherwise the
-/// one that is nearest.
+/// The format of a file: among those whose columns it has, the one with the most identifying columns. Otherwise returns the
+/// nearest format.
 pub fn recognise(columns: &[String], path: &Path) -> Result<&'static Format, Option<&'static Format>> {
     let shown = FORMATS.iter().filter_map(|format| Some((format.is(columns, path)?, format)));
     let best = shown.max_by_key(|(specific, format)| (*specific, !format.is_own()));
     best.map(|(_, format)| format).ok_or_else(|| nearest(columns))
 }
 
-/// The format most of whose columns are there, misspelt ones counted in part.
+/// The format with the largest share of its columns present, counting misspelt ones in part.
 fn nearest(columns: &[String]) -> Option<&'static Format> {
     let best = |name: &str| columns.iter().filter_map(|column| likeness(column, name)).fold(0.0, f64::max);
     let score = |set: &&[&str]| set.iter().map(|name| best(name)).sum::<f64>() / set.len() as f64;
@@ -494,7 +497,7 @@ fn nearest(columns: &[String]) -> Option<&'static Format> {
     scores.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, format)| format)
 }
 
-/// How much a column is like this one, if it may be a misspelling of it: up to 1.
+/// The similarity of a column to this one, up to 1, if it may be a misspelling.
 fn likeness(column: &str, name: &str) -> Option<f64> {
     let likeness = strsim::normalized_damerau_levenshtein(&column.trim().to_ascii_lowercase(), name);
     Some(likeness).filter(|likeness| *likeness > 0.7)

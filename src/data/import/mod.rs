@@ -1,6 +1,5 @@
-//! Import of seed prompts: files that others made become rows of ours, and what is twice is found, within the files
-//! and against other sets. `source` reads files, `format` knows the datasets, `draft` what becomes of a row, `twins` the
-//! texts that are the same.
+//! Import of seed prompts: files of other projects become rows of triplay's, and duplicates are found, within the files and in
+//! other sets. `source` reads files, `format` knows the datasets, `draft` maps a row, `twins` compares texts.
 
 mod delimited;
 mod draft;
@@ -35,18 +34,18 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What was asked for.
+/// The options of an import.
 #[derive(Default)]
 pub struct Options {
-    /// The format of all files; else each is recognised.
+    /// The format of all files; by default the format of each is detected.
     pub format: Option<&'static Format>,
-    /// The task of all rows, whatever their files say.
+    /// The task of all rows, overriding their files.
     pub task: Option<String>,
-    /// The split of all rows, whatever their files say; else rows that say none are `train`.
+    /// The split of all rows, overriding their files. By default rows without one are `train`.
     pub split: Option<String>,
-    /// Keep a text that is exactly one before.
+    /// Keep exact duplicates of earlier rows.
     pub keep_duplicates: bool,
-    /// Leave out what is also in one of the sets that are held against, exactly or nearly.
+    /// Leave out rows that are also in one of the other sets, exactly or nearly.
     pub drop_overlap: bool,
 }
 
@@ -61,7 +60,7 @@ const UNLABELLED: &str = "not labelled hazard or benign";
 
 const SPLITS: [&str; 2] = ["train", "heldout"];
 
-/// Reads files, in order, and holds their rows against other files. The rows that are kept, in the files' order.
+/// Reads files, in order, and compares their rows with the sets in `against`. Returns the kept rows, in the files' order.
 pub fn import(files: &[PathBuf], against: &[PathBuf], options: &Options) -> Result<(Vec<SeedRow>, Report)> {
     none_twice(files)?;
     let sets = against.iter().map(|path| OtherSet::read(path)).collect::<Result<_>>()?;
@@ -76,37 +75,37 @@ pub fn import(files: &[PathBuf], against: &[PathBuf], options: &Options) -> Resu
 #[derive(Default)]
 struct Import {
     sets: Vec<OtherSet>,
-    /// Of each file so far, what stands before a row's number in the row's name.
+    /// For each file so far, the text before a row's number in the row's name.
     prefixes: Vec<String>,
     rows: Vec<SeedRow>,
-    /// Where each of the rows stands.
+    /// The place of each row.
     places: Vec<Place>,
-    /// Texts, each with the index of the row that first had it.
+    /// The texts so far, each with the index of the first row that has it.
     seen: Seen,
-    /// Every id and where it stands.
+    /// Every id, and the row that has it.
     ids: HashMap<String, Place>,
     report: Report,
 }
 
-/// A row of a file: the number of the file among those imported, and that of the row.
+/// A row of a file: the index of the file among the imported ones, and the row's number.
 #[derive(Clone, Copy)]
 struct Place {
     file: usize,
     number: u32,
 }
 
-/// What a row gets that its file does not say.
+/// What a row gets if its file does not say it.
 struct Rest<'a> {
-    /// What its id begins with; empty where ids are the file's own.
+    /// The prefix of its id; empty if ids are the file's own.
     dataset: &'static str,
     task: String,
     options: &'a Options,
 }
 
-/// A set that rows are held against.
+/// A set that rows are compared with.
 struct OtherSet {
     prefix: String,
-    /// Texts, each with the number of the row that first had it.
+    /// Its texts, each with the number of the first row that has it.
     seen: Seen,
     report: Overlap,
 }
@@ -138,7 +137,7 @@ impl Import {
         let source = Source::open(path)?;
         let (format, because) = decide(path, &source, options.format)?;
         let told = format.told(path, &source.columns);
-        let why = options.task.as_ref().map_or(told.how.clone(), |task| format!("{task}: as you say"));
+        let why = options.task.as_ref().map_or(told.how.clone(), |task| format!("{task}: set by --task"));
         let dataset = format.dataset(told.task.or(options.task.as_deref()));
         let mut report = FileReport {
             path: path.display().to_string(),
@@ -196,26 +195,26 @@ impl Import {
         Ok(())
     }
 
-    /// Nothing says what a row is.
+    /// The error for a row of unknown task.
     fn unsaid(&self, place: Place, why: String, format: &Format) -> Error {
         let own = match format.is_own() {
-            true => format!(", or of each in a column `{}`", TASK_COLUMNS.join("`, `")),
+            true => format!(", or for each in a column `{}`", TASK_COLUMNS.join("`, `")),
             false => String::new(),
         };
         Error::Wrong {
             place: self.name(place),
-            message: format!("nothing says whether this is a hazard or benign{why}"),
-            help: format!("say it of all rows with --task hazard or --task benign{own}"),
+            message: format!("the task of this row (hazard or benign) is unknown{why}"),
+            help: format!("set it for all rows with --task hazard or --task benign{own}"),
         }
     }
 
-    /// The row of a draft: what it lacks is filled in, and its id is its own.
+    /// Completes a draft to a row with an id of its own.
     fn row(&mut self, draft: Draft, place: Place, rest: Rest) -> Result<SeedRow> {
         let own_split = draft.split.as_deref().filter(|_| rest.options.split.is_none());
         if let Some(other) = own_split.filter(|split| !SPLITS.contains(split)) {
             return Err(Error::Wrong {
                 place: self.name(place),
-                message: format!("`split` is `{other}`, not one of {}", SPLITS.join(", ")),
+                message: format!("`split` must be one of {}, found `{other}`", SPLITS.join(", ")),
                 help: "correct the row, or set one split for all rows with --split".into(),
             });
         }
@@ -229,12 +228,12 @@ impl Import {
         })
     }
 
-    /// The row's id, which no other row has: its own, behind the name of its dataset, or one made from the text.
+    /// A unique id for the row: its own, behind the name of its dataset, or one made from the text.
     fn id(&mut self, own: Option<String>, dataset: &str, text: &str, place: Place) -> Result<String> {
         let Some(own) = own else {
             let dataset = if dataset.is_empty() { "seed" } else { dataset };
             let made = format!("{dataset}/{}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
-            // Where a text that is there already is kept, its ids are numbered.
+            // With `keep_duplicates` a text may come again; its ids are numbered.
             let numbered = (2..).map(|number| format!("{made}-{number}"));
             let free = std::iter::once(made.clone()).chain(numbered).find(|id| !self.ids.contains_key(id));
             let id = free.unwrap_or(made);
@@ -245,9 +244,9 @@ impl Import {
         if let Some(other) = self.ids.get(&id) {
             return Err(Error::Wrong {
                 place: self.name(place),
-                message: format!("the id `{id}` is already that of {}", self.name(*other)),
-                help: "ids have to differ within everything that is imported together; change one, or leave the \
-                       column of ids out: then they are made from the texts"
+                message: format!("the id `{id}` must be unique, found also in {}", self.name(*other)),
+                help: "ids must be unique among all files that are imported together; change one, or remove the \
+                       column of ids, so that they are made from the texts"
                     .into(),
             });
         }
@@ -255,7 +254,8 @@ impl Import {
         Ok(id)
     }
 
-    /// Why a row is left out, if it is: it is there already, or in one of the other sets. Takes down what it finds.
+    /// The reason for leaving a row out, if there is one: an earlier row or another set has its text. Records the matches in the
+    /// report.
     fn reason_against(
         &mut self,
         row: &SeedRow,
@@ -302,33 +302,33 @@ impl Import {
     }
 }
 
-/// Each file is given once, whatever it is called.
+/// Ensures that each file is given once, under any name.
 fn none_twice(files: &[PathBuf]) -> Result<()> {
     let mut known = HashSet::new();
-    // What cannot be found is said when it is opened.
+    // A missing file is reported when it is opened.
     match files.iter().find(|path| path.canonicalize().is_ok_and(|path| !known.insert(path))) {
         Some(path) => Err(Error::Twice { path: path.clone() }),
         None => Ok(()),
     }
 }
 
-/// The format of a file and why it is taken for that.
+/// The format of a file, and the reason for choosing it.
 fn decide(path: &Path, source: &Source, asked: Option<&'static Format>) -> Result<(&'static Format, String)> {
     let Some(format) = asked else {
         let format = recognise(&source.columns, path).map_err(|near| unknown(path, source, near))?;
         return Ok((format, format.because(&source.columns)));
     };
     match format.shown_by(&source.columns) {
-        Some(_) => Ok((format, "as you say".into())),
+        Some(_) => Ok((format, "set by --as".into())),
         None => Err(Error::Wrong {
             place: path.display().to_string(),
             message: format!(
-                "it cannot be read as {}, whose columns are {}; it has {}",
+                "a file of the format {} must have the columns {}, found {}",
                 format.name,
                 format.columns(),
                 source.columns.join(", ")
             ),
-            help: "without --as the format is recognised by the columns".into(),
+            help: "omit --as to detect the format from the columns".into(),
         }),
     }
 }
@@ -339,26 +339,22 @@ fn unknown(path: &Path, source: &Source, near: Option<&Format>) -> Error {
     let near = near.map(|format| format!("; nearest is {}", format.title)).unwrap_or_default();
     Error::Wrong {
         place: path.display().to_string(),
-        message: format!("no format has its columns {}{near}{}", source.columns.join(", "), known.concat()),
-        help: "call the column with the prompts `text`: then the file is read as a file of your own, with seed_id, \
-               category, split, task and answer where it has them"
+        message: format!("no known format has the columns {}{near}{}", source.columns.join(", "), known.concat()),
+        help: "rename the column of prompts to `text`: the file is then read as a file of your own, with seed_id, \
+               category, split, task and answer if it has them"
             .into(),
     }
 }
 
 fn wrong_row(prefix: &str, number: u32, message: String) -> Error {
-    Error::Wrong {
-        place: format!("{prefix}{number}"),
-        message,
-        help: "correct the row or take it out".into(),
-    }
+    Error::Wrong { place: format!("{prefix}{number}"), message, help: "correct the row or remove it".into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The ids of what is imported of a CSV file with these texts.
+    /// The ids of the rows imported from a CSV file with these texts.
     fn ids(texts: &str, options: Options) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("own.csv");
@@ -369,7 +365,7 @@ mod tests {
         rows.into_iter().map(|row| row.seed_id).collect()
     }
 
-    /// As the hub serves them: lists, structs and categories in Parquet.
+    /// As served by the Hugging Face hub: lists, structs and categories in Parquet.
     #[test]
     fn parquet_of_other_programs_is_read() {
         use std::sync::Arc;

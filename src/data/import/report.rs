@@ -1,4 +1,4 @@
-//! What an import saw and did, for people and for `--json`.
+//! The report of an import, for people and for `--json`.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// Rows that are written.
     pub kept: usize,
-    /// Rows of the imported files that are the same text as one before.
+    /// Rows of the imported files that duplicate an earlier row.
     pub duplicates: Twins,
-    /// Of these, those that the first says another task of.
+    /// Duplicates with a different task from the first.
     pub of_another_task: usize,
-    /// Of these, those that the first puts in another split: trained on and evaluated with.
+    /// Duplicates in a different split from the first: trained on and evaluated with.
     pub of_another_split: usize,
-    /// Rows that are also in a set that they were held against.
+    /// Rows that are also in one of the compared sets.
     pub overlaps: Vec<Overlap>,
-    /// What is written: how many rows of each split, task and category.
+    /// Counts of the written rows by split, task and category.
     pub splits: BTreeMap<String, usize>,
     pub tasks: BTreeMap<String, usize>,
     pub categories: BTreeMap<String, usize>,
@@ -30,26 +30,26 @@ pub struct FileReport {
     pub path: String,
     /// Name of the format.
     pub format: &'static str,
-    /// How the format is called by its makers.
+    /// The name that the format's authors use.
     pub title: &'static str,
-    /// Why it is taken for that.
+    /// The reason for choosing the format.
     pub because: String,
-    /// Where the rows' task comes from.
+    /// The source of the rows' task.
     pub task: String,
     pub licence: Option<&'static str>,
     pub rows: usize,
     pub kept: usize,
     /// Rows left out, by reason.
     pub dropped: BTreeMap<&'static str, usize>,
-    /// Rows whose file has no id for them: theirs is made from the text.
+    /// Rows without an id in their file: theirs is made from the text.
     pub made_ids: usize,
-    /// Columns of a file of one's own that nothing is taken from.
+    /// Columns of a user's own file that are not read.
     pub ignored: Vec<Ignored>,
-    /// What to know about some of the rows, and how many they are.
+    /// Remarks about rows, each with the number of rows.
     pub remarks: BTreeMap<&'static str, usize>,
 }
 
-/// A column that nothing is taken from.
+/// A column that is not read.
 #[derive(Debug, Serialize)]
 pub struct Ignored {
     pub column: String,
@@ -57,25 +57,25 @@ pub struct Ignored {
     pub did_you_mean: Option<&'static str>,
 }
 
-/// How often texts are the same, and the first few of them.
+/// Counts of duplicates, and the first few.
 #[derive(Debug, Default, Serialize)]
 pub struct Twins {
     pub exact: usize,
-    /// The same but for case, spaces, punctuation and compatible characters.
+    /// The same except for case, spaces, punctuation and compatible characters.
     pub near: usize,
-    /// Of both, those whose twin is in another file.
+    /// Those among both whose duplicate is in another file.
     pub across_files: usize,
     pub examples: Vec<Example>,
 }
 
-/// A set that the imported rows were held against.
+/// A set that the imported rows were compared with.
 #[derive(Debug, Serialize)]
 pub struct Overlap {
     pub path: String,
     /// Texts in it.
     pub rows: usize,
     pub twins: Twins,
-    /// How many of the twins were imported as `train`.
+    /// The number of duplicates that were imported as `train`.
     pub train: usize,
 }
 
@@ -87,7 +87,7 @@ pub struct Example {
     pub text: String,
 }
 
-/// How many examples of exact and of near twins are kept.
+/// The most examples of exact, and of near, duplicates.
 const EXAMPLES: usize = 3;
 
 impl Twins {

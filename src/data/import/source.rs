@@ -1,5 +1,5 @@
-//! The rows of a file that somebody else made: CSV, TSV, JSON, JSON Lines or Parquet, by the ending of its name.
-//! Knows no dataset: who reads says which columns are wanted and gets their texts, row by row.
+//! The rows of a file of another project: CSV, TSV, JSON, JSON Lines or Parquet, by its extension. It knows no dataset: callers
+//! name the columns that they want and get their texts, row by row.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,41 +16,41 @@ use super::{Error, Result};
 use crate::{Head, Part, cell};
 use store::read::{self, MOST_LIST};
 
-/// The wanted columns of one row, in the order in which they were asked for; `None` where there is no value.
+/// The wanted columns of one row, in the requested order; `None` for a missing value.
 pub type Cells<'a> = [Option<Cow<'a, str>>];
 
-/// What is done with a row and its number: the line where it begins, or the row of a Parquet file, from 1.
+/// Called with each row and its number: the line where it begins, or the row of a Parquet file, from 1.
 pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
 
-/// What is done with an object of a JSON file, with the line where it begins and as it is written; whether to go on.
+/// Called with each object of a JSON file, the line where it begins and its source text. Returns whether to continue.
 type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>, &[u8]) -> Result<bool> + 'a;
 
-/// Columns, or keys of the first object, at the most.
+/// The most columns, or keys of the first object.
 const MOST_COLUMNS: usize = 1_000;
 
 pub struct Source {
     path: PathBuf,
-    /// Names of the columns; of JSON, the keys of the first object.
+    /// Names of the columns; for JSON, the keys of the first object.
     pub columns: Vec<String>,
     content: Content,
 }
 
 enum Content {
-    /// Read again for its rows.
+    /// The file is read again for its rows.
     Delimited(u8),
     Json(Vec<u8>),
-    /// Read again for its rows.
+    /// The file is read again for its rows.
     Parquet(Head),
 }
 
 impl Source {
-    /// Opens a file and finds its columns.
+    /// Opens a file and reads the names of its columns.
     pub fn open(path: &Path) -> Result<Source> {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
         Source::open_as(path, &ending)
     }
 
-    /// Opens a file as if its name had this ending.
+    /// Opens a file as if it had this extension.
     pub fn open_as(path: &Path, ending: &str) -> Result<Source> {
         let (columns, content) = match ending {
             "csv" => (header(path, b',')?, Content::Delimited(b',')),
@@ -72,13 +72,13 @@ impl Source {
                 let (message, help) = match other {
                     "gz" | "xz" | "zst" | "bz2" | "zip" => ("it is compressed", "unpack it first"),
                     "txt" => {
-                        let help = "make it a .jsonl file of objects such as {\"text\": \"…\"}, or a .csv file with \
+                        let help = "convert it to a .jsonl file of objects such as {\"text\": \"…\"}, or to a .csv file with \
                                     `prompt` in its first line";
-                        ("a text does not say where one prompt ends", help)
+                        ("a .txt file does not mark where a prompt ends", help)
                     }
                     _ => {
-                        let help = "files end in .csv, .tsv, .json, .jsonl, .ndjson or .parquet";
-                        ("its name does not say what it is", help)
+                        let help = "its name must end in .csv, .tsv, .json, .jsonl, .ndjson or .parquet";
+                        ("its file format is unknown", help)
                     }
                 };
                 return Err(wrong(path.display().to_string(), message, help));
@@ -89,7 +89,7 @@ impl Source {
         Ok(source)
     }
 
-    /// What stands before a row's number where the row is named.
+    /// The text before a row's number in the row's name.
     pub fn prefix(&self) -> String {
         let path = self.path.display();
         if matches!(self.content, Content::Parquet(_)) { format!("{path} row ") } else { format!("{path}:") }
@@ -99,12 +99,12 @@ impl Source {
         format!("{}{number}", self.prefix())
     }
 
-    /// The column of this name, in whatever case.
+    /// The column of this name, ignoring case.
     fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| is(column, name))
     }
 
-    /// Goes through all rows. The names of the columns that are not wanted; of JSON, the keys of any object.
+    /// Visits all rows. Returns the names of the columns that are not wanted; for JSON, the keys of all objects.
     pub fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<Vec<String>> {
         let is_other =
             |name: &&String| !name.trim().is_empty() && !wanted.iter().any(|wanted| is(name, wanted));
@@ -161,13 +161,17 @@ impl Source {
     fn delimited(&self, delimiter: u8, wanted: &[&str], visit: &mut Visit) -> Result<()> {
         let positions: Vec<_> = wanted.iter().map(|name| self.column(name)).collect();
         let mut rows = rows(&self.path, delimiter)?;
-        // The first names the columns.
+        // The first row names the columns.
         next(&mut rows, &self.path)?;
         while let Some(Row { line, fields }) = next(&mut rows, &self.path)? {
             if fields.len() != self.columns.len() {
                 return Err(Error::Wrong {
                     place: self.place(line),
-                    message: format!("{} fields, but there are {} columns", fields.len(), self.columns.len()),
+                    message: format!(
+                        "a row must have {1} fields, one for each column, found {0}",
+                        fields.len(),
+                        self.columns.len()
+                    ),
                     help: "put quotes around a text with a comma, a tab or a line break".into(),
                 });
             }
@@ -178,7 +182,7 @@ impl Source {
         Ok(())
     }
 
-    /// Where a column of a Parquet file is, if it has values; they have to be of a type that `cell` knows.
+    /// The index of a Parquet column, if it has values. They must be of a type that `cell` can represent.
     fn readable(&self, table: &Head, name: &str) -> Result<Option<usize>> {
         let Some(at) = self.column(name) else { return Ok(None) };
         let is_text = |kind: &DataType| {
@@ -195,13 +199,16 @@ impl Source {
         match is_known {
             true => Ok(Some(at)),
             false => {
-                let message = format!("column `{}` is {kind}", self.columns[at]);
-                Err(wrong(self.path.display().to_string(), message, "write it as a text"))
+                let message = format!(
+                    "column `{}` has the type {kind}, which cannot be read as text",
+                    self.columns[at]
+                );
+                Err(wrong(self.path.display().to_string(), message, "write the column as text"))
             }
         }
     }
 
-    /// The value of an object under a key, in whatever case, as text.
+    /// The value of an object under a key, ignoring case, as text.
     fn json<'a>(
         &self,
         object: &'a Map<String, Value>,
@@ -212,13 +219,13 @@ impl Source {
         let mut found = object.iter().filter(|(key, _)| is(key, name));
         let Some((key, value)) = found.next() else { return Ok(None) };
         if let Some((other, _)) = found.next() {
-            let message = format!("it has the keys `{key}` and `{other}`");
+            let message = format!("keys must differ in more than case, found `{key}` and `{other}`");
             return Err(wrong(self.place(line), message, "rename one of them"));
         }
         let text = self.text(value, name, line)?;
         match text.as_deref().filter(|_| value.is_f64()) {
             Some(number) if !is_written(number, written) => {
-                let message = format!("`{name}` is a number that would not stay as it is written");
+                let message = format!("`{name}` is a number whose spelling would change");
                 Err(wrong(self.place(line), message, "put quotes around it"))
             }
             _ => Ok(text),
@@ -226,23 +233,23 @@ impl Source {
     }
 
     fn text<'a>(&self, value: &'a Value, column: &str, number: u32) -> Result<Option<Cow<'a, str>>> {
-        flat(value, column).map_err(|message| wrong(self.place(number), message, "it has to be one text"))
+        flat(value, column).map_err(|message| wrong(self.place(number), message, "write one text a row"))
     }
 
-    /// Nor more of them than a file of prompts has.
+    /// Checks that there are not too many columns, and no two of the same name.
     fn no_column_twice(&self) -> Result<()> {
         if self.columns.len() > MOST_COLUMNS {
             return Err(Error::Wrong {
                 place: self.path.display().to_string(),
                 message: format!("it must have at most {MOST_COLUMNS} columns, found {}", self.columns.len()),
-                help: "leave those out that are not of prompts".into(),
+                help: "remove the columns that do not belong to prompts".into(),
             });
         }
         for (at, name) in self.columns.iter().enumerate() {
             if let Some(other) = self.columns[..at].iter().find(|other| !name.is_empty() && is(other, name)) {
                 return Err(Error::Wrong {
                     place: self.path.display().to_string(),
-                    message: format!("it has the columns `{other}` and `{name}`"),
+                    message: format!("columns must differ in more than case, found `{other}` and `{name}`"),
                     help: "rename one of them".into(),
                 });
             }
@@ -251,7 +258,7 @@ impl Source {
     }
 }
 
-/// Whether two names are the same column.
+/// Whether two names mean the same column.
 pub fn is(column: &str, name: &str) -> bool {
     column.trim().eq_ignore_ascii_case(name.trim())
 }
@@ -277,7 +284,7 @@ fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
     Ok(first.fields.iter().map(|name| name.trim().to_owned()).collect())
 }
 
-/// A single value as text. A list of one text is that text, and what is true of several things is their names.
+/// Converts a single value to text. A list of one text becomes that text, an object of booleans the names of the true ones.
 pub fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Cow<'a, str>>, String> {
     match value {
         Value::Null => Ok(None),
@@ -285,7 +292,7 @@ pub fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Co
         Value::Number(_) | Value::Bool(_) => Ok(Some(Cow::Owned(value.to_string()))),
         Value::Array(items) => match &items[..] {
             [Value::String(text)] => Ok(Some(Cow::Borrowed(text))),
-            items => Err(format!("`{column}` is a list of {}", items.len())),
+            items => Err(format!("`{column}` must be one text, found a list of {}", items.len())),
         },
         Value::Object(entries) => {
             let is_true = |(name, value): (&'a String, &Value)| match value {
@@ -296,13 +303,13 @@ pub fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Co
                 Some(names) => {
                     Ok(Some(Cow::Owned(names.into_iter().flatten().collect::<Vec<_>>().join(", "))))
                 }
-                None => Err(format!("`{column}` is an object")),
+                None => Err(format!("`{column}` must be one text, found an object")),
             }
         }
     }
 }
 
-/// Goes through the objects of a JSON list, or of lines, until `visit` says that it has seen enough.
+/// Visits the objects of a JSON list, or of lines, until `visit` returns false.
 fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
     let mut at = if bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
     let (mut line, mut counted) = (1, 0);
@@ -325,8 +332,8 @@ fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
             Some(Ok(Object(object))) => object,
             Some(Err(error)) => {
                 let place = format!("{}:{}", path.display(), line + error.line() as u32 - 1);
-                let help = "a .jsonl file has one JSON object a line, a .json file a list of them";
-                return Err(wrong(place, format!("{}, not an object with a prompt", reason(&error)), help));
+                let help = "a .jsonl file must have one JSON object a line, a .json file a list of objects";
+                return Err(wrong(place, format!("not a valid JSON object: {}", reason(&error)), help));
             }
             None => break,
         };
@@ -347,15 +354,15 @@ fn objects(path: &Path, bytes: &[u8], visit: &mut VisitObject) -> Result<()> {
     if is_list { Err(unfinished(path)) } else { Ok(()) }
 }
 
-/// Behind a list there is nothing: what is there would not be read.
+/// Refuses text after a list, since it would not be read.
 fn nothing_more(path: &Path, bytes: &[u8], end: usize) -> Result<()> {
     let Some(more) = bytes[end..].iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(()) };
     let line = 1 + memchr::memchr_iter(b'\n', &bytes[..end + more]).count();
     let place = format!("{}:{line}", path.display());
-    Err(wrong(place, "something follows the list", "a .json file is one list of objects"))
+    Err(wrong(place, "unexpected text after the list", "a .json file must be one list of objects"))
 }
 
-/// A JSON object of which no key is there twice: of two values one would be lost.
+/// A JSON object without duplicate keys, of which all values but one would be lost.
 struct Object(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Object {
@@ -377,7 +384,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         let mut object = Map::new();
         while let Some((key, value)) = entries.next_entry::<String, Value>()? {
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` is there twice")));
+                return Err(A::Error::custom(format!("the key `{key}` appears twice")));
             }
             object.insert(key, value);
         }
@@ -385,7 +392,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
     }
 }
 
-/// Whether a number stands in a text just as it is.
+/// Whether a number appears in a text with exactly this spelling.
 fn is_written(number: &str, text: &[u8]) -> bool {
     let is_part =
         |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
@@ -394,7 +401,7 @@ fn is_written(number: &str, text: &[u8]) -> bool {
     })
 }
 
-/// What serde says, without its own count of lines.
+/// The message of serde, without its own line number.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_owned())
@@ -409,12 +416,12 @@ fn wrong(place: String, message: impl Into<String>, help: &str) -> Error {
 }
 
 fn empty(path: &Path) -> Error {
-    let help = "the first line of a .csv or .tsv file names its columns, a JSON object its values";
+    let help = "the first line of a .csv or .tsv file must name its columns; a JSON file must have an object";
     wrong(path.display().to_string(), "it is empty", help)
 }
 
 fn unfinished(path: &Path) -> Error {
-    wrong(path.display().to_string(), "its list does not end", "it may be cut short; make or copy it again")
+    wrong(path.display().to_string(), "its list is not closed", "it may be truncated; write or copy it again")
 }
 
 #[cfg(test)]
@@ -423,7 +430,7 @@ mod tests {
 
     use super::*;
 
-    /// Line and wanted texts of each row, or what is wrong.
+    /// The line and the wanted texts of each row, or the error.
     fn read(
         name: &str,
         bytes: &[u8],
@@ -485,12 +492,12 @@ mod tests {
             bytes in proptest::collection::vec(proptest::sample::select(b"[]{}:,\"\n 1.ea\xc3\xa9".to_vec()), 0..24),
             whole in proptest::bool::ANY,
         ) {
-            // Mostly what is nearly right.
+            // Mostly nearly valid bytes.
             let bytes = if whole { [b"[{\"a\": \"", &bytes[..], b"\"}]"].concat() } else { bytes };
             let Ok(found) = read("a.json", &bytes, &["a"]) else { return Ok(()) };
             let value: Value = match serde_json::from_slice(&bytes) {
                 Ok(value) => value,
-                // Objects one behind the other.
+                // Objects without a list around them.
                 Err(_) => Deserializer::from_slice(&bytes).into_iter::<Value>().collect::<std::result::Result<_, _>>().unwrap(),
             };
             let objects = if let Value::Array(objects) = &value { objects.len() } else { 1 };
@@ -507,10 +514,10 @@ mod tests {
             (
                 "a.txt",
                 b"text\n",
-                "a.txt: a text does not say where one prompt ends\n  help: make it a .jsonl file",
+                "a.txt: a .txt file does not mark where a prompt ends\n  help: convert it to a .jsonl file",
             ),
-            ("a.xls", b"text\n", "a.xls: its name does not say what it is"),
-            ("a.csv", b"text,id\nbrew\n", "a.csv:2: 1 fields, but there are 2 columns"),
+            ("a.xls", b"text\n", "a.xls: its file format is unknown"),
+            ("a.csv", b"text,id\nbrew\n", "a.csv:2: a row must have 2 fields, one for each column, found 1"),
             (
                 "a.csv",
                 b"text,id\na,b\n\"brew,c\nmix,d\n",
@@ -518,46 +525,66 @@ mod tests {
             ),
             ("a.csv", b"text\nbrew\n\xff\n", "a.csv:3: a text of this row is not UTF-8"),
             ("b.csv", &big, "b.csv:9002: a text of this row is not UTF-8"),
-            ("a.csv", b"text,Text\nbrew,c\n", "a.csv: it has the columns `text` and `Text`"),
-            ("a.jsonl", b"{\"text\": \"brew\"}\n{\"text\":\n", "a.jsonl:3: EOF while parsing a value, not"),
+            (
+                "a.csv",
+                b"text,Text\nbrew,c\n",
+                "a.csv: columns must differ in more than case, found `text` and `Text`",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": \"brew\"}\n{\"text\":\n",
+                "a.jsonl:3: not a valid JSON object: EOF while parsing a value",
+            ),
             (
                 "a.jsonl",
                 b"{\"text\": \"brew\"}\n[1]\n",
-                "a.jsonl:2: invalid type: sequence, expected a map, not",
+                "a.jsonl:2: not a valid JSON object: invalid type: sequence, expected a map",
             ),
             (
                 "a.jsonl",
                 b"{\"text\": [1]}\n",
-                "a.jsonl:1: `text` is a list of 1\n  help: it has to be one text",
+                "a.jsonl:1: `text` must be one text, found a list of 1\n  help: write one text a row",
             ),
-            ("a.jsonl", b"{\"text\": [\"brew\", \"mix\"]}\n", "a.jsonl:1: `text` is a list of 2"),
-            ("a.jsonl", b"{\"text\": {\"brew\": 1}}\n", "a.jsonl:1: `text` is an object"),
+            (
+                "a.jsonl",
+                b"{\"text\": [\"brew\", \"mix\"]}\n",
+                "a.jsonl:1: `text` must be one text, found a list of 2",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": {\"brew\": 1}}\n",
+                "a.jsonl:1: `text` must be one text, found an object",
+            ),
             (
                 "a.jsonl",
                 b"{\"text\": \"a\", \"text\": \"b\"}\n",
-                "a.jsonl:1: the key `text` is there twice, not",
+                "a.jsonl:1: not a valid JSON object: the key `text` appears twice",
             ),
             (
                 "a.jsonl",
                 b"{}\n{\"text\": \"a\", \"Text\": \"b\"}\n",
-                "a.jsonl:2: it has the keys `text` and `Text`",
+                "a.jsonl:2: keys must differ in more than case, found `text` and `Text`",
             ),
             (
                 "a.jsonl",
                 b"{\"text\": 3.10}\n",
-                "a.jsonl:1: `text` is a number that would not stay as it is written\n  help: put quotes around it",
+                "a.jsonl:1: `text` is a number whose spelling would change\n  help: put quotes around it",
             ),
-            ("a.jsonl", b"{\"text\": 12345678901234567890123}\n", "a.jsonl:1: `text` is a number that would"),
+            (
+                "a.jsonl",
+                b"{\"text\": 12345678901234567890123}\n",
+                "a.jsonl:1: `text` is a number whose spelling",
+            ),
             (
                 "a.json",
                 b"[{\"text\": \"brew\"}]\n{\"text\": \"mix\"}",
-                "a.json:2: something follows the list",
+                "a.json:2: unexpected text after the list",
             ),
-            ("a.json", b"[] x", "a.json:1: something follows the list"),
-            ("a.json", b"[", "a.json: its list does not end"),
+            ("a.json", b"[] x", "a.json:1: unexpected text after the list"),
+            ("a.json", b"[", "a.json: its list is not closed"),
             ("a.jsonl.gz", b"", "a.jsonl.gz: it is compressed\n  help: unpack it first"),
-            ("a.json", b"[{\"text\": \"brew\"}, ]", "a.json:1: expected value, not"),
-            ("a.json", b"[{\"text\": \"brew\"}\n", "a.json: its list does not end"),
+            ("a.json", b"[{\"text\": \"brew\"}, ]", "a.json:1: not a valid JSON object: expected value"),
+            ("a.json", b"[{\"text\": \"brew\"}\n", "a.json: its list is not closed"),
             ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),
         ] {
             let error = read(name, bytes, &["text"]).unwrap_err();

@@ -1,12 +1,12 @@
-//! Texts that are the same: exactly, or in their normal form, where case, spaces, punctuation and Unicode's
-//! compatible characters (NFKC) count for nothing. Paraphrases are not found.
+//! Duplicate texts: exact ones, and near ones with the same normal form, which ignores case, spaces, punctuation and Unicode's
+//! compatible characters (NFKC). Paraphrases are not found.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use unicode_normalization_alignments::UnicodeNormalization;
 
-/// How much two texts are the same.
+/// How alike two texts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likeness {
     Exact,
@@ -22,12 +22,12 @@ pub struct Text(Fingerprint, Fingerprint);
 impl Text {
     pub fn of(text: &str) -> Text {
         let normal = normal_form(text);
-        // Of a text of nothing but punctuation there is no normal form.
+        // A text of only punctuation has an empty normal form.
         Text(fingerprint(text), fingerprint(if normal.is_empty() { text } else { &normal }))
     }
 }
 
-/// The texts seen so far, each with a number that whoever asks understands.
+/// The texts seen so far, each with a number that the caller chooses.
 #[derive(Default)]
 pub struct Seen {
     exact: HashMap<Fingerprint, u32>,
@@ -35,13 +35,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The first text that is the same.
+    /// The first text that is a duplicate of this one.
     pub fn find(&self, text: &Text) -> Option<(Likeness, u32)> {
         let exact = self.exact.get(&text.0).map(|number| (Likeness::Exact, *number));
         exact.or_else(|| self.normal.get(&text.1).map(|number| (Likeness::Near, *number)))
     }
 
-    /// Adds a text; of the same texts the first stays.
+    /// Adds a text; among duplicates the first stays.
     pub fn add(&mut self, text: &Text, number: u32) {
         for (map, key) in [(&mut self.exact, text.0), (&mut self.normal, text.1)] {
             if let Entry::Vacant(place) = map.entry(key) {
@@ -76,7 +76,7 @@ fn normal_form(text: &str) -> String {
     normal
 }
 
-/// Whether a character stands within words without parting them: apostrophes, soft hyphens, zero-width characters.
+/// Whether a character stands inside words without separating them: apostrophes, soft hyphens, zero-width characters.
 fn is_within_words(c: char) -> bool {
     matches!(c, '\'' | '\u{2019}' | '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }

@@ -1,8 +1,7 @@
-//! The second pass, to what is meant: references resolved to outputs of the right type, siblings put in an
-//! order in which they can run, each held against those that feed it. Done once for each stage of the file, however often
-//! a loop repeats it.
+//! The second pass: resolves references to outputs of the right type, sorts siblings into an order in which they can run, and
+//! checks each stage against those that feed it. It handles each stage of the file once, however often a loop repeats it.
 //!
-//! Names end here. What they stand for is a place in the frame of a [`scope`](super::scope).
+//! From here on there are no names: each is a place in the frame of a [`scope`](super::scope).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ use crate::upstream::{MadeBy, Source, Upstream};
 pub struct Program {
     pub seed: u64,
     pub steps: Vec<Step>,
-    /// What is no error and yet hardly meant.
+    /// Settings that are allowed and yet probably a mistake.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -44,35 +43,35 @@ pub struct StageStep {
     pub variants: Vec<Variant>,
 }
 
-/// One combination of a stage's matrix; a stage without one has a single variant without a label.
+/// One combination of a stage's matrix; a stage without a matrix has one variant without a label.
 pub struct Variant {
     pub label: Option<String>,
     pub seed: Option<u64>,
     pub maker: Rc<Maker>,
-    /// By the numbers of the call's inputs.
+    /// Indexed by the numbers of the call's inputs.
     pub links: Vec<Link>,
 }
 
 pub struct LoopStep {
     pub name: String,
-    /// How many rounds it has, or has at most where there is an `until`.
+    /// The number of rounds, or the most with an `until`.
     pub repeat: usize,
     pub until: Option<Until>,
     pub keep: Keep,
-    /// Of what it carries.
+    /// The names of the carried values.
     pub names: Vec<String>,
     pub carry: Vec<Link>,
     pub steps: Vec<Step>,
-    /// Which carried value becomes what.
+    /// The indices of carried values, and what replaces them after a round.
     pub next: Vec<(usize, Link)>,
 }
 
-/// What decides after each round whether there is another.
+/// The decision after each round whether there is another.
 pub struct Until {
     pub maker: Rc<Maker>,
-    /// What is read of each round.
+    /// The metric that is read in each round.
     pub metric: Link,
-    /// Of how many rounds.
+    /// The number of consecutive rounds that a decision reads.
     pub in_a_row: usize,
 }
 
@@ -81,7 +80,7 @@ pub struct Until {
 pub struct Outside {
     pub files: Vec<(PathBuf, At)>,
     pub variables: Vec<String>,
-    /// Whether files must be there.
+    /// Whether files must exist.
     look: bool,
     index: HashMap<Origin, usize>,
 }
@@ -119,7 +118,7 @@ impl Outside {
     }
 }
 
-/// That a file or folder cannot be read.
+/// The message for a file or folder that cannot be read.
 pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound if !path.exists() => match store::dangling(path) {
@@ -132,7 +131,7 @@ pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-/// What an input that takes artifacts of every type accepts.
+/// The type that an input names if it takes artifacts of every type.
 pub const ANY: &str = "*";
 
 struct Compiler<'a> {
@@ -143,7 +142,7 @@ struct Compiler<'a> {
     warnings: Vec<Diagnostic>,
 }
 
-/// Compiles the pipeline with these parameters. What is wrong is reported; what comes out is then of no use.
+/// Compiles the pipeline with these parameters. Reports errors; the program is then of no use.
 pub fn compile(
     errors: &Errors,
     spec: &Pipeline,
@@ -181,8 +180,10 @@ impl Compiler<'_> {
         for draft in &drafts {
             let key = draft.key();
             if scope.names.contains_key(key.name.as_str()) {
-                let message =
-                    format!("`{}` is carried by this loop; a stage needs a name of its own", key.name);
+                let message = format!(
+                    "`{}` must not name a stage here: this loop carries a value of this name",
+                    key.name
+                );
                 self.errors.at::<()>(key.at, message);
             }
             scope.bind(&key.name, Binding::Unknown);
@@ -262,7 +263,7 @@ impl Compiler<'_> {
             sources.push(found.source());
         }
         if sources.len() < decoded.uses.len() {
-            // What could not be resolved was reported, and the numbers of the others are not theirs.
+            // An unresolved input was reported. Without it the others would have wrong numbers.
             sources.clear();
         }
         decoded.complete(Upstream(&sources));
@@ -273,7 +274,7 @@ impl Compiler<'_> {
         Variant { label, seed, maker: Rc::new(maker), links }
     }
 
-    /// Asks a stage whether it agrees with what feeds it.
+    /// Checks a stage against the stages that feed it.
     fn hold_against(&mut self, maker: &Maker, upstream: Upstream) {
         let placed = |error: &CheckError| {
             let stage = wording::stage(&maker.name, maker.call.kind.name);
@@ -292,8 +293,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Asks the stages of a loop once more, fed by what a round hands to the next: `values` are the places of carried values
-    /// and what they are made by then.
+    /// Checks the stages of a loop once more, fed by what a round hands to the next: `values` are the places of carried values
+    /// and what makes them then.
     fn hold_against_next(&mut self, steps: &[Step], depth: usize, values: &[(Link, MadeBy)]) {
         let next = |link: &Link| values.iter().find(|(value, _)| value == link).map(|(_, made_by)| made_by);
         for step in steps {
@@ -351,7 +352,7 @@ impl Compiler<'_> {
             let metric = *links.first()?;
             if !metric.is_within(inner.depth()) {
                 let message =
-                    "`metric` must be of a stage in this loop, found one from outside: it would say the same after each round";
+                    "`metric` must come from a stage in this loop, found one from outside: it would be the same after each round";
                 return self.errors.at(at?, message);
             }
             Some(Until { maker, metric, in_a_row: until.in_a_row })
@@ -395,7 +396,7 @@ impl Compiler<'_> {
             None if matches!(tree.value, Value::Broken) => None,
             None => {
                 let message = format!(
-                    "expected a reference such as `warmup.model`, or {{ path: FILE }}, found {}",
+                    "this must be a reference such as `warmup.model`, or {{ path: FILE }}, found {}",
                     tree.value.describe()
                 );
                 self.errors.at(tree.at, message)

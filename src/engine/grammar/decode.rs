@@ -1,5 +1,5 @@
-//! The first pass over what was typed: matrices written out, parameters put in, stages decoded into their
-//! types, loops counted. Nothing is resolved yet.
+//! The first pass over the typed file: expands matrices, replaces parameters, decodes stages into their types, counts rounds.
+//! Resolves no references yet.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ use crate::kind::Kind;
 use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Registry};
 
-/// The key of an `until` that says what is read.
+/// The key of an `until` that names the metric.
 pub const METRIC: &str = "metric";
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
 
-/// Which rounds of a loop keep the bulky artifacts they hand on. The last round always does.
+/// Which rounds of a loop keep the checkpoints that they hand on. The last round always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     All,
@@ -33,7 +33,7 @@ pub enum Keep {
     Every(usize),
 }
 
-/// An entry of `stages:` decoded, its references not yet resolved. What could not be decoded was reported.
+/// A decoded entry of `stages:`, its references not yet resolved. Entries that could not be decoded were reported.
 pub enum Draft<'a> {
     Stage(StageDraft<'a>),
     Loop {
@@ -45,46 +45,46 @@ pub enum Draft<'a> {
         body: Vec<Draft<'a>>,
         next: Vec<Entry<'a>>,
     },
-    /// Of unknown kind or with a broken matrix: what refers to it is not checked.
+    /// A stage of unknown kind or with a broken matrix: references to it are not checked.
     Broken(&'a Key),
 }
 
 /// The `until` of a loop.
 pub struct UntilDraft {
-    /// What it is called among the stages of a round, and where it stands.
+    /// Its name among the stages of a round, and its place.
     pub key: Key,
     pub kind: &'static Kind,
     pub variant: DraftVariant,
-    /// In how many rounds one after the other it has to hold.
+    /// The number of consecutive rounds in which the condition must hold.
     pub in_a_row: usize,
 }
 
-/// How often a loop's stages are run.
+/// The rounds of a loop.
 struct Rounds {
-    /// As many rounds, or at most as many where there is an `until`.
+    /// The number of rounds, or the most with an `until`.
     repeat: usize,
-    /// As it was typed, with parameters put in.
+    /// As typed, with parameters replaced.
     until: Option<Tree>,
 }
 
-/// What the node that decides whether a loop goes on is called, and the key that says when.
+/// The name of the node that decides whether a loop goes on, and the key that configures it.
 pub const UNTIL: &str = "until";
 
-/// Of a loop's `carry` or `next`, with parameters put in.
+/// An entry of a loop's `carry` or `next`, with parameters replaced.
 pub type Entry<'a> = (&'a Key, Tree);
 
 pub struct StageDraft<'a> {
     pub spec: &'a StageSpec,
     pub kind: &'static Kind,
-    /// By label; a stage without a matrix has a single variant without one.
+    /// By label; a stage without a matrix has one variant without a label.
     pub variants: Vec<(Option<String>, Option<DraftVariant>)>,
 }
 
 pub struct DraftVariant {
-    /// What it was decoded from.
+    /// The tree that it was decoded from.
     pub body: Tree,
     pub decoded: Decoded,
-    /// Where each of its inputs stands.
+    /// The place of each input.
     pub uses: Vec<At>,
     pub seed: Option<u64>,
     pub policy: Policy,
@@ -180,11 +180,8 @@ impl Decoder<'_> {
         match &tree.value {
             Value::Int(count @ 0..=1_000_000) => Rounds { repeat: *count as usize, until: None },
             Value::Map(_) => self.rounds_until(&tree).unwrap_or(none),
-            Value::Int(_) => {
-                self.errors.at(spec.repeat.at, format!("`repeat` must be {EXPECTED}")).unwrap_or(none)
-            }
             other => {
-                let message = format!("`repeat` must be {EXPECTED}, found {}", other.describe());
+                let message = format!("`repeat` must be {EXPECTED}, found {}", other.found());
                 self.errors.at(spec.repeat.at, message).unwrap_or(none)
             }
         }
@@ -204,7 +201,11 @@ impl Decoder<'_> {
         let (at_most, until) = (at_most?, until?);
         let repeat = match at_most.value {
             Value::Int(count @ 1..=1_000_000) => count as usize,
-            _ => return self.errors.at(at_most.at, "`at_most` must be a whole number from 1 to 1000000"),
+            _ => {
+                let found = at_most.value.found();
+                let message = format!("`at_most` must be a whole number from 1 to 1000000, found {found}");
+                return self.errors.at(at_most.at, message);
+            }
         };
         Some(Rounds { repeat, until: Some(until.clone()) })
     }
@@ -222,7 +223,7 @@ impl Decoder<'_> {
         Draft::Loop { spec, repeat, until, keep, carry, body, next }
     }
 
-    /// The `until` of a loop as the kind that decides: `metric` is read in as many rounds as `in_a_row` says.
+    /// Decodes a loop's `until` as a stage of the kind that decides: `metric` becomes a list of it in `in_a_row` rounds.
     fn until(&self, spec: &LoopSpec, tree: &Tree, at_most: usize) -> Option<UntilDraft> {
         let Value::Map(entries) = &tree.value else {
             let message = format!(
@@ -235,16 +236,17 @@ impl Decoder<'_> {
             return self.errors.at(tree.at, self.registry.unknown(UNTIL));
         };
         if let Some(item) = spec.stages.iter().find(|item| item.key().name == UNTIL) {
-            let message =
-                "`until` is what decides whether this loop goes on; a stage needs a name of its own";
+            let message = "`until` must not name a stage here: it names the node that decides whether this loop goes on";
             return self.errors.at(item.key().at, message);
         }
         let in_a_row = match tree.get("in_a_row").map(|tree| (&tree.value, tree.at)) {
             None => 1,
             Some((Value::Int(rounds @ 1..), _)) if *rounds as usize <= at_most => *rounds as usize,
-            Some((_, at)) => {
-                let message =
-                    format!("`in_a_row` must be a whole number from 1 to `at_most`, here {at_most}");
+            Some((other, at)) => {
+                let message = format!(
+                    "`in_a_row` must be a whole number from 1 to `at_most` = {at_most}, found {}",
+                    other.found()
+                );
                 return self.errors.at(at, message);
             }
         };
@@ -298,7 +300,12 @@ impl Decoder<'_> {
             (Value::Map(entries), Some(Value::Int(every @ 1..))) if entries.len() == 1 => {
                 Some(Keep::Every(*every as usize))
             }
-            _ => self.errors.at(tree.at, "`keep` is `last`, `all` or { every: N }, N from 1"),
+            (other, _) => {
+                let found = other.found();
+                let message =
+                    format!("`keep` must be `last`, `all` or {{ every: N }} with N from 1, found {found}");
+                self.errors.at(tree.at, message)
+            }
         }
     }
 
@@ -311,7 +318,8 @@ impl Decoder<'_> {
         let (kind_name, kind_at) = &spec.kind;
         let Some((kind, decode, verbatim)) = self.registry.find(kind_name) else {
             if kind_name == UNTIL && self.registry.until().is_some() {
-                let error = self.errors.error(*kind_at, "no stage is of kind `until`: it belongs to a loop");
+                let error =
+                    self.errors.error(*kind_at, "`until` is not a kind of stage: it belongs to a loop");
                 let help = "write repeat: { at_most: N, until: { … } }";
                 self.errors.add::<()>(error.help(help));
                 return Draft::Broken(&spec.name);
@@ -357,16 +365,20 @@ impl Decoder<'_> {
     fn seed(&self, tree: &Tree, decoded: &Decoded) -> Option<u64> {
         match tree.value {
             Value::Int(0..) if !decoded.draws => {
-                let error = self.errors.error(tree.at, "`seed` has no effect: this stage does not draw");
-                self.errors.add(error.help("a command that draws says `random: true`"))
+                let error =
+                    self.errors.error(tree.at, "`seed` must be left out: this stage draws no random numbers");
+                self.errors.add(error.help("for a command that draws, add `random: true`"))
             }
             Value::Int(seed @ 0..) => Some(seed as u64),
-            _ => self.errors.at(tree.at, "`seed` is a whole number from 0"),
+            _ => {
+                let message = format!("`seed` must be a whole number from 0, found {}", tree.value.found());
+                self.errors.at(tree.at, message)
+            }
         }
     }
 
-    /// Decodes a stage's parameters. serde stops at the first error; with an unknown key left out it goes on
-    /// to the next.
+    /// Decodes a stage's parameters. serde stops at the first error, so unknown keys are removed one by one until it finds
+    /// no more.
     fn decode(
         &self,
         spec: &StageSpec,
@@ -394,7 +406,7 @@ impl Decoder<'_> {
     }
 }
 
-/// What a stage is decoded from. Under keys that are `verbatim`, scalars are text, whatever they may be elsewhere.
+/// The JSON that a stage is decoded from. Under `verbatim` keys every scalar is text, as typed.
 pub fn json(body: &Tree, verbatim: &[&str]) -> serde_json::Value {
     let Value::Map(entries) = &body.value else { return body.to_json() };
     let entry = |(key, tree): &(Key, Tree)| {
@@ -405,7 +417,7 @@ pub fn json(body: &Tree, verbatim: &[&str]) -> serde_json::Value {
     serde_json::Value::Object(entries.iter().map(entry).collect())
 }
 
-/// Takes a key out of the map at `path`, which may end with the key itself.
+/// Removes a key from the map at `path`, which may end with the key itself.
 fn remove(json: &mut serde_json::Value, path: &[String], key: &str) -> Option<()> {
     let map = path.strip_suffix(&[key.to_owned()][..]).unwrap_or(path);
     let place = map.iter().try_fold(json, |json, step| match json {

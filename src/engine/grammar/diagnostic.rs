@@ -1,4 +1,4 @@
-//! An error of a pipeline file, as a reader is shown it.
+//! An error of a pipeline file, and how it is printed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use output::{steers, visible};
 use unicode_width::UnicodeWidthChar;
 
-/// More errors than this are counted, not shown.
+/// How many errors are printed. The others are counted.
 const MOST_SHOWN: usize = 50;
 
-/// After so many errors of one file, no more are looked into.
+/// After so many errors in one file, the checks stop.
 pub const MANY: usize = 200;
 
-/// Longer names are not compared to find the one that was meant, which takes the square of their length.
+/// Longer names get no suggestion: a comparison takes the square of their length.
 const LONGEST_COMPARED: usize = 100;
 
-/// Nor are more names than this.
+/// How many candidates are compared.
 const MOST_COMPARED: usize = 5_000;
 
 /// Characters of a long line that are shown around the place of an error.
@@ -35,7 +35,7 @@ pub struct Diagnostic {
     path: PathBuf,
     /// Where it is, and the line with the carets below it.
     pub(super) place: Option<(At, String)>,
-    /// None in one that nobody will see: it is one of too many, or was said already.
+    /// `None` in an error that is not shown: there are too many, or it was reported before.
     pub(super) message: Option<String>,
     help: Option<String>,
 }
@@ -46,12 +46,12 @@ impl Diagnostic {
         Diagnostic { path: path.to_owned(), place: None, message: Some(message.into()), help: None }
     }
 
-    /// One that nobody will see.
+    /// An error that is not shown.
     pub fn unseen(path: &Path) -> Diagnostic {
         Diagnostic { message: None, ..Diagnostic::of_file(path, "") }
     }
 
-    /// An error at a place of a file, of which this is the line.
+    /// An error at a place of a file, with the text of its line.
     pub fn at(path: &Path, at: At, line: &str, message: impl Into<String>) -> Diagnostic {
         let (shown, caret) = excerpt(line, at);
         let number = at.line.to_string();
@@ -77,7 +77,7 @@ impl Diagnostic {
     }
 }
 
-/// The name that was probably meant, else all there are, else nothing.
+/// A question with the nearest candidate, else a list of all; `None` without candidates.
 pub fn suggestion<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     match nearest(given, &candidates) {
@@ -87,7 +87,7 @@ pub fn suggestion<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>
     }
 }
 
-/// Names in a row, of many only the first.
+/// Names separated by commas, only the first of many.
 pub fn listed(names: &[&str]) -> String {
     const MOST: usize = 24;
     match names.get(..MOST) {
@@ -96,8 +96,7 @@ pub fn listed(names: &[&str]) -> String {
     }
 }
 
-/// The candidate within a third of the name's length in edits, if there is one. One letter is no misspelling
-/// of another.
+/// The nearest candidate within a third of the name's length in edits. A single letter is no misspelling of another.
 pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let length = given.chars().count();
     if length > LONGEST_COMPARED {
@@ -129,7 +128,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A line as it is shown, and the carets that stand under the place in it.
+/// A line as shown, and the carets under the place in it.
 fn excerpt(line: &str, at: At) -> (String, String) {
     let shown = |c: char| if steers(c) { '\u{fffd}' } else { c };
     let chars: Vec<char> = line.chars().map(shown).collect();
@@ -170,7 +169,7 @@ impl From<Diagnostic> for Diagnostics {
 }
 
 impl fmt::Display for Diagnostics {
-    /// Who shows this writes `error: ` before it; each further error brings its own.
+    /// The caller writes `error: ` before the first error; the others have it here.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, diagnostic) in self.0.iter().take(MOST_SHOWN).enumerate() {
             write!(f, "{}{diagnostic}", if index == 0 { "" } else { "\n\nerror: " })?;

@@ -1,4 +1,4 @@
-//! The list that the errors of a pipeline file are gathered in.
+//! Collects the errors of a pipeline file.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -6,8 +6,7 @@ use std::collections::HashSet;
 use super::diagnostic::{At, Diagnostic, Diagnostics, MANY};
 use super::source::Source;
 
-/// Gathers the errors of a file. One place says the same thing once, however often a matrix or an ablation
-/// comes past it.
+/// Collects the errors of a file. Keeps one message once for each place, however many variants and ablations cause it.
 pub struct Errors<'a> {
     pub source: &'a Source,
     found: RefCell<Vec<Diagnostic>>,
@@ -27,17 +26,17 @@ impl<'a> Errors<'a> {
         }
     }
 
-    /// What is found from now on is found in this ablation.
+    /// Errors added from now on belong to this ablation.
     pub fn in_ablation(&self, name: Option<&str>) {
         *self.ablation.borrow_mut() = name.map(str::to_owned);
     }
 
-    /// What is found from now on is found in this variant of a stage, and not in its first.
+    /// Errors added from now on belong to this variant of a stage, which is not its first.
     pub fn in_variant(&self, label: Option<&str>) {
         *self.variant.borrow_mut() = label.map(str::to_owned);
     }
 
-    /// Whether there are so many that it is time to stop looking for more.
+    /// Whether there are so many errors that the checks stop.
     pub fn are_many(&self) -> bool {
         self.found.borrow().len() >= MANY
     }
@@ -51,7 +50,7 @@ impl<'a> Errors<'a> {
         }
     }
 
-    /// Keeps an error. The `None` is for functions that return nothing after one.
+    /// Adds an error. Returns `None`, for callers that return nothing after an error.
     pub fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
         if self.are_many() {
             return None;
@@ -69,7 +68,7 @@ impl<'a> Errors<'a> {
         None
     }
 
-    /// Keeps an error at a place of the file.
+    /// Adds an error at a place of the file.
     pub fn at<T>(&self, at: At, message: impl Into<String>) -> Option<T> {
         self.add(self.error(at, message))
     }

@@ -1,5 +1,5 @@
-//! `extends:`: a file that is a saved command line. It takes over another pipeline, with other values of what that one
-//! declares, other seeds, and the ablations that are run when none is asked for.
+//! `extends:`, a saved command line: a file that runs another pipeline with other parameters, other seeds, and ablations by
+//! default.
 
 use std::path::PathBuf;
 
@@ -12,17 +12,17 @@ use super::tree::{Key, Tree, Value};
 /// A file that extends another, as typed.
 pub struct Extension {
     pub name: String,
-    /// The file that it extends, and where that is written.
+    /// The file that it extends, and the place of its name.
     pub base: (PathBuf, At),
     pub seeds: Option<Vec<u64>>,
-    /// Other values of the base's parameters, `seed`, `device` and `dtype` among them.
+    /// Other values of the base's parameters, including `seed`, `device` and `dtype`.
     params: Vec<(Key, Tree)>,
-    /// Which of the base's to run.
+    /// The ablations of the base to run.
     ablations: Vec<Key>,
 }
 
 impl Extension {
-    /// What a file says, if it extends another. What is wrong is reported.
+    /// Reads a file that extends another, `None` of any other. Reports errors.
     pub fn read(errors: &Errors, tree: &Tree) -> Option<Extension> {
         let base = tree.get("extends")?;
         let reader = Reader { errors };
@@ -31,7 +31,8 @@ impl Extension {
         let path = match &base.value {
             Value::Text(path) => errors.source.path.with_file_name(path),
             other => {
-                let message = format!("`extends` is the path of a pipeline file, found {}", other.describe());
+                let message =
+                    format!("`extends` must be the path of a pipeline file, found {}", other.describe());
                 errors.at(base.at, message).unwrap_or_default()
             }
         };
@@ -39,7 +40,8 @@ impl Extension {
             None | Some((Value::Null, _)) => Vec::new(),
             Some((Value::Map(entries), _)) => entries.clone(),
             Some((other, at)) => {
-                let message = format!("`params` should be a map of names, found {}", other.describe());
+                let message =
+                    format!("`params` must be a map with names as keys, found {}", other.describe());
                 errors.at(at, message).unwrap_or_default()
             }
         };
@@ -53,8 +55,8 @@ impl Extension {
         Some(Extension { name, base: (path, base.at), seeds, params, ablations })
     }
 
-    /// Puts what it says in the place of what the base does. Errors are of its own file; what a value does where it is
-    /// used is an error of the base, so that it then stands in the place of the declared one.
+    /// Replaces values of the base. A wrong value is an error of this file. An error where the value is used is one of the
+    /// base, so the value gets the place of the declared one.
     pub fn put_into(&self, errors: &Errors, base: &mut Pipeline) {
         base.name.clone_from(&self.name);
         if self.seeds.is_some() || self.params.iter().any(|(key, _)| key.name == "seed") {
@@ -73,7 +75,7 @@ impl Extension {
         }
     }
 
-    /// The names of the ablations to run where the command line asks for none.
+    /// The names of the ablations to run if the command line asks for none.
     pub fn ablations(&self, errors: &Errors, declared: &[Ablation]) -> Vec<String> {
         let known = || declared.iter().map(|ablation| ablation.name.name.as_str());
         let is_known = |key: &&Key| {
@@ -99,7 +101,7 @@ fn names(errors: &Errors, tree: &Tree) -> Vec<Key> {
         _ => None,
     };
     found.unwrap_or_else(|| {
-        let message = "`ablations` is a list of names of the ablations that are run by default";
+        let message = "`ablations` must be a list of names: the ablations to run by default";
         errors.at(tree.at, message).unwrap_or_default()
     })
 }

@@ -1,4 +1,4 @@
-//! What names stand for that have several: variants of a stage and rounds of a loop, by their labels.
+//! Names that stand for several things, by label: the variants of a stage and the rounds of a loop.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ pub enum Several<'a> {
     Variants(&'a [Combination<'a>]),
     /// The rounds of a loop, from 1.
     Rounds(usize),
-    /// Those of a loop that may stop before the last.
+    /// The rounds of a loop that may stop before the last.
     AtMost(usize),
 }
 
@@ -19,12 +19,12 @@ pub enum Several<'a> {
 #[derive(Default)]
 pub struct Labels<'a> {
     pub around: Option<&'a Labels<'a>>,
-    /// `None` for what is one thing.
+    /// `None` for a name that stands for one thing.
     pub names: HashMap<&'a str, Option<Several<'a>>>,
 }
 
 impl Labels<'_> {
-    /// What there is of a name.
+    /// The variants or rounds of a name.
     pub fn of(&self, name: &str) -> Option<Several<'_>> {
         let mut scope = Some(self);
         std::iter::from_fn(|| {

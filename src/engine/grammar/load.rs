@@ -1,4 +1,4 @@
-//! A pipeline file read, checked and unrolled: everything that can be known before anything runs.
+//! Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,11 +28,11 @@ pub struct LoadOptions<'a> {
     pub ablations: &'a [String],
     /// The `--seeds`; without any, those of the file.
     pub seeds: &'a [u64],
-    /// The content digest of a file or folder that the pipeline names, of which `files` count.
+    /// Computes the content digest of a file or folder that the pipeline names; of a folder, only `files` count.
     pub digest: &'a dyn Fn(&Path, &[String]) -> io::Result<Digest>,
-    /// Whether the files that the pipeline names must be there.
+    /// Whether the files that the pipeline names must exist.
     pub look: bool,
-    /// The file that counts as the one that the pipeline extends, whatever it names: a run keeps a copy.
+    /// Read instead of the file that the pipeline extends: a run keeps a copy of it.
     pub base: Option<&'a Path>,
 }
 
@@ -49,7 +49,7 @@ impl Default for LoadOptions<'_> {
     }
 }
 
-/// A checked pipeline: its program with each set of parameters that was asked for, loops not yet unrolled.
+/// A checked pipeline: its program with each requested set of parameters, loops not yet unrolled.
 pub struct Compiled {
     source: Source,
     pub name: String,
@@ -60,11 +60,11 @@ pub struct Compiled {
     pub outside: Outside,
 }
 
-/// What a file must have so that its lines are shown in errors, where it is not certain that whoever asks has named it.
+/// The help for a file that is not a pipeline: errors show lines of such a file only if the user named it.
 const NEEDED: &str = "a pipeline has at least `pipeline: NAME` and `stages:`";
 
-/// Whether a file is meant as a pipeline, with whatever is wrong in it: then there is nothing in it that errors must not
-/// show. A stranger's `extends:`, or a link, may lead to any file that the reader may read.
+/// Whether a file is meant as a pipeline, whatever its errors. Only of such a file may errors show lines: a stranger's
+/// `extends:`, or a link, may lead to any file that the user can read.
 fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
     let has = |key: &str| match tree {
         Some(tree) => tree.get(key).is_some(),
@@ -75,8 +75,8 @@ fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
     has("pipeline") && (has("stages") || has("extends"))
 }
 
-/// Whether a path is a symbolic link or leads over one that lies in the working directory, which may be a stranger's. What
-/// other folders of a machine are links to is its owner's affair.
+/// Whether a path is a symbolic link, or leads through one in the working directory, which may be a stranger's. Links in
+/// other folders of the machine are trusted.
 fn is_linked(path: &Path) -> bool {
     let here = std::env::current_dir().and_then(|here| here.canonicalize());
     let is_here = |link: &Path| {
@@ -89,7 +89,7 @@ fn is_linked(path: &Path) -> bool {
     path.is_symlink() || path.ancestors().any(|part| part.is_symlink() && is_here(part))
 }
 
-/// A file as YAML; `None` of one that is not meant as a pipeline, unless it is named by whoever asks.
+/// Reads a file as YAML. Returns `None` if it is not meant as a pipeline and the user did not name it.
 fn read(path: &Path, is_named: bool) -> Result<Option<(Source, Tree)>, Diagnostics> {
     let source = Source::read(path)?;
     let tree = Tree::parse(&source);
@@ -104,14 +104,14 @@ fn read(path: &Path, is_named: bool) -> Result<Option<(Source, Tree)>, Diagnosti
     Ok(Some((source, tree)))
 }
 
-/// The file that was asked for.
+/// Reads the file that the user named.
 fn read_own(path: &Path) -> Result<(Source, Tree), Diagnostics> {
     read(path, !is_linked(path))?.ok_or_else(|| {
-        Diagnostic::of_file(path, "a link leads to it, and it is no pipeline").help(NEEDED).into()
+        Diagnostic::of_file(path, "a link leads to it, and it is not a pipeline").help(NEEDED).into()
     })
 }
 
-/// The file that another extends.
+/// Reads the file that another extends.
 fn read_base(
     source: &Source,
     extension: &Extension,
@@ -125,23 +125,23 @@ fn read_base(
             None => format!("there is no file {}", path.display()),
         };
         let error = source.error(*at, message);
-        return Err(error.help("`extends` is relative to the file that it stands in").into());
+        return Err(error.help("`extends` is relative to the folder of its file").into());
     }
     let Some((base, tree)) = read(path, false)? else {
-        let error = source.error(*at, format!("{} is no pipeline", path.display()));
+        let error = source.error(*at, format!("{} is not a pipeline", path.display()));
         return Err(error.help(NEEDED).into());
     };
     if tree.get("extends").is_some() {
-        let error = source.error(*at, format!("{} extends another pipeline itself", path.display()));
-        return Err(error.help("extend the one that has the stages").into());
+        let error = source.error(*at, format!("{} must not extend another pipeline itself", path.display()));
+        return Err(error.help("extend the pipeline that has the stages").into());
     }
     Ok((base, tree))
 }
 
-/// Reads and checks a pipeline file. Of what is wrong all is said, in ablations that were not asked for too.
+/// Reads and checks a pipeline file. Reports all errors, also in ablations that were not requested.
 pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Compiled, Diagnostics> {
     let (own, own_tree) = read_own(path)?;
-    // Of the file itself and the command line; the others are of the file that has the stages.
+    // Errors of the file itself and the command line. `errors` are those of the file that has the stages.
     let own_errors = Errors::new(&own);
     let extension = Extension::read(&own_errors, &own_tree);
     own_errors.finish()?;
@@ -159,7 +159,7 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
     let asked = params::chosen(&own_errors, &spec.ablations, &ablations);
     let sets_seed = options.settings.iter().any(|setting| setting.starts_with("seed="));
     if sets_seed && !options.seeds.is_empty() {
-        let message = "--set seed=… and --seeds: either says all that there is to say";
+        let message = "--set seed=… and --seeds must not be given together";
         own_errors.add::<()>(Diagnostic::of_file(path, message));
     }
     let seeds = |ablation: Option<&Ablation>| -> Vec<Option<u64>> {
@@ -174,7 +174,7 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
     let (mut outside, budget) = (Outside::new(options.look), Budget::default());
     let program = |ablation: Option<&Ablation>, seed: Option<u64>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
-        // Each goes through the whole file.
+        // Each program reads the whole file.
         let at = ablation.map_or(At::default(), |ablation| ablation.name.at);
         budget.take(&errors, at, source.text.len())?;
         let mut params = spec.params.clone();
@@ -200,12 +200,12 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
         let variant = GraphVariant { ablation: name, seed: *seed, ..GraphVariant::default() };
         let Some(name) = variant.name() else { continue };
         if let Some(other) = named.insert(name.clone(), *ablation) {
-            let message = format!("two of the variants that were asked for are called `{name}`");
+            let message = format!("two of the requested variants are called `{name}`");
             let error = match ablation.or(other) {
                 Some(ablation) => errors.error(ablation.name.at, message),
                 None => Diagnostic::of_file(path, message),
             };
-            own_errors.add::<()>(error.help("an ablation with several seeds is called NAME-sSEED, a seed alone sSEED: rename one, or ask for each seed once"));
+            own_errors.add::<()>(error.help("a variant is called NAME, sSEED or NAME-sSEED: rename an ablation, or request each seed once"));
         }
     }
     if !matches!(variants[..], [(None, None)]) {
@@ -234,7 +234,7 @@ pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Resu
     Ok(Compiled { name, text, extends, resources, programs, outside, source })
 }
 
-/// The keys of a stage that is a file of its own, to be put into a pipeline: what the kind takes as it is typed is text.
+/// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
 pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, String> {
     let tree = Tree::parse_value(text)?;
     let kind = tree.get("kind").and_then(|kind| registry.find(&kind.to_text()));
@@ -247,7 +247,7 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
-        let message = format!("the pipeline unrolls to more than {most}");
+        let message = format!("the pipeline must unroll to at most {most}, found more");
         Diagnostic::of_file(path, message).help("lower a `repeat`")
     };
     if let Some(most) = size.beyond() {
@@ -277,8 +277,8 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
     Ok(graph)
 }
 
-/// Hashes the files that a pipeline names: each once for every choice of its files that counts for who reads it, however
-/// it gets there. Until now feeds lead to what is `named`, then to what was hashed for them.
+/// Hashes the files that a pipeline names. A folder is hashed once for each selection of its files that counts for a reader
+/// (`ArtifactType::FILES`), directly or through a loop. Feeds then refer to the hashed files instead of to `named`.
 fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, options: &LoadOptions) {
     let mut hashed: Vec<Vec<(Vec<String>, usize)>> = vec![Vec::new(); named.len()];
     let readers = graph.nodes.iter().flat_map(|node| node.feeds.iter().zip(&node.call.decoded.uses));
@@ -293,7 +293,7 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
     }
     for ((path, at), choices) in named.iter().zip(&mut hashed) {
         if choices.is_empty() {
-            // Nobody reads it; it must be readable all the same.
+            // No node reads it, but it must be readable.
             choices.push((Vec::new(), 0));
         }
         for (files, number) in choices {
@@ -333,14 +333,14 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
     graph.nodes = nodes;
 }
 
-/// Adds the first `count` values that loops hand on once more with other numbers of files, where there are files among them;
-/// says which value is in the place of which.
+/// Copies those of the first `count` values of loops that contain files, with other numbers of the files. Returns which value
+/// replaces which.
 fn hand_on_files(graph: &mut Graph, count: u32, number: &dyn Fn(usize) -> usize) -> Vec<u32> {
     let mut instead: Vec<u32> = Vec::with_capacity(count as usize);
     for value in 0..count {
         let changed = |feed: &Feed| match *feed {
             Feed::File(file) => Feed::File(number(file)),
-            // One that another refers to stands before it.
+            // A value refers only to values before it.
             Feed::Handed { value, round } => Feed::Handed { value: instead[value as usize], round },
             other => other,
         };

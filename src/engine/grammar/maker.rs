@@ -1,4 +1,4 @@
-//! A stage of the file as those that it feeds see it.
+//! A stage of the file as the stages that it feeds see it.
 
 use std::any::Any;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ pub struct Maker {
     pub at: At,
     /// The pipeline's file.
     pub file: Rc<PathBuf>,
-    /// What it was decoded from.
+    /// The tree that it was decoded from.
     pub body: Tree,
     pub call: Arc<Call>,
-    /// By the numbers of the call's inputs.
+    /// Indexed by the numbers of the call's inputs.
     pub sources: Vec<Source>,
 }
 
-/// One after the other: stages may feed each other in a chain that is longer than the stack is deep.
+/// Drops sources in a loop: recursion along a long chain of stages would overflow the stack.
 impl Drop for Maker {
     fn drop(&mut self) {
         let mut left = self.release();

@@ -1,9 +1,9 @@
 //! The combinations of a stage's `matrix`.
 //!
-//! An axis is a list of values, or a map from labels to values. `exclude` takes combinations away: each of its
-//! maps removes all that have the values it names. `include` adds: a map whose values for axes are those of
-//! combinations that are there gives these its other keys as parameters (one that names no axis gives them to
-//! all); any other map is a combination of its own and has a value for every axis.
+//! An axis is a list of values, or a map from labels to values. Each map of `exclude` removes all combinations that have the
+//! values it names. A map of `include` whose axis values match existing combinations adds its other keys to them as
+//! parameters; one that names no axis adds them to all. Any other map of `include` is a new combination, with a value for
+//! every axis.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,10 +12,10 @@ use super::diagnostic::{At, listed, suggestion};
 use super::errors::Errors;
 use super::tree::{Key, Tree, Value};
 
-/// More combinations than this are a slip of the pen.
+/// More combinations than this are a mistake.
 const MOST: usize = 1_000_000;
 
-/// Combinations times maps of `include` or `exclude`: beyond, it would take long.
+/// The limit of combinations times maps of `include` or `exclude`: more would take too long.
 const MOST_COMPARED: usize = 100_000_000;
 
 /// One variant of a stage: its label and the parameters that it adds.
@@ -27,7 +27,7 @@ pub struct Combination<'m> {
 struct Axis<'m> {
     name: &'m str,
     values: Vec<(String, &'m Tree)>,
-    /// The index of a value by its label and by its JSON; `3.10` is `3.1` as JSON, and another label.
+    /// The index of a value by its label and by its JSON: `3.10` is `3.1` as JSON, but another label.
     index: HashMap<String, usize>,
 }
 
@@ -39,11 +39,11 @@ impl Axis<'_> {
     }
 }
 
-/// The combinations in order, the last axis running fastest. `None` where something was wrong.
+/// The combinations in order, the last axis running fastest. `None` after a reported error.
 pub fn combinations<'m>(errors: &Errors, budget: &Budget, tree: &'m Tree) -> Option<Vec<Combination<'m>>> {
     let Value::Map(entries) = &tree.value else {
         let message =
-            format!("`matrix` is a map from names to lists of values, found {}", tree.value.describe());
+            format!("`matrix` must be a map from names to lists of values, found {}", tree.value.describe());
         return errors.at(tree.at, message);
     };
     let is_axis = |(key, _): &&(Key, Tree)| !["include", "exclude"].contains(&key.name.as_str());
@@ -51,12 +51,13 @@ pub fn combinations<'m>(errors: &Errors, budget: &Budget, tree: &'m Tree) -> Opt
         entries.iter().filter(is_axis).map(|(key, tree)| axis(errors, key, tree)).collect();
     let axes: Vec<Axis> = axes.into_iter().collect::<Option<_>>()?;
     if axes.is_empty() {
-        return errors.at(tree.at, "`matrix` needs at least one name with a list of values");
+        return errors.at(tree.at, "`matrix` must have at least one axis: a name with a list of values");
     }
     let count = axes.iter().try_fold(1_usize, |count, axis| count.checked_mul(axis.values.len()));
     if count.is_none_or(|count| count > MOST) {
-        let count = count.map_or("far too many".to_owned(), |count| count.to_string());
-        return errors.at(tree.at, format!("this matrix makes {count} combinations; the limit is {MOST}"));
+        let count = count.map_or("far more".to_owned(), |count| count.to_string());
+        let message = format!("`matrix` must have at most {MOST} combinations, found {count}");
+        return errors.at(tree.at, message);
     }
     budget.take(errors, tree.at, bytes(&axes))?;
     let mut found = product(&axes);
@@ -67,12 +68,12 @@ pub fn combinations<'m>(errors: &Errors, budget: &Budget, tree: &'m Tree) -> Opt
         include(errors, &axes, list, &mut found)?;
     }
     if found.is_empty() {
-        return errors.at(tree.at, "this matrix excludes all of its combinations");
+        return errors.at(tree.at, "`exclude` must leave at least one combination, found none");
     }
     Some(found)
 }
 
-/// What the product of the axes takes.
+/// The estimated bytes of the product of the axes.
 fn bytes(axes: &[Axis]) -> usize {
     let count = axes.iter().fold(1, |count, axis| axis.values.len().saturating_mul(count));
     let mean =
@@ -104,8 +105,8 @@ fn product<'m>(axes: &[Axis<'m>]) -> Vec<Combination<'m>> {
 fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
     let name = key.name.as_str();
     if !super::reference::is_name(name) {
-        return errors
-            .at(key.at, format!("`{name}` is not a name: a letter, then letters, digits, `_` and `-`"));
+        let message = format!("`{name}` must be a name: a letter or `_`, then letters, digits, `_` and `-`");
+        return errors.at(key.at, message);
     }
     let values: Vec<Option<(String, &Tree)>> = match &tree.value {
         Value::List(items) => items.iter().map(|item| Some((label(errors, item)?, item))).collect(),
@@ -115,7 +116,7 @@ fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
             .collect(),
         other => {
             let message = format!(
-                "matrix axis `{name}` is a list of values, or a map from labels to values, found {}",
+                "matrix axis `{name}` must be a list of values, or a map from labels to values, found {}",
                 other.describe()
             );
             return errors.at(tree.at, message);
@@ -139,7 +140,7 @@ fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
     Some(Axis { name, values, index })
 }
 
-/// What a value is called in the names of variants.
+/// The label of a value in the names of variants.
 fn label(errors: &Errors, tree: &Tree) -> Option<String> {
     let label = match &tree.value {
         Value::Map(_) => match tree.get("name").map(|name| &name.value) {
@@ -160,32 +161,42 @@ fn label(errors: &Errors, tree: &Tree) -> Option<String> {
 }
 
 fn well_formed(errors: &Errors, label: String, at: At) -> Option<String> {
-    // A comma parts the labels of axes, a slash the names of nodes.
+    // A comma separates the labels of axes, a slash the names of nodes.
     if label.is_empty() || label.contains(['[', ']', '*', ',', '/']) || label.chars().any(char::is_control) {
-        let error = errors.error(at, format!("`{}` cannot be a variant's label", label.escape_debug()));
+        let message = format!(
+            "a label must not be empty or have `[`, `]`, `*`, `,`, `/` or control characters, found `{}`",
+            label.escape_debug()
+        );
+        let error = errors.error(at, message);
         return errors.add(error.help("give the value a label of its own: { label: value, … }"));
     }
     Some(label.trim().to_owned())
 }
 
-/// A map of `include` or `exclude`, and what is in it.
+/// A map of `include` or `exclude`, and its entries.
 type Entries<'m> = (&'m Tree, &'m [(Key, Tree)]);
 
 /// The maps of `include` or `exclude`.
 fn maps<'m>(errors: &Errors, tree: &'m Tree, what: &str, combinations: usize) -> Option<Vec<Entries<'m>>> {
     let Value::List(items) = &tree.value else {
-        let message = format!("`{what}` is a list of maps, found {}", tree.value.describe());
+        let message = format!("`{what}` must be a list of maps, found {}", tree.value.describe());
         return errors.at(tree.at, message);
     };
     if items.len().saturating_mul(combinations) > MOST_COMPARED {
-        return errors
-            .at(tree.at, format!("{} maps are too many for {combinations} combinations", items.len()));
+        let (most, found) = (MOST_COMPARED / combinations, items.len());
+        let message =
+            format!("`{what}` must have at most {most} maps for {combinations} combinations, found {found}");
+        return errors.at(tree.at, message);
     }
     items
         .iter()
         .map(|item| match &item.value {
             Value::Map(entries) if !entries.is_empty() => Some((item, entries.as_slice())),
-            other => errors.at(item.at, format!("`{what}` is a list of maps, found {}", other.describe())),
+            other => {
+                let message =
+                    format!("`{what}` must be a list of maps with keys, found {}", other.describe());
+                errors.at(item.at, message)
+            }
         })
         .collect()
 }
@@ -220,7 +231,7 @@ fn exclude(errors: &Errors, axes: &[Axis], list: &Tree, found: &mut Vec<Combinat
         let before = found.len();
         found.retain(|combination| !has(combination, axes, &wanted));
         if found.len() == before {
-            return errors.at(item.at, "this excludes nothing: no combination that is left has these values");
+            return errors.at(item.at, "this excludes nothing: no remaining combination has these values");
         }
     }
     Some(())
@@ -254,12 +265,12 @@ fn include<'m>(
             }
         }
         if matched > 0 && more.is_empty() {
-            return errors.at(item.at, "this includes nothing: the combination is there already");
+            return errors.at(item.at, "this includes nothing: the combination exists already");
         }
         if matched == 0 {
             let combination = of_its_own(errors, axes, item, &given, &more)?;
             if !labels.insert(combination.label.clone()) {
-                return errors.at(item.at, format!("there are two combinations `{}`", combination.label));
+                return errors.at(item.at, format!("duplicate combination `{}`", combination.label));
             }
             found.push(combination);
         }
@@ -278,7 +289,7 @@ fn of_its_own<'m>(
         axes.iter().enumerate().find(|(index, _)| given.iter().all(|(other, _)| other != index))
     {
         let message =
-            format!("a combination of its own has a value for every axis: `{}` is missing", missing.name);
+            format!("a new combination must have a value for every axis: `{}` is missing", missing.name);
         let keys = more
             .iter()
             .find_map(|(key, _)| suggestion(key, [missing.name]).filter(|text| text.starts_with("did")));

@@ -1,11 +1,11 @@
 //! From YAML to the graph.
 //!
-//! [`source`]/[`tree`] (located values) → [`spec`] (what was typed) → [`params`] (`--set`, ablations, `$name`)
-//! → [`decode`] (typed, with its [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in its [`scope`], held against
-//! what feeds it: [`maker`])
-//! → [`unroll`] (the [`super::graph`]). What is wrong on the way is gathered in [`errors::Errors`], so that all of it
-//! is said at once; what has no end when it is written out ends by its [`budget`]. [`outline`] and [`schema`] show the
-//! same to people and to editors.
+//! [`source`]/[`tree`] (values with their places) → [`spec`] (the file as typed) → [`params`] (`--set`, ablations, `$name`)
+//! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
+//! against the stages that feed them: [`maker`]) → [`unroll`] (the [`super::graph`]).
+//!
+//! [`errors::Errors`] collects all errors on the way, so that they are reported together. [`budget`] limits the size of the
+//! expanded pipeline. [`outline`] shows a pipeline to people, [`schema`] the grammar to editors.
 
 mod budget;
 mod compile;

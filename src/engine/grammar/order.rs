@@ -12,17 +12,17 @@ use super::errors::Errors;
 use super::reference::Reference;
 use crate::input::Origin;
 
-/// An order in which every sibling comes after those it refers to; the file's order where it is free. A cycle
-/// is reported, and the order goes on as if its last reference were not there.
+/// An order in which every sibling comes after those it refers to, otherwise that of the file. Reports a cycle, and then
+/// ignores its last reference.
 pub fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
     let mut graph = needs(drafts);
     loop {
-        // Each sibling before those that it needs; the other way round, each after them.
+        // The sorted graph has each sibling before those that it needs; reversed, each comes after them.
         if let Ok(order) = toposort(&graph, None) {
             return order.into_iter().rev().map(NodeIndex::index).collect();
         }
         if errors.are_many() {
-            // Nothing is run, and any order will do that is right but for the cycles.
+            // Nothing will run: an order that is right except for the cycles is enough.
             return kosaraju_scc(&graph).into_iter().flatten().map(NodeIndex::index).collect();
         }
         for cycle in cycles(&graph) {
@@ -67,7 +67,7 @@ fn needs(drafts: &[Draft]) -> DiGraph<(), At> {
     graph
 }
 
-/// One cycle of each knot of siblings, from its first in the file back to that.
+/// One cycle of each strongly connected component, from its first sibling in the file back to it.
 fn cycles(graph: &DiGraph<(), At>) -> Vec<Vec<NodeIndex>> {
     let mut cycles = Vec::new();
     for knot in kosaraju_scc(graph) {
@@ -78,7 +78,7 @@ fn cycles(graph: &DiGraph<(), At>) -> Vec<Vec<NodeIndex>> {
             cycles.push([&[first][..], &path].concat());
         }
     }
-    // As they stand in the file.
+    // In the order of the file.
     cycles.sort();
     cycles
 }

@@ -1,4 +1,4 @@
-//! A pipeline to look at: stages and what feeds them, with each loop once or written out. Runs nothing, and
+//! The outline of a pipeline, for drawings: stages and what feeds them, with each loop once or unrolled. Runs nothing, and
 //! does not read the files that the pipeline names.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -29,9 +29,9 @@ pub struct Outline {
 
 #[derive(Clone, Debug)]
 pub struct OutlineNode {
-    /// With the loops around it: `play/red/update`, written out `play[1]/red[03]/update`.
+    /// With the loops around it: `play/red/update`, unrolled `play[1]/red[03]/update`.
     pub name: String,
-    /// The innermost frame around it, as its place in [`Outline::frames`].
+    /// The innermost frame around it, as an index into [`Outline::frames`].
     pub frame: Option<usize>,
     pub shape: Shape,
 }
@@ -44,7 +44,7 @@ pub enum Shape {
         /// The variants of its matrix.
         labels: Vec<String>,
     },
-    /// What a loop hands from one round to the next, by its name in the loop.
+    /// A value that a loop hands from round to round, by its name in the loop.
     Carried,
     /// A file or folder of the user's.
     File,
@@ -52,14 +52,14 @@ pub enum Shape {
     Variable,
 }
 
-/// A loop, or one of its rounds where loops are written out.
+/// A loop, or one round of an unrolled loop.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub name: String,
     pub frame: Option<usize>,
-    /// How many rounds a loop has.
+    /// The number of rounds of a loop.
     pub repeat: Option<usize>,
-    /// Whether it may stop earlier.
+    /// Whether it may stop before the last.
     pub at_most: bool,
 }
 
@@ -75,13 +75,13 @@ pub struct Edge {
 /// Where an edge begins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tail {
-    /// Its place in [`Outline::nodes`].
+    /// An index into [`Outline::nodes`].
     pub node: usize,
     /// The variant whose output it is.
     pub variant: Option<String>,
-    /// The output that is passed on; none of a file, a variable or a carried value.
+    /// The output; `None` of a file, a variable or a carried value.
     pub output: Option<String>,
-    /// Whether it is what the bare name of the stage refers to.
+    /// Whether the bare name of the stage refers to it.
     pub is_first: bool,
 }
 
@@ -92,14 +92,14 @@ pub enum EdgeRole {
     Carry,
     /// From a round to the following one.
     Next,
-    /// Out of a round of a loop, the last where it is not said which, by the name that the loop carries it under.
+    /// Out of a round of a loop, the last if none is named; `name` is that of the carried value.
     Result {
         name: String,
         round: Option<usize>,
     },
 }
 
-/// The pipeline with each loop once; the ablations that were asked for each in a frame of its own, whatever the seeds.
+/// The pipeline with each loop once. Each requested ablation has one frame, whatever the seeds.
 pub fn outline(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Outline, Diagnostics> {
     let compiled = compiled(path, &LoadOptions { look: false, ..*options }, registry)?;
     let mut folding = Folding::new(&compiled.outside);
@@ -130,8 +130,8 @@ impl Outline {
         split(name).1
     }
 
-    /// Leaves out the edges between nodes that others connect, too, over nodes between them: the transitive reduction.
-    /// What a round hands to the following one stays.
+    /// Removes edges between nodes that are also connected by a path through other nodes (transitive reduction). Edges from a
+    /// round to the next stay.
     pub fn reduce(&mut self) {
         let ends = |edge: &Edge| (edge.from.node as u32, edge.to as u32);
         let forward: BTreeSet<(u32, u32)> =
@@ -140,7 +140,7 @@ impl Outline {
         while graph.node_count() < self.nodes.len() {
             graph.add_node(());
         }
-        // Without what goes back there is no cycle.
+        // Without edges to the next round there is no cycle.
         let Ok(order) = toposort(&graph, None) else { return };
         let (sorted, place) = dag_to_toposorted_adjacency_list::<_, u32>(&graph, &order);
         let (reduced, _) = dag_transitive_reduction_closure(&sorted);
@@ -168,7 +168,7 @@ impl Outline {
     }
 }
 
-/// A name's frames and its last part. A `/` in the label of a variant parts nothing.
+/// A name's frames and its last part. A `/` in the label of a variant separates nothing.
 fn split(name: &str) -> (Option<&str>, &str) {
     let mut depth = 0usize;
     let mut cut = None;
@@ -194,17 +194,17 @@ impl Tail {
     }
 }
 
-/// What the places of a scope stand for.
+/// What is drawn for the places of a scope.
 #[derive(Default)]
 struct Scope<'a> {
-    /// A stage's node and variant.
+    /// The node and the variant of a stage.
     nodes: Vec<(usize, &'a Variant)>,
-    /// The nodes of what is carried.
+    /// The nodes of carried values.
     carried: Vec<usize>,
     results: Vec<Handed>,
 }
 
-/// A value that a loop hands on.
+/// A value that a loop carries, and where it comes from.
 struct Handed {
     name: String,
     repeat: usize,
@@ -214,7 +214,7 @@ struct Handed {
     to: Option<Tail>,
 }
 
-/// An outline in the making.
+/// Builds an outline with each loop once.
 struct Folding<'a> {
     outline: Outline,
     outside: &'a Outside,
@@ -287,7 +287,7 @@ impl<'a> Folding<'a> {
         }
     }
 
-    /// Adds an edge from what a link stands for, once; its role follows from the link where none is given.
+    /// Adds an edge from the source of a link, once. Without a given role, the link determines it.
     fn connect(
         &mut self,
         link: &Link,
@@ -347,7 +347,7 @@ fn written_out(graph: &Graph) -> Outline {
         let shape = Shape::Stage { kind: node.call.kind.name, labels: Vec::new() };
         outline.add_node(node.name.clone(), frame, shape);
     }
-    // A folder stands once, whichever of its files count for who reads it.
+    // A folder has one node, whichever of its files count for a reader.
     let mut known: BTreeMap<&Path, usize> = BTreeMap::new();
     let mut files: Vec<usize> = Vec::with_capacity(graph.files.len());
     for (path, _) in &graph.files {
@@ -360,7 +360,7 @@ fn written_out(graph: &Graph) -> Outline {
     }
     for (to, node) in graph.nodes.iter().enumerate() {
         for (feed, found) in node.feeds.iter().zip(&node.call.decoded.uses) {
-            // What any of several rounds may hand on comes from each.
+            // A value that any of several rounds may hand on has an edge from each.
             for feed in graph.alternatives(*feed) {
                 let from = match feed {
                     Feed::Output { node: id, output } => {
@@ -377,7 +377,7 @@ fn written_out(graph: &Graph) -> Outline {
     outline
 }
 
-/// The frame of this name, with those around it.
+/// The index of the frame of this name. Adds it and those around it if needed.
 fn frame(outline: &mut Outline, known: &mut BTreeMap<String, usize>, name: &str) -> usize {
     if let Some(frame) = known.get(name) {
         return *frame;

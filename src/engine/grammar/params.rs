@@ -10,7 +10,7 @@ use super::reference::{Reference, is_path};
 use super::spec::Ablation;
 use super::tree::{Key, Params, Tree, Value};
 
-/// Why a value cannot stand in for the declared one.
+/// Why a value cannot replace the declared one.
 pub struct Misfit {
     at: At,
     message: String,
@@ -27,7 +27,7 @@ impl Misfit {
     }
 }
 
-/// Puts the values of an ablation in the place of the declared ones.
+/// Replaces declared values by those of an ablation.
 pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
@@ -36,7 +36,7 @@ pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     }
 }
 
-/// Puts the values of the command line's `--set name=value` in the place of the declared ones.
+/// Replaces declared values by those of `--set name=value`.
 pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
     for setting in settings {
         let fail = |message: String, help: Option<String>| {
@@ -64,7 +64,7 @@ pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
     }
 }
 
-/// Puts a value in the place of the declared one at a dotted path.
+/// Replaces the declared value at a dotted path.
 pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
     let mut steps = path.name.split('.');
     let first = steps.next().unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfi
     for step in steps {
         let found = place.value.describe();
         let Value::Map(entries) = &mut place.value else {
-            let message = format!("`{walked}` is {found}, not a map");
+            let message = format!("`{walked}` must be a map, found {found}");
             return Err(Misfit { at: path.at, message, help: None });
         };
         let index = entry(entries, step, &walked, path.at)?;
@@ -91,7 +91,7 @@ pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfi
     }
     let fitted = fit(place, value, &walked)?;
     if first == "seed" && !matches!(fitted.value, Value::Int(0..)) {
-        let message = "`seed` is a whole number from 0".to_owned();
+        let message = format!("`seed` must be a whole number from 0, found {}", fitted.value.found());
         return Err(Misfit { at: value.at, message, help: None });
     }
     *place = fitted;
@@ -106,8 +106,8 @@ fn entry(entries: &[(Key, Tree)], name: &str, walked: &str, at: At) -> Result<us
     })
 }
 
-/// The value in the type of the declared one: whole and other numbers are the same type, a map may leave keys
-/// out, and what was declared as nothing, or as a map without keys, may become anything, or any map.
+/// Converts a value to the declared type. Whole and other numbers are one type, and a map may leave out keys. A parameter
+/// declared without a value takes any value, one declared as an empty map takes any map.
 fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
     let fitted = match (&declared.value, &value.value) {
         (Value::Float(_), Value::Int(whole)) => Value::Float(*whole as f64),
@@ -122,7 +122,7 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
         (Value::Null | Value::Broken, other) | (Value::Int(_), other @ Value::Float(_)) => other.clone(),
         (declared, other) if declared.describe() == other.describe() => other.clone(),
         (declared, other) => {
-            let message = format!("`{walked}` is {}, found {}", declared.describe(), other.describe());
+            let message = format!("`{walked}` must be {}, found {}", declared.describe(), other.describe());
             let quote = matches!(declared, Value::Text(_))
                 && matches!(other, Value::Int(_) | Value::Float(_) | Value::Bool(_));
             let help = quote.then(|| format!("quotes make it text: '\"{}\"'", value.to_text()));
@@ -132,11 +132,11 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
     Ok(value.with(fitted))
 }
 
-/// Puts parameters into what was typed.
+/// Replaces parameters in what was typed.
 pub struct Substitution<'a> {
     pub errors: &'a Errors<'a>,
     pub params: &'a Params,
-    /// Those of a combination of a matrix; they come before the pipeline's.
+    /// The parameters of a combination of a matrix. They hide the pipeline's.
     pub axes: &'a [(&'a str, &'a Tree)],
     /// The variants of the stages in scope, for `stage[*]`.
     pub labels: &'a Labels<'a>,
@@ -144,14 +144,13 @@ pub struct Substitution<'a> {
 }
 
 impl Substitution<'_> {
-    /// The tree with every `$name` replaced by its value, every `${name}` inside text by its text, and every
-    /// `stage[*]` in a list, or in a map under a key that has a `*` too, by the variants or rounds. `None` where something was
-    /// wrong, which is reported.
+    /// Replaces every `$name` by its value, every `${name}` inside text by its text, and every `stage[*]` by the variants or
+    /// rounds: in a list, or in a map under a key that has a `*` too. Returns `None` after a reported error.
     pub fn apply(&self, tree: &Tree) -> Option<Tree> {
         self.walk(tree, true)
     }
 
-    /// Of the value of a parameter (not `typed`) only the variants are put in: a `$` in it is just that.
+    /// In the value of a parameter (not `typed`) only `stage[*]` is replaced: a `$` in it is literal.
     fn walk(&self, tree: &Tree, typed: bool) -> Option<Tree> {
         let value = match &tree.value {
             Value::Text(text) if typed && text.contains('$') => return self.text(text, tree.at),
@@ -193,11 +192,11 @@ impl Substitution<'_> {
         self.counted(tree.with(value))
     }
 
-    /// The variants that a `*` stands for may be called as what is there beside it.
+    /// A variant that replaces a `*` may have the name of another key of the map.
     fn each_once(&self, entries: &[(Key, Tree)]) -> Option<()> {
         let mut known = HashSet::new();
         match entries.iter().find(|(key, _)| !known.insert(&key.name)) {
-            Some((key, _)) => self.errors.at(key.at, format!("the key `{}` is there twice", key.name)),
+            Some((key, _)) => self.errors.at(key.at, format!("duplicate key `{}`", key.name)),
             None => Some(()),
         }
     }
@@ -211,8 +210,8 @@ impl Substitution<'_> {
         Some(tree)
     }
 
-    /// What `stage[*].output` or `loop[*].value` stands for, each with its label. The inner `None` is of anything else,
-    /// and of what no variant matches.
+    /// The references that `stage[*].output` or `loop[*].value` stands for, with their labels. The inner `None`: the item is
+    /// something else, or no variant matches.
     fn several(&self, item: &Tree) -> Option<Option<Vec<(String, Tree)>>> {
         let Value::Text(text) = &item.value else { return Some(None) };
         if !text.contains('*') {
@@ -225,10 +224,10 @@ impl Substitution<'_> {
         let output = output.map_or(String::new(), |output| format!(".{output}"));
         if let Several::AtMost(_) = several {
             let message = format!(
-                "`{name}[{pattern}]` must be of a loop with a fixed number of rounds: `{name}` has an `until`"
+                "`{name}` must have a fixed number of rounds for `{name}[{pattern}]`, found an `until`"
             );
             let help = format!(
-                "name rounds, such as {name}[1]{output}; one that is not run handed on what the last one did"
+                "name rounds, such as {name}[1]{output}; a round that is not run has the value of the last that was"
             );
             return self.errors.add(self.errors.error(item.at, message).help(help));
         }
@@ -240,12 +239,12 @@ impl Substitution<'_> {
                 found.push((label.into_owned(), self.counted(Tree::new(value, item.at))?));
             }
         }
-        // Of no rounds there is nothing; of variants there always is, so that here the labels are wrong.
+        // A loop may have no rounds. A matrix always has variants: then the pattern is wrong.
         let nothing_is_meant = matches!(several, Several::Rounds(_)) && pattern == "*";
         Some(Some(found).filter(|found| nothing_is_meant || !found.is_empty()))
     }
 
-    /// Text with its parameters put in; what is nothing but one keeps its type.
+    /// Text with its parameters replaced. If it consists of one parameter, the value keeps its type.
     fn text(&self, text: &str, at: At) -> Option<Tree> {
         if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
             return self.walk(&self.lookup(path, at)?.clone().placed(at), false);
@@ -253,7 +252,7 @@ impl Substitution<'_> {
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
             let Some((path, after)) = after.split_once('}') else {
-                return self.errors.at(at, "`${` without `}`");
+                return self.errors.at(at, "`${` must be closed by a `}`");
             };
             out += before;
             let text = self.lookup(path, at)?.to_text();
@@ -277,7 +276,7 @@ impl Substitution<'_> {
         let mut walked = name.to_owned();
         for step in steps {
             let Value::Map(entries) = &tree.value else {
-                let message = format!("`${walked}` is {}, not a map", tree.value.describe());
+                let message = format!("`${walked}` must be a map, found {}", tree.value.describe());
                 return self.errors.at(at, message);
             };
             let Some((_, inner)) = entries.iter().find(|(key, _)| key.name == step) else {
@@ -292,7 +291,7 @@ impl Substitution<'_> {
     }
 }
 
-/// Whether a pattern such as `*` or `b,*` names a variant's label.
+/// Whether a pattern such as `*` or `b,*` matches a variant's label.
 fn matches(pattern: &str, label: &str) -> bool {
     let alone = |(pattern, label): (&str, &str)| pattern == "*" || pattern == label;
     pattern == "*"
@@ -305,13 +304,13 @@ pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
     params.iter().map(|(name, tree)| (name.clone(), tree.to_json())).collect()
 }
 
-/// Of the parameters with numbers that JSON writes otherwise than they are typed, how they are typed.
+/// The spelling of parameters with numbers that JSON writes otherwise.
 pub fn as_typed(params: &Params) -> BTreeMap<String, String> {
     let typed = params.iter().map(|(name, tree)| (name.clone(), tree.as_typed(), tree.to_json().to_string()));
     typed.filter(|(_, typed, json)| typed != json).map(|(name, typed, _)| (name, typed)).collect()
 }
 
-/// The ablations asked for, each once, in the order asked for; `all` stands for those of the file.
+/// The requested ablations, each once, in the requested order. `all` stands for all of the file.
 pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
     let (mut chosen, mut known) = (Vec::new(), HashSet::new());
     for name in asked {

@@ -1,5 +1,4 @@
-//! How a stage is run: `resources`, `timeout`, `retry` and `on`, which every stage has. Nothing of it counts for
-//! the key.
+//! How a stage is run: `resources`, `timeout`, `retry` and `on`, which every stage has. None of them counts for the key.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,36 +20,38 @@ pub fn amount(tree: &Tree) -> Option<u32> {
     }
 }
 
-/// How much there is of a resource: `N`, or `{ at_once: N, per_minute: M }`.
+/// Reads the limit of a resource: `N`, or `{ at_once: N, per_minute: M }`.
 pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
     const KEYS: [&str; 2] = ["at_once", "per_minute"];
     let number = |tree: &Tree, least: u32, what: &str| match amount(tree).filter(|amount| *amount >= least) {
         Some(amount) => Some(amount),
         None => {
-            let found = tree.value.describe();
+            let found = tree.value.found();
             errors
                 .at(tree.at, format!("{what} of `{name}` must be a whole number from {least}, found {found}"))
         }
     };
     let Value::Map(entries) = &tree.value else {
-        let units = number(tree, 1, "how much there is")?;
+        let units = number(tree, 1, "the amount")?;
         return Some(Limit { units, per_minute: None });
     };
     for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
         let error = errors.error(key.at, format!("a resource has no key `{}`", key.name));
         errors.add::<()>(error.suggest(&key.name, KEYS));
     }
-    let at_once = tree.get("at_once").map(|tree| number(tree, 1, "how much there is at once"));
-    let per_minute = tree.get("per_minute").map(|tree| number(tree, 1, "how much there is in a minute"));
+    let at_once = tree.get("at_once").map(|tree| number(tree, 1, "`at_once`"));
+    let per_minute = tree.get("per_minute").map(|tree| number(tree, 1, "`per_minute`"));
     match (at_once, per_minute) {
-        (None, None) => errors.at(tree.at, format!("`{name}` has neither `at_once` nor `per_minute`")),
-        // As much as the rate allows.
+        (None, None) => {
+            errors.at(tree.at, format!("`{name}` must have `at_once` or `per_minute`, found neither"))
+        }
+        // The rate is the only limit.
         (None, Some(rate)) => Some(Limit { units: rate?, per_minute: rate }),
         (Some(units), rate) => Some(Limit { units: units?, per_minute: rate.flatten() }),
     }
 }
 
-/// Reads the four keys, each as typed with its parameters put in. What is wrong is reported.
+/// Reads the four keys, with parameters replaced. Reports errors.
 pub fn read(
     errors: &Errors,
     limits: &BTreeMap<String, Limit>,
@@ -68,7 +69,7 @@ fn read_on(errors: &Errors, tree: &Tree) -> Option<On> {
     match &tree.value {
         Value::Text(text) if text == "process" => Some(On::Process),
         other => {
-            let message = format!("`on` must be `process`, found {}", other.describe());
+            let message = format!("`on` must be `process`, found {}", other.found());
             let error = errors.error(tree.at, message);
             errors.add(
                 error.help("`on: process` runs the stage in a process of its own; leave it out otherwise"),
@@ -79,14 +80,16 @@ fn read_on(errors: &Errors, tree: &Tree) -> Option<On> {
 
 fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree) -> BTreeMap<String, u32> {
     let Value::Map(entries) = &tree.value else {
-        let message = format!("`resources` is a map such as {{ gpu: 1 }}, found {}", tree.value.describe());
+        let message =
+            format!("`resources` must be a map such as {{ gpu: 1 }}, found {}", tree.value.describe());
         return errors.at(tree.at, message).unwrap_or_default();
     };
     let mut resources = BTreeMap::new();
     for (key, tree) in entries {
         let name = key.name.as_str();
         let Some(amount) = amount(tree) else {
-            errors.at::<()>(tree.at, format!("how much a stage takes of `{name}` is a whole number from 0"));
+            let message = format!("`{name}` must be a whole number from 0, found {}", tree.value.found());
+            errors.at::<()>(tree.at, message);
             continue;
         };
         match limits.get(name) {
@@ -96,15 +99,13 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree
                 errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));
             }
             None if name == "gpu" && amount > 1 => {
-                let message = format!(
-                    "the stage takes {amount} of `gpu`, but there is one unless the pipeline says otherwise"
-                );
+                let message = format!("the stage takes {amount} of `gpu`, but the pipeline has 1 by default");
                 let error = errors.error(tree.at, message);
                 errors
                     .add::<()>(error.help(format!("write resources: {{ gpu: {amount} }} at the top level")));
             }
             None if !ALWAYS.contains(&name) => {
-                let message = format!("the pipeline does not say how much there is of `{name}`");
+                let message = format!("the pipeline has no resource `{name}`");
                 let known: Vec<&str> = limits.keys().map(String::as_str).chain(ALWAYS).collect();
                 let help = match super::diagnostic::nearest(name, &known) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -124,7 +125,10 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
     let default = Retry::default();
     let times = |tree: &Tree| match amount(tree) {
         Some(times) => Some(times),
-        None => errors.at(tree.at, "how often to retry is a whole number from 0"),
+        None => {
+            let found = tree.value.found();
+            errors.at(tree.at, format!("the number of retries must be a whole number from 0, found {found}"))
+        }
     };
     match &tree.value {
         Value::Int(_) => Some(Retry { times: times(tree)?, ..default }),
@@ -144,7 +148,7 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
         other => errors.at(
             tree.at,
             format!(
-                "`retry` is a whole number or a map such as {{ times: 5, wait: 10s }}, found {}",
+                "`retry` must be a whole number or a map such as {{ times: 5, wait: 10s }}, found {}",
                 other.describe()
             ),
         ),
@@ -167,12 +171,11 @@ fn duration(errors: &Errors, tree: &Tree, key: &str, least: i64) -> Option<Durat
         Some(seconds) if seconds >= least => Some(Duration::from_secs(seconds.unsigned_abs())),
         _ => {
             let least = if least > 0 { " above 0" } else { "" };
-            errors.at(
-                tree.at,
-                format!(
-                    "`{key}` is a length of time{least} such as 90s, 10m or 1h 30m, or a number of seconds"
-                ),
-            )
+            let message = format!(
+                "`{key}` must be a time{least} such as 90s, 10m or 1h 30m, or a whole number of seconds, found {}",
+                tree.value.found()
+            );
+            errors.at(tree.at, message)
         }
     }
 }

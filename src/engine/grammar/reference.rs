@@ -10,11 +10,8 @@ pub struct Reference {
 
 impl Reference {
     pub fn parse(text: &str) -> Result<Reference, String> {
-        let fail = || {
-            format!(
-                "`{text}` is not a reference: expected `stage`, `stage.output` or `stage[variant].output`"
-            )
-        };
+        let fail =
+            || format!("`{text}` must be a reference: `stage`, `stage.output` or `stage[variant].output`");
         let name_end = text.find(['[', '.']).unwrap_or(text.len());
         let (name, mut rest) = text.split_at(name_end);
         let mut variant = None;

@@ -1,7 +1,7 @@
-//! What names mean where they are used.
+//! Resolves names where they are used.
 //!
-//! A name stands for a place in the frame of its scope: the nodes of a scope in the order of its steps, its carried
-//! values, and what the loops in it come to. [`super::unroll`] fills frames round by round.
+//! A name stands for a place in the frame of its scope. A frame has the nodes of a scope in the order of its steps, its carried
+//! values, and the results of the loops in it. [`super::unroll`] fills frames round by round.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::reference::Reference;
 use crate::kind::{Kind, Output};
 use crate::upstream::{Id, MadeBy, Source};
 
-/// A resolved source of an artifact. Scopes are counted from the outermost.
+/// A resolved source of an artifact. Scopes are numbered from the outermost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     Output {
@@ -23,12 +23,12 @@ pub enum Link {
         node: usize,
         output: usize,
     },
-    /// What a loop carries, within it.
+    /// A value that a loop carries, used inside the loop.
     Carried {
         scope: usize,
         value: usize,
     },
-    /// What a round of a loop handed on; round 0 is what went in, the last one what comes out.
+    /// The value that a loop carries after a round; after round 0 it is the initial value.
     Result {
         scope: usize,
         value: usize,
@@ -39,7 +39,7 @@ pub enum Link {
 }
 
 impl Link {
-    /// Whether it is another thing in each round of the scope at this depth.
+    /// Whether it differs between the rounds of the scope at this depth.
     pub fn is_within(self, depth: usize) -> bool {
         match self {
             Link::Output { scope, .. } | Link::Carried { scope, .. } | Link::Result { scope, .. } => {
@@ -63,12 +63,12 @@ impl Link {
 /// A type of artifact; unknown for files from outside.
 pub type Artifact = Option<Cow<'static, str>>;
 
-/// What a reference comes to.
+/// A resolved reference.
 #[derive(Clone)]
 pub struct Found {
     pub link: Link,
     pub artifact: Artifact,
-    /// What it is made by.
+    /// The stage or file that makes it.
     pub made_by: MadeBy,
 }
 
@@ -86,21 +86,21 @@ impl Found {
 pub struct Handed<'a> {
     pub name: &'a str,
     pub artifact: Artifact,
-    /// What it is made by before the first round, and after the last.
+    /// What makes it before the first round, and after the last.
     pub first: MadeBy,
     pub last: MadeBy,
 }
 
-/// What a name means, and the type of artifact behind it.
+/// The meaning of a name, and its type of artifact.
 pub enum Binding<'a> {
-    /// Broken, or part of a cycle: reported where it stands, so what refers to it is passed over.
+    /// Broken, or part of a cycle: that was reported, so references to it are not checked.
     Unknown,
     Stage {
         kind: &'static Kind,
         first: usize,
         /// The variants by label; `None` for a stage without a matrix.
         labels: Option<HashMap<String, usize>>,
-        /// Of each variant.
+        /// The makers of the variants.
         makers: Vec<Option<Rc<Maker>>>,
     },
     Carried {
@@ -120,15 +120,15 @@ pub struct Scope<'a> {
     parent: Option<&'a Scope<'a>>,
     depth: usize,
     pub names: HashMap<&'a str, Binding<'a>>,
-    /// Of stages within the loops of this scope: the loop. They mean nothing here, but are asked for.
+    /// Stages inside the loops of this scope, with their loop. References to them are errors, which name the loop.
     pub within_loops: HashMap<&'a str, &'a str>,
-    /// How many nodes and results of loops its frame has so far.
+    /// The numbers of nodes and of loop results that its frame has so far.
     pub nodes: usize,
     pub results: usize,
 }
 
 impl<'a> Scope<'a> {
-    /// The scope of a loop in this one, which carries these.
+    /// The scope of a loop in this one that carries these values.
     pub fn within<'s>(&'s self, carried: &[Handed<'s>]) -> Scope<'s> {
         let bind = |(value, handed): (usize, &Handed<'s>)| {
             let (artifact, made_by) = (handed.artifact.clone(), handed.first.clone());
@@ -144,14 +144,14 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Says what a name of this scope means; one that is carried goes on meaning that.
+    /// Binds a name of this scope, except one of a carried value, which keeps its meaning.
     pub fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
         if matches!(self.names.get(name), None | Some(Binding::Unknown)) {
             self.names.insert(name, binding);
         }
     }
 
-    /// How many scopes are around it.
+    /// The number of scopes around it.
     pub fn depth(&self) -> usize {
         self.depth
     }
@@ -175,7 +175,7 @@ impl<'a> Scope<'a> {
         names
     }
 
-    /// What a reference means here. `None` where it means nothing, which is reported.
+    /// Resolves a reference here. Returns `None` after a reported error.
     pub fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<Found> {
         let reference = match Reference::parse(text) {
             Ok(reference) => reference,
@@ -188,7 +188,8 @@ impl<'a> Scope<'a> {
                 return errors.at(at, "unknown");
             }
             if let Some(around) = self.loop_around(name) {
-                let help = format!("let the loop carry what comes out of it, and write {around}.NAME");
+                let help =
+                    format!("add its output to `carry` and `next` of the loop, and write {around}.NAME");
                 return errors.add(error(format!("`{name}` is within the loop `{around}`")).help(help));
             }
             let message = format!("there is no stage or carried value `{name}`");
@@ -244,7 +245,7 @@ impl<'a> Scope<'a> {
                     let known: Vec<String> =
                         results.iter().map(|result| format!("{name}.{}", result.name)).collect();
                     let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                    let help = format!("what a loop gives is what it carries: {}", listed(&known));
+                    let help = format!("name a value that it carries: {}", listed(&known));
                     errors.add(error(format!("`{text}` is a loop")).help(help))
                 }
             },
@@ -260,7 +261,7 @@ fn output(reference: &Reference, outputs: &[Output]) -> Option<usize> {
     }
 }
 
-/// The round of a loop that a reference names, the last by default; else what is wrong, and what to do.
+/// The round of a loop that a reference names, the last by default; else the message and the help.
 fn round(reference: &Reference, repeat: usize) -> Result<usize, (String, String)> {
     let name = &reference.name;
     let output = reference.output.as_deref().unwrap_or_default();
@@ -268,21 +269,21 @@ fn round(reference: &Reference, repeat: usize) -> Result<usize, (String, String)
     match given.parse::<usize>() {
         Ok(round) if round <= repeat => Ok(round),
         _ if given == "*" => Err((
-            format!("`{name}[*].{output}` stands for all rounds, but here is room for one"),
+            format!("`{name}[*].{output}` stands for all rounds, but this input takes one"),
             format!("name one, such as {name}[1].{output}, or write {name}.{output} for the last"),
         )),
         _ => {
             let rounds = match repeat {
-                0 => "it has none, and 0 is what went in".to_owned(),
-                1 => "it has round 1, and 0 is what went in".to_owned(),
-                _ => format!("it has rounds 1 to {repeat}, and 0 is what went in"),
+                0 => "it has no rounds; 0 is the initial value".to_owned(),
+                1 => "it has round 1; 0 is the initial value".to_owned(),
+                _ => format!("it has rounds 1 to {repeat}; 0 is the initial value"),
             };
             Err((format!("loop `{name}` has no round `{given}`"), rounds))
         }
     }
 }
 
-/// The index of the variant that a reference names; else what is wrong, and what to do.
+/// The index of the variant that a reference names; else the message and the help.
 fn variant(
     reference: &Reference,
     labels: Option<&HashMap<String, usize>>,
@@ -309,11 +310,11 @@ fn variant(
         }
     };
     match &reference.variant {
-        None => Err((format!("`{name}` has a matrix: which of its variants?"), help())),
+        None => Err((format!("`{name}` must name one of its variants: it has a matrix"), help())),
         Some(label) => match labels.get(label) {
             Some(index) => Ok(*index),
             None if label.contains('*') && label.split(',').all(|part| part == "*") => Err((
-                format!("`{name}[{label}]` stands for all variants, but here is room for one"),
+                format!("`{name}[{label}]` stands for all variants, but this input takes one"),
                 format!("name one, such as {name}[{}]", first(labels)),
             )),
             None => Err((format!("`{name}` has no variant `{label}`"), help())),

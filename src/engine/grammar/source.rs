@@ -34,13 +34,13 @@ impl Source {
     pub fn read(path: &Path) -> Result<Source, Diagnostic> {
         let fail = |message: String| Diagnostic::of_file(path, message);
         if path.is_dir() {
-            return Err(fail("this is a folder; a pipeline is a YAML file".into()));
+            return Err(fail("a pipeline must be a YAML file, found a folder".into()));
         }
         match read::text(path, LARGEST) {
             Ok(text) => Ok(Source::new(path.to_owned(), text)),
             Err(error) => {
                 let help = match error.kind() {
-                    ErrorKind::FileTooLarge => "keep data in files of its own and name them with `path:`",
+                    ErrorKind::FileTooLarge => "keep data in separate files and name them with `path:`",
                     ErrorKind::InvalidData => "save the file as UTF-8",
                     _ => return Err(fail(format!("cannot read the pipeline: {error}"))),
                 };
@@ -54,7 +54,7 @@ impl Source {
         Diagnostic::at(&self.path, at, self.line(at.line), message)
     }
 
-    /// What stands at a place.
+    /// The text at a place.
     pub fn text_at(&self, at: At) -> &str {
         let line = self.line(at.line);
         let byte = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte);
@@ -62,7 +62,7 @@ impl Source {
         &line[byte(start)..byte(start + at.length)]
     }
 
-    /// A line by its number from 1, without its end; empty where there is none.
+    /// A line by its number from 1, without its ending; empty if there is no such line.
     pub fn line(&self, number: usize) -> &str {
         let start = self.lines.get(number.wrapping_sub(1)).copied().unwrap_or(self.text.len());
         self.text[start..].split(['\n', '\r']).next().unwrap_or("")

@@ -8,7 +8,7 @@ use super::reference::{is_name, is_path};
 use super::tree::{Key, Params, Tree, Value};
 use crate::resources::Limit;
 
-/// Each is checked, so more would take long.
+/// Every ablation is checked, so more would take too long.
 const MOST_ABLATIONS: usize = 256;
 
 /// The keys of the pipeline itself that are parameters too.
@@ -21,19 +21,19 @@ pub const COMMON_KEYS: [&str; 7] = ["kind", "matrix", "seed", "resources", "time
 #[derive(Debug)]
 pub struct Pipeline {
     pub name: String,
-    /// As declared, `seed`, `device` and `dtype` among them.
+    /// As declared, including `seed`, `device` and `dtype`.
     pub params: Params,
-    /// Where it is unrolled once for each of several.
+    /// The seeds, if the pipeline is unrolled once for each of several.
     pub seeds: Option<Vec<u64>>,
     pub ablations: Vec<Ablation>,
-    /// How much there is of each resource.
+    /// The limit of each resource.
     pub resources: BTreeMap<String, Limit>,
-    /// Where the device or, without one, the number type is written.
+    /// The place of the device or, without one, of the number type.
     pub numerics_at: Option<At>,
     pub stages: Vec<Item>,
 }
 
-/// A named set of other values of parameters.
+/// A named set of parameter values.
 #[derive(Debug)]
 pub struct Ablation {
     pub name: Key,
@@ -41,7 +41,7 @@ pub struct Ablation {
 }
 
 impl Ablation {
-    /// Whether it says where all randomness comes from.
+    /// Whether it sets the pipeline's seed.
     pub fn sets_seed(&self) -> bool {
         self.params.iter().any(|(key, _)| key.name == "seed")
     }
@@ -52,7 +52,7 @@ impl Ablation {
 pub enum Item {
     Stage(Box<StageSpec>),
     Loop(Box<LoopSpec>),
-    /// Not even a stage or a loop, which was reported; its name counts as known.
+    /// Neither a stage nor a loop, which was reported. Its name counts as known.
     Broken(Key),
 }
 
@@ -92,7 +92,7 @@ impl Item {
 }
 
 impl Pipeline {
-    /// What can be read of the file; what cannot is reported and left out.
+    /// Reads the file. Reports errors and leaves out what is wrong.
     pub fn read(errors: &Errors, tree: &Tree) -> Pipeline {
         let reader = Reader { errors };
         let known =
@@ -122,7 +122,7 @@ impl Reader<'_> {
         match self.required(top, "a pipeline", "pipeline") {
             Some(Tree { value: Value::Text(text), .. }) if is_name(text) => return text.clone(),
             Some(other) => {
-                let message = "`pipeline` is a name: a letter, then letters, digits, `_` and `-`";
+                let message = "`pipeline` must be a name: a letter or `_`, then letters, digits, `_` and `-`";
                 self.errors.at::<()>(other.at, message);
             }
             None => {}
@@ -146,11 +146,13 @@ impl Reader<'_> {
             Some(tree) => match (&tree.value, &default) {
                 (Value::Int(0..), Value::Int(_)) | (Value::Text(_), Value::Text(_)) => tree.clone(),
                 (_, Value::Int(_)) => {
-                    self.errors.at::<()>(tree.at, format!("`{name}` is a whole number from 0"));
+                    let message =
+                        format!("`{name}` must be a whole number from 0, found {}", tree.value.found());
+                    self.errors.at::<()>(tree.at, message);
                     Tree::new(default, tree.at)
                 }
                 (found, _) => {
-                    let message = format!("`{name}` is a name, found {}", found.describe());
+                    let message = format!("`{name}` must be a name, found {}", found.describe());
                     self.errors.at::<()>(tree.at, message);
                     Tree::new(default, tree.at)
                 }
@@ -163,12 +165,12 @@ impl Reader<'_> {
         params
     }
 
-    /// Whether `params` may have this key, which else is reported.
+    /// Whether `params` may have this key. Reports an error if not.
     pub fn is_declarable(&self, key: &Key) -> bool {
         let name = &key.name;
         let own = OWN_PARAMS.contains(&name.as_str());
         if own {
-            let message = format!("`{name}` is a key of the pipeline itself: write it at the top level");
+            let message = format!("`{name}` must be written at the top level, not under `params`");
             self.errors.at::<()>(key.at, message);
         }
         !own
@@ -178,7 +180,7 @@ impl Reader<'_> {
     pub fn seeds(&self, top: &Tree) -> Option<Vec<u64>> {
         let tree = top.get("seeds")?;
         if top.get("seed").is_some() {
-            return self.errors.at(tree.at, "either `seed` or `seeds`: write one of them");
+            return self.errors.at(tree.at, "`seed` and `seeds` must not be given together");
         }
         let seed = |item: &Tree| match item.value {
             Value::Int(seed @ 0..) => Some(seed as u64),
@@ -193,12 +195,11 @@ impl Reader<'_> {
             Some(seeds) if !seeds.is_empty() && seeds.iter().all(|seed| known.insert(*seed)) => Some(seeds),
             _ => self
                 .errors
-                .at(tree.at, "`seeds` is a list of different whole numbers from 0, such as [1, 2, 3]"),
+                .at(tree.at, "`seeds` must be a list of different whole numbers from 0, such as [1, 2, 3]"),
         }
     }
 
-    /// Whether a value stands for itself, as those of parameters do: one that names another would be taken
-    /// for text.
+    /// Whether a parameter's value uses no other parameter: `$name` in it would be read as text.
     pub fn without_parameters(&self, tree: &Tree) -> bool {
         match &tree.value {
             Value::Text(text) if text.contains("${") || text.strip_prefix('$').is_some_and(is_path) => {
@@ -213,7 +214,9 @@ impl Reader<'_> {
 
     fn ablations(&self, entries: Vec<(Key, Tree)>) -> Vec<Ablation> {
         if let Some((key, _)) = entries.get(MOST_ABLATIONS) {
-            self.errors.at::<()>(key.at, format!("more than {MOST_ABLATIONS} ablations"));
+            let message =
+                format!("`ablations` must have at most {MOST_ABLATIONS} entries, found {}", entries.len());
+            self.errors.at::<()>(key.at, message);
         }
         entries.into_iter().take(MOST_ABLATIONS).map(|entry| self.ablation(entry)).collect()
     }
@@ -224,7 +227,7 @@ impl Reader<'_> {
             Value::Null => Vec::new(),
             other => {
                 let message = format!(
-                    "ablation `{}` is a map from parameters to values, found {}",
+                    "ablation `{}` must be a map from parameters to values, found {}",
                     name.name,
                     other.describe()
                 );
@@ -232,7 +235,7 @@ impl Reader<'_> {
             }
         };
         if name.name == "all" {
-            self.errors.at::<()>(name.at, "`all` stands for all ablations: choose another name");
+            self.errors.at::<()>(name.at, "`all` must not name an ablation: it stands for all of them");
         }
         let params = params.into_iter().filter(|(_, value)| self.without_parameters(value)).collect();
         Ablation { name, params }
@@ -245,18 +248,15 @@ impl Reader<'_> {
     fn items(&self, tree: &Tree) -> Vec<Item> {
         let entries = self.named(tree, "stages");
         if matches!(&tree.value, Value::Map(entries) if entries.is_empty()) {
-            self.errors.at::<()>(tree.at, "`stages` is empty: nothing to run");
+            self.errors.at::<()>(tree.at, "`stages` must have at least one stage, found none");
         }
         entries.into_iter().map(|(key, tree)| self.item(key, tree)).collect()
     }
 
     fn item(&self, name: Key, tree: Tree) -> Item {
         let Value::Map(entries) = &tree.value else {
-            let message = format!(
-                "stage `{}` should be a map with a `kind`, found {}",
-                name.name,
-                tree.value.describe()
-            );
+            let message =
+                format!("stage `{}` must be a map with a `kind`, found {}", name.name, tree.value.describe());
             self.errors.at::<()>(name.at, message);
             return Item::Broken(name);
         };
@@ -266,12 +266,13 @@ impl Reader<'_> {
         let kind = match tree.get("kind") {
             Some(Tree { value: Value::Text(text), at, .. }) => (text.clone(), *at),
             Some(other) => {
-                let message = format!("`kind` is a name, found {}", other.value.describe());
+                let message = format!("`kind` must be a name, found {}", other.value.describe());
                 self.errors.at::<()>(other.at, message);
                 return Item::Broken(name);
             }
             None => {
-                let message = format!("stage `{}` has no `kind` (a loop has `repeat`)", name.name);
+                let message =
+                    format!("stage `{}` needs the key `kind`, or `repeat` if it is a loop", name.name);
                 let near = |(key, _): &(Key, Tree)| {
                     Some((nearest(&key.name, &["kind", "repeat"])?, key.name.clone()))
                 };
@@ -279,7 +280,7 @@ impl Reader<'_> {
                 let error = self.errors.error(name.at, message);
                 self.errors.add::<()>(match close {
                     Some((meant, key)) => error.help(format!("did you mean `{meant}` instead of `{key}`?")),
-                    None => error.help("every stage says what it does, such as `kind: generate`"),
+                    None => error.help("add what the stage does, such as `kind: generate`"),
                 });
                 return Item::Broken(name);
             }
@@ -314,20 +315,23 @@ impl Reader<'_> {
     /// The entries of a map whose keys are names that the user chooses.
     pub fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
         let Value::Map(entries) = &tree.value else {
-            let message = format!("`{what}` should be a map of names, found {}", tree.value.describe());
+            let message =
+                format!("`{what}` must be a map with names as keys, found {}", tree.value.describe());
             return self.errors.at(tree.at, message).unwrap_or_default();
         };
         for (key, _) in entries {
             if !is_name(&key.name) {
-                let message =
-                    format!("`{}` is not a name: a letter, then letters, digits, `_` and `-`", key.name);
+                let message = format!(
+                    "`{}` must be a name: a letter or `_`, then letters, digits, `_` and `-`",
+                    key.name
+                );
                 self.errors.at::<()>(key.at, message);
             }
         }
         entries.clone()
     }
 
-    /// Reports the keys of a map of the grammar's own that are not among the known ones.
+    /// Reports unknown keys of one of the grammar's own maps.
     pub fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
         let Value::Map(entries) = &tree.value else { return };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
@@ -336,11 +340,11 @@ impl Reader<'_> {
         }
     }
 
-    /// The value of a key without which there is no pipeline. Not said again where it is merely misspelt.
+    /// The value of a required key. A key that is misspelt is not reported as missing too.
     fn required<'t>(&self, tree: &'t Tree, what: &str, key: &str) -> Option<&'t Tree> {
         let Value::Map(entries) = &tree.value else {
             let message = format!(
-                "expected {what}: a map with `pipeline` and `stages`, found {}",
+                "{what} must be a map with the keys `pipeline` and `stages`, found {}",
                 tree.value.describe()
             );
             return self.errors.at(tree.at, message);

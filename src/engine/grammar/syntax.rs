@@ -1,12 +1,12 @@
-//! What the YAML parser says, in words for those who write pipelines.
+//! Translates errors of the YAML parser for authors of pipelines.
 
 use super::diagnostic::{At, Diagnostic};
 use super::source::Source;
 
-const QUOTE: &str = "close each { and [, and inside them quote what holds braces or brackets: \
+const QUOTE: &str = "close each { and [, and quote text with braces or brackets inside them: \
                      \"others[b].model\", \"${name}\"";
 
-/// Where a message of the parser has the first, the second is said, with the third as the remedy.
+/// A part of a parser's message, the message to show instead, and the help.
 const WORDS: &[(&str, &str, &str)] = &[
     (
         "mapping values are not allowed",
@@ -16,13 +16,13 @@ const WORDS: &[(&str, &str, &str)] = &[
     (
         "multiple YAML documents",
         "a second document begins here",
-        "a pipeline is one document: take out the `---`",
+        "a pipeline must be one document: remove the `---`",
     ),
     ("recursion limit exceeded", "nested too deeply", ""),
     ("budget breached: Depth", "nested too deeply", ""),
     ("budget breached: Nodes", "more than 250000 values in one file", ""),
     ("budget breached", "too many anchors, aliases or merge keys", ""),
-    ("expected string scalar", "a key is text", ""),
+    ("expected string scalar", "a key must be text", ""),
     ("tabs disallowed", "a tab", "indent with spaces"),
     ("while parsing a flow mapping, did not find", "expected `,` or `}`", QUOTE),
     ("while parsing a flow sequence", "expected `,` or `]`", QUOTE),
@@ -32,15 +32,15 @@ const WORDS: &[(&str, &str, &str)] = &[
     (
         "while parsing a block mapping, did not find expected key",
         "expected a key",
-        "keys of one map stand in one column",
+        "keys of one map must start in the same column",
     ),
-    ("did not find expected '-'", "expected `- `", "items of one list stand in one column"),
-    ("may not precede any of", "a `:` needs a space behind it", ""),
+    ("did not find expected '-'", "expected `- `", "items of one list must start in the same column"),
+    ("may not precede any of", "a `:` needs a space after it", ""),
     ("simple key expected", "expected `:` after the key", ""),
-    ("unknown anchor", "an alias to an anchor that is not there", "*name needs an &name before it"),
+    ("unknown anchor", "an alias to an unknown anchor", "*name needs an &name before it"),
 ];
 
-/// What a parser's error says without its place, and what to do.
+/// A parser's error without its place, and its help.
 pub fn plain(error: &serde_saphyr::Error) -> (String, Option<&'static str>) {
     let text = error.render();
     let message = text.split('\n').next().unwrap_or_default();
@@ -53,14 +53,14 @@ pub fn plain(error: &serde_saphyr::Error) -> (String, Option<&'static str>) {
     }
     if let Some(key) = message.strip_prefix("duplicate mapping key: ") {
         let key = key.split(", set DuplicateKeyPolicy").next().unwrap_or(key);
-        return (format!("the key `{key}` is there twice"), Some("each key of a map is written once"));
+        return (format!("duplicate key `{key}`"), Some("remove or rename one of them"));
     }
     if let Some(number) = message.strip_prefix("non-finite float ") {
         let number = number.split('`').nth(1).unwrap_or(number);
         return (format!("`{number}` is not a finite number"), Some("quotes make it text"));
     }
     if let Some(character) = message.strip_prefix("unexpected character: ") {
-        return (format!("a character that YAML does not have: {character}"), None);
+        return (format!("a character that YAML does not allow: {character}"), None);
     }
     (message, None)
 }

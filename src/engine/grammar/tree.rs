@@ -1,4 +1,4 @@
-//! YAML as a tree of values of which each knows its place, so that an error found late still points at it.
+//! YAML as a tree of values. Each value knows its place, so that an error found late still points at it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::diagnostic::{At, Diagnostic};
 use super::source::Source;
 use super::syntax;
 
-/// Maps and lists within each other: enough for twenty loops, little enough for any stack.
+/// How deep maps and lists may be nested: enough for twenty loops, and safe for any stack.
 const MOST_NESTED: usize = 48;
 
 /// A YAML value and its place.
@@ -19,7 +19,7 @@ const MOST_NESTED: usize = 48;
 pub struct Tree {
     pub value: Value,
     pub at: At,
-    /// How a plain scalar is typed that is not text: `3.10` is the number 3.1 and stays `3.10` where it becomes text.
+    /// The source of a plain scalar that is not text: the number `3.10` is 3.1, and `3.10` again where it becomes text.
     spelling: Option<Arc<str>>,
 }
 
@@ -28,7 +28,7 @@ pub type Params = BTreeMap<String, Tree>;
 
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// In the place of what is wrong and was reported: whatever uses it is passed over.
+    /// A value whose error was reported: what uses it is not checked.
     Broken,
     Null,
     Bool(bool),
@@ -52,7 +52,7 @@ impl Tree {
         Tree { value, at, spelling: None }
     }
 
-    /// The tree of what was parsed from `text`.
+    /// The tree of a value parsed from `text`.
     fn of(parsed: Spanned<Parsed>, text: &str) -> Tree {
         let mut at = place(parsed.referenced);
         let value = match parsed.value {
@@ -91,7 +91,7 @@ impl Tree {
         parsed.map(|parsed| Tree::of(parsed, text)).map_err(|error| syntax::plain(&error).0)
     }
 
-    /// The same with every place in it `at`.
+    /// The same tree with `at` as the place of every value.
     pub fn moved_to(self, at: At) -> Tree {
         let value = match self.value {
             Value::List(items) => Value::List(items.into_iter().map(|item| item.moved_to(at)).collect()),
@@ -106,17 +106,17 @@ impl Tree {
         Tree { value, at, ..self }
     }
 
-    /// The same at another place; what is in it stays where it is.
+    /// The same tree at another place; the values in it keep theirs.
     pub fn placed(self, at: At) -> Tree {
         Tree { at, ..self }
     }
 
-    /// The same with another value of the same spelling, such as a number of another type.
+    /// Another value with this place and spelling, such as a number of another type.
     pub fn with(&self, value: Value) -> Tree {
         Tree { value, at: self.at, spelling: self.spelling.clone() }
     }
 
-    /// The value under a key, where this is a map that has it.
+    /// The value of a key, if this is a map that has it.
     pub fn get(&self, key: &str) -> Option<&Tree> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|(name, _)| name.name == key).map(|(_, value)| value),
@@ -128,7 +128,7 @@ impl Tree {
         self.value.to_json()
     }
 
-    /// The same where all scalars are text, as they are typed; only where nothing is typed, there is nothing.
+    /// As JSON, with every scalar as text, as typed. A value that is left out is null.
     pub fn to_verbatim_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match &self.value {
@@ -141,7 +141,7 @@ impl Tree {
         }
     }
 
-    /// As it stands inside text: scalars as they are typed, all else as JSON.
+    /// As part of a text: scalars as typed, everything else as JSON.
     pub fn to_text(&self) -> String {
         match (&self.value, &self.spelling) {
             (Value::Text(text), _) => text.clone(),
@@ -150,7 +150,7 @@ impl Tree {
         }
     }
 
-    /// As JSON, but numbers as they are typed.
+    /// As JSON, with numbers as typed.
     pub fn as_typed(&self) -> String {
         match &self.value {
             Value::Int(_) | Value::Float(_) => self.to_text(),
@@ -173,7 +173,7 @@ impl Tree {
         self.spelling.is_some()
     }
 
-    /// How many bytes of text a scalar is.
+    /// The length of a scalar's text, in bytes.
     pub fn text_len(&self) -> usize {
         match &self.value {
             Value::Text(text) => text.len(),
@@ -198,7 +198,17 @@ impl Value {
         }
     }
 
-    /// What this is, for messages: "text", "a list".
+    /// What was found, for a message about a value's range: numbers and short texts themselves, otherwise the type.
+    pub fn found(&self) -> String {
+        match self {
+            Value::Int(value) => value.to_string(),
+            Value::Float(value) => format!("{value:?}"),
+            Value::Text(text) if text.len() <= 40 => format!("`{}`", text.escape_debug()),
+            other => other.describe().to_owned(),
+        }
+    }
+
+    /// The type, for messages: "text", "a list".
     pub fn describe(&self) -> &'static str {
         match self {
             Value::Broken | Value::Null => "nothing",
@@ -231,7 +241,7 @@ fn place(location: serde_saphyr::Location) -> At {
     }
 }
 
-/// What stands where a plain scalar is defined. Nothing where it is quoted or tagged: then its value is what counts.
+/// The source of a plain scalar. `None` of one that is quoted or tagged: there the value counts.
 fn spelling(text: &str, defined: Location) -> Option<Arc<str>> {
     let span = defined.span();
     let (start, length) = (span.byte_offset()? as usize, span.byte_len()? as usize);
@@ -240,7 +250,7 @@ fn spelling(text: &str, defined: Location) -> Option<Arc<str>> {
     is_plain.then(|| spelling.into())
 }
 
-/// The number of nothing but digits, which YAML 1.2 reads as a whole one however many zeros it begins with.
+/// A number of digits alone, which YAML 1.2 reads as an integer whatever zeros it begins with.
 fn whole(typed: &str) -> Option<i64> {
     let digits = typed.strip_prefix(['+', '-']).unwrap_or(typed);
     typed.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))

@@ -1,4 +1,4 @@
-//! Loops and matrices written out as graph nodes.
+//! Unrolls loops and matrices into graph nodes.
 
 use std::collections::HashMap;
 use std::iter::Sum;
@@ -10,47 +10,47 @@ use super::scope::Link;
 use crate::graph::{Feed, Graph, Handed, Loop, Node, NodeId};
 use store::Seed;
 
-/// More nodes than this are a slip of the pen in a `repeat`.
+/// More nodes than this are a mistake in a `repeat`.
 const MOST_NODES: u64 = 1_000_000;
 
-/// More inputs of all nodes together are one too.
+/// So are more inputs of all nodes together.
 const MOST_INPUTS: u64 = 10_000_000;
 
-/// What the places of a scope hold in the round that is written out.
+/// The values of a scope's places in the round that is being unrolled.
 #[derive(Default)]
 struct Frame {
     nodes: Vec<NodeId>,
     carried: Vec<Feed>,
-    /// Of each value that a loop handed on, what it was before the first round and after each.
+    /// Each value that a loop carried: before the first round and after each.
     results: Vec<Vec<Feed>>,
 }
 
 struct Unroller<'a> {
     graph: &'a mut Graph,
     frames: Vec<Frame>,
-    /// How many nodes have a say in what feeds another, beyond its inputs.
+    /// The sum of [`Graph::makers`] over all inputs that loops with `until` hand on.
     makers: u64,
 }
 
-/// Where a step stands: in which round of which loops, and what follows from that.
+/// The position of a step in the rounds of the loops around it, and what follows from that.
 struct Place<'a> {
     prefix: &'a str,
     position: Arc<[u32]>,
     seed: Seed,
-    /// What decides whether the stages here are executed.
+    /// The node that decides whether the stages here are executed.
     gate: Option<NodeId>,
 }
 
-/// What steps come to.
+/// The unrolled size of steps.
 #[derive(Clone, Copy, Default)]
 pub struct Size {
     nodes: u64,
-    /// Of the nodes and, in every round, of what a loop carries.
+    /// Inputs of nodes, and the values that a loop carries in every round.
     inputs: u64,
 }
 
 impl Size {
-    /// What there is too much of, if anything.
+    /// The limit that is exceeded, if any.
     pub fn beyond(self) -> Option<String> {
         match self {
             Size { nodes, .. } if nodes > MOST_NODES => Some(format!("{MOST_NODES} nodes")),
@@ -69,7 +69,7 @@ impl Sum for Size {
     }
 }
 
-/// What these steps come to. A round counts as one node at least, so that empty ones end too.
+/// The unrolled size of these steps. A round counts as at least one node, so that empty rounds are limited too.
 pub fn size(steps: &[Step]) -> Size {
     let size = |step: &Step| match step {
         Step::Stage(stage) => Size {
@@ -87,7 +87,7 @@ pub fn size(steps: &[Step]) -> Size {
     steps.iter().map(size).sum()
 }
 
-/// Adds the nodes of a program, each name beginning with `prefix`; what it comes to beyond its [`size`].
+/// Adds the nodes of a program, with `prefix` before each name. Returns what its size is beyond [`size`].
 pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) -> Size {
     graph.nodes.reserve(size(&program.steps).nodes as usize);
     let seed = Seed::from_u64(program.seed);
@@ -97,12 +97,12 @@ pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) -> Size {
     Size { nodes: 0, inputs: unroller.makers }
 }
 
-/// The decisions of a loop while it is written out.
+/// The decisions of a loop while it is unrolled.
 struct Deciding<'a> {
     until: &'a Until,
-    /// Which of the graph's loops.
+    /// The index of the loop in the graph.
     index: u32,
-    /// What is read of each round.
+    /// The metric of each round so far.
     read: Vec<Feed>,
 }
 
@@ -116,9 +116,10 @@ impl<'a> Deciding<'a> {
 }
 
 impl Unroller<'_> {
-    /// Each stage that draws has a seed of its own: that of its scope, its kind, and which of this kind in the scope it is, in
-    /// the order of execution. Loops have one likewise. So nobody's name counts, nor what another kind of stage is added, and
-    /// ablations, which have the same stages, draw the same. The variants of a stage share a seed.
+    /// Each stage that draws has a seed of its own. It is derived from the seed of the scope, the kind, and the number of the
+    /// stage among those of its kind in the scope, in the order of execution. Loops have one likewise. So names do not count,
+    /// nor do added stages of other kinds, and ablations, which have the same stages, draw the same. The variants of a stage
+    /// share a seed.
     fn steps(&mut self, steps: &[Step], place: &Place) {
         let (mut kinds, mut loops) = (HashMap::new(), 0u32);
         for step in steps {
@@ -175,13 +176,13 @@ impl Unroller<'_> {
 
     fn add(&mut self, mut node: Node) -> NodeId {
         for feed in node.feeds.iter().filter(|feed| matches!(feed, Feed::Handed { .. })) {
-            // What is too much already need not be counted to its end.
+            // Beyond the limit there is no need to go on counting.
             if self.makers <= MOST_INPUTS {
                 self.makers += self.graph.makers(*feed).len() as u64;
             }
         }
         if self.makers > MOST_INPUTS {
-            // The graph is refused.
+            // The graph will be refused.
             node.feeds = Box::default();
         }
         let id = NodeId(self.graph.nodes.len() as u32);
@@ -230,7 +231,7 @@ impl Unroller<'_> {
         }
     }
 
-    /// Adds the node that decides whether there is another round, if there are rounds enough to say.
+    /// Adds the node that decides whether there is another round, once there are enough rounds to decide.
     fn decide(&mut self, deciding: &mut Deciding, place: &Place, round: u32) -> Option<NodeId> {
         deciding.read.push(self.feed(&deciding.until.metric));
         let first = deciding.read.len().checked_sub(deciding.until.in_a_row)?;
@@ -249,7 +250,7 @@ impl Unroller<'_> {
         Some(id)
     }
 
-    /// What a round hands on that may not be run is what the last one handed on that was.
+    /// A round that may not run hands on the value of the last round that did.
     fn hand_on(&mut self, deciding: &Deciding, rounds: &mut Vec<Feed>) {
         if rounds.iter().all(|feed| *feed == rounds[0]) {
             return;
@@ -266,8 +267,8 @@ impl Unroller<'_> {
         self.graph.handed.push(Handed { by: deciding.index, rounds });
     }
 
-    /// A bulky output that a stage of the loop itself hands to the next round is passing. One that comes
-    /// out of an inner loop is the end of a phase and stays; so does what comes out of the round in which the loop stops.
+    /// Marks a bulky output as passing if a stage of the loop itself hands it to the next round. The result of an inner loop is
+    /// the end of a phase and stays, as does the output of the round in which the loop stops.
     fn mark_passing(&mut self, link: &Link, depth: usize, feed: Feed, decision: Option<NodeId>) {
         if let (Link::Output { scope, .. }, Feed::Output { node, output }) = (link, feed)
             && *scope == depth

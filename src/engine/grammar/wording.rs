@@ -1,4 +1,4 @@
-//! What serde says of wrong parameters, in the words of this grammar and at the place that it is about.
+//! Translates serde's errors of parameters into the words of this grammar, with their places.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Tree, Value};
 use crate::stage::DecodeError;
 
-/// An error of a stage's parameters. `body` is what they were decoded from.
+/// An error of a stage's parameters. `body` is the tree that they were decoded from.
 pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
     let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
     let stage = stage(&spec.name.name, &spec.kind.0);
@@ -53,15 +53,16 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
         _ => String::new(),
     };
     let message = plain(&error.message);
-    let wants_text = message.starts_with("expected text, found");
-    let error = errors.error(place(path), format!("{}: {message}{note}", whole(path)));
+    let wants_text = message.starts_with("must be text, found");
+    let colon = if message.starts_with("must ") { "" } else { ":" };
+    let error = errors.error(place(path), format!("{}{colon} {message}{note}", whole(path)));
     match value.filter(|tree| wants_text && tree.is_spelt() && note.is_empty()) {
         Some(tree) => error.help(format!("quotes make it text: '{}'", tree.to_text())),
         None => error,
     }
 }
 
-/// What a stage says of its own parameters, and the place that it is about: `at` is that of the stage.
+/// The place and the message of an error that a stage's own check found. `at` is the place of the stage.
 pub fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &str) -> (At, String) {
     // A message of a check often begins with the key that it is about.
     let key = message.strip_prefix('`').and_then(|rest| rest.split('`').next());
@@ -70,12 +71,12 @@ pub fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &
     (at, if path.is_empty() { format!("{stage}: {message}") } else { message.to_owned() })
 }
 
-/// The value at these keys and indices, or at as many of them as there are; none where there is not even the first.
+/// The value at these keys and indices, or at as many of them as exist; `None` if the first does not.
 pub fn around<'a>(body: &'a Tree, path: &[String]) -> Option<&'a Tree> {
     (1..=path.len()).rev().find_map(|steps| descend(body, &path[..steps]))
 }
 
-/// How errors call a stage.
+/// The name of a stage in errors.
 pub fn stage(name: &str, kind: &str) -> String {
     format!("stage `{name}` (kind {kind})")
 }
@@ -86,25 +87,25 @@ pub fn unknown_key(error: &DecodeError) -> Option<&str> {
     given.split_once('`').map(|(given, _)| given)
 }
 
-/// Whether a missing key is merely misspelt as one of these.
+/// Whether one of these is a misspelling of the missing key.
 pub fn is_missing_as<'a>(error: &DecodeError, mut misspelt: impl Iterator<Item = &'a str>) -> bool {
     let missing = error.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
     missing.is_some_and(|key| misspelt.any(|given| nearest(given, &[key]).is_some()))
 }
 
-/// `invalid type: integer `3`, expected a string` as `expected text, found a whole number`.
+/// `invalid type: integer `3`, expected a string` as `must be text, found a whole number`.
 fn plain(message: &str) -> String {
     let split = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
     if let Some((found, expected)) = split("invalid type: ") {
         let number = found.strip_prefix("floating point `").and_then(|rest| rest.strip_suffix('`'));
-        return format!("expected {}, found {}", kind(expected), number.unwrap_or(found_kind(found)));
+        return format!("must be {}, found {}", kind(expected), number.unwrap_or(found_kind(found)));
     }
     if let Some((found, expected)) = split("invalid value: ") {
         let value = found.split('`').nth(1).unwrap_or(found_kind(found));
-        return format!("expected {}, found {value}", kind(expected));
+        return format!("must be {}, found {value}", kind(expected));
     }
     if let Some((length, expected)) = split("invalid length ") {
-        return format!("expected {}, found {length} of them", kind(expected));
+        return format!("must be {}, found {length}", kind(expected));
     }
     message.to_owned()
 }
@@ -120,13 +121,14 @@ fn kind(expected: &str) -> String {
         "a sequence" => "a list",
         "a map" => "a map",
         "string or map" | "map with a single key" => "a name, or a map with a single key",
-        "unit variant" => "a name with nothing behind it",
+        "unit variant" => "a name without a value",
+        "fewer elements in array" => "a shorter list",
         other => match other.split_once(' ') {
             Some(("newtype" | "struct" | "tuple", "variant")) => "a map with a single key",
             Some(("struct", _)) => "a map",
             Some(("enum", _)) => "a name, or a map with a single key",
             _ => match other.strip_prefix("a tuple of size ") {
-                Some(size) => return format!("a list of {size}"),
+                Some(size) => return format!("a list of {size} values"),
                 None => other,
             },
         },
@@ -154,7 +156,7 @@ pub fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
     })
 }
 
-/// [`descend`] for many paths in the order in which [`crate::input::number`] finds them: each map is gone through once.
+/// [`descend`] for many paths in the order in which [`crate::input::number`] finds them: it reads each map once.
 pub fn descend_all<'a>(tree: Option<&'a Tree>, paths: &[&[String]], found: &mut Vec<Option<&'a Tree>>) {
     let entries: HashMap<&str, &'a Tree> = match tree.map(|tree| &tree.value) {
         Some(Value::Map(entries)) => entries.iter().map(|(key, value)| (key.name.as_str(), value)).collect(),
@@ -189,16 +191,17 @@ mod tests {
     #[test]
     fn types_are_called_as_yaml_calls_them() {
         for (serde, ours) in [
-            ("invalid type: integer `3`, expected a string", "expected text, found a whole number"),
+            ("invalid type: integer `3`, expected a string", "must be text, found a whole number"),
             (
                 "invalid type: floating point `0.5`, expected usize",
-                "expected a whole number from 0, found 0.5",
+                "must be a whole number from 0, found 0.5",
             ),
-            ("invalid value: integer `-1`, expected usize", "expected a whole number from 0, found -1"),
-            ("invalid type: string \"a, expected b\", expected f64", "expected a number, found text"),
-            ("invalid type: map, expected a tuple of size 2", "expected a list of 2, found a map"),
-            ("invalid length 3, expected a tuple of size 2", "expected a list of 2, found 3 of them"),
-            ("invalid type: null, expected struct Init", "expected a map, found nothing"),
+            ("invalid value: integer `-1`, expected usize", "must be a whole number from 0, found -1"),
+            ("invalid type: string \"a, expected b\", expected f64", "must be a number, found text"),
+            ("invalid type: map, expected a tuple of size 2", "must be a list of 2 values, found a map"),
+            ("invalid length 3, expected a tuple of size 2", "must be a list of 2 values, found 3"),
+            ("invalid length 3, expected fewer elements in array", "must be a shorter list, found 3"),
+            ("invalid type: null, expected struct Init", "must be a map, found nothing"),
             ("something else", "something else"),
         ] {
             assert_eq!(plain(serde), ours);

@@ -1,5 +1,5 @@
-//! What a pipeline may say, and what it is told where it says something else. `tests/it/wrong` has more of
-//! the latter, with the stages of the program.
+//! What a pipeline may contain, and the errors of wrong ones. `tests/it/wrong` has more errors, with the stages of the
+//! program.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 
 impl Space {
-    /// The names of a pipeline's nodes and, of each, what it says, where it says something.
+    /// The names of a pipeline's nodes, each with its text if it has one.
     fn said(&self, yaml: &str, settings: &[&str], ablations: &[&str]) -> Vec<String> {
         let graph = self.load_ablations(yaml, settings, ablations).unwrap_or_else(|error| panic!("{error}"));
         let said = |node: &Node| match node.call.decoded.params.get("text") {
@@ -18,7 +18,7 @@ impl Space {
     }
 }
 
-/// Errors of a pipeline, word for word.
+/// The exact errors of a pipeline.
 #[test]
 fn errors_name_the_place_and_the_remedy() {
     let space = Space::new();
@@ -42,7 +42,7 @@ fn errors_name_the_place_and_the_remedy() {
         ),
         (
             "  a: { kind: say, text: 3 }\n",
-            "p.yaml:4:25: `text`: expected text, found a whole number\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^\n  help: quotes make it text: '3'",
+            "p.yaml:4:25: `text` must be text, found a whole number\n  |\n4 |   a: { kind: say, text: 3 }\n  |                         ^\n  help: quotes make it text: '3'",
         ),
         (
             "  speak: { kind: say, text: x }\n  b: { kind: join, parts: [speek] }\n",
@@ -62,7 +62,7 @@ fn errors_name_the_place_and_the_remedy() {
         ),
         (
             "  a: { kind: say, text: x, matrix: { v: [p, q] } }\n  b: { kind: join, parts: [a] }\n",
-            "p.yaml:5:28: `a` has a matrix: which of its variants?\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: `a` has the variants p, q: write a[p]",
+            "p.yaml:5:28: `a` must name one of its variants: it has a matrix\n  |\n5 |   b: { kind: join, parts: [a] }\n  |                            ^\n  help: `a` has the variants p, q: write a[p]",
         ),
         (
             "  a: { kind: say, text: x }\n  l:\n    repeat: 2\n    carry: { t: a }\n    stages: { m: { kind: join, parts: [t] } }\n    nxt: { t: m }\n",
@@ -83,9 +83,9 @@ fn errors_name_the_place_and_the_remedy() {
     );
     assert_eq!(
         space.error(&good, &["word=3"]),
-        "p.yaml: --set word=3: `word` is text, found a whole number\n  help: quotes make it text: '\"3\"'"
+        "p.yaml: --set word=3: `word` must be text, found a whole number\n  help: quotes make it text: '\"3\"'"
     );
-    // As it is typed, whatever number that is.
+    // As typed, whatever number that is.
     for typed in ["2023023902_2", "007", "3.10", "1e3", "0x10"] {
         let set = format!("word={typed}");
         let error = space.error(&good, &[&set]);
@@ -106,7 +106,7 @@ fn a_huge_file_is_refused_unread() {
     assert!(error.contains("it must have at most 1 MiB, found 100 MiB"), "{error}");
 }
 
-/// A pipeline with these stages, and before them these keys.
+/// A pipeline with these keys and these stages.
 fn pipeline(head: &str, stages: &str) -> String {
     format!("pipeline: test\n{head}\nstages:\n{stages}\n")
 }
@@ -122,11 +122,11 @@ fn parameters_are_of_any_type_and_maps_have_parts() {
     let set = ["say.words.first=hey", "say={loud: false}", "list=[1, 2.5]", "any={x: 1}"];
     assert_eq!(space.said(&yaml, &set, &[]), ["a: hey", "b: hey/false/[1,2.5]/{\"x\":1}"]);
     for (set, expected) in [
-        ("say.loud=loudly", "`say.loud` is true or false, found text"),
+        ("say.loud=loudly", "`say.loud` must be true or false, found text"),
         ("say.wrds=1", "the parameter `say` has no key `wrds`\n  help: did you mean `words`?"),
         ("say={words: {frist: x}}", "the parameter `say.words` has no key `frist`"),
-        ("list.x=1", "`list` is a list, not a map"),
-        ("list=x", "`list` is a list, found text"),
+        ("list.x=1", "`list` must be a map, found a list"),
+        ("list=x", "`list` must be a list, found text"),
         ("list=[", "not a YAML value: "),
     ] {
         let error = space.error(&yaml, &[set]);
@@ -184,7 +184,7 @@ fn what_is_wrong_in_an_ablation_is_said_even_if_it_is_not_asked_for() {
     assert_eq!(
         heads,
         [
-            "p.yaml:3:39: `word` is text, found a whole number (in the ablation `other`)",
+            "p.yaml:3:39: `word` must be text, found a whole number (in the ablation `other`)",
             "error: p.yaml:3:52: the pipeline has no parameter `wrod` (in the ablation `none`)",
             "error: p.yaml:5:32: stage `a` (kind say) has no key `uper`",
         ]
@@ -316,7 +316,7 @@ fn whatever_is_in_the_file_is_answered() {
     }
 }
 
-/// A list of what `item` makes of the numbers below `count`.
+/// A list of `item` of the numbers below `count`.
 fn many(count: usize, item: impl Fn(usize) -> String) -> String {
     (0..count).map(item).collect::<Vec<_>>().join(", ")
 }
@@ -326,7 +326,7 @@ fn what_is_short_to_write_and_endless_to_write_out_is_refused() {
     let say = |i: usize| format!("s{i}: {{ kind: say, text: x }}");
     let twins = many(19, |i| format!("a{i}: [1, 2]"));
     let matrix = |i: usize| format!("s{i}: {{ kind: say, text: x, matrix: {{ {twins} }} }}");
-    // Long labels and comments come to much without taking long.
+    // Long labels and comments use up the budget quickly.
     let labels = many(20, |i| format!("{}{i}", "x".repeat(25_000)));
     let labelled = format!("a: {{ kind: say, text: x, matrix: {{ v: [{labels}] }} }}");
     let join = |i: usize| format!("b{i}: {{ kind: join, parts: [\"a[*]\"] }}");
@@ -342,14 +342,14 @@ fn what_is_short_to_write_and_endless_to_write_out_is_refused() {
     let again =
         format!("{wide}, l: {{ repeat: 10000, stages: {{ b: {{ kind: join, parts: [\"a[*]\"] }} }} }}");
     let long =
-        "written out with its parameters, variants and ablations, the pipeline comes to more than 256 MiB";
+        "the pipeline must take at most 256 MiB with its parameters, variants and ablations written out";
     let cases = [
         (String::new(), many(10, matrix), long),
         (String::new(), joined, long),
         (large, twice, long),
         (ablations("{ q: 1 }"), say(0), "the pipeline has no parameter `q`"),
-        (String::new(), carrying, "the pipeline unrolls to more than 10000000 inputs"),
-        (String::new(), again, "the pipeline unrolls to more than 10000000 inputs"),
+        (String::new(), carrying, "the pipeline must unroll to at most 10000000 inputs, found more"),
+        (String::new(), again, "the pipeline must unroll to at most 10000000 inputs, found more"),
     ];
     for (head, stages, expected) in cases {
         let error = Space::new().error(&pipeline(&head, &format!("  {{ {stages} }}")), &[]);
@@ -384,5 +384,5 @@ fn variants_in_a_map_do_not_take_the_place_of_what_is_beside_them() {
         "  a: { kind: say, text: \"${x}\", matrix: { x: [p, q] } }\n  b: { kind: join, parts: { q: \"a[p]\", \"*\": \"a[*]\" } }",
     );
     let error = Space::new().error(&yaml, &[]);
-    assert!(error.starts_with("p.yaml:5:40: the key `q` is there twice"), "{error}");
+    assert!(error.starts_with("p.yaml:5:40: duplicate key `q`"), "{error}");
 }

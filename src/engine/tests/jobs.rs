@@ -1,4 +1,4 @@
-//! What counts for a key, and what a record keeps of it.
+//! What counts for a key, and what of it a record keeps.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn key(space: &Space, yaml: &str, settings: &[&str], node: &str) -> store::Diges
 #[serde(deny_unknown_fields)]
 struct Copy {
     from: Input<Text>,
-    /// How fast; it does not count.
+    /// The speed, which does not count.
     #[serde(default)]
     haste: f64,
 }
@@ -95,7 +95,7 @@ fn what_does_not_draw_is_computed_once_for_all_rounds_and_seeds() {
     let (store, graph) = (space.store(), load_copies(&space, COPIES, &[1, 2, 3, 4, 5]));
     let root = store.add_root(space.folder.path(), "").unwrap();
     let report = run_graph(&graph, &store, &root);
-    // Of each seed `end` alone, since `a` has a seed of its own.
+    // Only `end` for each seed, because `a` has a seed of its own.
     assert_eq!((graph.nodes.len(), report.ran, report.cached), (25, 7, 18));
 }
 
@@ -133,9 +133,9 @@ fn every_use_draws_for_itself_and_ablations_and_renamed_stages_draw_the_same() {
     assert_eq!((own.len(), distinct.len()), (13, 13), "no two draw the same");
     assert_eq!(seeds(PHASES, &["text=b"]), own, "whatever a parameter is");
     let renamed = PHASES.replace("draw", "throw").replace("red", "rouge").replace("blue", "bleu");
-    assert_eq!(seeds(&renamed, &[]), own, "nobody's name counts");
+    assert_eq!(seeds(&renamed, &[]), own, "names do not count");
     let more = PHASES.replace("  play:", "  other: { kind: join, parts: [first] }\n  play:");
-    assert!(own.iter().all(|seed| seeds(&more, &[]).contains(seed)), "nor what is not of the same kind");
+    assert!(own.iter().all(|seed| seeds(&more, &[]).contains(seed)), "nor do stages of other kinds");
     assert!(seeds(PHASES, &["seed=2"]).iter().all(|seed| !own.contains(seed)));
 }
 
@@ -202,5 +202,5 @@ fn a_seed_for_what_does_not_draw_is_refused() {
     let file = space.folder.path().join("copies.yaml");
     fs::write(&file, COPIES.replace("from: a }", "from: a, seed: 3 }")).unwrap();
     let error = load(&file, &LoadOptions::default(), &registry().with::<Copy>()).err().unwrap().to_string();
-    assert!(error.contains("`seed` has no effect: this stage does not draw"), "{error}");
+    assert!(error.contains("`seed` must be left out: this stage draws no random numbers"), "{error}");
 }

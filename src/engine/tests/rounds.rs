@@ -1,4 +1,4 @@
-//! What rounds of a loop handed on, named from outside of it.
+//! Values that rounds of a loop handed on, used outside the loop.
 
 use super::*;
 
@@ -40,12 +40,12 @@ fn all_rounds_stand_in_a_list_in_order() {
 fn a_round_that_does_not_exist_names_those_that_do() {
     let space = Space::new();
     let cases = [
-        ("l[4].t", "3", "loop `l` has no round `4`", "it has rounds 1 to 3, and 0 is what went in"),
-        ("l[last].t", "3", "loop `l` has no round `last`", "it has rounds 1 to 3, and 0 is what went in"),
-        ("l[2].t", "1", "loop `l` has no round `2`", "it has round 1, and 0 is what went in"),
-        ("l[1].t", "0", "loop `l` has no round `1`", "it has none, and 0 is what went in"),
+        ("l[4].t", "3", "loop `l` has no round `4`", "it has rounds 1 to 3; 0 is the initial value"),
+        ("l[last].t", "3", "loop `l` has no round `last`", "it has rounds 1 to 3; 0 is the initial value"),
+        ("l[2].t", "1", "loop `l` has no round `2`", "it has round 1; 0 is the initial value"),
+        ("l[1].t", "0", "loop `l` has no round `1`", "it has no rounds; 0 is the initial value"),
         ("l[2].u", "3", "loop `l` does not carry `u`", "there are: t"),
-        ("l[2]", "3", "`l[2]` is a loop", "what a loop gives is what it carries: l.t"),
+        ("l[2]", "3", "`l[2]` is a loop", "name a value that it carries: l.t"),
     ];
     for (which, rounds, message, help) in cases {
         let error = space.error(ROUNDS, &[&format!("which={which}"), &format!("rounds={rounds}")]);
@@ -59,9 +59,9 @@ fn a_round_that_does_not_exist_names_those_that_do() {
         "  k: { repeat: 2, carry: { t: a }, stages: { m: { kind: join, parts: [t] } }, next: { t: m } }\n  b: {",
     );
     let error = space.error(&one, &[]);
-    assert!(error.contains("`k[*].t` stands for all rounds, but here is room for one"), "{error}");
+    assert!(error.contains("`k[*].t` stands for all rounds, but this input takes one"), "{error}");
     assert!(error.ends_with("name one, such as k[1].t, or write k.t for the last"), "{error}");
-    // A loop's own rounds are not there yet.
+    // Inside a loop its own rounds do not exist yet.
     let error = space.error(&ROUNDS.replace("parts: [t, b]", "parts: [t, \"l[1].t\"]"), &[]);
     assert!(error.contains("a cycle: l → l"), "{error}");
 }
@@ -97,8 +97,8 @@ fn what_a_round_handed_on_stays_until_those_that_name_it_are_done() {
     let ran = space.run(ROUNDS, &[]);
     assert_eq!((ran.report.ran, ran.report.again, ran.report.failures.len()), (7, 0, 0));
     let there: Vec<bool> = ["l[1]/m", "l[2]/m", "l[3]/m"].iter().map(|node| ran.has(&space, node)).collect();
-    assert_eq!(there, [false, false, true], "and goes then");
-    // Who comes later gets it made again.
+    assert_eq!(there, [false, false, true], "and is evicted then");
+    // For a later node it is made again.
     let later = space.run(&format!("{ROUNDS}  later: {{ kind: join, parts: [\"l[2].t\"] }}\n"), &[]);
     assert_eq!(later.text(&space, "later"), "xyy");
     assert_eq!((later.report.ran, later.report.again), (1, 2));
@@ -126,7 +126,7 @@ fn an_outline_says_which_round_is_meant() {
 #[test]
 fn what_seeds_share_is_dropped_once_all_of_them_are_done() {
     let space = Space::new();
-    // Nothing here depends on the seed but `end`.
+    // Only `end` depends on the seed here.
     let fixed = "
 pipeline: test
 seeds: [1, 2]

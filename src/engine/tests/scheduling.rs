@@ -1,4 +1,4 @@
-//! What runs side by side, what is tried again, what is computed once, and what is done about what is missing.
+//! Nodes side by side, retries, equal keys, and missing or damaged outputs.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use super::*;
 
-/// Takes its time, and tells of it in a file that all share.
+/// Works for a while, and logs it to a file that all share.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Busy {
     name: String,
-    /// Where it tells of itself; not part of the key.
+    /// The log file, which does not count for the key.
     diary: PathBuf,
     #[serde(default)]
     after: Vec<Input<Text>>,
     #[serde(default)]
     milliseconds: u64,
-    /// How often it fails before it does not.
+    /// How often it fails before it succeeds.
     #[serde(default)]
     failures: usize,
     /// Whether failures are transient.
     #[serde(default)]
     transient: bool,
-    /// Writes something else each time.
+    /// Writes a different output each time.
     #[serde(default)]
     random: bool,
 }
@@ -79,7 +79,7 @@ impl Yard {
         self.space.folder.path().join("cache")
     }
 
-    /// What the stages told since the last time.
+    /// What the stages logged since the last call.
     fn told(&self) -> Vec<String> {
         let text = fs::read_to_string(self.diary()).unwrap_or_default();
         let _ = fs::remove_file(self.diary());
@@ -126,7 +126,7 @@ fn jobs(jobs: u32) -> RunOptions {
     RunOptions { jobs, ..RunOptions::default() }
 }
 
-/// How many of those whose names begin with `prefix` were at work at the same time, at the most.
+/// The most stages whose names begin with `prefix` that were at work at the same time.
 fn most_at_once(told: &[String], prefix: &str) -> i32 {
     let (mut now, mut most) = (0, 0);
     for line in told {
@@ -175,7 +175,7 @@ fn a_resource_is_taken_by_no_more_than_there_is_of_it() {
     assert_eq!(report.ran, 5);
     let told = yard.told();
     assert_eq!((most_at_once(&told, "x"), most_at_once(&told, "y")), (1, 2));
-    assert_eq!(most_at_once(&told, ""), 3, "who takes no cpu does not wait for one");
+    assert_eq!(most_at_once(&told, ""), 3, "a stage that takes no cpu does not wait for one");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_failure_stops_what_has_not_begun_unless_it_is_to_go_on() {
     let yard = Yard::new();
     let (report, _) = yard.run(&yard.graph("", TWO_CHAINS, &[]), &jobs(2));
     assert_eq!(report.failures[0].to_string(), "bad: failure 1");
-    assert_eq!((report.ran, report.skipped), (1, 2), "what was at work ends and is kept");
+    assert_eq!((report.ran, report.skipped), (1, 2), "running nodes end and are kept");
 
     let yard = Yard::new();
     let options = RunOptions { keep_going: true, ..jobs(1) };
@@ -411,7 +411,7 @@ fn a_failed_key_is_executed_once_however_many_nodes_have_it() {
     let options = RunOptions { keep_going: true, ..jobs(2) };
     let (report, _) = yard.run(&yard.graph("", stages, &[]), &options);
     assert_eq!((report.ran, report.failures.len(), yard.began()), (1, 3, vec!["bad".into(), "d".into()]));
-    assert_eq!(report.failures[1].to_string(), "b: a failed, and this node is the same");
+    assert_eq!(report.failures[1].to_string(), "b: a failed, and this node has the same key");
 }
 
 #[test]
@@ -426,12 +426,12 @@ fn while_a_node_waits_to_be_tried_again_others_have_its_resources() {
     assert_eq!(yard.told(), ["begin a", "end a", "begin b", "end b", "begin a", "end a"]);
 }
 
-/// Reads its input, and damages it where it is told to.
+/// Reads its input, and damages it `times` times.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Spoil {
     text: Input<Text>,
-    /// How often it still damages what it reads.
+    /// A file with the number of times left.
     times: PathBuf,
 }
 
@@ -496,7 +496,7 @@ fn a_time_limit_and_a_wait_beyond_the_clocks_end_are_no_limit_and_no_end() {
     assert_eq!((report.ran, report.failures.len()), (1, 0));
 }
 
-/// The pipeline of these stages, which may be noisy.
+/// The graph of these stages, with the kind `noisy`.
 fn noisy(yard: &Yard, stages: &str) -> Graph {
     let file = yard.space.folder.path().join("t.yaml");
     fs::write(&file, format!("pipeline: t\nstages:\n{stages}")).unwrap();
@@ -509,7 +509,7 @@ fn a_node_whose_log_came_out_otherwise_when_it_was_made_again_gives_its_reader_a
     let stages = "  vague: { kind: noisy }\n  reads: { kind: join, parts: [vague.log] }\n";
     let load_it = |more: &str| noisy(&yard, &format!("{stages}{more}"));
     let (_, nodes) = yard.run(&load_it(""), &jobs(1));
-    // Both outputs are lost, and somebody new wants the log.
+    // Both outputs are lost, and a new node needs the log.
     let vague = nodes.iter().find(|node| node.node == "vague").unwrap();
     let store = Store::open(&yard.cache()).unwrap();
     vague.outputs.iter().for_each(|output| fs::remove_file(store.blob_path(&output.digest)).unwrap());
@@ -540,7 +540,7 @@ fn a_log_that_alone_is_lost_is_made_again_for_who_reads_it() {
     assert_eq!((report.ran, report.again), (1, 1));
 }
 
-/// Always makes the same, and a log that is never the same.
+/// Always makes the same output, and a log that always differs.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Noisy {}
@@ -579,7 +579,7 @@ fn the_critical_path_is_the_longest_chain_and_what_is_left_is_no_less() {
     assert_eq!(Plan::new(&graph, &store).time_left(|_| Some(2)), None, "nothing of the kind has run");
     yard.run(&yard.graph("", "  a: { busy, name: a, milliseconds: 100 }\n", &[]), &jobs(1));
     store.refresh().unwrap();
-    // Three are left that take a tenth of a second each, two of them one after the other.
+    // Three nodes of a tenth of a second each are left, two of them in a chain.
     let left = |jobs: u32| Plan::new(&graph, &store).time_left(|_| Some(jobs)).unwrap();
     assert!(left(1) >= 0.3 && left(9) >= 0.2 && left(9) < left(1), "{} {}", left(1), left(9));
 }

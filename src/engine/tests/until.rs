@@ -1,8 +1,8 @@
-//! Loops that stop by a metric: which rounds are executed, what comes after the loop is fed with, and that no key knows of it.
+//! Loops that stop by a metric: which rounds are executed, what feeds the stages after the loop, and that no key depends on it.
 
 use super::*;
 
-/// Stops where what it reads was above or below a bound in each of these rounds.
+/// Stops if the metric was above a bound in each of these rounds.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bound {
@@ -34,7 +34,7 @@ impl Stage for Bound {
     }
 }
 
-/// A text that grows by one each round; `x` is its second value, which no round uses.
+/// A text that grows by one character each round.
 const GROW: &str = "
 pipeline: test
 params: { most: 5, above: 4, in_a_row: 1, keep: last }
@@ -121,7 +121,7 @@ fn keys_are_those_of_a_loop_with_as_many_rounds() {
     for node in ["grow[1]/more", "grow[2]/more", "grow[2]/size", "end"] {
         assert_eq!(stopped.key(node), two.key(node), "{node}");
     }
-    // And the other way round: who had five rounds decides, and makes again what was dropped and now comes out.
+    // And the other way round: after five rounds, a run decides, and makes the evicted value of the last round again.
     let space = Space::new();
     space.run(&fixed(5), &[]);
     let stopped = space.run(GROW, &[]);
@@ -145,7 +145,7 @@ fn a_plan_says_what_is_decided_later_and_knows_what_was_decided() {
     assert_eq!(state(&plan, "grow[3]/more"), State::Unreached);
     assert_eq!(state(&plan, "grow[5]/until"), State::Unreached);
     assert_eq!(plan.key(graph.find("grow[3]/more").unwrap()), None);
-    // What a run came to as a whole is of the nodes that it reached.
+    // The digest of a run covers the nodes that it reached.
     let ran = space.run(GROW, &[]);
     let mut nodes: Vec<&NodeReport> = ran.nodes.iter().collect();
     nodes.sort_by_key(|node| node.index);
@@ -176,7 +176,7 @@ fn a_run_that_broke_off_goes_on_with_the_same_decisions() {
         assert!(rest.has(&space, "grow[2]/more"));
     }
     let rest = space.run(GROW, &[]);
-    // Another cache that holds the same decides the same.
+    // Another cache with the same content decides the same.
     let other = Space::new();
     let there = other.run(GROW, &[]);
     let decided = |ran: &Ran| [ran.key("grow[2]/until"), ran.key("end")];
@@ -187,7 +187,7 @@ fn a_run_that_broke_off_goes_on_with_the_same_decisions() {
 fn several_rounds_in_a_row_have_to_say_so() {
     let space = Space::new();
     let ran = space.run(GROW, &["in_a_row=2"]);
-    // The first round is followed by another in any case.
+    // After the first round there is always another.
     assert!(!ran.names().contains(&"grow[1]/until"));
     assert_eq!(ran.text(&space, "grow[2]/until"), "go on\n");
     assert_eq!(ran.text(&space, "grow[3]/until"), "stop\n");
@@ -286,7 +286,7 @@ fn what_the_round_in_which_a_loop_stopped_hands_on_is_kept() {
     let space = Space::new();
     let all = space.run(GROW, &["keep=all"]);
     assert_eq!(there(&all, &space), [true, true]);
-    // Where an earlier run went on, it dropped what now is the last.
+    // An earlier run that went on evicted what is now the last value.
     let space = Space::new();
     space.run(&fixed(5), &[]);
     let ran = space.run(GROW, &[]);
@@ -297,7 +297,7 @@ fn what_the_round_in_which_a_loop_stopped_hands_on_is_kept() {
 #[test]
 fn rounds_hand_on_checkpoints_that_go_before_the_loop_is_at_its_end() {
     let space = Space::new();
-    // What comes after the loop may use any of them until the decisions are made.
+    // Until the decisions are made, stages after the loop may use any of them.
     let graph = space.load(GROW, &["above=100"]).unwrap();
     let (store, log) = (space.store(), Log::default());
     let root = store.add_root(space.folder.path(), "").unwrap();
@@ -356,7 +356,7 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
     let until = "{ metric: more.length, above: $above, in_a_row: $in_a_row }";
     let repeat = format!("{{ at_most: $most, until: {until} }}");
     let cases = [
-        ("at_most: $most", "at_most: 0", "`at_most` must be a whole number from 1 to 1000000"),
+        ("at_most: $most", "at_most: 0", "`at_most` must be a whole number from 1 to 1000000, found 0"),
         ("at_most: $most", "at_mos: 3", "`repeat` has no key `at_mos`"),
         (
             &format!("at_most: $most, until: {until}"),
@@ -371,10 +371,14 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
         (
             &repeat,
             "soon",
-            "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }, found text",
+            "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }, found `soon`",
         ),
-        (&repeat, "-1", "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }"),
-        ("$in_a_row", "6", "`in_a_row` must be a whole number from 1 to `at_most`, here 5"),
+        (
+            &repeat,
+            "-1",
+            "`repeat` must be a whole number from 0 to 1000000, or { at_most: N, until: … }, found -1",
+        ),
+        ("$in_a_row", "6", "`in_a_row` must be a whole number from 1 to `at_most` = 5, found 6"),
         (
             "metric: more.length",
             "metric: 3",
@@ -391,17 +395,17 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
         (
             "size: {",
             "until: {",
-            "`until` is what decides whether this loop goes on; a stage needs a name of its own",
+            "`until` must not name a stage here: it names the node that decides whether this loop goes on",
         ),
         (
             "[grow.text, a]",
             "[\"grow[*].text\", a]",
-            "`grow[*]` must be of a loop with a fixed number of rounds: `grow` has an `until`",
+            "`grow` must have a fixed number of rounds for `grow[*]`, found an `until`",
         ),
         (
             "b: { kind: say, text: z }",
             "b: { kind: until }",
-            "no stage is of kind `until`: it belongs to a loop",
+            "`until` is not a kind of stage: it belongs to a loop",
         ),
     ];
     for (from, to, message) in cases {
@@ -413,17 +417,23 @@ fn what_is_wrong_with_an_until_is_said_where_it_stands() {
     }
     let outside = GROW.replace("  grow:", "  c: { kind: join, parts: [b] }\n  grow:");
     let error = space.error(&outside.replace("metric: more.length", "metric: c.length"), &[]);
-    assert!(error.contains("`metric` must be of a stage in this loop, found one from outside"), "{error}");
+    assert!(
+        error.contains("`metric` must come from a stage in this loop, found one from outside"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_loop_of_loops_that_is_too_much_is_refused() {
     let space = Space::new();
-    // Each reader of what comes out waits for as many decisions as there are rounds, and may be fed by each.
+    // Each reader of the result waits for as many decisions as there are rounds, and any of them may feed it.
     let reader = |index| format!("  r{index}: {{ kind: join, parts: [grow.text] }}\n");
     let yaml = GROW.to_owned() + &(0..110).map(reader).collect::<String>();
     let error = space.error(&yaml, &["most=50000"]);
-    assert!(error.starts_with("p.yaml: the pipeline unrolls to more than 10000000 inputs"), "{error}");
+    assert!(
+        error.starts_with("p.yaml: the pipeline must unroll to at most 10000000 inputs, found more"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 
-/// What a file of this name in the space says of itself: the nodes with their texts, or its errors.
+/// The nodes of a file of the space with their texts, or its errors.
 fn said(space: &Space, file: &str, options: LoadOptions) -> Result<Vec<String>, String> {
     let graph = load(&space.folder.path().join(file), &options, &registry());
     let graph = graph
@@ -40,7 +40,7 @@ fn a_pipeline_is_unrolled_once_for_each_seed_and_ablation() {
     assert_eq!(seeds(SEEDS, &["seed=7"], &["other"], &[]), ["other/a: z7"]);
     assert_eq!(seeds(SEEDS, &[], &["other"], &[2, 3]), ["other-s2/a: z2", "other-s3/a: z3"]);
     let either = seeds(SEEDS, &["seed=7"], &[], &[2]);
-    assert_eq!(either, ["p.yaml: --set seed=… and --seeds: either says all that there is to say"]);
+    assert_eq!(either, ["p.yaml: --set seed=… and --seeds must not be given together"]);
 }
 
 #[test]
@@ -64,10 +64,13 @@ fn seeds_are_different_whole_numbers() {
     let space = Space::new();
     for wrong in ["3", "[]", "[1, 1]", "[1.5]", "[x]", "[-1]", "[$word]"] {
         let error = space.error(&SEEDS.replace("[1, 4]", wrong), &[]);
-        assert!(error.starts_with("p.yaml:3:8: `seeds` is a list of different whole numbers"), "{error}");
+        assert!(
+            error.starts_with("p.yaml:3:8: `seeds` must be a list of different whole numbers"),
+            "{error}"
+        );
     }
     let error = space.error(&SEEDS.replace("seeds: [1, 4]", "seed: 1\nseeds: [1]"), &[]);
-    assert!(error.starts_with("p.yaml:4:8: either `seed` or `seeds`"), "{error}");
+    assert!(error.starts_with("p.yaml:4:8: `seed` and `seeds` must not be given together"), "{error}");
 }
 
 const BASE: &str = "
@@ -100,7 +103,7 @@ ablations: [full, other]
 ";
     let both = ["full-s1/a: x8b1", "full-s2/a: x8b2", "other-s1/a: z8b1", "other-s2/a: z8b2"];
     assert_eq!(extended(paper, &[], &[]).unwrap(), both);
-    // Ablations come on top of what it says, and the command line on top of those.
+    // Ablations override the file, and the command line overrides both.
     assert_eq!(extended(paper, &["seed=5"], &["cold"]).unwrap(), ["cold/a: x0b5"]);
     assert_eq!(extended(paper, &["seed=5", "fire.heat=6"], &["cold"]).unwrap(), ["cold/a: x6b5"]);
     assert_eq!(extended("pipeline: p\nextends: ../base.yaml\n", &[], &[]).unwrap(), ["a: x1a3"]);
@@ -112,15 +115,15 @@ fn what_is_wrong_in_a_file_that_extends_another_is_said_of_that_file() {
     let cases = [
         ("extends: ../base.yaml\nstages: {}", "3:1: a pipeline that extends another has no key `stages`"),
         ("extends: ../bas.yaml", "2:10: there is no file deep/../bas.yaml"),
-        ("extends: p.yaml", "2:10: deep/p.yaml extends another pipeline itself"),
-        ("extends: [x]", "2:10: `extends` is the path of a pipeline file, found a list"),
+        ("extends: p.yaml", "2:10: deep/p.yaml must not extend another pipeline itself"),
+        ("extends: [x]", "2:10: `extends` must be the path of a pipeline file, found a list"),
         ("extends: ../base.yaml\nparams: { wrod: y }", "3:11: the pipeline has no parameter `wrod`"),
-        ("extends: ../base.yaml\nparams: { word: 7 }", "3:17: `word` is text, found a whole number"),
+        ("extends: ../base.yaml\nparams: { word: 7 }", "3:17: `word` must be text, found a whole number"),
         ("extends: ../base.yaml\nparams: { word: $n }", "3:17: the value of a parameter cannot use another"),
-        ("extends: ../base.yaml\nparams: { seed: 7 }", "3:11: `seed` is a key of the pipeline itself"),
-        ("extends: ../base.yaml\nseed: -7", "3:7: `seed` is a whole number from 0"),
+        ("extends: ../base.yaml\nparams: { seed: 7 }", "3:11: `seed` must be written at the top level"),
+        ("extends: ../base.yaml\nseed: -7", "3:7: `seed` must be a whole number from 0, found -7"),
         ("extends: ../base.yaml\nablations: [full, othr]", "3:19: the pipeline has no ablation `othr`"),
-        ("extends: ../base.yaml\nablations: { full: {} }", "3:12: `ablations` is a list of names"),
+        ("extends: ../base.yaml\nablations: { full: {} }", "3:12: `ablations` must be a list of names"),
     ];
     for (text, expected) in cases {
         let error = extended(&format!("pipeline: p\n{text}\n"), &[], &[]).unwrap_err();
@@ -166,7 +169,7 @@ stages:
 ";
     assert_eq!(space.run(yaml, &[]).text(&space, "end"), "xyyy");
     assert_eq!(space.run(yaml, &["rounds=0"]).text(&space, "end"), "xy");
-    // A parameter may name what is carried, and what is handed on.
+    // A parameter may name a carried value, and a value handed on.
     assert_eq!(space.run(yaml, &["from=b"]).text(&space, "end"), "yyyy");
     assert_eq!(space.run(yaml, &["into=t"]).text(&space, "end"), "xy");
     let error = space.error(yaml, &["from=c"]);
@@ -190,9 +193,9 @@ stages:
     let ran = space.run(yaml, &[]);
     assert_eq!((ran.text(&space, "one"), ran.text(&space, "many")), ("x".into(), "pqx".into()));
     assert_eq!(space.run(yaml, &["last=many"]).text(&space, "one"), "pqx");
-    // A `$` that the command line brings is a `$`.
+    // A `$` from the command line is literal.
     let error = space.error(yaml, &["all=[$all]"]);
-    assert!(error.starts_with("p.yaml:3:29: `$all` is not a reference"), "{error}");
+    assert!(error.starts_with("p.yaml:3:29: `$all` must be a reference"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Self-BLEU and distinct n-grams. Words are numbers and n-grams too: an n-gram is known by the number of its
-//! first n − 1 words and its last word, so that no n-gram is hashed as text and none is taken for another.
+//! Self-BLEU and distinct n-grams. Words and n-grams have numbers: an n-gram is identified by the number of its first n − 1 words
+//! and its last word, so that no n-gram is hashed as text and none is confused with another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,30 +8,30 @@ use rayon::prelude::*;
 /// Numerator of a precision without a match (NLTK's smoothing method 1).
 const SMOOTHING: f64 = 0.1;
 
-/// What stands before the first word of every n-gram.
+/// Precedes the first word of every n-gram.
 const NOTHING: u32 = u32::MAX;
 
-/// Reference texts with their n-grams counted, so that BLEU against all of them costs the length of one text,
-/// and one more reference costs its own length.
+/// Reference texts with counted n-grams. BLEU against all of them costs the length of the text, and adding a reference costs the
+/// length of the reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BleuReferences {
     order: usize,
     words: HashMap<Box<str>, u32>,
-    /// The number of an n-gram, by that of its first n − 1 words and its last word.
+    /// The number of an n-gram, by the number of its first n − 1 words and its last word.
     numbers: HashMap<(u32, u32), u32>,
     ngrams: Vec<Ngram>,
-    /// How many references there are of each length.
+    /// The number of references of each length.
     lengths: BTreeMap<usize, usize>,
 }
 
 /// How often an n-gram occurs in the references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ngram {
-    /// Its words.
+    /// The number of its words.
     length: usize,
     /// The largest count in one reference.
     most: u32,
-    /// In how many references it has that count.
+    /// The number of references with that count.
     holders: u32,
     /// The largest count among the other references.
     second: u32,
@@ -46,7 +46,7 @@ impl Ngram {
         }
     }
 
-    /// The largest count in one reference; without that of a text which has it `own` times.
+    /// The largest count in one reference; without the reference that has it `own` times, if it is the only one with that count.
     fn limit(&self, own: Option<u32>) -> u32 {
         if own == Some(self.most) && self.holders == 1 { self.second } else { self.most }
     }
@@ -110,9 +110,8 @@ impl BleuReferences {
         counted(found)
     }
 
-    /// BLEU of a text against all references, for each largest n-gram in `orders`: NLTK's `sentence_bleu`
-    /// with uniform weights over 1..n and smoothing method 1. Where the text is `own`, one of the references,
-    /// it is left out of them.
+    /// BLEU of a text against all references, for each largest n-gram in `orders`: NLTK's `sentence_bleu` with uniform weights
+    /// over 1..n and smoothing method 1. If the text is `own`, one of the references, it is left out of them.
     pub fn bleu(&self, text: &str, orders: &[usize], own: bool) -> Vec<f64> {
         let words: Vec<Option<u32>> =
             text.split_whitespace().map(|word| self.words.get(word).copied()).collect();
@@ -149,20 +148,20 @@ impl BleuReferences {
         }
     }
 
-    /// About how much memory it takes.
+    /// The approximate memory in bytes.
     pub fn bytes(&self) -> usize {
         self.words.len() * 48 + self.ngrams.len() * (size_of::<Ngram>() + 16)
     }
 }
 
-/// Self-BLEU of each text against all the others, for each order; all texts see the same references.
+/// Self-BLEU of each text against all others, for each order; all texts share one count of references.
 pub fn self_bleu(texts: &[&str], orders: &[usize]) -> Vec<Vec<f64>> {
     let mut references = BleuReferences::new(orders.iter().copied().max().unwrap_or(1));
     texts.iter().for_each(|text| references.add(text));
     texts.par_iter().map(|text| references.bleu(text, orders, true)).collect()
 }
 
-/// Distinct n-grams as a share of all n-grams of the texts; 0 where there are none.
+/// Distinct n-grams as a share of all n-grams of the texts; 0 if there are none.
 pub fn distinct_n(texts: &[&str], n: usize) -> f64 {
     let tokens: Vec<Vec<&str>> = texts.iter().map(|text| text.split_whitespace().collect()).collect();
     let all: Vec<&[&str]> = tokens.iter().flat_map(|text| text.windows(n)).collect();

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// The share of `all` cells that are hit at least once; 0 where there are no cells.
+/// The share of `all` cells that are hit at least once; 0 if there are no cells.
 pub fn cell_coverage<T: Ord>(hits: impl IntoIterator<Item = T>, all: usize) -> f64 {
     if all == 0 { 0.0 } else { counts(hits).len() as f64 / all as f64 }
 }
 
-/// H = −Σ p·ln p in nats over the shares p of the cells; 0 where nothing is hit, ln n where n cells are hit evenly.
+/// H = −Σ p·ln p in nats over the shares p of the cells; 0 if nothing is hit, ln n if n cells are hit evenly.
 pub fn cell_entropy<T: Ord>(hits: impl IntoIterator<Item = T>) -> f64 {
     let counts = counts(hits);
     let total: usize = counts.values().sum();

@@ -1,9 +1,9 @@
 //! Diversity of embeddings: mean distance, and the Vendi score.
 
-/// Rotations stop where what is off the diagonal is this share of the whole.
+/// Rotations stop if the entries off the diagonal are this share of the whole.
 const CONVERGED: f64 = 1e-13;
 
-/// Sweeps over all pairs: Jacobi's method converges quadratically, so that ten are plenty.
+/// The most sweeps over all pairs. Jacobi's method converges quadratically: ten are plenty.
 const SWEEPS: usize = 50;
 
 /// A vector of length 1 in the same direction; zeros stay zeros.
@@ -16,8 +16,8 @@ pub fn unit(vector: &[f32]) -> Vec<f32> {
     }
 }
 
-/// 1 − the mean cosine similarity over all pairs of different embeddings; 0 of fewer than two. With unit vectors u:
-/// Σ_{i≠j} uᵢ·uⱼ = |Σ uᵢ|² − Σ |uᵢ|², which costs n·d instead of n²·d.
+/// 1 − the mean cosine similarity over all pairs of different embeddings; 0 for fewer than two. With unit vectors u: Σ_{i≠j}
+/// uᵢ·uⱼ = |Σ uᵢ|² − Σ |uᵢ|², which costs n·d instead of n²·d.
 pub fn embedding_diversity(embeddings: &[&[f32]]) -> f64 {
     let n = embeddings.len() as f64;
     if embeddings.len() < 2 {
@@ -34,9 +34,9 @@ pub fn embedding_diversity(embeddings: &[&[f32]]) -> f64 {
     1.0 - (sum.iter().map(|x| x * x).sum::<f64>() - own) / (n * (n - 1.0))
 }
 
-/// The Vendi score (Friedman and Dieng 2023): exp(−Σ λ·ln λ) over the eigenvalues λ of K/n, K the kernel of cosine
-/// similarities. 1 where all are alike, n where all are orthogonal, 0 of none. UUᵀ/n has the eigenvalues of UᵀU/n,
-/// so the smaller of the two is taken.
+/// The Vendi score (Friedman and Dieng 2023): exp(−Σ λ·ln λ) over the eigenvalues λ of K/n, where K is the kernel of cosine
+/// similarities. It is 1 if all are the same, n if all are orthogonal, 0 for none. UUᵀ/n has the eigenvalues of UᵀU/n, so the
+/// smaller of the two is used.
 pub fn vendi_score(embeddings: &[&[f32]]) -> f64 {
     let n = embeddings.len();
     let Some(first) = embeddings.first() else { return 0.0 };
@@ -60,8 +60,8 @@ fn symmetric(size: usize, entry: impl Fn(usize, usize) -> f64 + Sync) -> Vec<Vec
     (0..size).map(|i| (0..size).map(|j| lower[i.max(j)][i.min(j)]).collect()).collect()
 }
 
-/// The eigenvalues of a symmetric matrix, in no order, by cyclic Jacobi rotations (Golub and Van Loan, 8.5): each
-/// makes one pair of entries off the diagonal zero.
+/// The eigenvalues of a symmetric matrix, in no order, by cyclic Jacobi rotations (Golub and Van Loan, 8.5): each rotation makes
+/// one pair of entries off the diagonal zero.
 fn eigenvalues(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
     let size = matrix.len();
     let squares = |matrix: &[Vec<f64>], off: bool| {
@@ -84,7 +84,7 @@ fn eigenvalues(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
     (0..size).map(|i| matrix[i][i]).collect()
 }
 
-/// Rows and columns p and q turned so that the entry where they cross is zero.
+/// Rotates rows and columns p and q so that their common entry becomes zero.
 fn rotate(matrix: &mut [Vec<f64>], p: usize, q: usize) {
     if matrix[p][q] == 0.0 {
         return;
@@ -130,7 +130,7 @@ mod tests {
         };
         close(of(&[0, 1, 2, 3]), 4.0);
         close(of(&[2, 2, 2]), 1.0);
-        // Shares 1/2, 1/4, 1/4: exp(1.5 ln 2). And more rows than numbers in a row: ten of each of eight.
+        // Shares 1/2, 1/4, 1/4: exp(1.5 ln 2). And more rows than columns: ten of each of eight.
         close(of(&[0, 0, 1, 2]), 2f64.powf(1.5));
         close(of(&(0..80).map(|i| i % 8).collect::<Vec<_>>()), 8.0);
         assert_eq!(vendi_score(&[]), 0.0);

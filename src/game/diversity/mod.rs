@@ -1,5 +1,5 @@
-//! How alike texts are, and how much there is of everything: Self-BLEU and distinct n-grams of words, cosine
-//! similarity and what follows from it for embeddings, and how evenly cells of strategies are hit.
+//! Diversity of texts: Self-BLEU and distinct n-grams of words, cosine similarity and the Vendi score of embeddings, and how
+//! evenly attacks hit cells of category and technique.
 
 mod bleu;
 mod cells;

@@ -1,5 +1,5 @@
-//! The program by itself. That there is an integration test is also why `cargo test` builds it, beside `triplay`, whose
-//! tests call it by `triplay results query`.
+//! Tests of the program by itself. `cargo test` builds the program because of this integration test; the tests of `triplay` run
+//! it by `triplay results query`.
 
 use std::process::{Command, Output};
 
@@ -16,7 +16,7 @@ fn it_serves_only_a_triplay_that_knows_the_same_tables() {
         let tables = query(caller.as_deref(), &["--schema", "attacks"]);
         assert!(tables.status.success() && tables.stdout.starts_with(b"attacks: a row is "), "{tables:?}");
     }
-    // Also where it has options that this one does not know.
+    // Also with options that this version does not know.
     let other = query(Some("00"), &["--an-option-of-another-version"]);
     let said = String::from_utf8(other.stderr).unwrap();
     assert_eq!(other.status.code(), Some(2));

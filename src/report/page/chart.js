@@ -1,15 +1,15 @@
-// Curves, drawn by hand: each named where it ends, with its interval as a band, and a crosshair for pointer and keyboard
-// whose values stand above the picture.
+// Charts as SVG: each curve is labelled at its end, with its interval as a band. A crosshair follows pointer and keyboard, with
+// its values above the chart.
 
 const CHART_HEIGHT = 210;
 const CURVE_COLOURS = 7;
-/** Rough width of a letter at the size of labels, in pixels: enough to leave room by. */
+/** Approximate width of a letter of a label, in pixels. */
 const LETTER = 6.3;
 const NAME_LETTER = 7.9;
 
 const ROLE_ORDER = ["attacker", "defender", "evaluator", ""];
 
-/** One observer for all charts: each is drawn for the width that it has, so that letters keep their size. */
+/** One observer for all charts: each is drawn for its own width, so that letters keep their size. */
 const chartWidths = new ResizeObserver((entries) => {
   for (const entry of entries) chartDrawers.get(entry.target)?.(Math.round(entry.contentRect.width));
 });
@@ -18,7 +18,7 @@ const chartDrawers = new WeakMap();
 
 /**
  * @param {Panel[]} panels
- * @param {string[]} columns what the headline compares: these names have the same colour in all panels
+ * @param {string[]} columns the headline's columns: these names have the same colour in all panels
  * @returns {Node[]}
  */
 function drawPanels(panels, columns) {
@@ -48,7 +48,7 @@ function drawPanels(panels, columns) {
 
 /** @param {Panel} given @param {string[]} columns */
 function drawPanel(given, columns) {
-  // What is no number (of a step that had none) arrives as null: the curve goes on at the next.
+  // NaN and infinity (from a step without a value) arrive as null: the curve continues at the next value.
   const panel = { ...given, series: given.series.map((curve) => ({ ...curve, points: curve.points.filter(([, { value }]) => Number.isFinite(value)) })) };
   const colours = curveColours(panel.series.map((curve) => curve.name), columns);
   const readout = el("p", { class: "readout", "aria-live": "polite" });
@@ -58,7 +58,7 @@ function drawPanel(given, columns) {
   /** @type {(place: number | null) => void} */
   let moveCrosshair = () => {};
 
-  /** @param {number} to @param {boolean} pointed whether the reader points there, or it is what stands there at rest */
+  /** @param {number} to @param {boolean} pointed whether the reader points there, rather than the default place */
   const read = (to, pointed) => {
     place = Math.min(last, Math.max(0, to));
     readout.replaceChildren(el("span", { class: "readout-place" }, panel.ticks[place] ?? String(place)), ...panel.series.flatMap((curve, index) => {
@@ -104,7 +104,7 @@ function drawPanel(given, columns) {
 }
 
 /**
- * A colour for each curve: the headline's names have theirs everywhere, others take what is free.
+ * A colour for each curve: names of the headline have fixed ones, others take free ones.
  * @param {string[]} names
  * @param {string[]} columns
  */
@@ -194,7 +194,7 @@ function valueTicks(panel) {
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999) ?? rough;
   low = Math.floor(low / step + 1e-6) * step;
   high = Math.ceil(high / step - 1e-6) * step;
-  // A share ends at nothing and all, even where round steps would not.
+  // A share ends at 0 and 1, even if steps would exceed them.
   if (panel.unit === "share" && values.every((value) => value <= 1)) high = Math.min(high, 1);
   const ticks = [];
   for (let index = 0; low + index * step <= high + step * 1e-6; index += 1) ticks.push(low + index * step);
@@ -209,7 +209,7 @@ function tickLabel(tick, step, unit) {
 }
 
 /**
- * As many names of places as fit beside each other, evenly.
+ * As many evenly spaced names of places as fit.
  * @param {string[]} ticks
  * @param {(place: number) => number} x
  * @param {number} inner
@@ -239,7 +239,7 @@ function line(curve, colour, x, y) {
 }
 
 /**
- * Names where the curves end, moved apart where they would lie on each other.
+ * Names at the ends of the curves, moved apart where they would overlap.
  * @param {Curve[]} series
  * @param {number[]} colours
  * @param {(n: number) => number} y
@@ -263,7 +263,7 @@ function endLabels(series, colours, y, x, letters) {
     svg("text", { class: "name", x: end.x + 11, y: end.y + 4 }, svg("title", {}, end.curve.name), clipped(end.curve.name, Math.max(4, letters)))));
 }
 
-/** The picture in words. @param {Panel} panel */
+/** The chart in words, for screen readers. @param {Panel} panel */
 function describePanel(panel) {
   const curves = panel.series.map((curve) => {
     const [first, last] = [curve.points[0], curve.points.at(-1)];

@@ -1,16 +1,16 @@
-// One attack: what it came from, what each defender answered, what that was worth, and who wrote it.
+// One attack: its seed prompt, the responses of all defenders, rewards, and checkpoints.
 
 /**
  * @param {Object} options
  * @param {SampleTable} options.table
  * @param {number} options.row
  * @param {(index: number) => string} options.textAt
- * @param {string} options.search what was searched for, which is marked
+ * @param {string} options.search the search text, which is highlighted
  * @param {boolean} options.redacted
  * @param {(id: string) => boolean} options.hasCheckpoint
  * @param {() => void} options.close
  * @param {(by: number) => void} options.move
- * @param {() => void} options.leave called before a link leads away
+ * @param {() => void} options.leave called before a link is followed
  * @returns {Node[]}
  */
 function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close, move, leave }) {
@@ -31,8 +31,8 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
     el("header", { class: "detail-head" },
       el("h3", {}, `Attack ${raw.attack_number[row]}`),
       el("div", { class: "detail-tools" },
-        button("↑", () => move(-1), { class: "small", "aria-label": "The sample before" }),
-        button("↓", () => move(1), { class: "small", "aria-label": "The next sample" }),
+        button("↑", () => move(-1), { class: "small", "aria-label": "Previous sample" }),
+        button("↓", () => move(1), { class: "small", "aria-label": "Next sample" }),
         button("Close", close, { class: "small", autofocus: true }))),
     el("dl", { class: "facts inline" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     text("Seed", raw.seed[row]),
@@ -49,13 +49,13 @@ function drawSample({ table, row, textAt, search, redacted, hasCheckpoint, close
 }
 
 /**
- * The verdict beside the truth, and in a word whether they agree; and what experts said, who may err.
+ * The verdict, whether it agrees with the truth, and the label of the experts, who may err.
  * @param {string} verdict @param {string} truth @param {string} label
  */
 function judgement(verdict, truth, label) {
   return el("span", { class: "judgement" }, verdictBadge(verdict),
-    truth && (truth === verdict ? el("span", { class: "fine" }, "rightly") : [el("span", { class: "fine" }, "wrongly; in truth"), verdictBadge(truth)]),
-    label && [el("span", { class: "fine" }, "experts say"), verdictBadge(label)]);
+    truth && (truth === verdict ? el("span", { class: "fine" }, "correct") : [el("span", { class: "fine" }, "wrong; truth"), verdictBadge(truth)]),
+    label && [el("span", { class: "fine" }, "experts"), verdictBadge(label)]);
 }
 
 /** @param {SampleTable} table @param {number} row @param {string} learner */
@@ -71,7 +71,7 @@ function drawReward(table, row, learner) {
       el("td", { class: "numeric" }, withMinus((value ?? 0).toFixed(3))), el("td", { class: "bar-cell" }, rewardBar((value ?? 0) / most))))));
 }
 
-/** A bar to the right or left of nothing. @param {number} share from −1 to 1 */
+/** A bar to the right or left of zero. @param {number} share from −1 to 1 */
 function rewardBar(share) {
   const width = Math.abs(share) * 48;
   return svg("svg", { class: "reward-bar", viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true" },
@@ -79,15 +79,15 @@ function rewardBar(share) {
     svg("rect", { class: share < 0 ? "below" : "above", x: share < 0 ? 50 - width : 50, y: 1.5, width, height: 5 }));
 }
 
-/** Letters of a name that are shown: of a category, say, which files give. */
+/** Displayed letters of a name, such as a category from a user's file. */
 const LONGEST_NAME = 200;
 
-/** Letters of a text that are shown before somebody asks for all of it. */
+/** Letters of a text that are displayed before "Show all". */
 const FIRST_LETTERS = 20_000;
 
 /**
- * So much without a space may be broken behind it. Browsers take a time that grows with its square for a long word that
- * they may break anywhere: ten seconds for 120,000 Thai letters.
+ * A long word gets break opportunities at this distance. Browsers take time quadratic in the length of a word that
+ * may break anywhere: ten seconds for 120,000 Thai letters.
  */
 const LONG_WORD = /\S{500}\p{M}*(?=\S)/gu;
 
@@ -108,7 +108,7 @@ function whatWasSaid(text, search) {
   return [paragraph, more];
 }
 
-/** A text with places to break in words that are too long for a line in any case. @param {string} text @returns {(Node | string)[]} */
+/** A text with break opportunities in words that are too long for a line. @param {string} text @returns {(Node | string)[]} */
 function breakable(text) {
   /** @type {(Node | string)[]} */
   const parts = [];
@@ -120,13 +120,13 @@ function breakable(text) {
   return [...parts, text.slice(from)];
 }
 
-/** Places that are marked in a text at the most. */
+/** The most highlights in a text. */
 const MOST_MARKS = 1_000;
 
-/** A text in which what was searched for is marked. @param {string} text @param {string} search @returns {Child[]} */
+/** A text with the search text highlighted. @param {string} text @param {string} search @returns {Child[]} */
 function marked(text, search) {
   const [lower, needle] = [text.toLowerCase(), search.toLowerCase()];
-  // A few letters change their length in lower case; then places in one are not places in the other.
+  // A few letters change their length in lower case; then the positions differ.
   if (!needle || lower.length !== text.length) return [text];
   /** @type {Child[]} */
   const parts = [];

@@ -1,12 +1,12 @@
-// Elements. Whatever the page shows becomes a text node or an attribute here; nothing is ever parsed as markup, so
-// that the text of a model stays text.
+// Elements. All content becomes a text node or an attribute here; nothing is ever parsed as markup, so that the text of a model
+// stays text.
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 
 const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
 /**
- * Sets attributes. `class`, `data` (an object), `on` (listeners by event) and booleans are understood; a link may
+ * Sets attributes. `class`, `data` (an object), `on` (listeners by event) and booleans are supported; a link may
  * only lead to a place in this page.
  * @param {Element} element
  * @param {Object<string, any>} attributes
@@ -28,7 +28,7 @@ function setAttributes(element, attributes) {
   }
 }
 
-/** @param {Element} parent @param {any[]} children lists in lists are taken apart */
+/** @param {Element} parent @param {any[]} children nested lists are flattened */
 function appendAll(parent, children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
@@ -69,11 +69,11 @@ function button(label, action, attributes = {}) {
   return el("button", { type: "button", ...attributes, on: { click: action } }, label);
 }
 
-/** What the reader has set in a part of the page that is drawn again: how a table is sorted, what is selected. */
+/** The reader's settings in parts of the page that are redrawn, such as a table's order or a selection. */
 const rememberedStates = new Map();
 
 /**
- * The state of that name, made once.
+ * The state of this name, created on first use.
  * @template T
  * @param {string} key
  * @param {T} initial
@@ -85,8 +85,8 @@ function remembered(key, initial) {
 }
 
 /**
- * Draws the inside of a container again and puts back what the reader would miss: the focus, how far things are
- * scrolled, and what is folded open. Elements are recognised by `data-key`.
+ * Redraws the content of a container and restores what the reader would miss: the focus, scroll positions
+ * and open folds. Elements are recognised by `data-key`.
  * @param {HTMLElement} container
  * @param {Node[]} nodes
  */
@@ -115,7 +115,7 @@ function redraw(container, nodes) {
 }
 
 /**
- * A part that may be wider than the page, which scrolls on its own; reachable by keyboard.
+ * A part that may be wider than the page and scrolls on its own; reachable by keyboard.
  * @param {string} key
  * @param {string} label
  * @param {...Child} children
@@ -125,9 +125,9 @@ function scroller(key, label, ...children) {
 }
 
 /**
- * A button that copies a text, and says so.
+ * A button that copies a text and confirms it.
  * @param {string} text
- * @param {string} what for those who do not see what it stands beside
+ * @param {string} what a name of the text, for screen readers
  */
 function copyButton(text, what) {
   const copy = button("Copy", async () => {
@@ -144,7 +144,7 @@ function copyButton(text, what) {
   return copy;
 }
 
-/** The old way to copy, for browsers that keep the clipboard from files. @param {string} text */
+/** The old way to copy, for browsers that forbid files the clipboard. @param {string} text */
 function copyBySelection(text) {
   const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
   /** @type {HTMLTextAreaElement} */ (area).value = text;

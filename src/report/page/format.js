@@ -1,4 +1,4 @@
-// Numbers, times and names as people read them.
+// Formatting of numbers, times and names.
 
 const NARROW_SPACE = "\u202f";
 const MINUS = "\u2212";
@@ -15,7 +15,7 @@ const formatCount = (count) => integers.format(count);
 const counted = (count, one, many = `${one}s`) => `${formatCount(count)} ${count === 1 ? one : many}`;
 
 /**
- * A number of that unit, without the unit: 0.746 of a share is `74.6`.
+ * A number in a unit, without the unit: 0.746 of a share is `74.6`.
  * @param {number} value
  * @param {string} unit `share`, `nats`, `tokens`, `words` or `number`
  */
@@ -31,7 +31,7 @@ function formatNumber(value, unit) {
   return withMinus(value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : 3));
 }
 
-/** What stands behind a number of that unit. @param {string} unit */
+/** The suffix of a number in a unit. @param {string} unit */
 function unitSuffix(unit) {
   if (unit === "share") return `${NARROW_SPACE}%`;
   return unit === "number" || !unit ? "" : ` ${unit}`;
@@ -55,7 +55,7 @@ function formatInterval(interval, unit) {
   return formatValue(interval.value, unit) + (range && ` (${range})`) + (of && ` ${of}`);
 }
 
-/** What a value is of: `of 192, 3 undetermined`. @param {number | undefined} count @param {number | undefined} undetermined */
+/** The observations behind a value: `of 192, 3 undetermined`. @param {number | undefined} count @param {number | undefined} undetermined */
 function formatDenominator(count, undetermined) {
   return undetermined ? `of ${formatCount(count ?? 0)}, ${formatCount(undetermined)} undetermined` : count ? `of ${formatCount(count)}` : "";
 }
@@ -71,7 +71,7 @@ function formatDuration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
-  // Rounded first, or 119.7 s would be `1 min 60 s`.
+  // Rounded first, otherwise 119.7 s would be `1 min 60 s`.
   const whole = Math.round(seconds);
   const minutes = Math.floor(whole / 60);
   if (minutes < 60) return `${minutes} min ${whole % 60} s`;
@@ -89,14 +89,14 @@ function formatBytes(bytes) {
   return `${power === 0 ? bytes : bytes.toFixed(1)} ${units[power]}`;
 }
 
-/** A time as it was written, without the letters: the reader may sit in another time zone. @param {string} time */
+/** A time in the time zone of the run, without letters: the reader may be in another time zone. @param {string} time */
 function formatTime(time) {
   const parts = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(.*)$/.exec(time);
   if (!parts) return time;
   return `${parts[1]} ${parts[2]}${parts[3] === "Z" || parts[3] === "+00:00" ? " UTC" : ` ${parts[3]}`}`;
 }
 
-/** The name of a variant; the pipeline as it stands has none. @param {string} name */
+/** The name of a variant; empty without ablation and seed. @param {string} name */
 const variantName = (name) => name || "as it stands";
 
 /** @param {string} text @param {number} length */
@@ -105,7 +105,7 @@ const clipped = (text, length) => (text.length > length ? `${text.slice(0, lengt
 /** @param {string} text */
 const capitalised = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** The glyph and the word of a state: colour is never the only sign. @type {Object<string, string>} */
+/** The glyph of a state: colour is never the only sign. @type {Object<string, string>} */
 const STATE_GLYPHS = {
   done: "✓", cached: "↺", running: "▸", waiting: "○", failed: "✕", skipped: "⤼",
   interrupted: "‖", killed: "✕", halted: "■",

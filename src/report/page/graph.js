@@ -1,9 +1,9 @@
-// The pipeline: loops as boxes around their stages, each stage with its state and how far it is. On a narrow screen, and
-// for those who do not see the picture, the same as a list.
+// The pipeline: loops as boxes around their stages, each stage with its state and progress. On a narrow screen, and for screen
+// readers, the same as a list.
 
 const NODE_WIDTH = 150;
 const NODE_HEIGHT = 48;
-/** Stages of a loop stand in a line up to this width. */
+/** Stages of a loop are in one line up to this width. */
 const LONGEST_LINE = 880;
 const LOOP_PADDING = 14;
 const LOOP_HEAD = 30;
@@ -17,14 +17,14 @@ function drawGraphs(graphs) {
 
 /** @param {Graph} graph @returns {Node[]} */
 function drawGraph(graph) {
-  const rest = "Point at a stage for what it needs and who needs it. Lines that others imply are left out.";
+  const rest = "Point at a stage to see its inputs and the stages that need it. Implied lines are left out.";
   const readout = el("p", { class: "readout", "aria-live": "polite" }, rest);
   const { root, width, height } = placeGraph(graph);
   const canvas = svg("svg", {
     class: "graph", role: "group", "aria-label": `The pipeline of ${graph.run}: ${counted(graph.stages.length, "stage or loop", "stages and loops")}`,
     viewBox: `-1 -1 ${width + 2} ${height + 2}`, width: width + 2, height: height + 2,
   }, root);
-  // Shrinks to fit, as far as letters can be read; beyond that it scrolls.
+  // Shrinks to fit as long as letters are legible; beyond that it scrolls.
   canvas.style.minWidth = `${Math.round(width * 0.72)}px`;
   for (const node of canvas.querySelectorAll("[data-stage]")) {
     const stage = Number(node.getAttribute("data-stage"));
@@ -61,11 +61,11 @@ function describeStage(graph, index) {
     `${stage.id} (${stage.kind}): ${stage.state}, ${stage.done} of ${stage.total}`,
     stage.seconds > 0 && formatDuration(stage.seconds),
     needs.length > 0 && `needs ${names(needs)}`,
-    needed.length > 0 && `for ${names(needed)}`,
+    needed.length > 0 && `needed by ${names(needed)}`,
   ].filter(Boolean).join(" · ");
 }
 
-/** Brings out a stage and what it is joined to. @param {Element} canvas @param {Graph} graph @param {number | null} stage */
+/** Highlights a stage and its neighbours. @param {Element} canvas @param {Graph} graph @param {number | null} stage */
 function mark(canvas, graph, stage) {
   const near = new Set(stage === null ? [] : [...neighbours(graph, stage).needs, ...neighbours(graph, stage).needed]);
   for (const node of canvas.querySelectorAll("[data-stage]")) {
@@ -74,7 +74,7 @@ function mark(canvas, graph, stage) {
 }
 
 /**
- * Places a whole graph: every loop is laid out inside first, then is a box like others. Lines join boxes of the same loop.
+ * Places a whole graph: the content of every loop is laid out first, then the loop is a box. Lines join boxes of the same loop.
  * @param {Graph} graph
  */
 function placeGraph(graph) {
@@ -105,7 +105,7 @@ function placeGraph(graph) {
     const members = inside.get(loop) ?? [];
     const parts = members.map((index) => (inside.has(index) ? place(index) : { width: NODE_WIDTH, height: NODE_HEIGHT, node: drawStage(stages[index], index) }));
     const local = (edges.get(loop) ?? []).map(([from, to]) => /** @type {[number, number]} */ ([members.indexOf(from), members.indexOf(to)]));
-    // A loop of plain stages reads like a line of text, unless it is long; everything else goes downwards.
+    // A loop of plain stages is laid out as a line, unless it is long; everything else goes downwards.
     const along = () => layOut(parts.map(({ width, height }) => ({ flow: width, across: height })), local, { flow: 26, across: 14 });
     const down = () => layOut(parts.map(({ width, height }) => ({ flow: height, across: width })), local, { flow: 34, across: 22 });
     const line = loop !== null && members.every((index) => !inside.has(index)) ? along() : null;

@@ -1,7 +1,7 @@
-// "What it came to": for each metric the first evaluation, the last, and what changed.
+// "Results": for each metric the first evaluation, the last, and the change.
 
 /**
- * What a change is worth: its direction as an arrow, its worth as a word, so that neither needs colour.
+ * The rating of a change: its direction as an arrow, its rating as a word, so that neither needs colour.
  * @param {Interval} change
  * @param {string | null} better
  * @param {string} unit
@@ -41,7 +41,7 @@ function drawHeadline(headline) {
       cell: (row) => firstAndLast(row, row.cells[index]),
     }, {
       label: "Change",
-      title: `${variantName(name)}: last less first`,
+      title: `${variantName(name)}: last minus first`,
       numeric: true,
       class: "change",
       value: (row) => row.cells[index]?.change?.value,
@@ -52,7 +52,7 @@ function drawHeadline(headline) {
     el("th", { scope: "colgroup", colspan: 2 }, variantName(name),
       headline.seeds[index] > 0 && el("span", { class: "fine" }, counted(headline.seeds[index], "seed")))));
   return [
-    scroller("headline", "What it came to", sortableTable({
+    scroller("headline", "Results", sortableTable({
       key: "headline", caption: "Metrics at the first and the last evaluation", columns, rows: headline.rows, groups,
     })),
     ...(headline.note ? [el("p", { class: "note" }, headline.note)] : []),

@@ -1,5 +1,5 @@
-// Where the boxes of a graph go: layers by the longest path, long lines led past the boxes between, boxes of a layer in
-// the order that crosses least, and each near what it is joined to. Works in `flow` (the way the lines go) and `across`.
+// Layout of a graph: layers by the longest path, long lines led past the boxes between, boxes of a layer in the order with the
+// fewest crossings, and each near its neighbours. Works in `flow` (along the lines) and `across`.
 
 /**
  * @typedef {Object} Box
@@ -70,7 +70,7 @@ function nextOf(count, edges) {
   return next;
 }
 
-/** Without the edges that lead back: boxes around loops may make some. @param {number} count @param {[number, number][]} edges */
+/** Without edges that close a cycle, which boxes around loops may produce. @param {number} count @param {[number, number][]} edges */
 function withoutCycles(count, edges) {
   const next = nextOf(count, edges);
   const state = new Uint8Array(count);
@@ -89,7 +89,7 @@ function withoutCycles(count, edges) {
   return kept;
 }
 
-/** Without the edges that a longer way implies. @param {number} count @param {[number, number][]} edges */
+/** Without edges that a longer path implies. @param {number} count @param {[number, number][]} edges */
 function withoutImplied(count, edges) {
   const next = nextOf(count, edges);
   const reaches = (/** @type {number} */ from, /** @type {number} */ to, seen = new Set()) => {
@@ -101,7 +101,7 @@ function withoutImplied(count, edges) {
   return edges.filter(([from, to]) => ![...next[from]].some((step) => step !== to && reaches(step, to)));
 }
 
-/** Each box after all that it needs; what needs nothing just before what needs it. @param {number} count @param {[number, number][]} edges */
+/** Each box after all that it needs; a box without needs just before the first that needs it. @param {number} count @param {[number, number][]} edges */
 function layersOf(count, edges) {
   const layer = new Array(count).fill(0);
   for (let round = 0; round < count; round += 1) {
@@ -146,8 +146,8 @@ function placeAcross(layers, slots, gap) {
       slots[slot].at = Math.max(wanted[index], edge + slots[slot].across / 2);
       edge = slots[slot].at + slots[slot].across / 2 + gap;
     });
-    // Pushing goes one way only: move the layer back by what it was pushed on average. Large boxes weigh most, so that a
-    // small one beside a loop moves and not the loop.
+    // Pushing goes only one way: move the layer back by the average push. Large boxes weigh most, so that a small box beside a
+    // loop moves rather than the loop.
     const weight = (/** @type {number} */ slot) => slots[slot].across ** 2;
     const whole = layer.reduce((sum, slot) => sum + weight(slot), 0) || 1;
     const pushed = layer.reduce((sum, slot, index) => sum + weight(slot) * (slots[slot].at - wanted[index]), 0) / whole;

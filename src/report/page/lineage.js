@@ -1,6 +1,6 @@
-// Checkpoints: which models there are, and what each was made of, back to the first.
+// Checkpoints: the list of models, and the origin of each, back to the first.
 
-/** A link to a checkpoint: what its address may hold as it is stays readable. @param {string} id */
+/** A link to a checkpoint. Characters that an address may hold stay readable. @param {string} id */
 function checkpointLink(id) {
   return `#checkpoint=${encodeURIComponent(id).replace(/%(3A|2F|5B|5D|2C)/g, decodeURIComponent)}`;
 }
@@ -60,7 +60,7 @@ function drawCheckpoints(checkpoints) {
  * @returns {Child[]}
  */
 function drawLineage(checkpoints, id, name) {
-  if (!id) return [el("p", { class: "note" }, "Choose a checkpoint to see what it was made of.")];
+  if (!id) return [el("p", { class: "note" }, "Choose a checkpoint to see its lineage.")];
   const { chain, missing } = lineageOf(checkpoints, id);
   if (chain.length === 0) return [el("h3", {}, "Lineage"), el("p", { class: "note" }, "Not among the checkpoints: ", el("span", { class: "mono" }, id))];
   const chosen = chain[chain.length - 1];
@@ -71,19 +71,19 @@ function drawLineage(checkpoints, id, name) {
   return [
     el("h3", {}, "Lineage"),
     el("p", { class: "fine" }, `${counted(chain.length - 1, "step")} from the first model`),
-    missing && el("p", { class: "note" }, "It starts from one that is not among these: ", el("span", { class: "mono" }, missing)),
+    missing && el("p", { class: "note" }, "It starts from a checkpoint that is not listed: ", el("span", { class: "mono" }, missing)),
     el("ol", { class: "chain" }, foldSteps(chain).map((part) => (Array.isArray(part)
       ? el("li", { class: "between" }, el("details", { data: { key: `chain ${part[0].id}` } },
         el("summary", {}, counted(part.length, "step"), " like these"), el("ol", { class: "chain" }, part.map(item))))
       : item(part)))),
     el("dl", { class: "facts" }, [
-      ["Key", chosen.key], ["Digest", chosen.digest], ["Lies in", chosen.path ?? "no longer in the cache"], ["Also made of", chosen.inputs.join("\n") || "nothing else"],
+      ["Key", chosen.key], ["Digest", chosen.digest], ["Path", chosen.path ?? "no longer in the cache"], ["Other inputs", chosen.inputs.join("\n") || "none"],
     ].flatMap(([term, text]) => [el("dt", {}, term), el("dd", { class: "mono" }, text)])),
   ];
 }
 
 /**
- * Puts the middle of a long phase together: steps whose names differ in their numbers only.
+ * Folds the middle of a long phase: steps whose names differ only in their numbers.
  * @param {Checkpoint[]} chain
  * @returns {(Checkpoint | Checkpoint[])[]}
  */

@@ -1,4 +1,4 @@
-// A live page: asks for what is new, and says so where nobody answers.
+// A live page: requests new data, and reports a lost connection.
 
 const POLL_MS = 1000;
 
@@ -6,8 +6,8 @@ const POLL_MS = 1000;
  * @param {Object} page
  * @param {(report: Report) => void} page.report
  * @param {(samples: Samples) => void} page.samples
- * @param {() => boolean} page.wantsSamples samples are large: only who looks at them gets them
- * @param {(since: number | null) => void} page.lost since when nobody answers, or nothing when they do again
+ * @param {() => boolean} page.wantsSamples samples are large: they are requested only when they are in sight
+ * @param {(since: number | null) => void} page.lost since when there is no answer; null once there is one again
  */
 function follow(page) {
   const versions = { report: "", samples: "" };
@@ -22,7 +22,7 @@ function follow(page) {
     if (!answer.ok) throw new Error(`api/${name} answered ${answer.status}`);
     const data = await answer.json();
     versions[name] = answer.headers.get("X-Version") ?? "";
-    // What cannot be drawn is not the connection's fault.
+    // An error while drawing is not a connection error.
     try {
       page[name](data);
     } catch (error) {

@@ -1,9 +1,9 @@
-// The page: its sections in order, what stands above them, and where the address leads.
+// The page: its sections in order, the header above them, and navigation by the address.
 
 const root = document.documentElement;
 const live = root.dataset.live === "1";
 
-/** The data that lies in the page: read once and taken out, so that the sections may have these names. */
+/** The data embedded in the page: read once and removed, so that sections may use these names. */
 const packedReport = takeData("report");
 const packedSamples = takeData("samples");
 
@@ -24,11 +24,11 @@ const samples = createSamples({
 });
 
 /**
- * The sections. `part` is what a section shows: nothing leaves it out, and the same as before leaves it as it is.
+ * The sections. `part` is the data of a section: null omits it, and unchanged data leave it as it is.
  * @type {{id: string, title: string, part: (report: Report) => any, draw: (part: any, report: Report) => Node[]}[]}
  */
 const SECTIONS = [
-  { id: "outcome", title: "What it came to", part: (r) => (r.headline.rows.length ? r.headline : null), draw: (part) => drawHeadline(part) },
+  { id: "outcome", title: "Results", part: (r) => (r.headline.rows.length ? r.headline : null), draw: (part) => drawHeadline(part) },
   { id: "cross-play", title: "Cross-play", part: (r) => matricesOf(r, "cross_play"), draw: (part) => drawMatrices(part) },
   { id: "curves", title: "Curves", part: (r) => some({ panels: r.panels, columns: r.headline.columns }, r.panels), draw: ({ panels, columns }) => drawPanels(panels, columns) },
   { id: "evaluator", title: "Evaluator", part: (r) => matricesOf(r, "confusion"), draw: (part) => drawMatrices(part) },
@@ -101,7 +101,7 @@ function turnTheme() {
   try {
     localStorage.setItem(THEME_KEY, root.dataset.theme);
   } catch {
-    // A browser may keep no storage for files; then the choice lasts as long as the page.
+    // A browser may not keep storage for files; then the choice lasts as long as the page.
   }
 }
 
@@ -131,7 +131,7 @@ const inSight = new IntersectionObserver((entries) => {
 }, { rootMargin: "-112px 0px -55% 0px" });
 /** @type {Map<string, boolean>} */
 const visible = new Map();
-/** Whether samples are in sight or soon will be. */
+/** Whether samples are in sight or close to it. */
 let samplesNear = false;
 const nearSamples = new IntersectionObserver((entries) => (samplesNear = entries.some((entry) => entry.isIntersecting)), { rootMargin: "300px 0px" });
 
@@ -145,7 +145,7 @@ function show(r) {
   });
 }
 
-/** Leaves what the reader looks at where it is, whatever grows above it. @param {() => void} draw */
+/** Keeps the visible content in place when content above it grows. @param {() => void} draw */
 function keepInPlace(draw) {
   const anchor = [...drawn.values()].find(({ element }) => element.getBoundingClientRect().bottom > 64)?.element;
   const before = anchor?.getBoundingClientRect().top;
@@ -181,7 +181,7 @@ function showSection(section, r) {
   }
 }
 
-/** Whether the reader has marked text there, perhaps to copy it: then it is drawn another time. @param {HTMLElement} body */
+/** Whether the reader has selected text there, perhaps to copy it: then it is redrawn later. @param {HTMLElement} body */
 function isSelectedIn(body) {
   const selection = getSelection();
   return selection !== null && !selection.isCollapsed && body.contains(selection.anchorNode);
@@ -215,7 +215,7 @@ function followAddress() {
     try {
       id = decodeURIComponent(id);
     } catch {
-      // Not encoded: taken as it stands.
+      // Not encoded: used as it is.
     }
     showCheckpoint(id);
   } else if (address) {
@@ -262,13 +262,13 @@ if (live) {
     wantsSamples: () => samplesNear,
     lost(since) {
       connection.hidden = since === null;
-      if (since !== null) connection.textContent = `Connection lost ${formatDuration(Math.round((Date.now() - since) / 1000))} ago: triplay does not answer. This is what it said last; trying again every second.`;
+      if (since !== null) connection.textContent = `Connection lost ${formatDuration(Math.round((Date.now() - since) / 1000))} ago: triplay does not answer. This page shows its last answer; trying again every second.`;
     },
   });
 } else {
   show(JSON.parse(packedReport ?? "null"));
   followAddress();
-  // After the first picture: unpacking takes a moment.
+  // After the first paint: unpacking takes a moment.
   if (packedSamples !== null) setTimeout(() => unpackSamples(packedSamples).then((raw) => {
     showSamples(raw);
     if (/^#samples\b/.test(location.hash)) drawn.get("samples")?.element.scrollIntoView();

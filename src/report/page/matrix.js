@@ -1,6 +1,6 @@
-// Tables of values by two names, coloured from light to dark with a number in every cell.
+// Tables of values by two names, coloured from light to dark, with a number in every cell.
 
-/** From few to many, in light and in dark: lightness alone carries the order, so that it reads without colour. */
+/** From low to high, for the light and the dark theme: lightness alone carries the order, so that it is readable without colour. */
 const SCALE_LIGHT = [[246, 248, 251], [150, 190, 222], [58, 128, 184], [8, 60, 110]];
 const SCALE_DARK = [[29, 34, 42], [35, 80, 122], [74, 148, 205], [190, 226, 255]];
 
@@ -11,7 +11,7 @@ function scaleColour(stops, share) {
   return stops[index].map((from, channel) => Math.round(from + (stops[index + 1][channel] - from) * (at - index)));
 }
 
-/** The ink that is easier to read on a colour. @param {number[]} colour */
+/** The text colour with more contrast on a colour. @param {number[]} colour */
 function inkOn(colour) {
   const [red, green, blue] = colour.map((value) => {
     const share = value / 255;
@@ -40,12 +40,12 @@ function drawMatrix(matrix) {
   const [low, high] = matrix.unit === "share" ? [0, 1] : [Math.min(...values), Math.max(...values)];
   const shareOf = (/** @type {number} */ value) => (high > low ? (value - low) / (high - low) : 0.5);
   const key = `matrix ${matrix.section} ${matrix.title}`;
-  const rest = `${matrix.section === "confusion" ? "Shares of the row. " : ""}${denominators(matrix)} Point at a cell for its own.`;
+  const rest = `${matrix.section === "confusion" ? "Shares of the row. " : ""}${denominators(matrix)} Point at a cell for its number.`;
   const readout = el("p", { class: "readout", "aria-live": "polite" }, rest);
   const at = remembered(key, { row: 0, column: 0 });
 
   const hasMeans = matrix.row_means.length > 0;
-  /** The names of rows and columns, and what stands in each cell: with the means behind and below. */
+  /** The names of rows and columns, and the content of each cell, with means at the right and below. */
   const rows = hasMeans ? [...matrix.rows, "mean"] : matrix.rows;
   const columns = hasMeans ? [...matrix.columns, "mean"] : matrix.columns;
   const shown = rows.map((_, r) => columns.map((_, c) => (r < matrix.rows.length && c < matrix.columns.length ? cellOf(matrix, r, c) : meanOf(matrix, r, c))));
@@ -82,7 +82,7 @@ function drawMatrix(matrix) {
     el("div", { class: "scroller", data: { key: `${key} scroller` } }, table), readout);
 }
 
-/** What stands in a cell, and what is said of it. @param {Matrix} matrix @param {number} r @param {number} c */
+/** The content of a cell, and its description. @param {Matrix} matrix @param {number} r @param {number} c */
 function cellOf(matrix, r, c) {
   const value = matrix.values[r][c];
   const unknown = matrix.undetermined[r]?.[c];
@@ -90,7 +90,7 @@ function cellOf(matrix, r, c) {
   return { value, text, isMean: false };
 }
 
-/** The same of a mean: of a row behind it, of a column below it, of all in the corner. @param {Matrix} matrix @param {number} r @param {number} c */
+/** The same for a mean: of a row at its right, of a column below it, of all in the corner. @param {Matrix} matrix @param {number} r @param {number} c */
 function meanOf(matrix, r, c) {
   const [isRow, isColumn] = [r < matrix.rows.length, c < matrix.columns.length];
   const interval = isRow ? matrix.row_means[r] : isColumn ? matrix.column_means[c] : matrix.mean;
@@ -99,13 +99,13 @@ function meanOf(matrix, r, c) {
   return { value: interval?.value ?? null, text: `${of}: ${interval ? formatInterval(interval, matrix.unit) : "–"}`, isMean: true };
 }
 
-/** Of how many observations the cells are, and how many of all were undetermined. @param {Matrix} matrix */
+/** The observations behind the cells, and the undetermined ones. @param {Matrix} matrix */
 function denominators(matrix) {
   const counts = matrix.counts.flat().filter((count) => count > 0);
   const [least, most] = [Math.min(...counts), Math.max(...counts)];
   const span = least === most ? "" : `${formatCount(least)} to `;
   const unknown = matrix.undetermined.flat().reduce((sum, count) => sum + count, 0);
-  const of = counts.length ? `Cells are of ${span}${counted(most, "observation")}` : "Nothing is known";
+  const of = counts.length ? `Cells have ${span}${counted(most, "observation")}` : "No observations";
   return unknown ? `${of}; ${counted(unknown, "more observation")} undetermined and left out.` : `${of}.`;
 }
 

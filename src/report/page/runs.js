@@ -1,4 +1,4 @@
-// What was run, where, with what, and how to run it again.
+// What was run, where, with which parameters, and how to run it again.
 
 /** @param {RunInfo[]} runs @returns {Node[]} */
 function drawRuns(runs) {
@@ -25,7 +25,7 @@ function drawRuns(runs) {
   ];
 }
 
-/** Names and their value in each column, and whether these differ. @param {[string, string][][]} columns */
+/** Names with their values in each column, and whether the values differ. @param {[string, string][][]} columns */
 function sideBySide(columns) {
   const maps = columns.map((pairs) => new Map(pairs));
   return [...new Set(columns.flatMap((pairs) => pairs.map(([name]) => name)))].map((name) => {

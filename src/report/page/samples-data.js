@@ -1,12 +1,12 @@
-// The samples as columns, and what filters and sorts them. Knows nothing of the page. Each filter is one number to compare
-// in each row; a search looks once through the table of strings, then is one look-up a text and row.
+// The samples as columns, with filters and orders. Independent of the page. Each filter is one number to compare in each row; a
+// search scans the table of strings once, then needs one look-up for each text and row.
 
 /**
  * @typedef {Object} Facet a column that rows are filtered by
  * @property {string} name as in the page's address
  * @property {string} label
- * @property {string[]} values the different values, in the order that people sort them
- * @property {Uint32Array} codes of each row, which of `values`
+ * @property {string[]} values the distinct values, in natural order
+ * @property {Uint32Array} codes for each row an index in `values`
  *
  * @typedef {Object} SampleTable
  * @property {number} count
@@ -14,27 +14,27 @@
  * @property {Facet[]} facets those with more than one value
  * @property {Map<string, Facet>} facetsByName all of them
  * @property {string[]} orders the names of what can be sorted by
- * @property {(name: string) => Float64Array | null} keysOf what an order sorts by; NaN is nothing
- * @property {(row: number) => string} keyOf a name of the row that outlives new rows
+ * @property {(name: string) => Float64Array | null} keysOf the sort keys of an order; NaN for none
+ * @property {(row: number) => string} keyOf a name of the row that stays valid when rows are added
  * @property {(key: string) => number} rowOf
  * @property {(row: number) => number[]} sameAttack all responses to the row's attack
  * @property {(text: string) => Uint8Array} search the strings that contain it
  *
  * @typedef {Object} SampleFilter
  * @property {string} text
- * @property {Map<string, string>} wanted the value of each facet that is filtered by
- * @property {string} order name of an order, or nothing: as they came
+ * @property {Map<string, string>} wanted the wanted value of each filtered facet
+ * @property {string} order name of an order; empty for the original order
  * @property {boolean} down
  */
 
-/** Facets that stand in the data as strings, and those that follow from others. */
+/** Facets that are strings in the data, and derived ones. */
 const STRING_FACETS = [
   ["run", "Run"], ["variant", "Variant"], ["iteration", "Iteration"], ["phase", "Phase"], ["scope", "Step"], ["split", "Split"],
   ["category", "Category"], ["task", "Task"], ["technique", "Technique"], ["defender", "Defender"],
   ["verdict", "Verdict"], ["truth", "Truth"], ["label", "Experts' label"], ["judged", "Judged"], ["learner", "Learner"],
 ];
 
-/** `play[1]/red[03]` is of the phase `red`. @param {string} scope */
+/** The phase of `play[1]/red[03]` is `red`. @param {string} scope */
 const phaseOf = (scope) => scope.slice(scope.lastIndexOf("/") + 1).replace(/\[[^\]]*\]$/, "");
 
 /** @param {Samples} raw @returns {SampleTable} */
@@ -102,7 +102,7 @@ function prepareSamples(raw) {
  * @param {string} label
  * @param {number} count
  * @param {(row: number) => string} valueOf
- * @param {number[] | null} indices where the value follows from an index of strings, these
+ * @param {number[] | null} indices the indices, if the value follows from an index of strings
  * @returns {Facet}
  */
 function makeFacet(name, label, count, valueOf, indices) {
@@ -130,10 +130,10 @@ function makeFacet(name, label, count, valueOf, indices) {
 }
 
 /**
- * The rows that pass, sorted, and for each value of each facet how many rows there would be if it were chosen.
+ * The rows that pass, sorted, and for each value of each facet the number of rows if it were chosen.
  * @param {SampleTable} table
  * @param {SampleFilter} filter
- * @param {boolean} newestFirst where nothing else sorts them
+ * @param {boolean} newestFirst if no order is chosen
  * @returns {{rows: Uint32Array, counts: Map<string, Uint32Array>}}
  */
 function filterSamples(table, filter, newestFirst) {
@@ -143,7 +143,7 @@ function filterSamples(table, filter, newestFirst) {
     const value = filter.wanted.get(facet.name);
     return value === undefined ? -1 : facet.values.indexOf(value);
   });
-  // A value that is not there, as of an old link, is asked for all the same: nothing passes it.
+  // A value that does not exist, as from an old link, is filtered by all the same: no row passes.
   const asked = facets.flatMap((facet, index) => (filter.wanted.has(facet.name) ? [index] : []));
   const unknown = [...filter.wanted].some(([name, value]) => !(table.facetsByName.get(name)?.values ?? []).includes(value));
   const counts = facets.map((facet) => new Uint32Array(facet.values.length));
@@ -174,7 +174,7 @@ function filterSamples(table, filter, newestFirst) {
   return { rows, counts: new Map(facets.map((facet, index) => [facet.name, counts[index]])) };
 }
 
-/** Rows without a value come last both ways; rows of equal value stay as they came. @param {Uint32Array} rows @param {Float64Array} keys @param {boolean} down */
+/** Rows without a value come last in both directions; rows with equal values keep their order. @param {Uint32Array} rows @param {Float64Array} keys @param {boolean} down */
 function sortRows(rows, keys, down) {
   const sign = down ? -1 : 1;
   rows.sort((a, b) => {
@@ -185,7 +185,7 @@ function sortRows(rows, keys, down) {
 }
 
 /**
- * Reads the samples that lie in a report: base64 of gzip of JSON.
+ * Reads the samples embedded in a report: base64 of gzip of JSON.
  * @param {string} base64
  * @returns {Promise<Samples>}
  */

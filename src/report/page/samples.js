@@ -1,14 +1,14 @@
-// "Samples": a table of any length, of which only the rows in sight are elements; filters, whose state is in the page's
-// address; and beside it the chosen attack with all that was answered.
+// "Samples": a table of any length, of which only the visible rows are elements; filters, whose state is in the page's address;
+// and the selected attack with all its responses.
 
 const HEAD_HEIGHT = 34;
 const MOST_ROWS = 400_000;
 const PRINTED_ROWS = 50;
-/** Letters of a text that a row may show: more would only cost time to lay out. */
+/** Displayed letters of a text in a row: more would only cost layout time. */
 const SHOWN_LETTERS = 220;
 
 /**
- * The columns; `from` is the width of the table that they need, in pixels.
+ * The columns; `from` is the least width of the table with this column, in pixels.
  * @type {{label: string, class: string, order?: string, from: number, width: string, numeric?: boolean}[]}
  */
 const SAMPLE_COLUMNS = [
@@ -34,7 +34,7 @@ function createSamples(page) {
   /** @type {SampleFilter} */
   const filter = { text: "", wanted: new Map(), order: "", down: false };
   let rows = new Uint32Array(0);
-  /** Place in `rows` that the keyboard is at, and the row whose detail is open. */
+  /** The keyboard's place in `rows`, and the row whose detail is open. */
   let active = 0;
   let openKey = "";
   let rowHeight = 34;
@@ -60,8 +60,8 @@ function createSamples(page) {
   const grid = el("div", {
     class: "grid", role: "grid", tabindex: 0, "aria-label": "Samples. Arrow keys move, Enter opens, Escape closes.", data: { key: "grid" },
   }, el("div", { class: "head-group", role: "rowgroup" }, head), body);
-  const aside = el("aside", { class: "detail", "aria-label": "The chosen sample", tabindex: -1, hidden: true });
-  const dialog = /** @type {HTMLDialogElement} */ (el("dialog", { class: "detail-dialog", "aria-label": "The chosen sample" }));
+  const aside = el("aside", { class: "detail", "aria-label": "Selected sample", tabindex: -1, hidden: true });
+  const dialog = /** @type {HTMLDialogElement} */ (el("dialog", { class: "detail-dialog", "aria-label": "Selected sample" }));
   const layout = el("div", { class: "sample-layout" }, grid, aside);
   const printed = el("div", { class: "print-only" });
   const message = el("p", { class: "note", role: "status" }, page.live ? "Waiting for samples …" : "Unpacking …");
@@ -87,7 +87,7 @@ function createSamples(page) {
     return { element, cells, shown: -1 };
   }
 
-  /** Draws what is in sight. @param {boolean} [anew] whether what stands there may be of other rows */
+  /** Draws the visible rows. @param {boolean} [anew] whether the rows may have changed */
   function drawRows(anew = false) {
     if (!table) return;
     const visible = Math.ceil(grid.clientHeight / rowHeight) + 4;
@@ -144,7 +144,7 @@ function createSamples(page) {
     return `${nameAt(table.raw.scope[row])}${variant && ` · ${variant}`}`;
   };
 
-  /** The part of a text that a row shows: where it was found, if that is far inside. @param {string} text */
+  /** The part of a text that a row shows: around the match, if that is far inside. @param {string} text */
   function snippet(text) {
     if (text === "") return page.redacted() ? "(left out)" : "";
     const at = filter.text ? text.toLowerCase().indexOf(filter.text.toLowerCase()) : -1;
@@ -191,7 +191,7 @@ function createSamples(page) {
       select.value = wanted === undefined ? "*" : `=${wanted}`;
       select.classList.toggle("set", wanted !== undefined);
     }
-    const orders = [["|up", page.live ? "newest first" : "as they came"], ["|down", page.live ? "oldest first" : "last first"],
+    const orders = [["|up", page.live ? "newest first" : "original order"], ["|down", page.live ? "oldest first" : "reverse order"],
       ...(table?.orders ?? []).flatMap((name) => [[`${name}|down`, `${name.replaceAll("_", " ")}, high first`], [`${name}|up`, `${name.replaceAll("_", " ")}, low first`]]),
       ...SAMPLE_COLUMNS.flatMap(({ order, label }) => (order && !table?.orders.includes(order) && table?.facetsByName.has(order) ? [[`${order}|up`, label.toLowerCase()], [`${order}|down`, `${label.toLowerCase()}, backwards`]] : []))];
     if (orderSelect.options.length !== orders.length) orderSelect.replaceChildren(...orders.map(([value, label]) => el("option", { value }, label)));
@@ -205,7 +205,7 @@ function createSamples(page) {
         filter.wanted.delete(name);
         changed();
         search.focus();
-      }, { class: "chip", "aria-label": `Filter by any ${name} again` })), ...clear);
+      }, { class: "chip", "aria-label": `Remove the filter by ${name}` })), ...clear);
   }
 
   function searched() {
@@ -234,7 +234,7 @@ function createSamples(page) {
     else sortBy("", false);
   }
 
-  /** The reader changed what is shown: from the top, and into the address. */
+  /** The reader changed the filters: scroll to the top, and update the address. */
   function changed() {
     apply();
     grid.scrollTop = 0;
@@ -260,7 +260,7 @@ function createSamples(page) {
   // ---- The address ----
 
   let addressTimer = 0;
-  /** Browsers count how often an address changes: once after a burst is enough. */
+  /** Browsers limit changes of the address: one after a burst is enough. */
   function writeAddress() {
     clearTimeout(addressTimer);
     addressTimer = setTimeout(writeAddressNow, 150);
@@ -271,10 +271,10 @@ function createSamples(page) {
     try {
       history.replaceState(null, "", addressOf());
     } catch {
-      // Some browsers forbid it to files; then the link is not kept.
+      // Some browsers forbid this to files; then the link is not updated.
     }
   }
-  // Whoever has gone elsewhere is not called back by a burst before.
+  // A pending update of an earlier burst must not call the reader back.
   addEventListener("hashchange", () => clearTimeout(addressTimer));
 
   function addressOf() {
@@ -286,7 +286,7 @@ function createSamples(page) {
     return `#samples${parts.size ? `?${parts}` : ""}`;
   }
 
-  /** Takes filters, order and the open sample from an address. @param {URLSearchParams} parts */
+  /** Reads filters, order and the open sample from an address. @param {URLSearchParams} parts */
   function readAddress(parts) {
     filter.text = search.value = parts.get("q") ?? "";
     filter.wanted.clear();
@@ -332,7 +332,7 @@ function createSamples(page) {
     writeAddress();
   }
 
-  /** Beside the table where there is room, over the page where there is none. @param {Node[]} nodes */
+  /** Beside the table if there is space, otherwise over the page. @param {Node[]} nodes */
   function placeDetail(nodes) {
     const beside = !narrow.matches;
     aside.hidden = !beside;
@@ -343,7 +343,7 @@ function createSamples(page) {
     (beside ? aside : dialog).scrollTop = 0;
   }
 
-  /** @param {boolean} [focus] whether the focus goes back to the table */
+  /** @param {boolean} [focus] whether the focus returns to the table */
   function closeDetail(focus = true) {
     openRow = -1;
     openKey = "";
@@ -401,7 +401,8 @@ function createSamples(page) {
     const to = { ArrowDown: active + 1, ArrowUp: active - 1, PageDown: active + page, PageUp: active - page, Home: 0, End: rows.length - 1 }[event.key];
     if (to !== undefined) moveTo(to);
     else if (event.key === "Enter" && rows.length > 0) {
-      // The first Enter opens and stays here, so that arrows leaf through the samples; the second goes to the text.
+      // The first Enter opens the detail and keeps the focus, so that arrows move through the samples; the second moves the focus
+      // to the text.
       if (openRow === rows[active] && !aside.hidden) aside.focus();
       else openDetail(rows[active]);
     } else if (event.key === "Escape" && openRow >= 0) closeDetail();
@@ -422,7 +423,7 @@ function createSamples(page) {
     });
   }, { passive: true });
 
-  /** Shows the columns that there is room for, and only those that tell rows apart. */
+  /** Shows the columns that fit, and only those that distinguish rows. */
   function fitColumns() {
     const width = grid.clientWidth;
     if (width === 0) return;
@@ -468,7 +469,7 @@ function createSamples(page) {
       message.hidden = text === "";
     },
     /**
-     * New samples in the place of the old: filters, the open sample and what is in sight stay.
+     * Replaces the samples: filters, the open sample and the visible rows stay.
      * @param {Samples} raw
      */
     set(raw) {

@@ -1,10 +1,10 @@
-// Tables that sort by a click or by keyboard on a column's head.
+// Tables that are sorted by a click or key on a column's head.
 
 /**
  * @template Row
  * @typedef {Object} Column
  * @property {string} label
- * @property {string} [title] more about it
+ * @property {string} [title] a tooltip
  * @property {boolean} [numeric] right-aligned, and sorted downwards first
  * @property {boolean} [head] the row's head
  * @property {string} [class]
@@ -15,11 +15,11 @@
 /**
  * @template Row
  * @param {Object} options
- * @param {string} options.key how the table is sorted is remembered under this name
- * @param {string} options.caption for those who do not see what it stands under
+ * @param {string} options.key the name under which the order is remembered
+ * @param {string} options.caption a name for screen readers
  * @param {Column<Row>[]} options.columns
  * @param {Row[]} options.rows
- * @param {HTMLElement} [options.groups] a row of heads above the columns'
+ * @param {HTMLElement} [options.groups] a row of headings above the columns
  * @param {(row: Row) => Object<string, any>} [options.attributes] of a row
  */
 function sortableTable({ key, caption, columns, rows, groups, attributes }) {
@@ -32,7 +32,7 @@ function sortableTable({ key, caption, columns, rows, groups, attributes }) {
       button(column.label, () => sortBy(index), { class: "sort", data: { key: `${key} sort ${index}` } }));
   });
 
-  /** One click sorts, the next turns it round, the third puts back the order that the rows came in. @param {number} index */
+  /** One click sorts, the next reverses, the third restores the original order. @param {number} index */
   function sortBy(index) {
     const downFirst = Boolean(columns[index].numeric);
     if (sorted.column !== index) Object.assign(sorted, { column: index, down: downFirst });
@@ -59,7 +59,7 @@ function sortableTable({ key, caption, columns, rows, groups, attributes }) {
 }
 
 /**
- * Numbers by size, texts as people sort them; what is missing comes last both ways.
+ * Numbers by size, texts in natural order; missing values come last in both directions.
  * @param {number | string | null | undefined} a
  * @param {number | string | null | undefined} b
  * @param {boolean} down

@@ -12,8 +12,8 @@ use engine::{Context, InputFile};
 use model::{Arguments, GIVEN};
 use store::read::{self, MOST_TEXT};
 
-/// A struct with the keys that say how its `model` is asked, and `asking` to ask it with what it has under them. It
-/// brings a key `prompt` of its own, whose description says what that knows.
+/// Declares a struct with the keys that say how its `model` is asked, and a method `asking` that gathers them. The struct brings
+/// a key `prompt` of its own, whose doc comment names the template's variables.
 macro_rules! asking {
     ($(#[$about:meta])* $visibility:vis struct $name:ident: $role:ident { $($own:tt)* }) => {
         $(#[$about])*
@@ -21,18 +21,18 @@ macro_rules! asking {
         #[serde(deny_unknown_fields)]
         $visibility struct $name {
             $($own)*
-            /// The system prompt of the chat: a template in itself, which may use the prompt's variables and needs none.
+            /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
             #[serde(default)]
             system: Option<$crate::asking::Text>,
-            /// Whether the prompt is the user's message in the model's chat template. A map is `true` with arguments for
+            /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
             /// that template, such as { enable_thinking: false }.
             #[serde(default)]
             chat: $crate::asking::Chat,
-            /// The part of a completion that counts, for models that think aloud first; all of it by default. A completion
-            /// without that part counts as empty.
+            /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+            /// without this part has an empty text.
             #[serde(default)]
             answer: Option<game::Answer>,
-            /// What happens where a prompt and the longest completion are more than the model's context.
+            /// What to do if a prompt and the longest completion together exceed the model's context.
             #[serde(default)]
             too_long: $crate::asking::TooLong,
         }
@@ -78,7 +78,7 @@ impl Text {
         }
     }
 
-    /// The text while the pipeline is looked through. A file that is not there is the engine's to report.
+    /// The text while a pipeline is checked; `None` if the file does not exist, which the engine reports.
     pub fn peek(&self) -> Result<Option<String>, String> {
         match self {
             Text::Inline(text) => Ok(Some(text.clone())),
@@ -90,7 +90,7 @@ impl Text {
         }
     }
 
-    /// How errors call it.
+    /// Its name in error messages.
     pub fn shown(&self) -> String {
         match self {
             Text::Inline(text) => format!("`{text}`"),
@@ -153,7 +153,7 @@ impl JsonSchema for Text {
                 {
                     "type": "object",
                     "properties": { "file": { "type": "string", "description":
-                        "A file that holds the text, relative to where triplay is started. Its content counts, not its name." } },
+                        "A file that holds the text, relative to the working directory. Its content counts, not its name." } },
                     "required": ["file"],
                     "additionalProperties": false,
                 },
@@ -162,7 +162,7 @@ impl JsonSchema for Text {
     }
 }
 
-/// Whether a model is asked in its chat template, and with what arguments.
+/// Whether a model is asked in its chat template, and with which arguments.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Chat {
     #[default]
@@ -178,7 +178,9 @@ impl Chat {
     pub fn check(&self) -> Result<(), String> {
         let Chat::On(arguments) = self else { return Ok(()) };
         match GIVEN.iter().find(|name| arguments.contains_key(**name)) {
-            Some(name) => Err(format!("`{name}` is given to every chat template: it is no argument")),
+            Some(name) => {
+                Err(format!("`{name}` must not be an argument: triplay sets it in every chat template"))
+            }
             None => Ok(()),
         }
     }
@@ -233,14 +235,14 @@ impl JsonSchema for Chat {
     }
 }
 
-/// What becomes of a prompt that does not fit into the model's context.
+/// What to do with a prompt that does not fit into the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// The stage fails and says which row it was.
+    /// The stage fails and names the row.
     #[default]
     Error,
-    /// The row is not asked about. It stays in the dataset with an empty text and no tokens, so that groups stay whole;
-    /// a judge's word on it is undetermined. How many there were is shown.
+    /// The model is not asked. The row stays in the dataset with an empty text and no tokens, so that groups stay complete; a
+    /// judge's verdict on it is undetermined. The stage reports how many rows there are.
     Skip,
 }

@@ -1,8 +1,8 @@
-//! Asking a model: question to prompt to completion to answer, and a judge's answer to a label.
+//! Asks models: a question becomes a prompt, a completion and its text. The text of a judge becomes a label.
 //!
-//! Nothing goes by silently. Who says nothing has an empty answer, and about what is empty nobody is asked; a judge's
-//! word is undetermined where no label can be read; what does not fit into the context is an error, or is not asked
-//! about either, and then nothing is known of what would have been said. Each is counted and shown.
+//! No case is dropped silently. No model is asked about an empty text. A judge's verdict is undetermined if no label can be read.
+//! A prompt that does not fit into the context is an error; with `too_long: skip` the model is not asked, and what it would have
+//! said is not known. The stage counts and reports each case.
 
 mod keys;
 mod room;
@@ -22,12 +22,12 @@ use game::{Answer, Labels, Prompt, PromptError, Question, Role, says_nothing};
 use model::{Checkpoint, FIXED_DAY, Filled, Message};
 use rollout::{self, Sampling};
 
-/// Who is asked, and how.
+/// A model, and how it is asked.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
     pub role: Role,
     pub model: &'a Input<Model>,
-    /// The role's own by default.
+    /// The role's default prompt if there is none.
     pub prompt: Option<&'a Text>,
     pub system: Option<&'a Text>,
     pub chat: &'a Chat,
@@ -36,22 +36,22 @@ pub struct Asking<'a> {
     pub sampling: &'a Sampling,
 }
 
-/// What came of a question.
+/// The answer to a question.
 pub struct Reply {
-    /// The part of the completion that counts; empty where nobody was asked.
+    /// The part of the completion that counts; empty if the model was not asked.
     pub text: String,
     pub sample: Sample,
     too_long: bool,
 }
 
-/// What a judge said.
+/// The verdict of a judge.
 pub struct Verdict {
-    /// The index of the class; none where it is undetermined.
+    /// The index of the class; `None` if undetermined.
     pub class: Option<usize>,
     pub reply: Reply,
 }
 
-/// A question on its way: a default for what is not asked.
+/// A question, tokenized; the default value if the model is not asked.
 #[derive(Clone, Default)]
 struct Asked {
     prompt: Filled,
@@ -60,14 +60,14 @@ struct Asked {
 }
 
 impl<'a> Asking<'a> {
-    /// The sandbox's way: the role's own prompt, taken as it is.
+    /// With the role's default prompt and no chat, as in the sandbox.
     pub fn plainly(role: Role, model: &'a Input<Model>, sampling: &'a Sampling) -> Asking<'a> {
         const OFF: &Chat = &Chat::Off;
         let too_long = TooLong::Error;
         Asking { role, model, prompt: None, system: None, chat: OFF, answer: None, too_long, sampling }
     }
 
-    /// Whether the keys can be used. Files that are there are looked into.
+    /// Checks the keys, and the contents of the files that exist.
     pub fn check(&self) -> Result<(), CheckError> {
         let peek =
             |key: &'static str, text: &Text| text.peek().map_err(|message| CheckError::at(key, message));
@@ -80,7 +80,7 @@ impl<'a> Asking<'a> {
         prompt.transpose().map_err(|error| CheckError::at("prompt", error))?;
         if let Some(text) = self.system {
             if !self.chat.is_on() {
-                return Err(CheckError::at("system", "`system` belongs to a chat: add `chat: true`"));
+                return Err(CheckError::at("system", "`system` must be part of a chat: add `chat: true`"));
             }
             let system = peek("system", text)?;
             let system = system.map(|template| Prompt::system(self.role, &template, text.shown()));
@@ -91,26 +91,26 @@ impl<'a> Asking<'a> {
         finder.map(|_| ()).map_err(|message| CheckError::at("answer", message))
     }
 
-    /// The same for a judge.
+    /// The same for a judge with its labels.
     pub fn check_labels(&self, labels: &Labels, classes: &'static [&'static str]) -> Result<(), CheckError> {
         self.check()?;
         if matches!(labels, Labels::Choice(_)) && self.answer.is_some() {
-            let message = "`answer` looks for a part of a completion, but with a `choice` there is none";
+            let message = "`answer` must be left out with a `choice`: there is no completion to search";
             return Err(CheckError::at("answer", message));
         }
         labels.check(classes).map_err(|message| CheckError::at("labels", message))
     }
 
-    /// A warning where a judge's own prompt does not say the labels that its answers are read by.
+    /// A warning if a judge's own prompt does not mention the labels that its answers are read by.
     pub fn unsaid(&self, labels: &Labels, classes: &'static [&'static str]) -> Option<CheckError> {
         let prompt = self.prompt?;
-        // What cannot be read is told of where it is read.
+        // An unreadable file is reported where it is read.
         let mut said = prompt.peek().ok()??;
         said.extend(self.system.and_then(|text| text.peek().ok()?));
         let unsaid: Vec<String> =
             labels.unsaid(classes, &said).into_iter().map(|text| format!("`{text}`")).collect();
         let message = format!(
-            "the {}'s prompt {} never says {}, by which its answers are read: a model that was not trained to cannot know",
+            "the {}'s prompt {} never mentions {}, by which its answers are read: a model not trained on them cannot know them",
             self.role,
             prompt.shown(),
             unsaid.join(", ")
@@ -118,7 +118,7 @@ impl<'a> Asking<'a> {
         (!unsaid.is_empty()).then(|| CheckError::at("labels", message))
     }
 
-    /// The first key by which this and another way of asking differ.
+    /// The first key in which this and another way of asking differ.
     pub fn other_than(&self, other: &Asking) -> Option<&'static str> {
         let text = |text: &Text| text.peek().ok().flatten().unwrap_or_else(|| text.shown());
         let prompt = |asking: &Asking| match asking.prompt {
@@ -133,7 +133,7 @@ impl<'a> Asking<'a> {
         differ.into_iter().find_map(|(key, is_other)| is_other.then_some(key))
     }
 
-    /// Whether the prompt or the system prompt uses a variable; yes where their files cannot be read yet.
+    /// Whether the prompt or the system prompt uses a variable; true if a file cannot be read yet.
     pub fn uses(&self, variable: &str) -> bool {
         let uses = |text: &Text| {
             let template = text.peek().ok()??;
@@ -142,8 +142,8 @@ impl<'a> Asking<'a> {
         [self.prompt, self.system].into_iter().flatten().any(|text| uses(text).unwrap_or(true))
     }
 
-    /// Samples one completion for each question and reports tokens per second under way. Where there is no question
-    /// nobody is asked. `what` names the random streams and is shown with the progress.
+    /// Samples one completion for each question and reports tokens per second. Without a question, the model is not asked. `what`
+    /// names the random streams and the progress.
     pub fn ask(
         &self,
         context: &mut Context,
@@ -182,7 +182,7 @@ impl<'a> Asking<'a> {
         Ok(asked.into_iter().zip(completions).map(reply).collect())
     }
 
-    /// Asks for one of `classes`.
+    /// Asks a judge for one of `classes`.
     pub fn judge(
         &self,
         context: &mut Context,
@@ -239,8 +239,8 @@ impl<'a> Asking<'a> {
         Ok(asked.into_iter().zip(chosen).map(verdict).collect())
     }
 
-    /// The tokens of each text after each prompt, as far as they can be told apart: some tokenizers write a text
-    /// otherwise where it stands alone.
+    /// The tokens with which each text continues each prompt, since some tokenizers encode a text differently after a prompt.
+    /// Where the prompt's own tokens would change, the tokens of the text alone.
     fn continuations(
         &self,
         checkpoint: &Checkpoint,
@@ -265,8 +265,8 @@ impl<'a> Asking<'a> {
                 let like = |other: &usize| *other != index && choices[*other].starts_with(choice);
                 if let Some(other) = (0..choices.len()).find(like) {
                     anyhow::bail!(
-                        "the model `{}` cannot choose between `{}` and `{}`: the tokens of the one begin with those of \
-                         the other; take other texts for these `labels`",
+                        "the model `{}` cannot choose between `{}` and `{}`: the tokens of one begin with those of the \
+                         other; use other texts in `labels`",
                         self.model.text(),
                         texts[index],
                         texts[other]
@@ -277,7 +277,7 @@ impl<'a> Asking<'a> {
         Ok(choices)
     }
 
-    /// The prompt of each question and its tokens.
+    /// The prompt of each question, and its tokens.
     fn prepare(
         &self,
         context: &Context,
@@ -296,7 +296,7 @@ impl<'a> Asking<'a> {
         let rows: Vec<usize> = (0..count).filter(|&row| questions[row].is_some()).collect();
         let questions = || questions.iter().flatten();
         let marks = &checkpoint.tokenizer.marks;
-        // What fills a template is never a control token, whatever it spells.
+        // Text that fills a template never becomes a control token, whatever it spells.
         let render = |prompt: &Prompt, question: &Question| {
             question.with_texts(|text| marks.guard(text), |question| prompt.render(question))
         };
@@ -318,7 +318,7 @@ impl<'a> Asking<'a> {
                 let system = systems.next().map(|text| Message::new("system", text));
                 system.into_iter().chain(before).chain([Message::new("user", prompt)]).collect()
             };
-            // Who wrote the earlier answers sees them as such, unless its prompt has them.
+            // A defender gets its earlier responses as messages of its own, unless its prompt uses `conversation`.
             let told = system.iter().chain([&prompt]).any(|prompt| prompt.uses("conversation"));
             let has_turns = self.role == Role::Defender && !told;
             let before = |question: &Question| match has_turns {
@@ -336,7 +336,7 @@ impl<'a> Asking<'a> {
         for ((row, prompt), ids) in rows.into_iter().zip(prompts).zip(ids) {
             anyhow::ensure!(
                 !ids.is_empty(),
-                "row {row}: the {}'s prompt `{}` has no tokens: there is nothing to go on from",
+                "row {row}: the {}'s prompt must have at least one token, found none in `{}`",
                 self.role,
                 prompt.text
             );
@@ -345,7 +345,7 @@ impl<'a> Asking<'a> {
         Ok(asked)
     }
 
-    /// Sees to prompts that leave no room in the model's context.
+    /// Marks prompts that leave too little room in the model's context, or fails on the first.
     fn fit(
         &self,
         checkpoint: &Checkpoint,
@@ -359,8 +359,8 @@ impl<'a> Asking<'a> {
             asked.too_long = !asked.ids.is_empty() && asked.ids.len().saturating_add(room) > positions;
             anyhow::ensure!(
                 !asked.too_long || self.too_long == TooLong::Skip,
-                "row {row}: the {}'s prompt has {} tokens and {of_what} {room}, but model `{}` has {positions} positions: \
-                 ask for less, or write `too_long: skip`, which asks nobody about such rows and counts them",
+                "row {row}: the {}'s prompt ({} tokens) and {of_what} ({room}) must fit into the {positions} positions of \
+                 model `{}`: make them shorter, or write `too_long: skip` to leave out and count such rows",
                 self.role,
                 asked.ids.len(),
                 self.model.text()
@@ -383,7 +383,7 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// The earlier turns of a question to a defender as messages: the user's as they were asked, and the answers.
+/// The earlier turns of a question to a defender as messages: the attacks as the user's, the responses as the model's.
 fn earlier(
     question: &Question,
     ask: impl Fn(&Question) -> Result<String, PromptError>,
@@ -399,12 +399,12 @@ fn earlier(
     Ok(messages)
 }
 
-/// What the model is to read: nothing of what is too long.
+/// The tokens that the model reads: none if a prompt is too long.
 fn to_read(asked: &[Asked]) -> Vec<Vec<u32>> {
     asked.iter().map(|asked| if asked.too_long { Vec::new() } else { asked.ids.clone() }).collect()
 }
 
-/// Replies that do not count as such, for the note that a stage ends with.
+/// The numbers of empty and skipped replies, for the stage's last note.
 #[derive(Default)]
 pub struct Missing {
     empty: usize,

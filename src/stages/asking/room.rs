@@ -1,4 +1,4 @@
-//! Whether a prompt and its completion have room in a model's context, as far as that is known before anything runs.
+//! Checks that a prompt and its completion fit into a model's context, as far as lengths are known before anything runs.
 
 use super::super::artifact::Model;
 use super::super::{sft::Sft, update::Update};
@@ -6,13 +6,13 @@ use super::{Asking, TooLong};
 use engine::{CheckError, Input, Upstream};
 use model::Checkpoint;
 
-/// A text that another stage samples and a prompt is filled with: its longest length in tokens, and where that is given.
+/// The maximum length, in tokens, of a text in a prompt that another stage samples; and the place of the key that sets it.
 pub struct Longest {
     pub tokens: usize,
     pub place: String,
 }
 
-/// How many positions a model has: its folder says so, or the stage that makes it.
+/// The number of positions of a model, from its folder or from the stage that makes it.
 fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
     if let Some(folder) = upstream.file(model) {
         return Checkpoint::positions(folder);
@@ -28,7 +28,7 @@ fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
 }
 
 impl Asking<'_> {
-    /// Holds the longest completion, and the longest texts that the prompt is filled with, against the model's context.
+    /// Compares the longest completion, and the longest texts in the prompt, with the model's context.
     pub fn room(
         &self,
         upstream: Upstream,
@@ -39,8 +39,8 @@ impl Asking<'_> {
         let model = self.model.text();
         if completion >= positions {
             let message = format!(
-                "`max_new_tokens` must be below the {positions} positions of the model `{model}`, found {completion}: a prompt \
-                 has to fit beside it"
+                "`max_new_tokens` must be below the {positions} positions of the model `{model}`, found {completion}: the \
+                 prompt needs room too"
             );
             return Err(CheckError::at("sampling", message));
         }
@@ -51,8 +51,8 @@ impl Asking<'_> {
         let parts: Vec<String> =
             filled.iter().map(|longest| format!("{}, {}", longest.place, longest.tokens)).collect();
         let message = format!(
-            "the {}'s longest prompt does not fit: {}, and {completion} for the completion leave no room in the {positions} \
-             positions of the model `{model}`; ask for less, or say `too_long: skip`",
+            "the {}'s longest prompt does not fit: {}, and {completion} for the completion fill the {positions} positions of \
+             the model `{model}`; lower these limits, or write `too_long: skip`",
             self.role,
             parts.join(" and ")
         );

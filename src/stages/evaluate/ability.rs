@@ -1,4 +1,4 @@
-//! What hardening must not cost the defender: benign tasks and arithmetic.
+//! The defender's general ability, which training against attacks must not reduce: benign prompts and arithmetic.
 
 use super::Evaluation;
 use crate::artifact;
@@ -8,7 +8,7 @@ use engine::Context;
 use game::Class;
 
 impl Evaluation<'_> {
-    /// What the defender still gets right, and what of the benign it refuses.
+    /// Measures what the defender answers correctly, and which benign prompts it refuses.
     pub(super) fn ability(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let benign = artifact::rows::<AttackRow, _>(context, &self.stage.benign)?;
         let benign: Vec<AttackRow> =
@@ -42,7 +42,7 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    /// What the defender says greedily; how much of it is right goes by `metric`.
+    /// The defender's greedy responses to prompts. Adds the share of correct ones as `metric`.
     fn asked(
         &mut self,
         context: &mut Context,

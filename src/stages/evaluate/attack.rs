@@ -1,4 +1,4 @@
-//! The attacker and the defense models: fresh attacks on held-out hazards, and attacks that stay the same.
+//! The attacker and the defenders: fresh attacks on held-out hazards, and a fixed benchmark.
 
 use super::Evaluation;
 use super::diversity::Techniques;
@@ -26,7 +26,7 @@ impl Evaluation<'_> {
         Ok(attacks)
     }
 
-    /// What every defense model answers.
+    /// The responses of every defender.
     pub(super) fn responses(
         &mut self,
         context: &mut Context,
@@ -70,7 +70,7 @@ impl Evaluation<'_> {
         Ok(responses)
     }
 
-    /// An attack and the class of what a defense model said to it.
+    /// The outcome of an attack on a defender, given the class of the response.
     pub(super) fn outcome<'o>(
         &self,
         defender: &'o str,
@@ -87,7 +87,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// The defender on attacks that stay the same. Whoever made them kept their meaning.
+    /// Measures the defender on the fixed benchmark, whose attacks keep their meaning.
     pub(super) fn benchmark(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = artifact::rows::<AttackRow, _>(context, &self.stage.benchmark)?;
         let samples =

@@ -1,5 +1,5 @@
-//! How varied attacks are: their words, their meanings by embeddings, and the cells of category and technique that they
-//! hit.
+//! The diversity of attacks: of their words, of their meanings by embeddings, and of the cells of category and technique that
+//! they hit.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use data::AttackRow;
 use engine::Context;
 use game::{Frames, frame};
 
-/// Which technique each attack uses, as far as it can be told, and how many cells of category and technique there are.
+/// The technique of each attack, as far as it is known, and the number of cells of category and technique.
 pub(super) struct Techniques {
     pub of: Vec<Option<String>>,
     cells: usize,
 }
 
 impl Evaluation<'_> {
-    /// The technique of the benchmark's or benign prompt whose wrapping is likest to the attack's own.
+    /// Gives each attack the technique of the benchmark or benign prompt with the most similar wrapping.
     pub(super) fn techniques(&self, context: &Context, attacks: &[AttackRow]) -> anyhow::Result<Techniques> {
         let mut examples: Vec<(String, String)> = Vec::new();
         for input in [&self.stage.benchmark, &self.stage.benign] {
@@ -33,7 +33,7 @@ impl Evaluation<'_> {
         Ok(Techniques { of: attacks.iter().map(of).collect(), cells })
     }
 
-    /// Of these attacks.
+    /// Adds the diversity of these attacks.
     pub(super) fn diversity(
         &mut self,
         context: &Context,

@@ -22,8 +22,8 @@ impl Evaluation<'_> {
         trial::judge(context, &asking, pairs, what)
     }
 
-    /// The evaluator on the fresh pairs: against the truth, against the experts, and what it would call a success. Nobody has
-    /// an opinion of an empty response.
+    /// Measures the evaluator on the fresh pairs: against the truth, against the experts, and the success rate by its verdicts.
+    /// Empty responses do not count in its accuracy.
     pub(super) fn verdicts(
         &mut self,
         context: &mut Context,
@@ -82,7 +82,7 @@ impl Evaluation<'_> {
         Ok(responses.iter().zip(said).map(row).collect())
     }
 
-    /// The evaluator on pairs with a known class.
+    /// Measures the evaluator on pairs with a known class.
     pub(super) fn pairs(&mut self, context: &mut Context) -> anyhow::Result<()> {
         let rows = artifact::rows::<PairRow, _>(context, &self.stage.pairs)?;
         let pairs: Vec<(&str, &str)> =

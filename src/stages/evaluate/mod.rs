@@ -1,5 +1,5 @@
-//! `evaluate`: all three roles on what reinforcement learning never saw, with the oracle as the judge. What each role
-//! is asked stands in a file of its own; what is made of the answers is in [`game::Rates`].
+//! `evaluate`: measures all three roles on held-out data by the sandbox's oracle. A file for each role asks its questions;
+//! [`game::Rates`] computes the metrics.
 
 mod ability;
 mod attack;
@@ -19,53 +19,54 @@ use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Ups
 use game::{self, Class, Rates, Role};
 use rollout::Sampling;
 
-/// Evaluates all three roles on what reinforcement learning never saw, with the oracle as the judge.
+/// Measures all three roles on held-out data by the sandbox's oracle. The models are asked with the sandbox's prompts.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
-    /// What this evaluation is called in tables, such as the phase that it follows.
+    /// The name of this evaluation in tables, such as the phase that it follows.
     phase: String,
     /// The attacker, which wraps the held-out hazards.
     attacker: Input<Model>,
-    /// The defender that is attacked, and asked the benign prompts and arithmetic questions.
+    /// The defender. It responds to the attacks, the benchmark, the benign prompts and the arithmetic questions.
     defender: Input<Model>,
     /// The evaluator, whose verdicts are compared with the oracle's.
     evaluator: Input<Model>,
-    /// Frozen defense models that are attacked too.
+    /// Frozen defenders that are attacked too.
     #[serde(default)]
     others: Vec<Other>,
-    /// Held-out hazards are attacked; arithmetic questions measure ability.
+    /// The seed prompts: held-out hazards are attacked, arithmetic questions measure ability.
     seeds: Input<Seeds>,
-    /// Attacks that stay the same.
+    /// A fixed set of attacks.
     benchmark: Input<Attacks>,
-    /// Benign prompts, of which the held-out ones are used.
+    /// Benign prompts; only the held-out ones are used.
     benign: Input<Attacks>,
-    /// Pairs with their true class.
+    /// Held-out pairs with their true class, for the evaluator.
     pairs: Input<Pairs>,
     /// The world whose oracle judges.
     world: Input<World>,
-    /// Tells how varied attacks are by their embeddings: a sentence encoder, or any model.
+    /// Embeds attacks to measure their diversity: a sentence encoder, or any model.
     #[serde(default)]
     embedder: Option<Input<Model>>,
-    /// Attacks for each held-out hazard.
+    /// Attacks on each held-out hazard.
     #[serde(default = "default_group")]
     group: usize,
-    /// Turns of each attack: after the first the attacker goes on with each defense model, which `attack_success@turn=k` is of. The
-    /// other metrics are of first turns.
+    /// Turns of each episode: after the first, the attacker continues with each defender. `attack_success@turn=k` is the success
+    /// after k turns; all other metrics are about first turns.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     turns: usize,
-    /// How attacks are drawn. Everything else is asked greedily, with the same limits.
+    /// How attacks, and the responses to attacks and to the benchmark, are sampled. Benign prompts, arithmetic questions and the
+    /// evaluator are asked at temperature 0, the evaluator for at most three tokens; the other limits are the same.
     #[serde(default)]
     sampling: Sampling,
 }
 
-/// A frozen defense model that is attacked too.
+/// A frozen defender that is attacked too.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Other {
     /// The model.
     model: Input<Model>,
-    /// What it is called in tables.
+    /// Its name in tables.
     name: String,
 }
 
@@ -114,7 +115,8 @@ impl Stage for Evaluate {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 || self.turns == 0 {
-            return Err("`group` and `turns` must be at least 1".into());
+            let found = format!("{} and {}", self.group, self.turns);
+            return Err(format!("`group` and `turns` must be at least 1, found {found}").into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))
     }
@@ -126,7 +128,7 @@ impl Stage for Evaluate {
             let asking = Asking::plainly(role, model, &self.sampling);
             asking.room(upstream, self.sampling.max_new_tokens, &[])?;
         }
-        // Models are asked in the sandbox's way.
+        // Models are asked with the sandbox's prompts.
         let asked = [
             ("attacker", Role::Attacker, &self.attacker),
             ("defender", Role::Defender, &self.defender),
@@ -181,7 +183,7 @@ impl Stage for Evaluate {
     }
 }
 
-/// An evaluation at work: what it shares, the rates so far, and what they are made of.
+/// A running evaluation: what its parts share, the rates so far, and the observations behind them.
 struct Evaluation<'a> {
     stage: &'a Evaluate,
     world: &'a game::World,
@@ -197,7 +199,7 @@ impl Evaluation<'_> {
     fn class(&self, seed_id: &str, response: &str) -> anyhow::Result<Class> {
         let class = self.oracle.class(seed_id, response);
         class.ok_or_else(|| {
-            anyhow::anyhow!("the world of `{}` has no seed `{seed_id}`", self.stage.world.text())
+            anyhow::anyhow!("the world of `{}` has no seed prompt `{seed_id}`", self.stage.world.text())
         })
     }
 
@@ -205,7 +207,7 @@ impl Evaluation<'_> {
         self.oracle.keeps_meaning(&attack.origin.seed_id, &attack.text) == Some(true)
     }
 
-    /// What a defense model says to prompts.
+    /// The responses of a defender to prompts.
     fn answer(
         &self,
         context: &mut Context,

@@ -1,4 +1,4 @@
-//! Episodes of several turns: the attacker goes on with each defense model, and what succeeded after how many turns.
+//! Episodes of several turns: the attacker continues with each defender; success after each number of turns.
 
 use super::Evaluation;
 use crate::artifact::Model;
@@ -10,7 +10,7 @@ use engine::{Context, Input};
 use game::{Class, Question, Role, says_nothing};
 
 impl Evaluation<'_> {
-    /// Goes on from the first turns, those of one defense model after those of the other, and adds the later ones to them.
+    /// Adds the later turns to the rows, for one defender after the other.
     pub(super) fn turns(
         &mut self,
         context: &mut Context,
@@ -39,7 +39,7 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    /// What came of one more turn, and whether the episode has succeeded by then.
+    /// Adds the outcomes of one more turn, and whether each episode has succeeded by then.
     fn after(
         &mut self,
         name: &str,
@@ -66,7 +66,7 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    /// The attacker's next turn in each episode, numbered from `first`.
+    /// The attacker's next turn in each episode, with ids from `first`.
     fn next_attacks(
         &self,
         context: &mut Context,
@@ -98,7 +98,7 @@ impl Evaluation<'_> {
         Ok(responses.iter().zip(before).zip(samples).enumerate().map(row).collect())
     }
 
-    /// What a defense model answers in a later turn, numbered from `first`.
+    /// A defender's responses in a later turn, with ids from `first`.
     fn next_responses(
         &self,
         context: &mut Context,

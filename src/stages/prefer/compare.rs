@@ -1,4 +1,4 @@
-//! Pairs by a judge's word. It is asked about both orders: a judge that prefers whatever it is shown first says nothing.
+//! Preferences by a judge. It is asked about each pair in both orders, so that a judge that prefers a position makes ties.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,29 +19,32 @@ use rollout::Sampling;
 use store::Seed;
 
 asking! {
-    /// A judge is shown two completions of a group and says which is better, in both orders. Where the two answers disagree it is a
-    /// tie: the pair is in `comparisons` and not learnt from.
+    /// Shows a judge two completions of a group and asks which is better, in both orders. If the two answers disagree, the pair
+    /// is a tie: it is in `comparisons`, and nothing is learnt from it.
     pub struct ByJudge: Arbiter {
-        /// What to compare: attacks or responses, of which `group` answer each prompt. Those that nobody was asked for are in no pair.
+        /// What to compare: attacks or responses, with `group` completions of each prompt. Completions that no model was asked
+        /// for are in no pair.
         data: Input<Comparable>,
         /// The judge.
         model: Input<Model>,
-        /// Of attacks: responses to them, so that the judge sees what they did. Of several to an attack it is shown the first.
+        /// With attacks: the responses to them, so that the judge sees what the attacks achieved. If an attack has several, the
+        /// judge sees the first.
         #[serde(default)]
         responses: Option<Input<Responses>>,
-        /// How many pairs of each group are compared: neighbours in a ring of random order first, then those farther apart, at
-        /// most all. By default the neighbours: as many as the group has members, of a group of two the one pair.
+        /// How many pairs of each group to compare. The members form a ring in random order; neighbours are compared first, then
+        /// members farther apart, at most all pairs. By default only neighbours: as many pairs as the group has members, or one
+        /// pair in a group of two.
         #[serde(default)]
         pairs: Option<usize>,
-        /// How answers are drawn: greedily by default.
+        /// How answers are sampled: greedily by default.
         #[serde(default = "greedy")]
         sampling: Sampling,
         /// How the answer is read: as `first` or `second`. By default the judge chooses between `A` and `B`.
         #[serde(default = "letters")]
         labels: Labels,
-        /// The template of the judge's prompt; knows `first` and `second`, the two completions, `prompt`, what both answer, and
-        /// `seed`; with `responses` also `first_response` and `second_response`. It has to be given: no model of the sandbox
-        /// compares. One that judges a response alone can be asked about the first of the two in both orders.
+        /// The template of the judge's prompt, with the variables `first` and `second`, the two completions; `prompt`, which both
+        /// answer; `seed`; and with `responses` also `first_response` and `second_response`. Required, since no model of the
+        /// sandbox compares. A model that judges a single completion can be asked about the first of the two, in both orders.
         #[serde(default)]
         prompt: Option<Text>,
     }
@@ -50,7 +53,7 @@ asking! {
 /// Which of two completions is better.
 const ORDER: &[&str] = &["first", "second"];
 
-/// A label is one word and the end of text.
+/// A label is one word and the end of text: three tokens are enough.
 fn greedy() -> Sampling {
     Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }
@@ -66,7 +69,7 @@ impl ByJudge {
             return Err(CheckError::at("pairs", "`pairs` must be at least 1, found 0"));
         }
         if self.prompt.is_none() {
-            let message = format!("`prompt` must be given, such as \"{COMPARISON}\", found none");
+            let message = format!("`prompt` must be given, such as \"{COMPARISON}\"");
             return Err(CheckError { path: String::new(), message });
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
@@ -76,13 +79,11 @@ impl ByJudge {
         match (&self.responses, uses) {
             (None, [false, false]) | (Some(_), [true, true]) => Ok(()),
             (None, _) => {
-                let message =
-                    "`responses` must be given where the prompt uses `first_response` or `second_response`";
+                let message = "`responses` must be given where `prompt` or `system` uses `first_response` or `second_response`";
                 Err(CheckError { path: String::new(), message: message.into() })
             }
             (Some(_), _) => {
-                let message =
-                    "the prompt must use `first_response` and `second_response`, which `responses` gives it";
+                let message = "`prompt` or `system` must use `first_response` and `second_response` where `responses` is given";
                 Err(CheckError::at("responses", message))
             }
         }
@@ -95,7 +96,7 @@ impl ByJudge {
             && upstream.is_same(&self.data, respond.upstream(), attacks) == Some(false)
         {
             let message = format!(
-                "`responses` must be to `{}`, which is compared, but {} is `{}`",
+                "`responses` must be responses to `{}`, which is compared, but {} is `{}`",
                 self.data.text(),
                 respond.place("data"),
                 attacks.text()
@@ -111,7 +112,7 @@ impl ByJudge {
         Ok(room.into_iter().chain(asking.unsaid(&self.labels, ORDER)).collect())
     }
 
-    /// The longest texts that the prompt is filled with, where stages make them.
+    /// The maximum lengths of the texts in the prompt, if stages make them.
     fn longest(&self, upstream: Upstream) -> Vec<Longest> {
         if let Some(attacks) = upstream.stage::<Generate, _>(&self.data) {
             return vec![Generate::longest(attacks), Generate::longest(attacks)];
@@ -171,7 +172,7 @@ impl ByJudge {
                 "`{}` must be attacks where `responses` are given, found responses",
                 self.data.text()
             ),
-            // A file of one's own does not say what it holds.
+            // The type of a file that is given by its path is not known.
             Err(error) => {
                 let attacks = artifact::rows::<AttackRow, _>(context, &self.data).map_err(|_| error)?;
                 turns::none(&self.data.text(), attacks.iter().map(|row| (row.attack_id, &row.turns)))?;
@@ -182,7 +183,7 @@ impl ByJudge {
         }
     }
 
-    /// The pairs of all groups, as places in `completions`.
+    /// The pairs of all groups, as indices of `completions`.
     fn pairs(&self, completions: &[Completion], seed: Seed) -> anyhow::Result<Vec<[usize; 2]>> {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, completion) in completions.iter().enumerate() {
@@ -196,7 +197,7 @@ impl ByJudge {
             let prompt = |index: usize| &completions[index].sample.prompt_ids;
             anyhow::ensure!(
                 members.iter().all(|&member| prompt(member) == prompt(members[0])),
-                "group {group} of `{}` has completions of several prompts: pairs must be of one",
+                "group {group} of `{}` must have completions of one prompt, found several",
                 self.data.text()
             );
             members.shuffle(&mut seed.stream(group.to_string()));
@@ -206,12 +207,12 @@ impl ByJudge {
     }
 }
 
-/// Pairs of members of a ring: neighbours, or `count` of all, the nearest first. Of those equally near, first those that share
-/// nobody.
+/// Pairs of members of a ring: neighbours, or `count` of all pairs, the nearest first. Among pairs of equal distance, pairs
+/// without a common member come first.
 fn of_ring(ring: &[usize], count: Option<usize>) -> Vec<[usize; 2]> {
     let members = ring.len();
     let at_distance = |distance: usize| {
-        // Half around the ring each pair is met from both sides.
+        // Halfway around the ring, each pair would occur twice, from both sides.
         let starts = if 2 * distance == members { distance } else { members };
         let turn = move |turn: usize| (0..starts).filter(move |start| start / distance % 2 == turn);
         turn(0).chain(turn(1)).map(move |start| [ring[start], ring[(start + distance) % members]])
@@ -222,31 +223,31 @@ fn of_ring(ring: &[usize], count: Option<usize>) -> Vec<[usize; 2]> {
     }
 }
 
-/// What came of comparing.
+/// The result of comparing.
 pub struct Compared {
-    /// The pairs of which one completion is better.
+    /// The pairs with a better completion.
     pub preferences: Vec<PreferenceRow>,
-    /// What was said of all pairs.
+    /// The judge's answers on all pairs.
     pub comparisons: Vec<ComparisonRow>,
     pub metrics: Vec<MetricRow>,
     pub note: String,
 }
 
-/// The completions that are compared, and the responses that attacks got.
+/// The completions to compare, and the responses to attacks.
 enum Given {
     Responses(Arc<Vec<ResponseRow>>),
     Attacks(Arc<Vec<AttackRow>>, Option<Arc<Vec<ResponseRow>>>),
 }
 
-/// A completion that is compared.
+/// A completion to compare.
 struct Completion<'a> {
     id: u32,
     group: u32,
     origin: &'a Origin,
-    /// What it answers.
+    /// The prompt that it answers.
     asked: &'a str,
     text: &'a str,
-    /// Of an attack, what it got; empty where it is not shown.
+    /// The response to an attack; empty if it is not shown.
     response: &'a str,
     sample: &'a Sample,
 }
@@ -263,7 +264,7 @@ impl Given {
             }
             Given::Attacks(attacks, Some(responses)) => (attacks, responses),
         };
-        // The first of each attack is the one that stays.
+        // In reverse, so that the first response to each attack is kept.
         let answered: BTreeMap<u32, &ResponseRow> =
             responses.iter().rev().map(|row| (row.attack_id, row)).collect();
         let mut completions = Vec::new();
@@ -271,7 +272,7 @@ impl Given {
             let response = answered.get(&row.attack_id).filter(|response| response.attack == row.text);
             let Some(response) = response else {
                 anyhow::bail!(
-                    "attack {} of `{}` has no response in `{}`: are they of the same step?",
+                    "attack {} of `{}` must have a response in `{}`, found none: both must be of the same step",
                     row.attack_id,
                     by.data.text(),
                     by.responses.as_ref().map(Input::text).unwrap_or_default()
@@ -309,7 +310,7 @@ impl<'a> Completion<'a> {
     }
 }
 
-/// The question about two completions; none about equal ones, nor about one that says nothing.
+/// The question about two completions; none if they are equal or one is empty.
 fn question<'a>([first, second]: &Shown<'a>) -> Option<Question<'a>> {
     let is_asked = first.text != second.text && !says_nothing(first.text) && !says_nothing(second.text);
     is_asked.then_some(Question {
@@ -323,19 +324,19 @@ fn question<'a>([first, second]: &Shown<'a>) -> Option<Question<'a>> {
     })
 }
 
-/// What a judge's words on a pair come to.
+/// The result of a judge's two answers on a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The one at this place is better, in the order that was asked about first.
+    /// The completion at this index of the first order is better.
     Better(usize),
-    /// The words of the two orders disagree, or there is no difference.
+    /// The answers for the two orders disagree, or the completions are equal.
     Tie,
-    /// A word could not be read, or nobody was asked.
+    /// An answer could not be read, or the judge was not asked.
     Undetermined,
 }
 
 impl Outcome {
-    /// Of the words, as places in the order that each is on: the second one is the other way round.
+    /// Of the answers for the two orders, as indices: the second order is the reverse of the first.
     fn of([first, second]: Shown, words: [Option<usize>; 2]) -> Outcome {
         match words {
             _ if first.text == second.text => Outcome::Tie,
@@ -346,7 +347,7 @@ impl Outcome {
     }
 }
 
-/// How many pairs came to what, and how often the judge preferred what it was shown first.
+/// The numbers of outcomes, and how often the judge preferred the completion that was shown first.
 #[derive(Default)]
 struct Tally {
     better: usize,
@@ -398,13 +399,13 @@ impl fmt::Display for Tally {
         write!(f, "{better} preferences, {ties} ties, {undetermined} undetermined")?;
         if *words > 0 {
             let share = 100.0 * *first as f64 / *words as f64;
-            write!(f, "; the one shown first preferred in {share:.0} % of answers")?;
+            write!(f, "; {share:.0} % of answers prefer the completion shown first")?;
         }
         Ok(())
     }
 }
 
-/// A row of a pair of which the first is better; the answers to that order and to the reverse.
+/// The preference for the first of two completions, with the answers for this order and the reverse.
 fn preference(
     index: usize,
     [chosen, rejected]: Shown,

@@ -1,4 +1,4 @@
-//! Pairs by what completions earned.
+//! Preferences by rewards.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::rollouts::Rollouts;
 use data::{PreferenceRow, RewardRow};
 use engine::{CheckError, Context, Input, Upstream};
 
-/// The best completion of each group against the worst, by their rewards.
+/// Pairs the best completion of each group with the worst, by their rewards.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ByRewards {
-    /// The rewards. Completions whose reward is not known, or that nobody was asked for, are in no pair.
+    /// The rewards. Completions without a known reward, or that no model was asked for, are in no pair.
     data: Input<Rewards>,
-    /// How much more the best must have earned than the worst; a group in which all earned the same makes no pair.
+    /// The smallest difference between the rewards of the best and the worst. A group whose rewards are all equal makes no pair.
     #[serde(default)]
     margin: f64,
 }
@@ -27,7 +27,7 @@ impl ByRewards {
         if (0.0..f64::INFINITY).contains(&self.margin) {
             return Ok(());
         }
-        Err(CheckError::at("margin", format!("`margin` must be a number from 0 on, found {}", self.margin)))
+        Err(CheckError::at("margin", format!("`margin` must be at least 0, found {}", self.margin)))
     }
 
     pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
@@ -35,13 +35,13 @@ impl ByRewards {
         rewards.stage.rollouts(rewards.upstream())
     }
 
-    /// A row for each group that makes a pair, and what is said of all.
+    /// A row for each group that makes a pair, and the stage's note.
     pub fn rows(&self, context: &Context) -> anyhow::Result<(Vec<PreferenceRow>, String)> {
         let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
         if let Some(row) = rewards.iter().find(|row| row.note(TURN).is_some()) {
             anyhow::bail!(
-                "`{}` must be rewards of single turns, found turn {} of an episode (sample {}): the completions of an episode \
-                 answer several prompts",
+                "`{}` must be rewards of single turns, found turn {} of an episode (sample {}): completions of an episode \
+                 answer different prompts",
                 self.data.text(),
                 row.note(TURN).unwrap_or_default(),
                 row.sample_id
@@ -58,7 +58,7 @@ impl ByRewards {
                 let row = row(context, pairs.len(), pair);
                 anyhow::ensure!(
                     pair.1.1.sample.prompt_ids == row.prompt_ids,
-                    "group {} of `{}` has completions of several prompts: pairs must be of one",
+                    "group {} of `{}` must have completions of one prompt, found several",
                     row.group,
                     self.data.text()
                 );
@@ -69,7 +69,7 @@ impl ByRewards {
         Ok((pairs, note))
     }
 
-    /// The best and the worst of a group, if they are far enough apart; of equals the first.
+    /// The best and the worst of a group, if they differ enough; of equals, the first.
     fn pair<'a>(&self, members: &[(f64, &'a RewardRow)]) -> Option<(Earned<'a>, Earned<'a>)> {
         let best =
             members.iter().copied().reduce(|best, other| if other.0 > best.0 { other } else { best })?;

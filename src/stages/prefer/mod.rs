@@ -1,4 +1,4 @@
-//! `prefer`: pairs of completions of one prompt, and which of the two is better: by a judge's word, or by what they earned.
+//! `prefer`: compares two completions of one prompt, by a judge or by their rewards.
 
 mod compare;
 mod earned;
@@ -12,20 +12,20 @@ use super::rollouts::Rollouts;
 use data::{self, PreferenceRow};
 use engine::{CheckError, Context, Kind, Output, Purpose, Stage, Upstream};
 
-/// Pairs of completions of one prompt, and which of the two is better: by a judge's word, or by what they earned. DPO and IPO
-/// learn from them.
+/// Compares two completions of one prompt: by a judge, which sees each pair in both orders, or by their rewards. DPO and IPO
+/// learn from these preferences.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prefer {
-    /// Who says what is better.
+    /// What decides which completion is better.
     by: By,
 }
 
-/// Who says what is better.
+/// What decides which completion is better.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum By {
-    /// A model that is shown both, in both orders: preferences from a pairwise judge, as in AdvGame (Paulus et al. 2025).
+    /// A model that sees each pair in both orders: preferences from a pairwise judge, as in AdvGame (Paulus et al. 2025).
     Judge(Box<ByJudge>),
     /// The rewards: the best completion of a group against the worst.
     Rewards(ByRewards),
@@ -88,7 +88,7 @@ impl Stage for Prefer {
 }
 
 impl Prefer {
-    /// The completions that pairs are made of, where a stage samples them.
+    /// The completions in the pairs, if a stage samples them.
     pub(super) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         match &self.by {
             By::Judge(judge) => judge.rollouts(upstream),
@@ -97,7 +97,7 @@ impl Prefer {
     }
 }
 
-/// The same error of a key of the map at `place`.
+/// The same error, for a key of the map at `place`.
 fn within(place: &str, error: CheckError) -> CheckError {
     let path = if error.path.is_empty() { place.to_owned() } else { format!("{place}.{}", error.path) };
     CheckError { path, ..error }

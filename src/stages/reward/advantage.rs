@@ -10,11 +10,11 @@ use grpo::{self, ScaleRewards};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Advantage {
-    /// What is made of the same size.
+    /// How advantages are normalized.
     normalize: Normalize,
 }
 
-/// What a reward, relative to the mean of its group, is divided by.
+/// What the difference between a reward and the mean of its group is divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Normalize {
@@ -25,13 +25,14 @@ enum Normalize {
     Batch,
     /// Nothing (Dr. GRPO).
     None,
-    /// Each term's score by the deviation of its group; then their sum by weight, by that of the batch (GDPO, arXiv
-    /// 2601.05242). So weights count, and not how far a term's scores are apart.
+    /// First each term's score by the standard deviation of its group; then the weighted sum of the scores by that of the batch
+    /// (GDPO, arXiv 2601.05242). A term counts by its weight, not by the spread of its scores.
     Gdpo,
 }
 
 impl Advantage {
-    /// The advantage of each row whose reward is known, among those of its group that are; the terms have these `weights`.
+    /// The advantage of each row whose reward is known, relative to the other such rows of its group. `weights` are those of the
+    /// terms.
     pub fn of(self, rows: &[RewardRow], weights: &[f64]) -> Vec<Option<f64>> {
         let known: Vec<&RewardRow> = rows.iter().filter(|row| row.reward.is_some()).collect();
         let groups: Vec<u32> = known.iter().map(|row| row.group).collect();
@@ -50,11 +51,11 @@ impl Advantage {
     }
 }
 
-/// The weight of each term that counts, and its scores.
+/// The weight and scores of each term with a weight.
 fn scores(rows: &[&RewardRow], weights: &[f64]) -> Vec<(f64, Vec<f64>)> {
     let counted = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
     let column = |(index, weight): (usize, &f64)| {
-        // Of rewards that are known so are the scores that count.
+        // If a reward is known, so are the scores of all terms with a weight.
         let scores = rows.iter().map(|row| row.components[index].score.unwrap_or_default());
         (*weight, scores.collect())
     };

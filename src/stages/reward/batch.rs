@@ -1,4 +1,4 @@
-//! The completions that are rewarded, as terms see them.
+//! The completions to reward, as terms see them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, says_nothing};
 use store::Digest;
 
-/// What a completion is.
+/// The kind of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Attack,
@@ -26,38 +26,38 @@ impl What {
         ["attacks", "responses", "verdicts"][self as usize]
     }
 
-    /// Whether they are a player's in a conversation.
+    /// Whether a player in a conversation writes them.
     pub fn has_turns(self) -> bool {
         matches!(self, What::Attack | What::Response)
     }
 
-    /// Several, for a message.
+    /// Several kinds, for a message.
     pub fn list(all: &[What]) -> String {
         all.iter().map(|what| what.plural()).collect::<Vec<_>>().join(" or ")
     }
 }
 
-/// The rows that are rewarded.
+/// The rows to reward.
 pub enum Rewarded {
     Attacks(Arc<Vec<AttackRow>>),
     Responses(Arc<Vec<ResponseRow>>),
     Verdicts(Arc<Vec<VerdictRow>>),
 }
 
-/// A completion, whichever role wrote it.
+/// A completion of any role.
 pub struct Completion<'a> {
-    /// Its number in its dataset.
+    /// Its id in its dataset.
     pub id: u32,
     /// Completions of one group share their prompt.
     pub group: u32,
     pub origin: &'a Origin,
-    /// What counts of it.
+    /// The part of the completion that counts.
     pub text: &'a str,
-    /// The attack: the text itself, or what it is about.
+    /// The attack: the text itself, or the attack that it is about.
     pub attack: &'a str,
-    /// Of a response the text itself, of a verdict the response that was judged.
+    /// The response: the text itself, or the response that a verdict is on.
     pub response: &'a str,
-    /// Of a verdict, its class.
+    /// The class of a verdict.
     pub class: Option<&'a str>,
     what: What,
     turns: &'a [TurnRow],
@@ -65,7 +65,7 @@ pub struct Completion<'a> {
 }
 
 impl Rewarded {
-    /// Reads what a dataset holds: its columns say what it is.
+    /// Reads a dataset, whose columns tell what it holds.
     pub fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<Rewarded> {
         let columns = data::head(&context.input(input)?.path)?.columns;
         let has = |name: &str| columns.iter().any(|column| column == name);
@@ -139,7 +139,7 @@ impl<'a> Completion<'a> {
         }
     }
 
-    /// The same role's completions in the earlier turns: the number and the text of each.
+    /// The same role's completions in the earlier turns: the id and text of each.
     pub fn before(&self) -> Vec<(u32, &'a str)> {
         let own = |turn: &'a TurnRow| match self.what {
             What::Attack => (turn.attack_id, turn.attack.as_str()),
@@ -166,17 +166,17 @@ impl<'a> Completion<'a> {
     }
 }
 
-/// The completions of one dataset, and what terms ask about them.
+/// The completions of a dataset, and what terms ask about them.
 pub struct Batch<'a> {
     pub context: &'a Context<'a>,
     pub completions: Vec<Completion<'a>>,
     pub undetermined: Undetermined,
     what: What,
-    /// The dataset as the pipeline calls it.
+    /// The name of the dataset in the pipeline.
     name: String,
     /// The scores of the terms above, by name.
     above: Vec<(String, Vec<Option<f64>>)>,
-    /// Vectors of the completions by the models that made them: several terms may need them.
+    /// Embeddings of the completions by model, since several terms may need them.
     embedded: RefCell<HashMap<Digest, Embeddings>>,
 }
 
@@ -201,17 +201,17 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What the completions are.
+    /// The kind of the completions.
     pub fn what(&self) -> What {
         self.what
     }
 
-    /// One of them, for a message.
+    /// The kind of one of them, for a message.
     pub fn one(&self) -> &'static str {
         self.what.plural().trim_end_matches('s')
     }
 
-    /// The dataset as the pipeline calls it.
+    /// The name of the dataset in the pipeline.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -221,7 +221,7 @@ impl<'a> Batch<'a> {
         self.above.push((name.to_owned(), scores));
     }
 
-    /// The scores of a term above, which [`super::Reward::check`] has found there.
+    /// The scores of a term above; [`super::Reward::check`] has checked that it is there.
     pub fn above(&self, name: &str) -> anyhow::Result<&[Option<f64>]> {
         let found = self.above.iter().find(|(known, _)| known == name);
         found.map(|(_, scores)| &scores[..]).ok_or_else(|| {
@@ -229,39 +229,39 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// That these completions are what a kind of term scores.
+    /// Checks that a kind of term can score these completions.
     pub fn of(&self, scored: &[What], kind: &str) -> anyhow::Result<()> {
         anyhow::ensure!(
             scored.contains(&self.what),
-            "`{kind}` scores {}, but `{}` holds {}",
+            "`data` must hold {} for `{kind}`, found {} in `{}`",
             What::list(scored),
-            self.name,
-            self.what.plural()
+            self.what.plural(),
+            self.name
         );
         Ok(())
     }
 
-    /// Why a completion has nothing in another dataset.
+    /// The error for a completion without a row in another dataset.
     pub fn lacks(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
         let one = self.one();
         anyhow::anyhow!(
-            "{one} {} of `{}` has no {what} in `{dataset}`: are they of the same step?",
+            "{one} {} of `{}` must have a {what} in `{dataset}`, found none: both must be of the same step",
             completion.id,
             self.name
         )
     }
 
-    /// The texts of all.
+    /// The texts of all completions.
     pub fn texts(&self) -> Vec<&'a str> {
         self.completions.iter().map(|completion| completion.text).collect()
     }
 
-    /// A score for each completion, all of which are known.
+    /// Scores of which all are known.
     pub fn known(&self, scores: impl Iterator<Item = f64>) -> Vec<Option<f64>> {
         scores.map(Some).collect()
     }
 
-    /// The pool of successful attacks, ready to be compared with.
+    /// The pool of successful attacks, ready for comparisons.
     pub fn pool(&self, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
         artifact::pool(self.context, input)
     }
@@ -282,7 +282,7 @@ impl<'a> Batch<'a> {
         artifact::embed(self.context, Some(embedder), texts)
     }
 
-    /// Whether each attack keeps its seed's meaning: by the judge, else by the seed's words.
+    /// Whether each attack keeps the meaning of its seed prompt: by the judge, otherwise by the words of the seed prompt.
     pub fn meanings(&self, judged: Option<&Input<Meanings>>) -> anyhow::Result<Vec<Option<Meaning>>> {
         let Some(input) = judged else {
             let by_words = |of: &Completion| match said_nothing(of) {
@@ -302,12 +302,12 @@ impl<'a> Batch<'a> {
             };
             Meaning::read(&row.class).ok_or_else(|| {
                 anyhow::anyhow!(
-                    "`{}` has the class `{}` for attack {}: it must be {} or {}",
-                    input.text(),
-                    row.class,
+                    "`class` of attack {} in `{}` must be {} or {}, found `{}`",
                     row.attack_id,
+                    input.text(),
                     Meaning::LABELS.join(", "),
-                    Meaning::label_of(None)
+                    Meaning::label_of(None),
+                    row.class
                 )
             })
         };
@@ -315,7 +315,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What says nothing has no meaning, whoever says that it has; of what nobody was asked for it is not known.
+/// An empty attack has lost its meaning, whatever the verdict; if no model was asked for it, its meaning is not known.
 fn said_nothing(of: &Completion) -> Option<Option<Meaning>> {
     says_nothing(of.attack).then(|| of.sample.was_asked().then_some(Meaning::Lost))
 }

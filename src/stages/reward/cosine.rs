@@ -1,6 +1,7 @@
-//! `cosine`: the second part of P_div of TriPlay-RL (arXiv 2601.18292, section 3). With C the mean cosine similarity of an
-//! attack's embedding to its `neighbours` nearest in the pool of successful attacks, within 0 and 1: −y(C), y(s) = exp(k·s) − 1.
-//! Nearest neighbours ask whether the pool has anything like the attack; [`super::density`] asks how much of it.
+//! `cosine`: the second part of P_div of TriPlay-RL (arXiv 2601.18292, section 3). The score is −y(C), where y(s) = exp(k·s) − 1
+//! and C is the mean cosine similarity, within 0 and 1, of an attack's embedding to its `neighbours` nearest in the pool of
+//! successful attacks. This term tells whether the pool contains anything similar to the attack; [`super::density`] tells how
+//! much.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,15 +12,15 @@ use super::term::{Scores, Term};
 use crate::artifact::{Model, SuccessPool};
 use engine::{CheckError, Input};
 
-/// Minus the likeness of an attack's embedding to the nearest in the pool.
+/// Penalizes the similarity of an attack's embedding to its nearest neighbours in the pool.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cosine {
-    /// The successful attacks that it is compared with.
+    /// The successful attacks to compare with.
     pool: Input<SuccessPool>,
-    /// Embeds attacks, as it embedded those of the pool.
+    /// The model that embeds attacks; it must be the `embedder` of the pool.
     embedder: Input<Model>,
-    /// Nearest neighbours in the pool that the similarity is the mean over.
+    /// The number of nearest neighbours in the pool over which the similarity is averaged.
     #[serde(default = "default_neighbours")]
     neighbours: usize,
     /// k of y(s) = exp(k·s) − 1.
@@ -44,7 +45,7 @@ impl Term for Cosine {
 
     fn check(&self) -> Result<(), CheckError> {
         if self.neighbours == 0 {
-            return Err(CheckError::at("neighbours", "`neighbours` must be at least 1"));
+            return Err(CheckError::at("neighbours", "`neighbours` must be at least 1, found 0"));
         }
         check_sharpness(self.sharpness)
     }

@@ -1,4 +1,4 @@
-//! `coverage`: 1 / √(1 + n) for a success in a cell of category and technique that the pool has n successes of, else 0: the
+//! `coverage`: 1 / √(1 + n) for a success in a cell of category and technique in which the pool has n successes, otherwise 0: the
 //! count-based bonus of exploration (Strehl and Littman 2008; Bellemare et al. 2016). Not in the paper of TriPlay-RL.
 
 use schemars::JsonSchema;
@@ -11,21 +11,21 @@ use data::{AttackRow, PoolRow};
 use engine::{CheckError, Input};
 use game::Frames;
 
-/// For successes in cells of category and technique that the pool has few of.
+/// Rewards successes in cells of category and technique in which the pool has few.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Coverage {
-    /// The successful attacks whose cells are counted.
+    /// The pool whose successes are counted by cell.
     pool: Input<SuccessPool>,
-    /// Attacks of known technique: an attack has that of the example whose wrapping is likest to its own.
+    /// Attacks whose technique is known. An attack has the technique of the example with the most similar wrapping.
     examples: Input<Attacks>,
-    /// Tells by embeddings of the wrappings which example is likest; by their words and pairs of words without it.
+    /// Compares wrappings by their embeddings; by default they are compared by their words and pairs of words.
     #[serde(default)]
     embedder: Option<Input<Model>>,
     /// The name of the term above that says how well an attack succeeded.
     #[serde(default = "default_success")]
     success: String,
-    /// The success from which on an attack counts, as that of `pool`.
+    /// The success from which an attack counts; that of `pool`.
     #[serde(default = "default_threshold")]
     threshold: f64,
 }
@@ -64,7 +64,7 @@ impl Term for Coverage {
     fn check(&self) -> Result<(), CheckError> {
         match self.threshold.is_finite() {
             true => Ok(()),
-            false => Err(CheckError::at("threshold", "`threshold` must be a number")),
+            false => Err(CheckError::at("threshold", "`threshold` must be a finite number")),
         }
     }
 
@@ -78,7 +78,7 @@ impl Term for Coverage {
 }
 
 impl Coverage {
-    /// The technique of each attack: that of the likest example.
+    /// The technique of each attack: that of the most similar example.
     fn techniques(&self, batch: &Batch) -> anyhow::Result<Vec<Option<String>>> {
         let examples = artifact::rows::<AttackRow, _>(batch.context, &self.examples)?;
         let labelled: Vec<(String, String)> = examples
@@ -87,8 +87,7 @@ impl Coverage {
             .collect();
         anyhow::ensure!(
             !labelled.is_empty(),
-            "`{}` has no attack with a technique: `examples` must be attacks that say theirs, such as the sandbox's \
-             `benign`",
+            "`examples` must have attacks with a `technique`, such as the sandbox's `benign`, found none in `{}`",
             self.examples.text()
         );
         let frame = |index: usize| {

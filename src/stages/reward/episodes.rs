@@ -1,5 +1,5 @@
-//! Episodes of several turns: an episode is rewarded once, by its last turn, and its reward and advantage go to every turn of
-//! the role that is trained. So the return of each turn is the episode's, as with a reward at the end and no discount.
+//! Episodes of several turns: an episode is rewarded once, by its last turn. Every turn of the trained role gets this reward and
+//! advantage. So the return of each turn is that of the episode, as with a reward at the end and no discount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,15 @@ use super::batch::{Batch, Completion, Rewarded};
 use data::{Note, RewardRow, Sparse};
 use engine::Context;
 
-/// What the note is called that says in which turn a completion is, and that of an earlier turn which of the stage's inputs
-/// has it.
+/// The names of two notes: the turn of a completion, and the input of the stage that has the completion of an earlier turn.
 pub const TURN: &str = "turn";
 pub const INPUT: &str = "input";
 
-/// The earlier turns of the completions that are rewarded.
+/// The earlier turns of the completions to reward.
 pub struct Episodes<'a> {
-    /// The completions of each turn, those of the first turn first.
+    /// The completions of each turn, first turn first.
     turns: Vec<Vec<Completion<'a>>>,
-    /// Of each completion that is rewarded, the places of its own in these.
+    /// For each completion to reward, the indices of its earlier turns in `turns`.
     own: Vec<Vec<usize>>,
 }
 
@@ -50,7 +49,7 @@ impl<'a> Episodes<'a> {
             let before = completion.before();
             anyhow::ensure!(
                 before.len() <= earlier.len(),
-                "`earlier` must have a dataset for each earlier turn, found {}: {} {} of `{}` has {} of them",
+                "`earlier` must have a dataset for each earlier turn, found {}: {} {} of `{}` has {} earlier turns",
                 earlier.len(),
                 batch.one(),
                 completion.id,
@@ -66,7 +65,7 @@ impl<'a> Episodes<'a> {
                 };
                 anyhow::ensure!(
                     taken.insert((turn, place)),
-                    "{} {id} of `{name}` is in several episodes of `{}`: it must be in one, so that its reward is known",
+                    "{} {id} of `{name}` must be in one episode of `{}`, found several: its reward would be ambiguous",
                     batch.one(),
                     batch.name()
                 );
@@ -77,14 +76,14 @@ impl<'a> Episodes<'a> {
         let is_whole = own.is_empty() || own.iter().any(|found| found.len() == earlier.len());
         anyhow::ensure!(
             is_whole,
-            "`earlier` must have a dataset for each earlier turn, found {}, but no episode of `{}` has as many",
+            "`earlier` must have a dataset for each earlier turn, found {}, but no episode of `{}` has so many",
             earlier.len(),
             batch.name()
         );
         Ok(Episodes { turns, own })
     }
 
-    /// Gives each episode the group of its first turn. Those of one turn have their own groups after these.
+    /// Gives each episode the group of its first turn. Episodes of one turn have groups of their own after these.
     pub fn group(&self, rows: &mut [RewardRow]) {
         let groups = self.turns.first().into_iter().flatten().map(|completion| completion.group);
         let after = groups.max().map_or(0, |group| group.saturating_add(1));
@@ -96,7 +95,7 @@ impl<'a> Episodes<'a> {
         }
     }
 
-    /// A row for each turn of each episode: those of the first turn first, in the order of the episodes.
+    /// A row for each turn of each episode: first turn first, in the order of the episodes.
     pub fn rows(&self, context: &Context, episodes: Vec<RewardRow>) -> Vec<RewardRow> {
         let note = |turn: usize| Note { name: TURN.into(), value: (turn + 1).to_string() };
         let input = |turn: usize| Note { name: INPUT.into(), value: format!("earlier.{turn}") };

@@ -1,6 +1,6 @@
-//! `expert_label`: the evaluator's reward of TriPlay-RL (arXiv 2601.18292, section 3): 1 for the label that the experts' vote
-//! gave the pair, else 0, also for an answer that cannot be read: what it should be is known. Where the experts are
-//! undetermined, so is the score.
+//! `expert_label`: the evaluator's reward of TriPlay-RL (arXiv 2601.18292, section 3): 1 for the label by the experts' vote,
+//! otherwise 0. A verdict that cannot be read gets 0, since the right label is known. If the experts' label is undetermined, so
+//! is the score.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,25 +13,25 @@ use data::LabelRow;
 use engine::{CheckError, Input, Upstream};
 use game::Class;
 
-/// 1 for the label of the experts, else 0.
+/// 1 for the label of the experts, otherwise 0.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertLabel {
     /// The experts' labels of the pairs that were judged.
     labels: Input<Labels>,
-    /// The classes that are told apart.
+    /// Which classes count as different.
     #[serde(default)]
     classes: Classes,
 }
 
-/// The classes that an evaluator is taught to tell apart.
+/// The classes that an evaluator learns to distinguish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Classes {
     /// Negative, rejective, positive.
     #[default]
     Three,
-    /// Unsafe and safe: a refusal counts as much as help.
+    /// Unsafe and safe: a refusal counts as much as a helpful response.
     Two,
 }
 
@@ -74,7 +74,7 @@ impl Term for ExpertLabel {
             Some(false) => {
                 let (judged, place) = (judge.stage.data.text(), judge.place("data"));
                 let message = format!(
-                    "`labels` must be what was judged, `{judged}`, found `{}`: see {place}",
+                    "`labels` must be the pairs that were judged, `{judged}`, found `{}`: see {place}",
                     self.labels.text()
                 );
                 Err(CheckError::at("labels", message))

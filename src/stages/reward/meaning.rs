@@ -1,4 +1,5 @@
-//! `meaning`: R_sem of TriPlay-RL (arXiv 2601.18292, section 3): 1 where an attack keeps the meaning of its seed, else 0.
+//! `meaning`: R_sem of TriPlay-RL (arXiv 2601.18292, section 3): 1 if an attack keeps the meaning of its seed prompt, otherwise
+//! 0.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,12 +11,12 @@ use crate::artifact::{Completions, Meanings};
 use engine::{CheckError, Input, Upstream};
 use game::Meaning;
 
-/// 1 where an attack keeps the meaning of its seed, else 0.
+/// 1 if an attack keeps the meaning of its seed prompt, otherwise 0.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeaningKept {
-    /// A judge's words on whether these attacks keep their seeds' meaning. By default an attack keeps it that has every
-    /// word of its seed.
+    /// A judge's verdicts on whether these attacks keep the meaning of their seed prompts. By default an attack keeps it if it
+    /// has every word of its seed prompt.
     #[serde(default)]
     meanings: Option<Input<Meanings>>,
 }
@@ -41,7 +42,7 @@ impl Term for MeaningKept {
     }
 }
 
-/// A meaning that is not known, or lost where the worst is assumed.
+/// A meaning that is not known stays so, or counts as lost with `worst`.
 pub fn resolved(meaning: Option<Meaning>, undetermined: Undetermined) -> Option<Meaning> {
     match undetermined {
         Undetermined::Skip => meaning,

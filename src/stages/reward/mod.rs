@@ -1,7 +1,7 @@
-//! `reward`: what each completion earned, term by term, and its advantage.
+//! `reward`: computes the reward of each completion, term by term, and its advantage.
 //!
 //! A term is one file here: the formula with its source, what it reads, and its tests. To add one, write a file like
-//! `self_bleu.rs` and a line in [`terms!`] below; `docs/guides/change-the-reward.md` shows both.
+//! `self_bleu.rs` and a line in `terms!` of `term.rs`; `docs/guides/change-the-reward.md` shows both.
 
 mod advantage;
 mod batch;
@@ -34,23 +34,23 @@ use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 
 pub use self::term::Term;
 
-/// What each completion earned, term by term, and its advantage.
+/// Computes the reward of each completion, term by term, and its advantage.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
-    /// The completions that are rewarded: attacks, responses or verdicts.
+    /// The completions to reward: attacks, responses or verdicts.
     data: Input<Completions>,
-    /// Of episodes of several turns, whose last turn `data` is: the completions of the same role in the turns before, the first
-    /// turn first. Terms score the last turn; the reward and the advantage, which is relative to the episodes whose first turns
-    /// are of one group, are an episode's, and each of its turns gets them.
+    /// For episodes of several turns, whose last turn is `data`: the same role's completions in the earlier turns, first turn
+    /// first. Terms score the last turn. The reward and advantage are those of the episode, and each of its turns gets them. The
+    /// advantage is relative to the episodes whose first turns are of one group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Input<Completions>>,
-    /// The terms of the reward: each a kind with its inputs, and its weight. The reward is the sum of weight · score in
-    /// this order; what is not known of a term that has a weight makes the reward unknown.
+    /// The terms of the reward: each has a kind with its inputs, and a weight. The reward is the sum of weight · score in this
+    /// order. It is unknown if the score of any term with a weight is unknown.
     terms: Vec<Weighted>,
-    /// What an undetermined verdict or meaning comes to. By default it is not known: other verdicts on the attack count for
-    /// it, and a completion without any has no reward, is not learnt from and is not in its group's mean; `worst` takes it
-    /// for a failure.
+    /// How to score with an undetermined verdict or meaning. With `skip`, other verdicts on the attack count in its place; a
+    /// completion without any has no reward, nothing is learnt from it, and it does not count in the mean of its group. With
+    /// `worst`, it counts as a failure.
     #[serde(default)]
     undetermined: Undetermined,
     /// How rewards become advantages.
@@ -76,7 +76,7 @@ impl Stage for Reward {
         let earlier: Vec<String> = self.earlier.iter().map(Input::text).collect();
         if let Some(index) = (0..earlier.len()).find(|index| earlier[..*index].contains(&earlier[*index])) {
             let message = format!(
-                "`earlier` must have another dataset for each earlier turn, found `{}` twice",
+                "`earlier` must have a different dataset for each earlier turn, found `{}` twice",
                 earlier[index]
             );
             return Err(CheckError::at(format!("earlier.{index}"), message));
@@ -96,8 +96,7 @@ impl Stage for Reward {
         let unknown = rows.len() - known.len();
         let mean = known.iter().sum::<f64>() / known.len() as f64;
         let mean = if known.is_empty() { "not known".into() } else { format!("{mean:.3}") };
-        let unknown =
-            if unknown > 0 { format!(", {unknown} without, since undetermined") } else { String::new() };
+        let unknown = if unknown > 0 { format!(", {unknown} undetermined") } else { String::new() };
         let note =
             if rows.is_empty() { "nothing to reward".into() } else { format!("reward {mean}{unknown}") };
         context.progress(1, 1, note);
@@ -123,7 +122,7 @@ impl Reward {
             rows.iter_mut().zip(&scored.undetermined).for_each(|(row, count)| row.undetermined += count);
             batch.add(term.name(), scored.scores);
         }
-        // In the order of the terms; nothing where one is not known.
+        // In the order of the terms; `None` if one is not known.
         rows.iter_mut().for_each(|row| row.reward = row.components.iter().map(|term| term.value).sum());
         let weights: Vec<f64> = self.terms.iter().map(|term| term.weight).collect();
         let earlier = self.earlier.iter().map(|input| Ok((input.text(), Rewarded::read(context, input)?)));
@@ -132,7 +131,7 @@ impl Reward {
         if let Some(episodes) = &episodes {
             episodes.group(&mut rows);
         }
-        // Once for each episode: a long one does not count more often in its group.
+        // Once for each episode, so that a long one does not count more often in its group.
         let advantages = self.advantage.of(&rows, &weights);
         rows.iter_mut().zip(advantages).for_each(|(row, advantage)| row.advantage = advantage);
         Ok(match episodes {
@@ -142,7 +141,7 @@ impl Reward {
     }
 }
 
-/// What a term comes to for a completion. One of weight 0 adds nothing, known or not.
+/// The value of a term for a completion: weight · score. A term of weight 0 has the value 0, whether its score is known or not.
 fn component(name: &str, weight: f64, score: Option<f64>) -> Component {
     let value = if weight == 0.0 { Some(0.0) } else { score.map(|score| weight * score) };
     Component { name: name.to_owned(), score, value }

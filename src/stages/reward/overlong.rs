@@ -1,5 +1,5 @@
-//! `overlong`: the soft punishment of long completions of DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13). With n the tokens
-//! of a completion: 0 up to `free` tokens, −1 from `longest` on, and linear in between.
+//! `overlong`: the soft overlong punishment of DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13). For a completion of n
+//! tokens: 0 up to `free` tokens, −1 from `longest`, linear in between.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,13 +8,13 @@ use super::batch::Batch;
 use super::term::{Scores, Term};
 use engine::CheckError;
 
-/// Minus the share of a completion that is too long.
+/// Penalizes long completions, from 0 to −1.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Overlong {
-    /// Tokens that cost nothing.
+    /// The number of tokens without a penalty.
     free: usize,
-    /// Tokens from which on the score is −1.
+    /// The number of tokens from which the score is −1.
     longest: usize,
 }
 
@@ -27,7 +27,11 @@ impl Term for Overlong {
     fn check(&self) -> Result<(), CheckError> {
         match self.free < self.longest {
             true => Ok(()),
-            false => Err(CheckError::at("longest", "`longest` must be above `free`")),
+            false => {
+                let message =
+                    format!("`longest` must be above `free` = {}, found {}", self.free, self.longest);
+                Err(CheckError::at("longest", message))
+            }
         }
     }
 }

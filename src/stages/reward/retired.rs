@@ -1,4 +1,4 @@
-//! The keys that `reward` had before it had `terms`, in today's words.
+//! Translates the keys that `reward` had before `terms`.
 
 use std::fmt::Write as _;
 
@@ -6,21 +6,21 @@ use serde_json::{Map, Value};
 
 use engine::CheckError;
 
-/// What a stage with keys of before would be now.
+/// The error for a stage with these keys, which shows how to write it now.
 pub fn translation(params: &Value) -> Option<CheckError> {
     const RETIRED: [&str; 4] = ["rule", "scale_rewards", "combine", "component_weights"];
     let key = RETIRED.into_iter().find(|key| params.get(key).is_some())?;
     let message = match rule(params) {
         Some(written) => format!(
-            "`{key}` is no key any more: a reward is a list of terms. This stage, with the values of its parameters, is \
+            "`{key}` is no longer a key: a reward is a list of `terms`. With the values of its parameters, this stage is \
              now\n{written}  help: put `$names` back where they stood; see docs/guides/change-the-reward.md"
         ),
         None => format!(
-            "`{key}` is no key any more: {}\n  help: docs/guides/change-the-reward.md",
+            "`{key}` is no longer a key: {}\n  help: docs/guides/change-the-reward.md",
             match key {
-                "rule" => "`data` says what is rewarded, and `terms` is a list of terms",
+                "rule" => "`data` is what to reward, and `terms` is a list of terms",
                 "component_weights" =>
-                    "each term of `terms` has its `weight`, which counts so with `advantage: { normalize: gdpo }`",
+                    "give each entry of `terms` its `weight`, and write `advantage: { normalize: gdpo }`",
                 "combine" => "write `advantage: { normalize: gdpo }`, or nothing for a sum",
                 _ => "write `advantage: { normalize: group }`, or `batch` or `none`",
             }
@@ -29,7 +29,7 @@ pub fn translation(params: &Value) -> Option<CheckError> {
     Some(CheckError::at(key, message))
 }
 
-/// The stage as it would be written.
+/// The stage as it is written now.
 fn rule(params: &Value) -> Option<String> {
     let (role, rule) = params.get("rule")?.as_object()?.iter().next()?;
     let rule = rule.as_object()?;
@@ -57,7 +57,7 @@ fn rule(params: &Value) -> Option<String> {
     Some(text)
 }
 
-/// The terms of R_red. With `own` weights, those count.
+/// The terms of R_red. `own` weights replace the default ones.
 fn attacker(rule: &Map<String, Value>, own: Option<&Map<String, Value>>) -> Vec<String> {
     let weights = rule.get("weights").and_then(Value::as_object).cloned().unwrap_or_default();
     let number = |key: &str, default: f64| weights.get(key).and_then(Value::as_f64).unwrap_or(default);
@@ -153,13 +153,13 @@ mod tests {
     advantage: { normalize: batch }
 ";
         let sorted = |text: &str| {
-            // Keys of a JSON map stand in the order of its feature, which another crate may choose.
+            // Keys of a JSON map are in the order of its feature, which another crate may choose.
             let mut words: Vec<&str> = text.split([' ', ',', '\n']).filter(|word| !word.is_empty()).collect();
             words.sort_unstable();
             words.join(" ")
         };
         let found = said(&attacker);
-        assert!(sorted(&found).contains("0.08") && found.contains("`rule` is no key any more"), "{found}");
+        assert!(sorted(&found).contains("0.08") && found.contains("`rule` is no longer a key"), "{found}");
         let stage = &found[found.find("\n    data").unwrap()..found.find("  help").unwrap()];
         assert_eq!(sorted(stage), sorted(expected), "{found}");
 
@@ -172,7 +172,7 @@ mod tests {
         });
         assert!(said(&gdpo).contains("- { meaning: {}, weight: 0.5 }"));
         assert!(said(&gdpo).contains("advantage: { normalize: gdpo }"));
-        assert!(said(&json!({ "scale_rewards": "none" })).contains("`scale_rewards` is no key any more"));
+        assert!(said(&json!({ "scale_rewards": "none" })).contains("`scale_rewards` is no longer a key"));
         assert!(translation(&json!({ "data": "attacks", "terms": [] })).is_none());
     }
 }

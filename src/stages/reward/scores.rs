@@ -1,5 +1,5 @@
-//! `scores`: the signed score that another program gave each completion, such as a Python script run by an `exec` stage. The
-//! file is Parquet, JSON Lines or CSV, with a `sample` (the completion's number) and a `value`; an empty value is not known.
+//! `scores`: the signed score that another program gave each completion, such as a Python script run by an `exec` stage. The file
+//! is Parquet, JSON Lines or CSV, with the columns `sample` (the completion's id) and `value`. An empty value is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,8 @@ use engine::Input;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfFile {
-    /// A file with `sample`, the completion's number in `data` (`attack_id`, `response_id` or `verdict_id`), and `value`: an
-    /// output of type `scores` of an `exec` stage, or a path. Parquet, JSON Lines or CSV.
+    /// A file with the columns `sample`, the completion's id in `data` (`attack_id`, `response_id` or `verdict_id`), and `value`:
+    /// an output of type `scores` of an `exec` stage, or a path. Parquet, JSON Lines or CSV.
     file: Input<ScoreFile>,
 }
 
@@ -42,7 +42,7 @@ impl Term for OfFile {
         let ids: BTreeSet<u32> = batch.completions.iter().map(|completion| completion.id).collect();
         if let Some(other) = by_sample.keys().find(|sample| !ids.contains(sample)) {
             anyhow::bail!(
-                "`{}` must score the samples that are rewarded and no others, found sample {other}: is it of the same step?",
+                "`{}` must score only the samples that are rewarded, found sample {other}: both must be of the same step",
                 self.file.text()
             );
         }

@@ -1,7 +1,7 @@
-//! `self_bleu`: the first part of P_div of TriPlay-RL (arXiv 2601.18292, section 3). With B the mean over n in {3, 4, 5} of an
-//! attack's BLEU_n (Papineni et al. 2002, smoothed as NLTK's method 1) against all texts of the pool of successful attacks
-//! (Self-BLEU, Zhu et al. 2018): −y(B), y(s) = exp(k·s) − 1. BLEU takes the best match of each n-gram, so this asks
-//! whether the pool has anything like the attack, and not how much of it.
+//! `self_bleu`: the first part of P_div of TriPlay-RL (arXiv 2601.18292, section 3). The score is −y(B), where y(s) = exp(k·s) −
+//! 1 and B is the mean over n in {3, 4, 5} of an attack's BLEU_n (Papineni et al. 2002, smoothed as NLTK's method 1) against all
+//! texts of the pool of successful attacks (Self-BLEU, Zhu et al. 2018). BLEU takes the best match of each n-gram. It therefore
+//! tells whether the pool contains anything similar to the attack, not how much.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,11 @@ use super::term::{Scores, Term};
 use crate::artifact::SuccessPool;
 use engine::{CheckError, Input};
 
-/// Minus the likeness of an attack's n-grams to those of the pool.
+/// Penalizes the similarity of an attack's n-grams to those of the pool.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelfBleu {
-    /// The successful attacks that it is compared with.
+    /// The successful attacks to compare with.
     pool: Input<SuccessPool>,
     /// k of y(s) = exp(k·s) − 1.
     #[serde(default = "default_sharpness")]
@@ -45,7 +45,7 @@ impl Term for SelfBleu {
     }
 }
 
-/// −y(s) = 1 − exp(k·s): 0 of what is like nothing, and falling faster the more alike.
+/// −y(s) = 1 − exp(k·s): 0 for a similarity of 0, and falling faster the higher the similarity.
 pub fn penalty(sharpness: f64, likeness: f64) -> f64 {
     1.0 - (sharpness * likeness).exp()
 }
@@ -53,7 +53,10 @@ pub fn penalty(sharpness: f64, likeness: f64) -> f64 {
 pub fn check_sharpness(sharpness: f64) -> Result<(), CheckError> {
     match (0.0..=100.0).contains(&sharpness) {
         true => Ok(()),
-        false => Err(CheckError::at("sharpness", "`sharpness` must be between 0 and 100")),
+        false => Err(CheckError::at(
+            "sharpness",
+            format!("`sharpness` must be between 0 and 100, found {sharpness}"),
+        )),
     }
 }
 

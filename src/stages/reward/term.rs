@@ -1,4 +1,4 @@
-//! What a term of the reward is, and how a pipeline names one.
+//! The terms of the reward, and how a pipeline names one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,55 +10,55 @@ use super::{
 use crate::artifact::{Completions, Model};
 use engine::{CheckError, Input, Upstream};
 
-/// A term of the reward: what it reads are its fields, and what it makes of it is a score for each completion.
+/// A term of the reward. Its fields are what it reads; it gives each completion a score.
 pub trait Term {
     /// The signed score of each completion, in their order, before the weight.
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores>;
 
-    /// What it can score.
+    /// The kinds of completions that it can score.
     fn scored(&self) -> &'static [What] {
         &What::ALL
     }
 
-    /// What types cannot say about its parameters. Paths are within the term.
+    /// Checks of its parameters beyond their types. Paths are relative to the term.
     fn check(&self) -> Result<(), CheckError> {
         Ok(())
     }
 
-    /// Holds what it reads against what is rewarded, `data`.
+    /// Checks that its inputs are about the completions to reward, `data`.
     fn agree(&self, _data: &Input<Completions>, _upstream: Upstream) -> Result<(), CheckError> {
         Ok(())
     }
 
-    /// The name of a term above it whose scores it reads: the key, and the name.
+    /// The key, and its value: the name of a term above, whose scores this term reads.
     fn reads(&self) -> Option<(&'static str, &str)> {
         None
     }
 
-    /// Whether every completion gets the same score, so that nothing is learnt from it.
+    /// Whether all completions get the same score, which teaches nothing.
     fn is_constant(&self) -> bool {
         false
     }
 
-    /// What embeds completions to compare them with the pool, whose embeddings must be of the same model.
+    /// The model that embeds completions for comparison with the pool, whose embeddings must be of the same model.
     fn embedder(&self) -> Option<&Input<Model>> {
         None
     }
 
-    /// The success from which on an attack counts as one.
+    /// The success from which an attack counts.
     fn threshold(&self) -> Option<f64> {
         None
     }
 }
 
-/// What a term made of a batch: each list has a value for each completion, in their order.
+/// The results of a term on a batch. Each list has a value for each completion, in their order.
 #[derive(Debug, Default)]
 pub struct Scores {
-    /// Nothing where the score is not known.
+    /// `None` if the score is not known.
     pub scores: Vec<Option<f64>>,
-    /// What it found out beside, for who looks at the rewards and for the pool.
+    /// Further results, for the readers of the rewards and for the pool.
     pub notes: Vec<(&'static str, Vec<Option<String>>)>,
-    /// Undetermined words of judges behind each score; empty where there are none.
+    /// The number of undetermined verdicts behind each score; empty if there are none.
     pub undetermined: Vec<u32>,
 }
 
@@ -68,29 +68,29 @@ impl From<Vec<Option<f64>>> for Scores {
     }
 }
 
-/// What an undetermined verdict or meaning comes to.
+/// How to score with an undetermined verdict or meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Undetermined {
-    /// Nothing: what depends on it is not known, is not learnt from and counts in no mean.
+    /// As unknown: such a score is unknown too; nothing is learnt from it, and it counts in no mean.
     #[default]
     Skip,
-    /// As little as any class is worth, and a lost meaning.
+    /// As the class of the least value, and as a lost meaning.
     Worst,
 }
 
-/// The kinds of terms, each a key of an entry of `terms`, and the struct that it is.
+/// The kinds of terms: each is a key of an entry of `terms`, and a struct.
 macro_rules! terms {
     ($( $(#[doc = $doc:literal])* $key:ident: $type:ty, )*) => {
-        /// A term of the reward: one kind with what it reads, its weight, and a name.
+        /// A term of the reward: its kind with its inputs, its weight, and a name.
         #[derive(Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct Weighted {
-            /// What the score is multiplied by; with `normalize: gdpo` the normalised score. A term of weight 0 is
-            /// computed and shown, and counts for nothing.
+            /// The factor of the score; with `normalize: gdpo`, of the normalized score. A term of weight 0 is computed and
+            /// reported, and does not count.
             #[serde(default = "one")]
             pub weight: f64,
-            /// What it is called in rewards and metrics; as its kind by default. Lower-case letters, digits and `_`.
+            /// The name in rewards and metrics: lower-case letters, digits and `_`. By default the kind.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             name: Option<String>,
             $(
@@ -101,10 +101,10 @@ macro_rules! terms {
         }
 
         impl Weighted {
-            /// The kinds that there are.
+            /// The names of all kinds.
             const KINDS: &[&str] = &[$(stringify!($key)),*];
 
-            /// The kinds that are given.
+            /// The kinds in this entry.
             fn given(&self) -> Vec<(&'static str, &dyn Term)> {
                 let mut given: Vec<(&'static str, &dyn Term)> = Vec::new();
                 $( given.extend(self.$key.as_ref().map(|term| (stringify!($key), term as &dyn Term))); )*
@@ -115,25 +115,25 @@ macro_rules! terms {
 }
 
 terms! {
-    /// Of attacks: Σ of the values of the verdicts by the weights of the defense models, where the meaning is kept.
+    /// Of attacks: the weighted sum of the values of the verdicts, if the meaning is kept; otherwise 0.
     success: success::Success,
-    /// Of attacks: 1 where the meaning of the seed is kept, else 0.
+    /// Of attacks: 1 if the meaning of the seed prompt is kept, otherwise 0.
     meaning: meaning::MeaningKept,
-    /// Of attacks: minus the likeness of their n-grams to those of the pool.
+    /// Of attacks: minus the similarity of their n-grams to those of the pool.
     self_bleu: self_bleu::SelfBleu,
-    /// Of attacks: minus the likeness of their embeddings to the nearest in the pool.
+    /// Of attacks: minus the similarity of their embeddings to the nearest in the pool.
     cosine: cosine::Cosine,
-    /// Of attacks: how far they are from the pool as a whole, times another score.
+    /// Of attacks: their distance from the pool as a whole, times another score.
     density: density::Density,
-    /// Of attacks: for successes in cells of category and technique that the pool has few of.
+    /// Of attacks: a bonus for successes in cells of category and technique in which the pool has few.
     coverage: coverage::Coverage,
     /// Of responses: the value of the class that the evaluator gave.
     class_value: class_value::ClassValue,
-    /// Of verdicts: 1 for the label of the experts, else 0.
+    /// Of verdicts: 1 for the label of the experts, otherwise 0.
     expert_label: expert_label::ExpertLabel,
-    /// Of anything: minus the share of a completion that is too long.
+    /// Of all completions: a penalty for length, from 0 to −1.
     overlong: overlong::Overlong,
-    /// Of anything: the score that another program gave.
+    /// Of all completions: the score that another program gave.
     scores: scores::OfFile,
 }
 
@@ -147,7 +147,7 @@ impl Weighted {
         self.given().into_iter().next()
     }
 
-    /// The key and the term.
+    /// The term.
     pub fn term(&self) -> Option<&dyn Term> {
         self.kind().map(|(_, term)| term)
     }
@@ -157,12 +157,12 @@ impl Weighted {
         self.kind().map_or("", |(key, _)| key)
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.key())
     }
 
-    /// Whether something is learnt from it.
+    /// Whether it can teach anything.
     pub fn teaches(&self) -> bool {
         self.weight != 0.0 && self.term().is_some_and(|term| !term.is_constant())
     }
@@ -171,24 +171,27 @@ impl Weighted {
     pub fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
         match self.term() {
             Some(term) => batch.of(term.scored(), self.key()).and_then(|()| term.scores(batch)),
-            None => anyhow::bail!("a term must have a kind: a defect of triplay"),
+            None => anyhow::bail!("a term must have a kind, found none: a defect of triplay"),
         }
     }
 
-    /// What types cannot say about it. Paths are within the entry.
+    /// Checks beyond types. Paths are relative to the entry.
     pub fn check(&self) -> Result<(), CheckError> {
         let kinds: Vec<&str> = self.given().into_iter().map(|(kind, _)| kind).collect();
         if kinds.len() != 1 {
             let found = if kinds.is_empty() { "none".into() } else { kinds.join(" and ") };
             let message = format!(
-                "a term must have one kind, found {found}: kinds are {}, each with its inputs, such as \
+                "a term must have one kind, found {found}: the kinds are {}, each with its inputs, such as \
                  `- {{ class_value: {{ verdicts: verdicts }}, weight: 1 }}`",
                 Weighted::KINDS.join(", ")
             );
             return Err(message.into());
         }
         if !self.weight.is_finite() {
-            return Err(CheckError::at("weight", "`weight` must be a number"));
+            return Err(CheckError::at(
+                "weight",
+                format!("`weight` must be a finite number, found {}", self.weight),
+            ));
         }
         let proper = |name: &str| {
             name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -196,7 +199,7 @@ impl Weighted {
         };
         if !proper(self.name()) {
             let message = format!(
-                "`name` must be of lower-case letters, digits and `_`, a letter first; found `{}`",
+                "`name` must begin with a lower-case letter and have only such letters, digits and `_`; found `{}`",
                 self.name()
             );
             return Err(CheckError::at("name", message));
@@ -206,7 +209,7 @@ impl Weighted {
     }
 }
 
-/// An error of a term's parameters, as one of its entry.
+/// The error of a term's parameters, as one of its entry.
 pub fn within_term(key: &str, error: CheckError) -> CheckError {
     let dot = if error.path.is_empty() { "" } else { "." };
     CheckError { path: format!("{key}{dot}{}", error.path), ..error }

@@ -1,4 +1,5 @@
-//! What feeds a reward: whether what its terms read is on what is rewarded, and who sampled it.
+//! The stages that feed a reward: checks that the inputs of its terms are about the completions to reward, and finds the stage
+//! that sampled these.
 
 use super::batch::What;
 use super::term::{Weighted, within_term};
@@ -12,9 +13,9 @@ use crate::rollouts::Rollouts;
 use engine::{CheckError, Fed, Input, Upstream};
 
 impl Reward {
-    /// The completions that are rewarded, where a stage samples them.
+    /// The completions to reward, if a stage samples them.
     pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
-        // All turns of an episode are sampled alike, and its first turn says what its group is.
+        // All turns of an episode are sampled alike, and its group is that of its first turn.
         sampled(upstream, self.earlier.first().unwrap_or(&self.data))
     }
 
@@ -28,7 +29,7 @@ impl Reward {
         upstream.stage(&self.data)
     }
 
-    /// Its terms: where each stands, its name and itself.
+    /// The place, name and struct of each term.
     pub fn terms(&self) -> impl Iterator<Item = (String, &str, &dyn Term)> {
         let place = |(index, term): (usize, &Weighted)| format!("terms.{index}.{}", term.key());
         self.terms
@@ -37,11 +38,11 @@ impl Reward {
             .filter_map(move |entry| Some((place(entry), entry.1.name(), entry.1.term()?)))
     }
 
-    /// What types cannot say about the terms.
+    /// Checks of the terms beyond their types.
     pub(super) fn check_terms(&self) -> Result<(), CheckError> {
         if self.terms.is_empty() {
             let message =
-                "`terms` must have one term at least, such as `- { class_value: { verdicts: verdicts } }`";
+                "`terms` must have at least one term, such as `- { class_value: { verdicts: verdicts } }`";
             return Err(CheckError::at("terms", message));
         }
         let at = |index: usize, error: CheckError| within_term(&format!("terms.{index}"), error);
@@ -50,7 +51,7 @@ impl Reward {
             let above: Vec<&str> = self.terms[..index].iter().map(Weighted::name).collect();
             if above.contains(&term.name()) {
                 let message = format!(
-                    "each term must have a name of its own, found `{}` twice: give one of them another `name`",
+                    "each term must have its own name, found `{}` twice: give one of them another `name`",
                     term.name()
                 );
                 return Err(at(index, message.into()));
@@ -58,30 +59,31 @@ impl Reward {
             let Some((key, read)) = term.term().and_then(Term::reads) else { continue };
             if !above.contains(&read) {
                 let above = if above.is_empty() { "none".into() } else { above.join(", ") };
-                let message =
-                    format!("`{key}` must be the name of a term above, found `{read}`; above: {above}");
+                let message = format!(
+                    "`{key}` must be the name of a term above, found `{read}`; the terms above are {above}"
+                );
                 return Err(at(index, CheckError::at(format!("{}.{key}", term.key()), message)));
             }
         }
         if !self.terms.iter().any(Weighted::teaches) {
-            let message = "a term must have a weight and scores that differ: every completion earns the same, so nothing is \
-                           learnt";
+            let message = "at least one term must have a weight and scores that differ: otherwise all rewards are equal \
+                           and teach nothing";
             return Err(CheckError::at("terms", message));
         }
         Ok(())
     }
 
-    /// Holds what terms score and read against what is rewarded.
+    /// Checks that the terms can score the rewarded completions, and that their inputs are about these.
     pub(super) fn hold_against(&self, upstream: Upstream) -> Result<(), CheckError> {
         let rewarded = self.rewarded(upstream);
         for (place, _, term) in self.terms() {
             if let Some(what) = rewarded.filter(|what| !term.scored().contains(what)) {
                 let kind = place.rsplit('.').next().unwrap_or_default();
                 let message = format!(
-                    "`{kind}` scores {}, but `data` is `{}`, which holds {}",
+                    "`data` must hold {} for `{kind}`, found {} in `{}`",
                     What::list(term.scored()),
-                    self.data.text(),
-                    what.plural()
+                    what.plural(),
+                    self.data.text()
                 );
                 return Err(CheckError::at(place, message));
             }
@@ -90,7 +92,7 @@ impl Reward {
         Ok(())
     }
 
-    /// That all turns of an episode are of one model and sampled alike, since they are learnt from together.
+    /// Checks that all turns of an episode have the same model and sampling, since one update learns from all of them.
     pub(super) fn hold_turns_against_each_other(&self, upstream: Upstream) -> Result<(), CheckError> {
         let Some(last) = sampled(upstream, &self.data) else { return Ok(()) };
         for (index, input) in self.earlier.iter().enumerate() {
@@ -102,7 +104,7 @@ impl Reward {
         Ok(())
     }
 
-    /// What is rewarded, where a stage that samples says so.
+    /// The kind of the completions to reward, if a stage samples them.
     fn rewarded(&self, upstream: Upstream) -> Option<What> {
         let is = |found: bool, what| found.then_some(what);
         is(upstream.stage::<Generate, _>(&self.data).is_some(), What::Attack)
@@ -111,27 +113,27 @@ impl Reward {
     }
 }
 
-/// Completions, where a stage samples them.
+/// The completions, if a stage samples them.
 fn sampled<'a>(upstream: Upstream<'a>, input: &Input<Completions>) -> Option<Rollouts<'a>> {
     let attacks = || upstream.stage::<Generate, _>(input).map(Rollouts::of);
     let responses = || upstream.stage::<Respond, _>(input).map(Rollouts::of);
     attacks().or_else(responses).or_else(|| upstream.stage::<Judge, _>(input).map(Rollouts::of))
 }
 
-/// What a judge judged: the sources of that stage, its input, and where it stands.
+/// The input of a judge: the upstream of that stage, the input, and its place.
 pub type Source<'a, T> = (Upstream<'a>, &'a Input<T>, String);
 
-/// What judges judged.
+/// Finds the inputs of judges.
 pub struct Judged;
 
 impl Judged {
-    /// What verdicts are on.
+    /// The pairs that the verdicts are on.
     pub fn by<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Judgeable>> {
         let judge = upstream.stage::<Judge, _>(verdicts)?;
         Some((judge.upstream(), &judge.stage.data, judge.place("data")))
     }
 
-    /// The attacks that the responses answer which verdicts are on.
+    /// The attacks whose responses the verdicts are on.
     pub fn answers<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Attacks>> {
         let judge = upstream.stage::<Judge, _>(verdicts)?;
         let respond = judge.upstream().stage::<Respond, _>(&judge.stage.data)?;
@@ -145,7 +147,7 @@ impl Judged {
     }
 }
 
-/// That what was judged is what is rewarded, `key` being the input that comes of it.
+/// Checks that the input `key`, which is about `judged`, is about the rewarded completions.
 pub fn on_the_same<T, U>(
     upstream: Upstream,
     rewarded: &Input<T>,

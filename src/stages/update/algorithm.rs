@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use engine::CheckError;
 use grpo::{GrpoConfig, PairLoss, PreferenceConfig};
 
-/// How a model learns: from rewards, or from pairs of which one completion is better.
+/// How a model learns: from rewards, or from preferences between two completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
@@ -14,7 +14,7 @@ pub enum Algorithm {
     Grpo(GrpoConfig),
     /// Direct preference optimization (DPO, Rafailov et al. 2023), from preferences.
     Dpo(PreferenceConfig),
-    /// Identity preference optimization (IPO, Azar et al. 2023), from preferences: it stops at a margin of 1/(2β) a token.
+    /// Identity preference optimization (IPO, Azar et al. 2023), from preferences: its target is a margin of 1/(2β) per token.
     Ipo(PreferenceConfig),
 }
 
@@ -32,18 +32,18 @@ impl Algorithm {
         !matches!(self, Algorithm::Grpo(_))
     }
 
-    /// That there is a reference where one is needed.
+    /// Checks that a reference is given if one is needed.
     pub fn check_reference(&self, has_reference: bool) -> Result<(), CheckError> {
         match self {
             _ if has_reference => Ok(()),
             Algorithm::Grpo(config) if config.kl > 0.0 => {
-                Err("a KL penalty needs a `reference` model, such as warmup.model (or `lora`, or kl: 0)"
+                Err("`reference` must be given for a KL penalty, such as `reference: warmup.model`; or write `lora` or `kl: 0`"
                     .into())
             }
             Algorithm::Grpo(_) => Ok(()),
             Algorithm::Dpo(_) | Algorithm::Ipo(_) => {
                 let name = self.name();
-                Err(format!("`{name}` needs a `reference` model, such as warmup.model (or `lora`)").into())
+                Err(format!("`reference` must be given for `{name}`, such as `reference: warmup.model`; or write `lora`").into())
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Guards: what halts a phase, and what a halted phase hands on.
+//! Guards: limits that halt a phase, and the model that a halted phase hands on.
 //!
-//! A batch tells of the model that sampled it. Where it says that something is wrong with that model, the step before
-//! it was one too many: the phase goes back to the model before that step and stays there. The next phase, another
-//! round of the loop around this one, goes on from it.
+//! A batch describes the model that sampled it. If it passes a limit, the step that made this model was one too many: the phase
+//! returns to the model before that step and keeps it. The next phase, another round of the loop around this one, continues from
+//! it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,39 +18,39 @@ use engine::{CheckError, Context, Input, Inputs};
 use grpo::{self, StepReport};
 use store::read::{self, MOST_TEXT};
 
-/// What a halted phase says of itself, in the folder of the model that it hands on.
+/// The record of a halted phase, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
 
-/// What says of a model, in its folder, that the batch it learnt from had passed limits.
+/// The record, in a model's folder, of the limits that its batch had passed.
 const STREAKS: &str = "beyond_limits.json";
 
-/// Limits to what a batch may say of the model that sampled it. Where one is passed, or loss or gradient are no
-/// numbers, `previous` is what comes out, of this step and all others of the phase.
+/// Limits for what a batch says about the model that sampled it. If one is passed, or the loss or gradient is not finite, the
+/// phase halts: this step and all later steps of the phase output `previous`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guards {
-    /// The largest divergence from the reference, in nats a token: exact at each position, the mean over tokens.
+    /// The largest divergence from the reference, in nats per token: exact at each position, averaged over tokens.
     #[serde(default)]
     kl: Option<f64>,
-    /// The smallest mean entropy, nats a token: below it the model says always the same.
+    /// The smallest mean entropy, in nats per token; below it, the model always says the same.
     #[serde(default)]
     min_entropy: Option<f64>,
-    /// The largest mean entropy, nats a token: above it the model talks at random.
+    /// The largest mean entropy, in nats per token; above it, the model's text is random.
     #[serde(default)]
     max_entropy: Option<f64>,
     /// The largest mean length of a completion, in tokens.
     #[serde(default)]
     max_tokens: Option<f64>,
-    /// The largest share of 3-grams of tokens that their completion had before.
+    /// The largest share of token 3-grams that occurred earlier in the same completion.
     #[serde(default)]
     repetition: Option<f64>,
-    /// How many batches in a row must have passed the same limit: with 2 a single odd batch halts nothing. A loss or gradient
-    /// that is no number halts at once.
+    /// How many batches in a row must pass the same limit: with 2, a single outlier halts nothing. A loss or gradient that is not
+    /// finite halts at once.
     #[serde(default = "one")]
     in_a_row: usize,
     /// The last model whose own batch was within the limits. In a loop: `carry: { model: x, previous: x }` and
-    /// `next: { model: update.model, previous: model }`. With `in_a_row` a list of so many: the model before this one, the one
-    /// before that, and so on.
+    /// `next: { model: update.model, previous: model }`. With `in_a_row`, a list of that many models: the one before `model`, the
+    /// one before that, and so on.
     previous: Inputs<Model>,
 }
 
@@ -65,7 +65,7 @@ fn once() -> u32 {
 /// A limit that was passed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tripped {
-    /// The key of the limit; `finite` of loss and gradient, which needs none.
+    /// The key of the limit; `finite` for loss and gradient, which need none.
     pub guard: &'static str,
     pub value: f64,
     pub limit: f64,
@@ -78,12 +78,12 @@ impl fmt::Display for Tripped {
 }
 
 impl Guards {
-    /// How many batches in a row a phase halts for. A loss or gradient that is no number tells of this batch alone.
+    /// For how many batches in a row a phase halts. A loss or gradient that is not finite concerns this batch alone.
     pub fn batches(&self, tripped: &[Tripped]) -> usize {
         if tripped.iter().all(|tripped| tripped.guard == FINITE) { 1 } else { self.in_a_row }
     }
 
-    /// The model that a halted phase goes back to: that before the first of those batches.
+    /// The model to which a halted phase returns: the one before the first of those batches.
     pub fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
         self.previous.iter().take(self.batches(tripped)).next_back()
     }
@@ -95,14 +95,14 @@ impl Guards {
         }
         if previous != self.in_a_row {
             let message = format!(
-                "`previous` must be as many models as `in_a_row`, {}, found {previous}: the model before this one, then the one \
-                 before that",
+                "`previous` must have as many models as `in_a_row` = {}, found {previous}: the model before this one, then the \
+                 one before that",
                 self.in_a_row
             );
             return Err(CheckError::at("guards.previous", message));
         }
         if self.previous.iter().any(|previous| previous.text() == model.text()) {
-            let message = "`previous` is the model before this one: with `model` itself there is no way back";
+            let message = "`previous` must be the model before this one, found `model` itself: the phase could not go back";
             return Err(CheckError::at("guards.previous", message));
         }
         let limits = [
@@ -113,23 +113,25 @@ impl Guards {
             ("repetition", self.repetition),
         ];
         let wrong = |limit: &Option<f64>| limit.is_some_and(|limit| !(0.0..f64::INFINITY).contains(&limit));
-        if let Some((name, _)) = limits.iter().find(|(_, limit)| wrong(limit)) {
-            return Err(CheckError::at(format!("guards.{name}"), format!("`{name}` is a number from 0 on")));
+        if let Some((name, Some(limit))) = limits.iter().find(|(_, limit)| wrong(limit)) {
+            let message = format!("`{name}` must be at least 0, found {limit}");
+            return Err(CheckError::at(format!("guards.{name}"), message));
         }
         match (self.min_entropy, self.max_entropy) {
             (Some(least), Some(most)) if least > most => {
-                Err(CheckError::at("guards.min_entropy", "`min_entropy` must be at most `max_entropy`"))
+                let message = format!("`min_entropy` must be at most `max_entropy` = {most}, found {least}");
+                Err(CheckError::at("guards.min_entropy", message))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether the divergence has to be known.
+    /// Whether the divergence must be computed.
     pub fn needs_reference(&self) -> bool {
         self.kl.is_some()
     }
 
-    /// The limits that a batch has passed. A measure that is no number has passed any.
+    /// The limits that a batch has passed. NaN passes any limit.
     pub fn tripped(&self, completions: &[&[u32]], report: &StepReport) -> Vec<Tripped> {
         let tokens: usize = completions.iter().map(|completion| completion.len()).sum();
         let length = tokens as f64 / completions.len().max(1) as f64;
@@ -162,19 +164,19 @@ impl Guards {
     }
 }
 
-/// Of each guard, how many batches in a row have passed its limit, this one included; beside the model that was trained all
-/// the same.
+/// For each guard, how many batches in a row have passed its limit, this one included. It is stored beside the model, which is
+/// trained all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Streaks {
-    /// The rounds of the loops around, and the round of the last of these batches.
+    /// The rounds of the outer loops, and the round of the last of these batches.
     phase: Vec<u32>,
     round: u32,
     batches: BTreeMap<String, usize>,
 }
 
 impl Streaks {
-    /// Those of the batches before this one, if the model comes from the round before in the same phase.
+    /// The streaks up to the batch before this one, if the model comes from the previous round of the same phase.
     pub fn before(context: &Context, model: &Path) -> anyhow::Result<Streaks> {
         let (phase, round) = phase(context.position());
         let known = left::<Streaks>(model, STREAKS)?;
@@ -182,7 +184,7 @@ impl Streaks {
         Ok(known.filter(follows).unwrap_or_default())
     }
 
-    /// With the limits that this batch has passed; those that it has not begin anew.
+    /// Adds the limits that this batch has passed; the streaks of all others end.
     pub fn and(&self, position: &[u32], tripped: &[Tripped]) -> Streaks {
         let longer = |tripped: &Tripped| {
             let before = self.batches.get(tripped.guard).copied().unwrap_or(0);
@@ -192,13 +194,13 @@ impl Streaks {
         Streaks { phase: phase.to_vec(), round, batches: tripped.iter().map(longer).collect() }
     }
 
-    /// The same after a batch that said nothing.
+    /// The same streaks after a batch without anything to learn from.
     pub fn at(&self, position: &[u32]) -> Streaks {
         let (phase, round) = phase(position);
         Streaks { phase: phase.to_vec(), round, batches: self.batches.clone() }
     }
 
-    /// Those that halt the phase.
+    /// The limits that halt the phase.
     pub fn halting(&self, tripped: Vec<Tripped>, guards: &Guards) -> Vec<Tripped> {
         let is_long = |tripped: &Tripped| {
             tripped.guard == FINITE || self.batches.get(tripped.guard) >= Some(&guards.in_a_row)
@@ -211,7 +213,7 @@ impl Streaks {
         self.batches.len()
     }
 
-    /// Leaves them beside the model that was trained.
+    /// Writes them beside the model that was trained.
     pub fn leave(&self, context: &Context, output: &str) -> anyhow::Result<()> {
         if self.batches.is_empty() { Ok(()) } else { leave(&context.output(output), STREAKS, self) }
     }
@@ -220,7 +222,7 @@ impl Streaks {
 /// The guard of loss and gradient, which needs no limit.
 const FINITE: &str = "finite";
 
-/// Whether loss and gradient are numbers.
+/// Checks that loss and gradient are finite.
 pub fn finite(report: &StepReport) -> Result<(), Tripped> {
     match [report.loss, report.grad_norm].into_iter().find(|value| !value.is_finite()) {
         Some(value) => Err(Tripped { guard: FINITE, value, limit: f64::MAX }),
@@ -236,7 +238,7 @@ pub struct Halted {
     phase: Vec<u32>,
     /// The round of the phase.
     round: u32,
-    /// How many batches in a row led to it.
+    /// How many batches in a row caused it.
     #[serde(default = "once")]
     batches: u32,
     /// The guards that tripped.
@@ -244,28 +246,28 @@ pub struct Halted {
 }
 
 impl Halted {
-    /// Here, now.
+    /// Halts at the position of this node.
     pub fn here(context: &Context, tripped: &[Tripped], batches: u32) -> Halted {
         let why: Vec<String> = tripped.iter().map(Tripped::to_string).collect();
         let (phase, round) = phase(context.position());
         Halted { phase: phase.to_vec(), round, batches, why: why.join(" and ") }
     }
 
-    /// What the model in a folder says, if it was halted earlier in the phase that this node is in.
+    /// The record in a model's folder, if the phase of this node halted in an earlier round.
     pub fn before(context: &Context, model: &Path) -> anyhow::Result<Option<Halted>> {
         let (phase, round) = phase(context.position());
         let is_earlier = |halted: &Halted| halted.phase == phase && halted.round < round;
         Ok(left::<Halted>(model, HALTED)?.filter(is_earlier))
     }
 
-    /// Hands a model on as it is, with this beside it.
+    /// Hands a model on unchanged, with this record beside it.
     pub fn hand_on(&self, context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
         pass_on(context, output, model)?;
         leave(&context.output(output), HALTED, self)
     }
 }
 
-/// What was left beside a model under this name.
+/// The record of this name beside a model.
 fn left<T: DeserializeOwned>(model: &Path, name: &str) -> anyhow::Result<Option<T>> {
     let path = model.join(name);
     if !model::is_there(&path)? {
@@ -274,18 +276,18 @@ fn left<T: DeserializeOwned>(model: &Path, name: &str) -> anyhow::Result<Option<
     let text = read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
     let left = serde_json::from_slice(&text);
     left.map(Some).with_context(|| {
-        format!("{} is not what `update` writes: remove it to train the model", path.display())
+        format!("{} must be as `update` writes it: remove it to train the model", path.display())
     })
 }
 
-/// Leaves something beside a model.
+/// Writes a record beside a model.
 fn leave(model: &Path, name: &str, what: &impl Serialize) -> anyhow::Result<()> {
     let path = model.join(name);
     std::fs::write(&path, serde_json::to_string_pretty(what)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Hands a model on as it is, without what an earlier phase said of itself.
+/// Hands a model on unchanged, without the records of an earlier phase.
 pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
     artifact::pass_on(context, output, model)?;
     for name in [HALTED, STREAKS] {
@@ -343,7 +345,7 @@ mod tests {
         let few: Guards =
             serde_json::from_value(serde_json::json!({ "in_a_row": 2, "previous": "x" })).unwrap();
         let said = few.check(&model).unwrap_err().message;
-        assert!(said.starts_with("`previous` must be as many models as `in_a_row`, 2, found 1"), "{said}");
+        assert!(said.starts_with("`previous` must have as many models as `in_a_row` = 2, found 1"), "{said}");
     }
 
     #[test]
@@ -357,7 +359,7 @@ mod tests {
         assert_eq!(said(StepReport { kl: 0.71, ..healthy }), "kl 0.71 above 0.5");
         assert_eq!(
             said(StepReport { entropy: 0.25, loss: f64::NAN, ..healthy }),
-            "loss or gradient NaN, no number and entropy 0.25 below 1"
+            "loss or gradient NaN, not finite and entropy 0.25 below 1"
         );
         assert_eq!(said(StepReport { kl: f64::NAN, ..healthy }), "kl NaN above 0.5");
         assert_eq!(guards("null").tripped(&[], &StepReport { entropy: 0.0, ..healthy }), []);

@@ -1,4 +1,4 @@
-//! What a batch is to `update`, whatever the algorithm; and the lesson of GRPO, which is of rewards.
+//! A batch as `update` sees it, whatever the algorithm; and the batch of GRPO: completions with rewards.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use optim::{AdamW, AdamWConfig};
 
 /// A batch, and how a model learns from it.
 pub trait Lesson {
-    /// Who wrote the completions.
+    /// The role that wrote the completions.
     fn role(&self) -> &str;
     /// Rows of the dataset.
     fn count(&self) -> usize;
-    /// What they came to before anything is learnt.
+    /// Metrics of the rows before anything is learnt.
     fn metrics(&self, marks: &Marks, at: &Position) -> Vec<MetricRow>;
-    /// Whether there is anything to learn.
+    /// Whether there is anything to learn from.
     fn teaches(&self) -> bool;
-    /// What is said where there is nothing.
+    /// The note if there is nothing to learn from.
     fn nothing(&self) -> &'static str;
     /// The completions, as token ids.
     fn completions(&self) -> Vec<&[u32]>;
-    /// Whether the loss has a reference; guards may want one besides.
+    /// Whether the loss needs a reference; guards may need one too.
     fn needs_reference(&self) -> bool;
     fn optimizer(&self) -> &AdamWConfig;
     fn iterations(&self) -> usize;
-    /// Learns, as long as the reports pass.
+    /// Trains on the batch, as long as the reports pass.
     fn step(
         &self,
         policy: &Checkpoint,
@@ -34,9 +34,9 @@ pub trait Lesson {
         optimizer: &mut AdamW,
         passes: &mut Passes,
     ) -> candle_core::Result<StepReport>;
-    /// What the step came to.
+    /// Metrics of the step.
     fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow>;
-    /// The same in a line.
+    /// The most important of them in a line.
     fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String;
 }
 
@@ -60,7 +60,7 @@ impl Lesson for OfRewards<'_> {
     }
 
     fn teaches(&self) -> bool {
-        // Where the reward is not known nothing is learnt.
+        // A completion whose reward is not known teaches nothing.
         self.rows.iter().any(|row| row.advantage.is_some() && row.sample.was_asked())
     }
 

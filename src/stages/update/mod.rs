@@ -1,4 +1,4 @@
-//! `update`: one step of a role on its rewards, or on preferences.
+//! `update`: takes one training step, on rewards or on preferences.
 
 mod algorithm;
 mod guards;
@@ -30,26 +30,26 @@ use optim::AdamW;
 /// The optimizer's state, beside the model that it belongs to.
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// One step of a role: of reinforcement learning on its rewards, or on preferences between its completions.
+/// Takes one training step of a role: with GRPO on its rewards, or with DPO or IPO on preferences between its completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
-    /// The model to train; its optimizer's state, if it brings one, goes on.
+    /// The model to train. If its folder has the optimizer's state, training continues from that state.
     model: Input<Model>,
-    /// What is learnt from: for `grpo` the completions of this model with their rewards, for `dpo` and `ipo` pairs of completions of
-    /// which one is better.
+    /// What to learn from: for `grpo`, completions of this model with their rewards; for `dpo` and `ipo`, preferences between two
+    /// completions.
     data: Input<Lessons>,
-    /// What the KL penalty measures the distance to, and what `dpo` and `ipo` compare with; with an adapter the model without
-    /// it, by default.
+    /// The model from which the KL penalty measures the divergence, and with which `dpo` and `ipo` compare. With an adapter, by
+    /// default the model without it.
     #[serde(default)]
     reference: Option<Input<Model>>,
-    /// Train a low-rank adapter on the frozen model instead of all weights. One that the model brings is
-    /// trained further.
+    /// Train a low-rank adapter on the frozen model instead of all weights. An adapter that the model already has is trained
+    /// further.
     #[serde(default)]
     lora: Option<LoraConfig>,
     /// The algorithm and its settings.
     algorithm: Algorithm,
-    /// What halts the phase: without them a loss or gradient that is no number is an error.
+    /// Limits that halt the phase. Without them, a loss or gradient that is not finite is an error.
     #[serde(default)]
     guards: Option<Guards>,
 }
@@ -72,8 +72,7 @@ impl Stage for Update {
         if let Some(guards) = &self.guards {
             guards.check(&self.model)?;
             if guards.needs_reference() && !has_reference {
-                let message =
-                    "a guard of the divergence needs a `reference` model, such as warmup.model (or `lora`)";
+                let message = "`reference` must be given for the guard `kl`, such as `reference: warmup.model`; or write `lora`";
                 return Err(CheckError::at("guards.kl", message));
             }
         }
@@ -125,7 +124,7 @@ impl Stage for Update {
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, lesson.nothing());
             guards::pass_on(context, "model", &self.model)?;
-            // Such a batch says nothing of the model: neither that it is within the limits nor that it is beyond.
+            // Such a batch does not show whether the model is within the limits.
             let before = Streaks::before(context, &context.input(&self.model)?.path)?;
             return before.at(context.position()).leave(context, "model");
         }
@@ -138,7 +137,7 @@ impl Stage for Update {
             None => Some(Arc::new(trained.base())),
         };
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
-        // A new adapter has other parameters than what was trained before.
+        // A new adapter has other parameters than those that the state is for.
         let goes_on = before.adapter.is_some() == trained.adapter.is_some();
         let mut optimizer = match goes_on && model::is_there(&state)? {
             true => AdamW::load(&state, trained.trained(), lesson.optimizer().clone())?,
@@ -195,12 +194,12 @@ impl Update {
         &self.model
     }
 
-    /// The rewards, where a stage makes them.
+    /// The stage that makes the rewards, if one does.
     pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Reward>> {
         upstream.stage(&self.data)
     }
 
-    /// The completions that are learnt from, where a stage samples them.
+    /// The completions to learn from, if a stage samples them.
     pub(super) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         if let Some(rewards) = self.rewards(upstream) {
             return rewards.stage.rollouts(rewards.upstream());
@@ -209,7 +208,7 @@ impl Update {
         preferences.stage.rollouts(preferences.upstream())
     }
 
-    /// That the data are of the kind that the algorithm learns from, as far as stages make them.
+    /// Checks that the data are of the kind that the algorithm learns from, if a stage makes them.
     fn learns_from(&self, upstream: Upstream) -> Result<(), CheckError> {
         let (name, pairs) = (self.algorithm.name(), self.algorithm.is_on_pairs());
         let data = self.data.text();
@@ -240,7 +239,7 @@ impl Update {
     }
 }
 
-/// Of one row, so that the mean over rows is a share.
+/// 1 or 0 for a row, so that the mean over rows is a share.
 fn share(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
@@ -256,12 +255,13 @@ fn metric(phase: &str, subject: &str, metric: &str, value: f64, count: usize, at
     }
 }
 
-/// Who wrote the completions.
+/// The role that wrote the completions.
 fn role(rows: &[RewardRow]) -> &str {
     rows.first().map_or("nobody", |row| &row.sample.role)
 }
 
-/// Whether the phase halts here, and of each guard that tripped what it measured and its limit, after how many `batches`.
+/// Whether the phase halts here; for each guard that tripped, the measured value and its limit; and the number of `batches` in a
+/// row.
 fn halted_metrics(
     role: &str,
     count: usize,
@@ -281,7 +281,7 @@ fn halted_metrics(
     metrics
 }
 
-/// What the completions and their rewards came to.
+/// Metrics of the completions and their rewards.
 fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
     let mut add = |name: &str, value: f64, count: usize| {
@@ -302,7 +302,7 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     mean("finished", all(|row| share(row.sample.finished)));
     mean("empty", all(|row| share(says_nothing(&row.text))));
     mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.are_spelled(&row.text)))).collect());
-    // Each term of the reward, as the data name them.
+    // Each term of the reward, by its name in the data.
     let names: Vec<&str> = rows
         .first()
         .map_or(Vec::new(), |row| row.components.iter().map(|component| component.name.as_str()).collect());
@@ -313,7 +313,7 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     rows.iter().for_each(|row| groups.entry(row.group).or_default().extend(row.advantage));
     if !groups.is_empty() {
-        // Whose rewards are all the same, or not known, has advantages of 0, but for rounding, or none.
+        // Advantages are all 0, up to rounding, if the rewards are the same, and missing if the rewards are not known.
         let is_flat = |group: &&Vec<f64>| group.iter().all(|advantage| *advantage == group[0]);
         let flat = groups.values().filter(is_flat).count();
         add(analysis::FLAT_GROUPS, flat as f64 / groups.len() as f64, groups.len());
@@ -322,7 +322,7 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     metrics
 }
 
-/// What the step came to.
+/// Metrics of the step.
 fn step_metrics(rows: &[RewardRow], report: &StepReport, at: &Position) -> Vec<MetricRow> {
     let add = |name: &str, value, count| metric("update", role(rows), name, value, count, at);
     let mut metrics = vec![add("passed_through", 0.0, rows.len())];

@@ -1,4 +1,4 @@
-//! The lesson of DPO and IPO, which is of pairs.
+//! The batch of DPO and IPO: preferences.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use grpo::{Pair, PairLoss, Passes, PreferenceConfig, StepReport, preference_step
 use model::{Checkpoint, Marks};
 use optim::{AdamW, AdamWConfig};
 
-/// Pairs of completions of which one is better.
+/// Pairs of a better and a worse completion.
 pub struct OfPreferences<'a> {
     pub rows: Arc<Vec<PreferenceRow>>,
     pub loss: PairLoss,
@@ -24,7 +24,7 @@ impl OfPreferences<'_> {
         })
     }
 
-    /// How many rows are learnt from.
+    /// The number of pairs to learn from.
     fn pairs(&self) -> usize {
         self.rows.iter().filter(is_pair).count()
     }
@@ -34,7 +34,7 @@ impl OfPreferences<'_> {
     }
 }
 
-/// Whether both completions have tokens: of others nothing can be learnt.
+/// Whether both completions have tokens; other pairs teach nothing.
 fn is_pair(row: &&PreferenceRow) -> bool {
     !row.chosen_ids.is_empty() && !row.rejected_ids.is_empty()
 }

@@ -22,22 +22,22 @@ const DURATION: &str = r"^(\d+(\.\d+)? *(ms|s|m|min|h|d) *)+$|^\$";
 pub fn common() -> Value {
     json!({
         "matrix": { "$ref": "#/$defs/matrix", "description":
-            "Variants of the stage: each axis is a list of values, or a map of labels and values; a value is used as \
-             `$axis`. `include` and `exclude` are lists of combinations to add and to leave out." },
+            "Variants of the stage: each axis is a list of values, or a map from labels to values; `$axis` stands for \
+             the value. `include` and `exclude` are lists of combinations to add and to leave out." },
         "seed": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER, "description":
             "Fixes the randomness of this stage. By default it comes from the pipeline's seed and the rounds of the \
              loops around the stage." },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
-            "What the stage takes of each resource while it runs, such as { gpu: 1 }; one `cpu` by default.",
+            "How much of each resource the stage takes while it runs, such as { gpu: 1 }; one `cpu` by default.",
             "additionalProperties": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER } },
         "timeout": { "type": ["number", "string"], "exclusiveMinimum": 0, "pattern": DURATION, "description":
             "The stage fails when it takes longer: seconds, or text such as `90s` or `2h`. No limit by default." },
         "retry": { "$ref": "#/$defs/retry", "description":
-            "How often to try again after a failure that may pass: a number, or { times, wait }. 3 times by default, \
-             after 1 second, which doubles each time." },
+            "How often to retry after a transient failure: a number, or { times, wait }. 3 times by default, after \
+             1 second, which doubles each time." },
         "on": { "type": "string", "pattern": r"^(process$|\$)", "description":
-            "`process`: the stage runs in a process of its own, so that a crash or memory that runs out costs this node \
-             alone. By default it runs in the process of the run." },
+            "`process`: the stage runs in a process of its own, so that a crash or a lack of memory costs only this \
+             node. By default it runs in the process of the run." },
     })
 }
 
@@ -47,12 +47,12 @@ pub(super) fn top() -> Value {
         "pipeline": { "type": "string", "pattern": NAME, "description":
             "The pipeline's name; its results are in results/NAME." },
         "seed": { "type": "integer", "minimum": 0, "default": 0, "description":
-            "Where all randomness of the pipeline comes from." },
+            "The seed of all randomness in the pipeline." },
         "seeds": { "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1, "uniqueItems": true,
-            "description": "Instead of `seed`: the pipeline is run once with each, side by side, its nodes named \
-                `s1/…` or `ABLATION-s1/…`." },
+            "description": "Instead of `seed`: triplay runs the pipeline once with each seed, side by side. Nodes are \
+                named `s1/…` or `ABLATION-s1/…`." },
         "extends": { "type": "string", "description":
-            "A pipeline file, relative to this one, that this one takes over with other `params`, seeds and numerics." },
+            "A pipeline file, relative to this one, to run with other `params`, seeds, `device` and `dtype`." },
         "device": { "type": "string", "default": "auto", "examples": ["auto", "cpu", "cuda", "cuda:1", "metal"],
             "description": "Where models are computed: auto, cpu, cuda, cuda:N or metal." },
         "dtype": { "type": "string", "default": "f32", "examples": ["f32", "bf16", "f64", "f32-dequantized"], "description":
@@ -63,17 +63,17 @@ pub(super) fn top() -> Value {
             "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "device", "dtype"] } },
             "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
-            "How much there is of each resource, such as { gpu: 2, api: { at_once: 8, per_minute: 60 } }. Stages that run \
-             side by side do not take more, and no more are started within a minute.",
+            "The limit of each resource, such as { gpu: 2, api: { at_once: 8, per_minute: 60 } }. Stages that run side by \
+             side never take more at once or within a minute.",
             "additionalProperties": { "type": ["integer", "object"], "minimum": 0, "additionalProperties": false,
                 "properties": {
                     "at_once": { "type": "integer", "minimum": 0, "description":
-                        "How much may be taken at the same time; without it as much as `per_minute`." },
+                        "How much may be taken at the same time; `per_minute` by default." },
                     "per_minute": { "type": "integer", "minimum": 1, "description":
-                        "How much may be taken within any minute; without it as often as it is given back." } } } },
+                        "How much may be taken within any minute; no limit by default." } } } },
         "ablations": { "type": ["object", "array"], "propertyNames": { "pattern": NAME }, "description":
-            "Named changes of parameters, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
-             pipeline with them. Where the file extends another: the names of those to run by default.",
+            "Named sets of parameter values, such as { no-diversity: { diversity: 0 } }; `--ablation NAME` runs the \
+             pipeline with them. In a file that extends another: the names of those to run by default.",
             "items": { "type": "string", "pattern": NAME },
             "additionalProperties": { "type": "object", "propertyNames": { "pattern": NAME },
                 "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } } },
@@ -81,7 +81,7 @@ pub(super) fn top() -> Value {
     })
 }
 
-/// What a file has to have: stages, or another file that has them.
+/// Requires stages, or another file that has them.
 pub(super) fn stages_or_extends() -> Value {
     json!({
         "if": { "required": ["extends"] },
@@ -90,7 +90,7 @@ pub(super) fn stages_or_extends() -> Value {
     })
 }
 
-/// The definitions that no kind brings.
+/// The definitions that belong to no kind.
 pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
     let names: Vec<&str> = registry.names().collect();
     let mut generator = generator();
@@ -106,11 +106,11 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
     let definitions = json!({
         "stages": { "type": "object", "minProperties": 1, "propertyNames": { "pattern": NAME },
             "additionalProperties": { "$ref": "#/$defs/step" } },
-        // Conditions rather than alternatives, so that an editor speaks of the kind that was typed alone.
+        // Conditions rather than alternatives, so that an editor reports errors of the typed kind alone.
         "step": { "description": "A stage with its kind, or a loop with its `repeat`.", "type": "object",
             "properties": {
                 "kind": { "description": "What the stage does: see `triplay pipeline kinds`." },
-                "repeat": { "description": "Makes this a loop: how many rounds it has." } },
+                "repeat": { "description": "Makes this a loop: the number of its rounds." } },
             "if": { "required": ["repeat"] },
             "then": { "$ref": "#/$defs/loop" },
             "else": { "required": ["kind"],
@@ -130,9 +130,9 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
         "retry": { "type": ["integer", "object", "string"], "minimum": 0, "pattern": PARAMETER,
             "properties": {
                 "times": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER,
-                    "description": "How often to try again." },
+                    "description": "How often to retry." },
                 "wait": { "type": ["number", "string"], "minimum": 0, "pattern": DURATION, "description":
-                    "How long to wait before the first time: seconds, or text such as `30s`; doubled each time." } },
+                    "How long to wait before the first retry: seconds, or text such as `30s`; doubled each time." } },
             "additionalProperties": false },
         "input": tidy(AnyInput::json_schema(&mut generator).to_value()),
     });
@@ -147,7 +147,7 @@ pub(super) fn until(mut keys: Value) -> Value {
     let about = keys["properties"]["metric"]["description"].take();
     keys["properties"]["metric"] = json!({ "$ref": "#/$defs/input", "description": about });
     keys["properties"]["in_a_row"] = json!({ "type": ["integer", "string"], "minimum": 1, "default": 1,
-        "pattern": PARAMETER, "description": "In how many rounds one after the other it has to be so." });
+        "pattern": PARAMETER, "description": "The number of consecutive rounds in which the condition must hold." });
     keys["type"] = json!(["object", "string"]);
     keys["pattern"] = json!(PARAMETER);
     keys
@@ -155,17 +155,17 @@ pub(super) fn until(mut keys: Value) -> Value {
 
 fn repeat(knows_until: bool) -> Value {
     let mut rounds = json!({ "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000, "pattern": PARAMETER,
-        "description": "How many rounds there are." });
+        "description": "The number of rounds." });
     if knows_until {
         rounds["type"] = json!(["integer", "object", "string"]);
         rounds["properties"] = json!({
             "at_most": { "type": ["integer", "string"], "minimum": 1, "maximum": 1_000_000, "pattern": PARAMETER,
-                "description": "How many rounds there are where it never stops." },
+                "description": "The number of rounds if the loop never stops earlier." },
             "until": { "$ref": "#/$defs/until", "description": "When the loop stops: once a metric of its rounds is above or below a number." } });
         rounds["required"] = json!(["at_most", "until"]);
         rounds["additionalProperties"] = false.into();
         rounds["description"] =
-            "How many rounds there are, or { at_most, until }: until a metric of a round is above or below a number.".into();
+            "The number of rounds, or { at_most, until }: until a metric of a round is above or below a number.".into();
     }
     let carried = |description: &str| {
         json!({ "type": "object", "description": description, "propertyNames": { "pattern": NAME },
@@ -176,18 +176,18 @@ fn repeat(knows_until: bool) -> Value {
             "repeat": rounds,
             "keep": { "type": ["string", "object"], "pattern": r"^(last|all)$|^\$", "default": "last",
                 "properties": { "every": { "type": ["integer", "string"], "minimum": 1, "pattern": PARAMETER,
-                    "description": "Keep those of each round whose number this divides." } },
+                    "description": "Keep the checkpoints of every Nth round." } },
                 "required": ["every"], "additionalProperties": false, "description":
-                "Which checkpoints stay on disk that a round hands to the next: `last`, `all` or { every: N }. The \
-                 last of the loop always does." },
-            "carry": carried("What goes into the first round, by the name that stages of the loop use. After the \
-                loop, `loop.name` is what came out of the last round."),
+                "Which of the checkpoints that rounds hand on stay on disk: `last`, `all` or { every: N }. That of the \
+                 last round always does." },
+            "carry": carried("The initial values of the loop, by the name that its stages use. After the loop, \
+                `loop.name` is the value after the last round."),
             "stages": { "$ref": "#/$defs/stages", "description": "The stages and loops of a round, by name." },
-            "next": carried("What a round hands to the following one. What is not named stays as it is.") },
+            "next": carried("The values that a round hands to the next. Values that are not named stay the same.") },
         "required": ["repeat", "stages"], "additionalProperties": false })
 }
 
-/// Says in words what each pattern stands for: editors show it in the pattern's place.
+/// Adds a message to each pattern, which editors show instead of the pattern.
 pub(super) fn explain_patterns(value: &mut Value) {
     if let Value::Object(object) = value {
         let message = match object.get("pattern").and_then(Value::as_str) {

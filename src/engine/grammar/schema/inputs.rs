@@ -13,7 +13,7 @@ pub const ACCEPTS: &str = "x-accepts";
 /// `stage`, `stage.output` or `stage[variant].output`, or text with a parameter in it.
 pub(super) const REFERENCE: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\[[^\]]*\])?(\.[A-Za-z_][A-Za-z0-9_-]*)?$|\$";
 
-/// What the inputs of all types have in common.
+/// The schema of an input of any type.
 pub struct AnyInput;
 
 impl JsonSchema for AnyInput {
@@ -26,7 +26,7 @@ impl JsonSchema for AnyInput {
             "type": ["string", "object"],
             "pattern": REFERENCE,
             "properties": { "path": { "type": "string", "description":
-                "A file or folder of your own, relative to where triplay is started." } },
+                "A file or folder of your own, relative to the working directory." } },
             "required": ["path"],
             "additionalProperties": false,
         })

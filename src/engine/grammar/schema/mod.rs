@@ -1,5 +1,5 @@
-//! What a pipeline file may hold, as a JSON Schema (2020-12) for editors and as the reference of stage kinds.
-//! What belongs to a kind comes from the types and doc comments of its struct, the rest from [`grammar`].
+//! The JSON Schema (2020-12) of pipeline files, for editors and for the reference of stage kinds. The keys of a kind come from
+//! the types and doc comments of its struct, the others from [`grammar`].
 
 mod grammar;
 mod inputs;
@@ -33,7 +33,7 @@ pub fn document(registry: &Registry) -> Value {
     let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "triplay pipeline",
-        "description": "A pipeline of triplay: stages, the loops around them, and what they are fed.",
+        "description": "A pipeline of triplay: stages, the loops around them, and their inputs.",
         "type": "object",
         "properties": grammar::top(),
         "required": ["pipeline"],
@@ -47,7 +47,7 @@ pub fn document(registry: &Registry) -> Value {
     document
 }
 
-/// The schema of the keys of one kind, with what it refers to in `$defs`; without uses of parameters.
+/// The schema of the keys of one kind, with its definitions in `$defs`. It does not accept parameters.
 pub fn of_kind(registry: &Registry, name: &str) -> Option<Value> {
     let (_, schema) = registry.schemas().find(|(kind, _)| kind.name == name)?;
     let mut generator = generator();
@@ -79,16 +79,15 @@ fn stage(name: &str, keys: Value) -> Value {
     schema
 }
 
-/// The schema that also takes `$name` wherever it takes a value that is not text. Types stay alternatives of
-/// one schema (`["integer", "string"]` with a pattern for text), about which editors say clearer things than
-/// about `anyOf`.
+/// Extends a schema to accept `$name` for every value that is not text. Types stay alternatives of one schema
+/// (`["integer", "string"]` with a pattern for text): editors report clearer errors for those than for `anyOf`.
 fn with_parameters(mut schema: Value) -> Value {
     let Some(object) = schema.as_object_mut() else { return schema };
     each_inner(object, &mut |inner| *inner = with_parameters(inner.take()));
     let parameter = json!({ "type": "string", "pattern": PARAMETER });
     if let Some(Value::Array(mut branches)) = object.remove("oneOf").or_else(|| object.remove("anyOf")) {
         for branch in branches.iter_mut().filter_map(Value::as_object_mut) {
-            // The alternatives themselves are not parameters: that is one more.
+            // A parameter is an alternative of its own.
             if branch.remove("pattern").is_some() {
                 branch["type"] = branch["type"][0].take();
             }

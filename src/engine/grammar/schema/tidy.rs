@@ -1,4 +1,4 @@
-//! What schemars makes of types, with less of Rust in it.
+//! Removes traces of Rust from the schemas that schemars generates.
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -8,8 +8,7 @@ pub fn generator() -> SchemaGenerator {
     SchemaSettings::draft2020_12().with(|settings| settings.meta_schema = None).into_generator()
 }
 
-/// What schemars makes, with less of Rust in it: no null for what is optional, no sizes of numbers, one line
-/// for a paragraph.
+/// Removes null from optional values, sizes from numbers, and line breaks from paragraphs.
 pub fn tidy(mut schema: Value) -> Value {
     let Some(object) = schema.as_object_mut() else { return schema };
     object.remove("format");
@@ -42,7 +41,7 @@ pub fn tidy(mut schema: Value) -> Value {
     schema
 }
 
-/// A variant `{ name: … }` and its only key mean the same.
+/// Gives the only key of a variant `{ name: … }` the description of the variant.
 fn describe_variants(object: &mut Map<String, Value>) {
     for branch in object.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
         let description = branch["description"].clone();
