@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -167,6 +167,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
         _ => tables(&graph, &metrics) + &last_line(&record, &folder.path) + "\n",
     };
     let printed = output::print(&text).context("cannot write to standard output");
+    if record.status == "done" && !args.json && !quiet {
+        suggest_next(&metrics);
+    }
     let mut code = ExitCode::SUCCESS;
     for error in [closed, printed].into_iter().filter_map(Result::err) {
         eprintln!("error: {error:#}");
@@ -188,6 +191,16 @@ fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
 fn jobs(jobs: Option<u32>) -> RunOptions {
     let default = RunOptions::default();
     RunOptions { jobs: jobs.unwrap_or(default.jobs), ..default }
+}
+
+/// Says on a terminal what to look at after a run.
+fn suggest_next(metrics: &[RunMetricRow]) {
+    if std::io::stderr().is_terminal() {
+        match metrics.is_empty() {
+            true => eprintln!("next: triplay runs show latest"),
+            false => eprintln!("next: triplay report latest -o report.html, or triplay ui"),
+        }
+    }
 }
 
 /// The node of this name, or an error with a suggestion.

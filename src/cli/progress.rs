@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::progress::{Outcome, Progress};
 use output::{one_line, several, visible};
@@ -141,6 +141,8 @@ impl Progress for Terminal {
         self.lanes().iter().for_each(|lane| lane.bar.finish_and_clear());
         // Fails only if the terminal is gone, and then there is nothing to clear.
         let _ = self.bars.clear();
+        // A worker thread that was about to draw draws nothing.
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
