@@ -324,7 +324,7 @@ impl Stage for Begin {
         outputs: &[Output::new("text", "text")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -345,7 +345,7 @@ impl Stage for Next {
         outputs: &[Output::new("text", "text")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     /// Adds the round, so that no two nodes make the same.

@@ -11,7 +11,7 @@ use rand::Rng;
 use rayon::prelude::*;
 use triplay::grpo::{GrpoConfig, Sample, SupervisedConfig, grpo_step, supervised_step};
 use triplay::model::{Algorithm, Architecture, Checkpoint, Compute, Params, Tokenizer, TokenizerSpec};
-use triplay::ops::{Value, linear, set_candle_up};
+use triplay::ops::{Value, configure_candle, linear};
 use triplay::optim::{AdamW, AdamWConfig};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
@@ -209,7 +209,7 @@ fn grpo(name: &str, size: Size, groups: usize, group: usize) -> triplay::model::
 }
 
 fn main() -> triplay::model::Result<()> {
-    set_candle_up();
+    configure_candle();
     let [small, middle, large] =
         [(64, 2), (128, 3), (256, 4)].map(|(hidden, layers)| Size { hidden, layers });
     ceilings()?;

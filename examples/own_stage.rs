@@ -36,7 +36,7 @@ impl Stage for Deduplicate {
         outputs: &[Output::new("attacks", "attacks")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source)];

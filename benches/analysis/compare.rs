@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use triplay::analysis::compare::{Side, Wanted, compare as compare_sides};
+use triplay::analysis::compare::{CompareOptions, Side, compare as compare_sides};
 use triplay::data::{self, MetricRow, OutcomeRow, Position, Row};
 use triplay::engine::{NodeOutput, NodeReport};
 use triplay::runs::{Machine, RunFolder, RunRecord, write_record};
@@ -32,7 +32,8 @@ pub fn compare() -> anyhow::Result<()> {
         let names = [evaluated(PROMPTS, attempts, 7)?, evaluated(PROMPTS, attempts, 9)?];
         let all = || {
             let (a, b) = (Side::find(&names[0])?, Side::find(&names[1])?);
-            let found = compare_sides(&a, &[b], &Wanted { flips: Some(10), ..Wanted::default() })?;
+            let found =
+                compare_sides(&a, &[b], &CompareOptions { flips: Some(10), ..CompareOptions::default() })?;
             let [found] = &found[..] else { anyhow::bail!("one comparison") };
             anyhow::ensure!(found.metrics[0].p.is_some() && found.flips.len() == 10, "{:?}", found.metrics);
             Ok(())

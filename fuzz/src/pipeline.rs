@@ -67,7 +67,7 @@ struct Note {
 
 impl Stage for Say {
     const KIND: Kind =
-        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false, draws: true, uncounted: &[] };
+        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false, draws: true, excluded_from_key: &[] };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.text.is_empty() {
@@ -105,13 +105,13 @@ impl Stage for Join {
         name: "join",
         version: 1,
         outputs: &[
-            Output::bulky("joined", "text"),
+            Output::evictable("joined", "text"),
             Output::new("length", "number"),
             Output::incidental("log", "text"),
         ],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, _: &mut Context) -> anyhow::Result<()> {
@@ -130,7 +130,7 @@ struct Make {
 }
 
 impl Stage for Make {
-    const KIND: Kind = Kind { name: "make", version: 1, outputs: &[], numerics: false, draws: true, uncounted: &[] };
+    const KIND: Kind = Kind { name: "make", version: 1, outputs: &[], numerics: false, draws: true, excluded_from_key: &[] };
 
     fn check(&self) -> Result<(), CheckError> {
         match self.outputs.keys().find(|name| !is_name(name)) {
@@ -144,7 +144,7 @@ impl Stage for Make {
         let output = |(name, artifact): (&String, &String)| Output {
             name: name.clone().into(),
             artifact: artifact.clone().into(),
-            bulky: false,
+            evictable: false,
             incidental: false,
         };
         self.outputs.iter().map(output).collect()
@@ -211,12 +211,12 @@ fn planned(graph: &Graph, store: &Store) {
         let node = graph.node(id);
         for feed in &node.feeds {
             match *feed {
-                Feed::Output { node, output } => {
+                InputBinding::Output { node, output } => {
                     assert!(node < id, "{} comes before its input", graph.node(id).name);
                     assert!(output < graph.node(node).call.outputs().len());
                 }
-                Feed::File(index) => assert!(index < graph.files.len()),
-                Feed::Variable(index) => assert!(index < graph.variables.len()),
+                InputBinding::File(index) => assert!(index < graph.files.len()),
+                InputBinding::Variable(index) => assert!(index < graph.variables.len()),
             }
         }
     }

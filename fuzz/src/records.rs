@@ -14,7 +14,7 @@ use arbitrary::Arbitrary;
 use serde_json::json;
 
 use engine::{Graph, LoadOptions, NodeId, Plan, State, load};
-use store::{Claimed, Digest, Live, Standing, Store, is_sealed, seal};
+use store::{Claimed, Digest, Live, RunFolderState, Store, is_sealed, seal};
 
 #[derive(Arbitrary, Debug)]
 pub struct Input {
@@ -315,7 +315,7 @@ fn roots(input: &Input, first: &Store, cache: &Path) {
         let root = first.add_root(&run, "").expect("a root is added");
         let known = || first.roots().unwrap_or_else(|error| panic!("{error}"));
         let found = known().into_iter().find(|known| known.id == root.id()).expect("the root is known");
-        assert_eq!((found.folder.as_path(), found.standing()), (run.as_path(), Standing::There));
+        assert_eq!((found.folder.as_path(), found.standing()), (run.as_path(), RunFolderState::There));
         first.remove_root(root.id()).expect("a root is let go of");
         assert!(known().iter().all(|known| known.id != root.id()));
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, Span};
-use super::series::Sample;
+use super::series::SampleId;
 use super::statistics::{Estimate, estimate};
 use data::RunMetricRow;
 use game::undetermined;
@@ -68,11 +68,11 @@ struct Gathered<'r> {
     attackers: Vec<&'r str>,
     defenders: Vec<&'r str>,
     /// By attacker and defender.
-    seeds: BTreeMap<Sample, BTreeMap<(usize, usize), Cell>>,
+    seeds: BTreeMap<SampleId, BTreeMap<(usize, usize), Cell>>,
 }
 
 impl<'r> Gathered<'r> {
-    fn add(&mut self, sample: Sample, row: &'r RunMetricRow) {
+    fn add(&mut self, sample: SampleId, row: &'r RunMetricRow) {
         let attacker = place(&mut self.attackers, &row.metric.phase);
         let defender = place(&mut self.defenders, &row.metric.subject);
         let cell = self.seeds.entry(sample).or_default().entry((attacker, defender)).or_default();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::statistics::{self, Kappa};
 use data::{self, OutcomeRow, ResponseRow, VerdictRow};
 use engine::{NodeReport, Purpose};
-use game::{Class, label, says_nothing};
+use game::{Class, has_no_text, label};
 use runs::{Lineage, Run};
 use store::{Digest, Store};
 
@@ -79,7 +79,7 @@ fn of(
     let Some(digest) = output(node, "responses") else { anyhow::bail!("`{}` has no responses", node.node) };
     let mut responses: Vec<ResponseRow> = read(store, &digest, &node.node)?;
     // No judge is asked about empty responses: all judges would agree.
-    responses.retain(|row| !says_nothing(&row.text));
+    responses.retain(|row| !has_no_text(&row.text));
     let mut verdicts = BTreeMap::new();
     // The evaluation's own verdicts, or those of the stage that judged these responses.
     let judge = judges.get(&digest.to_string());

@@ -21,7 +21,7 @@ pub struct Measure {
 }
 
 /// Identifies a run within an ablation: the index of its file, and its seed if the file has several.
-pub type Sample = (usize, Option<u64>);
+pub type SampleId = (usize, Option<u64>);
 
 /// The values of a metric in one ablation: for each sample, the phases in order with the value after each; `None` where
 /// everything is undetermined.
@@ -29,27 +29,27 @@ pub type Sample = (usize, Option<u64>);
 pub struct Series {
     /// Empty without an ablation.
     pub ablation: String,
-    pub samples: BTreeMap<Sample, Vec<(String, Option<f64>)>>,
+    pub samples: BTreeMap<SampleId, Vec<(String, Option<f64>)>>,
 }
 
 impl Series {
     /// Applies `of` to the values of each sample.
-    fn over(&self, of: impl Fn(&[(String, Option<f64>)]) -> Option<f64>) -> BTreeMap<Sample, f64> {
+    fn over(&self, of: impl Fn(&[(String, Option<f64>)]) -> Option<f64>) -> BTreeMap<SampleId, f64> {
         self.samples.iter().filter_map(|(sample, values)| Some((*sample, of(values)?))).collect()
     }
 
     /// The values after the last evaluation.
-    pub fn last(&self) -> BTreeMap<Sample, f64> {
+    pub fn last(&self) -> BTreeMap<SampleId, f64> {
         self.over(|values| values.last()?.1)
     }
 
     /// The changes from the first evaluation to the last.
-    pub fn gain(&self) -> BTreeMap<Sample, f64> {
+    pub fn gain(&self) -> BTreeMap<SampleId, f64> {
         self.over(|values| Some(values.last()?.1? - values.first().filter(|_| values.len() > 1)?.1?))
     }
 
     /// The values after a phase.
-    pub fn after(&self, phase: &str) -> BTreeMap<Sample, f64> {
+    pub fn after(&self, phase: &str) -> BTreeMap<SampleId, f64> {
         self.over(|values| values.iter().find(|(known, _)| known == phase)?.1)
     }
 
@@ -75,8 +75,8 @@ impl Series {
 
 /// The differences `a` − `b`, sample by sample where both have a value. Samples of different files match by seed, if there is
 /// exactly one.
-pub fn differences(a: &BTreeMap<Sample, f64>, b: &BTreeMap<Sample, f64>) -> Vec<f64> {
-    let like = |(file, seed): &Sample| {
+pub fn differences(a: &BTreeMap<SampleId, f64>, b: &BTreeMap<SampleId, f64>) -> Vec<f64> {
+    let like = |(file, seed): &SampleId| {
         b.get(&(*file, *seed)).copied().or_else(|| {
             let mut others = b.iter().filter(|((_, other), _)| seed.is_some() && other == seed);
             others.next().map(|(_, value)| *value).filter(|_| others.next().is_none())

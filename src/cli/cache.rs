@@ -11,7 +11,7 @@ use super::args::{CacheArgs, GcArgs, StatsArgs};
 use super::pipeline::open;
 use crate::engine::key_of;
 use crate::runs::Run;
-use crate::store::{Digest, Live, Rooted, Standing, Store};
+use crate::store::{Digest, Live, Rooted, RunFolderState, Store};
 use output::{eprintln, println, several};
 
 /// A size with its unit, such as 12.3 MB.
@@ -30,9 +30,9 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let usage = store.usage()?;
     let roots = store.roots()?;
     let count = |standing| roots.iter().filter(|root| root.standing() == standing).count();
-    let (deleted, unseen) = (count(Standing::Deleted), count(Standing::Unseen));
+    let (deleted, unseen) = (count(RunFolderState::Deleted), count(RunFolderState::Unseen));
     let mut types: BTreeMap<Digest, String> = BTreeMap::new();
-    for root in roots.iter().filter(|root| root.standing() != Standing::Deleted) {
+    for root in roots.iter().filter(|root| root.standing() != RunFolderState::Deleted) {
         for named in store.named(&root.id)? {
             types.extend(named.outputs.into_iter().map(|output| (output.digest, output.artifact)));
         }
@@ -139,15 +139,15 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     let collected = store.collect(
         || -> anyhow::Result<Live> {
             runs = Runs::of(&store, args.dry_run)?;
-            runs.let_go(&store, older, most)?;
+            runs.release(&store, older, most)?;
             let mut live = Live::default();
             for root in &runs.kept {
-                let of_run = of_run(&store, root)?;
-                live.blobs.extend(of_run.blobs);
-                live.records.extend(of_run.records);
+                let needed_by_run = needed_by_run(&store, root)?;
+                live.blobs.extend(needed_by_run.blobs);
+                live.records.extend(needed_by_run.records);
             }
             if !args.dry_run {
-                let mut gone = runs.deleted.iter().chain(&runs.let_go);
+                let mut gone = runs.deleted.iter().chain(&runs.released);
                 gone.try_for_each(|root| store.remove_root(&root.id))?;
             }
             Ok(live)
@@ -155,16 +155,17 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         args.dry_run,
         |by| eprintln!("waiting: {by} cleans the cache"),
     )?;
-    let unseen: Vec<&Rooted> = runs.kept.iter().filter(|root| root.standing() == Standing::Unseen).collect();
+    let unseen: Vec<&Rooted> =
+        runs.kept.iter().filter(|root| root.standing() == RunFolderState::Unseen).collect();
     if args.json {
         println!(
             "{}",
             json!({
                 "dry_run": args.dry_run, "blobs": collected.blobs, "bytes": collected.bytes,
                 "records": collected.records, "kept_blobs": collected.kept_blobs, "kept_bytes": collected.kept_bytes,
-                "runs_let_go": runs.let_go.len(), "runs_deleted": runs.deleted.len(), "runs_unseen": unseen.len(),
+                "runs_let_go": runs.released.len(), "runs_deleted": runs.deleted.len(), "runs_unseen": unseen.len(),
                 "folders": {
-                    "let_go": folders(&runs.let_go), "deleted": folders(&runs.deleted), "unseen": folders(unseen),
+                    "let_go": folders(&runs.released), "deleted": folders(&runs.deleted), "unseen": folders(unseen),
                 },
             })
         );
@@ -174,12 +175,12 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         println!("{} deleted: outputs that no other run needs are freed", several(runs.deleted.len(), "run"));
         list(&runs.deleted);
     }
-    if !runs.let_go.is_empty() {
+    if !runs.released.is_empty() {
         println!(
             "{} released: the folder stays, outputs that no other run needs are freed",
-            several(runs.let_go.len(), "run")
+            several(runs.released.len(), "run")
         );
-        list(&runs.let_go);
+        list(&runs.released);
     }
     if !unseen.is_empty() {
         println!("{} kept, but not visible from here", several(unseen.len(), "run"));
@@ -239,7 +240,7 @@ struct Runs {
     /// Runs with deleted folders.
     deleted: Vec<Rooted>,
     /// Runs that `--older-than` or `--max-size` releases.
-    let_go: Vec<Rooted>,
+    released: Vec<Rooted>,
 }
 
 impl Runs {
@@ -247,7 +248,7 @@ impl Runs {
         let mut runs = Runs::default();
         let mut beside: HashMap<PathBuf, HashMap<String, PathBuf>> = HashMap::new();
         for root in store.roots()? {
-            let is_gone = root.standing() == Standing::Deleted || is_anothers(&root);
+            let is_gone = root.standing() == RunFolderState::Deleted || belongs_to_other_run(&root);
             // A renamed folder still belongs to the run.
             let renamed = root.folder.parent().filter(|_| is_gone).and_then(|parent| {
                 let runs = beside.entry(parent.to_owned()).or_insert_with(|| runs_in(parent));
@@ -266,12 +267,12 @@ impl Runs {
     }
 
     /// Releases the runs that are older than `older` seconds, and the oldest runs that do not fit in `most` bytes.
-    fn let_go(&mut self, store: &Store, older: Option<u64>, most: Option<u64>) -> anyhow::Result<()> {
+    fn release(&mut self, store: &Store, older: Option<u64>, most: Option<u64>) -> anyhow::Result<()> {
         let is_old = |root: &Rooted| {
             !root.is_under_way && older.is_some_and(|older| age(root).is_some_and(|age| age > older))
         };
         let (old, mut kept) = std::mem::take(&mut self.kept).into_iter().partition::<Vec<_>, _>(is_old);
-        self.let_go = old;
+        self.released = old;
         if let Some(most) = most {
             let usage = store.usage()?;
             let sizes: BTreeMap<Digest, u64> =
@@ -279,7 +280,7 @@ impl Runs {
             let (mut named, mut bytes) = (HashSet::new(), 0);
             let mut fitting = kept.len();
             for (index, root) in kept.iter().enumerate() {
-                let blobs = of_run(store, root)?.blobs;
+                let blobs = needed_by_run(store, root)?.blobs;
                 let new: u64 = blobs.difference(&named).filter_map(|digest| sizes.get(digest)).sum();
                 if bytes + new > most && !root.is_under_way {
                     fitting = index;
@@ -288,7 +289,7 @@ impl Runs {
                 bytes += new;
                 named.extend(blobs);
             }
-            self.let_go.extend(kept.drain(fitting..));
+            self.released.extend(kept.drain(fitting..));
         }
         self.kept = kept;
         Ok(())
@@ -296,7 +297,7 @@ impl Runs {
 }
 
 /// Whether another run has the folder's name now: after a run is removed, the next may get its name.
-fn is_anothers(root: &Rooted) -> bool {
+fn belongs_to_other_run(root: &Rooted) -> bool {
     Run::read_record(&root.folder).is_ok_and(|record| !record.root.is_empty() && record.root != root.id)
 }
 
@@ -318,7 +319,7 @@ fn age(root: &Rooted) -> Option<u64> {
 }
 
 /// What one run needs. Transient outputs of its loops are kept only while the run is under way.
-fn of_run(store: &Store, root: &Rooted) -> anyhow::Result<Live> {
+fn needed_by_run(store: &Store, root: &Rooted) -> anyhow::Result<Live> {
     let mut live = Live::default();
     for node in store.named(&root.id)? {
         live.records.insert(node.key);

@@ -69,7 +69,7 @@ pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 /// The file to write. An earlier export with the same columns is replaced.
 fn destination(args: &ExportArgs, to: To, dataset: &Path) -> anyhow::Result<Destination> {
     let Head { columns, name, .. } = data::head(dataset)?;
-    let what = output::table_with(&columns);
+    let what = output::describe_table(&columns);
     let is_own = move |out: &Path| match to {
         To::Csv => output::is_csv(out, &columns),
         To::Jsonl => output::is_jsonl(out, &columns),
@@ -78,7 +78,7 @@ fn destination(args: &ExportArgs, to: To, dataset: &Path) -> anyhow::Result<Dest
             data::head(out).is_ok_and(same)
         }
     };
-    Destination::forcible(&args.out, what, args.overwrite, is_own)
+    Destination::with_force(&args.out, what, args.overwrite, is_own)
 }
 
 fn csv(table: &Table, out: &Path) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use crate::data::import::{FORMATS, FileReport, Format, Options, Report, Twins, import};
+use crate::data::import::{Duplicates, FORMATS, FileReport, Format, Options, Report, import};
 use crate::data::{self, Row, SeedRow, write};
 use output::{Destination, Overwrite, eprintln, one_line, println, several};
 
@@ -67,7 +67,7 @@ pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         out.write(|path| Ok(write(path, &rows)?))?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&Told { out: args.out.as_deref(), report: &report })?);
+        println!("{}", serde_json::to_string(&JsonReport { out: args.out.as_deref(), report: &report })?);
     } else {
         tell(&report, args);
     }
@@ -79,7 +79,7 @@ pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 
 /// The object that `--json` prints.
 #[derive(Serialize)]
-struct Told<'a> {
+struct JsonReport<'a> {
     out: Option<&'a Path>,
     #[serde(flatten)]
     report: &'a Report,
@@ -104,7 +104,7 @@ fn destination(out: &Path, args: &ImportArgs) -> anyhow::Result<Destination> {
     }
     let is_seeds =
         |path: &Path| data::head(path).is_ok_and(|head| head.name.as_deref() == Some(<SeedRow as Row>::NAME));
-    Destination::forcible(out, "Parquet file of seed prompts by triplay", args.overwrite, is_seeds)
+    Destination::with_force(out, "Parquet file of seed prompts by triplay", args.overwrite, is_seeds)
 }
 
 /// Warns of each dataset's licence, once, and of training rows that are also in an evaluation set.
@@ -136,7 +136,7 @@ fn tell(report: &Report, args: &ImportArgs) {
     }
     if report.duplicates.total() > 0 {
         let fate = if args.keep_duplicates { "kept" } else { "left out" };
-        let Twins { exact, near, across_files, .. } = &report.duplicates;
+        let Duplicates { exact, near, across_files, .. } = &report.duplicates;
         println!("duplicates: {exact} exact, {fate}; {near} near, kept; {across_files} of them across files");
         for (count, what) in [(report.of_another_task, "task"), (report.of_another_split, "split")] {
             if count > 0 {
@@ -146,7 +146,7 @@ fn tell(report: &Report, args: &ImportArgs) {
         examples(&report.duplicates);
     }
     for overlap in &report.overlaps {
-        let Twins { exact, near, .. } = &overlap.twins;
+        let Duplicates { exact, near, .. } = &overlap.twins;
         let fate = match overlap.twins.total() {
             0 => "",
             _ if args.drop_overlap => ", left out",
@@ -197,7 +197,7 @@ fn counts(counts: &BTreeMap<String, usize>) -> String {
 /// Most characters shown of an example's text.
 const SHOWN: usize = 50;
 
-fn examples(twins: &Twins) {
+fn examples(twins: &Duplicates) {
     for example in &twins.examples {
         let likeness = if example.exact { "exact" } else { "near " };
         let line = one_line(&example.text);

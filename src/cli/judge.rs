@@ -17,7 +17,7 @@ use crate::data::{self, VerdictRow};
 use crate::engine::read_stage;
 use crate::runs::{JUDGE_FILE, JUDGE_MARK, JUDGED, Run};
 use crate::store::Store;
-use crate::store::read::{self, MOST_TEXT};
+use crate::store::read::{self, MAX_TEXT_BYTES};
 use output::{Destination, begins_with, println, several};
 
 #[derive(Args)]
@@ -85,7 +85,7 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
         let stage = json!({ "kind": "judge", "model": { "path": model(with)? } });
         return Ok(stage.as_object().cloned().unwrap_or_default());
     }
-    let text = read::text(path, MOST_TEXT).with_context(|| format!("cannot read {with}"))?;
+    let text = read::text(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {with}"))?;
     let stage = read_stage(&text, &registry()).map_err(|error| anyhow::anyhow!("{with}: {error}"))?;
     let Value::Object(mut stage) = stage else {
         bail!("{with} must hold the keys of a stage, such as `kind: judge` and `model: {{ path: FOLDER }}`")
@@ -164,7 +164,7 @@ fn write(
     }
     let mut pipeline = Map::new();
     pipeline.insert("pipeline".into(), json!(format!("{}{JUDGED}", run.record.pipeline)));
-    computed_by(run, &mut pipeline)?;
+    copy_compute_settings(run, &mut pipeline)?;
     pipeline.insert("stages".into(), Value::Object(stages));
     let path = run.folder.join(JUDGE_FILE);
     // JSON is YAML.
@@ -179,7 +179,7 @@ fn write(
 }
 
 /// Copies seed, device and dtype of the run: with them the same models give the same answers.
-pub fn computed_by(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
+pub fn copy_compute_settings(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
     // A pipeline that extends another inherits keys from it.
     for file in ["extends.yaml", "pipeline.yaml"] {
         let text = run.recorded_text(file)?.unwrap_or_default();

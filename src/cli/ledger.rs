@@ -16,10 +16,10 @@ use crate::exec::on_interrupt;
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::{eprintln, println};
 
-/// The status of a run until [`Ledger::close`].
+/// The status of a run until [`RunProgress::close`].
 pub const RUNNING: &str = "running";
 
-pub struct Ledger {
+pub struct RunProgress {
     reporter: Box<dyn Progress>,
     begun: Instant,
     folder: PathBuf,
@@ -39,20 +39,20 @@ pub struct Ledger {
 }
 
 /// How a run is shown.
-pub struct Show {
+pub struct RunDisplay {
     pub reporter: Box<dyn Progress>,
     pub json: bool,
     pub command: String,
     pub trace: Option<Trace>,
 }
 
-impl Ledger {
-    pub fn new(show: Show, begun: Instant, record: RunRecord, folder: PathBuf) -> Ledger {
-        let Show { reporter, json, command, trace } = show;
+impl RunProgress {
+    pub fn new(show: RunDisplay, begun: Instant, record: RunRecord, folder: PathBuf) -> RunProgress {
+        let RunDisplay { reporter, json, command, trace } = show;
         let [ran, cached, again, failed, unreached] = [const { AtomicUsize::new(0) }; 5];
         let record = Mutex::new(record);
         let events = EventLog::create(&folder);
-        Ledger {
+        RunProgress {
             reporter,
             begun,
             folder,
@@ -104,13 +104,13 @@ impl Ledger {
     }
 
     /// Records in the event log why a node failed.
-    pub fn tell_failed(&self, node: &str, why: String) {
+    pub fn log_failure(&self, node: &str, why: String) {
         self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
     /// Ctrl-C, SIGTERM and SIGHUP end the process at once, unless they are ignored. That is safe at any moment: nothing
     /// counts before its record is published, and supervisors end the processes of `exec` stages.
-    pub fn stop_on_interrupt(self: &Arc<Ledger>) -> anyhow::Result<()> {
+    pub fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
             ledger.run_finished();
@@ -166,7 +166,7 @@ pub fn last_line(record: &RunRecord, folder: &std::path::Path) -> String {
     )
 }
 
-impl Progress for Ledger {
+impl Progress for RunProgress {
     fn run_started(&self, pipeline: &str, total: usize) {
         self.reporter.run_started(pipeline, total);
     }

@@ -21,7 +21,7 @@ pub fn program(kinds: fn() -> Registry, body: impl FnOnce() -> anyhow::Result<()
         return super::main_with(kinds);
     }
     registry::set(kinds);
-    output::say_panics();
+    output::install_panic_hook();
     prepare();
     match body() {
         Ok(()) => ExitCode::SUCCESS,

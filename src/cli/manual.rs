@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use output::{Destination, beginning, println, several};
+use output::{Destination, first_bytes, println, several};
 
 #[derive(Args)]
 pub struct CompletionsArgs {
@@ -56,5 +56,5 @@ fn collect(command: Command, name: String, pages: &mut Vec<(String, Command)>) {
 
 /// Whether a file is a manual page that an earlier version may have written.
 fn is_page(path: &Path) -> bool {
-    String::from_utf8_lossy(&beginning(path, 256)).contains(".TH triplay")
+    String::from_utf8_lossy(&first_bytes(path, 256)).contains(".TH triplay")
 }

@@ -153,7 +153,7 @@ enum DataCommand {
 /// Prepares the process to compute; to be called before there are other threads.
 fn prepare() {
     #[cfg(feature = "models")]
-    crate::ops::set_candle_up();
+    crate::ops::configure_candle();
 }
 
 /// The program `triplay`.
@@ -164,8 +164,8 @@ pub fn main() -> ExitCode {
 /// The program `triplay` with other stage kinds: parses the command line, runs the command, reports its error.
 pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
     registry::set(kinds);
-    output::say_panics();
-    let Cli { command } = output::command_line();
+    output::install_panic_hook();
+    let Cli { command } = output::parse_command_line();
     // The environment of a supervised command is the stage's own.
     if !matches!(command, Command::Supervise { .. }) {
         prepare();

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
-use crate::store::read::{self, MOST_TEXT};
+use crate::store::read::{self, MAX_TEXT_BYTES};
 
 #[derive(Subcommand)]
 pub enum ModelCommand {
@@ -151,7 +151,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<String> {
         (Some(text), ..) => tokenizer.encode_plain(text)?,
         (.., Some(file)) => {
             // Unchanged, line breaks included: every byte is scored.
-            let text = read::bytes(file, MOST_TEXT).map(String::from_utf8);
+            let text = read::bytes(file, MAX_TEXT_BYTES).map(String::from_utf8);
             let text = text.with_context(|| format!("cannot read {}", file.display()))?;
             tokenizer.encode_plain(&text.with_context(|| format!("{} is not UTF-8 text", file.display()))?)?
         }

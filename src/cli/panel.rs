@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use super::results::{PanelArgs, Show, show};
+use super::results::{LeagueDisplay, PanelArgs, show};
 use super::{judge, pipeline};
 use crate::analysis::{self, Panel};
 use crate::runs::{PANEL, PANEL_FILE, PANEL_MARK, Run};
@@ -74,7 +74,7 @@ pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
         );
         println!("panel: {}", folder.display());
     }
-    show(&leagues, Show { markdown, json, more })
+    show(&leagues, LeagueDisplay { markdown, json, more })
 }
 
 /// Whether the run has a single seed, so that names of nodes contain none.
@@ -107,7 +107,7 @@ fn write(
     let params = |panel: &Panel| params(store, panel, judge.is_none());
     let mut pipeline = Map::new();
     pipeline.insert("pipeline".into(), json!(format!("{}{PANEL}", run.record.pipeline)));
-    judge::computed_by(run, &mut pipeline)?;
+    judge::copy_compute_settings(run, &mut pipeline)?;
     pipeline.insert("stages".into(), json!({ STAGE: stage }));
     // Every seed has the same parameter names, so that its ablation can replace the declared values.
     let declared = panels.first().map(params).transpose()?;

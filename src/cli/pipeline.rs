@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::args::{CacheArgs, FileArgs, RunArgs};
-use super::ledger::{Ledger, RUNNING, Show, last_line, summary};
+use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
 use super::stopped::stopped;
 use super::trace::Trace;
@@ -45,13 +45,13 @@ pub fn load(
 }
 
 /// Prints the warnings of a pipeline: what is allowed, but probably not meant.
-pub fn tell_warnings(graph: &Graph) {
+pub fn print_warnings(graph: &Graph) {
     graph.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
 pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let graph = load(args, &Digest::of_input)?;
-    tell_warnings(&graph);
+    print_warnings(&graph);
     println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
@@ -77,7 +77,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
-    tell_warnings(&graph);
+    print_warnings(&graph);
     if let Some(trace) = &trace {
         trace.phase("load", begun);
     }
@@ -90,7 +90,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     store.refresh()?;
     // Checks in parallel whether the newest run's folder is unchanged.
     let (plan, newest) = std::thread::scope(|scope| {
-        let newest = scope.spawn(|| whole_run(&graph.pipeline, &store));
+        let newest = scope.spawn(|| newest_complete_run(&graph.pipeline, &store));
         (Plan::new(&graph, &store), newest.join().unwrap_or(None))
     });
     if let Some(trace) = &trace {
@@ -100,9 +100,9 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = newest.filter(|(_, record)| record.digest == Some(digest))
     {
-        tell_traced(trace.as_ref().map_or(Ok(()), Trace::write));
+        warn_trace(trace.as_ref().map_or(Ok(()), Trace::write));
         if !quiet {
-            nothing_to_do(args, begun, &graph, &folder, record)?;
+            show_last_run(args, begun, &graph, &folder, record)?;
         }
         return Ok((ExitCode::SUCCESS, folder));
     }
@@ -115,8 +115,8 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     }
     let record = record(args, &graph, &store, Begun { run, began, root: root.id().to_owned() });
     runs::write_record(&folder.path, &record)?;
-    let show = Show { reporter: progress::reporter(), json: args.json, command: command(args), trace };
-    let ledger = Arc::new(Ledger::new(show, begun, record, folder.path.clone()));
+    let show = RunDisplay { reporter: progress::reporter(), json: args.json, command: command(args), trace };
+    let ledger = Arc::new(RunProgress::new(show, begun, record, folder.path.clone()));
     ledger.stop_on_interrupt()?;
 
     let mut nodes: Vec<NodeReport> = Vec::new();
@@ -138,19 +138,19 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
     // From here on the outcomes of all nodes are final. Failures are reported first; a later error is reported as well, but
     // changes no outcome.
     for failure in &report.failures {
-        ledger.tell_failed(&failure.node, format!("{:#}", failure.cause));
+        ledger.log_failure(&failure.node, format!("{:#}", failure.cause));
         eprintln!("error: {failure}");
     }
-    let WrappedUp { metrics, files, missing } = wrap_up(&store, &folder.path, &mut nodes);
-    tell_missing(&missing, &folder.path);
+    let CollectedFiles { metrics, files, missing } = collect_files(&store, &folder.path, &mut nodes);
+    warn_missing(&missing, &folder.path);
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
     let (record, closed) = ledger.close(status, |record| {
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
     ledger.show_critical_path(&graph);
-    tell_traced(ledger.write_trace());
-    tell_phases(&metrics);
+    warn_trace(ledger.write_trace());
+    print_phases(&metrics);
     stopped(&nodes, report.failures.is_empty(), |digest| store.blob_path(digest))
         .iter()
         .for_each(|line| eprintln!("{line}"));
@@ -160,7 +160,7 @@ pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf
             eprintln!("check: {name} is in a round that its loop did not reach: there is nothing to compare");
         }
     }
-    let differ = tell_checked(&report, &store);
+    let differ = print_checks(&report, &store);
     let text = match (args.json, quiet) {
         (true, _) => summary(&record, &folder.path) + "\n",
         (_, true) => String::new(),
@@ -216,7 +216,7 @@ pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
 }
 
 /// The newest run of this pipeline, if it is done, its folder is complete and unchanged, and this cache has its root.
-fn whole_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
+fn newest_complete_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
     let folder = Run::all(Some(pipeline)).into_iter().next()?;
     let record = Run::read_record(&folder).ok()?;
     let is_whole = record.status == "done" && record.incomplete.is_empty() && store.has_root(&record.root);
@@ -224,7 +224,7 @@ fn whole_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRecord)> {
 }
 
 /// Shows the last run instead of making a new one, because nothing has changed since.
-fn nothing_to_do(
+fn show_last_run(
     args: &RunArgs,
     begun: Instant,
     graph: &Graph,
@@ -238,7 +238,7 @@ fn nothing_to_do(
     } else {
         let path = folder.join("metrics.parquet");
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
-        tell_phases(&metrics);
+        print_phases(&metrics);
         let (nodes, _) = Run::read_nodes(folder)?;
         stopped(&nodes, true, |digest| record.blob(digest)).iter().for_each(|line| eprintln!("{line}"));
         output::print(&tables(graph, &metrics))?;
@@ -296,7 +296,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
 }
 
 /// The files that a run collects in its folder after the last node.
-struct WrappedUp {
+struct CollectedFiles {
     metrics: Vec<RunMetricRow>,
     files: BTreeMap<String, Digest>,
     /// One line for everything that could not be collected.
@@ -305,7 +305,7 @@ struct WrappedUp {
 
 /// Collects metrics and models in the run's folder, in the order of the graph. Errors go to `missing`, because they do not
 /// change the outcome of the nodes.
-fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp {
+fn collect_files(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> CollectedFiles {
     nodes.sort_by_key(|node| node.index);
     let (mut metrics, mut missing) = (Vec::new(), Vec::new());
     for node in nodes.iter() {
@@ -327,11 +327,11 @@ fn wrap_up(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> WrappedUp 
         missing.push(format!("{error:#}"));
         BTreeMap::new()
     });
-    WrappedUp { metrics, files, missing }
+    CollectedFiles { metrics, files, missing }
 }
 
 /// Warns if the trace was not written: a run is valid without it.
-fn tell_traced(traced: anyhow::Result<()>) {
+fn warn_trace(traced: anyhow::Result<()>) {
     if let Err(error) = traced {
         eprintln!("warning: the trace was not written: {error:#}");
     }
@@ -340,7 +340,7 @@ fn tell_traced(traced: anyhow::Result<()>) {
 /// Most missing things that are named.
 const MOST_MISSING: usize = 5;
 
-fn tell_missing(missing: &[String], folder: &Path) {
+fn warn_missing(missing: &[String], folder: &Path) {
     missing.iter().take(MOST_MISSING).for_each(|what| eprintln!("warning: {what}"));
     if missing.len() > MOST_MISSING {
         eprintln!("warning: and {} more", missing.len() - MOST_MISSING);
@@ -383,13 +383,13 @@ fn league(metrics: &[RunMetricRow]) -> String {
 }
 
 /// Reports the phases that a guard halted, and those with steps that had nothing to learn from.
-fn tell_phases(metrics: &[RunMetricRow]) {
+fn print_phases(metrics: &[RunMetricRow]) {
     let lines = [analysis::halted(metrics), analysis::flat(metrics)];
     lines.iter().flatten().for_each(|line| eprintln!("{line}"));
 }
 
 /// Prints the results of `--check`. Returns whether any output differs.
-fn tell_checked(report: &Report, store: &Store) -> bool {
+fn print_checks(report: &Report, store: &Store) -> bool {
     let mut differ = false;
     for checked in &report.checked {
         if checked.differences.is_empty() {

@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
-use super::pipeline::{find, load, open, tell_warnings};
+use super::pipeline::{find, load, open, print_warnings};
 use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
@@ -19,9 +19,9 @@ const LISTED: usize = 40;
 pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
-    tell_warnings(&graph);
+    print_warnings(&graph);
     let plan = Plan::new(&graph, &store);
-    let told = Told::new(&plan, &store, Past::newest(&graph));
+    let told = ExplainedPlan::new(&plan, &store, EarlierRuns::newest(&graph));
     let view = View { json: args.json, all: args.all, exit_code: args.exit_code };
     told.show(&args.pipeline.file, &view)
 }
@@ -74,16 +74,16 @@ impl Status {
 }
 
 /// The keys of earlier runs, to compare with.
-struct Past {
+struct EarlierRuns {
     title: Option<String>,
     keys: HashMap<String, Digest>,
     /// The names of the pipeline's variants.
     variants: HashSet<String>,
 }
 
-impl Past {
+impl EarlierRuns {
     /// The key of each node in the newest run that has the node.
-    fn newest(graph: &Graph) -> Past {
+    fn newest(graph: &Graph) -> EarlierRuns {
         const RUNS: usize = 5;
         let mut keys = HashMap::new();
         let mut title = None;
@@ -94,12 +94,12 @@ impl Past {
                 keys.entry(bare_rounds(&node.node)).or_insert(node.key);
             }
         }
-        Past { title, keys, variants: variants(graph) }
+        EarlierRuns { title, keys, variants: variants(graph) }
     }
 
-    fn of(run: &Run, graph: &Graph) -> Past {
+    fn of(run: &Run, graph: &Graph) -> EarlierRuns {
         let keys = run.nodes.iter().map(|node| (bare_rounds(&node.node), node.key)).collect();
-        Past { title: Some(run.title()), keys, variants: variants(graph) }
+        EarlierRuns { title: Some(run.title()), keys, variants: variants(graph) }
     }
 
     /// The key of a node in these runs, by its name with or without the variant.
@@ -115,28 +115,28 @@ fn variants(graph: &Graph) -> HashSet<String> {
 }
 
 /// A plan with its reasons.
-struct Told<'a> {
+struct ExplainedPlan<'a> {
     plan: &'a Plan<'a>,
     store: &'a Store,
-    past: Past,
+    past: EarlierRuns,
     awaited: Vec<NodeId>,
 }
 
 /// A loop that may stop before its last round, and the round in which it stopped, if that is decided.
-struct AtMost<'a> {
+struct LoopStatus<'a> {
     name: &'a str,
     at_most: u32,
     stopped: Option<u32>,
     /// Whether all decisions are made, and none stops the loop.
-    goes_on: bool,
+    runs_all_rounds: bool,
 }
 
-impl AtMost<'_> {
+impl LoopStatus<'_> {
     fn line(&self) -> String {
-        let AtMost { name, at_most, .. } = self;
+        let LoopStatus { name, at_most, .. } = self;
         match self.stopped {
             Some(round) => format!("{name}: stops in round {round} of at most {at_most}"),
-            None if self.goes_on => {
+            None if self.runs_all_rounds => {
                 format!("{name}: runs all of at most {}", several(*at_most as usize, "round"))
             }
             None => format!("{name}: at most {}, decided as it runs", several(*at_most as usize, "round")),
@@ -144,23 +144,23 @@ impl AtMost<'_> {
     }
 
     fn json(&self) -> Value {
-        json!({ "loop": self.name, "at_most": self.at_most, "stopped": self.stopped, "decided": self.stopped.is_some() || self.goes_on })
+        json!({ "loop": self.name, "at_most": self.at_most, "stopped": self.stopped, "decided": self.stopped.is_some() || self.runs_all_rounds })
     }
 }
 
 /// The loops that may stop before their last round, without those inside rounds that are not reached.
-fn loops<'a>(plan: &Plan<'a>) -> Vec<AtMost<'a>> {
+fn loops<'a>(plan: &Plan<'a>) -> Vec<LoopStatus<'a>> {
     let graph: &'a Graph = plan.graph;
     let reached = graph
         .loops
         .iter()
         .enumerate()
         .filter(|(_, one)| one.decisions.first().is_none_or(|id| plan.state(*id) != State::Unreached));
-    let told = reached.map(|(index, one)| AtMost {
+    let told = reached.map(|(index, one)| LoopStatus {
         name: &one.name,
         at_most: one.at_most,
         stopped: plan.stopped(index),
-        goes_on: one.decisions.iter().all(|id| plan.outputs(*id).is_some()),
+        runs_all_rounds: one.decisions.iter().all(|id| plan.outputs(*id).is_some()),
     });
     told.collect()
 }
@@ -177,14 +177,14 @@ fn stopped_before(plan: &Plan, id: NodeId) -> Option<String> {
 }
 
 /// The reason of a node's status.
-struct Why {
+struct StatusReason {
     text: String,
     json: Value,
 }
 
-impl<'a> Told<'a> {
-    fn new(plan: &'a Plan<'a>, store: &'a Store, past: Past) -> Told<'a> {
-        Told { plan, store, past, awaited: plan.awaited() }
+impl<'a> ExplainedPlan<'a> {
+    fn new(plan: &'a Plan<'a>, store: &'a Store, past: EarlierRuns) -> ExplainedPlan<'a> {
+        ExplainedPlan { plan, store, past, awaited: plan.awaited() }
     }
 
     fn name(&self, id: NodeId) -> &'a str {
@@ -202,41 +202,42 @@ impl<'a> Told<'a> {
         Some(differences(&before, &self.plan.manifest(id)?))
     }
 
-    fn why(&self, id: NodeId) -> Why {
+    fn why(&self, id: NodeId) -> StatusReason {
         match self.plan.why(id).map(|why| why.reason) {
             _ if self.plan.state(id) == State::Unreached => {
                 let stopped = stopped_before(self.plan, id).unwrap_or_default();
-                Why { json: json!({ "stopped": stopped }), text: stopped }
+                StatusReason { json: json!({ "stopped": stopped }), text: stopped }
             }
             _ if Status::of(self.plan, id) == Status::Unknown => {
                 let until = self.name(self.awaited[id.index()]);
-                Why { text: format!("until {until} is done"), json: json!({ "until": until }) }
+                StatusReason { text: format!("until {until} is done"), json: json!({ "until": until }) }
             }
             Some(Reason::BlobMissing { output }) => {
                 let output = &self.plan.graph.node(id).call.outputs()[output].name;
-                Why {
+                StatusReason {
                     text: format!("blob missing: its output `{output}` is recorded but not in the cache"),
                     json: json!({ "blob_missing": output }),
                 }
             }
             Some(Reason::NeededBy { node }) => {
                 let by = self.name(node);
-                Why {
+                StatusReason {
                     text: format!("its evicted output is needed by {by}"),
                     json: json!({ "needed_by": by }),
                 }
             }
             Some(Reason::NoRecord | Reason::Check) => match self.changes(id) {
-                None => Why { text: "has not been run".into(), json: json!({ "new": true }) },
-                Some(changes) if changes.is_empty() => {
-                    Why { text: "its record is missing".into(), json: json!({ "record_missing": true }) }
-                }
+                None => StatusReason { text: "has not been run".into(), json: json!({ "new": true }) },
+                Some(changes) if changes.is_empty() => StatusReason {
+                    text: "its record is missing".into(),
+                    json: json!({ "record_missing": true }),
+                },
                 Some(changes) => {
                     let texts: Vec<String> = changes.iter().map(Change::to_string).collect();
-                    Why { text: texts.join("; "), json: json!({ "changed": changes }) }
+                    StatusReason { text: texts.join("; "), json: json!({ "changed": changes }) }
                 }
             },
-            None => Why { text: String::new(), json: Value::Null },
+            None => StatusReason { text: String::new(), json: Value::Null },
         }
     }
 
@@ -263,7 +264,7 @@ impl<'a> Told<'a> {
                 json!({ "pipeline": pipeline, "hit": hit, "run": run, "unknown": unknown, "nodes": nodes });
             if !loops.is_empty() {
                 counts["skipped"] = skipped.into();
-                counts["loops"] = loops.iter().map(AtMost::json).collect();
+                counts["loops"] = loops.iter().map(LoopStatus::json).collect();
             }
             println!("{counts}");
         } else {
@@ -320,10 +321,10 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let past = match &args.against {
-        None => Past::newest(&graph),
-        Some(run) => Past::of(&Run::find(run)?, &graph),
+        None => EarlierRuns::newest(&graph),
+        Some(run) => EarlierRuns::of(&Run::find(run)?, &graph),
     };
-    let told = Told::new(&plan, &store, past);
+    let told = ExplainedPlan::new(&plan, &store, past);
     let status = Status::of(&plan, id);
     let against = told.past.title.clone();
     let changes = told.changes(id);
@@ -367,7 +368,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             changes => {
                 println!("different from run {run} (key {}):", key.short());
                 changes.iter().for_each(|change| println!("  {change}"));
-                upstream(&told, id, &changes);
+                print_causes(&told, id, &changes);
             }
         },
     }
@@ -375,7 +376,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// If the content of an input differs, prints the nodes upstream that caused it, with their own changes.
-fn upstream(told: &Told, id: NodeId, changes: &[Change]) {
+fn print_causes(told: &ExplainedPlan, id: NodeId, changes: &[Change]) {
     if !changes.iter().any(|change| change.what == What::Input) {
         return;
     }

@@ -26,13 +26,13 @@ pub fn reporter() -> Box<dyn Progress> {
 struct Terminal {
     bars: MultiProgress,
     run: ProgressBar,
-    lanes: Mutex<Vec<Lane>>,
+    lanes: Mutex<Vec<NodeLine>>,
     /// After an interrupt, worker threads continue for a moment and must not draw any more.
     over: AtomicBool,
 }
 
 /// A line that shows one node after the other.
-struct Lane {
+struct NodeLine {
     bar: ProgressBar,
     node: Option<String>,
 }
@@ -49,7 +49,7 @@ impl Terminal {
         Terminal { bars, run, lanes: Mutex::default(), over: AtomicBool::new(false) }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Vec<Lane>> {
+    fn lanes(&self) -> MutexGuard<'_, Vec<NodeLine>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,7 +72,7 @@ impl Progress for Terminal {
         let mut lanes = self.lanes();
         let index = lanes.iter().position(|lane| lane.node.is_none()).unwrap_or_else(|| {
             let bar = self.bars.add(ProgressBar::new(0));
-            lanes.push(Lane { bar, node: None });
+            lanes.push(NodeLine { bar, node: None });
             lanes.len() - 1
         });
         let lane = &mut lanes[index];

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::registry::registry;
 use crate::report::{self, Source, Texts};
-use output::{Destination, Overwrite, beginning, println, several};
+use output::{Destination, Overwrite, first_bytes, println, several};
 
 #[derive(Args)]
 pub struct ReportArgs {
@@ -49,8 +49,8 @@ pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if let Some(index) = (1..args.runs.len()).find(|&index| args.runs[..index].contains(&args.runs[index])) {
         bail!("each run must be given once, found {} twice", args.runs[index]);
     }
-    let is_report = |path: &_| report::is_report(&beginning(path, 1024));
-    let out = Destination::forcible(&args.out, "report of triplay", args.overwrite, is_report)?;
+    let is_report = |path: &_| report::is_report(&first_bytes(path, 1024));
+    let out = Destination::with_force(&args.out, "report of triplay", args.overwrite, is_report)?;
     let sources = args.runs.iter().map(|run| Source::find(run)).collect::<anyhow::Result<Vec<_>>>()?;
     let texts = args.texts.texts();
     let gathered = report::samples(&sources, texts)?;

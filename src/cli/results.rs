@@ -14,7 +14,7 @@ use crate::analysis::{self, League};
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
-use output::{Destination, Overwrite, beginning, eprintln, println};
+use output::{Destination, Overwrite, eprintln, first_bytes, println};
 
 #[derive(Subcommand)]
 pub enum ResultsCommand {
@@ -147,18 +147,18 @@ fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
         "`--league` needs a finished `cross_play` stage, found none; `triplay results panel RUN` runs one on the ablations of \
          a run"
     );
-    show(&leagues, Show { markdown: args.markdown, json: args.json, more: json!({}) })
+    show(&leagues, LeagueDisplay { markdown: args.markdown, json: args.json, more: json!({}) })
 }
 
 /// The form in which league tables are shown.
-pub struct Show {
+pub struct LeagueDisplay {
     pub markdown: bool,
     pub json: bool,
     /// Further fields of the JSON object.
     pub more: Value,
 }
 
-pub fn show(leagues: &[League], how: Show) -> anyhow::Result<ExitCode> {
+pub fn show(leagues: &[League], how: LeagueDisplay) -> anyhow::Result<ExitCode> {
     if how.json {
         let mut object = how.more;
         object["leagues"] = json!(leagues);
@@ -185,12 +185,12 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     );
     let is_png = extension.as_deref() == Some("png");
     let is_own = move |path: &Path| match is_png {
-        true => analysis::is_png(&beginning(path, 64)),
-        false => analysis::is_svg(&beginning(path, 256)),
+        true => analysis::is_png(&first_bytes(path, 64)),
+        false => analysis::is_svg(&first_bytes(path, 256)),
     };
     let out = args.out.as_ref();
-    let forcible = |out| Destination::forcible(out, "picture of triplay", args.overwrite, is_own);
-    let out = out.map(|out| forcible(out)).transpose()?;
+    let with_force = |out| Destination::with_force(out, "picture of triplay", args.overwrite, is_own);
+    let out = out.map(|out| with_force(out)).transpose()?;
     let runs = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let series = analysis::series(&runs, &measure);
@@ -211,7 +211,7 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
     if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
         anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
     }
-    let mut runs = told_apart(names.iter().map(|name| of(name)).collect::<anyhow::Result<_>>()?)?;
+    let mut runs = pool_seeds(names.iter().map(|name| of(name)).collect::<anyhow::Result<_>>()?)?;
     let of_row = |row: &RunMetricRow| runs::variant(&row.node).0.to_owned();
     let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();
     if let Some(unknown) = ablations.iter().find(|name| !known.contains(*name)) {
@@ -256,7 +256,7 @@ impl Metrics {
 
 /// Pools runs as seeds of one ablation if only their seeds differ. Otherwise the run's name becomes part of the ablation's
 /// name.
-fn told_apart(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+fn pool_seeds(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
     let mut known: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     let mut apart: BTreeSet<String> = BTreeSet::new();
     for (ablation, (setting, seeds)) in all.iter().flat_map(Metrics::settings) {

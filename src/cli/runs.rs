@@ -11,7 +11,7 @@ use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
 use super::stopped::stopped;
 use crate::runs::{Events, Removal, Run, RunRecord};
-use crate::store::{Rooted, Standing, Store};
+use crate::store::{Rooted, RunFolderState, Store};
 use output::{eprintln, one_line, println};
 
 /// Most ablations and seeds of a run that are listed.
@@ -173,7 +173,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
                 let found = unseen_run(args, run)?.ok_or(error)?;
                 let folder = found.1.folder.display();
                 let how = if found.1.is_under_way { "is running" } else { "cannot be seen from here" };
-                let is_gone = found.1.standing() == Standing::Deleted && !found.1.is_under_way;
+                let is_gone = found.1.standing() == RunFolderState::Deleted && !found.1.is_under_way;
                 ensure!(
                     args.force || is_gone,
                     "{folder} {how}: it may belong to another user, or lie on a disk that is not mounted\n  help: --force \
@@ -205,7 +205,7 @@ pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         removal.remove()?;
         if let Some(record) = record {
             // If that fails, `cache gc` finds that the folder was deleted.
-            let _ = let_go(&record, place.as_deref());
+            let _ = release(&record, place.as_deref());
         }
         let foreign = match &removal.foreign[..] {
             [] => String::new(),
@@ -239,9 +239,9 @@ fn is_under_way(folder: &Path) -> bool {
 }
 
 /// Releases a run whose folder was removed from `place`, unless that folder was a copy.
-fn let_go(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
+fn release(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
     let Some((store, root)) = known(record)? else { return Ok(()) };
-    let was_here = place == Some(&root.folder) || root.standing() == Standing::Deleted;
+    let was_here = place == Some(&root.folder) || root.standing() == RunFolderState::Deleted;
     match was_here && !root.is_under_way && renamed(&root).is_none() {
         true => Ok(store.remove_root(&root.id)?),
         false => Ok(()),
@@ -256,7 +256,7 @@ fn unseen_run(args: &RunsRmArgs, run: &str) -> anyhow::Result<Option<(Store, Roo
     let store = Store::open(&args.cache.cache)?;
     let is_it = |root: &Rooted| !run.is_empty() && root.folder.ends_with(run.trim_start_matches("./"));
     let found = store.roots()?.into_iter().filter(is_it);
-    let mut unseen: Vec<Rooted> = found.filter(|root| root.standing() != Standing::There).collect();
+    let mut unseen: Vec<Rooted> = found.filter(|root| root.standing() != RunFolderState::There).collect();
     ensure!(
         unseen.len() < 2,
         "{run} must name one run, found {}; write more of its folder's path",

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::registry::registry;
 use crate::engine::schema;
-use output::{Destination, Overwrite, beginning, println};
+use output::{Destination, Overwrite, first_bytes, println};
 
 #[derive(Args)]
 pub struct SchemaArgs {
@@ -23,7 +23,7 @@ pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     match &args.out {
         None => output::print(&text)?,
         Some(file) => {
-            Destination::forcible(file, "schema of triplay's pipelines", args.overwrite, is_schema)?
+            Destination::with_force(file, "schema of triplay's pipelines", args.overwrite, is_schema)?
                 .write_bytes(text.as_bytes())?;
             let file = file.display();
             println!("{file}: written. Begin a pipeline with\n# yaml-language-server: $schema={file}");
@@ -39,7 +39,7 @@ pub fn text() -> anyhow::Result<String> {
 
 /// Whether a file is a schema that this or an earlier version wrote, by its `$schema` and title.
 fn is_schema(path: &Path) -> bool {
-    let beginning = beginning(path, 256);
-    let text = String::from_utf8_lossy(&beginning);
+    let first_bytes = first_bytes(path, 256);
+    let text = String::from_utf8_lossy(&first_bytes);
     text.starts_with("{\n  \"$schema\": ") && text.contains("\n  \"title\": \"triplay pipeline\",\n")
 }

@@ -26,7 +26,7 @@ pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(out.flush()?)
     };
-    output::unless_closed(write())?;
+    output::allow_broken_pipe(write())?;
     Ok(ExitCode::SUCCESS)
 }
 

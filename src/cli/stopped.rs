@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::engine::{DECISION, NodeReport, stops};
 use crate::store::Digest;
-use crate::store::read::{self, MOST_TEXT};
+use crate::store::read::{self, MAX_TEXT_BYTES};
 
 /// A line for each loop that stopped and, if the run `is_done`, for each that ran all its rounds. `blob` gives the path of a
 /// blob.
@@ -19,7 +19,8 @@ pub fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> Pa
         }
     }
     let line = |(name, round, node): (&str, u32, &NodeReport)| {
-        let why = node.outputs.get(1).and_then(|output| read::bytes(&blob(&output.digest), MOST_TEXT).ok());
+        let why =
+            node.outputs.get(1).and_then(|output| read::bytes(&blob(&output.digest), MAX_TEXT_BYTES).ok());
         let why = why.map_or_else(String::new, |why| format!(": {}", String::from_utf8_lossy(&why).trim()));
         match decision(node)? {
             true => Some(format!("{name} stopped in round {round}{why}")),

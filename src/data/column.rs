@@ -44,7 +44,7 @@ pub enum Mismatch {
 }
 
 /// The problem of a column that has no name yet.
-enum Wrong {
+enum ColumnProblem {
     /// Another type.
     Type,
     Value {
@@ -53,7 +53,7 @@ enum Wrong {
     },
 }
 
-type Values<T> = Result<Vec<Option<T>>, Wrong>;
+type Values<T> = Result<Vec<Option<T>>, ColumnProblem>;
 
 /// A type that a field of a row can have: one column, or the columns of a nested row type.
 pub trait Column: Sized {
@@ -144,13 +144,15 @@ impl Columns {
         let array = self.find(name)?;
         let column = || name.to_owned();
         convert(array).map_err(|wrong| match wrong {
-            Wrong::Type => Mismatch::Type { column: column(), expected, found: array.data_type().clone() },
-            Wrong::Value { row, what } => Mismatch::Value { column: column(), row, what },
+            ColumnProblem::Type => {
+                Mismatch::Type { column: column(), expected, found: array.data_type().clone() }
+            }
+            ColumnProblem::Value { row, what } => Mismatch::Value { column: column(), row, what },
         })
     }
 
     /// Checks that each token of a completion has a log-probability.
-    pub fn as_long(&self) -> Result<(), Mismatch> {
+    pub fn check_logprob_lengths(&self) -> Result<(), Mismatch> {
         let lengths = |name: &str| -> Option<Vec<i64>> {
             let array = self.find(name).ok()?;
             let rows = 0..array.len();
@@ -178,7 +180,7 @@ impl Columns {
 
     /// Checks that a column has only finite numbers, unless others are accepted.
     fn finite<T: Number>(&self, values: &[T], name: &str) -> Result<(), Mismatch> {
-        let found = values.iter().enumerate().find_map(|(row, value)| Some((row, value.odd()?)));
+        let found = values.iter().enumerate().find_map(|(row, value)| Some((row, value.non_finite()?)));
         match found.filter(|_| !self.any_number) {
             Some((row, what)) => Err(Mismatch::Value { column: name.to_owned(), row, what }),
             None => Ok(()),
@@ -189,23 +191,23 @@ impl Columns {
 /// A value that may hold NaN or infinite numbers.
 trait Number {
     /// A message about its first such number.
-    fn odd(&self) -> Option<String>;
+    fn non_finite(&self) -> Option<String>;
 }
 
 impl Number for f64 {
-    fn odd(&self) -> Option<String> {
+    fn non_finite(&self) -> Option<String> {
         (!self.is_finite()).then(|| format!("must be a finite number, found {self}"))
     }
 }
 
 impl Number for Option<f64> {
-    fn odd(&self) -> Option<String> {
-        self.as_ref().and_then(Number::odd)
+    fn non_finite(&self) -> Option<String> {
+        self.as_ref().and_then(Number::non_finite)
     }
 }
 
 impl Number for Vec<f32> {
-    fn odd(&self) -> Option<String> {
+    fn non_finite(&self) -> Option<String> {
         let (at, value) = self.iter().enumerate().find(|(_, value)| !value.is_finite())?;
         Some(format!("must be a finite number, found {value} in item {at}"))
     }
@@ -224,7 +226,7 @@ fn texts(array: &ArrayRef) -> Values<String> {
         DataType::LargeUtf8 => Ok(array.as_string::<i64>().iter().map(own).collect()),
         DataType::Utf8View => Ok(array.as_string_view().iter().map(own).collect()),
         DataType::Null => Ok(vec![None; array.len()]),
-        _ => Err(Wrong::Type),
+        _ => Err(ColumnProblem::Type),
     }
 }
 
@@ -237,7 +239,7 @@ fn whole<T: TryFrom<i128>>(array: &ArrayRef) -> Values<T> {
         let number = |(row, value): (usize, Option<A::Native>)| {
             let value = value.map(i128::from);
             let fitted = value.map(T::try_from).transpose();
-            fitted.map_err(|_| Wrong::Value {
+            fitted.map_err(|_| ColumnProblem::Value {
                 row,
                 what: format!(
                     "must be a whole number from 0 that fits {1} bits, found {0}",
@@ -257,7 +259,7 @@ fn whole<T: TryFrom<i128>>(array: &ArrayRef) -> Values<T> {
         DataType::Int16 => fit::<Int16Type, T>(array),
         DataType::Int32 => fit::<Int32Type, T>(array),
         DataType::Int64 => fit::<Int64Type, T>(array),
-        _ => Err(Wrong::Type),
+        _ => Err(ColumnProblem::Type),
     }
 }
 
@@ -277,26 +279,31 @@ fn lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Values<T>) -> Values<
     of_lists(array, |list| {
         let items = items(list)?;
         match items.iter().position(Option::is_none) {
-            Some(row) => Err(Wrong::Value { row, what: "must have a value, found none".into() }),
+            Some(row) => Err(ColumnProblem::Value { row, what: "must have a value, found none".into() }),
             None => Ok(items.into_iter().flatten().collect()),
         }
     })
 }
 
 /// Lists, each converted to a vector by `items`.
-fn of_lists<T>(array: &ArrayRef, items: impl Fn(&ArrayRef) -> Result<Vec<T>, Wrong>) -> Values<Vec<T>> {
+fn of_lists<T>(
+    array: &ArrayRef,
+    items: impl Fn(&ArrayRef) -> Result<Vec<T>, ColumnProblem>,
+) -> Values<Vec<T>> {
     let inner = |(row, list): (usize, Option<ArrayRef>)| {
         let Some(list) = list else { return Ok(None) };
         items(&list).map(Some).map_err(|wrong| match wrong {
-            Wrong::Type => Wrong::Type,
-            Wrong::Value { row: at, what } => Wrong::Value { row, what: format!("{what} in item {at}") },
+            ColumnProblem::Type => ColumnProblem::Type,
+            ColumnProblem::Value { row: at, what } => {
+                ColumnProblem::Value { row, what: format!("{what} in item {at}") }
+            }
         })
     };
     match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().iter().enumerate().map(inner).collect(),
         DataType::LargeList(_) => array.as_list::<i64>().iter().enumerate().map(inner).collect(),
         DataType::FixedSizeList(..) => array.as_fixed_size_list().iter().enumerate().map(inner).collect(),
-        _ => Err(Wrong::Type),
+        _ => Err(ColumnProblem::Type),
     }
 }
 
@@ -351,7 +358,7 @@ column!(
     DataType::Boolean,
     nullable: false,
     |values| Arc::new(BooleanArray::from_iter(values.iter().map(|&&value| Some(value)))),
-    |array| array.as_boolean_opt().map(|values| values.iter().collect()).ok_or(Wrong::Type),
+    |array| array.as_boolean_opt().map(|values| values.iter().collect()).ok_or(ColumnProblem::Type),
     no_nulls
 );
 column!(
@@ -487,13 +494,15 @@ fn structs<R: Row>() -> DataType {
 }
 
 /// The rows of an array of structs.
-fn read_structs<R: Row>(array: &ArrayRef, any_number: bool) -> Result<Vec<R>, Wrong> {
-    let rows = array.as_struct_opt().ok_or(Wrong::Type)?;
+fn read_structs<R: Row>(array: &ArrayRef, any_number: bool) -> Result<Vec<R>, ColumnProblem> {
+    let rows = array.as_struct_opt().ok_or(ColumnProblem::Type)?;
     let names = rows.column_names().into_iter().map(str::to_owned);
     let columns =
         Columns { names: names.zip(rows.columns().iter().cloned()).collect(), rows: rows.len(), any_number };
     R::read(&columns, "").map_err(|mismatch| match mismatch {
-        Mismatch::Value { column, row, what } => Wrong::Value { row, what: format!("{what} in `{column}`") },
-        Mismatch::Missing { .. } | Mismatch::Type { .. } => Wrong::Type,
+        Mismatch::Value { column, row, what } => {
+            ColumnProblem::Value { row, what: format!("{what} in `{column}`") }
+        }
+        Mismatch::Missing { .. } | Mismatch::Type { .. } => ColumnProblem::Type,
     })
 }

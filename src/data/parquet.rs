@@ -123,7 +123,7 @@ pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
         let names = table.schema.fields().iter().map(|field| field.name().clone());
         let names = names.zip(batch.columns().iter().cloned()).collect();
         let columns = Columns { names, rows: batch.num_rows(), any_number: R::ANY_NUMBER };
-        let read = R::read(&columns, "").and_then(|read| columns.as_long().map(|()| read));
+        let read = R::read(&columns, "").and_then(|read| columns.check_logprob_lengths().map(|()| read));
         let read = read.map_err(|mismatch| Error::Schema {
             path: path.to_owned(),
             expected: R::NAME,

@@ -147,7 +147,7 @@ impl Context<'_> {
 
     /// An empty path for what a failing stage saves, to be named in its error. It is not a result. What was there before is
     /// deleted.
-    pub fn leave(&self, name: &str) -> anyhow::Result<PathBuf> {
+    pub fn failure_path(&self, name: &str) -> anyhow::Result<PathBuf> {
         failed_place(self.store, self.run, self.job, name)
     }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::context::{Artifact, Cancelled, Context, Remember, failed_place};
-use super::graph::Call;
+use super::graph::StageTemplate;
 use super::job::{Content, Job};
 use super::memory::Memory;
 use super::progress::Progress;
@@ -34,7 +34,7 @@ pub(super) struct Executor<'a> {
 pub(super) struct Task {
     pub job: Job,
     pub key: Digest,
-    pub call: Arc<Call>,
+    pub call: Arc<StageTemplate>,
     /// Whether the key is recorded, and its outputs are made again.
     pub again: bool,
     /// The recorded outputs, if the new ones are compared with them instead of published.
@@ -42,7 +42,7 @@ pub(super) struct Task {
 }
 
 /// How a job ended.
-pub(super) enum Ended {
+pub(super) enum JobOutcome {
     /// Its outputs are in their places. They are neither durable nor recorded yet.
     Placed(Box<Placed>),
     /// A process of its own has placed and recorded them.
@@ -93,12 +93,12 @@ struct Made {
 }
 
 impl Executor<'_> {
-    pub fn execute(&self, task: &Task) -> Ended {
+    pub fn execute(&self, task: &Task) -> JobOutcome {
         let ended = catch_unwind(AssertUnwindSafe(|| self.try_execute(task)));
         ended.unwrap_or_else(|panic| Err(panicked(&*panic))).unwrap_or_else(|error| {
             match Transient::is(&error) {
-                true => Ended::Transient(error),
-                false => Ended::Failed(error),
+                true => JobOutcome::Transient(error),
+                false => JobOutcome::Failed(error),
             }
         })
     }
@@ -108,17 +108,17 @@ impl Executor<'_> {
         self.root.map_or("work", Root::id)
     }
 
-    fn try_execute(&self, task: &Task) -> anyhow::Result<Ended> {
-        let Some(inputs) = self.inputs(task)? else { return Ok(Ended::InputsMissing) };
+    fn try_execute(&self, task: &Task) -> anyhow::Result<JobOutcome> {
+        let Some(inputs) = self.inputs(task)? else { return Ok(JobOutcome::InputsMissing) };
         let made = self.run_stage(task, &inputs)?;
         // Verified again: somebody may have written to an input while the stage read it.
         let inputs = self.inputs(task);
         if !matches!(inputs, Ok(Some(_))) {
             self.memory.forget(&made.loaded);
-            return inputs.map(|_| Ended::InputsMissing);
+            return inputs.map(|_| JobOutcome::InputsMissing);
         }
         match &task.check {
-            Some(recorded) => self.compare(&task.job, made, recorded).map(Ended::Checked),
+            Some(recorded) => self.compare(&task.job, made, recorded).map(JobOutcome::Checked),
             None => self.place(task, made),
         }
     }
@@ -189,7 +189,7 @@ impl Executor<'_> {
         Ok(Made { workspace, remember, loaded, seconds: begun.elapsed().as_secs_f64() })
     }
 
-    fn place(&self, task: &Task, made: Made) -> anyhow::Result<Ended> {
+    fn place(&self, task: &Task, made: Made) -> anyhow::Result<JobOutcome> {
         let Made { workspace, mut remember, seconds, .. } = made;
         let (mut outputs, mut frozen) = (Vec::new(), Vec::new());
         for declared in &task.job.outputs {
@@ -212,7 +212,7 @@ impl Executor<'_> {
         // Whether an output is handed on is a matter of this run.
         outputs.iter_mut().for_each(|output| output.passing = false);
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
-        Ok(Ended::Placed(Box::new(Placed {
+        Ok(JobOutcome::Placed(Box::new(Placed {
             outputs,
             seconds,
             key,

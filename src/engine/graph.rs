@@ -39,7 +39,7 @@ pub struct Graph {
     /// Loops that may stop before their last round, each as often as it is unrolled.
     pub loops: Vec<Loop>,
     /// The values that these loops carry.
-    pub handed: Vec<Handed>,
+    pub handed: Vec<CarriedValue>,
     /// Files and folders of the user's.
     pub files: Vec<(PathBuf, Digest)>,
     /// Environment variables that count for keys, as they are set now.
@@ -65,9 +65,9 @@ pub struct GraphVariant {
 pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
     pub name: String,
-    pub call: Arc<Call>,
-    /// Indexed by the numbers of the call's inputs.
-    pub feeds: Box<[Feed]>,
+    pub call: Arc<StageTemplate>,
+    /// Indexed by the numbers of its stage's inputs.
+    pub feeds: Box<[InputBinding]>,
     /// The rounds of the loops around it, outermost first, from 1.
     pub position: Arc<[u32]>,
     pub seed: Seed,
@@ -95,15 +95,15 @@ pub struct Loop {
 
 /// A value that such a loop carries.
 #[derive(Clone, Debug)]
-pub struct Handed {
+pub struct CarriedValue {
     /// The index in [`Graph::loops`].
     pub by: u32,
     /// The initial value, and the value after each round.
-    pub rounds: Vec<Feed>,
+    pub rounds: Vec<InputBinding>,
 }
 
 /// A stage of the file with one combination of its matrix: what all its executions share.
-pub struct Call {
+pub struct StageTemplate {
     pub kind: &'static Kind,
     pub decoded: Decoded,
     pub policy: Policy,
@@ -124,9 +124,14 @@ impl GraphVariant {
     }
 }
 
-impl Call {
-    pub fn new(kind: &'static Kind, decoded: Decoded, policy: Policy, numerics: Arc<Numerics>) -> Call {
-        Call { kind, decoded, policy, numerics, digest: OnceLock::new() }
+impl StageTemplate {
+    pub fn new(
+        kind: &'static Kind,
+        decoded: Decoded,
+        policy: Policy,
+        numerics: Arc<Numerics>,
+    ) -> StageTemplate {
+        StageTemplate { kind, decoded, policy, numerics, digest: OnceLock::new() }
     }
 
     /// The amounts of resources that it takes: those in the pipeline, and one `gpu` if models are computed on a GPU and the
@@ -169,7 +174,7 @@ pub enum On {
 
 /// Where an input of a node comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Feed {
+pub enum InputBinding {
     Output {
         node: NodeId,
         output: usize,
@@ -179,7 +184,7 @@ pub enum Feed {
     /// One of [`Graph::variables`].
     Variable(usize),
     /// A value of [`Graph::handed`] after a round, or after the last round that was run if that was an earlier one.
-    Handed {
+    Carried {
         value: u32,
         round: u32,
     },
@@ -187,9 +192,9 @@ pub enum Feed {
 
 /// What is known of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It is this one, which is never a [`Feed::Handed`].
-    Is(Feed),
+pub enum ResolvedInput {
+    /// It is this one, which is never a [`InputBinding::Carried`].
+    Is(InputBinding),
     /// It depends on a decision that is not made yet.
     Open,
 }
@@ -215,15 +220,19 @@ impl Loop {
 
 impl Graph {
     /// Resolves a feed, as far as `known` has the outputs of nodes.
-    pub fn settled<'a>(&self, mut feed: Feed, known: &impl Fn(NodeId) -> Option<&'a [Blob]>) -> Settled {
+    pub fn resolve_input<'a>(
+        &self,
+        mut feed: InputBinding,
+        known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
+    ) -> ResolvedInput {
         // A round may have handed on the result of another loop.
-        while let Feed::Handed { value, round } = feed {
+        while let InputBinding::Carried { value, round } = feed {
             let handed = &self.handed[value as usize];
             let by = &self.loops[handed.by as usize];
             let mut last = round;
             for (index, id) in by.before(round).iter().enumerate() {
                 match known(*id).map(decision::is_stop) {
-                    None => return Settled::Open,
+                    None => return ResolvedInput::Open,
                     Some(false) => {}
                     Some(true) => {
                         last = by.first + index as u32;
@@ -233,13 +242,13 @@ impl Graph {
             }
             feed = handed.rounds[last as usize];
         }
-        Settled::Is(feed)
+        ResolvedInput::Is(feed)
     }
 
     /// Whether a feed may still resolve to an output of this node.
-    pub fn may_come_to<'a>(
+    pub fn may_resolve_to<'a>(
         &self,
-        feed: Feed,
+        feed: InputBinding,
         id: NodeId,
         known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
     ) -> bool {
@@ -247,8 +256,8 @@ impl Graph {
         let mut seen = HashSet::new();
         while let Some(feed) = open.pop() {
             match feed {
-                Feed::Output { node, .. } if node == id => return true,
-                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                InputBinding::Output { node, .. } if node == id => return true,
+                InputBinding::Carried { value, round } if seen.insert((value, round)) => {
                     let handed = &self.handed[value as usize];
                     let by = &self.loops[handed.by as usize];
                     let decided =
@@ -266,18 +275,18 @@ impl Graph {
         false
     }
 
-    /// All that a feed may resolve to, whatever is decided; never a [`Feed::Handed`].
-    pub fn alternatives(&self, feed: Feed) -> Vec<Feed> {
+    /// All that a feed may resolve to, whatever is decided; never a [`InputBinding::Carried`].
+    pub fn alternatives(&self, feed: InputBinding) -> Vec<InputBinding> {
         let mut open = vec![feed];
         let (mut seen, mut known, mut found) = (HashSet::new(), HashSet::new(), Vec::new());
         while let Some(feed) = open.pop() {
             match feed {
-                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                InputBinding::Carried { value, round } if seen.insert((value, round)) => {
                     let handed = &self.handed[value as usize];
                     let first = self.loops[handed.by as usize].first.min(round);
                     open.extend(handed.rounds[first as usize..=round as usize].iter().rev());
                 }
-                Feed::Handed { .. } => {}
+                InputBinding::Carried { .. } => {}
                 feed if known.insert(feed) => found.push(feed),
                 _ => {}
             }
@@ -287,13 +296,13 @@ impl Graph {
 
     /// The nodes that determine a feed: the one that makes it or, if that depends on decisions, those that decide and those
     /// that may make it.
-    pub fn makers(&self, feed: Feed) -> Vec<NodeId> {
+    pub fn makers(&self, feed: InputBinding) -> Vec<NodeId> {
         let mut open = vec![feed];
         let (mut seen, mut makers) = (HashSet::new(), Vec::new());
         while let Some(feed) = open.pop() {
             match feed {
-                Feed::Output { node, .. } => makers.push(node),
-                Feed::Handed { value, round } if seen.insert((value, round)) => {
+                InputBinding::Output { node, .. } => makers.push(node),
+                InputBinding::Carried { value, round } if seen.insert((value, round)) => {
                     let handed = &self.handed[value as usize];
                     let by = &self.loops[handed.by as usize];
                     let before = by.before(round);
@@ -314,9 +323,9 @@ impl Graph {
     pub fn sources<'g>(&'g self, node: &'g Node) -> impl Iterator<Item = NodeId> + 'g {
         let feeds = node.feeds.iter().flat_map(|feed| {
             let (direct, late) = match *feed {
-                Feed::Output { node, .. } => (Some(node), Vec::new()),
-                Feed::Handed { .. } => (None, self.makers(*feed)),
-                Feed::File(_) | Feed::Variable(_) => (None, Vec::new()),
+                InputBinding::Output { node, .. } => (Some(node), Vec::new()),
+                InputBinding::Carried { .. } => (None, self.makers(*feed)),
+                InputBinding::File(_) | InputBinding::Variable(_) => (None, Vec::new()),
             };
             direct.into_iter().chain(late)
         });

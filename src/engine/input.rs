@@ -25,7 +25,7 @@ pub trait ArtifactType {
 
 /// Where an input comes from, as typed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Origin {
+pub enum InputSource {
     /// `stage.output`, `stage[variant].output` or a carried name.
     Reference(String),
     /// A file or folder of the user's, relative to the working directory.
@@ -58,12 +58,12 @@ pub struct InputVariable(pub(super) Place);
 /// An input as typed, and its number among the stage's inputs, once all of them are known.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub origin: Origin,
+    pub origin: InputSource,
     pub number: Option<usize>,
 }
 
-impl From<Origin> for Place {
-    fn from(origin: Origin) -> Place {
+impl From<InputSource> for Place {
+    fn from(origin: InputSource) -> Place {
         Place { origin, number: None }
     }
 }
@@ -72,9 +72,9 @@ impl Place {
     /// Its form in serialised parameters.
     fn mark(&self, accepts: &[&str], files: &[&str]) -> Value {
         let mut mark = match &self.origin {
-            Origin::Reference(text) => json!({ "ref": text, "accepts": accepts }),
-            Origin::Path(path) => json!({ "path": path }),
-            Origin::Variable(name) => json!({ "variable": name }),
+            InputSource::Reference(text) => json!({ "ref": text, "accepts": accepts }),
+            InputSource::Path(path) => json!({ "path": path }),
+            InputSource::Variable(name) => json!({ "variable": name }),
         };
         if !files.is_empty() {
             mark["files"] = json!(files);
@@ -88,9 +88,9 @@ impl Place {
     fn of_mark(mark: &Value) -> Option<Place> {
         let text = |key: &str| mark.get(key).and_then(Value::as_str);
         let origin = match (text("path"), text("variable"), text("ref")) {
-            (Some(path), _, _) => Origin::Path(path.into()),
-            (_, Some(name), _) => Origin::Variable(name.to_owned()),
-            (_, _, Some(text)) => Origin::Reference(text.to_owned()),
+            (Some(path), _, _) => InputSource::Path(path.into()),
+            (_, Some(name), _) => InputSource::Variable(name.to_owned()),
+            (_, _, Some(text)) => InputSource::Reference(text.to_owned()),
             _ => return None,
         };
         let number = mark.get("n").and_then(Value::as_u64).map(|number| number as usize);
@@ -100,13 +100,13 @@ impl Place {
 
 impl InputFile {
     pub fn new(path: PathBuf) -> InputFile {
-        InputFile(Origin::Path(path).into())
+        InputFile(InputSource::Path(path).into())
     }
 
     /// The path as in the pipeline.
     pub fn path(&self) -> &Path {
         match &self.0.origin {
-            Origin::Path(path) => path,
+            InputSource::Path(path) => path,
             _ => Path::new(""),
         }
     }
@@ -115,18 +115,18 @@ impl InputFile {
 impl InputVariable {
     pub fn name(&self) -> &str {
         match &self.0.origin {
-            Origin::Variable(name) => name,
+            InputSource::Variable(name) => name,
             _ => "",
         }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for InputSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Reference(text) => f.write_str(text),
-            Origin::Path(path) => write!(f, "{}", path.display()),
-            Origin::Variable(name) => write!(f, "${name}"),
+            InputSource::Reference(text) => f.write_str(text),
+            InputSource::Path(path) => write!(f, "{}", path.display()),
+            InputSource::Variable(name) => write!(f, "${name}"),
         }
     }
 }
@@ -235,9 +235,9 @@ impl<'de> Visitor<'de> for PlaceVisitor {
 
     fn visit_str<E>(self, text: &str) -> Result<Place, E> {
         let origin = match self.0 {
-            Typed::Reference => Origin::Reference(text.to_owned()),
-            Typed::Path => Origin::Path(text.into()),
-            Typed::Variable => Origin::Variable(text.to_owned()),
+            Typed::Reference => InputSource::Reference(text.to_owned()),
+            Typed::Path => InputSource::Path(text.into()),
+            Typed::Variable => InputSource::Variable(text.to_owned()),
         };
         Ok(origin.into())
     }
@@ -247,7 +247,7 @@ impl<'de> Visitor<'de> for PlaceVisitor {
         let key: String = entries.next_key()?.ok_or_else(expected)?;
         let place = match key.as_str() {
             MARK => Place::of_mark(&entries.next_value()?).ok_or_else(expected)?,
-            "path" if self.0 == Typed::Reference => Origin::Path(entries.next_value()?).into(),
+            "path" if self.0 == Typed::Reference => InputSource::Path(entries.next_value()?).into(),
             _ => return Err(expected()),
         };
         if entries.next_key::<String>()?.is_some() {
@@ -285,7 +285,7 @@ impl<'de, T> Visitor<'de> for InputsVisitor<T> {
 /// An input found in the serialised parameters of a stage.
 #[derive(Clone, Debug)]
 pub struct Use {
-    pub origin: Origin,
+    pub origin: InputSource,
     pub accepts: Vec<String>,
     /// As [`ArtifactType::FILES`].
     pub files: Vec<String>,

@@ -233,7 +233,7 @@ impl Key {
 pub(super) fn of_call(kind: &Kind, params: &Value, numerics: &Numerics) -> Map<String, Value> {
     let mut params = input::replace(params, &input::numbered);
     if let Some(fields) = params.as_object_mut() {
-        fields.retain(|name, _| !kind.uncounted.contains(&name.as_str()));
+        fields.retain(|name, _| !kind.excluded_from_key.contains(&name.as_str()));
     }
     let mut fields = Map::new();
     for (name, value) in [

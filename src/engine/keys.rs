@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::graph::{Call, Feed, Graph, Node, NodeId, Settled};
+use super::graph::{Graph, InputBinding, Node, NodeId, ResolvedInput, StageTemplate};
 use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
 use store::{Blob, Digest, canonical_digest};
 
@@ -14,7 +14,7 @@ pub fn job_of_node<'a>(
 ) -> Option<Job> {
     let node = graph.node(id);
     let call = &node.call;
-    let content = |feed: &Feed| Some(content(graph, feed, &known)?.to_owned());
+    let content = |feed: &InputBinding| Some(content(graph, feed, &known)?.to_owned());
     let outputs = call.outputs().iter().enumerate().map(|(index, output)| JobOutput {
         name: output.name.to_string(),
         artifact: output.artifact.to_string(),
@@ -56,26 +56,26 @@ pub fn key_of_node<'a>(
 
 fn content<'g, 'a>(
     graph: &'g Graph,
-    feed: &Feed,
+    feed: &InputBinding,
     known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
 ) -> Option<Borrowed<'g>> {
-    let Settled::Is(feed) = graph.settled(*feed, known) else { return None };
+    let ResolvedInput::Is(feed) = graph.resolve_input(*feed, known) else { return None };
     Some(match feed {
-        Feed::Output { node, output } => Borrowed::Digest(known(node)?.get(output)?.digest, None),
-        Feed::File(index) => {
+        InputBinding::Output { node, output } => Borrowed::Digest(known(node)?.get(output)?.digest, None),
+        InputBinding::File(index) => {
             let (path, digest) = &graph.files[index];
             Borrowed::Digest(*digest, Some(path))
         }
-        Feed::Variable(index) => {
+        InputBinding::Variable(index) => {
             let (name, value) = &graph.variables[index];
             Borrowed::Variable(name, value.as_deref())
         }
         // A settled feed is never one of these.
-        Feed::Handed { .. } => return None,
+        InputBinding::Carried { .. } => return None,
     })
 }
 
-impl Call {
+impl StageTemplate {
     /// The digest of what counts of a call. It is the same for all executions, so it is computed once.
     fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| {

@@ -20,7 +20,7 @@ pub struct Kind {
     /// the key. A stage that does not draw and has the same inputs in every round is computed once.
     pub draws: bool,
     /// Parameters that do not count for the key: they change how the work is done, not its result.
-    pub uncounted: &'static [&'static str],
+    pub excluded_from_key: &'static [&'static str],
 }
 
 /// An output that a kind declares.
@@ -30,7 +30,7 @@ pub struct Output {
     /// The type of artifact: an input takes it if its [`super::ArtifactType::ACCEPTS`] names it.
     pub artifact: Cow<'static, str>,
     /// Large and cheap to make again: evicted inside loops once its successor is recorded.
-    pub bulky: bool,
+    pub evictable: bool,
     /// Describes the work, as a log does, and is not a result: it may differ between executions, and may be missing.
     pub incidental: bool,
 }
@@ -40,16 +40,16 @@ impl Output {
         Output {
             name: Cow::Borrowed(name),
             artifact: Cow::Borrowed(artifact),
-            bulky: false,
+            evictable: false,
             incidental: false,
         }
     }
 
-    pub const fn bulky(name: &'static str, artifact: &'static str) -> Output {
+    pub const fn evictable(name: &'static str, artifact: &'static str) -> Output {
         Output {
             name: Cow::Borrowed(name),
             artifact: Cow::Borrowed(artifact),
-            bulky: true,
+            evictable: true,
             incidental: false,
         }
     }
@@ -58,7 +58,7 @@ impl Output {
         Output {
             name: Cow::Borrowed(name),
             artifact: Cow::Borrowed(artifact),
-            bulky: false,
+            evictable: false,
             incidental: true,
         }
     }

@@ -19,12 +19,12 @@ mod plan;
 pub mod progress;
 mod report;
 mod resources;
+mod retention;
 mod run;
 mod runner;
 mod stage;
 #[cfg(test)]
 mod tests;
-mod thinning;
 mod threads;
 mod upstream;
 mod worker;
@@ -36,7 +36,7 @@ pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
     load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Call, Feed, Graph, GraphVariant, Loop, Node, NodeId, On, Policy};
+pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};
@@ -46,5 +46,5 @@ pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
 pub use resources::Limit;
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Registry, Stage, Transient};
-pub use upstream::{Fed, Upstream};
+pub use upstream::{Feeder, Upstream};
 pub use worker::{End, Program, end_processes, work};

@@ -8,7 +8,7 @@
 //!    │ inputs known, no record,    an evicted│output is       │ outputs placed; recorded
 //!    │ or a kept blob is missing     needed  │again           │ while others go on
 //!    ▼                                       ▼                │
-//! Wanted ◀──────────────────────────────────┘              Running ──▶ Failed
+//! NeedsInputs ◀─────────────────────────────┘              Running ──▶ Failed
 //!    │ blobs of all inputs are there                          ▲ │
 //!    ▼                    resources are free, the key is ours │ │ a transient failure
 //! Ready ──────────────────────────────────────────────────────┘ │
@@ -21,7 +21,7 @@
 //! A node of a loop with `until` is `Waiting` until the decision of the round before is known. If that is to stop, the node
 //! becomes `Unreached`, as do the nodes of all later rounds, from `Waiting` and from no other state.
 //!
-//! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (Wanted, Ready) or *unknown* (Waiting).
+//! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (NeedsInputs, Ready) or *unknown* (Waiting).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,7 +33,7 @@ use serde::Deserialize;
 
 use super::decision;
 use super::execute::named;
-use super::graph::{Call, Feed, Graph, Node, NodeId, Settled};
+use super::graph::{Graph, InputBinding, Node, NodeId, ResolvedInput, StageTemplate};
 use super::job::{Job, in_place};
 use super::keys::{job_of_node, key_of_node};
 use super::kind::Output;
@@ -49,7 +49,7 @@ pub enum State {
         unknown: u32,
     },
     /// Must be executed, once the inputs whose blobs are missing have been made again by this many nodes.
-    Wanted {
+    NeedsInputs {
         why: Why,
         missing: u32,
     },
@@ -112,7 +112,7 @@ struct Slot {
     /// Whether the outputs are those of an earlier key.
     is_outdated: bool,
     /// Whether it was reported as done.
-    is_told: bool,
+    is_reported: bool,
     /// Seconds that the work took, in this run or an earlier one.
     seconds: f64,
     /// Nodes that wait for its blobs.
@@ -220,13 +220,13 @@ impl<'a> Plan<'a> {
             key: None,
             outputs: None,
             is_outdated: false,
-            is_told: false,
+            is_reported: false,
             seconds: 0.0,
             demanded_by: Vec::new(),
         };
         let mut classes: Vec<Class> = Vec::new();
         let mut known: BTreeMap<Needs, u32> = BTreeMap::new();
-        let mut calls: HashMap<*const Call, u32> = HashMap::new();
+        let mut calls: HashMap<*const StageTemplate, u32> = HashMap::new();
         let mut class_of = |node: &Node| {
             *calls.entry(Arc::as_ptr(&node.call)).or_insert_with(|| {
                 *known.entry(node.call.needs()).or_insert_with_key(|needs| {
@@ -250,7 +250,7 @@ impl<'a> Plan<'a> {
         };
         for id in graph.ids() {
             if plan.state(id) == (State::Waiting { unknown: 0 }) {
-                plan.find_out(id);
+                plan.determine_state(id);
             }
         }
         plan.blobs.shelves = None;
@@ -291,7 +291,7 @@ impl<'a> Plan<'a> {
     /// Why a node is to be executed, or is being.
     pub fn why(&self, id: NodeId) -> Option<Why> {
         match self.state(id) {
-            State::Wanted { why, .. }
+            State::NeedsInputs { why, .. }
             | State::Ready { why }
             | State::Held { why }
             | State::Running { why } => Some(why),
@@ -415,10 +415,10 @@ impl<'a> Plan<'a> {
     }
 
     /// Resolves a feed, if that is possible already.
-    pub fn settled(&self, feed: Feed) -> Option<Feed> {
-        match self.graph.settled(feed, &|id| self.outputs(id)) {
-            Settled::Is(feed) => Some(feed),
-            Settled::Open => None,
+    pub fn resolve_input(&self, feed: InputBinding) -> Option<InputBinding> {
+        match self.graph.resolve_input(feed, &|id| self.outputs(id)) {
+            ResolvedInput::Is(feed) => Some(feed),
+            ResolvedInput::Open => None,
         }
     }
 
@@ -437,11 +437,11 @@ impl<'a> Plan<'a> {
     /// Whether a node is or may be fed by another.
     pub fn uses(&self, id: NodeId, source: NodeId) -> bool {
         let feeds = self.graph.node(id).feeds.iter();
-        feeds.copied().any(|feed| self.graph.may_come_to(feed, source, &|id| self.outputs(id)))
+        feeds.copied().any(|feed| self.graph.may_resolve_to(feed, source, &|id| self.outputs(id)))
     }
 
     /// Looks up a node whose inputs are all known, and the nodes whose inputs become known by it.
-    fn find_out(&mut self, first: NodeId) {
+    fn determine_state(&mut self, first: NodeId) {
         let mut open = vec![first];
         while let Some(id) = open.pop() {
             if self.state(id) == State::Unreached {
@@ -451,12 +451,12 @@ impl<'a> Plan<'a> {
             let Some(key) = key_of_node(self.graph, node, |source| self.outputs(source)) else { continue };
             self.slot_mut(id).key = Some(key);
             match self.recorded(id, &key) {
-                None => self.want(id, Reason::NoRecord.into()),
+                None => self.schedule(id, Reason::NoRecord.into()),
                 Some((seconds, outputs)) => {
                     self.slot_mut(id).seconds = seconds;
-                    self.enter(id, outputs, &mut open);
-                    match self.lost_output(id) {
-                        Some(output) => self.want(id, Reason::BlobMissing { output }.into()),
+                    self.enter_outputs(id, outputs, &mut open);
+                    match self.missing_output(id) {
+                        Some(output) => self.schedule(id, Reason::BlobMissing { output }.into()),
                         None => {
                             self.set(id, State::Done { recorded: true });
                             self.found.push(id);
@@ -476,7 +476,7 @@ impl<'a> Plan<'a> {
             return false;
         }
         self.slot_mut(id).is_outdated = true;
-        self.find_out(id);
+        self.determine_state(id);
         true
     }
 
@@ -497,7 +497,7 @@ impl<'a> Plan<'a> {
     }
 
     /// An output that must be kept and is not in the cache.
-    fn lost_output(&mut self, id: NodeId) -> Option<usize> {
+    fn missing_output(&mut self, id: NodeId) -> Option<usize> {
         let (declared, passing) = (self.graph.node(id).call.outputs(), self.passing(id));
         let known = self.slots[id.index()].outputs.as_deref().unwrap_or_default();
         let blobs = &mut self.blobs;
@@ -507,7 +507,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Enters the outputs of a node. Adds the nodes whose inputs are now all known to `open`.
-    fn enter(&mut self, id: NodeId, outputs: Box<[Blob]>, open: &mut Vec<NodeId>) {
+    fn enter_outputs(&mut self, id: NodeId, outputs: Box<[Blob]>, open: &mut Vec<NodeId>) {
         let slot = self.slot_mut(id);
         slot.is_outdated = false;
         let first = slot.outputs.replace(outputs).is_none();
@@ -516,11 +516,11 @@ impl<'a> Plan<'a> {
         }
         let stops = self.graph.node(id).decides.is_some() && self.outputs(id).is_some_and(decision::is_stop);
         if stops {
-            self.leave_out_after(id, open);
+            self.mark_unreached_after(id, open);
         }
         self.count_as_known(id, open);
         if stops {
-            self.keep_after(id);
+            self.restore_last_round(id);
         }
     }
 
@@ -537,7 +537,7 @@ impl<'a> Plan<'a> {
     }
 
     /// A loop has stopped: the rounds after this decision are unreached.
-    fn leave_out_after(&mut self, decision: NodeId, open: &mut Vec<NodeId>) {
+    fn mark_unreached_after(&mut self, decision: NodeId, open: &mut Vec<NodeId>) {
         let mut gates = vec![decision];
         while let Some(gate) = gates.pop() {
             let behind: Vec<NodeId> =
@@ -554,24 +554,24 @@ impl<'a> Plan<'a> {
     }
 
     /// A loop has stopped: the values of its last round are kept. An earlier run that went on may have evicted them.
-    fn keep_after(&mut self, decision: NodeId) {
+    fn restore_last_round(&mut self, decision: NodeId) {
         let Some((by, round)) = self.graph.node(decision).decides else { return };
         let handed = self.graph.handed.iter().filter(|handed| handed.by == by);
-        let last: Vec<Feed> =
+        let last: Vec<InputBinding> =
             handed.filter_map(|handed| handed.rounds.get(round as usize)).copied().collect();
         for feed in last {
-            if let Feed::Output { node, .. } = feed
+            if let InputBinding::Output { node, .. } = feed
                 && self.graph.node(node).kept_by == Some(decision)
                 && matches!(self.state(node), State::Done { .. })
-                && self.lost_output(node).is_some()
+                && self.missing_output(node).is_some()
             {
-                self.want(node, Reason::NeededBy { node: decision }.into());
+                self.schedule(node, Reason::NeededBy { node: decision }.into());
             }
         }
     }
 
     /// Marks a node for execution. Missing blobs of its inputs are made again first.
-    pub fn want(&mut self, id: NodeId, why: Why) {
+    pub fn schedule(&mut self, id: NodeId, why: Why) {
         let mut open = vec![(id, why)];
         while let Some((id, why)) = open.pop() {
             // Several nodes may have found it missing.
@@ -581,14 +581,14 @@ impl<'a> Plan<'a> {
             }
             let mut makers = BTreeSet::new();
             for feed in &self.graph.node(id).feeds {
-                let Some(Feed::Output { node, output }) = self.settled(*feed) else { continue };
+                let Some(InputBinding::Output { node, output }) = self.resolve_input(*feed) else { continue };
                 let blob = self.outputs(node).and_then(|outputs| outputs.get(output)).copied();
                 if !makers.contains(&node) && blob.is_some_and(|blob| !self.blobs.has(&blob.digest)) {
                     makers.insert(node);
                 }
             }
             let missing = makers.len() as u32;
-            let state = if missing == 0 { State::Ready { why } } else { State::Wanted { why, missing } };
+            let state = if missing == 0 { State::Ready { why } } else { State::NeedsInputs { why, missing } };
             self.set(id, state);
             for maker in makers {
                 self.slot_mut(maker).demanded_by.push(id);
@@ -602,11 +602,11 @@ impl<'a> Plan<'a> {
     /// A node's outputs are in the cache: it is done, and nodes that waited for it go on.
     pub fn finish(&mut self, id: NodeId, outputs: Box<[Blob]>, recorded: bool) {
         let mut open = Vec::new();
-        self.enter(id, outputs, &mut open);
+        self.enter_outputs(id, outputs, &mut open);
         self.set(id, State::Done { recorded });
         self.release_waiting(id);
         for id in open {
-            self.find_out(id);
+            self.determine_state(id);
         }
     }
 
@@ -614,9 +614,9 @@ impl<'a> Plan<'a> {
     fn release_waiting(&mut self, id: NodeId) {
         for waiting in std::mem::take(&mut self.slot_mut(id).demanded_by) {
             match self.state(waiting) {
-                State::Wanted { why, missing: 1 } => self.set(waiting, State::Ready { why }),
-                State::Wanted { why, missing } => {
-                    self.set(waiting, State::Wanted { why, missing: missing - 1 });
+                State::NeedsInputs { why, missing: 1 } => self.set(waiting, State::Ready { why }),
+                State::NeedsInputs { why, missing } => {
+                    self.set(waiting, State::NeedsInputs { why, missing: missing - 1 });
                 }
                 _ => {}
             }
@@ -635,12 +635,12 @@ impl<'a> Plan<'a> {
         let mut still = Vec::new();
         for id in found {
             let is_recorded = self.key(id).is_some_and(|key| self.recorded(id, &key).is_some());
-            match self.lost_output(id) {
+            match self.missing_output(id) {
                 None if is_recorded => still.push(id),
                 lost => {
-                    self.slot_mut(id).is_told = false;
+                    self.slot_mut(id).is_reported = false;
                     let reason = lost.map_or(Reason::NoRecord, |output| Reason::BlobMissing { output });
-                    self.want(id, reason.into());
+                    self.schedule(id, reason.into());
                 }
             }
         }
@@ -658,12 +658,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a node is reported for the first time.
-    pub fn is_first_told(&mut self, id: NodeId) -> bool {
-        !std::mem::replace(&mut self.slot_mut(id).is_told, true)
+    pub fn is_first_report(&mut self, id: NodeId) -> bool {
+        !std::mem::replace(&mut self.slot_mut(id).is_reported, true)
     }
 
     /// Marks a node as done again, with the outputs that it had.
-    pub fn finish_as_known(&mut self, id: NodeId) {
+    pub fn finish_with_known_outputs(&mut self, id: NodeId) {
         let outputs = self.outputs(id).unwrap_or_default().into();
         self.finish(id, outputs, true);
     }
@@ -673,12 +673,12 @@ impl<'a> Plan<'a> {
         match self.why(id).map(|why| why.reason) {
             Some(Reason::NoRecord) => self.look_up(id),
             Some(Reason::BlobMissing { .. }) if self.is_whole(id) => {
-                self.finish_as_known(id);
+                self.finish_with_known_outputs(id);
                 self.found.push(id);
                 true
             }
             Some(Reason::NeededBy { .. }) if self.is_whole(id) => {
-                self.finish_as_known(id);
+                self.finish_with_known_outputs(id);
                 true
             }
             _ => false,
@@ -691,14 +691,14 @@ impl<'a> Plan<'a> {
         let Some((seconds, outputs)) = self.recorded(id, &key) else { return false };
         self.slot_mut(id).seconds = seconds;
         let mut open = Vec::new();
-        self.enter(id, outputs, &mut open);
-        let is_there = self.lost_output(id).is_none();
+        self.enter_outputs(id, outputs, &mut open);
+        let is_there = self.missing_output(id).is_none();
         if is_there {
-            self.finish_as_known(id);
+            self.finish_with_known_outputs(id);
             self.found.push(id);
         }
         for id in open {
-            self.find_out(id);
+            self.determine_state(id);
         }
         is_there
     }
@@ -782,14 +782,14 @@ impl<'a> Plan<'a> {
     fn is_whole(&mut self, id: NodeId) -> bool {
         let (graph, slot) = (self.graph, &self.slots[id.index()]);
         let feeds = slot.demanded_by.iter().flat_map(|by| &graph.node(*by).feeds);
-        let wanted: Vec<Feed> = feeds.filter_map(|feed| self.settled(*feed)).collect();
+        let wanted: Vec<InputBinding> = feeds.filter_map(|feed| self.resolve_input(*feed)).collect();
         let outputs = graph.node(id).call.outputs();
         let known = slot.outputs.as_deref().unwrap_or_default();
         let blobs = &mut self.blobs;
         let mut both = known.iter().zip(outputs).enumerate();
         !known.is_empty()
             && both.all(|(index, (blob, output))| {
-                let is_wanted = || wanted.contains(&Feed::Output { node: id, output: index });
+                let is_wanted = || wanted.contains(&InputBinding::Output { node: id, output: index });
                 output.incidental && !is_wanted() || blobs.has(&blob.digest)
             })
     }
@@ -803,7 +803,7 @@ impl<'a> Plan<'a> {
             let consumers: Vec<NodeId> =
                 if self.outputs(id).is_none() { self.consumers(id).collect() } else { Vec::new() };
             for dependent in demanded.into_iter().chain(consumers) {
-                if let State::Waiting { .. } | State::Wanted { .. } | State::Ready { .. } =
+                if let State::Waiting { .. } | State::NeedsInputs { .. } | State::Ready { .. } =
                     self.state(dependent)
                 {
                     self.set(dependent, State::Skipped);

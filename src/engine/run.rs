@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::execute::{Ended, Executor, Placed, Task, in_words, named};
+use super::execute::{Executor, JobOutcome, Placed, Task, in_words, named};
 use super::graph::{NodeId, On};
 use super::kind::Output;
 use super::memory::Memory;
@@ -20,8 +20,8 @@ use super::plan::{Plan, Reason, State, Why};
 use super::progress::{Outcome, Progress};
 use super::report::{Checked, NodeOutput, NodeReport, Report, RunError};
 use super::resources::{Grant, Resources};
+use super::retention::CheckpointRetention;
 use super::runner::{Event, Runner};
-use super::thinning::Thinning;
 use super::threads::Threads;
 use super::worker::Program;
 use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Pins, Process, Root, Store};
@@ -63,7 +63,7 @@ pub fn run(
     progress.run_started(&plan.graph.pipeline, plan.graph.nodes.len());
     let (events, inbox) = channel();
     let executor = Executor { store, root: Some(root), memory, progress };
-    let thinning = Thinning::new(&plan);
+    let retention = CheckpointRetention::new(&plan);
     let resources = Resources::new(&plan.graph.resources, options.jobs, &plan.devices());
     let report = std::thread::scope(|scope| {
         let recorders = Threads::new(scope, &events, move |work: (Digest, Placed, Option<Claim>)| {
@@ -88,7 +88,7 @@ pub fn run(
             waits_for_devices: false,
             next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
-            thinning,
+            retention,
             undecided: Vec::new(),
             unreached: 0,
             report: Report::default(),
@@ -167,7 +167,7 @@ struct Scheduler<'a, 'scope, 'env> {
     next_estimate: Instant,
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
-    thinning: Thinning,
+    retention: CheckpointRetention,
     /// Done nodes that are not reported yet, because it is undecided whether their outputs stay; and whether they were cached.
     undecided: Vec<(NodeId, bool)>,
     /// How many nodes were reported as unreached.
@@ -177,7 +177,7 @@ struct Scheduler<'a, 'scope, 'env> {
 
 impl<'a> Scheduler<'a, '_, '_> {
     fn run(&mut self, inbox: &Receiver<Event>) {
-        if let Err(error) = self.tell_found_at_first() {
+        if let Err(error) = self.report_found_at_start() {
             return self.give_up(error);
         }
         for id in self.options.check.clone() {
@@ -208,11 +208,11 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.give_up(anyhow!("{open} nodes were never started: a defect of triplay"));
         }
         for (id, cached) in std::mem::take(&mut self.undecided) {
-            if let Err(error) = self.tell_of(id, cached) {
+            if let Err(error) = self.report_node(id, cached) {
                 self.give_up(error);
             }
         }
-        if let Err(error) = self.thinning.end(&self.plan, self.executor.store, self.root) {
+        if let Err(error) = self.retention.end(&self.plan, self.executor.store, self.root) {
             self.executor.progress.message(&format!("warning: {error:#}"));
         }
     }
@@ -239,23 +239,23 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     fn check(&mut self, id: NodeId) {
         if self.options.check.contains(&id) && matches!(self.plan.state(id), State::Done { .. }) {
-            self.plan.want(id, Reason::Check.into());
+            self.plan.schedule(id, Reason::Check.into());
         }
     }
 
     /// The nodes that were found done for the first time.
     fn take_found(&mut self) -> Vec<NodeId> {
         let found = self.plan.take_found();
-        found.into_iter().filter(|id| self.plan.is_first_told(*id)).collect()
+        found.into_iter().filter(|id| self.plan.is_first_report(*id)).collect()
     }
 
     /// Reports the nodes that were found done when the plan was made, in the order of the graph.
-    fn tell_found_at_first(&mut self) -> anyhow::Result<()> {
+    fn report_found_at_start(&mut self) -> anyhow::Result<()> {
         let mut found = self.take_found();
         found.sort_unstable();
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
-        self.tell(&found, true)?;
+        self.report_done(&found, true)?;
         self.count_unreached();
         Ok(())
     }
@@ -270,14 +270,14 @@ impl<'a> Scheduler<'a, '_, '_> {
     }
 
     /// Reports nodes that were found done since, are unreached, or have been decided.
-    fn tell_found(&mut self) -> anyhow::Result<()> {
-        self.tell_newly_found()?;
+    fn report_found(&mut self) -> anyhow::Result<()> {
+        self.report_newly_found()?;
         self.count_unreached();
-        self.tell_decided()
+        self.report_decided()
     }
 
     /// Reports nodes that waited for their loop's decision.
-    fn tell_decided(&mut self) -> anyhow::Result<()> {
+    fn report_decided(&mut self) -> anyhow::Result<()> {
         if self.undecided.is_empty() {
             return Ok(());
         }
@@ -292,15 +292,15 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.root.name(&nodes)?;
             self.root.sync()?;
         }
-        decided.iter().try_for_each(|(id, cached)| self.tell_of(*id, *cached))?;
-        decided.iter().try_for_each(|(id, _)| self.release_around(*id))
+        decided.iter().try_for_each(|(id, cached)| self.report_node(*id, *cached))?;
+        decided.iter().try_for_each(|(id, _)| self.evict_after(*id))
     }
 
-    fn tell_of(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
+    fn report_node(&mut self, id: NodeId, cached: bool) -> anyhow::Result<()> {
         self.plan.report(id, cached).map_or(Ok(()), |report| (self.observe)(&report))
     }
 
-    fn tell_newly_found(&mut self) -> anyhow::Result<()> {
+    fn report_newly_found(&mut self) -> anyhow::Result<()> {
         let found = self.take_found();
         if found.is_empty() {
             return Ok(());
@@ -313,27 +313,27 @@ impl<'a> Scheduler<'a, '_, '_> {
         let found = self.plan.still_done(found, &waiting)?;
         self.executor.progress.nodes_cached(found.len());
         self.report.cached += found.len();
-        self.tell(&found, true)?;
+        self.report_done(&found, true)?;
         found.into_iter().for_each(|id| self.check(id));
         Ok(())
     }
 
     /// Reports nodes that are done. Counts all that any of them needs before anything is evicted.
-    fn tell(&mut self, ids: &[NodeId], cached: bool) -> anyhow::Result<()> {
+    fn report_done(&mut self, ids: &[NodeId], cached: bool) -> anyhow::Result<()> {
         for id in ids {
-            self.plan.is_first_told(*id);
+            self.plan.is_first_report(*id);
             let Some(report) = self.plan.report(*id, cached) else { continue };
-            self.thinning.adopt(&report);
+            self.retention.count_as_needed(&report);
             match self.plan.is_undecided(*id) {
                 true => self.undecided.push((*id, cached)),
                 false => (self.observe)(&report)?,
             }
         }
-        ids.iter().try_for_each(|id| self.release_around(*id))
+        ids.iter().try_for_each(|id| self.evict_after(*id))
     }
 
-    fn release_around(&mut self, id: NodeId) -> anyhow::Result<()> {
-        self.thinning.release_around(id, &self.plan, self.executor.store, self.root)
+    fn evict_after(&mut self, id: NodeId) -> anyhow::Result<()> {
+        self.retention.evict_after(id, &self.plan, self.executor.store, self.root)
     }
 
     /// Starts as many of the ready nodes as resources allow, the first of the graph first.
@@ -354,7 +354,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             };
             self.start(id, grant)?;
         }
-        self.tell_found()
+        self.report_found()
     }
 
     /// Starts a node, unless another node or process is at work on its key.
@@ -432,7 +432,7 @@ impl<'a> Scheduler<'a, '_, '_> {
         }
         let node = self.plan.graph.node(id);
         if let Reason::NeededBy { node: by } = why.reason {
-            self.thinning.makes_again(id, &self.plan);
+            self.retention.keep_until_end(id, &self.plan);
             let (name, by) = (&node.name, &self.plan.graph.node(by).name);
             let text = format!("making {name} again: {by} needs its evicted output");
             self.executor.progress.message(&text);
@@ -472,7 +472,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             // This scheduler has a sender itself.
             Err(RecvTimeoutError::Disconnected) => {}
         }
-        self.tell_found()
+        self.report_found()
     }
 
     /// Frees the keys whose delay is over.
@@ -513,18 +513,28 @@ impl<'a> Scheduler<'a, '_, '_> {
         Ok(())
     }
 
-    fn ended(&mut self, key: Digest, ended: Ended, claim: Option<Claim>, seconds: f64) -> anyhow::Result<()> {
+    fn ended(
+        &mut self,
+        key: Digest,
+        ended: JobOutcome,
+        claim: Option<Claim>,
+        seconds: f64,
+    ) -> anyhow::Result<()> {
         // This drops the grant and so gives the resources back.
         let Some(Work { node: id, others, .. }) = self.keys.remove(&key) else { return Ok(()) };
         let progress = self.executor.progress;
         let name = self.plan.graph.node(id).name.clone();
         let why = self.plan.why(id).unwrap_or(Reason::NoRecord.into());
-        if let Ended::Found | Ended::Elsewhere | Ended::InputsMissing | Ended::Transient(_) = ended {
+        if let JobOutcome::Found
+        | JobOutcome::Elsewhere
+        | JobOutcome::InputsMissing
+        | JobOutcome::Transient(_) = ended
+        {
             progress.node_set_aside(&name);
         }
         match ended {
-            Ended::Placed(placed) => self.placed(id, others, why, *placed, claim, seconds),
-            Ended::Recorded => {
+            JobOutcome::Placed(placed) => self.placed(id, others, why, *placed, claim, seconds),
+            JobOutcome::Recorded => {
                 self.executor.store.refresh()?;
                 match self.plan.recorded_outputs(id) {
                     None => {
@@ -553,20 +563,20 @@ impl<'a> Scheduler<'a, '_, '_> {
                     }
                 }
             }
-            Ended::Found => {
+            JobOutcome::Found => {
                 self.executor.store.refresh()?;
                 if !self.plan.look_up(id) {
                     self.plan.set(id, State::Ready { why });
                 }
                 self.free(others);
             }
-            Ended::Elsewhere => self.wait_for(id, key, why, others, None),
-            Ended::InputsMissing if why.missed < MOST_MISSED => {
+            JobOutcome::Elsewhere => self.wait_for(id, key, why, others, None),
+            JobOutcome::InputsMissing if why.missed < MOST_MISSED => {
                 progress.message(&format!("{name}: an input is missing or damaged; making it again"));
-                self.plan.want(id, Why { missed: why.missed + 1, ..why });
+                self.plan.schedule(id, Why { missed: why.missed + 1, ..why });
                 self.free(others);
             }
-            Ended::InputsMissing => {
+            JobOutcome::InputsMissing => {
                 let error = anyhow!(
                     "an input was missing or damaged {} times, although it was made again each time\n  help: \
                      `triplay cache verify` says what is damaged; something else may be writing to {}",
@@ -575,14 +585,14 @@ impl<'a> Scheduler<'a, '_, '_> {
                 );
                 self.fail_all(id, others, error);
             }
-            Ended::Checked(differences) => {
+            JobOutcome::Checked(differences) => {
                 progress.node_finished(&name, Outcome::Again, seconds);
                 self.report.checked.push(Checked { node: name, differences });
-                self.plan.finish_as_known(id);
+                self.plan.finish_with_known_outputs(id);
                 self.free(others);
-                self.release_around(id)?;
+                self.evict_after(id)?;
             }
-            Ended::Transient(error) => {
+            JobOutcome::Transient(error) => {
                 let retry = self.plan.graph.node(id).call.policy.retry;
                 if why.failed >= retry.times || self.is_stopped() {
                     self.fail_all(id, others, error);
@@ -590,7 +600,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                     self.delay(id, others, key, why, &error);
                 }
             }
-            Ended::Failed(error) => {
+            JobOutcome::Failed(error) => {
                 self.fail_all(id, others, error);
             }
         }
@@ -682,13 +692,13 @@ impl<'a> Scheduler<'a, '_, '_> {
         self.plan.add_found(new);
         if again {
             self.report.again += 1;
-            self.release_around(id)?;
+            self.evict_after(id)?;
         } else {
             self.report.ran += 1;
-            self.tell(&[id], false)?;
+            self.report_done(&[id], false)?;
         }
-        others.iter().try_for_each(|other| self.release_around(*other))?;
-        self.tell_time_left();
+        others.iter().try_for_each(|other| self.evict_after(*other))?;
+        self.report_time_left();
         let outcome = if again { Outcome::Again } else { Outcome::Ran };
         self.executor.progress.node_finished(&self.plan.graph.node(id).name, outcome, seconds);
         self.check(id);
@@ -704,7 +714,7 @@ impl<'a> Scheduler<'a, '_, '_> {
     }
 
     /// Reports the remaining time, now and then.
-    fn tell_time_left(&mut self) {
+    fn report_time_left(&mut self) {
         let begun = Instant::now();
         if begun < self.next_estimate {
             return;

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::thread::Scope;
 use std::time::Instant;
 
-use super::execute::{Ended, Executor, Task};
+use super::execute::{Executor, JobOutcome, Task};
 use super::threads::Threads;
 use super::worker::Program;
 use store::{Claim, Claimed, Digest, Error as StoreError, Pins};
@@ -15,7 +15,7 @@ use store::{Claim, Claimed, Digest, Error as StoreError, Pins};
 pub(super) enum Event {
     Ended {
         key: Digest,
-        ended: Ended,
+        ended: JobOutcome,
         /// Outputs that were placed here are claimed until they are recorded.
         claim: Option<Claim>,
         seconds: f64,
@@ -55,14 +55,16 @@ impl<'scope, 'env> Runner<'scope, 'env> {
     ) -> Self {
         Runner::new(scope, events, move |task| match &program {
             Some(program) => program.run(task, &executor),
-            None => Ended::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own")),
+            None => {
+                JobOutcome::Failed(anyhow::anyhow!("there is no program for jobs in processes of their own"))
+            }
         })
     }
 
     fn new(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
-        work: impl Fn(&Task) -> Ended + Send + Sync + 'scope,
+        work: impl Fn(&Task) -> JobOutcome + Send + Sync + 'scope,
     ) -> Self {
         let running = Arc::new(AtomicUsize::new(0));
         let at_work = running.clone();
@@ -71,7 +73,7 @@ impl<'scope, 'env> Runner<'scope, 'env> {
             let ended = work(&task);
             at_work.fetch_sub(1, Ordering::SeqCst);
             // A key that this process does not record is free again.
-            let claim = matches!(ended, Ended::Placed(_)).then_some(claim);
+            let claim = matches!(ended, JobOutcome::Placed(_)).then_some(claim);
             Event::Ended { key: task.key, ended, claim, seconds: begun.elapsed().as_secs_f64() }
         });
         Runner { threads, running }

@@ -44,7 +44,7 @@ impl Stage for Say {
         outputs: &[Output::new("out", "text")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -68,10 +68,10 @@ impl Stage for Join {
     const KIND: Kind = Kind {
         name: "join",
         version: 1,
-        outputs: &[Output::bulky("joined", "text"), Output::new("length", "number")],
+        outputs: &[Output::evictable("joined", "text"), Output::new("length", "number")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -98,7 +98,7 @@ impl Stage for Double {
         outputs: &[Output::new("out", "number")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

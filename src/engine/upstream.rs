@@ -43,20 +43,20 @@ pub(super) trait Feeding {
 }
 
 /// A stage of a known kind that feeds another.
-pub struct Fed<'a, S> {
+pub struct Feeder<'a, S> {
     pub stage: &'a S,
     by: &'a dyn Feeding,
 }
 
-impl<S> Clone for Fed<'_, S> {
+impl<S> Clone for Feeder<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S> Copy for Fed<'_, S> {}
+impl<S> Copy for Feeder<'_, S> {}
 
-impl<'a, S> Fed<'a, S> {
+impl<'a, S> Feeder<'a, S> {
     /// The sources of its inputs.
     pub fn upstream(&self) -> Upstream<'a> {
         self.by.upstream()
@@ -75,9 +75,9 @@ impl<'a> Upstream<'a> {
     }
 
     /// The stage that makes an input, if it is one of this pipeline and of this type.
-    pub fn stage<S: 'static, T>(self, input: &Input<T>) -> Option<Fed<'a, S>> {
+    pub fn stage<S: 'static, T>(self, input: &Input<T>) -> Option<Feeder<'a, S>> {
         let MadeBy::Stage(by, _) = &self.source(input)?.made_by else { return None };
-        Some(Fed { stage: by.stage().downcast_ref()?, by: &**by })
+        Some(Feeder { stage: by.stage().downcast_ref()?, by: &**by })
     }
 
     /// The user's file or folder, if an input is one.

@@ -15,19 +15,19 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::execute::{Ended, Executor, Task};
-use super::graph::{Call, Policy};
+use super::execute::{Executor, JobOutcome, Task};
+use super::graph::{Policy, StageTemplate};
 use super::job::Job;
 use super::memory::Memory;
 use super::progress::{Outcome, Progress};
 use super::resources::{device_name, hold_devices};
 use super::stage::{Registry, Transient};
-use store::read::{self, MOST_LIST};
+use store::read::{self, MAX_LIST_BYTES};
 use store::{Claimed, Digest, Store};
 
 /// The job for such a process, which it reads from a file.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Order {
+pub struct WorkerJob {
     #[serde(flatten)]
     pub job: Job,
     /// The ID in the cache of the run that the job belongs to.
@@ -47,7 +47,7 @@ pub struct Order {
 /// A line that it reports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Said {
+enum WorkerMessage {
     Progress { done: u64, total: u64, note: String },
     Message { text: String },
     Done { end: End },
@@ -119,11 +119,11 @@ fn limit(process: u32, timeout: Option<Duration>) -> (Sender<()>, Arc<AtomicBool
 
 impl Program {
     /// Does a job in a process of its own, and returns when that has ended.
-    pub(super) fn run(&self, task: &Task, executor: &Executor) -> Ended {
-        self.try_run(task, executor).unwrap_or_else(Ended::Failed)
+    pub(super) fn run(&self, task: &Task, executor: &Executor) -> JobOutcome {
+        self.try_run(task, executor).unwrap_or_else(JobOutcome::Failed)
     }
 
-    fn try_run(&self, task: &Task, executor: &Executor) -> anyhow::Result<Ended> {
+    fn try_run(&self, task: &Task, executor: &Executor) -> anyhow::Result<JobOutcome> {
         let store = executor.store;
         let run = executor.root.map(|root| root.id().to_owned());
         // It sees only its own GPUs, numbered from 0.
@@ -133,7 +133,7 @@ impl Program {
         if numerics.ordinal().is_some() && !devices.is_empty() {
             numerics.device = "cuda".into();
         }
-        let order = Order {
+        let order = WorkerJob {
             job: Job { devices: seen, numerics, ..task.job.clone() },
             run,
             again: task.again,
@@ -165,20 +165,20 @@ impl Program {
         processes().iter_mut().for_each(|processes| processes.retain(|process| *process != child.id()));
         let _ = std::fs::remove_file(&file);
         Ok(match end {
-            Some(End::Recorded) => Ended::Recorded,
-            Some(End::Found) => Ended::Found,
-            Some(End::Elsewhere) => Ended::Elsewhere,
-            Some(End::InputsMissing) => Ended::InputsMissing,
-            Some(End::Failed { why, transient: true }) => Ended::Transient(anyhow!(why)),
-            Some(End::Failed { why, transient: false }) => Ended::Failed(anyhow!(why)),
+            Some(End::Recorded) => JobOutcome::Recorded,
+            Some(End::Found) => JobOutcome::Found,
+            Some(End::Elsewhere) => JobOutcome::Elsewhere,
+            Some(End::InputsMissing) => JobOutcome::InputsMissing,
+            Some(End::Failed { why, transient: true }) => JobOutcome::Transient(anyhow!(why)),
+            Some(End::Failed { why, transient: false }) => JobOutcome::Failed(anyhow!(why)),
             // It may have recorded its outputs before it was ended.
             None => match is_recorded(store, &task.key) && !task.again {
-                true => Ended::Found,
-                false if late.load(Ordering::SeqCst) => Ended::Failed(anyhow!(
+                true => JobOutcome::Found,
+                false if late.load(Ordering::SeqCst) => JobOutcome::Failed(anyhow!(
                     "timed out after {}, and was killed because it did not end",
                     super::execute::in_words(task.job.limits.timeout.unwrap_or_default())
                 )),
-                false => Ended::Failed(anyhow!("its process {}", in_words(&status?))),
+                false => JobOutcome::Failed(anyhow!("its process {}", in_words(&status?))),
             },
         })
     }
@@ -192,9 +192,11 @@ fn listen(child: &mut Child, name: &str, progress: &dyn Progress) -> Option<End>
     for line in output.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         match serde_json::from_str(&line) {
-            Ok(Said::Progress { done, total, note }) => progress.node_progress(name, done, total, &note),
-            Ok(Said::Message { text }) => progress.message(&text),
-            Ok(Said::Done { end: how }) => end = Some(how),
+            Ok(WorkerMessage::Progress { done, total, note }) => {
+                progress.node_progress(name, done, total, &note)
+            }
+            Ok(WorkerMessage::Message { text }) => progress.message(&text),
+            Ok(WorkerMessage::Done { end: how }) => end = Some(how),
             // Something that the stage printed.
             Err(_) => progress.message(&format!("{name}: {line}")),
         }
@@ -216,15 +218,16 @@ fn in_words(status: &ExitStatus) -> String {
 pub fn work(file: &Path, cache: &Path, registry: &Registry) -> End {
     let end = try_work(file, cache, registry)
         .unwrap_or_else(|error| End::Failed { why: format!("{error:#}"), transient: false });
-    say(&Said::Done { end: end.clone() });
+    say(&WorkerMessage::Done { end: end.clone() });
     end
 }
 
 fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<End> {
-    let text = read::bytes(file, MOST_LIST).with_context(|| format!("cannot read {}", file.display()))?;
-    let order: Order =
+    let text =
+        read::bytes(file, MAX_LIST_BYTES).with_context(|| format!("cannot read {}", file.display()))?;
+    let order: WorkerJob =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
-    let Order { job, run, again, claimed_by, key: expected } = order;
+    let WorkerJob { job, run, again, claimed_by, key: expected } = order;
     let Some((kind, decode)) = registry.find_of_job(&job.kind) else { bail!(registry.unknown(&job.kind)) };
     anyhow::ensure!(
         kind.version == job.version,
@@ -250,7 +253,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         let why = "another process has its GPUs: the run that started it is gone".into();
         return Ok(End::Failed { why, transient: true });
     }
-    let call = Call::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));
+    let call = StageTemplate::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));
     let key = job.key(kind).context("the job's key cannot be computed: a defect of triplay")?;
     anyhow::ensure!(
         expected.is_none_or(|expected| expected == key),
@@ -260,7 +263,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         anyhow::ensure!(store.has_root(run), "the cache {} has no run {run}", store.root().display());
     }
     let root = run.map(|run| store.serve_root(&run)).transpose()?;
-    let (memory, progress) = (Memory::new(0), Told);
+    let (memory, progress) = (Memory::new(0), WorkerProgress);
     let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };
     let task = Task { job, key, call: call.into(), again, check: None };
     Ok(do_job(&executor, task, claimed_by.as_deref()))
@@ -282,13 +285,13 @@ fn do_job(executor: &Executor, task: Task, claimed_by: Option<&str>) -> End {
         return End::Found;
     }
     let end = match executor.execute(&task) {
-        Ended::Placed(placed) => match executor.record(*placed) {
+        JobOutcome::Placed(placed) => match executor.record(*placed) {
             Ok(_) => End::Recorded,
             Err(error) => failed(error),
         },
-        Ended::InputsMissing => End::InputsMissing,
-        Ended::Transient(error) | Ended::Failed(error) => failed(error),
-        Ended::Recorded | Ended::Found | Ended::Elsewhere | Ended::Checked(_) => {
+        JobOutcome::InputsMissing => End::InputsMissing,
+        JobOutcome::Transient(error) | JobOutcome::Failed(error) => failed(error),
+        JobOutcome::Recorded | JobOutcome::Found | JobOutcome::Elsewhere | JobOutcome::Checked(_) => {
             failed(anyhow!("a job cannot end this way here: a defect of triplay"))
         }
     };
@@ -300,7 +303,7 @@ fn is_recorded(store: &Store, key: &Digest) -> bool {
     store.refresh().is_ok() && store.record(key, |_| Some(())).is_some()
 }
 
-fn say(said: &Said) {
+fn say(said: &WorkerMessage) {
     if let Ok(mut line) = serde_json::to_string(said) {
         line.push('\n');
         // The process that started this one may be gone. The record remains.
@@ -309,18 +312,18 @@ fn say(said: &Said) {
 }
 
 /// Reports to the process that started this one.
-struct Told;
+struct WorkerProgress;
 
-impl Progress for Told {
+impl Progress for WorkerProgress {
     fn run_started(&self, _: &str, _: usize) {}
     fn node_started(&self, _: &str, _: &str) {}
     fn node_progress(&self, _: &str, done: u64, total: u64, note: &str) {
-        say(&Said::Progress { done, total, note: note.to_owned() });
+        say(&WorkerMessage::Progress { done, total, note: note.to_owned() });
     }
     fn node_finished(&self, _: &str, _: Outcome, _: f64) {}
     fn nodes_cached(&self, _: usize) {}
     fn message(&self, text: &str) {
-        say(&Said::Message { text: text.to_owned() });
+        say(&WorkerMessage::Message { text: text.to_owned() });
     }
     fn run_finished(&self) {}
 }

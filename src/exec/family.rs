@@ -2,9 +2,9 @@
 //! session (daemons); elsewhere the command's process group. It does not know why they must end.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::Family;
+pub(super) use linux::Descendants;
 #[cfg(not(target_os = "linux"))]
-pub(super) use others::Family;
+pub(super) use others::Descendants;
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -13,18 +13,18 @@ mod linux {
 
     use rustix::io::Errno;
     use rustix::process::{self, Pid, PidfdFlags, Signal};
-    use store::read::{self, MOST_TEXT};
+    use store::read::{self, MAX_TEXT_BYTES};
 
-    pub struct Family;
+    pub struct Descendants;
 
-    impl Family {
+    impl Descendants {
         /// Makes this process the parent of orphans among its descendants.
-        pub fn gather() -> io::Result<()> {
+        pub fn adopt_orphans() -> io::Result<()> {
             Ok(process::set_child_subreaper(Some(process::getpid()))?)
         }
 
-        pub fn of(_main: Pid) -> Family {
-            Family
+        pub fn of(_main: Pid) -> Descendants {
+            Descendants
         }
 
         /// Whether no descendant is left, once this process has no child: orphans become its children.
@@ -35,7 +35,7 @@ mod linux {
         /// The programs and process numbers of all descendants that have not ended.
         pub fn members(&self) -> Vec<(String, i32)> {
             let name = |id: i32| {
-                let name = read::bytes(format!("/proc/{id}/comm").as_ref(), MOST_TEXT).ok()?;
+                let name = read::bytes(format!("/proc/{id}/comm").as_ref(), MAX_TEXT_BYTES).ok()?;
                 Some(String::from_utf8_lossy(&name).trim_end().to_owned())
             };
             let at_work = descendants().into_iter().filter(|(id, _)| !has_ended(*id));
@@ -81,7 +81,7 @@ mod linux {
     /// A field of `/proc/ID/stat`, counted from the third. The second, the program's name, may hold anything, so `)` is searched
     /// from the end.
     fn field(id: i32, index: usize) -> Option<String> {
-        let stat = read::bytes(format!("/proc/{id}/stat").as_ref(), MOST_TEXT).ok()?;
+        let stat = read::bytes(format!("/proc/{id}/stat").as_ref(), MAX_TEXT_BYTES).ok()?;
         let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
         let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
         rest.split_ascii_whitespace().nth(index).map(str::to_owned)
@@ -114,15 +114,15 @@ mod others {
 
     use rustix::process::{Pid, Signal};
 
-    pub struct Family(Pid);
+    pub struct Descendants(Pid);
 
-    impl Family {
-        pub fn gather() -> io::Result<()> {
+    impl Descendants {
+        pub fn adopt_orphans() -> io::Result<()> {
             Ok(())
         }
 
-        pub fn of(main: Pid) -> Family {
-            Family(main)
+        pub fn of(main: Pid) -> Descendants {
+            Descendants(main)
         }
 
         /// Whether no process of the group is left.

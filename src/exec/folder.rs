@@ -59,7 +59,7 @@ impl Folder {
 
     /// Places an input under `name`. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
     /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
-    pub fn lay(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
+    pub fn place_input(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
         let to = self.path.join(name);
         if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
             fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
@@ -251,7 +251,7 @@ mod tests {
         permit(&blob.join("a"), 0o444);
         fs::write(blob.join(".hidden"), "").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.lay("deep/model", &artifact(&blob), true).unwrap();
+        folder.place_input("deep/model", &artifact(&blob), true).unwrap();
         let inside = folder.path().join("deep/model");
         assert_eq!(fs::read_dir(&inside).unwrap().count(), 2, "what is hidden is part of a blob");
         assert_eq!(folder.written(), "no file");
@@ -273,12 +273,12 @@ mod tests {
         fs::write(&script, "glowvenom").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         let known = artifact(&script);
-        folder.lay("s", &known, false).unwrap();
+        folder.place_input("s", &known, false).unwrap();
         fs::write(folder.path().join("s"), "moonbane").unwrap();
         assert_eq!(fs::read(&script).unwrap(), b"glowvenom");
         assert!(folder.changed().is_empty());
         fs::write(&script, "moonbane").unwrap();
-        let error = folder.lay("t", &known, false).unwrap_err().to_string();
+        let error = folder.place_input("t", &known, false).unwrap_err().to_string();
         assert!(error.contains("was changed while the pipeline ran"), "{error}");
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let data = outside.path().join("data");
         fs::File::create(&data).unwrap().set_len(17 << 20).unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.lay("d", &artifact(&data), false).unwrap();
+        folder.place_input("d", &artifact(&data), false).unwrap();
         fs::write(folder.path().join("d"), "moonbane").unwrap();
         assert_eq!(fs::metadata(&data).unwrap().len(), 17 << 20);
         assert!(folder.changed().is_empty());
@@ -302,7 +302,7 @@ mod tests {
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         for (name, mode, links) in [("group", 0o464, 1), ("own", 0o644, 1), ("sealed", 0o440, 2)] {
             permit(&blob, mode);
-            folder.lay(name, &artifact(&blob), true).unwrap();
+            folder.place_input(name, &artifact(&blob), true).unwrap();
             assert_eq!(fs::metadata(&blob).unwrap().nlink(), links, "{name}");
             assert_eq!(fs::read(folder.path().join(name)).unwrap(), b"glowvenom");
         }

@@ -31,7 +31,7 @@ pub enum Script {
 /// A declared output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Product {
+pub struct DeclaredOutput {
     /// The name under which it is written back. Users type no `$` here.
     #[serde(rename = "$output")]
     pub name: String,
@@ -73,7 +73,7 @@ impl Script {
     }
 }
 
-impl Product {
+impl DeclaredOutput {
     pub fn check(&self) -> Result<(), String> {
         if !is_name(&self.name) {
             return Err(format!(
@@ -204,14 +204,14 @@ impl<'de> Visitor<'de> for ScriptVisitor {
 
 /// Reads outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. They are written
 /// back as a list, since their order counts.
-pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Product>, D::Error> {
+pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DeclaredOutput>, D::Error> {
     deserializer.deserialize_any(ProductsVisitor)
 }
 
 struct ProductsVisitor;
 
 impl<'de> Visitor<'de> for ProductsVisitor {
-    type Value = Vec<Product>;
+    type Value = Vec<DeclaredOutput>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
@@ -219,17 +219,17 @@ impl<'de> Visitor<'de> for ProductsVisitor {
         )
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vec<Product>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vec<DeclaredOutput>, A::Error> {
         let mut products = Vec::new();
         while let Some((name, what)) = entries.next_entry::<String, Typed>()? {
             let path = what.path.unwrap_or_else(|| name.clone());
-            products.push(Product { name, artifact: what.artifact, path });
+            products.push(DeclaredOutput { name, artifact: what.artifact, path });
         }
         Ok(products)
     }
 
     /// The form in which they are written back.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<Product>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<DeclaredOutput>, A::Error> {
         let mut products = Vec::new();
         while let Some(item) = items.next_element::<serde_json::Value>()? {
             let product = serde_json::from_value(item);

@@ -7,7 +7,7 @@ use std::io;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// Calls `act`, on a thread of its own, whenever such a signal arrives.
 pub fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
@@ -20,7 +20,7 @@ pub fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
 
 /// The signals that this process ignores, the lowest bit for signal 1. Only Linux reports them without `unsafe`; elsewhere none.
 fn ignored() -> u64 {
-    let status = read::text("/proc/self/status".as_ref(), MOST_TEXT).unwrap_or_default();
+    let status = read::text("/proc/self/status".as_ref(), MAX_TEXT_BYTES).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }

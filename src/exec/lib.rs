@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::folder::Folder;
-use self::grammar::{Product, Script, Word};
+use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
 use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Stage, Transient};
@@ -95,7 +95,7 @@ pub struct Exec {
         with = "BTreeMap<String, grammar::Typed>",
         extend("default" = serde_json::Map::new())
     )]
-    outputs: Vec<Product>,
+    outputs: Vec<DeclaredOutput>,
     /// Environment variables with fixed values, taken literally as typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
@@ -127,7 +127,7 @@ impl Stage for Exec {
         outputs: &[],
         numerics: false,
         draws: false,
-        uncounted: &["pass", "transient"],
+        excluded_from_key: &["pass", "transient"],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
@@ -136,7 +136,7 @@ impl Stage for Exec {
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
         grammar::check_files("inputs", self.inputs.keys().map(String::as_str))?;
-        self.outputs.iter().try_for_each(Product::check)?;
+        self.outputs.iter().try_for_each(DeclaredOutput::check)?;
         grammar::check_files("outputs", self.outputs.iter().map(|output| output.path.as_str()))?;
         if let Some(both) = self.outputs.iter().find(|output| self.inputs.contains_key(&output.path)) {
             return Err(format!(
@@ -166,7 +166,7 @@ impl Stage for Exec {
         let declared = self.outputs.iter().map(|output| Output {
             name: output.name.clone().into(),
             artifact: output.artifact.clone().into(),
-            bulky: false,
+            evictable: false,
             incidental: false,
         });
         declared.chain([Output::incidental(LOG, "text")]).collect()
@@ -179,7 +179,7 @@ impl Stage for Exec {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut folder = Folder::create(context.scratch()).context("cannot create the command's folder")?;
         for (name, input) in &self.inputs {
-            let laid = folder.lay(name, context.input(input)?, context.is_blob(input));
+            let laid = folder.place_input(name, context.input(input)?, context.is_blob(input));
             laid.with_context(|| format!("input `{name}`"))?;
         }
         let variables = self.variables(context);
@@ -302,7 +302,7 @@ impl Exec {
 fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
     let tail = log::tail(log).unwrap_or_default();
     let keep = || -> anyhow::Result<String> {
-        let place = context.leave(LOG)?;
+        let place = context.failure_path(LOG)?;
         fs::copy(log, &place)?;
         Ok(place.display().to_string())
     };

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{Access, access};
 
 use super::log::Log;
-use super::supervise::{End, Report, TERMINATE, written};
+use super::supervise::{End, SupervisorReport, TERMINATE, written};
 
 /// The search path of a command without a PATH of its own.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -80,7 +80,8 @@ pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> 
     };
     drop(supervised);
     log.close(DRAIN).context("cannot write the log")?;
-    let (end, left) = Report::parse(&lines).map_or((None, None), |report| (Some(report.end), report.left));
+    let (end, left) =
+        SupervisorReport::parse(&lines).map_or((None, None), |report| (Some(report.end), report.left));
     let ended = match (end, job.timeout) {
         (_, Some(timeout)) if late => Ended::TimedOut(timeout),
         (Some(End::Code(code)), _) => Ended::Code(code),
@@ -98,7 +99,7 @@ fn listen(mut output: ChildStdout) -> Receiver<String> {
     let (sender, said) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
-        // `Report::parse` refuses an incomplete report.
+        // `SupervisorReport::parse` refuses an incomplete report.
         let _ = output.read_to_string(&mut line);
         let _ = sender.send(line);
     });

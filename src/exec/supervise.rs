@@ -4,7 +4,7 @@
 //! themselves; then the supervisor ends them and reports their names.
 //!
 //! Standard input brings the environment as `NAME=VALUE\0…\0\0`, then stays open. A `t` on it asks for a gentle end of the
-//! command, its end means that triplay is gone. Standard output takes how the command ended ([`Report`]). Standard error is the
+//! command, its end means that triplay is gone. Standard output takes how the command ended ([`SupervisorReport`]). Standard error is the
 //! command's standard output and error.
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use super::family::Family;
+use super::family::Descendants;
 use super::interrupt::on_interrupt;
 
 /// The byte that asks the supervisor to end the command gently.
@@ -39,24 +39,24 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// The supervisor's report at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Report {
+pub(super) struct SupervisorReport {
     pub end: End,
     /// The processes that were left running and did not end by themselves.
     pub left: Option<String>,
 }
 
-impl Report {
+impl SupervisorReport {
     fn lines(&self) -> String {
         let left = self.left.as_ref().map_or(String::new(), |left| format!("left {left}\n"));
         format!("{}\n{left}", self.end.line())
     }
 
     /// Parses the report; `None` if the supervisor was killed before it wrote all of it.
-    pub(super) fn parse(lines: &str) -> Option<Report> {
+    pub(super) fn parse(lines: &str) -> Option<SupervisorReport> {
         let mut lines = lines.strip_suffix('\n')?.split('\n');
         let end = End::parse(lines.next()?)?;
         let left = lines.next().and_then(|line| line.strip_prefix("left ")).map(str::to_owned);
-        Some(Report { end, left })
+        Some(SupervisorReport { end, left })
     }
 }
 
@@ -104,8 +104,10 @@ enum Event {
 /// Runs `command`: the program's path, its name (`argv[0]`), its arguments.
 pub fn supervise(command: &[OsString]) -> ExitCode {
     let said = match start(command) {
-        Ok((main, events)) => tend(&Family::of(main), &events),
-        Err(error) => Report { end: End::Unstarted(error.raw_os_error().unwrap_or_default()), left: None },
+        Ok((main, events)) => tend(&Descendants::of(main), &events),
+        Err(error) => {
+            SupervisorReport { end: End::Unstarted(error.raw_os_error().unwrap_or_default()), left: None }
+        }
     };
     // If triplay is gone, no process reads this.
     let _ = io::stdout().write_all(said.lines().as_bytes());
@@ -116,7 +118,7 @@ fn start(command: &[OsString]) -> io::Result<(Pid, Receiver<Event>)> {
     let [program, name, arguments @ ..] = command else { return Err(Errno::INVAL.into()) };
     // A new session: Ctrl-C at the terminal does not reach the command, and it cannot ask for a password there.
     let _ = rustix::process::setsid();
-    Family::gather()?;
+    Descendants::adopt_orphans()?;
     let variables = read_environment(&mut io::stdin().lock())?;
     let log = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
     let (sender, events) = mpsc::channel();
@@ -188,8 +190,8 @@ fn listen(events: &Sender<Event>) {
 
 /// Waits until no descendant is left. Those that remain after the command's end, and all of them when triplay asks for it, are
 /// asked to end and soon killed.
-fn tend(family: &Family, events: &Receiver<Event>) -> Report {
-    let mut report = Report { end: End::Signal(Signal::KILL.as_raw()), left: None };
+fn tend(family: &Descendants, events: &Receiver<Event>) -> SupervisorReport {
+    let mut report = SupervisorReport { end: End::Signal(Signal::KILL.as_raw()), left: None };
     let (mut ended, mut alone) = (false, false);
     let (mut ask_from, mut kill_from): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
@@ -257,10 +259,10 @@ mod tests {
     fn a_report_is_read_back_and_a_part_of_it_is_none() {
         for end in [End::Code(3), End::Signal(9), End::Unstarted(8)] {
             for left in [None, Some(names(vec![("tee\n".into(), 12), ("sleep".into(), 7)]))] {
-                let report = Report { end: end.clone(), left };
+                let report = SupervisorReport { end: end.clone(), left };
                 let lines = report.lines();
-                assert_eq!(Report::parse(&lines), Some(report));
-                assert_eq!(Report::parse(&lines[..lines.len() - 1]), None);
+                assert_eq!(SupervisorReport::parse(&lines), Some(report));
+                assert_eq!(SupervisorReport::parse(&lines[..lines.len() - 1]), None);
             }
         }
     }

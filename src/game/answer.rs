@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whether a text is empty but for white space. No model is asked about such a text.
-pub fn says_nothing(text: &str) -> bool {
+pub fn has_no_text(text: &str) -> bool {
     text.trim().is_empty()
 }
 

@@ -47,7 +47,7 @@ impl Conversations {
 type Said = (String, String);
 
 /// A request of a turn, and how likely a defender is to comply.
-struct Asked {
+struct Request {
     before: Vec<Said>,
     prompt: WrappedPrompt,
     complies: f64,
@@ -177,20 +177,20 @@ impl Examples<'_> {
             }
             5..12 => {
                 let prompt = self.request(how, &seed);
-                Asked { before: vec![(opening, answer)], prompt, complies }
+                Request { before: vec![(opening, answer)], prompt, complies }
             }
-            12..15 => Asked { before: Vec::new(), prompt: self.request(how, &seed), complies: 0.0 },
+            12..15 => Request { before: Vec::new(), prompt: self.request(how, &seed), complies: 0.0 },
             15..17 => {
                 let other = self.another(&seed, |other| &other.noun);
                 let before = vec![self.opening(how, &other)];
-                Asked { before, prompt: self.request(how, &seed), complies: 0.0 }
+                Request { before, prompt: self.request(how, &seed), complies: 0.0 }
             }
             17..19 => {
-                Asked { before: vec![self.refused(&seed)], prompt: self.request(how, &seed), complies: 0.0 }
+                Request { before: vec![self.refused(&seed)], prompt: self.request(how, &seed), complies: 0.0 }
             }
             _ => {
                 let (prompt, complies) = self.wrapped_for(profile, &seed);
-                Asked { before: vec![(opening, answer)], prompt, complies }
+                Request { before: vec![(opening, answer)], prompt, complies }
             }
         };
         let class = self.class(asked.complies, profile);

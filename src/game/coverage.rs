@@ -91,7 +91,7 @@ fn terms(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// The index of the most similar example for each embedding; `None` without an example.
-pub fn likest(embeddings: &[Vec<f32>], examples: &[Vec<f32>]) -> Vec<Option<usize>> {
+pub fn most_similar(embeddings: &[Vec<f32>], examples: &[Vec<f32>]) -> Vec<Option<usize>> {
     use rayon::prelude::*;
     let examples: Vec<Vec<f32>> = examples.iter().map(|example| unit(example)).collect();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn embeddings_find_the_likest_whatever_their_lengths() {
         let examples = [vec![10.0, 0.0], vec![0.0, 0.1], vec![0.0, 0.2]];
-        let found = likest(&[vec![0.1, 0.2], vec![0.2, 0.1]], &examples);
+        let found = most_similar(&[vec![0.1, 0.2], vec![0.2, 0.1]], &examples);
         assert_eq!(found, [Some(1), Some(0)]);
-        assert_eq!(likest(&[vec![1.0]], &[]), [None]);
+        assert_eq!(most_similar(&[vec![1.0]], &[]), [None]);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Labels {
     }
 
     /// The texts of labels that a prompt does not mention; none for regular expressions, whose matches are not known.
-    pub fn unsaid<'a>(&'a self, classes: &[&'a str], prompt: &str) -> Vec<&'a str> {
+    pub fn unmentioned_labels<'a>(&'a self, classes: &[&'a str], prompt: &str) -> Vec<&'a str> {
         let says = |text: &&str| match self {
             Labels::FirstWord => has_word(&prompt.to_lowercase(), text),
             Labels::Pattern(_) | Labels::Choice(_) => has_word(prompt, text.trim()),
@@ -140,12 +140,12 @@ mod tests {
     #[test]
     fn what_a_prompt_never_says_is_told() {
         let choice = labels(serde_json::json!({ "choice": { "unsafe": "A", "safe": "B" } }));
-        assert_eq!(choice.unsaid(CLASSES, "A: it harms. B: it does not."), [] as [&str; 0]);
-        assert_eq!(choice.unsaid(CLASSES, "Above all: Be brief."), ["A", "B"]);
+        assert_eq!(choice.unmentioned_labels(CLASSES, "A: it harms. B: it does not."), [] as [&str; 0]);
+        assert_eq!(choice.unmentioned_labels(CLASSES, "Above all: Be brief."), ["A", "B"]);
         let words = labels(serde_json::json!("first_word"));
-        assert_eq!(words.unsaid(CLASSES, "Unsafe or not?"), ["safe"]);
+        assert_eq!(words.unmentioned_labels(CLASSES, "Unsafe or not?"), ["safe"]);
         let patterns = labels(serde_json::json!({ "pattern": { "unsafe": "un", "safe": "^s" } }));
-        assert_eq!(patterns.unsaid(CLASSES, ""), [] as [&str; 0]);
+        assert_eq!(patterns.unmentioned_labels(CLASSES, ""), [] as [&str; 0]);
     }
 
     #[test]

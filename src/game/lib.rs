@@ -21,10 +21,10 @@ mod warmup;
 mod world;
 mod wrap;
 
-pub use answer::{Answer, is_right, says_nothing};
+pub use answer::{Answer, has_no_text, is_right};
 pub use class::{Class, label};
 pub use conversation::Conversations;
-pub use coverage::{Frames, cell_counts, frame, likest, novelty_bonus};
+pub use coverage::{Frames, cell_counts, frame, most_similar, novelty_bonus};
 pub use diversity::{
     BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
 };
@@ -36,8 +36,8 @@ pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};
 pub use prompt::{COMPARISON, Prompt, PromptError, Question, Turn};
 pub use rates::{
-    Outcome, Rate, Rates, UNDETERMINED, Verdict, after_turns, cohens_kappa, kappa_of_table, succeeded_within,
-    undetermined,
+    LabelPair, Outcome, Rate, Rates, UNDETERMINED, after_turns, cohens_kappa, kappa_of_table,
+    succeeded_within, undetermined,
 };
 pub use replay::{Posterior, thompson};
 pub use role::{Role, SPECIAL_TOKENS};

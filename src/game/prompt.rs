@@ -93,7 +93,7 @@ impl Prompt {
     /// unknown ones. `shown` is its name in error messages, such as the template itself.
     pub fn parse(role: Role, template: &str, shown: String) -> Result<Prompt, PromptError> {
         let prompt = Prompt::any(role, "prompt", template, shown)?;
-        match role.asked_about().iter().find(|name| !prompt.uses(name)) {
+        match role.required_variables().iter().find(|name| !prompt.uses(name)) {
             Some(unused) => {
                 Err(prompt
                     .error(format!("it must use `{unused}`: write {{{{ {unused} }}}} where it belongs")))
@@ -152,7 +152,7 @@ impl Prompt {
         environment.globals().for_each(|(name, _)| {
             used.remove(name);
         });
-        let known = [role.asked_about(), role.told_of()].concat();
+        let known = [role.required_variables(), role.optional_variables()].concat();
         if let Some(unknown) = used.iter().find(|name| !known.contains(&name.as_str())) {
             return Err(fail(format!("there is no variable `{unknown}`; it can use {}", known.join(", "))));
         }
@@ -166,7 +166,7 @@ impl Prompt {
         self.used.iter().any(|used| used == variable)
     }
 
-    /// The text for a question. Templates of users are rendered within [`template::with_room`].
+    /// The text for a question. Templates of users are rendered within [`template::with_large_stack`].
     pub fn render(&self, question: &Question) -> Result<String, PromptError> {
         let rendered =
             self.environment.get_template(NAME).and_then(|template| template.render(Serde(question)));

@@ -45,7 +45,7 @@ impl Role {
     }
 
     /// The variables that a prompt for this role must use.
-    pub(super) fn asked_about(self) -> &'static [&'static str] {
+    pub(super) fn required_variables(self) -> &'static [&'static str] {
         match self {
             Role::Attacker => &["seed"],
             Role::Defender => &["prompt"],
@@ -56,7 +56,7 @@ impl Role {
     }
 
     /// The variables that it may use besides.
-    pub(super) fn told_of(self) -> &'static [&'static str] {
+    pub(super) fn optional_variables(self) -> &'static [&'static str] {
         match self {
             Role::Attacker => &["techniques", "conversation"],
             Role::Evaluator => &["seed", "conversation"],

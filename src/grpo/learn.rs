@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::lanes::{Lanes, pieces};
+use super::shards::{Shards, micro_batches};
 use model::{Checkpoint, Decoder, Packed, Purpose};
 use ops::Value;
 use optim::{AdamW, clip};
@@ -73,8 +73,8 @@ impl Reference {
         most: usize,
     ) -> Result<Reference> {
         let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-        let of_piece = |piece: Range<usize>| {
-            let sequences = &sequences[piece];
+        let of_micro_batch = |micro_batch: Range<usize>| {
+            let sequences = &sequences[micro_batch];
             let (batch, starts) = pack(sequences);
             let (hidden, targets) = decoder.predicting(&batch, &starts)?;
             let scored = decoder.scored(&hidden, targets, temperature)?;
@@ -88,11 +88,11 @@ impl Reference {
             sequences.iter().map(row).collect::<Result<Vec<(Vec<f32>, Tensor)>>>()
         };
         let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
-        let pieces = pieces(&checkpoint.compute, &lengths, most);
+        let micro_batches = micro_batches(&checkpoint.compute, &lengths, most);
         // On a GPU one after the other, because micro-batches are to bound its memory.
         let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
-            true => pieces.into_par_iter().map(of_piece).collect::<Result<_>>()?,
-            false => pieces.into_iter().map(of_piece).collect::<Result<_>>()?,
+            true => micro_batches.into_par_iter().map(of_micro_batch).collect::<Result<_>>()?,
+            false => micro_batches.into_iter().map(of_micro_batch).collect::<Result<_>>()?,
         };
         let (logprobs, hidden) = rows.into_iter().flatten().unzip();
         Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
@@ -143,14 +143,14 @@ pub struct Pass {
     /// The temperature of log-probabilities.
     pub temperature: f64,
     /// Number of consecutive sequences that form a unit, such as a pair: a micro-batch has all of them or none.
-    pub together: usize,
+    pub unit_size: usize,
     /// Most units that are differentiated at the same time.
     pub micro_batch: usize,
     pub gradient_checkpointing: bool,
 }
 
 /// The policy's output for a micro-batch: for the M tokens of its completions, one after the other.
-pub struct Said {
+pub struct PolicyOutput {
     /// Log-probabilities, \[M\], on the CPU.
     pub logprobs: Tensor,
     /// Entropies in nats, M.
@@ -166,25 +166,25 @@ pub fn accumulate<R: Send>(
     sequences: &[Sequence],
     reference: &Reference,
     pass: &Pass,
-    loss: impl Fn(&[usize], &Said) -> Result<(Tensor, R)> + Sync,
+    loss: impl Fn(&[usize], &PolicyOutput) -> Result<(Tensor, R)> + Sync,
 ) -> Result<(Vec<Tensor>, Vec<R>)> {
     let decoder = training(policy, pass.gradient_checkpointing)?;
     let tokens = |sequences: &[Sequence]| sequences.iter().map(Sequence::tokens).sum();
-    let lengths: Vec<usize> = sequences.chunks(pass.together).map(tokens).collect();
-    let lanes = Lanes::new(&policy.compute, &lengths, pass.micro_batch, policy.trained().bytes());
-    let (sum, made) = lanes.accumulate(|units, sum| {
+    let lengths: Vec<usize> = sequences.chunks(pass.unit_size).map(tokens).collect();
+    let shards = Shards::new(&policy.compute, &lengths, pass.micro_batch, policy.trained().bytes());
+    let (sum, made) = shards.accumulate(|units, sum| {
         let rows: Vec<usize> =
-            units.iter().flat_map(|unit| unit * pass.together..(unit + 1) * pass.together).collect();
+            units.iter().flat_map(|unit| unit * pass.unit_size..(unit + 1) * pass.unit_size).collect();
         let micro: Vec<Sequence> = rows.iter().map(|&row| sequences[row]).collect();
         let (batch, starts) = pack(&micro);
         let (hidden, targets) = decoder.predicting(&batch, &starts)?;
         let scored = decoder.scored(&hidden, targets, pass.temperature)?;
-        let said = Said {
+        let output = PolicyOutput {
             logprobs: on_cpu(&scored.tensor().get(0)?)?,
             entropies: on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?,
             kl: reference.divergence(&decoder, &hidden, &rows, pass.temperature)?,
         };
-        let (gradient, made) = loss(units, &said)?;
+        let (gradient, made) = loss(units, &output)?;
         let like = scored.tensor();
         let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
         scored.backward(gradient, sum)?;
@@ -202,15 +202,15 @@ pub struct Steps {
 }
 
 /// Decides before each step whether to take it, given its number, from 1, and the report on the model before it.
-pub type Passes<'a> = dyn FnMut(usize, &StepReport) -> bool + 'a;
+pub type StepGuard<'a> = dyn FnMut(usize, &StepReport) -> bool + 'a;
 
 /// Takes steps with the result of `gradients`, each only if its report passes. Returns the last report.
-pub fn take(
+pub fn take_steps(
     policy: &Checkpoint,
     optimizer: &mut AdamW,
     steps: &Steps,
     gradients: impl Fn() -> Result<(Vec<Tensor>, StepReport)>,
-    passes: &mut Passes,
+    passes: &mut StepGuard,
 ) -> Result<StepReport> {
     let mut report = StepReport::default();
     for iteration in 1..=steps.num_iterations {
@@ -228,7 +228,7 @@ pub fn take(
 /// several.
 pub fn unguarded(
     num_iterations: usize,
-    steps: impl FnOnce(&mut Passes) -> Result<StepReport>,
+    steps: impl FnOnce(&mut StepGuard) -> Result<StepReport>,
 ) -> Result<StepReport> {
     let mut broken = Ok(());
     let report = steps(&mut |iteration, report| {

@@ -3,15 +3,15 @@
 //! (DPO and IPO) and the supervised step, whose losses are of the same log-probabilities.
 
 mod advantage;
-mod lanes;
 mod learn;
 mod loss;
 mod preference;
 mod repetition;
+mod shards;
 mod step;
 
 pub use advantage::{ScaleRewards, advantages, decoupled_advantages};
-pub use learn::{PairReport, Passes, Reference, StepReport, unguarded};
+pub use learn::{PairReport, Reference, StepGuard, StepReport, unguarded};
 pub use loss::{GrpoConfig, ImportanceLevel, LossType};
 pub use preference::{DpoLoss, Pair, PairLoss, PreferenceConfig, preference_gradients, preference_step};
 pub use repetition::repetition;

@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::learn::{
-    PairReport, Pass, Passes, Reference, Said, Sequence, StepReport, Steps, accumulate, ensure_prompts, take,
+    PairReport, Pass, PolicyOutput, Reference, Sequence, StepGuard, StepReport, Steps, accumulate,
+    ensure_prompts, take_steps,
 };
 use model::Checkpoint;
 use optim::{AdamW, AdamWConfig};
@@ -147,14 +148,14 @@ pub fn preference_step(
     pairs: &[Pair],
     loss: PairLoss,
     config: &PreferenceConfig,
-    passes: &mut Passes,
+    passes: &mut StepGuard,
 ) -> Result<StepReport> {
     ensure_tokens(pairs)?;
     let reference = Reference::of_pairs(reference, pairs, config)?;
     let steps =
         Steps { num_iterations: config.num_iterations, max_grad_norm: config.max_grad_norm, lr: config.lr };
     let gradients = || preference_gradients(policy, &reference, pairs, loss, config);
-    take(policy, optimizer, &steps, gradients, passes)
+    take_steps(policy, optimizer, &steps, gradients, passes)
 }
 
 impl Reference {
@@ -174,12 +175,12 @@ pub fn preference_gradients(
 ) -> Result<(Vec<Tensor>, StepReport)> {
     let pass = Pass {
         temperature: 1.0,
-        together: 2,
+        unit_size: 2,
         micro_batch: config.micro_batch,
         gradient_checkpointing: config.gradient_checkpointing,
     };
-    let of_piece = |rows: &[usize], said: &Said| {
-        let logprobs = said.logprobs.to_vec1::<f32>()?;
+    let of_micro_batch = |rows: &[usize], output: &PolicyOutput| {
+        let logprobs = output.logprobs.to_vec1::<f32>()?;
         let (mut rest, mut gradient, mut sums) = (&logprobs[..], Vec::new(), Sums::default());
         for &row in rows {
             let pair = &pairs[row];
@@ -200,13 +201,13 @@ pub fn preference_gradients(
             sums.add(value, log_ratios.map(|log_ratio| config.beta * log_ratio));
         }
         sums.tokens = gradient.len();
-        sums.kl = said.kl.unwrap_or(0.0);
-        sums.entropy = said.entropies.iter().copied().map(f64::from).sum();
+        sums.kl = output.kl.unwrap_or(0.0);
+        sums.entropy = output.entropies.iter().copied().map(f64::from).sum();
         // The loss has no entropies.
         gradient.resize(2 * sums.tokens, 0.0);
         Ok((Tensor::from_vec(gradient, (2, sums.tokens), &Device::Cpu)?, sums))
     };
-    let (gradients, sums) = accumulate(policy, &sequences(pairs), reference, &pass, of_piece)?;
+    let (gradients, sums) = accumulate(policy, &sequences(pairs), reference, &pass, of_micro_batch)?;
     Ok((gradients, Sums::report(&sums, pairs.len())))
 }
 

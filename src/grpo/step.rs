@@ -2,12 +2,12 @@
 
 use candle_core::{Device, Result, Tensor, Var, bail};
 
-use super::lanes::Lanes;
 use super::learn::{
-    Pass, Passes, Reference, Said, Sequence, StepReport, Steps, accumulate, ensure_finite, ensure_prompts,
-    on_cpu, take, training, unguarded,
+    Pass, PolicyOutput, Reference, Sequence, StepGuard, StepReport, Steps, accumulate, ensure_finite,
+    ensure_prompts, on_cpu, take_steps, training, unguarded,
 };
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
+use super::shards::Shards;
 use model::{Checkpoint, Packed};
 use optim::{AdamW, clip};
 
@@ -43,7 +43,7 @@ pub fn guarded_step(
     optimizer: &mut AdamW,
     samples: &[Sample],
     grpo: &GrpoConfig,
-    passes: &mut Passes,
+    passes: &mut StepGuard,
 ) -> Result<StepReport> {
     let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.completion.is_empty()).collect();
     if samples.is_empty() {
@@ -54,7 +54,7 @@ pub fn guarded_step(
         |reference| Reference::of(reference, &sequences(&samples), grpo.temperature(), grpo.micro_batch);
     let reference = reference.map(on_samples).transpose()?.unwrap_or_default();
     let steps = Steps { num_iterations: grpo.num_iterations, max_grad_norm: grpo.max_grad_norm, lr: grpo.lr };
-    take(policy, optimizer, &steps, || gradients(policy, &reference, &samples, grpo), passes)
+    take_steps(policy, optimizer, &steps, || gradients(policy, &reference, &samples, grpo), passes)
 }
 
 fn sequences<'a>(samples: &[&'a Sample]) -> Vec<Sequence<'a>> {
@@ -68,14 +68,14 @@ pub fn gradients(
     samples: &[&Sample],
     grpo: &GrpoConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
-    let whole = Whole::of(samples, grpo);
+    let normalizer = LossNormalizer::of(samples, grpo);
     let pass = Pass {
         temperature: grpo.temperature(),
-        together: 1,
+        unit_size: 1,
         micro_batch: grpo.micro_batch,
         gradient_checkpointing: grpo.gradient_checkpointing,
     };
-    let loss = |rows: &[usize], said: &Said| {
+    let loss = |rows: &[usize], output: &PolicyOutput| {
         let micro: Vec<&Sample> = rows.iter().map(|&row| samples[row]).collect();
         let per_token = |value: &dyn Fn(&Sample) -> f64| -> Vec<f32> {
             let of = |sample: &&Sample| std::iter::repeat_n(value(sample) as f32, sample.completion.len());
@@ -85,22 +85,22 @@ pub fn gradients(
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
             reference: rows.iter().flat_map(|&row| reference.logprobs(row)).copied().collect(),
             advantages: per_token(&|sample| sample.advantage),
-            weights: per_token(&|sample| whole.share(sample, grpo)),
+            weights: per_token(&|sample| normalizer.token_weight(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
         };
         // candle differentiates the loss by the log-probabilities; the decoder's own graph continues from there.
-        let logprobs = Var::from_tensor(&said.logprobs)?;
+        let logprobs = Var::from_tensor(&output.logprobs)?;
         let loss = token_loss(logprobs.as_tensor(), &tokens, grpo)?;
-        let entropies = &said.entropies;
+        let entropies = &output.entropies;
         // The weight of each token's entropy in the loss: −coefficient / number of tokens that count.
         let bonus = per_token(&|sample| match left_out(sample, grpo) {
             true => 0.0,
-            false => -grpo.entropy_coef / whole.tokens.max(1) as f64,
+            false => -grpo.entropy_coef / normalizer.tokens.max(1) as f64,
         });
         let rewarded: f64 = bonus.iter().zip(entropies).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let report = StepReport {
             loss: f64::from(loss.loss.to_scalar::<f32>()?) + rewarded,
-            kl: said.kl.unwrap_or(loss.kl),
+            kl: output.kl.unwrap_or(loss.kl),
             entropy: entropies.iter().copied().map(f64::from).sum::<f64>(),
             clipped: loss.clipped as f64,
             tokens: tokens.old.len(),
@@ -127,17 +127,17 @@ pub fn gradients(
 }
 
 /// The divisors of averages over all micro-batches.
-struct Whole {
+struct LossNormalizer {
     completions: usize,
     tokens: usize,
     longest: usize,
 }
 
-impl Whole {
-    fn of(samples: &[&Sample], grpo: &GrpoConfig) -> Whole {
+impl LossNormalizer {
+    fn of(samples: &[&Sample], grpo: &GrpoConfig) -> LossNormalizer {
         let lengths = || samples.iter().map(|sample| sample.completion.len());
         let counted = samples.iter().filter(|sample| !left_out(sample, grpo));
-        Whole {
+        LossNormalizer {
             completions: samples.len(),
             tokens: counted.map(|sample| sample.completion.len()).sum(),
             longest: grpo.max_completion_length.unwrap_or_else(|| lengths().max().unwrap_or(1)),
@@ -145,7 +145,7 @@ impl Whole {
     }
 
     /// The weight of each token of a sample: the weighted sum over all tokens is the loss.
-    fn share(&self, sample: &Sample, grpo: &GrpoConfig) -> f64 {
+    fn token_weight(&self, sample: &Sample, grpo: &GrpoConfig) -> f64 {
         let divisor = match grpo.loss_type {
             LossType::Grpo => self.completions * sample.completion.len(),
             LossType::DrGrpo => self.completions * self.longest,
@@ -202,10 +202,10 @@ pub fn supervised_gradients(
     let lengths: Vec<usize> =
         examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).collect();
     let tokens: usize = examples.iter().map(|(_, completion)| completion.len()).sum();
-    let share = -1.0 / tokens as f32;
+    let token_weight = -1.0 / tokens as f32;
     let decoder = training(policy, config.gradient_checkpointing)?;
-    let lanes = Lanes::new(&policy.compute, &lengths, config.micro_batch, policy.trained().bytes());
-    let (sum, totals) = lanes.accumulate(|rows, sum| {
+    let shards = Shards::new(&policy.compute, &lengths, config.micro_batch, policy.trained().bytes());
+    let (sum, totals) = shards.accumulate(|rows, sum| {
         let examples = rows.iter().map(|&row| examples[row]);
         let starts: Vec<usize> = examples.clone().map(|(prompt, _)| prompt.len()).collect();
         let rows: Vec<Vec<u32>> =
@@ -213,7 +213,7 @@ pub fn supervised_gradients(
         let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
         let tokens = scored.tensor().dim(1)?;
         let totals = on_cpu(&scored.tensor().sum(1)?)?.to_vec1::<f32>()?;
-        let gradient = (0..2 * tokens).map(|at| if at < tokens { share } else { 0.0 }).collect();
+        let gradient = (0..2 * tokens).map(|at| if at < tokens { token_weight } else { 0.0 }).collect();
         let like = scored.tensor();
         let gradient = Tensor::from_vec::<_, f32>(gradient, (2, tokens), &Device::Cpu)?;
         let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;

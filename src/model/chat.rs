@@ -7,7 +7,7 @@ use minijinja::{Environment, ErrorKind, Value, context};
 
 use super::keys::is_there;
 use super::{Error, Result};
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +52,8 @@ impl ChatTemplate {
     pub(super) fn load(folder: &Path, config: &serde_json::Value) -> Result<Option<ChatTemplate>> {
         let path = folder.join(FILE);
         let (path, source) = if is_there(&path)? {
-            let source =
-                read::text(&path, MOST_TEXT).map_err(|cause| Error::Read { path: path.clone(), cause })?;
+            let source = read::text(&path, MAX_TEXT_BYTES)
+                .map_err(|cause| Error::Read { path: path.clone(), cause })?;
             (path, source)
         } else {
             let named = |list: &Vec<serde_json::Value>| {
@@ -145,7 +145,7 @@ impl ChatTemplate {
             conversations.iter().map(text).collect::<std::result::Result<_, _>>()
         };
         let render = || render().map_err(|error| self.invalid("fails", &error));
-        let rendered = template::with_room(render);
+        let rendered = template::with_large_stack(render);
         rendered.map_err(|cause| Error::Read { path: self.path.clone(), cause })?
     }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
-use super::keys::{self, Keys, Read, brief};
+use super::harmless::{BOOKKEEPING, INTERNAL_PREFIXES, SAMPLING};
+use super::keys::{self, ConfigResult, Keys, brief};
 use super::{Error, Result};
 
 /// Families of decoders. They differ in the norms of queries and keys, in biases, and in their names in config.json.
@@ -89,12 +89,12 @@ pub struct Config {
 const MOST_LAYERS: usize = 4096;
 
 /// Reads `rope_parameters` or `rope_scaling`: the base, and the scaling of the frequencies.
-fn rope(value: &Value, name: &str) -> Read<(Option<f64>, RopeScaling)> {
+fn rope(value: &Value, name: &str) -> ConfigResult<(Option<f64>, RopeScaling)> {
     let mut keys = Keys::of(value, name)?;
     let theta = keys.take("rope_theta")?;
     let kind: Option<String> = keys.alias(&["rope_type", "type"])?;
     keys.only("partial_rotary_factor", "1", is_one)?;
-    let number = |keys: &mut Keys, key: &str| -> Read<f64> {
+    let number = |keys: &mut Keys, key: &str| -> ConfigResult<f64> {
         let value: f64 = keys.need(key)?;
         if value > 0.0 && value.is_finite() {
             return Ok(value);
@@ -135,7 +135,7 @@ fn is_one(value: &Value) -> bool {
 }
 
 /// Reads the base of rotary angles and their scaling, which may be given in one key or in several.
-fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
+fn ropes(keys: &mut Keys) -> ConfigResult<(f64, RopeScaling)> {
     let mut theta = keys.take::<f64>("rope_theta")?.map(|theta| ("rope_theta", theta));
     let mut scaling: Option<(&str, RopeScaling)> = None;
     // transformers 5 writes both into `rope_parameters`, transformers 4 writes `rope_scaling` beside `rope_theta`.
@@ -164,7 +164,7 @@ fn ropes(keys: &mut Keys) -> Read<(f64, RopeScaling)> {
 
 const KEEP_ONE: &str = "both keys mean the same, keep the correct one";
 
-fn ensure_in_vocabulary(key: &str, ids: &[u32], vocab_size: usize) -> Read<()> {
+fn ensure_in_vocabulary(key: &str, ids: &[u32], vocab_size: usize) -> ConfigResult<()> {
     match ids.iter().find(|id| **id as usize >= vocab_size) {
         None => Ok(()),
         Some(id) => Err(format!("`{key}` must be below `vocab_size` = {vocab_size}, found {id}")),
@@ -172,7 +172,7 @@ fn ensure_in_vocabulary(key: &str, ids: &[u32], vocab_size: usize) -> Read<()> {
 }
 
 /// Reads one id or a list of ids. Older conversions write −1 for none.
-fn token_ids(keys: &mut Keys, key: &str) -> Read<Vec<u32>> {
+fn token_ids(keys: &mut Keys, key: &str) -> ConfigResult<Vec<u32>> {
     let ids = match keys.take::<Value>(key)? {
         None => return Ok(Vec::new()),
         Some(Value::Array(ids)) => ids,
@@ -187,12 +187,12 @@ fn token_ids(keys: &mut Keys, key: &str) -> Read<Vec<u32>> {
 }
 
 /// The end tokens that a generation_config.json adds.
-pub(super) fn generation_ends(json: &Value) -> Read<Vec<u32>> {
+pub(super) fn generation_ends(json: &Value) -> ConfigResult<Vec<u32>> {
     let mut keys = Keys::of(json, "")?;
     let ends = token_ids(&mut keys, "eos_token_id")?;
     keys.harmless(&["pad_token_id", "transformers_version"]);
     keys.harmless(SAMPLING);
-    keys.harmless_beginnings(OWN);
+    keys.harmless_beginnings(INTERNAL_PREFIXES);
     keys.finish()?;
     Ok(ends)
 }
@@ -204,7 +204,7 @@ impl Config {
         Config::of(&json).map_err(|reason| Error::Invalid { path: path.into(), reason })
     }
 
-    fn of(json: &Value) -> Read<Config> {
+    fn of(json: &Value) -> ConfigResult<Config> {
         let mut keys = Keys::of(json, "")?;
         let model_type: String = keys.take("model_type")?.unwrap_or_default();
         let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == model_type) else {
@@ -296,7 +296,7 @@ impl Config {
         ])?;
         keys.harmless(BOOKKEEPING);
         keys.harmless(SAMPLING);
-        keys.harmless_beginnings(OWN);
+        keys.harmless_beginnings(INTERNAL_PREFIXES);
         keys.finish()?;
         config.check()?;
         Ok(config)

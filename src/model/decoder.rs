@@ -11,7 +11,7 @@ use super::config::{Config, Module};
 use super::lora::Adapter;
 use super::{Compute, Params};
 use ops::{
-    Cache, Gradients, Predicting, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
+    Cache, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
     causal_attention, divergences, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows,
     swiglu, token_log_probabilities,
 };
@@ -151,21 +151,21 @@ struct Layer {
 }
 
 /// Where attention finds the earlier tokens.
-enum Past<'a> {
+enum KvMode<'a> {
     /// In the batch itself.
     Batch(&'a Arc<Rows>, &'a Arc<Rope>),
     /// In the batch itself, whose keys and values are stored in a cache.
-    Fill(&'a Arc<Rows>, &'a mut Cache),
+    Prefill(&'a Arc<Rows>, &'a mut Cache),
     /// In the cache; the batch has one new token per row.
     Cache(&'a mut Cache),
 }
 
-impl Past<'_> {
+impl KvMode<'_> {
     /// The rows of the batch, if it has them whole.
     fn rows(&self) -> Option<&Arc<Rows>> {
         match self {
-            Past::Batch(rows, _) | Past::Fill(rows, _) => Some(rows),
-            Past::Cache(_) => None,
+            KvMode::Batch(rows, _) | KvMode::Prefill(rows, _) => Some(rows),
+            KvMode::Cache(_) => None,
         }
     }
 }
@@ -224,7 +224,7 @@ impl Decoder {
     /// Hidden states after the last norm, \[N, D\].
     pub fn hidden(&self, batch: &Packed) -> Result<Value> {
         let rope = self.rope(batch.rows.longest())?;
-        self.forward(&batch.ids, &mut Past::Batch(&batch.rows, &rope), None)
+        self.forward(&batch.ids, &mut KvMode::Batch(&batch.rows, &rope), None)
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
@@ -255,13 +255,13 @@ impl Decoder {
     pub fn prefill(&self, batch: &Packed, cache: &mut Cache) -> Result<Tensor> {
         let rows = &batch.rows;
         let last = Spans::new((0..rows.len()).map(|row| rows.range(row).len() - 1..rows.range(row).len()));
-        let hidden = self.forward(&batch.ids, &mut Past::Fill(rows, cache), Some(&Arc::new(last)))?;
+        let hidden = self.forward(&batch.ids, &mut KvMode::Prefill(rows, cache), Some(&Arc::new(last)))?;
         self.logits(&hidden)
     }
 
     /// Feeds one new token to each row of the cache; returns the logits for the next token, \[rows, V\].
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor> {
-        let hidden = self.forward(ids, &mut Past::Cache(cache), None)?;
+        let hidden = self.forward(ids, &mut KvMode::Cache(cache), None)?;
         cache.advance();
         self.logits(&hidden)
     }
@@ -297,8 +297,8 @@ impl Decoder {
         temperature: f64,
     ) -> Result<Vec<f32>> {
         let [weight, reference] = [self, other].map(|decoder| decoder.head.full(decoder.compute.dtype));
-        let own = Predicting { hidden, weight: &weight? };
-        divergences(own, Predicting { hidden: of_other, weight: &reference? }, temperature)
+        let own = OutputHead { hidden, weight: &weight? };
+        divergences(own, OutputHead { hidden: of_other, weight: &reference? }, temperature)
     }
 
     /// The hidden states \[M, D\] from which each row's tokens from `starts[row]` on are predicted, and these tokens.
@@ -314,11 +314,11 @@ impl Decoder {
             targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
         }
         let (spans, rope) = (Arc::new(Spans::new(predicting)), self.rope(rows.longest())?);
-        Ok((self.forward(&batch.ids, &mut Past::Batch(rows, &rope), Some(&spans))?, targets))
+        Ok((self.forward(&batch.ids, &mut KvMode::Batch(rows, &rope), Some(&spans))?, targets))
     }
 
     /// Hidden states after the last norm, of all tokens or of those of `wanted`. The last layer then computes only those.
-    fn forward(&self, ids: &[u32], past: &mut Past, wanted: Option<&Arc<Spans>>) -> Result<Value> {
+    fn forward(&self, ids: &[u32], past: &mut KvMode, wanted: Option<&Arc<Spans>>) -> Result<Value> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
             bail!("token {id} is outside the vocabulary of {}", self.config.vocab_size);
         }
@@ -326,11 +326,11 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let wanted = wanted.filter(|_| index + 1 == self.layers.len());
             x = match &*past {
-                Past::Batch(rows, rope) if self.checkpointing => {
+                KvMode::Batch(rows, rope) if self.checkpointing => {
                     let (kept, rows, rope) = (layer.clone(), Arc::clone(rows), Arc::clone(rope));
                     let (parameters, wanted): (Vec<&Value>, _) = (layer.values().collect(), wanted.cloned());
                     x.checkpoint(&parameters, move |x| {
-                        kept.forward(index, x, &mut Past::Batch(&rows, &rope), wanted.as_ref())
+                        kept.forward(index, x, &mut KvMode::Batch(&rows, &rope), wanted.as_ref())
                     })?
                 }
                 _ => layer.forward(index, &x, past, wanted)?,
@@ -431,7 +431,7 @@ impl Layer {
         &self,
         index: usize,
         x: &Value,
-        past: &mut Past,
+        past: &mut KvMode,
         wanted: Option<&Arc<Spans>>,
     ) -> Result<Value> {
         let mut h = rms_norm(x, &self.input_norm, self.epsilon)?;
@@ -458,16 +458,16 @@ impl Layer {
         q: &Value,
         k: &Value,
         v: &Value,
-        past: &mut Past,
+        past: &mut KvMode,
         wanted: Option<&Arc<Spans>>,
     ) -> Result<Value> {
         let (rows, rope) = match past {
-            Past::Batch(rows, rope) => (*rows, *rope),
-            Past::Fill(rows, cache) => {
+            KvMode::Batch(rows, rope) => (*rows, *rope),
+            KvMode::Prefill(rows, cache) => {
                 cache.fill(index, k.tensor(), v.tensor(), rows)?;
                 (*rows, cache.rope())
             }
-            Past::Cache(cache) => {
+            KvMode::Cache(cache) => {
                 return Ok(Value::constant(cache.attend(index, q.tensor(), k.tensor(), v.tensor())?));
             }
         };

@@ -9,9 +9,9 @@ use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::Value;
 use tokenizers::{PaddingParams, TruncationParams};
 
-use super::harmless::{BOOKKEEPING, OWN, SAMPLING};
-use super::keys::{self, Keys, Read, read_json, read_json_if_there};
-use super::marks::Marks;
+use super::harmless::{BOOKKEEPING, INTERNAL_PREFIXES, SAMPLING};
+use super::keys::{self, ConfigResult, Keys, read_json, read_json_if_there};
+use super::marks::ControlTokens;
 use super::weights::Weights;
 use super::{Compute, Error, Result};
 
@@ -29,10 +29,10 @@ pub struct Embedder {
 
 const SENTENCE: &str = "sentence_bert_config.json";
 
-type Check = fn(&Value) -> Read<()>;
+type Check = fn(&Value) -> ConfigResult<()>;
 
 /// The files that sentence-transformers writes beside the encoder, and their checks.
-const BESIDE: [(&str, Check); 4] = [
+const SENTENCE_TRANSFORMERS_FILES: [(&str, Check); 4] = [
     ("modules.json", check_modules),
     ("1_Pooling/config.json", check_pooling),
     (SENTENCE, check_sentence),
@@ -40,7 +40,7 @@ const BESIDE: [(&str, Check); 4] = [
 ];
 
 /// Checks that config.json asks for what [`BertModel`] computes.
-fn check(json: &Value) -> Read<()> {
+fn check(json: &Value) -> ConfigResult<()> {
     let mut keys = Keys::of(json, "")?;
     keys.only("position_embedding_type", "absolute", |kind| kind == "absolute")?;
     keys.off(&[
@@ -76,13 +76,13 @@ fn check(json: &Value) -> Read<()> {
     keys.alias::<String>(&["dtype", "torch_dtype"])?;
     keys.harmless(BOOKKEEPING);
     keys.harmless(SAMPLING);
-    keys.harmless_beginnings(OWN);
+    keys.harmless_beginnings(INTERNAL_PREFIXES);
     keys.finish()
 }
 
 /// Checks the modules between a text and its vector: an encoder, mean pooling, and perhaps normalisation, which is done here
 /// in any case.
-fn check_modules(json: &Value) -> Read<()> {
+fn check_modules(json: &Value) -> ConfigResult<()> {
     let known = ["Transformer", "Pooling", "Normalize"];
     for module in json.as_array().ok_or("must be a list of modules")? {
         let kind = module["type"].as_str().unwrap_or_default();
@@ -93,7 +93,7 @@ fn check_modules(json: &Value) -> Read<()> {
     Ok(())
 }
 
-fn check_pooling(json: &Value) -> Read<()> {
+fn check_pooling(json: &Value) -> ConfigResult<()> {
     let mut keys = Keys::of(json, "")?;
     keys.only("pooling_mode", "mean", |mode| mode == "mean")?;
     if keys.take("pooling_mode_mean_tokens")? == Some(false) {
@@ -113,7 +113,7 @@ fn check_pooling(json: &Value) -> Read<()> {
     keys.finish()
 }
 
-fn check_sentence(json: &Value) -> Read<()> {
+fn check_sentence(json: &Value) -> ConfigResult<()> {
     let mut keys = Keys::of(json, "")?;
     keys.take::<usize>("max_seq_length")?;
     // tokenizer.json defines whether case matters.
@@ -122,7 +122,7 @@ fn check_sentence(json: &Value) -> Read<()> {
     keys.finish()
 }
 
-fn check_library(json: &Value) -> Read<()> {
+fn check_library(json: &Value) -> ConfigResult<()> {
     let mut keys = Keys::of(json, "")?;
     keys.off(&["default_prompt_name"])?;
     keys.harmless(&["__version__", "prompts", "similarity_fn_name", "model_type"]);
@@ -151,7 +151,7 @@ impl Embedder {
                 config.hidden_size
             )));
         }
-        for (name, check) in BESIDE {
+        for (name, check) in SENTENCE_TRANSFORMERS_FILES {
             let path = folder.join(name);
             if let Some(json) = read_json_if_there(&path)? {
                 check(&json).map_err(|reason| Error::Invalid { path, reason })?;
@@ -184,7 +184,7 @@ impl Embedder {
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let mut vectors = Vec::with_capacity(texts.len());
         for texts in texts.chunks(BATCH) {
-            let texts: Vec<String> = texts.iter().map(|text| Marks::plain(text)).collect();
+            let texts: Vec<String> = texts.iter().map(|text| ControlTokens::plain(text)).collect();
             let encodings = self
                 .tokenizer
                 .encode_batch(texts, true)
@@ -225,7 +225,7 @@ fn tokenizer(folder: &Path, config: &Config) -> Result<(tokenizers::Tokenizer, u
             "token ids must be below `vocab_size` = {size} of config.json, found {id} (`{token}`)"
         )));
     }
-    let mut tokenizer = Marks::of(&tokenizer, &text).map_err(&invalid)?.into_tokenizer();
+    let mut tokenizer = ControlTokens::of(&tokenizer, &text).map_err(&invalid)?.into_tokenizer();
     let sentence = read_json_if_there(&folder.join(SENTENCE))?;
     let asked = sentence.and_then(|sentence| sentence["max_seq_length"].as_u64());
     let longest = asked.map_or(config.max_position_embeddings, |asked| asked as usize);

@@ -16,7 +16,7 @@ use tokenizers::AddedToken;
 use super::chat::ChatTemplate;
 use super::config::{Config, Family, Module, RopeScaling};
 use super::gguf_header;
-use super::keys::{Read, is_there};
+use super::keys::{ConfigResult, is_there};
 use super::{Checkpoint, Compute, Error, Params, Result, Tokenizer};
 use store::read;
 
@@ -102,7 +102,7 @@ impl Metadata<'_> {
         self.values.get(key)
     }
 
-    fn text(&mut self, key: &str) -> Read<Option<String>> {
+    fn text(&mut self, key: &str) -> ConfigResult<Option<String>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -110,7 +110,7 @@ impl Metadata<'_> {
         }
     }
 
-    fn size(&mut self, key: &str) -> Read<Option<usize>> {
+    fn size(&mut self, key: &str) -> ConfigResult<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = match value {
             Value::U8(number) => Some(u64::from(*number)),
@@ -127,7 +127,7 @@ impl Metadata<'_> {
             .ok_or_else(|| format!("`{key}` must be a whole number of at least 0, found {}", brief(value)))
     }
 
-    fn real(&mut self, key: &str) -> Read<Option<f64>> {
+    fn real(&mut self, key: &str) -> ConfigResult<Option<f64>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::F32(number)) => Ok(Some(f64::from(*number))),
@@ -137,7 +137,7 @@ impl Metadata<'_> {
     }
 
     /// Requires a key that follows from others to be missing or to have this value.
-    fn must_be(&mut self, key: &str, expected: usize) -> Read<()> {
+    fn must_be(&mut self, key: &str, expected: usize) -> ConfigResult<()> {
         match self.size(key)? {
             Some(found) if found != expected => Err(format!("`{key}` must be {expected}, found {found}")),
             _ => Ok(()),
@@ -146,7 +146,7 @@ impl Metadata<'_> {
 
     /// Refuses keys that have not been read, of the architecture, of split files and of adapters. Other namespaces are
     /// bookkeeping of the program that made the file.
-    fn finish(self, architecture: &str) -> Read<()> {
+    fn finish(self, architecture: &str) -> ConfigResult<()> {
         let counts = [architecture, "split", "adapter"].map(|name| format!("{name}."));
         let unknown =
             |key: &&String| !self.known.contains(*key) && counts.iter().any(|start| key.starts_with(start));
@@ -168,7 +168,7 @@ fn brief(value: &Value) -> String {
     }
 }
 
-fn config(content: &Content) -> Read<Config> {
+fn config(content: &Content) -> ConfigResult<Config> {
     let mut keys = Metadata { values: &content.metadata, known: BTreeSet::new() };
     let name = keys.text("general.architecture")?.unwrap_or_default();
     let family = match name.as_str() {
@@ -182,7 +182,7 @@ fn config(content: &Content) -> Read<Config> {
     }
     let of = |key: &str| format!("{name}.{key}");
     let required =
-        |value: Read<Option<usize>>, key: &str| value?.ok_or_else(|| format!("has no `{}`", of(key)));
+        |value: ConfigResult<Option<usize>>, key: &str| value?.ok_or_else(|| format!("has no `{}`", of(key)));
     let mut size = |key: &str| required(keys.size(&of(key)), key);
     let (heads, hidden_size) = (size("attention.head_count")?, size("embedding_length")?);
     let (intermediate_size, layers) = (size("feed_forward_length")?, size("block_count")?);
@@ -218,7 +218,7 @@ fn config(content: &Content) -> Read<Config> {
             ));
         }
     };
-    let mut id = |key: &str| -> Read<Option<u32>> {
+    let mut id = |key: &str| -> ConfigResult<Option<u32>> {
         let key = format!("tokenizer.ggml.{key}_token_id");
         let id = keys.size(&key)?;
         id.map(|id| u32::try_from(id).map_err(|_| format!("`{key}` must be a token id, found {id}")))
@@ -377,7 +377,7 @@ impl Source<'_> {
             // Unpacking gives exactly the numbers of the file's blocks, in f32.
             let packed = shape.len() > 1 && !self.compute.dequantize;
             let tensor = match (config.family, heads(&name, config)) {
-                (Family::Llama, Some(heads)) => untwist(&tensor, heads, &self.compute.device)?,
+                (Family::Llama, Some(heads)) => unpermute_rotary(&tensor, heads, &self.compute.device)?,
                 _ => tensor,
             };
             if packed && !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
@@ -437,7 +437,7 @@ fn heads(name: &str, config: &Config) -> Option<usize> {
 /// Undoes llama.cpp's order of rotary dimensions. Llama files interleave the two halves of each head, because llama.cpp
 /// rotates neighbours together; here dimension i rotates with i + size / 2. Each row is quantised on its own, so rows can be
 /// reordered without unpacking.
-fn untwist(tensor: &QTensor, heads: usize, device: &Device) -> Result<QTensor> {
+fn unpermute_rotary(tensor: &QTensor, heads: usize, device: &Device) -> Result<QTensor> {
     let shape = tensor.shape().clone();
     let rows = shape.dims()[0];
     let data = tensor.data()?;

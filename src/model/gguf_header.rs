@@ -9,7 +9,7 @@ use candle_core::Shape;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, DEFAULT_ALIGNMENT, TensorInfo, Value, VersionedMagic};
 
-use super::keys::Read as Understood;
+use super::keys::ConfigResult as HeaderResult;
 
 /// Most bytes of a header; with a vocabulary of 256,000 tokens it takes 16 MiB.
 const MOST_BYTES: u64 = 1 << 28;
@@ -23,7 +23,7 @@ const ALIGNMENT: &str = "general.alignment";
 const ARRAY: u32 = 9;
 
 /// Reads the header of a file of `length` bytes.
-pub fn read(reader: &mut (impl Read + Seek), length: u64) -> Understood<Content> {
+pub fn read(reader: &mut (impl Read + Seek), length: u64) -> HeaderResult<Content> {
     let (mut header, magic) = Header::begin(reader, length)?;
     let (tensors, keys) = (header.u64("the number of tensors")?, header.u64("the number of keys")?);
     let mut metadata = HashMap::new();
@@ -51,7 +51,7 @@ pub fn read(reader: &mut (impl Read + Seek), length: u64) -> Understood<Content>
 }
 
 /// The value of the first key with this ending, if it is a whole number. Nothing after it is read.
-pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> Understood<Option<u64>> {
+pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> HeaderResult<Option<u64>> {
     let (mut header, _) = Header::begin(reader, length)?;
     header.u64("the number of tensors")?;
     for number in 0..header.u64("the number of keys")? {
@@ -70,7 +70,7 @@ pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> Unders
 }
 
 /// The bytes of which the offset of each tensor must be a multiple.
-fn alignment(metadata: &HashMap<String, Value>) -> Understood<u64> {
+fn alignment(metadata: &HashMap<String, Value>) -> HeaderResult<u64> {
     match metadata.get(ALIGNMENT) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(Value::U32(alignment)) if alignment.is_power_of_two() && (8..=1 << 16).contains(alignment) => {
@@ -83,7 +83,7 @@ fn alignment(metadata: &HashMap<String, Value>) -> Understood<u64> {
 }
 
 /// Checks that the tensors are within the file, aligned and apart from each other; `length` is that of the tensors' data.
-fn ensure_places(tensors: &HashMap<String, TensorInfo>, alignment: u64, length: u64) -> Understood<()> {
+fn ensure_places(tensors: &HashMap<String, TensorInfo>, alignment: u64, length: u64) -> HeaderResult<()> {
     let mut places = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
         let bytes =
@@ -121,7 +121,7 @@ struct Header<'a, R> {
 
 impl<'a, R: Read> Header<'a, R> {
     /// Reads the magic number and the version.
-    fn begin(reader: &'a mut R, length: u64) -> Understood<(Header<'a, R>, VersionedMagic)> {
+    fn begin(reader: &'a mut R, length: u64) -> HeaderResult<(Header<'a, R>, VersionedMagic)> {
         let mut header = Header { reader, at: 0, end: length.min(MOST_BYTES), elements: 0 };
         let magic = header.bytes::<4>("its first word")?;
         if magic != *b"GGUF" {
@@ -138,7 +138,7 @@ impl<'a, R: Read> Header<'a, R> {
     }
 
     /// Checks that the file can have as many more bytes.
-    fn reserve(&mut self, bytes: u64, what: &str) -> Understood<()> {
+    fn reserve(&mut self, bytes: u64, what: &str) -> HeaderResult<()> {
         match self.at.checked_add(bytes).filter(|at| *at <= self.end) {
             Some(at) => self.at = at,
             None => {
@@ -150,22 +150,22 @@ impl<'a, R: Read> Header<'a, R> {
         Ok(())
     }
 
-    fn bytes<const N: usize>(&mut self, what: &str) -> Understood<[u8; N]> {
+    fn bytes<const N: usize>(&mut self, what: &str) -> HeaderResult<[u8; N]> {
         self.reserve(N as u64, what)?;
         let mut bytes = [0; N];
         self.reader.read_exact(&mut bytes).map_err(|error| format!("{what} cannot be read: {error}"))?;
         Ok(bytes)
     }
 
-    fn u32(&mut self, what: &str) -> Understood<u32> {
+    fn u32(&mut self, what: &str) -> HeaderResult<u32> {
         self.bytes(what).map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self, what: &str) -> Understood<u64> {
+    fn u64(&mut self, what: &str) -> HeaderResult<u64> {
         self.bytes(what).map(u64::from_le_bytes)
     }
 
-    fn text(&mut self, what: &str) -> Understood<String> {
+    fn text(&mut self, what: &str) -> HeaderResult<String> {
         let length = self.u64(what)?;
         self.reserve(length, what)?;
         let mut bytes = vec![0; length as usize];
@@ -173,7 +173,7 @@ impl<'a, R: Read> Header<'a, R> {
         String::from_utf8(bytes).map_err(|_| format!("{what} is not UTF-8"))
     }
 
-    fn value(&mut self, key: &str, kind: u32) -> Understood<Value> {
+    fn value(&mut self, key: &str, kind: u32) -> HeaderResult<Value> {
         Ok(match kind {
             0 => Value::U8(self.bytes::<1>(key)?[0]),
             1 => Value::I8(i8::from_le_bytes(self.bytes(key)?)),
@@ -196,7 +196,7 @@ impl<'a, R: Read> Header<'a, R> {
         })
     }
 
-    fn array(&mut self, key: &str) -> Understood<Value> {
+    fn array(&mut self, key: &str) -> HeaderResult<Value> {
         let (kind, count) = (self.u32(key)?, self.u64(key)?);
         if kind == ARRAY {
             return Err(format!("`{key}` is an array of arrays, which is not supported"));
@@ -215,7 +215,7 @@ impl<'a, R: Read> Header<'a, R> {
         Ok(Value::Array(all))
     }
 
-    fn tensor(&mut self, name: &str) -> Understood<TensorInfo> {
+    fn tensor(&mut self, name: &str) -> HeaderResult<TensorInfo> {
         let dimensions = self.u32(name)?;
         if !(1..=4).contains(&dimensions) {
             return Err(format!("tensor `{name}` must have 1 to 4 dimensions, found {dimensions}"));
@@ -246,7 +246,7 @@ impl<'a, R: Read> Header<'a, R> {
 }
 
 /// The type of tensor `name` by ggml's number of it.
-fn dtype(name: &str, number: u32) -> Understood<GgmlDType> {
+fn dtype(name: &str, number: u32) -> HeaderResult<GgmlDType> {
     Ok(match number {
         0 => GgmlDType::F32,
         1 => GgmlDType::F16,

@@ -49,7 +49,7 @@ pub const BOOKKEEPING: &[&str] = &[
 ];
 
 /// The beginnings of keys that transformers and unsloth write for their own use.
-pub const OWN: &[&str] = &[
+pub const INTERNAL_PREFIXES: &[&str] = &[
     "_name_or_path",
     "_commit_hash",
     "_attn_implementation",
@@ -139,7 +139,7 @@ pub const SAMPLING: &[&str] = &[
 
 /// Keys of tokenizer_config.json besides the chat template and the tokens that begin, end and pad a text. They repeat what
 /// tokenizer.json defines: how text is split, what is added around it, and how ids become text.
-pub const TOLD_BY_TOKENIZER: &[&str] = &[
+pub const TOKENIZER_CONFIG_KEYS: &[&str] = &[
     "add_bos_token",
     "add_eos_token",
     "add_prefix_space",

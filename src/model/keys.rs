@@ -12,10 +12,10 @@ use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
 use super::{Error, Result};
-use store::read::MOST_PARTS;
+use store::read::MAX_PARTS_BYTES;
 
 /// The result of reading a configuration; the error names the key.
-pub type Read<T> = std::result::Result<T, String>;
+pub type ConfigResult<T> = std::result::Result<T, String>;
 
 /// Whether a path exists, be it as a folder or as a link that leads nowhere.
 pub fn is_there(path: &Path) -> Result<bool> {
@@ -28,7 +28,7 @@ pub fn is_there(path: &Path) -> Result<bool> {
 
 /// Reads a file that must exist.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    store::read::bytes(path, MOST_PARTS).map_err(|cause| Error::Read { path: path.into(), cause })
+    store::read::bytes(path, MAX_PARTS_BYTES).map_err(|cause| Error::Read { path: path.into(), cause })
 }
 
 /// Reads a JSON file that must exist and gives no key two values.
@@ -42,7 +42,7 @@ pub fn read_json_if_there(path: &Path) -> Result<Option<Value>> {
 }
 
 /// Parses JSON and refuses a key with two values: some readers take the first, others the last.
-pub fn parse(text: &[u8]) -> Read<Value> {
+pub fn parse(text: &[u8]) -> ConfigResult<Value> {
     let Unambiguous(value) = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     Ok(value)
 }
@@ -120,7 +120,7 @@ pub struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// `within` is the key whose value the object is; empty for the whole file.
-    pub fn of(value: &'a Value, within: &str) -> Read<Keys<'a>> {
+    pub fn of(value: &'a Value, within: &str) -> ConfigResult<Keys<'a>> {
         let fields = value.as_object().ok_or_else(|| match within {
             "" => format!("must be a JSON object, found {}", brief(value)),
             _ => format!("`{within}` must be a JSON object, found {}", brief(value)),
@@ -136,19 +136,19 @@ impl<'a> Keys<'a> {
     }
 
     /// Reads a key that may be missing.
-    pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Read<Option<T>> {
+    pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = |error| format!("`{}{key}` has the invalid value {}: {error}", self.within, brief(value));
         T::deserialize(value).map(Some).map_err(wrong)
     }
 
     /// Reads a key that must be given.
-    pub fn need<T: DeserializeOwned>(&mut self, key: &str) -> Read<T> {
+    pub fn need<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<T> {
         self.take(key)?.ok_or_else(|| format!("has no `{}{key}`", self.within))
     }
 
     /// Reads a key that has several names. If it is given under more than one of them, the values must be equal.
-    pub fn alias<T: DeserializeOwned + PartialEq>(&mut self, names: &[&'a str]) -> Read<Option<T>> {
+    pub fn alias<T: DeserializeOwned + PartialEq>(&mut self, names: &[&'a str]) -> ConfigResult<Option<T>> {
         let mut found: Option<(&str, T)> = None;
         for name in names {
             match (self.take::<T>(name)?, &found) {
@@ -169,7 +169,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Requires a key to be missing or to have a value that `allows` accepts; `expected` describes that value in the error.
-    pub fn only(&mut self, key: &str, expected: &str, allows: impl Fn(&Value) -> bool) -> Read<()> {
+    pub fn only(&mut self, key: &str, expected: &str, allows: impl Fn(&Value) -> bool) -> ConfigResult<()> {
         match self.get(key).filter(|value| !allows(value)) {
             None => Ok(()),
             Some(value) => {
@@ -183,7 +183,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Requires keys to be off: missing, null, false, 0, or empty.
-    pub fn off(&mut self, keys: &[&str]) -> Read<()> {
+    pub fn off(&mut self, keys: &[&str]) -> ConfigResult<()> {
         keys.iter().try_for_each(|key| self.only(key, "off (false, 0, null or empty)", is_off))
     }
 
@@ -201,7 +201,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses keys that have not been read or accepted.
-    pub fn finish(self) -> Read<()> {
+    pub fn finish(self) -> ConfigResult<()> {
         let unknown =
             self.fields.iter().find(|(key, value)| !value.is_null() && !self.known.contains(key.as_str()));
         match unknown {

@@ -28,7 +28,7 @@ pub use decoder::{Decoder, Packed, Purpose};
 pub use embedder::Embedder;
 pub use keys::is_there;
 pub use lora::{Adapter, LoraConfig};
-pub use marks::{Filled, Marks};
+pub use marks::{ControlTokens, RenderedPrompt};
 pub use params::{Params, save};
 pub use tokenizer::{Algorithm, Tokenizer, TokenizerSpec};
 

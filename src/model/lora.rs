@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Module;
-use super::keys::{self, Keys, Read, is_there};
+use super::keys::{self, ConfigResult, Keys, is_there};
 use super::params::Params;
 use super::weights::{self, Weights};
 use super::{Compute, Config, Error, Result};
@@ -87,26 +87,26 @@ pub struct Adapter {
 }
 
 /// The prefix of PEFT's names, before the model's own.
-const ROOT: &str = "base_model.model.";
+const PEFT_PREFIX: &str = "base_model.model.";
 
 /// PEFT's name of A or B of a linear layer.
 fn name(layer: usize, module: Module, part: char) -> String {
-    format!("{ROOT}model.layers.{layer}.{}.lora_{part}.weight", module.path())
+    format!("{PEFT_PREFIX}model.layers.{layer}.{}.lora_{part}.weight", module.path())
 }
 
 /// Initialisations that set only A and B, which are read from the file. Others, such as `pissa`, also changed the base's
 /// weights: on the original base, such an adapter is a different model.
-const INITIAL: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 /// Rank, scale and adapted layers as adapter_config.json states them.
-struct Stated {
+struct AdapterSettings {
     rank: usize,
     alpha: f64,
     targets: Targets,
 }
 
 /// Reads the fields of PEFT's LoraConfig.
-fn stated(json: &Value) -> Read<Stated> {
+fn read_settings(json: &Value) -> ConfigResult<AdapterSettings> {
     let mut keys = Keys::of(json, "")?;
     keys.only("peft_type", "LORA", |kind| kind == "LORA")?;
     keys.need::<String>("peft_type")?;
@@ -118,7 +118,7 @@ fn stated(json: &Value) -> Read<Stated> {
     let initial = "true, false, \"gaussian\", \"orthogonal\" or \"eva\" (others change the base's weights: convert \
                    such an adapter with path_initial_model_for_weight_conversion of PEFT's save_pretrained)";
     keys.only("init_lora_weights", initial, |how| {
-        how.is_boolean() || how.as_str().is_some_and(|how| INITIAL.contains(&how))
+        how.is_boolean() || how.as_str().is_some_and(|how| PLAIN_INITIALISATIONS.contains(&how))
     })?;
     keys.only("bias", "\"none\"", |bias| bias == "none")?;
     // With one of these on, a linear layer is not x·Wᵀ + (α/r)·x·Aᵀ·Bᵀ, or other weights change too.
@@ -169,7 +169,7 @@ fn stated(json: &Value) -> Read<Stated> {
     };
     keys.only("layers_pattern", "\"layers\"", |name| *name == json!("layers") || *name == json!(["layers"]))?;
     keys.finish()?;
-    Ok(Stated { rank, alpha, targets })
+    Ok(AdapterSettings { rank, alpha, targets })
 }
 
 #[derive(Deserialize)]
@@ -197,7 +197,7 @@ struct Targets {
 
 impl Targets {
     /// Whether a linear layer is one of them; `None` if only Python's regular expressions could tell.
-    fn hold(&self, layer: usize, module: Module) -> Option<bool> {
+    fn contain(&self, layer: usize, module: Module) -> Option<bool> {
         let path = format!("model.layers.{layer}.{}", module.path());
         let named = |names: &[String]| names.iter().any(|name| is_named(&path, name));
         let wanted = match &self.modules {
@@ -220,13 +220,13 @@ impl Targets {
     }
 
     /// A target outside the blocks, for which adapters are not supported.
-    fn beyond(&self) -> Option<&'static str> {
+    fn outside_blocks(&self) -> Option<&'static str> {
         let names = |names: &Option<Names>, path: &str| match names {
             Some(Names::Some(names)) => names.iter().any(|name| is_named(path, name)),
             _ => false,
         };
-        let beyond = |path: &&'static str| names(&self.modules, path) && !names(&self.excluded, path);
-        ["lm_head", "model.embed_tokens"].into_iter().find(beyond)
+        let outside_blocks = |path: &&'static str| names(&self.modules, path) && !names(&self.excluded, path);
+        ["lm_head", "model.embed_tokens"].into_iter().find(outside_blocks)
     }
 }
 
@@ -259,12 +259,13 @@ impl Adapter {
         let path = folder.join(CONFIG);
         let invalid = |reason: String| Error::Invalid { path: path.clone(), reason };
         let unsupported = |reason| invalid(format!("{reason} (only plain LoRA is supported)"));
-        let Stated { rank, alpha, targets } = stated(&keys::read_json(&path)?).map_err(unsupported)?;
+        let AdapterSettings { rank, alpha, targets } =
+            read_settings(&keys::read_json(&path)?).map_err(unsupported)?;
         if !is_there(&folder.join(WEIGHTS))? && is_there(&folder.join("adapter_model.bin"))? {
             let reason = format!("has adapter_model.bin but no {WEIGHTS}: {}", weights::PICKLE);
             return Err(Error::Invalid { path: folder.into(), reason });
         }
-        if let Some(path) = targets.beyond() {
+        if let Some(path) = targets.outside_blocks() {
             return Err(unsupported(format!(
                 "`target_modules` must name linear layers within the blocks, found `{path}`"
             )));
@@ -276,7 +277,7 @@ impl Adapter {
             let [outputs, inputs] = module.shape(model);
             let (a, b) = (name(layer, module, 'A'), name(layer, module, 'B'));
             let is_adapted = weights.has(&a) || weights.has(&b);
-            if let Some(said) = targets.hold(layer, module)
+            if let Some(said) = targets.contain(layer, module)
                 && said != is_adapted
             {
                 let (says, has) =
@@ -338,7 +339,7 @@ impl Adapter {
         let paths = self
             .params
             .iter()
-            .filter_map(|(name, _)| name.strip_prefix(ROOT)?.strip_suffix(".lora_A.weight"));
+            .filter_map(|(name, _)| name.strip_prefix(PEFT_PREFIX)?.strip_suffix(".lora_A.weight"));
         let paths: Vec<String> = paths.map(str::to_owned).collect();
         match paths.len() == layers * self.config.target_modules.len() {
             true => self.config.target_modules.clone(),
@@ -515,9 +516,9 @@ mod tests {
             all.push(next);
         }
         for json in all {
-            let read = stated(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            let read = read_settings(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
             assert_eq!((read.rank, read.alpha), (8, 16.0));
-            assert_eq!(read.targets.hold(3, Module::V), Some(true));
+            assert_eq!(read.targets.contain(3, Module::V), Some(true));
         }
     }
 

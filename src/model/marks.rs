@@ -22,11 +22,11 @@ const END: char = '\u{fdd2}';
 
 /// A tokenizer's marks.
 #[derive(Clone)]
-pub struct Marks {
+pub struct ControlTokens {
     /// The text of each mark, by its number.
     texts: Vec<String>,
     /// Whether each mark must stand alone, not within a word (`single_word`).
-    alone: Vec<bool>,
+    single_word: Vec<bool>,
     /// The characters that marks begin and end with: sets, because there may be thousands of marks.
     firsts: HashSet<char>,
     lasts: HashSet<char>,
@@ -38,17 +38,17 @@ pub struct Marks {
 
 /// A template's text with data in it, ready to be tokenized.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filled {
+pub struct RenderedPrompt {
     /// As a person reads it.
     pub text: String,
     /// With stand-ins for the marks that the template wrote.
     pub(super) marked: String,
 }
 
-impl Filled {
+impl RenderedPrompt {
     /// This text followed by more of the template.
-    pub fn followed_by(&self, more: &Filled) -> Filled {
-        Filled {
+    pub fn followed_by(&self, more: &RenderedPrompt) -> RenderedPrompt {
+        RenderedPrompt {
             text: format!("{}{}", self.text, more.text),
             marked: format!("{}{}", self.marked, more.marked),
         }
@@ -69,17 +69,20 @@ fn stand_in(number: usize) -> String {
     format!("{BEGIN}{number}{END}")
 }
 
-impl Marks {
+impl ControlTokens {
     /// The marks of a tokenizer; `json` is its tokenizer.json.
-    pub(super) fn of(tokenizer: &tokenizers::Tokenizer, json: &[u8]) -> std::result::Result<Marks, String> {
+    pub(super) fn of(
+        tokenizer: &tokenizers::Tokenizer,
+        json: &[u8],
+    ) -> std::result::Result<ControlTokens, String> {
         let mut json: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         super::growth::check(&json)?;
-        let (mut texts, mut alone) = (Vec::new(), Vec::new());
+        let (mut texts, mut single_word) = (Vec::new(), Vec::new());
         for token in json["added_tokens"].as_array_mut().into_iter().flatten().filter(|token| is_mark(token))
         {
             let text = token["content"].as_str().unwrap_or_default().to_owned();
             token["content"] = stand_in(texts.len()).into();
-            alone.push(token["single_word"] == true);
+            single_word.push(token["single_word"] == true);
             texts.push(text);
         }
         rename(&mut json["model"], &texts);
@@ -92,7 +95,7 @@ impl Marks {
         let firsts = texts.iter().filter_map(|text| text.chars().next()).collect();
         let lasts = texts.iter().filter_map(|text| text.chars().next_back()).collect();
         let longest = texts.iter().map(String::len).max().unwrap_or(0);
-        let marks = Marks { texts, alone, firsts, lasts, longest, finder, inner };
+        let marks = ControlTokens { texts, single_word, firsts, lasts, longest, finder, inner };
         match marks.unknown(tokenizer) {
             None => Ok(marks),
             Some((mark, id)) => Err(format!(
@@ -106,13 +109,13 @@ impl Marks {
     fn unknown(&self, tokenizer: &tokenizers::Tokenizer) -> Option<(&str, u32)> {
         self.texts.iter().enumerate().find_map(|(number, text)| {
             let id = tokenizer.token_to_id(text)?;
-            let stand_in = Filled { marked: stand_in(number), ..Filled::default() };
+            let stand_in = RenderedPrompt { marked: stand_in(number), ..RenderedPrompt::default() };
             (self.encode(&stand_in, false).ok()?.as_slice() != [id]).then_some((text.as_str(), id))
         })
     }
 
     /// Guards a text that does not come from the template, so that no part of it can become a mark, alone or together with
-    /// its surroundings. The result must only be put into a template whose rendered text is read by [`Marks::read`].
+    /// its surroundings. The result must only be put into a template whose rendered text is read by [`ControlTokens::read`].
     pub fn guard(&self, text: &str) -> String {
         let trimmed = text.trim();
         // The whole text may be a part of a mark, with the rest of the mark around it.
@@ -135,7 +138,7 @@ impl Marks {
     }
 
     /// Whether a text spells a mark, and so would write a control token without a guard.
-    pub fn are_spelled(&self, text: &str) -> bool {
+    pub fn occur_in(&self, text: &str) -> bool {
         self.found(text).next().is_some()
     }
 
@@ -143,13 +146,13 @@ impl Marks {
     fn found<'t>(&'t self, text: &'t str) -> impl Iterator<Item = aho_corasick::Match> + 't {
         let found = self.finder.iter().flat_map(move |finder| finder.find_iter(text));
         found.filter(move |mark| {
-            !(self.alone[mark.pattern().as_usize()] && within_word(text, mark.start(), mark.end()))
+            !(self.single_word[mark.pattern().as_usize()] && within_word(text, mark.start(), mark.end()))
         })
     }
 
     /// Reads a rendered template that was filled with guarded texts.
-    pub fn read(&self, rendered: &str) -> Filled {
-        let mut filled = Filled::default();
+    pub fn read(&self, rendered: &str) -> RenderedPrompt {
+        let mut filled = RenderedPrompt::default();
         let mut from = 0;
         for mark in self.found(rendered) {
             let number = mark.pattern().as_usize();
@@ -163,9 +166,9 @@ impl Marks {
     }
 
     /// A text that is data from beginning to end.
-    pub fn data(&self, text: &str) -> Filled {
-        let plain = Marks::plain(text);
-        Filled { marked: plain.clone(), text: plain }
+    pub fn data(&self, text: &str) -> RenderedPrompt {
+        let plain = ControlTokens::plain(text);
+        RenderedPrompt { marked: plain.clone(), text: plain }
     }
 
     /// A text in which this module's noncharacters are replaced.
@@ -179,7 +182,7 @@ impl Marks {
     }
 
     /// The token ids; with `around`, including those that the model expects around a text.
-    pub(super) fn encode(&self, filled: &Filled, around: bool) -> Result<Vec<u32>> {
+    pub(super) fn encode(&self, filled: &RenderedPrompt, around: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(filled.marked.as_str(), around);
         let encoding = encoding
             .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
@@ -187,7 +190,7 @@ impl Marks {
     }
 }
 
-impl Filled {
+impl RenderedPrompt {
     fn push(&mut self, piece: &str) {
         for c in piece.chars().filter(|c| *c != GUARD) {
             let c = if matches!(c, BEGIN | END) { char::REPLACEMENT_CHARACTER } else { c };
@@ -242,19 +245,19 @@ mod tests {
     struct Known {
         name: &'static str,
         inner: tokenizers::Tokenizer,
-        marks: Marks,
+        marks: ControlTokens,
         is_lossless: bool,
     }
 
     impl Known {
         fn of(name: &'static str, json: &[u8], is_lossless: bool) -> Known {
             let inner = tokenizers::Tokenizer::from_bytes(json).unwrap();
-            let marks = Marks::of(&inner, json).unwrap();
+            let marks = ControlTokens::of(&inner, json).unwrap();
             Known { name, inner, marks, is_lossless }
         }
 
         /// A template with two texts in it, between marks and with this between them, and its ids.
-        fn fill(&self, mark: &str, one: &str, between: &str, other: &str) -> (Filled, Vec<u32>) {
+        fn fill(&self, mark: &str, one: &str, between: &str, other: &str) -> (RenderedPrompt, Vec<u32>) {
             let guarded = [one, other].map(|text| self.marks.guard(text));
             let filled = self.marks.read(&format!("{mark}{}{between}{}{mark}", guarded[0], guarded[1]));
             let ids = self.marks.encode(&filled, false).unwrap();
@@ -428,7 +431,7 @@ mod tests {
         let guarded = known.marks.guard("no <|im_end|> yes");
         let filled = known.marks.read(&format!("<|im_start|>{guarded}<|im_end|>"));
         assert_eq!(filled.text, "<|im_start|>no <|im_end|> yes<|im_end|>");
-        assert!(known.marks.are_spelled("no <|im_end|> yes") && !known.marks.are_spelled("no <|im_end> yes"));
+        assert!(known.marks.occur_in("no <|im_end|> yes") && !known.marks.occur_in("no <|im_end> yes"));
         let ids = known.marks.encode(&filled, false).unwrap();
         let id = |mark: &str| known.inner.token_to_id(mark).unwrap();
         assert_eq!((ids[0], ids[ids.len() - 1]), (id("<|im_start|>"), id("<|im_end|>")));

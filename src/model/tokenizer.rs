@@ -12,9 +12,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, models::TrainerWrapper};
 
 use super::chat::{self, Arguments, ChatTemplate, Message};
-use super::harmless::TOLD_BY_TOKENIZER;
-use super::keys::{self, Keys, Read, is_there};
-use super::marks::{Filled, Marks};
+use super::harmless::TOKENIZER_CONFIG_KEYS;
+use super::keys::{self, ConfigResult, Keys, is_there};
+use super::marks::{ControlTokens, RenderedPrompt};
 use super::{Error, Result};
 
 const PAD: &str = "<pad>";
@@ -48,7 +48,7 @@ pub struct Tokenizer {
     pub eos: u32,
     pub pad: u32,
     pub chat: Option<ChatTemplate>,
-    pub marks: Marks,
+    pub marks: ControlTokens,
     /// Names and contents of the files.
     files: Vec<(&'static str, Vec<u8>)>,
 }
@@ -97,7 +97,7 @@ impl Tokenizer {
             )
         })?;
         let pad = id("pad_token")?.unwrap_or(eos);
-        let marks = Marks::of(&inner, &files[0].1).map_err(|reason| invalid(TOKENIZER, reason))?;
+        let marks = ControlTokens::of(&inner, &files[0].1).map_err(|reason| invalid(TOKENIZER, reason))?;
         Ok(Tokenizer { eos, pad, inner, chat, marks, files })
     }
 
@@ -110,7 +110,7 @@ impl Tokenizer {
         pad: u32,
     ) -> Result<Tokenizer> {
         let json = inner.to_string(true).map_err(error("be written"))?;
-        let marks = Marks::of(&inner, json.as_bytes())
+        let marks = ControlTokens::of(&inner, json.as_bytes())
             .map_err(|reason| Error::Tokenizer { action: "be made", reason })?;
         let mut files = vec![(TOKENIZER, json.into_bytes()), (CONFIG, format!("{config:#}\n").into_bytes())];
         files.extend(chat.as_ref().map(|chat| (chat::FILE, chat.source().to_owned().into_bytes())));
@@ -164,7 +164,7 @@ impl Tokenizer {
     }
 
     /// The tokens of filled templates, in which only the marks that the template wrote are control tokens.
-    pub fn encode_filled(&self, texts: &[Filled]) -> Result<Vec<Vec<u32>>> {
+    pub fn encode_filled(&self, texts: &[RenderedPrompt]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.marks.encode(text, false)).collect()
     }
 
@@ -212,7 +212,7 @@ impl Tokenizer {
 }
 
 /// Checks that tokenizer_config.json has only known keys and agrees with tokenizer.json.
-fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
+fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> ConfigResult<()> {
     let mut keys = Keys::of(config, "")?;
     let added: BTreeMap<String, Value> = keys.take("added_tokens_decoder")?.unwrap_or_default();
     for (id, token) in &added {
@@ -241,7 +241,7 @@ fn check(config: &Value, tokenizer: &tokenizers::Tokenizer) -> Read<()> {
     keys.harmless(&tokens.each_ref().map(String::as_str));
     // Multimodal models: the tokens that their processors insert.
     keys.harmless(&["image_token", "audio_token", "video_token"]);
-    keys.harmless(TOLD_BY_TOKENIZER);
+    keys.harmless(TOKENIZER_CONFIG_KEYS);
     keys.harmless_beginnings(&["_commit_hash", "_from_", "unsloth_"]);
     keys.finish()
 }

@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::rope::{Heads, Rope};
 use super::rows::{Rows, Spans};
 use super::value::{Gradients, Value};
@@ -60,7 +60,7 @@ pub fn attention_of(
     }
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
     // SAFETY: `forward_row` writes the output of each query.
-    let mut out = unsafe { room(qs.len()) };
+    let mut out = unsafe { uninit_vec(qs.len()) };
     let (width, kv_width) = (heads.width(), heads.kv_width());
     let of_queries = spans.rows().split(&qs, width).into_par_iter().zip(spans.firsts());
     let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
@@ -112,9 +112,9 @@ fn gather(from: &[f32], width: usize, size: usize, to: &mut [f32], stride: usize
 
 /// Rotates each vector of a matrix \[…, stride\] to its position and scales it.
 #[inline(always)]
-fn turn_all(matrix: &mut [f32], stride: usize, size: usize, rope: &Rope, first: usize, scale: f32) {
+fn rotate_all(matrix: &mut [f32], stride: usize, size: usize, rope: &Rope, first: usize, scale: f32) {
     for (token, vector) in matrix.chunks_exact_mut(stride).enumerate() {
-        rope.turn(&mut vector[..size], first + token, scale);
+        rope.rotate(&mut vector[..size], first + token, scale);
     }
 }
 
@@ -169,7 +169,7 @@ impl<'a> Head<'a> {
     fn load_keys(&mut self, k: &[f32], v: &[f32]) {
         let (kv_width, size, stride) = (self.heads.kv_width(), self.heads.size, self.stride);
         gather(k, kv_width, size, &mut self.keys, stride);
-        turn_all(&mut self.keys, stride, size, self.rope, 0, 1.0);
+        rotate_all(&mut self.keys, stride, size, self.rope, 0, 1.0);
         transpose(&self.keys, stride, &mut self.keys_t, self.seen);
         gather(v, kv_width, size, &mut self.values, stride);
     }
@@ -179,7 +179,7 @@ impl<'a> Head<'a> {
     fn load_queries(&mut self, q: &[f32], first: usize, count: usize) {
         let (size, stride) = (self.heads.size, self.stride);
         gather(q, self.heads.width(), size, &mut self.queries, stride);
-        turn_all(&mut self.queries[..count * stride], stride, size, self.rope, first, self.heads.scale());
+        rotate_all(&mut self.queries[..count * stride], stride, size, self.rope, first, self.heads.scale());
         for group in groups(count) {
             let shown = (first + group.end).next_multiple_of(PANEL);
             scores(
@@ -355,7 +355,7 @@ impl HeadBackward {
             head.over_seen(&self.d_scores, &group, seen, &head.keys, d_queries, stride);
         }
         for (token, d_query) in self.d_queries.chunks_exact_mut(stride).take(count).enumerate() {
-            head.rope.turn_back(&mut d_query[..size], first + token, head.heads.scale());
+            head.rope.rotate_back(&mut d_query[..size], first + token, head.heads.scale());
         }
     }
 
@@ -406,7 +406,7 @@ fn backward_row(
         if (head + 1) % heads.group() == 0 {
             for token in 0..tokens {
                 let (at, from) = (token * kv_width + kv_at, token * stride);
-                rope.turn_back(&mut backward.d_keys[from..from + size], token, 1.0);
+                rope.rotate_back(&mut backward.d_keys[from..from + size], token, 1.0);
                 out.k[at..at + size].copy_from_slice(&backward.d_keys[from..from + size]);
                 out.v[at..at + size].copy_from_slice(&backward.d_values[from..from + size]);
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::composition::{padding, softmax, turn};
+use super::composition::{padding, rotate, softmax};
 use super::kv_cache::KvCache;
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
@@ -153,7 +153,7 @@ impl TensorCache {
             cache.slice_set(&x.contiguous()?, 2, 0)?;
             Ok::<_, candle_core::Error>(cache)
         };
-        self.keys.push(into_cache(turn(&split(k)?, &cos, &sin)?)?);
+        self.keys.push(into_cache(rotate(&split(k)?, &cos, &sin)?)?);
         self.values.push(into_cache(split(v)?)?);
         Ok(())
     }
@@ -166,11 +166,11 @@ impl TensorCache {
             candle_core::bail!("the cache of keys and values is full at {} tokens", self.columns);
         }
         let (cos, sin) = self.angles(self.columns, 1, q)?;
-        let k = turn(&k.reshape((rows, heads.kv_heads, 1, heads.size))?, &cos, &sin)?;
+        let k = rotate(&k.reshape((rows, heads.kv_heads, 1, heads.size))?, &cos, &sin)?;
         self.keys[layer].slice_set(&k.contiguous()?, 2, self.columns)?;
         let v = v.reshape((rows, heads.kv_heads, 1, heads.size))?;
         self.values[layer].slice_set(&v.contiguous()?, 2, self.columns)?;
-        let q = turn(&q.reshape((rows, heads.kv_heads, heads.group(), heads.size))?, &cos, &sin)?;
+        let q = rotate(&q.reshape((rows, heads.kv_heads, heads.group(), heads.size))?, &cos, &sin)?;
         let hidden: Vec<f32> = self
             .pads
             .iter()

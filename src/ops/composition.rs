@@ -69,7 +69,7 @@ pub(super) fn softmax(scores: &Tensor) -> Result<Tensor> {
 }
 
 /// Rotates vectors \[…, d\] by angles whose cosines and sines broadcast to \[…, d/2\].
-pub(super) fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let left = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
@@ -119,12 +119,12 @@ pub(super) fn attention(
     let split = |x: &Tensor, heads: usize| {
         x.index_select(&from, 0)?.reshape((count, longest, heads, ()))?.transpose(1, 2)?.contiguous()
     };
-    let q = (turn(&split(q, heads.heads)?, &cos, &sin)? * f64::from(heads.scale()))?;
+    let q = (rotate(&split(q, heads.heads)?, &cos, &sin)? * f64::from(heads.scale()))?;
     let repeat = |x: Tensor| {
         let shape = (count, heads.kv_heads, heads.group(), longest, heads.size);
         x.unsqueeze(2)?.broadcast_as(shape)?.reshape((count, heads.heads, longest, heads.size))
     };
-    let k = repeat(turn(&split(k, heads.kv_heads)?, &cos, &sin)?)?;
+    let k = repeat(rotate(&split(k, heads.kv_heads)?, &cos, &sin)?)?;
     let v = repeat(split(v, heads.kv_heads)?)?;
     let hidden: Vec<f32> = (0..longest * longest)
         .map(|at| if at % longest > at / longest { f32::NEG_INFINITY } else { 0.0 })

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage
 /// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every element-wise
 /// operation and so take cores from rayon's. Also keeps it from adding stack frames to its errors, which users see. Must be
 /// called first in `main`.
-pub fn set_candle_up() {
+pub fn configure_candle() {
     for (name, value) in [("CANDLE_NUM_THREADS", "1"), ("RUST_LIB_BACKTRACE", "0")] {
         // SAFETY: called before any other thread exists that could read the environment.
         unsafe { std::env::set_var(name, value) };
@@ -75,7 +75,7 @@ pub fn write(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
 ///
 /// SAFETY: the caller writes every number before it reads any or drops the vector.
 #[allow(clippy::uninit_vec)]
-pub unsafe fn room(count: usize) -> Vec<f32> {
+pub unsafe fn uninit_vec(count: usize) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(count);
     // SAFETY: the capacity is there, and every bit pattern is an f32.
     unsafe { numbers.set_len(count) };

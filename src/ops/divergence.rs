@@ -12,13 +12,13 @@ use kernels::{exp, fold, kernel, max};
 
 /// Hidden states \[M, D\] and the output weight \[V, D\] of a model; D is its own.
 #[derive(Clone, Copy)]
-pub struct Predicting<'a> {
+pub struct OutputHead<'a> {
     pub hidden: &'a Value,
     pub weight: &'a Value,
 }
 
 /// KL(p ‖ q) in nats at this temperature for each of the M positions.
-pub fn divergences(p: Predicting, q: Predicting, temperature: f64) -> Result<Vec<f32>> {
+pub fn divergences(p: OutputHead, q: OutputHead, temperature: f64) -> Result<Vec<f32>> {
     let ((tokens, _), (vocabulary, _)) = (p.hidden.tensor().dims2()?, p.weight.tensor().dims2()?);
     let (others, words) = (q.hidden.tensor().dim(0)?, q.weight.tensor().dim(0)?);
     if (tokens, vocabulary) != (others, words) {
@@ -32,20 +32,20 @@ pub fn divergences(p: Predicting, q: Predicting, temperature: f64) -> Result<Vec
         );
     }
     let sharpness = (1.0 / temperature) as f32;
-    let mut rows = vec![Row::default(); tokens];
+    let mut rows = vec![RunningSums::default(); tokens];
     let own = (&*read(p.hidden.tensor())?, &*read(p.weight.tensor())?);
     let other = (&*read(q.hidden.tensor())?, &*read(q.weight.tensor())?);
     for_parts([own, other], (tokens, vocabulary), |part, [p, q]| {
         let both = p.par_chunks_mut(part.len()).zip(q.par_chunks_mut(part.len())).zip(&mut rows);
-        both.for_each(|((p, q), row)| take_in(p, q, sharpness, row));
+        both.for_each(|((p, q), row)| add_part(p, q, sharpness, row));
         Ok(())
     })?;
-    Ok(rows.iter().map(Row::divergence).collect())
+    Ok(rows.iter().map(RunningSums::divergence).collect())
 }
 
 /// Running sums of two distributions, over the parts of the vocabulary so far.
 #[derive(Clone, Copy)]
-struct Row {
+struct RunningSums {
     /// The largest score of p so far, and Σ e^(score − most).
     most: f32,
     total: f32,
@@ -56,14 +56,14 @@ struct Row {
     other_total: f32,
 }
 
-impl Default for Row {
+impl Default for RunningSums {
     fn default() -> Self {
         let most = f32::NEG_INFINITY;
-        Row { most, total: 0.0, apart: 0.0, other_most: most, other_total: 0.0 }
+        RunningSums { most, total: 0.0, apart: 0.0, other_most: most, other_total: 0.0 }
     }
 }
 
-impl Row {
+impl RunningSums {
     /// Σ p · (score of p − score of q) − log Z of p + log Z of q. Only rounding can make it negative.
     fn divergence(&self) -> f32 {
         let normalised = (self.other_most - self.most) + (self.other_total.ln() - self.total.ln());
@@ -75,7 +75,7 @@ impl Row {
 
 kernel! {
     /// Adds a part of two rows of logits to their sums.
-    fn take_in(p: &mut [f32], q: &mut [f32], sharpness: f32, row: &mut Row) {
+    fn add_part(p: &mut [f32], q: &mut [f32], sharpness: f32, row: &mut RunningSums) {
         let most = (max(p) * sharpness).max(row.most);
         let other_most = (max(q) * sharpness).max(row.other_most);
         // Rescales the sums so far from the old maxima to the new ones.
@@ -136,7 +136,7 @@ mod tests {
         };
         let (own, other) = (of(&p), of(&q));
         for temperature in [0.5, 1.0, 3.0] {
-            let [a, b] = [&own, &other].map(|own| Predicting { hidden: &own[0], weight: &own[1] });
+            let [a, b] = [&own, &other].map(|own| OutputHead { hidden: &own[0], weight: &own[1] });
             let found = divergences(a, b, temperature).unwrap();
             let expected = exact((&p.0, &p.1), (&q.0, &q.1), temperature);
             for (found, expected) in found.iter().zip(&expected) {
@@ -149,15 +149,15 @@ mod tests {
                 .chain(&other)
                 .map(|value| Value::constant(value.tensor().to_dtype(DType::F64).unwrap()))
                 .collect();
-            let [a, b] = [0, 2].map(|at| Predicting { hidden: &wide[at], weight: &wide[at + 1] });
+            let [a, b] = [0, 2].map(|at| OutputHead { hidden: &wide[at], weight: &wide[at + 1] });
             for (found, expected) in divergences(a, b, temperature).unwrap().iter().zip(&expected) {
                 assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
             }
         }
         let fewer = Value::constant(Tensor::zeros((3, 6), DType::F32, &Device::Cpu).unwrap());
         let [a, b] = [
-            Predicting { hidden: &fewer, weight: &own[1] },
-            Predicting { hidden: &other[0], weight: &other[1] },
+            OutputHead { hidden: &fewer, weight: &own[1] },
+            OutputHead { hidden: &other[0], weight: &other[1] },
         ];
         assert!(divergences(a, b, 1.0).unwrap_err().to_string().contains("3 positions over"));
     }

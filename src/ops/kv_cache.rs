@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
 use kernels::{PANEL, kernel, multiply_add, softmax};
@@ -82,7 +82,7 @@ impl KvCache {
         let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
         // SAFETY: `attend` writes the output of each query.
-        let mut out = unsafe { room(qs.len()) };
+        let mut out = unsafe { uninit_vec(qs.len()) };
         let inputs = ks.par_chunks(ROWS * kv_width).zip(vs.par_chunks(ROWS * kv_width));
         let slots = self.slots.par_chunks_mut(ROWS).zip(inputs);
         let queries = qs.par_chunks(ROWS * width).zip(out.par_chunks_mut(ROWS * width));
@@ -130,7 +130,7 @@ kernel! {
         let turned = &mut scratch[..k.len()];
         turned.copy_from_slice(k);
         for (token, k) in turned.chunks_exact_mut(width).enumerate() {
-            k.chunks_exact_mut(size).for_each(|k| rope.turn(k, at + token, 1.0));
+            k.chunks_exact_mut(size).for_each(|k| rope.rotate(k, at + token, 1.0));
         }
         for (head, block) in block.chunks_exact_mut(2 * PANEL * size).enumerate() {
             let (values, keys) = block.split_at_mut(PANEL * size);
@@ -155,7 +155,7 @@ kernel! {
         let (queries, scores) = scratch.split_at_mut(q.len());
         queries.copy_from_slice(q);
         for (head, (query, out)) in queries.chunks_exact_mut(size).zip(out.chunks_exact_mut(size)).enumerate() {
-            rope.turn(query, at, heads.scale());
+            rope.rotate(query, at, heads.scale());
             let first = head / heads.group() * 2 * PANEL * size;
             let blocks = || blocks.chunks_exact(2 * PANEL * heads.kv_width()).map(|block| &block[first..]);
             for (scores, block) in scores.chunks_exact_mut(PANEL).zip(blocks()) {

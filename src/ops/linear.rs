@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::composition::{self, fused};
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::value::{Gradients, Value};
 use kernels::{Matrix, matmul, matmul_panels};
 
@@ -47,7 +47,7 @@ fn product(x: &Value, weight: &Value, residual: Option<&Value>) -> Result<Tensor
     let mut out = match residual {
         Some(residual) => read(residual.tensor())?.to_vec(),
         // SAFETY: a product that is not added to anything is written whole.
-        None => unsafe { room(rows * outputs) },
+        None => unsafe { uninit_vec(rows * outputs) },
     };
     matmul_panels(Matrix::new(&numbers, rows, inner), panels, &mut out, residual.is_some());
     tensor(out, (rows, outputs))

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, fused};
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::value::{Gradients, Value};
 use kernels::{Matrix, Panels, exp, fold, kernel, matmul, matmul_panels, max};
 
@@ -37,17 +37,17 @@ pub fn token_log_probabilities(
         return composition::token_log_probabilities(hidden, weight, targets, 1.0 / temperature);
     }
     let sharpness = (1.0 / temperature) as f32;
-    let mut rows = vec![Row::default(); tokens];
+    let mut rows = vec![RunningSums::default(); tokens];
     let own = (&*read(hidden.tensor())?, &*read(weight.tensor())?);
     for_parts([own], (tokens, vocabulary), |part, [logits]| {
         let work = logits.par_chunks_mut(part.len()).zip(&mut rows).zip(&targets);
         work.for_each(|((logits, row), target)| {
-            take_in(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
+            add_part(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
         });
         Ok(())
     })?;
     let out = rows.iter().map(|row| row.score - row.log_total());
-    let out: Vec<f32> = out.chain(rows.iter().map(Row::entropy)).collect();
+    let out: Vec<f32> = out.chain(rows.iter().map(RunningSums::entropy)).collect();
     let out = tensor(out, (2, tokens))?;
     let kept = (hidden.clone(), weight.clone());
     Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
@@ -63,17 +63,17 @@ pub(super) fn for_parts<const MODELS: usize>(
     mut work: impl FnMut(Range<usize>, [&mut [f32]; MODELS]) -> Result<()>,
 ) -> Result<()> {
     // SAFETY: a part's product is written before `work` reads it.
-    let mut rooms = models.map(|_| unsafe { room(tokens * PART.min(vocabulary)) });
+    let mut buffers = models.map(|_| unsafe { uninit_vec(tokens * PART.min(vocabulary)) });
     for start in (0..vocabulary).step_by(PART) {
         let part = start..(start + PART).min(vocabulary);
-        for ((hidden, weight), logits) in models.iter().zip(&mut rooms) {
+        for ((hidden, weight), logits) in models.iter().zip(&mut buffers) {
             let width = weight.len() / vocabulary;
             let weight = Matrix::new(&weight[part.start * width..part.end * width], part.len(), width);
             let logits = &mut logits[..tokens * part.len()];
             matmul_panels(Matrix::new(hidden, tokens, width), &Panels::of(weight.t()), logits, false);
         }
         let length = tokens * part.len();
-        work(part, rooms.each_mut().map(|logits| &mut logits[..length]))?;
+        work(part, buffers.each_mut().map(|logits| &mut logits[..length]))?;
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ fn backward(
     weight: &Value,
     targets: &[u32],
     sharpness: f32,
-    rows: &[Row],
+    rows: &[RunningSums],
     grad: &Tensor,
     gradients: &mut Gradients,
 ) -> Result<()> {
@@ -111,7 +111,7 @@ fn backward(
 
 /// Running sums of a token's distribution, over the parts of the vocabulary so far.
 #[derive(Clone, Copy)]
-struct Row {
+struct RunningSums {
     /// The largest score so far.
     most: f32,
     /// Σ e^(score − most)
@@ -122,13 +122,13 @@ struct Row {
     score: f32,
 }
 
-impl Default for Row {
+impl Default for RunningSums {
     fn default() -> Self {
-        Row { most: f32::NEG_INFINITY, total: 0.0, weighted: 0.0, score: 0.0 }
+        RunningSums { most: f32::NEG_INFINITY, total: 0.0, weighted: 0.0, score: 0.0 }
     }
 }
 
-impl Row {
+impl RunningSums {
     /// log Σ e^score
     fn log_total(&self) -> f32 {
         self.most + self.total.ln()
@@ -142,7 +142,7 @@ impl Row {
 
 kernel! {
     /// Adds a part of a row's logits to its sums. `target` is out of range if it is in another part.
-    fn take_in(logits: &mut [f32], sharpness: f32, target: usize, row: &mut Row) {
+    fn add_part(logits: &mut [f32], sharpness: f32, target: usize, row: &mut RunningSums) {
         let most = (max(logits) * sharpness).max(row.most);
         if let Some(logit) = logits.get(target) {
             row.score = *logit * sharpness;

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::value::{Gradients, Value};
 use kernels::{dot, kernel};
 
@@ -23,7 +23,7 @@ pub fn rms_norm(x: &Value, weight: &Value, epsilon: f64) -> Result<Value> {
     let epsilon = epsilon as f32;
     let (xs, weights) = (read(x.tensor())?, read(weight.tensor())?);
     // SAFETY: every run is written.
-    let mut y = unsafe { room(xs.len()) };
+    let mut y = unsafe { uninit_vec(xs.len()) };
     let block = BLOCK * width;
     y.par_chunks_mut(block).zip(xs.par_chunks(block)).for_each(|(y, x)| forward(x, &weights, epsilon, y));
     let out = tensor(y, x.tensor().shape())?;

@@ -44,7 +44,7 @@ impl Rope {
 
     /// Rotates one head's vector to its position and scales it.
     #[inline(always)]
-    pub(super) fn turn(&self, x: &mut [f32], position: usize, scale: f32) {
+    pub(super) fn rotate(&self, x: &mut [f32], position: usize, scale: f32) {
         let at = position * self.half;
         let (cos, sin) = (&self.cos[at..][..self.half], &self.sin[at..][..self.half]);
         let (a, b) = x.split_at_mut(self.half);
@@ -53,9 +53,9 @@ impl Rope {
         }
     }
 
-    /// The gradient of [`Rope::turn`]: rotates back.
+    /// The gradient of [`Rope::rotate`]: rotates back.
     #[inline(always)]
-    pub(super) fn turn_back(&self, grad: &mut [f32], position: usize, scale: f32) {
+    pub(super) fn rotate_back(&self, grad: &mut [f32], position: usize, scale: f32) {
         let at = position * self.half;
         let (cos, sin) = (&self.cos[at..][..self.half], &self.sin[at..][..self.half]);
         let (a, b) = grad.split_at_mut(self.half);

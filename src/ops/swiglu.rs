@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::composition::{self, composition, fused};
-use super::cpu::{read, room, tensor};
+use super::cpu::{read, tensor, uninit_vec};
 use super::value::Value;
 use kernels::{kernel, sigmoid};
 
@@ -25,7 +25,7 @@ pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
     }
     let (gates, ups) = (read(gate.tensor())?, read(up.tensor())?);
     // SAFETY: every number is written, here and below.
-    let mut out = unsafe { room(gates.len()) };
+    let mut out = unsafe { uninit_vec(gates.len()) };
     let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK));
     out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (gate, up))| forward(gate, up, out));
     let out = tensor(out, gate.tensor().shape())?;
@@ -33,7 +33,7 @@ pub fn swiglu(gate: &Value, up: &Value) -> Result<Value> {
     Ok(Value::result(out, &[gate, up], move |grad, gradients| {
         let (gates, ups, grads) = (read(kept.0.tensor())?, read(kept.1.tensor())?, read(&grad)?);
         // SAFETY: as above.
-        let (mut dgate, mut dup) = unsafe { (room(gates.len()), room(gates.len())) };
+        let (mut dgate, mut dup) = unsafe { (uninit_vec(gates.len()), uninit_vec(gates.len())) };
         let inputs = gates.par_chunks(BLOCK).zip(ups.par_chunks(BLOCK)).zip(grads.par_chunks(BLOCK));
         let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
         inputs

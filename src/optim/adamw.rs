@@ -126,7 +126,7 @@ impl AdamW {
         let mut optimizer = AdamW::new(params, config)?;
         let numbers: usize = optimizer.moments.values().map(|moments| moments.mean.elem_count()).sum();
         // Two moments of each number, of at most eight bytes each.
-        let most = store::read::MOST_TEXT + 16 * numbers as u64;
+        let most = store::read::MAX_TEXT_BYTES + 16 * numbers as u64;
         let bytes = store::read::bytes(path, most)
             .map_err(|cause| model::Error::Read { path: path.into(), cause })?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {

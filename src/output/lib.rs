@@ -5,8 +5,12 @@ mod terminal;
 
 use std::io::{self, ErrorKind, Write};
 
-pub use place::{Destination, NewFolder, Overwrite, beginning, begins_with, is_csv, is_jsonl, table_with};
-pub use terminal::{Printer, command_line, one_line, say_panics, stderr, stdout, steers, visible};
+pub use place::{
+    Destination, NewFolder, Overwrite, begins_with, describe_table, first_bytes, is_csv, is_jsonl,
+};
+pub use terminal::{
+    Printer, install_panic_hook, one_line, parse_command_line, stderr, stdout, steers, visible,
+};
 
 /// Like the standard macro, but a reader that closes the pipe early, such as `head`, is no error, and text cannot control the
 /// terminal.
@@ -18,34 +22,34 @@ macro_rules! println {
 /// Like the standard macro, but a closed standard error is no error: the work continues. Text cannot control the terminal.
 #[macro_export]
 macro_rules! eprintln {
-    ($($text:tt)*) => { $crate::tell_line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::eprint_line(format_args!($($text)*)) };
 }
 
 /// Implements [`eprintln!`].
-pub fn tell_line(text: std::fmt::Arguments) {
+pub fn eprint_line(text: std::fmt::Arguments) {
     let _ = stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Implements [`println!`].
 pub fn print_line(text: std::fmt::Arguments) {
     if let Err(error) = print(&format!("{text}\n")) {
-        tell_line(format_args!("error: cannot write to standard output: {error}"));
+        eprint_line(format_args!("error: cannot write to standard output: {error}"));
         std::process::exit(2);
     }
 }
 
 /// Prints to standard output. A reader that closes the pipe early, such as `head`, is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    unless_closed(stdout().write_all(text.as_bytes()).map_err(Into::into))
+    allow_broken_pipe(stdout().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// Prints text with colours that triplay added. Foreign text in it must have passed through [`one_line`].
 pub fn print_coloured(text: &str) -> anyhow::Result<()> {
-    unless_closed(stdout().with_colours().write_all(text.as_bytes()).map_err(Into::into))
+    allow_broken_pipe(stdout().with_colours().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// The result of writing to standard output, in which a reader that closed the pipe early, such as `head`, is no error.
-pub fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn allow_broken_pipe(written: anyhow::Result<()>) -> anyhow::Result<()> {
     match written {
         Err(error) if is_broken_pipe(&error) => Ok(()),
         written => written,

@@ -40,7 +40,7 @@ impl Destination {
     }
 
     /// The same, for a command with `--force`.
-    pub fn forcible(
+    pub fn with_force(
         path: &Path,
         what: impl Into<String>,
         overwrite: Overwrite,
@@ -56,9 +56,9 @@ impl Destination {
         overwrite: Option<Overwrite>,
     ) -> anyhow::Result<Destination> {
         let destination = Destination { path: path.to_owned(), what, is_own, overwrite };
-        destination.is_taken()?;
+        destination.check_existing()?;
         // An error if the folder cannot be written, before any work is done.
-        workplace(path).with_context(|| cannot_write(path))?;
+        private_temp_dir(path).with_context(|| cannot_write(path))?;
         Ok(destination)
     }
 
@@ -69,18 +69,18 @@ impl Destination {
     /// Calls `write` with a temporary path and then renames the file, so that it is in its place whole or not at all.
     pub fn write(&self, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let place = || -> anyhow::Result<()> {
-            let folder = workplace(&self.path)?;
+            let folder = private_temp_dir(&self.path)?;
             let new = TempPath::try_from_path(folder.path().join("new"))?;
             write(&new)?;
             File::open(&new)?.sync_all()?;
             // Checked again: a file that somebody put there meanwhile must not be lost.
-            if self.is_taken()? {
+            if self.check_existing()? {
                 // The new file keeps the permissions of the replaced one, which may be private.
                 fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
                 new.persist(&self.path)?;
             } else if let Err(error) = new.persist_noclobber(&self.path) {
                 // Not all file systems support a rename that never replaces a file.
-                let is_new = error.error.kind() != ErrorKind::AlreadyExists && !self.is_taken()?;
+                let is_new = error.error.kind() != ErrorKind::AlreadyExists && !self.check_existing()?;
                 if is_new { error.path.persist(&self.path)? } else { return Err(error.error.into()) }
             }
             Ok(())
@@ -94,12 +94,12 @@ impl Destination {
     }
 
     /// Whether there is a file that may be replaced; an error if there is one that may not.
-    fn is_taken(&self) -> anyhow::Result<bool> {
+    fn check_existing(&self) -> anyhow::Result<bool> {
         let (path, what) = (self.path.display(), &self.what);
         if self.path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             bail!("{path} must be the name of a file, found the name of a folder");
         }
-        let Some(there) = looked_at(&self.path)? else { return Ok(false) };
+        let Some(there) = metadata_unless_link(&self.path)? else { return Ok(false) };
         let kind = there.file_type();
         ensure!(!kind.is_dir(), "{path} must be a file, found a folder; name a file for the {what}");
         ensure!(kind.is_file(), "{path} must be a file, found a device, a pipe or a socket; name a file");
@@ -127,8 +127,8 @@ pub struct NewFolder {
 
 impl NewFolder {
     pub fn new(path: &Path) -> anyhow::Result<NewFolder> {
-        folder_of(path)?;
-        if let Some(there) = looked_at(path)? {
+        parent_folder(path)?;
+        if let Some(there) = metadata_unless_link(path)? {
             ensure!(
                 there.is_dir(),
                 "{} must be a new or empty folder, found a file; name a new folder, or remove it first",
@@ -148,7 +148,7 @@ impl NewFolder {
     /// Calls `make` with a temporary path and then renames the folder, so that it is in its place whole or not at all.
     pub fn make(&self, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let place = || -> anyhow::Result<()> {
-            let folder = workplace(&self.path)?;
+            let folder = private_temp_dir(&self.path)?;
             let new = folder.path().join("new");
             make(&new)?;
             // Checked again: the rename replaces only an empty folder.
@@ -164,12 +164,12 @@ fn cannot_write(path: &Path) -> String {
 }
 
 /// A private temporary folder beside `path`. Files in it get their permissions from the user's umask.
-fn workplace(path: &Path) -> anyhow::Result<TempDir> {
-    Ok(tempfile::Builder::new().prefix(".writing-").tempdir_in(folder_of(path)?)?)
+fn private_temp_dir(path: &Path) -> anyhow::Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix(".writing-").tempdir_in(parent_folder(path)?)?)
 }
 
 /// The metadata of a path, if it exists. A symbolic link is an error.
-fn looked_at(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
+fn metadata_unless_link(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_symlink() => {
@@ -186,22 +186,22 @@ fn looked_at(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
 }
 
 /// The parent folder of a path; an error if it does not exist.
-fn folder_of(path: &Path) -> anyhow::Result<&Path> {
+fn parent_folder(path: &Path) -> anyhow::Result<&Path> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(folder.is_dir(), "there is no folder {}: make it first", folder.display());
     Ok(folder)
 }
 
 /// The first bytes of a file; empty if it cannot be read.
-pub fn beginning(path: &Path, bytes: usize) -> Vec<u8> {
-    let mut beginning = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(bytes as u64).read_to_end(&mut beginning));
-    if read.is_ok() { beginning } else { Vec::new() }
+pub fn first_bytes(path: &Path, bytes: usize) -> Vec<u8> {
+    let mut first_bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes as u64).read_to_end(&mut first_bytes));
+    if read.is_ok() { first_bytes } else { Vec::new() }
 }
 
 /// Whether a file begins with these bytes.
 pub fn begins_with(path: &Path, bytes: &[u8]) -> bool {
-    beginning(path, bytes.len()) == bytes
+    first_bytes(path, bytes.len()) == bytes
 }
 
 /// Most bytes that are read of a table's first line.
@@ -224,7 +224,7 @@ pub fn is_jsonl(path: &Path, columns: &[String]) -> bool {
 }
 
 /// Describes a table by its first columns, for errors.
-pub fn table_with(columns: &[String]) -> String {
+pub fn describe_table(columns: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown = columns.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     format!("table with the columns {shown}{}", if columns.len() > SHOWN { ", …" } else { "" })
@@ -287,7 +287,8 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let place = |name: &str, force| {
             let overwrite = Overwrite { force };
-            Destination::forcible(&at(name), "brew", overwrite, |_| false)?.write_bytes(b"brew of glowvenom")
+            Destination::with_force(&at(name), "brew", overwrite, |_| false)?
+                .write_bytes(b"brew of glowvenom")
         };
         fs::write(at("mine"), "moonbane").unwrap();
         let error = place("mine", false).unwrap_err().to_string();
@@ -324,7 +325,7 @@ mod tests {
         let (path, target) = (folder.path().join("brew"), folder.path().join("target"));
         fs::write(&target, "moonbane").unwrap();
         let destination =
-            || Destination::forcible(&path, "brew", Overwrite { force: true }, |_| false).unwrap();
+            || Destination::with_force(&path, "brew", Overwrite { force: true }, |_| false).unwrap();
         let linked = destination().write(|new| {
             symlink(&target, &path).unwrap();
             Ok(fs::write(new, "glowvenom")?)

@@ -53,7 +53,7 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
 }
 
 /// The length of the sequence at the beginning that only switches colours and styles (`ESC [ … m`); 0 if there is none.
-fn colours(text: &str) -> usize {
+fn colour_sequence_len(text: &str) -> usize {
     let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b';';
     let parts = text.strip_prefix("\x1b[").map(|rest| rest.bytes().take_while(is_part).count());
     parts.filter(|parts| text[2 + parts..].starts_with('m')).map_or(0, |parts| 2 + parts + 1)
@@ -66,7 +66,7 @@ fn visible_in_colours(text: &str) -> Cow<'_, str> {
     }
     let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(start) = rest.find('\x1b') {
-        let length = colours(&rest[start..]);
+        let length = colour_sequence_len(&rest[start..]);
         let end = start + length.max(1);
         shown += &visible(&rest[..start]);
         shown += &if length > 0 { Cow::Borrowed(&rest[start..end]) } else { visible(&rest[start..end]) };
@@ -92,19 +92,19 @@ pub struct Printer<W: Write> {
     /// The function that escapes text.
     show: Option<fn(&str) -> Cow<'_, str>>,
     /// The first bytes of a character that is not complete yet.
-    begun: Vec<u8>,
+    incomplete: Vec<u8>,
 }
 
 /// Standard output: escaped if it is a terminal, otherwise unchanged.
 pub fn stdout() -> Printer<StdoutLock<'static>> {
     let to = io::stdout();
     let show = to.is_terminal().then_some(visible as fn(&str) -> Cow<'_, str>);
-    Printer { to: to.lock(), show, begun: Vec::new() }
+    Printer { to: to.lock(), show, incomplete: Vec::new() }
 }
 
 /// Standard error: always escaped.
 pub fn stderr() -> Printer<Stderr> {
-    Printer { to: io::stderr(), show: Some(visible), begun: Vec::new() }
+    Printer { to: io::stderr(), show: Some(visible), incomplete: Vec::new() }
 }
 
 impl<W: Write> Printer<W> {
@@ -117,10 +117,14 @@ impl<W: Write> Printer<W> {
 impl<W: Write> Write for Printer<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(show) = self.show else { return self.to.write(bytes) };
-        let begun = std::mem::take(&mut self.begun);
-        let all = if begun.is_empty() { Cow::Borrowed(bytes) } else { Cow::Owned([&begun, bytes].concat()) };
-        let whole = all.len() - begun_character(&all);
-        self.begun = all[whole..].to_vec();
+        let incomplete = std::mem::take(&mut self.incomplete);
+        let all = if incomplete.is_empty() {
+            Cow::Borrowed(bytes)
+        } else {
+            Cow::Owned([&incomplete, bytes].concat())
+        };
+        let whole = all.len() - incomplete_suffix_len(&all);
+        self.incomplete = all[whole..].to_vec();
         self.to.write_all(visible_bytes(&all[..whole], show).as_bytes())?;
         Ok(bytes.len())
     }
@@ -132,15 +136,15 @@ impl<W: Write> Write for Printer<W> {
 
 impl<W: Write> Drop for Printer<W> {
     fn drop(&mut self) {
-        if let (Some(show), false) = (self.show, self.begun.is_empty()) {
+        if let (Some(show), false) = (self.show, self.incomplete.is_empty()) {
             // The reader may be gone.
-            let _ = self.to.write_all(visible_bytes(&self.begun, show).as_bytes());
+            let _ = self.to.write_all(visible_bytes(&self.incomplete, show).as_bytes());
         }
     }
 }
 
 /// The number of bytes at the end that may begin an incomplete character.
-fn begun_character(bytes: &[u8]) -> usize {
+fn incomplete_suffix_len(bytes: &[u8]) -> usize {
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let may_become_whole = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
     if may_become_whole { last.len() } else { 0 }
@@ -148,14 +152,14 @@ fn begun_character(bytes: &[u8]) -> usize {
 
 /// Parses the command line like [`clap::Parser::parse`]. clap's errors repeat the arguments, which may be names of foreign files
 /// (`triplay pipeline check *`). If an argument contains control characters, the error is printed escaped and without colours.
-pub fn command_line<T: clap::Parser>() -> T {
+pub fn parse_command_line<T: clap::Parser>() -> T {
     T::try_parse().unwrap_or_else(|error| {
         if !std::env::args_os().any(|word| word.to_string_lossy().contains(steers)) {
             error.exit();
         }
         let text = error.render().to_string();
         match error.use_stderr() {
-            true => crate::tell_line(format_args!("{}", text.trim_end())),
+            true => crate::eprint_line(format_args!("{}", text.trim_end())),
             false => crate::print_line(format_args!("{}", text.trim_end())),
         }
         std::process::exit(error.exit_code())
@@ -163,7 +167,7 @@ pub fn command_line<T: clap::Parser>() -> T {
 }
 
 /// Prints panics like the standard library, but escaped: a message may quote any text.
-pub fn say_panics() {
+pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let trace = Backtrace::capture();
@@ -171,7 +175,7 @@ pub fn say_panics() {
             BacktraceStatus::Captured => format!("\n{trace}"),
             _ => String::new(),
         };
-        crate::tell_line(format_args!(
+        crate::eprint_line(format_args!(
             "thread '{}' {panic}{trace}",
             thread.name().unwrap_or("without a name")
         ));
@@ -189,7 +193,7 @@ mod tests {
 
     fn printed(show: fn(&str) -> Cow<'_, str>, pieces: &[&[u8]]) -> String {
         let mut bytes = Vec::new();
-        let mut printer = Printer { to: &mut bytes, show: Some(show), begun: Vec::new() };
+        let mut printer = Printer { to: &mut bytes, show: Some(show), incomplete: Vec::new() };
         pieces.iter().for_each(|piece| printer.write_all(piece).unwrap());
         drop(printer);
         String::from_utf8(bytes).unwrap()

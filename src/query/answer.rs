@@ -9,7 +9,7 @@ use polars::prelude::{
 };
 use serde_json::{Number, Value};
 
-use crate::trouble::{Failure, Quiet, Trouble};
+use crate::trouble::{ErrorExplainer, Failure, PanicHookGuard};
 
 /// The number of batches that may wait for the reader.
 const WAITING: usize = 2;
@@ -27,11 +27,16 @@ pub struct Answer {
     pub schema: SchemaRef,
     batches: Option<Receiver<DataFrame>>,
     work: Option<JoinHandle<Result<(), Failure>>>,
-    trouble: Trouble,
+    trouble: ErrorExplainer,
 }
 
 impl Answer {
-    pub fn begin(frame: LazyFrame, schema: SchemaRef, trouble: Trouble, quiet: Quiet) -> Answer {
+    pub fn begin(
+        frame: LazyFrame,
+        schema: SchemaRef,
+        trouble: ErrorExplainer,
+        quiet: PanicHookGuard,
+    ) -> Answer {
         let headings = schema
             .iter()
             .map(|(name, data_type)| Heading { name: name.to_string(), numeric: data_type.is_numeric() });

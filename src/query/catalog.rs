@@ -9,7 +9,7 @@ use polars::prelude::{
 };
 
 use crate::overview;
-use crate::trouble::Trouble;
+use crate::trouble::ErrorExplainer;
 use runs::{Run, TABLES, Tables};
 
 /// The description of a table.
@@ -68,7 +68,7 @@ impl<'a> Catalog<'a> {
     }
 
     /// The table of this name; `None` if there is none.
-    pub fn open(&mut self, name: &str, trouble: &mut Trouble) -> anyhow::Result<Option<LazyFrame>> {
+    pub fn open(&mut self, name: &str, trouble: &mut ErrorExplainer) -> anyhow::Result<Option<LazyFrame>> {
         let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
             let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
             trouble.files.extend(files.iter().cloned());

@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use engine::nearest;
-use output::{Destination, Overwrite, eprintln, print, println, several, unless_closed};
+use output::{Destination, Overwrite, allow_broken_pipe, eprintln, print, println, several};
 use runs::Run;
 
 use crate::answer::Answer;
@@ -73,8 +73,8 @@ pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     let mut answer = asked.answer;
     match (&args.out, write) {
         (Some(out), Some(ending)) => file(args, &mut answer, out, ending)?,
-        _ if args.csv => unless_closed(csv(&mut answer, output::stdout()).map(drop))?,
-        _ if args.json => unless_closed(jsonl(&mut answer, output::stdout()).map(drop))?,
+        _ if args.csv => allow_broken_pipe(csv(&mut answer, output::stdout()).map(drop))?,
+        _ if args.json => allow_broken_pipe(jsonl(&mut answer, output::stdout()).map(drop))?,
         _ if args.markdown => markdown(&mut answer, args.rows)?,
         _ => table(&mut answer, args.rows)?,
     }
@@ -155,7 +155,7 @@ fn destination(
     ending: Ending,
     columns: Option<Vec<String>>,
 ) -> anyhow::Result<Destination> {
-    let what = columns.as_ref().map_or_else(|| "table".to_owned(), |columns| output::table_with(columns));
+    let what = columns.as_ref().map_or_else(|| "table".to_owned(), |columns| output::describe_table(columns));
     let is_own = move |path: &Path| match (&columns, ending) {
         (Some(columns), Ending::Csv) => output::is_csv(path, columns),
         (Some(columns), Ending::Jsonl) => output::is_jsonl(path, columns),
@@ -164,7 +164,7 @@ fn destination(
         (None, Ending::Jsonl) => output::begins_with(path, b"{"),
         (None, Ending::Parquet) => output::begins_with(path, b"PAR1"),
     };
-    Destination::forcible(out, what, args.overwrite, is_own)
+    Destination::with_force(out, what, args.overwrite, is_own)
 }
 
 fn file(args: &QueryArgs, answer: &mut Answer, out: &Path, ending: Ending) -> anyhow::Result<()> {

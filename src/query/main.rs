@@ -23,7 +23,7 @@ use output::eprintln;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    output::say_panics();
+    output::install_panic_hook();
     // Before options are read: another version may have other options.
     if std::env::var_os(runs::LAYOUT).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    command::command(&output::command_line()).unwrap_or_else(|error| {
+    command::command(&output::parse_command_line()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })

@@ -11,7 +11,7 @@ use engine::{NodeOutput, NodeReport};
 use runs::{self, Run};
 
 /// A column of rows of type `R`.
-struct Made<R: 'static> {
+struct ColumnSpec<R: 'static> {
     name: &'static str,
     about: &'static str,
     column: fn(&[R]) -> Series,
@@ -20,7 +20,7 @@ struct Made<R: 'static> {
 /// Columns, each with a name, a description, and the value in a row.
 macro_rules! made {
     ($row:ty: $($name:ident, $about:literal, $value:expr;)*) => {
-        &[$(Made {
+        &[$(ColumnSpec {
             name: stringify!($name),
             about: $about,
             column: |rows| {
@@ -31,7 +31,7 @@ macro_rules! made {
     };
 }
 
-const RUNS: &[Made<Run>] = made! { Run:
+const RUNS: &[ColumnSpec<Run>] = made! { Run:
     run, "Name of the run.", |run| run.record.run.clone();
     pipeline, "Name of its pipeline.", |run| run.record.pipeline.clone();
     status, "`running`, `done`, `failed`, `interrupted`, or `killed` if it ended without a status.", |run| run.record.status.clone();
@@ -71,7 +71,7 @@ struct Param {
     typed: String,
 }
 
-const PARAMS: &[Made<Param>] = made! { Param:
+const PARAMS: &[ColumnSpec<Param>] = made! { Param:
     run, "Name of the run.", |row| row.run.clone();
     pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
     ablation, "The ablation; empty if there is none.", |row| row.ablation.clone();
@@ -106,7 +106,7 @@ impl Checkpoint {
     }
 }
 
-const CHECKPOINTS: &[Made<Checkpoint>] = made! { Checkpoint:
+const CHECKPOINTS: &[ColumnSpec<Checkpoint>] = made! { Checkpoint:
     run, "Name of the run.", |row| row.run.clone();
     pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
     ablation, "The ablation; empty if there is none.", |row| row.variant().0;
@@ -137,7 +137,7 @@ pub fn described() -> Vec<TableDoc> {
     vec![document(runs, RUNS), document(params, PARAMS), document(checkpoints, CHECKPOINTS)]
 }
 
-fn document<R>((name, about): (&'static str, &'static str), columns: &[Made<R>]) -> TableDoc {
+fn document<R>((name, about): (&'static str, &'static str), columns: &[ColumnSpec<R>]) -> TableDoc {
     let columns = columns.iter().map(|made| ColumnDoc {
         name: made.name.to_owned(),
         kind: kind((made.column)(&[]).dtype()),
@@ -166,7 +166,7 @@ pub fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame
     Ok((Some(frame.lazy()), warnings))
 }
 
-fn frame<R>(columns: &[Made<R>], rows: &[R]) -> anyhow::Result<DataFrame> {
+fn frame<R>(columns: &[ColumnSpec<R>], rows: &[R]) -> anyhow::Result<DataFrame> {
     let columns: Vec<Column> = columns.iter().map(|made| (made.column)(rows).into()).collect();
     Ok(DataFrame::new(rows.len(), columns)?)
 }

@@ -7,19 +7,19 @@ use polars::sql::{SQLContext, extract_table_identifiers};
 
 use crate::answer::Answer;
 use crate::catalog::Catalog;
-use crate::trouble::{Quiet, Trouble};
+use crate::trouble::{ErrorExplainer, PanicHookGuard};
 
 /// An answer, with warnings.
-pub struct Asked {
+pub struct QueryResult {
     pub answer: Answer,
     /// Runs that could not be read, and rows that are gone.
     pub warnings: Vec<String>,
 }
 
 /// Answers a query over the runs in these folders. Only the tables that it names are opened; missing tables of a run are created.
-pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
-    let quiet = Quiet::new();
-    let mut trouble = Trouble::default();
+pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResult> {
+    let quiet = PanicHookGuard::new();
+    let mut trouble = ErrorExplainer::default();
     let begins = sql.split_whitespace().next().unwrap_or_default();
     // Polars would list the opened tables, which are none yet.
     anyhow::ensure!(
@@ -50,5 +50,5 @@ pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<Asked> {
         Ok((frame, schema))
     });
     let (frame, schema) = planned.map_err(|failure| trouble.explain(failure))?;
-    Ok(Asked { answer: Answer::begin(frame, schema, trouble, quiet), warnings: catalog.warnings })
+    Ok(QueryResult { answer: Answer::begin(frame, schema, trouble, quiet), warnings: catalog.warnings })
 }

@@ -23,14 +23,14 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
 /// Keeps panic messages from the terminal while a query runs: they become errors. Polars' threads may all panic, so the first
 /// message is kept.
-pub struct Quiet {
+pub struct PanicHookGuard {
     before: Option<Hook>,
 }
 
 static SAID: Mutex<Option<String>> = Mutex::new(None);
 
-impl Quiet {
-    pub fn new() -> Quiet {
+impl PanicHookGuard {
+    pub fn new() -> PanicHookGuard {
         let before = std::panic::take_hook();
         *SAID.lock().unwrap_or_else(PoisonError::into_inner) = None;
         std::panic::set_hook(Box::new(|info| {
@@ -38,7 +38,7 @@ impl Quiet {
                 .unwrap_or_else(PoisonError::into_inner)
                 .get_or_insert_with(|| message(info.payload()));
         }));
-        Quiet { before: Some(before) }
+        PanicHookGuard { before: Some(before) }
     }
 
     pub fn guarded<T>(&self, work: impl FnOnce() -> PolarsResult<T>) -> Result<T, Failure> {
@@ -52,7 +52,7 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for PanicHookGuard {
     fn drop(&mut self) {
         // The hook cannot be changed during a panic.
         if let Some(before) = self.before.take().filter(|_| !std::thread::panicking()) {
@@ -68,12 +68,12 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 /// The context of a failing query.
 #[derive(Default)]
-pub struct Trouble {
+pub struct ErrorExplainer {
     /// The Parquet files that it reads.
     pub files: Vec<PathBuf>,
 }
 
-impl Trouble {
+impl ErrorExplainer {
     /// The error for people.
     pub fn explain(&self, failure: Failure) -> anyhow::Error {
         let error = match failure {
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn a_panic_within_a_query_becomes_an_error_that_says_why() {
-        let quiet = Quiet::new();
+        let quiet = PanicHookGuard::new();
         let outcome = quiet.guarded::<()>(|| panic!("not yet {}", "implemented"));
         drop(quiet);
         let failure = outcome.expect_err("a panic is a failure");
-        let error = Trouble::default().explain(failure).to_string();
+        let error = ErrorExplainer::default().explain(failure).to_string();
         assert!(error.starts_with("Polars does not support this query: not yet implemented\n"), "{error}");
     }
 

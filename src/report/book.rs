@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::model::Interval;
 use super::source::Source;
-use analysis::compare::OfRate;
+use analysis::compare::RateInterval;
 use analysis::statistics::{self, wilson};
 use analysis::{self, Measure, PHASE, estimate};
 use data::MetricRow;
@@ -17,7 +17,7 @@ const TRAINING: &str = "update";
 
 /// Selects the rows of a metric that both evaluations and training report, such as the attacker's entropy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum MetricOrigin {
     Evaluation,
     Training,
 }
@@ -47,14 +47,14 @@ pub struct Point {
 }
 
 /// Intervals of rates over hazards by a run's folder and a node's full name.
-pub type Rates = HashMap<(PathBuf, String), HashMap<Measure, OfRate>>;
+pub type Rates = HashMap<(PathBuf, String), HashMap<Measure, RateInterval>>;
 
 /// A metric's values in one column, by seed, in the order of the run.
-pub type Trail = BTreeMap<Option<u64>, Vec<Point>>;
+pub type MetricSeries = BTreeMap<Option<u64>, Vec<Point>>;
 
 /// The phases after which all seeds of a trail have a value, in order. In a run under way some seeds are further than others;
 /// comparisons need the same phases.
-pub fn common_phases(trail: &Trail) -> Vec<&str> {
+pub fn common_phases(trail: &MetricSeries) -> Vec<&str> {
     let mut common: Vec<&str> = Vec::new();
     for point in trail.values().next().into_iter().flatten() {
         let phase = point.phase.as_str();
@@ -67,7 +67,7 @@ pub fn common_phases(trail: &Trail) -> Vec<&str> {
 }
 
 /// The last value of each seed after a phase.
-pub fn after<'t>(trail: &'t Trail, phase: &str) -> Vec<&'t Point> {
+pub fn after<'t>(trail: &'t MetricSeries, phase: &str) -> Vec<&'t Point> {
     let last = |points: &'t Vec<Point>| points.iter().rfind(|point| point.phase == phase);
     trail.values().filter_map(last).collect()
 }
@@ -84,16 +84,16 @@ pub struct Entry<'a> {
     pub row: &'a MetricRow,
 }
 
-pub struct Book<'a> {
+pub struct MetricIndex<'a> {
     pub columns: Vec<Column>,
     entries: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
     /// Subjects and metrics in the order of their first rows.
     pub names: Vec<(&'a str, &'a str)>,
 }
 
-impl<'a> Book<'a> {
-    pub fn new(sources: &'a [Source], rates: &Rates) -> Book<'a> {
-        let mut book = Book { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
+impl<'a> MetricIndex<'a> {
+    pub fn new(sources: &'a [Source], rates: &Rates) -> MetricIndex<'a> {
+        let mut book = MetricIndex { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
         let places: HashMap<(usize, &str), usize> = (book.columns.iter().enumerate())
             .map(|(place, column)| ((column.run, column.ablation.as_str()), place))
             .collect();
@@ -133,15 +133,17 @@ impl<'a> Book<'a> {
     }
 
     /// A metric's values in a column.
-    pub fn trail(&self, column: usize, subject: &str, metric: &str, of: Of) -> Trail {
+    pub fn trail(&self, column: usize, subject: &str, metric: &str, of: MetricOrigin) -> MetricSeries {
         let is_own = |entry: &&Entry| {
             let phase = entry.row.phase.as_str();
             entry.column == column
                 && entry.row.value.is_finite()
                 && match of {
-                    Of::Training => phase == TRAINING,
+                    MetricOrigin::Training => phase == TRAINING,
                     // The phase of supervised training is `step 21`.
-                    Of::Evaluation => phase != TRAINING && phase != PHASE && !phase.starts_with("step "),
+                    MetricOrigin::Evaluation => {
+                        phase != TRAINING && phase != PHASE && !phase.starts_with("step ")
+                    }
                 }
         };
         let place = |entry: &Entry<'a>| (entry.seed, entry.node, entry.row.phase.as_str());
@@ -153,7 +155,7 @@ impl<'a> Book<'a> {
         let mut all: Vec<(&Entry, bool)> = values.iter().map(|entry| (*entry, true)).collect();
         all.extend(alone.map(|entry| (entry, false)));
         all.sort_by_key(|(entry, _)| entry.index);
-        let mut trail = Trail::new();
+        let mut trail = MetricSeries::new();
         for (entry, is_known) in all {
             trail.entry(entry.seed).or_default().push(Point {
                 phase: analysis::phase(entry.row),
@@ -169,7 +171,7 @@ impl<'a> Book<'a> {
 }
 
 /// The interval over hazards of a rate, if it has as many attempts as the rate.
-fn over_hazards(rates: &HashMap<Measure, OfRate>, row: &MetricRow) -> Option<statistics::Interval> {
+fn over_hazards(rates: &HashMap<Measure, RateInterval>, row: &MetricRow) -> Option<statistics::Interval> {
     let (attempts, interval) =
         rates.get(&Measure { subject: row.subject.clone(), metric: row.metric.clone() })?;
     (*attempts as u64 == row.count).then_some(*interval)
@@ -248,14 +250,14 @@ mod tests {
             let seed = |(seed, phases): (usize, &&[&str])| {
                 (Some(seed as u64), phases.iter().map(|phase| point(phase)).collect())
             };
-            phases.iter().enumerate().map(seed).collect::<Trail>()
+            phases.iter().enumerate().map(seed).collect::<MetricSeries>()
         };
         let uneven = trail(&[&["warm-up", "1 red", "1 blue"], &["warm-up", "1 red"]]);
         assert_eq!(common_phases(&uneven), ["warm-up", "1 red"]);
         assert_eq!(after(&uneven, "1 red").len(), 2);
         assert_eq!(common_phases(&trail(&[&["end"], &["warm-up"]])), [] as [&str; 0]);
         assert_eq!(common_phases(&trail(&[&["a", "b"]])), ["a", "b"]);
-        assert_eq!(common_phases(&Trail::new()), [] as [&str; 0]);
+        assert_eq!(common_phases(&MetricSeries::new()), [] as [&str; 0]);
     }
 
     #[test]
@@ -274,7 +276,7 @@ mod tests {
             row("red", 1, "attack_success_undetermined", 0.25),
             row("blue", 1, "attack_success", 0.25),
         ];
-        let mut book = Book { columns: Vec::new(), entries: HashMap::new(), names: Vec::new() };
+        let mut book = MetricIndex { columns: Vec::new(), entries: HashMap::new(), names: Vec::new() };
         for (index, row) in rows.iter().enumerate() {
             let entry = Entry {
                 column: 0,
@@ -286,7 +288,7 @@ mod tests {
             };
             book.entries.entry((row.subject.as_str(), row.metric.as_str())).or_default().push(entry);
         }
-        let trail = book.trail(0, "defender", "attack_success", Of::Evaluation);
+        let trail = book.trail(0, "defender", "attack_success", MetricOrigin::Evaluation);
         assert_eq!(common_phases(&trail), ["warm-up", "1 red", "1 blue"]);
         let points: Vec<_> =
             trail[&None].iter().map(|point| (point.value, point.count, point.undetermined)).collect();

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::fs;
 use std::time::SystemTime;
 
-use super::book::{Book, Rates};
+use super::book::{MetricIndex, Rates};
 use super::graph::{self, Plan};
 use super::headline::headline;
-use super::made_of::Makers;
+use super::made_of::Provenance;
 use super::matrices;
 use super::model::{Matrix, Report, RunInfo, Samples};
 use super::panels::panels;
-use super::samples::Gathering;
+use super::samples::SampleBuilder;
 use super::source::{Source, VERIFY};
 use analysis::compare::rate_intervals;
 use anyhow::Context;
@@ -49,7 +49,7 @@ pub struct Gathered {
 /// Joins the samples of all runs.
 pub fn samples(sources: &[Source], texts: Texts) -> anyhow::Result<Gathered> {
     let folders: Vec<_> = sources.iter().map(|source| source.run.folder.clone()).collect();
-    let mut gathering = Gathering::new(texts.are_left_out(sources), sources.len() > 1);
+    let mut gathering = SampleBuilder::new(texts.are_left_out(sources), sources.len() > 1);
     let (mut notices, mut rates) = (Vec::new(), Rates::new());
     for (source, tables) in sources.iter().zip(Tables::of_all(&folders)) {
         if source.store.is_none() && tables.is_err() {
@@ -93,7 +93,7 @@ fn rates_of(source: &Source, tables: &Tables) -> anyhow::Result<Rates> {
 /// A report on runs. `gathered` has their samples as far as they have been joined.
 pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &Gathered) -> Report {
     let redacted = texts.are_left_out(sources);
-    let book = Book::new(sources, &gathered.rates);
+    let book = MetricIndex::new(sources, &gathered.rates);
     let mut notices = about_texts(texts, redacted, sources);
     let (mut runs, mut graphs, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {
@@ -112,7 +112,7 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
         notices.extend(left_out);
         notices.extend(notices_of(source, redacted));
         graphs.push(graph::graph(source, plan.as_ref()));
-        checkpoints.extend(Makers::new(source).checkpoints());
+        checkpoints.extend(Provenance::new(source).checkpoints());
         runs.push(run_info(source, plan.as_ref()));
     }
     notices.extend(gathered.notices.iter().cloned());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::made_of::Makers;
+use super::made_of::Provenance;
 use super::model::{Graph, Stage};
 use super::source::Source;
 use engine::{self, EdgeRole, LoadOptions, NodeReport, Outline, Registry, Shape};
@@ -243,7 +243,7 @@ impl Drawing {
     }
 
     fn of_nodes(&mut self, source: &Source) {
-        let makers = Makers::new(source);
+        let makers = Provenance::new(source);
         let mut firsts: BTreeMap<usize, &NodeReport> = BTreeMap::new();
         for node in &source.run.nodes {
             let id = stage_of(&node.node);

@@ -1,6 +1,6 @@
 //! The most important metrics, at the first evaluation and at the last.
 
-use super::book::{Book, Column, Of, Point, Trail, common_phases, interval};
+use super::book::{Column, MetricIndex, MetricOrigin, MetricSeries, Point, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
 use analysis::estimate;
 
@@ -19,12 +19,12 @@ const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
     ("diversity of attacks (1 − Self-BLEU)", "attacks", "diversity", "number", None),
 ];
 
-pub fn headline(book: &Book) -> Headline {
+pub fn headline(book: &MetricIndex) -> Headline {
     let mut uneven = Uneven::default();
     let mut row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>)| {
         let cells: Vec<_> = (0..book.columns.len())
             .map(|column| {
-                let trail = book.trail(column, subject, metric, Of::Evaluation);
+                let trail = book.trail(column, subject, metric, MetricOrigin::Evaluation);
                 let phase = common_phases(&trail).last().map(|phase| (*phase).to_owned());
                 uneven.add(column, book.columns[column].seeds, &trail, phase.as_deref());
                 cell(&trail, unit == "share")
@@ -53,7 +53,7 @@ pub fn headline(book: &Book) -> Headline {
 }
 
 /// The values after the first and the last common phase of all seeds, and the change over seeds.
-fn cell(trail: &Trail, is_share: bool) -> Option<HeadlineCell> {
+fn cell(trail: &MetricSeries, is_share: bool) -> Option<HeadlineCell> {
     let phases = common_phases(trail);
     let (first_phase, last_phase) = (phases.first()?, phases.last()?);
     let first = |points: &[Point]| points.iter().position(|point| point.phase == *first_phase);
@@ -83,7 +83,7 @@ struct Uneven(Vec<(usize, String, usize)>);
 
 impl Uneven {
     /// Records a metric of a column with `seeds` seeds, whose last common phase is `phase`.
-    fn add(&mut self, column: usize, seeds: usize, trail: &Trail, phase: Option<&str>) {
+    fn add(&mut self, column: usize, seeds: usize, trail: &MetricSeries, phase: Option<&str>) {
         let Some(phase) = phase else { return };
         let is_last = |points: &Vec<Point>| points.last().is_some_and(|point| point.phase == phase);
         let found = (column, phase.to_owned(), trail.len());
@@ -134,7 +134,7 @@ mod tests {
             undetermined: 0,
             over_hazards: None,
         };
-        let trail = Trail::from([
+        let trail = MetricSeries::from([
             (Some(1), vec![point("warm-up", 0.5), point("1 red", 0.8), point("1 blue", 0.1)]),
             (Some(2), vec![point("warm-up", 0.4), point("1 red", 0.6)]),
         ]);
@@ -152,7 +152,7 @@ mod tests {
         uneven.add(0, 3, &trail, Some("1 red"));
         assert!(uneven.note(&[column(3), column(3)]).contains("of full have reached the same phase"));
         assert!(uneven.note(&[column(3)]).contains("for 2 of 3 seeds"));
-        let even = Trail::from([(None, vec![point("warm-up", 0.5)])]);
+        let even = MetricSeries::from([(None, vec![point("warm-up", 0.5)])]);
         assert!(cell(&even, true).unwrap().change.is_none());
         let mut uneven = Uneven::default();
         uneven.add(0, 1, &even, Some("warm-up"));

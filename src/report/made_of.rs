@@ -12,15 +12,15 @@ use runs::{Lineage, shown, variant};
 const MODEL: &str = "model";
 
 /// The nodes that made each content of a run.
-pub struct Makers<'a> {
+pub struct Provenance<'a> {
     source: &'a Source,
     lineage: Lineage<'a>,
     /// For the digest of an output, the indices of the nodes that made it: several may have made the same.
     by_content: HashMap<String, Vec<usize>>,
 }
 
-impl<'a> Makers<'a> {
-    pub fn new(source: &'a Source) -> Makers<'a> {
+impl<'a> Provenance<'a> {
+    pub fn new(source: &'a Source) -> Provenance<'a> {
         let mut by_content: HashMap<String, Vec<usize>> = HashMap::new();
         for (place, node) in source.run.nodes.iter().enumerate() {
             for output in &node.outputs {
@@ -28,7 +28,7 @@ impl<'a> Makers<'a> {
             }
         }
         let lineage = Lineage::new(&source.run, source.store.as_ref());
-        Makers { source, lineage, by_content }
+        Provenance { source, lineage, by_content }
     }
 
     /// The paths of a node's inputs in its parameters, and their digests. Empty if its record is gone from the cache.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::book::{Book, Of, after, common_phases};
+use super::book::{MetricIndex, MetricOrigin, after, common_phases};
 use super::model::{Interval, Matrix};
 use super::source::Source;
 use analysis::{Estimate, League, leagues};
@@ -20,7 +20,7 @@ const SETS: [(&str, &str); 3] = [
 ];
 
 /// Cross-play tables, and confusion matrices.
-pub fn matrices(book: &Book, sources: &[Source]) -> Vec<Matrix> {
+pub fn matrices(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
     let mut found = cross_play(book, sources);
     for column in 0..book.columns.len() {
         found.extend(SETS.into_iter().filter_map(|(set, name)| confusion(book, column, set, name)));
@@ -29,7 +29,7 @@ pub fn matrices(book: &Book, sources: &[Source]) -> Vec<Matrix> {
 }
 
 /// Names the column, if there are several.
-fn of(book: &Book, column: usize) -> String {
+fn of(book: &MetricIndex, column: usize) -> String {
     match book.columns.len() {
         1 => String::new(),
         _ => format!(" ({})", book.columns[column].name),
@@ -37,14 +37,14 @@ fn of(book: &Book, column: usize) -> String {
 }
 
 /// The evaluator's verdicts by true class, at the last common evaluation of all seeds, summed over seeds.
-fn confusion(book: &Book, column: usize, set: &str, name: &str) -> Option<Matrix> {
-    let accuracy = book.trail(column, "evaluator", &format!("accuracy_{set}"), Of::Evaluation);
+fn confusion(book: &MetricIndex, column: usize, set: &str, name: &str) -> Option<Matrix> {
+    let accuracy = book.trail(column, "evaluator", &format!("accuracy_{set}"), MetricOrigin::Evaluation);
     let phase = *common_phases(&accuracy).last()?;
     let mut counts = vec![vec![0u64; CLASSES.len()]; 3];
     for (row, truth) in CLASSES.iter().take(3).enumerate() {
         for (place, said) in CLASSES.iter().enumerate() {
             let metric = format!("confusion_{set}:{truth}>{said}");
-            let trail = book.trail(column, "evaluator", &metric, Of::Evaluation);
+            let trail = book.trail(column, "evaluator", &metric, MetricOrigin::Evaluation);
             // A class that did not occur in this evaluation has no value.
             counts[row][place] =
                 after(&trail, phase).iter().filter_map(|point| point.value).map(|count| count as u64).sum();
@@ -136,7 +136,7 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
 }
 
 /// All attackers against all defenders, one table for each cross-play stage; means over seeds.
-fn cross_play(book: &Book, sources: &[Source]) -> Vec<Matrix> {
+fn cross_play(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
     let mut found = Vec::new();
     for (place, column) in book.columns.iter().enumerate() {
         let rows = sources[column.run].metrics.iter();
@@ -181,7 +181,7 @@ fn of_league(league: &League, of: &str) -> Matrix {
 
 /// The success of attacks of each category on each defense model, at the last common evaluation of all seeds; means over seeds.
 /// Models with a different last evaluation have a table of their own.
-pub fn by_category(book: &Book) -> Vec<Matrix> {
+pub fn by_category(book: &MetricIndex) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
         let mut tables: Vec<(String, Cells)> = Vec::new();
@@ -195,9 +195,9 @@ pub fn by_category(book: &Book) -> Vec<Matrix> {
         }
         for subject in subjects {
             let Some((defender, category)) = subject.split_once("/category=") else { continue };
-            let whole = book.trail(column, defender, SUCCESS, Of::Evaluation);
+            let whole = book.trail(column, defender, SUCCESS, MetricOrigin::Evaluation);
             let Some(phase) = common_phases(&whole).last().map(|phase| (*phase).to_owned()) else { continue };
-            let trail = book.trail(column, subject, SUCCESS, Of::Evaluation);
+            let trail = book.trail(column, subject, SUCCESS, MetricOrigin::Evaluation);
             let table = tables.iter().position(|(known, _)| *known == phase).unwrap_or_else(|| {
                 tables.push((phase.clone(), Cells::default()));
                 tables.len() - 1

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::book::{Book, Of, Point, Trail, interval};
+use super::book::{MetricIndex, MetricOrigin, MetricSeries, Point, interval};
 use super::model::{Curve, Interval, Panel};
 
 /// The most places on an axis; more are thinned out, since no screen shows them and the file would grow.
@@ -14,7 +14,7 @@ struct Plan {
     role: &'static str,
     title: &'static str,
     unit: &'static str,
-    of: Of,
+    of: MetricOrigin,
     curves: Vec<(String, String, String)>,
 }
 
@@ -131,16 +131,17 @@ const EVALUATION: [Evaluated; 9] = [
 ];
 
 /// All charts that have data.
-pub fn panels(book: &Book) -> Vec<Panel> {
+pub fn panels(book: &MetricIndex) -> Vec<Panel> {
     let mut plans = Vec::new();
     for role in ["attacker", "defender", "evaluator"] {
         let title = "Mean score of each term of the reward";
         let curves = terms(book, role);
-        let terms = Plan { section: "training", role, title, unit: "number", of: Of::Training, curves };
+        let terms =
+            Plan { section: "training", role, title, unit: "number", of: MetricOrigin::Training, curves };
         for (title, unit, metrics) in TRAINING {
             let curve = |(name, metric): &(&str, &str)| ((*name).into(), role.to_owned(), (*metric).into());
             let curves = metrics.iter().map(curve).collect();
-            plans.push(Plan { section: "training", role, title, unit, of: Of::Training, curves });
+            plans.push(Plan { section: "training", role, title, unit, of: MetricOrigin::Training, curves });
         }
         // In addition to the reward itself, which a single term equals.
         if terms.curves.len() > 1 {
@@ -152,7 +153,7 @@ pub fn panels(book: &Book) -> Vec<Panel> {
         role: "defender",
         title: "Attacks that succeed, by defense model",
         unit: "share",
-        of: Of::Evaluation,
+        of: MetricOrigin::Evaluation,
         curves: defenders(book).map(|name| (name.into(), name.into(), "attack_success".into())).collect(),
     });
     for (section, role, title, unit, curves) in EVALUATION {
@@ -160,28 +161,28 @@ pub fn panels(book: &Book) -> Vec<Panel> {
             ((*name).into(), (*subject).into(), (*metric).into())
         };
         let curves = curves.iter().map(curve).collect();
-        plans.push(Plan { section, role, title, unit, of: Of::Evaluation, curves });
+        plans.push(Plan { section, role, title, unit, of: MetricOrigin::Evaluation, curves });
     }
     plans.iter().filter_map(|plan| panel(book, plan)).collect()
 }
 
 /// The curves of the terms of a role's reward, as its metrics name them.
-fn terms(book: &Book, role: &str) -> Vec<(String, String, String)> {
+fn terms(book: &MetricIndex, role: &str) -> Vec<(String, String, String)> {
     let own = book.names.iter().filter(|(subject, _)| *subject == role);
     let term = |metric: &str| Some(metric.strip_suffix(analysis::SCORE)?.replace('_', " "));
     own.filter_map(|(_, metric)| Some((term(metric)?, role.to_owned(), (*metric).to_owned()))).collect()
 }
 
 /// The attacked models, the defender first.
-fn defenders<'a>(book: &'a Book) -> impl Iterator<Item = &'a str> {
+fn defenders<'a>(book: &'a MetricIndex) -> impl Iterator<Item = &'a str> {
     let attacked = book.names.iter().filter(|(subject, metric)| {
         *metric == "attack_success" && !subject.contains('/') && *subject != "attacker"
     });
     attacked.map(|(subject, _)| *subject)
 }
 
-fn panel(book: &Book, plan: &Plan) -> Option<Panel> {
-    let mut trails: Vec<(String, Trail)> = Vec::new();
+fn panel(book: &MetricIndex, plan: &Plan) -> Option<Panel> {
+    let mut trails: Vec<(String, MetricSeries)> = Vec::new();
     for (name, subject, metric) in &plan.curves {
         for (place, column) in book.columns.iter().enumerate() {
             let name = match (book.columns.len(), plan.curves.len()) {
@@ -205,9 +206,9 @@ fn panel(book: &Book, plan: &Plan) -> Option<Panel> {
         .map(|(name, trail)| Curve { name: name.clone(), points: points(trail, &places, plan.unit) })
         .collect();
     let x_label = match (plan.of, every) {
-        (Of::Training, 1) => "iteration and step of training".to_owned(),
-        (Of::Training, _) => format!("iteration and step of training, one of {every} shown"),
-        (Of::Evaluation, _) => "after phase".to_owned(),
+        (MetricOrigin::Training, 1) => "iteration and step of training".to_owned(),
+        (MetricOrigin::Training, _) => format!("iteration and step of training, one of {every} shown"),
+        (MetricOrigin::Evaluation, _) => "after phase".to_owned(),
     };
     (!series.is_empty()).then(|| Panel {
         section: plan.section.into(),
@@ -221,9 +222,9 @@ fn panel(book: &Book, plan: &Plan) -> Option<Panel> {
 }
 
 /// The places on the axis: steps by their number, phases in the order of the curve with the most.
-fn ticks(trails: &[(String, Trail)], of: Of) -> Vec<String> {
+fn ticks(trails: &[(String, MetricSeries)], of: MetricOrigin) -> Vec<String> {
     let mut curves: Vec<&Vec<Point>> = trails.iter().flat_map(|(_, trail)| trail.values()).collect();
-    if of == Of::Training {
+    if of == MetricOrigin::Training {
         let steps: BTreeSet<((u32, u32), &String)> =
             curves.iter().copied().flatten().map(|point| (point.at, &point.phase)).collect();
         return steps.into_iter().map(|(_, phase)| phase.clone()).collect();
@@ -239,7 +240,7 @@ fn ticks(trails: &[(String, Trail)], of: Of) -> Vec<String> {
 }
 
 /// The interval over seeds at each place.
-fn points(trail: &Trail, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usize, Interval)> {
+fn points(trail: &MetricSeries, places: &HashMap<&str, usize>, unit: &str) -> Vec<(usize, Interval)> {
     let mut at: BTreeMap<usize, Vec<&Point>> = BTreeMap::new();
     for points in trail.values() {
         let mut seen = BTreeSet::new();

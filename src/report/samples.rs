@@ -8,7 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, UInt32Type};
 use arrow_array::{Array, ArrayRef};
 
-use super::made_of::Makers;
+use super::made_of::Provenance;
 use super::model::{Matrix, Samples};
 use super::source::Source;
 use data::{self, AttackRow};
@@ -24,7 +24,7 @@ const ASKED: [(&str, &str); 3] =
     [("benchmark_success", "hazard"), ("benign_accuracy", "benign"), ("arithmetic_accuracy", "arithmetic")];
 
 /// The samples under construction.
-pub struct Gathering {
+pub struct SampleBuilder {
     samples: Samples,
     places: HashMap<String, i32>,
     /// The value of each term of a reward, by name; as long as the samples once they are finished.
@@ -64,11 +64,11 @@ struct Row<'a> {
     defender_checkpoint: Option<&'a str>,
 }
 
-impl Gathering {
+impl SampleBuilder {
     /// With `redact`, texts of prompts and models are replaced by their lengths. `several` is set for more than one run.
-    pub fn new(redact: bool, several: bool) -> Gathering {
+    pub fn new(redact: bool, several: bool) -> SampleBuilder {
         let (samples, places, components, matrices) = Default::default();
-        Gathering { samples, places, components, attacks: 0, redact, several, matrices }
+        SampleBuilder { samples, places, components, attacks: 0, redact, several, matrices }
     }
 
     /// Adds the rows of a run.
@@ -80,7 +80,7 @@ impl Gathering {
         let (attacks, responses, verdicts) = (attacks?, responses?, verdicts?);
         let (labels, outcomes) = (labels?, outcomes?);
         let (rewards, components, notes) = (rewards?, components?, notes?);
-        let makers = Makers::new(source);
+        let makers = Provenance::new(source);
         let wrote = attackers(source, &makers);
         let answered = defenders(source, &makers);
         let techniques = techniques(source, &makers)?;
@@ -652,20 +652,20 @@ fn makes(node: &NodeReport, artifact: &str) -> bool {
     node.outputs.iter().any(|output| output.artifact == artifact)
 }
 
-fn attackers<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, String> {
+fn attackers<'a>(source: &'a Source, makers: &Provenance) -> HashMap<NodeName<'a>, String> {
     let is_written =
         |node: &&NodeReport| makes(node, "attacks") && source.run.record.purpose(&node.kind) != Purpose::Data;
     let nodes = source.run.nodes.iter().filter(is_written);
     nodes.filter_map(|node| Some((name(node), makers.attacker(node)?))).collect()
 }
 
-fn defenders<'a>(source: &'a Source, makers: &Makers) -> HashMap<NodeName<'a>, HashMap<String, String>> {
+fn defenders<'a>(source: &'a Source, makers: &Provenance) -> HashMap<NodeName<'a>, HashMap<String, String>> {
     let nodes = source.run.nodes.iter().filter(|node| makes(node, "responses"));
     nodes.map(|node| (name(node), makers.defenders(node))).collect()
 }
 
 /// The nodes that measure by a world's oracle; the others use a judge.
-fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
+fn oracles<'a>(source: &'a Source, makers: &Provenance) -> HashSet<NodeName<'a>> {
     let record = &source.run.record;
     // A kind that always asks a world needs no further check.
     let always = |node: &NodeReport| {
@@ -678,7 +678,7 @@ fn oracles<'a>(source: &'a Source, makers: &Makers) -> HashSet<NodeName<'a>> {
 }
 
 /// The techniques of the attacks of benchmarks, by their texts.
-fn techniques(source: &Source, makers: &Makers) -> anyhow::Result<HashMap<String, String>> {
+fn techniques(source: &Source, makers: &Provenance) -> anyhow::Result<HashMap<String, String>> {
     let mut found = HashMap::new();
     let mut seen: Vec<String> = Vec::new();
     for node in source.run.nodes.iter().filter(|node| makes(node, "outcomes")) {
@@ -820,7 +820,7 @@ mod tests {
 
     #[test]
     fn what_is_redacted_says_how_long_it_was_and_nothing_else() {
-        let mut gathering = Gathering::new(true, false);
+        let mut gathering = SampleBuilder::new(true, false);
         let row = || Row {
             seed: Some("brew glowvenom"),
             attack: Some("how do i brew glowvenom ?"),
@@ -837,7 +837,7 @@ mod tests {
         assert_eq!(samples.strings[samples.category[0] as usize], "potions");
         assert_eq!(samples.technique, [-1]);
 
-        let mut gathering = Gathering::new(false, false);
+        let mut gathering = SampleBuilder::new(false, false);
         gathering.push("r", 0, row());
         gathering.push("r", 0, row());
         let (samples, _) = gathering.finish();

@@ -1,6 +1,6 @@
 //! The live page: a small HTTP server for people at this machine. Its address contains a secret, it answers only to its own
 //! names, and it changes nothing. Clients without the secret cannot block those with it, however many connections they open:
-//! until a client has shown the secret, its connection is one of the [`Strangers`], of which the oldest is closed for the newest.
+//! until a client has shown the secret, its connection is one of the [`PendingConnections`], of which the oldest is closed for the newest.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -41,7 +41,7 @@ struct Shared {
     host: String,
     live: Live,
     open: AtomicUsize,
-    strangers: Strangers,
+    strangers: PendingConnections,
 }
 
 impl Page {
@@ -52,7 +52,7 @@ impl Page {
         let at = listener.local_addr().context("the server has no address")?;
         let token = html::random_hex()?;
         let address = format!("http://{at}/{token}/");
-        let (open, strangers) = (AtomicUsize::new(0), Strangers::default());
+        let (open, strangers) = (AtomicUsize::new(0), PendingConnections::default());
         let shared = Arc::new(Shared { token, host: host.to_owned(), live, open, strangers });
         Ok(Page { listener, shared, address })
     }
@@ -83,9 +83,9 @@ impl Page {
 
 /// The connections that have not shown the secret, the oldest first.
 #[derive(Default)]
-struct Strangers(Mutex<VecDeque<Arc<TcpStream>>>);
+struct PendingConnections(Mutex<VecDeque<Arc<TcpStream>>>);
 
-impl Strangers {
+impl PendingConnections {
     fn all(&self) -> MutexGuard<'_, VecDeque<Arc<TcpStream>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

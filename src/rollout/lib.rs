@@ -29,7 +29,7 @@ const CACHE: usize = 4 << 30;
 const BATCH: usize = 64;
 
 /// Tokens that each batch draws before the threads wait for each other and report their progress.
-const AHEAD: usize = 8;
+const STEPS_BETWEEN_SYNCS: usize = 8;
 
 /// Temperatures by which logits can be divided.
 pub const TEMPERATURES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
@@ -107,7 +107,8 @@ pub fn sample(
     // A stop text of one token ends a row by its id, because special tokens are not in decoded texts.
     let stops = sampling.stop.iter().filter_map(|stop| checkpoint.tokenizer.id(stop));
     let ends: Vec<u32> = checkpoint.ends().into_iter().chain(stops).collect();
-    let drawing = Drawing { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
+    let drawing =
+        SamplingContext { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
     let asked: Vec<usize> = (0..prompts.len()).filter(|&row| !prompts[row].is_empty()).collect();
     let mut rows: Vec<Row> = asked.iter().map(|&index| Row::new(index, seed)).collect();
     let mut completions = vec![Completion::default(); prompts.len()];
@@ -121,8 +122,8 @@ pub fn sample(
             .zip(rows.par_chunks_mut(size))
             .map(|(prompts, rows)| Batch::read(&drawing, prompts, rows))
             .collect::<Result<Vec<_>>>()?;
-        for start in (0..sampling.max_new_tokens).step_by(AHEAD) {
-            let steps = start..(start + AHEAD).min(sampling.max_new_tokens);
+        for start in (0..sampling.max_new_tokens).step_by(STEPS_BETWEEN_SYNCS) {
+            let steps = start..(start + STEPS_BETWEEN_SYNCS).min(sampling.max_new_tokens);
             let drawn = batches.par_iter_mut().map(|batch| {
                 let advance = |step| batch.advance(&drawing, step + 1 < sampling.max_new_tokens);
                 steps.clone().map(advance).collect::<Result<Vec<usize>>>()
@@ -170,7 +171,7 @@ fn stop_in(text: &str, stops: &[String]) -> Option<usize> {
 }
 
 /// What all rows share.
-struct Drawing<'a> {
+struct SamplingContext<'a> {
     decoder: &'a Decoder,
     tokenizer: &'a Tokenizer,
     ends: &'a [u32],
@@ -200,7 +201,7 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Reads the prompts, each distinct one once.
-    fn read(drawing: &Drawing, prompts: &[&[u32]], rows: &'a mut [Row]) -> Result<Batch<'a>> {
+    fn read(drawing: &SamplingContext, prompts: &[&[u32]], rows: &'a mut [Row]) -> Result<Batch<'a>> {
         let mut index: HashMap<&[u32], usize> = HashMap::new();
         let mut distinct: Vec<&[u32]> = Vec::new();
         let source: Vec<usize> = prompts
@@ -225,7 +226,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Draws one token for each row and, if `more` are to come, feeds them; returns how many were drawn.
-    fn advance(&mut self, drawing: &Drawing, more: bool) -> Result<usize> {
+    fn advance(&mut self, drawing: &SamplingContext, more: bool) -> Result<usize> {
         let drawn = self.rows.len();
         if drawn == 0 {
             return Ok(0);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::variant::variant;
 use engine::{KindFacts, NodeOutput, NodeReport, Part, Purpose};
-use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
+use store::read::{self, MAX_LIST_BYTES, MAX_PARTS_BYTES, MAX_TEXT_BYTES};
 use store::{
     Digest, Store, create_private, create_private_in, is_sealed_file, seal, seal_file, sealed_lines,
     write_durably,
@@ -192,7 +192,8 @@ pub fn digests(folder: &Path) -> anyhow::Result<BTreeMap<String, Digest>> {
         if name == "extends.yaml" && !path.exists() {
             continue;
         }
-        let digest = Digest::of_bytes_of(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let digest =
+            Digest::of_file_bytes(&path).with_context(|| format!("cannot read {}", path.display()))?;
         digests.insert(name.to_owned(), digest);
     }
     Ok(digests)
@@ -274,7 +275,7 @@ impl Found {
             return Found { path, order: Some(order), made_as: Some(name) };
         }
         // Somebody has renamed it. Its record has its original name or its time.
-        let record = read_in(&path, RECORD, MOST_PARTS).ok();
+        let record = read_in(&path, RECORD, MAX_PARTS_BYTES).ok();
         let record = record.and_then(|text| serde_json::from_slice::<RunRecord>(&text).ok());
         let began = || {
             let began: jiff::Timestamp = record.as_ref()?.began.parse().ok()?;
@@ -309,8 +310,10 @@ fn is_derived(run: &Path) -> bool {
         run.parent().is_some_and(|pipeline| pipeline.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()))
     };
     // A user's pipeline may have this suffix, too.
-    let is_panel =
-        || read_in(run, "pipeline.yaml", MOST_TEXT).is_ok_and(|text| text.starts_with(PANEL_MARK.as_bytes()));
+    let is_panel = || {
+        read_in(run, "pipeline.yaml", MAX_TEXT_BYTES)
+            .is_ok_and(|text| text.starts_with(PANEL_MARK.as_bytes()))
+    };
     ends(JUDGED) || ends(PANEL) && is_panel()
 }
 
@@ -437,7 +440,7 @@ impl Run {
 
     /// The record as written in the folder. If the project was moved with its cache, the path of the cache is updated.
     fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
-        let (path, text) = (folder.join(RECORD), read_in(folder, RECORD, MOST_PARTS)?);
+        let (path, text) = (folder.join(RECORD), read_in(folder, RECORD, MAX_PARTS_BYTES)?);
         anyhow::ensure!(
             is_sealed_file(&text) || memchr::memmem::find(&text, b"\"check\"").is_none(),
             "{} is damaged or was edited since triplay wrote it; run the pipeline again for a new run",
@@ -465,7 +468,7 @@ impl Run {
 
     /// The finished nodes, and the number of damaged lines. A killed run may end in half a line; that node does not count.
     pub fn read_nodes(folder: &Path) -> anyhow::Result<(Vec<NodeReport>, usize)> {
-        let text = read_in(folder, NODES, MOST_LIST)?;
+        let text = read_in(folder, NODES, MAX_LIST_BYTES)?;
         let mut damaged = 0;
         let nodes = sealed_lines(&text, |_| damaged += 1)
             .filter_map(|line| serde_json::from_slice(line).ok())
@@ -526,7 +529,7 @@ impl Run {
             return Ok(None);
         }
         if let Some(recorded) = self.record.files.get(name) {
-            let found = Digest::of_bytes_of(&path);
+            let found = Digest::of_file_bytes(&path);
             let found = found.with_context(|| format!("cannot read {}", path.display()))?;
             anyhow::ensure!(
                 found == *recorded,
@@ -540,7 +543,8 @@ impl Run {
     /// Reads such a file: `pipeline.yaml`, or `extends.yaml`.
     pub fn recorded_text(&self, name: &str) -> anyhow::Result<Option<String>> {
         let Some(path) = self.recorded(name)? else { return Ok(None) };
-        let text = read::text(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            read::text(&path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text))
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// Facts that may explain why two runs differ in time, or in their last bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Machine {
 impl Machine {
     /// This machine, as far as the system describes it.
     pub fn here() -> Machine {
-        let read = |path: &str| read::text(path.as_ref(), MOST_TEXT).unwrap_or_default();
+        let read = |path: &str| read::text(path.as_ref(), MAX_TEXT_BYTES).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_once(':'))

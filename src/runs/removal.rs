@@ -10,7 +10,7 @@ use super::folder::{
     read_in,
 };
 use super::tables::{is_making, is_stamp, is_table};
-use store::read::{self, MOST_LIST, MOST_PARTS, MOST_TEXT};
+use store::read::{self, MAX_LIST_BYTES, MAX_PARTS_BYTES, MAX_TEXT_BYTES};
 use store::{is_sealed_file, sealed_lines};
 
 /// A run's folder that may be removed.
@@ -42,7 +42,7 @@ impl Removal {
         }
         let nodes = plain.join(NODES);
         let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
-        let lines = read_in(&plain, NODES, MOST_LIST)?;
+        let lines = read_in(&plain, NODES, MAX_LIST_BYTES)?;
         let is_of_triplay = lines.is_empty() || sealed_lines(&lines, |_| ()).next().is_some();
         ensure!(
             is_file(&nodes) && is_of_triplay && (is_named(&plain)? || is_place_of_run(&plain)),
@@ -61,7 +61,7 @@ impl Removal {
 
 /// Whether a folder's record is unaltered and names this run, or its pipeline if somebody has renamed the run.
 fn is_named(folder: &Path) -> anyhow::Result<bool> {
-    let text = read_in(folder, RECORD, MOST_PARTS).unwrap_or_default();
+    let text = read_in(folder, RECORD, MAX_PARTS_BYTES).unwrap_or_default();
     let record = serde_json::from_slice::<RunRecord>(&text).ok().filter(|_| is_sealed_file(&text));
     let Some(record) = record else { return Ok(false) };
     let place = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
@@ -106,7 +106,7 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
                 }
             }
             JUDGE_FILE | PANEL_FILE if kind.is_file() => {
-                let text = read::bytes(&path, MOST_TEXT).unwrap_or_default();
+                let text = read::bytes(&path, MAX_TEXT_BYTES).unwrap_or_default();
                 let mark = if name == JUDGE_FILE { JUDGE_MARK } else { PANEL_MARK };
                 if !text.starts_with(mark.as_bytes()) {
                     foreign.push(name);

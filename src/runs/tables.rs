@@ -22,7 +22,7 @@ use data::{
 };
 use engine::{NodeOutput, NodeReport, Purpose};
 use store::Digest;
-use store::read::{self, MOST_LIST, MOST_TEXT};
+use store::read::{self, MAX_LIST_BYTES, MAX_TEXT_BYTES};
 
 /// Raised when the content of tables changes.
 const FORMAT: u32 = 3;
@@ -215,7 +215,7 @@ pub struct Tables {
 impl Tables {
     /// The tables of a run. They are created if there are none for its finished nodes.
     pub fn of(folder: &Path) -> anyhow::Result<Tables> {
-        let nodes = read_in(folder, NODES, MOST_LIST)?;
+        let nodes = read_in(folder, NODES, MAX_LIST_BYTES)?;
         let stamp = format!("{FORMAT}-{}", &Digest::of_bytes(&nodes).to_string()[..STAMP]);
         let beside = place_in(folder, "tables")?;
         if let Some(tables) = Tables::kept(folder, &beside, &stamp)? {
@@ -269,7 +269,7 @@ impl Tables {
 
     fn open(parent: &Path, stamp: &str) -> anyhow::Result<Tables> {
         let folder = place_in(parent, stamp)?;
-        let missing = read::text(&place_in(&folder, MISSING)?, MOST_TEXT).unwrap_or_default();
+        let missing = read::text(&place_in(&folder, MISSING)?, MAX_TEXT_BYTES).unwrap_or_default();
         for table in &TABLES {
             place_in(&folder, &format!("{}.parquet", table.name))?;
         }

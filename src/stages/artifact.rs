@@ -11,7 +11,7 @@ use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow, Spa
 use engine::{Artifact, ArtifactType, Context, Input};
 use game::{self, PoolSimilarity};
 use model::{Checkpoint, Compute, Embedder, Params};
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 use store::{Digest, Seed};
 
 macro_rules! artifact_types {
@@ -54,7 +54,7 @@ artifact_types! {
     /// Completions, several of which may answer one prompt.
     Comparable: "attacks" | "responses";
     /// Datasets that a model learns from.
-    Lessons: "rewards" | "preferences";
+    TrainingData: "rewards" | "preferences";
     SuccessPool: "pool";
     Metrics: "metrics";
     /// The sandbox's world, whose grammar is the oracle.
@@ -169,7 +169,7 @@ pub fn publish(
 }
 
 /// Hands a model's folder on unchanged, with the optimizer's state: as hard links if it is in the store.
-pub fn pass_on(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
+pub fn publish_unchanged(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
     let (artifact, folder) = (context.input(from)?, context.output(output));
     let path = &artifact.path;
     anyhow::ensure!(path.is_dir(), "{}: a model to train must be a folder", path.display());
@@ -279,7 +279,7 @@ pub fn embed(
 /// The sandbox's world.
 pub fn world(context: &Context, input: &Input<World>) -> anyhow::Result<Arc<game::World>> {
     context.load(context.input(input)?, |path| {
-        let text = read::text(path, MOST_TEXT)?;
+        let text = read::text(path, MAX_TEXT_BYTES)?;
         Ok((game::World::parse(&text)?, text.len() * 4))
     })
 }

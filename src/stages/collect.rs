@@ -38,7 +38,7 @@ impl Stage for Collect {
         outputs: &[Output::new("pairs", "pairs")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

@@ -7,12 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Seeds, World};
-use super::asking::{Asking, Chat, Text};
-use super::rollouts::other_than_trained;
-use super::trial::{self, Asked, Outcomes, Prompts};
+use super::asking::{Chat, ModelQuery, Text};
+use super::rollouts::prompt_mismatch;
+use super::trial::{self, Observation, Outcomes, PromptIdentity};
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{self, Class, Labels, Outcome, Rates, Role, says_nothing};
+use game::{self, Class, Labels, Outcome, Rates, Role, has_no_text};
 use rollout::Sampling;
 
 /// Has every attacker meet every defender on held-out hazards. Each pair has the metric `cross_success`, whose `phase` is the
@@ -68,7 +68,7 @@ impl Stage for CrossPlay {
         ],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::CrossPlay;
@@ -130,14 +130,14 @@ impl Stage for CrossPlay {
         };
         for (role, model) in attackers.chain(defenders) {
             let asking = self.asking(model, role, &self.sampling);
-            asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+            asking.check_context(upstream, self.sampling.max_new_tokens, &[])?;
             let key = if role == Role::Attacker { "attacker_prompt" } else { "defender_prompt" };
-            warn(key, other_than_trained(upstream, &asking));
+            warn(key, prompt_mismatch(upstream, &asking));
         }
         if let Some(model) = &self.judge {
             let asking = self.asking(model, Role::Evaluator, &self.sampling);
-            warn("judge_prompt", asking.unsaid(&Labels::FirstWord, Class::LABELS));
-            warn("judge_prompt", other_than_trained(upstream, &asking));
+            warn("judge_prompt", asking.unmentioned_labels(&Labels::FirstWord, Class::LABELS));
+            warn("judge_prompt", prompt_mismatch(upstream, &asking));
         }
         Ok(warnings)
     }
@@ -167,14 +167,14 @@ impl Stage for CrossPlay {
                     .map(|(attack, class)| outcome(oracle.as_ref(), defender, attack, class))
                     .collect();
                 rates.success("cross_success", &outcomes);
-                let asked = answers.iter().zip(&outcomes).map(|(response, outcome)| Asked {
+                let asked = answers.iter().zip(&outcomes).map(|(response, outcome)| Observation {
                     origin: &response.origin,
                     prompt: &response.attack,
                     response: &response.text,
                     class: outcome.class,
                     hit: outcome.succeeded(),
                 });
-                all.add(defender, "cross_success", Prompts::Attempts, asked);
+                all.add(defender, "cross_success", PromptIdentity::Attempts, asked);
                 responses.extend(answers);
             }
             metrics.extend(trial::metric_rows(rates, name, &at));
@@ -189,14 +189,14 @@ impl Stage for CrossPlay {
 }
 
 impl CrossPlay {
-    fn asking<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> Asking<'a> {
+    fn asking<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> ModelQuery<'a> {
         let prompt = match role {
             Role::Attacker => &self.attacker_prompt,
             Role::Defender => &self.defender_prompt,
             Role::Evaluator | Role::MeaningJudge | Role::Expert | Role::Arbiter => &self.judge_prompt,
         };
-        let asking = Asking::plainly(role, model, sampling);
-        Asking { prompt: prompt.as_ref(), chat: &self.chat, ..asking }
+        let asking = ModelQuery::with_default_prompt(role, model, sampling);
+        ModelQuery { prompt: prompt.as_ref(), chat: &self.chat, ..asking }
     }
 
     fn answers(
@@ -246,7 +246,7 @@ fn outcome<'o>(
     let seed_id = attack.origin.seed_id.as_str();
     let kept = match oracle {
         Some(oracle) => oracle.keeps_meaning(seed_id, &attack.text) == Some(true),
-        None => !says_nothing(&attack.text),
+        None => !has_no_text(&attack.text),
     };
     Outcome { defender, seed_id, category: &attack.origin.category, technique: None, kept: Some(kept), class }
 }

@@ -18,7 +18,7 @@ impl Stage for Empty {
         outputs: &[Output::new("pool", "pool"), Output::new("pairs", "pairs")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Data;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
-use super::asking::{Asking, Longest, Missing, Reply, Text, asking};
+use super::asking::{ModelQuery, Reply, SkippedCounts, Text, TokenLimit, asking};
 use super::respond::Respond;
-use super::rollouts::{Sampler, other_than_trained};
+use super::rollouts::{Sampler, prompt_mismatch};
 use super::turns;
 use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
-use engine::{CheckError, Context, Fed, Input, Kind, Output, Part, Stage, Upstream};
+use engine::{CheckError, Context, Feeder, Input, Kind, Output, Part, Stage, Upstream};
 use game::{Question, Turn};
 use rollout::Sampling;
 
@@ -47,7 +47,7 @@ asking! {
         /// the earlier turns of its episode as `conversation`, oldest first. Attacks on one seed prompt are one group, as in the
         /// first turn.
         #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
-        goes_on: Option<Input<Responses>>,
+        continues: Option<Input<Responses>>,
         /// The template of the attacker's prompt, with the variables `seed`, `techniques` and `conversation`. By default the seed
         /// prompt between the sandbox's markers, then earlier turns.
         #[serde(default)]
@@ -74,7 +74,7 @@ impl Stage for Generate {
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[
@@ -96,7 +96,7 @@ impl Stage for Generate {
             ("techniques", !self.techniques.is_empty(), "techniques"),
             ("history", self.history.is_some(), "conversation"),
             // The sandbox's own prompt uses it.
-            ("continue", self.goes_on.is_some() && self.prompt.is_some(), "conversation"),
+            ("continue", self.continues.is_some() && self.prompt.is_some(), "conversation"),
         ] {
             if given && !asking.uses(variable) {
                 let message = format!(
@@ -110,13 +110,13 @@ impl Stage for Generate {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let asking = self.asking(&self.sampling);
-        let room = asking.room(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
-        Ok(room.into_iter().chain(other_than_trained(upstream, &asking)).collect())
+        let room = asking.check_context(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
+        Ok(room.into_iter().chain(prompt_mismatch(upstream, &asking)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
-        if let Some(responses) = &self.goes_on {
-            return self.go_on(context, responses);
+        if let Some(responses) = &self.continues {
+            return self.continue_episodes(context, responses);
         }
         let (Some(data), Some(prompts)) = (&self.data, self.prompts) else {
             anyhow::bail!("`data` and `prompts` must be given: a defect of triplay")
@@ -156,7 +156,7 @@ impl Stage for Generate {
             })
             .collect();
         let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
-        let note = format!("{} attacks{}", replies.len(), Missing::of(&replies));
+        let note = format!("{} attacks{}", replies.len(), SkippedCounts::of(&replies));
         context.progress(1, 1, note);
         let at = artifact::position(context);
         let rows: Vec<AttackRow> = chosen
@@ -172,7 +172,7 @@ impl Stage for Generate {
 impl Generate {
     /// Checks that the keys belong to first turns or, with `continue`, to later ones.
     fn check_turn(&self) -> Result<(), CheckError> {
-        if self.goes_on.is_none() {
+        if self.continues.is_none() {
             let missing = match (&self.data, self.prompts) {
                 (None, _) => "`data` (seed prompts) or `continue` (responses) must be given, found neither",
                 (_, None) => {
@@ -203,11 +203,11 @@ impl Generate {
 
     /// Whether its attacks are later turns of episodes.
     pub(super) fn has_turns(&self) -> bool {
-        self.goes_on.is_some()
+        self.continues.is_some()
     }
 
     /// Samples the next turn of each episode.
-    fn go_on(&self, context: &mut Context, input: &Input<Responses>) -> anyhow::Result<()> {
+    fn continue_episodes(&self, context: &mut Context, input: &Input<Responses>) -> anyhow::Result<()> {
         let responses = artifact::rows::<ResponseRow, _>(context, input)?;
         let all: Vec<Sparse<TurnRow>> = responses.iter().map(turns::after).collect();
         let conversations: Vec<Vec<Turn>> = all.iter().map(|turns| turns::conversation(turns)).collect();
@@ -222,7 +222,7 @@ impl Generate {
         };
         let questions: Vec<Option<Question>> = responses.iter().zip(&conversations).map(question).collect();
         let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
-        context.progress(1, 1, format!("{} attacks{}", replies.len(), Missing::of(&replies)));
+        context.progress(1, 1, format!("{} attacks{}", replies.len(), SkippedCounts::of(&replies)));
         let at = artifact::position(context);
         let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
         let mut rows = Vec::with_capacity(responses.len());
@@ -244,14 +244,14 @@ impl Generate {
     }
 
     /// The longest texts of the earlier turns.
-    pub(super) fn before(&self, upstream: Upstream) -> Vec<Longest> {
-        let respond = self.goes_on.as_ref().and_then(|responses| upstream.stage::<Respond, _>(responses));
+    pub(super) fn before(&self, upstream: Upstream) -> Vec<TokenLimit> {
+        let respond = self.continues.as_ref().and_then(|responses| upstream.stage::<Respond, _>(responses));
         respond.map_or(Vec::new(), Respond::longest)
     }
 
     /// The longest attack.
-    pub(super) fn longest(fed: Fed<Generate>) -> Longest {
-        Longest { tokens: fed.stage.sampling.max_new_tokens, place: fed.place("sampling.max_new_tokens") }
+    pub(super) fn longest(fed: Feeder<Generate>) -> TokenLimit {
+        TokenLimit { tokens: fed.stage.sampling.max_new_tokens, place: fed.place("sampling.max_new_tokens") }
     }
 }
 
@@ -261,10 +261,10 @@ impl Sampler for Generate {
     }
 
     fn group(&self) -> Option<usize> {
-        self.goes_on.is_none().then_some(self.group)
+        self.continues.is_none().then_some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, Asking<'_>)> {
+    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
         vec![("model".into(), self.asking(&self.sampling))]
     }
 }

@@ -1,14 +1,14 @@
 //! `judge`: asks the evaluator for a verdict on each response: negative, rejective or positive.
 
 use super::artifact::{self, Judgeable, Model};
-use super::asking::{Asking, Longest, Missing, Text, Verdict, asking};
+use super::asking::{JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, asking};
 use super::respond::Respond;
-use super::rollouts::{Sampler, other_than_trained, trained_with};
+use super::rollouts::{Sampler, prompt_mismatch, trained_with};
 use super::turns;
 use super::update::Update;
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Class, Labels, Question, Turn, label, says_nothing};
+use game::{Class, Labels, Question, Turn, has_no_text, label};
 use rollout::Sampling;
 
 asking! {
@@ -54,7 +54,7 @@ impl Stage for Judge {
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
@@ -70,11 +70,11 @@ impl Stage for Judge {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let asking = self.asking(&self.sampling);
-        let filled: Vec<Longest> =
+        let filled: Vec<TokenLimit> =
             upstream.stage::<Respond, _>(&self.data).map_or(Vec::new(), Respond::longest);
-        let room = asking.room(upstream, self.longest(), &filled)?;
-        let unsaid = asking.unsaid(&self.labels, Class::LABELS);
-        Ok(room.into_iter().chain(unsaid).chain(self.other_than_trained(upstream)).collect())
+        let room = asking.check_context(upstream, self.longest(), &filled)?;
+        let unmentioned_labels = asking.unmentioned_labels(&self.labels, Class::LABELS);
+        Ok(room.into_iter().chain(unmentioned_labels).chain(self.prompt_mismatch(upstream)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -101,14 +101,15 @@ impl Stage for Judge {
         let completions = artifact::rows::<CompletionRow, _>(context, &self.data).ok();
         let was_asked =
             |row: usize| completions.as_ref().is_none_or(|rows| !rows[row].completion_ids.is_empty());
-        let class = |(group, pair): &(usize, &JudgedRow), verdict: &Verdict| match says_nothing(&pair.text) {
+        let class = |(group, pair): &(usize, &JudgedRow), verdict: &JudgeReply| match has_no_text(&pair.text)
+        {
             true => was_asked(*group).then_some(Class::NOTHING),
             false => verdict.class.map(|class| Class::ALL[class]),
         };
         let classes: Vec<Option<Class>> =
             asked.iter().zip(&verdicts).map(|(asked, verdict)| class(asked, verdict)).collect();
         let undetermined = classes.iter().filter(|class| class.is_none()).count();
-        let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
         context.progress(1, 1, format!("{} verdicts, {undetermined} undetermined{missing}", verdicts.len()));
         let at = artifact::position(context);
         let rows: Vec<VerdictRow> = asked
@@ -149,9 +150,9 @@ impl Judge {
     }
 
     /// A warning if the evaluator was trained with another prompt or other labels.
-    fn other_than_trained(&self, upstream: Upstream) -> Option<CheckError> {
+    fn prompt_mismatch(&self, upstream: Upstream) -> Option<CheckError> {
         let asking = self.asking(&self.sampling);
-        other_than_trained(upstream, &asking).or_else(|| {
+        prompt_mismatch(upstream, &asking).or_else(|| {
             let update = upstream.stage::<Update, _>(&self.model)?;
             let rewards = update.stage.rewards(update.upstream())?;
             let trained = rewards.stage.judge(rewards.upstream())?;
@@ -170,7 +171,7 @@ impl Sampler for Judge {
         Some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, Asking<'_>)> {
+    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
         vec![("model".into(), self.asking(&self.sampling))]
     }
 
@@ -181,5 +182,5 @@ impl Sampler for Judge {
 
 /// The question about a pair; none if the response is empty.
 pub(super) fn about<'a>(seed: &'a str, prompt: &'a str, response: &'a str) -> Option<Question<'a>> {
-    (!says_nothing(response)).then_some(Question { seed, prompt, response, ..Question::default() })
+    (!has_no_text(response)).then_some(Question { seed, prompt, response, ..Question::default() })
 }

@@ -2,12 +2,12 @@
 //! section 3).
 
 use super::artifact::{self, Attacks, Model};
-use super::asking::{Missing, Text, Verdict, asking};
+use super::asking::{JudgeReply, SkippedCounts, Text, asking};
 use super::generate::Generate;
 use super::turns;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Labels, Question, Turn, says_nothing};
+use game::{Labels, Question, Turn, has_no_text};
 use rollout::Sampling;
 
 asking! {
@@ -44,7 +44,7 @@ impl Stage for Meaning {
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
@@ -62,8 +62,8 @@ impl Stage for Meaning {
             Labels::Choice(_) => 1,
             _ => self.sampling.max_new_tokens,
         };
-        let room = asking.room(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
-        Ok(room.into_iter().chain(asking.unsaid(&self.labels, game::Meaning::LABELS)).collect())
+        let room = asking.check_context(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
+        Ok(room.into_iter().chain(asking.unmentioned_labels(&self.labels, game::Meaning::LABELS)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -77,18 +77,18 @@ impl Stage for Meaning {
                 let (seed, prompt) = (&row.origin.seed, &row.text);
                 Question { seed, prompt, conversation, ..Question::default() }
             })
-            .map(|question| (!says_nothing(question.prompt)).then_some(question))
+            .map(|question| (!has_no_text(question.prompt)).then_some(question))
             .collect();
         let asking = self.asking(&self.sampling);
         let verdicts = asking.judge(context, &questions, "meanings", &self.labels, game::Meaning::LABELS)?;
-        let class = |(attack, verdict): (&AttackRow, &Verdict)| match says_nothing(&attack.text) {
+        let class = |(attack, verdict): (&AttackRow, &JudgeReply)| match has_no_text(&attack.text) {
             true => attack.sample.was_asked().then_some(game::Meaning::Lost),
             false => verdict.class.map(|class| game::Meaning::ALL[class]),
         };
         let meanings: Vec<Option<game::Meaning>> = attacks.iter().zip(&verdicts).map(class).collect();
         let count =
             |meaning: Option<game::Meaning>| meanings.iter().filter(|found| **found == meaning).count();
-        let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!(
             "{} kept, {} lost, {} undetermined{missing}",
             count(Some(game::Meaning::Kept)),

@@ -73,7 +73,7 @@ impl Stage for Pool {
         outputs: &[Output::new("pool", "pool")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

@@ -26,7 +26,7 @@ impl Stage for Replay {
         outputs: &[Output::new("attacks", "attacks")],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -5,13 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Prompts};
-use super::asking::{Asking, Longest, Missing, Text, asking};
+use super::asking::{ModelQuery, SkippedCounts, Text, TokenLimit, asking};
 use super::generate::Generate;
-use super::rollouts::{Sampler, other_than_trained};
+use super::rollouts::{Sampler, prompt_mismatch};
 use super::turns;
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Fed, Input, Inputs, Kind, Output, Part, Stage, Upstream};
-use game::{Question, Turn, says_nothing};
+use engine::{CheckError, Context, Feeder, Input, Inputs, Kind, Output, Part, Stage, Upstream};
+use game::{Question, Turn, has_no_text};
 use rollout::Sampling;
 
 /// Has every defender respond to every attack. Benign prompts can be mixed in, so that a defender in training also meets prompts
@@ -103,7 +103,7 @@ impl Stage for Respond {
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PARTS: &'static [(&'static str, Part)] =
@@ -161,10 +161,10 @@ impl Stage for Respond {
         let mut warnings = Vec::new();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             let asking = self.asking(defense);
-            let room = asking.room(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
+            let room = asking.check_context(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
             let own = format!("models.{index}");
             warnings.extend(room.map(|warning| CheckError { path: own.clone(), ..warning }));
-            let other = other_than_trained(upstream, &asking);
+            let other = prompt_mismatch(upstream, &asking);
             warnings.extend(
                 other.map(|warning| CheckError { path: format!("{own}.{}", warning.path), ..warning }),
             );
@@ -174,13 +174,15 @@ impl Stage for Respond {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let attacks = self.attacks(context)?;
-        self.knows(&attacks)?;
+        self.check_conversations(&attacks)?;
         let at = artifact::position(context);
         let mut rows: Vec<ResponseRow> = Vec::new();
-        let mut missing = Missing::default();
+        let mut missing = SkippedCounts::default();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             // An episode continues with the model that responded before.
-            let own = attacks.iter().filter(|attack| met(attack).is_none_or(|name| name == defense.name));
+            let own = attacks
+                .iter()
+                .filter(|attack| earlier_defender(attack).is_none_or(|name| name == defense.name));
             let asked: Vec<&AttackRow> =
                 own.flat_map(|attack| std::iter::repeat_n(attack, self.group)).collect();
             let conversations: Vec<Vec<Turn>> =
@@ -193,7 +195,7 @@ impl Stage for Respond {
                     conversation,
                     ..Question::default()
                 })
-                .map(|question| (!says_nothing(question.prompt)).then_some(question))
+                .map(|question| (!has_no_text(question.prompt)).then_some(question))
                 .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
             let replies = self.asking(defense).ask(context, &questions, &what)?;
@@ -229,7 +231,7 @@ impl Sampler for Respond {
         Some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, Asking<'_>)> {
+    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
         let asked = self.models.iter().enumerate().filter(|(_, defense)| defense.weight > 0.0);
         asked.map(|(index, defense)| (format!("models.{index}.model"), self.asking(defense))).collect()
     }
@@ -242,7 +244,7 @@ impl Respond {
     }
 
     /// The maximum lengths of the texts in a prompt, if a stage makes the attacks: those of earlier turns, then the attack.
-    fn asked(&self, upstream: Upstream) -> Vec<Longest> {
+    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
         let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
         let asked = attacks.map(|fed| {
             let mut texts = fed.stage.before(fed.upstream());
@@ -255,32 +257,33 @@ impl Respond {
     }
 
     /// Checks that every episode continues with a model that is asked.
-    fn knows(&self, attacks: &[AttackRow]) -> anyhow::Result<()> {
+    fn check_conversations(&self, attacks: &[AttackRow]) -> anyhow::Result<()> {
         let models: Vec<&str> =
             self.models.iter().filter(|model| model.weight > 0.0).map(|model| model.name.as_str()).collect();
-        let unknown = |attack: &&AttackRow| met(attack).is_some_and(|name| !models.contains(&name));
+        let unknown =
+            |attack: &&AttackRow| earlier_defender(attack).is_some_and(|name| !models.contains(&name));
         match attacks.iter().find(unknown) {
             None => Ok(()),
             Some(attack) => anyhow::bail!(
                 "attack {} continues a conversation with `{}`, which must be one of `models` with a weight above 0; found {}",
                 attack.attack_id,
-                met(attack).unwrap_or_default(),
+                earlier_defender(attack).unwrap_or_default(),
                 models.join(", ")
             ),
         }
     }
 
     /// The maximum lengths of earlier turns, the attack and the response to it.
-    pub(super) fn longest(fed: Fed<Respond>) -> Vec<Longest> {
+    pub(super) fn longest(fed: Feeder<Respond>) -> Vec<TokenLimit> {
         let tokens = fed.stage.sampling.max_new_tokens;
-        let response = Longest { tokens, place: fed.place("sampling.max_new_tokens") };
+        let response = TokenLimit { tokens, place: fed.place("sampling.max_new_tokens") };
         fed.stage.asked(fed.upstream()).into_iter().chain([response]).collect()
     }
 
     /// How a model is asked: with its own `prompt`, or else that of the stage.
-    fn asking<'a>(&'a self, defense: &'a Defense) -> Asking<'a> {
+    fn asking<'a>(&'a self, defense: &'a Defense) -> ModelQuery<'a> {
         let asking = defense.asking(&self.sampling);
-        Asking { prompt: asking.prompt.or(self.prompt.as_ref()), ..asking }
+        ModelQuery { prompt: asking.prompt.or(self.prompt.as_ref()), ..asking }
     }
 
     /// The attacks of all datasets, then the benign prompts drawn for this node, with new ids.
@@ -313,7 +316,7 @@ impl Respond {
 }
 
 /// The model that responded to the earlier turns of an attack's episode.
-fn met(attack: &AttackRow) -> Option<&str> {
+fn earlier_defender(attack: &AttackRow) -> Option<&str> {
     attack.turns.last().map(|turn| turn.defender.as_str())
 }
 

@@ -1,9 +1,9 @@
 //! The completions that a model learns from: the stage that samples them, and the settings that it and `update` must agree on.
 
 use super::artifact::Model;
-use super::asking::Asking;
+use super::asking::ModelQuery;
 use super::update::Update;
-use engine::{CheckError, Fed, Input, Upstream};
+use engine::{CheckError, Feeder, Input, Upstream};
 use rollout::Sampling;
 
 /// A stage whose completions can be rewarded.
@@ -12,7 +12,7 @@ pub trait Sampler {
     /// Completions of each prompt; `None` if the stage does not fix their number.
     fn group(&self) -> Option<usize>;
     /// The key of each model, and how the model is asked.
-    fn askings(&self) -> Vec<(String, Asking<'_>)>;
+    fn askings(&self) -> Vec<(String, ModelQuery<'_>)>;
     /// Whether `max_new_tokens` limits the completions; it does not with a `choice`.
     fn is_free(&self) -> bool {
         true
@@ -27,7 +27,7 @@ pub struct Rollouts<'a> {
 }
 
 impl<'a> Rollouts<'a> {
-    pub fn of<S: Sampler>(fed: Fed<'a, S>) -> Rollouts<'a> {
+    pub fn of<S: Sampler>(fed: Feeder<'a, S>) -> Rollouts<'a> {
         Rollouts { by: fed.stage, upstream: fed.upstream(), place: Box::new(move |key| fed.place(key)) }
     }
 
@@ -40,7 +40,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Checks the parameters of the loss that depend on the sampling.
-    pub fn hold_against(&self, temperature: f64, longest: Option<usize>) -> Result<(), CheckError> {
+    pub fn check_settings(&self, temperature: f64, longest: Option<usize>) -> Result<(), CheckError> {
         let expected = self.temperature();
         if temperature != expected {
             let place = (self.place)("sampling.temperature");
@@ -65,16 +65,16 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Checks that another turn of the same episodes, `name`, has the same models and sampling.
-    pub fn hold_against_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
+    pub fn check_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
         let (own, others) = (self.by.askings(), other.by.askings());
-        for ((key, asking), (of_other, another)) in own.iter().zip(&others) {
+        for ((key, asking), (model_mismatch, another)) in own.iter().zip(&others) {
             if self.upstream.is_same(asking.model, other.upstream, another.model) == Some(false) {
                 return Err(format!(
                     "all turns must have the same model, found `{}` in {} and `{}` in {}",
                     asking.model.text(),
                     (self.place)(key),
                     another.model.text(),
-                    (other.place)(of_other)
+                    (other.place)(model_mismatch)
                 ));
             }
         }
@@ -89,7 +89,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Why an update cannot learn from them, if it cannot.
-    pub fn barren(&self) -> Option<String> {
+    pub fn unlearnable_reason(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!(
                 "nothing is learnt from the rewards: {} is 1, and advantages are relative to the group, so all are 0",
@@ -105,7 +105,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Why no pair of them has a better one, if so.
-    pub fn unpaired(&self) -> Option<String> {
+    pub fn unpaired_reason(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!("there are no pairs: {} is 1", (self.place)("group")));
         }
@@ -118,9 +118,10 @@ impl<'a> Rollouts<'a> {
     }
 
     /// A warning if one of the completions is of another model than `model` of the stage with this `upstream`.
-    pub fn of_other(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
-        let is_other =
-            |(_, asking): &(_, Asking)| upstream.is_same(model, self.upstream, asking.model) == Some(false);
+    pub fn model_mismatch(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
+        let is_other = |(_, asking): &(_, ModelQuery)| {
+            upstream.is_same(model, self.upstream, asking.model) == Some(false)
+        };
         let (key, asking) = self.by.askings().into_iter().find(is_other)?;
         Some(format!(
             "`{}` learns from completions of another model, `{}`: see {}",
@@ -132,31 +133,31 @@ impl<'a> Rollouts<'a> {
 }
 
 /// A warning if the model was trained in this role, but on completions to another `prompt`, `system` or `chat`.
-pub fn other_than_trained(upstream: Upstream, asking: &Asking) -> Option<CheckError> {
+pub fn prompt_mismatch(upstream: Upstream, asking: &ModelQuery) -> Option<CheckError> {
     since(upstream, asking.model, asking)
 }
 
 /// The same for the last step that trained `model` in that role.
-fn since(upstream: Upstream, model: &Input<Model>, asking: &Asking) -> Option<CheckError> {
+fn since(upstream: Upstream, model: &Input<Model>, asking: &ModelQuery) -> Option<CheckError> {
     let update = upstream.stage::<Update, _>(model)?;
     let before = || since(update.upstream(), update.stage.model(), asking);
     let Some(rollouts) = update.stage.rollouts(update.upstream()) else { return before() };
-    let is_trained = |(_, other): &(_, Asking)| {
+    let is_trained = |(_, other): &(_, ModelQuery)| {
         other.role == asking.role
             && update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)
     };
-    let trained: Vec<(String, Asking)> = rollouts.by.askings().into_iter().filter(is_trained).collect();
+    let trained: Vec<(String, ModelQuery)> = rollouts.by.askings().into_iter().filter(is_trained).collect();
     let Some((of, first)) = trained.first() else { return before() };
-    if trained.iter().any(|(_, other)| asking.other_than(other).is_none()) {
+    if trained.iter().any(|(_, other)| asking.first_difference(other).is_none()) {
         return None;
     }
-    let key = asking.other_than(first)?;
+    let key = asking.first_difference(first)?;
     let around = of.rsplit_once('.').map_or(String::new(), |(around, _)| format!("{around}."));
     Some(trained_with(asking, key, &(rollouts.place)(&format!("{around}{key}"))))
 }
 
 /// The warning that a model was trained with another `key`, given at `place`.
-pub fn trained_with(asking: &Asking, key: &str, place: &str) -> CheckError {
+pub fn trained_with(asking: &ModelQuery, key: &str, place: &str) -> CheckError {
     let model = asking.model.text();
     let message =
         format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}");

@@ -8,7 +8,7 @@ use super::artifact;
 use data::{self, AttackRow, Origin, PairRow, PoolRow, Sample, SeedRow, SftRow, Sparse, TextRow};
 use engine::{CheckError, Context, InputFile, Kind, Output, Purpose, Stage};
 use game::{SeedSpec, WarmupRow, World, WrappedPrompt};
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// Expands a world file to datasets: seed prompts, warm-up examples, benchmarks, labelled pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -90,7 +90,7 @@ impl Stage for Sandbox {
         ],
         numerics: false,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Data;
@@ -107,7 +107,7 @@ impl Stage for Sandbox {
             None => World::embedded_text().to_owned(),
             Some(file) => {
                 let path = &context.file(file)?.path;
-                read::text(path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?
+                read::text(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?
             }
         };
         let world = World::parse(&text).map_err(|error| match &self.spec {

@@ -79,7 +79,7 @@ impl Stage for Sft {
         outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Training;
@@ -151,7 +151,7 @@ impl Stage for Sft {
                 Ok(report) => report,
                 Err(error) => {
                     // The step that failed has not touched the parameters.
-                    let left = context.leave("model")?;
+                    let left = context.failure_path("model")?;
                     checkpoint.save(&left)?;
                     let (step, steps, left) = (step + 1, self.steps, left.display());
                     return Err(error).with_context(|| {

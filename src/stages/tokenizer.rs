@@ -40,7 +40,7 @@ impl Stage for Tokenizer {
         outputs: &[Output::new("tokenizer", "tokenizer")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Data;

@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 
 use super::artifact;
-use super::asking::Asking;
+use super::asking::ModelQuery;
 use data::{
     AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, Sparse, VerdictRow,
 };
 use engine::Context;
-use game::{Class, Question, Rates, label, says_nothing};
-use model::Marks;
+use game::{Class, Question, Rates, has_no_text, label};
+use model::ControlTokens;
 use store::Digest;
 
 /// The model's sample for each question; without a question, an empty sample.
 pub fn ask<'q>(
     context: &mut Context,
-    asking: &Asking,
+    asking: &ModelQuery,
     questions: impl Iterator<Item = Option<Question<'q>>>,
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
@@ -30,22 +30,22 @@ pub fn seed(row: &SeedRow) -> Option<Question<'_>> {
 
 /// A question to a defender; none about an empty attack.
 pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
-    (!says_nothing(&row.text)).then(|| Question { prompt: &row.text, ..Question::default() })
+    (!has_no_text(&row.text)).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
 /// The evaluator's class and sample for each pair of a prompt and a response. It is not asked about an empty response, whose
 /// class is known.
 pub fn judge(
     context: &mut Context,
-    asking: &Asking,
+    asking: &ModelQuery,
     pairs: &[(&str, &str)],
     what: &str,
 ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
     let questions = pairs.iter().map(|&(prompt, response)| {
-        (!says_nothing(response)).then(|| Question { prompt, response, ..Question::default() })
+        (!has_no_text(response)).then(|| Question { prompt, response, ..Question::default() })
     });
     let samples = ask(context, asking, questions, what)?;
-    let class = |((_, response), sample): (&(&str, &str), Sample)| match says_nothing(response) {
+    let class = |((_, response), sample): (&(&str, &str), Sample)| match has_no_text(response) {
         true => (Some(Class::NOTHING), sample),
         false => (Class::parse(&sample.completion), sample),
     };
@@ -119,14 +119,14 @@ pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
 /// imitate the template of the judge's prompt if texts were not tokenized separately from it.
 pub fn marks<'t>(
     rates: &mut Rates,
-    marks: &Marks,
+    marks: &ControlTokens,
     attacks: impl Iterator<Item = &'t str>,
     responses: impl Iterator<Item = (&'t str, &'t str)>,
 ) {
-    rates.share("attacks", MARKS_IN_TEXT, attacks.map(|text| marks.are_spelled(text)));
+    rates.share("attacks", MARKS_IN_TEXT, attacks.map(|text| marks.occur_in(text)));
     let mut of_defenders: Vec<(&str, Vec<bool>)> = Vec::new();
     for (defender, text) in responses {
-        let is_spelled = marks.are_spelled(text);
+        let is_spelled = marks.occur_in(text);
         match of_defenders.iter_mut().find(|(name, _)| *name == defender) {
             Some((_, of)) => of.push(is_spelled),
             None => of_defenders.push((defender, vec![is_spelled])),
@@ -155,7 +155,7 @@ pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
 
 /// A prompt, the response and their result.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct Observation<'a> {
     pub origin: &'a Origin,
     pub prompt: &'a str,
     pub response: &'a str,
@@ -164,16 +164,16 @@ pub struct Asked<'a> {
     pub hit: Option<bool>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Observation<'a> {
     /// A judged pair.
-    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: Option<bool>) -> Asked<'a> {
-        Asked { origin: &row.origin, prompt: &row.attack, response: &row.response, class, hit }
+    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: Option<bool>) -> Observation<'a> {
+        Observation { origin: &row.origin, prompt: &row.attack, response: &row.response, class, hit }
     }
 }
 
 /// How evaluations identify the prompts of one seed prompt.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Prompts {
+pub enum PromptIdentity {
     /// Attempts at the seed prompt, which differ between evaluations: all have the id of the seed prompt.
     Attempts,
     /// Fixed prompts, the same in every evaluation.
@@ -195,8 +195,8 @@ impl Outcomes {
         &mut self,
         subject: &str,
         metric: &str,
-        prompts: Prompts,
-        asked: impl IntoIterator<Item = Asked<'a>>,
+        prompts: PromptIdentity,
+        asked: impl IntoIterator<Item = Observation<'a>>,
     ) {
         let mut seen: HashMap<String, u32> = HashMap::new();
         for one in asked {
@@ -204,9 +204,9 @@ impl Outcomes {
             // By content, so that a prompt keeps its id if others are removed or reordered.
             let short = |text: &str| Digest::of_bytes(text.as_bytes()).to_string()[..8].to_owned();
             let prompt_id = match prompts {
-                Prompts::Attempts => seed_id.to_owned(),
-                Prompts::Fixed => format!("{seed_id}#{}", short(one.prompt)),
-                Prompts::Pairs => format!("{seed_id}#{}{}", short(one.prompt), short(one.response)),
+                PromptIdentity::Attempts => seed_id.to_owned(),
+                PromptIdentity::Fixed => format!("{seed_id}#{}", short(one.prompt)),
+                PromptIdentity::Pairs => format!("{seed_id}#{}{}", short(one.prompt), short(one.response)),
             };
             let attempt = *seen.entry(prompt_id.clone()).and_modify(|number| *number += 1).or_insert(1);
             self.rows.push(OutcomeRow {

@@ -37,7 +37,7 @@ impl Stage for Until {
         outputs: &[Output::new("decision", DECISION), Output::new("why", "text")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

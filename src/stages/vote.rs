@@ -10,7 +10,7 @@ use super::asking::{Text, asking};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
 use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Upstream};
-use game::{self, Labels, Question, label, says_nothing};
+use game::{self, Labels, Question, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
@@ -76,7 +76,7 @@ impl Stage for Vote {
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
@@ -103,8 +103,8 @@ impl Stage for Vote {
                 Labels::Choice(_) => 1,
                 _ => expert.sampling.max_new_tokens,
             };
-            asking.room(upstream, completion, &[]).map_err(at)?;
-            warnings.extend(asking.unsaid(&expert.labels, classes).map(at));
+            asking.check_context(upstream, completion, &[]).map_err(at)?;
+            warnings.extend(asking.unmentioned_labels(&expert.labels, classes).map(at));
         }
         Ok(warnings)
     }
@@ -186,7 +186,7 @@ fn of_world(context: &Context, world: &Input<World>, pairs: &[&PairRow]) -> anyh
     // An expert has one opinion of a pair, whenever it is asked.
     let seed = Seed::from_u64(0).child("experts");
     let ballot = |pair: &&PairRow| {
-        if says_nothing(&pair.response) {
+        if has_no_text(&pair.response) {
             return Ok(Ballot::default());
         }
         let Some(truth) = oracle.class(&pair.origin.seed_id, &pair.response) else {

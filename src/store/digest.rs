@@ -47,7 +47,7 @@ impl Digest {
     }
 
     /// The digest of a file's bytes, executable or not: some file systems mark every file as executable.
-    pub fn of_bytes_of(path: &Path) -> io::Result<Digest> {
+    pub fn of_file_bytes(path: &Path) -> io::Result<Digest> {
         let file = read::open(path)?;
         hash(&file, file.metadata()?.len(), Mode::Hash)
     }

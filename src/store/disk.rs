@@ -35,7 +35,7 @@ use super::fail::fail_point;
 use super::format::{self, FORMAT, Locking};
 use super::memo::{self, Memo};
 use super::publish::{sync_folder, write_durably_as};
-use super::read::{self, MOST_TEXT};
+use super::read::{self, MAX_TEXT_BYTES};
 use super::records::Records;
 use super::roots::KeptBlobs;
 use super::session::{Process, Session, Watch, Workspace};
@@ -351,7 +351,7 @@ impl Store {
     /// unchanged has missed nothing; otherwise it looks again.
     pub fn cleaned(&self) -> Result<Cleaned> {
         let path = self.root.join("cleaned");
-        let times = match read::text(&path, MOST_TEXT) {
+        let times = match read::text(&path, MAX_TEXT_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             text => text.map_err(io_error("read", &path))?.trim().parse().unwrap_or(0),
         };

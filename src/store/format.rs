@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Error, Result, io_error};
-use super::read::{self, MOST_TEXT};
+use super::read::{self, MAX_TEXT_BYTES};
 use super::sharing::Sharing;
 
 /// Raised when older versions can no longer use the content of a cache, or this version that of theirs.
@@ -52,7 +52,7 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
         };
         create(&path, &Format { format: FORMAT, locking }, sharing).map_err(io_error("write", &path))?;
     }
-    let text = read::bytes(&path, MOST_TEXT).map_err(io_error("read", &path))?;
+    let text = read::bytes(&path, MAX_TEXT_BYTES).map_err(io_error("read", &path))?;
     let broken = |error: serde_json::Error| Error::Io {
         action: "read",
         path: path.clone(),

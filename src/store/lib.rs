@@ -29,7 +29,7 @@ pub use fail::{FAIL_POINTS, FAIL_POINTS_OF_GC};
 pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};
-pub use roots::{Named, NamedOutput, Root, Rooted, Standing};
+pub use roots::{Named, NamedOutput, Root, Rooted, RunFolderState};
 pub use seed::Seed;
 pub use session::{Process, Workspace};
 pub use sharing::{create_private, create_private_in, share_as};

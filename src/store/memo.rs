@@ -16,7 +16,7 @@ use super::digest::is_executable;
 use super::disk::lock;
 use super::line::{seal, sealed_lines};
 use super::publish::write_durably_as;
-use super::read::{self, MOST_LIST};
+use super::read::{self, MAX_LIST_BYTES};
 use super::sharing::Sharing;
 
 /// Smaller files are read faster than they are looked up.
@@ -83,7 +83,7 @@ impl Memo {
 
     /// Rewrites the file if most of its lines are about files that are gone or have changed.
     pub fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
-        let text = match read::bytes(&self.path, MOST_LIST) {
+        let text = match read::bytes(&self.path, MAX_LIST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,
         };
@@ -127,7 +127,7 @@ impl State {
 }
 
 fn remembered(path: &Path) -> HashMap<PathBuf, (State, Digest)> {
-    let text = read::bytes(path, MOST_LIST).unwrap_or_default();
+    let text = read::bytes(path, MAX_LIST_BYTES).unwrap_or_default();
     let lines = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice::<Line>(line).ok());
     lines.map(|line| (line.path, (line.state, line.digest))).collect()
 }

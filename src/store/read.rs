@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 /// The largest text written by a person, in bytes: a template, a declaration, a description of a model.
-pub const MOST_TEXT: u64 = 16 << 20;
+pub const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// The largest list of a model's parts, in bytes: the tokens of its vocabulary, the names of its tensors.
-pub const MOST_PARTS: u64 = 256 << 20;
+pub const MAX_PARTS_BYTES: u64 = 256 << 20;
 
 /// The largest file that grows with a run, in bytes: a line for each of its nodes, for example, which may be a million.
-pub const MOST_LIST: u64 = 2 << 30;
+pub const MAX_LIST_BYTES: u64 = 2 << 30;
 
 /// Opens a regular file for reading. It does not wait for a writer if a pipe has taken the file's place.
 pub fn open(path: &Path) -> io::Result<File> {

@@ -22,7 +22,7 @@ use super::disk::is_damage;
 use super::fail::{fail_point, is_due};
 use super::line::{is_sealed, seal};
 use super::publish::sync_folder;
-use super::read::{self, MOST_LIST};
+use super::read::{self, MAX_LIST_BYTES};
 use super::sharing::Sharing;
 
 /// A map by digests. They are uniformly distributed already.
@@ -236,7 +236,7 @@ impl Records {
         }
         // For a large file, reserve about what it takes: growing a vector leaves twice as much behind.
         if more > BLOCK {
-            let expected = more.min(MOST_LIST as usize);
+            let expected = more.min(MAX_LIST_BYTES as usize);
             self.heads.reserve_exact(expected / HEADS);
             self.index.reserve(expected / LINE);
         }
@@ -466,7 +466,7 @@ fn rank(line: &[u8]) -> (u32, &[u8]) {
 /// Reads as much of a file as the disk returns: up to the first bad sector.
 pub(super) fn read_what_can_be(path: &Path) -> io::Result<Vec<u8>> {
     let (file, mut bytes) = (read::open(path)?, Vec::new());
-    match file.take(MOST_LIST).read_to_end(&mut bytes) {
+    match file.take(MAX_LIST_BYTES).read_to_end(&mut bytes) {
         Err(error) if !is_damage(&error) => Err(error),
         _ => Ok(bytes),
     }

@@ -23,7 +23,7 @@ use super::disk::{Result, Store, io_error, lock, remove};
 use super::fail::fail_point;
 use super::line::{seal, sealed_lines};
 use super::publish::{sync_folder, write_durably_as};
-use super::read::{self, MOST_LIST, MOST_TEXT};
+use super::read::{self, MAX_LIST_BYTES, MAX_TEXT_BYTES};
 use super::session::Process;
 
 /// A run of this process.
@@ -70,7 +70,7 @@ pub struct Rooted {
 
 /// The state of a run's folder, as seen from this host and container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RunFolderState {
     There,
     /// Its parent folder can be listed, and does not contain it.
     Deleted,
@@ -79,10 +79,10 @@ pub enum Standing {
 }
 
 impl Rooted {
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> RunFolderState {
         match fs::symlink_metadata(&self.folder) {
-            Ok(_) => Standing::There,
-            Err(error) if error.kind() != ErrorKind::NotFound => Standing::Unseen,
+            Ok(_) => RunFolderState::There,
+            Err(error) if error.kind() != ErrorKind::NotFound => RunFolderState::Unseen,
             Err(_) => {
                 // The path may show a different folder: that of another container, or a mount point without its disk. And if the
                 // parent is gone too, the run may have been moved with it.
@@ -93,7 +93,11 @@ impl Rooted {
                     let name = self.folder.file_name().unwrap_or_default();
                     io::Result::Ok(entries.iter().any(|entry| entry.file_name() == name))
                 });
-                if matches!(listed, Some(Ok(false))) { Standing::Deleted } else { Standing::Unseen }
+                if matches!(listed, Some(Ok(false))) {
+                    RunFolderState::Deleted
+                } else {
+                    RunFolderState::Unseen
+                }
             }
         }
     }
@@ -198,7 +202,7 @@ impl Store {
     /// The runs that use the cache, in the order of their roots' names.
     pub fn roots(&self) -> Result<Vec<Rooted>> {
         let folder = self.root.join("roots");
-        let read = |path: &Path| read::bytes(path, MOST_TEXT).unwrap_or_default();
+        let read = |path: &Path| read::bytes(path, MAX_TEXT_BYTES).unwrap_or_default();
         let served = self.watch.runs(&self.root).map_err(io_error("read", &self.root))?;
         let mut roots = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
@@ -316,7 +320,7 @@ impl Kept {
 
 /// The nodes that a file of a root names, and the file's length.
 fn read_named(path: &Path) -> io::Result<(Vec<Named>, u64)> {
-    let text = read::bytes(path, MOST_LIST)?;
+    let text = read::bytes(path, MAX_LIST_BYTES)?;
     let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice(line).ok());
     Ok((named.collect(), text.len() as u64))
 }

@@ -23,7 +23,7 @@ use super::Digest;
 use super::disk::{lock, remove};
 use super::fail::fail_point;
 use super::format::Locking;
-use super::read::{self, MOST_TEXT};
+use super::read::{self, MAX_TEXT_BYTES};
 use super::records::close_segment;
 use super::sharing::Sharing;
 
@@ -55,7 +55,8 @@ pub struct Process {
 impl Process {
     /// This process. `TRIPLAY_HOST=NAME:BOOT` makes it appear as one of another host, for tests.
     pub fn here() -> Process {
-        let read = |path: &str| read::text(Path::new(path), MOST_TEXT).unwrap_or_default().trim().to_owned();
+        let read =
+            |path: &str| read::text(Path::new(path), MAX_TEXT_BYTES).unwrap_or_default().trim().to_owned();
         let container = fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string();
         let here = || {
             let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -106,7 +107,7 @@ impl std::fmt::Display for Process {
 /// The 22nd field of `/proc/ID/stat`; the second, the program's name, may hold anything. A zombie (`Z` in the third field) counts
 /// as never started.
 fn started(process: u32) -> Option<u64> {
-    let stat = read::bytes(format!("/proc/{process}/stat").as_ref(), MOST_TEXT).ok()?;
+    let stat = read::bytes(format!("/proc/{process}/stat").as_ref(), MAX_TEXT_BYTES).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
@@ -118,31 +119,31 @@ fn started(process: u32) -> Option<u64> {
 
 /// The part of a session's file before the number that is counted up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct SessionInfo {
     #[serde(flatten)]
     pub process: Process,
     /// The run that it works for.
     pub run: Option<String>,
 }
 
-impl Told {
+impl SessionInfo {
     /// Stands for a process whose file cannot be read.
-    fn unknown() -> Told {
+    fn unknown() -> SessionInfo {
         let (host, boot, command) = ("an unknown host".into(), String::new(), String::new());
-        Told { process: Process { host, boot, process: 0, started: 0, command }, run: None }
+        SessionInfo { process: Process { host, boot, process: 0, started: 0, command }, run: None }
     }
 }
 
 /// Reads a session's file: its description and its count. A file may be empty, because its host crashed before writing or another
 /// host does not see the content yet; then the count is computed from what there is.
-fn read(file: &mut File) -> io::Result<(Told, u64)> {
-    let bytes = read::all(file, MOST_TEXT)?;
+fn read(file: &mut File) -> io::Result<(SessionInfo, u64)> {
+    let bytes = read::all(file, MAX_TEXT_BYTES)?;
     let text = String::from_utf8_lossy(&bytes);
     let told = text
         .split_once('\n')
         .and_then(|(told, count)| Some((serde_json::from_str(told).ok()?, count.trim().parse().ok()?)));
     let number = || u64::from_le_bytes(*Digest::of_bytes(&bytes).bytes().first_chunk().unwrap_or(&[0; 8]));
-    Ok(told.unwrap_or_else(|| (Told::unknown(), number())))
+    Ok(told.unwrap_or_else(|| (SessionInfo::unknown(), number())))
 }
 
 pub(super) struct Session {
@@ -203,7 +204,7 @@ impl Session {
         locking: Locking,
         sharing: Sharing,
     ) -> io::Result<Session> {
-        let told = serde_json::to_string(&Told { process: Process::here(), run })? + "\n";
+        let told = serde_json::to_string(&SessionInfo { process: Process::here(), run })? + "\n";
         let sessions = root.join("sessions");
         fail_point("session")?;
         loop {
@@ -308,7 +309,7 @@ fn beat(file: Arc<File>, at: u64) -> Beat {
 /// The host's uptime, including suspension; if the host does not report it, that of this process.
 fn since_boot() -> Duration {
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let uptime = read::text("/proc/uptime".as_ref(), MOST_TEXT).ok();
+    let uptime = read::text("/proc/uptime".as_ref(), MAX_TEXT_BYTES).ok();
     let seconds = uptime.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_else(|| BEGUN.elapsed())
 }
@@ -337,7 +338,7 @@ impl Watch {
     }
 
     /// The process of this session file (or of a claim, which is a link to it), if it lives.
-    pub fn living(&self, path: &Path) -> io::Result<Option<Told>> {
+    pub fn living(&self, path: &Path) -> io::Result<Option<SessionInfo>> {
         let mut file = match read::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
@@ -349,7 +350,7 @@ impl Watch {
                 Err(TryLockError::Error(error)) => Err(error),
                 // A locked file has a live process, whatever it holds.
                 Err(TryLockError::WouldBlock) => {
-                    Ok(Some(read(&mut file).map_or_else(|_| Told::unknown(), |(told, _)| told)))
+                    Ok(Some(read(&mut file).map_or_else(|_| SessionInfo::unknown(), |(told, _)| told)))
                 }
             },
             Locking::Leases => {
@@ -401,7 +402,7 @@ impl Watch {
 
     /// The sessions by their names, with those of live processes. A session that is just beginning has not looked at anything
     /// yet, and is left out.
-    fn sessions(&self, root: &Path) -> io::Result<Vec<(String, Option<Told>)>> {
+    fn sessions(&self, root: &Path) -> io::Result<Vec<(String, Option<SessionInfo>)>> {
         let folder = root.join("sessions");
         let names = names(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
         names.map(|name| self.living(&folder.join(&name)).map(|told| (name, told))).collect()
@@ -450,7 +451,7 @@ impl Watch {
     /// The processes at work on the cache, except `own` and those that work for `run`.
     pub fn others(&self, root: &Path, own: Option<&str>, run: Option<&str>) -> io::Result<Vec<Process>> {
         let others = self.sessions(root)?.into_iter().filter(|(name, _)| Some(name.as_str()) != own);
-        let of_another = |told: &Told| told.run.is_none() || told.run.as_deref() != run;
+        let of_another = |told: &SessionInfo| told.run.is_none() || told.run.as_deref() != run;
         Ok(others.filter_map(|(_, told)| told.filter(of_another)).map(|told| told.process).collect())
     }
 }

@@ -599,13 +599,13 @@ fn a_run_that_cannot_be_seen_is_not_taken_for_deleted() {
     drop(root);
     let seen = store.roots().unwrap();
     assert_eq!((seen[0].is_under_way, seen[0].began.as_str()), (false, "2026-11-29T20:00:00Z"));
-    assert_eq!(standing(), Standing::There);
+    assert_eq!(standing(), RunFolderState::There);
     let moved = space.folder.path().join("moved");
     fs::rename(&project, &moved).unwrap();
-    assert_eq!(standing(), Standing::Unseen, "moved, or its disk is not mounted");
+    assert_eq!(standing(), RunFolderState::Unseen, "moved, or its disk is not mounted");
     fs::rename(&moved, &project).unwrap();
     fs::remove_dir(&run).unwrap();
-    assert_eq!(standing(), Standing::Deleted);
+    assert_eq!(standing(), RunFolderState::Deleted);
     store.remove_root(&seen[0].id).unwrap();
     assert!(store.roots().unwrap().is_empty() && !store.has_root(&seen[0].id));
 }

@@ -24,7 +24,7 @@ pub fn environment<'source>() -> Result<Environment<'source>, Error> {
 
 /// Runs `render` on a thread with a large enough stack. An error of minijinja holds values of the template, so `render` must
 /// turn it into text itself.
-pub fn with_room<T: Send>(render: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub fn with_large_stack<T: Send>(render: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render)?;
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -137,7 +137,7 @@ mod tests {
 
     fn render(source: &str) -> Result<String, String> {
         let render = || environment().unwrap().render_str(source, ()).map_err(|error| describe(&error));
-        with_room(render).unwrap()
+        with_large_stack(render).unwrap()
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::mirror::Evidence;
 use super::outcomes::{Prompt, Prompts};
 use crate::series::Measure;
 use crate::statistics::{
-    By, Cluster, Interval, Side, Tested, clustered, difference, estimate, mcnemar, over_seeds, rate_interval,
-    seeds_apart, smallest_difference,
+    Cluster, Interval, Side, TestMethod, Tested, clustered, difference, estimate, independent_seeds, mcnemar,
+    over_seeds, rate_interval, smallest_difference,
 };
 
 /// The test of a difference.
@@ -31,26 +31,26 @@ pub enum Test {
 }
 
 impl Test {
-    fn of_seeds(by: By) -> Test {
+    fn of_seeds(by: TestMethod) -> Test {
         match by {
-            By::Sign => Test::Sign,
-            By::WelchT => Test::WelchT,
-            By::StudentT | By::Bootstrap => Test::StudentT,
+            TestMethod::Sign => Test::Sign,
+            TestMethod::WelchT => Test::WelchT,
+            TestMethod::StudentT | TestMethod::Bootstrap => Test::StudentT,
         }
     }
 
-    fn of_hazards(by: By) -> Test {
+    fn of_hazards(by: TestMethod) -> Test {
         match by {
-            By::Sign => Test::Sign,
-            By::Bootstrap => Test::Bootstrap,
-            By::StudentT | By::WelchT => Test::HazardT,
+            TestMethod::Sign => Test::Sign,
+            TestMethod::Bootstrap => Test::Bootstrap,
+            TestMethod::StudentT | TestMethod::WelchT => Test::HazardT,
         }
     }
 }
 
 /// The values in one seed.
 #[derive(Clone, Debug, Serialize)]
-pub struct OfSeed {
+pub struct SeedValues {
     pub seed: Option<u64>,
     pub a: Option<f64>,
     pub b: Option<f64>,
@@ -100,7 +100,7 @@ pub struct Compared {
     /// Common prompts that are left out because a side has no determined attempt at them.
     pub unknown: usize,
     /// The values of each seed, if there are several.
-    pub seeds: Vec<OfSeed>,
+    pub seeds: Vec<SeedValues>,
     /// Common seeds without a common prompt.
     pub seeds_left_out: Vec<u64>,
     /// What was tested.
@@ -136,7 +136,7 @@ pub type Pair<'p> = (Part<'p>, Part<'p>);
 pub enum Parts<'p> {
     /// Seed by seed.
     Paired(Vec<Pair<'p>>),
-    Apart(Vec<Part<'p>>, Vec<Part<'p>>),
+    Unpaired(Vec<Part<'p>>, Vec<Part<'p>>),
 }
 
 /// Tests a measure.
@@ -153,7 +153,7 @@ pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
             found.b_undetermined = pairs.iter().map(|(_, b)| b.undetermined()).sum();
             paired(&mut found, pairs)
         }
-        Parts::Apart(a, b) => {
+        Parts::Unpaired(a, b) => {
             found.a_undetermined = a.iter().map(Part::undetermined).sum();
             found.b_undetermined = b.iter().map(Part::undetermined).sum();
             apart(&mut found, a, b)
@@ -167,7 +167,7 @@ fn paired(found: &mut Compared, pairs: &[Pair]) {
     let (others, pairs): (Vec<Pair>, Vec<Pair>) =
         pairs.iter().copied().partition(|(a, b)| a.prompts.zip(b.prompts).is_some_and(are_others));
     if pairs.is_empty() {
-        let mut left = Left::default();
+        let mut left = LeftOutPrompts::default();
         others.iter().filter_map(|(a, b)| a.prompts.zip(b.prompts)).for_each(|(a, b)| {
             shared(a, b, &mut left);
         });
@@ -189,7 +189,7 @@ fn paired(found: &mut Compared, pairs: &[Pair]) {
 /// Only values, without a test.
 fn values(found: &mut Compared, pairs: &[Pair]) {
     found.seeds =
-        pairs.iter().map(|(a, b)| OfSeed { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
+        pairs.iter().map(|(a, b)| SeedValues { seed: a.seed.or(b.seed), a: a.value, b: b.value }).collect();
     if found.seeds.iter().any(|seed| seed.a.is_some() && seed.b.is_some()) {
         set_means(found);
     } else {
@@ -204,7 +204,7 @@ fn values(found: &mut Compared, pairs: &[Pair]) {
 /// One seed, prompt by prompt.
 fn of_prompts(found: &mut Compared, pair: &Pair) {
     let (a, b) = pair;
-    let mut left = Left::default();
+    let mut left = LeftOutPrompts::default();
     let prompts = a.prompts.zip(b.prompts).map(|(a, b)| shared(a, b, &mut left)).unwrap_or_default();
     if prompts.is_empty() {
         values(found, &[*pair]);
@@ -231,11 +231,12 @@ fn of_prompts(found: &mut Compared, pair: &Pair) {
 
 /// Several seeds: Student's t over the values that `results table` shows too.
 fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
-    let mut counted = Counted::default();
+    let mut counted = PromptCounts::default();
     found.seeds = pairs.iter().map(|pair| of_seed(pair, &mut counted)).collect();
     counted.set(found);
     set_means(found);
-    let of = |value: fn(&OfSeed) -> Option<f64>| found.seeds.iter().filter_map(value).collect::<Vec<f64>>();
+    let of =
+        |value: fn(&SeedValues) -> Option<f64>| found.seeds.iter().filter_map(value).collect::<Vec<f64>>();
     let (a, b) = (of(|seed| seed.a), of(|seed| seed.b));
     (found.a_interval, found.b_interval) = (over(&a), over(&b));
     let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
@@ -247,11 +248,11 @@ fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
 
 /// The values of a seed on both sides: what it reported; or if the sides were asked different prompts, the rates over the common
 /// ones.
-fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut Counted<'p>) -> OfSeed {
+fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut PromptCounts<'p>) -> SeedValues {
     let seed = a.seed.or(b.seed);
-    let reported = OfSeed { seed, a: a.value, b: b.value };
+    let reported = SeedValues { seed, a: a.value, b: b.value };
     let Some((in_a, in_b)) = a.prompts.zip(b.prompts) else { return reported };
-    let mut left = Left::default();
+    let mut left = LeftOutPrompts::default();
     let prompts = shared(in_a, in_b, &mut left);
     if prompts.is_empty() || (left.a.is_empty() && left.b.is_empty()) {
         counted.add(&in_a.list, &in_b.list);
@@ -261,12 +262,12 @@ fn of_seed<'p>((a, b): &Pair<'p>, counted: &mut Counted<'p>) -> OfSeed {
     prompts.iter().for_each(|prompt| total.add(&prompt.cluster, 1.0));
     counted.add_shared(&prompts, total);
     counted.left.join(left);
-    OfSeed { seed, a: Some(total.a.rate()), b: Some(total.b.rate()) }
+    SeedValues { seed, a: Some(total.a.rate()), b: Some(total.b.rate()) }
 }
 
 /// No common seed.
 fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
-    let of = |part: &Part, is_a: bool| OfSeed {
+    let of = |part: &Part, is_a: bool| SeedValues {
         seed: part.seed,
         a: part.value.filter(|_| is_a),
         b: part.value.filter(|_| !is_a),
@@ -282,7 +283,7 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     (found.a, found.b) = (mean(in_a.iter().copied()), mean(in_b.iter().copied()));
     found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
     (found.a_interval, found.b_interval) = (over(&in_a), over(&in_b));
-    if let Some(drawn) = seeds_apart(&in_a, &in_b) {
+    if let Some(drawn) = independent_seeds(&in_a, &in_b) {
         set_test(found, drawn, Test::of_seeds(drawn.by));
     }
     found.evidence = Evidence::of_seeds(&found.seeds);
@@ -297,14 +298,14 @@ fn are_others((a, b): (&Prompts, &Prompts)) -> bool {
 
 /// Prompts that are left out, in any seed: those of only one side, and those without a determined attempt on a side.
 #[derive(Default)]
-struct Left<'p> {
+struct LeftOutPrompts<'p> {
     a: HashSet<&'p str>,
     b: HashSet<&'p str>,
     unknown: HashSet<&'p str>,
 }
 
-impl<'p> Left<'p> {
-    fn join(&mut self, other: Left<'p>) {
+impl<'p> LeftOutPrompts<'p> {
+    fn join(&mut self, other: LeftOutPrompts<'p>) {
         self.a.extend(other.a);
         self.b.extend(other.b);
         self.unknown.extend(other.unknown);
@@ -318,15 +319,15 @@ impl<'p> Left<'p> {
 
 /// The prompts and attempts of several seeds.
 #[derive(Default)]
-struct Counted<'p> {
+struct PromptCounts<'p> {
     prompts: HashSet<&'p str>,
     hazards: HashSet<&'p str>,
     a_attempts: usize,
     b_attempts: usize,
-    left: Left<'p>,
+    left: LeftOutPrompts<'p>,
 }
 
-impl<'p> Counted<'p> {
+impl<'p> PromptCounts<'p> {
     fn add(&mut self, a: &'p [Prompt], b: &'p [Prompt]) {
         for prompt in a.iter().chain(b) {
             self.prompts.insert(&prompt.id);
@@ -359,7 +360,7 @@ struct Shared<'p> {
 }
 
 /// The common prompts; the others are added to `left`.
-fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut Left<'p>) -> Vec<Shared<'p>> {
+fn shared<'p>(a: &'p Prompts, b: &'p Prompts, left: &mut LeftOutPrompts<'p>) -> Vec<Shared<'p>> {
     let side = |prompt: &Prompt| Side { sum: prompt.sum(), count: prompt.attempts.len() as f64 };
     let mut shared = Vec::with_capacity(a.list.len());
     for prompt in &a.list {
@@ -472,7 +473,7 @@ mod tests {
         // Nothing of A was determined: there is no rate, and nothing to test.
         let nothing = with_unknown(&[], &["x", "w"]);
         let none = Part { seed: None, value: None, prompts: Some(&nothing) };
-        for parts in [Parts::Paired(vec![(none, pair.1)]), Parts::Apart(vec![none], vec![pair.1])] {
+        for parts in [Parts::Paired(vec![(none, pair.1)]), Parts::Unpaired(vec![none], vec![pair.1])] {
             let found = tested(&measure(), true, &parts);
             assert_eq!((found.a, found.b, found.difference, found.p), (None, Some(0.5), None, None));
             assert_eq!((found.a_undetermined, found.b_undetermined), (2, 2));
@@ -546,7 +547,7 @@ mod tests {
         assert_eq!(found.unknown, 0, "what a side could not determine is not left out of the other");
         let apart = |seeds: usize| {
             let (a, b): (Vec<Part>, Vec<Part>) = pairs.iter().copied().unzip();
-            tested(&measure(), true, &Parts::Apart(a, b[..seeds].to_vec()))
+            tested(&measure(), true, &Parts::Unpaired(a, b[..seeds].to_vec()))
         };
         assert_eq!((apart(4).test, apart(1).test), (Some(Test::WelchT), None));
         assert!(apart(4).interval.is_some() && apart(1).difference.is_some());

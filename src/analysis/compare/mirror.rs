@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::Comparison;
-use super::measured::{Compared, OfSeed};
+use super::measured::{Compared, SeedValues};
 use crate::statistics::{Cluster, Side, holm};
 
 /// The tested numbers: those of both sides for each prompt or seed, sorted by the hashes of their names.
@@ -18,9 +18,9 @@ impl Evidence {
         Evidence(all)
     }
 
-    pub fn of_seeds(seeds: &[OfSeed]) -> Evidence {
+    pub fn of_seeds(seeds: &[SeedValues]) -> Evidence {
         let side = |value: Option<f64>| value.map_or(Side::default(), |sum| Side { sum, count: 1.0 });
-        let of = |seed: &OfSeed| (digest(seed.seed), Cluster { a: side(seed.a), b: side(seed.b) });
+        let of = |seed: &SeedValues| (digest(seed.seed), Cluster { a: side(seed.a), b: side(seed.b) });
         Evidence(seeds.iter().map(of).collect())
     }
 

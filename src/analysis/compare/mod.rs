@@ -24,13 +24,13 @@ use super::table::is_share;
 use runs::Lineage;
 
 pub use flips::{Answer, Flip};
-pub use measured::{Compared, Names, OfSeed, Test};
-pub use outcomes::{OfRate, rate_intervals};
+pub use measured::{Compared, Names, SeedValues, Test};
+pub use outcomes::{RateInterval, rate_intervals};
 pub use side::Side;
 
 /// The options of a comparison.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted<'w> {
+pub struct CompareOptions<'w> {
     /// The phase, such as `2 red`, or the node that evaluates; by default the last evaluation.
     pub at: Option<&'w str>,
     /// Compare even if judge, prompts or decoding differ.
@@ -69,7 +69,7 @@ pub struct Comparison {
 type Found<'s> = (&'s Variant, &'s Evaluation);
 
 /// Compares each of the others with the first. Their p-values are adjusted as one family, since they are shown together.
-pub fn compare(first: &Side, others: &[Side], wanted: &Wanted) -> anyhow::Result<Vec<Comparison>> {
+pub fn compare(first: &Side, others: &[Side], wanted: &CompareOptions) -> anyhow::Result<Vec<Comparison>> {
     let mut compared = others
         .iter()
         .map(|other| pair_of(first, other, wanted))
@@ -79,7 +79,7 @@ pub fn compare(first: &Side, others: &[Side], wanted: &Wanted) -> anyhow::Result
 }
 
 /// Compares two sides, without adjusting p-values.
-fn pair_of(a: &Side, b: &Side, wanted: &Wanted) -> anyhow::Result<Comparison> {
+fn pair_of(a: &Side, b: &Side, wanted: &CompareOptions) -> anyhow::Result<Comparison> {
     let mut result = Comparison::default();
     if let Some(several) = a.several.as_ref().or(b.several.as_ref()) {
         anyhow::ensure!(wanted.at.is_none(), "{several}");
@@ -201,25 +201,25 @@ fn phases(
 }
 
 /// The correspondence of evaluations, by index.
-enum Places {
+enum Pairing {
     Paired(Vec<(usize, usize)>),
-    Apart,
+    Unpaired,
 }
 
-impl Places {
+impl Pairing {
     /// The pairs; without common seeds each with the first of the other side.
     fn pairs(&self, a: usize, b: usize) -> Vec<(usize, usize)> {
         match self {
-            Places::Paired(pairs) => pairs.clone(),
-            Places::Apart => (0..a.max(b)).map(|place| (place.min(a - 1), place.min(b - 1))).collect(),
+            Pairing::Paired(pairs) => pairs.clone(),
+            Pairing::Unpaired => (0..a.max(b)).map(|place| (place.min(a - 1), place.min(b - 1))).collect(),
         }
     }
 }
 
 /// Pairs common seeds. Two runs with one seed each are paired whatever their seeds.
-fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Comparison) -> Places {
+fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Comparison) -> Pairing {
     if own_a.len() == 1 && own_b.len() == 1 {
-        return Places::Paired(vec![(0, 0)]);
+        return Pairing::Paired(vec![(0, 0)]);
     }
     let seed = |found: &Found| found.0.seed;
     let place = |seed: Option<u64>| own_b.iter().position(|found| seed.is_some() && found.0.seed == seed);
@@ -236,7 +236,7 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
                 side.title
             ));
         }
-        return Places::Apart;
+        return Pairing::Unpaired;
     }
     for (side, own, used) in [
         (a, own_a, pairs.iter().map(|pair| pair.0).collect::<Vec<_>>()),
@@ -254,7 +254,7 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         }
     }
     result.seeds = pairs.iter().filter_map(|pair| seed(&own_a[pair.0])).collect();
-    Places::Paired(pairs)
+    Pairing::Paired(pairs)
 }
 
 /// Refuses evaluations that are not comparable.
@@ -263,7 +263,7 @@ fn check(
     b: &Side,
     own_a: &[Found],
     own_b: &[Found],
-    places: &Places,
+    places: &Pairing,
     force: bool,
     result: &mut Comparison,
 ) -> anyhow::Result<()> {
@@ -313,7 +313,7 @@ fn measures(a: &[Found], b: &[Found]) -> Vec<Measure> {
 
 fn parts<'p>(
     measure: &Measure,
-    places: &Places,
+    places: &Pairing,
     (own_a, read_a): (&[Found], &'p Outcomes),
     (own_b, read_b): (&[Found], &'p Outcomes),
 ) -> Parts<'p> {
@@ -323,10 +323,10 @@ fn parts<'p>(
         Part { seed: variant.seed, value, prompts: read.evaluations[place].get(measure) }
     };
     match places {
-        Places::Paired(pairs) => Parts::Paired(
+        Pairing::Paired(pairs) => Parts::Paired(
             pairs.iter().map(|(a, b)| (part(own_a, read_a, *a), part(own_b, read_b, *b))).collect(),
         ),
-        Places::Apart => Parts::Apart(
+        Pairing::Unpaired => Parts::Unpaired(
             (0..own_a.len()).map(|place| part(own_a, read_a, place)).collect(),
             (0..own_b.len()).map(|place| part(own_b, read_b, place)).collect(),
         ),
@@ -412,13 +412,13 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
 /// Counts the flipped prompts and adds as many as wanted, in turn from each metric.
 fn flipped(
     measures: &[Measure],
-    places: &Places,
+    places: &Pairing,
     a: &Outcomes,
     b: &Outcomes,
     most: Option<usize>,
     result: &mut Comparison,
 ) -> anyhow::Result<()> {
-    let Places::Paired(pairs) = places else { return Ok(()) };
+    let Pairing::Paired(pairs) = places else { return Ok(()) };
     let seed_of = |index: usize| result.seeds.get(index).copied();
     let mut all: Vec<Vec<flips::Found>> = Vec::new();
     for measure in measures.iter().filter(|measure| !outcomes::is_derived(&measure.metric)) {

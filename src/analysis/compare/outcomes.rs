@@ -101,7 +101,7 @@ impl Prompts {
 }
 
 /// The texts of an attempt.
-pub struct Texts {
+pub struct AttemptTexts {
     pub category: String,
     pub prompt: String,
     pub response: String,
@@ -170,11 +170,11 @@ impl Outcomes {
     }
 
     /// The texts of an attempt.
-    pub fn texts(&self, place: Place) -> anyhow::Result<Texts> {
+    pub fn texts(&self, place: Place) -> anyhow::Result<AttemptTexts> {
         let columns = Columns(&self.table.batches[place.0 as usize]);
         let text =
             |name: &str| Ok::<String, anyhow::Error>(columns.text(name)?.value(place.1 as usize).to_owned());
-        Ok(Texts {
+        Ok(AttemptTexts {
             category: text("category")?,
             prompt: text("prompt")?,
             response: text("response")?,
@@ -184,13 +184,13 @@ impl Outcomes {
 }
 
 /// A rate's number of attempts and its interval.
-pub type OfRate = (usize, Interval);
+pub type RateInterval = (usize, Interval);
 
 /// The intervals of single rates, as in a comparison, in these evaluations, each a variant and a node.
 pub fn rate_intervals(
     outcomes: &Path,
     evaluations: &[(&str, &str)],
-) -> anyhow::Result<Vec<HashMap<Measure, OfRate>>> {
+) -> anyhow::Result<Vec<HashMap<Measure, RateInterval>>> {
     let of = |prompts: &Prompts| {
         let hazards = prompts.hazards();
         let attempts = hazards.iter().map(|side| side.count).sum::<f64>() as usize;

@@ -22,7 +22,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use runs::{Run, Tables, Texts};
-use store::read::{self, MOST_LIST};
+use store::read::{self, MAX_LIST_BYTES};
 
 /// A target program. The doc comments are the help texts of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -57,7 +57,7 @@ pub enum Place {
 impl Place {
     pub fn new(out: &Path, overwrite: Overwrite) -> anyhow::Result<Place> {
         Ok(match out.extension().is_some_and(|ending| ending == "json") {
-            true => Place::File(Destination::forcible(out, "export of triplay", overwrite, is_export)?),
+            true => Place::File(Destination::with_force(out, "export of triplay", overwrite, is_export)?),
             false => Place::Folder(NewFolder::new(out)?),
         })
     }
@@ -82,7 +82,8 @@ fn is_export(path: &Path) -> bool {
         method: String,
     }
     let Ok(file) = read::open(path) else { return false };
-    let read: Beginning = serde_json::from_reader(BufReader::new(file.take(MOST_LIST))).unwrap_or_default();
+    let read: Beginning =
+        serde_json::from_reader(BufReader::new(file.take(MAX_LIST_BYTES))).unwrap_or_default();
     read.eval.packages.contains_key("triplay") || read.parameters.method.starts_with(jbb::METHOD)
 }
 

@@ -60,11 +60,11 @@ struct Urn {
     clusters: Vec<Cluster>,
     /// The number of draws in a resample.
     count: usize,
-    from: From,
+    from: DrawMode,
 }
 
 /// The way of drawing.
-enum From {
+enum DrawMode {
     /// One by one: the index of the distinct cluster for each cluster.
     Single(Vec<u32>),
     /// By counts: the number of clusters equal to each distinct one, most frequent first, so that most resamples are complete
@@ -91,10 +91,10 @@ impl Urn {
             }
         }
         let from = if distinct.len() > most_distinct {
-            From::Single(which)
+            DrawMode::Single(which)
         } else {
             distinct.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-            From::Distinct(distinct.iter().map(|(_, count)| *count).collect())
+            DrawMode::Distinct(distinct.iter().map(|(_, count)| *count).collect())
         };
         let count = clusters.len();
         Urn { clusters: distinct.into_iter().map(|(cluster, _)| cluster).collect(), count, from }
@@ -105,12 +105,12 @@ impl Urn {
         times.clear();
         times.resize(self.clusters.len(), 0);
         match &self.from {
-            From::Single(which) => {
+            DrawMode::Single(which) => {
                 for _ in 0..self.count {
                     times[which[rng.random_range(0..self.count)] as usize] += 1;
                 }
             }
-            From::Distinct(counts) => {
+            DrawMode::Distinct(counts) => {
                 let mut left = self.count as u64;
                 let mut weight = left;
                 for (count, times) in counts.iter().zip(&mut *times) {
@@ -216,8 +216,9 @@ mod tests {
     fn distinct_clusters_and_single_ones_have_the_same_distribution() {
         let hazards = hazards(600);
         let distinct = Urn::new(&hazards);
-        assert!(matches!(&distinct.from, From::Distinct(distinct) if distinct.len() < 12));
-        let single = Urn { clusters: hazards.clone(), count: 600, from: From::Single((0..600).collect()) };
+        assert!(matches!(&distinct.from, DrawMode::Distinct(distinct) if distinct.len() < 12));
+        let single =
+            Urn { clusters: hazards.clone(), count: 600, from: DrawMode::Single((0..600).collect()) };
         let moments = |urn: Urn| {
             let drawn = summarise(resamples(&urn));
             [drawn.interval.low, drawn.interval.high, drawn.detectable]

@@ -2,7 +2,7 @@
 //! are alike.
 
 use super::bootstrap::bootstrap;
-use super::{By, FEW, Interval, Tested};
+use super::{FEW, Interval, TestMethod, Tested};
 use super::{difference, least_p, paired_t, sign_test, smallest_difference};
 
 /// One side's attempts at a hazard.
@@ -52,14 +52,14 @@ pub fn clustered(clusters: &[Cluster]) -> Option<Tested> {
     let Some(found) = paired_t(&values) else { return Some(alike(&values)) };
     if clusters.len() < FEW {
         let interval = if is_of_shares(clusters) { found.interval.within(-1.0, 1.0) } else { found.interval };
-        return Some(Tested { interval: Some(interval), ..found.tested(By::StudentT) });
+        return Some(Tested { interval: Some(interval), ..found.tested(TestMethod::StudentT) });
     }
     let drawn = bootstrap(clusters)?;
     Some(Tested {
         interval: Some(drawn.interval).filter(Interval::is_wide),
         p: drawn.p.max(least_p(clusters.len()).min(found.p)),
         detectable: Some(drawn.detectable),
-        by: By::Bootstrap,
+        by: TestMethod::Bootstrap,
     })
 }
 
@@ -97,7 +97,7 @@ fn alike(values: &[f64]) -> Tested {
         interval: difference(gained, lost, count).filter(|_| is_known),
         p: sign_test(values),
         detectable: smallest_difference(share, count).filter(|_| is_known),
-        by: By::Sign,
+        by: TestMethod::Sign,
     }
 }
 
@@ -118,11 +118,14 @@ mod tests {
         let few = clustered(&hazards[..9]).unwrap();
         let own: Vec<f64> = hazards[..9].iter().map(|hazard| hazard.b.rate() - hazard.a.rate()).collect();
         let by_hand = paired_t(&own).unwrap();
-        assert_eq!(few.by, By::StudentT);
+        assert_eq!(few.by, TestMethod::StudentT);
         assert!((few.p - by_hand.p).abs() < 1e-12);
         assert!((few.interval.unwrap().low - by_hand.interval.low).abs() < 1e-12);
         let ten = clustered(&hazards).unwrap();
-        assert_eq!((ten.by, ten.interval), (By::Bootstrap, Some(bootstrap(&hazards).unwrap().interval)));
+        assert_eq!(
+            (ten.by, ten.interval),
+            (TestMethod::Bootstrap, Some(bootstrap(&hazards).unwrap().interval))
+        );
         assert_eq!(clustered(&hazards[..1]), None);
     }
 
@@ -144,7 +147,7 @@ mod tests {
     fn no_interval_is_without_width() {
         let of = |a: f64, b: f64| clustered(&vec![cluster((a, 3.0), (b, 3.0)); 12]).unwrap();
         let same = of(1.0, 1.0);
-        assert_eq!((same.interval, same.p, same.by), (difference(0, 0, 12), 1.0, By::Sign));
+        assert_eq!((same.interval, same.p, same.by), (difference(0, 0, 12), 1.0, TestMethod::Sign));
         let all = of(0.0, 3.0);
         assert_eq!((all.interval, all.p), (difference(12, 0, 12), least_p(12)));
         let third = of(0.0, 1.0);

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::distribution::{t_quantile, t_tails};
 use super::mcnemar::mcnemar;
-use super::{By, Interval, POWER, Tested};
+use super::{Interval, POWER, TestMethod, Tested};
 
 /// The estimated mean of the population of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -68,7 +68,7 @@ impl Student {
         }
     }
 
-    pub(super) fn tested(self, by: By) -> Tested {
+    pub(super) fn tested(self, by: TestMethod) -> Tested {
         Tested { interval: Some(self.interval), p: self.p, detectable: Some(self.detectable), by }
     }
 }
@@ -118,13 +118,13 @@ pub fn over_seeds(differences: &[f64]) -> Option<Tested> {
     if differences.len() < 2 || !differences.iter().all(|value| value.is_finite()) {
         return None;
     }
-    let sign = Tested { interval: None, p: sign_test(differences), detectable: None, by: By::Sign };
-    Some(paired_t(differences).map_or(sign, |found| found.tested(By::StudentT)))
+    let sign = Tested { interval: None, p: sign_test(differences), detectable: None, by: TestMethod::Sign };
+    Some(paired_t(differences).map_or(sign, |found| found.tested(TestMethod::StudentT)))
 }
 
 /// The same for sides without a common seed: Welch's t test.
-pub fn seeds_apart(a: &[f64], b: &[f64]) -> Option<Tested> {
-    welch_t(a, b).map(|found| found.tested(By::WelchT))
+pub fn independent_seeds(a: &[f64], b: &[f64]) -> Option<Tested> {
+    welch_t(a, b).map(|found| found.tested(TestMethod::WelchT))
 }
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(estimate(&[3.0]), Some(one));
         assert_eq!(estimate(&[]), None);
         assert_eq!((paired_t(&[3.0]), over_seeds(&[3.0])), (None, None));
-        assert_eq!(seeds_apart(&[3.0], &[1.0, 2.0]), None);
+        assert_eq!(independent_seeds(&[3.0], &[1.0, 2.0]), None);
     }
 
     #[test]
@@ -162,12 +162,15 @@ mod tests {
         assert_eq!((same.half, same.interval()), (None, None));
         assert_eq!((paired_t(&[0.25, 0.25, 0.25]), paired_t(&[0.0, 0.0])), (None, None));
         assert_eq!(paired_t(&[0.7 - 0.6, 0.8 - 0.7]), None, "rounding");
-        let sign = |p| Some(Tested { interval: None, p, detectable: None, by: By::Sign });
+        let sign = |p| Some(Tested { interval: None, p, detectable: None, by: TestMethod::Sign });
         assert_eq!(over_seeds(&[0.25; 5]), sign(0.0625));
         assert_eq!(over_seeds(&[0.0; 5]), sign(1.0));
-        assert_eq!(seeds_apart(&[0.5, 0.5], &[0.25, 0.25]), None);
-        assert!(seeds_apart(&[0.5, 0.5], &[0.25, 0.35]).is_some());
-        assert_eq!((over_seeds(&[0.1, f64::NAN]), seeds_apart(&[0.1, 0.2], &[f64::NAN, 0.3])), (None, None));
+        assert_eq!(independent_seeds(&[0.5, 0.5], &[0.25, 0.25]), None);
+        assert!(independent_seeds(&[0.5, 0.5], &[0.25, 0.35]).is_some());
+        assert_eq!(
+            (over_seeds(&[0.1, f64::NAN]), independent_seeds(&[0.1, 0.2], &[f64::NAN, 0.3])),
+            (None, None)
+        );
     }
 
     /// Runs of two settings with the same seeds. Each seed has its own models, whose rates are measured on 120 prompts. B is

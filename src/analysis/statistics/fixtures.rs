@@ -216,7 +216,7 @@ fn hazards_have_the_error_of_statsmodels_for_clusters() {
         same(rate_interval(&of_b).unwrap(), case.rate, 1e-9, &what);
         if hazards.len() < FEW {
             let tested = clustered(&hazards).unwrap();
-            assert_eq!((tested.p, tested.by), (found.p, By::StudentT), "{what}");
+            assert_eq!((tested.p, tested.by), (found.p, TestMethod::StudentT), "{what}");
         }
     }
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use agreement::{Kappa, alpha, kappa};
 pub use bootstrap::{Bootstrap, RESAMPLES, bootstrap};
 pub use clusters::{Cluster, Side, clustered, values};
-pub use estimate::{Estimate, Student, estimate, over_seeds, paired_t, seeds_apart, welch_t};
+pub use estimate::{Estimate, Student, estimate, independent_seeds, over_seeds, paired_t, welch_t};
 pub use estimate::{least_p, sign_test};
 pub use holm::holm;
 pub use mcnemar::mcnemar;
@@ -47,7 +47,7 @@ impl Interval {
 /// The test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum TestMethod {
     Bootstrap,
     StudentT,
     WelchT,
@@ -64,7 +64,7 @@ pub struct Tested {
     pub p: f64,
     /// The smallest difference that would be found in four of five repetitions.
     pub detectable: Option<f64>,
-    pub by: By,
+    pub by: TestMethod,
 }
 
 /// With fewer hazards the interval of the percentile bootstrap is too narrow: with five its coverage is 82 %, with ten 90 %.

@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use self::nodes::Nodes;
 use super::args::RunsCompareArgs;
-use crate::analysis::compare::{Comparison, Side, Wanted, compare};
+use crate::analysis::compare::{CompareOptions, Comparison, Side, compare};
 use output::println;
 
 pub fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     let sides = args.runs.iter().map(|run| Side::find(run)).collect::<anyhow::Result<Vec<Side>>>()?;
     let Some((first, others)) = sides.split_first() else { return Ok(ExitCode::from(2)) };
     let flips = if args.json { None } else { Some(args.flips) };
-    let wanted = Wanted { at: args.at.as_deref(), force: args.force, flips };
+    let wanted = CompareOptions { at: args.at.as_deref(), force: args.force, flips };
     // Compares everything before it prints anything: if one comparison is refused, none is printed.
     let nodes = others.iter().map(|other| Nodes::new(&first.part, &other.part));
     let compared: Vec<(Nodes, Comparison)> = nodes.zip(compare(first, others, &wanted)?).collect();

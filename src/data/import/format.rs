@@ -292,7 +292,7 @@ const GENERIC: &str = "generic";
 const FOLDERS: usize = 3;
 
 /// The task of a file's rows, unless each row says its own.
-pub struct Told {
+pub struct FileTask {
     pub task: Option<&'static str>,
     /// The source of the rows' task; if they have none, the reason.
     pub how: String,
@@ -353,18 +353,18 @@ impl Format {
     }
 
     /// The task of all rows, from the format or from the names of the file and its folders.
-    pub fn told(&self, path: &Path, columns: &[String]) -> Told {
+    pub fn told(&self, path: &Path, columns: &[String]) -> FileTask {
         match &self.task {
             Task::All(task) => match word(path, &[("benign", "benign")]) {
                 Some((name, ..)) if *task == "hazard" => {
                     let how = format!("{} has only hazards, but the name `{name}` says `benign`", self.title);
-                    Told { task: None, how }
+                    FileTask { task: None, how }
                 }
-                _ => Told { task: Some(task), how: format!("{task}: this dataset has no other") },
+                _ => FileTask { task: Some(task), how: format!("{task}: this dataset has no other") },
             },
             Task::Named(words) => match word(path, words) {
                 Some((name, word, task)) => {
-                    Told { task: Some(task), how: format!("{task}: the name `{name}` says `{word}`") }
+                    FileTask { task: Some(task), how: format!("{task}: the name `{name}` says `{word}`") }
                 }
                 None => {
                     let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -373,11 +373,11 @@ impl Format {
                         "{} states it in the name of the file or of its folder ({words})",
                         self.title
                     );
-                    Told { task: None, how }
+                    FileTask { task: None, how }
                 }
             },
-            Task::Columns(known) => Told { task: None, how: self.by_row(known, columns) },
-            Task::Nobody(instead) => Told { task: None, how: (*instead).into() },
+            Task::Columns(known) => FileTask { task: None, how: self.by_row(known, columns) },
+            Task::Nobody(instead) => FileTask { task: None, how: (*instead).into() },
         }
     }
 
@@ -403,7 +403,7 @@ impl Format {
     }
 
     /// The reason why a row has no task. `None` if such rows are left out, since the dataset's authors did not label them.
-    pub fn silence(&self, told: &Told, columns: &[String]) -> Option<String> {
+    pub fn why_unlabelled(&self, told: &FileTask, columns: &[String]) -> Option<String> {
         let is_there = |name: &&&str| columns.iter().any(|column| is(column, name));
         match self.task {
             Task::Columns(_) if !self.is_own() => None,

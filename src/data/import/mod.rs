@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use format::{FORMATS, Format};
-pub use report::{Example, FileReport, Ignored, Overlap, Report, Twins};
+pub use report::{Duplicates, Example, FileReport, Ignored, Overlap, Report};
 
 use self::draft::Draft;
 use self::format::{TASK_COLUMNS, recognise};
@@ -62,7 +62,7 @@ const SPLITS: [&str; 2] = ["train", "heldout"];
 
 /// Reads files, in order, and compares their rows with the sets in `against`. Returns the kept rows, in the files' order.
 pub fn import(files: &[PathBuf], against: &[PathBuf], options: &Options) -> Result<(Vec<SeedRow>, Report)> {
-    none_twice(files)?;
+    ensure_distinct_files(files)?;
     let sets = against.iter().map(|path| OtherSet::read(path)).collect::<Result<_>>()?;
     let mut import = Import { sets, ..Import::default() };
     for path in files {
@@ -127,7 +127,8 @@ impl OtherSet {
             }
             Ok(())
         })?;
-        let report = Overlap { path: path.display().to_string(), rows, twins: Twins::default(), train: 0 };
+        let report =
+            Overlap { path: path.display().to_string(), rows, twins: Duplicates::default(), train: 0 };
         Ok(OtherSet { prefix: source.prefix(), seen, report })
     }
 }
@@ -165,8 +166,8 @@ impl Import {
             }
             let place = Place { file, number };
             let Some(task) = options.task.as_deref().or(draft.task).or(told.task).map(str::to_owned) else {
-                return match format.silence(&told, &source.columns) {
-                    Some(why) => Err(self.unsaid(place, why, format)),
+                return match format.why_unlabelled(&told, &source.columns) {
+                    Some(why) => Err(self.unknown_task(place, why, format)),
                     None => {
                         *report.dropped.entry(UNLABELLED).or_default() += 1;
                         Ok(())
@@ -196,7 +197,7 @@ impl Import {
     }
 
     /// The error for a row of unknown task.
-    fn unsaid(&self, place: Place, why: String, format: &Format) -> Error {
+    fn unknown_task(&self, place: Place, why: String, format: &Format) -> Error {
         let own = match format.is_own() {
             true => format!(", or for each in a column `{}`", TASK_COLUMNS.join("`, `")),
             false => String::new(),
@@ -303,7 +304,7 @@ impl Import {
 }
 
 /// Ensures that each file is given once, under any name.
-fn none_twice(files: &[PathBuf]) -> Result<()> {
+fn ensure_distinct_files(files: &[PathBuf]) -> Result<()> {
     let mut known = HashSet::new();
     // A missing file is reported when it is opened.
     match files.iter().find(|path| path.canonicalize().is_ok_and(|path| !known.insert(path))) {

@@ -12,7 +12,7 @@ pub struct Report {
     /// Rows that are written.
     pub kept: usize,
     /// Rows of the imported files that duplicate an earlier row.
-    pub duplicates: Twins,
+    pub duplicates: Duplicates,
     /// Duplicates with a different task from the first.
     pub of_another_task: usize,
     /// Duplicates in a different split from the first: trained on and evaluated with.
@@ -59,7 +59,7 @@ pub struct Ignored {
 
 /// Counts of duplicates, and the first few.
 #[derive(Debug, Default, Serialize)]
-pub struct Twins {
+pub struct Duplicates {
     pub exact: usize,
     /// The same except for case, spaces, punctuation and compatible characters.
     pub near: usize,
@@ -74,7 +74,7 @@ pub struct Overlap {
     pub path: String,
     /// Texts in it.
     pub rows: usize,
-    pub twins: Twins,
+    pub twins: Duplicates,
     /// The number of duplicates that were imported as `train`.
     pub train: usize,
 }
@@ -90,7 +90,7 @@ pub struct Example {
 /// The most examples of exact, and of near, duplicates.
 const EXAMPLES: usize = 3;
 
-impl Twins {
+impl Duplicates {
     pub fn total(&self) -> usize {
         self.exact + self.near
     }

@@ -14,7 +14,7 @@ use serde_json::{Deserializer, Map, Value};
 use super::delimited::{self, Malformed, Row, Rows};
 use super::{Error, Result};
 use crate::{Head, Part, cell};
-use store::read::{self, MOST_LIST};
+use store::read::{self, MAX_LIST_BYTES};
 
 /// The wanted columns of one row, in the requested order; `None` for a missing value.
 pub type Cells<'a> = [Option<Cow<'a, str>>];
@@ -56,7 +56,7 @@ impl Source {
             "csv" => (header(path, b',')?, Content::Delimited(b',')),
             "tsv" => (header(path, b'\t')?, Content::Delimited(b'\t')),
             "json" | "jsonl" | "ndjson" => {
-                let bytes = read::bytes(path, MOST_LIST).map_err(|cause| cannot_open(path, cause))?;
+                let bytes = read::bytes(path, MAX_LIST_BYTES).map_err(|cause| cannot_open(path, cause))?;
                 let mut columns = None;
                 objects(path, &bytes, &mut |_, object, _| {
                     columns = Some(object.keys().cloned().collect());
@@ -85,7 +85,7 @@ impl Source {
             }
         };
         let source = Source { path: path.to_owned(), columns, content };
-        source.no_column_twice()?;
+        source.ensure_distinct_columns()?;
         Ok(source)
     }
 
@@ -237,7 +237,7 @@ impl Source {
     }
 
     /// Checks that there are not too many columns, and no two of the same name.
-    fn no_column_twice(&self) -> Result<()> {
+    fn ensure_distinct_columns(&self) -> Result<()> {
         if self.columns.len() > MOST_COLUMNS {
             return Err(Error::Wrong {
                 place: self.path.display().to_string(),

@@ -12,14 +12,14 @@ use super::budget::Budget;
 use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, UntilDraft, decode_all, origin};
 use super::diagnostic::{At, Diagnostic};
 use super::errors::Errors;
-use super::maker::Maker;
 use super::order::order;
-use super::scope::{Binding, Found, Handed, Link, Scope};
+use super::producer::Producer;
+use super::scope::{Binding, CarriedValue, Found, Link, Scope};
 use super::spec::{LoopSpec, Pipeline};
 use super::tree::{Key, Params, Tree, Value};
 use super::wording;
-use crate::graph::Call;
-use crate::input::Origin;
+use crate::graph::StageTemplate;
+use crate::input::InputSource;
 use crate::job::Numerics;
 use crate::kind::Kind;
 use crate::stage::{CheckError, Registry};
@@ -47,7 +47,7 @@ pub struct StageStep {
 pub struct Variant {
     pub label: Option<String>,
     pub seed: Option<u64>,
-    pub maker: Rc<Maker>,
+    pub maker: Rc<Producer>,
     /// Indexed by the numbers of the call's inputs.
     pub links: Vec<Link>,
 }
@@ -68,7 +68,7 @@ pub struct LoopStep {
 
 /// The decision after each round whether there is another.
 pub struct Until {
-    pub maker: Rc<Maker>,
+    pub maker: Rc<Producer>,
     /// The metric that is read in each round.
     pub metric: Link,
     /// The number of consecutive rounds that a decision reads.
@@ -82,7 +82,7 @@ pub struct Outside {
     pub variables: Vec<String>,
     /// Whether files must exist.
     look: bool,
-    index: HashMap<Origin, usize>,
+    index: HashMap<InputSource, usize>,
 }
 
 impl Outside {
@@ -93,7 +93,7 @@ impl Outside {
     fn file(&mut self, errors: &Errors, path: &Path, at: At) -> Link {
         let next = self.files.len();
         let (files, look) = (&mut self.files, self.look);
-        Link::File(*self.index.entry(Origin::Path(path.to_owned())).or_insert_with(|| {
+        Link::File(*self.index.entry(InputSource::Path(path.to_owned())).or_insert_with(|| {
             match std::fs::metadata(path) {
                 _ if !look => {}
                 Ok(metadata) if metadata.is_file() || metadata.is_dir() => {}
@@ -111,7 +111,7 @@ impl Outside {
     fn variable(&mut self, name: &str) -> Link {
         let next = self.variables.len();
         let variables = &mut self.variables;
-        Link::Variable(*self.index.entry(Origin::Variable(name.to_owned())).or_insert_with(|| {
+        Link::Variable(*self.index.entry(InputSource::Variable(name.to_owned())).or_insert_with(|| {
             variables.push(name.to_owned());
             next
         }))
@@ -268,14 +268,14 @@ impl Compiler<'_> {
         }
         decoded.complete(Upstream(&sources));
         let name = label.as_ref().map_or(key.name.clone(), |label| format!("{}[{label}]", key.name));
-        let call = Arc::new(Call::new(kind, decoded, policy, self.numerics.clone()));
-        let maker = Maker { name, at: key.at, file: self.file.clone(), body, call, sources };
-        self.hold_against(&maker, Upstream(&maker.sources));
+        let call = Arc::new(StageTemplate::new(kind, decoded, policy, self.numerics.clone()));
+        let maker = Producer { name, at: key.at, file: self.file.clone(), body, call, sources };
+        self.check_against_sources(&maker, Upstream(&maker.sources));
         Variant { label, seed, maker: Rc::new(maker), links }
     }
 
     /// Checks a stage against the stages that feed it.
-    fn hold_against(&mut self, maker: &Maker, upstream: Upstream) {
+    fn check_against_sources(&mut self, maker: &Producer, upstream: Upstream) {
         let placed = |error: &CheckError| {
             let stage = wording::stage(&maker.name, maker.call.kind.name);
             let path: Vec<String> = error.keys().map(str::to_owned).collect();
@@ -308,7 +308,7 @@ impl Compiler<'_> {
                         };
                         let sources: Vec<Source> =
                             variant.links.iter().zip(&variant.maker.sources).map(fed).collect();
-                        self.hold_against(&variant.maker, Upstream(&sources));
+                        self.check_against_sources(&variant.maker, Upstream(&sources));
                     }
                 }
                 Step::Loop(step) => {
@@ -335,13 +335,13 @@ impl Compiler<'_> {
         ),
         scope: &Scope<'s>,
     ) -> (LoopStep, Binding<'s>) {
-        let (mut carry, mut results) = (Vec::new(), Vec::<Handed>::new());
+        let (mut carry, mut results) = (Vec::new(), Vec::<CarriedValue>::new());
         for (key, tree) in &carried {
             let found = self.entry(tree, scope);
             carry.extend(found.as_ref().map(|found| found.link));
             let made_by = found.as_ref().map_or(MadeBy::Unknown, |found| found.made_by.clone());
             let artifact = found.and_then(|found| found.artifact);
-            results.push(Handed { name: &key.name, artifact, first: made_by.clone(), last: made_by });
+            results.push(CarriedValue { name: &key.name, artifact, first: made_by.clone(), last: made_by });
         }
         let inner = scope.within(&results);
         let (steps, inner) = self.resolve_all(body, inner);
@@ -404,13 +404,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn resolve(&mut self, origin: &Origin, at: At, scope: &Scope) -> Option<Found> {
+    fn resolve(&mut self, origin: &InputSource, at: At, scope: &Scope) -> Option<Found> {
         match origin {
-            Origin::Path(path) => {
+            InputSource::Path(path) => {
                 Some(Found::outside(self.outside.file(self.errors, path, at), Some(path.clone())))
             }
-            Origin::Variable(name) => Some(Found::outside(self.outside.variable(name), None)),
-            Origin::Reference(text) => scope.resolve(self.errors, text, at),
+            InputSource::Variable(name) => Some(Found::outside(self.outside.variable(name), None)),
+            InputSource::Reference(text) => scope.resolve(self.errors, text, at),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::spec::{Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
 use super::wording::{self, descend_all};
 use crate::graph::Policy;
-use crate::input::Origin;
+use crate::input::InputSource;
 use crate::kind::Kind;
 use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Registry};
@@ -101,11 +101,11 @@ impl<'a> Draft<'a> {
 }
 
 /// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
-pub fn origin(tree: &Tree) -> Option<Origin> {
+pub fn origin(tree: &Tree) -> Option<InputSource> {
     match (&tree.value, tree.get("path").map(|path| &path.value)) {
-        (Value::Text(text), _) => Some(Origin::Reference(text.clone())),
+        (Value::Text(text), _) => Some(InputSource::Reference(text.clone())),
         (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
-            Some(Origin::Path(path.into()))
+            Some(InputSource::Path(path.into()))
         }
         _ => None,
     }

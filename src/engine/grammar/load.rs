@@ -15,7 +15,7 @@ use super::extends::Extension;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
-use crate::graph::{Feed, Graph, GraphVariant, Handed};
+use crate::graph::{CarriedValue, Graph, GraphVariant, InputBinding};
 use crate::resources::Limit;
 use crate::stage::Registry;
 use store::Digest;
@@ -282,9 +282,9 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
 fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, options: &LoadOptions) {
     let mut hashed: Vec<Vec<(Vec<String>, usize)>> = vec![Vec::new(); named.len()];
     let readers = graph.nodes.iter().flat_map(|node| node.feeds.iter().zip(&node.call.decoded.uses));
-    for (feed, used) in readers.filter(|(feed, _)| !matches!(feed, Feed::Output { .. })) {
+    for (feed, used) in readers.filter(|(feed, _)| !matches!(feed, InputBinding::Output { .. })) {
         for feed in graph.alternatives(*feed) {
-            if let Feed::File(file) = feed
+            if let InputBinding::File(file) = feed
                 && !hashed[file].iter().any(|(files, _)| *files == used.files)
             {
                 hashed[file].push((used.files.clone(), 0));
@@ -319,8 +319,8 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
     for node in &mut nodes {
         for (feed, used) in node.feeds.iter_mut().zip(&node.call.decoded.uses) {
             match feed {
-                Feed::File(file) => *file = number(*file, &used.files),
-                Feed::Handed { value, .. } => {
+                InputBinding::File(file) => *file = number(*file, &used.files),
+                InputBinding::Carried { value, .. } => {
                     let values = handed
                         .entry(used.files.clone())
                         .or_insert_with(|| hand_on_files(graph, count, &|file| number(file, &used.files)));
@@ -338,19 +338,22 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
 fn hand_on_files(graph: &mut Graph, count: u32, number: &dyn Fn(usize) -> usize) -> Vec<u32> {
     let mut instead: Vec<u32> = Vec::with_capacity(count as usize);
     for value in 0..count {
-        let changed = |feed: &Feed| match *feed {
-            Feed::File(file) => Feed::File(number(file)),
+        let changed = |feed: &InputBinding| match *feed {
+            InputBinding::File(file) => InputBinding::File(number(file)),
             // A value refers only to values before it.
-            Feed::Handed { value, round } => Feed::Handed { value: instead[value as usize], round },
+            InputBinding::Carried { value, round } => {
+                InputBinding::Carried { value: instead[value as usize], round }
+            }
             other => other,
         };
-        let Handed { by, rounds } = &graph.handed[value as usize];
-        let has_files = rounds.iter().any(|feed| matches!(feed, Feed::File(_)) || changed(feed) != *feed);
+        let CarriedValue { by, rounds } = &graph.handed[value as usize];
+        let has_files =
+            rounds.iter().any(|feed| matches!(feed, InputBinding::File(_)) || changed(feed) != *feed);
         if !has_files {
             instead.push(value);
             continue;
         }
-        let handed = Handed { by: *by, rounds: rounds.iter().map(changed).collect() };
+        let handed = CarriedValue { by: *by, rounds: rounds.iter().map(changed).collect() };
         instead.push(graph.handed.len() as u32);
         graph.handed.push(handed);
     }

@@ -2,7 +2,7 @@
 //!
 //! [`source`]/[`tree`] (values with their places) → [`spec`] (the file as typed) → [`params`] (`--set`, ablations, `$name`)
 //! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
-//! against the stages that feed them: [`maker`]) → [`unroll`] (the [`super::graph`]).
+//! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
 //! [`errors::Errors`] collects all errors on the way, so that they are reported together. [`budget`] limits the size of the
 //! expanded pipeline. [`outline`] shows a pipeline to people, [`schema`] the grammar to editors.
@@ -15,12 +15,12 @@ mod errors;
 mod extends;
 mod labels;
 mod load;
-mod maker;
 mod matrix;
 mod order;
 mod outline;
 mod params;
 mod policy;
+mod producer;
 mod reference;
 pub mod schema;
 mod scope;

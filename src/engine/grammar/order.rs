@@ -10,7 +10,7 @@ use super::decode::{Draft, origin};
 use super::diagnostic::At;
 use super::errors::Errors;
 use super::reference::Reference;
-use crate::input::Origin;
+use crate::input::InputSource;
 
 /// An order in which every sibling comes after those it refers to, otherwise that of the file. Reports a cycle, and then
 /// ignores its last reference.
@@ -85,8 +85,8 @@ fn cycles(graph: &DiGraph<(), At>) -> Vec<Vec<NodeIndex>> {
 
 /// The names that a draft uses from the scope around it.
 fn free_names(draft: &Draft) -> Vec<(String, At)> {
-    let name = |origin: &Origin| match origin {
-        Origin::Reference(text) => Reference::parse(text).ok().map(|reference| reference.name),
+    let name = |origin: &InputSource| match origin {
+        InputSource::Reference(text) => Reference::parse(text).ok().map(|reference| reference.name),
         _ => None,
     };
     match draft {

@@ -13,7 +13,7 @@ use super::decode::{METRIC, UNTIL};
 use super::diagnostic::Diagnostics;
 use super::load::{LoadOptions, compiled, load};
 use super::scope::Link;
-use crate::graph::{Feed, Graph};
+use crate::graph::{Graph, InputBinding};
 use crate::kind::Output;
 use crate::stage::Registry;
 use store::Digest;
@@ -201,11 +201,11 @@ struct Scope<'a> {
     nodes: Vec<(usize, &'a Variant)>,
     /// The nodes of carried values.
     carried: Vec<usize>,
-    results: Vec<Handed>,
+    results: Vec<CarriedValue>,
 }
 
 /// A value that a loop carries, and where it comes from.
-struct Handed {
+struct CarriedValue {
     name: String,
     repeat: usize,
     /// Before the first round.
@@ -263,7 +263,7 @@ impl<'a> Folding<'a> {
             let from = self.connect(link, scopes, node, Some(EdgeRole::Carry), name.clone());
             carried.push(node);
             let to = Some(Tail::whole(node));
-            results.push(Handed { name: name.clone(), repeat: step.repeat, from, to });
+            results.push(CarriedValue { name: name.clone(), repeat: step.repeat, from, to });
         }
         scopes.push(Scope { nodes: Vec::new(), carried: carried.clone(), results: Vec::new() });
         self.steps(&step.steps, scopes, inner);
@@ -363,12 +363,12 @@ fn written_out(graph: &Graph) -> Outline {
             // A value that any of several rounds may hand on has an edge from each.
             for feed in graph.alternatives(*feed) {
                 let from = match feed {
-                    Feed::Output { node: id, output } => {
+                    InputBinding::Output { node: id, output } => {
                         Tail::output(id.index(), None, graph.node(id).call.outputs(), output)
                     }
-                    Feed::File(index) => Tail::whole(files[index]),
-                    Feed::Variable(index) => Tail::whole(variables + index),
-                    Feed::Handed { .. } => continue,
+                    InputBinding::File(index) => Tail::whole(files[index]),
+                    InputBinding::Variable(index) => Tail::whole(variables + index),
+                    InputBinding::Carried { .. } => continue,
                 };
                 outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });
             }

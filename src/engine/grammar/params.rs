@@ -11,13 +11,13 @@ use super::spec::Ablation;
 use super::tree::{Key, Params, Tree, Value};
 
 /// Why a value cannot replace the declared one.
-pub struct Misfit {
+pub struct AssignError {
     at: At,
     message: String,
     help: Option<String>,
 }
 
-impl Misfit {
+impl AssignError {
     pub fn report(self, errors: &Errors) {
         let error = errors.error(self.at, self.message);
         errors.add::<()>(match self.help {
@@ -65,11 +65,11 @@ pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
 }
 
 /// Replaces the declared value at a dotted path.
-pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfit> {
+pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), AssignError> {
     let mut steps = path.name.split('.');
     let first = steps.next().unwrap_or_default();
     let names: Vec<&str> = params.keys().map(String::as_str).collect();
-    let unknown = || Misfit {
+    let unknown = || AssignError {
         at: path.at,
         message: format!("the pipeline has no parameter `{first}`"),
         help: suggestion(first, names),
@@ -83,7 +83,7 @@ pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfi
         let found = place.value.describe();
         let Value::Map(entries) = &mut place.value else {
             let message = format!("`{walked}` must be a map, found {found}");
-            return Err(Misfit { at: path.at, message, help: None });
+            return Err(AssignError { at: path.at, message, help: None });
         };
         let index = entry(entries, step, &walked, path.at)?;
         place = &mut entries[index].1;
@@ -92,14 +92,14 @@ pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), Misfi
     let fitted = fit(place, value, &walked)?;
     if first == "seed" && !matches!(fitted.value, Value::Int(0..)) {
         let message = format!("`seed` must be a whole number from 0, found {}", fitted.value.found());
-        return Err(Misfit { at: value.at, message, help: None });
+        return Err(AssignError { at: value.at, message, help: None });
     }
     *place = fitted;
     Ok(())
 }
 
-fn entry(entries: &[(Key, Tree)], name: &str, walked: &str, at: At) -> Result<usize, Misfit> {
-    entries.iter().position(|(key, _)| key.name == name).ok_or_else(|| Misfit {
+fn entry(entries: &[(Key, Tree)], name: &str, walked: &str, at: At) -> Result<usize, AssignError> {
+    entries.iter().position(|(key, _)| key.name == name).ok_or_else(|| AssignError {
         at,
         message: format!("the parameter `{walked}` has no key `{name}`"),
         help: suggestion(name, entries.iter().map(|(key, _)| key.name.as_str())),
@@ -108,7 +108,7 @@ fn entry(entries: &[(Key, Tree)], name: &str, walked: &str, at: At) -> Result<us
 
 /// Converts a value to the declared type. Whole and other numbers are one type, and a map may leave out keys. A parameter
 /// declared without a value takes any value, one declared as an empty map takes any map.
-fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
+fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, AssignError> {
     let fitted = match (&declared.value, &value.value) {
         (Value::Float(_), Value::Int(whole)) => Value::Float(*whole as f64),
         (Value::Map(entries), Value::Map(changes)) if !entries.is_empty() => {
@@ -126,7 +126,7 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, Misfit> {
             let quote = matches!(declared, Value::Text(_))
                 && matches!(other, Value::Int(_) | Value::Float(_) | Value::Bool(_));
             let help = quote.then(|| format!("quotes make it text: '\"{}\"'", value.to_text()));
-            return Err(Misfit { at: value.at, message, help });
+            return Err(AssignError { at: value.at, message, help });
         }
     };
     Ok(value.with(fitted))

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::diagnostic::{At, listed};
 use super::errors::Errors;
-use super::maker::Maker;
+use super::producer::Producer;
 use super::reference::Reference;
 use crate::kind::{Kind, Output};
 use crate::upstream::{Id, MadeBy, Source};
@@ -83,7 +83,7 @@ impl Found {
 }
 
 /// A value that a loop hands on from round to round.
-pub struct Handed<'a> {
+pub struct CarriedValue<'a> {
     pub name: &'a str,
     pub artifact: Artifact,
     /// What makes it before the first round, and after the last.
@@ -101,7 +101,7 @@ pub enum Binding<'a> {
         /// The variants by label; `None` for a stage without a matrix.
         labels: Option<HashMap<String, usize>>,
         /// The makers of the variants.
-        makers: Vec<Option<Rc<Maker>>>,
+        makers: Vec<Option<Rc<Producer>>>,
     },
     Carried {
         value: usize,
@@ -111,7 +111,7 @@ pub enum Binding<'a> {
     Loop {
         first: usize,
         repeat: usize,
-        results: Vec<Handed<'a>>,
+        results: Vec<CarriedValue<'a>>,
     },
 }
 
@@ -129,8 +129,8 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// The scope of a loop in this one that carries these values.
-    pub fn within<'s>(&'s self, carried: &[Handed<'s>]) -> Scope<'s> {
-        let bind = |(value, handed): (usize, &Handed<'s>)| {
+    pub fn within<'s>(&'s self, carried: &[CarriedValue<'s>]) -> Scope<'s> {
+        let bind = |(value, handed): (usize, &CarriedValue<'s>)| {
             let (artifact, made_by) = (handed.artifact.clone(), handed.first.clone());
             (handed.name, Binding::Carried { value, artifact, made_by })
         };
@@ -237,7 +237,7 @@ impl<'a> Scope<'a> {
                         Err((message, help)) => return errors.add(error(message).help(help)),
                     };
                     let link = Link::Result { scope, value: first + index, round };
-                    let Handed { artifact, first, last, .. } = &results[index];
+                    let CarriedValue { artifact, first, last, .. } = &results[index];
                     let made_by = if round == 0 { first } else { last };
                     Some(Found { link, artifact: artifact.clone(), made_by: made_by.clone() })
                 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compile::{LoopStep, Program, StageStep, Step, Until};
 use super::decode::{Keep, UNTIL};
 use super::scope::Link;
-use crate::graph::{Feed, Graph, Handed, Loop, Node, NodeId};
+use crate::graph::{CarriedValue, Graph, InputBinding, Loop, Node, NodeId};
 use store::Seed;
 
 /// More nodes than this are a mistake in a `repeat`.
@@ -20,9 +20,9 @@ const MOST_INPUTS: u64 = 10_000_000;
 #[derive(Default)]
 struct Frame {
     nodes: Vec<NodeId>,
-    carried: Vec<Feed>,
+    carried: Vec<InputBinding>,
     /// Each value that a loop carried: before the first round and after each.
-    results: Vec<Vec<Feed>>,
+    results: Vec<Vec<InputBinding>>,
 }
 
 struct Unroller<'a> {
@@ -103,7 +103,7 @@ struct Deciding<'a> {
     /// The index of the loop in the graph.
     index: u32,
     /// The metric of each round so far.
-    read: Vec<Feed>,
+    read: Vec<InputBinding>,
 }
 
 impl<'a> Deciding<'a> {
@@ -175,7 +175,7 @@ impl Unroller<'_> {
     }
 
     fn add(&mut self, mut node: Node) -> NodeId {
-        for feed in node.feeds.iter().filter(|feed| matches!(feed, Feed::Handed { .. })) {
+        for feed in node.feeds.iter().filter(|feed| matches!(feed, InputBinding::Carried { .. })) {
             // Beyond the limit there is no need to go on counting.
             if self.makers <= MOST_INPUTS {
                 self.makers += self.graph.makers(*feed).len() as u64;
@@ -191,10 +191,10 @@ impl Unroller<'_> {
     }
 
     fn repeat(&mut self, step: &LoopStep, place: &Place, own: Seed) {
-        let mut carried: Vec<Feed> = step.carry.iter().map(|link| self.feed(link)).collect();
+        let mut carried: Vec<InputBinding> = step.carry.iter().map(|link| self.feed(link)).collect();
         let width = step.repeat.to_string().len();
         let depth = self.frames.len();
-        let mut results: Vec<Vec<Feed>> = carried.iter().map(|feed| vec![*feed]).collect();
+        let mut results: Vec<Vec<InputBinding>> = carried.iter().map(|feed| vec![*feed]).collect();
         let mut deciding = step.until.as_ref().map(|until| {
             let name = format!("{}{}", place.prefix, step.name);
             Deciding::new(until, name, step.repeat as u32, self.graph)
@@ -251,45 +251,45 @@ impl Unroller<'_> {
     }
 
     /// A round that may not run hands on the value of the last round that did.
-    fn hand_on(&mut self, deciding: &Deciding, rounds: &mut Vec<Feed>) {
+    fn hand_on(&mut self, deciding: &Deciding, rounds: &mut Vec<InputBinding>) {
         if rounds.iter().all(|feed| *feed == rounds[0]) {
             return;
         }
         let value = self.graph.handed.len() as u32;
-        let late = |round: usize| Feed::Handed { value, round: round as u32 };
+        let late = |round: usize| InputBinding::Carried { value, round: round as u32 };
         let first = deciding.until.in_a_row;
-        let seen: Vec<Feed> = rounds
+        let seen: Vec<InputBinding> = rounds
             .iter()
             .enumerate()
             .map(|(round, feed)| if round > first { late(round) } else { *feed })
             .collect();
         let rounds = std::mem::replace(rounds, seen);
-        self.graph.handed.push(Handed { by: deciding.index, rounds });
+        self.graph.handed.push(CarriedValue { by: deciding.index, rounds });
     }
 
     /// Marks a bulky output as passing if a stage of the loop itself hands it to the next round. The result of an inner loop is
     /// the end of a phase and stays, as does the output of the round in which the loop stops.
-    fn mark_passing(&mut self, link: &Link, depth: usize, feed: Feed, decision: Option<NodeId>) {
-        if let (Link::Output { scope, .. }, Feed::Output { node, output }) = (link, feed)
+    fn mark_passing(&mut self, link: &Link, depth: usize, feed: InputBinding, decision: Option<NodeId>) {
+        if let (Link::Output { scope, .. }, InputBinding::Output { node, output }) = (link, feed)
             && *scope == depth
         {
             let node = &mut self.graph.nodes[node.index()];
-            if node.call.outputs()[output].bulky && !node.passing.contains(&output) {
+            if node.call.outputs()[output].evictable && !node.passing.contains(&output) {
                 node.passing.push(output);
                 node.kept_by = decision;
             }
         }
     }
 
-    fn feed(&self, link: &Link) -> Feed {
+    fn feed(&self, link: &Link) -> InputBinding {
         match *link {
             Link::Output { scope, node, output } => {
-                Feed::Output { node: self.frames[scope].nodes[node], output }
+                InputBinding::Output { node: self.frames[scope].nodes[node], output }
             }
             Link::Carried { scope, value } => self.frames[scope].carried[value],
             Link::Result { scope, value, round } => self.frames[scope].results[value][round],
-            Link::File(index) => Feed::File(index),
-            Link::Variable(index) => Feed::Variable(index),
+            Link::File(index) => InputBinding::File(index),
+            Link::Variable(index) => InputBinding::Variable(index),
         }
     }
 }

@@ -28,7 +28,7 @@ impl Stage for Copy {
         outputs: &[Output::new("out", "text")],
         numerics: false,
         draws: false,
-        uncounted: &["haste"],
+        excluded_from_key: &["haste"],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -37,7 +37,7 @@ impl Stage for Busy {
         outputs: &[Output::new("out", "text")],
         numerics: false,
         draws: true,
-        uncounted: &["diary", "milliseconds"],
+        excluded_from_key: &["diary", "milliseconds"],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -442,7 +442,7 @@ impl Stage for Spoil {
         outputs: &[Output::new("out", "text")],
         numerics: false,
         draws: false,
-        uncounted: &["times"],
+        excluded_from_key: &["times"],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -552,7 +552,7 @@ impl Stage for Noisy {
         outputs: &[Output::new("out", "text"), Output::incidental("log", "text")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

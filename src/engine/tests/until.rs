@@ -17,7 +17,7 @@ impl Stage for Bound {
         outputs: &[Output::new("decision", DECISION), Output::new("why", "text")],
         numerics: false,
         draws: false,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn check(&self) -> Result<(), CheckError> {

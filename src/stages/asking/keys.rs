@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use engine::{Context, InputFile};
 use model::{Arguments, GIVEN};
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// Declares a struct with the keys that say how its `model` is asked, and a method `asking` that gathers them. The struct brings
 /// a key `prompt` of its own, whose doc comment names the template's variables.
@@ -41,8 +41,8 @@ macro_rules! asking {
             fn asking<'a>(
                 &'a self,
                 sampling: &'a rollout::Sampling,
-            ) -> $crate::asking::Asking<'a> {
-                $crate::asking::Asking {
+            ) -> $crate::asking::ModelQuery<'a> {
+                $crate::asking::ModelQuery {
                     role: game::Role::$role,
                     model: &self.model,
                     prompt: self.prompt.as_ref(),
@@ -73,7 +73,7 @@ impl Text {
             Text::Inline(text) => Ok(text.clone()),
             Text::File(file) => {
                 let path = &context.file(file)?.path;
-                read::text(path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))
+                read::text(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))
             }
         }
     }
@@ -82,7 +82,7 @@ impl Text {
     pub fn peek(&self) -> Result<Option<String>, String> {
         match self {
             Text::Inline(text) => Ok(Some(text.clone())),
-            Text::File(file) => match read::text(file.path(), MOST_TEXT) {
+            Text::File(file) => match read::text(file.path(), MAX_TEXT_BYTES) {
                 Ok(text) => Ok(Some(text)),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(format!("cannot read {}: {error}", file.path().display())),

@@ -13,18 +13,18 @@ use anyhow::Context as _;
 
 pub(super) use keys::asking;
 pub use keys::{Chat, Text, TooLong};
-pub use room::Longest;
+pub use room::TokenLimit;
 
 use super::artifact::{self, Model};
 use data::Sample;
 use engine::{CheckError, Context, Input};
-use game::{Answer, Labels, Prompt, PromptError, Question, Role, says_nothing};
-use model::{Checkpoint, FIXED_DAY, Filled, Message};
+use game::{Answer, Labels, Prompt, PromptError, Question, Role, has_no_text};
+use model::{Checkpoint, FIXED_DAY, Message, RenderedPrompt};
 use rollout::{self, Sampling};
 
 /// A model, and how it is asked.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct ModelQuery<'a> {
     pub role: Role,
     pub model: &'a Input<Model>,
     /// The role's default prompt if there is none.
@@ -45,7 +45,7 @@ pub struct Reply {
 }
 
 /// The verdict of a judge.
-pub struct Verdict {
+pub struct JudgeReply {
     /// The index of the class; `None` if undetermined.
     pub class: Option<usize>,
     pub reply: Reply,
@@ -53,18 +53,22 @@ pub struct Verdict {
 
 /// A question, tokenized; the default value if the model is not asked.
 #[derive(Clone, Default)]
-struct Asked {
-    prompt: Filled,
+struct TokenizedPrompt {
+    prompt: RenderedPrompt,
     ids: Vec<u32>,
     too_long: bool,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> ModelQuery<'a> {
     /// With the role's default prompt and no chat, as in the sandbox.
-    pub fn plainly(role: Role, model: &'a Input<Model>, sampling: &'a Sampling) -> Asking<'a> {
+    pub fn with_default_prompt(
+        role: Role,
+        model: &'a Input<Model>,
+        sampling: &'a Sampling,
+    ) -> ModelQuery<'a> {
         const OFF: &Chat = &Chat::Off;
         let too_long = TooLong::Error;
-        Asking { role, model, prompt: None, system: None, chat: OFF, answer: None, too_long, sampling }
+        ModelQuery { role, model, prompt: None, system: None, chat: OFF, answer: None, too_long, sampling }
     }
 
     /// Checks the keys, and the contents of the files that exist.
@@ -102,26 +106,30 @@ impl<'a> Asking<'a> {
     }
 
     /// A warning if a judge's own prompt does not mention the labels that its answers are read by.
-    pub fn unsaid(&self, labels: &Labels, classes: &'static [&'static str]) -> Option<CheckError> {
+    pub fn unmentioned_labels(
+        &self,
+        labels: &Labels,
+        classes: &'static [&'static str],
+    ) -> Option<CheckError> {
         let prompt = self.prompt?;
         // An unreadable file is reported where it is read.
         let mut said = prompt.peek().ok()??;
         said.extend(self.system.and_then(|text| text.peek().ok()?));
-        let unsaid: Vec<String> =
-            labels.unsaid(classes, &said).into_iter().map(|text| format!("`{text}`")).collect();
+        let unmentioned_labels: Vec<String> =
+            labels.unmentioned_labels(classes, &said).into_iter().map(|text| format!("`{text}`")).collect();
         let message = format!(
             "the {}'s prompt {} never mentions {}, by which its answers are read: a model not trained on them cannot know them",
             self.role,
             prompt.shown(),
-            unsaid.join(", ")
+            unmentioned_labels.join(", ")
         );
-        (!unsaid.is_empty()).then(|| CheckError::at("labels", message))
+        (!unmentioned_labels.is_empty()).then(|| CheckError::at("labels", message))
     }
 
     /// The first key in which this and another way of asking differ.
-    pub fn other_than(&self, other: &Asking) -> Option<&'static str> {
+    pub fn first_difference(&self, other: &ModelQuery) -> Option<&'static str> {
         let text = |text: &Text| text.peek().ok().flatten().unwrap_or_else(|| text.shown());
-        let prompt = |asking: &Asking| match asking.prompt {
+        let prompt = |asking: &ModelQuery| match asking.prompt {
             Some(prompt) => text(prompt),
             None => Prompt::default_source(asking.role, asking.chat.is_on()).into(),
         };
@@ -165,7 +173,7 @@ impl<'a> Asking<'a> {
                 let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
                 context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
             })?;
-        let reply = |(asked, completion): (Asked, rollout::Completion)| Reply {
+        let reply = |(asked, completion): (TokenizedPrompt, rollout::Completion)| Reply {
             text: match &finder {
                 Some(finder) => finder.find(&completion.text).to_owned(),
                 None => completion.text.clone(),
@@ -190,13 +198,13 @@ impl<'a> Asking<'a> {
         what: &str,
         labels: &Labels,
         classes: &'static [&'static str],
-    ) -> anyhow::Result<Vec<Verdict>> {
+    ) -> anyhow::Result<Vec<JudgeReply>> {
         if let Some(texts) = labels.choices(classes) {
             return self.choose(context, questions, what, &texts);
         }
         let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
         let replies = self.ask(context, questions, what)?;
-        Ok(replies.into_iter().map(|reply| Verdict { class: reader.read(&reply.text), reply }).collect())
+        Ok(replies.into_iter().map(|reply| JudgeReply { class: reader.read(&reply.text), reply }).collect())
     }
 
     /// Lets the model choose among texts.
@@ -206,7 +214,7 @@ impl<'a> Asking<'a> {
         questions: &[Option<Question>],
         what: &str,
         texts: &[&str],
-    ) -> anyhow::Result<Vec<Verdict>> {
+    ) -> anyhow::Result<Vec<JudgeReply>> {
         let checkpoint = artifact::model(context, self.model)?;
         let mut asked = self.prepare(context, &checkpoint, questions)?;
         let choices = self.continuations(&checkpoint, &asked, texts)?;
@@ -218,7 +226,7 @@ impl<'a> Asking<'a> {
             rollout::choose(&checkpoint, &prompts, &choices, temperature, seed, &mut |done, all| {
                 context.progress(done, all, what);
             })?;
-        let verdict = |(asked, chosen): (Asked, Option<rollout::Chosen>)| {
+        let verdict = |(asked, chosen): (TokenizedPrompt, Option<rollout::Chosen>)| {
             let too_long = asked.too_long;
             let (class, text, sample) = match chosen {
                 None => (None, String::new(), self.sample(asked)),
@@ -234,7 +242,7 @@ impl<'a> Asking<'a> {
                     (Some(chosen.index), text, sample)
                 }
             };
-            Verdict { class, reply: Reply { text, sample, too_long } }
+            JudgeReply { class, reply: Reply { text, sample, too_long } }
         };
         Ok(asked.into_iter().zip(chosen).map(verdict).collect())
     }
@@ -244,7 +252,7 @@ impl<'a> Asking<'a> {
     fn continuations(
         &self,
         checkpoint: &Checkpoint,
-        asked: &[Asked],
+        asked: &[TokenizedPrompt],
         texts: &[&str],
     ) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
         let tokenizer = &checkpoint.tokenizer;
@@ -252,7 +260,8 @@ impl<'a> Asking<'a> {
         let mut choices = vec![Vec::new(); asked.len()];
         for (text, alone) in texts.iter().zip(alone) {
             let text = tokenizer.marks.read(text);
-            let whole: Vec<Filled> = asked.iter().map(|asked| asked.prompt.followed_by(&text)).collect();
+            let whole: Vec<RenderedPrompt> =
+                asked.iter().map(|asked| asked.prompt.followed_by(&text)).collect();
             for ((asked, ids), choices) in
                 asked.iter().zip(tokenizer.encode_filled(&whole)?).zip(&mut choices)
             {
@@ -283,7 +292,7 @@ impl<'a> Asking<'a> {
         context: &Context,
         checkpoint: &Checkpoint,
         questions: &[Option<Question>],
-    ) -> anyhow::Result<Vec<Asked>> {
+    ) -> anyhow::Result<Vec<TokenizedPrompt>> {
         let prompt = match self.prompt {
             None => Prompt::of(self.role, self.chat.is_on())?,
             Some(text) => Prompt::parse(self.role, &text.read(context)?, text.shown())?,
@@ -302,7 +311,7 @@ impl<'a> Asking<'a> {
         };
         let render_all = |prompt: &Prompt| -> anyhow::Result<Vec<String>> {
             let texts = || questions().map(|question| render(prompt, question)).collect::<Result<_, _>>();
-            Ok(template::with_room(texts)??)
+            Ok(template::with_large_stack(texts)??)
         };
         let forgets =
             self.role == Role::Defender && matches!(self.chat, Chat::Off) && !prompt.uses("conversation");
@@ -325,14 +334,15 @@ impl<'a> Asking<'a> {
                 true => earlier(question, |question| render(&prompt, question), |text| marks.guard(text)),
                 false => Ok(Vec::new()),
             };
-            let before = template::with_room(|| questions().map(before).collect::<Result<Vec<_>, _>>())??;
+            let before =
+                template::with_large_stack(|| questions().map(before).collect::<Result<Vec<_>, _>>())??;
             let turns: Vec<Vec<Message>> = prompts.into_iter().zip(before).map(turn).collect();
             let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
             prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
         }
-        let prompts: Vec<Filled> = prompts.iter().map(|prompt| marks.read(prompt)).collect();
+        let prompts: Vec<RenderedPrompt> = prompts.iter().map(|prompt| marks.read(prompt)).collect();
         let ids = checkpoint.tokenizer.encode_filled(&prompts)?;
-        let mut asked = vec![Asked::default(); count];
+        let mut asked = vec![TokenizedPrompt::default(); count];
         for ((row, prompt), ids) in rows.into_iter().zip(prompts).zip(ids) {
             anyhow::ensure!(
                 !ids.is_empty(),
@@ -340,7 +350,7 @@ impl<'a> Asking<'a> {
                 self.role,
                 prompt.text
             );
-            asked[row] = Asked { prompt, ids, too_long: false };
+            asked[row] = TokenizedPrompt { prompt, ids, too_long: false };
         }
         Ok(asked)
     }
@@ -349,7 +359,7 @@ impl<'a> Asking<'a> {
     fn fit(
         &self,
         checkpoint: &Checkpoint,
-        asked: &mut [Asked],
+        asked: &mut [TokenizedPrompt],
         room: impl Fn(usize) -> usize,
         of_what: &str,
     ) -> anyhow::Result<()> {
@@ -370,7 +380,7 @@ impl<'a> Asking<'a> {
     }
 
     /// A sample without a completion.
-    fn sample(&self, asked: Asked) -> Sample {
+    fn sample(&self, asked: TokenizedPrompt) -> Sample {
         Sample {
             role: self.role.to_string(),
             prompt: asked.prompt.text,
@@ -400,35 +410,35 @@ fn earlier(
 }
 
 /// The tokens that the model reads: none if a prompt is too long.
-fn to_read(asked: &[Asked]) -> Vec<Vec<u32>> {
+fn to_read(asked: &[TokenizedPrompt]) -> Vec<Vec<u32>> {
     asked.iter().map(|asked| if asked.too_long { Vec::new() } else { asked.ids.clone() }).collect()
 }
 
 /// The numbers of empty and skipped replies, for the stage's last note.
 #[derive(Default)]
-pub struct Missing {
+pub struct SkippedCounts {
     empty: usize,
     too_long: usize,
 }
 
-impl Missing {
+impl SkippedCounts {
     pub fn count<'a>(&mut self, replies: impl IntoIterator<Item = &'a Reply>) {
         for reply in replies {
             match reply.too_long {
                 true => self.too_long += 1,
-                false => self.empty += usize::from(says_nothing(&reply.text)),
+                false => self.empty += usize::from(has_no_text(&reply.text)),
             }
         }
     }
 
-    pub fn of<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> Missing {
-        let mut missing = Missing::default();
+    pub fn of<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> SkippedCounts {
+        let mut missing = SkippedCounts::default();
         missing.count(replies);
         missing
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for SkippedCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (count, what) in [(self.empty, "empty"), (self.too_long, "too long to ask")] {
             if count > 0 {

@@ -2,12 +2,12 @@
 
 use super::super::artifact::Model;
 use super::super::{sft::Sft, update::Update};
-use super::{Asking, TooLong};
+use super::{ModelQuery, TooLong};
 use engine::{CheckError, Input, Upstream};
 use model::Checkpoint;
 
 /// The maximum length, in tokens, of a text in a prompt that another stage samples; and the place of the key that sets it.
-pub struct Longest {
+pub struct TokenLimit {
     pub tokens: usize,
     pub place: String,
 }
@@ -27,13 +27,13 @@ fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
     }
 }
 
-impl Asking<'_> {
+impl ModelQuery<'_> {
     /// Compares the longest completion, and the longest texts in the prompt, with the model's context.
-    pub fn room(
+    pub fn check_context(
         &self,
         upstream: Upstream,
         completion: usize,
-        filled: &[Longest],
+        filled: &[TokenLimit],
     ) -> Result<Option<CheckError>, CheckError> {
         let Some(positions) = positions(upstream, self.model) else { return Ok(None) };
         let model = self.model.text();

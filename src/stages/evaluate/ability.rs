@@ -2,7 +2,7 @@
 
 use super::Evaluation;
 use crate::artifact;
-use crate::trial::{Asked, Prompts};
+use crate::trial::{Observation, PromptIdentity};
 use data::{AttackRow, Sample};
 use engine::Context;
 use game::Class;
@@ -23,14 +23,14 @@ impl Evaluation<'_> {
             .collect();
         self.rates.over_refusal(&refused);
         let asked =
-            benign.iter().zip(&samples).zip(&refused).map(|((prompt, sample), (.., refused))| Asked {
+            benign.iter().zip(&samples).zip(&refused).map(|((prompt, sample), (.., refused))| Observation {
                 origin: &prompt.origin,
                 prompt: &prompt.text,
                 response: &sample.completion,
                 class: self.oracle.class(&prompt.origin.seed_id, &sample.completion),
                 hit: *refused,
             });
-        self.outcomes.add("defender", "over_refusal", Prompts::Fixed, asked);
+        self.outcomes.add("defender", "over_refusal", PromptIdentity::Fixed, asked);
         let seeds = artifact::seeds(context, &self.stage.seeds)?;
         let questions: Vec<AttackRow> = seeds
             .iter()
@@ -55,14 +55,14 @@ impl Evaluation<'_> {
             classes.push(self.class(&prompt.origin.seed_id, &sample.completion)?);
         }
         self.rates.share("defender", metric, classes.iter().map(|class| *class == Class::Positive));
-        let asked = prompts.iter().zip(&samples).zip(&classes).map(|((prompt, sample), class)| Asked {
+        let asked = prompts.iter().zip(&samples).zip(&classes).map(|((prompt, sample), class)| Observation {
             origin: &prompt.origin,
             prompt: &prompt.text,
             response: &sample.completion,
             class: Some(*class),
             hit: Some(*class == Class::Positive),
         });
-        self.outcomes.add("defender", metric, Prompts::Fixed, asked);
+        self.outcomes.add("defender", metric, PromptIdentity::Fixed, asked);
         Ok(samples)
     }
 }

@@ -3,8 +3,8 @@
 use super::Evaluation;
 use super::diversity::Techniques;
 use crate::artifact::{self, Model};
-use crate::asking::Asking;
-use crate::trial::{self, Asked, Prompts};
+use crate::asking::ModelQuery;
+use crate::trial::{self, Observation, PromptIdentity};
 use data::{AttackRow, ResponseRow};
 use engine::{Context, Input};
 use game::{Class, Outcome, Role};
@@ -15,7 +15,7 @@ impl Evaluation<'_> {
         let stage = self.stage;
         let seeds = artifact::seeds(context, &stage.seeds)?;
         let hazards = trial::hazards(&seeds, stage.group, &stage.seeds.text())?;
-        let asking = Asking::plainly(Role::Attacker, &stage.attacker, &stage.sampling);
+        let asking = ModelQuery::with_default_prompt(Role::Attacker, &stage.attacker, &stage.sampling);
         let questions = hazards.iter().map(|seed| trial::seed(seed));
         let samples = trial::ask(context, &asking, questions, "attacks")?;
         let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
@@ -53,17 +53,17 @@ impl Evaluation<'_> {
         }
         self.rates.success("attack_success", &outcomes);
         for of in responses.chunks(attacks.len()).zip(outcomes.chunks(attacks.len())) {
-            let asked = of.0.iter().zip(of.1).map(|(response, outcome)| Asked {
+            let asked = of.0.iter().zip(of.1).map(|(response, outcome)| Observation {
                 origin: &response.origin,
                 prompt: &response.attack,
                 response: &response.text,
                 class: outcome.class,
                 hit: outcome.succeeded(),
             });
-            self.outcomes.add(&of.0[0].defender, "attack_success", Prompts::Attempts, asked);
+            self.outcomes.add(&of.0[0].defender, "attack_success", PromptIdentity::Attempts, asked);
         }
         self.rates.success_by_cell("attack_success", &outcomes);
-        self.rates.manners(&outcomes);
+        self.rates.response_rates(&outcomes);
         let broken = all.iter().zip(&outcomes).filter(|(_, outcome)| outcome.succeeded() == Some(true));
         let successful: Vec<(&AttackRow, Option<&str>)> = broken.map(|(attack, _)| *attack).collect();
         self.diversity(context, "successful_attacks", &successful, techniques)?;
@@ -102,7 +102,7 @@ impl Evaluation<'_> {
         let refused = outcomes.iter().map(|outcome| outcome.class == Some(Class::Rejective));
         self.rates.share("defender", "benchmark_refusal", refused);
         let asked = |hit: fn(&Outcome) -> Option<bool>| {
-            attacks.iter().zip(&samples).zip(&outcomes).map(move |((attack, sample), outcome)| Asked {
+            attacks.iter().zip(&samples).zip(&outcomes).map(move |((attack, sample), outcome)| Observation {
                 origin: &attack.origin,
                 prompt: &attack.text,
                 response: &sample.completion,
@@ -114,10 +114,10 @@ impl Evaluation<'_> {
         self.outcomes.add(
             "defender",
             "benchmark_success",
-            Prompts::Fixed,
+            PromptIdentity::Fixed,
             asked(|outcome| outcome.succeeded()),
         );
-        self.outcomes.add("defender", "benchmark_refusal", Prompts::Fixed, asked(refused));
+        self.outcomes.add("defender", "benchmark_refusal", PromptIdentity::Fixed, asked(refused));
         Ok(())
     }
 }

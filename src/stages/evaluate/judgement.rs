@@ -2,11 +2,11 @@
 
 use super::Evaluation;
 use crate::artifact;
-use crate::asking::Asking;
-use crate::trial::{self, Asked, Prompts};
+use crate::asking::ModelQuery;
+use crate::trial::{self, Observation, PromptIdentity};
 use data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
 use engine::Context;
-use game::{Class, Outcome, Role, Verdict, label, says_nothing};
+use game::{Class, LabelPair, Outcome, Role, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
@@ -18,7 +18,7 @@ impl Evaluation<'_> {
         what: &str,
     ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
-        let asking = Asking::plainly(Role::Evaluator, &self.stage.evaluator, &sampling);
+        let asking = ModelQuery::with_default_prompt(Role::Evaluator, &self.stage.evaluator, &sampling);
         trial::judge(context, &asking, pairs, what)
     }
 
@@ -38,26 +38,26 @@ impl Evaluation<'_> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         for ((response, (said, _)), attack) in responses.iter().zip(&said).zip(attacks.iter().cycle()) {
             outcomes.push(self.outcome(&response.defender, attack, *said));
-            if says_nothing(&response.text) {
+            if has_no_text(&response.text) {
                 continue;
             }
             let (said, category) = (*said, &response.origin.category);
             let reference = self.class(&response.origin.seed_id, &response.text)?;
-            truths.push((response, Verdict { reference, said }));
+            truths.push((response, LabelPair { reference, said }));
             let label =
                 self.world.experts.label(reference, category, &response.attack, &response.text, experts);
-            voted.push(Verdict { reference, said: label });
-            labels.extend(label.map(|reference| Verdict { reference, said }));
+            voted.push(LabelPair { reference, said: label });
+            labels.extend(label.map(|reference| LabelPair { reference, said }));
         }
-        let asked = truths.iter().map(|(response, verdict)| Asked {
+        let asked = truths.iter().map(|(response, verdict)| Observation {
             origin: &response.origin,
             prompt: &response.attack,
             response: &response.text,
             class: verdict.said,
             hit: verdict.said.map(|said| said == verdict.reference),
         });
-        self.outcomes.add("evaluator", "accuracy_fresh", Prompts::Attempts, asked);
-        let truths: Vec<Verdict> = truths.into_iter().map(|(_, verdict)| verdict).collect();
+        self.outcomes.add("evaluator", "accuracy_fresh", PromptIdentity::Attempts, asked);
+        let truths: Vec<LabelPair> = truths.into_iter().map(|(_, verdict)| verdict).collect();
         self.rates.verdicts("evaluator", "fresh", &truths);
         self.rates.share("evaluator", "undetermined", truths.iter().map(|verdict| verdict.said.is_none()));
         self.rates.verdicts("evaluator", "experts", &labels);
@@ -89,21 +89,21 @@ impl Evaluation<'_> {
             rows.iter().map(|row| (row.attack.as_str(), row.response.as_str())).collect();
         let said = self.judge(context, &pairs, "pairs")?;
         let mut known: Vec<&PairRow> = Vec::new();
-        let mut verdicts: Vec<Verdict> = Vec::new();
-        for (row, (said, _)) in rows.iter().zip(said).filter(|(row, _)| !says_nothing(&row.response)) {
+        let mut verdicts: Vec<LabelPair> = Vec::new();
+        for (row, (said, _)) in rows.iter().zip(said).filter(|(row, _)| !has_no_text(&row.response)) {
             let Some(reference) = row.class.as_deref().and_then(Class::parse) else { continue };
             known.push(row);
-            verdicts.push(Verdict { reference, said });
+            verdicts.push(LabelPair { reference, said });
         }
         self.rates.verdicts("evaluator", "heldout", &verdicts);
-        let asked = known.into_iter().zip(&verdicts).map(|(row, verdict)| Asked {
+        let asked = known.into_iter().zip(&verdicts).map(|(row, verdict)| Observation {
             origin: &row.origin,
             prompt: &row.attack,
             response: &row.response,
             class: verdict.said,
             hit: verdict.said.map(|said| said == verdict.reference),
         });
-        self.outcomes.add("evaluator", "accuracy_heldout", Prompts::Pairs, asked);
+        self.outcomes.add("evaluator", "accuracy_heldout", PromptIdentity::Pairs, asked);
         Ok(())
     }
 }

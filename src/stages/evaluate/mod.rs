@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
-use super::asking::Asking;
-use super::rollouts::other_than_trained;
+use super::asking::ModelQuery;
+use super::rollouts::prompt_mismatch;
 use super::trial::{self, Outcomes};
 use data::{self, AttackRow, Position, Sample};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
@@ -95,7 +95,7 @@ impl Stage for Evaluate {
         ],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Evaluation;
@@ -125,8 +125,8 @@ impl Stage for Evaluate {
         let others = self.others.iter().map(|other| (Role::Defender, &other.model));
         let own = [(Role::Attacker, &self.attacker), (Role::Defender, &self.defender)];
         for (role, model) in own.into_iter().chain(others) {
-            let asking = Asking::plainly(role, model, &self.sampling);
-            asking.room(upstream, self.sampling.max_new_tokens, &[])?;
+            let asking = ModelQuery::with_default_prompt(role, model, &self.sampling);
+            asking.check_context(upstream, self.sampling.max_new_tokens, &[])?;
         }
         // Models are asked with the sandbox's prompts.
         let asked = [
@@ -135,7 +135,8 @@ impl Stage for Evaluate {
             ("evaluator", Role::Evaluator, &self.evaluator),
         ];
         let warning = |(key, role, model)| {
-            let warning = other_than_trained(upstream, &Asking::plainly(role, model, &self.sampling))?;
+            let warning =
+                prompt_mismatch(upstream, &ModelQuery::with_default_prompt(role, model, &self.sampling))?;
             Some(CheckError { path: String::from(key), ..warning })
         };
         Ok(asked.into_iter().filter_map(warning).collect())
@@ -216,7 +217,7 @@ impl Evaluation<'_> {
         sampling: &Sampling,
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
-        let asking = Asking::plainly(Role::Defender, model, sampling);
+        let asking = ModelQuery::with_default_prompt(Role::Defender, model, sampling);
         trial::ask(context, &asking, prompts.iter().map(trial::attack), what)
     }
 }

@@ -2,12 +2,12 @@
 
 use super::Evaluation;
 use crate::artifact::Model;
-use crate::asking::Asking;
-use crate::trial::{self, Asked, Prompts};
+use crate::asking::ModelQuery;
+use crate::trial::{self, Observation, PromptIdentity};
 use crate::turns;
 use data::{AttackRow, ResponseRow};
 use engine::{Context, Input};
-use game::{Class, Question, Role, says_nothing};
+use game::{Class, Question, Role, has_no_text};
 
 impl Evaluation<'_> {
     /// Adds the later turns to the rows, for one defender after the other.
@@ -55,14 +55,14 @@ impl Evaluation<'_> {
         }
         let turns = episodes.first().map_or(0, Vec::len);
         let asked =
-            responses.iter().zip(&classes).zip(episodes.iter()).map(|((row, class), episode)| Asked {
+            responses.iter().zip(&classes).zip(episodes.iter()).map(|((row, class), episode)| Observation {
                 origin: &row.origin,
                 prompt: &row.attack,
                 response: &row.text,
                 class: Some(*class),
                 hit: game::succeeded_within(episode, turns),
             });
-        self.outcomes.add(name, &game::after_turns("attack_success", turns), Prompts::Attempts, asked);
+        self.outcomes.add(name, &game::after_turns("attack_success", turns), PromptIdentity::Attempts, asked);
         Ok(())
     }
 
@@ -74,7 +74,8 @@ impl Evaluation<'_> {
         first: usize,
         turn: usize,
     ) -> anyhow::Result<Vec<AttackRow>> {
-        let asking = Asking::plainly(Role::Attacker, &self.stage.attacker, &self.stage.sampling);
+        let asking =
+            ModelQuery::with_default_prompt(Role::Attacker, &self.stage.attacker, &self.stage.sampling);
         let before: Vec<_> = responses.iter().map(turns::after).collect();
         let conversations: Vec<_> = before.iter().map(|turns| turns::conversation(turns)).collect();
         let questions = responses.iter().zip(&conversations).map(|(row, conversation)| {
@@ -108,11 +109,11 @@ impl Evaluation<'_> {
         first: usize,
         turn: usize,
     ) -> anyhow::Result<Vec<ResponseRow>> {
-        let asking = Asking::plainly(Role::Defender, model, &self.stage.sampling);
+        let asking = ModelQuery::with_default_prompt(Role::Defender, model, &self.stage.sampling);
         let conversations: Vec<_> = attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
         let questions = attacks.iter().zip(&conversations).map(|(row, conversation)| {
             let question = Question { prompt: &row.text, conversation, ..Question::default() };
-            (!says_nothing(&row.text)).then_some(question)
+            (!has_no_text(&row.text)).then_some(question)
         });
         let samples = trial::ask(context, &asking, questions, &format!("{name}, turn {turn}"))?;
         Ok(trial::response_rows(attacks, samples, name, first, &self.at))

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 
 use crate::artifact::{self, Comparable, Model, Responses};
-use crate::asking::{Longest, Missing, Text, Verdict, asking};
+use crate::asking::{JudgeReply, SkippedCounts, Text, TokenLimit, asking};
 use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
 use crate::turns;
 use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
 use engine::{CheckError, Context, Input, Upstream};
-use game::{COMPARISON, Labels, Question, label, says_nothing};
+use game::{COMPARISON, Labels, Question, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
@@ -108,12 +108,12 @@ impl ByJudge {
             Labels::Choice(_) => 1,
             _ => self.sampling.max_new_tokens,
         };
-        let room = asking.room(upstream, completion, &self.longest(upstream))?;
-        Ok(room.into_iter().chain(asking.unsaid(&self.labels, ORDER)).collect())
+        let room = asking.check_context(upstream, completion, &self.longest(upstream))?;
+        Ok(room.into_iter().chain(asking.unmentioned_labels(&self.labels, ORDER)).collect())
     }
 
     /// The maximum lengths of the texts in the prompt, if stages make them.
-    fn longest(&self, upstream: Upstream) -> Vec<Longest> {
+    fn longest(&self, upstream: Upstream) -> Vec<TokenLimit> {
         if let Some(attacks) = upstream.stage::<Generate, _>(&self.data) {
             return vec![Generate::longest(attacks), Generate::longest(attacks)];
         }
@@ -153,7 +153,7 @@ impl ByJudge {
                 preferences.push(preference(index, orders[chosen], answers, &at));
             }
         }
-        let missing = Missing::of(verdicts.iter().map(|verdict| &verdict.reply));
+        let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!("{tally}{missing}");
         let role = shown.first().map_or("nobody", |[first, _]| &first.sample.role);
         let metrics = tally.metrics(role, &at);
@@ -312,7 +312,7 @@ impl<'a> Completion<'a> {
 
 /// The question about two completions; none if they are equal or one is empty.
 fn question<'a>([first, second]: &Shown<'a>) -> Option<Question<'a>> {
-    let is_asked = first.text != second.text && !says_nothing(first.text) && !says_nothing(second.text);
+    let is_asked = first.text != second.text && !has_no_text(first.text) && !has_no_text(second.text);
     is_asked.then_some(Question {
         seed: &first.origin.seed,
         prompt: first.asked,
@@ -358,7 +358,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, outcome: Outcome, verdicts: &[Verdict]) {
+    fn count(&mut self, outcome: Outcome, verdicts: &[JudgeReply]) {
         *match outcome {
             Outcome::Better(_) => &mut self.better,
             Outcome::Tie => &mut self.ties,
@@ -409,7 +409,7 @@ impl fmt::Display for Tally {
 fn preference(
     index: usize,
     [chosen, rejected]: Shown,
-    answers: [&Verdict; 2],
+    answers: [&JudgeReply; 2],
     at: &Position,
 ) -> PreferenceRow {
     let [answer, answer_reversed] = answers.map(|verdict| Some(verdict.reply.text.clone()));
@@ -435,7 +435,7 @@ fn preference(
     }
 }
 
-fn comparison(index: usize, [first, second]: Shown, verdict: Verdict, at: &Position) -> ComparisonRow {
+fn comparison(index: usize, [first, second]: Shown, verdict: JudgeReply, at: &Position) -> ComparisonRow {
     ComparisonRow {
         pair_id: index as u32,
         group: first.group,

@@ -42,7 +42,7 @@ impl Stage for Prefer {
         outputs: &[PREFERENCES, COMPARISONS, METRICS],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
@@ -60,9 +60,9 @@ impl Stage for Prefer {
             By::Rewards(_) => ("by.rewards", Ok(Vec::new())),
         };
         let found = found.map_err(|error| within(at, error))?;
-        let unpaired = self.rollouts(upstream).and_then(|rollouts| rollouts.unpaired());
-        let unpaired = unpaired.map(|message| CheckError::at("data", message));
-        Ok(found.into_iter().chain(unpaired).map(|warning| within(at, warning)).collect())
+        let unpaired_reason = self.rollouts(upstream).and_then(|rollouts| rollouts.unpaired_reason());
+        let unpaired_reason = unpaired_reason.map(|message| CheckError::at("data", message));
+        Ok(found.into_iter().chain(unpaired_reason).map(|warning| within(at, warning)).collect())
     }
 
     fn outputs(&self) -> Vec<Output> {

@@ -8,19 +8,20 @@ use super::term::Undetermined;
 use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
 use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, Sparse, TurnRow, VerdictRow};
 use engine::{Context, Input};
-use game::{Meaning, PoolSimilarity, says_nothing};
+use game::{Meaning, PoolSimilarity, has_no_text};
 use store::Digest;
 
 /// The kind of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum CompletionKind {
     Attack,
     Response,
     Verdict,
 }
 
-impl What {
-    pub const ALL: [What; 3] = [What::Attack, What::Response, What::Verdict];
+impl CompletionKind {
+    pub const ALL: [CompletionKind; 3] =
+        [CompletionKind::Attack, CompletionKind::Response, CompletionKind::Verdict];
 
     pub fn plural(self) -> &'static str {
         ["attacks", "responses", "verdicts"][self as usize]
@@ -28,17 +29,17 @@ impl What {
 
     /// Whether a player in a conversation writes them.
     pub fn has_turns(self) -> bool {
-        matches!(self, What::Attack | What::Response)
+        matches!(self, CompletionKind::Attack | CompletionKind::Response)
     }
 
     /// Several kinds, for a message.
-    pub fn list(all: &[What]) -> String {
+    pub fn list(all: &[CompletionKind]) -> String {
         all.iter().map(|what| what.plural()).collect::<Vec<_>>().join(" or ")
     }
 }
 
 /// The rows to reward.
-pub enum Rewarded {
+pub enum RewardedRows {
     Attacks(Arc<Vec<AttackRow>>),
     Responses(Arc<Vec<ResponseRow>>),
     Verdicts(Arc<Vec<VerdictRow>>),
@@ -59,36 +60,36 @@ pub struct Completion<'a> {
     pub response: &'a str,
     /// The class of a verdict.
     pub class: Option<&'a str>,
-    what: What,
+    what: CompletionKind,
     turns: &'a [TurnRow],
     pub sample: &'a Sample,
 }
 
-impl Rewarded {
+impl RewardedRows {
     /// Reads a dataset, whose columns tell what it holds.
-    pub fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<Rewarded> {
+    pub fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<RewardedRows> {
         let columns = data::head(&context.input(input)?.path)?.columns;
         let has = |name: &str| columns.iter().any(|column| column == name);
         Ok(match (has("verdict_id"), has("response_id")) {
-            (true, _) => Rewarded::Verdicts(artifact::rows(context, input)?),
-            (_, true) => Rewarded::Responses(artifact::rows(context, input)?),
-            _ => Rewarded::Attacks(artifact::rows(context, input)?),
+            (true, _) => RewardedRows::Verdicts(artifact::rows(context, input)?),
+            (_, true) => RewardedRows::Responses(artifact::rows(context, input)?),
+            _ => RewardedRows::Attacks(artifact::rows(context, input)?),
         })
     }
 
-    pub fn what(&self) -> What {
+    pub fn what(&self) -> CompletionKind {
         match self {
-            Rewarded::Attacks(_) => What::Attack,
-            Rewarded::Responses(_) => What::Response,
-            Rewarded::Verdicts(_) => What::Verdict,
+            RewardedRows::Attacks(_) => CompletionKind::Attack,
+            RewardedRows::Responses(_) => CompletionKind::Response,
+            RewardedRows::Verdicts(_) => CompletionKind::Verdict,
         }
     }
 
     pub fn completions(&self) -> Vec<Completion<'_>> {
         match self {
-            Rewarded::Attacks(rows) => rows.iter().map(Completion::of_attack).collect(),
-            Rewarded::Responses(rows) => rows.iter().map(Completion::of_response).collect(),
-            Rewarded::Verdicts(rows) => rows.iter().map(Completion::of_verdict).collect(),
+            RewardedRows::Attacks(rows) => rows.iter().map(Completion::of_attack).collect(),
+            RewardedRows::Responses(rows) => rows.iter().map(Completion::of_response).collect(),
+            RewardedRows::Verdicts(rows) => rows.iter().map(Completion::of_verdict).collect(),
         }
     }
 }
@@ -103,7 +104,7 @@ impl<'a> Completion<'a> {
             attack: &row.text,
             response: "",
             class: None,
-            what: What::Attack,
+            what: CompletionKind::Attack,
             turns: &row.turns,
             sample: &row.sample,
         }
@@ -118,7 +119,7 @@ impl<'a> Completion<'a> {
             attack: &row.attack,
             response: &row.text,
             class: None,
-            what: What::Response,
+            what: CompletionKind::Response,
             turns: &row.turns,
             sample: &row.sample,
         }
@@ -133,7 +134,7 @@ impl<'a> Completion<'a> {
             attack: &row.attack,
             response: &row.response,
             class: Some(&row.class),
-            what: What::Verdict,
+            what: CompletionKind::Verdict,
             turns: &row.turns,
             sample: &row.sample,
         }
@@ -142,8 +143,8 @@ impl<'a> Completion<'a> {
     /// The same role's completions in the earlier turns: the id and text of each.
     pub fn before(&self) -> Vec<(u32, &'a str)> {
         let own = |turn: &'a TurnRow| match self.what {
-            What::Attack => (turn.attack_id, turn.attack.as_str()),
-            What::Response | What::Verdict => (turn.response_id, turn.response.as_str()),
+            CompletionKind::Attack => (turn.attack_id, turn.attack.as_str()),
+            CompletionKind::Response | CompletionKind::Verdict => (turn.response_id, turn.response.as_str()),
         };
         self.turns.iter().map(own).collect()
     }
@@ -171,7 +172,7 @@ pub struct Batch<'a> {
     pub context: &'a Context<'a>,
     pub completions: Vec<Completion<'a>>,
     pub undetermined: Undetermined,
-    what: What,
+    what: CompletionKind,
     /// The name of the dataset in the pipeline.
     name: String,
     /// The scores of the terms above, by name.
@@ -187,7 +188,7 @@ impl<'a> Batch<'a> {
     pub fn new(
         context: &'a Context<'a>,
         data: &Input<Completions>,
-        rewarded: &'a Rewarded,
+        rewarded: &'a RewardedRows,
         undetermined: Undetermined,
     ) -> Batch<'a> {
         Batch {
@@ -202,7 +203,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The kind of the completions.
-    pub fn what(&self) -> What {
+    pub fn what(&self) -> CompletionKind {
         self.what
     }
 
@@ -230,11 +231,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Checks that a kind of term can score these completions.
-    pub fn of(&self, scored: &[What], kind: &str) -> anyhow::Result<()> {
+    pub fn of(&self, scored: &[CompletionKind], kind: &str) -> anyhow::Result<()> {
         anyhow::ensure!(
             scored.contains(&self.what),
             "`data` must hold {} for `{kind}`, found {} in `{}`",
-            What::list(scored),
+            CompletionKind::list(scored),
             self.what.plural(),
             self.name
         );
@@ -242,7 +243,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The error for a completion without a row in another dataset.
-    pub fn lacks(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
+    pub fn missing_row_error(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
         let one = self.one();
         anyhow::anyhow!(
             "{one} {} of `{}` must have a {what} in `{dataset}`, found none: both must be of the same step",
@@ -285,7 +286,7 @@ impl<'a> Batch<'a> {
     /// Whether each attack keeps the meaning of its seed prompt: by the judge, otherwise by the words of the seed prompt.
     pub fn meanings(&self, judged: Option<&Input<Meanings>>) -> anyhow::Result<Vec<Option<Meaning>>> {
         let Some(input) = judged else {
-            let by_words = |of: &Completion| match said_nothing(of) {
+            let by_words = |of: &Completion| match meaning_of_empty(of) {
                 Some(known) => known,
                 None => Some(Meaning::by_words(&of.origin.seed, of.attack)),
             };
@@ -294,11 +295,11 @@ impl<'a> Batch<'a> {
         let rows = artifact::rows::<MeaningRow, _>(self.context, input)?;
         let by_attack: BTreeMap<u32, &MeaningRow> = rows.iter().map(|row| (row.attack_id, row)).collect();
         let of = |of: &Completion| {
-            if let Some(known) = said_nothing(of) {
+            if let Some(known) = meaning_of_empty(of) {
                 return Ok(known);
             }
             let Some(row) = by_attack.get(&of.id).filter(|row| row.attack == of.attack) else {
-                return Err(self.lacks(of, "meaning", &input.text()));
+                return Err(self.missing_row_error(of, "meaning", &input.text()));
             };
             Meaning::read(&row.class).ok_or_else(|| {
                 anyhow::anyhow!(
@@ -316,6 +317,6 @@ impl<'a> Batch<'a> {
 }
 
 /// An empty attack has lost its meaning, whatever the verdict; if no model was asked for it, its meaning is not known.
-fn said_nothing(of: &Completion) -> Option<Option<Meaning>> {
-    says_nothing(of.attack).then(|| of.sample.was_asked().then_some(Meaning::Lost))
+fn meaning_of_empty(of: &Completion) -> Option<Option<Meaning>> {
+    has_no_text(of.attack).then(|| of.sample.was_asked().then_some(Meaning::Lost))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Completion, What};
+use super::batch::{Batch, Completion, CompletionKind};
 use super::term::{Scores, Term, Undetermined};
 use super::upstream::{Judged, on_the_same};
 use crate::artifact::{self, Completions, Verdicts};
@@ -74,7 +74,7 @@ impl Term for ClassValue {
             let verdict = by_response.get(&response.id).filter(|row| row.response == response.text);
             verdict
                 .map(|row| row.class.clone())
-                .ok_or_else(|| batch.lacks(response, "verdict", &self.verdicts.text()))
+                .ok_or_else(|| batch.missing_row_error(response, "verdict", &self.verdicts.text()))
         };
         let labels = batch.completions.iter().map(of).collect::<anyhow::Result<Vec<String>>>()?;
         let classes: Vec<Option<Class>> = labels.iter().map(|label| Class::parse(label)).collect();
@@ -85,8 +85,8 @@ impl Term for ClassValue {
         })
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Response]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Response]
     }
 
     fn check(&self) -> Result<(), CheckError> {

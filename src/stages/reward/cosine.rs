@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::self_bleu::{check_sharpness, default_sharpness, penalty};
 use super::term::{Scores, Term};
 use crate::artifact::{Model, SuccessPool};
@@ -39,8 +39,8 @@ impl Term for Cosine {
         Ok(batch.known(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn check(&self) -> Result<(), CheckError> {

@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term};
 use crate::artifact::{self, Attacks, Model, SuccessPool};
 use data::{AttackRow, PoolRow};
@@ -57,8 +57,8 @@ impl Term for Coverage {
         Ok(Scores { scores, notes: vec![("technique", techniques)], undetermined: Vec::new() })
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -102,7 +102,7 @@ impl Coverage {
         let known: Vec<&str> = labelled.iter().map(|(frame, _)| frame.as_str()).collect();
         let known = batch.embed(embedder, &known)?;
         let asked = batch.embed(embedder, &frames.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let likest = game::likest(&asked, &known).into_iter();
-        Ok(likest.map(|found| found.map(|index| labelled[index].1.clone())).collect())
+        let most_similar = game::most_similar(&asked, &known).into_iter();
+        Ok(most_similar.map(|found| found.map(|index| labelled[index].1.clone())).collect())
     }
 }

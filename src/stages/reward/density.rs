@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term};
 use crate::artifact::{Model, SuccessPool};
 use engine::{CheckError, Input};
@@ -40,8 +40,8 @@ impl Term for Density {
         Ok(scores.collect::<Vec<_>>().into())
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn check(&self) -> Result<(), CheckError> {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::batch::{Batch, Completion, Rewarded};
+use super::batch::{Batch, Completion, RewardedRows};
 use data::{Note, RewardRow, Sparse};
 use engine::Context;
 
@@ -21,7 +21,7 @@ pub struct Episodes<'a> {
 
 impl<'a> Episodes<'a> {
     /// Finds the earlier turns of a batch in datasets, each with its name.
-    pub fn new(batch: &Batch, earlier: &'a [(String, Rewarded)]) -> anyhow::Result<Episodes<'a>> {
+    pub fn new(batch: &Batch, earlier: &'a [(String, RewardedRows)]) -> anyhow::Result<Episodes<'a>> {
         let what = batch.what();
         anyhow::ensure!(
             what.has_turns(),
@@ -61,7 +61,7 @@ impl<'a> Episodes<'a> {
                 let (name, _) = &earlier[turn];
                 let place = places[turn].get(&id).copied();
                 let Some(place) = place.filter(|place| turns[turn][*place].text == text) else {
-                    return Err(batch.lacks(completion, &format!("turn {}", turn + 1), name));
+                    return Err(batch.missing_row_error(completion, &format!("turn {}", turn + 1), name));
                 };
                 anyhow::ensure!(
                     taken.insert((turn, place)),

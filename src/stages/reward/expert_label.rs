@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Completion, What};
+use super::batch::{Batch, Completion, CompletionKind};
 use super::term::{Scores, Term};
 use crate::artifact::{self, Completions, Labels};
 use crate::judge::Judge;
@@ -45,7 +45,7 @@ impl Term for ExpertLabel {
             labels
                 .get(verdict.group as usize)
                 .filter(is_of)
-                .ok_or_else(|| batch.lacks(verdict, "label", &self.labels.text()))
+                .ok_or_else(|| batch.missing_row_error(verdict, "label", &self.labels.text()))
         };
         let labels = batch.completions.iter().map(of).collect::<anyhow::Result<Vec<&LabelRow>>>()?;
         let said = batch.completions.iter().map(|verdict| verdict.class.map(str::to_owned));
@@ -64,8 +64,8 @@ impl Term for ExpertLabel {
         })
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Verdict]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Verdict]
     }
 
     fn agree(&self, data: &Input<Completions>, upstream: Upstream) -> Result<(), CheckError> {

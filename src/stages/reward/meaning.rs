@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term, Undetermined};
 use super::upstream::{Judged, on_the_same};
 use crate::artifact::{Completions, Meanings};
@@ -32,8 +32,8 @@ impl Term for MeaningKept {
         })
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn agree(&self, data: &Input<Completions>, upstream: Upstream) -> Result<(), CheckError> {

@@ -24,7 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::advantage::Advantage;
-use self::batch::{Batch, Rewarded};
+use self::batch::{Batch, RewardedRows};
 use self::episodes::Episodes;
 pub use self::episodes::TURN;
 use self::term::{Undetermined, Weighted};
@@ -65,7 +65,7 @@ impl Stage for Reward {
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     fn retired(params: &serde_json::Value) -> Option<CheckError> {
@@ -85,8 +85,8 @@ impl Stage for Reward {
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        self.hold_against(upstream)?;
-        self.hold_turns_against_each_other(upstream)?;
+        self.check_upstream(upstream)?;
+        self.check_turns(upstream)?;
         Ok(Vec::new())
     }
 
@@ -106,7 +106,7 @@ impl Stage for Reward {
 
 impl Reward {
     fn rows(&self, context: &Context) -> anyhow::Result<Vec<RewardRow>> {
-        let rewarded = Rewarded::read(context, &self.data)?;
+        let rewarded = RewardedRows::read(context, &self.data)?;
         let mut batch = Batch::new(context, &self.data, &rewarded, self.undetermined);
         let mut rows: Vec<RewardRow> = batch.completions.iter().map(|of| of.row(context)).collect();
         for term in &self.terms {
@@ -125,8 +125,9 @@ impl Reward {
         // In the order of the terms; `None` if one is not known.
         rows.iter_mut().for_each(|row| row.reward = row.components.iter().map(|term| term.value).sum());
         let weights: Vec<f64> = self.terms.iter().map(|term| term.weight).collect();
-        let earlier = self.earlier.iter().map(|input| Ok((input.text(), Rewarded::read(context, input)?)));
-        let earlier: Vec<(String, Rewarded)> = earlier.collect::<anyhow::Result<_>>()?;
+        let earlier =
+            self.earlier.iter().map(|input| Ok((input.text(), RewardedRows::read(context, input)?)));
+        let earlier: Vec<(String, RewardedRows)> = earlier.collect::<anyhow::Result<_>>()?;
         let episodes = if earlier.is_empty() { None } else { Some(Episodes::new(&batch, &earlier)?) };
         if let Some(episodes) = &episodes {
             episodes.group(&mut rows);

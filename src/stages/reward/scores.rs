@@ -36,7 +36,7 @@ impl Term for OfFile {
         }
         let of = |completion: &Completion| {
             let score = by_sample.get(&completion.id).copied();
-            score.ok_or_else(|| batch.lacks(completion, "score", &self.file.text()))
+            score.ok_or_else(|| batch.missing_row_error(completion, "score", &self.file.text()))
         };
         let scores = batch.completions.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
         let ids: BTreeSet<u32> = batch.completions.iter().map(|completion| completion.id).collect();

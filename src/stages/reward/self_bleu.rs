@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term};
 use crate::artifact::SuccessPool;
 use engine::{CheckError, Input};
@@ -32,8 +32,8 @@ impl Term for SelfBleu {
         Ok(batch.known(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn check(&self) -> Result<(), CheckError> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Completion, What};
+use super::batch::{Batch, Completion, CompletionKind};
 use super::class_value::ClassValues;
 use super::term::{Scores, Term, Undetermined};
 use super::upstream::{Judged, on_the_same};
@@ -55,8 +55,8 @@ impl Term for Success {
         })
     }
 
-    fn scored(&self) -> &'static [What] {
-        &[What::Attack]
+    fn scored(&self) -> &'static [CompletionKind] {
+        &[CompletionKind::Attack]
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -85,7 +85,7 @@ impl Success {
         }
         let of = |attack: &Completion| {
             let Some(models) = by_attack.get(&(attack.id, attack.text)) else {
-                return Err(batch.lacks(attack, "verdict", &self.verdicts.text()));
+                return Err(batch.missing_row_error(attack, "verdict", &self.verdicts.text()));
             };
             let shared = |verdicts: &Vec<Weighted>| -> Vec<Weighted> {
                 verdicts.iter().map(|(weight, class)| (weight / verdicts.len() as f64, *class)).collect()

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, CompletionKind};
 use super::{
     class_value, cosine, coverage, density, expert_label, meaning, overlong, scores, self_bleu, success,
 };
@@ -16,8 +16,8 @@ pub trait Term {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores>;
 
     /// The kinds of completions that it can score.
-    fn scored(&self) -> &'static [What] {
-        &What::ALL
+    fn scored(&self) -> &'static [CompletionKind] {
+        &CompletionKind::ALL
     }
 
     /// Checks of its parameters beyond their types. Paths are relative to the term.
@@ -163,7 +163,7 @@ impl Weighted {
     }
 
     /// Whether it can teach anything.
-    pub fn teaches(&self) -> bool {
+    pub fn has_signal(&self) -> bool {
         self.weight != 0.0 && self.term().is_some_and(|term| !term.is_constant())
     }
 

@@ -1,7 +1,7 @@
 //! The stages that feed a reward: checks that the inputs of its terms are about the completions to reward, and finds the stage
 //! that sampled these.
 
-use super::batch::What;
+use super::batch::CompletionKind;
 use super::term::{Weighted, within_term};
 use super::{Reward, Term};
 use crate::artifact::{Attacks, Completions, Judgeable, Meanings, Verdicts};
@@ -10,7 +10,7 @@ use crate::judge::Judge;
 use crate::meaning::Meaning;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
-use engine::{CheckError, Fed, Input, Upstream};
+use engine::{CheckError, Feeder, Input, Upstream};
 
 impl Reward {
     /// The completions to reward, if a stage samples them.
@@ -25,7 +25,7 @@ impl Reward {
     }
 
     /// The judge whose verdicts are rewarded.
-    pub fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Judge>> {
+    pub fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Judge>> {
         upstream.stage(&self.data)
     }
 
@@ -65,7 +65,7 @@ impl Reward {
                 return Err(at(index, CheckError::at(format!("{}.{key}", term.key()), message)));
             }
         }
-        if !self.terms.iter().any(Weighted::teaches) {
+        if !self.terms.iter().any(Weighted::has_signal) {
             let message = "at least one term must have a weight and scores that differ: otherwise all rewards are equal \
                            and teach nothing";
             return Err(CheckError::at("terms", message));
@@ -74,14 +74,14 @@ impl Reward {
     }
 
     /// Checks that the terms can score the rewarded completions, and that their inputs are about these.
-    pub(super) fn hold_against(&self, upstream: Upstream) -> Result<(), CheckError> {
+    pub(super) fn check_upstream(&self, upstream: Upstream) -> Result<(), CheckError> {
         let rewarded = self.rewarded(upstream);
         for (place, _, term) in self.terms() {
             if let Some(what) = rewarded.filter(|what| !term.scored().contains(what)) {
                 let kind = place.rsplit('.').next().unwrap_or_default();
                 let message = format!(
                     "`data` must hold {} for `{kind}`, found {} in `{}`",
-                    What::list(term.scored()),
+                    CompletionKind::list(term.scored()),
                     what.plural(),
                     self.data.text()
                 );
@@ -93,23 +93,23 @@ impl Reward {
     }
 
     /// Checks that all turns of an episode have the same model and sampling, since one update learns from all of them.
-    pub(super) fn hold_turns_against_each_other(&self, upstream: Upstream) -> Result<(), CheckError> {
+    pub(super) fn check_turns(&self, upstream: Upstream) -> Result<(), CheckError> {
         let Some(last) = sampled(upstream, &self.data) else { return Ok(()) };
         for (index, input) in self.earlier.iter().enumerate() {
             let Some(earlier) = sampled(upstream, input) else { continue };
             earlier
-                .hold_against_turn(&last, &self.data.text())
+                .check_turn(&last, &self.data.text())
                 .map_err(|message| CheckError::at(format!("earlier.{index}"), message))?;
         }
         Ok(())
     }
 
     /// The kind of the completions to reward, if a stage samples them.
-    fn rewarded(&self, upstream: Upstream) -> Option<What> {
+    fn rewarded(&self, upstream: Upstream) -> Option<CompletionKind> {
         let is = |found: bool, what| found.then_some(what);
-        is(upstream.stage::<Generate, _>(&self.data).is_some(), What::Attack)
-            .or(is(upstream.stage::<Respond, _>(&self.data).is_some(), What::Response))
-            .or(is(self.judge(upstream).is_some(), What::Verdict))
+        is(upstream.stage::<Generate, _>(&self.data).is_some(), CompletionKind::Attack)
+            .or(is(upstream.stage::<Respond, _>(&self.data).is_some(), CompletionKind::Response))
+            .or(is(self.judge(upstream).is_some(), CompletionKind::Verdict))
     }
 }
 
@@ -121,27 +121,33 @@ fn sampled<'a>(upstream: Upstream<'a>, input: &Input<Completions>) -> Option<Rol
 }
 
 /// The input of a judge: the upstream of that stage, the input, and its place.
-pub type Source<'a, T> = (Upstream<'a>, &'a Input<T>, String);
+pub type JudgeInput<'a, T> = (Upstream<'a>, &'a Input<T>, String);
 
 /// Finds the inputs of judges.
 pub struct Judged;
 
 impl Judged {
     /// The pairs that the verdicts are on.
-    pub fn by<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Judgeable>> {
+    pub fn by<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<JudgeInput<'a, Judgeable>> {
         let judge = upstream.stage::<Judge, _>(verdicts)?;
         Some((judge.upstream(), &judge.stage.data, judge.place("data")))
     }
 
     /// The attacks whose responses the verdicts are on.
-    pub fn answers<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<Source<'a, Attacks>> {
+    pub fn answers<'a>(
+        upstream: Upstream<'a>,
+        verdicts: &Input<Verdicts>,
+    ) -> Option<JudgeInput<'a, Attacks>> {
         let judge = upstream.stage::<Judge, _>(verdicts)?;
         let respond = judge.upstream().stage::<Respond, _>(&judge.stage.data)?;
         Some((respond.upstream(), respond.stage.attacks_input()?, respond.place("data")))
     }
 
     /// The attacks whose meaning was judged.
-    pub fn meaning<'a>(upstream: Upstream<'a>, meanings: &Input<Meanings>) -> Option<Source<'a, Attacks>> {
+    pub fn meaning<'a>(
+        upstream: Upstream<'a>,
+        meanings: &Input<Meanings>,
+    ) -> Option<JudgeInput<'a, Attacks>> {
         let meaning = upstream.stage::<Meaning, _>(meanings)?;
         Some((meaning.upstream(), &meaning.stage.data, meaning.place("data")))
     }
@@ -152,7 +158,7 @@ pub fn on_the_same<T, U>(
     upstream: Upstream,
     rewarded: &Input<T>,
     key: &str,
-    judged: Option<Source<U>>,
+    judged: Option<JudgeInput<U>>,
 ) -> Result<(), CheckError> {
     let Some((source, input, place)) = judged else { return Ok(()) };
     if upstream.is_same(rewarded, source, input) != Some(false) {

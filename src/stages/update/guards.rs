@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::{self, Model};
 use engine::{CheckError, Context, Input, Inputs};
 use grpo::{self, StepReport};
-use store::read::{self, MOST_TEXT};
+use store::read::{self, MAX_TEXT_BYTES};
 
 /// The record of a halted phase, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
@@ -262,7 +262,7 @@ impl Halted {
 
     /// Hands a model on unchanged, with this record beside it.
     pub fn hand_on(&self, context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
-        pass_on(context, output, model)?;
+        publish_unchanged(context, output, model)?;
         leave(&context.output(output), HALTED, self)
     }
 }
@@ -273,7 +273,8 @@ fn left<T: DeserializeOwned>(model: &Path, name: &str) -> anyhow::Result<Option<
     if !model::is_there(&path)? {
         return Ok(None);
     }
-    let text = read::bytes(&path, MOST_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        read::bytes(&path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
     let left = serde_json::from_slice(&text);
     left.map(Some).with_context(|| {
         format!("{} must be as `update` writes it: remove it to train the model", path.display())
@@ -288,8 +289,8 @@ fn leave(model: &Path, name: &str, what: &impl Serialize) -> anyhow::Result<()> 
 }
 
 /// Hands a model on unchanged, without the records of an earlier phase.
-pub fn pass_on(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
-    artifact::pass_on(context, output, model)?;
+pub fn publish_unchanged(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
+    artifact::publish_unchanged(context, output, model)?;
     for name in [HALTED, STREAKS] {
         let path = context.output(output).join(name);
         // It may be a link into the store, where nothing is written to.

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use super::{metrics, role, step_metrics};
 use data::{MetricRow, Position, RewardRow};
-use grpo::{GrpoConfig, Passes, StepReport, guarded_step};
-use model::{Checkpoint, Marks};
+use grpo::{GrpoConfig, StepGuard, StepReport, guarded_step};
+use model::{Checkpoint, ControlTokens};
 use optim::{AdamW, AdamWConfig};
 
 /// A batch, and how a model learns from it.
-pub trait Lesson {
+pub trait TrainingBatch {
     /// The role that wrote the completions.
     fn role(&self) -> &str;
     /// Rows of the dataset.
     fn count(&self) -> usize;
     /// Metrics of the rows before anything is learnt.
-    fn metrics(&self, marks: &Marks, at: &Position) -> Vec<MetricRow>;
+    fn metrics(&self, marks: &ControlTokens, at: &Position) -> Vec<MetricRow>;
     /// Whether there is anything to learn from.
-    fn teaches(&self) -> bool;
+    fn has_signal(&self) -> bool;
     /// The note if there is nothing to learn from.
     fn nothing(&self) -> &'static str;
     /// The completions, as token ids.
@@ -32,7 +32,7 @@ pub trait Lesson {
         policy: &Checkpoint,
         reference: Option<&Checkpoint>,
         optimizer: &mut AdamW,
-        passes: &mut Passes,
+        passes: &mut StepGuard,
     ) -> candle_core::Result<StepReport>;
     /// Metrics of the step.
     fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow>;
@@ -41,12 +41,12 @@ pub trait Lesson {
 }
 
 /// Completions with their rewards.
-pub struct OfRewards<'a> {
+pub struct RewardBatch<'a> {
     pub rows: Arc<Vec<RewardRow>>,
     pub config: &'a GrpoConfig,
 }
 
-impl Lesson for OfRewards<'_> {
+impl TrainingBatch for RewardBatch<'_> {
     fn role(&self) -> &str {
         role(&self.rows)
     }
@@ -55,11 +55,11 @@ impl Lesson for OfRewards<'_> {
         self.rows.len()
     }
 
-    fn metrics(&self, marks: &Marks, at: &Position) -> Vec<MetricRow> {
+    fn metrics(&self, marks: &ControlTokens, at: &Position) -> Vec<MetricRow> {
         metrics(&self.rows, marks, at)
     }
 
-    fn teaches(&self) -> bool {
+    fn has_signal(&self) -> bool {
         // A completion whose reward is not known teaches nothing.
         self.rows.iter().any(|row| row.advantage.is_some() && row.sample.was_asked())
     }
@@ -89,7 +89,7 @@ impl Lesson for OfRewards<'_> {
         policy: &Checkpoint,
         reference: Option<&Checkpoint>,
         optimizer: &mut AdamW,
-        passes: &mut Passes,
+        passes: &mut StepGuard,
     ) -> candle_core::Result<StepReport> {
         let sample = |row: &RewardRow| {
             Some(grpo::Sample {

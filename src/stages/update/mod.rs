@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use self::algorithm::Algorithm;
 use self::guards::{Guards, Halted, Streaks, Tripped, finite};
-use self::lesson::{Lesson, OfRewards};
-use self::preferences::OfPreferences;
-use super::artifact::{self, Lessons, Model};
+use self::lesson::{RewardBatch, TrainingBatch};
+use self::preferences::PreferenceBatch;
+use super::artifact::{self, Model, TrainingData};
 use super::prefer::Prefer;
 use super::reward::Reward;
 use super::rollouts::Rollouts;
 use super::trial::MARKS_IN_TEXT;
 use data::{self, MetricRow, Position, RewardRow};
-use engine::{CheckError, Context, Fed, Input, Kind, Output, Purpose, Stage, Upstream};
-use game::{says_nothing, undetermined};
+use engine::{CheckError, Context, Feeder, Input, Kind, Output, Purpose, Stage, Upstream};
+use game::{has_no_text, undetermined};
 use grpo::{self, PairLoss, StepReport};
-use model::{LoraConfig, Marks};
+use model::{ControlTokens, LoraConfig};
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -38,7 +38,7 @@ pub struct Update {
     model: Input<Model>,
     /// What to learn from: for `grpo`, completions of this model with their rewards; for `dpo` and `ipo`, preferences between two
     /// completions.
-    data: Input<Lessons>,
+    data: Input<TrainingData>,
     /// The model from which the KL penalty measures the divergence, and with which `dpo` and `ipo` compare. With an adapter, by
     /// default the model without it.
     #[serde(default)]
@@ -58,10 +58,10 @@ impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
         version: 9,
-        outputs: &[Output::bulky("model", "model"), Output::new("metrics", "metrics")],
+        outputs: &[Output::evictable("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
-        uncounted: &[],
+        excluded_from_key: &[],
     };
 
     const PURPOSE: Purpose = Purpose::Training;
@@ -94,14 +94,17 @@ impl Stage for Update {
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         self.learns_from(upstream)?;
         let Some(rollouts) = self.rollouts(upstream) else { return Ok(Vec::new()) };
-        let mut barren = None;
+        let mut unlearnable_reason = None;
         if let Algorithm::Grpo(config) = &self.algorithm {
             let longest = config.max_completion_length;
-            rollouts.hold_against(config.temperature.unwrap_or(1.0), longest)?;
-            barren = rollouts.barren().map(|message| CheckError::at("data", message));
+            rollouts.check_settings(config.temperature.unwrap_or(1.0), longest)?;
+            unlearnable_reason = rollouts.unlearnable_reason().map(|message| CheckError::at("data", message));
         }
-        let of_other = rollouts.of_other(upstream, &self.model);
-        Ok(barren.into_iter().chain(of_other.map(|message| CheckError::at("model", message))).collect())
+        let model_mismatch = rollouts.model_mismatch(upstream, &self.model);
+        Ok(unlearnable_reason
+            .into_iter()
+            .chain(model_mismatch.map(|message| CheckError::at("model", message)))
+            .collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -119,11 +122,11 @@ impl Stage for Update {
             context.progress(1, 1, format!("halted before: {}", halted.why));
             return halted.hand_on(context, "model", &self.model);
         }
-        if !lesson.teaches() {
+        if !lesson.has_signal() {
             metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, lesson.nothing());
-            guards::pass_on(context, "model", &self.model)?;
+            guards::publish_unchanged(context, "model", &self.model)?;
             // Such a batch does not show whether the model is within the limits.
             let before = Streaks::before(context, &context.input(&self.model)?.path)?;
             return before.at(context.position()).leave(context, "model");
@@ -195,7 +198,7 @@ impl Update {
     }
 
     /// The stage that makes the rewards, if one does.
-    pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Fed<'a, Reward>> {
+    pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Reward>> {
         upstream.stage(&self.data)
     }
 
@@ -204,7 +207,7 @@ impl Update {
         if let Some(rewards) = self.rewards(upstream) {
             return rewards.stage.rollouts(rewards.upstream());
         }
-        let preferences: Fed<Prefer> = upstream.stage(&self.data)?;
+        let preferences: Feeder<Prefer> = upstream.stage(&self.data)?;
         preferences.stage.rollouts(preferences.upstream())
     }
 
@@ -227,15 +230,15 @@ impl Update {
         Err(CheckError::at("data", message))
     }
 
-    fn lesson<'a>(&'a self, context: &Context) -> anyhow::Result<Box<dyn Lesson + 'a>> {
+    fn lesson<'a>(&'a self, context: &Context) -> anyhow::Result<Box<dyn TrainingBatch + 'a>> {
         let (loss, config) = match &self.algorithm {
             Algorithm::Grpo(config) => {
-                return Ok(Box::new(OfRewards { rows: artifact::rows(context, &self.data)?, config }));
+                return Ok(Box::new(RewardBatch { rows: artifact::rows(context, &self.data)?, config }));
             }
             Algorithm::Dpo(config) => (PairLoss::Dpo, config),
             Algorithm::Ipo(config) => (PairLoss::Ipo, config),
         };
-        Ok(Box::new(OfPreferences { rows: artifact::rows(context, &self.data)?, loss, config }))
+        Ok(Box::new(PreferenceBatch { rows: artifact::rows(context, &self.data)?, loss, config }))
     }
 }
 
@@ -282,7 +285,7 @@ fn halted_metrics(
 }
 
 /// Metrics of the completions and their rewards.
-fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
+fn metrics(rows: &[RewardRow], marks: &ControlTokens, at: &Position) -> Vec<MetricRow> {
     let mut metrics = Vec::new();
     let mut add = |name: &str, value: f64, count: usize| {
         metrics.push(metric("update", role(rows), name, value, count, at));
@@ -300,8 +303,8 @@ fn metrics(rows: &[RewardRow], marks: &Marks, at: &Position) -> Vec<MetricRow> {
     let all = |of: fn(&RewardRow) -> f64| rows.iter().map(|row| Some(of(row))).collect();
     mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
     mean("finished", all(|row| share(row.sample.finished)));
-    mean("empty", all(|row| share(says_nothing(&row.text))));
-    mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.are_spelled(&row.text)))).collect());
+    mean("empty", all(|row| share(has_no_text(&row.text))));
+    mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.occur_in(&row.text)))).collect());
     // Each term of the reward, by its name in the data.
     let names: Vec<&str> = rows
         .first()

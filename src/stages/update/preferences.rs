@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::lesson::Lesson;
+use super::lesson::TrainingBatch;
 use super::{metric, share};
 use data::{MetricRow, Position, PreferenceRow};
-use grpo::{Pair, PairLoss, Passes, PreferenceConfig, StepReport, preference_step};
-use model::{Checkpoint, Marks};
+use grpo::{Pair, PairLoss, PreferenceConfig, StepGuard, StepReport, preference_step};
+use model::{Checkpoint, ControlTokens};
 use optim::{AdamW, AdamWConfig};
 
 /// Pairs of a better and a worse completion.
-pub struct OfPreferences<'a> {
+pub struct PreferenceBatch<'a> {
     pub rows: Arc<Vec<PreferenceRow>>,
     pub loss: PairLoss,
     pub config: &'a PreferenceConfig,
 }
 
-impl OfPreferences<'_> {
+impl PreferenceBatch<'_> {
     /// The better and the worse completion of all pairs, as token ids and whether they ended by themselves.
     fn sides(&self) -> impl Iterator<Item = (&[u32], bool)> {
         self.rows.iter().flat_map(|row| {
@@ -39,7 +39,7 @@ fn is_pair(row: &&PreferenceRow) -> bool {
     !row.chosen_ids.is_empty() && !row.rejected_ids.is_empty()
 }
 
-impl Lesson for OfPreferences<'_> {
+impl TrainingBatch for PreferenceBatch<'_> {
     fn role(&self) -> &str {
         self.rows.first().map_or("nobody", |row| &row.role)
     }
@@ -48,7 +48,7 @@ impl Lesson for OfPreferences<'_> {
         self.rows.len()
     }
 
-    fn metrics(&self, _: &Marks, at: &Position) -> Vec<MetricRow> {
+    fn metrics(&self, _: &ControlTokens, at: &Position) -> Vec<MetricRow> {
         let sides: Vec<(&[u32], bool)> = self.sides().collect();
         let mean = |name: &str, of: fn(&(&[u32], bool)) -> f64| {
             let sum: f64 = sides.iter().map(of).sum();
@@ -62,7 +62,7 @@ impl Lesson for OfPreferences<'_> {
         vec![pairs, tokens, mean("finished", |(_, finished)| share(*finished))]
     }
 
-    fn teaches(&self) -> bool {
+    fn has_signal(&self) -> bool {
         self.pairs() > 0
     }
 
@@ -91,7 +91,7 @@ impl Lesson for OfPreferences<'_> {
         policy: &Checkpoint,
         reference: Option<&Checkpoint>,
         optimizer: &mut AdamW,
-        passes: &mut Passes,
+        passes: &mut StepGuard,
     ) -> candle_core::Result<StepReport> {
         let Some(reference) = reference else { candle_core::bail!("a loss on pairs needs a reference") };
         let pair = |row: &PreferenceRow| Pair {

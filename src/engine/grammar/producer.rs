@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::diagnostic::At;
 use super::tree::Tree;
 use super::wording;
-use crate::graph::Call;
+use crate::graph::StageTemplate;
 use crate::upstream::{Feeding, MadeBy, Source, Upstream};
 
 /// A stage with one combination of its matrix.
-pub struct Maker {
+pub struct Producer {
     /// With the label of the combination: `others[b]`.
     pub name: String,
     pub at: At,
@@ -20,13 +20,13 @@ pub struct Maker {
     pub file: Rc<PathBuf>,
     /// The tree that it was decoded from.
     pub body: Tree,
-    pub call: Arc<Call>,
+    pub call: Arc<StageTemplate>,
     /// Indexed by the numbers of the call's inputs.
     pub sources: Vec<Source>,
 }
 
 /// Drops sources in a loop: recursion along a long chain of stages would overflow the stack.
-impl Drop for Maker {
+impl Drop for Producer {
     fn drop(&mut self) {
         let mut left = self.release();
         while let Some(source) = left.pop() {
@@ -39,7 +39,7 @@ impl Drop for Maker {
     }
 }
 
-impl Feeding for Maker {
+impl Feeding for Producer {
     fn stage(&self) -> &dyn Any {
         self.call.decoded.stage.as_any()
     }

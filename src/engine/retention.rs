@@ -8,7 +8,7 @@ use super::report::NodeReport;
 use store::{Digest, Root, Store};
 
 /// The outputs that are still needed.
-pub(super) struct Thinning {
+pub(super) struct CheckpointRetention {
     /// Whether any output of the graph is to be evicted.
     any: bool,
     /// The number of needed outputs with this content. At zero it is evicted.
@@ -21,9 +21,9 @@ pub(super) struct Thinning {
     unwanted: Vec<Digest>,
 }
 
-impl Thinning {
-    pub fn new(plan: &Plan) -> Thinning {
-        Thinning {
+impl CheckpointRetention {
+    pub fn new(plan: &Plan) -> CheckpointRetention {
+        CheckpointRetention {
             any: plan.graph.nodes.iter().any(|node| !node.passing.is_empty()),
             users: HashMap::new(),
             released: BTreeSet::new(),
@@ -33,7 +33,7 @@ impl Thinning {
     }
 
     /// Counts a node's outputs as needed.
-    pub fn adopt(&mut self, report: &NodeReport) {
+    pub fn count_as_needed(&mut self, report: &NodeReport) {
         if self.any {
             for output in &report.outputs {
                 *self.users.entry(output.digest).or_default() += 1;
@@ -42,20 +42,14 @@ impl Thinning {
     }
 
     /// A node is being made again: its outputs are needed.
-    pub fn makes_again(&mut self, id: NodeId, plan: &Plan) {
+    pub fn keep_until_end(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
         let known = plan.outputs(id).unwrap_or_default();
         self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
     /// A node is done: evicts what it was the last to need.
-    pub fn release_around(
-        &mut self,
-        id: NodeId,
-        plan: &Plan,
-        store: &Store,
-        root: &Root,
-    ) -> anyhow::Result<()> {
+    pub fn evict_after(&mut self, id: NodeId, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
         if self.any {
             let sources: BTreeSet<NodeId> = plan.graph.sources(plan.graph.node(id)).chain([id]).collect();
             sources.into_iter().for_each(|source| self.release(source, plan));
