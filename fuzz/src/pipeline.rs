@@ -66,8 +66,14 @@ struct Note {
 }
 
 impl Stage for Say {
-    const KIND: Kind =
-        Kind { name: "say", version: 1, outputs: &[Output::new("out", "text")], numerics: false, draws: true, excluded_from_key: &[] };
+    const KIND: Kind = Kind {
+        name: "say",
+        version: 1,
+        outputs: &[Output::new("out", "text")],
+        numerics: false,
+        draws: true,
+        excluded_from_key: &[],
+    };
 
     fn check(&self) -> Result<(), CheckError> {
         if self.text.is_empty() {
@@ -87,7 +93,7 @@ impl Stage for Say {
     }
 }
 
-/// Inputs in lists and maps; the first output is bulky.
+/// Inputs in lists and maps; the first output is evictable.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
@@ -130,7 +136,8 @@ struct Make {
 }
 
 impl Stage for Make {
-    const KIND: Kind = Kind { name: "make", version: 1, outputs: &[], numerics: false, draws: true, excluded_from_key: &[] };
+    const KIND: Kind =
+        Kind { name: "make", version: 1, outputs: &[], numerics: false, draws: true, excluded_from_key: &[] };
 
     fn check(&self) -> Result<(), CheckError> {
         match self.outputs.keys().find(|name| !is_name(name)) {
@@ -223,7 +230,7 @@ fn planned(graph: &Graph, store: &Store) {
     let plan = Plan::new(graph, store);
     for id in graph.ids() {
         let waits = graph.node(id).sources().next().is_some();
-                let is_ready = matches!(plan.state(id), State::Ready { .. });
+        let is_ready = matches!(plan.state(id), State::Ready { .. });
         assert!(is_ready != waits, "{}", graph.node(id).name);
         assert_eq!(plan.manifest(id).is_some(), !waits);
         plan.report(id, false);

@@ -55,7 +55,7 @@ impl Stage for Say {
     }
 }
 
-/// Joins texts; the result is bulky. With `first` only the first character of each counts.
+/// Joins texts; the result is evictable. With `first` only the first character of each counts.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
@@ -275,7 +275,7 @@ fn a_seed_changes_every_key() {
 }
 
 #[test]
-fn handed_on_bulky_outputs_are_dropped_and_made_again_where_they_are_needed() {
+fn handed_on_evictable_outputs_are_dropped_and_made_again_where_they_are_needed() {
     let space = Space::new();
     let first = space.run(LOOP, &[]);
     let kept: Vec<bool> = (1..=4).map(|round| first.has(&space, &format!("grow[{round}]/more"))).collect();

@@ -104,7 +104,7 @@ impl Stage for CrossPlay {
             (Role::Evaluator, "judge_prompt", self.judge.as_ref()),
         ];
         for (role, key, model) in models {
-            let checked = model.map_or(Ok(()), |model| self.asking(model, role, &self.sampling).check());
+            let checked = model.map_or(Ok(()), |model| self.query(model, role, &self.sampling).check());
             checked.map_err(|error| match error.path.as_str() {
                 "prompt" => CheckError { path: key.into(), ..error },
                 _ => error,
@@ -129,15 +129,15 @@ impl Stage for CrossPlay {
             _ => {}
         };
         for (role, model) in attackers.chain(defenders) {
-            let asking = self.asking(model, role, &self.sampling);
-            asking.check_context(upstream, self.sampling.max_new_tokens, &[])?;
+            let query = self.query(model, role, &self.sampling);
+            query.check_context(upstream, self.sampling.max_new_tokens, &[])?;
             let key = if role == Role::Attacker { "attacker_prompt" } else { "defender_prompt" };
-            warn(key, prompt_mismatch(upstream, &asking));
+            warn(key, prompt_mismatch(upstream, &query));
         }
         if let Some(model) = &self.judge {
-            let asking = self.asking(model, Role::Evaluator, &self.sampling);
-            warn("judge_prompt", asking.unmentioned_labels(&Labels::FirstWord, Class::LABELS));
-            warn("judge_prompt", prompt_mismatch(upstream, &asking));
+            let query = self.query(model, Role::Evaluator, &self.sampling);
+            warn("judge_prompt", query.unmentioned_labels(&Labels::FirstWord, Class::LABELS));
+            warn("judge_prompt", prompt_mismatch(upstream, &query));
         }
         Ok(warnings)
     }
@@ -151,10 +151,10 @@ impl Stage for CrossPlay {
         let (mut attacks, mut responses, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
         let mut all = Outcomes { phase: String::new(), at: at.clone(), rows: Vec::new() };
         for (name, model) in &self.attackers {
-            let asking = self.asking(model, Role::Attacker, &self.sampling);
+            let query = self.query(model, Role::Attacker, &self.sampling);
             let questions = hazards.iter().map(|seed| trial::seed(seed));
             // The same random numbers for all attackers, so that they differ by their training alone.
-            let samples = trial::ask(context, &asking, questions, "attacks")?;
+            let samples = trial::ask(context, &query, questions, "attacks")?;
             let own = trial::attack_rows(&hazards, samples, self.group, attacks.len(), &at);
             let mut rates = Rates::default();
             all.phase = name.clone();
@@ -189,14 +189,14 @@ impl Stage for CrossPlay {
 }
 
 impl CrossPlay {
-    fn asking<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> ModelQuery<'a> {
+    fn query<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> ModelQuery<'a> {
         let prompt = match role {
             Role::Attacker => &self.attacker_prompt,
             Role::Defender => &self.defender_prompt,
             Role::Evaluator | Role::MeaningJudge | Role::Expert | Role::Arbiter => &self.judge_prompt,
         };
-        let asking = ModelQuery::with_default_prompt(role, model, sampling);
-        ModelQuery { prompt: prompt.as_ref(), chat: &self.chat, ..asking }
+        let query = ModelQuery::with_default_prompt(role, model, sampling);
+        ModelQuery { prompt: prompt.as_ref(), chat: &self.chat, ..query }
     }
 
     fn answers(
@@ -208,8 +208,8 @@ impl CrossPlay {
         first: usize,
         at: &data::Position,
     ) -> anyhow::Result<Vec<ResponseRow>> {
-        let asking = self.asking(model, Role::Defender, &self.sampling);
-        let samples = trial::ask(context, &asking, attacks.iter().map(trial::attack), "responses")?;
+        let query = self.query(model, Role::Defender, &self.sampling);
+        let samples = trial::ask(context, &query, attacks.iter().map(trial::attack), "responses")?;
         Ok(trial::response_rows(attacks, samples, name, first, at))
     }
 
@@ -229,10 +229,10 @@ impl CrossPlay {
             return responses.iter().map(class).collect();
         };
         let sampling = Sampling { temperature: 0.0, max_new_tokens: 3, ..self.sampling.clone() };
-        let asking = self.asking(judge, Role::Evaluator, &sampling);
+        let query = self.query(judge, Role::Evaluator, &sampling);
         let pairs: Vec<(&str, &str)> =
             responses.iter().map(|row| (row.attack.as_str(), row.text.as_str())).collect();
-        let verdicts = trial::judge(context, &asking, &pairs, "verdicts")?;
+        let verdicts = trial::judge(context, &query, &pairs, "verdicts")?;
         Ok(verdicts.into_iter().map(|(class, _)| class).collect())
     }
 }

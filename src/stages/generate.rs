@@ -1,57 +1,90 @@
 //! `generate`: has the attacker wrap seed prompts, or continue conversations.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
-use super::asking::{ModelQuery, Reply, SkippedCounts, Text, TokenLimit, asking};
+use super::asking::{Chat, ModelQuery, Reply, SkippedCounts, Text, TokenLimit, TooLong};
 use super::respond::Respond;
 use super::rollouts::{Sampler, prompt_mismatch};
 use super::turns;
 use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
 use engine::{CheckError, Context, Feeder, Input, Kind, Output, Part, Stage, Upstream};
-use game::{Question, Turn};
+use game::{Answer, Question, Role, Turn};
 use rollout::Sampling;
 
-asking! {
-    /// Has the attacker wrap seed prompts: draws seed prompts and samples a group of attacks for each. With `continue`, samples
-    /// the next turn of conversations instead.
-    pub struct Generate: Attacker {
-        /// The attacker.
-        model: Input<Model>,
-        /// The seed prompts to draw from. Required unless `continue` is given.
-        #[serde(default)]
-        data: Option<Input<Seeds>>,
-        /// How many seed prompts to draw; 0 makes no attacks. Required with `data`.
-        #[serde(default)]
-        prompts: Option<usize>,
-        /// Attacks for each seed prompt; together they are one group of GRPO.
-        #[serde(default = "one")]
-        group: usize,
-        /// Draw only seed prompts of this split, such as `train` or `heldout`.
-        #[serde(default = "default_split")]
-        split: String,
-        /// Draw only seed prompts of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
-        #[serde(default = "default_task")]
-        task: String,
-        /// How attacks are sampled.
-        #[serde(default)]
-        sampling: Sampling,
-        /// Ways of wrapping, available as `techniques` in the templates of `prompt` and `system`.
-        #[serde(default)]
-        techniques: Vec<String>,
-        /// Responses to earlier attacks. Only seed prompts with such attempts are drawn. The templates get the attempts as
-        /// `conversation`, oldest first: a list of `attack`, `response` and `defender`.
-        #[serde(default)]
-        history: Option<Input<Responses>>,
-        /// Responses whose episodes continue, instead of `data`. Each response gets one attack, the next turn. The templates get
-        /// the earlier turns of its episode as `conversation`, oldest first. Attacks on one seed prompt are one group, as in the
-        /// first turn.
-        #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
-        continues: Option<Input<Responses>>,
-        /// The template of the attacker's prompt, with the variables `seed`, `techniques` and `conversation`. By default the seed
-        /// prompt between the sandbox's markers, then earlier turns.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// Has the attacker wrap seed prompts: draws seed prompts and samples a group of attacks for each. With `continue`, samples
+/// the next turn of conversations instead.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// The attacker.
+    model: Input<Model>,
+    /// The seed prompts to draw from. Required unless `continue` is given.
+    #[serde(default)]
+    data: Option<Input<Seeds>>,
+    /// How many seed prompts to draw; 0 makes no attacks. Required with `data`.
+    #[serde(default)]
+    prompts: Option<usize>,
+    /// Attacks for each seed prompt; together they are one group of GRPO.
+    #[serde(default = "one")]
+    group: usize,
+    /// Draw only seed prompts of this split, such as `train` or `heldout`.
+    #[serde(default = "default_split")]
+    split: String,
+    /// Draw only seed prompts of this task: `hazard`, `benign` or `arithmetic` in the sandbox.
+    #[serde(default = "default_task")]
+    task: String,
+    /// How attacks are sampled.
+    #[serde(default)]
+    sampling: Sampling,
+    /// Ways of wrapping, available as `techniques` in the templates of `prompt` and `system`.
+    #[serde(default)]
+    techniques: Vec<String>,
+    /// Responses to earlier attacks. Only seed prompts with such attempts are drawn. The templates get the attempts as
+    /// `conversation`, oldest first: a list of `attack`, `response` and `defender`.
+    #[serde(default)]
+    history: Option<Input<Responses>>,
+    /// Responses whose episodes continue, instead of `data`. Each response gets one attack, the next turn. The templates get
+    /// the earlier turns of its episode as `conversation`, oldest first. Attacks on one seed prompt are one group, as in the
+    /// first turn.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    continues: Option<Input<Responses>>,
+    /// The template of the attacker's prompt, with the variables `seed`, `techniques` and `conversation`. By default the seed
+    /// prompt between the sandbox's markers, then earlier turns.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl Generate {
+    fn query(&self) -> ModelQuery<'_> {
+        let Generate { model, prompt, system, chat, answer, too_long, sampling, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery {
+            role: Role::Attacker,
+            model,
+            prompt,
+            system,
+            chat,
+            answer,
+            too_long: *too_long,
+            sampling,
+        }
     }
 }
 
@@ -90,15 +123,15 @@ impl Stage for Generate {
         }
         self.check_turn()?;
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        let asking = self.asking(&self.sampling);
-        asking.check()?;
+        let query = self.query();
+        query.check()?;
         for (key, given, variable) in [
             ("techniques", !self.techniques.is_empty(), "techniques"),
             ("history", self.history.is_some(), "conversation"),
             // The sandbox's own prompt uses it.
             ("continue", self.continues.is_some() && self.prompt.is_some(), "conversation"),
         ] {
-            if given && !asking.uses(variable) {
+            if given && !query.uses(variable) {
                 let message = format!(
                     "`prompt` or `system` must use `{variable}` where `{key}` is given, found neither"
                 );
@@ -109,9 +142,9 @@ impl Stage for Generate {
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let asking = self.asking(&self.sampling);
-        let room = asking.check_context(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
-        Ok(room.into_iter().chain(prompt_mismatch(upstream, &asking)).collect())
+        let query = self.query();
+        let room = query.check_context(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
+        Ok(room.into_iter().chain(prompt_mismatch(upstream, &query)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -155,7 +188,7 @@ impl Stage for Generate {
                 Some(Question { seed: &seed.text, techniques, conversation, ..Question::default() })
             })
             .collect();
-        let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
+        let replies = self.query().ask(context, &questions, "attacks")?;
         let note = format!("{} attacks{}", replies.len(), SkippedCounts::of(&replies));
         context.progress(1, 1, note);
         let at = artifact::position(context);
@@ -221,7 +254,7 @@ impl Generate {
             })
         };
         let questions: Vec<Option<Question>> = responses.iter().zip(&conversations).map(question).collect();
-        let replies = self.asking(&self.sampling).ask(context, &questions, "attacks")?;
+        let replies = self.query().ask(context, &questions, "attacks")?;
         context.progress(1, 1, format!("{} attacks{}", replies.len(), SkippedCounts::of(&replies)));
         let at = artifact::position(context);
         let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
@@ -264,8 +297,8 @@ impl Sampler for Generate {
         self.continues.is_none().then_some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
-        vec![("model".into(), self.asking(&self.sampling))]
+    fn queries(&self) -> Vec<(String, ModelQuery<'_>)> {
+        vec![("model".into(), self.query())]
     }
 }
 

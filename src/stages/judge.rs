@@ -1,40 +1,74 @@
 //! `judge`: asks the evaluator for a verdict on each response: negative, rejective or positive.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::artifact::{self, Judgeable, Model};
-use super::asking::{JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, asking};
+use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
 use super::respond::Respond;
 use super::rollouts::{Sampler, prompt_mismatch, trained_with};
 use super::turns;
 use super::update::Update;
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Class, Labels, Question, Turn, has_no_text, label};
+use game::{Answer, Class, Labels, Question, Role, Turn, has_no_text, label};
 use rollout::Sampling;
 
-asking! {
-    /// Asks the evaluator for a verdict on each response: negative (unsafe), rejective (a plain refusal) or positive (safe and
-    /// helpful).
-    pub struct Judge: Evaluator {
-        /// What to judge: responses, or labelled pairs to train the evaluator on.
-        pub(super) data: Input<Judgeable>,
-        /// The evaluator.
-        model: Input<Model>,
-        /// Verdicts on each pair; together they are one group of GRPO when the evaluator is trained.
-        #[serde(default = "one")]
-        group: usize,
-        /// How verdicts are sampled: greedily by default. To train the evaluator, sample at temperature 1.
-        #[serde(default = "greedy")]
-        sampling: Sampling,
-        /// How the label is read from the answer: `negative`, `rejective` or `positive`. An empty response is `rejective` without
-        /// asking the evaluator. An answer without a label is `undetermined`, and so is a response that no defender was asked
-        /// for. The stage reports how many there are.
-        #[serde(default)]
-        labels: Labels,
-        /// The template of the evaluator's prompt, with the variables `prompt`, `response`, `seed` and `conversation`, the
-        /// earlier turns of an episode; the verdict is on the response of its last turn. By default the sandbox's, with earlier
-        /// turns before the last.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// Asks the evaluator for a verdict on each response: negative (unsafe), rejective (a plain refusal) or positive (safe and
+/// helpful).
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// What to judge: responses, or labelled pairs to train the evaluator on.
+    pub(super) data: Input<Judgeable>,
+    /// The evaluator.
+    model: Input<Model>,
+    /// Verdicts on each pair; together they are one group of GRPO when the evaluator is trained.
+    #[serde(default = "one")]
+    group: usize,
+    /// How verdicts are sampled: greedily by default. To train the evaluator, sample at temperature 1.
+    #[serde(default = "greedy")]
+    sampling: Sampling,
+    /// How the label is read from the answer: `negative`, `rejective` or `positive`. An empty response is `rejective` without
+    /// asking the evaluator. An answer without a label is `undetermined`, and so is a response that no defender was asked
+    /// for. The stage reports how many there are.
+    #[serde(default)]
+    labels: Labels,
+    /// The template of the evaluator's prompt, with the variables `prompt`, `response`, `seed` and `conversation`, the
+    /// earlier turns of an episode; the verdict is on the response of its last turn. By default the sandbox's, with earlier
+    /// turns before the last.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl Judge {
+    fn query(&self) -> ModelQuery<'_> {
+        let Judge { model, prompt, system, chat, answer, too_long, sampling, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery {
+            role: Role::Evaluator,
+            model,
+            prompt,
+            system,
+            chat,
+            answer,
+            too_long: *too_long,
+            sampling,
+        }
     }
 }
 
@@ -65,15 +99,15 @@ impl Stage for Judge {
             return Err("`group` must be at least 1, found 0".into());
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        self.asking(&self.sampling).check_labels(&self.labels, Class::LABELS)
+        self.query().check_labels(&self.labels, Class::LABELS)
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let asking = self.asking(&self.sampling);
+        let query = self.query();
         let filled: Vec<TokenLimit> =
             upstream.stage::<Respond, _>(&self.data).map_or(Vec::new(), Respond::longest);
-        let room = asking.check_context(upstream, self.longest(), &filled)?;
-        let unmentioned_labels = asking.unmentioned_labels(&self.labels, Class::LABELS);
+        let room = query.check_context(upstream, self.longest(), &filled)?;
+        let unmentioned_labels = query.unmentioned_labels(&self.labels, Class::LABELS);
         Ok(room.into_iter().chain(unmentioned_labels).chain(self.prompt_mismatch(upstream)).collect())
     }
 
@@ -90,13 +124,7 @@ impl Stage for Judge {
         };
         let questions: Vec<Option<Question>> =
             asked.iter().copied().zip(&conversations).map(question).collect();
-        let verdicts = self.asking(&self.sampling).judge(
-            context,
-            &questions,
-            "verdicts",
-            &self.labels,
-            Class::LABELS,
-        )?;
+        let verdicts = self.query().judge(context, &questions, "verdicts", &self.labels, Class::LABELS)?;
         // Labelled pairs do not record whether a defender was asked.
         let completions = artifact::rows::<CompletionRow, _>(context, &self.data).ok();
         let was_asked =
@@ -151,13 +179,13 @@ impl Judge {
 
     /// A warning if the evaluator was trained with another prompt or other labels.
     fn prompt_mismatch(&self, upstream: Upstream) -> Option<CheckError> {
-        let asking = self.asking(&self.sampling);
-        prompt_mismatch(upstream, &asking).or_else(|| {
+        let query = self.query();
+        prompt_mismatch(upstream, &query).or_else(|| {
             let update = upstream.stage::<Update, _>(&self.model)?;
             let rewards = update.stage.rewards(update.upstream())?;
             let trained = rewards.stage.judge(rewards.upstream())?;
             let is_other = self.labels != trained.stage.labels;
-            is_other.then(|| trained_with(&asking, "labels", &trained.place("labels")))
+            is_other.then(|| trained_with(&query, "labels", &trained.place("labels")))
         })
     }
 }
@@ -171,8 +199,8 @@ impl Sampler for Judge {
         Some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
-        vec![("model".into(), self.asking(&self.sampling))]
+    fn queries(&self) -> Vec<(String, ModelQuery<'_>)> {
+        vec![("model".into(), self.query())]
     }
 
     fn is_free(&self) -> bool {

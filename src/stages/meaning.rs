@@ -1,34 +1,68 @@
 //! `meaning`: asks a judge whether each attack keeps the meaning of its seed prompt (R_sem of TriPlay-RL, arXiv 2601.18292,
 //! section 3).
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::artifact::{self, Attacks, Model};
-use super::asking::{JudgeReply, SkippedCounts, Text, asking};
+use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong};
 use super::generate::Generate;
 use super::turns;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Labels, Question, Turn, has_no_text};
+use game::{Answer, Labels, Question, Role, Turn, has_no_text};
 use rollout::Sampling;
 
-asking! {
-    /// Asks a judge whether each attack keeps the meaning of its seed prompt: kept or lost.
-    pub struct Meaning: MeaningJudge {
-        /// The attacks to judge.
-        pub(super) data: Input<Attacks>,
-        /// The judge.
-        model: Input<Model>,
-        /// How answers are sampled: greedily by default.
-        #[serde(default = "greedy")]
-        sampling: Sampling,
-        /// How the label is read from the answer: `kept` or `lost`. An empty attack is `lost` without asking the judge. An answer
-        /// without a label is `undetermined`, and so is an attack that no attacker was asked for. The stage reports how many
-        /// there are.
-        #[serde(default)]
-        labels: Labels,
-        /// The template of the judge's prompt, with the variables `seed`, `prompt`, the attack, and `conversation`, the earlier
-        /// turns of its episode. By default the sandbox's, without earlier turns.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// Asks a judge whether each attack keeps the meaning of its seed prompt: kept or lost.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Meaning {
+    /// The attacks to judge.
+    pub(super) data: Input<Attacks>,
+    /// The judge.
+    model: Input<Model>,
+    /// How answers are sampled: greedily by default.
+    #[serde(default = "greedy")]
+    sampling: Sampling,
+    /// How the label is read from the answer: `kept` or `lost`. An empty attack is `lost` without asking the judge. An answer
+    /// without a label is `undetermined`, and so is an attack that no attacker was asked for. The stage reports how many
+    /// there are.
+    #[serde(default)]
+    labels: Labels,
+    /// The template of the judge's prompt, with the variables `seed`, `prompt`, the attack, and `conversation`, the earlier
+    /// turns of its episode. By default the sandbox's, without earlier turns.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl Meaning {
+    fn query(&self) -> ModelQuery<'_> {
+        let Meaning { model, prompt, system, chat, answer, too_long, sampling, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery {
+            role: Role::MeaningJudge,
+            model,
+            prompt,
+            system,
+            chat,
+            answer,
+            too_long: *too_long,
+            sampling,
+        }
     }
 }
 
@@ -52,18 +86,18 @@ impl Stage for Meaning {
 
     fn check(&self) -> Result<(), CheckError> {
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        self.asking(&self.sampling).check_labels(&self.labels, game::Meaning::LABELS)
+        self.query().check_labels(&self.labels, game::Meaning::LABELS)
     }
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
-        let asking = self.asking(&self.sampling);
+        let query = self.query();
         let filled = upstream.stage::<Generate, _>(&self.data).map(Generate::longest);
         let completion = match self.labels {
             Labels::Choice(_) => 1,
             _ => self.sampling.max_new_tokens,
         };
-        let room = asking.check_context(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
-        Ok(room.into_iter().chain(asking.unmentioned_labels(&self.labels, game::Meaning::LABELS)).collect())
+        let room = query.check_context(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
+        Ok(room.into_iter().chain(query.unmentioned_labels(&self.labels, game::Meaning::LABELS)).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -79,8 +113,8 @@ impl Stage for Meaning {
             })
             .map(|question| (!has_no_text(question.prompt)).then_some(question))
             .collect();
-        let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, &questions, "meanings", &self.labels, game::Meaning::LABELS)?;
+        let query = self.query();
+        let verdicts = query.judge(context, &questions, "meanings", &self.labels, game::Meaning::LABELS)?;
         let class = |(attack, verdict): (&AttackRow, &JudgeReply)| match has_no_text(&attack.text) {
             true => attack.sample.was_asked().then_some(game::Meaning::Lost),
             false => verdict.class.map(|class| game::Meaning::ALL[class]),

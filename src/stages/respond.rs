@@ -5,13 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Prompts};
-use super::asking::{ModelQuery, SkippedCounts, Text, TokenLimit, asking};
+use super::asking::{Chat, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
 use super::generate::Generate;
 use super::rollouts::{Sampler, prompt_mismatch};
 use super::turns;
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Feeder, Input, Inputs, Kind, Output, Part, Stage, Upstream};
-use game::{Question, Turn, has_no_text};
+use game::{Answer, Question, Role, Turn, has_no_text};
 use rollout::Sampling;
 
 /// Has every defender respond to every attack. Benign prompts can be mixed in, so that a defender in training also meets prompts
@@ -42,21 +42,52 @@ pub struct Respond {
     prompt: Option<Text>,
 }
 
-asking! {
-    /// A defender and its weight w_i in the attacker's reward.
-    struct Defense: Defender {
-        /// The model.
-        model: Input<Model>,
-        /// Its name in datasets; each model needs its own.
-        #[serde(default = "default_name")]
-        name: String,
-        /// w_i: how much breaking this model counts in the attacker's reward. The weights must add up to 1; a model of weight 0
-        /// is not asked.
-        #[serde(default = "default_weight")]
-        weight: f64,
-        /// The prompt template of this model, with the variables `prompt` and `conversation`.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// A defender and its weight w_i in the attacker's reward.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Defense {
+    /// The model.
+    model: Input<Model>,
+    /// Its name in datasets; each model needs its own.
+    #[serde(default = "default_name")]
+    name: String,
+    /// w_i: how much breaking this model counts in the attacker's reward. The weights must add up to 1; a model of weight 0
+    /// is not asked.
+    #[serde(default = "default_weight")]
+    weight: f64,
+    /// The prompt template of this model, with the variables `prompt` and `conversation`.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl Defense {
+    fn query<'a>(&'a self, sampling: &'a Sampling) -> ModelQuery<'a> {
+        let Defense { model, prompt, system, chat, answer, too_long, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery {
+            role: Role::Defender,
+            model,
+            prompt,
+            system,
+            chat,
+            answer,
+            too_long: *too_long,
+            sampling,
+        }
     }
 }
 
@@ -149,7 +180,7 @@ impl Stage for Respond {
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
         for (index, defense) in self.models.iter().enumerate() {
-            self.asking(defense).check().map_err(|error| match defense.prompt {
+            self.query(defense).check().map_err(|error| match defense.prompt {
                 None if self.prompt.is_some() && error.path == "prompt" => error,
                 _ => CheckError { path: format!("models.{index}.{}", error.path), ..error },
             })?;
@@ -160,11 +191,11 @@ impl Stage for Respond {
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let mut warnings = Vec::new();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
-            let asking = self.asking(defense);
-            let room = asking.check_context(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
+            let query = self.query(defense);
+            let room = query.check_context(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
             let own = format!("models.{index}");
             warnings.extend(room.map(|warning| CheckError { path: own.clone(), ..warning }));
-            let other = prompt_mismatch(upstream, &asking);
+            let other = prompt_mismatch(upstream, &query);
             warnings.extend(
                 other.map(|warning| CheckError { path: format!("{own}.{}", warning.path), ..warning }),
             );
@@ -198,7 +229,7 @@ impl Stage for Respond {
                 .map(|question| (!has_no_text(question.prompt)).then_some(question))
                 .collect();
             let what = format!("responses {}/{}", index + 1, self.models.len());
-            let replies = self.asking(defense).ask(context, &questions, &what)?;
+            let replies = self.query(defense).ask(context, &questions, &what)?;
             missing.count(&replies);
             for (position, (attack, reply)) in asked.iter().zip(replies).enumerate() {
                 rows.push(ResponseRow {
@@ -231,9 +262,9 @@ impl Sampler for Respond {
         Some(self.group)
     }
 
-    fn askings(&self) -> Vec<(String, ModelQuery<'_>)> {
+    fn queries(&self) -> Vec<(String, ModelQuery<'_>)> {
         let asked = self.models.iter().enumerate().filter(|(_, defense)| defense.weight > 0.0);
-        asked.map(|(index, defense)| (format!("models.{index}.model"), self.asking(defense))).collect()
+        asked.map(|(index, defense)| (format!("models.{index}.model"), self.query(defense))).collect()
     }
 }
 
@@ -281,9 +312,9 @@ impl Respond {
     }
 
     /// How a model is asked: with its own `prompt`, or else that of the stage.
-    fn asking<'a>(&'a self, defense: &'a Defense) -> ModelQuery<'a> {
-        let asking = defense.asking(&self.sampling);
-        ModelQuery { prompt: asking.prompt.or(self.prompt.as_ref()), ..asking }
+    fn query<'a>(&'a self, defense: &'a Defense) -> ModelQuery<'a> {
+        let query = defense.query(&self.sampling);
+        ModelQuery { prompt: query.prompt.or(self.prompt.as_ref()), ..query }
     }
 
     /// The attacks of all datasets, then the benign prompts drawn for this node, with new ids.

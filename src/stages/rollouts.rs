@@ -12,7 +12,7 @@ pub trait Sampler {
     /// Completions of each prompt; `None` if the stage does not fix their number.
     fn group(&self) -> Option<usize>;
     /// The key of each model, and how the model is asked.
-    fn askings(&self) -> Vec<(String, ModelQuery<'_>)>;
+    fn queries(&self) -> Vec<(String, ModelQuery<'_>)>;
     /// Whether `max_new_tokens` limits the completions; it does not with a `choice`.
     fn is_free(&self) -> bool {
         true
@@ -66,12 +66,12 @@ impl<'a> Rollouts<'a> {
 
     /// Checks that another turn of the same episodes, `name`, has the same models and sampling.
     pub fn check_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
-        let (own, others) = (self.by.askings(), other.by.askings());
-        for ((key, asking), (model_mismatch, another)) in own.iter().zip(&others) {
-            if self.upstream.is_same(asking.model, other.upstream, another.model) == Some(false) {
+        let (own, others) = (self.by.queries(), other.by.queries());
+        for ((key, query), (model_mismatch, another)) in own.iter().zip(&others) {
+            if self.upstream.is_same(query.model, other.upstream, another.model) == Some(false) {
                 return Err(format!(
                     "all turns must have the same model, found `{}` in {} and `{}` in {}",
-                    asking.model.text(),
+                    query.model.text(),
                     (self.place)(key),
                     another.model.text(),
                     (other.place)(model_mismatch)
@@ -119,46 +119,45 @@ impl<'a> Rollouts<'a> {
 
     /// A warning if one of the completions is of another model than `model` of the stage with this `upstream`.
     pub fn model_mismatch(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
-        let is_other = |(_, asking): &(_, ModelQuery)| {
-            upstream.is_same(model, self.upstream, asking.model) == Some(false)
-        };
-        let (key, asking) = self.by.askings().into_iter().find(is_other)?;
+        let is_other =
+            |(_, query): &(_, ModelQuery)| upstream.is_same(model, self.upstream, query.model) == Some(false);
+        let (key, query) = self.by.queries().into_iter().find(is_other)?;
         Some(format!(
             "`{}` learns from completions of another model, `{}`: see {}",
             model.text(),
-            asking.model.text(),
+            query.model.text(),
             (self.place)(&key)
         ))
     }
 }
 
 /// A warning if the model was trained in this role, but on completions to another `prompt`, `system` or `chat`.
-pub fn prompt_mismatch(upstream: Upstream, asking: &ModelQuery) -> Option<CheckError> {
-    since(upstream, asking.model, asking)
+pub fn prompt_mismatch(upstream: Upstream, query: &ModelQuery) -> Option<CheckError> {
+    since(upstream, query.model, query)
 }
 
 /// The same for the last step that trained `model` in that role.
-fn since(upstream: Upstream, model: &Input<Model>, asking: &ModelQuery) -> Option<CheckError> {
+fn since(upstream: Upstream, model: &Input<Model>, query: &ModelQuery) -> Option<CheckError> {
     let update = upstream.stage::<Update, _>(model)?;
-    let before = || since(update.upstream(), update.stage.model(), asking);
+    let before = || since(update.upstream(), update.stage.model(), query);
     let Some(rollouts) = update.stage.rollouts(update.upstream()) else { return before() };
     let is_trained = |(_, other): &(_, ModelQuery)| {
-        other.role == asking.role
+        other.role == query.role
             && update.upstream().is_same(update.stage.model(), rollouts.upstream, other.model) == Some(true)
     };
-    let trained: Vec<(String, ModelQuery)> = rollouts.by.askings().into_iter().filter(is_trained).collect();
+    let trained: Vec<(String, ModelQuery)> = rollouts.by.queries().into_iter().filter(is_trained).collect();
     let Some((of, first)) = trained.first() else { return before() };
-    if trained.iter().any(|(_, other)| asking.first_difference(other).is_none()) {
+    if trained.iter().any(|(_, other)| query.first_difference(other).is_none()) {
         return None;
     }
-    let key = asking.first_difference(first)?;
+    let key = query.first_difference(first)?;
     let around = of.rsplit_once('.').map_or(String::new(), |(around, _)| format!("{around}."));
-    Some(trained_with(asking, key, &(rollouts.place)(&format!("{around}{key}"))))
+    Some(trained_with(query, key, &(rollouts.place)(&format!("{around}{key}"))))
 }
 
 /// The warning that a model was trained with another `key`, given at `place`.
-pub fn trained_with(asking: &ModelQuery, key: &str, place: &str) -> CheckError {
-    let model = asking.model.text();
+pub fn trained_with(query: &ModelQuery, key: &str, place: &str) -> CheckError {
+    let model = query.model.text();
     let message =
         format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}");
     CheckError::at(key, message)

@@ -15,12 +15,12 @@ use store::Digest;
 /// The model's sample for each question; without a question, an empty sample.
 pub fn ask<'q>(
     context: &mut Context,
-    asking: &ModelQuery,
+    query: &ModelQuery,
     questions: impl Iterator<Item = Option<Question<'q>>>,
     what: &str,
 ) -> anyhow::Result<Vec<Sample>> {
     let questions: Vec<Option<Question>> = questions.collect();
-    Ok(asking.ask(context, &questions, what)?.into_iter().map(|reply| reply.sample).collect())
+    Ok(query.ask(context, &questions, what)?.into_iter().map(|reply| reply.sample).collect())
 }
 
 /// A question to an attacker.
@@ -37,14 +37,14 @@ pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
 /// class is known.
 pub fn judge(
     context: &mut Context,
-    asking: &ModelQuery,
+    query: &ModelQuery,
     pairs: &[(&str, &str)],
     what: &str,
 ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
     let questions = pairs.iter().map(|&(prompt, response)| {
         (!has_no_text(response)).then(|| Question { prompt, response, ..Question::default() })
     });
-    let samples = ask(context, asking, questions, what)?;
+    let samples = ask(context, query, questions, what)?;
     let class = |((_, response), sample): (&(&str, &str), Sample)| match has_no_text(response) {
         true => (Some(Class::NOTHING), sample),
         false => (Class::parse(&sample.completion), sample),

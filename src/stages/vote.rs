@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Pairs, World};
-use super::asking::{Text, asking};
+use super::asking::{Chat, ModelQuery, Text, TooLong};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
 use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Upstream};
-use game::{self, Labels, Question, has_no_text, label};
+use game::{self, Answer, Labels, Question, Role, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
@@ -41,23 +41,45 @@ struct Panel {
     utility: Vec<Expert>,
 }
 
-asking! {
-    /// A model that votes.
-    struct Expert: Expert {
-        /// The model.
-        model: Input<Model>,
-        /// Its name in datasets; each expert needs its own.
-        name: String,
-        /// How answers are sampled: greedily by default.
-        #[serde(default = "greedy")]
-        sampling: Sampling,
-        /// How the label is read from the answer. An answer without a label is no vote, and is listed as `unread`.
-        #[serde(default)]
-        labels: Labels,
-        /// The template of the expert's prompt, with the variables `prompt`, `response` and `seed`. By default the sandbox's for
-        /// evaluators.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// A model that votes.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Expert {
+    /// The model.
+    model: Input<Model>,
+    /// Its name in datasets; each expert needs its own.
+    name: String,
+    /// How answers are sampled: greedily by default.
+    #[serde(default = "greedy")]
+    sampling: Sampling,
+    /// How the label is read from the answer. An answer without a label is no vote, and is listed as `unread`.
+    #[serde(default)]
+    labels: Labels,
+    /// The template of the expert's prompt, with the variables `prompt`, `response` and `seed`. By default the sandbox's for
+    /// evaluators.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl Expert {
+    fn query(&self) -> ModelQuery<'_> {
+        let Expert { model, prompt, system, chat, answer, too_long, sampling, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery { role: Role::Expert, model, prompt, system, chat, answer, too_long: *too_long, sampling }
     }
 }
 
@@ -98,13 +120,13 @@ impl Stage for Vote {
         let mut warnings = Vec::new();
         for (place, expert, classes) in self.experts.iter().flat_map(Panel::all) {
             let at = |error: CheckError| CheckError { path: format!("{place}.{}", error.path), ..error };
-            let asking = expert.asking(&expert.sampling);
+            let query = expert.query();
             let completion = match expert.labels {
                 Labels::Choice(_) => 1,
                 _ => expert.sampling.max_new_tokens,
             };
-            asking.check_context(upstream, completion, &[]).map_err(at)?;
-            warnings.extend(asking.unmentioned_labels(&expert.labels, classes).map(at));
+            query.check_context(upstream, completion, &[]).map_err(at)?;
+            warnings.extend(query.unmentioned_labels(&expert.labels, classes).map(at));
         }
         Ok(warnings)
     }
@@ -232,7 +254,7 @@ impl Panel {
                 let sampling = expert.sampling.check();
                 sampling.map_err(|message| CheckError::at(format!("{place}.sampling"), message))?;
                 expert
-                    .asking(&expert.sampling)
+                    .query()
                     .check_labels(&expert.labels, classes)
                     .map_err(|error| CheckError { path: format!("{place}.{}", error.path), ..error })?;
             }
@@ -273,8 +295,8 @@ impl Expert {
         questions: &[Option<Question>],
         classes: &'static [&'static str],
     ) -> anyhow::Result<Vec<Option<Cast>>> {
-        let asking = self.asking(&self.sampling);
-        let verdicts = asking.judge(context, questions, &self.name, &self.labels, classes)?;
+        let query = self.query();
+        let verdicts = query.judge(context, questions, &self.name, &self.labels, classes)?;
         let vote = |(question, class): (&Option<Question>, Option<usize>)| {
             question.map(|_| (self.name.clone(), class.map(|class| class == 0)))
         };

@@ -267,7 +267,7 @@ impl Unroller<'_> {
         self.graph.handed.push(CarriedValue { by: deciding.index, rounds });
     }
 
-    /// Marks a bulky output as passing if a stage of the loop itself hands it to the next round. The result of an inner loop is
+    /// Marks an evictable output as passing if a stage of the loop itself hands it to the next round. The result of an inner loop is
     /// the end of a phase and stays, as does the output of the round in which the loop stops.
     fn mark_passing(&mut self, link: &Link, depth: usize, feed: InputBinding, decision: Option<NodeId>) {
         if let (Link::Output { scope, .. }, InputBinding::Output { node, output }) = (link, feed)

@@ -12,53 +12,6 @@ use engine::{Context, InputFile};
 use model::{Arguments, GIVEN};
 use store::read::{self, MAX_TEXT_BYTES};
 
-/// Declares a struct with the keys that say how its `model` is asked, and a method `asking` that gathers them. The struct brings
-/// a key `prompt` of its own, whose doc comment names the template's variables.
-macro_rules! asking {
-    ($(#[$about:meta])* $visibility:vis struct $name:ident: $role:ident { $($own:tt)* }) => {
-        $(#[$about])*
-        #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-        #[serde(deny_unknown_fields)]
-        $visibility struct $name {
-            $($own)*
-            /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
-            #[serde(default)]
-            system: Option<$crate::asking::Text>,
-            /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
-            /// that template, such as { enable_thinking: false }.
-            #[serde(default)]
-            chat: $crate::asking::Chat,
-            /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-            /// without this part has an empty text.
-            #[serde(default)]
-            answer: Option<game::Answer>,
-            /// What to do if a prompt and the longest completion together exceed the model's context.
-            #[serde(default)]
-            too_long: $crate::asking::TooLong,
-        }
-
-        impl $name {
-            fn asking<'a>(
-                &'a self,
-                sampling: &'a rollout::Sampling,
-            ) -> $crate::asking::ModelQuery<'a> {
-                $crate::asking::ModelQuery {
-                    role: game::Role::$role,
-                    model: &self.model,
-                    prompt: self.prompt.as_ref(),
-                    system: self.system.as_ref(),
-                    chat: &self.chat,
-                    answer: self.answer.as_ref(),
-                    too_long: self.too_long,
-                    sampling,
-                }
-            }
-        }
-    };
-}
-
-pub(crate) use asking;
-
 /// A text in the pipeline or in a file.
 #[derive(Clone, Debug)]
 pub enum Text {

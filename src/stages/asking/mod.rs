@@ -3,6 +3,12 @@
 //! No case is dropped silently. No model is asked about an empty text. A judge's verdict is undetermined if no label can be read.
 //! A prompt that does not fit into the context is an error; with `too_long: skip` the model is not asked, and what it would have
 //! said is not known. The stage counts and reports each case.
+//!
+//! Each stage declares the keys `system`, `chat`, `answer` and `too_long` itself, after its own, and has a method `query` that
+//! gathers them. A shared struct with `#[serde(flatten)]` would need no repetition, but serde then buffers these keys: errors in
+//! them lose their places, and a misspelt key is no longer reported beside the names of the known ones. A macro that declares the
+//! stage's struct hides its fields from rustfmt and rust-analyzer. A trait would need an accessor for each key, and no code is
+//! generic over the stages.
 
 mod keys;
 mod room;
@@ -11,7 +17,6 @@ use std::fmt;
 
 use anyhow::Context as _;
 
-pub(super) use keys::asking;
 pub use keys::{Chat, Text, TooLong};
 pub use room::TokenLimit;
 
@@ -129,9 +134,9 @@ impl<'a> ModelQuery<'a> {
     /// The first key in which this and another way of asking differ.
     pub fn first_difference(&self, other: &ModelQuery) -> Option<&'static str> {
         let text = |text: &Text| text.peek().ok().flatten().unwrap_or_else(|| text.shown());
-        let prompt = |asking: &ModelQuery| match asking.prompt {
+        let prompt = |query: &ModelQuery| match query.prompt {
             Some(prompt) => text(prompt),
-            None => Prompt::default_source(asking.role, asking.chat.is_on()).into(),
+            None => Prompt::default_source(query.role, query.chat.is_on()).into(),
         };
         let differ = [
             ("chat", self.chat != other.chat),

@@ -15,9 +15,9 @@ impl Evaluation<'_> {
         let stage = self.stage;
         let seeds = artifact::seeds(context, &stage.seeds)?;
         let hazards = trial::hazards(&seeds, stage.group, &stage.seeds.text())?;
-        let asking = ModelQuery::with_default_prompt(Role::Attacker, &stage.attacker, &stage.sampling);
+        let query = ModelQuery::with_default_prompt(Role::Attacker, &stage.attacker, &stage.sampling);
         let questions = hazards.iter().map(|seed| trial::seed(seed));
-        let samples = trial::ask(context, &asking, questions, "attacks")?;
+        let samples = trial::ask(context, &query, questions, "attacks")?;
         let attacks = trial::attack_rows(&hazards, samples, stage.group, 0, &self.at);
         let kept: Vec<bool> = attacks.iter().map(|attack| self.keeps_meaning(attack)).collect();
         self.rates.share("attacker", "meaning_kept", kept);

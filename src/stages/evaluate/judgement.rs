@@ -18,8 +18,8 @@ impl Evaluation<'_> {
         what: &str,
     ) -> anyhow::Result<Vec<(Option<Class>, Sample)>> {
         let sampling = Sampling { max_new_tokens: 3, ..self.greedy.clone() };
-        let asking = ModelQuery::with_default_prompt(Role::Evaluator, &self.stage.evaluator, &sampling);
-        trial::judge(context, &asking, pairs, what)
+        let query = ModelQuery::with_default_prompt(Role::Evaluator, &self.stage.evaluator, &sampling);
+        trial::judge(context, &query, pairs, what)
     }
 
     /// Measures the evaluator on the fresh pairs: against the truth, against the experts, and the success rate by its verdicts.

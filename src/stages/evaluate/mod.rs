@@ -125,8 +125,8 @@ impl Stage for Evaluate {
         let others = self.others.iter().map(|other| (Role::Defender, &other.model));
         let own = [(Role::Attacker, &self.attacker), (Role::Defender, &self.defender)];
         for (role, model) in own.into_iter().chain(others) {
-            let asking = ModelQuery::with_default_prompt(role, model, &self.sampling);
-            asking.check_context(upstream, self.sampling.max_new_tokens, &[])?;
+            let query = ModelQuery::with_default_prompt(role, model, &self.sampling);
+            query.check_context(upstream, self.sampling.max_new_tokens, &[])?;
         }
         // Models are asked with the sandbox's prompts.
         let asked = [
@@ -217,7 +217,7 @@ impl Evaluation<'_> {
         sampling: &Sampling,
         what: &str,
     ) -> anyhow::Result<Vec<Sample>> {
-        let asking = ModelQuery::with_default_prompt(Role::Defender, model, sampling);
-        trial::ask(context, &asking, prompts.iter().map(trial::attack), what)
+        let query = ModelQuery::with_default_prompt(Role::Defender, model, sampling);
+        trial::ask(context, &query, prompts.iter().map(trial::attack), what)
     }
 }

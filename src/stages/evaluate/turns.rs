@@ -74,14 +74,14 @@ impl Evaluation<'_> {
         first: usize,
         turn: usize,
     ) -> anyhow::Result<Vec<AttackRow>> {
-        let asking =
+        let query =
             ModelQuery::with_default_prompt(Role::Attacker, &self.stage.attacker, &self.stage.sampling);
         let before: Vec<_> = responses.iter().map(turns::after).collect();
         let conversations: Vec<_> = before.iter().map(|turns| turns::conversation(turns)).collect();
         let questions = responses.iter().zip(&conversations).map(|(row, conversation)| {
             Some(Question { seed: &row.origin.seed, conversation, ..Question::default() })
         });
-        let samples = trial::ask(context, &asking, questions, &format!("attacks, turn {turn}"))?;
+        let samples = trial::ask(context, &query, questions, &format!("attacks, turn {turn}"))?;
         let row = |(index, ((response, turns), sample))| {
             let (response, sample): (&ResponseRow, data::Sample) = (response, sample);
             AttackRow {
@@ -109,13 +109,13 @@ impl Evaluation<'_> {
         first: usize,
         turn: usize,
     ) -> anyhow::Result<Vec<ResponseRow>> {
-        let asking = ModelQuery::with_default_prompt(Role::Defender, model, &self.stage.sampling);
+        let query = ModelQuery::with_default_prompt(Role::Defender, model, &self.stage.sampling);
         let conversations: Vec<_> = attacks.iter().map(|row| turns::conversation(&row.turns)).collect();
         let questions = attacks.iter().zip(&conversations).map(|(row, conversation)| {
             let question = Question { prompt: &row.text, conversation, ..Question::default() };
             (!has_no_text(&row.text)).then_some(question)
         });
-        let samples = trial::ask(context, &asking, questions, &format!("{name}, turn {turn}"))?;
+        let samples = trial::ask(context, &query, questions, &format!("{name}, turn {turn}"))?;
         Ok(trial::response_rows(attacks, samples, name, first, &self.at))
     }
 }

@@ -1,5 +1,7 @@
 //! Preferences by a judge. It is asked about each pair in both orders, so that a judge that prefers a position makes ties.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -7,46 +9,68 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 
 use crate::artifact::{self, Comparable, Model, Responses};
-use crate::asking::{JudgeReply, SkippedCounts, Text, TokenLimit, asking};
+use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
 use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
 use crate::turns;
 use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
 use engine::{CheckError, Context, Input, Upstream};
-use game::{COMPARISON, Labels, Question, has_no_text, label};
+use game::{Answer, COMPARISON, Labels, Question, Role, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
-asking! {
-    /// Shows a judge two completions of a group and asks which is better, in both orders. If the two answers disagree, the pair
-    /// is a tie: it is in `comparisons`, and nothing is learnt from it.
-    pub struct ByJudge: Arbiter {
-        /// What to compare: attacks or responses, with `group` completions of each prompt. Completions that no model was asked
-        /// for are in no pair.
-        data: Input<Comparable>,
-        /// The judge.
-        model: Input<Model>,
-        /// With attacks: the responses to them, so that the judge sees what the attacks achieved. If an attack has several, the
-        /// judge sees the first.
-        #[serde(default)]
-        responses: Option<Input<Responses>>,
-        /// How many pairs of each group to compare. The members form a ring in random order; neighbours are compared first, then
-        /// members farther apart, at most all pairs. By default only neighbours: as many pairs as the group has members, or one
-        /// pair in a group of two.
-        #[serde(default)]
-        pairs: Option<usize>,
-        /// How answers are sampled: greedily by default.
-        #[serde(default = "greedy")]
-        sampling: Sampling,
-        /// How the answer is read: as `first` or `second`. By default the judge chooses between `A` and `B`.
-        #[serde(default = "letters")]
-        labels: Labels,
-        /// The template of the judge's prompt, with the variables `first` and `second`, the two completions; `prompt`, which both
-        /// answer; `seed`; and with `responses` also `first_response` and `second_response`. Required, since no model of the
-        /// sandbox compares. A model that judges a single completion can be asked about the first of the two, in both orders.
-        #[serde(default)]
-        prompt: Option<Text>,
+/// Shows a judge two completions of a group and asks which is better, in both orders. If the two answers disagree, the pair
+/// is a tie: it is in `comparisons`, and nothing is learnt from it.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ByJudge {
+    /// What to compare: attacks or responses, with `group` completions of each prompt. Completions that no model was asked
+    /// for are in no pair.
+    data: Input<Comparable>,
+    /// The judge.
+    model: Input<Model>,
+    /// With attacks: the responses to them, so that the judge sees what the attacks achieved. If an attack has several, the
+    /// judge sees the first.
+    #[serde(default)]
+    responses: Option<Input<Responses>>,
+    /// How many pairs of each group to compare. The members form a ring in random order; neighbours are compared first, then
+    /// members farther apart, at most all pairs. By default only neighbours: as many pairs as the group has members, or one
+    /// pair in a group of two.
+    #[serde(default)]
+    pairs: Option<usize>,
+    /// How answers are sampled: greedily by default.
+    #[serde(default = "greedy")]
+    sampling: Sampling,
+    /// How the answer is read: as `first` or `second`. By default the judge chooses between `A` and `B`.
+    #[serde(default = "letters")]
+    labels: Labels,
+    /// The template of the judge's prompt, with the variables `first` and `second`, the two completions; `prompt`, which both
+    /// answer; `seed`; and with `responses` also `first_response` and `second_response`. Required, since no model of the
+    /// sandbox compares. A model that judges a single completion can be asked about the first of the two, in both orders.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The template of the chat's system prompt. It may use the same variables as `prompt`, or none.
+    #[serde(default)]
+    system: Option<Text>,
+    /// Whether the prompt is the user's message in the model's chat template. A map means `true` and passes arguments to
+    /// that template, such as { enable_thinking: false }.
+    #[serde(default)]
+    chat: Chat,
+    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
+    /// without this part has an empty text.
+    #[serde(default)]
+    answer: Option<Answer>,
+    /// What to do if a prompt and the longest completion together exceed the model's context.
+    #[serde(default)]
+    too_long: TooLong,
+}
+
+impl ByJudge {
+    fn query(&self) -> ModelQuery<'_> {
+        let ByJudge { model, prompt, system, chat, answer, too_long, sampling, .. } = self;
+        let (prompt, system, answer) = (prompt.as_ref(), system.as_ref(), answer.as_ref());
+        ModelQuery { role: Role::Arbiter, model, prompt, system, chat, answer, too_long: *too_long, sampling }
     }
 }
 
@@ -73,9 +97,9 @@ impl ByJudge {
             return Err(CheckError { path: String::new(), message });
         }
         self.sampling.check().map_err(|message| CheckError::at("sampling", message))?;
-        let asking = self.asking(&self.sampling);
-        asking.check_labels(&self.labels, ORDER)?;
-        let uses = ["first_response", "second_response"].map(|variable| asking.uses(variable));
+        let query = self.query();
+        query.check_labels(&self.labels, ORDER)?;
+        let uses = ["first_response", "second_response"].map(|variable| query.uses(variable));
         match (&self.responses, uses) {
             (None, [false, false]) | (Some(_), [true, true]) => Ok(()),
             (None, _) => {
@@ -103,13 +127,13 @@ impl ByJudge {
             );
             return Err(CheckError::at("responses", message));
         }
-        let asking = self.asking(&self.sampling);
+        let query = self.query();
         let completion = match self.labels {
             Labels::Choice(_) => 1,
             _ => self.sampling.max_new_tokens,
         };
-        let room = asking.check_context(upstream, completion, &self.longest(upstream))?;
-        Ok(room.into_iter().chain(asking.unmentioned_labels(&self.labels, ORDER)).collect())
+        let room = query.check_context(upstream, completion, &self.longest(upstream))?;
+        Ok(room.into_iter().chain(query.unmentioned_labels(&self.labels, ORDER)).collect())
     }
 
     /// The maximum lengths of the texts in the prompt, if stages make them.
@@ -140,8 +164,7 @@ impl ByJudge {
             .map(|order| order.map(|index| &completions[index]))
             .collect();
         let questions: Vec<Option<Question>> = shown.iter().map(question).collect();
-        let verdicts =
-            self.asking(&self.sampling).judge(context, &questions, "comparisons", &self.labels, ORDER)?;
+        let verdicts = self.query().judge(context, &questions, "comparisons", &self.labels, ORDER)?;
         let at = artifact::position(context);
         let mut tally = Tally::default();
         let mut preferences = Vec::new();
