@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -195,7 +195,7 @@ fn jobs(jobs: Option<u32>) -> RunOptions {
 
 /// Says on a terminal what to look at after a run.
 fn suggest_next(metrics: &[RunMetricRow]) {
-    if std::io::stderr().is_terminal() {
+    if progress::is_on_terminal() {
         match metrics.is_empty() {
             true => eprintln!("next: triplay runs show latest"),
             false => eprintln!("next: triplay report latest -o report.html, or triplay ui"),

@@ -15,11 +15,16 @@ use output::{one_line, several, visible};
 /// A bar if standard error is a terminal and `CI` is not set, otherwise plain lines.
 pub fn reporter() -> Box<dyn Progress> {
     let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    if std::io::stderr().is_terminal() && !ci {
+    if is_on_terminal() && !ci {
         Box::new(Terminal::new())
     } else {
         Box::new(Lines::new(Box::new(output::stderr())))
     }
+}
+
+/// Whether a person reads standard error as it is written.
+pub fn is_on_terminal() -> bool {
+    std::io::stderr().is_terminal()
 }
 
 /// One bar for the run, one line for each running node.

@@ -83,6 +83,7 @@ fn says_what_is_true(page: &str, least: usize) {
 /// Does the steps of a section and returns the differences.
 fn play(section: &Section) -> Vec<String> {
     let space = Space::new();
+    std::fs::remove_file(space.path("small.yaml")).unwrap();
     let mut different = Vec::new();
     for step in &section.steps {
         match step {

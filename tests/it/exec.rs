@@ -224,7 +224,7 @@ fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
     fails("command: mkdir -p out/in, outputs: { out: folder }", "found the folder `in` in it");
     fails(
         "command: [glowvenom]",
-        "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the PATH of",
+        "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the default PATH of a command)",
     );
     fails("command: [glowvenom]", "help: `pass: [PATH]` passes on the PATH of triplay");
     fails("command: [glowvenom], env: { PATH: /none }", "`glowvenom` in /none (the command's PATH)");
@@ -756,7 +756,7 @@ fn a_rate_that_nobody_waits_for_does_not_hold_up_the_end_of_a_run() {
         "p.yaml",
         "pipeline: p\nstages:\n  a: { kind: exec, command: echo moss, resources: { gpu: 4 } }\n",
     );
-    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "the stage takes 4 of `gpu`, but there is one");
+    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "the stage takes 4 of `gpu`, but the pipeline has 1 by default");
 }
 
 #[test]

@@ -52,7 +52,8 @@ fn crates_use_only_those_below() {
         let name = path.file_name().unwrap().to_str().unwrap();
         // `cli` is part of the package at the root.
         let manifest = if name == "cli" { root } else { &path }.join("Cargo.toml");
-        if name != "cli" && !tested.contains(&format!("\"src/{name}\"")) {
+        // `.ci/run` tests the program that has Polars.
+        if !["cli", "query"].contains(&name) && !tested.contains(&format!("\"src/{name}\"")) {
             wrong.push(format!("src/{name} is not in default-members, so `cargo test` does not test it"));
         }
         for other in used(&fs::read_to_string(&manifest).unwrap()) {

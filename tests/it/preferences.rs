@@ -222,7 +222,7 @@ fn what_cannot_be_compared_or_learnt_from_is_an_error() {
     fails(
         "data: rewards, margin: 2",
         "data: { path: rewards.parquet }",
-        "group 0 of `rewards.parquet` has completions of several prompts",
+        "group 0 of `rewards.parquet` must have completions of one prompt, found several",
     );
     let warned = |from: &str, to: &str, expected: &str| {
         assert!(text.contains(from), "{from}");

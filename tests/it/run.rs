@@ -85,7 +85,7 @@ fn shows_datasets(space: &Space) {
     show(&["latest:world.seeds", "--columns", "sed_id"])
         .fails(2, "there is no column `sed_id`; did you mean `seed_id`?");
     show(&["nothing.parquet"]).fails(2, "there is no file nothing.parquet; a dataset of a run is RUN:NODE");
-    show(&["latest:warmup"]).fails(2, "`warmup` is a model, not a dataset");
+    show(&["latest:warmup"]).fails(2, "`warmup` must be a dataset, found a model");
 }
 
 #[test]

@@ -172,13 +172,14 @@ outputs
 
 keys
   data: an input of type responses or labels, required
-      What to judge: responses, or labelled pairs when the evaluator is trained.
+      What to judge: responses, or labelled pairs to train the evaluator on.
   model: an input of type model, required
       The evaluator.
   group: a whole number, by default 1
-      Verdicts for each pair; they are one group of GRPO when the evaluator is trained.
+      Verdicts on each pair; together they are one group of GRPO when the evaluator is
+      trained.
   sampling: a map, by default { temperature: 0, max_new_tokens: 3 }
-      How verdicts are drawn: greedily by default; an evaluator in training samples at
+      How verdicts are sampled: greedily by default. To train the evaluator, sample at
       temperature 1.
       temperature: a number, by default 1
           Logits are divided by it before sampling; 0 takes the most probable token.
