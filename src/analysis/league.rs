@@ -339,6 +339,6 @@ observations per cell and seed: of 80
         assert_eq!((league.mean, league.undetermined[1][1], league.counts[1][1]), (None, 20, 0));
         let text = leagues_text(&of(&rows));
         assert!(text.contains("round 1                 -     75.0        -\n"), "{text}");
-        assert!(text.ends_with("cell: of 0 to 80; 0.0 to 100.0 % undetermined, left out\n"), "{text}");
+        assert!(text.ends_with("cell and seed: of 0 to 80; 0.0 to 100.0 % undetermined, left out\n"), "{text}");
     }
 }
