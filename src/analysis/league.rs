@@ -26,7 +26,9 @@ pub struct League {
     pub ablation: String,
     /// The stage, without ablation and seed.
     pub node: String,
+    /// Names of the attackers: the rows of the table.
     pub attackers: Vec<String>,
+    /// Names of the defenders: the columns of the table.
     pub defenders: Vec<String>,
     /// By attacker and defender: the share of successful attacks.
     pub success: Vec<Vec<Option<Estimate>>>,

@@ -13,7 +13,7 @@ use crate::engine::progress::{Outcome, Progress};
 use output::{one_line, several, visible};
 
 /// A bar if standard error is a terminal and `CI` is not set, otherwise plain lines.
-pub fn reporter() -> Box<dyn Progress> {
+pub(crate) fn reporter() -> Box<dyn Progress> {
     let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     if std::io::stderr().is_terminal() && !ci {
         Box::new(Terminal::new())

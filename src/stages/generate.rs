@@ -15,7 +15,7 @@ use rollout::Sampling;
 asking! {
     /// Has the attacker wrap seed prompts: draws seed prompts and samples a group of attacks for each. With `continue`, samples
     /// the next turn of conversations instead.
-    pub struct Generate: Attacker {
+    pub(crate) struct Generate: Attacker {
         /// The attacker.
         model: Input<Model>,
         /// The seed prompts to draw from. Required unless `continue` is given.

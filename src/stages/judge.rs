@@ -14,7 +14,7 @@ use rollout::Sampling;
 asking! {
     /// Asks the evaluator for a verdict on each response: negative (unsafe), rejective (a plain refusal) or positive (safe and
     /// helpful).
-    pub struct Judge: Evaluator {
+    pub(crate) struct Judge: Evaluator {
         /// What to judge: responses, or labelled pairs to train the evaluator on.
         pub(super) data: Input<Judgeable>,
         /// The evaluator.

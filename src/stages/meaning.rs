@@ -12,7 +12,7 @@ use rollout::Sampling;
 
 asking! {
     /// Asks a judge whether each attack keeps the meaning of its seed prompt: kept or lost.
-    pub struct Meaning: MeaningJudge {
+    pub(crate) struct Meaning: MeaningJudge {
         /// The attacks to judge.
         pub(super) data: Input<Attacks>,
         /// The judge.
