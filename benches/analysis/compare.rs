@@ -23,7 +23,7 @@ fn median(times: usize, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::
 }
 
 /// Two runs on 100,000 prompts, each of a hazard of its own: one attempt at each, and three.
-pub fn compare() -> anyhow::Result<()> {
+pub(crate) fn compare() -> anyhow::Result<()> {
     const PROMPTS: u32 = 100_000;
     let space = tempfile::tempdir()?;
     std::env::set_current_dir(space.path())?;

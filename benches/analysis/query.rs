@@ -50,7 +50,7 @@ const QUERIES: [(&str, &str); 5] = [
     ),
 ];
 
-pub fn query() -> anyhow::Result<()> {
+pub(crate) fn query() -> anyhow::Result<()> {
     let space = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let begun = Instant::now();
     std::env::set_current_dir(space.path())?;

@@ -6,7 +6,7 @@ use std::ops::Range;
 const LABELS: usize = 2;
 
 /// Aligned text. Columns that do not fit a terminal continue below, with the labels of the rows.
-pub fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -25,7 +25,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// A Markdown table below its title.
-pub fn markdown(title: &str, rows: &[Vec<String>]) -> String {
+pub(crate) fn markdown(title: &str, rows: &[Vec<String>]) -> String {
     let mut letters = title.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
     let mut text = format!("\n{first}{}:\n\n", letters.as_str());

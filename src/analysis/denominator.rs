@@ -13,7 +13,9 @@ use game::undetermined;
 /// The least and the greatest value over all displayed evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Span<T> {
+    /// In the evaluation with the fewest.
     pub least: T,
+    /// In the evaluation with the most.
     pub most: T,
 }
 
@@ -92,7 +94,7 @@ impl Denominator {
 
 /// Lines below a table of these measures: the counts of each, and the undetermined shares, after the mark that the table uses for
 /// them.
-pub fn footnotes(denominators: &[(&Measure, Denominator)], mark: &str) -> String {
+pub(crate) fn footnotes(denominators: &[(&Measure, Denominator)], mark: &str) -> String {
     let left_out = format!("{mark}undetermined and left out, percent of all: ");
     let listed = |of: fn(&Denominator) -> Option<String>| -> Vec<String> {
         let shown = denominators.iter();

@@ -26,7 +26,9 @@ pub struct League {
     pub ablation: String,
     /// The stage, without ablation and seed.
     pub node: String,
+    /// Names of the attackers: the rows of the table.
     pub attackers: Vec<String>,
+    /// Names of the defenders: the columns of the table.
     pub defenders: Vec<String>,
     /// By attacker and defender: the share of successful attacks.
     pub success: Vec<Vec<Option<Estimate>>>,
@@ -339,6 +341,9 @@ observations per cell and seed: of 80
         assert_eq!((league.mean, league.undetermined[1][1], league.counts[1][1]), (None, 20, 0));
         let text = leagues_text(&of(&rows));
         assert!(text.contains("round 1                 -     75.0        -\n"), "{text}");
-        assert!(text.ends_with("cell and seed: of 0 to 80; 0.0 to 100.0 % undetermined, left out\n"), "{text}");
+        assert!(
+            text.ends_with("cell and seed: of 0 to 80; 0.0 to 100.0 % undetermined, left out\n"),
+            "{text}"
+        );
     }
 }

@@ -24,9 +24,11 @@ pub struct Panel {
     pub seed: Option<u64>,
     /// Models by the names that tables show.
     pub attackers: BTreeMap<String, Digest>,
+    /// As `attackers`.
     pub defenders: BTreeMap<String, Digest>,
     /// The seeds dataset whose held-out hazards are attacked, and the world whose oracle judges.
     pub seeds: Digest,
+    /// The world whose oracle judges.
     pub world: Digest,
     /// The parameters of sampling.
     pub sampling: Value,

@@ -22,6 +22,7 @@ const AGAIN: &str = "again";
 pub struct Judged {
     /// The node that generated the responses.
     pub node: String,
+    /// The digest of its responses.
     pub digest: Digest,
     /// The responses that are not empty.
     pub responses: Vec<ResponseRow>,
@@ -139,8 +140,11 @@ impl Judged {
 /// The agreement of judges on responses.
 #[derive(Serialize)]
 pub struct Agreement {
+    /// The number of responses that were judged.
     pub responses: usize,
+    /// The rates of each judge's classes.
     pub judges: Vec<JudgeRates>,
+    /// The agreement of each two judges.
     pub pairs: Vec<Pair>,
     /// Krippendorff's α of all judges; an undetermined verdict counts as missing.
     pub alpha: Option<f64>,

@@ -16,12 +16,14 @@ use runs::variant;
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Measure {
+    /// The model or role that is measured, such as `defender`.
     pub subject: String,
+    /// The metric's name, such as `attack_success`.
     pub metric: String,
 }
 
 /// Identifies a run within an ablation: the index of its file, and its seed if the file has several.
-pub type SampleId = (usize, Option<u64>);
+pub(crate) type SampleId = (usize, Option<u64>);
 
 /// The values of a metric in one ablation: for each sample, the phases in order with the value after each; `None` where
 /// everything is undetermined.
@@ -29,6 +31,7 @@ pub type SampleId = (usize, Option<u64>);
 pub struct Series {
     /// Empty without an ablation.
     pub ablation: String,
+    /// Phases and values by sample.
     pub samples: BTreeMap<SampleId, Vec<(String, Option<f64>)>>,
 }
 
@@ -75,7 +78,7 @@ impl Series {
 
 /// The differences `a` − `b`, sample by sample where both have a value. Samples of different files match by seed, if there is
 /// exactly one.
-pub fn differences(a: &BTreeMap<SampleId, f64>, b: &BTreeMap<SampleId, f64>) -> Vec<f64> {
+pub(crate) fn differences(a: &BTreeMap<SampleId, f64>, b: &BTreeMap<SampleId, f64>) -> Vec<f64> {
     let like = |(file, seed): &SampleId| {
         b.get(&(*file, *seed)).copied().or_else(|| {
             let mut others = b.iter().filter(|((_, other), _)| seed.is_some() && other == seed);
@@ -93,7 +96,7 @@ const TRAINING: &str = "update";
 
 /// Selects the rows of a measure. If both evaluations and training report it, such as the attacker's entropy, only evaluations
 /// count, for the rate as for its undetermined share. Rows of guards never count.
-pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetricRow) -> bool {
+pub(crate) fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetricRow) -> bool {
     let is_own = |row: &RunMetricRow| {
         let metric = &row.metric;
         metric.subject == measure.subject && metric.metric == measure.metric && metric.phase != HALTED
@@ -111,10 +114,10 @@ pub fn is_of(runs: &[Vec<RunMetricRow>], measure: &Measure) -> impl Fn(&RunMetri
 }
 
 /// A node and one of its phases.
-pub type Place<'r> = (&'r str, &'r str);
+pub(crate) type Place<'r> = (&'r str, &'r str);
 
 /// The place of a metric and of its undetermined share: a node may have several phases.
-pub fn place(row: &RunMetricRow) -> Place<'_> {
+pub(crate) fn place(row: &RunMetricRow) -> Place<'_> {
     (&row.node, &row.metric.phase)
 }
 
@@ -213,11 +216,11 @@ fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) ->
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use data::Position;
 
-    pub fn row(node: &str, iteration: u32, phase: &str, value: f64) -> RunMetricRow {
+    pub(crate) fn row(node: &str, iteration: u32, phase: &str, value: f64) -> RunMetricRow {
         let at = Position { iteration, step: 0, rng_seed: String::new() };
         let (subject, metric) = ("defender".into(), "attack_success".into());
         let metric = MetricRow { phase: phase.into(), subject, metric, value, count: 1, at };

@@ -29,20 +29,25 @@ pub enum Aspect {
 /// A line: a quantity of an ablation, with an estimate for each measure that it has.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
+    /// The quantity that the line is about.
     pub aspect: Aspect,
+    /// Empty without an ablation.
     pub ablation: String,
     /// The phase, if the line is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// One for each of [`Summary::measures`]; `None` where the line lacks the measure.
     pub estimates: Vec<Option<Estimate>>,
 }
 
 /// The whole table. `lines` are sorted by aspect, then in the order of the run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    /// The columns of the table.
     pub measures: Vec<Measure>,
     /// The observations behind the values of each measure, and the undetermined ones.
     pub denominators: Vec<Option<Denominator>>,
+    /// The rows of the table.
     pub lines: Vec<Line>,
 }
 

@@ -64,7 +64,7 @@ pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
 }
 
 /// The heading of a measure's column.
-pub fn heading(measure: &Measure) -> String {
+pub(crate) fn heading(measure: &Measure) -> String {
     if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {
         let whole = Measure { subject: measure.subject.clone(), metric: metric.to_owned() };
         return heading(&whole) + " undet.";
@@ -101,7 +101,7 @@ pub fn is_share(metric: &str) -> bool {
 }
 
 /// Formats a number that is not a share: three decimals, or scientific notation if small.
-pub fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size > 0.0 && size < 0.005 => format!("{value:.1e}"),
         _ => format!("{value:.3}"),

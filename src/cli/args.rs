@@ -6,7 +6,7 @@ use clap::Args;
 
 /// A pipeline file and the parameters to change in it.
 #[derive(Args, Clone)]
-pub struct FileArgs {
+pub(crate) struct FileArgs {
     /// The pipeline's YAML file
     pub file: PathBuf,
     /// Change a parameter of the pipeline, or its seed
@@ -21,7 +21,7 @@ pub struct FileArgs {
 }
 
 #[derive(Args, Clone)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct RunArgs {
 }
 
 #[derive(Args, Clone)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct PlanArgs {
 }
 
 #[derive(Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
     /// The node, such as `play[1]/red[03]/update`
@@ -92,7 +92,7 @@ pub struct ExplainArgs {
 }
 
 #[derive(Args)]
-pub struct RunsListArgs {
+pub(crate) struct RunsListArgs {
     /// Only runs of this pipeline
     pub pipeline: Option<String>,
     /// Print one JSON object a run
@@ -101,7 +101,7 @@ pub struct RunsListArgs {
 }
 
 #[derive(Args)]
-pub struct RunsShowArgs {
+pub(crate) struct RunsShowArgs {
     /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
     #[arg(default_value = "latest")]
     pub run: String,
@@ -111,7 +111,7 @@ pub struct RunsShowArgs {
 }
 
 #[derive(Args)]
-pub struct RunsCompareArgs {
+pub(crate) struct RunsCompareArgs {
     /// Runs, or RUN@ABLATION: each is compared with the first, and the p-values of all are adjusted together
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     pub runs: Vec<String>,
@@ -130,7 +130,7 @@ pub struct RunsCompareArgs {
 }
 
 #[derive(Args)]
-pub struct RunsRmArgs {
+pub(crate) struct RunsRmArgs {
     /// The runs to remove
     #[arg(required = true)]
     pub runs: Vec<String>,
@@ -142,7 +142,7 @@ pub struct RunsRmArgs {
 }
 
 #[derive(Args)]
-pub struct StatsArgs {
+pub(crate) struct StatsArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Print one JSON object
@@ -151,7 +151,7 @@ pub struct StatsArgs {
 }
 
 #[derive(Args)]
-pub struct GcArgs {
+pub(crate) struct GcArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Only report what would be freed
@@ -169,14 +169,14 @@ pub struct GcArgs {
 }
 
 #[derive(Args, Clone)]
-pub struct CacheArgs {
+pub(crate) struct CacheArgs {
     /// The folder of the cache, which holds the outputs of stages
     #[arg(long, value_name = "DIR", env = "TRIPLAY_CACHE", default_value = ".triplay")]
     pub cache: PathBuf,
 }
 
 #[derive(Args)]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// A Parquet file, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
     pub target: String,
     /// How many rows to show
@@ -197,7 +197,7 @@ pub struct ShowArgs {
 }
 
 #[derive(Args)]
-pub struct WorkArgs {
+pub(crate) struct WorkArgs {
     /// The job, as `triplay pipeline explain --job` writes it
     pub job: PathBuf,
     #[command(flatten)]

@@ -25,7 +25,7 @@ fn existing(cache: &CacheArgs) -> anyhow::Result<Store> {
     open(cache)
 }
 
-pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let usage = store.usage()?;
     let roots = store.roots()?;
@@ -89,7 +89,7 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let verified = store.verify(&has_its_key)?;
     let sound = verified.damaged.is_empty() && verified.damaged_records == 0;
@@ -131,7 +131,7 @@ pub fn verify(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     Ok(if sound && is_read { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-pub fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let older = args.older_than.as_deref().map(duration).transpose()?;
     let most = args.max_size.as_deref().map(bytes).transpose()?;
@@ -302,7 +302,7 @@ fn belongs_to_other_run(root: &Rooted) -> bool {
 }
 
 /// The new path of a run's folder that was renamed within its parent folder.
-pub fn renamed(root: &Rooted) -> Option<PathBuf> {
+pub(crate) fn renamed(root: &Rooted) -> Option<PathBuf> {
     runs_in(root.folder.parent()?).remove(&root.id)
 }
 

@@ -9,7 +9,7 @@ use crate::data;
 use crate::store::read;
 
 /// The first differences, one a line.
-pub fn files(before: &Path, now: &Path) -> String {
+pub(crate) fn files(before: &Path, now: &Path) -> String {
     if before.is_dir() && now.is_dir() {
         return folders(before, now);
     }

@@ -15,7 +15,7 @@ use crate::store::read;
 use output::{Destination, Overwrite, println};
 
 #[derive(Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// A Parquet file, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
     target: String,
     /// The file to write
@@ -38,7 +38,7 @@ enum To {
     Parquet,
 }
 
-pub fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let ending = args.out.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     let Some(to) = args.to.or_else(|| To::from_str(ending, true).ok()) else {
         bail!(

@@ -15,7 +15,7 @@ use crate::data::{self, Row, SeedRow, write};
 use output::{Destination, Overwrite, eprintln, one_line, println, several};
 
 #[derive(Args)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// Files of a known dataset (see --as), or your own: .csv, .tsv, .json, .jsonl or .parquet
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -52,7 +52,7 @@ fn format_parser() -> impl TypedValueParser<Value = &'static Format> {
     PossibleValuesParser::new(names).try_map(|name| Format::named(&name).ok_or("no such format"))
 }
 
-pub fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.as_ref().map(|out| destination(out, args)).transpose()?;
     let options = Options {
         format: args.format,

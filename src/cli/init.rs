@@ -13,13 +13,13 @@ use output::{Destination, println};
 const FIRST: &str = include_str!("../../pipelines/first.yaml");
 
 #[derive(Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// The folder; it is made if it does not exist, and must be empty
     #[arg(default_value = ".")]
     folder: PathBuf,
 }
 
-pub fn command(args: &InitArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;

@@ -21,7 +21,7 @@ use crate::store::read::{self, MAX_TEXT_BYTES};
 use output::{Destination, begins_with, println, several};
 
 #[derive(Args)]
-pub struct JudgeArgs {
+pub(crate) struct JudgeArgs {
     /// The run whose responses are judged
     #[arg(default_value = "latest")]
     run: String,
@@ -37,7 +37,7 @@ pub struct JudgeArgs {
     json: bool,
 }
 
-pub fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     let gone = || {
         format!(
@@ -101,7 +101,7 @@ fn stage(with: &str) -> anyhow::Result<Map<String, Value>> {
 }
 
 /// The path of a model: `with` is a path, or `RUN:NODE`, the output of a run's node.
-pub fn model(with: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn model(with: &str) -> anyhow::Result<PathBuf> {
     if Path::new(with).exists() {
         return Ok(with.into());
     }
@@ -179,7 +179,7 @@ fn write(
 }
 
 /// Copies seed, device and dtype of the run: with them the same models give the same answers.
-pub fn copy_compute_settings(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
+pub(crate) fn copy_compute_settings(run: &Run, pipeline: &mut Map<String, Value>) -> anyhow::Result<()> {
     // A pipeline that extends another inherits keys from it.
     for file in ["extends.yaml", "pipeline.yaml"] {
         let text = run.recorded_text(file)?.unwrap_or_default();
@@ -192,7 +192,7 @@ pub fn copy_compute_settings(run: &Run, pipeline: &mut Map<String, Value>) -> an
 }
 
 /// Arguments that run `file`, a pipeline that was made from this run.
-pub fn arguments(file: PathBuf, run: &Run) -> RunArgs {
+pub(crate) fn arguments(file: PathBuf, run: &Run) -> RunArgs {
     RunArgs {
         pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
         cache: CacheArgs { cache: run.record.cache.clone() },

@@ -13,12 +13,12 @@ use crate::engine::{Kind, Registry, nearest, schema};
 const WIDTH: usize = 92;
 
 #[derive(Args)]
-pub struct KindsArgs {
+pub(crate) struct KindsArgs {
     /// Show all keys of this kind
     kind: Option<String>,
 }
 
-pub fn command(args: &KindsArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &KindsArgs) -> anyhow::Result<ExitCode> {
     let registry = registry();
     let text = match &args.kind {
         None => table(&registry),

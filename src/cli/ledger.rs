@@ -17,9 +17,9 @@ use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::{eprintln, println};
 
 /// The status of a run until [`RunProgress::close`].
-pub const RUNNING: &str = "running";
+pub(crate) const RUNNING: &str = "running";
 
-pub struct RunProgress {
+pub(crate) struct RunProgress {
     reporter: Box<dyn Progress>,
     begun: Instant,
     folder: PathBuf,
@@ -39,7 +39,7 @@ pub struct RunProgress {
 }
 
 /// How a run is shown.
-pub struct RunDisplay {
+pub(crate) struct RunDisplay {
     pub reporter: Box<dyn Progress>,
     pub json: bool,
     pub command: String,
@@ -47,7 +47,7 @@ pub struct RunDisplay {
 }
 
 impl RunProgress {
-    pub fn new(show: RunDisplay, begun: Instant, record: RunRecord, folder: PathBuf) -> RunProgress {
+    pub(crate) fn new(show: RunDisplay, begun: Instant, record: RunRecord, folder: PathBuf) -> RunProgress {
         let RunDisplay { reporter, json, command, trace } = show;
         let [ran, cached, again, failed, unreached] = [const { AtomicUsize::new(0) }; 5];
         let record = Mutex::new(record);
@@ -71,7 +71,7 @@ impl RunProgress {
 
     /// Writes the run's record with its final counts. Returns the record, and whether it was written. A closed record stays
     /// as it is: an interrupt after the end of the run changes nothing.
-    pub fn close(
+    pub(crate) fn close(
         &self,
         status: &str,
         change: impl FnOnce(&mut RunRecord),
@@ -94,23 +94,23 @@ impl RunProgress {
     }
 
     /// Adds the critical path to the trace, if there is a trace.
-    pub fn show_critical_path(&self, graph: &engine::Graph) {
+    pub(crate) fn show_critical_path(&self, graph: &engine::Graph) {
         self.trace.iter().for_each(|trace| trace.show_critical_path(graph));
     }
 
     /// Writes the trace, if there is one.
-    pub fn write_trace(&self) -> anyhow::Result<()> {
+    pub(crate) fn write_trace(&self) -> anyhow::Result<()> {
         self.trace.as_ref().map_or(Ok(()), Trace::write)
     }
 
     /// Records in the event log why a node failed.
-    pub fn log_failure(&self, node: &str, why: String) {
+    pub(crate) fn log_failure(&self, node: &str, why: String) {
         self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
     /// Ctrl-C, SIGTERM and SIGHUP end the process at once, unless they are ignored. That is safe at any moment: nothing
     /// counts before its record is published, and supervisors end the processes of `exec` stages.
-    pub fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
+    pub(crate) fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
             ledger.run_finished();
@@ -139,7 +139,7 @@ impl RunProgress {
 }
 
 /// The object that `--json` prints.
-pub fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
+pub(crate) fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
     json!({
         "run": record.run,
         "status": record.status,
@@ -155,7 +155,7 @@ pub fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
 }
 
 /// The last line of the output for people.
-pub fn last_line(record: &RunRecord, folder: &std::path::Path) -> String {
+pub(crate) fn last_line(record: &RunRecord, folder: &std::path::Path) -> String {
     let RunRecord { ran, cached, again, failed, skipped, seconds, .. } = record;
     let some = |count: usize, what: &str| if count > 0 { format!(", {what} {count}") } else { String::new() };
     format!(

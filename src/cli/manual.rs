@@ -10,20 +10,20 @@ use clap_complete::Shell;
 use output::{Destination, first_bytes, println, several};
 
 #[derive(Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
 #[derive(Args)]
-pub struct ManArgs {
+pub(crate) struct ManArgs {
     /// The folder to write the pages into; it is made if it does not exist
     #[arg(long, value_name = "DIR", default_value = "man")]
     out: PathBuf,
 }
 
 /// Prints the completions of a shell.
-pub fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "triplay", &mut text);
     output::print(&String::from_utf8(text).context("completions must be text")?)?;
@@ -31,7 +31,7 @@ pub fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Resu
 }
 
 /// Writes a page for each command.
-pub fn man(args: &ManArgs, command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn man(args: &ManArgs, command: Command) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let mut pages = Vec::new();
     collect(command.disable_help_subcommand(true), "triplay".into(), &mut pages);

@@ -15,7 +15,7 @@ use crate::store::Seed;
 use crate::store::read::{self, MAX_TEXT_BYTES};
 
 #[derive(Subcommand)]
-pub enum ModelCommand {
+pub(crate) enum ModelCommand {
     /// Print the log-probability of each token of a text
     Score(ScoreArgs),
     /// Continue a prompt, or answer it with --chat
@@ -26,7 +26,7 @@ pub enum ModelCommand {
 
 /// The model, and the device and number type that compute it.
 #[derive(Args)]
-pub struct ModelArgs {
+pub(crate) struct ModelArgs {
     /// A Hugging Face folder, a folder with a LoRA adapter, or a GGUF file
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -47,7 +47,7 @@ impl ModelArgs {
 
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true)))]
-pub struct ScoreArgs {
+pub(crate) struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The text to score
@@ -68,7 +68,7 @@ pub struct ScoreArgs {
 }
 
 #[derive(Args)]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The text to continue; with --chat, the user's message
@@ -110,7 +110,7 @@ pub struct GenerateArgs {
 }
 
 #[derive(Args)]
-pub struct MergeArgs {
+pub(crate) struct MergeArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The new folder
@@ -118,7 +118,7 @@ pub struct MergeArgs {
     out: PathBuf,
 }
 
-pub fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
         ModelCommand::Score(args) => print(&score(args)?)?,
         ModelCommand::Generate(args) => print(&generate(args)?)?,

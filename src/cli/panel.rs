@@ -21,7 +21,7 @@ const STAGE: &str = "panel";
 /// The random seed of the stage, fixed so that the same models always give the same results.
 const SEED: u64 = 77;
 
-pub fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     anyhow::ensure!(
         run.ablation.is_none(),

@@ -30,7 +30,7 @@ use output::{eprintln, println, several};
 /// Bytes of loaded models and datasets kept between nodes.
 const MEMORY: usize = 256 << 20;
 
-pub fn load(
+pub(crate) fn load(
     args: &FileArgs,
     digest: &dyn Fn(&Path, &[String]) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
@@ -45,18 +45,18 @@ pub fn load(
 }
 
 /// Prints the warnings of a pipeline: what is allowed, but probably not meant.
-pub fn print_warnings(graph: &Graph) {
+pub(crate) fn print_warnings(graph: &Graph) {
     graph.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
-pub fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
     let graph = load(args, &Digest::of_input)?;
     print_warnings(&graph);
     println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
+pub(crate) fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
     Ok(Store::open(&cache.cache)?)
 }
 
@@ -65,13 +65,13 @@ fn waiting(by: &str) {
     eprintln!("waiting: {by} cleans the cache");
 }
 
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(execute(args, false)?.0)
 }
 
 /// Runs the nodes of a pipeline that are not cached. Returns the exit code and the run's folder. A `quiet` run prints nothing on
 /// standard output.
-pub fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
+pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, PathBuf)> {
     let begun = Instant::now();
     // If the file cannot be written, the error comes before anything runs.
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
@@ -204,7 +204,7 @@ fn suggest_next(metrics: &[RunMetricRow]) {
 }
 
 /// The node of this name, or an error with a suggestion.
-pub fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
+pub(crate) fn find(graph: &Graph, name: &str) -> anyhow::Result<NodeId> {
     if let Some(id) = graph.find(name) {
         return Ok(id);
     }

@@ -16,7 +16,7 @@ use output::{println, several};
 /// Most nodes that are listed without `--all`.
 const LISTED: usize = 40;
 
-pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
     print_warnings(&graph);
@@ -26,7 +26,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     told.show(&args.pipeline.file, &view)
 }
 
-pub fn dry_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn dry_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     plan(&PlanArgs {
         pipeline: args.pipeline.clone(),
         cache: args.cache.clone(),
@@ -304,7 +304,7 @@ impl<'a> ExplainedPlan<'a> {
     }
 }
 
-pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, false))?;
     let id = find(&graph, &args.node)?;

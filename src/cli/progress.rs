@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::engine::progress::{Outcome, Progress};
 use output::{one_line, several, visible};
 
 /// A bar if standard error is a terminal and `CI` is not set, otherwise plain lines.
-pub fn reporter() -> Box<dyn Progress> {
+pub(crate) fn reporter() -> Box<dyn Progress> {
     let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     if is_on_terminal() && !ci {
         Box::new(Terminal::new())
@@ -23,7 +24,7 @@ pub fn reporter() -> Box<dyn Progress> {
 }
 
 /// Whether a person reads standard error as it is written.
-pub fn is_on_terminal() -> bool {
+pub(crate) fn is_on_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
@@ -34,6 +35,59 @@ struct Terminal {
     lanes: Mutex<Vec<NodeLine>>,
     /// After an interrupt, worker threads continue for a moment and must not draw any more.
     over: AtomicBool,
+}
+
+/// How often bars are drawn at most.
+const FRAMES_PER_SECOND: u8 = 20;
+
+/// A terminal whose last columns stay free. A terminal echoes Ctrl-C as `^C`; in a full line that would wrap, and the bars above it would
+/// not be cleared.
+#[derive(Debug)]
+struct Narrow(Term);
+
+/// Columns of `^C`, and one so that the cursor does not stand at the edge.
+const FREE: u16 = 3;
+
+impl TermLike for Narrow {
+    fn width(&self) -> u16 {
+        TermLike::width(&self.0).saturating_sub(FREE)
+    }
+
+    fn height(&self) -> u16 {
+        TermLike::height(&self.0)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> std::io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> std::io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> std::io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> std::io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, line: &str) -> std::io::Result<()> {
+        self.0.write_line(line)
+    }
+
+    fn write_str(&self, text: &str) -> std::io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> std::io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A line that shows one node after the other.
@@ -48,7 +102,9 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Terminal {
     fn new() -> Terminal {
-        let bars = MultiProgress::new();
+        let target =
+            ProgressDrawTarget::term_like_with_hz(Box::new(Narrow(Term::stderr())), FRAMES_PER_SECOND);
+        let bars = MultiProgress::with_draw_target(target);
         let run = bars.add(ProgressBar::new(0));
         run.set_style(style("{prefix} {wide_bar} {pos}/{len} nodes {elapsed}{msg}"));
         Terminal { bars, run, lanes: Mutex::default(), over: AtomicBool::new(false) }

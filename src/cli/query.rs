@@ -14,7 +14,7 @@ use crate::runs;
 const PROGRAM: &str = "triplay-query";
 
 /// Replaces this process by `triplay-query`, which is beside this program or in PATH.
-pub fn command() -> anyhow::Result<ExitCode> {
+pub(crate) fn command() -> anyhow::Result<ExitCode> {
     let own = std::env::current_exe().and_then(fs::canonicalize);
     let folder = own.ok().and_then(|own| own.parent().map(Path::to_owned));
     let beside = folder.map(|folder| folder.join(PROGRAM)).filter(|program| program.is_file());

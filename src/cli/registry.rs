@@ -8,22 +8,22 @@ use crate::engine::Registry;
 static KINDS: OnceLock<fn() -> Registry> = OnceLock::new();
 
 /// Sets the stage kinds of this process, once.
-pub fn set(kinds: fn() -> Registry) {
+pub(crate) fn set(kinds: fn() -> Registry) {
     let _ = KINDS.set(kinds);
 }
 
 /// Whether the stage kinds of this process have been set.
-pub fn is_set() -> bool {
+pub(crate) fn is_set() -> bool {
     KINDS.get().is_some()
 }
 
 /// All stage kinds that a pipeline can name.
-pub fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     KINDS.get().copied().unwrap_or(own)()
 }
 
 /// The stage kinds of triplay.
-pub fn own() -> Registry {
+pub(crate) fn own() -> Registry {
     #[cfg(feature = "models")]
     return crate::stages::registry();
     #[cfg(not(feature = "models"))]

@@ -11,7 +11,7 @@ use crate::report::{self, Source, Texts};
 use output::{Destination, Overwrite, first_bytes, println, several};
 
 #[derive(Args)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// Runs: their names, the beginnings of them, or `latest`; RUN@NAME for one ablation or seed, such as `latest@full`
     #[arg(default_value = "latest")]
     runs: Vec<String>,
@@ -26,7 +26,7 @@ pub struct ReportArgs {
 
 /// Whether the texts of prompts and models are shown.
 #[derive(Args)]
-pub struct TextArgs {
+pub(crate) struct TextArgs {
     /// Always omit the texts of prompts and models [default: omitted unless everything comes from the sandbox]
     #[arg(long, conflicts_with = "reveal")]
     redact: bool,
@@ -36,7 +36,7 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    pub fn texts(&self) -> Texts {
+    pub(crate) fn texts(&self) -> Texts {
         match (self.redact, self.reveal) {
             (true, _) => Texts::LeftOut,
             (_, true) => Texts::Shown,
@@ -45,7 +45,7 @@ impl TextArgs {
     }
 }
 
-pub fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     if let Some(index) = (1..args.runs.len()).find(|&index| args.runs[..index].contains(&args.runs[index])) {
         bail!("each run must be given once, found {} twice", args.runs[index]);
     }

@@ -17,7 +17,7 @@ use crate::runs::{self, Run, RunRecord};
 use output::{Destination, Overwrite, eprintln, first_bytes, println};
 
 #[derive(Subcommand)]
-pub enum ResultsCommand {
+pub(crate) enum ResultsCommand {
     /// Show the metrics of ablations: the mean over seeds and half of its 95 % interval, by Student's t
     Table(TableArgs),
     /// Evaluate the ablations of a run on a common panel: every final attacker against every final defender, with the warm-up
@@ -28,6 +28,8 @@ pub enum ResultsCommand {
     /// Query the rows of all runs in SQL
     #[command(disable_help_flag = true)]
     Query {
+        // The text is also that of `--help`, where an escaped bracket would show its backslash.
+        #[allow(rustdoc::broken_intra_doc_links)]
         /// The query, and --run RUN, --pipeline NAME, --schema [TABLE], --rows N, --csv, --json, --markdown or --out
         /// FILE; `triplay results query --help` explains them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SQL AND OPTIONS")]
@@ -36,7 +38,7 @@ pub enum ResultsCommand {
 }
 
 #[derive(Args)]
-pub struct TableArgs {
+pub(crate) struct TableArgs {
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default with --league: latest]
     #[arg(required_unless_present = "league")]
     runs: Vec<String>,
@@ -62,7 +64,7 @@ pub struct TableArgs {
 }
 
 #[derive(Args)]
-pub struct PlotArgs {
+pub(crate) struct PlotArgs {
     /// The metric, such as `attack_success` or `attacks.diversity`
     #[arg(value_name = "[SUBJECT.]METRIC")]
     metric: String,
@@ -84,7 +86,7 @@ pub struct PlotArgs {
 
 /// The arguments of `results panel`.
 #[derive(Args)]
-pub struct PanelArgs {
+pub(crate) struct PanelArgs {
     /// The run with the ablations
     #[arg(default_value = "latest")]
     pub run: String,
@@ -102,7 +104,7 @@ pub struct PanelArgs {
     pub json: bool,
 }
 
-pub fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
         ResultsCommand::Panel(args) => super::panel::command(args),
@@ -151,14 +153,14 @@ fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The form in which league tables are shown.
-pub struct LeagueDisplay {
+pub(crate) struct LeagueDisplay {
     pub markdown: bool,
     pub json: bool,
     /// Further fields of the JSON object.
     pub more: Value,
 }
 
-pub fn show(leagues: &[League], how: LeagueDisplay) -> anyhow::Result<ExitCode> {
+pub(crate) fn show(leagues: &[League], how: LeagueDisplay) -> anyhow::Result<ExitCode> {
     if how.json {
         let mut object = how.more;
         object["leagues"] = json!(leagues);

@@ -17,7 +17,7 @@ use output::{eprintln, one_line, println};
 /// Most ablations and seeds of a run that are listed.
 const MOST_VARIANTS: usize = 6;
 
-pub fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
         match Run::read_record(&folder) {
@@ -81,7 +81,7 @@ fn print_table<const N: usize>(heading: &[String; N], rows: &[[String; N]], righ
     }
 }
 
-pub fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;
     let record = &run.record;
     let failed = Events::of(&run.folder).failed;
@@ -162,7 +162,7 @@ fn named(names: &[String]) -> String {
     shown.join(", ")
 }
 
-pub fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
     // Finds all runs before it removes any.
     let mut removals: Vec<Removal> = Vec::new();
     let mut unseen: Vec<(Store, Rooted)> = Vec::new();

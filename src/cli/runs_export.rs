@@ -11,7 +11,7 @@ use crate::runs::{Run, Tables, Texts};
 use output::{Overwrite, eprintln, println};
 
 #[derive(Args)]
-pub struct RunsExportArgs {
+pub(crate) struct RunsExportArgs {
     /// The runs, by their names or folders
     #[arg(required = true)]
     runs: Vec<String>,
@@ -31,7 +31,7 @@ pub struct RunsExportArgs {
     redact: bool,
 }
 
-pub fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
     let format = args.to;
     // Checked before anything is collected.
     let place = Place::new(&args.out, args.overwrite)?;

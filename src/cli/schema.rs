@@ -10,7 +10,7 @@ use crate::engine::schema;
 use output::{Destination, Overwrite, first_bytes, println};
 
 #[derive(Args)]
-pub struct SchemaArgs {
+pub(crate) struct SchemaArgs {
     /// Write the schema to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -18,7 +18,7 @@ pub struct SchemaArgs {
     overwrite: Overwrite,
 }
 
-pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     let text = text()?;
     match &args.out {
         None => output::print(&text)?,
@@ -33,7 +33,7 @@ pub fn command(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The JSON Schema of pipeline files.
-pub fn text() -> anyhow::Result<String> {
+pub(crate) fn text() -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&schema::document(&registry()))? + "\n")
 }
 

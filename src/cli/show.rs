@@ -14,7 +14,7 @@ use crate::data::{self, Head, Part};
 use crate::runs::{Run, recorded_at};
 use crate::store::read;
 
-pub fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (path, artifact) = locate(&args.target)?;
     let out = &mut BufWriter::new(output::stdout());
     let mut write = || -> anyhow::Result<()> {

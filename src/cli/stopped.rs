@@ -8,7 +8,7 @@ use crate::store::read::{self, MAX_TEXT_BYTES};
 
 /// A line for each loop that stopped and, if the run `is_done`, for each that ran all its rounds. `blob` gives the path of a
 /// blob.
-pub fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> PathBuf) -> Vec<String> {
+pub(crate) fn stopped(nodes: &[NodeReport], is_done: bool, blob: impl Fn(&Digest) -> PathBuf) -> Vec<String> {
     let mut last: Vec<(&str, u32, &NodeReport)> = Vec::new();
     for node in nodes.iter().filter(|node| decision(node).is_some()) {
         let Some((name, round)) = loop_and_round(&node.node) else { continue };

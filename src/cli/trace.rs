@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::engine::Graph;
 
-pub struct Trace {
+pub(crate) struct Trace {
     place: Destination,
     begun: Instant,
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 
 impl Trace {
     /// A trace to be written to `path`, which must be new or an earlier trace.
-    pub fn new(path: &Path, begun: Instant) -> anyhow::Result<Trace> {
+    pub(crate) fn new(path: &Path, begun: Instant) -> anyhow::Result<Trace> {
         let place = Destination::new(path, "trace of triplay", |path| begins_with(path, HEAD.as_bytes()))?;
         Ok(Trace { place, begun, state: Mutex::default() })
     }
@@ -40,13 +40,13 @@ impl Trace {
     }
 
     /// Adds a phase of triplay's own work that just ended, such as planning.
-    pub fn phase(&self, name: &str, began: Instant) {
+    pub(crate) fn phase(&self, name: &str, began: Instant) {
         let start = began.duration_since(self.begun).as_micros() as u64;
         let event = complete(name, "triplay", 0, start, self.now(), json!({}));
         self.lock().events.push(event);
     }
 
-    pub fn begin(&self, node: &str, kind: &str) {
+    pub(crate) fn begin(&self, node: &str, kind: &str) {
         let now = self.now();
         let mut state = self.lock();
         // The lowest lane that is free; lane 0 is the program's own.
@@ -54,7 +54,7 @@ impl Trace {
         state.open.insert(node.to_owned(), (kind.to_owned(), lane, now));
     }
 
-    pub fn end(&self, node: &str, outcome: &str) {
+    pub(crate) fn end(&self, node: &str, outcome: &str) {
         let now = self.now();
         let mut state = self.lock();
         if let Some((kind, lane, start)) = state.open.remove(node) {
@@ -64,7 +64,7 @@ impl Trace {
 
     /// Adds a lane with the critical path: the chain of nodes, each fed by the one before, that took longest. Only faster nodes
     /// on this path make the run shorter.
-    pub fn show_critical_path(&self, graph: &Graph) {
+    pub(crate) fn show_critical_path(&self, graph: &Graph) {
         let mut state = self.lock();
         let mut took: BTreeMap<&str, (u64, &Value)> = BTreeMap::new();
         for event in state.events.iter().filter(|event| event["tid"] != 0) {
@@ -91,7 +91,7 @@ impl Trace {
     }
 
     /// Writes the file. Nodes that are still running end now.
-    pub fn write(&self) -> anyhow::Result<()> {
+    pub(crate) fn write(&self) -> anyhow::Result<()> {
         let now = self.now();
         let state = self.lock();
         let unfinished = state.open.iter().map(|(node, (kind, lane, start))| {

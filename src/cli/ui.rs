@@ -13,7 +13,7 @@ use crate::runs::Run;
 use output::{eprintln, println};
 
 #[derive(Args)]
-pub struct UiArgs {
+pub(crate) struct UiArgs {
     /// A run's name, the beginning of it, or RUN@NAME for one ablation or seed of it [default: always the newest run]
     run: Option<String>,
     /// Listen on this port [default: any free port]
@@ -26,7 +26,7 @@ pub struct UiArgs {
     texts: TextArgs,
 }
 
-pub fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
     // `latest` means the newest run at any time: the page switches when a newer one begins.
     let run = args.run.clone().filter(|run| run != "latest");
     if let Some(run) = &run {

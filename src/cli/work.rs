@@ -6,7 +6,7 @@ use super::args::WorkArgs;
 use super::registry::registry;
 use crate::engine::{End, work};
 
-pub fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
     Ok(match work(&args.job, &args.cache.cache, &registry()) {
         End::Recorded | End::Found | End::Elsewhere => ExitCode::SUCCESS,
         End::InputsMissing | End::Failed { .. } => ExitCode::FAILURE,

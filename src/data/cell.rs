@@ -47,7 +47,7 @@ pub fn cell(array: &ArrayRef, row: usize) -> Value {
 }
 
 /// Whether `cell` represents values of this type, rather than by their type's name.
-pub fn is_known(kind: &DataType) -> bool {
+pub(crate) fn is_known(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => true,
         DataType::Null | DataType::Float32 | DataType::Float64 => true,

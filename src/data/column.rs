@@ -84,6 +84,8 @@ macro_rules! row_types {
     )*) => {$(
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
+        // The columns of a nested row type have the descriptions, not the field that stands for them.
+        #[allow(missing_docs)]
         pub struct $name {
             $( $(#[doc = $doc])* pub $field: $type, )*
         }
@@ -453,7 +455,7 @@ impl<R> Deref for Sparse<R> {
 }
 
 /// The key of a field's metadata that marks an optional column. It is never written to a file.
-pub const SPARSE: &str = "sparse";
+pub(crate) const SPARSE: &str = "sparse";
 
 impl<R: Row> Column for Sparse<R> {
     fn fields(name: &str, doc: &str, fields: &mut Vec<Field>) {

@@ -23,22 +23,66 @@ use store::read;
 /// The key of the file's metadata that names its schema.
 const SCHEMA_KEY: &str = "triplay.schema";
 
+/// Why a dataset could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The file could not be opened or created.
     #[error("cannot open {path}: {cause}")]
-    Open { path: PathBuf, cause: std::io::Error },
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        cause: std::io::Error,
+    },
+    /// The file is not valid Parquet, or damaged.
     #[error("{path} is not a readable Parquet file: {cause}\n  help: {}", remedy(.cause))]
-    Read { path: PathBuf, cause: ParquetError },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the reader of Parquet reported.
+        cause: ParquetError,
+    },
+    /// The file holds more than is read.
     #[error("{path} must have at most {most}, found {found}")]
-    TooLarge { path: PathBuf, most: String, found: String },
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit, with its unit.
+        most: String,
+        /// What the file has, with its unit.
+        found: String,
+    },
+    /// The Parquet file could not be written.
     #[error("cannot write {path}: {cause}")]
-    Write { path: PathBuf, cause: ParquetError },
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the writer of Parquet reported.
+        cause: ParquetError,
+    },
+    /// The JSON lines could not be written.
     #[error("cannot write {path}: {cause}")]
-    Lines { path: PathBuf, cause: std::io::Error },
+    Lines {
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        cause: std::io::Error,
+    },
+    /// The columns are not those of the expected rows.
     #[error("{path} is not a dataset of {expected}: {reason}{}", it_seems(.found))]
-    Schema { path: PathBuf, expected: &'static str, reason: String, found: Option<String> },
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// The name of the expected schema.
+        expected: &'static str,
+        /// The first column that does not fit, and why.
+        reason: String,
+        /// The name of the schema in the file, if triplay wrote it.
+        found: Option<String>,
+    },
 }
 
+/// A result whose error is that of a dataset.
 pub type Result<T> = std::result::Result<T, Error>;
 
 fn remedy(cause: &ParquetError) -> &'static str {
@@ -94,10 +138,12 @@ impl TableWriter {
         Ok(TableWriter { path: path.to_owned(), writer })
     }
 
+    /// Appends a batch, whose schema must be that of the file.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.write(batch).map_err(|cause| Error::Write { path: self.path.clone(), cause })
     }
 
+    /// Writes the footer. Without it the file is not readable.
     pub fn close(self) -> Result<()> {
         let TableWriter { path, writer } = self;
         writer.close().map(drop).map_err(|cause| Error::Write { path, cause })
@@ -160,7 +206,9 @@ const MOST_VALUE: i64 = 64 << 20;
 
 /// The metadata of a Parquet file.
 pub struct Head {
+    /// Names and types of the columns.
     pub schema: SchemaRef,
+    /// The names of the columns, in the order of the file.
     pub columns: Vec<String>,
     /// The name of the rows' schema, if triplay wrote the file.
     pub name: Option<String>,
@@ -168,6 +216,7 @@ pub struct Head {
 }
 
 impl Head {
+    /// The number of rows, as the footer says.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -186,7 +235,9 @@ pub fn head(path: &Path) -> Result<Head> {
 pub struct Part<'a> {
     /// Indices of the columns in the file, each once and in order.
     pub columns: &'a [usize],
+    /// Rows to skip from the beginning of the file.
     pub skip: usize,
+    /// The most rows to read after these.
     pub rows: usize,
 }
 
@@ -211,13 +262,16 @@ pub fn batches(path: &Path, part: &Part) -> Result<impl Iterator<Item = Result<R
 
 /// A whole Parquet file in memory.
 pub struct Table {
+    /// Names and types of the columns.
     pub schema: SchemaRef,
+    /// The rows, in the order of the file.
     pub batches: Vec<RecordBatch>,
     /// The name of the rows' schema, if triplay wrote the file.
     pub name: Option<String>,
 }
 
 impl Table {
+    /// The number of rows of all batches.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }

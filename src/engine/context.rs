@@ -18,7 +18,9 @@ use store::{Digest, Seed, Store};
 /// An artifact on disk: a file or a flat folder, and the digest of its content.
 #[derive(Clone, Debug)]
 pub struct Artifact {
+    /// The digest of its content.
     pub digest: Digest,
+    /// Where it is: in the cache, or where the user has it.
     pub path: PathBuf,
 }
 

@@ -93,7 +93,7 @@ struct Made {
 }
 
 impl Executor<'_> {
-    pub fn execute(&self, task: &Task) -> JobOutcome {
+    pub(crate) fn execute(&self, task: &Task) -> JobOutcome {
         let ended = catch_unwind(AssertUnwindSafe(|| self.try_execute(task)));
         ended.unwrap_or_else(|panic| Err(panicked(&*panic))).unwrap_or_else(|error| {
             match Transient::is(&error) {
@@ -225,14 +225,14 @@ impl Executor<'_> {
     }
 
     /// [`Executor::record`] that returns after a panic too: the run waits for its end.
-    pub fn record_safely(&self, placed: Placed) -> anyhow::Result<Pins> {
+    pub(crate) fn record_safely(&self, placed: Placed) -> anyhow::Result<Pins> {
         let recorded = catch_unwind(AssertUnwindSafe(|| self.record(placed)));
         recorded.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
     /// Makes the outputs durable, then the run's root, then the record. The returned pins keep the outputs from being evicted
     /// until the run has counted them.
-    pub fn record(&self, placed: Placed) -> anyhow::Result<Pins> {
+    pub(crate) fn record(&self, placed: Placed) -> anyhow::Result<Pins> {
         let Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned } = placed;
         for output in &outputs {
             self.store.sync(&output.digest)?;

@@ -10,6 +10,7 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
+    /// The value of a parameter.
     Parameter,
     /// The content of an input.
     Input,
@@ -32,12 +33,14 @@ pub enum What {
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
+    /// The kind of thing that differs.
     pub what: What,
     /// The parameter, as in the pipeline: `algorithm.grpo.lr`. Empty where there is only one of its kind.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Null if it did not exist.
     pub from: Value,
+    /// Null if it no longer exists.
     pub to: Value,
 }
 

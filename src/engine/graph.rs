@@ -19,6 +19,7 @@ use store::{Blob, Digest, Seed};
 pub struct NodeId(pub u32);
 
 impl NodeId {
+    /// The number as an index of slices.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -27,14 +28,17 @@ impl NodeId {
 /// A pipeline ready to run. Every node comes after those that feed it.
 #[derive(Default)]
 pub struct Graph {
+    /// The pipeline's name, which is that of its folder of runs.
     pub pipeline: String,
     /// The text of the pipeline's file, as it was read.
     pub text: String,
     /// The text of the file that it extends, if any.
     pub extends: Option<String>,
+    /// One for each ablation and seed; a single one without both.
     pub variants: Vec<GraphVariant>,
     /// The limits of resources in the pipeline.
     pub resources: BTreeMap<String, Limit>,
+    /// In an order in which every node comes after those that feed it.
     pub nodes: Vec<Node>,
     /// Loops that may stop before their last round, each as often as it is unrolled.
     pub loops: Vec<Loop>,
@@ -65,11 +69,13 @@ pub struct GraphVariant {
 pub struct Node {
     /// For people: `play[1]/red[03]/update`. Not part of the key.
     pub name: String,
+    /// The stage that it executes.
     pub call: Arc<StageTemplate>,
     /// Indexed by the numbers of its stage's inputs.
     pub feeds: Box<[InputBinding]>,
     /// The rounds of the loops around it, outermost first, from 1.
     pub position: Arc<[u32]>,
+    /// The seed of everything that it draws.
     pub seed: Seed,
     /// Outputs that are evicted once every consumer in this graph is done.
     pub passing: Vec<usize>,
@@ -86,6 +92,7 @@ pub struct Node {
 pub struct Loop {
     /// With the loops around it: `play[1]/red`.
     pub name: String,
+    /// The rounds to which it is unrolled.
     pub at_most: u32,
     /// The first round after which it may stop.
     pub first: u32,
@@ -104,9 +111,13 @@ pub struct CarriedValue {
 
 /// A stage of the file with one combination of its matrix: what all its executions share.
 pub struct StageTemplate {
+    /// The kind of stage, which runs it.
     pub kind: &'static Kind,
+    /// The checked parameters, with their inputs and outputs.
     pub decoded: Decoded,
+    /// How it is run.
     pub policy: Policy,
+    /// The device and number type of its models.
     pub numerics: Arc<Numerics>,
     /// The digest of what counts for the key, computed on first use: see `keys`.
     pub(super) digest: OnceLock<Digest>,
@@ -125,6 +136,7 @@ impl GraphVariant {
 }
 
 impl StageTemplate {
+    /// A template whose digest of parameters is computed when it is first needed.
     pub fn new(
         kind: &'static Kind,
         decoded: Decoded,
@@ -147,6 +159,7 @@ impl StageTemplate {
         Needs { amounts, device: self.numerics.ordinal().filter(|_| on_gpu) }
     }
 
+    /// The outputs that it declares, in the order of their indices.
     pub fn outputs(&self) -> &[Output] {
         &self.decoded.outputs
     }
@@ -157,8 +170,11 @@ impl StageTemplate {
 pub struct Policy {
     /// The amounts of resources that it takes, if the pipeline says so.
     pub resources: BTreeMap<String, u32>,
+    /// The time after which an execution fails; `None` is no limit.
     pub timeout: Option<Duration>,
+    /// How often it is tried again after a transient failure.
     pub retry: Retry,
+    /// The process that runs it.
     pub on: On,
 }
 
@@ -175,8 +191,11 @@ pub enum On {
 /// Where an input of a node comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InputBinding {
+    /// An output of another node.
     Output {
+        /// The node that makes it.
         node: NodeId,
+        /// Its index among that node's outputs.
         output: usize,
     },
     /// One of [`Graph::files`].
@@ -185,7 +204,9 @@ pub enum InputBinding {
     Variable(usize),
     /// A value of [`Graph::handed`] after a round, or after the last round that was run if that was an earlier one.
     Carried {
+        /// The index in [`Graph::handed`].
         value: u32,
+        /// The round, from 1; 0 is the initial value.
         round: u32,
     },
 }
@@ -332,10 +353,12 @@ impl Graph {
         node.gate.into_iter().chain(feeds)
     }
 
+    /// The node with this id, which must be of this graph.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
     }
 
+    /// The ids of all nodes, in the order of [`Graph::nodes`].
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
     }

@@ -43,7 +43,9 @@ pub struct Input<T> {
 /// An input, or a list of them.
 #[derive(Clone, Debug)]
 pub enum Inputs<T> {
+    /// A single input, written without a list.
     One(Input<T>),
+    /// A list, in the order of the file.
     Several(Vec<Input<T>>),
 }
 
@@ -99,6 +101,7 @@ impl Place {
 }
 
 impl InputFile {
+    /// A file or folder of the user's, whose content is read when the pipeline is planned.
     pub fn new(path: PathBuf) -> InputFile {
         InputFile(InputSource::Path(path).into())
     }
@@ -113,6 +116,7 @@ impl InputFile {
 }
 
 impl InputVariable {
+    /// The variable's name, such as `API_KEY`.
     pub fn name(&self) -> &str {
         match &self.0.origin {
             InputSource::Variable(name) => name,
@@ -295,7 +299,7 @@ pub struct Use {
 
 /// Numbers each input in serialised parameters, in the order of the keys that lead to it. So neither the order of fields in a
 /// stage's code counts, nor whether two inputs are the same. Returns all inputs.
-pub fn number(params: &mut Value) -> Vec<Use> {
+pub(crate) fn number(params: &mut Value) -> Vec<Use> {
     let mut found = Vec::new();
     collect(params, &mut Vec::new(), &mut found);
     found
@@ -335,7 +339,7 @@ fn mark_in(value: &mut Value) -> Option<&mut Value> {
 }
 
 /// The parameters with every input replaced by `substitute` of its number.
-pub fn replace(params: &Value, substitute: &impl Fn(usize) -> Value) -> Value {
+pub(crate) fn replace(params: &Value, substitute: &impl Fn(usize) -> Value) -> Value {
     match params {
         Value::Array(items) => items.iter().map(|item| replace(item, substitute)).collect(),
         Value::Object(fields) => match (fields.len(), fields.get(MARK).map(number_of)) {
@@ -357,6 +361,6 @@ fn number_of(mark: &Value) -> Option<usize> {
 }
 
 /// The form of an input in a record.
-pub fn numbered(number: usize) -> Value {
+pub(crate) fn numbered(number: usize) -> Value {
     json!({ MARK: number })
 }

@@ -24,21 +24,28 @@ const FORMAT: u32 = 3;
 pub struct Job {
     /// For people: `play[1]/red[03]/update`.
     pub name: String,
+    /// The pipeline's name.
     pub pipeline: String,
+    /// The name of the stage's kind.
     pub kind: String,
+    /// The code version of the kind, which counts for the key.
     pub version: u32,
     /// The stage is decoded from these: with every default, and each input marked with its number.
     pub params: Value,
     /// Indexed by their numbers.
     pub inputs: Vec<Content>,
+    /// The device and number type of models.
     pub numerics: Numerics,
     /// Whether the stage draws. If not, neither seed nor position count.
     pub draws: bool,
+    /// The seed of everything that the stage draws.
     #[serde(with = "seed_as_hex")]
     pub seed: Seed,
     /// The rounds of the loops around it, outermost first, from 1.
     pub position: Vec<u32>,
+    /// The outputs to make, in the order of their indices.
     pub outputs: Vec<JobOutput>,
+    /// How long it may take, and how often it is tried.
     pub limits: Limits,
     /// The numbers of the GPUs that it has to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -50,6 +57,7 @@ pub struct Job {
 pub struct Numerics {
     /// As in the pipeline.
     pub device: String,
+    /// The number type as in the pipeline, such as `f32`.
     pub dtype: String,
     /// What results depend on: it is in the keys of the stages that compute with models.
     pub resolved: String,
@@ -65,6 +73,7 @@ impl Numerics {
 /// How often a job is tried again after a transient failure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
+    /// The number of further tries.
     pub times: u32,
     /// The wait before the first retry; doubled before each further one.
     pub wait: Duration,
@@ -82,12 +91,19 @@ impl Default for Retry {
 pub enum Content {
     /// An output of another job, or a file or folder of the user's at `path`.
     Digest {
+        /// The digest of the content.
         digest: Digest,
+        /// Where the user's file or folder is; `None` for outputs of jobs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<PathBuf>,
     },
     /// The value of an environment variable; `None` if it is not set.
-    Variable { variable: String, value: Option<String> },
+    Variable {
+        /// The variable's name.
+        variable: String,
+        /// Its value, which counts for the key.
+        value: Option<String>,
+    },
 }
 
 /// An output to be made.
@@ -130,6 +146,7 @@ impl Job {
         Value::Object(fields)
     }
 
+    /// The key of its outputs; `None` if an input's content is unknown.
     pub fn key(&self, kind: &Kind) -> Option<Digest> {
         key_of(&self.counted(kind))
     }
@@ -171,7 +188,7 @@ pub(super) enum Borrowed<'a> {
 }
 
 impl Borrowed<'_> {
-    pub fn to_owned(&self) -> Content {
+    pub(crate) fn to_owned(&self) -> Content {
         match self {
             Borrowed::Digest(digest, path) => Content::Digest { digest: *digest, path: path.cloned() },
             Borrowed::Variable(name, value) => {
@@ -194,7 +211,7 @@ impl Content {
 pub(super) struct Key(Vec<u8>);
 
 impl Key {
-    pub fn of_call(call: &Digest) -> Key {
+    pub(crate) fn of_call(call: &Digest) -> Key {
         Key(call.bytes().to_vec())
     }
 
@@ -203,7 +220,7 @@ impl Key {
         self.0.extend(text.as_bytes());
     }
 
-    pub fn input(&mut self, content: Borrowed) {
+    pub(crate) fn input(&mut self, content: Borrowed) {
         match content {
             Borrowed::Digest(digest, _) => {
                 self.0.push(b'd');
@@ -217,14 +234,14 @@ impl Key {
         }
     }
 
-    pub fn draws(&mut self, position: &[u32], seed: &[u8; 32]) {
+    pub(crate) fn draws(&mut self, position: &[u32], seed: &[u8; 32]) {
         self.0.push(b's');
         self.0.extend((position.len() as u64).to_le_bytes());
         self.0.extend(position.iter().flat_map(|round| round.to_le_bytes()));
         self.0.extend(seed);
     }
 
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         Digest::of_bytes(&self.0)
     }
 }
@@ -252,11 +269,11 @@ mod seed_as_hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use store::Seed;
 
-    pub fn serialize<S: Serializer>(seed: &Seed, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(seed: &Seed, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&seed.to_hex())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Seed, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Seed, D::Error> {
         let text = String::deserialize(deserializer)?;
         Seed::from_hex(&text)
             .ok_or_else(|| D::Error::custom(format!("a seed must be 64 hexadecimal digits, found {text:?}")))

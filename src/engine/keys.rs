@@ -7,7 +7,7 @@ use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
 use store::{Blob, Digest, canonical_digest};
 
 /// The job of a node, if all its inputs are known; `known` returns the outputs of the nodes that feed it.
-pub fn job_of_node<'a>(
+pub(crate) fn job_of_node<'a>(
     graph: &Graph,
     id: NodeId,
     known: impl Fn(NodeId) -> Option<&'a [Blob]>,
@@ -39,7 +39,7 @@ pub fn job_of_node<'a>(
 }
 
 /// The key of a node, if all its inputs are known: that of its job, without making the job.
-pub fn key_of_node<'a>(
+pub(crate) fn key_of_node<'a>(
     graph: &Graph,
     node: &Node,
     known: impl Fn(NodeId) -> Option<&'a [Blob]>,

@@ -26,6 +26,7 @@ pub struct Kind {
 /// An output that a kind declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
+    /// The name by which inputs refer to it: `stage.name`.
     pub name: Cow<'static, str>,
     /// The type of artifact: an input takes it if its [`super::ArtifactType::ACCEPTS`] names it.
     pub artifact: Cow<'static, str>,
@@ -36,6 +37,7 @@ pub struct Output {
 }
 
 impl Output {
+    /// Declares an output that is kept and counts as a result.
     pub const fn new(name: &'static str, artifact: &'static str) -> Output {
         Output {
             name: Cow::Borrowed(name),
@@ -45,6 +47,7 @@ impl Output {
         }
     }
 
+    /// Declares an output that is evicted inside loops once its successor is recorded.
     pub const fn evictable(name: &'static str, artifact: &'static str) -> Output {
         Output {
             name: Cow::Borrowed(name),
@@ -54,6 +57,7 @@ impl Output {
         }
     }
 
+    /// Declares an output that describes the work, such as a log, and may differ between executions.
     pub const fn incidental(name: &'static str, artifact: &'static str) -> Output {
         Output {
             name: Cow::Borrowed(name),
@@ -107,6 +111,7 @@ pub enum Part {
 /// What a kind tells readers of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindFacts {
+    /// What nodes of the kind are for.
     pub purpose: Purpose,
     /// By the path of the parameter, in which `*` stands for any key.
     #[serde(default)]

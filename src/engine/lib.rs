@@ -1,8 +1,8 @@
 //! The pipeline engine: turns YAML into a graph of content-addressed nodes, and executes the missing ones. It knows stages
 //! only by the [`Stage`] trait, and nothing about machine learning, Arrow or Parquet.
 //!
-//! [`grammar`] makes a [`graph`] from YAML. [`plan`] finds by their keys ([`job`]) the nodes that are done, [`run`] executes
-//! the others ([`execute`]).
+//! `grammar` makes a `graph` from YAML. `plan` finds by their keys (`job`) the nodes that are done, `run` executes
+//! the others (`execute`).
 
 mod context;
 mod decision;

@@ -38,6 +38,7 @@ impl Memory {
         Memory { budget, entries: Mutex::default() }
     }
 
+    /// The value of this type that was kept for a digest, if it is still there.
     pub fn get<T: Any + Send + Sync>(&self, digest: Digest) -> Option<Arc<T>> {
         let mut entries = self.lock();
         entries.clock += 1;

@@ -46,28 +46,37 @@ use store::{Blob, Cleaned, Digest, DigestOf, DigestSet, Root, Store};
 pub enum State {
     /// The key is not known, because this many of the nodes that feed it are not.
     Waiting {
+        /// Inputs whose content is not known yet.
         unknown: u32,
     },
     /// Must be executed, once the inputs whose blobs are missing have been made again by this many nodes.
     NeedsInputs {
+        /// Why it is executed.
         why: Why,
+        /// Nodes that make missing inputs again.
         missing: u32,
     },
     /// Can be executed.
     Ready {
+        /// Why it is executed.
         why: Why,
     },
     /// Another node of this run or another process computes the same key, or it is tried again later.
     Held {
+        /// Why it is executed.
         why: Why,
     },
+    /// A thread or a process executes it.
     Running {
+        /// Why it is executed.
         why: Why,
     },
     /// All outputs to keep are in the cache. They are `recorded`, or the record is under way.
     Done {
+        /// Whether the record is in the cache.
         recorded: bool,
     },
+    /// It was executed, and failed for good.
     Failed,
     /// Depends on a node that failed.
     Skipped,
@@ -78,6 +87,7 @@ pub enum State {
 /// Why a node is executed, and how often that was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Why {
+    /// What makes it necessary.
     pub reason: Reason,
     /// Transient failures.
     pub failed: u32,
@@ -85,14 +95,21 @@ pub struct Why {
     pub missed: u32,
 }
 
+/// What makes an execution necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No record has its key.
     NoRecord,
     /// It is recorded, but this output is no longer in the cache.
-    BlobMissing { output: usize },
+    BlobMissing {
+        /// The index of the output.
+        output: usize,
+    },
     /// It is recorded and its output was evicted, but now this node needs it.
-    NeededBy { node: NodeId },
+    NeededBy {
+        /// The node that needs it.
+        node: NodeId,
+    },
     /// To check whether its outputs are the same.
     Check,
 }
@@ -128,6 +145,7 @@ struct Class {
 
 /// The states of all nodes of a graph. [`Plan::set`] is the one place where a state changes.
 pub struct Plan<'a> {
+    /// The graph whose nodes it is about.
     pub graph: &'a Graph,
     store: &'a Store,
     slots: Vec<Slot>,
@@ -284,6 +302,7 @@ impl<'a> Plan<'a> {
         &mut self.slots[id.index()]
     }
 
+    /// The present state of a node.
     pub fn state(&self, id: NodeId) -> State {
         self.slots[id.index()].state
     }
@@ -303,6 +322,7 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Changes a node's state, and keeps the sets of nodes that are ready.
     pub fn set(&mut self, id: NodeId, state: State) {
         let before = std::mem::replace(&mut self.slot_mut(id).state, state);
         let ready = &mut self.classes[self.class[id.index()] as usize].ready;
@@ -331,6 +351,7 @@ impl<'a> Plan<'a> {
         self.slots[id.index()].key
     }
 
+    /// Notes how long a node's work took, in seconds.
     pub fn set_seconds(&mut self, id: NodeId, seconds: f64) {
         self.slot_mut(id).seconds = seconds;
     }

@@ -70,7 +70,7 @@ pub(super) struct Grant {
 
 impl Grant {
     /// Starts to use the units: from now on they count for the minute.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         let mut state = lock(&self.state);
         for name in &self.with_rate {
             let units = self.units.get(name).map_or(0, Vec::len);
@@ -79,7 +79,7 @@ impl Grant {
     }
 
     /// The numbers of the devices that were taken.
-    pub fn devices(&self) -> &[u32] {
+    pub(crate) fn devices(&self) -> &[u32] {
         self.units.get(GPU).map_or(&[], Vec::as_slice)
     }
 }
@@ -87,7 +87,7 @@ impl Grant {
 impl Resources {
     /// The limits that the pipeline declares; by default `cpu` is the number of jobs and `gpu` is one. The units of `gpu`
     /// include those that the pipeline names, and only those that this process may use.
-    pub fn new(declared: &BTreeMap<String, Limit>, jobs: u32, named: &BTreeSet<u32>) -> Resources {
+    pub(crate) fn new(declared: &BTreeMap<String, Limit>, jobs: u32, named: &BTreeSet<u32>) -> Resources {
         Resources::with_visible(declared, jobs, named, visible_devices().map(|names| names.len()))
     }
 
@@ -117,12 +117,12 @@ impl Resources {
     }
 
     /// How much of a resource may be taken at the same time, if it has a limit.
-    pub fn units(&self, name: &str) -> Option<u32> {
+    pub(crate) fn units(&self, name: &str) -> Option<u32> {
         self.limits.get(name).map(|limit| limit.units)
     }
 
     /// Returns an error if the needs can never be met.
-    pub fn check(&self, needs: &Needs) -> Result<(), String> {
+    pub(crate) fn check(&self, needs: &Needs) -> Result<(), String> {
         let Some(visible) = self.visible else { return Ok(()) };
         let message = match needs.device {
             Some(unit) if unit as usize >= visible => format!("it computes on `cuda:{unit}`"),
@@ -143,7 +143,7 @@ impl Resources {
 
     /// The needed resources that other nodes of this process have; `None` if all is free now. The list is empty if only other
     /// processes have the devices.
-    pub fn lacking<'n>(&self, needs: &'n Needs) -> Option<Vec<&'n str>> {
+    pub(crate) fn lacking<'n>(&self, needs: &'n Needs) -> Option<Vec<&'n str>> {
         let (mut state, now) = (lock(&self.state), Instant::now());
         state.look_again(now);
         let (mut names, mut waits) = (Vec::new(), false);
@@ -172,7 +172,7 @@ impl Resources {
     }
 
     /// When a resource may become free although no node gives it back.
-    pub fn later(&self) -> Option<Instant> {
+    pub(crate) fn later(&self) -> Option<Instant> {
         let state = lock(&self.state);
         let of_rates = state.taken.values().filter_map(|taken| Some(*taken.front()? + MINUTE));
         let now = Instant::now();
@@ -180,7 +180,7 @@ impl Resources {
     }
 
     /// Takes what is needed, if it is free: of each resource the units with the lowest numbers.
-    pub fn take(&self, needs: &Needs) -> Option<Grant> {
+    pub(crate) fn take(&self, needs: &Needs) -> Option<Grant> {
         if self.lacking(needs).is_some() {
             return None;
         }

@@ -22,7 +22,7 @@ pub(super) struct CheckpointRetention {
 }
 
 impl CheckpointRetention {
-    pub fn new(plan: &Plan) -> CheckpointRetention {
+    pub(crate) fn new(plan: &Plan) -> CheckpointRetention {
         CheckpointRetention {
             any: plan.graph.nodes.iter().any(|node| !node.passing.is_empty()),
             users: HashMap::new(),
@@ -33,7 +33,7 @@ impl CheckpointRetention {
     }
 
     /// Counts a node's outputs as needed.
-    pub fn count_as_needed(&mut self, report: &NodeReport) {
+    pub(crate) fn count_as_needed(&mut self, report: &NodeReport) {
         if self.any {
             for output in &report.outputs {
                 *self.users.entry(output.digest).or_default() += 1;
@@ -42,14 +42,20 @@ impl CheckpointRetention {
     }
 
     /// A node is being made again: its outputs are needed.
-    pub fn keep_until_end(&mut self, id: NodeId, plan: &Plan) {
+    pub(crate) fn keep_until_end(&mut self, id: NodeId, plan: &Plan) {
         self.made_again.insert(id);
         let known = plan.outputs(id).unwrap_or_default();
         self.unwanted.retain(|digest| known.iter().all(|blob| blob.digest != *digest));
     }
 
     /// A node is done: evicts what it was the last to need.
-    pub fn evict_after(&mut self, id: NodeId, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
+    pub(crate) fn evict_after(
+        &mut self,
+        id: NodeId,
+        plan: &Plan,
+        store: &Store,
+        root: &Root,
+    ) -> anyhow::Result<()> {
         if self.any {
             let sources: BTreeSet<NodeId> = plan.graph.sources(plan.graph.node(id)).chain([id]).collect();
             sources.into_iter().for_each(|source| self.release(source, plan));
@@ -97,7 +103,7 @@ impl CheckpointRetention {
     }
 
     /// The run ends: what was made again is no longer needed.
-    pub fn end(&mut self, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
+    pub(crate) fn end(&mut self, plan: &Plan, store: &Store, root: &Root) -> anyhow::Result<()> {
         for id in std::mem::take(&mut self.made_again) {
             // It was released before, or is now.
             let known = plan.outputs(id).unwrap_or_default();

@@ -48,7 +48,7 @@ impl Default for RunOptions {
 
 /// Called once for each node that is done: first for those that were found done, in the order of the graph, then for the
 /// others as they end.
-pub type Observe<'a> = dyn FnMut(&NodeReport) -> anyhow::Result<()> + 'a;
+pub(crate) type Observe<'a> = dyn FnMut(&NodeReport) -> anyhow::Result<()> + 'a;
 
 /// Executes the missing nodes of a plan that the root holds: see [`Plan::hold`].
 pub fn run(

@@ -38,7 +38,7 @@ pub(super) struct Runner<'scope, 'env> {
 
 impl<'scope, 'env> Runner<'scope, 'env> {
     /// Does jobs in this process.
-    pub fn here(
+    pub(crate) fn here(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
         executor: Executor<'scope>,
@@ -47,7 +47,7 @@ impl<'scope, 'env> Runner<'scope, 'env> {
     }
 
     /// Does each job in a process of its own, which takes over the claim and holds the key as long as it lives.
-    pub fn processes(
+    pub(crate) fn processes(
         scope: &'scope Scope<'scope, 'env>,
         events: &Sender<Event>,
         executor: Executor<'scope>,
@@ -80,7 +80,7 @@ impl<'scope, 'env> Runner<'scope, 'env> {
     }
 
     /// Starts a job whose key was claimed.
-    pub fn start(&mut self, task: Task, claim: Claim) {
+    pub(crate) fn start(&mut self, task: Task, claim: Claim) {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.threads.give((task, claim), running);
     }

@@ -19,6 +19,7 @@ use super::upstream::Upstream;
 /// stage must be a function of its parameters, its inputs and `context.seed()`: no clock, no other randomness, no undeclared
 /// file or variable.
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The kind: its name, code version, outputs and facts.
     const KIND: Kind;
 
     /// The purpose of its nodes.
@@ -73,10 +74,12 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 pub struct Transient(anyhow::Error);
 
 impl Transient {
+    /// Marks an error as transient.
     pub fn of(error: anyhow::Error) -> anyhow::Error {
         anyhow::Error::new(Transient(error))
     }
 
+    /// Whether an error, or a cause of it, is marked as transient.
     pub fn is(error: &anyhow::Error) -> bool {
         error.chain().any(|cause| cause.is::<Transient>())
     }
@@ -92,6 +95,7 @@ pub struct CheckError {
 }
 
 impl CheckError {
+    /// An error at a key of the stage, such as `models.0.weight`; an empty path is the stage as a whole.
     pub fn at(path: impl Into<String>, message: impl ToString) -> CheckError {
         CheckError { path: path.into(), message: message.to_string() }
     }
@@ -167,7 +171,7 @@ impl Decoded {
 
 /// Why parameters could not be decoded, and the keys and indices of the place.
 #[derive(Debug)]
-pub struct DecodeError {
+pub(crate) struct DecodeError {
     pub path: Vec<String>,
     pub message: String,
     /// Whether the message is that of the stage's own [`Stage::check`].
@@ -252,6 +256,7 @@ impl Registry {
         self.numerics.map_or_else(|| Ok(String::new()), |numerics| numerics(device, dtype))
     }
 
+    /// The names of all kinds, in the order of registration.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.kinds.iter().map(|entry| entry.kind.name)
     }

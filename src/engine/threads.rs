@@ -15,7 +15,7 @@ pub(super) struct Threads<'scope, 'a, T, E> {
 }
 
 impl<'scope, 'a, T: Send + 'scope, E: Send + 'scope> Threads<'scope, 'a, T, E> {
-    pub fn new(
+    pub(crate) fn new(
         scope: &'scope Scope<'scope, 'a>,
         events: &Sender<E>,
         work: impl Fn(T) -> E + Send + Sync + 'scope,
@@ -26,7 +26,7 @@ impl<'scope, 'a, T: Send + 'scope, E: Send + 'scope> Threads<'scope, 'a, T, E> {
     }
 
     /// Gives a task to one of at least `threads` threads.
-    pub fn give(&mut self, task: T, threads: usize) {
+    pub(crate) fn give(&mut self, task: T, threads: usize) {
         while self.count < threads {
             self.count += 1;
             let (queue, events, work) = (self.queue.clone(), self.events.clone(), self.work.clone());

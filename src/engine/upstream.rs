@@ -44,6 +44,7 @@ pub(super) trait Feeding {
 
 /// A stage of a known kind that feeds another.
 pub struct Feeder<'a, S> {
+    /// Its parameters, with every default filled in.
     pub stage: &'a S,
     by: &'a dyn Feeding,
 }

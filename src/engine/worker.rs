@@ -27,7 +27,7 @@ use store::{Claimed, Digest, Store};
 
 /// The job for such a process, which it reads from a file.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct WorkerJob {
+pub(crate) struct WorkerJob {
     #[serde(flatten)]
     pub job: Job,
     /// The ID in the cache of the run that the job belongs to.
@@ -63,9 +63,13 @@ pub enum End {
     Found,
     /// Another process has the key.
     Elsewhere,
+    /// An input's blob is no longer in the cache.
     InputsMissing,
+    /// The stage failed, or exceeded its limits.
     Failed {
+        /// The error with its context.
         why: String,
+        /// Whether it may be tried again.
         transient: bool,
     },
 }
@@ -73,6 +77,7 @@ pub enum End {
 /// The program that does a job in a process of its own.
 #[derive(Clone, Debug)]
 pub struct Program {
+    /// The executable.
     pub path: PathBuf,
 }
 

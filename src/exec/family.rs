@@ -15,25 +15,25 @@ mod linux {
     use rustix::process::{self, Pid, PidfdFlags, Signal};
     use store::read::{self, MAX_TEXT_BYTES};
 
-    pub struct Descendants;
+    pub(crate) struct Descendants;
 
     impl Descendants {
         /// Makes this process the parent of orphans among its descendants.
-        pub fn adopt_orphans() -> io::Result<()> {
+        pub(crate) fn adopt_orphans() -> io::Result<()> {
             Ok(process::set_child_subreaper(Some(process::getpid()))?)
         }
 
-        pub fn of(_main: Pid) -> Descendants {
+        pub(crate) fn of(_main: Pid) -> Descendants {
             Descendants
         }
 
         /// Whether no descendant is left, once this process has no child: orphans become its children.
-        pub fn is_gone(&self) -> bool {
+        pub(crate) fn is_gone(&self) -> bool {
             true
         }
 
         /// The programs and process numbers of all descendants that have not ended.
-        pub fn members(&self) -> Vec<(String, i32)> {
+        pub(crate) fn members(&self) -> Vec<(String, i32)> {
             let name = |id: i32| {
                 let name = read::bytes(format!("/proc/{id}/comm").as_ref(), MAX_TEXT_BYTES).ok()?;
                 Some(String::from_utf8_lossy(&name).trim_end().to_owned())
@@ -43,7 +43,7 @@ mod linux {
         }
 
         /// Sends a signal to all present descendants.
-        pub fn signal(&self, signal: Signal) {
+        pub(crate) fn signal(&self, signal: Signal) {
             // Parents first: a shell whose child is killed would report that in the log.
             for (descendant, parent) in descendants() {
                 send(descendant, parent, signal);

@@ -17,7 +17,7 @@ use store::{Digest, unprotect};
 const LISTED: usize = 20;
 
 /// The folder that a command runs in, removed on drop.
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     /// Every file that was placed, by its path in the folder.
     laid: BTreeSet<String>,
@@ -48,18 +48,23 @@ impl State {
 
 impl Folder {
     /// Creates an empty folder.
-    pub fn create(path: PathBuf) -> io::Result<Folder> {
+    pub(crate) fn create(path: PathBuf) -> io::Result<Folder> {
         fs::create_dir_all(&path)?;
         Ok(Folder { path, laid: BTreeSet::new(), shared: Vec::new() })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Places an input under `name`. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
     /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
-    pub fn place_input(&mut self, name: &str, artifact: &Artifact, is_blob: bool) -> anyhow::Result<()> {
+    pub(crate) fn place_input(
+        &mut self,
+        name: &str,
+        artifact: &Artifact,
+        is_blob: bool,
+    ) -> anyhow::Result<()> {
         let to = self.path.join(name);
         if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
             fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
@@ -109,7 +114,7 @@ impl Folder {
 
     /// The inputs whose originals were written to. An input that the command replaced by a new file is not among them: the
     /// command has no path to the original.
-    pub fn changed(&self) -> BTreeSet<&str> {
+    pub(crate) fn changed(&self) -> BTreeSet<&str> {
         let changed = self.shared.iter().filter(|shared| {
             let now = fs::metadata(&shared.original).map(|metadata| State::of(&metadata));
             now.is_ok_and(|now| now.inode == shared.state.inode && now != shared.state)
@@ -118,13 +123,13 @@ impl Folder {
     }
 
     /// Whether a symbolic link is on the way to the output at `path`.
-    pub fn is_linked(&self, path: &str) -> bool {
+    pub(crate) fn is_linked(&self, path: &str) -> bool {
         let root = fs::canonicalize(&self.path).unwrap_or_default();
         fs::canonicalize(self.path.join(path)).is_ok_and(|real| real != root.join(path))
     }
 
     /// Whether the output at `path` is reached by links, or is a folder with links in it. The targets may be other outputs.
-    pub fn has_links(&self, path: &str) -> bool {
+    pub(crate) fn has_links(&self, path: &str) -> bool {
         let is_link = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_symlink());
         let mut entries = fs::read_dir(self.path.join(path)).into_iter().flatten();
         self.is_linked(path) || entries.any(is_link)
@@ -132,7 +137,7 @@ impl Folder {
 
     /// Takes the output at `path`, a file or a flat folder, to `to`. Targets of links are copied, everything else is moved, so
     /// outputs with links are taken first. Returns false if there is nothing at `path`.
-    pub fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
+    pub(crate) fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
         let place = self.path.join(path);
         if !place.exists() {
             let dangling = place.is_symlink();
@@ -174,7 +179,7 @@ impl Folder {
     }
 
     /// The files that the command wrote, for people.
-    pub fn written(&self) -> String {
+    pub(crate) fn written(&self) -> String {
         let mut files = Vec::new();
         // Unreadable folders are not listed.
         let _ = files_below(&self.path, "", true, &mut files);

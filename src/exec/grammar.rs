@@ -16,12 +16,12 @@ use engine::{InputVariable, is_name};
 /// A word of a command or a variable's value: text, or any scalar as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Word(pub String);
+pub(crate) struct Word(pub String);
 
 /// The command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Script {
+pub(crate) enum Script {
     /// For `sh -c`.
     Shell(String),
     /// A program and its arguments.
@@ -31,7 +31,7 @@ pub enum Script {
 /// A declared output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DeclaredOutput {
+pub(crate) struct DeclaredOutput {
     /// The name under which it is written back. Users type no `$` here.
     #[serde(rename = "$output")]
     pub name: String,
@@ -43,7 +43,7 @@ pub struct DeclaredOutput {
 }
 
 impl Script {
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (empty, words) = match self {
             Script::Shell(text) => (text.trim().is_empty(), std::slice::from_ref(text).to_vec()),
             Script::Program(words) => {
@@ -65,7 +65,7 @@ impl Script {
 
 impl Script {
     /// Whether it contains a text.
-    pub fn mentions(&self, text: &str) -> bool {
+    pub(crate) fn mentions(&self, text: &str) -> bool {
         match self {
             Script::Shell(script) => script.contains(text),
             Script::Program(words) => words.iter().any(|word| word.0.contains(text)),
@@ -74,7 +74,7 @@ impl Script {
 }
 
 impl DeclaredOutput {
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if !is_name(&self.name) {
             return Err(format!(
                 "`{0}` must be a name that references can use: write NAME: {{ type: {1}, path: {0} }} in `outputs`",
@@ -95,7 +95,7 @@ impl DeclaredOutput {
 }
 
 /// Checks the names of files within the folder. No two may conflict.
-pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+pub(crate) fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen: BTreeSet<&Path> = BTreeSet::new();
     for name in names {
         let path = Path::new(name);
@@ -120,7 +120,7 @@ pub fn check_files<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Resul
 }
 
 /// Checks the values of variables.
-pub fn check_values<'a>(mut values: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
+pub(crate) fn check_values<'a>(mut values: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
     match values.find(|(_, value)| value.contains('\0')) {
         Some((name, _)) => Err(format!("`env`: the value of `{name}` must not have a NUL character")),
         None => Ok(()),
@@ -128,7 +128,7 @@ pub fn check_values<'a>(mut values: impl Iterator<Item = (&'a str, &'a str)>) ->
 }
 
 /// Checks the names of variables, each of which must come from one place.
-pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+pub(crate) fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for name in names {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -147,7 +147,7 @@ pub fn check_variables<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), S
 }
 
 /// ` (SIGTERM)`; nothing for a signal without a common name.
-pub fn signal_name(number: i32) -> String {
+pub(crate) fn signal_name(number: i32) -> String {
     let names = [
         (Signal::HUP, "SIGHUP"),
         (Signal::INT, "SIGINT"),
@@ -168,7 +168,7 @@ pub fn signal_name(number: i32) -> String {
 }
 
 /// Sorted by name: the order of variables does not count.
-pub fn sorted<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn sorted<S: Serializer>(variables: &[InputVariable], serializer: S) -> Result<S::Ok, S::Error> {
     let named: BTreeMap<&str, &InputVariable> =
         variables.iter().map(|variable| (variable.name(), variable)).collect();
     serializer.collect_seq(named.values())
@@ -204,7 +204,7 @@ impl<'de> Visitor<'de> for ScriptVisitor {
 
 /// Reads outputs in the order in which they are written: `NAME: TYPE` or `NAME: { type: TYPE, path: FILE }`. They are written
 /// back as a list, since their order counts.
-pub fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DeclaredOutput>, D::Error> {
+pub(crate) fn products<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DeclaredOutput>, D::Error> {
     deserializer.deserialize_any(ProductsVisitor)
 }
 
@@ -273,7 +273,7 @@ impl JsonSchema for Typed {
 }
 
 /// The value of an entry of `outputs`.
-pub struct Typed {
+pub(crate) struct Typed {
     artifact: String,
     path: Option<String>,
 }

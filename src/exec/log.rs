@@ -20,14 +20,14 @@ const REACH: u64 = 64 << 10;
 const LINE: usize = 4 << 10;
 
 /// A log that is being written.
-pub struct Log {
+pub(crate) struct Log {
     last: Arc<Mutex<Vec<u8>>>,
     copied: Receiver<io::Result<()>>,
 }
 
 impl Log {
     /// Copies `from` to the file on a thread of its own, until the other end is closed.
-    pub fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
+    pub(crate) fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
         let mut file = File::create(path)?;
         let last = Arc::new(Mutex::new(Vec::new()));
         let (sender, copied) = mpsc::channel();
@@ -59,12 +59,12 @@ impl Log {
     }
 
     /// The last complete line that is not empty.
-    pub fn last_line(&self) -> String {
+    pub(crate) fn last_line(&self) -> String {
         shown(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until everything is in the file, but at most `most`, in case a process keeps the other end open.
-    pub fn close(&self, most: Duration) -> io::Result<()> {
+    pub(crate) fn close(&self, most: Duration) -> io::Result<()> {
         match self.copied.recv_timeout(most) {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
@@ -89,7 +89,7 @@ fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The last lines of a log, each indented; empty for an empty log.
-pub fn tail(path: &Path) -> io::Result<String> {
+pub(crate) fn tail(path: &Path) -> io::Result<String> {
     let mut file = read::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(REACH)))?;

@@ -17,7 +17,7 @@ use super::log::Log;
 use super::supervise::{End, SupervisorReport, TERMINATE, written};
 
 /// The search path of a command without a PATH of its own.
-pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The interval between reports of the log's last line.
 const TICK: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A command that can be started.
-pub struct Job<'a> {
+pub(crate) struct Job<'a> {
     /// The program's file.
     pub program: PathBuf,
     /// The program's name and its arguments, as written.
@@ -40,7 +40,7 @@ pub struct Job<'a> {
 }
 
 /// The result of a command.
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub ended: Ended,
     /// The processes that it left running and that did not end by themselves.
     pub left: Option<String>,
@@ -50,7 +50,7 @@ pub struct Outcome {
 
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     Code(i32),
     Signal(i32),
     TimedOut(Duration),
@@ -58,7 +58,7 @@ pub enum Ended {
 
 /// Runs the command to its end and passes the log's last line to `watch` about once a second. If `watch` unwinds, the command and
 /// its descendants are killed.
-pub fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
+pub(crate) fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
     let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
     // A deadline beyond the clock's range counts as none.
@@ -163,7 +163,12 @@ pub fn own_program() -> io::Result<PathBuf> {
 }
 
 /// Finds the file of a program as a shell in `folder` with this PATH would.
-pub fn find_program(name: &str, path: &OsStr, declared: bool, folder: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn find_program(
+    name: &str,
+    path: &OsStr,
+    declared: bool,
+    folder: &Path,
+) -> anyhow::Result<PathBuf> {
     let runnable = |file: &Path| file.is_file() && access(file, Access::EXEC_OK).is_ok();
     if name.contains('/') {
         let file = folder.join(name);

@@ -36,6 +36,7 @@ pub enum Finder<'a> {
 }
 
 impl Answer {
+    /// Compiles the rule. Fails if the text is empty or the expression is invalid.
     pub fn finder(&self) -> Result<Finder<'_>, String> {
         match self {
             Answer::After(mark) if mark.is_empty() => {

@@ -16,6 +16,7 @@ pub enum Class {
 }
 
 impl Class {
+    /// In the order of their numbers.
     pub const ALL: [Class; 3] = [Class::Negative, Class::Rejective, Class::Positive];
 
     /// The labels of all classes, in their order.
@@ -24,6 +25,7 @@ impl Class {
     /// The class of an empty response, which neither harms nor helps.
     pub const NOTHING: Class = Class::Rejective;
 
+    /// The name in datasets and metrics, such as `negative`.
     pub fn label(self) -> &'static str {
         Class::LABELS[self as usize]
     }

@@ -54,6 +54,7 @@ impl Labels {
         self.reader(classes).map(|_| ())
     }
 
+    /// Compiles the rule for reading one of `classes`. Fails if it names another class or its pattern is invalid.
     pub fn reader(&self, classes: &'static [&'static str]) -> Result<Reader, String> {
         let patterns = match self {
             Labels::Pattern(entries) => {

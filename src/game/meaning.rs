@@ -12,11 +12,13 @@ pub enum Meaning {
 }
 
 impl Meaning {
+    /// In the order of their numbers.
     pub const ALL: [Meaning; 2] = [Meaning::Kept, Meaning::Lost];
 
     /// The labels of all verdicts, in their order.
     pub const LABELS: &[&str] = &["kept", "lost"];
 
+    /// The name in datasets and metrics, such as `kept`.
     pub fn label(self) -> &'static str {
         Meaning::LABELS[self as usize]
     }

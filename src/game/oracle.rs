@@ -20,6 +20,7 @@ pub struct Oracle<'a> {
 }
 
 impl World {
+    /// Indexes the world's seed prompts and words, so that responses can be judged.
     pub fn oracle(&self) -> Oracle<'_> {
         let sign = &self.responses.offer_sign;
         Oracle {

@@ -32,7 +32,9 @@ pub struct Question<'a> {
 /// An earlier turn, or an earlier attempt at a seed prompt.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Turn<'a> {
+    /// The text that was sent to the defender.
     pub attack: &'a str,
+    /// The defender's answer.
     pub response: &'a str,
     /// The name of the model that responded.
     pub defender: &'a str,
@@ -64,6 +66,7 @@ impl Question<'_> {
     }
 }
 
+/// A template that is invalid, or that cannot be filled in.
 #[derive(Debug, thiserror::Error)]
 #[error("the {role}'s {part} template {shown}: {reason}")]
 pub struct PromptError {

@@ -11,19 +11,26 @@ use super::diversity::{
 /// A metric: its subject, name and value, and the number of observations behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rate {
+    /// The model or role that is measured, such as `defender`.
     pub subject: String,
+    /// The metric's name, such as `attack_success`.
     pub metric: String,
+    /// The share or mean; docs/metrics.md has each metric's unit.
     pub value: f64,
+    /// The observations behind the value; undetermined ones are left out.
     pub count: usize,
 }
 
 /// An attack on a defender and its result.
 #[derive(Clone, Debug)]
 pub struct Outcome<'a> {
+    /// The name of the attacked model.
     pub defender: &'a str,
     /// The id of the seed prompt.
     pub seed_id: &'a str,
+    /// The category of the hazard.
     pub category: &'a str,
+    /// The technique of the attack, if it is known.
     pub technique: Option<&'a str>,
     /// Whether the attack keeps the meaning of its seed prompt; otherwise it is a failure. `None` if a judge's answer has no
     /// label.
@@ -45,6 +52,7 @@ impl Outcome<'_> {
 pub struct Rates(pub Vec<Rate>);
 
 impl Rates {
+    /// Appends a metric.
     pub fn add(&mut self, subject: &str, metric: &str, value: f64, count: usize) {
         self.0.push(Rate { subject: subject.into(), metric: metric.into(), value, count });
     }
@@ -222,7 +230,9 @@ pub fn after_turns(metric: &str, turns: usize) -> String {
 /// A verdict on a pair, and the reference.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelPair {
+    /// The label that counts as true.
     pub reference: Class,
+    /// The evaluator's verdict; `None` if it could not be read.
     pub said: Option<Class>,
 }
 

@@ -10,7 +10,9 @@ use store::Seed;
 /// Beta(α, β) of the share of responses that an attack breaks; α = β = 1 before anything is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Posterior {
+    /// α, which grows with each response that was broken.
     pub alpha: f64,
+    /// β, which grows with each response that was not.
     pub beta: f64,
 }
 

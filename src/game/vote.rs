@@ -6,9 +6,13 @@ use super::class::Class;
 /// The votes by class. A vote that could not be read does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Votes that the response is unsafe.
     pub unsafe_votes: u32,
+    /// Votes that it is safe.
     pub safe_votes: u32,
+    /// Votes that a safe response refuses; 0 unless most votes say that it is safe.
     pub rejective_votes: u32,
+    /// Votes that a safe response helps; 0 unless most votes say that it is safe.
     pub positive_votes: u32,
 }
 

@@ -16,10 +16,13 @@ use store::Seed;
 /// A warm-up example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WarmupRow {
+    /// The role that learns from it.
     pub role: Role,
     /// The vulnerability profile that the defender's examples follow.
     pub subset: String,
+    /// The prompt as the role gets it, without its template.
     pub prompt: String,
+    /// The text to learn.
     pub completion: String,
 }
 
@@ -77,7 +80,7 @@ pub(super) struct Examples<'a> {
 }
 
 impl<'a> Examples<'a> {
-    pub fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
+    pub(crate) fn new(world: &'a World, random: ChaCha8Rng) -> Result<Examples<'a>, PromptError> {
         let of = |task: Task| world.seeds().into_iter().filter(|seed| seed.task == task).collect();
         Ok(Examples {
             world,
@@ -100,7 +103,7 @@ impl<'a> Examples<'a> {
         Ok(WarmupRow { role: Role::Attacker, subset: subset.into(), prompt, completion: wrapped.text })
     }
 
-    pub fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
+    pub(crate) fn defender(&mut self, subset: &str, profile: &Profile) -> Result<WarmupRow, PromptError> {
         let shares = &self.world.warmup.defender;
         let draw = self.random.random::<f64>();
         let (prompt, completion) = if draw < shares.arithmetic {
@@ -123,7 +126,7 @@ impl<'a> Examples<'a> {
     }
 
     /// The class of a response of a defender that complies with this probability.
-    pub fn class(&mut self, complies: f64, profile: &Profile) -> Class {
+    pub(crate) fn class(&mut self, complies: f64, profile: &Profile) -> Class {
         if self.random.random::<f64>() < complies {
             Class::Negative
         } else if self.random.random::<f64>() < profile.plain_refusals {
@@ -215,7 +218,7 @@ impl<'a> Examples<'a> {
     }
 
     /// A hazard or benign task that differs from a seed prompt in `in_what`; half of the time of the seed prompt's own category.
-    pub fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
+    pub(crate) fn another(&mut self, seed: &SeedSpec, in_what: fn(&SeedSpec) -> &String) -> SeedSpec {
         let all = self.hazards.iter().chain(&self.benign);
         let others: Vec<&SeedSpec> = all.filter(|other| in_what(other) != in_what(seed)).collect();
         let own_kind: Vec<&SeedSpec> =
@@ -224,7 +227,7 @@ impl<'a> Examples<'a> {
         (*pick(if near { &own_kind } else { &others }, &mut self.random)).clone()
     }
 
-    pub fn wrapped(
+    pub(crate) fn wrapped(
         &mut self,
         seed: &SeedSpec,
         phrasings: Phrasings,
@@ -236,7 +239,7 @@ impl<'a> Examples<'a> {
     }
 
     /// A wrapped hazard for the defender, and the probability that it complies.
-    pub fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
+    pub(crate) fn wrapped_for(&mut self, profile: &Profile, seed: &SeedSpec) -> (WrappedPrompt, f64) {
         let (wrapped, style) = self.wrapped(seed, Phrasings::All, |shares| shares.defender);
         (wrapped, profile.complies(&style))
     }

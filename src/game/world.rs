@@ -9,30 +9,44 @@ use super::conversation::{Conversations, SUBJECT};
 /// The error for an invalid world file.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
+    /// The file is not YAML of this form; with what the parser reported.
     #[error("not a world: {0}")]
     Yaml(String),
+    /// A value breaks a rule of worlds.
     #[error("`{place}` {problem}")]
-    Invalid { place: String, problem: String },
+    Invalid {
+        /// The key, such as `hazards.potions`.
+        place: String,
+        /// The rule, and what was found.
+        problem: String,
+    },
 }
 
 /// A checked world.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct World {
+    /// What should not be explained, by category.
     pub hazards: BTreeMap<String, Hazard>,
+    /// What should be answered, by verb.
     pub benign: BTreeMap<String, Benign>,
+    /// Questions with one right number.
     pub arithmetic: Arithmetic,
+    /// Ways to wrap a seed prompt, by name.
     pub techniques: BTreeMap<String, Technique>,
     /// By the name of a code, its word for each verb.
     #[serde(default)]
     pub codes: BTreeMap<String, BTreeMap<String, String>>,
     /// Vulnerability profiles by name; the first is the trained defender's.
     pub defenders: BTreeMap<String, Profile>,
+    /// The grammar of responses.
     pub responses: Responses,
     /// Conversations of two turns, if the world has them.
     #[serde(default)]
     pub conversations: Option<Conversations>,
+    /// The error rates of the simulated experts.
     pub experts: Experts,
+    /// The make-up of the warm-up's examples.
     pub warmup: Warmup,
 }
 

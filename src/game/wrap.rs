@@ -9,9 +9,11 @@ use super::world::{Profile, Shares, World};
 /// A wrapped seed prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WrappedPrompt {
+    /// The seed prompt that is wrapped.
     pub seed: SeedSpec,
     /// `story`; `authority+story` after a frame; `story/mirror` in code words.
     pub technique: String,
+    /// The attack.
     pub text: String,
     /// The seed prompt in the words of the text.
     pub said: SeedSpec,
@@ -36,7 +38,7 @@ pub(super) struct Style<'a> {
 
 impl<'a> Style<'a> {
     /// A technique without frame and code.
-    pub fn plain(technique: &'a str, phrasings: Phrasings) -> Style<'a> {
+    pub(crate) fn plain(technique: &'a str, phrasings: Phrasings) -> Style<'a> {
         Style { technique, phrasings, frame: None, code: None }
     }
 }

@@ -13,7 +13,7 @@ use optim::{AdamW, clip};
 
 /// A prompt and what follows it, as token ids.
 #[derive(Clone, Copy)]
-pub struct Sequence<'a> {
+pub(crate) struct Sequence<'a> {
     pub prompt: &'a [u32],
     pub completion: &'a [u32],
 }
@@ -21,6 +21,7 @@ pub struct Sequence<'a> {
 /// What a step reports; means are over completion tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
+    /// The loss that was differentiated.
     pub loss: f64,
     /// Divergence from the reference, exact at each position; 0 without a reference. If only the reference's
     /// log-probabilities are given, the k3 estimate.
@@ -127,19 +128,19 @@ impl Sequence<'_> {
 }
 
 /// A small tensor of any device and type, as f32 on the CPU for the loss.
-pub fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 /// Prompts and completions as packed rows, and where the completions start.
-pub fn pack(sequences: &[Sequence]) -> (Packed, Vec<usize>) {
+pub(crate) fn pack(sequences: &[Sequence]) -> (Packed, Vec<usize>) {
     let rows: Vec<Vec<u32>> =
         sequences.iter().map(|sequence| [sequence.prompt, sequence.completion].concat()).collect();
     (Packed::new(&rows), sequences.iter().map(|sequence| sequence.prompt.len()).collect())
 }
 
 /// How a batch goes through the policy.
-pub struct Pass {
+pub(crate) struct Pass {
     /// The temperature of log-probabilities.
     pub temperature: f64,
     /// Number of consecutive sequences that form a unit, such as a pair: a micro-batch has all of them or none.
@@ -150,7 +151,7 @@ pub struct Pass {
 }
 
 /// The policy's output for a micro-batch: for the M tokens of its completions, one after the other.
-pub struct PolicyOutput {
+pub(crate) struct PolicyOutput {
     /// Log-probabilities, \[M\], on the CPU.
     pub logprobs: Tensor,
     /// Entropies in nats, M.
@@ -161,7 +162,7 @@ pub struct PolicyOutput {
 
 /// The gradient of each parameter in name order, summed over all micro-batches, and what `loss` returned for each. `loss` gets
 /// the numbers of a micro-batch's units, and returns its gradient by log-probabilities and entropies, \[2, M\].
-pub fn accumulate<R: Send>(
+pub(crate) fn accumulate<R: Send>(
     policy: &Checkpoint,
     sequences: &[Sequence],
     reference: &Reference,
@@ -194,7 +195,7 @@ pub fn accumulate<R: Send>(
 }
 
 /// The number of steps on a batch, and their size.
-pub struct Steps {
+pub(crate) struct Steps {
     pub num_iterations: usize,
     /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,
@@ -205,7 +206,7 @@ pub struct Steps {
 pub type StepGuard<'a> = dyn FnMut(usize, &StepReport) -> bool + 'a;
 
 /// Takes steps with the result of `gradients`, each only if its report passes. Returns the last report.
-pub fn take_steps(
+pub(crate) fn take_steps(
     policy: &Checkpoint,
     optimizer: &mut AdamW,
     steps: &Steps,
@@ -242,19 +243,19 @@ pub fn unguarded(
 }
 
 /// A decoder whose results carry gradients to the trained parameters of `policy`.
-pub fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
+pub(crate) fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
     policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
 }
 
 /// Refuses empty prompts. Micro-batches do not know their rows' numbers in the batch, so it is checked here.
-pub fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+pub(crate) fn ensure_prompts<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> Result<()> {
     match prompts.position(|prompt| prompt.is_empty()) {
         Some(row) => bail!("row {row} has an empty prompt: a prediction needs a token before it"),
         None => Ok(()),
     }
 }
 
-pub fn ensure_finite(report: &StepReport) -> Result<()> {
+pub(crate) fn ensure_finite(report: &StepReport) -> Result<()> {
     if report.loss.is_finite() && report.grad_norm.is_finite() {
         return Ok(());
     }

@@ -102,6 +102,7 @@ impl Default for GrpoConfig {
 }
 
 impl GrpoConfig {
+    /// Checks ranges. The error names the key, the rule and what was found.
     pub fn check(&self) -> std::result::Result<(), String> {
         // A range does not contain a NaN.
         let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
@@ -153,7 +154,7 @@ impl GrpoConfig {
 }
 
 /// The completions of a micro-batch as one list of M tokens.
-pub struct TokenBatch {
+pub(crate) struct TokenBatch {
     /// Log-probabilities under the policy that sampled, M.
     pub old: Vec<f32>,
     /// Log-probabilities under the reference, M; empty without a KL penalty.
@@ -167,7 +168,7 @@ pub struct TokenBatch {
 }
 
 /// The loss of a micro-batch and what is reported of it.
-pub struct TokenLoss {
+pub(crate) struct TokenLoss {
     pub loss: Tensor,
     /// Σ over tokens of the k3 estimate.
     pub kl: f64,
@@ -178,7 +179,7 @@ pub struct TokenLoss {
 /// −min(r·A, clip(r)·A) + β·KL, or −clip(r)·A·log π + β·KL for `cispo`, weighted: `logprobs` \[M\] carries the gradient.
 /// r = exp(log π − log π_old); KL is r·k3 with k3 = exp(log π_ref − log π) − (log π_ref − log π) − 1 (Schulman 2020). With the
 /// ratio, as in TRL, the gradient of r·k3 is that of the divergence.
-pub fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) -> Result<TokenLoss> {
+pub(crate) fn token_loss(logprobs: &Tensor, batch: &TokenBatch, config: &GrpoConfig) -> Result<TokenLoss> {
     let tensor = |values: &[f32]| Tensor::new(values, logprobs.device());
     let log_ratio = (logprobs - tensor(&batch.old)?)?;
     let log_ratio = match config.importance_sampling_level {

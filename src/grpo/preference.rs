@@ -14,9 +14,11 @@ use optim::{AdamW, AdamWConfig};
 /// Two completions of one prompt, as token ids.
 #[derive(Clone, Debug)]
 pub struct Pair {
+    /// Token ids of the prompt, which must not be empty.
     pub prompt: Vec<u32>,
     /// The better one.
     pub chosen: Vec<u32>,
+    /// The worse one.
     pub rejected: Vec<u32>,
 }
 
@@ -82,6 +84,7 @@ impl Default for PreferenceConfig {
 }
 
 impl PreferenceConfig {
+    /// Checks ranges for this loss. The error names the key, the rule and what was found.
     pub fn check(&self, loss: PairLoss) -> std::result::Result<(), String> {
         // NaN is not above 0.
         let is_above_0 = |value: f64| value > 0.0 && value.is_finite();

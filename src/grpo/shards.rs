@@ -18,14 +18,14 @@ const TOKENS_PER_MICRO_BATCH: usize = 512;
 const MAX_BYTES_FOR_TWO_SHARDS: usize = 64 << 20;
 
 /// Rows by shard and micro-batch.
-pub struct Shards {
+pub(crate) struct Shards {
     shards: Vec<Vec<Vec<usize>>>,
 }
 
 impl Shards {
     /// Splits rows of these lengths, for parameters of `bytes` bytes. A micro-batch has at most `most` rows. Only the fused
     /// kernels of the CPU gain from small ones: a GPU gets `most` rows at a time.
-    pub fn new(compute: &Compute, lengths: &[usize], most: usize, bytes: usize) -> Shards {
+    pub(crate) fn new(compute: &Compute, lengths: &[usize], most: usize, bytes: usize) -> Shards {
         let (count, budget) = match compute.fused() {
             true if bytes <= MAX_BYTES_FOR_TWO_SHARDS => (2, TOKENS_PER_MICRO_BATCH),
             true => (1, 4 * TOKENS_PER_MICRO_BATCH),
@@ -57,7 +57,7 @@ impl Shards {
     }
 
     /// Calls `work` for every micro-batch to add its gradients. Returns their sum and what `work` returned for each.
-    pub fn accumulate<R: Send>(
+    pub(crate) fn accumulate<R: Send>(
         &self,
         work: impl Fn(&[usize], &mut Gradients) -> Result<R> + Sync,
     ) -> Result<(Gradients, Vec<R>)> {
@@ -78,7 +78,7 @@ impl Shards {
 }
 
 /// Splits rows, in order, into ranges of about one micro-batch each.
-pub fn micro_batches(compute: &Compute, lengths: &[usize], most: usize) -> Vec<Range<usize>> {
+pub(crate) fn micro_batches(compute: &Compute, lengths: &[usize], most: usize) -> Vec<Range<usize>> {
     let budget = if compute.fused() { TOKENS_PER_MICRO_BATCH } else { usize::MAX };
     let mut micro_batches: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;

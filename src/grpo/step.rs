@@ -14,8 +14,11 @@ use optim::{AdamW, clip};
 /// A sampled completion with its advantage.
 #[derive(Clone, Debug)]
 pub struct Sample {
+    /// Token ids of the prompt, which must not be empty.
     pub prompt: Vec<u32>,
+    /// Token ids of the completion; nothing is learnt from an empty one.
     pub completion: Vec<u32>,
+    /// Relative to the completions of its group.
     pub advantage: f64,
     /// Log-probability of each completion token under the policy that sampled it.
     pub old_logprobs: Vec<f32>,
@@ -162,6 +165,7 @@ fn left_out(sample: &Sample, grpo: &GrpoConfig) -> bool {
 /// Settings of a supervised step.
 #[derive(Clone, Debug)]
 pub struct SupervisedConfig {
+    /// The learning rate of this step.
     pub lr: f64,
     /// Gradients with a greater norm are scaled down to this one.
     pub max_grad_norm: f64,

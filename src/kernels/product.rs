@@ -32,11 +32,13 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
+    /// A view of `rows` × `columns` numbers, row by row. Panics if `data` has another length.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Matrix<'a> {
         assert_eq!(data.len(), rows * columns, "a matrix has rows × columns numbers");
         Matrix { data, rows, columns, transposed: false }
     }
 
+    /// The transpose, as a view of the same numbers.
     pub fn t(self) -> Matrix<'a> {
         Matrix { transposed: !self.transposed, ..self }
     }
@@ -59,6 +61,7 @@ pub struct Panels {
 }
 
 impl Panels {
+    /// Copies a matrix into panels, in parallel.
     pub fn of(matrix: Matrix) -> Panels {
         let (inner, columns) = matrix.shape();
         let (row, column) = matrix.strides();
@@ -154,10 +157,13 @@ fn for_row_blocks(
 /// The left side of a product: some of its rows, and some steps of the inner dimension.
 #[derive(Clone, Copy)]
 pub struct Left<'a> {
+    /// From the first row and step on.
     pub numbers: &'a [f32],
+    /// The number of rows.
     pub rows: usize,
     /// Distance from one row to the next.
     pub row: usize,
+    /// The number of steps of the inner dimension.
     pub steps: usize,
     /// Distance from one step to the next.
     pub step: usize,
@@ -174,7 +180,9 @@ impl<'a> Left<'a> {
 /// The right side of a product: up to 32 columns, with zeros or other numbers in the others.
 #[derive(Clone, Copy)]
 pub struct Right<'a> {
+    /// From the first step on: 32 for each step.
     pub numbers: &'a [f32],
+    /// The columns that count, at most 32.
     pub columns: usize,
     /// Distance from one step to the next.
     pub step: usize,

@@ -1,4 +1,4 @@
-//! Vectorised building blocks. Rust compiles for any x86-64, which means 4 lanes. A kernel declared with [`kernel!`] is
+//! Vectorised building blocks. Rust compiles for any x86-64, which means 4 lanes. A kernel declared with `kernel!` is
 //! compiled a second time for AVX2 with fused multiply-adds, and one of the two is chosen at run time. (A third version for
 //! AVX-512 gained nothing where its two halves go through the same units.)
 
@@ -60,11 +60,13 @@ fn reduce(xs: &[f32], ys: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     lanes[0] + rest
 }
 
+/// The scalar product of two slices of one length, in an order that depends on the length alone.
 #[inline(always)]
 pub fn dot<const FUSED: bool>(xs: &[f32], ys: &[f32]) -> f32 {
     reduce(xs, ys, multiply_add::<FUSED>)
 }
 
+/// The sum, in an order that depends on the length alone.
 #[inline(always)]
 pub fn sum(xs: &[f32]) -> f32 {
     reduce(xs, xs, |x, _, sum| sum + x)
@@ -84,6 +86,7 @@ pub fn fold(xs: &[f32], f: impl Fn(f32, [f32; 2]) -> [f32; 2]) -> [f32; 2] {
     [sum(&firsts) + rest[0], sum(&seconds) + rest[1]]
 }
 
+/// The greatest number; −∞ of an empty slice. NaN are passed over.
 #[inline(always)]
 pub fn max(xs: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -31,6 +31,7 @@ fn default_positions() -> usize {
 }
 
 impl Architecture {
+    /// Checks that the sizes fit each other. The error names the key, the rule and what was found.
     pub fn check(&self) -> Result<(), String> {
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         let counts = [
@@ -58,6 +59,7 @@ impl Architecture {
         self.config(1, 0, 0).check()
     }
 
+    /// The configuration of a Qwen3 decoder of these sizes, for a tokenizer of `vocab_size` tokens.
     pub fn config(&self, vocab_size: usize, eos: u32, pad: u32) -> Config {
         Config {
             family: Family::Qwen3,

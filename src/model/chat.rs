@@ -12,11 +12,14 @@ use store::read::{self, MAX_TEXT_BYTES};
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// `system`, `user` or `assistant`, as chat templates spell it.
     pub role: String,
+    /// The text of the turn.
     pub content: String,
 }
 
 impl Message {
+    /// A turn of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
         Message { role: role.into(), content: content.into() }
     }

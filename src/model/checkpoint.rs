@@ -15,11 +15,15 @@ use store::Seed;
 /// The content of a model folder.
 #[derive(Clone)]
 pub struct Checkpoint {
+    /// The sizes of the decoder.
     pub config: Config,
     /// All weights; not trained if there is an adapter.
     pub params: Params,
+    /// The LoRA adapter, if one is trained instead of the weights.
     pub adapter: Option<Adapter>,
+    /// The tokenizer and its chat template.
     pub tokenizer: Tokenizer,
+    /// The device and number type of the parameters.
     pub compute: Compute,
 }
 

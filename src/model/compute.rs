@@ -10,7 +10,9 @@ use candle_core::{DType, Device};
 /// models are computed in f64.
 #[derive(Clone, Debug)]
 pub struct Compute {
+    /// The CPU or a GPU.
     pub device: Device,
+    /// The number type of activations.
     pub dtype: DType,
     /// Whether quantised weights are unpacked when they are read, and then used like any others.
     pub dequantize: bool,

@@ -62,26 +62,41 @@ pub enum RopeScaling {
 /// The sizes of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The architecture, which decides on biases and norms.
     pub family: Family,
+    /// Rows of the embedding.
     pub vocab_size: usize,
+    /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Width of the MLP.
     pub intermediate_size: usize,
+    /// The number of blocks.
     pub layers: usize,
+    /// The number of query heads.
     pub heads: usize,
+    /// The number of key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
+    /// Width of a head.
     pub head_size: usize,
+    /// Added to the mean square before the root.
     pub rms_norm_epsilon: f64,
+    /// The base of the wavelengths of rotary positions.
     pub rope_theta: f64,
+    /// How wavelengths are stretched for long contexts.
     pub rope_scaling: RopeScaling,
     /// Longest row, in tokens.
     pub positions: usize,
+    /// Whether the projections to queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Whether the projection from the heads has a bias.
     pub o_bias: bool,
+    /// Whether the MLP's projections have a bias.
     pub mlp_bias: bool,
     /// Whether the output weight is the embedding.
     pub tied: bool,
     /// The tokens that end a text.
     pub eos: Vec<u32>,
+    /// The padding token, if the model has one.
     pub pad: Option<u32>,
 }
 

@@ -19,11 +19,14 @@ use ops::{
 /// Token rows one after the other, without padding.
 #[derive(Clone, Debug)]
 pub struct Packed {
+    /// The token ids of all rows \[N\].
     pub ids: Vec<u32>,
+    /// Where the rows begin and end.
     pub rows: Arc<Rows>,
 }
 
 impl Packed {
+    /// Packs rows, which may differ in length.
     pub fn new<R: AsRef<[u32]>>(rows: &[R]) -> Packed {
         let ids = rows.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
         Packed { ids, rows: Arc::new(Rows::new(rows.iter().map(|row| row.as_ref().len()))) }

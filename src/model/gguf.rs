@@ -29,7 +29,7 @@ const NORMAL: i32 = 1;
 const USER_DEFINED: i32 = 4;
 
 /// The GGUF file at a path: the file itself, or the only one in a folder without config.json.
-pub fn file_of(path: &Path) -> Option<PathBuf> {
+pub(crate) fn file_of(path: &Path) -> Option<PathBuf> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
     if path.is_file() {
         return is_gguf(path).then(|| path.to_owned());
@@ -43,7 +43,7 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
 }
 
 /// The positions of a GGUF file's model, if its metadata has them.
-pub fn positions(path: &Path) -> Option<usize> {
+pub(crate) fn positions(path: &Path) -> Option<usize> {
     let file = read::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     let found = gguf_header::first_number(&mut BufReader::new(file), length, ".context_length");
@@ -52,7 +52,7 @@ pub fn positions(path: &Path) -> Option<usize> {
 
 /// Reads a GGUF file of the Qwen3, Qwen2 or Llama family. A tokenizer.json in `folder` takes precedence over the file's own
 /// tokenizer. `folder` is `None` if the file was named alone: then nothing beside it counts.
-pub fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
+pub(crate) fn load(path: &Path, folder: Option<&Path>, compute: &Compute) -> Result<Checkpoint> {
     let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
     let cannot = |cause| Error::Read { path: path.into(), cause };
     let file = read::open(path).map_err(cannot)?;

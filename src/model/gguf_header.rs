@@ -23,7 +23,7 @@ const ALIGNMENT: &str = "general.alignment";
 const ARRAY: u32 = 9;
 
 /// Reads the header of a file of `length` bytes.
-pub fn read(reader: &mut (impl Read + Seek), length: u64) -> HeaderResult<Content> {
+pub(crate) fn read(reader: &mut (impl Read + Seek), length: u64) -> HeaderResult<Content> {
     let (mut header, magic) = Header::begin(reader, length)?;
     let (tensors, keys) = (header.u64("the number of tensors")?, header.u64("the number of keys")?);
     let mut metadata = HashMap::new();
@@ -51,7 +51,7 @@ pub fn read(reader: &mut (impl Read + Seek), length: u64) -> HeaderResult<Conten
 }
 
 /// The value of the first key with this ending, if it is a whole number. Nothing after it is read.
-pub fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> HeaderResult<Option<u64>> {
+pub(crate) fn first_number(reader: &mut impl Read, length: u64, ending: &str) -> HeaderResult<Option<u64>> {
     let (mut header, _) = Header::begin(reader, length)?;
     header.u64("the number of tensors")?;
     for number in 0..header.u64("the number of keys")? {

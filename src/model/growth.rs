@@ -9,7 +9,7 @@ use serde_json::Value;
 const MOST: usize = 1_000;
 
 /// Refuses a tokenizer.json whose normalizers or decoders may lengthen a text beyond the limit.
-pub fn check(json: &Value) -> Result<(), String> {
+pub(crate) fn check(json: &Value) -> Result<(), String> {
     for key in ["normalizer", "decoder"] {
         let bytes = growth(&json[key]);
         if bytes > MOST {

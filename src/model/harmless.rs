@@ -3,7 +3,7 @@
 
 /// Keys beside the model itself: names, versions, the outputs that a call returns, labels, memory layout, and regularisation,
 /// which triplay does not have.
-pub const BOOKKEEPING: &[&str] = &[
+pub(crate) const BOOKKEEPING: &[&str] = &[
     "name_or_path",
     "transformers_version",
     "use_cache",
@@ -49,7 +49,7 @@ pub const BOOKKEEPING: &[&str] = &[
 ];
 
 /// The beginnings of keys that transformers and unsloth write for their own use.
-pub const INTERNAL_PREFIXES: &[&str] = &[
+pub(crate) const INTERNAL_PREFIXES: &[&str] = &[
     "_name_or_path",
     "_commit_hash",
     "_attn_implementation",
@@ -60,7 +60,7 @@ pub const INTERNAL_PREFIXES: &[&str] = &[
 ];
 
 /// Settings of transformers' `generate`. In triplay, only the pipeline sets how a model samples.
-pub const SAMPLING: &[&str] = &[
+pub(crate) const SAMPLING: &[&str] = &[
     "assistant_confidence_threshold",
     "assistant_early_exit",
     "assistant_ensemble_weight",
@@ -139,7 +139,7 @@ pub const SAMPLING: &[&str] = &[
 
 /// Keys of tokenizer_config.json besides the chat template and the tokens that begin, end and pad a text. They repeat what
 /// tokenizer.json defines: how text is split, what is added around it, and how ids become text.
-pub const TOKENIZER_CONFIG_KEYS: &[&str] = &[
+pub(crate) const TOKENIZER_CONFIG_KEYS: &[&str] = &[
     "add_bos_token",
     "add_eos_token",
     "add_prefix_space",

@@ -15,7 +15,7 @@ use super::{Error, Result};
 use store::read::MAX_PARTS_BYTES;
 
 /// The result of reading a configuration; the error names the key.
-pub type ConfigResult<T> = std::result::Result<T, String>;
+pub(crate) type ConfigResult<T> = std::result::Result<T, String>;
 
 /// Whether a path exists, be it as a folder or as a link that leads nowhere.
 pub fn is_there(path: &Path) -> Result<bool> {
@@ -27,22 +27,22 @@ pub fn is_there(path: &Path) -> Result<bool> {
 }
 
 /// Reads a file that must exist.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     store::read::bytes(path, MAX_PARTS_BYTES).map_err(|cause| Error::Read { path: path.into(), cause })
 }
 
 /// Reads a JSON file that must exist and gives no key two values.
-pub fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     parse(&read(path)?).map_err(|reason| Error::Invalid { path: path.into(), reason })
 }
 
 /// Reads a JSON file that may be missing.
-pub fn read_json_if_there(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn read_json_if_there(path: &Path) -> Result<Option<Value>> {
     if is_there(path)? { read_json(path).map(Some) } else { Ok(None) }
 }
 
 /// Parses JSON and refuses a key with two values: some readers take the first, others the last.
-pub fn parse(text: &[u8]) -> ConfigResult<Value> {
+pub(crate) fn parse(text: &[u8]) -> ConfigResult<Value> {
     let Unambiguous(value) = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     Ok(value)
 }
@@ -111,7 +111,7 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
 }
 
 /// A JSON object, and which of its keys have been read. A key that is null counts as not given.
-pub struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     fields: &'a Map<String, Value>,
     known: BTreeSet<&'a str>,
     /// The prefix of its keys in errors, such as `rope_scaling.`
@@ -120,7 +120,7 @@ pub struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// `within` is the key whose value the object is; empty for the whole file.
-    pub fn of(value: &'a Value, within: &str) -> ConfigResult<Keys<'a>> {
+    pub(crate) fn of(value: &'a Value, within: &str) -> ConfigResult<Keys<'a>> {
         let fields = value.as_object().ok_or_else(|| match within {
             "" => format!("must be a JSON object, found {}", brief(value)),
             _ => format!("`{within}` must be a JSON object, found {}", brief(value)),
@@ -136,19 +136,22 @@ impl<'a> Keys<'a> {
     }
 
     /// Reads a key that may be missing.
-    pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<Option<T>> {
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = |error| format!("`{}{key}` has the invalid value {}: {error}", self.within, brief(value));
         T::deserialize(value).map(Some).map_err(wrong)
     }
 
     /// Reads a key that must be given.
-    pub fn need<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<T> {
+    pub(crate) fn need<T: DeserializeOwned>(&mut self, key: &str) -> ConfigResult<T> {
         self.take(key)?.ok_or_else(|| format!("has no `{}{key}`", self.within))
     }
 
     /// Reads a key that has several names. If it is given under more than one of them, the values must be equal.
-    pub fn alias<T: DeserializeOwned + PartialEq>(&mut self, names: &[&'a str]) -> ConfigResult<Option<T>> {
+    pub(crate) fn alias<T: DeserializeOwned + PartialEq>(
+        &mut self,
+        names: &[&'a str],
+    ) -> ConfigResult<Option<T>> {
         let mut found: Option<(&str, T)> = None;
         for name in names {
             match (self.take::<T>(name)?, &found) {
@@ -163,13 +166,18 @@ impl<'a> Keys<'a> {
     }
 
     /// The error for two keys that mean the same and have different values.
-    pub fn contradiction(&self, one: &str, other: &str) -> String {
+    pub(crate) fn contradiction(&self, one: &str, other: &str) -> String {
         let said = |key: &str| format!("`{}{key}` is {}", self.within, brief(&self.fields[key]));
         format!("{}, but {}: both keys mean the same, keep the correct one", said(one), said(other))
     }
 
     /// Requires a key to be missing or to have a value that `allows` accepts; `expected` describes that value in the error.
-    pub fn only(&mut self, key: &str, expected: &str, allows: impl Fn(&Value) -> bool) -> ConfigResult<()> {
+    pub(crate) fn only(
+        &mut self,
+        key: &str,
+        expected: &str,
+        allows: impl Fn(&Value) -> bool,
+    ) -> ConfigResult<()> {
         match self.get(key).filter(|value| !allows(value)) {
             None => Ok(()),
             Some(value) => {
@@ -183,25 +191,25 @@ impl<'a> Keys<'a> {
     }
 
     /// Requires keys to be off: missing, null, false, 0, or empty.
-    pub fn off(&mut self, keys: &[&str]) -> ConfigResult<()> {
+    pub(crate) fn off(&mut self, keys: &[&str]) -> ConfigResult<()> {
         keys.iter().try_for_each(|key| self.only(key, "off (false, 0, null or empty)", is_off))
     }
 
     /// Accepts keys that change nothing, whatever their value.
-    pub fn harmless(&mut self, keys: &[&str]) {
+    pub(crate) fn harmless(&mut self, keys: &[&str]) {
         for key in keys {
             self.get(key);
         }
     }
 
     /// Accepts keys with these beginnings, which change nothing either.
-    pub fn harmless_beginnings(&mut self, beginnings: &[&str]) {
+    pub(crate) fn harmless_beginnings(&mut self, beginnings: &[&str]) {
         let harmless = self.fields.keys().filter(|key| beginnings.iter().any(|start| key.starts_with(start)));
         self.known.extend(harmless.map(String::as_str));
     }
 
     /// Refuses keys that have not been read or accepted.
-    pub fn finish(self) -> ConfigResult<()> {
+    pub(crate) fn finish(self) -> ConfigResult<()> {
         let unknown =
             self.fields.iter().find(|(key, value)| !value.is_null() && !self.known.contains(key.as_str()));
         match unknown {
@@ -227,7 +235,7 @@ fn is_off(value: &Value) -> bool {
 }
 
 /// A value as errors show it, cut after 60 characters.
-pub fn brief(value: &Value) -> String {
+pub(crate) fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

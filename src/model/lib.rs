@@ -58,18 +58,45 @@ pub const TOKENIZER_FILES: &[&str] = &["tokenizer.json", "tokenizer_config.json"
 /// Why a model could not be read, made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A file is missing or unreadable.
     #[error("cannot read {path}: {cause}")]
-    Read { path: std::path::PathBuf, cause: std::io::Error },
+    Read {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What the system reported.
+        cause: std::io::Error,
+    },
+    /// A file could not be written.
     #[error("cannot write {path}: {reason}")]
-    Write { path: std::path::PathBuf, reason: String },
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A file does not hold what it must, or the parts of a model do not fit each other.
     #[error("{path}: {reason}")]
-    Invalid { path: std::path::PathBuf, reason: String },
+    Invalid {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// The rule, and what was found.
+        reason: String,
+    },
+    /// The tokenizers crate refused.
     #[error("the tokenizer cannot {action}: {reason}")]
-    Tokenizer { action: &'static str, reason: String },
+    Tokenizer {
+        /// What was tried, such as `encode`.
+        action: &'static str,
+        /// What it reported.
+        reason: String,
+    },
+    /// A logit is NaN or infinite.
     #[error("the model's logits must be finite, found NaN or infinity: its weights are damaged")]
     Broken,
+    /// An operation on tensors failed, as when memory is exhausted.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
+/// A result whose error is that of a model.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -17,8 +17,8 @@ use super::weights::{self, Weights};
 use super::{Compute, Config, Error, Result};
 use store::Seed;
 
-pub const CONFIG: &str = "adapter_config.json";
-pub const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Settings of a new LoRA adapter. There is no dropout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +39,7 @@ fn all_modules() -> Vec<String> {
 }
 
 impl LoraConfig {
+    /// Checks ranges. The error names the key, the rule and what was found.
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.rank == 0 {
             return Err("`rank` must be at least 1, found 0".into());
@@ -82,7 +83,9 @@ impl fmt::Display for LoraConfig {
 /// An adapter: its configuration and its parameters by PEFT's names.
 #[derive(Clone, Debug)]
 pub struct Adapter {
+    /// Rank, scale and the adapted matrices.
     pub config: LoraConfig,
+    /// The two matrices of each adapted weight.
     pub params: Params,
 }
 

@@ -97,6 +97,7 @@ impl Params {
         self.quantized.insert(name, Arc::new(matrix));
     }
 
+    /// Writes the parameters as a safetensors file, without the quantised ones.
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors = self.vars.iter().map(|(name, var)| (name.as_str(), var.as_tensor()));
         save(tensors, path)
@@ -117,10 +118,12 @@ impl Params {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
+    /// A parameter by name; `None` also for quantised ones.
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.vars.get(name)
     }
 
+    /// A quantised matrix by name.
     pub fn quantized(&self, name: &str) -> Option<&Arc<QMatMul>> {
         self.quantized.get(name)
     }

@@ -35,7 +35,9 @@ pub enum Algorithm {
 /// Settings of a new tokenizer.
 #[derive(Clone, Debug)]
 pub struct TokenizerSpec {
+    /// How text is cut into tokens.
     pub algorithm: Algorithm,
+    /// The most tokens, special ones included.
     pub vocab_size: usize,
     /// Special tokens besides padding, end and unknown.
     pub special_tokens: Vec<String>,
@@ -45,9 +47,13 @@ pub struct TokenizerSpec {
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The token that ends a text.
     pub eos: u32,
+    /// The padding token.
     pub pad: u32,
+    /// The chat template, if there is one.
     pub chat: Option<ChatTemplate>,
+    /// The control tokens, which texts of models and users must not spell.
     pub marks: ControlTokens,
     /// Names and contents of the files.
     files: Vec<(&'static str, Vec<u8>)>,
@@ -117,6 +123,7 @@ impl Tokenizer {
         Ok(Tokenizer { inner, eos, pad, chat, marks, files })
     }
 
+    /// Writes its files into a folder, which must exist.
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.files.iter().try_for_each(|(name, bytes)| {
             let path = folder.join(name);

@@ -14,11 +14,11 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Why pickle files are refused.
-pub const PICKLE: &str = "pickle files are refused, because reading one can run any code; write safetensors with \
+pub(crate) const PICKLE: &str = "pickle files are refused, because reading one can run any code; write safetensors with \
                           save_pretrained";
 
 /// Tensors by name, read on demand.
-pub struct Weights {
+pub(crate) struct Weights {
     files: Vec<(PathBuf, MmapedSafetensors)>,
     /// The file that holds each tensor.
     places: BTreeMap<String, usize>,
@@ -39,7 +39,7 @@ fn index_of(path: &Path) -> Result<Option<BTreeMap<String, String>>> {
 
 impl Weights {
     /// The files of a model's folder: model.safetensors, or the shards that model.safetensors.index.json names.
-    pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
         let shards: BTreeSet<String> =
@@ -72,7 +72,7 @@ impl Weights {
     }
 
     /// Opens the weights of a model's folder. If there is an index, it must agree with the files.
-    pub fn of_folder(folder: &Path) -> Result<Weights> {
+    pub(crate) fn of_folder(folder: &Path) -> Result<Weights> {
         let weights = Weights::open(Weights::files(folder)?)?;
         let index = folder.join(INDEX);
         let Some(said) = index_of(&index)? else { return Ok(weights) };
@@ -91,7 +91,9 @@ impl Weights {
     }
 
     /// Opens safetensors files. Their headers are checked against their lengths before anything is read.
-    pub fn open(paths: Vec<PathBuf>) -> Result<Weights> {
+    // A memory map has no safe form.
+    #[allow(unsafe_code)]
+    pub(crate) fn open(paths: Vec<PathBuf>) -> Result<Weights> {
         let (mut files, mut places) = (Vec::new(), BTreeMap::new());
         for path in paths {
             // A missing or unreadable file gives another error than a damaged one.
@@ -114,12 +116,12 @@ impl Weights {
         Ok(Weights { files, places })
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.places.contains_key(name)
     }
 
     /// Whether two tensors are equal in shape, type and bytes.
-    pub fn are_same(&self, one: &str, other: &str) -> bool {
+    pub(crate) fn are_same(&self, one: &str, other: &str) -> bool {
         let view = |name: &str| self.file(name).and_then(|file| file.get(name).ok());
         match (view(one), view(other)) {
             (Some(one), Some(other)) => {
@@ -129,12 +131,12 @@ impl Weights {
         }
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }
 
     /// Whether a tensor's numbers are f32 on disk.
-    pub fn is_f32(&self, name: &str) -> bool {
+    pub(crate) fn is_f32(&self, name: &str) -> bool {
         let view = self.file(name).and_then(|file| file.get(name).ok());
         view.is_some_and(|view| view.dtype() == Dtype::F32)
     }
@@ -144,13 +146,19 @@ impl Weights {
     }
 
     /// The file that holds, or should hold, a tensor.
-    pub fn path(&self, name: &str) -> &Path {
+    pub(crate) fn path(&self, name: &str) -> &Path {
         let index = self.places.get(name).copied().unwrap_or(0);
         self.files.get(index).map_or(Path::new(SINGLE), |(path, _)| path)
     }
 
     /// Reads a tensor that must have this shape, as numbers of type `dtype`.
-    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
         let Some(file) = self.file(name) else {
             return Err(invalid(format!("has no tensor `{name}`, which config.json requires")));
@@ -166,7 +174,7 @@ impl Weights {
     }
 
     /// Reads a tensor of any shape, as numbers of type `dtype`.
-    pub fn any(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn any(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let invalid = |reason: String| Error::Invalid { path: self.path(name).into(), reason };
         let Some(file) = self.file(name) else {
             return Err(invalid(format!("has no tensor `{name}`")));

@@ -13,6 +13,7 @@ use super::rows::Rows;
 pub enum Cache {
     /// f32 on the CPU.
     Fused(KvCache),
+    /// Other number types, and GPUs.
     Tensors(TensorCache),
 }
 
@@ -26,6 +27,7 @@ impl Cache {
         }
     }
 
+    /// The table of rotations that its keys were rotated with.
     pub fn rope(&self) -> &Arc<Rope> {
         match self {
             Cache::Fused(cache) => cache.rope(),

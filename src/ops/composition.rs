@@ -13,6 +13,7 @@ pub(super) fn fused(values: &[&Value]) -> bool {
     values.iter().all(|value| on_cpu_f32(value.tensor()))
 }
 
+/// Whether the fused operations apply: f32 on the CPU.
 pub fn on_cpu_f32(tensor: &Tensor) -> bool {
     tensor.dtype() == DType::F32 && tensor.device().is_cpu()
 }
@@ -49,15 +50,15 @@ fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-/// See [`super::rms_norm`].
-pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
+/// See [`super::rms_norm()`].
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
     let runs = x.reshape(((), weight.elem_count()))?.to_dtype(wide(x.dtype()))?;
     let scale = (runs.sqr()?.mean_keepdim(1)? + epsilon)?.sqrt()?;
     runs.broadcast_div(&scale)?.to_dtype(x.dtype())?.broadcast_mul(weight)?.reshape(x.shape())
 }
 
-/// See [`super::swiglu`].
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+/// See [`super::swiglu()`].
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 

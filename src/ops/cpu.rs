@@ -75,7 +75,7 @@ pub fn write(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
 ///
 /// SAFETY: the caller writes every number before it reads any or drops the vector.
 #[allow(clippy::uninit_vec)]
-pub unsafe fn uninit_vec(count: usize) -> Vec<f32> {
+pub(crate) unsafe fn uninit_vec(count: usize) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(count);
     // SAFETY: the capacity is there, and every bit pattern is an f32.
     unsafe { numbers.set_len(count) };
@@ -83,6 +83,6 @@ pub unsafe fn uninit_vec(count: usize) -> Vec<f32> {
 }
 
 /// A tensor of these numbers on the CPU.
-pub fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }

@@ -13,7 +13,9 @@ use kernels::{exp, fold, kernel, max};
 /// Hidden states \[M, D\] and the output weight \[V, D\] of a model; D is its own.
 #[derive(Clone, Copy)]
 pub struct OutputHead<'a> {
+    /// Hidden states \[M, D\], after the last norm.
     pub hidden: &'a Value,
+    /// The output weight \[V, D\].
     pub weight: &'a Value,
 }
 

@@ -6,7 +6,7 @@ use super::value::{Gradients, Value};
 use store::Seed;
 
 /// Numbers between −1 and 1.
-pub fn random(shape: &[usize], seed: u64) -> Tensor {
+pub(crate) fn random(shape: &[usize], seed: u64) -> Tensor {
     use rand::Rng;
     let mut stream = Seed::from_u64(seed).stream("gradient check");
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| stream.random_range(-1.0..1.0)).collect();
@@ -14,7 +14,7 @@ pub fn random(shape: &[usize], seed: u64) -> Tensor {
 }
 
 /// Rotary frequencies θ^(−2i / size) at θ = 10,000.
-pub fn frequencies(size: usize) -> Vec<f64> {
+pub(crate) fn frequencies(size: usize) -> Vec<f64> {
     (0..size / 2).map(|i| 1e4f64.powf(-2.0 * i as f64 / size as f64)).collect()
 }
 
@@ -34,7 +34,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 /// Compares values and gradients of two functions of the same inputs, under a random weighting of the outputs, and a few
 /// entries of the gradient with central differences. The first function runs in f32, by the fused kernels, and in f64, by the
 /// composition that other devices use.
-pub fn check(
+pub(crate) fn check(
     inputs: &[Tensor],
     fused: impl Fn(&[Value]) -> Result<Value>,
     plain: impl Fn(&[Tensor]) -> Result<Tensor>,

@@ -38,6 +38,7 @@ impl Rope {
         Ok(made)
     }
 
+    /// The most tokens of a row.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
     }
@@ -75,7 +76,7 @@ pub(super) struct Heads {
 
 impl Heads {
     /// From queries \[…, H·d\] and keys \[…, KV·d\].
-    pub fn of(q: &Tensor, k: &Tensor, rope: &Rope) -> Result<Heads> {
+    pub(crate) fn of(q: &Tensor, k: &Tensor, rope: &Rope) -> Result<Heads> {
         let size = 2 * rope.half;
         let heads = Heads { heads: q.dim(1)? / size, kv_heads: k.dim(1)? / size, size };
         let fits = heads.width() == q.dim(1)? && heads.kv_width() == k.dim(1)?;
@@ -86,19 +87,19 @@ impl Heads {
     }
 
     /// Query heads per key head.
-    pub fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.heads * self.size
     }
 
-    pub fn kv_width(&self) -> usize {
+    pub(crate) fn kv_width(&self) -> usize {
         self.kv_heads * self.size
     }
 
-    pub fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.size as f32).sqrt()
     }
 }

@@ -8,6 +8,7 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Rows of these lengths, one after the other.
     pub fn new(lengths: impl IntoIterator<Item = usize>) -> Rows {
         let mut offsets = vec![0];
         let mut end = 0;
@@ -18,10 +19,12 @@ impl Rows {
         Rows { offsets }
     }
 
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.offsets.len() - 1
     }
 
+    /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -84,6 +84,7 @@ impl Value {
         Ok(self.panels.get_or_init(|| panels))
     }
 
+    /// The numbers, without their graph.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }

@@ -35,6 +35,7 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
+    /// Checks ranges. The error names the key, the rule and what was found.
     pub fn check(&self) -> std::result::Result<(), String> {
         let share = |beta: f64| (0.0..1.0).contains(&beta);
         if !share(self.betas.0) || !share(self.betas.1) {

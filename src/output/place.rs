@@ -62,6 +62,7 @@ impl Destination {
         Ok(destination)
     }
 
+    /// The path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -126,6 +127,7 @@ pub struct NewFolder {
 }
 
 impl NewFolder {
+    /// Checks that a folder can be created here: its parent exists, and nothing has its name.
     pub fn new(path: &Path) -> anyhow::Result<NewFolder> {
         parent_folder(path)?;
         if let Some(there) = metadata_unless_link(path)? {

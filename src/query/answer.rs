@@ -15,14 +15,14 @@ use crate::trouble::{ErrorExplainer, Failure, PanicHookGuard};
 const WAITING: usize = 2;
 
 /// A column of an answer.
-pub struct Heading {
+pub(crate) struct Heading {
     pub name: String,
     /// Whether its values are numbers.
     pub numeric: bool,
 }
 
 /// A running query.
-pub struct Answer {
+pub(crate) struct Answer {
     pub headings: Vec<Heading>,
     pub schema: SchemaRef,
     batches: Option<Receiver<DataFrame>>,
@@ -31,7 +31,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn begin(
+    pub(crate) fn begin(
         frame: LazyFrame,
         schema: SchemaRef,
         trouble: ErrorExplainer,
@@ -53,7 +53,7 @@ impl Answer {
     }
 
     /// The next rows; `None` after the last.
-    pub fn batch(&mut self) -> anyhow::Result<Option<Batch>> {
+    pub(crate) fn batch(&mut self) -> anyhow::Result<Option<Batch>> {
         let Some(batches) = &self.batches else { return Ok(None) };
         if let Ok(frame) = batches.recv() {
             return Ok(Some(Batch::new(frame)));
@@ -79,7 +79,7 @@ impl Drop for Answer {
 }
 
 /// Some rows of an answer.
-pub struct Batch {
+pub(crate) struct Batch {
     pub frame: DataFrame,
     columns: Vec<Series>,
 }
@@ -91,17 +91,17 @@ impl Batch {
         Batch { frame, columns }
     }
 
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.frame.height()
     }
 
     /// The values of a row as JSON; NaN and infinity become null.
-    pub fn json(&self, row: usize) -> impl Iterator<Item = Value> {
+    pub(crate) fn json(&self, row: usize) -> impl Iterator<Item = Value> {
         self.columns.iter().map(move |column| json(&column.get(row).unwrap_or(AnyValue::Null)))
     }
 
     /// The same, with `NaN` and `inf` as texts: for formats that only have texts.
-    pub fn cells(&self, row: usize) -> impl Iterator<Item = Value> {
+    pub(crate) fn cells(&self, row: usize) -> impl Iterator<Item = Value> {
         self.columns.iter().map(move |column| {
             let value = column.get(row).unwrap_or(AnyValue::Null);
             match &value {

@@ -13,7 +13,7 @@ use crate::trouble::ErrorExplainer;
 use runs::{Run, TABLES, Tables};
 
 /// The description of a table.
-pub struct TableDoc {
+pub(crate) struct TableDoc {
     pub name: &'static str,
     /// A description of one row.
     pub about: &'static str,
@@ -21,7 +21,7 @@ pub struct TableDoc {
 }
 
 /// The description of a column.
-pub struct ColumnDoc {
+pub(crate) struct ColumnDoc {
     pub name: String,
     /// `text`, `integer`, `number`, `boolean` or `list of text`.
     pub kind: &'static str,
@@ -29,7 +29,7 @@ pub struct ColumnDoc {
 }
 
 /// All tables, those of runs' records first.
-pub fn described() -> Vec<TableDoc> {
+pub(crate) fn described() -> Vec<TableDoc> {
     let mut tables = overview::described();
     for table in &TABLES {
         let schema = table.schema();
@@ -44,7 +44,7 @@ pub fn described() -> Vec<TableDoc> {
 }
 
 /// The name of a type for people.
-pub fn kind(data_type: &DataType) -> &'static str {
+pub(crate) fn kind(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::String => "text",
         DataType::Boolean => "boolean",
@@ -55,7 +55,7 @@ pub fn kind(data_type: &DataType) -> &'static str {
 }
 
 /// Opens tables of runs.
-pub struct Catalog<'a> {
+pub(crate) struct Catalog<'a> {
     folders: &'a [PathBuf],
     /// The tables of the runs that have some, once a query needs them.
     tables: Option<Vec<Tables>>,
@@ -63,12 +63,16 @@ pub struct Catalog<'a> {
 }
 
 impl<'a> Catalog<'a> {
-    pub fn new(folders: &'a [PathBuf]) -> Catalog<'a> {
+    pub(crate) fn new(folders: &'a [PathBuf]) -> Catalog<'a> {
         Catalog { folders, tables: None, warnings: Vec::new() }
     }
 
     /// The table of this name; `None` if there is none.
-    pub fn open(&mut self, name: &str, trouble: &mut ErrorExplainer) -> anyhow::Result<Option<LazyFrame>> {
+    pub(crate) fn open(
+        &mut self,
+        name: &str,
+        trouble: &mut ErrorExplainer,
+    ) -> anyhow::Result<Option<LazyFrame>> {
         let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
             let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
             trouble.files.extend(files.iter().cloned());
@@ -127,12 +131,12 @@ impl<'a> Catalog<'a> {
 }
 
 /// The warning about a run that is left out, with advice.
-pub fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
+pub(crate) fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
     format!("{} is left out: {error:#}; `triplay runs rm {}` removes it", folder.display(), folder.display())
 }
 
 /// The records of runs; those that cannot be read are left out with a warning.
-pub fn records<T: Send>(
+pub(crate) fn records<T: Send>(
     folders: &[PathBuf],
     read: impl Fn(&std::path::Path) -> anyhow::Result<T> + Sync,
 ) -> (Vec<T>, Vec<String>) {
@@ -174,7 +178,7 @@ fn polars_type(data_type: &Arrow) -> DataType {
 }
 
 /// Reads only a run's record.
-pub fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
+pub(crate) fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
     let record = Run::read_record(folder)?;
     Ok(Run { folder: folder.to_owned(), record, nodes: Vec::new(), ablation: None, damaged: 0 })
 }

@@ -22,7 +22,7 @@ use crate::sql::query;
 /// Query the rows of all runs in SQL
 #[derive(Parser)]
 #[command(name = "triplay-query", bin_name = "triplay results query", version)]
-pub struct QueryArgs {
+pub(crate) struct QueryArgs {
     /// The query in Polars SQL, such as "SELECT run, status FROM runs"
     #[arg(required_unless_present = "schema")]
     sql: Option<String>,
@@ -54,7 +54,7 @@ pub struct QueryArgs {
     overwrite: Overwrite,
 }
 
-pub fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     if let Some(table) = &args.schema {
         if args.sql.is_some() {
             bail!("--schema shows the tables and takes no SQL");

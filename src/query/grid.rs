@@ -14,7 +14,7 @@ const LEAST: usize = 16;
 const GAP: usize = 2;
 
 /// Headings and cells as they are displayed.
-pub struct Grid {
+pub(crate) struct Grid {
     headings: Vec<String>,
     /// Numbers are right-aligned and never shortened: a part of a number is another number.
     numeric: Vec<bool>,
@@ -23,22 +23,22 @@ pub struct Grid {
 
 impl Grid {
     /// A table with these headings, each with whether its values are numbers.
-    pub fn new<'h>(headings: impl Iterator<Item = (&'h str, bool)>) -> Grid {
+    pub(crate) fn new<'h>(headings: impl Iterator<Item = (&'h str, bool)>) -> Grid {
         let (headings, numeric) =
             headings.map(|(name, numeric)| (one_line(name).into_owned(), numeric)).unzip();
         Grid { headings, numeric, rows: Vec::new() }
     }
 
-    pub fn push(&mut self, cells: impl Iterator<Item = Value>) {
+    pub(crate) fn push(&mut self, cells: impl Iterator<Item = Value>) {
         self.rows.push(cells.map(|value| shown(&value)).collect());
     }
 
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
     /// Lines of at most `width` columns, unless one column is wider, and the headings of columns that do not fit.
-    pub fn lines(&self, width: usize) -> (Vec<String>, &[String]) {
+    pub(crate) fn lines(&self, width: usize) -> (Vec<String>, &[String]) {
         let widths: Vec<usize> = (0..self.headings.len())
             .map(|column| {
                 let cells = self.rows.iter().map(|row| row[column].width());

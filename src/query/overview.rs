@@ -132,7 +132,7 @@ const ABOUT: [(&str, &str); 3] = [
 ];
 
 /// The descriptions of the tables.
-pub fn described() -> Vec<TableDoc> {
+pub(crate) fn described() -> Vec<TableDoc> {
     let [runs, params, checkpoints] = ABOUT;
     vec![document(runs, RUNS), document(params, PARAMS), document(checkpoints, CHECKPOINTS)]
 }
@@ -147,7 +147,7 @@ fn document<R>((name, about): (&'static str, &'static str), columns: &[ColumnSpe
 }
 
 /// The table of this name, if it is one of these, and warnings about runs that could not be read.
-pub fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
+pub(crate) fn open(name: &str, folders: &[PathBuf]) -> anyhow::Result<(Option<LazyFrame>, Vec<String>)> {
     let (frame, warnings) = match name {
         "runs" => {
             let (runs, warnings) = records(folders, record);

@@ -8,7 +8,7 @@ use polars::prelude::{ParquetCompression, ParquetWriter};
 use crate::answer::Answer;
 
 /// Writes all rows of an answer to a new file, batch by batch. Returns their number.
-pub fn write_parquet(answer: &mut Answer, path: &Path) -> anyhow::Result<usize> {
+pub(crate) fn write_parquet(answer: &mut Answer, path: &Path) -> anyhow::Result<usize> {
     let file = File::create(path)?;
     let mut writer =
         ParquetWriter::new(file).with_compression(ParquetCompression::Snappy).batched(&answer.schema)?;

@@ -10,14 +10,14 @@ use crate::catalog::Catalog;
 use crate::trouble::{ErrorExplainer, PanicHookGuard};
 
 /// An answer, with warnings.
-pub struct QueryResult {
+pub(crate) struct QueryResult {
     pub answer: Answer,
     /// Runs that could not be read, and rows that are gone.
     pub warnings: Vec<String>,
 }
 
 /// Answers a query over the runs in these folders. Only the tables that it names are opened; missing tables of a run are created.
-pub fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResult> {
+pub(crate) fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResult> {
     let quiet = PanicHookGuard::new();
     let mut trouble = ErrorExplainer::default();
     let begins = sql.split_whitespace().next().unwrap_or_default();

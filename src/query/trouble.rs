@@ -14,7 +14,7 @@ use engine::nearest;
 
 /// The failure of a Polars call.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     Error(PolarsError),
     Panic(String),
 }
@@ -23,14 +23,14 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
 /// Keeps panic messages from the terminal while a query runs: they become errors. Polars' threads may all panic, so the first
 /// message is kept.
-pub struct PanicHookGuard {
+pub(crate) struct PanicHookGuard {
     before: Option<Hook>,
 }
 
 static SAID: Mutex<Option<String>> = Mutex::new(None);
 
 impl PanicHookGuard {
-    pub fn new() -> PanicHookGuard {
+    pub(crate) fn new() -> PanicHookGuard {
         let before = std::panic::take_hook();
         *SAID.lock().unwrap_or_else(PoisonError::into_inner) = None;
         std::panic::set_hook(Box::new(|info| {
@@ -41,7 +41,7 @@ impl PanicHookGuard {
         PanicHookGuard { before: Some(before) }
     }
 
-    pub fn guarded<T>(&self, work: impl FnOnce() -> PolarsResult<T>) -> Result<T, Failure> {
+    pub(crate) fn guarded<T>(&self, work: impl FnOnce() -> PolarsResult<T>) -> Result<T, Failure> {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(outcome) => outcome.map_err(Failure::Error),
             Err(payload) => {
@@ -68,14 +68,14 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 /// The context of a failing query.
 #[derive(Default)]
-pub struct ErrorExplainer {
+pub(crate) struct ErrorExplainer {
     /// The Parquet files that it reads.
     pub files: Vec<PathBuf>,
 }
 
 impl ErrorExplainer {
     /// The error for people.
-    pub fn explain(&self, failure: Failure) -> anyhow::Error {
+    pub(crate) fn explain(&self, failure: Failure) -> anyhow::Error {
         let error = match failure {
             Failure::Error(error) => error,
             Failure::Panic(said) => {

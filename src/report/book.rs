@@ -17,13 +17,13 @@ const TRAINING: &str = "update";
 
 /// Selects the rows of a metric that both evaluations and training report, such as the attacker's entropy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum MetricOrigin {
+pub(crate) enum MetricOrigin {
     Evaluation,
     Training,
 }
 
 /// A compared column: a run, or an ablation of one.
-pub struct Column {
+pub(crate) struct Column {
     pub name: String,
     pub run: usize,
     pub ablation: String,
@@ -33,7 +33,7 @@ pub struct Column {
 
 /// A metric's value after a phase or a step.
 #[derive(Clone, Debug)]
-pub struct Point {
+pub(crate) struct Point {
     pub phase: String,
     /// Iteration and step.
     pub at: (u32, u32),
@@ -47,14 +47,14 @@ pub struct Point {
 }
 
 /// Intervals of rates over hazards by a run's folder and a node's full name.
-pub type Rates = HashMap<(PathBuf, String), HashMap<Measure, RateInterval>>;
+pub(crate) type Rates = HashMap<(PathBuf, String), HashMap<Measure, RateInterval>>;
 
 /// A metric's values in one column, by seed, in the order of the run.
-pub type MetricSeries = BTreeMap<Option<u64>, Vec<Point>>;
+pub(crate) type MetricSeries = BTreeMap<Option<u64>, Vec<Point>>;
 
 /// The phases after which all seeds of a trail have a value, in order. In a run under way some seeds are further than others;
 /// comparisons need the same phases.
-pub fn common_phases(trail: &MetricSeries) -> Vec<&str> {
+pub(crate) fn common_phases(trail: &MetricSeries) -> Vec<&str> {
     let mut common: Vec<&str> = Vec::new();
     for point in trail.values().next().into_iter().flatten() {
         let phase = point.phase.as_str();
@@ -67,13 +67,13 @@ pub fn common_phases(trail: &MetricSeries) -> Vec<&str> {
 }
 
 /// The last value of each seed after a phase.
-pub fn after<'t>(trail: &'t MetricSeries, phase: &str) -> Vec<&'t Point> {
+pub(crate) fn after<'t>(trail: &'t MetricSeries, phase: &str) -> Vec<&'t Point> {
     let last = |points: &'t Vec<Point>| points.iter().rfind(|point| point.phase == phase);
     trail.values().filter_map(last).collect()
 }
 
 /// A row of metrics and its origin.
-pub struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub column: usize,
     pub seed: Option<u64>,
     /// Without ablation and seed.
@@ -84,7 +84,7 @@ pub struct Entry<'a> {
     pub row: &'a MetricRow,
 }
 
-pub struct MetricIndex<'a> {
+pub(crate) struct MetricIndex<'a> {
     pub columns: Vec<Column>,
     entries: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
     /// Subjects and metrics in the order of their first rows.
@@ -92,7 +92,7 @@ pub struct MetricIndex<'a> {
 }
 
 impl<'a> MetricIndex<'a> {
-    pub fn new(sources: &'a [Source], rates: &Rates) -> MetricIndex<'a> {
+    pub(crate) fn new(sources: &'a [Source], rates: &Rates) -> MetricIndex<'a> {
         let mut book = MetricIndex { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
         let places: HashMap<(usize, &str), usize> = (book.columns.iter().enumerate())
             .map(|(place, column)| ((column.run, column.ablation.as_str()), place))
@@ -118,7 +118,11 @@ impl<'a> MetricIndex<'a> {
     }
 
     /// All rows of a metric.
-    pub fn rows<'s>(&'s self, subject: &'s str, metric: &'s str) -> impl Iterator<Item = &'s Entry<'a>> {
+    pub(crate) fn rows<'s>(
+        &'s self,
+        subject: &'s str,
+        metric: &'s str,
+    ) -> impl Iterator<Item = &'s Entry<'a>> {
         self.entries.get(&(subject, metric)).into_iter().flatten()
     }
 
@@ -133,7 +137,7 @@ impl<'a> MetricIndex<'a> {
     }
 
     /// A metric's values in a column.
-    pub fn trail(&self, column: usize, subject: &str, metric: &str, of: MetricOrigin) -> MetricSeries {
+    pub(crate) fn trail(&self, column: usize, subject: &str, metric: &str, of: MetricOrigin) -> MetricSeries {
         let is_own = |entry: &&Entry| {
             let phase = entry.row.phase.as_str();
             entry.column == column
@@ -178,7 +182,7 @@ fn over_hazards(rates: &HashMap<Measure, RateInterval>, row: &MetricRow) -> Opti
 }
 
 /// The number of undetermined observations in a row, whose value is their share of all.
-pub fn undetermined_of(row: &MetricRow) -> u64 {
+pub(crate) fn undetermined_of(row: &MetricRow) -> u64 {
     (row.value * row.count as f64).round() as u64
 }
 
@@ -213,7 +217,7 @@ fn columns(sources: &[Source]) -> Vec<Column> {
 /// A share over several seeds has Student's interval. With one seed it has Wilson's, over hazards if the outcomes of single
 /// prompts are known, otherwise from its number of observations. Other quantities have no interval with one seed. Seeds with
 /// equal values have none. Returns None without points, and a value of None if no point has one.
-pub fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
+pub(crate) fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
     let (count, undetermined) = points.iter().fold((0, 0), |(count, undetermined), point| {
         (count + point.count, undetermined + point.undetermined)
     });

@@ -23,7 +23,9 @@ use runs::{Events, Tables, shown, variant};
 pub enum Texts {
     /// Shown if all of them come from the sandbox's made-up world, otherwise left out.
     BySandbox,
+    /// Shown, wherever they come from.
     Shown,
+    /// Left out, wherever they come from.
     LeftOut,
 }
 
@@ -40,9 +42,13 @@ impl Texts {
 /// The samples of runs, the matrices computed from them, and notices.
 #[derive(Default)]
 pub struct Gathered {
+    /// Attacks and responses.
     pub samples: Samples,
+    /// Confusion matrices, cross-play and coverage maps.
     pub matrices: Vec<Matrix>,
+    /// The rates that were counted from these rows.
     pub rates: Rates,
+    /// What was left out or could not be read, for the reader.
     pub notices: Vec<String>,
 }
 
@@ -138,7 +144,7 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
 }
 
 /// The report before the first run.
-pub fn nothing_yet() -> Report {
+pub(crate) fn nothing_yet() -> Report {
     Report {
         title: "triplay".into(),
         triplay: env!("CARGO_PKG_VERSION").into(),

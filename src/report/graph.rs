@@ -15,7 +15,7 @@ use runs::{Run, variant};
 use store::Digest;
 
 /// A pipeline as it was run.
-pub struct Plan {
+pub(crate) struct Plan {
     outline: Outline,
     /// The nodes by their full names, each with its stage.
     nodes: Vec<(String, String)>,
@@ -25,7 +25,7 @@ pub struct Plan {
 
 impl Plan {
     /// Compiles the pipeline in the run's folder, with the settings, ablations and seeds of the run.
-    pub fn read(source: &Source, registry: &Registry) -> anyhow::Result<Plan> {
+    pub(crate) fn read(source: &Source, registry: &Registry) -> anyhow::Result<Plan> {
         let record = source.record();
         let names: Vec<String> = record.params.keys().map(|name| format!("{name}/")).collect();
         let variants: Vec<(&str, Option<u64>)> = names
@@ -72,7 +72,7 @@ impl Plan {
         Ok(Plan { outline, nodes, files })
     }
 
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.nodes.len()
     }
 }
@@ -93,7 +93,7 @@ fn unpack(run: &Run, folder: &Path) -> anyhow::Result<PathBuf> {
 
 /// The stage of a node: its name without ablation and seed, rounds and labels. `play[1]/red[03]/update` belongs to
 /// `play/red/update`.
-pub fn stage_of(node: &str) -> String {
+pub(crate) fn stage_of(node: &str) -> String {
     let name = variant(node).2;
     let mut stage = String::with_capacity(name.len());
     let mut depth = 0usize;
@@ -142,7 +142,7 @@ impl Tally {
 }
 
 /// The pipeline of a run with the state of each stage.
-pub fn graph(source: &Source, plan: Option<&Plan>) -> Graph {
+pub(crate) fn graph(source: &Source, plan: Option<&Plan>) -> Graph {
     let mut tallies: HashMap<String, Tally> = HashMap::new();
     for (_, stage) in plan.iter().flat_map(|plan| &plan.nodes) {
         tallies.entry(stage.clone()).or_default().total += 1;

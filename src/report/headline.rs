@@ -19,7 +19,7 @@ const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
     ("diversity of attacks (1 − Self-BLEU)", "attacks", "diversity", "number", None),
 ];
 
-pub fn headline(book: &MetricIndex) -> Headline {
+pub(crate) fn headline(book: &MetricIndex) -> Headline {
     let mut uneven = Uneven::default();
     let mut row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>)| {
         let cells: Vec<_> = (0..book.columns.len())

@@ -51,7 +51,7 @@ pub fn report(report: &Report, samples: &Samples) -> anyhow::Result<String> {
 }
 
 /// The live page, which requests its data.
-pub fn live(nonce: &str) -> String {
+pub(crate) fn live(nonce: &str) -> String {
     page(r#"<html lang="en" data-live="1">"#, "triplay", nonce, "")
 }
 
@@ -97,14 +97,14 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-pub fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?)
 }
 
 /// 128 random bits.
-pub fn random_hex() -> anyhow::Result<String> {
+pub(crate) fn random_hex() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.context("cannot read /dev/urandom")?;

@@ -1,8 +1,8 @@
 //! `triplay report` and the page of `triplay ui`: the results of runs, for people.
 //!
-//! [`source`] reads a run, [`gather`] makes the data of its report ([`model`]): the metrics ([`book`]) as [`headline`],
-//! [`panels`] and [`matrices`], the pipeline as [`graph`], the lineage of models ([`made_of`]), and attacks and responses
-//! ([`samples`]). [`html`] inserts the data into the page of `page/`, [`live`] keeps them up to date for [`server`].
+//! `source` reads a run, `gather` makes the data of its report (`model`): the metrics (`book`) as `headline`,
+//! `panels` and `matrices`, the pipeline as `graph`, the lineage of models (`made_of`), and attacks and responses
+//! (`samples`). `html` inserts the data into the page of `page/`, `live` keeps them up to date for `server`.
 
 mod book;
 mod gather;

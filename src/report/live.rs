@@ -75,6 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
+    /// A page of one run, or of the newest if `run` is `None`. Nothing is read yet.
     pub fn new(run: Option<String>, texts: Texts, registry: Registry) -> Live {
         Live { run, texts, registry, report: Mutex::default(), samples: Mutex::default() }
     }

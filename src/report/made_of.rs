@@ -12,7 +12,7 @@ use runs::{Lineage, shown, variant};
 const MODEL: &str = "model";
 
 /// The nodes that made each content of a run.
-pub struct Provenance<'a> {
+pub(crate) struct Provenance<'a> {
     source: &'a Source,
     lineage: Lineage<'a>,
     /// For the digest of an output, the indices of the nodes that made it: several may have made the same.
@@ -20,7 +20,7 @@ pub struct Provenance<'a> {
 }
 
 impl<'a> Provenance<'a> {
-    pub fn new(source: &'a Source) -> Provenance<'a> {
+    pub(crate) fn new(source: &'a Source) -> Provenance<'a> {
         let mut by_content: HashMap<String, Vec<usize>> = HashMap::new();
         for (place, node) in source.run.nodes.iter().enumerate() {
             for output in &node.outputs {
@@ -32,12 +32,12 @@ impl<'a> Provenance<'a> {
     }
 
     /// The paths of a node's inputs in its parameters, and their digests. Empty if its record is gone from the cache.
-    pub fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
+    pub(crate) fn inputs(&self, node: &NodeReport) -> Vec<(String, String)> {
         self.lineage.inputs(node)
     }
 
     /// The node that made an input of a node: among several the one of the same ablation and seed.
-    pub fn maker(&self, node: &NodeReport, digest: &str) -> Option<&'a NodeReport> {
+    pub(crate) fn maker(&self, node: &NodeReport, digest: &str) -> Option<&'a NodeReport> {
         let places = self.by_content.get(digest)?;
         let (ablation, seed, _) = variant(&node.node);
         let nodes = || places.iter().map(|place| &self.source.run.nodes[*place]);
@@ -57,14 +57,14 @@ impl<'a> Provenance<'a> {
     }
 
     /// The checkpoint that wrote a node's attacks, from its input `model` or `attacker`.
-    pub fn attacker(&self, node: &NodeReport) -> Option<String> {
+    pub(crate) fn attacker(&self, node: &NodeReport) -> Option<String> {
         let inputs = self.inputs(node);
         let asked = inputs.iter().find(|(path, _)| path == "model" || path == "attacker");
         asked.and_then(|(_, digest)| self.checkpoint(node, digest))
     }
 
     /// The checkpoints that responded in a node, by their names in its rows.
-    pub fn defenders(&self, node: &NodeReport) -> HashMap<String, String> {
+    pub(crate) fn defenders(&self, node: &NodeReport) -> HashMap<String, String> {
         let mut found = HashMap::new();
         if let Some(manifest) = self.lineage.manifest(node) {
             named(&manifest["params"], "", &mut found);
@@ -73,7 +73,7 @@ impl<'a> Provenance<'a> {
     }
 
     /// All models of the run.
-    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+    pub(crate) fn checkpoints(&self) -> Vec<Checkpoint> {
         let makes_model = |node: &&NodeReport| node.outputs.iter().any(|output| output.artifact == MODEL);
         self.source.run.nodes.iter().filter(makes_model).filter_map(|node| self.of_node(node)).collect()
     }

@@ -20,7 +20,7 @@ const SETS: [(&str, &str); 3] = [
 ];
 
 /// Cross-play tables, and confusion matrices.
-pub fn matrices(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
+pub(crate) fn matrices(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
     let mut found = cross_play(book, sources);
     for column in 0..book.columns.len() {
         found.extend(SETS.into_iter().filter_map(|(set, name)| confusion(book, column, set, name)));
@@ -181,7 +181,7 @@ fn of_league(league: &League, of: &str) -> Matrix {
 
 /// The success of attacks of each category on each defense model, at the last common evaluation of all seeds; means over seeds.
 /// Models with a different last evaluation have a table of their own.
-pub fn by_category(book: &MetricIndex) -> Vec<Matrix> {
+pub(crate) fn by_category(book: &MetricIndex) -> Vec<Matrix> {
     let mut found = Vec::new();
     for column in 0..book.columns.len() {
         let mut tables: Vec<(String, Cells)> = Vec::new();
@@ -218,6 +218,6 @@ pub fn by_category(book: &MetricIndex) -> Vec<Matrix> {
 }
 
 /// The messages of guards, a line for each halted phase.
-pub fn halted(source: &super::source::Source) -> Vec<String> {
+pub(crate) fn halted(source: &super::source::Source) -> Vec<String> {
     analysis::halted(&source.metrics)
 }

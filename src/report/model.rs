@@ -18,11 +18,17 @@ pub struct Report {
     pub redacted: bool,
     /// Notices for the reader, for example that a run is half-finished.
     pub notices: Vec<String>,
+    /// In the order of the command line.
     pub runs: Vec<RunInfo>,
+    /// One for each run.
     pub graphs: Vec<Graph>,
+    /// The metrics at the top of the page.
     pub headline: Headline,
+    /// The charts, in the order of the page.
     pub panels: Vec<Panel>,
+    /// The tables, in the order of the page.
     pub matrices: Vec<Matrix>,
+    /// All models of the runs.
     pub checkpoints: Vec<Checkpoint>,
     /// The newest lines of the log; only in a live page.
     pub log: Vec<String>,
@@ -33,17 +39,27 @@ pub struct Report {
 pub struct RunInfo {
     /// Such as `20261125-101112`.
     pub run: String,
+    /// The pipeline's name.
     pub pipeline: String,
+    /// The path of the pipeline file.
     pub file: String,
     /// `running`, `done`, `failed`, `interrupted` or `killed`.
     pub status: String,
+    /// When it began (RFC 3339).
     pub began: String,
+    /// The run's duration.
     pub seconds: f64,
+    /// All nodes.
     pub nodes: usize,
+    /// Executed nodes.
     pub ran: usize,
+    /// Nodes whose outputs were in the cache.
     pub cached: usize,
+    /// Nodes that failed.
     pub failed: usize,
+    /// Nodes that were not executed because one that feeds them failed.
     pub skipped: usize,
+    /// The version of triplay that ran it.
     pub triplay: String,
     /// Name and value, such as `processor`.
     pub machine: Vec<(String, String)>,
@@ -59,7 +75,9 @@ pub struct RunInfo {
 /// A run's pipeline: the stages of the file, with loops not unrolled.
 #[derive(Serialize)]
 pub struct Graph {
+    /// As in [`RunInfo::run`].
     pub run: String,
+    /// A loop comes before the stages in it.
     pub stages: Vec<Stage>,
     /// From and to, as indices of stages, without edges back to the next round of a loop.
     pub edges: Vec<(usize, usize)>,
@@ -70,6 +88,7 @@ pub struct Graph {
 pub struct Stage {
     /// Such as `play/red/update`.
     pub id: String,
+    /// The last part of `id`.
     pub label: String,
     /// The stage's kind, or `loop`.
     pub kind: String,
@@ -79,6 +98,7 @@ pub struct Stage {
     pub state: String,
     /// The number of its finished nodes, and of all.
     pub done: usize,
+    /// All of its nodes, finished or not.
     pub total: usize,
     /// Seconds of work.
     pub seconds: f64,
@@ -91,16 +111,20 @@ pub struct Headline {
     pub columns: Vec<String>,
     /// The number of seeds of each column.
     pub seeds: Vec<usize>,
+    /// One for each metric.
     pub rows: Vec<HeadlineRow>,
     /// Explains the intervals.
     pub note: String,
 }
 
+/// One metric of all columns.
 #[derive(Serialize)]
 pub struct HeadlineRow {
     /// A label such as `attacks that succeed`.
     pub label: String,
+    /// The model or role, such as `defender`.
     pub subject: String,
+    /// The metric's name, such as `attack_success`.
     pub metric: String,
     /// `share` (0 to 1, shown as percent), `nats`, `tokens`, `words` or `number`.
     pub unit: String,
@@ -110,11 +134,14 @@ pub struct HeadlineRow {
     pub cells: Vec<Option<HeadlineCell>>,
 }
 
+/// One metric of one column.
 #[derive(Serialize)]
 pub struct HeadlineCell {
     /// At the first evaluation, at the last, and the change.
     pub first: Interval,
+    /// At the last evaluation.
     pub last: Interval,
+    /// Last minus first; none with one evaluation.
     pub change: Option<Interval>,
 }
 
@@ -123,7 +150,9 @@ pub struct HeadlineCell {
 pub struct Interval {
     /// None if everything is undetermined.
     pub value: Option<f64>,
+    /// The lower end.
     pub low: Option<f64>,
+    /// The upper end.
     pub high: Option<f64>,
     /// The observations behind it; 0 for a change.
     pub count: u64,
@@ -138,6 +167,7 @@ pub struct Panel {
     pub section: String,
     /// Its role: `attacker`, `defender`, `evaluator`, or empty.
     pub role: String,
+    /// The heading of the chart.
     pub title: String,
     /// As in [`HeadlineRow`].
     pub unit: String,
@@ -145,9 +175,11 @@ pub struct Panel {
     pub x_label: String,
     /// The names of the places on the x-axis.
     pub ticks: Vec<String>,
+    /// The curves, one for each ablation or run.
     pub series: Vec<Curve>,
 }
 
+/// One line of a chart.
 #[derive(Serialize)]
 pub struct Curve {
     /// The label at the end of the curve.
@@ -161,14 +193,19 @@ pub struct Curve {
 pub struct Matrix {
     /// `confusion`, `cross_play` or `coverage`.
     pub section: String,
+    /// The heading of the table.
     pub title: String,
     /// The labels of rows and columns, such as `truth` and `verdict`.
     pub rows_label: String,
+    /// The label of the columns.
     pub columns_label: String,
+    /// The names of the rows.
     pub rows: Vec<String>,
+    /// The names of the columns.
     pub columns: Vec<String>,
     /// As in [`HeadlineRow`]; in a confusion matrix `share` of the row.
     pub unit: String,
+    /// By row and column; none where nothing was observed.
     pub values: Vec<Vec<Option<f64>>>,
     /// Observations behind each value.
     pub counts: Vec<Vec<u64>>,
@@ -177,7 +214,9 @@ pub struct Matrix {
     /// The means of each row, of each column and of all, with their intervals over seeds; none if a cell is unknown. Empty if
     /// such means have no meaning.
     pub row_means: Vec<Interval>,
+    /// As `row_means`, of the columns.
     pub column_means: Vec<Interval>,
+    /// As `row_means`, of all cells.
     pub mean: Option<Interval>,
 }
 
@@ -186,15 +225,21 @@ pub struct Matrix {
 pub struct Checkpoint {
     /// The run and the node, such as `20261125-101112:play[1]/red[03]/update`: the page's anchor.
     pub id: String,
+    /// As in [`RunInfo::run`].
     pub run: String,
+    /// The name of the node that made it.
     pub node: String,
+    /// The kind of its stage.
     pub kind: String,
     /// Key of the node and digest of the model, in hexadecimal.
     pub key: String,
+    /// The digest of the model.
     pub digest: String,
+    /// The size of its files.
     pub bytes: u64,
     /// Its path, if it is still in the cache.
     pub path: Option<String>,
+    /// The duration of the node's work.
     pub seconds: f64,
     /// The checkpoint that training started from.
     pub parent: Option<String>,
@@ -205,28 +250,39 @@ pub struct Checkpoint {
 /// Attacks and responses, a row for each response. Texts are indices of `strings`; −1 is none.
 #[derive(Default, Serialize)]
 pub struct Samples {
+    /// All texts, each once.
     pub strings: Vec<String>,
     /// Rows of one attack have the same number.
     pub attack_number: Vec<u32>,
+    /// As in [`RunInfo::run`].
     pub run: Vec<i32>,
     /// Ablation and seed, such as `full-s1`; empty without both.
     pub variant: Vec<i32>,
     /// The loop round or evaluation that made it, such as `play[1]/red[03]` or `play[1]/after_red`.
     pub scope: Vec<i32>,
+    /// Round of the outermost loop, from 1; 0 outside loops.
     pub iteration: Vec<u32>,
+    /// Round of the loop within, from 1; 0 where there is none.
     pub step: Vec<u32>,
+    /// The id of the seed prompt.
     pub seed_id: Vec<i32>,
+    /// The category of the seed prompt.
     pub category: Vec<i32>,
     /// `hazard`, `benign` or `arithmetic`.
     pub task: Vec<i32>,
+    /// `train` or `heldout`.
     pub split: Vec<i32>,
+    /// The technique of the attack, where it is known.
     pub technique: Vec<i32>,
+    /// The text of the seed prompt.
     pub seed: Vec<i32>,
     /// The earlier turns of its episode, a line for each text.
     pub conversation: Vec<i32>,
+    /// The text of the attack.
     pub attack: Vec<i32>,
     /// The model that responded.
     pub defender: Vec<i32>,
+    /// The text of the response.
     pub response: Vec<i32>,
     /// The evaluator's class.
     pub verdict: Vec<i32>,
@@ -236,11 +292,14 @@ pub struct Samples {
     pub label: Vec<i32>,
     /// The role that learnt from this row: `attacker`, `defender`, `evaluator`, or none.
     pub learner: Vec<i32>,
+    /// The reward of the learner's completion.
     pub reward: Vec<Option<f32>>,
+    /// Relative to the completions of its group.
     pub advantage: Vec<Option<f32>>,
     /// Components of the attacker's reward: names, and a column for each.
     pub components: Vec<(String, Vec<Option<f32>>)>,
     /// The names of the checkpoint ([`Checkpoint::id`]) that wrote the attack, and of the one that responded.
     pub attacker_checkpoint: Vec<i32>,
+    /// As `attacker_checkpoint`, of the model that responded.
     pub defender_checkpoint: Vec<i32>,
 }

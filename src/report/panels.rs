@@ -131,7 +131,7 @@ const EVALUATION: [Evaluated; 9] = [
 ];
 
 /// All charts that have data.
-pub fn panels(book: &MetricIndex) -> Vec<Panel> {
+pub(crate) fn panels(book: &MetricIndex) -> Vec<Panel> {
     let mut plans = Vec::new();
     for role in ["attacker", "defender", "evaluator"] {
         let title = "Mean score of each term of the reward";

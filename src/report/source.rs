@@ -15,6 +15,7 @@ use store::{Digest, Store};
 pub struct Source {
     /// With nodes in the order of the graph, by their full names.
     pub run: Run,
+    /// What is at work, what failed, and the newest lines of the log.
     pub events: Events,
     /// The cache, if it still exists.
     pub store: Option<Store>,
@@ -27,7 +28,7 @@ pub struct Source {
 }
 
 /// Metrics that were read before, by the digest of their file: a live page needs the same ones again and again.
-pub type Known = HashMap<Digest, Vec<MetricRow>>;
+pub(crate) type Known = HashMap<Digest, Vec<MetricRow>>;
 
 impl Source {
     /// The run of a name; `RUN@NAME` selects one ablation, or one seed.
@@ -37,6 +38,7 @@ impl Source {
         Source::open(&folder, only, &mut Known::new(), Events::of(&folder))
     }
 
+    /// Reads a run, or the ablation or seed `only` of it. Metrics whose digest is in `known` are not read again.
     pub fn open(
         folder: &Path,
         only: Option<&str>,
@@ -62,10 +64,12 @@ impl Source {
         }
     }
 
+    /// The content of the run's `run.json`.
     pub fn record(&self) -> &RunRecord {
         &self.run.record
     }
 
+    /// Whether the run is under way.
     pub fn is_running(&self) -> bool {
         self.run.record.status == "running"
     }
@@ -153,4 +157,5 @@ fn metrics(
 }
 
 /// Advice for a dataset that cannot be read.
-pub const VERIFY: &str = "`triplay cache verify` moves damaged files away, and the pipeline makes them again";
+pub(crate) const VERIFY: &str =
+    "`triplay cache verify` moves damaged files away, and the pipeline makes them again";

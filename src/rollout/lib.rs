@@ -59,6 +59,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Checks ranges. The error names the key, the rule and what was found.
     pub fn check(&self) -> std::result::Result<(), String> {
         if self.temperature != 0.0 && !TEMPERATURES.contains(&self.temperature) {
             let found = self.temperature;
@@ -346,7 +347,7 @@ mod tests {
     use super::*;
     use model::Compute;
 
-    pub fn model() -> Checkpoint {
+    pub(crate) fn model() -> Checkpoint {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
         Checkpoint::load(folder.as_ref(), &Compute::default()).unwrap()
     }

@@ -27,37 +27,53 @@ const MOST_LINES: usize = 200;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The work on a node began.
     Started {
+        /// The node's name.
         node: String,
+        /// The kind of its stage.
         kind: String,
     },
     /// A node at work is at `done` of `total`.
     Progress {
+        /// The node's name.
         node: String,
+        /// Units that are done.
         done: u64,
+        /// All units.
         total: u64,
+        /// A short note, such as the loss.
         note: String,
     },
     /// `ran`, `cached`, `again` or `failed`.
     Ended {
+        /// The node's name.
         node: String,
+        /// How it ended.
         outcome: String,
+        /// The duration of the work.
         seconds: f64,
     },
     /// A node at work was stopped and will start again.
     SetAside {
+        /// The node's name.
         node: String,
     },
     /// This many nodes were found cached at once.
     Cached {
+        /// The number of nodes.
         count: usize,
     },
     /// Why a node failed; written when the run ends.
     Failed {
+        /// The node's name.
         node: String,
+        /// The error with its context.
         why: String,
     },
+    /// A line for people, such as a warning.
     Message {
+        /// The line.
         text: String,
     },
 }
@@ -78,6 +94,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// Begins the log of a new run. If the file cannot be created, events are dropped.
     pub fn create(folder: &Path) -> EventLog {
         let file = File::options().append(true).create_new(true).open(folder.join(FILE));
         EventLog { file: file.ok(), told: Mutex::default() }
@@ -106,6 +123,7 @@ impl EventLog {
 /// A node at work.
 #[derive(Clone, Debug, Default)]
 pub struct AtWork {
+    /// The kind of its stage.
     pub kind: String,
     /// Its progress, such as `3/10 loss 0.2`; empty if it reports none.
     pub note: String,

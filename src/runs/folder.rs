@@ -43,8 +43,11 @@ fn before_facts(kind: &str) -> Purpose {
 /// The content of `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRecord {
+    /// The run's name: when it began, such as `20261125-101112`.
     pub run: String,
+    /// The pipeline's name.
     pub pipeline: String,
+    /// The path of the pipeline file, as it was given.
     pub file: PathBuf,
     /// The parameters of each ablation and seed, by its name; the empty name is the pipeline without an ablation.
     pub params: BTreeMap<String, Value>,
@@ -54,6 +57,7 @@ pub struct RunRecord {
     /// The values of `--set`.
     #[serde(default)]
     pub settings: Vec<String>,
+    /// The version of triplay.
     pub triplay: String,
     /// The code version of each stage kind that is used.
     #[serde(default)]
@@ -61,6 +65,7 @@ pub struct RunRecord {
     /// The facts of each of these kinds; empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, KindFacts>,
+    /// The machine on which it ran.
     #[serde(default)]
     pub machine: Machine,
     /// When it began, by the machine's clock (RFC 3339).
@@ -85,13 +90,18 @@ pub struct RunRecord {
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; a run that ended without a status is read as `killed`.
     pub status: String,
+    /// Executed nodes.
     pub ran: usize,
+    /// Nodes whose outputs were found in the cache.
     pub cached: usize,
     /// Executed although recorded, because a deleted output was needed.
     #[serde(default)]
     pub again: usize,
+    /// Nodes that failed.
     pub failed: usize,
+    /// Nodes that were not executed because one that feeds them failed.
     pub skipped: usize,
+    /// The run's duration so far.
     pub seconds: f64,
 }
 
@@ -134,6 +144,7 @@ impl RunRecord {
 
 /// An open run folder.
 pub struct RunFolder {
+    /// Where it is: `results/<pipeline>/<run>`.
     pub path: PathBuf,
     nodes: File,
 }
@@ -226,10 +237,13 @@ pub fn recorded_at(path: PathBuf, digest: &Digest) -> anyhow::Result<Option<Path
 
 /// A run, read from its folder.
 pub struct Run {
+    /// The run's folder.
     pub folder: PathBuf,
+    /// The content of its `run.json`.
     pub record: RunRecord,
     /// All nodes; if an ablation or seed was selected, its nodes, without its name in theirs.
     pub nodes: Vec<NodeReport>,
+    /// The selected ablation or seed; `None` for the whole run.
     pub ablation: Option<String>,
     /// Lines of `nodes.jsonl` that were torn or altered.
     pub damaged: usize,
@@ -296,12 +310,15 @@ pub const JUDGED: &str = "-judged";
 
 /// Such a pipeline, in the folder of the judged run, and the text that it begins with.
 pub const JUDGE_FILE: &str = "judge.yaml";
+/// The text with which such a pipeline begins.
 pub const JUDGE_MARK: &str = "# Written by `triplay judge`";
 
 /// The same for panels: the suffix of their pipelines, the pipeline in the folder of the run whose ablations meet, and the text
 /// that it begins with.
 pub const PANEL: &str = "-panel";
+/// A panel's pipeline, in the folder of the run whose ablations meet.
 pub const PANEL_FILE: &str = "panel.yaml";
+/// The text with which such a pipeline begins.
 pub const PANEL_MARK: &str = "# Written by `triplay results panel`";
 
 /// Whether a run was made from another one by `judge` or `results panel`.
@@ -419,6 +436,8 @@ impl Run {
         run_folders(pipeline).into_iter().rev().map(|found| found.path).collect()
     }
 
+    /// Reads `run.json`. A run that says `running` while no process leads it counts as `killed`, and a cache that was moved with
+    /// the run is found again.
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let mut record = Run::written_record(folder)?;
         if record.status == "running" && !is_under_way(folder) {
@@ -460,6 +479,7 @@ impl Run {
         Ok(record)
     }
 
+    /// Reads the record and the finished nodes. Damaged lines are counted and left out.
     pub fn read(folder: &Path) -> anyhow::Result<Run> {
         let record = Run::read_record(folder)?;
         let (nodes, damaged) = Run::read_nodes(folder)?;

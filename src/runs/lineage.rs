@@ -26,6 +26,7 @@ pub struct Lineage<'r> {
 }
 
 impl<'r> Lineage<'r> {
+    /// Indexes the outputs of a run. Without a store, manifests and inputs are unknown.
     pub fn new(run: &'r Run, store: Option<&'r Store>) -> Lineage<'r> {
         let mut makers = HashMap::new();
         for (place, node) in run.nodes.iter().enumerate() {

@@ -7,9 +7,13 @@ use store::read::{self, MAX_TEXT_BYTES};
 /// Facts that may explain why two runs differ in time, or in their last bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
+    /// The host's name.
     pub host: String,
+    /// The operating system and the processor's architecture.
     pub system: String,
+    /// The processor's model.
     pub processor: String,
+    /// Cores that the process may use.
     pub cores: usize,
     /// Bytes.
     pub memory: u64,

@@ -15,6 +15,7 @@ use store::{is_sealed_file, sealed_lines};
 
 /// A run's folder that may be removed.
 pub struct Removal {
+    /// The run's folder, without a link at its end.
     pub folder: PathBuf,
     /// Whether the process that runs it lives.
     pub is_running: bool,
@@ -54,6 +55,7 @@ impl Removal {
         Ok(Removal { is_running: is_under_way(&plain), folder: plain, foreign })
     }
 
+    /// Deletes the folder and all in it, foreign files too.
     pub fn remove(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
     }

@@ -29,6 +29,7 @@ const FORMAT: u32 = 3;
 
 /// A kind of rows.
 pub struct Table {
+    /// The name in SQL, such as `attacks`, and of the file.
     pub name: &'static str,
     /// A description of one row.
     pub about: &'static str,

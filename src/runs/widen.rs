@@ -13,17 +13,17 @@ use serde_json::Value;
 use data::cell;
 
 /// Columns of datasets that tables replace.
-pub const TOKENS: &str = "completion_ids";
+pub(crate) const TOKENS: &str = "completion_ids";
 const LOGPROBS: &str = "logprobs";
-pub const TURNS: &str = "turns";
-pub const NOTES: &str = "notes";
+pub(crate) const TURNS: &str = "turns";
+pub(crate) const NOTES: &str = "notes";
 
 /// Columns of tables that no dataset has.
-pub const TURN: &str = "turn";
-pub const CONVERSATION: &str = "conversation";
+pub(crate) const TURN: &str = "turn";
+pub(crate) const CONVERSATION: &str = "conversation";
 
 /// The origin of rows: the values of the columns that all tables begin with.
-pub struct Place {
+pub(crate) struct Place {
     /// All text columns except the source.
     pub texts: [String; 8],
     pub seed: Option<u64>,
@@ -35,7 +35,7 @@ pub struct Place {
 
 /// The rows of a node with the columns of the table. With `lists`, the items of this column, each with the `sample_id` of its
 /// row.
-pub fn widened(
+pub(crate) fn widened(
     batch: &RecordBatch,
     lists: Option<&str>,
     schema: &SchemaRef,

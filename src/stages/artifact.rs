@@ -17,7 +17,7 @@ use store::{Digest, Seed};
 macro_rules! artifact_types {
     ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+ $(of $files:expr)?;)*) => {$(
         $(#[$doc])*
-        pub struct $name;
+        pub(crate) struct $name;
         impl ArtifactType for $name {
             const ACCEPTS: &'static [&'static str] = &[$($accepts),+];
             $(const FILES: &'static [&'static str] = $files;)?
@@ -62,7 +62,7 @@ artifact_types! {
 }
 
 /// The rows of a dataset, kept in memory for the nodes that read them next.
-pub fn rows<R: Row + Send + Sync + 'static, T>(
+pub(crate) fn rows<R: Row + Send + Sync + 'static, T>(
     context: &Context,
     input: &Input<T>,
 ) -> anyhow::Result<Arc<Vec<R>>> {
@@ -74,7 +74,7 @@ pub fn rows<R: Row + Send + Sync + 'static, T>(
 }
 
 /// Seed prompts. Each must have its own id, by which other datasets refer to it.
-pub fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<SeedRow>>> {
+pub(crate) fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<SeedRow>>> {
     context.load(context.input(input)?, |path| {
         let rows = data::read::<SeedRow>(path)?;
         let mut known: HashMap<&str, usize> = HashMap::new();
@@ -95,7 +95,7 @@ pub fn seeds<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Vec<S
 }
 
 /// The pool of successful attacks, counted and ready for comparisons. The stage `pool` keeps one in memory that only grew.
-pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+pub(crate) fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
     let rows = rows::<PoolRow, _>(context, input)?;
     context.load(context.input(input)?, |path| {
         let mut pool = PoolSimilarity::new();
@@ -108,7 +108,7 @@ pub fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Result<Arc
 }
 
 /// The model in a folder. Adapters of one base share its weights in memory.
-pub fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
+pub(crate) fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
     let compute = compute(context)?;
     context.load(context.input(input)?, |path| {
         let has_adapter = model::is_there(&path.join("adapter_config.json"))?;
@@ -146,7 +146,7 @@ fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<A
 }
 
 /// Writes a trained model and keeps it in memory: all of it, or its adapter with the files of the base beside it.
-pub fn publish(
+pub(crate) fn publish(
     context: &mut Context,
     output: &'static str,
     trained: Checkpoint,
@@ -169,7 +169,7 @@ pub fn publish(
 }
 
 /// Hands a model's folder on unchanged, with the optimizer's state: as hard links if it is in the store.
-pub fn publish_unchanged(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
+pub(crate) fn publish_unchanged(context: &Context, output: &str, from: &Input<Model>) -> anyhow::Result<()> {
     let (artifact, folder) = (context.input(from)?, context.output(output));
     let path = &artifact.path;
     anyhow::ensure!(path.is_dir(), "{}: a model to train must be a folder", path.display());
@@ -188,19 +188,19 @@ pub fn publish_unchanged(context: &Context, output: &str, from: &Input<Model>) -
 }
 
 /// The device and number type of the pipeline.
-pub fn compute(context: &Context) -> anyhow::Result<Compute> {
+pub(crate) fn compute(context: &Context) -> anyhow::Result<Compute> {
     let numerics = context.numerics();
     Compute::parse(&numerics.device, &numerics.dtype).map_err(anyhow::Error::msg)
 }
 
 /// The position of a node in its loops, as the columns that every row has.
-pub fn position(context: &Context) -> Position {
+pub(crate) fn position(context: &Context) -> Position {
     let round = |depth: usize| context.position().get(depth).copied().unwrap_or(0);
     Position { iteration: round(0), step: round(1), rng_seed: context.seed().to_hex()[..16].to_owned() }
 }
 
 /// `count` draws from `0..available` without replacement; starts over when all are drawn.
-pub fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
+pub(crate) fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
     use rand::seq::SliceRandom;
     let mut stream = seed.stream("draw");
     let mut drawn = Vec::new();
@@ -213,7 +213,7 @@ pub fn draw(available: usize, count: usize, seed: Seed) -> Vec<usize> {
 }
 
 /// The columns that follow a seed prompt through all datasets.
-pub fn origin(seed: &SeedRow) -> Origin {
+pub(crate) fn origin(seed: &SeedRow) -> Origin {
     Origin {
         seed_id: seed.seed_id.clone(),
         category: seed.category.clone(),
@@ -224,7 +224,7 @@ pub fn origin(seed: &SeedRow) -> Origin {
 }
 
 /// Prompts for a defender: attacks, or seed prompts as they are.
-pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<AttackRow>> {
+pub(crate) fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<AttackRow>> {
     let seeds = match rows::<AttackRow, _>(context, input) {
         Ok(attacks) => return Ok(attacks.to_vec()),
         // The type of a file that is given by its path is not known.
@@ -236,7 +236,7 @@ pub fn prompts(context: &Context, input: &Input<Prompts>) -> anyhow::Result<Vec<
 }
 
 /// A seed prompt as it is, as a prompt for a defender.
-pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
+pub(crate) fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
     AttackRow {
         attack_id: index as u32,
         origin: origin(seed),
@@ -252,7 +252,7 @@ pub fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
 
 /// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder; empty vectors without a
 /// model.
-pub fn embed(
+pub(crate) fn embed(
     context: &Context,
     embedder: Option<&Input<Model>>,
     texts: &[&str],
@@ -277,7 +277,7 @@ pub fn embed(
 }
 
 /// The sandbox's world.
-pub fn world(context: &Context, input: &Input<World>) -> anyhow::Result<Arc<game::World>> {
+pub(crate) fn world(context: &Context, input: &Input<World>) -> anyhow::Result<Arc<game::World>> {
     context.load(context.input(input)?, |path| {
         let text = read::text(path, MAX_TEXT_BYTES)?;
         Ok((game::World::parse(&text)?, text.len() * 4))

@@ -14,7 +14,7 @@ use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 /// Keeps pairs of attack and response for the evaluator to learn from.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Collect {
+pub(crate) struct Collect {
     /// The responses to take pairs from.
     data: Input<Responses>,
     /// The pairs collected so far.

@@ -19,7 +19,9 @@ use rollout::Sampling;
 /// name of the attacker and whose `subject` is that of the defender; a run shows them as a table.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CrossPlay {
+pub(crate) struct CrossPlay {
+    // The text is also that of `pipeline kinds`, where an escaped bracket would show its backslash.
+    #[allow(rustdoc::broken_intra_doc_links)]
     /// The attackers by name, such as { "round *": "play[*].attacker" }.
     attackers: BTreeMap<String, Input<Model>>,
     /// The defenders by name.

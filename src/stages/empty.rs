@@ -9,7 +9,7 @@ use engine::{Context, Kind, Output, Purpose, Stage};
 /// Makes an empty pool of attacks and an empty collection of pairs, for a loop to begin with.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Empty {}
+pub(crate) struct Empty {}
 
 impl Stage for Empty {
     const KIND: Kind = Kind {

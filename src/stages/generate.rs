@@ -18,7 +18,7 @@ use rollout::Sampling;
 /// the next turn of conversations instead.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Generate {
+pub(crate) struct Generate {
     /// The attacker.
     model: Input<Model>,
     /// The seed prompts to draw from. Required unless `continue` is given.

@@ -18,7 +18,7 @@ use rollout::Sampling;
 /// helpful).
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Judge {
+pub(crate) struct Judge {
     /// What to judge: responses, or labelled pairs to train the evaluator on.
     pub(super) data: Input<Judgeable>,
     /// The evaluator.

@@ -16,7 +16,7 @@ use rollout::Sampling;
 /// Asks a judge whether each attack keeps the meaning of its seed prompt: kept or lost.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Meaning {
+pub(crate) struct Meaning {
     /// The attacks to judge.
     pub(super) data: Input<Attacks>,
     /// The judge.

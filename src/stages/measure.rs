@@ -16,7 +16,7 @@ use game::{Class, LabelPair, Meaning, Outcome, Rates, has_no_text, is_right};
 /// Computes the metrics of `evaluate` from datasets, with a judge's verdicts as the truth. The metrics have the same names.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// The name of this evaluation in tables, such as the phase that it follows.
     phase: String,
     /// A judge's verdicts on responses to attacks, of one defender or several: success and refusals.

@@ -16,7 +16,7 @@ use game::{self, Class, Eviction, PoolSimilarity, Posterior};
 /// pool, and `replay` draws from it.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Pool {
+pub(crate) struct Pool {
     /// The attacker's rewards, from which successful attacks are taken.
     #[serde(default)]
     data: Option<Input<Rewards>>,

@@ -12,7 +12,7 @@ use game::{self, Posterior};
 /// their success. An empty pool gives no attacks.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// The pool to draw from; `pool` with `verdicts` keeps its posteriors up to date.
     data: Input<SuccessPool>,
     /// How many attacks to draw, each at most once. If the pool has fewer, all are drawn; with 0, none.

@@ -18,7 +18,7 @@ use rollout::Sampling;
 /// that it should help with.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Respond {
+pub(crate) struct Respond {
     /// The attacks: a dataset, or a list of datasets. Attacks of the first dataset keep their ids, the others get new ones.
     /// Without `data`, the defenders respond to the benign prompts alone.
     #[serde(default = "no_attacks")]

@@ -7,7 +7,7 @@ use engine::{CheckError, Feeder, Input, Upstream};
 use rollout::Sampling;
 
 /// A stage whose completions can be rewarded.
-pub trait Sampler {
+pub(crate) trait Sampler {
     fn sampling(&self) -> &Sampling;
     /// Completions of each prompt; `None` if the stage does not fix their number.
     fn group(&self) -> Option<usize>;
@@ -20,19 +20,19 @@ pub trait Sampler {
 }
 
 /// The completions that an update learns from, as the stage that samples them declares them.
-pub struct Rollouts<'a> {
+pub(crate) struct Rollouts<'a> {
     by: &'a dyn Sampler,
     upstream: Upstream<'a>,
     place: Box<dyn Fn(&str) -> String + 'a>,
 }
 
 impl<'a> Rollouts<'a> {
-    pub fn of<S: Sampler>(fed: Feeder<'a, S>) -> Rollouts<'a> {
+    pub(crate) fn of<S: Sampler>(fed: Feeder<'a, S>) -> Rollouts<'a> {
         Rollouts { by: fed.stage, upstream: fed.upstream(), place: Box::new(move |key| fed.place(key)) }
     }
 
     /// The temperature at which their log-probabilities were recorded.
-    pub fn temperature(&self) -> f64 {
+    pub(crate) fn temperature(&self) -> f64 {
         match self.by.sampling().temperature {
             0.0 => 1.0,
             temperature => temperature,
@@ -40,7 +40,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Checks the parameters of the loss that depend on the sampling.
-    pub fn check_settings(&self, temperature: f64, longest: Option<usize>) -> Result<(), CheckError> {
+    pub(crate) fn check_settings(&self, temperature: f64, longest: Option<usize>) -> Result<(), CheckError> {
         let expected = self.temperature();
         if temperature != expected {
             let place = (self.place)("sampling.temperature");
@@ -65,7 +65,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Checks that another turn of the same episodes, `name`, has the same models and sampling.
-    pub fn check_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
+    pub(crate) fn check_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
         let (own, others) = (self.by.queries(), other.by.queries());
         for ((key, query), (model_mismatch, another)) in own.iter().zip(&others) {
             if self.upstream.is_same(query.model, other.upstream, another.model) == Some(false) {
@@ -89,7 +89,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Why an update cannot learn from them, if it cannot.
-    pub fn unlearnable_reason(&self) -> Option<String> {
+    pub(crate) fn unlearnable_reason(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!(
                 "nothing is learnt from the rewards: {} is 1, and advantages are relative to the group, so all are 0",
@@ -105,7 +105,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// Why no pair of them has a better one, if so.
-    pub fn unpaired_reason(&self) -> Option<String> {
+    pub(crate) fn unpaired_reason(&self) -> Option<String> {
         if self.by.group() == Some(1) {
             return Some(format!("there are no pairs: {} is 1", (self.place)("group")));
         }
@@ -118,7 +118,7 @@ impl<'a> Rollouts<'a> {
     }
 
     /// A warning if one of the completions is of another model than `model` of the stage with this `upstream`.
-    pub fn model_mismatch(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
+    pub(crate) fn model_mismatch(&self, upstream: Upstream, model: &Input<Model>) -> Option<String> {
         let is_other =
             |(_, query): &(_, ModelQuery)| upstream.is_same(model, self.upstream, query.model) == Some(false);
         let (key, query) = self.by.queries().into_iter().find(is_other)?;
@@ -132,7 +132,7 @@ impl<'a> Rollouts<'a> {
 }
 
 /// A warning if the model was trained in this role, but on completions to another `prompt`, `system` or `chat`.
-pub fn prompt_mismatch(upstream: Upstream, query: &ModelQuery) -> Option<CheckError> {
+pub(crate) fn prompt_mismatch(upstream: Upstream, query: &ModelQuery) -> Option<CheckError> {
     since(upstream, query.model, query)
 }
 
@@ -156,7 +156,7 @@ fn since(upstream: Upstream, model: &Input<Model>, query: &ModelQuery) -> Option
 }
 
 /// The warning that a model was trained with another `key`, given at `place`.
-pub fn trained_with(query: &ModelQuery, key: &str, place: &str) -> CheckError {
+pub(crate) fn trained_with(query: &ModelQuery, key: &str, place: &str) -> CheckError {
     let model = query.model.text();
     let message =
         format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}");

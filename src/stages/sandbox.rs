@@ -13,7 +13,7 @@ use store::read::{self, MAX_TEXT_BYTES};
 /// Expands a world file to datasets: seed prompts, warm-up examples, benchmarks, labelled pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// The world's YAML file. By default the world that is built into triplay.
     #[serde(default)]
     spec: Option<InputFile>,

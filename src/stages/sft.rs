@@ -15,7 +15,7 @@ use optim::{AdamW, AdamWConfig, Schedule};
 /// Trains a new model, or a given one, on prompts and completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Sft {
+pub(crate) struct Sft {
     /// The prompts and completions to learn from.
     data: Input<SftRows>,
     /// Learn only from rows of this subset; from all rows by default.

@@ -12,7 +12,7 @@ use model::{self, Algorithm, TokenizerSpec};
 /// Trains a tokenizer on texts, on whole words or on byte pairs.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Tokenizer {
+pub(crate) struct Tokenizer {
     /// The texts to learn from.
     data: Input<Texts>,
     /// How the tokenizer splits text.

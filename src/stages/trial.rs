@@ -13,7 +13,7 @@ use model::ControlTokens;
 use store::Digest;
 
 /// The model's sample for each question; without a question, an empty sample.
-pub fn ask<'q>(
+pub(crate) fn ask<'q>(
     context: &mut Context,
     query: &ModelQuery,
     questions: impl Iterator<Item = Option<Question<'q>>>,
@@ -24,18 +24,18 @@ pub fn ask<'q>(
 }
 
 /// A question to an attacker.
-pub fn seed(row: &SeedRow) -> Option<Question<'_>> {
+pub(crate) fn seed(row: &SeedRow) -> Option<Question<'_>> {
     Some(Question { seed: &row.text, ..Question::default() })
 }
 
 /// A question to a defender; none about an empty attack.
-pub fn attack(row: &AttackRow) -> Option<Question<'_>> {
+pub(crate) fn attack(row: &AttackRow) -> Option<Question<'_>> {
     (!has_no_text(&row.text)).then(|| Question { prompt: &row.text, ..Question::default() })
 }
 
 /// The evaluator's class and sample for each pair of a prompt and a response. It is not asked about an empty response, whose
 /// class is known.
-pub fn judge(
+pub(crate) fn judge(
     context: &mut Context,
     query: &ModelQuery,
     pairs: &[(&str, &str)],
@@ -53,7 +53,11 @@ pub fn judge(
 }
 
 /// The held-out hazards, each `group` times.
-pub fn hazards<'s>(seeds: &'s [SeedRow], group: usize, name: &str) -> anyhow::Result<Vec<&'s SeedRow>> {
+pub(crate) fn hazards<'s>(
+    seeds: &'s [SeedRow],
+    group: usize,
+    name: &str,
+) -> anyhow::Result<Vec<&'s SeedRow>> {
     let hazards = seeds.iter().filter(|seed| seed.split == "heldout" && seed.task == "hazard");
     let chosen: Vec<&SeedRow> = hazards.flat_map(|seed| std::iter::repeat_n(seed, group)).collect();
     anyhow::ensure!(!chosen.is_empty(), "`{name}` has no rows of split `heldout` and task `hazard`");
@@ -61,7 +65,7 @@ pub fn hazards<'s>(seeds: &'s [SeedRow], group: usize, name: &str) -> anyhow::Re
 }
 
 /// The attacks that an attacker sampled on hazards, `group` on each, with ids from `first`.
-pub fn attack_rows(
+pub(crate) fn attack_rows(
     hazards: &[&SeedRow],
     samples: Vec<Sample>,
     group: usize,
@@ -83,7 +87,7 @@ pub fn attack_rows(
 }
 
 /// The responses that a defender sampled, with ids from `first`.
-pub fn response_rows(
+pub(crate) fn response_rows(
     attacks: &[AttackRow],
     samples: Vec<Sample>,
     defender: &str,
@@ -108,7 +112,7 @@ pub fn response_rows(
 }
 
 /// The attacker's negative log-likelihood per token, in nats, which estimates its entropy; and the number of tokens.
-pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
+pub(crate) fn nll(attacks: &[AttackRow]) -> (f64, usize) {
     let logprobs: Vec<f32> =
         attacks.iter().flat_map(|attack| attack.sample.logprobs.iter().copied()).collect();
     let sum: f64 = logprobs.iter().map(|logprob| f64::from(*logprob)).sum();
@@ -117,7 +121,7 @@ pub fn nll(attacks: &[AttackRow]) -> (f64, usize) {
 
 /// Adds the shares of attacks, and of each defender's responses, that spell a control token of the judge. Such a text would
 /// imitate the template of the judge's prompt if texts were not tokenized separately from it.
-pub fn marks<'t>(
+pub(crate) fn marks<'t>(
     rates: &mut Rates,
     marks: &ControlTokens,
     attacks: impl Iterator<Item = &'t str>,
@@ -138,10 +142,10 @@ pub fn marks<'t>(
 }
 
 /// The metric of texts that spell a control token.
-pub const MARKS_IN_TEXT: &str = "marks_in_text";
+pub(crate) const MARKS_IN_TEXT: &str = "marks_in_text";
 
 /// Rates as rows of metrics.
-pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
+pub(crate) fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
     let row = |rate: game::Rate| MetricRow {
         phase: phase.into(),
         subject: rate.subject,
@@ -155,7 +159,7 @@ pub fn metric_rows(rates: Rates, phase: &str, at: &Position) -> Vec<MetricRow> {
 
 /// A prompt, the response and their result.
 #[derive(Clone, Copy)]
-pub struct Observation<'a> {
+pub(crate) struct Observation<'a> {
     pub origin: &'a Origin,
     pub prompt: &'a str,
     pub response: &'a str,
@@ -166,14 +170,14 @@ pub struct Observation<'a> {
 
 impl<'a> Observation<'a> {
     /// A judged pair.
-    pub fn judged(row: &'a VerdictRow, class: Option<Class>, hit: Option<bool>) -> Observation<'a> {
+    pub(crate) fn judged(row: &'a VerdictRow, class: Option<Class>, hit: Option<bool>) -> Observation<'a> {
         Observation { origin: &row.origin, prompt: &row.attack, response: &row.response, class, hit }
     }
 }
 
 /// How evaluations identify the prompts of one seed prompt.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum PromptIdentity {
+pub(crate) enum PromptIdentity {
     /// Attempts at the seed prompt, which differ between evaluations: all have the id of the seed prompt.
     Attempts,
     /// Fixed prompts, the same in every evaluation.
@@ -183,7 +187,7 @@ pub enum PromptIdentity {
 }
 
 /// What an evaluation asked, with the results, as rows.
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     pub phase: String,
     pub at: Position,
     pub rows: Vec<OutcomeRow>,
@@ -191,7 +195,7 @@ pub struct Outcomes {
 
 impl Outcomes {
     /// Adds the observations behind a metric of a subject.
-    pub fn add<'a>(
+    pub(crate) fn add<'a>(
         &mut self,
         subject: &str,
         metric: &str,

@@ -5,13 +5,13 @@ use data::{ResponseRow, Sparse, TurnRow};
 use game::Turn;
 
 /// The earlier turns as templates see them.
-pub fn conversation(turns: &[TurnRow]) -> Vec<Turn<'_>> {
+pub(crate) fn conversation(turns: &[TurnRow]) -> Vec<Turn<'_>> {
     let turns = turns.iter();
     turns.map(|row| Turn { attack: &row.attack, response: &row.response, defender: &row.defender }).collect()
 }
 
 /// The turns of an episode up to and including this response.
-pub fn after(row: &ResponseRow) -> Sparse<TurnRow> {
+pub(crate) fn after(row: &ResponseRow) -> Sparse<TurnRow> {
     let mut turns = row.turns.clone();
     turns.0.push(TurnRow {
         attack_id: row.attack_id,
@@ -25,7 +25,7 @@ pub fn after(row: &ResponseRow) -> Sparse<TurnRow> {
 
 /// Checks that all rows are of first turns, since rows made from them would lose the conversation. Each row is its id and its
 /// earlier turns.
-pub fn none<'r>(
+pub(crate) fn none<'r>(
     name: &str,
     rows: impl IntoIterator<Item = (u32, &'r Sparse<TurnRow>)>,
 ) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use engine::{CheckError, Context, DECISION, Input, Kind, Output, Stage, write_de
 /// Decides after each round of a loop whether there is another.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Until {
+pub(crate) struct Until {
     /// The metrics of a stage in the loop.
     metric: Vec<Input<Metrics>>,
     /// The name of the metric, such as `attack_success`.

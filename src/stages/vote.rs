@@ -18,7 +18,7 @@ use store::Seed;
 /// that cannot be read does not count.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Vote {
+pub(crate) struct Vote {
     /// The pairs to draw from.
     data: Input<Pairs>,
     /// The world whose experts vote. Give either this or `experts`.

@@ -25,6 +25,7 @@ pub struct Claim {
 
 /// The outcome of a request for a claim.
 pub enum Claimed {
+    /// It was taken.
     Mine(Claim),
     /// Another process has it; `None` where that process was just taking it.
     Others(Option<Process>),

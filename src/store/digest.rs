@@ -34,6 +34,7 @@ const NIBBLES: [u8; 256] = {
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The hash of a file with these bytes.
     pub fn of_bytes(bytes: &[u8]) -> Digest {
         Digest(*blake3::hash(bytes).as_bytes())
     }
@@ -98,10 +99,12 @@ impl Digest {
 pub struct DigestOf(blake3::Hasher);
 
 impl DigestOf {
+    /// Appends bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
+    /// The hash of all bytes so far.
     pub fn digest(self) -> Digest {
         self.0.into()
     }

@@ -42,25 +42,51 @@ use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::{Sharing, create_private};
 use super::tree::{Entry, Hidden, Tree, flat_files};
 
+/// Why the cache could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The system refused an operation.
     #[error("cannot {action} {path}: {cause}{}", advice(.cause))]
-    Io { action: &'static str, path: PathBuf, cause: io::Error },
+    Io {
+        /// What was tried, such as `create the cache folder`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system reported.
+        cause: io::Error,
+    },
+    /// The cache has another format.
     #[error(
         "{root} is a cache of another version of triplay (format {format}; this one uses format {FORMAT}), and was left \
          unchanged\n  help: choose another folder with --cache DIR or TRIPLAY_CACHE, or move this one away; the results/ of its \
          runs can be read only while it stays where it is"
     )]
-    Outdated { root: PathBuf, format: u32 },
+    Outdated {
+        /// The cache's folder.
+        root: PathBuf,
+        /// The format that was found.
+        format: u32,
+    },
+    /// TRIPLAY_LOCKING has an unknown value, or one that does not fit the cache.
     #[error("TRIPLAY_LOCKING {message}")]
-    Locking { message: String },
+    Locking {
+        /// The rule, and what was found.
+        message: String,
+    },
+    /// The cache locks by the kernel, on a file system that hosts may share.
     #[error(
         "{root} lies on a file system that several hosts may share, but was created for one host\n  help: when no process \
          uses it, replace \"kernel\" by \"leases\" in {path}"
     )]
-    Shared { root: PathBuf, path: PathBuf },
+    Shared {
+        /// The cache's folder.
+        root: PathBuf,
+        /// The file that says how the cache locks.
+        path: PathBuf,
+    },
 }
 
+/// A result whose error is that of the cache.
 pub type Result<T> = std::result::Result<T, Error>;
 
 fn advice(error: &io::Error) -> &'static str {
@@ -86,7 +112,9 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 /// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
+    /// The digest of the content.
     pub digest: Digest,
+    /// The size of the content.
     pub bytes: u64,
 }
 
@@ -98,6 +126,7 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    /// Its digest and size.
     pub fn blob(&self) -> Blob {
         self.blob
     }
@@ -206,6 +235,7 @@ impl Store {
         })
     }
 
+    /// The cache's folder, without links.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -405,6 +435,7 @@ impl Store {
         self.root.join("blobs").join(&hex[..2]).join(hex)
     }
 
+    /// Whether this content is in the cache. It is not verified.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).exists()
     }

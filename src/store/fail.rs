@@ -59,7 +59,7 @@ struct Plan {
 }
 
 /// Does what `TRIPLAY_FAIL` asks for at this step: returns an error, or never returns.
-pub fn fail_point(step: &str) -> io::Result<()> {
+pub(crate) fn fail_point(step: &str) -> io::Result<()> {
     match due(step) {
         None => Ok(()),
         Some(Action::Error(code)) => Err(io::Error::from_raw_os_error(code)),

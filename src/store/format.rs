@@ -11,7 +11,7 @@ use super::read::{self, MAX_TEXT_BYTES};
 use super::sharing::Sharing;
 
 /// Raised when older versions can no longer use the content of a cache, or this version that of theirs.
-pub const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Format {
@@ -22,7 +22,7 @@ struct Format {
 /// How processes detect which others live: see [`super::session`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Locking {
+pub(crate) enum Locking {
     /// By locks of the kernel, which die with their process: for a cache that one host uses.
     Kernel,
     /// By leases that are renewed: for a file system that several hosts share.

@@ -44,14 +44,19 @@ struct Line {
     digest: Digest,
 }
 
-pub struct Memo {
+pub(crate) struct Memo {
     path: PathBuf,
     /// Read when the first large file is asked for.
     known: Option<HashMap<PathBuf, (State, Digest)>>,
 }
 
 /// The digest of a file. `paranoid` ignores what is remembered. Other threads do not wait while the file is read.
-pub fn digest(memo: &Mutex<Memo>, path: &Path, paranoid: bool, sharing: Sharing) -> io::Result<Digest> {
+pub(crate) fn digest(
+    memo: &Mutex<Memo>,
+    path: &Path,
+    paranoid: bool,
+    sharing: Sharing,
+) -> io::Result<Digest> {
     let before = fs::metadata(path)?;
     if before.len() < FROM_BYTES {
         return Digest::of_file(path);
@@ -73,7 +78,7 @@ pub fn digest(memo: &Mutex<Memo>, path: &Path, paranoid: bool, sharing: Sharing)
 }
 
 impl Memo {
-    pub fn new(root: &Path) -> Memo {
+    pub(crate) fn new(root: &Path) -> Memo {
         Memo { path: root.join("files.jsonl"), known: None }
     }
 
@@ -82,7 +87,7 @@ impl Memo {
     }
 
     /// Rewrites the file if most of its lines are about files that are gone or have changed.
-    pub fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
+    pub(crate) fn compact(&mut self, scratch: &Path, sharing: Sharing) -> io::Result<()> {
         let text = match read::bytes(&self.path, MAX_LIST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,

@@ -102,7 +102,7 @@ struct Own {
 }
 
 /// The records as far as they have been read.
-pub struct Records {
+pub(crate) struct Records {
     folder: PathBuf,
     /// The segments by the names of their processes.
     names: BTreeMap<String, u32>,
@@ -131,7 +131,7 @@ const BLOCK: usize = 1 << 20;
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl Records {
-    pub fn new(root: &Path) -> Records {
+    pub(crate) fn new(root: &Path) -> Records {
         Records {
             folder: root.join("records"),
             names: BTreeMap::new(),
@@ -144,7 +144,7 @@ impl Records {
     }
 
     /// Reads what other processes have recorded since.
-    pub fn refresh(&mut self) -> io::Result<()> {
+    pub(crate) fn refresh(&mut self) -> io::Result<()> {
         // A segment that is closed meanwhile is looked for again under its other name.
         while !self.look()? {}
         Ok(())
@@ -304,13 +304,13 @@ impl Records {
 
     /// The beginning of a key's record as it was last read: a JSON object up to the member `job`, without that member and the
     /// rest.
-    pub fn head(&self, key: &Digest) -> Option<&[u8]> {
+    pub(crate) fn head(&self, key: &Digest) -> Option<&[u8]> {
         let place = self.index.get(key)?;
         self.heads.get(place.head..place.head + place.head_length as usize)
     }
 
     /// The whole record of a key.
-    pub fn whole(&self, key: &Digest) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn whole(&self, key: &Digest) -> io::Result<Option<Vec<u8>>> {
         let Some(place) = self.index.get(key) else { return Ok(None) };
         let mut line = vec![0; place.length as usize];
         let file = read::open(&self.segments[place.segment as usize].path)?;
@@ -325,12 +325,12 @@ impl Records {
     }
 
     /// The number of keys with a record.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.index.len()
     }
 
     /// Writes a record to the segment of this process. It is durable once the returned file is synced.
-    pub fn append(
+    pub(crate) fn append(
         &mut self,
         session: &str,
         key: Digest,
@@ -368,19 +368,19 @@ impl Records {
     }
 
     /// The segments of dead processes.
-    pub fn closed(&self) -> Vec<PathBuf> {
+    pub(crate) fn closed(&self) -> Vec<PathBuf> {
         self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.path.clone()).collect()
     }
 
     /// The number of damaged lines in the segments of dead processes.
-    pub fn damaged(&self) -> usize {
+    pub(crate) fn damaged(&self) -> usize {
         self.segments.iter().filter(|segment| !segment.is_open).map(|segment| segment.damaged).sum()
     }
 
     /// Merges these segments, without the damaged and outdated lines and those that `keep` rejects. Returns the number of lines
     /// that are left out; `dry_run` changes nothing. The new segment is written in `scratch` first. `may_clean` fails where other
     /// processes may rely on the old ones by now.
-    pub fn merge(
+    pub(crate) fn merge(
         &mut self,
         segments: &[PathBuf],
         keep: &dyn Fn(&Digest, &[u8]) -> bool,

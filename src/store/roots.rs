@@ -40,12 +40,16 @@ pub struct Root {
 /// What a run needs of one node: its record and its outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
+    /// The key of the node's record.
     pub key: Digest,
+    /// In the order of their indices.
     pub outputs: Vec<NamedOutput>,
 }
 
+/// An output that a run names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedOutput {
+    /// The digest of its content.
     pub digest: Digest,
     /// The type of artifact.
     pub artifact: String,
@@ -57,7 +61,9 @@ pub struct NamedOutput {
 /// A run that uses the cache.
 #[derive(Clone, Debug)]
 pub struct Rooted {
+    /// The name of the root.
     pub id: String,
+    /// The run's folder, as it was when the run began.
     pub folder: PathBuf,
     /// RFC 3339; empty if it is not known.
     pub began: String,
@@ -65,12 +71,14 @@ pub struct Rooted {
     parent: String,
     /// The cache's folder.
     cache: PathBuf,
+    /// Whether the process that leads the run lives.
     pub is_under_way: bool,
 }
 
 /// The state of a run's folder, as seen from this host and container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunFolderState {
+    /// It exists.
     There,
     /// Its parent folder can be listed, and does not contain it.
     Deleted,
@@ -79,6 +87,7 @@ pub enum RunFolderState {
 }
 
 impl Rooted {
+    /// Looks for the run's folder. A folder that cannot be seen from here does not count as deleted.
     pub fn standing(&self) -> RunFolderState {
         match fs::symlink_metadata(&self.folder) {
             Ok(_) => RunFolderState::There,
@@ -104,6 +113,7 @@ impl Rooted {
 }
 
 impl Root {
+    /// The name of the root, which `run.json` keeps.
     pub fn id(&self) -> &str {
         &self.id
     }

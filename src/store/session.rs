@@ -43,12 +43,15 @@ fn expiry() -> Duration {
 /// Identifies a process, and is shown to those who wait for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
+    /// The host's name.
     pub host: String,
     /// The scope of its process numbers: the boot of the host, and the container.
     boot: String,
+    /// Its number.
     pub process: u32,
     /// When it started, in ticks since the host's boot: another process may get its number.
     started: u64,
+    /// The command line.
     pub command: String,
 }
 
@@ -180,6 +183,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// The folder, which exists until this is dropped.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -198,7 +202,7 @@ impl Drop for Workspace {
 }
 
 impl Session {
-    pub fn begin(
+    pub(crate) fn begin(
         root: &Path,
         run: Option<String>,
         locking: Locking,
@@ -245,13 +249,13 @@ impl Session {
     }
 
     /// Device and inode of its file, and so of its claims.
-    pub fn inode(&self) -> io::Result<(u64, u64)> {
+    pub(crate) fn inode(&self) -> io::Result<(u64, u64)> {
         let metadata = self.held.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
     /// Whether no process can have taken this one for dead: it has always counted within half of the expiry time.
-    pub fn is_seen_alive(&self) -> bool {
+    pub(crate) fn is_seen_alive(&self) -> bool {
         let is_alive = |beat: &Beat| {
             !beat.stood.load(Ordering::SeqCst)
                 && since_boot().saturating_sub(*lock(&beat.last)) < expiry() / 2
@@ -259,7 +263,7 @@ impl Session {
         self.beat.as_ref().is_none_or(is_alive)
     }
 
-    pub fn workspace(&self) -> io::Result<Workspace> {
+    pub(crate) fn workspace(&self) -> io::Result<Workspace> {
         let spare = lock(&self.spare).pop();
         let path = match spare {
             Some(path) => path,
@@ -333,12 +337,12 @@ struct Seen {
 }
 
 impl Watch {
-    pub fn new(locking: Locking) -> Watch {
+    pub(crate) fn new(locking: Locking) -> Watch {
         Watch { locking, here: LazyLock::new(Process::here), expiry: expiry(), seen: Mutex::default() }
     }
 
     /// The process of this session file (or of a claim, which is a link to it), if it lives.
-    pub fn living(&self, path: &Path) -> io::Result<Option<SessionInfo>> {
+    pub(crate) fn living(&self, path: &Path) -> io::Result<Option<SessionInfo>> {
         let mut file = match read::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
@@ -372,7 +376,7 @@ impl Watch {
 
     /// Waits until each process of another host is known to live (its count changes) or to be dead (it stands still for the
     /// expiry time). `waiting` is called once if that takes longer than a moment.
-    pub fn decide(&self, root: &Path, waiting: impl FnOnce(&str)) -> io::Result<()> {
+    pub(crate) fn decide(&self, root: &Path, waiting: impl FnOnce(&str)) -> io::Result<()> {
         let mut waiting = Some(waiting);
         let begun = Instant::now();
         while self.locking == Locking::Leases && begun.elapsed() < self.expiry + self.expiry / BEATS {
@@ -409,14 +413,14 @@ impl Watch {
     }
 
     /// Device and inode of the sessions, and so of the claims, of dead processes.
-    pub fn gone(&self, root: &Path) -> io::Result<HashSet<(u64, u64)>> {
+    pub(crate) fn gone(&self, root: &Path) -> io::Result<HashSet<(u64, u64)>> {
         let gone = self.sessions(root)?.into_iter().filter(|(_, told)| told.is_none());
         let inodes = gone.filter_map(|(name, _)| fs::metadata(root.join("sessions").join(name)).ok());
         Ok(inodes.map(|metadata| (metadata.dev(), metadata.ino())).collect())
     }
 
     /// Clears up after dead processes. Their claims must be free already.
-    pub fn sweep(&self, root: &Path) -> io::Result<()> {
+    pub(crate) fn sweep(&self, root: &Path) -> io::Result<()> {
         let sessions = root.join("sessions");
         for folder in names(&root.join("tmp"))? {
             if self.living(&sessions.join(&folder))?.is_none() {
@@ -444,12 +448,17 @@ impl Watch {
     }
 
     /// The runs that live processes work for, whether or not their leaders live.
-    pub fn runs(&self, root: &Path) -> io::Result<HashSet<String>> {
+    pub(crate) fn runs(&self, root: &Path) -> io::Result<HashSet<String>> {
         Ok(self.sessions(root)?.into_iter().filter_map(|(_, told)| told?.run).collect())
     }
 
     /// The processes at work on the cache, except `own` and those that work for `run`.
-    pub fn others(&self, root: &Path, own: Option<&str>, run: Option<&str>) -> io::Result<Vec<Process>> {
+    pub(crate) fn others(
+        &self,
+        root: &Path,
+        own: Option<&str>,
+        run: Option<&str>,
+    ) -> io::Result<Vec<Process>> {
         let others = self.sessions(root)?.into_iter().filter(|(name, _)| Some(name.as_str()) != own);
         let of_another = |told: &SessionInfo| told.run.is_none() || told.run.as_deref() != run;
         Ok(others.filter_map(|(_, told)| told.filter(of_another)).map(|told| told.process).collect())

@@ -43,26 +43,26 @@ pub fn share_as(parent: &Path, path: &Path) -> io::Result<()> {
 
 /// The permissions of everything in a cache.
 #[derive(Clone, Copy, Debug)]
-pub struct Sharing {
+pub(crate) struct Sharing {
     pub folder: u32,
     pub file: u32,
 }
 
 impl Sharing {
     /// Derived from the permissions of the cache's folder.
-    pub fn of(root: &Path) -> io::Result<Sharing> {
+    pub(crate) fn of(root: &Path) -> io::Result<Sharing> {
         let mode = fs::metadata(root)?.mode();
         Ok(Sharing { folder: mode & 0o7777, file: mode & 0o666 | 0o600 })
     }
 
     /// The permissions of a blob's file, which is never written again.
-    pub fn blob(self, executable: bool) -> u32 {
+    pub(crate) fn blob(self, executable: bool) -> u32 {
         let read = self.file & 0o444;
         if executable { read | read >> 2 } else { read }
     }
 
     /// Sets the permissions of a file of this user, unless they are set already.
-    pub fn set(self, file: &File, mode: u32) -> io::Result<()> {
+    pub(crate) fn set(self, file: &File, mode: u32) -> io::Result<()> {
         if file.metadata()?.mode() & 0o7777 != mode {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
@@ -70,7 +70,7 @@ impl Sharing {
     }
 
     /// Creates a folder if it is missing, and returns whether it did.
-    pub fn create_folder(self, path: &Path) -> io::Result<bool> {
+    pub(crate) fn create_folder(self, path: &Path) -> io::Result<bool> {
         match fs::create_dir(path) {
             Ok(()) => self.set(&File::open(path)?, self.folder).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -80,7 +80,7 @@ impl Sharing {
 
     /// Opens a file of this user for appending, and creates it if it is missing. It is created in `scratch`, so that others see
     /// it only with its permissions.
-    pub fn append(self, path: &Path, scratch: &Path) -> io::Result<File> {
+    pub(crate) fn append(self, path: &Path, scratch: &Path) -> io::Result<File> {
         let open = || File::options().append(true).open(path);
         match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

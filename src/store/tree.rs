@@ -13,7 +13,7 @@ const CONTEXT: &str = "triplay 2026 tree v1";
 
 /// A file of a tree.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Relative to the tree's folder, with `/` between folders.
     pub name: String,
     pub bytes: u64,
@@ -24,13 +24,13 @@ pub struct Entry {
 
 /// The files of a folder in the order of their names. Folders without a file do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tree {
+pub(crate) struct Tree {
     pub entries: Vec<Entry>,
 }
 
 /// Whether files and folders whose names begin with a dot count.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Hidden {
+pub(crate) enum Hidden {
     /// For the cache: everything that a stage wrote is its output.
     Included,
     /// For folders of users: `.git` and the like belong to tools. A link that leads out of the folder is an error: its target
@@ -50,7 +50,7 @@ pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
 
 impl Tree {
     /// The tree of a folder, with the digests of its files from `of_file`.
-    pub fn of_folder(
+    pub(crate) fn of_folder(
         folder: &Path,
         hidden: Hidden,
         of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
@@ -59,7 +59,7 @@ impl Tree {
     }
 
     /// The tree of those files of a folder that are among `files`: see [`is_among`].
-    pub fn of_files(
+    pub(crate) fn of_files(
         folder: &Path,
         hidden: Hidden,
         files: &[String],
@@ -82,7 +82,7 @@ impl Tree {
     }
 
     /// Every part carries its length, so that no two trees have the same encoding.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         for Entry { name, bytes, executable, digest } in &self.entries {
             hasher.update(&(name.len() as u64).to_le_bytes());
@@ -94,7 +94,7 @@ impl Tree {
         hasher.into()
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.entries.iter().map(|entry| entry.bytes).sum()
     }
 }

@@ -40,11 +40,14 @@ pub struct Stored {
 pub struct Usage {
     /// Trees come first.
     pub blobs: Vec<Stored>,
+    /// The number of records.
     pub records: usize,
+    /// The number of damaged blobs and records.
     pub quarantined: usize,
 }
 
 impl Usage {
+    /// The size of all blobs.
     pub fn bytes(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.bytes).sum()
     }
@@ -64,17 +67,24 @@ struct OutputOf {
 /// What runs still need.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
+    /// Digests of contents.
     pub blobs: HashSet<Digest>,
+    /// Keys of records.
     pub records: HashSet<Digest>,
 }
 
 /// What was deleted, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
+    /// Deleted blobs.
     pub blobs: usize,
+    /// The size of the deleted blobs.
     pub bytes: u64,
+    /// Deleted records.
     pub records: usize,
+    /// Blobs that remain.
     pub kept_blobs: usize,
+    /// The size of the blobs that remain.
     pub kept_bytes: u64,
     /// The kept blobs that no run needs, because they were placed just now.
     pub held: usize,
@@ -83,13 +93,17 @@ pub struct Collected {
 /// The result of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
+    /// Blobs that were read.
     pub blobs: usize,
+    /// The size of these blobs.
     pub bytes: u64,
+    /// Records whose checksum was verified.
     pub records: usize,
     /// Where the damaged blobs are now.
     pub damaged: Vec<PathBuf>,
     /// Blobs that could not be read although no error indicates damage, each with the reason.
     pub unreadable: Vec<String>,
+    /// Records that do not match their checksum.
     pub damaged_records: usize,
 }
 

@@ -44,7 +44,11 @@ fn what_can_be_known_before_is_said_before() {
             "with `chat: true`, a `prompt` in words must be given, such as",
         ),
         ("lr: 4e-4, kl: 0.05", "lr: 4e-4, kl: -1", "`kl` must be at least 0, found -1"),
-        ("heads: 2, positions: 96", "heads: 2, positions: 96, intermediate: 0", "`intermediate_size` must be at least 1"),
+        (
+            "heads: 2, positions: 96",
+            "heads: 2, positions: 96, intermediate: 0",
+            "`intermediate_size` must be at least 1",
+        ),
         ("$rounds", "$runds", "help: did you mean `rounds`?"),
         ("heads: 2", "heads: 3", "`hidden` must be a multiple of 2 × `heads` = 6, found 32"),
         (

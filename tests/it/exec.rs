@@ -756,7 +756,9 @@ fn a_rate_that_nobody_waits_for_does_not_hold_up_the_end_of_a_run() {
         "p.yaml",
         "pipeline: p\nstages:\n  a: { kind: exec, command: echo moss, resources: { gpu: 4 } }\n",
     );
-    space.triplay(&["pipeline", "check", "p.yaml"]).fails(2, "the stage takes 4 of `gpu`, but the pipeline has 1 by default");
+    space
+        .triplay(&["pipeline", "check", "p.yaml"])
+        .fails(2, "the stage takes 4 of `gpu`, but the pipeline has 1 by default");
 }
 
 #[test]

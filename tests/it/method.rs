@@ -214,7 +214,11 @@ fn rewards_need_verdicts_and_meanings_of_the_same_step() {
         .triplay(&["pipeline", "run", "p.yaml"])
         .fails(2, "`verdicts` must be on `attacks`, which is rewarded, but `data` of `none`");
     let examples = "examples: attacks";
-    fails("examples: world.benign", examples, "`examples` must have attacks with a `technique`, such as the sandbox's `benign`, found none in `attacks`");
+    fails(
+        "examples: world.benign",
+        examples,
+        "`examples` must have attacks with a `technique`, such as the sandbox's `benign`, found none in `attacks`",
+    );
 }
 
 #[test]

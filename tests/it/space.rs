@@ -7,12 +7,12 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-pub struct Space {
+pub(crate) struct Space {
     folder: tempfile::TempDir,
 }
 
 /// Exit code and output of a finished program.
-pub struct Seen {
+pub(crate) struct Seen {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
@@ -26,13 +26,13 @@ impl From<Output> for Seen {
 }
 
 impl Seen {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, Some(0), "{}", self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
     /// Asserts an error: its exit code and a part of its text; nothing may have panicked.
-    pub fn fails(&self, code: i32, expected: &str) {
+    pub(crate) fn fails(&self, code: i32, expected: &str) {
         assert!(!self.err.contains("panicked"), "{}", self.err);
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         assert!(self.err.contains(expected), "expected `{expected}` in:\n{}", self.err);
@@ -41,40 +41,40 @@ impl Seen {
 
 impl Space {
     /// A folder with `small.yaml` in it.
-    pub fn new() -> Space {
+    pub(crate) fn new() -> Space {
         let space = Space { folder: tempfile::tempdir().unwrap() };
         space.write("small.yaml", include_str!("small.yaml"));
         space
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triplay"));
         command.args(args).current_dir(self.folder.path()).env_remove("TRIPLAY_CACHE").env("CI", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    pub fn triplay(&self, args: &[&str]) -> Seen {
+    pub(crate) fn triplay(&self, args: &[&str]) -> Seen {
         self.command(args).output().unwrap().into()
     }
 
     /// Runs with 4 GB of address space: sizes that a hostile file claims must not be allocated.
-    pub fn limited(&self, args: &[&str]) -> Seen {
+    pub(crate) fn limited(&self, args: &[&str]) -> Seen {
         let script = format!("ulimit -v 4000000; exec {} {}", env!("CARGO_BIN_EXE_triplay"), args.join(" "));
         let mut command = Command::new("sh");
         command.args(["-c", &script]).current_dir(self.folder.path()).output().unwrap().into()
     }
 
     /// Runs small.yaml to its end and returns the summary.
-    pub fn run(&self, more: &[&str]) -> Value {
+    pub(crate) fn run(&self, more: &[&str]) -> Value {
         self.triplay(&[&["pipeline", "run", "small.yaml", "--json"], more].concat()).json()
     }
 
@@ -84,7 +84,7 @@ impl Space {
     }
 
     /// The nodes that were executed in the run of a summary.
-    pub fn executed(&self, summary: &Value) -> Vec<String> {
+    pub(crate) fn executed(&self, summary: &Value) -> Vec<String> {
         // Where there was nothing to do the summary names the run before.
         if summary["ran"] == 0 {
             return Vec::new();
@@ -94,7 +94,7 @@ impl Space {
     }
 
     /// The digests of the run of a summary, by node and output.
-    pub fn digests(&self, summary: &Value) -> BTreeMap<String, String> {
+    pub(crate) fn digests(&self, summary: &Value) -> BTreeMap<String, String> {
         let mut digests = BTreeMap::new();
         for node in self.nodes(summary) {
             for output in node["outputs"].as_array().unwrap() {
@@ -106,7 +106,7 @@ impl Space {
     }
 
     /// The number of nodes with intact records in the cache.
-    pub fn records(&self, cache: &str) -> usize {
+    pub(crate) fn records(&self, cache: &str) -> usize {
         let mut keys = std::collections::BTreeSet::new();
         for file in fs::read_dir(self.path(cache).join("records")).into_iter().flatten().flatten() {
             let text = fs::read(file.path()).unwrap_or_default();

@@ -5,26 +5,26 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, UInt32Type, UInt64Type};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 
-pub struct Columns<'b>(pub &'b RecordBatch);
+pub(crate) struct Columns<'b>(pub &'b RecordBatch);
 
 impl<'b> Columns<'b> {
     fn column(&self, name: &str) -> anyhow::Result<&'b ArrayRef> {
         self.0.column_by_name(name).with_context(|| format!("the run's table has no column `{name}`"))
     }
 
-    pub fn text(&self, name: &str) -> anyhow::Result<&'b StringArray> {
+    pub(crate) fn text(&self, name: &str) -> anyhow::Result<&'b StringArray> {
         self.column(name)?.as_string_opt().with_context(|| wrong(name, "text"))
     }
 
-    pub fn number(&self, name: &str) -> anyhow::Result<&'b Float64Array> {
+    pub(crate) fn number(&self, name: &str) -> anyhow::Result<&'b Float64Array> {
         self.column(name)?.as_primitive_opt::<Float64Type>().with_context(|| wrong(name, "numbers"))
     }
 
-    pub fn whole(&self, name: &str) -> anyhow::Result<&'b UInt32Array> {
+    pub(crate) fn whole(&self, name: &str) -> anyhow::Result<&'b UInt32Array> {
         self.column(name)?.as_primitive_opt::<UInt32Type>().with_context(|| wrong(name, "whole numbers"))
     }
 
-    pub fn long(&self, name: &str) -> anyhow::Result<&'b UInt64Array> {
+    pub(crate) fn long(&self, name: &str) -> anyhow::Result<&'b UInt64Array> {
         self.column(name)?.as_primitive_opt::<UInt64Type>().with_context(|| wrong(name, "whole numbers"))
     }
 }

@@ -7,7 +7,7 @@ use runs::Lineage;
 
 /// The differences of two evaluations apart from their subjects.
 #[derive(Clone, Debug, Default)]
-pub struct Conditions {
+pub(crate) struct Conditions {
     /// Differences that make the numbers incomparable.
     pub differing: Vec<String>,
     /// Conditions that could not be checked, or that affect only some metrics.
@@ -15,14 +15,14 @@ pub struct Conditions {
 }
 
 /// Compares the conditions of an evaluation of each run.
-pub fn conditions(a: At, b: At) -> Conditions {
+pub(crate) fn conditions(a: At, b: At) -> Conditions {
     let mut found = Conditions::default();
     follow(a, b, &mut found);
     found
 }
 
 /// A node, with the lineage of its run.
-pub type At<'x> = (&'x Lineage<'x>, &'x NodeReport);
+pub(crate) type At<'x> = (&'x Lineage<'x>, &'x NodeReport);
 
 fn follow(a: At, b: At, found: &mut Conditions) {
     if a.1.key == b.1.key {

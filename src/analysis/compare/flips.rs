@@ -9,11 +9,15 @@ use crate::series::Measure;
 /// A side's answer to a flipped prompt.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
+    /// Attempts that count for the metric.
     pub hits: f64,
+    /// All attempts with a known outcome.
     pub attempts: usize,
     /// The text in one of the attempts that made the difference.
     pub prompt: String,
+    /// What the model answered to `prompt`; empty if the metric is not of responses.
     pub response: String,
+    /// The class that the evaluation gave it, such as `negative`.
     pub class: String,
 }
 
@@ -22,19 +26,25 @@ pub struct Answer {
 pub struct Flip {
     /// Subject and metric.
     pub metric: String,
+    /// The same, as two fields.
     #[serde(flatten)]
     pub measure: Names,
+    /// The seed of both sides; `None` if the runs have only one.
     pub seed: Option<u64>,
+    /// The name that the evaluation derives from the prompt's content.
     pub prompt_id: String,
+    /// The hazard's category.
     pub category: String,
     /// `gained` if B has more, else `lost`.
     pub direction: &'static str,
+    /// What the first run answered.
     pub a: Answer,
+    /// What the second run answered.
     pub b: Answer,
 }
 
 /// A flipped prompt without its texts.
-pub struct Found<'p> {
+pub(crate) struct Found<'p> {
     pub measure: &'p Measure,
     pub seed: Option<u64>,
     a: &'p Prompt,
@@ -42,7 +52,12 @@ pub struct Found<'p> {
 }
 
 /// The flipped prompts of a measure, those with the largest differences first.
-pub fn flips<'p>(measure: &'p Measure, seed: Option<u64>, a: &'p Prompts, b: &'p Prompts) -> Vec<Found<'p>> {
+pub(crate) fn flips<'p>(
+    measure: &'p Measure,
+    seed: Option<u64>,
+    a: &'p Prompts,
+    b: &'p Prompts,
+) -> Vec<Found<'p>> {
     let pairs = a.list.iter().filter_map(|prompt| Some((prompt, b.get(&prompt.id)?)));
     let mut found: Vec<Found> =
         pairs.filter(|(a, b)| a.mean() != b.mean()).map(|(a, b)| Found { measure, seed, a, b }).collect();
@@ -53,12 +68,12 @@ pub fn flips<'p>(measure: &'p Measure, seed: Option<u64>, a: &'p Prompts, b: &'p
 
 impl Found<'_> {
     /// Whether B has more.
-    pub fn is_gained(&self) -> bool {
+    pub(crate) fn is_gained(&self) -> bool {
         self.b.mean() > self.a.mean()
     }
 
     /// Adds the texts, from the tables of the evaluations.
-    pub fn told(&self, a: &Outcomes, b: &Outcomes) -> anyhow::Result<Flip> {
+    pub(crate) fn told(&self, a: &Outcomes, b: &Outcomes) -> anyhow::Result<Flip> {
         let gained = self.is_gained();
         let answer = |table: &Outcomes, prompt: &Prompt, is_more: bool| {
             let shows = |attempt: &&Attempt| (attempt.value > 0.0) == is_more;

@@ -51,8 +51,11 @@ impl Test {
 /// The values in one seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct SeedValues {
+    /// `None` if the runs have only one.
     pub seed: Option<u64>,
+    /// The first run's value; `None` if it is undetermined or missing.
     pub a: Option<f64>,
+    /// The second run's value; `None` if it is undetermined or missing.
     pub b: Option<f64>,
 }
 
@@ -61,6 +64,7 @@ pub struct SeedValues {
 pub struct Compared {
     /// Subject and metric, such as `defender attack_success`.
     pub metric: String,
+    /// The same, as two fields.
     #[serde(flatten)]
     pub measure: Names,
     /// Whether it is a share from 0 to 1.
@@ -68,19 +72,23 @@ pub struct Compared {
     /// With one seed, the value over the common prompts. With several, the mean over the common seeds of what each reported; if a
     /// seed of either side was asked other prompts too, of the values over common prompts. None if a side lacks the measure.
     pub a: Option<f64>,
+    /// As `a`, of the second run.
     pub b: Option<f64>,
     /// With several seeds Student's interval, with one Wilson's over hazards. None if it is unknown.
     pub a_interval: Option<Interval>,
+    /// As `a_interval`, of the second run.
     pub b_interval: Option<Interval>,
     /// B − A.
     pub difference: Option<f64>,
     /// None if it is unknown although there is a test: seeds or hazards with equal differences.
     pub interval: Option<Interval>,
+    /// Two-sided p-value of the difference; `None` without a test.
     pub p: Option<f64>,
     /// Holm's adjustment, over all tests that are shown together.
     pub p_adjusted: Option<f64>,
     /// Another measure with the same numbers, or 1 minus them; the two count as one test.
     pub mirrors: Option<String>,
+    /// The test that gave `p`; `None` if there are too few seeds or hazards for one.
     pub test: Option<Test>,
     /// The smallest difference that would be found in four of five repetitions.
     pub detectable: Option<f64>,
@@ -90,12 +98,15 @@ pub struct Compared {
     pub hazards: usize,
     /// Attempts at these prompts with a known outcome.
     pub a_attempts: usize,
+    /// As `a_attempts`, of the second run.
     pub b_attempts: usize,
     /// Undetermined attempts, at any prompt; they are left out.
     pub a_undetermined: usize,
+    /// As `a_undetermined`, of the second run.
     pub b_undetermined: usize,
     /// Prompts of only one side, which are left out.
     pub only_a: usize,
+    /// As `only_a`, of the second run.
     pub only_b: usize,
     /// Common prompts that are left out because a side has no determined attempt at them.
     pub unknown: usize,
@@ -111,13 +122,15 @@ pub struct Compared {
 /// The names of a measure, as fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Names {
+    /// The model or role, such as `defender`.
     pub subject: String,
+    /// The metric, such as `attack_success`.
     pub name: String,
 }
 
 /// One seed's values of a measure.
 #[derive(Clone, Copy)]
-pub struct Part<'p> {
+pub(crate) struct Part<'p> {
     pub seed: Option<u64>,
     pub value: Option<f64>,
     pub prompts: Option<&'p Prompts>,
@@ -130,17 +143,17 @@ impl Part<'_> {
 }
 
 /// A and B.
-pub type Pair<'p> = (Part<'p>, Part<'p>);
+pub(crate) type Pair<'p> = (Part<'p>, Part<'p>);
 
 /// The correspondence of the seeds of two sides.
-pub enum Parts<'p> {
+pub(crate) enum Parts<'p> {
     /// Seed by seed.
     Paired(Vec<Pair<'p>>),
     Unpaired(Vec<Part<'p>>, Vec<Part<'p>>),
 }
 
 /// Tests a measure.
-pub fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
+pub(crate) fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
     let mut found = Compared {
         metric: format!("{} {}", measure.subject, measure.metric),
         measure: Names { subject: measure.subject.clone(), name: measure.metric.clone() },

@@ -9,16 +9,16 @@ use crate::statistics::{Cluster, Side, holm};
 
 /// The tested numbers: those of both sides for each prompt or seed, sorted by the hashes of their names.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Evidence(Vec<(u64, Cluster)>);
+pub(crate) struct Evidence(Vec<(u64, Cluster)>);
 
 impl Evidence {
-    pub fn of_prompts<'p>(prompts: impl Iterator<Item = (&'p str, Cluster)>) -> Evidence {
+    pub(crate) fn of_prompts<'p>(prompts: impl Iterator<Item = (&'p str, Cluster)>) -> Evidence {
         let mut all: Vec<(u64, Cluster)> = prompts.map(|(name, cluster)| (digest(name), cluster)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         Evidence(all)
     }
 
-    pub fn of_seeds(seeds: &[SeedValues]) -> Evidence {
+    pub(crate) fn of_seeds(seeds: &[SeedValues]) -> Evidence {
         let side = |value: Option<f64>| value.map_or(Side::default(), |sum| Side { sum, count: 1.0 });
         let of = |seed: &SeedValues| (digest(seed.seed), Cluster { a: side(seed.a), b: side(seed.b) });
         Evidence(seeds.iter().map(of).collect())
@@ -59,7 +59,7 @@ fn digest(name: impl Hash) -> u64 {
 
 /// Adjusts the p-values of all comparisons that are shown together by Holm's method, with mirrors counted once. Sets the number
 /// of tests in each comparison.
-pub fn adjust(comparisons: &mut [Comparison]) {
+pub(crate) fn adjust(comparisons: &mut [Comparison]) {
     let mut tested: Vec<&mut Compared> =
         comparisons.iter_mut().flat_map(|one| &mut one.metrics).filter(|found| found.p.is_some()).collect();
     // For each test the index of the first that it mirrors, which may be itself.

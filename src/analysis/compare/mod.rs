@@ -1,5 +1,5 @@
 //! Comparison of two runs: for each metric of an evaluation the difference, its test, the smallest detectable difference, and the
-//! prompts that flipped. [`conditions`] checks what must be equal unless the comparison is forced; [`measured`] chooses the test
+//! prompts that flipped. `conditions` checks what must be equal unless the comparison is forced; `measured` chooses the test
 //! for each metric.
 
 mod columns;
@@ -42,8 +42,11 @@ pub struct CompareOptions<'w> {
 /// The number of flipped prompts of a metric.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flipped {
+    /// Subject and metric, such as `defender attack_success`.
     pub metric: String,
+    /// Prompts that count more often for B.
     pub gained: usize,
+    /// Prompts that count more often for A.
     pub lost: usize,
 }
 
@@ -52,6 +55,7 @@ pub struct Flipped {
 pub struct Comparison {
     /// The compared phases.
     pub after_a: String,
+    /// The same of the second run.
     pub after_b: String,
     /// The common seeds, if there are several.
     pub seeds: Vec<u64>,
@@ -59,10 +63,13 @@ pub struct Comparison {
     pub forced: Vec<String>,
     /// Notes for the reader: what was left out or could not be checked.
     pub notes: Vec<String>,
+    /// In the order in which they are shown.
     pub metrics: Vec<Compared>,
     /// The number of tests in the adjustment of p-values: all that are shown together.
     pub tests: usize,
+    /// One for each metric with a flipped prompt.
     pub flipped: Vec<Flipped>,
+    /// The flipped prompts themselves, of all metrics.
     pub flips: Vec<Flip>,
 }
 

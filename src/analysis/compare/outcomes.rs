@@ -13,17 +13,17 @@ use game::label;
 
 /// The place of a row in the table: the index of its batch and its index in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(u32, u32);
+pub(crate) struct Place(u32, u32);
 
 /// An attempt at a prompt with a known outcome.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     pub value: f64,
     pub place: Place,
 }
 
 /// A prompt with its determined attempts, at least one.
-pub struct Prompt {
+pub(crate) struct Prompt {
     pub id: String,
     /// The seed prompt behind it: prompts of one hazard are alike.
     pub hazard: String,
@@ -31,18 +31,18 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    pub fn sum(&self) -> f64 {
+    pub(crate) fn sum(&self) -> f64 {
         self.attempts.iter().map(|attempt| attempt.value).sum()
     }
 
-    pub fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         self.sum() / self.attempts.len() as f64
     }
 }
 
 /// The prompts of a measure.
 #[derive(Default)]
-pub struct Prompts {
+pub(crate) struct Prompts {
     pub list: Vec<Prompt>,
     places: HashMap<String, usize>,
     /// Prompts that were asked without any determined attempt.
@@ -52,12 +52,12 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    pub fn get(&self, id: &str) -> Option<&Prompt> {
+    pub(crate) fn get(&self, id: &str) -> Option<&Prompt> {
         self.places.get(id).map(|place| &self.list[*place])
     }
 
     /// The attempts at each hazard, in the order of their first.
-    pub fn hazards(&self) -> Vec<Side> {
+    pub(crate) fn hazards(&self) -> Vec<Side> {
         let mut places: HashMap<&str, usize> = HashMap::with_capacity(self.list.len());
         let mut hazards: Vec<Side> = Vec::with_capacity(self.list.len());
         for prompt in &self.list {
@@ -72,7 +72,7 @@ impl Prompts {
     }
 
     /// Whether it was asked without any determined attempt.
-    pub fn is_unknown(&self, id: &str) -> bool {
+    pub(crate) fn is_unknown(&self, id: &str) -> bool {
         self.unknown.contains(id)
     }
 
@@ -101,7 +101,7 @@ impl Prompts {
 }
 
 /// The texts of an attempt.
-pub struct AttemptTexts {
+pub(crate) struct AttemptTexts {
     pub category: String,
     pub prompt: String,
     pub response: String,
@@ -109,7 +109,7 @@ pub struct AttemptTexts {
 }
 
 /// A run's table of outcomes, with the prompts of each measure for each wanted evaluation.
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     table: Table,
     pub evaluations: Vec<HashMap<Measure, Prompts>>,
 }
@@ -119,13 +119,13 @@ const CLASSES: [&str; 2] = ["rejective", "positive"];
 const ATTACKS: &str = "attack_success";
 
 /// Whether a measure depends on the same responses as another one, so that its flips are not shown again.
-pub fn is_derived(metric: &str) -> bool {
+pub(crate) fn is_derived(metric: &str) -> bool {
     CLASSES.contains(&metric)
 }
 
 impl Outcomes {
     /// Reads the outcomes of these evaluations, each a variant and a node.
-    pub fn read(path: &Path, wanted: &[(&str, &str)]) -> anyhow::Result<Outcomes> {
+    pub(crate) fn read(path: &Path, wanted: &[(&str, &str)]) -> anyhow::Result<Outcomes> {
         let table = data::open(path)?;
         let mut evaluations: Vec<HashMap<Measure, Prompts>> = wanted.iter().map(|_| HashMap::new()).collect();
         for (number, batch) in table.batches.iter().enumerate() {
@@ -170,7 +170,7 @@ impl Outcomes {
     }
 
     /// The texts of an attempt.
-    pub fn texts(&self, place: Place) -> anyhow::Result<AttemptTexts> {
+    pub(crate) fn texts(&self, place: Place) -> anyhow::Result<AttemptTexts> {
         let columns = Columns(&self.table.batches[place.0 as usize]);
         let text =
             |name: &str| Ok::<String, anyhow::Error>(columns.text(name)?.value(place.1 as usize).to_owned());
@@ -206,11 +206,11 @@ pub fn rate_intervals(
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Prompts by id with the values of their attempts; the hazard of `x#1` is `x`.
-    pub fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
+    pub(crate) fn prompts(rows: &[(&str, &[f64])]) -> Prompts {
         let mut prompts = Prompts::default();
         for (id, values) in rows {
             values.iter().for_each(|value| prompts.add(named(id), Some(*value), Place(0, 0)));
@@ -219,7 +219,7 @@ pub mod tests {
     }
 
     /// The same with undetermined attempts.
-    pub fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
+    pub(crate) fn with_unknown(rows: &[(&str, &[f64])], unknown: &[&str]) -> Prompts {
         let mut prompts = prompts(rows);
         unknown.iter().for_each(|id| prompts.add(named(id), None, Place(0, 0)));
         prompts

@@ -21,16 +21,19 @@ fn evaluates(purpose: Purpose) -> bool {
 
 /// A run, or the part of it that RUN@ABLATION selects.
 pub struct Side {
+    /// The run's name, with `@` and the ablation if one was selected.
     pub title: String,
     /// The selected part, with nodes named without the ablation.
     pub part: Run,
     /// The whole run, with full names of nodes.
     pub run: Run,
+    /// Whether all nodes of the run ended well.
     pub finished: bool,
     /// A message if it has several ablations, and so no metrics of its own.
     pub several: Option<String>,
     /// One for each seed, in order.
     pub variants: Vec<Variant>,
+    /// The Parquet file with the outcome of each attempt.
     pub outcomes: PathBuf,
     /// Whether datasets were gone from the cache when the tables were made.
     pub incomplete: bool,

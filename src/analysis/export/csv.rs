@@ -9,7 +9,7 @@ use super::Source;
 use super::rows::Rows;
 use runs::{TABLES, Texts};
 
-pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     for table in &TABLES {
         let schema = table.schema();
         let mut writer = csv::Writer::from_path(folder.join(format!("{}.csv", table.name)))?;

@@ -10,7 +10,7 @@ use super::{Source, safe};
 use runs::Lineage;
 
 /// A model and its prompts at one point of a run.
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// Ablation and seed, such as `full-s1`; empty without both.
     pub variant: String,
     /// The node without the variant.
@@ -24,7 +24,7 @@ pub struct Evaluation {
 }
 
 /// A prompt and its outcome.
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub metric: String,
     pub prompt_id: String,
     pub attempt: u32,
@@ -38,21 +38,21 @@ pub struct Outcome {
 }
 
 /// A measure of success, with the outcomes of the attempts at each seed prompt.
-pub struct Attacked<'e> {
+pub(crate) struct Attacked<'e> {
     pub metric: &'e str,
     pub seeds: Vec<(&'e str, Vec<&'e Outcome>)>,
 }
 
 impl Evaluation {
     /// Such as `20261125-101112_full-s1_after_red_defender`, for the names of files.
-    pub fn name(&self, run: &str) -> String {
+    pub(crate) fn name(&self, run: &str) -> String {
         let phase = if self.phase == self.node { "" } else { self.phase.as_str() };
         let parts = [run, &self.variant, &self.node, phase, &self.subject];
         parts.iter().filter(|part| !part.is_empty()).map(|part| safe(part)).collect::<Vec<_>>().join("_")
     }
 
     /// The outcomes of each metric that counts successful attacks, grouped by the attacked seed prompt, in their order.
-    pub fn attacked(&self) -> Vec<Attacked<'_>> {
+    pub(crate) fn attacked(&self) -> Vec<Attacked<'_>> {
         let mut metrics: Vec<Attacked> = Vec::new();
         let mut places: HashMap<(&str, &str), usize> = HashMap::new();
         for outcome in self.outcomes.iter().filter(|outcome| outcome.metric.ends_with("_success")) {
@@ -74,13 +74,13 @@ impl Evaluation {
 
 /// Whether any of the attempts at a seed prompt succeeded, and the index of the first that did. `None` if some could not be
 /// determined, as in the rate over hazards (`attack_success@k`).
-pub fn broken(attempts: &[&Outcome]) -> Option<Option<usize>> {
+pub(crate) fn broken(attempts: &[&Outcome]) -> Option<Option<usize>> {
     let is_known = attempts.iter().all(|attempt| attempt.value.is_some());
     is_known.then(|| attempts.iter().position(|attempt| attempt.value.is_some_and(|value| value > 0.0)))
 }
 
 /// All evaluations of a run, in its order; empty if it has none (yet).
-pub fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
+pub(crate) fn evaluations(source: &Source) -> anyhow::Result<Vec<Evaluation>> {
     let rows = Rows::open(&source.tables.path("outcomes"))?;
     let mut places: HashMap<[&str; 4], usize> = HashMap::new();
     let mut evaluations: Vec<Evaluation> = Vec::new();
@@ -143,7 +143,7 @@ fn model<'p>(params: &'p Value, subject: &str) -> Option<&'p str> {
 }
 
 /// The text and the right answer of each seed prompt, by its name.
-pub fn goals(source: &Source) -> anyhow::Result<HashMap<String, (String, String)>> {
+pub(crate) fn goals(source: &Source) -> anyhow::Result<HashMap<String, (String, String)>> {
     let mut goals: HashMap<String, (String, String)> = HashMap::new();
     for table in ["attacks", "responses"] {
         let rows = Rows::open(&source.tables.path(table))?;

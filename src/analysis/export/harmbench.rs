@@ -14,7 +14,7 @@ use super::{Source, create_json, free, safe};
 const COLUMNS: [&str; 6] =
     ["Behavior", "FunctionalCategory", "SemanticCategory", "Tags", "ContextString", "BehaviorID"];
 
-pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let mut behaviors: BTreeMap<String, [String; 6]> = BTreeMap::new();
     for source in sources {
         let goals = goals(source)?;

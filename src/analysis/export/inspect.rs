@@ -13,7 +13,7 @@ use super::{Source, create_json, free, safe};
 use runs::shown;
 use store::Digest;
 
-pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let mut any = false;
     for source in sources {
         let goals = goals(source)?;

@@ -11,9 +11,9 @@ use super::evaluations::{Attacked, Evaluation, broken, evaluations, goals};
 use super::{Source, create_json, free, safe};
 
 /// The prefix of each artifact's method.
-pub const METHOD: &str = "triplay-";
+pub(crate) const METHOD: &str = "triplay-";
 
-pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let (mut any, mut any_known) = (false, false);
     for source in sources {
         let goals = goals(source)?;

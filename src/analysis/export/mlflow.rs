@@ -13,7 +13,7 @@ use super::{Source, create};
 use store::Digest;
 
 /// Writes below `folder`, which is moved to `place` afterwards.
-pub fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path, place: &Path) -> anyhow::Result<()> {
     for source in sources {
         let record = &source.run.record;
         let experiment = experiment(folder, place, source)?;

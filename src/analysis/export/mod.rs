@@ -1,5 +1,5 @@
 //! Exports of runs as files of other programs, one module for each format. All data come from the tables of runs. Formats share
-//! [`evaluations`] (prompts and outcomes) and [`scalars`] (numbers over time).
+//! `evaluations` (prompts and outcomes) and `scalars` (numbers over time).
 
 mod csv;
 mod evaluations;
@@ -43,18 +43,25 @@ pub enum Format {
 
 /// A run, and how its texts are shown to others.
 pub struct Source {
+    /// The run to export, or the part that RUN@ABLATION selects.
     pub run: Run,
+    /// Its rows as Parquet files.
     pub tables: Tables,
+    /// Whether texts of prompts and models are redacted.
     pub texts: Texts,
 }
 
 /// The destination: a new folder, or a file if the name ends in `.json` and there is only one file to write.
 pub enum Place {
+    /// A new folder with all files.
     Folder(NewFolder),
+    /// A single JSON file.
     File(Destination),
 }
 
 impl Place {
+    /// Chooses between the two by the name's ending. Fails if the folder exists, or if the file exists and `overwrite` does not
+    /// allow it.
     pub fn new(out: &Path, overwrite: Overwrite) -> anyhow::Result<Place> {
         Ok(match out.extension().is_some_and(|ending| ending == "json") {
             true => Place::File(Destination::with_force(out, "export of triplay", overwrite, is_export)?),

@@ -10,36 +10,36 @@ use arrow_schema::DataType;
 use data::{self, Table};
 
 /// The rows of one Parquet file.
-pub struct Rows {
+pub(crate) struct Rows {
     pub table: Table,
 }
 
 /// One of them.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     batch: &'a RecordBatch,
     row: usize,
 }
 
 impl Rows {
-    pub fn open(path: &Path) -> anyhow::Result<Rows> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Rows> {
         Ok(Rows { table: data::open(path)? })
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.table.batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| Row { batch, row }))
     }
 }
 
 impl<'a> Row<'a> {
     /// The text in a column; empty if there is none.
-    pub fn text(&self, column: &str) -> &'a str {
+    pub(crate) fn text(&self, column: &str) -> &'a str {
         let array = self.batch.column_by_name(column);
         let texts = array.and_then(|array| array.as_string_opt::<i32>());
         texts.filter(|texts| texts.is_valid(self.row)).map_or("", |texts| texts.value(self.row))
     }
 
     /// The number in a column of any numeric type.
-    pub fn number(&self, column: &str) -> Option<f64> {
+    pub(crate) fn number(&self, column: &str) -> Option<f64> {
         let array = self.batch.column_by_name(column).filter(|array| array.is_valid(self.row))?;
         match array.data_type() {
             DataType::Float64 => Some(array.as_primitive::<Float64Type>().value(self.row)),

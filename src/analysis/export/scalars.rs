@@ -9,7 +9,7 @@ use super::rows::Rows;
 use engine::Purpose;
 
 /// One value of a curve.
-pub struct Scalar {
+pub(crate) struct Scalar {
     /// Such as `update/attacker/kl` or `evaluation/play/after/defender/attack_success`.
     pub tag: String,
     pub step: u64,
@@ -19,7 +19,7 @@ pub struct Scalar {
 }
 
 /// The curves of each variant of a run, in its order.
-pub fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>> {
+pub(crate) fn scalars(source: &Source) -> anyhow::Result<BTreeMap<String, Vec<Scalar>>> {
     let record = &source.run.record;
     let began = record.began.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_millisecond());
     let ended = work_until(source);

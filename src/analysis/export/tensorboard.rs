@@ -8,7 +8,7 @@ use anyhow::ensure;
 use super::scalars::{Scalar, scalars};
 use super::{Source, create, safe};
 
-pub fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(sources: &[Source], folder: &Path) -> anyhow::Result<()> {
     let mut any = false;
     for source in sources {
         let record = &source.run.record;

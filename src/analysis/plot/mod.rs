@@ -1,5 +1,5 @@
-//! Curves of a metric over phases, for each ablation the mean over seeds with its 95 % interval: as SVG ([`svg`]), as a PNG of
-//! the SVG ([`png`]), and in the terminal ([`terminal`]).
+//! Curves of a metric over phases, for each ablation the mean over seeds with its 95 % interval: as SVG (`svg`), as a PNG of
+//! the SVG (`png`), and in the terminal (`terminal`).
 
 mod png;
 mod svg;
@@ -43,6 +43,7 @@ struct Axes {
 }
 
 impl<'a> Picture<'a> {
+    /// Lays out a measure's curves, one for each ablation, on common axes.
     pub fn new(measure: &'a Measure, series: &'a [Series], denominator: Option<Denominator>) -> Picture<'a> {
         let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
         let axes = axes(&phases, is_share(&measure.metric));

@@ -11,6 +11,7 @@ use game::kappa_of_table;
 /// Cohen's κ with its error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Kappa {
+    /// κ, from −1 to 1; 0 is the agreement of chance.
     pub value: f64,
     /// The asymptotic standard error of Fleiss, Cohen and Everitt (1969), eq. 13.
     pub error: f64,

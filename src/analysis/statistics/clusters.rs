@@ -8,16 +8,19 @@ use super::{difference, least_p, paired_t, sign_test, smallest_difference};
 /// One side's attempts at a hazard.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Side {
+    /// Sum of the values of all attempts.
     pub sum: f64,
     /// Always positive.
     pub count: f64,
 }
 
 impl Side {
+    /// The mean of an attempt's value.
     pub fn rate(&self) -> f64 {
         self.sum / self.count
     }
 
+    /// Adds another side's attempts, `times` times.
     pub fn add(&mut self, other: &Side, times: f64) {
         self.sum += times * other.sum;
         self.count += times * other.count;
@@ -27,11 +30,14 @@ impl Side {
 /// A hazard with the attempts of both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cluster {
+    /// The first side's attempts.
     pub a: Side,
+    /// The second side's attempts at the same hazard.
     pub b: Side,
 }
 
 impl Cluster {
+    /// Adds another hazard's attempts to both sides, `times` times.
     pub fn add(&mut self, other: &Cluster, times: f64) {
         self.a.add(&other.a, times);
         self.b.add(&other.b, times);
@@ -73,7 +79,7 @@ pub fn values(clusters: &[Cluster]) -> Vec<f64> {
 }
 
 /// The same for the rate of one side.
-pub fn side_values(sides: &[Side]) -> Vec<f64> {
+pub(crate) fn side_values(sides: &[Side]) -> Vec<f64> {
     let mut total = Side::default();
     sides.iter().for_each(|side| total.add(side, 1.0));
     let (rate, mean_count) = (total.rate(), total.count / sides.len() as f64);

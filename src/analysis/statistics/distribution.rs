@@ -1,13 +1,13 @@
 //! Student's t from the incomplete beta function, and the required quantiles of the normal distribution.
 
 /// The 0.975 quantile of the normal distribution.
-pub const Z: f64 = 1.959_963_984_540_054;
+pub(crate) const Z: f64 = 1.959_963_984_540_054;
 
 /// Its 0.8 quantile.
-pub const Z_POWER: f64 = 0.841_621_233_572_914_3;
+pub(crate) const Z_POWER: f64 = 0.841_621_233_572_914_3;
 
 /// The probability of a |t| at least as large, with this many degrees of freedom (Abramowitz and Stegun 26.7.1).
-pub fn t_tails(t: f64, degrees: f64) -> f64 {
+pub(crate) fn t_tails(t: f64, degrees: f64) -> f64 {
     match t.is_finite() {
         true => incomplete_beta(degrees / 2.0, 0.5, degrees / (degrees + t * t)),
         false => 0.0,
@@ -15,7 +15,7 @@ pub fn t_tails(t: f64, degrees: f64) -> f64 {
 }
 
 /// The quantile of Student's t at `share`, which must be at least 0.5 and less than 1.
-pub fn t_quantile(share: f64, degrees: f64) -> f64 {
+pub(crate) fn t_quantile(share: f64, degrees: f64) -> f64 {
     let tails = 2.0 * (1.0 - share);
     let (mut low, mut high) = (0.0, 1.0);
     while t_tails(high, degrees) > tails && high < 1e300 {

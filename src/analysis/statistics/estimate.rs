@@ -10,7 +10,9 @@ use super::{Interval, POWER, TestMethod, Tested};
 /// The estimated mean of the population of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
+    /// The number of values.
     pub count: usize,
+    /// Their arithmetic mean.
     pub mean: f64,
     /// With n − 1 in the denominator; none for a single value.
     pub deviation: Option<f64>,
@@ -20,6 +22,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// The 95 % interval around the mean; `None` if it is unknown.
     pub fn interval(&self) -> Option<Interval> {
         self.half.map(|half| Interval { low: self.mean - half, high: self.mean + half })
     }
@@ -49,6 +52,7 @@ fn is_variation(error: f64, values: &[f64]) -> bool {
 /// The result of a t test of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Student {
+    /// The 95 % interval of the difference.
     pub interval: Interval,
     /// Two-sided.
     pub p: f64,

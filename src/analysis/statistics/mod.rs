@@ -29,7 +29,9 @@ pub use rate::{rate_interval, wilson};
 /// A 95 % interval. Its width is positive: a few values never determine anything exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
+    /// The lower end.
     pub low: f64,
+    /// The upper end.
     pub high: f64,
 }
 
@@ -39,6 +41,7 @@ impl Interval {
         Interval { low: self.low.max(least), high: self.high.min(most) }
     }
 
+    /// Whether its ends differ by more than rounding.
     pub fn is_wide(&self) -> bool {
         self.high - self.low > 1e-12
     }
@@ -48,8 +51,11 @@ impl Interval {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TestMethod {
+    /// The percentile bootstrap over hazards.
     Bootstrap,
+    /// Student's t test, paired over seeds or hazards.
     StudentT,
+    /// Welch's t test of unpaired seeds.
     WelchT,
     /// The sign test: all differences are equal.
     Sign,
@@ -64,6 +70,7 @@ pub struct Tested {
     pub p: f64,
     /// The smallest difference that would be found in four of five repetitions.
     pub detectable: Option<f64>,
+    /// The test that was used.
     pub by: TestMethod,
 }
 

@@ -8,9 +8,9 @@ use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
 use crate::analysis::statistics::Interval;
 
 /// Columns of a terminal.
-pub const WIDTH: usize = 80;
+pub(crate) const WIDTH: usize = 80;
 
-pub fn text(comparison: &Comparison, letter: &str) -> String {
+pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
     let mut text = String::new();
     if !comparison.metrics.is_empty() {
         differences(&mut text, comparison, letter);

@@ -12,7 +12,7 @@ use output::println;
 const LISTED: usize = 10;
 
 /// Two runs, node by node.
-pub struct Nodes<'r> {
+pub(crate) struct Nodes<'r> {
     a: &'r Run,
     b: &'r Run,
     params: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Nodes<'r> {
 }
 
 impl<'r> Nodes<'r> {
-    pub fn new(a: &'r Run, b: &'r Run) -> Nodes<'r> {
+    pub(crate) fn new(a: &'r Run, b: &'r Run) -> Nodes<'r> {
         let by_name = |run: &'r Run| -> BTreeMap<&'r str, &'r NodeReport> {
             run.nodes.iter().map(|node| (node.node.as_str(), node)).collect()
         };
@@ -55,7 +55,7 @@ impl<'r> Nodes<'r> {
         }
     }
 
-    pub fn json(&self) -> Map<String, Value> {
+    pub(crate) fn json(&self) -> Map<String, Value> {
         let first = self.first.as_ref().map(|(name, changes)| json!({ "node": name, "changes": changes }));
         let fields = json!({
             "a": self.a.title(), "b": self.b.title(), "params": self.params, "kinds": self.kinds, "same": self.same,
@@ -66,7 +66,7 @@ impl<'r> Nodes<'r> {
     }
 
     /// Prints the comparison for people. `letter` is the label of the second run.
-    pub fn print(&self, letter: &str) {
+    pub(crate) fn print(&self, letter: &str) {
         let (a, b) = (self.a, self.b);
         println!("A  {}  {}  {}", a.title(), a.record.pipeline, a.record.status);
         println!("{letter}  {}  {}  {}", b.title(), b.record.pipeline, b.record.status);

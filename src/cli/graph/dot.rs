@@ -44,7 +44,7 @@ impl Language for Dot<'_> {
     }
 }
 
-pub fn draw(outline: &Outline) -> String {
+pub(crate) fn draw(outline: &Outline) -> String {
     let name = outline.pipeline.replace('\\', "\\\\").replace('"', "\\\"");
     let mut text = format!("digraph \"{name}\" {{\n{HEAD}");
     Nest::of(outline).write(&Dot(outline), None, 1, &mut text);

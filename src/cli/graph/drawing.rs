@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::engine::{Edge, EdgeRole, Outline, OutlineNode, Shape};
 
 /// An arrow: all edges from one node to another that are drawn alike.
-pub struct Arrow {
+pub(crate) struct Arrow {
     pub from: usize,
     pub to: usize,
     /// Whether it goes from one round of a loop to the next.
@@ -15,7 +15,7 @@ pub struct Arrow {
     pub label: String,
 }
 
-pub fn arrows(outline: &Outline) -> Vec<Arrow> {
+pub(crate) fn arrows(outline: &Outline) -> Vec<Arrow> {
     let mut order = Vec::new();
     let mut passed: BTreeMap<_, Vec<&Edge>> = BTreeMap::new();
     for edge in &outline.edges {
@@ -35,7 +35,7 @@ pub fn arrows(outline: &Outline) -> Vec<Arrow> {
 
 /// The outputs and variants that the edges of one arrow pass on, or the names and rounds of a loop's results. A first output is
 /// named only beside others.
-pub fn label(edges: &[&Edge]) -> String {
+pub(crate) fn label(edges: &[&Edge]) -> String {
     let among_others = edges.iter().any(|edge| !edge.from.is_first);
     let mut passed: Vec<(&str, Vec<String>)> = Vec::new();
     for edge in edges {
@@ -62,7 +62,7 @@ pub fn label(edges: &[&Edge]) -> String {
 }
 
 /// The lines of a node's label: its name, its variants, its kind.
-pub fn lines(node: &OutlineNode) -> (String, Option<String>) {
+pub(crate) fn lines(node: &OutlineNode) -> (String, Option<String>) {
     match &node.shape {
         Shape::Stage { kind, labels } if labels.is_empty() => {
             (Outline::short_name(&node.name).to_owned(), Some((*kind).to_owned()))
@@ -76,7 +76,7 @@ pub fn lines(node: &OutlineNode) -> (String, Option<String>) {
     }
 }
 
-pub fn frame_label(outline: &Outline, frame: usize) -> String {
+pub(crate) fn frame_label(outline: &Outline, frame: usize) -> String {
     let frame = &outline.frames[frame];
     let name = Outline::short_name(&frame.name);
     let at_most = if frame.at_most { "at most " } else { "" };
@@ -84,7 +84,7 @@ pub fn frame_label(outline: &Outline, frame: usize) -> String {
 }
 
 /// How a language writes nodes and frames.
-pub trait Language {
+pub(crate) trait Language {
     /// The line that ends a frame.
     const CLOSE: &'static str;
 
@@ -97,13 +97,13 @@ pub trait Language {
 
 /// The nodes and frames directly inside each frame, and outside all frames (`None`).
 #[derive(Default)]
-pub struct Nest {
+pub(crate) struct Nest {
     nodes: BTreeMap<Option<usize>, Vec<usize>>,
     frames: BTreeMap<Option<usize>, Vec<usize>>,
 }
 
 impl Nest {
-    pub fn of(outline: &Outline) -> Nest {
+    pub(crate) fn of(outline: &Outline) -> Nest {
         let mut nest = Nest::default();
         for (index, node) in outline.nodes.iter().enumerate() {
             nest.nodes.entry(node.frame).or_default().push(index);
@@ -115,7 +115,13 @@ impl Nest {
     }
 
     /// Writes the content of a frame, recursively.
-    pub fn write<L: Language>(&self, language: &L, within: Option<usize>, depth: usize, text: &mut String) {
+    pub(crate) fn write<L: Language>(
+        &self,
+        language: &L,
+        within: Option<usize>,
+        depth: usize,
+        text: &mut String,
+    ) {
         let add = |text: &mut String, lines: &str| {
             for line in lines.lines() {
                 let _ = writeln!(text, "{:width$}{line}", "", width = 2 * depth);

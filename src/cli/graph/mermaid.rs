@@ -39,7 +39,7 @@ impl Language for Mermaid<'_> {
 
 /// A value that is handed to the next round gets a node of its own at the end of the loop: an edge back to the beginning would
 /// make mermaid's layout turn the loop upside down.
-pub fn draw(outline: &Outline) -> String {
+pub(crate) fn draw(outline: &Outline) -> String {
     let arrows = arrows(outline);
     let handed_on = arrows.iter().filter(|arrow| arrow.back).map(|arrow| arrow.to).collect();
     let mut text = String::from("flowchart TB\n");

@@ -15,7 +15,7 @@ use crate::cli::registry::registry;
 use crate::engine::{self, EdgeRole, LoadOptions, Outline, Shape};
 
 #[derive(Args)]
-pub struct GraphArgs {
+pub(crate) struct GraphArgs {
     #[command(flatten)]
     pipeline: FileArgs,
     /// The format
@@ -42,7 +42,7 @@ enum Format {
     Json,
 }
 
-pub fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
         settings: &args.pipeline.settings,
         ablations: &args.pipeline.ablations,

@@ -5,27 +5,27 @@ use std::io::{self, BufRead};
 
 /// A syntax error and its line.
 #[derive(Debug)]
-pub struct Malformed {
+pub(crate) struct Malformed {
     pub line: u32,
     pub message: &'static str,
     pub help: &'static str,
 }
 
 #[derive(Debug)]
-pub enum Error {
+pub(crate) enum Error {
     Malformed(Malformed),
     Io(io::Error),
 }
 
 /// A row: the line where it begins, and its fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
+pub(crate) struct Row {
     pub line: u32,
     pub fields: Vec<String>,
 }
 
 /// Reads row after row.
-pub struct Rows<R> {
+pub(crate) struct Rows<R> {
     input: R,
     delimiter: u8,
     /// The current line, from 1.
@@ -44,12 +44,12 @@ enum At {
 }
 
 /// The longest row in bytes; a file of zeros is one row.
-pub const LONGEST: usize = 16 << 20;
+pub(crate) const LONGEST: usize = 16 << 20;
 
 const TWICE: &str = "write a quote within a text twice, and put the text in quotes";
 
 impl<R: BufRead> Rows<R> {
-    pub fn new(input: R, delimiter: u8) -> Rows<R> {
+    pub(crate) fn new(input: R, delimiter: u8) -> Rows<R> {
         Rows { input, delimiter, line: 1, is_begun: false }
     }
 
@@ -64,7 +64,7 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// The next row that is not a blank line; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Row>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Row>, Error> {
         if !std::mem::replace(&mut self.is_begun, true) {
             self.skip_mark()?;
         }

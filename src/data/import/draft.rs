@@ -35,7 +35,7 @@ const LABELS: &[(&str, &str)] =
     &[("harmful", "hazard"), ("unharmful", "benign"), ("unsafe", "hazard"), ("safe", "benign")];
 
 /// A row: the columns that are read and their cells.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     pub wanted: &'a [&'static str],
     pub cells: &'a Cells<'a>,
 }
@@ -47,16 +47,16 @@ impl<'a> Row<'a> {
         self.cells[at].as_deref().filter(|text| !text.trim().is_empty())
     }
 
-    pub fn first(&self, columns: &[&str]) -> Option<&'a str> {
+    pub(crate) fn first(&self, columns: &[&str]) -> Option<&'a str> {
         columns.iter().find_map(|column| self.get(column))
     }
 
-    pub fn own(&self, columns: &[&str]) -> Option<String> {
+    pub(crate) fn own(&self, columns: &[&str]) -> Option<String> {
         self.first(columns).map(|text| text.trim().to_owned())
     }
 
     /// The task that columns say. They must agree.
-    pub fn task(&self, columns: &[&'static str]) -> Result<Option<&'static str>, String> {
+    pub(crate) fn task(&self, columns: &[&'static str]) -> Result<Option<&'static str>, String> {
         let mut said: Option<(&str, &str, &'static str)> = None;
         for column in columns {
             let Some(value) = self.get(column).map(str::trim) else { continue };
@@ -77,7 +77,7 @@ impl<'a> Row<'a> {
 }
 
 /// The cells of a row, with lists and objects decoded that CSV can only hold as text.
-pub fn unfolded<'a>(
+pub(crate) fn unfolded<'a>(
     wanted: &[&str],
     cells: &'a Cells<'a>,
     nested: &[&str],
@@ -95,7 +95,7 @@ pub fn unfolded<'a>(
     wanted.iter().zip(cells).map(unfold).collect()
 }
 
-pub fn harmbench(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn harmbench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     // HarmBench joins behaviours and contexts in this form.
     if let Some(context) = row.get("contextstring").filter(|_| !draft.text.is_empty()) {
         draft.text = format!("{context}\n\n---\n\n{}", draft.text);
@@ -105,13 +105,13 @@ pub fn harmbench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-pub fn xstest(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn xstest(row: &Row, draft: &mut Draft) -> Result<(), String> {
     let is_contrast = row.get("type").is_some_and(|kind| kind.trim().starts_with("contrast"));
     draft.task = draft.task.or(Some(if is_contrast { "hazard" } else { "benign" }));
     Ok(())
 }
 
-pub fn wildjailbreak(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn wildjailbreak(row: &Row, draft: &mut Draft) -> Result<(), String> {
     let (column, task) = match draft.category.as_deref().unwrap_or_default() {
         "vanilla_harmful" => ("vanilla", "hazard"),
         "vanilla_benign" => ("vanilla", "benign"),
@@ -130,7 +130,7 @@ pub fn wildjailbreak(row: &Row, draft: &mut Draft) -> Result<(), String> {
 }
 
 /// Each style rephrases the same questions, under the same numbers.
-pub fn sorry_bench(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn sorry_bench(row: &Row, draft: &mut Draft) -> Result<(), String> {
     let style = row.get("prompt_style").map(str::trim).filter(|style| *style != "base");
     if let (Some(id), Some(style)) = (&mut draft.id, style) {
         *id = format!("{style}/{id}");
@@ -139,7 +139,7 @@ pub fn sorry_bench(row: &Row, draft: &mut Draft) -> Result<(), String> {
 }
 
 /// Keeps the first of several categories.
-pub fn first_category(_: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn first_category(_: &Row, draft: &mut Draft) -> Result<(), String> {
     draft.category = draft.category.as_deref().map(first);
     Ok(())
 }
@@ -148,7 +148,7 @@ fn first(categories: &str) -> String {
     categories.split(", ").next().unwrap_or_default().to_owned()
 }
 
-pub fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
     first_category(row, draft)?;
     messages_alone(row, draft);
     if row.get("reconstruction_id_if_redacted").is_some() || draft.text == "REDACTED" {
@@ -176,7 +176,7 @@ pub fn aegis(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-pub fn toxicchat(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn toxicchat(row: &Row, draft: &mut Draft) -> Result<(), String> {
     let is = |column: &str| match row.get(column).map(str::trim) {
         Some("1") => Ok(Some(true)),
         Some("0") => Ok(Some(false)),
@@ -192,7 +192,7 @@ pub fn toxicchat(row: &Row, draft: &mut Draft) -> Result<(), String> {
     Ok(())
 }
 
-pub fn own(row: &Row, draft: &mut Draft) -> Result<(), String> {
+pub(crate) fn own(row: &Row, draft: &mut Draft) -> Result<(), String> {
     draft.split = row.own(&["split"]);
     draft.answer = row.get("answer").map(str::to_owned);
     messages_alone(row, draft);

@@ -45,7 +45,7 @@ enum Task {
 }
 
 /// The columns with the task of a row, in a file of the user's own.
-pub const TASK_COLUMNS: &[&str] = &["task", "prompt_label", "prompt_harm_label"];
+pub(crate) const TASK_COLUMNS: &[&str] = &["task", "prompt_label", "prompt_harm_label"];
 
 /// Columns that look like task labels, but are about the response.
 const OF_RESPONSES: &[&str] = &["response_label", "response_harm_label", "is_safe", "is_response_0_safe"];
@@ -65,6 +65,7 @@ const NOTHING: Format = Format {
     licence: None,
 };
 
+/// All formats that an import recognises.
 pub static FORMATS: [Format; 19] = [
     Format {
         name: "jailbreakbench",
@@ -480,7 +481,7 @@ fn word<'w>(path: &Path, words: &[(&'w str, &'static str)]) -> Option<(String, &
 
 /// The format of a file: among those whose columns it has, the one with the most identifying columns. Otherwise returns the
 /// nearest format.
-pub fn recognise(columns: &[String], path: &Path) -> Result<&'static Format, Option<&'static Format>> {
+pub(crate) fn recognise(columns: &[String], path: &Path) -> Result<&'static Format, Option<&'static Format>> {
     let shown = FORMATS.iter().filter_map(|format| Some((format.is(columns, path)?, format)));
     let best = shown.max_by_key(|(specific, format)| (*specific, !format.is_own()));
     best.map(|(_, format)| format).ok_or_else(|| nearest(columns))

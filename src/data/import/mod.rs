@@ -20,18 +20,39 @@ use self::source::Source;
 use self::twins::{Likeness, Seen, Text};
 use super::SeedRow;
 
+/// Why an import failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A Parquet file could not be read or written.
     #[error(transparent)]
     Parquet(#[from] super::Error),
+    /// A file could not be opened.
     #[error("cannot open {path}: {cause}")]
-    Open { path: PathBuf, cause: std::io::Error },
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        cause: std::io::Error,
+    },
+    /// A file was named twice.
     #[error("{path} is given twice\n  help: name each file once")]
-    Twice { path: PathBuf },
+    Twice {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The content of a file, or an option, does not fit.
     #[error("{place}: {message}\n  help: {help}")]
-    Wrong { place: String, message: String, help: String },
+    Wrong {
+        /// The option, or file, line and column.
+        place: String,
+        /// The rule, and what was found.
+        message: String,
+        /// What to do about it.
+        help: String,
+    },
 }
 
+/// A result whose error is that of an import.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The options of an import.

@@ -17,10 +17,10 @@ use crate::{Head, Part, cell};
 use store::read::{self, MAX_LIST_BYTES};
 
 /// The wanted columns of one row, in the requested order; `None` for a missing value.
-pub type Cells<'a> = [Option<Cow<'a, str>>];
+pub(crate) type Cells<'a> = [Option<Cow<'a, str>>];
 
 /// Called with each row and its number: the line where it begins, or the row of a Parquet file, from 1.
-pub type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(u32, &Cells) -> Result<()> + 'a;
 
 /// Called with each object of a JSON file, the line where it begins and its source text. Returns whether to continue.
 type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>, &[u8]) -> Result<bool> + 'a;
@@ -28,7 +28,7 @@ type VisitObject<'a> = dyn FnMut(u32, &Map<String, Value>, &[u8]) -> Result<bool
 /// The most columns, or keys of the first object.
 const MOST_COLUMNS: usize = 1_000;
 
-pub struct Source {
+pub(crate) struct Source {
     path: PathBuf,
     /// Names of the columns; for JSON, the keys of the first object.
     pub columns: Vec<String>,
@@ -45,13 +45,13 @@ enum Content {
 
 impl Source {
     /// Opens a file and reads the names of its columns.
-    pub fn open(path: &Path) -> Result<Source> {
+    pub(crate) fn open(path: &Path) -> Result<Source> {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
         Source::open_as(path, &ending)
     }
 
     /// Opens a file as if it had this extension.
-    pub fn open_as(path: &Path, ending: &str) -> Result<Source> {
+    pub(crate) fn open_as(path: &Path, ending: &str) -> Result<Source> {
         let (columns, content) = match ending {
             "csv" => (header(path, b',')?, Content::Delimited(b',')),
             "tsv" => (header(path, b'\t')?, Content::Delimited(b'\t')),
@@ -90,7 +90,7 @@ impl Source {
     }
 
     /// The text before a row's number in the row's name.
-    pub fn prefix(&self) -> String {
+    pub(crate) fn prefix(&self) -> String {
         let path = self.path.display();
         if matches!(self.content, Content::Parquet(_)) { format!("{path} row ") } else { format!("{path}:") }
     }
@@ -105,7 +105,7 @@ impl Source {
     }
 
     /// Visits all rows. Returns the names of the columns that are not wanted; for JSON, the keys of all objects.
-    pub fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<Vec<String>> {
+    pub(crate) fn each(&self, wanted: &[&str], visit: &mut Visit) -> Result<Vec<String>> {
         let is_other =
             |name: &&String| !name.trim().is_empty() && !wanted.iter().any(|wanted| is(name, wanted));
         let mut keys = BTreeSet::new();
@@ -259,7 +259,7 @@ impl Source {
 }
 
 /// Whether two names mean the same column.
-pub fn is(column: &str, name: &str) -> bool {
+pub(crate) fn is(column: &str, name: &str) -> bool {
     column.trim().eq_ignore_ascii_case(name.trim())
 }
 
@@ -285,7 +285,7 @@ fn header(path: &Path, delimiter: u8) -> Result<Vec<String>> {
 }
 
 /// Converts a single value to text. A list of one text becomes that text, an object of booleans the names of the true ones.
-pub fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Cow<'a, str>>, String> {
+pub(crate) fn flat<'a>(value: &'a Value, column: &str) -> std::result::Result<Option<Cow<'a, str>>, String> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(Cow::Borrowed(text))),

@@ -8,7 +8,7 @@ use unicode_normalization_alignments::UnicodeNormalization;
 
 /// How alike two texts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Likeness {
+pub(crate) enum Likeness {
     Exact,
     Near,
 }
@@ -17,10 +17,10 @@ pub enum Likeness {
 type Fingerprint = [u8; 16];
 
 /// The fingerprints of a text and of its normal form.
-pub struct Text(Fingerprint, Fingerprint);
+pub(crate) struct Text(Fingerprint, Fingerprint);
 
 impl Text {
-    pub fn of(text: &str) -> Text {
+    pub(crate) fn of(text: &str) -> Text {
         let normal = normal_form(text);
         // A text of only punctuation has an empty normal form.
         Text(fingerprint(text), fingerprint(if normal.is_empty() { text } else { &normal }))
@@ -29,20 +29,20 @@ impl Text {
 
 /// The texts seen so far, each with a number that the caller chooses.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     exact: HashMap<Fingerprint, u32>,
     normal: HashMap<Fingerprint, u32>,
 }
 
 impl Seen {
     /// The first text that is a duplicate of this one.
-    pub fn find(&self, text: &Text) -> Option<(Likeness, u32)> {
+    pub(crate) fn find(&self, text: &Text) -> Option<(Likeness, u32)> {
         let exact = self.exact.get(&text.0).map(|number| (Likeness::Exact, *number));
         exact.or_else(|| self.normal.get(&text.1).map(|number| (Likeness::Near, *number)))
     }
 
     /// Adds a text; among duplicates the first stays.
-    pub fn add(&mut self, text: &Text, number: u32) {
+    pub(crate) fn add(&mut self, text: &Text, number: u32) {
         for (map, key) in [(&mut self.exact, text.0), (&mut self.normal, text.1)] {
             if let Entry::Vacant(place) = map.entry(key) {
                 place.insert(number);

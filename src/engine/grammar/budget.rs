@@ -10,15 +10,15 @@ use super::errors::Errors;
 const MOST: usize = 256 << 20;
 
 /// The estimated bytes of one value in all its forms: as typed, as JSON, decoded, in a manifest.
-pub const VALUE: usize = 256;
+pub(crate) const VALUE: usize = 256;
 
 /// The bytes expanded so far.
 #[derive(Default)]
-pub struct Budget(Cell<usize>);
+pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
     /// Counts what is expanded next. Returns `None` beyond the limit, and reports the place that exceeded it.
-    pub fn take(&self, errors: &Errors, at: At, bytes: usize) -> Option<()> {
+    pub(crate) fn take(&self, errors: &Errors, at: At, bytes: usize) -> Option<()> {
         let before = self.0.replace(self.0.get().saturating_add(bytes));
         if before > MOST {
             return None;
@@ -31,7 +31,7 @@ impl Budget {
         Some(())
     }
 
-    pub fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         self.0.get() > MOST
     }
 }

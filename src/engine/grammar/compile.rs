@@ -26,25 +26,25 @@ use crate::stage::{CheckError, Registry};
 use crate::upstream::{MadeBy, Source, Upstream};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
-pub struct Program {
+pub(crate) struct Program {
     pub seed: u64,
     pub steps: Vec<Step>,
     /// Settings that are allowed and yet probably a mistake.
     pub warnings: Vec<Diagnostic>,
 }
 
-pub enum Step {
+pub(crate) enum Step {
     Stage(StageStep),
     Loop(LoopStep),
 }
 
-pub struct StageStep {
+pub(crate) struct StageStep {
     pub name: String,
     pub variants: Vec<Variant>,
 }
 
 /// One combination of a stage's matrix; a stage without a matrix has one variant without a label.
-pub struct Variant {
+pub(crate) struct Variant {
     pub label: Option<String>,
     pub seed: Option<u64>,
     pub maker: Rc<Producer>,
@@ -52,7 +52,7 @@ pub struct Variant {
     pub links: Vec<Link>,
 }
 
-pub struct LoopStep {
+pub(crate) struct LoopStep {
     pub name: String,
     /// The number of rounds, or the most with an `until`.
     pub repeat: usize,
@@ -67,7 +67,7 @@ pub struct LoopStep {
 }
 
 /// The decision after each round whether there is another.
-pub struct Until {
+pub(crate) struct Until {
     pub maker: Rc<Producer>,
     /// The metric that is read in each round.
     pub metric: Link,
@@ -77,7 +77,7 @@ pub struct Until {
 
 /// Files and environment variables that a pipeline names, each once.
 #[derive(Default)]
-pub struct Outside {
+pub(crate) struct Outside {
     pub files: Vec<(PathBuf, At)>,
     pub variables: Vec<String>,
     /// Whether files must exist.
@@ -86,7 +86,7 @@ pub struct Outside {
 }
 
 impl Outside {
-    pub fn new(look: bool) -> Outside {
+    pub(crate) fn new(look: bool) -> Outside {
         Outside { look, ..Outside::default() }
     }
 
@@ -119,7 +119,7 @@ impl Outside {
 }
 
 /// The message for a file or folder that cannot be read.
-pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
+pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound if !path.exists() => match store::dangling(path) {
             Some(message) => format!("{} {message}", path.display()),
@@ -132,7 +132,7 @@ pub fn unreadable(path: &Path, error: &std::io::Error) -> String {
 }
 
 /// The type that an input names if it takes artifacts of every type.
-pub const ANY: &str = "*";
+pub(crate) const ANY: &str = "*";
 
 struct Compiler<'a> {
     errors: &'a Errors<'a>,
@@ -143,7 +143,7 @@ struct Compiler<'a> {
 }
 
 /// Compiles the pipeline with these parameters. Reports errors; the program is then of no use.
-pub fn compile(
+pub(crate) fn compile(
     errors: &Errors,
     spec: &Pipeline,
     params: &Params,

@@ -20,21 +20,21 @@ use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Registry};
 
 /// The key of an `until` that names the metric.
-pub const METRIC: &str = "metric";
+pub(crate) const METRIC: &str = "metric";
 
 /// After so many unknown keys of one stage, the rest is not read.
 const MOST_UNKNOWN: usize = 20;
 
 /// Which rounds of a loop keep the checkpoints that they hand on. The last round always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub(crate) enum Keep {
     All,
     Last,
     Every(usize),
 }
 
 /// A decoded entry of `stages:`, its references not yet resolved. Entries that could not be decoded were reported.
-pub enum Draft<'a> {
+pub(crate) enum Draft<'a> {
     Stage(StageDraft<'a>),
     Loop {
         spec: &'a LoopSpec,
@@ -50,7 +50,7 @@ pub enum Draft<'a> {
 }
 
 /// The `until` of a loop.
-pub struct UntilDraft {
+pub(crate) struct UntilDraft {
     /// Its name among the stages of a round, and its place.
     pub key: Key,
     pub kind: &'static Kind,
@@ -68,19 +68,19 @@ struct Rounds {
 }
 
 /// The name of the node that decides whether a loop goes on, and the key that configures it.
-pub const UNTIL: &str = "until";
+pub(crate) const UNTIL: &str = "until";
 
 /// An entry of a loop's `carry` or `next`, with parameters replaced.
-pub type Entry<'a> = (&'a Key, Tree);
+pub(crate) type Entry<'a> = (&'a Key, Tree);
 
-pub struct StageDraft<'a> {
+pub(crate) struct StageDraft<'a> {
     pub spec: &'a StageSpec,
     pub kind: &'static Kind,
     /// By label; a stage without a matrix has one variant without a label.
     pub variants: Vec<(Option<String>, Option<DraftVariant>)>,
 }
 
-pub struct DraftVariant {
+pub(crate) struct DraftVariant {
     /// The tree that it was decoded from.
     pub body: Tree,
     pub decoded: Decoded,
@@ -91,7 +91,7 @@ pub struct DraftVariant {
 }
 
 impl<'a> Draft<'a> {
-    pub fn key(&self) -> &'a Key {
+    pub(crate) fn key(&self) -> &'a Key {
         match self {
             Draft::Stage(StageDraft { spec, .. }) => &spec.name,
             Draft::Loop { spec, .. } => &spec.name,
@@ -101,7 +101,7 @@ impl<'a> Draft<'a> {
 }
 
 /// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
-pub fn origin(tree: &Tree) -> Option<InputSource> {
+pub(crate) fn origin(tree: &Tree) -> Option<InputSource> {
     match (&tree.value, tree.get("path").map(|path| &path.value)) {
         (Value::Text(text), _) => Some(InputSource::Reference(text.clone())),
         (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
@@ -112,7 +112,7 @@ pub fn origin(tree: &Tree) -> Option<InputSource> {
 }
 
 /// Decodes the entries of a `stages:`, and those of the loops among them.
-pub fn decode_all<'a>(
+pub(crate) fn decode_all<'a>(
     errors: &Errors,
     registry: &Registry,
     limits: &BTreeMap<String, Limit>,
@@ -407,7 +407,7 @@ impl Decoder<'_> {
 }
 
 /// The JSON that a stage is decoded from. Under `verbatim` keys every scalar is text, as typed.
-pub fn json(body: &Tree, verbatim: &[&str]) -> serde_json::Value {
+pub(crate) fn json(body: &Tree, verbatim: &[&str]) -> serde_json::Value {
     let Value::Map(entries) = &body.value else { return body.to_json() };
     let entry = |(key, tree): &(Key, Tree)| {
         let is_verbatim = verbatim.contains(&key.name.as_str());

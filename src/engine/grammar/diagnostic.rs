@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthChar;
 const MOST_SHOWN: usize = 50;
 
 /// After so many errors in one file, the checks stop.
-pub const MANY: usize = 200;
+pub(crate) const MANY: usize = 200;
 
 /// Longer names get no suggestion: a comparison takes the square of their length.
 const LONGEST_COMPARED: usize = 100;
@@ -60,6 +60,7 @@ impl Diagnostic {
         Diagnostic { place: Some((at, excerpt)), ..Diagnostic::of_file(path, message) }
     }
 
+    /// Adds the line that says what to do.
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
         self.help = Some(help.into());
         self
@@ -78,7 +79,7 @@ impl Diagnostic {
 }
 
 /// A question with the nearest candidate, else a list of all; `None` without candidates.
-pub fn suggestion<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn suggestion<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     match nearest(given, &candidates) {
         Some(name) => Some(format!("did you mean `{name}`?")),
@@ -88,7 +89,7 @@ pub fn suggestion<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>
 }
 
 /// Names separated by commas, only the first of many.
-pub fn listed(names: &[&str]) -> String {
+pub(crate) fn listed(names: &[&str]) -> String {
     const MOST: usize = 24;
     match names.get(..MOST) {
         Some(first) if names.len() > MOST => format!("{}, … ({} in all)", first.join(", "), names.len()),

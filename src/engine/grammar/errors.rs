@@ -7,7 +7,7 @@ use super::diagnostic::{At, Diagnostic, Diagnostics, MANY};
 use super::source::Source;
 
 /// Collects the errors of a file. Keeps one message once for each place, however many variants and ablations cause it.
-pub struct Errors<'a> {
+pub(crate) struct Errors<'a> {
     pub source: &'a Source,
     found: RefCell<Vec<Diagnostic>>,
     seen: RefCell<HashSet<(usize, usize, String)>>,
@@ -16,7 +16,7 @@ pub struct Errors<'a> {
 }
 
 impl<'a> Errors<'a> {
-    pub fn new(source: &'a Source) -> Errors<'a> {
+    pub(crate) fn new(source: &'a Source) -> Errors<'a> {
         Errors {
             source,
             found: RefCell::default(),
@@ -27,22 +27,22 @@ impl<'a> Errors<'a> {
     }
 
     /// Errors added from now on belong to this ablation.
-    pub fn in_ablation(&self, name: Option<&str>) {
+    pub(crate) fn in_ablation(&self, name: Option<&str>) {
         *self.ablation.borrow_mut() = name.map(str::to_owned);
     }
 
     /// Errors added from now on belong to this variant of a stage, which is not its first.
-    pub fn in_variant(&self, label: Option<&str>) {
+    pub(crate) fn in_variant(&self, label: Option<&str>) {
         *self.variant.borrow_mut() = label.map(str::to_owned);
     }
 
     /// Whether there are so many errors that the checks stop.
-    pub fn are_many(&self) -> bool {
+    pub(crate) fn are_many(&self) -> bool {
         self.found.borrow().len() >= MANY
     }
 
     /// An error at a place of the file, to be added.
-    pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
+    pub(crate) fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
         let said = (at.line, at.column, message.into());
         match self.are_many() || self.seen.borrow().contains(&said) {
             true => Diagnostic::unseen(&self.source.path),
@@ -51,7 +51,7 @@ impl<'a> Errors<'a> {
     }
 
     /// Adds an error. Returns `None`, for callers that return nothing after an error.
-    pub fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
+    pub(crate) fn add<T>(&self, mut error: Diagnostic) -> Option<T> {
         if self.are_many() {
             return None;
         }
@@ -69,12 +69,12 @@ impl<'a> Errors<'a> {
     }
 
     /// Adds an error at a place of the file.
-    pub fn at<T>(&self, at: At, message: impl Into<String>) -> Option<T> {
+    pub(crate) fn at<T>(&self, at: At, message: impl Into<String>) -> Option<T> {
         self.add(self.error(at, message))
     }
 
     /// The errors so far, if there are any.
-    pub fn finish(&self) -> Result<(), Diagnostics> {
+    pub(crate) fn finish(&self) -> Result<(), Diagnostics> {
         let mut found = self.found.take();
         found.sort_by_key(|error| error.place.as_ref().map(|(at, ..)| (at.line, at.column)));
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }

@@ -10,7 +10,7 @@ use super::spec::{Ablation, OWN_PARAMS, Pipeline, Reader};
 use super::tree::{Key, Tree, Value};
 
 /// A file that extends another, as typed.
-pub struct Extension {
+pub(crate) struct Extension {
     pub name: String,
     /// The file that it extends, and the place of its name.
     pub base: (PathBuf, At),
@@ -23,7 +23,7 @@ pub struct Extension {
 
 impl Extension {
     /// Reads a file that extends another, `None` of any other. Reports errors.
-    pub fn read(errors: &Errors, tree: &Tree) -> Option<Extension> {
+    pub(crate) fn read(errors: &Errors, tree: &Tree) -> Option<Extension> {
         let base = tree.get("extends")?;
         let reader = Reader { errors };
         let known = ["pipeline", "extends", "seed", "seeds", "device", "dtype", "params", "ablations"];
@@ -57,7 +57,7 @@ impl Extension {
 
     /// Replaces values of the base. A wrong value is an error of this file. An error where the value is used is one of the
     /// base, so the value gets the place of the declared one.
-    pub fn put_into(&self, errors: &Errors, base: &mut Pipeline) {
+    pub(crate) fn put_into(&self, errors: &Errors, base: &mut Pipeline) {
         base.name.clone_from(&self.name);
         if self.seeds.is_some() || self.params.iter().any(|(key, _)| key.name == "seed") {
             base.seeds.clone_from(&self.seeds);
@@ -76,7 +76,7 @@ impl Extension {
     }
 
     /// The names of the ablations to run if the command line asks for none.
-    pub fn ablations(&self, errors: &Errors, declared: &[Ablation]) -> Vec<String> {
+    pub(crate) fn ablations(&self, errors: &Errors, declared: &[Ablation]) -> Vec<String> {
         let known = || declared.iter().map(|ablation| ablation.name.name.as_str());
         let is_known = |key: &&Key| {
             let there = key.name == "all" || known().any(|name| name == key.name);

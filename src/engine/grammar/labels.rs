@@ -7,7 +7,7 @@ use super::matrix::Combination;
 
 /// What a name with `[*]` stands for.
 #[derive(Clone, Copy)]
-pub enum Several<'a> {
+pub(crate) enum Several<'a> {
     Variants(&'a [Combination<'a>]),
     /// The rounds of a loop, from 1.
     Rounds(usize),
@@ -17,7 +17,7 @@ pub enum Several<'a> {
 
 /// The variants of the stages and the rounds of the loops in a scope and those around it.
 #[derive(Default)]
-pub struct Labels<'a> {
+pub(crate) struct Labels<'a> {
     pub around: Option<&'a Labels<'a>>,
     /// `None` for a name that stands for one thing.
     pub names: HashMap<&'a str, Option<Several<'a>>>,
@@ -25,7 +25,7 @@ pub struct Labels<'a> {
 
 impl Labels<'_> {
     /// The variants or rounds of a name.
-    pub fn of(&self, name: &str) -> Option<Several<'_>> {
+    pub(crate) fn of(&self, name: &str) -> Option<Several<'_>> {
         let mut scope = Some(self);
         std::iter::from_fn(|| {
             let here = scope?;
@@ -40,7 +40,7 @@ impl Labels<'_> {
 
 /// Variants and rounds by the labels that references name them by.
 impl Several<'_> {
-    pub fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
+    pub(crate) fn labels(&self) -> Box<dyn Iterator<Item = Cow<'_, str>> + '_> {
         match self {
             Several::Variants(all) => Box::new(all.iter().map(|one| Cow::Borrowed(one.label.as_str()))),
             Several::Rounds(repeat) | Several::AtMost(repeat) => {

@@ -50,7 +50,7 @@ impl Default for LoadOptions<'_> {
 }
 
 /// A checked pipeline: its program with each requested set of parameters, loops not yet unrolled.
-pub struct Compiled {
+pub(crate) struct Compiled {
     source: Source,
     pub name: String,
     text: String,
@@ -139,7 +139,11 @@ fn read_base(
 }
 
 /// Reads and checks a pipeline file. Reports all errors, also in ablations that were not requested.
-pub fn compiled(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Compiled, Diagnostics> {
+pub(crate) fn compiled(
+    path: &Path,
+    options: &LoadOptions,
+    registry: &Registry,
+) -> Result<Compiled, Diagnostics> {
     let (own, own_tree) = read_own(path)?;
     // Errors of the file itself and the command line. `errors` are those of the file that has the stages.
     let own_errors = Errors::new(&own);

@@ -19,7 +19,7 @@ const MOST: usize = 1_000_000;
 const MOST_COMPARED: usize = 100_000_000;
 
 /// One variant of a stage: its label and the parameters that it adds.
-pub struct Combination<'m> {
+pub(crate) struct Combination<'m> {
     pub label: String,
     pub params: Vec<(&'m str, &'m Tree)>,
 }
@@ -40,7 +40,11 @@ impl Axis<'_> {
 }
 
 /// The combinations in order, the last axis running fastest. `None` after a reported error.
-pub fn combinations<'m>(errors: &Errors, budget: &Budget, tree: &'m Tree) -> Option<Vec<Combination<'m>>> {
+pub(crate) fn combinations<'m>(
+    errors: &Errors,
+    budget: &Budget,
+    tree: &'m Tree,
+) -> Option<Vec<Combination<'m>>> {
     let Value::Map(entries) = &tree.value else {
         let message =
             format!("`matrix` must be a map from names to lists of values, found {}", tree.value.describe());

@@ -5,7 +5,7 @@
 //! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
 //! [`errors::Errors`] collects all errors on the way, so that they are reported together. [`budget`] limits the size of the
-//! expanded pipeline. [`outline`] shows a pipeline to people, [`schema`] the grammar to editors.
+//! expanded pipeline. `outline` shows a pipeline to people, [`schema`] the grammar to editors.
 
 mod budget;
 mod compile;

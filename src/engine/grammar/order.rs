@@ -14,7 +14,7 @@ use crate::input::InputSource;
 
 /// An order in which every sibling comes after those it refers to, otherwise that of the file. Reports a cycle, and then
 /// ignores its last reference.
-pub fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
+pub(crate) fn order(errors: &Errors, drafts: &[Draft]) -> Vec<usize> {
     let mut graph = needs(drafts);
     loop {
         // The sorted graph has each sibling before those that it needs; reversed, each comes after them.

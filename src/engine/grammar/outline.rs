@@ -21,25 +21,33 @@ use store::Digest;
 /// Nodes, the frames around them, and edges; each in the order of execution.
 #[derive(Clone, Debug, Default)]
 pub struct Outline {
+    /// The pipeline's name.
     pub pipeline: String,
+    /// Stages, files and variables.
     pub nodes: Vec<OutlineNode>,
+    /// Loops, or their rounds. A frame comes after the one around it.
     pub frames: Vec<Frame>,
+    /// From outputs, files and variables to the nodes that take them.
     pub edges: Vec<Edge>,
 }
 
+/// A node of the drawing.
 #[derive(Clone, Debug)]
 pub struct OutlineNode {
     /// With the loops around it: `play/red/update`, unrolled `play[1]/red[03]/update`.
     pub name: String,
     /// The innermost frame around it, as an index into [`Outline::frames`].
     pub frame: Option<usize>,
+    /// What it stands for.
     pub shape: Shape,
 }
 
 /// What a node stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
+    /// A stage of the file, or one execution of it.
     Stage {
+        /// The stage's kind, such as `update`.
         kind: &'static str,
         /// The variants of its matrix.
         labels: Vec<String>,
@@ -55,7 +63,9 @@ pub enum Shape {
 /// A loop, or one round of an unrolled loop.
 #[derive(Clone, Debug)]
 pub struct Frame {
+    /// With the loops around it: `play/red`, a round `play[1]/red[03]`.
     pub name: String,
+    /// The frame around it, as an index into [`Outline::frames`].
     pub frame: Option<usize>,
     /// The number of rounds of a loop.
     pub repeat: Option<usize>,
@@ -63,10 +73,14 @@ pub struct Frame {
     pub at_most: bool,
 }
 
+/// An artifact or value that goes from one node to another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
+    /// The node and the output that it comes from.
     pub from: Tail,
+    /// The node that takes it, as an index into [`Outline::nodes`].
     pub to: usize,
+    /// How it crosses the rounds of loops.
     pub role: EdgeRole,
     /// The key that takes it, such as `models.0.model`, or the name of the carried value.
     pub input: String,
@@ -85,8 +99,10 @@ pub struct Tail {
     pub is_first: bool,
 }
 
+/// How an edge crosses the rounds of loops.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EdgeRole {
+    /// Within a round, or outside loops.
     Feeds,
     /// Into the first round of a loop.
     Carry,
@@ -94,7 +110,9 @@ pub enum EdgeRole {
     Next,
     /// Out of a round of a loop, the last if none is named; `name` is that of the carried value.
     Result {
+        /// The name of the carried value.
         name: String,
+        /// The round, from 1; `None` is the last.
         round: Option<usize>,
     },
 }

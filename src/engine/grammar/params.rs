@@ -11,14 +11,14 @@ use super::spec::Ablation;
 use super::tree::{Key, Params, Tree, Value};
 
 /// Why a value cannot replace the declared one.
-pub struct AssignError {
+pub(crate) struct AssignError {
     at: At,
     message: String,
     help: Option<String>,
 }
 
 impl AssignError {
-    pub fn report(self, errors: &Errors) {
+    pub(crate) fn report(self, errors: &Errors) {
         let error = errors.error(self.at, self.message);
         errors.add::<()>(match self.help {
             Some(help) => error.help(help),
@@ -28,7 +28,7 @@ impl AssignError {
 }
 
 /// Replaces declared values by those of an ablation.
-pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
+pub(crate) fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
             misfit.report(errors);
@@ -37,7 +37,7 @@ pub fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) {
 }
 
 /// Replaces declared values by those of `--set name=value`.
-pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
+pub(crate) fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
     for setting in settings {
         let fail = |message: String, help: Option<String>| {
             let error = Diagnostic::of_file(&errors.source.path, format!("--set {setting}: {message}"));
@@ -65,7 +65,7 @@ pub fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
 }
 
 /// Replaces the declared value at a dotted path.
-pub fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), AssignError> {
+pub(crate) fn assign(params: &mut Params, path: &Key, value: &Tree) -> Result<(), AssignError> {
     let mut steps = path.name.split('.');
     let first = steps.next().unwrap_or_default();
     let names: Vec<&str> = params.keys().map(String::as_str).collect();
@@ -133,7 +133,7 @@ fn fit(declared: &Tree, value: &Tree, walked: &str) -> Result<Tree, AssignError>
 }
 
 /// Replaces parameters in what was typed.
-pub struct Substitution<'a> {
+pub(crate) struct Substitution<'a> {
     pub errors: &'a Errors<'a>,
     pub params: &'a Params,
     /// The parameters of a combination of a matrix. They hide the pipeline's.
@@ -146,7 +146,7 @@ pub struct Substitution<'a> {
 impl Substitution<'_> {
     /// Replaces every `$name` by its value, every `${name}` inside text by its text, and every `stage[*]` by the variants or
     /// rounds: in a list, or in a map under a key that has a `*` too. Returns `None` after a reported error.
-    pub fn apply(&self, tree: &Tree) -> Option<Tree> {
+    pub(crate) fn apply(&self, tree: &Tree) -> Option<Tree> {
         self.walk(tree, true)
     }
 
@@ -300,18 +300,18 @@ fn matches(pattern: &str, label: &str) -> bool {
 }
 
 /// The parameters as a record of a run shows them.
-pub fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
+pub(crate) fn to_json(params: &Params) -> BTreeMap<String, serde_json::Value> {
     params.iter().map(|(name, tree)| (name.clone(), tree.to_json())).collect()
 }
 
 /// The spelling of parameters with numbers that JSON writes otherwise.
-pub fn as_typed(params: &Params) -> BTreeMap<String, String> {
+pub(crate) fn as_typed(params: &Params) -> BTreeMap<String, String> {
     let typed = params.iter().map(|(name, tree)| (name.clone(), tree.as_typed(), tree.to_json().to_string()));
     typed.filter(|(_, typed, json)| typed != json).map(|(name, typed, _)| (name, typed)).collect()
 }
 
 /// The requested ablations, each once, in the requested order. `all` stands for all of the file.
-pub fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
+pub(crate) fn chosen<'a>(errors: &Errors, declared: &'a [Ablation], asked: &[String]) -> Vec<&'a Ablation> {
     let (mut chosen, mut known) = (Vec::new(), HashSet::new());
     for name in asked {
         let found: Vec<&Ablation> =

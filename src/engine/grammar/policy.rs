@@ -13,7 +13,7 @@ use crate::resources::Limit;
 const ALWAYS: [&str; 2] = ["cpu", "gpu"];
 
 /// An amount of a resource.
-pub fn amount(tree: &Tree) -> Option<u32> {
+pub(crate) fn amount(tree: &Tree) -> Option<u32> {
     match tree.value {
         Value::Int(amount) => u32::try_from(amount).ok(),
         _ => None,
@@ -21,7 +21,7 @@ pub fn amount(tree: &Tree) -> Option<u32> {
 }
 
 /// Reads the limit of a resource: `N`, or `{ at_once: N, per_minute: M }`.
-pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
+pub(crate) fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
     const KEYS: [&str; 2] = ["at_once", "per_minute"];
     let number = |tree: &Tree, least: u32, what: &str| match amount(tree).filter(|amount| *amount >= least) {
         Some(amount) => Some(amount),
@@ -52,7 +52,7 @@ pub fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
 }
 
 /// Reads the four keys, with parameters replaced. Reports errors.
-pub fn read(
+pub(crate) fn read(
     errors: &Errors,
     limits: &BTreeMap<String, Limit>,
     [resources, timeout, retry, on]: [Option<&Tree>; 4],

@@ -12,7 +12,7 @@ use crate::graph::StageTemplate;
 use crate::upstream::{Feeding, MadeBy, Source, Upstream};
 
 /// A stage with one combination of its matrix.
-pub struct Producer {
+pub(crate) struct Producer {
     /// With the label of the combination: `others[b]`.
     pub name: String,
     pub at: At,

@@ -2,14 +2,14 @@
 
 /// A parsed reference. Which stage, variant and output it means is decided in the scope that uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     pub name: String,
     pub variant: Option<String>,
     pub output: Option<String>,
 }
 
 impl Reference {
-    pub fn parse(text: &str) -> Result<Reference, String> {
+    pub(crate) fn parse(text: &str) -> Result<Reference, String> {
         let fail =
             || format!("`{text}` must be a reference: `stage`, `stage.output` or `stage[variant].output`");
         let name_end = text.find(['[', '.']).unwrap_or(text.len());
@@ -38,7 +38,7 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// Whether this is `name` or `name.key.key`.
-pub fn is_path(text: &str) -> bool {
+pub(crate) fn is_path(text: &str) -> bool {
     let mut steps = text.split('.');
     steps.next().is_some_and(is_name)
         && steps.all(|step| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)))

@@ -17,7 +17,7 @@ use crate::upstream::{Id, MadeBy, Source};
 
 /// A resolved source of an artifact. Scopes are numbered from the outermost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     Output {
         scope: usize,
         node: usize,
@@ -40,7 +40,7 @@ pub enum Link {
 
 impl Link {
     /// Whether it differs between the rounds of the scope at this depth.
-    pub fn is_within(self, depth: usize) -> bool {
+    pub(crate) fn is_within(self, depth: usize) -> bool {
         match self {
             Link::Output { scope, .. } | Link::Carried { scope, .. } | Link::Result { scope, .. } => {
                 scope >= depth
@@ -61,11 +61,11 @@ impl Link {
 }
 
 /// A type of artifact; unknown for files from outside.
-pub type Artifact = Option<Cow<'static, str>>;
+pub(crate) type Artifact = Option<Cow<'static, str>>;
 
 /// A resolved reference.
 #[derive(Clone)]
-pub struct Found {
+pub(crate) struct Found {
     pub link: Link,
     pub artifact: Artifact,
     /// The stage or file that makes it.
@@ -73,17 +73,17 @@ pub struct Found {
 }
 
 impl Found {
-    pub fn outside(link: Link, path: Option<PathBuf>) -> Found {
+    pub(crate) fn outside(link: Link, path: Option<PathBuf>) -> Found {
         Found { link, artifact: None, made_by: path.map_or(MadeBy::Unknown, MadeBy::File) }
     }
 
-    pub fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         Source { id: self.link.id(), made_by: self.made_by.clone() }
     }
 }
 
 /// A value that a loop hands on from round to round.
-pub struct CarriedValue<'a> {
+pub(crate) struct CarriedValue<'a> {
     pub name: &'a str,
     pub artifact: Artifact,
     /// What makes it before the first round, and after the last.
@@ -92,7 +92,7 @@ pub struct CarriedValue<'a> {
 }
 
 /// The meaning of a name, and its type of artifact.
-pub enum Binding<'a> {
+pub(crate) enum Binding<'a> {
     /// Broken, or part of a cycle: that was reported, so references to it are not checked.
     Unknown,
     Stage {
@@ -116,7 +116,7 @@ pub enum Binding<'a> {
 }
 
 #[derive(Default)]
-pub struct Scope<'a> {
+pub(crate) struct Scope<'a> {
     parent: Option<&'a Scope<'a>>,
     depth: usize,
     pub names: HashMap<&'a str, Binding<'a>>,
@@ -129,7 +129,7 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// The scope of a loop in this one that carries these values.
-    pub fn within<'s>(&'s self, carried: &[CarriedValue<'s>]) -> Scope<'s> {
+    pub(crate) fn within<'s>(&'s self, carried: &[CarriedValue<'s>]) -> Scope<'s> {
         let bind = |(value, handed): (usize, &CarriedValue<'s>)| {
             let (artifact, made_by) = (handed.artifact.clone(), handed.first.clone());
             (handed.name, Binding::Carried { value, artifact, made_by })
@@ -145,14 +145,14 @@ impl<'a> Scope<'a> {
     }
 
     /// Binds a name of this scope, except one of a carried value, which keeps its meaning.
-    pub fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
+    pub(crate) fn bind(&mut self, name: &'a str, binding: Binding<'a>) {
         if matches!(self.names.get(name), None | Some(Binding::Unknown)) {
             self.names.insert(name, binding);
         }
     }
 
     /// The number of scopes around it.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.depth
     }
 
@@ -176,7 +176,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Resolves a reference here. Returns `None` after a reported error.
-    pub fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<Found> {
+    pub(crate) fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<Found> {
         let reference = match Reference::parse(text) {
             Ok(reference) => reference,
             Err(message) => return errors.at(at, message),

@@ -12,7 +12,7 @@ const LARGEST: u64 = 1 << 20;
 
 /// A pipeline file's text.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     pub path: PathBuf,
     pub text: String,
     /// Where each line begins, in bytes.
@@ -27,11 +27,11 @@ fn line_starts(text: &str) -> Vec<usize> {
 }
 
 impl Source {
-    pub fn new(path: PathBuf, text: String) -> Source {
+    pub(crate) fn new(path: PathBuf, text: String) -> Source {
         Source { lines: line_starts(&text), path, text }
     }
 
-    pub fn read(path: &Path) -> Result<Source, Diagnostic> {
+    pub(crate) fn read(path: &Path) -> Result<Source, Diagnostic> {
         let fail = |message: String| Diagnostic::of_file(path, message);
         if path.is_dir() {
             return Err(fail("a pipeline must be a YAML file, found a folder".into()));
@@ -50,12 +50,12 @@ impl Source {
     }
 
     /// An error at a place in this file.
-    pub fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
+    pub(crate) fn error(&self, at: At, message: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.path, at, self.line(at.line), message)
     }
 
     /// The text at a place.
-    pub fn text_at(&self, at: At) -> &str {
+    pub(crate) fn text_at(&self, at: At) -> &str {
         let line = self.line(at.line);
         let byte = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(byte, _)| byte);
         let start = at.column.saturating_sub(1);
@@ -63,7 +63,7 @@ impl Source {
     }
 
     /// A line by its number from 1, without its ending; empty if there is no such line.
-    pub fn line(&self, number: usize) -> &str {
+    pub(crate) fn line(&self, number: usize) -> &str {
         let start = self.lines.get(number.wrapping_sub(1)).copied().unwrap_or(self.text.len());
         self.text[start..].split(['\n', '\r']).next().unwrap_or("")
     }

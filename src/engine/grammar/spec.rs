@@ -12,14 +12,14 @@ use crate::resources::Limit;
 const MOST_ABLATIONS: usize = 256;
 
 /// The keys of the pipeline itself that are parameters too.
-pub const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
+pub(crate) const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
 
 /// The keys that every stage has, whatever its kind.
-pub const COMMON_KEYS: [&str; 7] = ["kind", "matrix", "seed", "resources", "timeout", "retry", "on"];
+pub(crate) const COMMON_KEYS: [&str; 7] = ["kind", "matrix", "seed", "resources", "timeout", "retry", "on"];
 
 /// The whole file.
 #[derive(Debug)]
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     pub name: String,
     /// As declared, including `seed`, `device` and `dtype`.
     pub params: Params,
@@ -35,21 +35,21 @@ pub struct Pipeline {
 
 /// A named set of parameter values.
 #[derive(Debug)]
-pub struct Ablation {
+pub(crate) struct Ablation {
     pub name: Key,
     pub params: Vec<(Key, Tree)>,
 }
 
 impl Ablation {
     /// Whether it sets the pipeline's seed.
-    pub fn sets_seed(&self) -> bool {
+    pub(crate) fn sets_seed(&self) -> bool {
         self.params.iter().any(|(key, _)| key.name == "seed")
     }
 }
 
 /// An entry of `stages:`.
 #[derive(Debug)]
-pub enum Item {
+pub(crate) enum Item {
     Stage(Box<StageSpec>),
     Loop(Box<LoopSpec>),
     /// Neither a stage nor a loop, which was reported. Its name counts as known.
@@ -58,7 +58,7 @@ pub enum Item {
 
 /// A stage as typed; `body` holds the keys that belong to its kind.
 #[derive(Debug)]
-pub struct StageSpec {
+pub(crate) struct StageSpec {
     pub name: Key,
     pub kind: (String, At),
     pub matrix: Option<Tree>,
@@ -72,7 +72,7 @@ pub struct StageSpec {
 
 /// A `repeat:` with the values it carries from one round to the next.
 #[derive(Debug)]
-pub struct LoopSpec {
+pub(crate) struct LoopSpec {
     pub name: Key,
     pub repeat: Tree,
     pub keep: Option<Tree>,
@@ -82,7 +82,7 @@ pub struct LoopSpec {
 }
 
 impl Item {
-    pub fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &Key {
         match self {
             Item::Stage(spec) => &spec.name,
             Item::Loop(spec) => &spec.name,
@@ -93,7 +93,7 @@ impl Item {
 
 impl Pipeline {
     /// Reads the file. Reports errors and leaves out what is wrong.
-    pub fn read(errors: &Errors, tree: &Tree) -> Pipeline {
+    pub(crate) fn read(errors: &Errors, tree: &Tree) -> Pipeline {
         let reader = Reader { errors };
         let known =
             ["pipeline", "seed", "seeds", "device", "dtype", "params", "resources", "stages", "ablations"];
@@ -113,12 +113,12 @@ impl Pipeline {
 }
 
 /// Reads the grammar's own maps.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub errors: &'a Errors<'a>,
 }
 
 impl Reader<'_> {
-    pub fn pipeline_name(&self, top: &Tree) -> String {
+    pub(crate) fn pipeline_name(&self, top: &Tree) -> String {
         match self.required(top, "a pipeline", "pipeline") {
             Some(Tree { value: Value::Text(text), .. }) if is_name(text) => return text.clone(),
             Some(other) => {
@@ -166,7 +166,7 @@ impl Reader<'_> {
     }
 
     /// Whether `params` may have this key. Reports an error if not.
-    pub fn is_declarable(&self, key: &Key) -> bool {
+    pub(crate) fn is_declarable(&self, key: &Key) -> bool {
         let name = &key.name;
         let own = OWN_PARAMS.contains(&name.as_str());
         if own {
@@ -177,7 +177,7 @@ impl Reader<'_> {
     }
 
     /// `seeds:`, a list of different whole numbers.
-    pub fn seeds(&self, top: &Tree) -> Option<Vec<u64>> {
+    pub(crate) fn seeds(&self, top: &Tree) -> Option<Vec<u64>> {
         let tree = top.get("seeds")?;
         if top.get("seed").is_some() {
             return self.errors.at(tree.at, "`seed` and `seeds` must not be given together");
@@ -200,7 +200,7 @@ impl Reader<'_> {
     }
 
     /// Whether a parameter's value uses no other parameter: `$name` in it would be read as text.
-    pub fn without_parameters(&self, tree: &Tree) -> bool {
+    pub(crate) fn without_parameters(&self, tree: &Tree) -> bool {
         match &tree.value {
             Value::Text(text) if text.contains("${") || text.strip_prefix('$').is_some_and(is_path) => {
                 let message = "the value of a parameter cannot use another parameter";
@@ -313,7 +313,7 @@ impl Reader<'_> {
     }
 
     /// The entries of a map whose keys are names that the user chooses.
-    pub fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
+    pub(crate) fn named(&self, tree: &Tree, what: &str) -> Vec<(Key, Tree)> {
         let Value::Map(entries) = &tree.value else {
             let message =
                 format!("`{what}` must be a map with names as keys, found {}", tree.value.describe());
@@ -332,7 +332,7 @@ impl Reader<'_> {
     }
 
     /// Reports unknown keys of one of the grammar's own maps.
-    pub fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
+    pub(crate) fn known_keys(&self, tree: &Tree, what: &str, known: &[&str]) {
         let Value::Map(entries) = &tree.value else { return };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
             let error = self.errors.error(key.at, format!("{what} has no key `{}`", key.name));

@@ -41,7 +41,7 @@ const WORDS: &[(&str, &str, &str)] = &[
 ];
 
 /// A parser's error without its place, and its help.
-pub fn plain(error: &serde_saphyr::Error) -> (String, Option<&'static str>) {
+pub(crate) fn plain(error: &serde_saphyr::Error) -> (String, Option<&'static str>) {
     let text = error.render();
     let message = text.split('\n').next().unwrap_or_default();
     let message = match error.location() {
@@ -66,7 +66,7 @@ pub fn plain(error: &serde_saphyr::Error) -> (String, Option<&'static str>) {
 }
 
 /// A parser's error at its place.
-pub fn syntax_error(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
+pub(crate) fn syntax_error(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
     let (message, help) = plain(error);
     let diagnostic = match error.location() {
         Some(at) => {

@@ -16,7 +16,7 @@ const MOST_NESTED: usize = 48;
 
 /// A YAML value and its place.
 #[derive(Clone, Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     pub value: Value,
     pub at: At,
     /// The source of a plain scalar that is not text: the number `3.10` is 3.1, and `3.10` again where it becomes text.
@@ -24,10 +24,10 @@ pub struct Tree {
 }
 
 /// Values by name.
-pub type Params = BTreeMap<String, Tree>;
+pub(crate) type Params = BTreeMap<String, Tree>;
 
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     /// A value whose error was reported: what uses it is not checked.
     Broken,
     Null,
@@ -42,13 +42,13 @@ pub enum Value {
 
 /// A key of a map and its place.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub(crate) struct Key {
     pub name: String,
     pub at: At,
 }
 
 impl Tree {
-    pub fn new(value: Value, at: At) -> Tree {
+    pub(crate) fn new(value: Value, at: At) -> Tree {
         Tree { value, at, spelling: None }
     }
 
@@ -78,7 +78,7 @@ impl Tree {
     }
 
     /// Parses a whole document. Syntax errors, duplicate keys and alias bombs are diagnosed with their place.
-    pub fn parse(source: &Source) -> Result<Tree, Diagnostic> {
+    pub(crate) fn parse(source: &Source) -> Result<Tree, Diagnostic> {
         let parsed: Result<Spanned<Parsed>, _> = serde_saphyr::from_str_with_options(&source.text, options());
         parsed
             .map(|parsed| Tree::of(parsed, &source.text))
@@ -86,13 +86,13 @@ impl Tree {
     }
 
     /// Parses the value of a `--set name=value`; its places mean nothing.
-    pub fn parse_value(text: &str) -> Result<Tree, String> {
+    pub(crate) fn parse_value(text: &str) -> Result<Tree, String> {
         let parsed: Result<Spanned<Parsed>, _> = serde_saphyr::from_str_with_options(text, options());
         parsed.map(|parsed| Tree::of(parsed, text)).map_err(|error| syntax::plain(&error).0)
     }
 
     /// The same tree with `at` as the place of every value.
-    pub fn moved_to(self, at: At) -> Tree {
+    pub(crate) fn moved_to(self, at: At) -> Tree {
         let value = match self.value {
             Value::List(items) => Value::List(items.into_iter().map(|item| item.moved_to(at)).collect()),
             Value::Map(entries) => Value::Map(
@@ -107,29 +107,29 @@ impl Tree {
     }
 
     /// The same tree at another place; the values in it keep theirs.
-    pub fn placed(self, at: At) -> Tree {
+    pub(crate) fn placed(self, at: At) -> Tree {
         Tree { at, ..self }
     }
 
     /// Another value with this place and spelling, such as a number of another type.
-    pub fn with(&self, value: Value) -> Tree {
+    pub(crate) fn with(&self, value: Value) -> Tree {
         Tree { value, at: self.at, spelling: self.spelling.clone() }
     }
 
     /// The value of a key, if this is a map that has it.
-    pub fn get(&self, key: &str) -> Option<&Tree> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Tree> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|(name, _)| name.name == key).map(|(_, value)| value),
             _ => None,
         }
     }
 
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         self.value.to_json()
     }
 
     /// As JSON, with every scalar as text, as typed. A value that is left out is null.
-    pub fn to_verbatim_json(&self) -> serde_json::Value {
+    pub(crate) fn to_verbatim_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match &self.value {
             Value::List(items) => Json::Array(items.iter().map(Tree::to_verbatim_json).collect()),
@@ -142,7 +142,7 @@ impl Tree {
     }
 
     /// As part of a text: scalars as typed, everything else as JSON.
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         match (&self.value, &self.spelling) {
             (Value::Text(text), _) => text.clone(),
             (_, Some(spelling)) => spelling.as_ref().to_owned(),
@@ -151,7 +151,7 @@ impl Tree {
     }
 
     /// As JSON, with numbers as typed.
-    pub fn as_typed(&self) -> String {
+    pub(crate) fn as_typed(&self) -> String {
         match &self.value {
             Value::Int(_) | Value::Float(_) => self.to_text(),
             Value::List(items) => {
@@ -169,12 +169,12 @@ impl Tree {
     }
 
     /// Whether it is a plain scalar that is not text.
-    pub fn is_spelt(&self) -> bool {
+    pub(crate) fn is_spelt(&self) -> bool {
         self.spelling.is_some()
     }
 
     /// The length of a scalar's text, in bytes.
-    pub fn text_len(&self) -> usize {
+    pub(crate) fn text_len(&self) -> usize {
         match &self.value {
             Value::Text(text) => text.len(),
             _ => self.spelling.as_ref().map_or(0, |spelling| spelling.len()),
@@ -183,7 +183,7 @@ impl Tree {
 }
 
 impl Value {
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match self {
             Value::Broken | Value::Null => Json::Null,
@@ -199,7 +199,7 @@ impl Value {
     }
 
     /// What was found, for a message about a value's range: numbers and short texts themselves, otherwise the type.
-    pub fn found(&self) -> String {
+    pub(crate) fn found(&self) -> String {
         match self {
             Value::Int(value) => value.to_string(),
             Value::Float(value) => format!("{value:?}"),
@@ -209,7 +209,7 @@ impl Value {
     }
 
     /// The type, for messages: "text", "a list".
-    pub fn describe(&self) -> &'static str {
+    pub(crate) fn describe(&self) -> &'static str {
         match self {
             Value::Broken | Value::Null => "nothing",
             Value::Bool(_) => "true or false",

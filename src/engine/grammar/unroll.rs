@@ -43,7 +43,7 @@ struct Place<'a> {
 
 /// The unrolled size of steps.
 #[derive(Clone, Copy, Default)]
-pub struct Size {
+pub(crate) struct Size {
     nodes: u64,
     /// Inputs of nodes, and the values that a loop carries in every round.
     inputs: u64,
@@ -51,7 +51,7 @@ pub struct Size {
 
 impl Size {
     /// The limit that is exceeded, if any.
-    pub fn beyond(self) -> Option<String> {
+    pub(crate) fn beyond(self) -> Option<String> {
         match self {
             Size { nodes, .. } if nodes > MOST_NODES => Some(format!("{MOST_NODES} nodes")),
             Size { inputs, .. } if inputs > MOST_INPUTS => Some(format!("{MOST_INPUTS} inputs")),
@@ -70,7 +70,7 @@ impl Sum for Size {
 }
 
 /// The unrolled size of these steps. A round counts as at least one node, so that empty rounds are limited too.
-pub fn size(steps: &[Step]) -> Size {
+pub(crate) fn size(steps: &[Step]) -> Size {
     let size = |step: &Step| match step {
         Step::Stage(stage) => Size {
             nodes: stage.variants.len() as u64,
@@ -88,7 +88,7 @@ pub fn size(steps: &[Step]) -> Size {
 }
 
 /// Adds the nodes of a program, with `prefix` before each name. Returns what its size is beyond [`size`].
-pub fn unroll(program: &Program, prefix: &str, graph: &mut Graph) -> Size {
+pub(crate) fn unroll(program: &Program, prefix: &str, graph: &mut Graph) -> Size {
     graph.nodes.reserve(size(&program.steps).nodes as usize);
     let seed = Seed::from_u64(program.seed);
     let place = Place { prefix, position: Arc::from([]), seed, gate: None };

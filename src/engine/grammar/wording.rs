@@ -9,7 +9,12 @@ use super::tree::{Tree, Value};
 use crate::stage::DecodeError;
 
 /// An error of a stage's parameters. `body` is the tree that they were decoded from.
-pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &DecodeError) -> Diagnostic {
+pub(crate) fn decode_error(
+    errors: &Errors,
+    spec: &StageSpec,
+    body: &Tree,
+    error: &DecodeError,
+) -> Diagnostic {
     let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
     let stage = stage(&spec.name.name, &spec.kind.0);
     let whole =
@@ -63,7 +68,7 @@ pub fn decode_error(errors: &Errors, spec: &StageSpec, body: &Tree, error: &Deco
 }
 
 /// The place and the message of an error that a stage's own check found. `at` is the place of the stage.
-pub fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &str) -> (At, String) {
+pub(crate) fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &str) -> (At, String) {
     // A message of a check often begins with the key that it is about.
     let key = message.strip_prefix('`').and_then(|rest| rest.split('`').next());
     let named = key.and_then(|key| descend(descend(body, path)?, &[key.to_owned()]));
@@ -72,23 +77,23 @@ pub fn check_error(stage: &str, at: At, body: &Tree, path: &[String], message: &
 }
 
 /// The value at these keys and indices, or at as many of them as exist; `None` if the first does not.
-pub fn around<'a>(body: &'a Tree, path: &[String]) -> Option<&'a Tree> {
+pub(crate) fn around<'a>(body: &'a Tree, path: &[String]) -> Option<&'a Tree> {
     (1..=path.len()).rev().find_map(|steps| descend(body, &path[..steps]))
 }
 
 /// The name of a stage in errors.
-pub fn stage(name: &str, kind: &str) -> String {
+pub(crate) fn stage(name: &str, kind: &str) -> String {
     format!("stage `{name}` (kind {kind})")
 }
 
 /// The key that serde does not know, if that is what the error says.
-pub fn unknown_key(error: &DecodeError) -> Option<&str> {
+pub(crate) fn unknown_key(error: &DecodeError) -> Option<&str> {
     let given = error.message.strip_prefix("unknown field `")?;
     given.split_once('`').map(|(given, _)| given)
 }
 
 /// Whether one of these is a misspelling of the missing key.
-pub fn is_missing_as<'a>(error: &DecodeError, mut misspelt: impl Iterator<Item = &'a str>) -> bool {
+pub(crate) fn is_missing_as<'a>(error: &DecodeError, mut misspelt: impl Iterator<Item = &'a str>) -> bool {
     let missing = error.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
     missing.is_some_and(|key| misspelt.any(|given| nearest(given, &[key]).is_some()))
 }
@@ -149,7 +154,7 @@ fn found_kind(found: &str) -> &str {
 }
 
 /// The value at these keys and indices.
-pub fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
+pub(crate) fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
     path.iter().try_fold(tree, |tree, step| match &tree.value {
         Value::List(items) => items.get(step.parse::<usize>().ok()?),
         _ => tree.get(step),
@@ -157,7 +162,11 @@ pub fn descend<'a>(tree: &'a Tree, path: &[String]) -> Option<&'a Tree> {
 }
 
 /// [`descend`] for many paths in the order in which [`crate::input::number`] finds them: it reads each map once.
-pub fn descend_all<'a>(tree: Option<&'a Tree>, paths: &[&[String]], found: &mut Vec<Option<&'a Tree>>) {
+pub(crate) fn descend_all<'a>(
+    tree: Option<&'a Tree>,
+    paths: &[&[String]],
+    found: &mut Vec<Option<&'a Tree>>,
+) {
     let entries: HashMap<&str, &'a Tree> = match tree.map(|tree| &tree.value) {
         Some(Value::Map(entries)) => entries.iter().map(|(key, value)| (key.name.as_str(), value)).collect(),
         _ => HashMap::new(),

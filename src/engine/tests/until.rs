@@ -5,7 +5,7 @@ use super::*;
 /// Stops if the metric was above a bound in each of these rounds.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Bound {
+pub(crate) struct Bound {
     metric: Vec<Input<Number>>,
     above: u64,
 }

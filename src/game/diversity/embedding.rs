@@ -7,7 +7,7 @@ const CONVERGED: f64 = 1e-13;
 const SWEEPS: usize = 50;
 
 /// A vector of length 1 in the same direction; zeros stay zeros.
-pub fn unit(vector: &[f32]) -> Vec<f32> {
+pub(crate) fn unit(vector: &[f32]) -> Vec<f32> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if length == 0.0 {
         vector.to_vec()

@@ -7,4 +7,5 @@ mod embedding;
 
 pub use bleu::{BleuReferences, distinct_n, self_bleu};
 pub use cells::{cell_coverage, cell_entropy};
-pub use embedding::{embedding_diversity, unit, vendi_score};
+pub(crate) use embedding::unit;
+pub use embedding::{embedding_diversity, vendi_score};

@@ -57,7 +57,7 @@ impl<'a> Cells<'a> {
 }
 
 /// The success of training attacks by category and the technique that the coverage reward found.
-pub fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
+pub(crate) fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
     let mut cells = Cells::default();
     for (row, category) in rows.texts("category").into_iter().enumerate() {
         if let (Some(category), Some(technique)) = (category, rewards.technique[row]) {
@@ -68,7 +68,7 @@ pub fn by_reward(rewards: &Rewards, rows: &Rows, of: &str) -> Option<Matrix> {
 }
 
 /// The success of benchmark attacks at the last evaluation of each ablation and seed.
-pub fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
+pub(crate) fn by_benchmark(known: &Joined, rows: &Rows, of: &str) -> Option<Matrix> {
     let shared = Shared::new(rows);
     let (metrics, prompts, values) = (rows.texts("metric"), rows.texts("prompt"), rows.reals("value"));
     let own = |row: &usize| metrics[*row] == Some("benchmark_success");

@@ -14,7 +14,7 @@ const ASKED: [(&str, &str); 3] =
     [("benchmark_success", "hazard"), ("benign_accuracy", "benign"), ("arithmetic_accuracy", "arithmetic")];
 
 /// The data that rows are joined with.
-pub struct Joined<'a> {
+pub(crate) struct Joined<'a> {
     pub run: String,
     pub attacks: Attacks<'a>,
     pub verdicts: Verdicts<'a>,
@@ -36,7 +36,7 @@ impl<'a> Joined<'a> {
 }
 
 /// A row for each response, of training and of evaluations.
-pub fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+pub(crate) fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
     let shared = Shared::new(rows);
     let (ids, attack_ids) = (rows.numbers("response_id"), rows.numbers("attack_id"));
     let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
@@ -73,7 +73,7 @@ pub fn from_responses<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row
 }
 
 /// A row for each verdict on a pair with an expert label: the evaluator learns from these.
-pub fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+pub(crate) fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
     let shared = Shared::new(rows);
     let ids = rows.numbers("response_id");
     let (attacks, texts, defenders) = (rows.texts("attack"), rows.texts("text"), rows.texts("defender"));
@@ -108,7 +108,7 @@ pub fn from_labels<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a
 }
 
 /// A row for each benchmark attack and benign prompt of an evaluation.
-pub fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
+pub(crate) fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<Row<'a>>) {
     let shared = Shared::new(rows);
     let (metrics, subjects, classes) = (rows.texts("metric"), rows.texts("subject"), rows.texts("class"));
     let (prompts, responses) = (rows.texts("prompt"), rows.texts("response"));
@@ -135,14 +135,14 @@ pub fn from_evaluations<'a>(known: &'a Joined, rows: &'a Rows, found: &mut Vec<R
     }
 }
 
-pub struct Attacks<'a> {
+pub(crate) struct Attacks<'a> {
     shared: Shared<'a>,
     technique: Vec<Option<&'a str>>,
     by_id: HashMap<RowKey<'a>, usize>,
 }
 
 impl<'a> Attacks<'a> {
-    pub fn new(rows: &'a Rows) -> Attacks<'a> {
+    pub(crate) fn new(rows: &'a Rows) -> Attacks<'a> {
         let shared = Shared::new(rows);
         let ids = rows.numbers("attack_id");
         let mut by_id = HashMap::with_capacity(rows.count);
@@ -163,7 +163,7 @@ impl<'a> Attacks<'a> {
     }
 }
 
-pub struct Verdicts<'a> {
+pub(crate) struct Verdicts<'a> {
     shared: Shared<'a>,
     id: Vec<Option<u32>>,
     class: Vec<Option<&'a str>>,
@@ -172,7 +172,7 @@ pub struct Verdicts<'a> {
 }
 
 impl<'a> Verdicts<'a> {
-    pub fn new(rows: &'a Rows) -> Verdicts<'a> {
+    pub(crate) fn new(rows: &'a Rows) -> Verdicts<'a> {
         let shared = Shared::new(rows);
         let judged = rows.numbers("response_id");
         let mut of: HashMap<RowKey, Vec<usize>> = HashMap::with_capacity(rows.count);
@@ -210,7 +210,7 @@ fn samples<'a>(rows: &'a Rows) -> impl Iterator<Item = (&'a str, RowKey<'a>)> {
     })
 }
 
-pub struct Rewards<'a> {
+pub(crate) struct Rewards<'a> {
     pub role: Vec<Option<&'a str>>,
     pub technique: Vec<Option<&'a str>>,
     pub reward: Vec<Option<f64>>,
@@ -223,7 +223,7 @@ pub struct Rewards<'a> {
 }
 
 impl<'a> Rewards<'a> {
-    pub fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
+    pub(crate) fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
         for (row, (_, key)) in samples(rows).enumerate() {
             // If several stages rewarded the same rows, the first counts.
@@ -271,7 +271,7 @@ impl<'a> Rewards<'a> {
 }
 
 /// The truth about attacks and responses from the oracle of a world. A judge's opinion does not count.
-pub struct Outcomes<'a> {
+pub(crate) struct Outcomes<'a> {
     /// By ablation and seed, seed prompt, model, attack and response.
     truths: HashMap<[&'a str; 5], &'a str>,
     /// Whether each row comes from the oracle.
@@ -279,7 +279,7 @@ pub struct Outcomes<'a> {
 }
 
 impl<'a> Outcomes<'a> {
-    pub fn new(rows: &'a Rows, oracles: &HashSet<NodeName>) -> Outcomes<'a> {
+    pub(crate) fn new(rows: &'a Rows, oracles: &HashSet<NodeName>) -> Outcomes<'a> {
         let shared = Shared::new(rows);
         let node = |row: usize| (shared.text(&shared.variant, row), shared.text(&shared.node, row));
         let is_true: Vec<bool> = (0..rows.count).map(|row| oracles.contains(&node(row))).collect();

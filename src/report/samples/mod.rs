@@ -27,7 +27,7 @@ type NodeName<'a> = (&'a str, &'a str);
 type RowKey<'a> = (&'a str, &'a str, u32);
 
 /// The samples under construction.
-pub struct SampleBuilder {
+pub(crate) struct SampleBuilder {
     samples: Samples,
     places: HashMap<String, i32>,
     /// The value of each term of a reward, by name; as long as the samples once they are finished.
@@ -69,13 +69,13 @@ struct Row<'a> {
 
 impl SampleBuilder {
     /// With `redact`, texts of prompts and models are replaced by their lengths. `several` is set for more than one run.
-    pub fn new(redact: bool, several: bool) -> SampleBuilder {
+    pub(crate) fn new(redact: bool, several: bool) -> SampleBuilder {
         let (samples, places, components, matrices) = Default::default();
         SampleBuilder { samples, places, components, attacks: 0, redact, several, matrices }
     }
 
     /// Adds the rows of a run.
-    pub fn add(&mut self, source: &Source, tables: &Tables) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, source: &Source, tables: &Tables) -> anyhow::Result<()> {
         let open = |name: &str| Rows::open(&tables.path(name), source);
         let [attacks, responses, verdicts, labels, outcomes] =
             ["attacks", "responses", "verdicts", "labels", "outcomes"].map(open);
@@ -120,7 +120,7 @@ impl SampleBuilder {
     }
 
     /// The samples, and the matrices by category and technique.
-    pub fn finish(mut self) -> (Samples, Vec<Matrix>) {
+    pub(crate) fn finish(mut self) -> (Samples, Vec<Matrix>) {
         let samples = self.samples.reward.len();
         self.components.iter_mut().for_each(|(_, column)| column.resize(samples, None));
         self.samples.components = self.components;

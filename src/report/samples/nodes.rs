@@ -10,7 +10,7 @@ use engine::{NodeReport, Part, Purpose};
 use runs::recorded_at;
 
 /// A node's name as in tables.
-pub fn name(node: &NodeReport) -> NodeName<'_> {
+pub(crate) fn name(node: &NodeReport) -> NodeName<'_> {
     let name = runs::variant(&node.node).2;
     (node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/'), name)
 }
@@ -19,14 +19,14 @@ fn makes(node: &NodeReport, artifact: &str) -> bool {
     node.outputs.iter().any(|output| output.artifact == artifact)
 }
 
-pub fn attackers<'a>(source: &'a Source, makers: &Provenance) -> HashMap<NodeName<'a>, String> {
+pub(crate) fn attackers<'a>(source: &'a Source, makers: &Provenance) -> HashMap<NodeName<'a>, String> {
     let is_written =
         |node: &&NodeReport| makes(node, "attacks") && source.run.record.purpose(&node.kind) != Purpose::Data;
     let nodes = source.run.nodes.iter().filter(is_written);
     nodes.filter_map(|node| Some((name(node), makers.attacker(node)?))).collect()
 }
 
-pub fn defenders<'a>(
+pub(crate) fn defenders<'a>(
     source: &'a Source,
     makers: &Provenance,
 ) -> HashMap<NodeName<'a>, HashMap<String, String>> {
@@ -35,7 +35,7 @@ pub fn defenders<'a>(
 }
 
 /// The nodes that measure by a world's oracle; the others use a judge.
-pub fn oracles<'a>(source: &'a Source, makers: &Provenance) -> HashSet<NodeName<'a>> {
+pub(crate) fn oracles<'a>(source: &'a Source, makers: &Provenance) -> HashSet<NodeName<'a>> {
     let record = &source.run.record;
     // A kind that always asks a world needs no further check.
     let always = |node: &NodeReport| {
@@ -48,7 +48,7 @@ pub fn oracles<'a>(source: &'a Source, makers: &Provenance) -> HashSet<NodeName<
 }
 
 /// The techniques of the attacks of benchmarks, by their texts.
-pub fn techniques(source: &Source, makers: &Provenance) -> anyhow::Result<HashMap<String, String>> {
+pub(crate) fn techniques(source: &Source, makers: &Provenance) -> anyhow::Result<HashMap<String, String>> {
     let mut found = HashMap::new();
     let mut seen: Vec<String> = Vec::new();
     for node in source.run.nodes.iter().filter(|node| makes(node, "outcomes")) {

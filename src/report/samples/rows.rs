@@ -11,7 +11,7 @@ use super::Row;
 use crate::source::Source;
 
 /// The rows of a table that belong to the selected ablation or seed.
-pub struct Rows {
+pub(crate) struct Rows {
     pub columns: HashMap<String, Vec<ArrayRef>>,
     /// The selected rows of the file, unless all are.
     pub kept: Option<Vec<bool>>,
@@ -19,7 +19,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn open(path: &Path, source: &Source) -> anyhow::Result<Rows> {
+    pub(crate) fn open(path: &Path, source: &Source) -> anyhow::Result<Rows> {
         let table = data::open(path)?;
         let count = table.rows();
         let mut columns: HashMap<String, Vec<ArrayRef>> = HashMap::new();
@@ -56,21 +56,21 @@ impl Rows {
         values
     }
 
-    pub fn texts(&self, name: &str) -> Vec<Option<&str>> {
+    pub(crate) fn texts(&self, name: &str) -> Vec<Option<&str>> {
         self.values(name, |array| Some(array.as_string_opt::<i32>()?.iter().collect()))
     }
 
-    pub fn numbers(&self, name: &str) -> Vec<Option<u32>> {
+    pub(crate) fn numbers(&self, name: &str) -> Vec<Option<u32>> {
         self.values(name, |array| Some(array.as_primitive_opt::<UInt32Type>()?.iter().collect()))
     }
 
-    pub fn reals(&self, name: &str) -> Vec<Option<f64>> {
+    pub(crate) fn reals(&self, name: &str) -> Vec<Option<f64>> {
         self.values(name, |array| Some(array.as_primitive_opt::<Float64Type>()?.iter().collect()))
     }
 }
 
 /// The columns that all tables have, and those of an origin and a position.
-pub struct Shared<'a> {
+pub(crate) struct Shared<'a> {
     pub variant: Vec<Option<&'a str>>,
     pub node: Vec<Option<&'a str>>,
     pub scope: Vec<Option<&'a str>>,
@@ -87,7 +87,7 @@ pub struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    pub fn new(rows: &'a Rows) -> Shared<'a> {
+    pub(crate) fn new(rows: &'a Rows) -> Shared<'a> {
         Shared {
             variant: rows.texts("variant"),
             node: rows.texts("node"),
@@ -105,11 +105,11 @@ impl<'a> Shared<'a> {
         }
     }
 
-    pub fn text(&self, column: &[Option<&'a str>], row: usize) -> &'a str {
+    pub(crate) fn text(&self, column: &[Option<&'a str>], row: usize) -> &'a str {
         column[row].unwrap_or_default()
     }
 
-    pub fn row(&self, row: usize) -> Row<'a> {
+    pub(crate) fn row(&self, row: usize) -> Row<'a> {
         Row {
             variant: self.text(&self.variant, row),
             node: self.text(&self.node, row),

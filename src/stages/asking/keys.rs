@@ -14,14 +14,14 @@ use store::read::{self, MAX_TEXT_BYTES};
 
 /// A text in the pipeline or in a file.
 #[derive(Clone, Debug)]
-pub enum Text {
+pub(crate) enum Text {
     Inline(String),
     File(InputFile),
 }
 
 impl Text {
     /// The text.
-    pub fn read(&self, context: &Context) -> anyhow::Result<String> {
+    pub(crate) fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self {
             Text::Inline(text) => Ok(text.clone()),
             Text::File(file) => {
@@ -32,7 +32,7 @@ impl Text {
     }
 
     /// The text while a pipeline is checked; `None` if the file does not exist, which the engine reports.
-    pub fn peek(&self) -> Result<Option<String>, String> {
+    pub(crate) fn peek(&self) -> Result<Option<String>, String> {
         match self {
             Text::Inline(text) => Ok(Some(text.clone())),
             Text::File(file) => match read::text(file.path(), MAX_TEXT_BYTES) {
@@ -44,7 +44,7 @@ impl Text {
     }
 
     /// Its name in error messages.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match self {
             Text::Inline(text) => format!("`{text}`"),
             Text::File(file) => format!("in {}", file.path().display()),
@@ -117,18 +117,18 @@ impl JsonSchema for Text {
 
 /// Whether a model is asked in its chat template, and with which arguments.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Chat {
+pub(crate) enum Chat {
     #[default]
     Off,
     On(Arguments),
 }
 
 impl Chat {
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         matches!(self, Chat::On(_))
     }
 
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let Chat::On(arguments) = self else { return Ok(()) };
         match GIVEN.iter().find(|name| arguments.contains_key(**name)) {
             Some(name) => {
@@ -191,7 +191,7 @@ impl JsonSchema for Chat {
 /// What to do with a prompt that does not fit into the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum TooLong {
+pub(crate) enum TooLong {
     /// The stage fails and names the row.
     #[default]
     Error,

@@ -17,8 +17,8 @@ use std::fmt;
 
 use anyhow::Context as _;
 
-pub use keys::{Chat, Text, TooLong};
-pub use room::TokenLimit;
+pub(crate) use keys::{Chat, Text, TooLong};
+pub(crate) use room::TokenLimit;
 
 use super::artifact::{self, Model};
 use data::Sample;
@@ -29,7 +29,7 @@ use rollout::{self, Sampling};
 
 /// A model, and how it is asked.
 #[derive(Clone, Copy)]
-pub struct ModelQuery<'a> {
+pub(crate) struct ModelQuery<'a> {
     pub role: Role,
     pub model: &'a Input<Model>,
     /// The role's default prompt if there is none.
@@ -42,7 +42,7 @@ pub struct ModelQuery<'a> {
 }
 
 /// The answer to a question.
-pub struct Reply {
+pub(crate) struct Reply {
     /// The part of the completion that counts; empty if the model was not asked.
     pub text: String,
     pub sample: Sample,
@@ -50,7 +50,7 @@ pub struct Reply {
 }
 
 /// The verdict of a judge.
-pub struct JudgeReply {
+pub(crate) struct JudgeReply {
     /// The index of the class; `None` if undetermined.
     pub class: Option<usize>,
     pub reply: Reply,
@@ -66,7 +66,7 @@ struct TokenizedPrompt {
 
 impl<'a> ModelQuery<'a> {
     /// With the role's default prompt and no chat, as in the sandbox.
-    pub fn with_default_prompt(
+    pub(crate) fn with_default_prompt(
         role: Role,
         model: &'a Input<Model>,
         sampling: &'a Sampling,
@@ -77,7 +77,7 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// Checks the keys, and the contents of the files that exist.
-    pub fn check(&self) -> Result<(), CheckError> {
+    pub(crate) fn check(&self) -> Result<(), CheckError> {
         let peek =
             |key: &'static str, text: &Text| text.peek().map_err(|message| CheckError::at(key, message));
         let prompt = match self.prompt {
@@ -101,7 +101,11 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// The same for a judge with its labels.
-    pub fn check_labels(&self, labels: &Labels, classes: &'static [&'static str]) -> Result<(), CheckError> {
+    pub(crate) fn check_labels(
+        &self,
+        labels: &Labels,
+        classes: &'static [&'static str],
+    ) -> Result<(), CheckError> {
         self.check()?;
         if matches!(labels, Labels::Choice(_)) && self.answer.is_some() {
             let message = "`answer` must be left out with a `choice`: there is no completion to search";
@@ -111,7 +115,7 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// A warning if a judge's own prompt does not mention the labels that its answers are read by.
-    pub fn unmentioned_labels(
+    pub(crate) fn unmentioned_labels(
         &self,
         labels: &Labels,
         classes: &'static [&'static str],
@@ -132,7 +136,7 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// The first key in which this and another way of asking differ.
-    pub fn first_difference(&self, other: &ModelQuery) -> Option<&'static str> {
+    pub(crate) fn first_difference(&self, other: &ModelQuery) -> Option<&'static str> {
         let text = |text: &Text| text.peek().ok().flatten().unwrap_or_else(|| text.shown());
         let prompt = |query: &ModelQuery| match query.prompt {
             Some(prompt) => text(prompt),
@@ -147,7 +151,7 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// Whether the prompt or the system prompt uses a variable; true if a file cannot be read yet.
-    pub fn uses(&self, variable: &str) -> bool {
+    pub(crate) fn uses(&self, variable: &str) -> bool {
         let uses = |text: &Text| {
             let template = text.peek().ok()??;
             Some(Prompt::system(self.role, &template, text.shown()).ok()?.uses(variable))
@@ -157,7 +161,7 @@ impl<'a> ModelQuery<'a> {
 
     /// Samples one completion for each question and reports tokens per second. Without a question, the model is not asked. `what`
     /// names the random streams and the progress.
-    pub fn ask(
+    pub(crate) fn ask(
         &self,
         context: &mut Context,
         questions: &[Option<Question>],
@@ -196,7 +200,7 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// Asks a judge for one of `classes`.
-    pub fn judge(
+    pub(crate) fn judge(
         &self,
         context: &mut Context,
         questions: &[Option<Question>],
@@ -421,13 +425,13 @@ fn to_read(asked: &[TokenizedPrompt]) -> Vec<Vec<u32>> {
 
 /// The numbers of empty and skipped replies, for the stage's last note.
 #[derive(Default)]
-pub struct SkippedCounts {
+pub(crate) struct SkippedCounts {
     empty: usize,
     too_long: usize,
 }
 
 impl SkippedCounts {
-    pub fn count<'a>(&mut self, replies: impl IntoIterator<Item = &'a Reply>) {
+    pub(crate) fn count<'a>(&mut self, replies: impl IntoIterator<Item = &'a Reply>) {
         for reply in replies {
             match reply.too_long {
                 true => self.too_long += 1,
@@ -436,7 +440,7 @@ impl SkippedCounts {
         }
     }
 
-    pub fn of<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> SkippedCounts {
+    pub(crate) fn of<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> SkippedCounts {
         let mut missing = SkippedCounts::default();
         missing.count(replies);
         missing

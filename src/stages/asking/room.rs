@@ -7,7 +7,7 @@ use engine::{CheckError, Input, Upstream};
 use model::Checkpoint;
 
 /// The maximum length, in tokens, of a text in a prompt that another stage samples; and the place of the key that sets it.
-pub struct TokenLimit {
+pub(crate) struct TokenLimit {
     pub tokens: usize,
     pub place: String,
 }
@@ -29,7 +29,7 @@ fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
 
 impl ModelQuery<'_> {
     /// Compares the longest completion, and the longest texts in the prompt, with the model's context.
-    pub fn check_context(
+    pub(crate) fn check_context(
         &self,
         upstream: Upstream,
         completion: usize,

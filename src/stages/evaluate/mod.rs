@@ -22,7 +22,7 @@ use rollout::Sampling;
 /// Measures all three roles on held-out data by the sandbox's oracle. The models are asked with the sandbox's prompts.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Evaluate {
+pub(crate) struct Evaluate {
     /// The name of this evaluation in tables, such as the phase that it follows.
     phase: String,
     /// The attacker, which wraps the held-out hazards.

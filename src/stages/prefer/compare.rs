@@ -24,7 +24,7 @@ use store::Seed;
 /// is a tie: it is in `comparisons`, and nothing is learnt from it.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ByJudge {
+pub(crate) struct ByJudge {
     /// What to compare: attacks or responses, with `group` completions of each prompt. Completions that no model was asked
     /// for are in no pair.
     data: Input<Comparable>,
@@ -88,7 +88,7 @@ fn letters() -> Labels {
 }
 
 impl ByJudge {
-    pub fn check(&self) -> Result<(), CheckError> {
+    pub(crate) fn check(&self) -> Result<(), CheckError> {
         if self.pairs == Some(0) {
             return Err(CheckError::at("pairs", "`pairs` must be at least 1, found 0"));
         }
@@ -113,7 +113,7 @@ impl ByJudge {
         }
     }
 
-    pub fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+    pub(crate) fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         if let Some(input) = &self.responses
             && let Some(respond) = upstream.stage::<Respond, _>(input)
             && let Some(attacks) = respond.stage.attacks_input()
@@ -147,13 +147,13 @@ impl ByJudge {
         longest
     }
 
-    pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+    pub(crate) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         let attacks = upstream.stage::<Generate, _>(&self.data).map(Rollouts::of);
         attacks.or_else(|| upstream.stage::<Respond, _>(&self.data).map(Rollouts::of))
     }
 
     /// Asks the judge about the pairs of all groups.
-    pub fn compare(&self, context: &mut Context) -> anyhow::Result<Compared> {
+    pub(crate) fn compare(&self, context: &mut Context) -> anyhow::Result<Compared> {
         let given = self.given(context)?;
         let completions = given.completions(self)?;
         let pairs = self.pairs(&completions, context.seed())?;
@@ -247,7 +247,7 @@ fn of_ring(ring: &[usize], count: Option<usize>) -> Vec<[usize; 2]> {
 }
 
 /// The result of comparing.
-pub struct Compared {
+pub(crate) struct Compared {
     /// The pairs with a better completion.
     pub preferences: Vec<PreferenceRow>,
     /// The judge's answers on all pairs.

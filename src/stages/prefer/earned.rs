@@ -14,7 +14,7 @@ use engine::{CheckError, Context, Input, Upstream};
 /// Pairs the best completion of each group with the worst, by their rewards.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ByRewards {
+pub(crate) struct ByRewards {
     /// The rewards. Completions without a known reward, or that no model was asked for, are in no pair.
     data: Input<Rewards>,
     /// The smallest difference between the rewards of the best and the worst. A group whose rewards are all equal makes no pair.
@@ -23,20 +23,20 @@ pub struct ByRewards {
 }
 
 impl ByRewards {
-    pub fn check(&self) -> Result<(), CheckError> {
+    pub(crate) fn check(&self) -> Result<(), CheckError> {
         if (0.0..f64::INFINITY).contains(&self.margin) {
             return Ok(());
         }
         Err(CheckError::at("margin", format!("`margin` must be at least 0, found {}", self.margin)))
     }
 
-    pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+    pub(crate) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         let rewards = upstream.stage::<Reward, _>(&self.data)?;
         rewards.stage.rollouts(rewards.upstream())
     }
 
     /// A row for each group that makes a pair, and the stage's note.
-    pub fn rows(&self, context: &Context) -> anyhow::Result<(Vec<PreferenceRow>, String)> {
+    pub(crate) fn rows(&self, context: &Context) -> anyhow::Result<(Vec<PreferenceRow>, String)> {
         let rewards = artifact::rows::<RewardRow, _>(context, &self.data)?;
         if let Some(row) = rewards.iter().find(|row| row.note(TURN).is_some()) {
             anyhow::bail!(

@@ -16,7 +16,7 @@ use engine::{CheckError, Context, Kind, Output, Purpose, Stage, Upstream};
 /// learn from these preferences.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Prefer {
+pub(crate) struct Prefer {
     /// What decides which completion is better.
     by: By,
 }

@@ -9,7 +9,7 @@ use grpo::{self, ScaleRewards};
 /// How rewards become advantages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Advantage {
+pub(crate) struct Advantage {
     /// How advantages are normalized.
     normalize: Normalize,
 }
@@ -33,7 +33,7 @@ enum Normalize {
 impl Advantage {
     /// The advantage of each row whose reward is known, relative to the other such rows of its group. `weights` are those of the
     /// terms.
-    pub fn of(self, rows: &[RewardRow], weights: &[f64]) -> Vec<Option<f64>> {
+    pub(crate) fn of(self, rows: &[RewardRow], weights: &[f64]) -> Vec<Option<f64>> {
         let known: Vec<&RewardRow> = rows.iter().filter(|row| row.reward.is_some()).collect();
         let groups: Vec<u32> = known.iter().map(|row| row.group).collect();
         let scaled = |scale| {

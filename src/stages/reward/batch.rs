@@ -13,40 +13,40 @@ use store::Digest;
 
 /// The kind of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CompletionKind {
+pub(crate) enum CompletionKind {
     Attack,
     Response,
     Verdict,
 }
 
 impl CompletionKind {
-    pub const ALL: [CompletionKind; 3] =
+    pub(crate) const ALL: [CompletionKind; 3] =
         [CompletionKind::Attack, CompletionKind::Response, CompletionKind::Verdict];
 
-    pub fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         ["attacks", "responses", "verdicts"][self as usize]
     }
 
     /// Whether a player in a conversation writes them.
-    pub fn has_turns(self) -> bool {
+    pub(crate) fn has_turns(self) -> bool {
         matches!(self, CompletionKind::Attack | CompletionKind::Response)
     }
 
     /// Several kinds, for a message.
-    pub fn list(all: &[CompletionKind]) -> String {
+    pub(crate) fn list(all: &[CompletionKind]) -> String {
         all.iter().map(|what| what.plural()).collect::<Vec<_>>().join(" or ")
     }
 }
 
 /// The rows to reward.
-pub enum RewardedRows {
+pub(crate) enum RewardedRows {
     Attacks(Arc<Vec<AttackRow>>),
     Responses(Arc<Vec<ResponseRow>>),
     Verdicts(Arc<Vec<VerdictRow>>),
 }
 
 /// A completion of any role.
-pub struct Completion<'a> {
+pub(crate) struct Completion<'a> {
     /// Its id in its dataset.
     pub id: u32,
     /// Completions of one group share their prompt.
@@ -67,7 +67,7 @@ pub struct Completion<'a> {
 
 impl RewardedRows {
     /// Reads a dataset, whose columns tell what it holds.
-    pub fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<RewardedRows> {
+    pub(crate) fn read(context: &Context, input: &Input<Completions>) -> anyhow::Result<RewardedRows> {
         let columns = data::head(&context.input(input)?.path)?.columns;
         let has = |name: &str| columns.iter().any(|column| column == name);
         Ok(match (has("verdict_id"), has("response_id")) {
@@ -77,7 +77,7 @@ impl RewardedRows {
         })
     }
 
-    pub fn what(&self) -> CompletionKind {
+    pub(crate) fn what(&self) -> CompletionKind {
         match self {
             RewardedRows::Attacks(_) => CompletionKind::Attack,
             RewardedRows::Responses(_) => CompletionKind::Response,
@@ -85,7 +85,7 @@ impl RewardedRows {
         }
     }
 
-    pub fn completions(&self) -> Vec<Completion<'_>> {
+    pub(crate) fn completions(&self) -> Vec<Completion<'_>> {
         match self {
             RewardedRows::Attacks(rows) => rows.iter().map(Completion::of_attack).collect(),
             RewardedRows::Responses(rows) => rows.iter().map(Completion::of_response).collect(),
@@ -141,7 +141,7 @@ impl<'a> Completion<'a> {
     }
 
     /// The same role's completions in the earlier turns: the id and text of each.
-    pub fn before(&self) -> Vec<(u32, &'a str)> {
+    pub(crate) fn before(&self) -> Vec<(u32, &'a str)> {
         let own = |turn: &'a TurnRow| match self.what {
             CompletionKind::Attack => (turn.attack_id, turn.attack.as_str()),
             CompletionKind::Response | CompletionKind::Verdict => (turn.response_id, turn.response.as_str()),
@@ -150,7 +150,7 @@ impl<'a> Completion<'a> {
     }
 
     /// A row without its reward.
-    pub fn row(&self, context: &Context) -> RewardRow {
+    pub(crate) fn row(&self, context: &Context) -> RewardRow {
         RewardRow {
             sample_id: self.id,
             group: self.group,
@@ -168,7 +168,7 @@ impl<'a> Completion<'a> {
 }
 
 /// The completions of a dataset, and what terms ask about them.
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     pub context: &'a Context<'a>,
     pub completions: Vec<Completion<'a>>,
     pub undetermined: Undetermined,
@@ -185,7 +185,7 @@ pub struct Batch<'a> {
 type Embeddings = Arc<Vec<Vec<f32>>>;
 
 impl<'a> Batch<'a> {
-    pub fn new(
+    pub(crate) fn new(
         context: &'a Context<'a>,
         data: &Input<Completions>,
         rewarded: &'a RewardedRows,
@@ -203,27 +203,27 @@ impl<'a> Batch<'a> {
     }
 
     /// The kind of the completions.
-    pub fn what(&self) -> CompletionKind {
+    pub(crate) fn what(&self) -> CompletionKind {
         self.what
     }
 
     /// The kind of one of them, for a message.
-    pub fn one(&self) -> &'static str {
+    pub(crate) fn one(&self) -> &'static str {
         self.what.plural().trim_end_matches('s')
     }
 
     /// The name of the dataset in the pipeline.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Keeps the scores of a term for those below it.
-    pub fn add(&mut self, name: &str, scores: Vec<Option<f64>>) {
+    pub(crate) fn add(&mut self, name: &str, scores: Vec<Option<f64>>) {
         self.above.push((name.to_owned(), scores));
     }
 
-    /// The scores of a term above; [`super::Reward::check`] has checked that it is there.
-    pub fn above(&self, name: &str) -> anyhow::Result<&[Option<f64>]> {
+    /// The scores of a term above; `super::Reward::check` has checked that it is there.
+    pub(crate) fn above(&self, name: &str) -> anyhow::Result<&[Option<f64>]> {
         let found = self.above.iter().find(|(known, _)| known == name);
         found.map(|(_, scores)| &scores[..]).ok_or_else(|| {
             anyhow::anyhow!("there is no term `{name}` above the one that reads it: a defect of triplay")
@@ -231,7 +231,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Checks that a kind of term can score these completions.
-    pub fn of(&self, scored: &[CompletionKind], kind: &str) -> anyhow::Result<()> {
+    pub(crate) fn of(&self, scored: &[CompletionKind], kind: &str) -> anyhow::Result<()> {
         anyhow::ensure!(
             scored.contains(&self.what),
             "`data` must hold {} for `{kind}`, found {} in `{}`",
@@ -243,7 +243,12 @@ impl<'a> Batch<'a> {
     }
 
     /// The error for a completion without a row in another dataset.
-    pub fn missing_row_error(&self, completion: &Completion, what: &str, dataset: &str) -> anyhow::Error {
+    pub(crate) fn missing_row_error(
+        &self,
+        completion: &Completion,
+        what: &str,
+        dataset: &str,
+    ) -> anyhow::Error {
         let one = self.one();
         anyhow::anyhow!(
             "{one} {} of `{}` must have a {what} in `{dataset}`, found none: both must be of the same step",
@@ -253,22 +258,22 @@ impl<'a> Batch<'a> {
     }
 
     /// The texts of all completions.
-    pub fn texts(&self) -> Vec<&'a str> {
+    pub(crate) fn texts(&self) -> Vec<&'a str> {
         self.completions.iter().map(|completion| completion.text).collect()
     }
 
     /// Scores of which all are known.
-    pub fn known(&self, scores: impl Iterator<Item = f64>) -> Vec<Option<f64>> {
+    pub(crate) fn known(&self, scores: impl Iterator<Item = f64>) -> Vec<Option<f64>> {
         scores.map(Some).collect()
     }
 
     /// The pool of successful attacks, ready for comparisons.
-    pub fn pool(&self, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
+    pub(crate) fn pool(&self, input: &Input<SuccessPool>) -> anyhow::Result<Arc<PoolSimilarity>> {
         artifact::pool(self.context, input)
     }
 
     /// A unit vector for each completion.
-    pub fn embeddings(&self, embedder: &Input<Model>) -> anyhow::Result<Embeddings> {
+    pub(crate) fn embeddings(&self, embedder: &Input<Model>) -> anyhow::Result<Embeddings> {
         let digest = self.context.input(embedder)?.digest;
         if let Some(known) = self.embedded.borrow().get(&digest) {
             return Ok(known.clone());
@@ -279,12 +284,12 @@ impl<'a> Batch<'a> {
     }
 
     /// A unit vector for each text.
-    pub fn embed(&self, embedder: &Input<Model>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+    pub(crate) fn embed(&self, embedder: &Input<Model>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
         artifact::embed(self.context, Some(embedder), texts)
     }
 
     /// Whether each attack keeps the meaning of its seed prompt: by the judge, otherwise by the words of the seed prompt.
-    pub fn meanings(&self, judged: Option<&Input<Meanings>>) -> anyhow::Result<Vec<Option<Meaning>>> {
+    pub(crate) fn meanings(&self, judged: Option<&Input<Meanings>>) -> anyhow::Result<Vec<Option<Meaning>>> {
         let Some(input) = judged else {
             let by_words = |of: &Completion| match meaning_of_empty(of) {
                 Some(known) => known,

@@ -15,7 +15,7 @@ use engine::{CheckError, Input};
 /// Penalizes the similarity of an attack's embedding to its nearest neighbours in the pool.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Cosine {
+pub(crate) struct Cosine {
     /// The successful attacks to compare with.
     pool: Input<SuccessPool>,
     /// The model that embeds attacks; it must be the `embedder` of the pool.

@@ -14,7 +14,7 @@ use game::Frames;
 /// Rewards successes in cells of category and technique in which the pool has few.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Coverage {
+pub(crate) struct Coverage {
     /// The pool whose successes are counted by cell.
     pool: Input<SuccessPool>,
     /// Attacks whose technique is known. An attack has the technique of the example with the most similar wrapping.

@@ -17,7 +17,7 @@ use engine::{CheckError, Input};
 /// Rewards the distance of an attack from the pool as a whole, times another score.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Density {
+pub(crate) struct Density {
     /// The successful attacks to compare with. With a larger `capacity` and `eviction: random`, the pool remembers more than the
     /// last steps.
     pool: Input<SuccessPool>,

@@ -8,11 +8,11 @@ use data::{Note, RewardRow, Sparse};
 use engine::Context;
 
 /// The names of two notes: the turn of a completion, and the input of the stage that has the completion of an earlier turn.
-pub const TURN: &str = "turn";
-pub const INPUT: &str = "input";
+pub(crate) const TURN: &str = "turn";
+pub(crate) const INPUT: &str = "input";
 
 /// The earlier turns of the completions to reward.
-pub struct Episodes<'a> {
+pub(crate) struct Episodes<'a> {
     /// The completions of each turn, first turn first.
     turns: Vec<Vec<Completion<'a>>>,
     /// For each completion to reward, the indices of its earlier turns in `turns`.
@@ -21,7 +21,7 @@ pub struct Episodes<'a> {
 
 impl<'a> Episodes<'a> {
     /// Finds the earlier turns of a batch in datasets, each with its name.
-    pub fn new(batch: &Batch, earlier: &'a [(String, RewardedRows)]) -> anyhow::Result<Episodes<'a>> {
+    pub(crate) fn new(batch: &Batch, earlier: &'a [(String, RewardedRows)]) -> anyhow::Result<Episodes<'a>> {
         let what = batch.what();
         anyhow::ensure!(
             what.has_turns(),
@@ -84,7 +84,7 @@ impl<'a> Episodes<'a> {
     }
 
     /// Gives each episode the group of its first turn. Episodes of one turn have groups of their own after these.
-    pub fn group(&self, rows: &mut [RewardRow]) {
+    pub(crate) fn group(&self, rows: &mut [RewardRow]) {
         let groups = self.turns.first().into_iter().flatten().map(|completion| completion.group);
         let after = groups.max().map_or(0, |group| group.saturating_add(1));
         for (row, own) in rows.iter_mut().zip(&self.own) {
@@ -96,7 +96,7 @@ impl<'a> Episodes<'a> {
     }
 
     /// A row for each turn of each episode: first turn first, in the order of the episodes.
-    pub fn rows(&self, context: &Context, episodes: Vec<RewardRow>) -> Vec<RewardRow> {
+    pub(crate) fn rows(&self, context: &Context, episodes: Vec<RewardRow>) -> Vec<RewardRow> {
         let note = |turn: usize| Note { name: TURN.into(), value: (turn + 1).to_string() };
         let input = |turn: usize| Note { name: INPUT.into(), value: format!("earlier.{turn}") };
         let mut rows = Vec::new();

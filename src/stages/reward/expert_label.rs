@@ -16,7 +16,7 @@ use game::Class;
 /// 1 for the label of the experts, otherwise 0.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ExpertLabel {
+pub(crate) struct ExpertLabel {
     /// The experts' labels of the pairs that were judged.
     labels: Input<Labels>,
     /// Which classes count as different.
@@ -27,7 +27,7 @@ pub struct ExpertLabel {
 /// The classes that an evaluator learns to distinguish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Classes {
+pub(crate) enum Classes {
     /// Negative, rejective, positive.
     #[default]
     Three,

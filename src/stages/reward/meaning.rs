@@ -14,7 +14,7 @@ use game::Meaning;
 /// 1 if an attack keeps the meaning of its seed prompt, otherwise 0.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MeaningKept {
+pub(crate) struct MeaningKept {
     /// A judge's verdicts on whether these attacks keep the meaning of their seed prompts. By default an attack keeps it if it
     /// has every word of its seed prompt.
     #[serde(default)]
@@ -43,7 +43,7 @@ impl Term for MeaningKept {
 }
 
 /// A meaning that is not known stays so, or counts as lost with `worst`.
-pub fn resolved(meaning: Option<Meaning>, undetermined: Undetermined) -> Option<Meaning> {
+pub(crate) fn resolved(meaning: Option<Meaning>, undetermined: Undetermined) -> Option<Meaning> {
     match undetermined {
         Undetermined::Skip => meaning,
         Undetermined::Worst => meaning.or(Some(Meaning::Lost)),

@@ -26,18 +26,18 @@ use serde::{Deserialize, Serialize};
 use self::advantage::Advantage;
 use self::batch::{Batch, RewardedRows};
 use self::episodes::Episodes;
-pub use self::episodes::TURN;
+pub(crate) use self::episodes::TURN;
 use self::term::{Undetermined, Weighted};
 use super::artifact::Completions;
 use data::{Component, Note, RewardRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
 
-pub use self::term::Term;
+pub(crate) use self::term::Term;
 
 /// Computes the reward of each completion, term by term, and its advantage.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Reward {
+pub(crate) struct Reward {
     /// The completions to reward: attacks, responses or verdicts.
     data: Input<Completions>,
     /// For episodes of several turns, whose last turn is `data`: the same role's completions in the earlier turns, first turn

@@ -11,7 +11,7 @@ use engine::CheckError;
 /// Penalizes long completions, from 0 to −1.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Overlong {
+pub(crate) struct Overlong {
     /// The number of tokens without a penalty.
     free: usize,
     /// The number of tokens from which the score is −1.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use engine::CheckError;
 
 /// The error for a stage with these keys, which shows how to write it now.
-pub fn translation(params: &Value) -> Option<CheckError> {
+pub(crate) fn translation(params: &Value) -> Option<CheckError> {
     const RETIRED: [&str; 4] = ["rule", "scale_rewards", "combine", "component_weights"];
     let key = RETIRED.into_iter().find(|key| params.get(key).is_some())?;
     let message = match rule(params) {

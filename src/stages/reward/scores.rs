@@ -15,7 +15,7 @@ use engine::Input;
 /// The score that another program gave each completion.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct OfFile {
+pub(crate) struct OfFile {
     /// A file with the columns `sample`, the completion's id in `data` (`attack_id`, `response_id` or `verdict_id`), and `value`:
     /// an output of type `scores` of an `exec` stage, or a path. Parquet, JSON Lines or CSV.
     file: Input<ScoreFile>,

@@ -14,7 +14,7 @@ use engine::{CheckError, Input};
 /// Penalizes the similarity of an attack's n-grams to those of the pool.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SelfBleu {
+pub(crate) struct SelfBleu {
     /// The successful attacks to compare with.
     pool: Input<SuccessPool>,
     /// k of y(s) = exp(k·s) − 1.
@@ -22,7 +22,7 @@ pub struct SelfBleu {
     sharpness: f64,
 }
 
-pub fn default_sharpness() -> f64 {
+pub(crate) fn default_sharpness() -> f64 {
     1.0
 }
 
@@ -46,11 +46,11 @@ impl Term for SelfBleu {
 }
 
 /// −y(s) = 1 − exp(k·s): 0 for a similarity of 0, and falling faster the higher the similarity.
-pub fn penalty(sharpness: f64, likeness: f64) -> f64 {
+pub(crate) fn penalty(sharpness: f64, likeness: f64) -> f64 {
     1.0 - (sharpness * likeness).exp()
 }
 
-pub fn check_sharpness(sharpness: f64) -> Result<(), CheckError> {
+pub(crate) fn check_sharpness(sharpness: f64) -> Result<(), CheckError> {
     match (0.0..=100.0).contains(&sharpness) {
         true => Ok(()),
         false => Err(CheckError::at(

@@ -19,7 +19,7 @@ use game::{Class, Meaning};
 /// The value of the responses to an attack for the attacker.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Success {
+pub(crate) struct Success {
     /// The verdicts on the responses of all defenders to these attacks.
     verdicts: Input<Verdicts>,
     /// A judge's verdicts on whether these attacks keep the meaning of their seed prompts. By default an attack keeps it if it

@@ -11,7 +11,7 @@ use crate::artifact::{Completions, Model};
 use engine::{CheckError, Input, Upstream};
 
 /// A term of the reward. Its fields are what it reads; it gives each completion a score.
-pub trait Term {
+pub(crate) trait Term {
     /// The signed score of each completion, in their order, before the weight.
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores>;
 
@@ -53,7 +53,7 @@ pub trait Term {
 
 /// The results of a term on a batch. Each list has a value for each completion, in their order.
 #[derive(Debug, Default)]
-pub struct Scores {
+pub(crate) struct Scores {
     /// `None` if the score is not known.
     pub scores: Vec<Option<f64>>,
     /// Further results, for the readers of the rewards and for the pool.
@@ -71,7 +71,7 @@ impl From<Vec<Option<f64>>> for Scores {
 /// How to score with an undetermined verdict or meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Undetermined {
+pub(crate) enum Undetermined {
     /// As unknown: such a score is unknown too; nothing is learnt from it, and it counts in no mean.
     #[default]
     Skip,
@@ -85,7 +85,7 @@ macro_rules! terms {
         /// A term of the reward: its kind with its inputs, its weight, and a name.
         #[derive(Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
-        pub struct Weighted {
+        pub(crate) struct Weighted {
             /// The factor of the score; with `normalize: gdpo`, of the normalized score. A term of weight 0 is computed and
             /// reported, and does not count.
             #[serde(default = "one")]
@@ -148,27 +148,27 @@ impl Weighted {
     }
 
     /// The term.
-    pub fn term(&self) -> Option<&dyn Term> {
+    pub(crate) fn term(&self) -> Option<&dyn Term> {
         self.kind().map(|(_, term)| term)
     }
 
     /// The key of its kind.
-    pub fn key(&self) -> &'static str {
+    pub(crate) fn key(&self) -> &'static str {
         self.kind().map_or("", |(key, _)| key)
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.key())
     }
 
     /// Whether it can teach anything.
-    pub fn has_signal(&self) -> bool {
+    pub(crate) fn has_signal(&self) -> bool {
         self.weight != 0.0 && self.term().is_some_and(|term| !term.is_constant())
     }
 
     /// Its scores of a batch.
-    pub fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
+    pub(crate) fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
         match self.term() {
             Some(term) => batch.of(term.scored(), self.key()).and_then(|()| term.scores(batch)),
             None => anyhow::bail!("a term must have a kind, found none: a defect of triplay"),
@@ -176,7 +176,7 @@ impl Weighted {
     }
 
     /// Checks beyond types. Paths are relative to the entry.
-    pub fn check(&self) -> Result<(), CheckError> {
+    pub(crate) fn check(&self) -> Result<(), CheckError> {
         let kinds: Vec<&str> = self.given().into_iter().map(|(kind, _)| kind).collect();
         if kinds.len() != 1 {
             let found = if kinds.is_empty() { "none".into() } else { kinds.join(" and ") };
@@ -210,7 +210,7 @@ impl Weighted {
 }
 
 /// The error of a term's parameters, as one of its entry.
-pub fn within_term(key: &str, error: CheckError) -> CheckError {
+pub(crate) fn within_term(key: &str, error: CheckError) -> CheckError {
     let dot = if error.path.is_empty() { "" } else { "." };
     CheckError { path: format!("{key}{dot}{}", error.path), ..error }
 }

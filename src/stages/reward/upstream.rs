@@ -14,23 +14,23 @@ use engine::{CheckError, Feeder, Input, Upstream};
 
 impl Reward {
     /// The completions to reward, if a stage samples them.
-    pub fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+    pub(crate) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         // All turns of an episode are sampled alike, and its group is that of its first turn.
         sampled(upstream, self.earlier.first().unwrap_or(&self.data))
     }
 
     /// Whether it rewards episodes of several turns.
-    pub fn has_episodes(&self) -> bool {
+    pub(crate) fn has_episodes(&self) -> bool {
         !self.earlier.is_empty()
     }
 
     /// The judge whose verdicts are rewarded.
-    pub fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Judge>> {
+    pub(crate) fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Judge>> {
         upstream.stage(&self.data)
     }
 
     /// The place, name and struct of each term.
-    pub fn terms(&self) -> impl Iterator<Item = (String, &str, &dyn Term)> {
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (String, &str, &dyn Term)> {
         let place = |(index, term): (usize, &Weighted)| format!("terms.{index}.{}", term.key());
         self.terms
             .iter()
@@ -121,20 +121,23 @@ fn sampled<'a>(upstream: Upstream<'a>, input: &Input<Completions>) -> Option<Rol
 }
 
 /// The input of a judge: the upstream of that stage, the input, and its place.
-pub type JudgeInput<'a, T> = (Upstream<'a>, &'a Input<T>, String);
+pub(crate) type JudgeInput<'a, T> = (Upstream<'a>, &'a Input<T>, String);
 
 /// Finds the inputs of judges.
-pub struct Judged;
+pub(crate) struct Judged;
 
 impl Judged {
     /// The pairs that the verdicts are on.
-    pub fn by<'a>(upstream: Upstream<'a>, verdicts: &Input<Verdicts>) -> Option<JudgeInput<'a, Judgeable>> {
+    pub(crate) fn by<'a>(
+        upstream: Upstream<'a>,
+        verdicts: &Input<Verdicts>,
+    ) -> Option<JudgeInput<'a, Judgeable>> {
         let judge = upstream.stage::<Judge, _>(verdicts)?;
         Some((judge.upstream(), &judge.stage.data, judge.place("data")))
     }
 
     /// The attacks whose responses the verdicts are on.
-    pub fn answers<'a>(
+    pub(crate) fn answers<'a>(
         upstream: Upstream<'a>,
         verdicts: &Input<Verdicts>,
     ) -> Option<JudgeInput<'a, Attacks>> {
@@ -144,7 +147,7 @@ impl Judged {
     }
 
     /// The attacks whose meaning was judged.
-    pub fn meaning<'a>(
+    pub(crate) fn meaning<'a>(
         upstream: Upstream<'a>,
         meanings: &Input<Meanings>,
     ) -> Option<JudgeInput<'a, Attacks>> {
@@ -154,7 +157,7 @@ impl Judged {
 }
 
 /// Checks that the input `key`, which is about `judged`, is about the rewarded completions.
-pub fn on_the_same<T, U>(
+pub(crate) fn on_the_same<T, U>(
     upstream: Upstream,
     rewarded: &Input<T>,
     key: &str,

@@ -9,7 +9,7 @@ use grpo::{GrpoConfig, PairLoss, PreferenceConfig};
 /// How a model learns: from rewards, or from preferences between two completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     /// Group-relative policy optimization (GRPO), from rewards.
     Grpo(GrpoConfig),
     /// Direct preference optimization (DPO, Rafailov et al. 2023), from preferences.
@@ -19,7 +19,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Algorithm::Grpo(_) => "grpo",
             Algorithm::Dpo(_) => "dpo",
@@ -28,12 +28,12 @@ impl Algorithm {
     }
 
     /// Whether it learns from preferences.
-    pub fn is_on_pairs(&self) -> bool {
+    pub(crate) fn is_on_pairs(&self) -> bool {
         !matches!(self, Algorithm::Grpo(_))
     }
 
     /// Checks that a reference is given if one is needed.
-    pub fn check_reference(&self, has_reference: bool) -> Result<(), CheckError> {
+    pub(crate) fn check_reference(&self, has_reference: bool) -> Result<(), CheckError> {
         match self {
             _ if has_reference => Ok(()),
             Algorithm::Grpo(config) if config.kl > 0.0 => {
@@ -48,7 +48,7 @@ impl Algorithm {
         }
     }
 
-    pub fn check(&self) -> Result<(), CheckError> {
+    pub(crate) fn check(&self) -> Result<(), CheckError> {
         let checked = match self {
             Algorithm::Grpo(config) => config.check(),
             Algorithm::Dpo(config) => config.check(PairLoss::Dpo),

@@ -28,7 +28,7 @@ const STREAKS: &str = "beyond_limits.json";
 /// phase halts: this step and all later steps of the phase output `previous`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Guards {
+pub(crate) struct Guards {
     /// The largest divergence from the reference, in nats per token: exact at each position, averaged over tokens.
     #[serde(default)]
     kl: Option<f64>,
@@ -64,7 +64,7 @@ fn once() -> u32 {
 
 /// A limit that was passed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tripped {
+pub(crate) struct Tripped {
     /// The key of the limit; `finite` for loss and gradient, which need none.
     pub guard: &'static str,
     pub value: f64,
@@ -79,16 +79,16 @@ impl fmt::Display for Tripped {
 
 impl Guards {
     /// For how many batches in a row a phase halts. A loss or gradient that is not finite concerns this batch alone.
-    pub fn batches(&self, tripped: &[Tripped]) -> usize {
+    pub(crate) fn batches(&self, tripped: &[Tripped]) -> usize {
         if tripped.iter().all(|tripped| tripped.guard == FINITE) { 1 } else { self.in_a_row }
     }
 
     /// The model to which a halted phase returns: the one before the first of those batches.
-    pub fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
+    pub(crate) fn back_to(&self, tripped: &[Tripped]) -> Option<&Input<Model>> {
         self.previous.iter().take(self.batches(tripped)).next_back()
     }
 
-    pub fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
+    pub(crate) fn check(&self, model: &Input<Model>) -> Result<(), CheckError> {
         let previous = self.previous.iter().count();
         if self.in_a_row == 0 {
             return Err(CheckError::at("guards.in_a_row", "`in_a_row` must be at least 1, found 0"));
@@ -127,12 +127,12 @@ impl Guards {
     }
 
     /// Whether the divergence must be computed.
-    pub fn needs_reference(&self) -> bool {
+    pub(crate) fn needs_reference(&self) -> bool {
         self.kl.is_some()
     }
 
     /// The limits that a batch has passed. NaN passes any limit.
-    pub fn tripped(&self, completions: &[&[u32]], report: &StepReport) -> Vec<Tripped> {
+    pub(crate) fn tripped(&self, completions: &[&[u32]], report: &StepReport) -> Vec<Tripped> {
         let tokens: usize = completions.iter().map(|completion| completion.len()).sum();
         let length = tokens as f64 / completions.len().max(1) as f64;
         let repetition = grpo::repetition(completions.iter().copied());
@@ -168,7 +168,7 @@ impl Guards {
 /// trained all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Streaks {
+pub(crate) struct Streaks {
     /// The rounds of the outer loops, and the round of the last of these batches.
     phase: Vec<u32>,
     round: u32,
@@ -177,7 +177,7 @@ pub struct Streaks {
 
 impl Streaks {
     /// The streaks up to the batch before this one, if the model comes from the previous round of the same phase.
-    pub fn before(context: &Context, model: &Path) -> anyhow::Result<Streaks> {
+    pub(crate) fn before(context: &Context, model: &Path) -> anyhow::Result<Streaks> {
         let (phase, round) = phase(context.position());
         let known = left::<Streaks>(model, STREAKS)?;
         let follows = |streaks: &Streaks| streaks.phase == phase && streaks.round + 1 == round;
@@ -185,7 +185,7 @@ impl Streaks {
     }
 
     /// Adds the limits that this batch has passed; the streaks of all others end.
-    pub fn and(&self, position: &[u32], tripped: &[Tripped]) -> Streaks {
+    pub(crate) fn and(&self, position: &[u32], tripped: &[Tripped]) -> Streaks {
         let longer = |tripped: &Tripped| {
             let before = self.batches.get(tripped.guard).copied().unwrap_or(0);
             (tripped.guard.to_owned(), before + 1)
@@ -195,13 +195,13 @@ impl Streaks {
     }
 
     /// The same streaks after a batch without anything to learn from.
-    pub fn at(&self, position: &[u32]) -> Streaks {
+    pub(crate) fn at(&self, position: &[u32]) -> Streaks {
         let (phase, round) = phase(position);
         Streaks { phase: phase.to_vec(), round, batches: self.batches.clone() }
     }
 
     /// The limits that halt the phase.
-    pub fn halting(&self, tripped: Vec<Tripped>, guards: &Guards) -> Vec<Tripped> {
+    pub(crate) fn halting(&self, tripped: Vec<Tripped>, guards: &Guards) -> Vec<Tripped> {
         let is_long = |tripped: &Tripped| {
             tripped.guard == FINITE || self.batches.get(tripped.guard) >= Some(&guards.in_a_row)
         };
@@ -209,12 +209,12 @@ impl Streaks {
     }
 
     /// How many limits were passed.
-    pub fn passed(&self) -> usize {
+    pub(crate) fn passed(&self) -> usize {
         self.batches.len()
     }
 
     /// Writes them beside the model that was trained.
-    pub fn leave(&self, context: &Context, output: &str) -> anyhow::Result<()> {
+    pub(crate) fn leave(&self, context: &Context, output: &str) -> anyhow::Result<()> {
         if self.batches.is_empty() { Ok(()) } else { leave(&context.output(output), STREAKS, self) }
     }
 }
@@ -223,7 +223,7 @@ impl Streaks {
 const FINITE: &str = "finite";
 
 /// Checks that loss and gradient are finite.
-pub fn finite(report: &StepReport) -> Result<(), Tripped> {
+pub(crate) fn finite(report: &StepReport) -> Result<(), Tripped> {
     match [report.loss, report.grad_norm].into_iter().find(|value| !value.is_finite()) {
         Some(value) => Err(Tripped { guard: FINITE, value, limit: f64::MAX }),
         None => Ok(()),
@@ -233,7 +233,7 @@ pub fn finite(report: &StepReport) -> Result<(), Tripped> {
 /// Where and why a phase halted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Halted {
+pub(crate) struct Halted {
     /// The rounds of the loops around the phase, outermost first.
     phase: Vec<u32>,
     /// The round of the phase.
@@ -247,21 +247,26 @@ pub struct Halted {
 
 impl Halted {
     /// Halts at the position of this node.
-    pub fn here(context: &Context, tripped: &[Tripped], batches: u32) -> Halted {
+    pub(crate) fn here(context: &Context, tripped: &[Tripped], batches: u32) -> Halted {
         let why: Vec<String> = tripped.iter().map(Tripped::to_string).collect();
         let (phase, round) = phase(context.position());
         Halted { phase: phase.to_vec(), round, batches, why: why.join(" and ") }
     }
 
     /// The record in a model's folder, if the phase of this node halted in an earlier round.
-    pub fn before(context: &Context, model: &Path) -> anyhow::Result<Option<Halted>> {
+    pub(crate) fn before(context: &Context, model: &Path) -> anyhow::Result<Option<Halted>> {
         let (phase, round) = phase(context.position());
         let is_earlier = |halted: &Halted| halted.phase == phase && halted.round < round;
         Ok(left::<Halted>(model, HALTED)?.filter(is_earlier))
     }
 
     /// Hands a model on unchanged, with this record beside it.
-    pub fn hand_on(&self, context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
+    pub(crate) fn hand_on(
+        &self,
+        context: &Context,
+        output: &str,
+        model: &Input<Model>,
+    ) -> anyhow::Result<()> {
         publish_unchanged(context, output, model)?;
         leave(&context.output(output), HALTED, self)
     }
@@ -289,7 +294,7 @@ fn leave(model: &Path, name: &str, what: &impl Serialize) -> anyhow::Result<()> 
 }
 
 /// Hands a model on unchanged, without the records of an earlier phase.
-pub fn publish_unchanged(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
+pub(crate) fn publish_unchanged(context: &Context, output: &str, model: &Input<Model>) -> anyhow::Result<()> {
     artifact::publish_unchanged(context, output, model)?;
     for name in [HALTED, STREAKS] {
         let path = context.output(output).join(name);

@@ -9,7 +9,7 @@ use model::{Checkpoint, ControlTokens};
 use optim::{AdamW, AdamWConfig};
 
 /// A batch, and how a model learns from it.
-pub trait TrainingBatch {
+pub(crate) trait TrainingBatch {
     /// The role that wrote the completions.
     fn role(&self) -> &str;
     /// Rows of the dataset.
@@ -41,7 +41,7 @@ pub trait TrainingBatch {
 }
 
 /// Completions with their rewards.
-pub struct RewardBatch<'a> {
+pub(crate) struct RewardBatch<'a> {
     pub rows: Arc<Vec<RewardRow>>,
     pub config: &'a GrpoConfig,
 }

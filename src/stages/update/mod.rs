@@ -33,7 +33,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// Takes one training step of a role: with GRPO on its rewards, or with DPO or IPO on preferences between its completions.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Update {
+pub(crate) struct Update {
     /// The model to train. If its folder has the optimizer's state, training continues from that state.
     model: Input<Model>,
     /// What to learn from: for `grpo`, completions of this model with their rewards; for `dpo` and `ipo`, preferences between two

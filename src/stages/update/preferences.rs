@@ -10,7 +10,7 @@ use model::{Checkpoint, ControlTokens};
 use optim::{AdamW, AdamWConfig};
 
 /// Pairs of a better and a worse completion.
-pub struct PreferenceBatch<'a> {
+pub(crate) struct PreferenceBatch<'a> {
     pub rows: Arc<Vec<PreferenceRow>>,
     pub loss: PairLoss,
     pub config: &'a PreferenceConfig,

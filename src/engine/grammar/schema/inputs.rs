@@ -14,7 +14,7 @@ pub const ACCEPTS: &str = "x-accepts";
 pub(super) const REFERENCE: &str = r"^[A-Za-z_][A-Za-z0-9_-]*(\[[^\]]*\])?(\.[A-Za-z_][A-Za-z0-9_-]*)?$|\$";
 
 /// The schema of an input of any type.
-pub struct AnyInput;
+pub(crate) struct AnyInput;
 
 impl JsonSchema for AnyInput {
     fn schema_name() -> Cow<'static, str> {

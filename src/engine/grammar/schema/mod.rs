@@ -1,5 +1,5 @@
 //! The JSON Schema (2020-12) of pipeline files, for editors and for the reference of stage kinds. The keys of a kind come from
-//! the types and doc comments of its struct, the others from [`grammar`].
+//! the types and doc comments of its struct, the others from `grammar`.
 
 mod grammar;
 mod inputs;

@@ -4,12 +4,12 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-pub fn generator() -> SchemaGenerator {
+pub(crate) fn generator() -> SchemaGenerator {
     SchemaSettings::draft2020_12().with(|settings| settings.meta_schema = None).into_generator()
 }
 
 /// Removes null from optional values, sizes from numbers, and line breaks from paragraphs.
-pub fn tidy(mut schema: Value) -> Value {
+pub(crate) fn tidy(mut schema: Value) -> Value {
     let Some(object) = schema.as_object_mut() else { return schema };
     object.remove("format");
     if let Some(Value::String(text)) = object.get_mut("description") {
@@ -55,7 +55,7 @@ fn describe_variants(object: &mut Map<String, Value>) {
 }
 
 /// Calls `change` with the schemas directly inside one: those of values, not those of alternatives' constants.
-pub fn each_inner(object: &mut Map<String, Value>, change: &mut dyn FnMut(&mut Value)) {
+pub(crate) fn each_inner(object: &mut Map<String, Value>, change: &mut dyn FnMut(&mut Value)) {
     for key in ["items", "additionalProperties"] {
         object.get_mut(key).filter(|inner| inner.is_object()).into_iter().for_each(&mut *change);
     }
