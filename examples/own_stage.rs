@@ -1,9 +1,9 @@
-//! A program of one's own with all of triplay's commands and one stage kind more. `docs/guides/add-a-stage-kind.md` has the same kind
-//! within triplay.
+//! A separate program with all of triplay's commands and an additional stage kind. `docs/guides/add-a-stage-kind.md` adds such a kind to
+//! triplay itself.
 //!
 //! ```sh
 //! cargo run --release --example own_stage -- pipeline kinds deduplicate
-//! cargo run --release --example own_stage -- pipeline run pipeline.yaml
+//! cargo run --release --example own_stage -- pipeline schema
 //! ```
 
 use std::collections::HashSet;

@@ -1,4 +1,5 @@
-//! Runs a pipeline from Rust and reads its results: the metrics of the run, and the rows of a dataset.
+//! Runs `pipelines/first.yaml`, or a pipeline with a parameter `steps` and a stage `rewards`, from Rust and reads its results: the metrics of the run,
+//! and the rows of a dataset. `PipelineRun` also has `seeds`, `ablation`, `cache` and `jobs`.
 //!
 //! ```sh
 //! cargo run --release --example read_results -- pipelines/first.yaml
@@ -28,7 +29,7 @@ fn run_and_read() -> anyhow::Result<()> {
         println!("{}: attack success {:.3} of {} attacks", row.phase, row.value, row.count);
     }
 
-    // The rewards of the last step: the newest node whose name ends so.
+    // The rewards of the last step: the last node whose name ends in `/rewards`.
     let last = run.nodes.iter().rev().find(|node| node.node.ends_with("/rewards"));
     let output =
         last.and_then(|node| node.outputs.first()).context("the pipeline must have a stage `rewards`")?;

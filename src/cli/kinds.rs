@@ -10,7 +10,7 @@ use super::registry::registry;
 use crate::engine::{Kind, Registry, nearest, schema};
 
 /// Columns to which text is wrapped.
-const WIDTH: usize = 92;
+const WIDTH: usize = 80;
 
 #[derive(Args)]
 pub(crate) struct KindsArgs {

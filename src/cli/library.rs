@@ -11,8 +11,8 @@ use super::{pipeline, prepare, registry};
 use crate::engine::Registry;
 use crate::runs::Run;
 
-/// Runs `body` as a program that can run pipelines with these stage kinds, usually `triplay::stages::registry`; returns its exit code, 2
-/// where it failed. A program's `main` is nothing but this call: `exec` stages and stages with `on: process` start the program
+/// Runs `body` as a program that can run pipelines with these stage kinds, usually `triplay::stages::registry`; returns its exit code, 1
+/// if it failed. A program's `main` is nothing but this call: `exec` stages and stages with `on: process` start the program
 /// again, and such a process does its work here instead of `body`.
 pub fn program(kinds: fn() -> Registry, body: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     let mut words = std::env::args_os();
@@ -27,7 +27,7 @@ pub fn program(kinds: fn() -> Registry, body: impl FnOnce() -> anyhow::Result<()
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(2)
+            ExitCode::FAILURE
         }
     }
 }

@@ -49,7 +49,7 @@ pub use library::{PipelineRun, program};
 
 /// Declarative, cached pipelines for tri-role self-play reinforcement learning.
 #[derive(Parser)]
-#[command(name = "triplay", version, propagate_version = true)]
+#[command(name = "triplay", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

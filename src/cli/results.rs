@@ -124,7 +124,8 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     };
     anyhow::ensure!(
         !measures.is_empty(),
-        "the runs have no evaluation; --metric shows a metric of another stage"
+        "these runs have no `evaluate` and no `measure`; --metric SUBJECT.METRIC shows a metric of another stage, \
+         `triplay data show RUN/metrics.parquet` lists them"
     );
     let summary = match args.phases {
         true => analysis::summarise_phases(&runs, measures),

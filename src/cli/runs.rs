@@ -12,10 +12,10 @@ use super::cache::renamed;
 use super::stopped::stopped;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, RunFolderState, Store};
-use output::{eprintln, one_line, println};
+use output::{eprintln, one_line, println, several};
 
-/// Most ablations and seeds of a run that are listed.
-const MOST_VARIANTS: usize = 6;
+/// Most ablations and seeds of a run that are named in the list.
+const MOST_VARIANTS: usize = 2;
 
 pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
     let mut records: Vec<RunRecord> = Vec::new();
@@ -39,9 +39,7 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
             let mut variants: Vec<String> =
                 record.params.keys().filter(|name| !name.is_empty()).map(|name| format!("@{name}")).collect();
             if variants.len() > MOST_VARIANTS {
-                let more = variants.len() - MOST_VARIANTS;
-                variants.truncate(MOST_VARIANTS);
-                variants.push(format!("and {more} more"));
+                variants = vec![several(variants.len(), "variant")];
             }
             changed.extend(variants);
             [

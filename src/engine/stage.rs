@@ -221,6 +221,7 @@ pub struct Registry {
 impl Registry {
     /// Adds a kind.
     pub fn with<S: Stage>(mut self) -> Registry {
+        self.kinds.retain(|known| known.kind.name != S::KIND.name);
         self.kinds.push(Entry::of::<S>());
         self
     }

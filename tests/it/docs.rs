@@ -60,7 +60,9 @@ fn the_guide_to_rewards_says_what_is_true_and_shows_the_term_as_it_is() {
         page.contains(&format!("```rust file=overlong.rs\n{source}```\n")),
         "the page shows another overlong.rs"
     );
-    for (file, lines) in [("mod.rs", "mod overlong;"), ("term.rs", "    overlong: overlong::Overlong,")] {
+    for (file, lines) in
+        [("mod.rs", "mod overlong;"), ("term.rs", "    overlong: super::overlong::Overlong,")]
+    {
         let source = std::fs::read_to_string(root.join("src/stages/reward").join(file)).unwrap();
         assert!(source.contains(lines) && page.contains(lines), "{file}: {lines}");
     }

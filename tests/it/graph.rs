@@ -41,10 +41,10 @@ fn drawn(space: &Space, more: &[&str]) -> String {
     seen.out
 }
 
-/// Compares with a file beside this one; with `TRIPLAY_BLESS` set, writes it.
+/// Compares with a file beside this one; with `BLESS` set, writes it.
 fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/graph").join(name);
-    if std::env::var_os("TRIPLAY_BLESS").is_some() {
+    if std::env::var_os("BLESS").is_some() {
         fs::write(&path, text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());

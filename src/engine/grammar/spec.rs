@@ -336,7 +336,13 @@ impl Reader<'_> {
         let Value::Map(entries) = &tree.value else { return };
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
             let error = self.errors.error(key.at, format!("{what} has no key `{}`", key.name));
-            self.errors.add::<()>(error.suggest(&key.name, known.iter().copied()));
+            let is_loop = key.name == "matrix" && known.contains(&"carry");
+            self.errors.add::<()>(match is_loop {
+                true => {
+                    error.help("to vary a whole loop, write `ablations`, or a `matrix` on the stages in it")
+                }
+                false => error.suggest(&key.name, known.iter().copied()),
+            });
         }
     }
 

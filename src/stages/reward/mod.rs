@@ -1,7 +1,7 @@
 //! `reward`: computes the reward of each completion, term by term, and its advantage.
 //!
 //! A term is one file here: the formula with its source, what it reads, and its tests. To add one, write a file like
-//! `self_bleu.rs` and a line in `terms!` of `term.rs`; `docs/guides/change-the-reward.md` shows both.
+//! `overlong.rs`, and name it below and in `terms!` of `term.rs`: `docs/guides/change-the-reward.md` shows how.
 
 mod advantage;
 mod batch;

@@ -4,9 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, CompletionKind};
-use super::{
-    class_value, cosine, coverage, density, expert_label, meaning, overlong, scores, self_bleu, success,
-};
 use crate::artifact::{Completions, Model};
 use engine::{CheckError, Input, Upstream};
 
@@ -116,25 +113,25 @@ macro_rules! terms {
 
 terms! {
     /// Of attacks: the weighted sum of the values of the verdicts, if the meaning is kept; otherwise 0.
-    success: success::Success,
+    success: super::success::Success,
     /// Of attacks: 1 if the meaning of the seed prompt is kept, otherwise 0.
-    meaning: meaning::MeaningKept,
+    meaning: super::meaning::MeaningKept,
     /// Of attacks: minus the similarity of their n-grams to those of the pool.
-    self_bleu: self_bleu::SelfBleu,
+    self_bleu: super::self_bleu::SelfBleu,
     /// Of attacks: minus the similarity of their embeddings to the nearest in the pool.
-    cosine: cosine::Cosine,
+    cosine: super::cosine::Cosine,
     /// Of attacks: their distance from the pool as a whole, times another score.
-    density: density::Density,
+    density: super::density::Density,
     /// Of attacks: a bonus for successes in cells of category and technique in which the pool has few.
-    coverage: coverage::Coverage,
+    coverage: super::coverage::Coverage,
     /// Of responses: the value of the class that the evaluator gave.
-    class_value: class_value::ClassValue,
+    class_value: super::class_value::ClassValue,
     /// Of verdicts: 1 for the label of the experts, otherwise 0.
-    expert_label: expert_label::ExpertLabel,
+    expert_label: super::expert_label::ExpertLabel,
     /// Of all completions: a penalty for length, from 0 to −1.
-    overlong: overlong::Overlong,
+    overlong: super::overlong::Overlong,
     /// Of all completions: the score that another program gave.
-    scores: scores::OfFile,
+    scores: super::scores::OfFile,
 }
 
 fn one() -> f64 {
