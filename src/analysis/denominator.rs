@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::headings::heading;
 use super::series::{Measure, Place, is_of, place};
-use super::table::heading;
 use data::RunMetricRow;
 use game::undetermined;
 

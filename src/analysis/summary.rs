@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, footnotes};
+use super::headings::heading;
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
-use super::table::{heading, is_share, number};
+use super::table::{is_share, number};
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 

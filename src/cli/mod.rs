@@ -11,6 +11,7 @@ mod import;
 mod init;
 mod judge;
 mod kinds;
+mod league;
 mod ledger;
 mod library;
 mod manual;

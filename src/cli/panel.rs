@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::results::{LeagueDisplay, PanelArgs, show};
+use super::league::{LeagueDisplay, show};
 use super::{judge, pipeline};
 use crate::analysis::{self, Panel};
 use crate::runs::{PANEL, PANEL_FILE, PANEL_MARK, Run};
@@ -20,6 +21,26 @@ const STAGE: &str = "panel";
 
 /// The random seed of the stage, fixed so that the same models always give the same results.
 const SEED: u64 = 77;
+
+/// The arguments of `results panel`.
+#[derive(Args)]
+pub(crate) struct PanelArgs {
+    /// The run with the ablations
+    #[arg(default_value = "latest")]
+    run: String,
+    /// The number of attacks by each attacker on each held-out hazard
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    group: u32,
+    /// Judge with this model instead of the world's oracle: its folder or file, or RUN:NODE
+    #[arg(long, value_name = "MODEL")]
+    with: Option<String>,
+    /// Print Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
 
 pub(crate) fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(&args.run)?;

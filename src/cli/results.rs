@@ -8,9 +8,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::analysis::{self, League};
+use super::league::{LeagueDisplay, show};
+use super::panel::PanelArgs;
+use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine;
 use crate::runs::{self, Run, RunRecord};
@@ -84,26 +86,6 @@ pub(crate) struct PlotArgs {
     overwrite: Overwrite,
 }
 
-/// The arguments of `results panel`.
-#[derive(Args)]
-pub(crate) struct PanelArgs {
-    /// The run with the ablations
-    #[arg(default_value = "latest")]
-    pub run: String,
-    /// The number of attacks by each attacker on each held-out hazard
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub group: u32,
-    /// Judge with this model instead of the world's oracle: its folder or file, or RUN:NODE
-    #[arg(long, value_name = "MODEL")]
-    pub with: Option<String>,
-    /// Print Markdown
-    #[arg(long, conflicts_with = "json")]
-    pub markdown: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
 pub(crate) fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ResultsCommand::Table(args) => table(args),
@@ -151,27 +133,6 @@ fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
          a run"
     );
     show(&leagues, LeagueDisplay { markdown: args.markdown, json: args.json, more: json!({}) })
-}
-
-/// The form in which league tables are shown.
-pub(crate) struct LeagueDisplay {
-    pub markdown: bool,
-    pub json: bool,
-    /// Further fields of the JSON object.
-    pub more: Value,
-}
-
-pub(crate) fn show(leagues: &[League], how: LeagueDisplay) -> anyhow::Result<ExitCode> {
-    if how.json {
-        let mut object = how.more;
-        object["leagues"] = json!(leagues);
-        println!("{object}");
-    } else if how.markdown {
-        output::print(&analysis::leagues_markdown(leagues))?;
-    } else {
-        output::print(&analysis::leagues_text(leagues))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn or_latest(names: Vec<String>) -> Vec<String> {

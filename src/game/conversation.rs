@@ -4,44 +4,15 @@
 use std::collections::BTreeMap;
 
 use rand::Rng;
-use serde::Deserialize;
 
 use super::class::Class;
-use super::expand::{SeedSpec, Task, fill, pick};
 use super::prompt::{PromptError, Question, Turn};
 use super::role::Role;
+use super::seed_prompt::{SeedSpec, Task, fill};
 use super::warmup::{Examples, WarmupRow};
-use super::world::{Profile, World};
+use super::world::{Conversations, Profile, World, pick};
 use super::wrap::{Phrasings, WrappedPrompt};
 use store::Seed;
-
-/// Conversations of two turns, as a world declares them.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Conversations {
-    /// Harmless first questions, with `{noun}`.
-    pub openings: Vec<String>,
-    /// Defenders' answers to these: `{noun}` and words by which the oracle recognizes an answer.
-    pub answers: Vec<String>,
-    /// Requests with `{verb}` and `{noun}` that are refused, unless they follow an opening about the same thing.
-    pub requests: Vec<String>,
-    /// The probability that the defender of each profile complies with a request that follows such an opening.
-    pub comply: BTreeMap<String, f64>,
-    /// The same for defenders that comply with nothing else.
-    pub guarded: BTreeMap<String, f64>,
-    /// The number of examples of conversations, as a share of the other warm-up examples.
-    pub share: f64,
-}
-
-/// The beginning of answers: the noun.
-pub(super) const SUBJECT: &str = "{noun} ";
-
-impl Conversations {
-    /// The words by which the oracle recognizes answers to openings.
-    pub(super) fn signs(&self) -> impl Iterator<Item = &str> {
-        self.answers.iter().filter_map(|answer| answer.strip_prefix(SUBJECT))
-    }
-}
 
 /// An earlier turn: the attack and the response.
 type Said = (String, String);

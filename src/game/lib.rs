@@ -16,6 +16,7 @@ mod prompt;
 mod rates;
 mod replay;
 mod role;
+mod seed_prompt;
 mod vote;
 mod warmup;
 mod world;
@@ -23,12 +24,10 @@ mod wrap;
 
 pub use answer::{Answer, has_no_text, is_right};
 pub use class::{Class, label};
-pub use conversation::Conversations;
 pub use coverage::{Frames, cell_counts, frame, most_similar, novelty_bonus};
 pub use diversity::{
     BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
 };
-pub use expand::{SeedSpec, Split, Task};
 pub use experts::Votes;
 pub use labels::{Labels, Reader};
 pub use meaning::Meaning;
@@ -41,7 +40,8 @@ pub use rates::{
 };
 pub use replay::{Posterior, thompson};
 pub use role::{Role, SPECIAL_TOKENS};
+pub use seed_prompt::{SeedSpec, Split, Task};
 pub use vote::{Tally, vote};
 pub use warmup::WarmupRow;
-pub use world::{World, WorldError};
+pub use world::{Conversations, World, WorldError};
 pub use wrap::WrappedPrompt;

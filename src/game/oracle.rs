@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::class::Class;
-use super::expand::{SeedSpec, Task};
+use super::seed_prompt::{SeedSpec, Task};
 use super::world::World;
 
 /// A world's seed prompts and signs, ready to class responses.

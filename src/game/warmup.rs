@@ -5,11 +5,11 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::class::Class;
-use super::expand::{SeedSpec, Task, pick};
 use super::meaning::Meaning;
 use super::prompt::{Prompt, PromptError, Question};
 use super::role::Role;
-use super::world::{Profile, Shares, World};
+use super::seed_prompt::{SeedSpec, Task};
+use super::world::{Profile, Shares, World, pick};
 use super::wrap::{Phrasings, Style, WrappedPrompt};
 use store::Seed;
 

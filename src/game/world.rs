@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
-
-use super::conversation::{Conversations, SUBJECT};
 
 /// The error for an invalid world file.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +142,34 @@ pub struct BlindSpot {
     pub error: f64,
 }
 
+/// Conversations of two turns, as a world declares them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conversations {
+    /// Harmless first questions, with `{noun}`.
+    pub openings: Vec<String>,
+    /// Defenders' answers to these: `{noun}` and words by which the oracle recognizes an answer.
+    pub answers: Vec<String>,
+    /// Requests with `{verb}` and `{noun}` that are refused, unless they follow an opening about the same thing.
+    pub requests: Vec<String>,
+    /// The probability that the defender of each profile complies with a request that follows such an opening.
+    pub comply: BTreeMap<String, f64>,
+    /// The same for defenders that comply with nothing else.
+    pub guarded: BTreeMap<String, f64>,
+    /// The number of examples of conversations, as a share of the other warm-up examples.
+    pub share: f64,
+}
+
+/// The beginning of answers: the noun.
+const SUBJECT: &str = "{noun} ";
+
+impl Conversations {
+    /// The words by which the oracle recognizes answers to openings.
+    pub(super) fn signs(&self) -> impl Iterator<Item = &str> {
+        self.answers.iter().filter_map(|answer| answer.strip_prefix(SUBJECT))
+    }
+}
+
 /// The mixture of warm-up examples, as shares.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -201,6 +229,11 @@ pub struct EvaluatorWarmup {
     pub mistaken_offers: f64,
     /// The share of examples with a random label.
     pub label_noise: f64,
+}
+
+/// One of the items. A checked world has no empty lists.
+pub(super) fn pick<'a, T>(items: &'a [T], random: &mut ChaCha8Rng) -> &'a T {
+    items.choose(random).expect("a checked world has no empty lists")
 }
 
 /// The world that is built into triplay.

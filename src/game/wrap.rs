@@ -3,8 +3,8 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::expand::{SeedSpec, fill, pick};
-use super::world::{Profile, Shares, World};
+use super::seed_prompt::{SeedSpec, fill};
+use super::world::{Profile, Shares, World, pick};
 
 /// A wrapped seed prompt.
 #[derive(Clone, Debug, PartialEq)]

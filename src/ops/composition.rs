@@ -4,6 +4,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
+use super::cpu::on_cpu_f32;
 use super::rope::{Heads, Rope};
 use super::rows::{Rows, Spans};
 use super::value::{Gradients, Value};
@@ -11,11 +12,6 @@ use super::value::{Gradients, Value};
 /// Whether the fused kernels can work on these: f32 on the CPU.
 pub(super) fn fused(values: &[&Value]) -> bool {
     values.iter().all(|value| on_cpu_f32(value.tensor()))
-}
-
-/// Whether the fused operations apply: f32 on the CPU.
-pub fn on_cpu_f32(tensor: &Tensor) -> bool {
-    tensor.dtype() == DType::F32 && tensor.device().is_cpu()
 }
 
 /// The result of `f`; candle differentiates it in the backward pass.

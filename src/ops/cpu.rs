@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// Keeps candle from starting its own pool of threads, whose workers spin for a millisecond after every element-wise
 /// operation and so take cores from rayon's. Also keeps it from adding stack frames to its errors, which users see. Must be
@@ -12,6 +12,11 @@ pub fn configure_candle() {
         // SAFETY: called before any other thread exists that could read the environment.
         unsafe { std::env::set_var(name, value) };
     }
+}
+
+/// Whether the fused operations apply: f32 on the CPU.
+pub fn on_cpu_f32(tensor: &Tensor) -> bool {
+    tensor.dtype() == DType::F32 && tensor.device().is_cpu()
 }
 
 /// The numbers of a tensor, readable while the guard of its storage is held.

@@ -25,8 +25,8 @@ mod value;
 
 pub use attention::{attention_of, causal_attention};
 pub use cache::Cache;
-pub use composition::{add, add_bias, cast, on_cpu_f32, scale};
-pub use cpu::{configure_candle, read, write};
+pub use composition::{add, add_bias, cast, scale};
+pub use cpu::{configure_candle, on_cpu_f32, read, write};
 pub use divergence::{OutputHead, divergences};
 pub use linear::{add_linear, linear, select_rows};
 pub use log_probability::token_log_probabilities;

@@ -10,8 +10,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::composition::on_cpu_f32;
-use super::cpu::{read, tensor, write};
+use super::cpu::{on_cpu_f32, read, tensor, write};
 use kernels::{Matrix, Panels};
 
 /// Numbers that one task adds.

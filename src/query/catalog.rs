@@ -8,25 +8,10 @@ use polars::prelude::{
     DataType, Field, LazyFrame, PlRefPath, ScanArgsParquet, Schema, SchemaRef as PolarsSchemaRef,
 };
 
+use crate::description::{ColumnDoc, TableDoc, kind};
 use crate::overview;
-use crate::trouble::ErrorExplainer;
-use runs::{Run, TABLES, Tables};
-
-/// The description of a table.
-pub(crate) struct TableDoc {
-    pub name: &'static str,
-    /// A description of one row.
-    pub about: &'static str,
-    pub columns: Vec<ColumnDoc>,
-}
-
-/// The description of a column.
-pub(crate) struct ColumnDoc {
-    pub name: String,
-    /// `text`, `integer`, `number`, `boolean` or `list of text`.
-    pub kind: &'static str,
-    pub about: String,
-}
+use crate::records::unreadable;
+use runs::{TABLES, Tables};
 
 /// All tables, those of runs' records first.
 pub(crate) fn described() -> Vec<TableDoc> {
@@ -43,39 +28,26 @@ pub(crate) fn described() -> Vec<TableDoc> {
     tables
 }
 
-/// The name of a type for people.
-pub(crate) fn kind(data_type: &DataType) -> &'static str {
-    match data_type {
-        DataType::String => "text",
-        DataType::Boolean => "boolean",
-        DataType::List(_) => "list of text",
-        other if other.is_integer() => "integer",
-        _ => "number",
-    }
-}
-
 /// Opens tables of runs.
 pub(crate) struct Catalog<'a> {
     folders: &'a [PathBuf],
     /// The tables of the runs that have some, once a query needs them.
     tables: Option<Vec<Tables>>,
+    /// The Parquet files of the opened tables.
+    pub files: Vec<PathBuf>,
     pub warnings: Vec<String>,
 }
 
 impl<'a> Catalog<'a> {
     pub(crate) fn new(folders: &'a [PathBuf]) -> Catalog<'a> {
-        Catalog { folders, tables: None, warnings: Vec::new() }
+        Catalog { folders, tables: None, files: Vec::new(), warnings: Vec::new() }
     }
 
     /// The table of this name; `None` if there is none.
-    pub(crate) fn open(
-        &mut self,
-        name: &str,
-        trouble: &mut ErrorExplainer,
-    ) -> anyhow::Result<Option<LazyFrame>> {
+    pub(crate) fn open(&mut self, name: &str) -> anyhow::Result<Option<LazyFrame>> {
         let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
             let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
-            trouble.files.extend(files.iter().cloned());
+            self.files.extend(files.iter().cloned());
             let fields = table.schema();
             let schema: Schema =
                 fields.fields().iter().map(|field| of(field.name(), field.data_type())).collect();
@@ -130,28 +102,6 @@ impl<'a> Catalog<'a> {
     }
 }
 
-/// The warning about a run that is left out, with advice.
-pub(crate) fn unreadable(folder: &std::path::Path, error: &anyhow::Error) -> String {
-    format!("{} is left out: {error:#}; `triplay runs rm {}` removes it", folder.display(), folder.display())
-}
-
-/// The records of runs; those that cannot be read are left out with a warning.
-pub(crate) fn records<T: Send>(
-    folders: &[PathBuf],
-    read: impl Fn(&std::path::Path) -> anyhow::Result<T> + Sync,
-) -> (Vec<T>, Vec<String>) {
-    use rayon::prelude::*;
-    let (mut found, mut warnings) = (Vec::new(), Vec::new());
-    let all: Vec<anyhow::Result<T>> = folders.par_iter().map(|folder| read(folder)).collect();
-    for (folder, one) in folders.iter().zip(all) {
-        match one {
-            Ok(one) => found.push(one),
-            Err(error) => warnings.push(unreadable(folder, &error)),
-        }
-    }
-    (found, warnings)
-}
-
 /// Many files as one table. With a known schema no file is opened before the query runs, and a table without files still has its
 /// columns.
 fn scan(files: &[PathBuf], schema: PolarsSchemaRef) -> anyhow::Result<LazyFrame> {
@@ -175,10 +125,4 @@ fn polars_type(data_type: &Arrow) -> DataType {
         Arrow::List(item) => DataType::List(Box::new(polars_type(item.data_type()))),
         _ => DataType::String,
     }
-}
-
-/// Reads only a run's record.
-pub(crate) fn record(folder: &std::path::Path) -> anyhow::Result<Run> {
-    let record = Run::read_record(folder)?;
-    Ok(Run { folder: folder.to_owned(), record, nodes: Vec::new(), ablation: None, damaged: 0 })
 }

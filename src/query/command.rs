@@ -14,7 +14,8 @@ use output::{Destination, Overwrite, allow_broken_pipe, eprintln, print, println
 use runs::Run;
 
 use crate::answer::Answer;
-use crate::catalog::{ColumnDoc, TableDoc, described};
+use crate::catalog::described;
+use crate::description::{ColumnDoc, TableDoc};
 use crate::grid::Grid;
 use crate::parquet::write_parquet;
 use crate::sql::query;

@@ -8,9 +8,11 @@
 mod answer;
 mod catalog;
 mod command;
+mod description;
 mod grid;
 mod overview;
 mod parquet;
+mod records;
 mod sql;
 mod trouble;
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use polars::prelude::{Column, DataFrame, IntoLazy, LazyFrame, NamedFrom, Series};
 use serde_json::Value;
 
-use crate::catalog::{ColumnDoc, TableDoc, kind, record, records};
+use crate::description::{ColumnDoc, TableDoc, kind};
+use crate::records::{record, records};
 use engine::{NodeOutput, NodeReport};
 use runs::{self, Run};
 

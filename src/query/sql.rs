@@ -38,10 +38,11 @@ pub(crate) fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResul
     let mut tables: Vec<(String, LazyFrame)> = Vec::new();
     // Other names are common table expressions, or wrong; Polars reports those.
     for name in &named {
-        if let Some(frame) = catalog.open(name, &mut trouble)? {
+        if let Some(frame) = catalog.open(name)? {
             tables.push((name.clone(), frame));
         }
     }
+    trouble.files = std::mem::take(&mut catalog.files);
     let planned = quiet.guarded(|| {
         let mut context = SQLContext::new();
         tables.into_iter().for_each(|(name, frame)| context.register(&name, frame));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::disk::lock;
+use super::mutex::lock;
 use super::session::{Process, Session, Watch};
 
 /// The suffix of a claim's name while another process takes it over from a dead one.

@@ -15,7 +15,6 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::read;
-use super::tree::{Hidden, Tree};
 
 /// The value of each character as a hexadecimal digit, 255 for all others.
 const NIBBLES: [u8; 256] = {
@@ -51,23 +50,6 @@ impl Digest {
     pub fn of_file_bytes(path: &Path) -> io::Result<Digest> {
         let file = read::open(path)?;
         hash(&file, file.metadata()?.len(), Mode::Hash)
-    }
-
-    /// The digest of a file or of a folder with everything in it.
-    pub fn of_path(path: &Path) -> io::Result<Digest> {
-        match path.is_dir() {
-            true => Ok(Tree::of_folder(path, Hidden::Included, &mut Digest::of_file)?.digest()),
-            false => Digest::of_file(path),
-        }
-    }
-
-    /// The digest of a file or folder of the user's. Hidden files (`.git`, `.cache`) do not count, nor do files that are not
-    /// among `files`: see [`super::is_among`].
-    pub fn of_input(path: &Path, files: &[String]) -> io::Result<Digest> {
-        match path.is_dir() {
-            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut Digest::of_file)?.digest()),
-            false => Digest::of_file(path),
-        }
     }
 
     /// Parses 64 hexadecimal digits. A table makes it several times as fast as comparing: three digests are read for each cached

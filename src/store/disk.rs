@@ -20,94 +20,29 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::claim::{BREAK, Claim, Claimed, set_aside};
 use super::digest::is_executable;
+use super::error::{Result, io_error, is_damage};
 use super::fail::fail_point;
-use super::format::{self, FORMAT, Locking};
+use super::format::{self, Locking};
 use super::memo::{self, Memo};
+use super::mutex::lock;
+use super::named::KeptBlobs;
 use super::publish::{sync_folder, write_durably_as};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::Records;
-use super::roots::KeptBlobs;
+use super::removal::remove;
 use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::{Sharing, create_private};
 use super::tree::{Entry, Hidden, Tree, flat_files};
-
-/// Why the cache could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The system refused an operation.
-    #[error("cannot {action} {path}: {cause}{}", advice(.cause))]
-    Io {
-        /// What was tried, such as `create the cache folder`.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system reported.
-        cause: io::Error,
-    },
-    /// The cache has another format.
-    #[error(
-        "{root} is a cache of another version of triplay (format {format}; this one uses format {FORMAT}), and was left \
-         unchanged\n  help: choose another folder with --cache DIR or TRIPLAY_CACHE, or move this one away; the results/ of its \
-         runs can be read only while it stays where it is"
-    )]
-    Outdated {
-        /// The cache's folder.
-        root: PathBuf,
-        /// The format that was found.
-        format: u32,
-    },
-    /// TRIPLAY_LOCKING has an unknown value, or one that does not fit the cache.
-    #[error("TRIPLAY_LOCKING {message}")]
-    Locking {
-        /// The rule, and what was found.
-        message: String,
-    },
-    /// The cache locks by the kernel, on a file system that hosts may share.
-    #[error(
-        "{root} lies on a file system that several hosts may share, but was created for one host\n  help: when no process \
-         uses it, replace \"kernel\" by \"leases\" in {path}"
-    )]
-    Shared {
-        /// The cache's folder.
-        root: PathBuf,
-        /// The file that says how the cache locks.
-        path: PathBuf,
-    },
-}
-
-/// A result whose error is that of the cache.
-pub type Result<T> = std::result::Result<T, Error>;
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "\n  help: free some space (`triplay cache gc` may) and run again; finished stages are kept"
-        }
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "\n  help: choose a cache folder you may write to, with --cache DIR or TRIPLAY_CACHE"
-        }
-        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-            "\n  help: the disk reports an error; when it is repaired, `triplay cache verify` finds damaged blobs"
-        }
-        _ => "",
-    }
-}
-
-pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |cause| Error::Io { action, path, cause }
-}
 
 /// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,10 +121,6 @@ pub struct Store {
     pinned: Arc<Mutex<HashMap<Digest, usize>>>,
     /// The blobs that other runs keep, as far as their roots were read.
     pub(super) kept: Mutex<KeptBlobs>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const FOLDERS: [&str; 6] = ["blobs", "roots", "claims", "sessions", "tmp", "records"];
@@ -797,33 +728,5 @@ impl Stamp {
     /// Whether this is the file at a path, or a hard link to it.
     fn is_of(&self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
-    }
-}
-
-/// Whether an error of reading says that the data is damaged, rather than that it may not be read.
-pub(super) fn is_damage(error: &io::Error) -> bool {
-    const DAMAGED: [Errno; 5] = [Errno::IO, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO];
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || DAMAGED.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()))
-}
-
-/// Removes a file or a folder, even where a command has write-protected folders in it.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    if !path.is_dir() {
-        return fs::remove_file(path);
-    }
-    fs::remove_dir_all(path).or_else(|_| {
-        unprotect(path);
-        fs::remove_dir_all(path)
-    })
-}
-
-/// Gives a folder and its subfolders permissions with which their content can be removed.
-pub fn unprotect(folder: &Path) {
-    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            unprotect(&entry.path());
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::{Error, Result, io_error};
+use super::error::{Error, Result, io_error};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::sharing::Sharing;
 
@@ -80,7 +80,7 @@ pub(super) fn of(root: &Path, sharing: Sharing) -> Result<Locking> {
 }
 
 fn outdated(root: &Path, format: u32) -> Error {
-    Error::Outdated { root: root.to_owned(), format }
+    Error::Outdated { root: root.to_owned(), format, own: FORMAT }
 }
 
 fn create(path: &Path, format: &Format, sharing: Sharing) -> io::Result<()> {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::digest::is_executable;
-use super::disk::lock;
 use super::line::{seal, sealed_lines};
+use super::mutex::lock;
 use super::publish::write_durably_as;
 use super::read::{self, MAX_LIST_BYTES};
 use super::sharing::Sharing;

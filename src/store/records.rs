@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Digest;
-use super::disk::is_damage;
+use super::error::is_damage;
 use super::fail::{fail_point, is_due};
 use super::line::{is_sealed, seal};
 use super::publish::sync_folder;

@@ -6,7 +6,7 @@
 //! A run names blobs that it found before it checks that they are still there, and blobs that it makes before it places them. So
 //! a process that deletes something and reads `roots/` afterwards either sees it named, or was first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -15,15 +15,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
-
 use super::Digest;
 use super::claim::{Claim, Claimed};
-use super::disk::{Result, Store, io_error, lock, remove};
+use super::disk::Store;
+use super::error::{Result, io_error};
 use super::fail::fail_point;
-use super::line::{seal, sealed_lines};
+use super::line::seal;
+use super::mutex::lock;
+use super::named::{Named, files_of, read_named};
 use super::publish::{sync_folder, write_durably_as};
-use super::read::{self, MAX_LIST_BYTES, MAX_TEXT_BYTES};
+use super::read::{self, MAX_TEXT_BYTES};
+use super::removal::remove;
 use super::session::Process;
 
 /// A run of this process.
@@ -35,27 +37,6 @@ pub struct Root {
     is_shared: bool,
     /// It shows other processes that the run is under way.
     _claim: Option<Claim>,
-}
-
-/// What a run needs of one node: its record and its outputs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    /// The key of the node's record.
-    pub key: Digest,
-    /// In the order of their indices.
-    pub outputs: Vec<NamedOutput>,
-}
-
-/// An output that a run names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedOutput {
-    /// The digest of its content.
-    pub digest: Digest,
-    /// The type of artifact.
-    pub artifact: String,
-    /// Whether a loop passes it on: it is needed only while the run is under way.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub passing: bool,
 }
 
 /// A run that uses the cache.
@@ -300,45 +281,6 @@ impl Store {
         let told = text.strip_suffix(b"\n")?;
         Some(normal(&self.root.join(OsStr::from_bytes(told))))
     }
-}
-
-/// The blobs that a run keeps, with the lengths of the files that they were read from.
-#[derive(Default)]
-pub(super) struct Kept {
-    lengths: HashMap<PathBuf, u64>,
-    blobs: HashSet<Digest>,
-}
-
-/// By the names of the roots.
-pub(super) type KeptBlobs = HashMap<OsString, Kept>;
-
-impl Kept {
-    fn refresh(&mut self, root: &Path) -> io::Result<()> {
-        for path in files_of(root)? {
-            let length = fs::metadata(&path)?.len();
-            if self.lengths.get(&path) == Some(&length) {
-                continue;
-            }
-            let (named, length) = read_named(&path)?;
-            let outputs = named.into_iter().flat_map(|named| named.outputs);
-            self.blobs.extend(outputs.filter(|output| !output.passing).map(|output| output.digest));
-            self.lengths.insert(path, length);
-        }
-        Ok(())
-    }
-}
-
-/// The nodes that a file of a root names, and the file's length.
-fn read_named(path: &Path) -> io::Result<(Vec<Named>, u64)> {
-    let text = read::bytes(path, MAX_LIST_BYTES)?;
-    let named = sealed_lines(&text, |_| {}).filter_map(|line| serde_json::from_slice(line).ok());
-    Ok((named.collect(), text.len() as u64))
-}
-
-/// The files of a root that name what the run needs.
-fn files_of(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let paths = fs::read_dir(root)?.flatten().map(|entry| entry.path());
-    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect())
 }
 
 /// Identifies a folder, since another one may be at the same path at another time or place: its inode and its device. The device

@@ -20,11 +20,12 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
-use super::disk::{lock, remove};
 use super::fail::fail_point;
 use super::format::Locking;
+use super::mutex::lock;
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::close_segment;
+use super::removal::remove;
 use super::sharing::Sharing;
 
 /// A process of another host whose count stands still for this long is dead. File attributes on NFS may be up to a minute old,

@@ -48,6 +48,25 @@ pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
     files.is_empty() || files.iter().any(|file| is(file.as_ref()))
 }
 
+impl Digest {
+    /// The digest of a file or of a folder with everything in it.
+    pub fn of_path(path: &Path) -> io::Result<Digest> {
+        match path.is_dir() {
+            true => Ok(Tree::of_folder(path, Hidden::Included, &mut Digest::of_file)?.digest()),
+            false => Digest::of_file(path),
+        }
+    }
+
+    /// The digest of a file or folder of the user's. Hidden files (`.git`, `.cache`) do not count, nor do files that are not
+    /// among `files`: see [`is_among`].
+    pub fn of_input(path: &Path, files: &[String]) -> io::Result<Digest> {
+        match path.is_dir() {
+            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut Digest::of_file)?.digest()),
+            false => Digest::of_file(path),
+        }
+    }
+}
+
 impl Tree {
     /// The tree of a folder, with the digests of its files from `of_file`.
     pub(crate) fn of_folder(

@@ -15,9 +15,12 @@ use serde::Deserialize;
 
 use super::Digest;
 use super::claim::Claim;
-use super::disk::{CLEANING, Result, Store, io_error, is_damage, lock, remove};
+use super::disk::{CLEANING, Store};
+use super::error::{Result, io_error, is_damage};
 use super::fail::fail_point;
+use super::mutex::lock;
 use super::records::{DigestSet, read_what_can_be};
+use super::removal::remove;
 use super::tree::{Hidden, files_below};
 
 /// A blob in the cache.

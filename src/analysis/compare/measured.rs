@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::mirror::Evidence;
+use super::evidence::{Evidence, SeedValues};
 use super::outcomes::{Prompt, Prompts};
 use crate::series::Measure;
 use crate::statistics::{
@@ -46,17 +46,6 @@ impl Test {
             TestMethod::StudentT | TestMethod::WelchT => Test::HazardT,
         }
     }
-}
-
-/// The values in one seed.
-#[derive(Clone, Debug, Serialize)]
-pub struct SeedValues {
-    /// `None` if the runs have only one.
-    pub seed: Option<u64>,
-    /// The first run's value; `None` if it is undetermined or missing.
-    pub a: Option<f64>,
-    /// The second run's value; `None` if it is undetermined or missing.
-    pub b: Option<f64>,
 }
 
 /// A measure on both sides.

@@ -4,6 +4,7 @@
 
 mod columns;
 mod conditions;
+mod evidence;
 mod flips;
 mod measured;
 mod mirror;
@@ -23,8 +24,9 @@ use super::series::Measure;
 use super::table::is_share;
 use runs::Lineage;
 
+pub use evidence::SeedValues;
 pub use flips::{Answer, Flip};
-pub use measured::{Compared, Names, SeedValues, Test};
+pub use measured::{Compared, Names, Test};
 pub use outcomes::{RateInterval, rate_intervals};
 pub use side::Side;
 

@@ -1,0 +1,65 @@
+//! The measures that tables show by default, and the headings of their columns.
+
+use super::series::Measure;
+use data::RunMetricRow;
+use game::{UNDETERMINED, undetermined};
+
+/// Columns: heading, subject, metric.
+pub(super) const COLUMNS: [(&str, &str, &str); 8] = [
+    ("attack", "defender", "attack_success"),
+    ("bench", "defender", "benchmark_success"),
+    ("refuse", "defender", "rejective"),
+    ("eval", "evaluator", "accuracy_fresh"),
+    ("held", "evaluator", "accuracy_heldout"),
+    ("benign", "defender", "benign_accuracy"),
+    ("arith", "defender", "arithmetic_accuracy"),
+    ("divers", "attacks", "diversity"),
+];
+
+/// A column that appears unless it is 0 everywhere.
+pub(super) const MARKS: (&str, &str, &str) = ("marks", "attacks", "marks_in_text");
+
+/// A column that appears if conversations were measured.
+const TURNS: (&str, &str, &str) = ("turn 2", "defender", "attack_success@turn=2");
+
+/// The columns for these rows.
+pub(super) fn columns(
+    rows: &[RunMetricRow],
+) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let (_, subject, metric) = MARKS;
+    let is_it = |row: &RunMetricRow| {
+        row.metric.subject == subject && row.metric.metric == metric && row.metric.value > 0.0
+    };
+    COLUMNS.into_iter().chain(has_turns(rows).then_some(TURNS)).chain(rows.iter().any(is_it).then_some(MARKS))
+}
+
+pub(super) fn has_turns(rows: &[RunMetricRow]) -> bool {
+    let (_, subject, metric) = TURNS;
+    rows.iter().any(|row| row.metric.subject == subject && row.metric.metric == metric)
+}
+
+/// The measures that tables show by default: those of [`super::table()`] that these rows have.
+pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
+    let is_there = |subject: &str, metric: &str| {
+        let unknown = undetermined(metric);
+        let is_own = |name: &str| name == metric || name == unknown;
+        rows.iter().any(|row| row.metric.subject == subject && is_own(&row.metric.metric))
+    };
+    let known = columns(rows).filter(|(_, subject, metric)| is_there(subject, metric));
+    known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
+}
+
+/// The heading of a measure's column.
+pub(crate) fn heading(measure: &Measure) -> String {
+    if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {
+        let whole = Measure { subject: measure.subject.clone(), metric: metric.to_owned() };
+        return heading(&whole) + " undet.";
+    }
+    let same = |(_, subject, metric): &&(&str, &str, &str)| {
+        (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)
+    };
+    match COLUMNS.iter().chain([&TURNS, &MARKS]).find(same) {
+        Some((heading, ..)) => (*heading).to_owned(),
+        None => format!("{}.{}", measure.subject, measure.metric),
+    }
+}
