@@ -25,7 +25,7 @@ pub(crate) fn command() -> anyhow::Result<ExitCode> {
     if error.kind() == ErrorKind::NotFound {
         bail!(
             "`results query` needs the program `{PROGRAM}`, which must be beside triplay or in PATH; in triplay's \
-             repository `cargo build --release` builds it, and `cargo install --locked --path src/query` installs it"
+             repository `cargo build --release --workspace` builds it, and `cargo install --locked --path src/query` installs it"
         );
     }
     Err(error).with_context(|| format!("cannot start {}", program.display()))

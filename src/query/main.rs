@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     if std::env::var_os(runs::LAYOUT).is_some_and(|layout| *layout != *runs::layout().to_string()) {
         eprintln!(
             "error: triplay-query must be built from the same sources as triplay, found another layout of \
-             tables; `cargo build --release` builds both, `cargo install --locked --path src/query` installs it again"
+             tables; `cargo build --release --workspace` builds both, `cargo install --locked --path src/query` installs it again"
         );
         return ExitCode::from(2);
     }

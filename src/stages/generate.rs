@@ -8,6 +8,7 @@ use super::artifact::{self, Model, Responses, Seeds};
 use super::asking::{Chat, ModelQuery, Reply, SkippedCounts, Text, TokenLimit, TooLong};
 use super::respond::Respond;
 use super::rollouts::{Sampler, prompt_mismatch};
+use super::rows::{self, Asked};
 use super::turns;
 use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
 use engine::{CheckError, Context, Feeder, Input, Kind, Output, Part, Stage, Upstream};
@@ -257,23 +258,19 @@ impl Generate {
         let replies = self.query().ask(context, &questions, "attacks")?;
         context.progress(1, 1, format!("{} attacks{}", replies.len(), SkippedCounts::of(&replies)));
         let at = artifact::position(context);
-        let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut rows = Vec::with_capacity(responses.len());
+        let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut attacks = Vec::with_capacity(responses.len());
         for (index, ((response, turns), reply)) in responses.iter().zip(&all).zip(replies).enumerate() {
-            let new = groups.len() as u32;
-            rows.push(AttackRow {
-                attack_id: index as u32,
+            let new = groups.len();
+            let group = *groups.entry(&response.origin.seed_id).or_insert(new);
+            let asked = Asked {
                 origin: response.origin.clone(),
-                technique: None,
-                group: *groups.entry(&response.origin.seed_id).or_insert(new),
-                text: reply.text,
                 answer: response.answer.clone(),
                 turns: turns.clone(),
-                sample: reply.sample,
-                at: at.clone(),
-            });
+            };
+            attacks.push(rows::attack(index, group, asked, (reply.text, reply.sample), &at));
         }
-        Ok(data::write(&context.output("attacks"), &rows)?)
+        Ok(data::write(&context.output("attacks"), &attacks)?)
     }
 
     /// The longest texts of the earlier turns.
@@ -303,15 +300,7 @@ impl Sampler for Generate {
 }
 
 fn attack(index: usize, group: usize, seed: &SeedRow, reply: Reply, at: &data::Position) -> AttackRow {
-    AttackRow {
-        attack_id: index as u32,
-        origin: artifact::origin(seed),
-        technique: None,
-        group: (index / group) as u32,
-        text: reply.text,
-        answer: seed.answer.clone(),
-        turns: Sparse::default(),
-        sample: reply.sample,
-        at: at.clone(),
-    }
+    let asked =
+        Asked { origin: artifact::origin(seed), answer: seed.answer.clone(), turns: Sparse::default() };
+    rows::attack(index, index / group, asked, (reply.text, reply.sample), at)
 }

@@ -18,6 +18,7 @@ mod replay;
 mod respond;
 mod reward;
 mod rollouts;
+mod rows;
 mod sandbox;
 mod sft;
 mod tokenizer;

@@ -8,6 +8,7 @@ use super::artifact::{self, Attacks, Model, Prompts};
 use super::asking::{Chat, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
 use super::generate::Generate;
 use super::rollouts::{Sampler, prompt_mismatch};
+use super::rows;
 use super::turns;
 use data::{self, AttackRow, ResponseRow};
 use engine::{CheckError, Context, Feeder, Input, Inputs, Kind, Output, Part, Stage, Upstream};
@@ -207,7 +208,7 @@ impl Stage for Respond {
         let attacks = self.attacks(context)?;
         self.check_conversations(&attacks)?;
         let at = artifact::position(context);
-        let mut rows: Vec<ResponseRow> = Vec::new();
+        let mut responses: Vec<ResponseRow> = Vec::new();
         let mut missing = SkippedCounts::default();
         for (index, defense) in self.models.iter().enumerate().filter(|(_, model)| model.weight > 0.0) {
             // An episode continues with the model that responded before.
@@ -232,24 +233,14 @@ impl Stage for Respond {
             let replies = self.query(defense).ask(context, &questions, &what)?;
             missing.count(&replies);
             for (position, (attack, reply)) in asked.iter().zip(replies).enumerate() {
-                rows.push(ResponseRow {
-                    response_id: rows.len() as u32,
-                    attack_id: attack.attack_id,
-                    origin: attack.origin.clone(),
-                    attack: attack.text.clone(),
-                    answer: attack.answer.clone(),
-                    defender: defense.name.clone(),
-                    weight: defense.weight,
-                    group: (index * attacks.len() + position / self.group) as u32,
-                    text: reply.text,
-                    turns: attack.turns.clone(),
-                    sample: reply.sample,
-                    at: at.clone(),
-                });
+                let group = index * attacks.len() + position / self.group;
+                let by = (defense.name.as_str(), defense.weight);
+                let said = (reply.text, reply.sample);
+                responses.push(rows::response(responses.len(), group, attack, by, said, &at));
             }
         }
-        context.progress(1, 1, format!("{} responses{missing}", rows.len()));
-        Ok(data::write(&context.output("responses"), &rows)?)
+        context.progress(1, 1, format!("{} responses{missing}", responses.len()));
+        Ok(data::write(&context.output("responses"), &responses)?)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::artifact;
 use super::asking::ModelQuery;
+use super::rows::{self, Asked};
 use data::{
     AttackRow, MetricRow, Origin, OutcomeRow, Position, ResponseRow, Sample, SeedRow, Sparse, VerdictRow,
 };
@@ -72,16 +73,11 @@ pub(crate) fn attack_rows(
     first: usize,
     at: &Position,
 ) -> Vec<AttackRow> {
-    let row = |(index, (seed, sample)): (usize, (&&SeedRow, Sample))| AttackRow {
-        attack_id: (first + index) as u32,
-        origin: artifact::origin(seed),
-        technique: None,
-        group: ((first + index) / group) as u32,
-        text: sample.completion.clone(),
-        answer: None,
-        turns: Sparse::default(),
-        sample,
-        at: at.clone(),
+    let row = |(index, (seed, sample)): (usize, (&&SeedRow, Sample))| {
+        let id = first + index;
+        let asked =
+            Asked { origin: artifact::origin(seed), answer: seed.answer.clone(), turns: Sparse::default() };
+        rows::attack(id, id / group, asked, (sample.completion.clone(), sample), at)
     };
     hazards.iter().zip(samples).enumerate().map(row).collect()
 }
@@ -94,19 +90,9 @@ pub(crate) fn response_rows(
     first: usize,
     at: &Position,
 ) -> Vec<ResponseRow> {
-    let row = |(index, (attack, sample)): (usize, (&AttackRow, Sample))| ResponseRow {
-        response_id: (first + index) as u32,
-        attack_id: attack.attack_id,
-        origin: attack.origin.clone(),
-        attack: attack.text.clone(),
-        answer: None,
-        defender: defender.into(),
-        weight: 1.0,
-        group: (first + index) as u32,
-        text: sample.completion.clone(),
-        turns: attack.turns.clone(),
-        sample,
-        at: at.clone(),
+    let row = |(index, (attack, sample)): (usize, (&AttackRow, Sample))| {
+        let (id, said) = (first + index, (sample.completion.clone(), sample));
+        rows::response(id, id, attack, (defender, 1.0), said, at)
     };
     attacks.iter().zip(samples).enumerate().map(row).collect()
 }

@@ -3,6 +3,7 @@
 use super::Evaluation;
 use crate::artifact::Model;
 use crate::asking::ModelQuery;
+use crate::rows::{self, Asked};
 use crate::trial::{self, Observation, PromptIdentity};
 use crate::turns;
 use data::{AttackRow, ResponseRow};
@@ -84,17 +85,9 @@ impl Evaluation<'_> {
         let samples = trial::ask(context, &query, questions, &format!("attacks, turn {turn}"))?;
         let row = |(index, ((response, turns), sample))| {
             let (response, sample): (&ResponseRow, data::Sample) = (response, sample);
-            AttackRow {
-                attack_id: (first + index) as u32,
-                origin: response.origin.clone(),
-                technique: None,
-                group: (first + index) as u32,
-                text: sample.completion.clone(),
-                answer: None,
-                turns,
-                sample,
-                at: self.at.clone(),
-            }
+            let asked = Asked { origin: response.origin.clone(), answer: response.answer.clone(), turns };
+            let id = first + index;
+            rows::attack(id, id, asked, (sample.completion.clone(), sample), &self.at)
         };
         Ok(responses.iter().zip(before).zip(samples).enumerate().map(row).collect())
     }
