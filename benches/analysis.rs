@@ -1,6 +1,6 @@
 //! What looking at finished runs costs, on tables as runs leave them.
 //!
-//! `cargo build --release && cargo bench --bench analysis`, since the first builds `triplay-query`; after `--`, `compare` or
+//! `cargo build --release --workspace && cargo bench --bench analysis`, since the first builds `triplay-query`; after `--`, `compare` or
 //! `query` chooses a part.
 
 #[path = "analysis/compare.rs"]

@@ -176,11 +176,12 @@ keys
   model: an input of type model, required
       The evaluator.
   group: a whole number, by default 1
-      Verdicts on each pair; together they are one group of GRPO when the evaluator is
-      trained.
+      Verdicts on each pair; together they are one group of GRPO when the
+      evaluator is trained.
   sampling: a map, by default { temperature: 0, max_new_tokens: 3 }
-      How verdicts are sampled: greedily by default. To train the evaluator, sample at
-      temperature 1.
+      How verdicts are sampled: greedily by default. To train the evaluator,
+      sample at temperature 1.
       temperature: a number, by default 1
-          Logits are divided by it before sampling; 0 takes the most probable token.
+          Logits are divided by it before sampling; 0 takes the most probable
+          token.
 ";

@@ -20,7 +20,10 @@ fn it_serves_only_a_triplay_that_knows_the_same_tables() {
     let other = query(Some("00"), &["--an-option-of-another-version"]);
     let said = String::from_utf8(other.stderr).unwrap();
     assert_eq!(other.status.code(), Some(2));
-    assert!(said.contains("found another layout of tables; `cargo build --release --workspace` builds both"), "{said}");
+    assert!(
+        said.contains("found another layout of tables; `cargo build --release --workspace` builds both"),
+        "{said}"
+    );
 }
 
 #[test]
