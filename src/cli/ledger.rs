@@ -113,6 +113,10 @@ impl RunProgress {
     pub(crate) fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
         let ledger = self.clone();
         on_interrupt(move || {
+            // A program may run one pipeline after the other: the interrupt is of the run that has not ended.
+            if ledger.record.lock().unwrap_or_else(PoisonError::into_inner).status != RUNNING {
+                return;
+            }
             ledger.run_finished();
             let (record, closed) = ledger.close("interrupted", |_| {});
             match closed.and_then(|()| ledger.write_trace()) {

@@ -85,17 +85,13 @@ impl EarlierRuns {
     /// The key of each node in the newest run that has the node.
     fn newest(graph: &Graph) -> EarlierRuns {
         // Most runs that are read; those that were interrupted before their first node do not count.
-        const RUNS: usize = 20;
+        const RUNS: usize = 10;
         let mut keys = HashMap::new();
         let mut title = None;
         let folders = Run::all(Some(&graph.pipeline)).into_iter();
         let read = folders.filter_map(|folder| Some((Run::read_nodes(&folder).ok()?.0, folder)));
         for (nodes, folder) in read.filter(|(nodes, _)| !nodes.is_empty()).take(RUNS) {
             title = title.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()));
-            // Older runs have nothing to add.
-            if keys.len() >= graph.nodes.len() {
-                break;
-            }
             for node in nodes {
                 keys.entry(bare_rounds(&node.node)).or_insert(node.key);
             }

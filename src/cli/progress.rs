@@ -28,6 +28,11 @@ pub(crate) fn is_on_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// Whether a person reads standard output as it is written.
+pub(crate) fn prints_to_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// One bar for the run, one line for each running node.
 struct Terminal {
     bars: MultiProgress,

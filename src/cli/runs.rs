@@ -32,7 +32,7 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<[String; 7]> = records
+    let mut rows: Vec<[String; 7]> = records
         .iter()
         .map(|record| {
             let mut changed = record.settings.clone();
@@ -54,8 +54,27 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
         })
         .collect();
     let heading = ["run", "pipeline", "status", "ran", "cached", "time", "changed"].map(str::to_owned);
+    if super::progress::prints_to_terminal() {
+        shorten_last(&heading, &mut rows);
+    }
     print_table(&heading, &rows, &[3, 4, 5]);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Columns of a terminal that tables fit into.
+const COLUMNS: usize = 80;
+
+/// Shortens the cells of the last column so that rows fit into [`COLUMNS`]; `runs show` and `--json` have them whole.
+fn shorten_last<const N: usize>(heading: &[String; N], rows: &mut [[String; N]]) {
+    let width = |column: usize| {
+        let cells = std::iter::once(heading).chain(rows.iter());
+        cells.map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let before: usize = (0..N - 1).map(|column| width(column) + 2).sum();
+    let room = COLUMNS.saturating_sub(before).max(heading[N - 1].chars().count());
+    for cell in rows.iter_mut().map(|row| &mut row[N - 1]).filter(|cell| cell.chars().count() > room) {
+        *cell = cell.chars().take(room - 1).chain(['…']).collect();
+    }
 }
 
 fn name(folder: &Path) -> String {

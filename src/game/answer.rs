@@ -9,13 +9,25 @@ pub fn has_no_text(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// Whether a text gives this answer: the same words, without regard to case, outer white space and a full stop at the end; or the
-/// same number, with or without `,` between thousands.
+/// Whether a text gives this answer: the same words, regardless of case, surrounding white space and a full stop at the end; or the same
+/// number, with or without commas between thousands. An empty text gives none.
 pub fn is_right(text: &str, answer: &str) -> bool {
     let bare = |text: &str| text.trim().trim_end_matches('.').trim().to_lowercase();
-    let number = |text: &str| text.replace(',', "").parse::<f64>().ok().filter(|number| number.is_finite());
     let (text, answer) = (bare(text), bare(answer));
-    text == answer || number(&text).is_some_and(|given| number(&answer) == Some(given))
+    let is_same = || number(&text).is_some_and(|given| number(&answer) == Some(given));
+    !text.is_empty() && (text == answer || is_same())
+}
+
+/// A number, with or without commas between thousands.
+fn number(text: &str) -> Option<f64> {
+    let whole = text.split('.').next().unwrap_or_default();
+    let mut groups = whole.trim_start_matches(['-', '+']).split(',');
+    let first = groups.next().unwrap_or_default().len();
+    let mut others = groups.peekable();
+    if others.peek().is_some() && !(1..=3).contains(&first) || others.any(|group| group.len() != 3) {
+        return None;
+    }
+    text.replace(',', "").parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
 /// Where the answer is in a completion. A completion without it has an empty answer.
@@ -97,12 +109,26 @@ mod tests {
 
     #[test]
     fn an_answer_is_right_as_a_text_or_as_a_number() {
-        for (text, answer) in
-            [(" Paris. ", "paris"), ("1,234.0", "1234"), ("seven .", "seven"), ("-3", "-3.00")]
-        {
+        for (text, answer) in [
+            (" Paris. ", "paris"),
+            ("1,234.0", "1234"),
+            ("-12,345,678", "-12345678"),
+            ("seven .", "seven"),
+            ("-3", "-3.00"),
+        ] {
             assert!(is_right(text, answer), "{text} {answer}");
         }
-        for (text, answer) in [("", "7"), ("17", "7"), ("7 or 8", "7"), ("nan", "NaN7"), ("inf", "1e999")] {
+        for (text, answer) in [
+            ("", "7"),
+            ("", "."),
+            ("17", "7"),
+            ("7 or 8", "7"),
+            ("nan", "NaN7"),
+            ("inf", "1e999"),
+            ("1,2", "12"),
+            ("3,14", "314"),
+            ("1234,567", "1234567"),
+        ] {
             assert!(!is_right(text, answer), "{text} {answer}");
         }
     }

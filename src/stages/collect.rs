@@ -47,9 +47,9 @@ impl Stage for Collect {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let Some(responses) = upstream.stage::<Respond, _>(&self.data) else { return Ok(Vec::new()) };
-        let attacks = responses.stage.attacks_input();
-        let attacks = attacks.and_then(|attacks| responses.upstream().stage::<Generate, _>(attacks));
-        match attacks.filter(|attacks| attacks.stage.has_turns()) {
+        let attacks = responses.stage.attacks_inputs();
+        let mut attacks = attacks.filter_map(|attacks| responses.upstream().stage::<Generate, _>(attacks));
+        match attacks.find(|attacks| attacks.stage.has_turns()) {
             None => Ok(Vec::new()),
             Some(attacks) => {
                 let (name, place) = (self.data.text(), attacks.place("continue"));

@@ -265,6 +265,11 @@ impl Respond {
         self.data.iter().next()
     }
 
+    /// All datasets of attacks.
+    pub(super) fn attacks_inputs(&self) -> impl Iterator<Item = &Input<Attacks>> {
+        self.data.iter()
+    }
+
     /// The maximum lengths of the texts in a prompt, if a stage makes the attacks: those of earlier turns, then the attack.
     fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
         let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));

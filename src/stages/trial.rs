@@ -75,8 +75,7 @@ pub(crate) fn attack_rows(
 ) -> Vec<AttackRow> {
     let row = |(index, (seed, sample)): (usize, (&&SeedRow, Sample))| {
         let id = first + index;
-        let asked =
-            Asked { origin: artifact::origin(seed), answer: seed.answer.clone(), turns: Sparse::default() };
+        let asked = Asked { origin: artifact::origin(seed), answer: None, turns: Sparse::default() };
         rows::attack(id, id / group, asked, (sample.completion.clone(), sample), at)
     };
     hazards.iter().zip(samples).enumerate().map(row).collect()

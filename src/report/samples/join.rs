@@ -225,10 +225,16 @@ pub(crate) struct Rewards<'a> {
 impl<'a> Rewards<'a> {
     pub(crate) fn new(rows: &'a Rows, terms: &'a Rows, notes: &'a Rows) -> Rewards<'a> {
         let mut by_sample = HashMap::with_capacity(rows.count);
-        for (row, (_, key)) in samples(rows).enumerate() {
-            // If several stages rewarded the same rows, the first counts.
-            by_sample.entry(key).or_insert(row);
+        for (row, (node, key)) in samples(rows).enumerate() {
+            // If several stages rewarded the same rows, the first counts. In its rewards of episodes that do not say where earlier
+            // turns are, these come first and may have the same numbers.
+            let (first, last) = by_sample.entry(key).or_insert((node, row));
+            if *first == node {
+                *last = row;
+            }
         }
+        let by_sample: HashMap<RowKey, usize> =
+            by_sample.into_iter().map(|(key, (_, row))| (key, row)).collect();
         let mut rewards = Rewards {
             role: rows.texts("role"),
             technique: vec![None; rows.count],

@@ -61,7 +61,7 @@ pub(crate) struct Reward {
 impl Stage for Reward {
     const KIND: Kind = Kind {
         name: "reward",
-        version: 10,
+        version: 11,
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,
