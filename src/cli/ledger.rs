@@ -19,6 +19,9 @@ use output::{eprintln, println};
 /// The status of a run until [`RunProgress::close`].
 pub(crate) const RUNNING: &str = "running";
 
+/// The newest run of this process, which an interrupt ends.
+static NEWEST: Mutex<Option<Arc<RunProgress>>> = Mutex::new(None);
+
 pub(crate) struct RunProgress {
     reporter: Box<dyn Progress>,
     begun: Instant,
@@ -111,12 +114,13 @@ impl RunProgress {
     /// Ctrl-C, SIGTERM and SIGHUP end the process at once, unless they are ignored. That is safe at any moment: nothing
     /// counts before its record is published, and supervisors end the processes of `exec` stages.
     pub(crate) fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
-        let ledger = self.clone();
+        let newest = || NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest().replace(self.clone()).is_some() {
+            // A program that runs several pipelines listens already.
+            return Ok(());
+        }
         on_interrupt(move || {
-            // A program may run one pipeline after the other: the interrupt is of the run that has not ended.
-            if ledger.record.lock().unwrap_or_else(PoisonError::into_inner).status != RUNNING {
-                return;
-            }
+            let Some(ledger) = newest().clone() else { return };
             ledger.run_finished();
             let (record, closed) = ledger.close("interrupted", |_| {});
             match closed.and_then(|()| ledger.write_trace()) {
