@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// The environment variable that names the cache, and the cache where nothing names one.
+pub(crate) const CACHE_VARIABLE: &str = "TRIPLAY_CACHE";
+pub(crate) const DEFAULT_CACHE: &str = ".triplay";
+
 /// A pipeline file and the parameters to change in it.
 #[derive(Args, Clone)]
 pub(crate) struct FileArgs {
@@ -50,6 +54,24 @@ pub(crate) struct RunArgs {
     /// Write a timeline of the nodes to this file, in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// Those that run the file as it stands, with this cache.
+    pub(crate) fn of(file: PathBuf, cache: PathBuf) -> RunArgs {
+        RunArgs {
+            pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
+            cache: CacheArgs { cache },
+            json: false,
+            jobs: None,
+            keep_going: false,
+            dry_run: false,
+            exit_code: false,
+            check: Vec::new(),
+            paranoid: false,
+            trace: None,
+        }
+    }
 }
 
 #[derive(Args, Clone)]
@@ -171,7 +193,7 @@ pub(crate) struct GcArgs {
 #[derive(Args, Clone)]
 pub(crate) struct CacheArgs {
     /// The folder of the cache, which holds the outputs of stages
-    #[arg(long, value_name = "DIR", env = "TRIPLAY_CACHE", default_value = ".triplay")]
+    #[arg(long, value_name = "DIR", env = CACHE_VARIABLE, default_value = DEFAULT_CACHE)]
     pub cache: PathBuf,
 }
 

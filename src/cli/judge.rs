@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::args::{CacheArgs, FileArgs, RunArgs};
+use super::args::RunArgs;
 use super::pipeline;
 use super::registry::registry;
 use crate::analysis::{self, Judged};
@@ -193,18 +193,7 @@ pub(crate) fn copy_compute_settings(run: &Run, pipeline: &mut Map<String, Value>
 
 /// Arguments that run `file`, a pipeline that was made from this run.
 pub(crate) fn arguments(file: PathBuf, run: &Run) -> RunArgs {
-    RunArgs {
-        pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
-        cache: CacheArgs { cache: run.record.cache.clone() },
-        json: false,
-        jobs: None,
-        keep_going: false,
-        dry_run: false,
-        exit_code: false,
-        check: Vec::new(),
-        paranoid: false,
-        trace: None,
-    }
+    RunArgs::of(file, run.record.cache.clone())
 }
 
 /// The verdicts of each stage.

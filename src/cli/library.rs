@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use output::eprintln;
 
-use super::args::{CacheArgs, FileArgs, RunArgs};
+use super::args::{CACHE_VARIABLE, DEFAULT_CACHE, RunArgs};
 use super::{pipeline, prepare, registry};
 use crate::engine::Registry;
 use crate::runs::Run;
@@ -41,23 +41,8 @@ pub struct PipelineRun {
 impl PipelineRun {
     /// Of this pipeline file, as it stands.
     pub fn new(file: impl Into<PathBuf>) -> PipelineRun {
-        let pipeline =
-            FileArgs { file: file.into(), settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() };
-        let args = RunArgs {
-            pipeline,
-            cache: CacheArgs {
-                cache: std::env::var_os("TRIPLAY_CACHE").map_or_else(|| ".triplay".into(), PathBuf::from),
-            },
-            json: false,
-            jobs: None,
-            keep_going: false,
-            dry_run: false,
-            exit_code: false,
-            check: Vec::new(),
-            paranoid: false,
-            trace: None,
-        };
-        PipelineRun { args }
+        let cache = std::env::var_os(CACHE_VARIABLE).map_or_else(|| DEFAULT_CACHE.into(), PathBuf::from);
+        PipelineRun { args: RunArgs::of(file.into(), cache) }
     }
 
     /// Changes a parameter: `name=value`, as `--set` does.

@@ -50,7 +50,7 @@ fn collect(command: Command, name: String, pages: &mut Vec<(String, Command)>) {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         collect(below.clone(), format!("{name}-{}", below.get_name()), pages);
     }
-    let shown = name.replacen('-', " ", usize::from(name.contains('-')) * 2);
+    let shown = name.replace('-', " ");
     pages.push((name.clone(), command.name(name).bin_name(shown)));
 }
 

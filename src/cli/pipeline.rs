@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::args::{CacheArgs, FileArgs, RunArgs};
+use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, RunArgs};
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
 use super::stopped::stopped;
@@ -425,7 +425,7 @@ fn command(args: &RunArgs) -> String {
         let seeds: Vec<String> = args.pipeline.seeds.iter().map(u64::to_string).collect();
         command += &format!(" --seeds {}", seeds.join(","));
     }
-    if args.cache.cache.as_os_str() != ".triplay" {
+    if args.cache.cache.as_os_str() != DEFAULT_CACHE {
         command += &format!(" --cache {}", args.cache.cache.display());
     }
     command

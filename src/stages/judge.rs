@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Judgeable, Model};
-use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
+use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
 use super::respond::Respond;
 use super::rollouts::{Sampler, prompt_mismatch, trained_with};
 use super::turns;
@@ -27,7 +27,7 @@ pub(crate) struct Judge {
     #[serde(default = "one")]
     group: usize,
     /// How verdicts are sampled: greedily by default. To train the evaluator, sample at temperature 1.
-    #[serde(default = "greedy")]
+    #[serde(default = "greedy_label")]
     sampling: Sampling,
     /// How the label is read from the answer: `negative`, `rejective` or `positive`. An empty response is `rejective` without
     /// asking the evaluator. An answer without a label is `undetermined`, and so is a response that no defender was asked
@@ -74,11 +74,6 @@ impl Judge {
 
 fn one() -> usize {
     1
-}
-
-/// A label is one word and the end of text: three tokens are enough.
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }
 
 impl Stage for Judge {

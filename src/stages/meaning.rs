@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model};
-use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong};
+use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong, greedy_label};
 use super::generate::Generate;
 use super::turns;
 use data::{self, AttackRow, MeaningRow};
@@ -22,7 +22,7 @@ pub(crate) struct Meaning {
     /// The judge.
     model: Input<Model>,
     /// How answers are sampled: greedily by default.
-    #[serde(default = "greedy")]
+    #[serde(default = "greedy_label")]
     sampling: Sampling,
     /// How the label is read from the answer: `kept` or `lost`. An empty attack is `lost` without asking the judge. An answer
     /// without a label is `undetermined`, and so is an attack that no attacker was asked for. The stage reports how many
@@ -64,11 +64,6 @@ impl Meaning {
             sampling,
         }
     }
-}
-
-/// A label is one word and the end of text: three tokens are enough.
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
 }
 
 impl Stage for Meaning {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, Pairs, World};
-use super::asking::{Chat, ModelQuery, Text, TooLong};
+use super::asking::{Chat, ModelQuery, Text, TooLong, greedy_label};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
 use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Upstream};
@@ -50,7 +50,7 @@ struct Expert {
     /// Its name in datasets; each expert needs its own.
     name: String,
     /// How answers are sampled: greedily by default.
-    #[serde(default = "greedy")]
+    #[serde(default = "greedy_label")]
     sampling: Sampling,
     /// How the label is read from the answer. An answer without a label is no vote, and is listed as `unread`.
     #[serde(default)]
@@ -85,11 +85,6 @@ impl Expert {
 
 const SAFETY: &[&str] = &["unsafe", "safe"];
 const UTILITY: &[&str] = &["positive", "rejective"];
-
-/// A label is one word and the end of text: three tokens are enough.
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
-}
 
 impl Stage for Vote {
     const KIND: Kind = Kind {

@@ -41,6 +41,11 @@ pub(crate) struct ModelQuery<'a> {
     pub sampling: &'a Sampling,
 }
 
+/// How a judge's label is sampled by default: greedily. A label is one word and the end of text: three tokens are enough.
+pub(crate) fn greedy_label() -> Sampling {
+    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
+}
+
 /// The answer to a question.
 pub(crate) struct Reply {
     /// The part of the completion that counts; empty if the model was not asked.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 
 use crate::artifact::{self, Comparable, Model, Responses};
-use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
+use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
 use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
@@ -40,7 +40,7 @@ pub(crate) struct ByJudge {
     #[serde(default)]
     pairs: Option<usize>,
     /// How answers are sampled: greedily by default.
-    #[serde(default = "greedy")]
+    #[serde(default = "greedy_label")]
     sampling: Sampling,
     /// How the answer is read: as `first` or `second`. By default the judge chooses between `A` and `B`.
     #[serde(default = "letters")]
@@ -76,11 +76,6 @@ impl ByJudge {
 
 /// Which of two completions is better.
 const ORDER: &[&str] = &["first", "second"];
-
-/// A label is one word and the end of text: three tokens are enough.
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, max_new_tokens: 3, ..Sampling::default() }
-}
 
 fn letters() -> Labels {
     let letter = |(label, letter): (&&str, &str)| ((*label).to_owned(), letter.to_owned());
