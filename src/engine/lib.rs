@@ -46,5 +46,5 @@ pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
 pub use resources::Limit;
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Registry, Stage, Transient};
-pub use upstream::{Feeder, Upstream};
+pub use upstream::{Feeder, Upstream, Views};
 pub use worker::{End, Program, end_processes, work};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::context::Context;
 use super::input::{self, Use};
 use super::kind::{Kind, KindFacts, Output, Part, Purpose};
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Views};
 
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
 ///
@@ -51,6 +51,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// yet probably a mistake.
     fn agree(&self, _upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         Ok(Vec::new())
+    }
+
+    /// The traits by which the stages that it feeds can ask for it: see [`Upstream::view`].
+    fn views() -> Views {
+        Views::default()
     }
 
     /// The outputs, if they depend on the parameters. A bare stage name refers to the first.
@@ -127,6 +132,8 @@ pub trait AnyStage: Send + Sync {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError>;
 
+    fn views(&self) -> Views;
+
     fn as_any(&self) -> &dyn Any;
 }
 
@@ -143,6 +150,10 @@ impl<S: Stage> AnyStage for Erased<S> {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         self.0.agree(upstream)
+    }
+
+    fn views(&self) -> Views {
+        S::views()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,5 +1,5 @@
-//! The stages that feed a stage, for parameters that two stages must agree on. It knows stages only by their Rust types; the
-//! grammar supplies the connections.
+//! The stages that feed a stage, for parameters that two stages must agree on. It knows stages only by their Rust types, or by the
+//! traits that they show; the grammar supplies the connections.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,7 @@ pub(super) enum MadeBy {
 /// A stage that feeds others.
 pub(super) trait Feeding {
     fn stage(&self) -> &dyn Any;
+    fn views(&self) -> Views;
     fn upstream(&self) -> Upstream<'_>;
     /// The place of one of its keys, for a message: `` `group` of `attacks` (p.yaml:7:21)``.
     fn place(&self, key: &str) -> String;
@@ -42,22 +43,44 @@ pub(super) trait Feeding {
     fn release(&mut self) -> Vec<Source>;
 }
 
-/// A stage of a known kind that feeds another.
-pub struct Feeder<'a, S> {
+/// The traits of a stage by which the stages that it feeds can ask for it, without naming its type.
+#[derive(Default)]
+pub struct Views(Vec<Box<dyn Any>>);
+
+type View<V> = Box<dyn Fn(&dyn Any) -> Option<&V>>;
+
+impl Views {
+    /// Adds a trait `V` of the stage `S`: `Views::default().with(|stage: &Generate| stage as &dyn Sampler)`.
+    pub fn with<S: 'static, V: ?Sized + 'static>(mut self, view: fn(&S) -> &V) -> Views {
+        fn erased<S: 'static, V: ?Sized>(view: fn(&S) -> &V) -> impl Fn(&dyn Any) -> Option<&V> {
+            move |stage| stage.downcast_ref().map(view)
+        }
+        let view: View<V> = Box::new(erased(view));
+        self.0.push(Box::new(view));
+        self
+    }
+
+    fn of<'a, V: ?Sized + 'static>(&self, stage: &'a dyn Any) -> Option<&'a V> {
+        self.0.iter().find_map(|view| view.downcast_ref::<View<V>>())?(stage)
+    }
+}
+
+/// A stage that feeds another: by its type, or by a trait that it shows.
+pub struct Feeder<'a, S: ?Sized> {
     /// Its parameters, with every default filled in.
     pub stage: &'a S,
     by: &'a dyn Feeding,
 }
 
-impl<S> Clone for Feeder<'_, S> {
+impl<S: ?Sized> Clone for Feeder<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S> Copy for Feeder<'_, S> {}
+impl<S: ?Sized> Copy for Feeder<'_, S> {}
 
-impl<'a, S> Feeder<'a, S> {
+impl<'a, S: ?Sized> Feeder<'a, S> {
     /// The sources of its inputs.
     pub fn upstream(&self) -> Upstream<'a> {
         self.by.upstream()
@@ -79,6 +102,12 @@ impl<'a> Upstream<'a> {
     pub fn stage<S: 'static, T>(self, input: &Input<T>) -> Option<Feeder<'a, S>> {
         let MadeBy::Stage(by, _) = &self.source(input)?.made_by else { return None };
         Some(Feeder { stage: by.stage().downcast_ref()?, by: &**by })
+    }
+
+    /// The stage that makes an input, if it is one of this pipeline and shows this trait in [`super::Stage::views`].
+    pub fn view<V: ?Sized + 'static, T>(self, input: &Input<T>) -> Option<Feeder<'a, V>> {
+        let MadeBy::Stage(by, _) = &self.source(input)?.made_by else { return None };
+        Some(Feeder { stage: by.views().of(by.stage())?, by: &**by })
     }
 
     /// The user's file or folder, if an input is one.

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use super::artifact::{self, Model, Responses, Seeds};
 use super::asking::{Chat, ModelQuery, Reply, SkippedCounts, Text, TokenLimit, TooLong};
-use super::respond::Respond;
-use super::rollouts::{Sampler, prompt_mismatch};
+use super::rollouts::{Rollouts, Sampler, prompt_mismatch};
 use super::rows::{self, Asked};
 use super::turns;
 use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
-use engine::{CheckError, Context, Feeder, Input, Kind, Output, Part, Stage, Upstream};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Stage, Upstream, Views};
 use game::{Answer, Question, Role, Turn};
 use rollout::Sampling;
 
@@ -118,6 +117,10 @@ impl Stage for Generate {
         ("data", Part::Prompts),
     ];
 
+    fn views() -> Views {
+        Views::default().with(|stage: &Generate| stage as &dyn Sampler)
+    }
+
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
             return Err("`group` must be at least 1, found 0".into());
@@ -144,7 +147,7 @@ impl Stage for Generate {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let query = self.query();
-        let room = query.check_context(upstream, self.sampling.max_new_tokens, &self.before(upstream))?;
+        let room = query.check_context(upstream, self.sampling.max_new_tokens, &self.asked(upstream))?;
         Ok(room.into_iter().chain(prompt_mismatch(upstream, &query)).collect())
     }
 
@@ -272,17 +275,6 @@ impl Generate {
         }
         Ok(data::write(&context.output("attacks"), &attacks)?)
     }
-
-    /// The longest texts of the earlier turns.
-    pub(super) fn before(&self, upstream: Upstream) -> Vec<TokenLimit> {
-        let respond = self.continues.as_ref().and_then(|responses| upstream.stage::<Respond, _>(responses));
-        respond.map_or(Vec::new(), Respond::longest)
-    }
-
-    /// The longest attack.
-    pub(super) fn longest(fed: Feeder<Generate>) -> TokenLimit {
-        TokenLimit { tokens: fed.stage.sampling.max_new_tokens, place: fed.place("sampling.max_new_tokens") }
-    }
 }
 
 impl Sampler for Generate {
@@ -296,6 +288,11 @@ impl Sampler for Generate {
 
     fn queries(&self) -> Vec<(String, ModelQuery<'_>)> {
         vec![("model".into(), self.query())]
+    }
+
+    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
+        let responses = self.continues.as_ref().and_then(|responses| Rollouts::of(upstream, responses));
+        responses.map_or(Vec::new(), |responses| responses.conversation())
     }
 }
 

@@ -5,13 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Judgeable, Model};
 use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
-use super::respond::Respond;
-use super::rollouts::{Sampler, prompt_mismatch, trained_with};
-use super::turns;
-use super::update::Update;
+use super::rollouts::{Rollouts, Sampler, labels_mismatch, prompt_mismatch};
+use super::{rows, turns};
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
-use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
-use game::{Answer, Class, Labels, Question, Role, Turn, has_no_text, label};
+use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream, Views};
+use game::{Answer, Class, Labels, Question, Role, Turn, has_no_text};
 use rollout::Sampling;
 
 /// Asks the evaluator for a verdict on each response: negative (unsafe), rejective (a plain refusal) or positive (safe and
@@ -89,6 +87,10 @@ impl Stage for Judge {
     const PURPOSE: Purpose = Purpose::Judging;
     const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
+    fn views() -> Views {
+        Views::default().with(|stage: &Judge| stage as &dyn Sampler)
+    }
+
     fn check(&self) -> Result<(), CheckError> {
         if self.group == 0 {
             return Err("`group` must be at least 1, found 0".into());
@@ -99,11 +101,11 @@ impl Stage for Judge {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let query = self.query();
-        let filled: Vec<TokenLimit> =
-            upstream.stage::<Respond, _>(&self.data).map_or(Vec::new(), Respond::longest);
-        let room = query.check_context(upstream, self.longest(), &filled)?;
+        let room = query.check_context(upstream, self.longest(), &self.asked(upstream))?;
         let unmentioned_labels = query.unmentioned_labels(&self.labels, Class::LABELS);
-        Ok(room.into_iter().chain(unmentioned_labels).chain(self.prompt_mismatch(upstream)).collect())
+        let trained_otherwise =
+            prompt_mismatch(upstream, &query).or_else(|| labels_mismatch(upstream, &query, &self.labels));
+        Ok(room.into_iter().chain(unmentioned_labels).chain(trained_otherwise).collect())
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
@@ -140,21 +142,8 @@ impl Stage for Judge {
             .zip(verdicts)
             .zip(classes)
             .enumerate()
-            .map(|(index, (((group, pair), verdict), class))| VerdictRow {
-                verdict_id: index as u32,
-                response_id: pair.response_id,
-                attack_id: pair.attack_id,
-                origin: pair.origin.clone(),
-                attack: pair.attack.clone(),
-                response: pair.text.clone(),
-                defender: pair.defender.clone(),
-                weight: pair.weight,
-                group: group as u32,
-                class: label(class).to_owned(),
-                turns: pair.turns.clone(),
-                text: verdict.reply.text,
-                sample: verdict.reply.sample,
-                at: at.clone(),
+            .map(|(index, (((group, pair), verdict), class))| {
+                rows::verdict(index, group, pair, class, (verdict.reply.text, verdict.reply.sample), &at)
             })
             .collect();
         Ok(data::write(&context.output("verdicts"), &rows)?)
@@ -170,18 +159,6 @@ impl Judge {
     /// The most tokens that a verdict has; with a `choice` at least 1, since the lengths of its texts are not known yet.
     fn longest(&self) -> usize {
         if self.is_free() { self.sampling.max_new_tokens } else { 1 }
-    }
-
-    /// A warning if the evaluator was trained with another prompt or other labels.
-    fn prompt_mismatch(&self, upstream: Upstream) -> Option<CheckError> {
-        let query = self.query();
-        prompt_mismatch(upstream, &query).or_else(|| {
-            let update = upstream.stage::<Update, _>(&self.model)?;
-            let rewards = update.stage.rewards(update.upstream())?;
-            let trained = rewards.stage.judge(rewards.upstream())?;
-            let is_other = self.labels != trained.stage.labels;
-            is_other.then(|| trained_with(&query, "labels", &trained.place("labels")))
-        })
     }
 }
 
@@ -200,6 +177,14 @@ impl Sampler for Judge {
 
     fn is_free(&self) -> bool {
         !matches!(self.labels, Labels::Choice(_))
+    }
+
+    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
+        Rollouts::of(upstream, &self.data).map_or(Vec::new(), |responses| responses.conversation())
+    }
+
+    fn labels(&self) -> Option<&Labels> {
+        Some(&self.labels)
     }
 }
 

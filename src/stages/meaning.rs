@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model};
 use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong, greedy_label};
-use super::generate::Generate;
+use super::rollouts::Rollouts;
 use super::turns;
 use data::{self, AttackRow, MeaningRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream};
@@ -86,12 +86,16 @@ impl Stage for Meaning {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         let query = self.query();
-        let filled = upstream.stage::<Generate, _>(&self.data).map(Generate::longest);
+        let attacks = Rollouts::of(upstream, &self.data);
+        let shown = match query.uses("conversation") {
+            true => attacks.map_or(Vec::new(), |attacks| attacks.conversation()),
+            false => attacks.iter().map(Rollouts::longest).collect(),
+        };
         let completion = match self.labels {
             Labels::Choice(_) => 1,
             _ => self.sampling.max_new_tokens,
         };
-        let room = query.check_context(upstream, completion, &filled.into_iter().collect::<Vec<_>>())?;
+        let room = query.check_context(upstream, completion, &shown)?;
         Ok(room.into_iter().chain(query.unmentioned_labels(&self.labels, game::Meaning::LABELS)).collect())
     }
 

@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Attacks, Model, Prompts};
 use super::asking::{Chat, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
-use super::generate::Generate;
-use super::rollouts::{Sampler, prompt_mismatch};
+use super::rollouts::{Rollouts, Sampler, prompt_mismatch};
 use super::rows;
 use super::turns;
 use data::{self, AttackRow, ResponseRow};
-use engine::{CheckError, Context, Feeder, Input, Inputs, Kind, Output, Part, Stage, Upstream};
+use engine::{CheckError, Context, Input, Inputs, Kind, Output, Part, Stage, Upstream, Views};
 use game::{Answer, Question, Role, Turn, has_no_text};
 use rollout::Sampling;
 
@@ -141,6 +140,10 @@ impl Stage for Respond {
     const PARTS: &'static [(&'static str, Part)] =
         &[("models", Part::Subject), ("data", Part::Source), ("benign", Part::Prompts)];
 
+    fn views() -> Views {
+        Views::default().with(|stage: &Respond| stage as &dyn Sampler)
+    }
+
     fn check(&self) -> Result<(), CheckError> {
         if self.models.is_empty() || self.group == 0 {
             let found = format!("{} and {}", self.models.len(), self.group);
@@ -257,6 +260,12 @@ impl Sampler for Respond {
         let asked = self.models.iter().enumerate().filter(|(_, defense)| defense.weight > 0.0);
         asked.map(|(index, defense)| (format!("models.{index}.model"), self.query(defense))).collect()
     }
+
+    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
+        let attacks = self.data.iter().filter_map(|attacks| Rollouts::of(upstream, attacks));
+        let tokens = |texts: &Vec<TokenLimit>| texts.iter().map(|longest| longest.tokens).sum::<usize>();
+        attacks.map(|attacks| attacks.conversation()).max_by_key(tokens).unwrap_or_default()
+    }
 }
 
 impl Respond {
@@ -268,19 +277,6 @@ impl Respond {
     /// All datasets of attacks.
     pub(super) fn attacks_inputs(&self) -> impl Iterator<Item = &Input<Attacks>> {
         self.data.iter()
-    }
-
-    /// The maximum lengths of the texts in a prompt, if a stage makes the attacks: those of earlier turns, then the attack.
-    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit> {
-        let attacks = self.data.iter().filter_map(|data| upstream.stage::<Generate, _>(data));
-        let asked = attacks.map(|fed| {
-            let mut texts = fed.stage.before(fed.upstream());
-            texts.push(Generate::longest(fed));
-            texts
-        });
-        asked
-            .max_by_key(|texts| texts.iter().map(|longest| longest.tokens).sum::<usize>())
-            .unwrap_or_default()
     }
 
     /// Checks that every episode continues with a model that is asked.
@@ -298,13 +294,6 @@ impl Respond {
                 models.join(", ")
             ),
         }
-    }
-
-    /// The maximum lengths of earlier turns, the attack and the response to it.
-    pub(super) fn longest(fed: Feeder<Respond>) -> Vec<TokenLimit> {
-        let tokens = fed.stage.sampling.max_new_tokens;
-        let response = TokenLimit { tokens, place: fed.place("sampling.max_new_tokens") };
-        fed.stage.asked(fed.upstream()).into_iter().chain([response]).collect()
     }
 
     /// How a model is asked: with its own `prompt`, or else that of the stage.

@@ -1,12 +1,12 @@
 //! The completions that a model learns from: the stage that samples them, and the settings that it and `update` must agree on.
 
 use super::artifact::Model;
-use super::asking::ModelQuery;
-use super::update::Update;
+use super::asking::{ModelQuery, TokenLimit};
 use engine::{CheckError, Feeder, Input, Upstream};
+use game::Labels;
 use rollout::Sampling;
 
-/// A stage whose completions can be rewarded.
+/// A stage that samples completions, which can be rewarded.
 pub(crate) trait Sampler {
     fn sampling(&self) -> &Sampling;
     /// Completions of each prompt; `None` if the stage does not fix their number.
@@ -17,6 +17,20 @@ pub(crate) trait Sampler {
     fn is_free(&self) -> bool {
         true
     }
+    /// The maximum lengths of the texts in its prompts, as far as stages of this pipeline sample them, oldest first.
+    fn asked(&self, upstream: Upstream) -> Vec<TokenLimit>;
+    /// How a label is read from a completion, if one is.
+    fn labels(&self) -> Option<&Labels> {
+        None
+    }
+}
+
+/// A stage that trains a model on completions.
+pub(crate) trait Learner {
+    /// The model that is trained.
+    fn model(&self) -> &Input<Model>;
+    /// The completions to learn from, if a stage samples them.
+    fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>>;
 }
 
 /// The completions that an update learns from, as the stage that samples them declares them.
@@ -27,8 +41,22 @@ pub(crate) struct Rollouts<'a> {
 }
 
 impl<'a> Rollouts<'a> {
-    pub(crate) fn of<S: Sampler>(fed: Feeder<'a, S>) -> Rollouts<'a> {
-        Rollouts { by: fed.stage, upstream: fed.upstream(), place: Box::new(move |key| fed.place(key)) }
+    /// The completions of an input, if a stage samples them.
+    pub(crate) fn of<T>(upstream: Upstream<'a>, input: &Input<T>) -> Option<Rollouts<'a>> {
+        let sampler = upstream.view::<dyn Sampler, _>(input)?;
+        let place = Box::new(move |key: &str| sampler.place(key));
+        Some(Rollouts { by: sampler.stage, upstream: sampler.upstream(), place })
+    }
+
+    /// The maximum length of a completion.
+    pub(crate) fn longest(&self) -> TokenLimit {
+        let tokens = self.by.sampling().max_new_tokens;
+        TokenLimit { tokens, place: (self.place)("sampling.max_new_tokens") }
+    }
+
+    /// The maximum lengths of the texts in their prompts, then that of a completion.
+    pub(crate) fn conversation(&self) -> Vec<TokenLimit> {
+        self.by.asked(self.upstream).into_iter().chain([self.longest()]).collect()
     }
 
     /// The temperature at which their log-probabilities were recorded.
@@ -138,7 +166,7 @@ pub(crate) fn prompt_mismatch(upstream: Upstream, query: &ModelQuery) -> Option<
 
 /// The same for the last step that trained `model` in that role.
 fn since(upstream: Upstream, model: &Input<Model>, query: &ModelQuery) -> Option<CheckError> {
-    let update = upstream.stage::<Update, _>(model)?;
+    let update: Feeder<dyn Learner> = upstream.view(model)?;
     let before = || since(update.upstream(), update.stage.model(), query);
     let Some(rollouts) = update.stage.rollouts(update.upstream()) else { return before() };
     let is_trained = |(_, other): &(_, ModelQuery)| {
@@ -155,8 +183,16 @@ fn since(upstream: Upstream, model: &Input<Model>, query: &ModelQuery) -> Option
     Some(trained_with(query, key, &(rollouts.place)(&format!("{around}{key}"))))
 }
 
+/// A warning if the judge was trained with other labels.
+pub(crate) fn labels_mismatch(upstream: Upstream, query: &ModelQuery, labels: &Labels) -> Option<CheckError> {
+    let update: Feeder<dyn Learner> = upstream.view(query.model)?;
+    let trained = update.stage.rollouts(update.upstream())?;
+    let is_other = trained.by.labels().is_some_and(|others| others != labels);
+    is_other.then(|| trained_with(query, "labels", &(trained.place)("labels")))
+}
+
 /// The warning that a model was trained with another `key`, given at `place`.
-pub(crate) fn trained_with(query: &ModelQuery, key: &str, place: &str) -> CheckError {
+fn trained_with(query: &ModelQuery, key: &str, place: &str) -> CheckError {
     let model = query.model.text();
     let message =
         format!("`{model}` was trained with another `{key}` than it is asked with here: see {place}");

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
+use super::asking::Trainer;
 use data::{self, MetricRow, SftRow};
-use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage};
+use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Views};
 use grpo::{SupervisedConfig, supervised_step};
 use model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use optim::{AdamW, AdamWConfig, Schedule};
@@ -83,6 +84,10 @@ impl Stage for Sft {
     };
 
     const PURPOSE: Purpose = Purpose::Training;
+
+    fn views() -> Views {
+        Views::default().with(|stage: &Sft| stage as &dyn Trainer)
+    }
 
     fn check(&self) -> Result<(), CheckError> {
         match (&self.model, &self.init, &self.tokenizer) {
@@ -184,17 +189,17 @@ impl Stage for Sft {
     }
 }
 
-impl Sft {
-    /// The model that it trains further.
-    pub(super) fn model(&self) -> Option<&Input<Model>> {
+impl Trainer for Sft {
+    fn model(&self) -> Option<&Input<Model>> {
         self.model.as_ref()
     }
 
-    /// The positions of a new model.
-    pub(super) fn positions(&self) -> Option<usize> {
+    fn positions(&self) -> Option<usize> {
         Some(self.init.as_ref()?.positions)
     }
+}
 
+impl Sft {
     /// The model before the first step, which training may change.
     fn start(&self, context: &Context) -> anyhow::Result<Checkpoint> {
         if let Some(model) = &self.model {

@@ -204,24 +204,29 @@ fn runs_that_are_half_finished_or_damaged_do_not_stop_a_query() {
 
 #[test]
 fn without_its_program_a_query_says_how_to_get_it() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let alone = folder.path().join("triplay");
-    fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &alone).unwrap();
-    let ask = |path: &str| -> Seen {
-        let mut command = Command::new(&alone);
-        command.args(["results", "query", "--schema", "runs"]).env("PATH", path).output().unwrap().into()
-    };
-    let seen = ask("");
+    let seen = ask_alone("");
     seen.fails(
         2,
         "error: `results query` needs the program `triplay-query`, which must be beside triplay or in PATH; ",
     );
     assert!(seen.err.contains("cargo build --release") && seen.err.lines().count() == 1, "{}", seen.err);
+}
 
-    // The program may be elsewhere, in PATH.
+#[test]
+#[ignore = "needs triplay-query"]
+fn its_program_may_be_elsewhere_in_path() {
     let programs = Path::new(env!("CARGO_BIN_EXE_triplay")).parent().unwrap();
-    let seen = ask(programs.to_str().unwrap());
+    let seen = ask_alone(programs.to_str().unwrap());
     assert!(seen.out.starts_with("runs: a row is a run\n"), "{}{}", seen.out, seen.err);
+}
+
+/// Asks for a schema with a `triplay` that has no other program beside it.
+fn ask_alone(path: &str) -> Seen {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let alone = folder.path().join("triplay");
+    fs::hard_link(env!("CARGO_BIN_EXE_triplay"), &alone).unwrap();
+    let mut command = Command::new(&alone);
+    command.args(["results", "query", "--schema", "runs"]).env("PATH", path).output().unwrap().into()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::diagnostic::At;
 use super::tree::Tree;
 use super::wording;
 use crate::graph::StageTemplate;
-use crate::upstream::{Feeding, MadeBy, Source, Upstream};
+use crate::upstream::{Feeding, MadeBy, Source, Upstream, Views};
 
 /// A stage with one combination of its matrix.
 pub(crate) struct Producer {
@@ -42,6 +42,10 @@ impl Drop for Producer {
 impl Feeding for Producer {
     fn stage(&self) -> &dyn Any {
         self.call.decoded.stage.as_any()
+    }
+
+    fn views(&self) -> Views {
+        self.call.decoded.stage.views()
     }
 
     fn upstream(&self) -> Upstream<'_> {

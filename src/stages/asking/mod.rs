@@ -18,7 +18,7 @@ use std::fmt;
 use anyhow::Context as _;
 
 pub(crate) use keys::{Chat, Text, TooLong};
-pub(crate) use room::TokenLimit;
+pub(crate) use room::{TokenLimit, Trainer};
 
 use super::artifact::{self, Model};
 use data::Sample;

@@ -1,7 +1,6 @@
 //! Checks that a prompt and its completion fit into a model's context, as far as lengths are known before anything runs.
 
 use super::super::artifact::Model;
-use super::super::{sft::Sft, update::Update};
 use super::{ModelQuery, TooLong};
 use engine::{CheckError, Input, Upstream};
 use model::Checkpoint;
@@ -12,18 +11,26 @@ pub(crate) struct TokenLimit {
     pub place: String,
 }
 
+/// A stage that makes a model.
+pub(crate) trait Trainer {
+    /// The model that it trains further; `None` if it makes a new one.
+    fn model(&self) -> Option<&Input<Model>>;
+
+    /// The positions of a new model.
+    fn positions(&self) -> Option<usize> {
+        None
+    }
+}
+
 /// The number of positions of a model, from its folder or from the stage that makes it.
 fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
     if let Some(folder) = upstream.file(model) {
         return Checkpoint::positions(folder);
     }
-    if let Some(update) = upstream.stage::<Update, _>(model) {
-        return positions(update.upstream(), update.stage.model());
-    }
-    let sft = upstream.stage::<Sft, _>(model)?;
-    match sft.stage.model() {
-        Some(model) => positions(sft.upstream(), model),
-        None => sft.stage.positions(),
+    let trainer = upstream.view::<dyn Trainer, _>(model)?;
+    match trainer.stage.model() {
+        Some(model) => positions(trainer.upstream(), model),
+        None => trainer.stage.positions(),
     }
 }
 

@@ -3,10 +3,11 @@
 use super::Evaluation;
 use crate::artifact;
 use crate::asking::ModelQuery;
+use crate::rows;
 use crate::trial::{self, Observation, PromptIdentity};
 use data::{AttackRow, PairRow, ResponseRow, Sample, VerdictRow};
 use engine::Context;
-use game::{Class, LabelPair, Outcome, Role, has_no_text, label};
+use game::{Class, LabelPair, Outcome, Role, has_no_text};
 use rollout::Sampling;
 use store::Seed;
 
@@ -63,21 +64,9 @@ impl Evaluation<'_> {
         self.rates.verdicts("evaluator", "experts", &labels);
         self.rates.verdicts("experts", "fresh", &voted);
         self.rates.success("judged_success", &outcomes);
-        let row = |(response, (class, sample)): (&ResponseRow, (Option<Class>, Sample))| VerdictRow {
-            verdict_id: response.response_id,
-            response_id: response.response_id,
-            attack_id: response.attack_id,
-            origin: response.origin.clone(),
-            attack: response.attack.clone(),
-            response: response.text.clone(),
-            defender: response.defender.clone(),
-            weight: 1.0,
-            group: response.response_id,
-            class: label(class).into(),
-            text: sample.completion.clone(),
-            turns: response.turns.clone(),
-            sample,
-            at: self.at.clone(),
+        let row = |(response, (class, sample)): (&ResponseRow, (Option<Class>, Sample))| {
+            let (id, said) = (response.response_id as usize, (sample.completion.clone(), sample));
+            rows::verdict(id, id, &rows::judged(response), class, said, &self.at)
         };
         Ok(responses.iter().zip(said).map(row).collect())
     }

@@ -10,7 +10,6 @@ use rand::seq::SliceRandom;
 
 use crate::artifact::{self, Comparable, Model, Responses};
 use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
-use crate::generate::Generate;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
 use crate::turns;
@@ -133,18 +132,17 @@ impl ByJudge {
 
     /// The maximum lengths of the texts in the prompt, if stages make them.
     fn longest(&self, upstream: Upstream) -> Vec<TokenLimit> {
-        if let Some(attacks) = upstream.stage::<Generate, _>(&self.data) {
-            return vec![Generate::longest(attacks), Generate::longest(attacks)];
+        let Some(compared) = self.rollouts(upstream) else { return Vec::new() };
+        let mut longest = compared.conversation();
+        longest.push(compared.longest());
+        if let Some(responses) = self.responses.as_ref().and_then(|input| Rollouts::of(upstream, input)) {
+            longest.extend([responses.longest(), responses.longest()]);
         }
-        let Some(respond) = upstream.stage::<Respond, _>(&self.data) else { return Vec::new() };
-        let mut longest = Respond::longest(respond);
-        longest.extend(Respond::longest(respond).pop());
         longest
     }
 
     pub(crate) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
-        let attacks = upstream.stage::<Generate, _>(&self.data).map(Rollouts::of);
-        attacks.or_else(|| upstream.stage::<Respond, _>(&self.data).map(Rollouts::of))
+        Rollouts::of(upstream, &self.data)
     }
 
     /// Asks the judge about the pairs of all groups.

@@ -4,12 +4,25 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::term::Undetermined;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
 use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, Sparse, TurnRow, VerdictRow};
 use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, has_no_text};
 use store::Digest;
+
+/// How to score with an undetermined verdict or meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Undetermined {
+    /// As unknown: such a score is unknown too; nothing is learnt from it, and it counts in no mean.
+    #[default]
+    Skip,
+    /// As the class of the least value, and as a lost meaning.
+    Worst,
+}
 
 /// The kind of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Completion, CompletionKind};
-use super::term::{Scores, Term, Undetermined};
+use super::batch::{Batch, Completion, CompletionKind, Undetermined};
+use super::term::{Scores, Term};
 use super::upstream::{Judged, on_the_same};
 use crate::artifact::{self, Completions, Verdicts};
 use data::VerdictRow;

@@ -4,8 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, CompletionKind};
-use super::term::{Scores, Term, Undetermined};
+use super::batch::{Batch, CompletionKind, Undetermined};
+use super::term::{Scores, Term};
 use super::upstream::{Judged, on_the_same};
 use crate::artifact::{Completions, Meanings};
 use engine::{CheckError, Input, Upstream};

@@ -24,10 +24,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::advantage::Advantage;
-use self::batch::{Batch, RewardedRows};
+use self::batch::{Batch, RewardedRows, Undetermined};
 use self::episodes::Episodes;
 pub(crate) use self::episodes::TURN;
-use self::term::{Undetermined, Weighted};
+use self::term::Weighted;
 use super::artifact::Completions;
 use data::{Component, Note, RewardRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Completion, CompletionKind};
+use super::batch::{Batch, Completion, CompletionKind, Undetermined};
 use super::class_value::ClassValues;
-use super::term::{Scores, Term, Undetermined};
+use super::term::{Scores, Term};
 use super::upstream::{Judged, on_the_same};
 use crate::artifact::{self, Completions, Meanings, Verdicts};
 use data::VerdictRow;

@@ -65,17 +65,6 @@ impl From<Vec<Option<f64>>> for Scores {
     }
 }
 
-/// How to score with an undetermined verdict or meaning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Undetermined {
-    /// As unknown: such a score is unknown too; nothing is learnt from it, and it counts in no mean.
-    #[default]
-    Skip,
-    /// As the class of the least value, and as a lost meaning.
-    Worst,
-}
-
 /// The kinds of terms: each is a key of an entry of `terms`, and a struct.
 macro_rules! terms {
     ($( $(#[doc = $doc:literal])* $key:ident: $type:ty, )*) => {

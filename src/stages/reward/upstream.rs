@@ -4,29 +4,24 @@
 use super::batch::CompletionKind;
 use super::term::{Weighted, within_term};
 use super::{Reward, Term};
-use crate::artifact::{Attacks, Completions, Judgeable, Meanings, Verdicts};
+use crate::artifact::{Attacks, Judgeable, Meanings, Verdicts};
 use crate::generate::Generate;
 use crate::judge::Judge;
 use crate::meaning::Meaning;
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
-use engine::{CheckError, Feeder, Input, Upstream};
+use engine::{CheckError, Input, Upstream};
 
 impl Reward {
     /// The completions to reward, if a stage samples them.
     pub(crate) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         // All turns of an episode are sampled alike, and its group is that of its first turn.
-        sampled(upstream, self.earlier.first().unwrap_or(&self.data))
+        Rollouts::of(upstream, self.earlier.first().unwrap_or(&self.data))
     }
 
     /// Whether it rewards episodes of several turns.
     pub(crate) fn has_episodes(&self) -> bool {
         !self.earlier.is_empty()
-    }
-
-    /// The judge whose verdicts are rewarded.
-    pub(crate) fn judge<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Judge>> {
-        upstream.stage(&self.data)
     }
 
     /// The place, name and struct of each term.
@@ -94,9 +89,9 @@ impl Reward {
 
     /// Checks that all turns of an episode have the same model and sampling, since one update learns from all of them.
     pub(super) fn check_turns(&self, upstream: Upstream) -> Result<(), CheckError> {
-        let Some(last) = sampled(upstream, &self.data) else { return Ok(()) };
+        let Some(last) = Rollouts::of(upstream, &self.data) else { return Ok(()) };
         for (index, input) in self.earlier.iter().enumerate() {
-            let Some(earlier) = sampled(upstream, input) else { continue };
+            let Some(earlier) = Rollouts::of(upstream, input) else { continue };
             earlier
                 .check_turn(&last, &self.data.text())
                 .map_err(|message| CheckError::at(format!("earlier.{index}"), message))?;
@@ -109,15 +104,8 @@ impl Reward {
         let is = |found: bool, what| found.then_some(what);
         is(upstream.stage::<Generate, _>(&self.data).is_some(), CompletionKind::Attack)
             .or(is(upstream.stage::<Respond, _>(&self.data).is_some(), CompletionKind::Response))
-            .or(is(self.judge(upstream).is_some(), CompletionKind::Verdict))
+            .or(is(upstream.stage::<Judge, _>(&self.data).is_some(), CompletionKind::Verdict))
     }
-}
-
-/// The completions, if a stage samples them.
-fn sampled<'a>(upstream: Upstream<'a>, input: &Input<Completions>) -> Option<Rollouts<'a>> {
-    let attacks = || upstream.stage::<Generate, _>(input).map(Rollouts::of);
-    let responses = || upstream.stage::<Respond, _>(input).map(Rollouts::of);
-    attacks().or_else(responses).or_else(|| upstream.stage::<Judge, _>(input).map(Rollouts::of))
 }
 
 /// The input of a judge: the upstream of that stage, the input, and its place.

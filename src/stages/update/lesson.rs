@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{metrics, role, step_metrics};
+use super::metrics::{metrics, role, step_metrics};
 use data::{MetricRow, Position, RewardRow};
 use grpo::{GrpoConfig, StepGuard, StepReport, guarded_step};
 use model::{Checkpoint, ControlTokens};

@@ -3,28 +3,27 @@
 mod algorithm;
 mod guards;
 mod lesson;
+mod metrics;
 mod preferences;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::algorithm::Algorithm;
-use self::guards::{Guards, Halted, Streaks, Tripped, finite};
+use self::guards::{Guards, Halted, Streaks, finite};
 use self::lesson::{RewardBatch, TrainingBatch};
+use self::metrics::{halted_metrics, metric};
 use self::preferences::PreferenceBatch;
 use super::artifact::{self, Model, TrainingData};
+use super::asking::Trainer;
 use super::prefer::Prefer;
 use super::reward::Reward;
-use super::rollouts::Rollouts;
-use super::trial::MARKS_IN_TEXT;
-use data::{self, MetricRow, Position, RewardRow};
-use engine::{CheckError, Context, Feeder, Input, Kind, Output, Purpose, Stage, Upstream};
-use game::{has_no_text, undetermined};
+use super::rollouts::{Learner, Rollouts};
+use engine::{CheckError, Context, Feeder, Input, Kind, Output, Purpose, Stage, Upstream, Views};
 use grpo::{self, PairLoss, StepReport};
-use model::{ControlTokens, LoraConfig};
+use model::LoraConfig;
 use optim::AdamW;
 
 /// The optimizer's state, beside the model that it belongs to.
@@ -65,6 +64,12 @@ impl Stage for Update {
     };
 
     const PURPOSE: Purpose = Purpose::Training;
+
+    fn views() -> Views {
+        Views::default()
+            .with(|stage: &Update| stage as &dyn Trainer)
+            .with(|stage: &Update| stage as &dyn Learner)
+    }
 
     fn check(&self) -> Result<(), CheckError> {
         let has_reference = self.reference.is_some() || self.lora.is_some();
@@ -191,31 +196,32 @@ impl Stage for Update {
     }
 }
 
-impl Update {
-    /// The model that is trained.
-    pub(super) fn model(&self) -> &Input<Model> {
+impl Trainer for Update {
+    fn model(&self) -> Option<&Input<Model>> {
+        Some(&self.model)
+    }
+}
+
+impl Learner for Update {
+    fn model(&self) -> &Input<Model> {
         &self.model
     }
 
-    /// The stage that makes the rewards, if one does.
-    pub(super) fn rewards<'a>(&self, upstream: Upstream<'a>) -> Option<Feeder<'a, Reward>> {
-        upstream.stage(&self.data)
-    }
-
-    /// The completions to learn from, if a stage samples them.
-    pub(super) fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
-        if let Some(rewards) = self.rewards(upstream) {
+    fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
+        if let Some(rewards) = upstream.stage::<Reward, _>(&self.data) {
             return rewards.stage.rollouts(rewards.upstream());
         }
         let preferences: Feeder<Prefer> = upstream.stage(&self.data)?;
         preferences.stage.rollouts(preferences.upstream())
     }
+}
 
+impl Update {
     /// Checks that the data are of the kind that the algorithm learns from, if a stage makes them.
     fn learns_from(&self, upstream: Upstream) -> Result<(), CheckError> {
         let (name, pairs) = (self.algorithm.name(), self.algorithm.is_on_pairs());
         let data = self.data.text();
-        let message = if pairs && self.rewards(upstream).is_some() {
+        let message = if pairs && upstream.stage::<Reward, _>(&self.data).is_some() {
             format!(
                 "`data` must be preferences for `{name}`, found the rewards `{data}`: a stage of `kind: prefer` with \
                  `by: {{ rewards: {{ data: {data} }} }}` makes pairs of them"
@@ -240,103 +246,4 @@ impl Update {
         };
         Ok(Box::new(PreferenceBatch { rows: artifact::rows(context, &self.data)?, loss, config }))
     }
-}
-
-/// 1 or 0 for a row, so that the mean over rows is a share.
-fn share(is: bool) -> f64 {
-    f64::from(u8::from(is))
-}
-
-fn metric(phase: &str, subject: &str, metric: &str, value: f64, count: usize, at: &Position) -> MetricRow {
-    MetricRow {
-        phase: phase.into(),
-        subject: subject.into(),
-        metric: metric.into(),
-        value,
-        count: count as u64,
-        at: at.clone(),
-    }
-}
-
-/// The role that wrote the completions.
-fn role(rows: &[RewardRow]) -> &str {
-    rows.first().map_or("nobody", |row| &row.sample.role)
-}
-
-/// Whether the phase halts here; for each guard that tripped, the measured value and its limit; and the number of `batches` in a
-/// row.
-fn halted_metrics(
-    role: &str,
-    count: usize,
-    tripped: &[Tripped],
-    batches: usize,
-    at: &Position,
-) -> Vec<MetricRow> {
-    let add = |phase: &str, name: &str, value| metric(phase, role, name, value, count, at);
-    let mut metrics = vec![add("update", "halted", share(!tripped.is_empty()))];
-    for Tripped { guard, value, limit } in tripped {
-        metrics.push(add(analysis::PHASE, guard, *value));
-        metrics.push(add(analysis::PHASE, &format!("{guard}{}", analysis::LIMIT), *limit));
-    }
-    if batches > 1 && !tripped.is_empty() {
-        metrics.push(add(analysis::PHASE, analysis::IN_A_ROW, batches as f64));
-    }
-    metrics
-}
-
-/// Metrics of the completions and their rewards.
-fn metrics(rows: &[RewardRow], marks: &ControlTokens, at: &Position) -> Vec<MetricRow> {
-    let mut metrics = Vec::new();
-    let mut add = |name: &str, value: f64, count: usize| {
-        metrics.push(metric("update", role(rows), name, value, count, at));
-    };
-    let mut mean = |name: &str, values: Vec<Option<f64>>| {
-        let known: Vec<f64> = values.iter().flatten().copied().collect();
-        if !known.is_empty() {
-            add(name, known.iter().sum::<f64>() / known.len() as f64, known.len());
-        }
-        if known.len() < values.len() {
-            add(&undetermined(name), (values.len() - known.len()) as f64 / values.len() as f64, values.len());
-        }
-    };
-    mean("reward", rows.iter().map(|row| row.reward).collect());
-    let all = |of: fn(&RewardRow) -> f64| rows.iter().map(|row| Some(of(row))).collect();
-    mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
-    mean("finished", all(|row| share(row.sample.finished)));
-    mean("empty", all(|row| share(has_no_text(&row.text))));
-    mean(MARKS_IN_TEXT, rows.iter().map(|row| Some(share(marks.occur_in(&row.text)))).collect());
-    // Each term of the reward, by its name in the data.
-    let names: Vec<&str> = rows
-        .first()
-        .map_or(Vec::new(), |row| row.components.iter().map(|component| component.name.as_str()).collect());
-    for name in names {
-        let of = |row: &RewardRow| row.component(name).and_then(|component| component.score);
-        mean(&format!("{name}{}", analysis::SCORE), rows.iter().map(of).collect());
-    }
-    let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    rows.iter().for_each(|row| groups.entry(row.group).or_default().extend(row.advantage));
-    if !groups.is_empty() {
-        // Advantages are all 0, up to rounding, if the rewards are the same, and missing if the rewards are not known.
-        let is_flat = |group: &&Vec<f64>| group.iter().all(|advantage| *advantage == group[0]);
-        let flat = groups.values().filter(is_flat).count();
-        add(analysis::FLAT_GROUPS, flat as f64 / groups.len() as f64, groups.len());
-    }
-    add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
-    metrics
-}
-
-/// Metrics of the step.
-fn step_metrics(rows: &[RewardRow], report: &StepReport, at: &Position) -> Vec<MetricRow> {
-    let add = |name: &str, value, count| metric("update", role(rows), name, value, count, at);
-    let mut metrics = vec![add("passed_through", 0.0, rows.len())];
-    for (name, value) in [
-        ("loss", report.loss),
-        ("kl", report.kl),
-        ("entropy", report.entropy),
-        ("clipped", report.clipped),
-        ("grad_norm", report.grad_norm),
-    ] {
-        metrics.push(add(name, value, report.tokens));
-    }
-    metrics
 }

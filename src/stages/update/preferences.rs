@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::lesson::TrainingBatch;
-use super::{metric, share};
+use super::metrics::{metric, share};
 use data::{MetricRow, Position, PreferenceRow};
 use grpo::{Pair, PairLoss, PreferenceConfig, StepGuard, StepReport, preference_step};
 use model::{Checkpoint, ControlTokens};
