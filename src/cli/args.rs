@@ -20,8 +20,16 @@ pub(crate) struct FileArgs {
     #[arg(long = "ablation", value_name = "NAME")]
     pub ablations: Vec<String>,
     /// Run the pipeline once with each of these seeds, in parallel [default: the seeds of the file]
-    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = clap::value_parser!(u64).range(..1 << 63))]
+    #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = seed)]
     pub seeds: Vec<u64>,
+}
+
+/// Reads a seed. Numbers in JSON and in tables are signed, hence the limit.
+fn seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse().ok().filter(|seed| *seed < 1 << 63);
+    seed.ok_or_else(|| {
+        "a seed must be a whole number from 0 to 2^63 − 1; commas separate several, as in 1,2,3".into()
+    })
 }
 
 #[derive(Args, Clone)]

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
 use super::pipeline::{find, load, open, print_warnings};
-use crate::engine::{Change, Graph, GraphVariant, NodeId, Plan, Reason, State, What, differences};
+use crate::engine::{
+    Change, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
+};
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Store};
 use output::{println, several};
@@ -75,8 +78,10 @@ impl Status {
 
 /// The keys of earlier runs, to compare with.
 struct EarlierRuns {
+    /// The newest of them.
     title: Option<String>,
-    keys: HashMap<String, Digest>,
+    /// The key of each node, and the run that it is from.
+    keys: HashMap<String, (Digest, Rc<str>)>,
     /// The names of the pipeline's variants.
     variants: HashSet<String>,
 }
@@ -91,23 +96,26 @@ impl EarlierRuns {
         let folders = Run::all(Some(&graph.pipeline)).into_iter();
         let read = folders.filter_map(|folder| Some((Run::read_nodes(&folder).ok()?.0, folder)));
         for (nodes, folder) in read.filter(|(nodes, _)| !nodes.is_empty()).take(RUNS) {
-            title = title.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()));
+            let run: Rc<str> = folder.file_name().unwrap_or_default().to_string_lossy().into();
             for node in nodes {
-                keys.entry(bare_rounds(&node.node)).or_insert(node.key);
+                keys.entry(bare_rounds(&node.node)).or_insert_with(|| (node.key, run.clone()));
             }
+            title.get_or_insert_with(|| run.to_string());
         }
         EarlierRuns { title, keys, variants: variants(graph) }
     }
 
     fn of(run: &Run, graph: &Graph) -> EarlierRuns {
-        let keys = run.nodes.iter().map(|node| (bare_rounds(&node.node), node.key)).collect();
-        EarlierRuns { title: Some(run.title()), keys, variants: variants(graph) }
+        let title: Rc<str> = run.title().into();
+        let key = |node: &NodeReport| (bare_rounds(&node.node), (node.key, title.clone()));
+        let keys = run.nodes.iter().map(key).collect();
+        EarlierRuns { title: Some(title.to_string()), keys, variants: variants(graph) }
     }
 
-    /// The key of a node in these runs, by its name with or without the variant.
-    fn key(&self, name: &str) -> Option<Digest> {
+    /// The key of a node in these runs, by its name with or without the variant; and the run.
+    fn key(&self, name: &str) -> Option<(Digest, &str)> {
         let bare = name.split_once('/').filter(|(variant, _)| self.variants.contains(*variant));
-        let key = |name: &str| self.keys.get(&bare_rounds(name)).copied();
+        let key = |name: &str| self.keys.get(&bare_rounds(name)).map(|(key, run)| (*key, &**run));
         key(name).or_else(|| key(bare?.1))
     }
 }
@@ -195,7 +203,7 @@ impl<'a> ExplainedPlan<'a> {
 
     /// The key and manifest with which a node ran before.
     fn before(&self, id: NodeId) -> Option<(Digest, Value)> {
-        let key = self.past.key(self.name(id))?;
+        let (key, _) = self.past.key(self.name(id))?;
         Some((key, runs::manifest(self.store, &key)?))
     }
 
@@ -328,7 +336,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     };
     let told = ExplainedPlan::new(&plan, &store, past);
     let status = Status::of(&plan, id);
-    let against = told.past.title.clone();
+    let found = told.past.key(told.name(id)).map(|(_, run)| run.to_owned());
+    let against = found.or_else(|| told.past.title.clone());
     let changes = told.changes(id);
     if args.json {
         let why = told.why(id);

@@ -1,5 +1,6 @@
 //! `triplay runs list`, `show` and `rm`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -144,15 +145,7 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         let why = why.as_deref().unwrap_or("the run ended before it recorded a reason");
         println!("failed    {node}: {}", why.replace('\n', "\n          "));
     }
-    for ablation in record.params.keys() {
-        println!(
-            "\nparameters{}",
-            if ablation.is_empty() { String::new() } else { format!(" of {ablation}") }
-        );
-        for (name, value) in record.typed_params(ablation) {
-            println!("  {name}: {value}");
-        }
-    }
+    print_params(record);
     let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for node in run.nodes.iter().filter(|node| !node.cached) {
         let entry = kinds.entry(&node.kind).or_default();
@@ -165,6 +158,28 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the parameters: first those that all ablations and seeds share, then for each of them the others.
+fn print_params(record: &RunRecord) {
+    type Params<'a> = BTreeMap<&'a str, Cow<'a, str>>;
+    let all = record.params.keys().map(|variant| (variant, record.typed_params(variant).collect()));
+    let variants: Vec<(&String, Params)> = all.collect();
+    let Some((_, first)) = variants.first() else { return };
+    let is_shared = |name: &str| variants.iter().all(|(_, params)| params.get(name) == first.get(name));
+    if first.keys().any(|name| is_shared(name)) {
+        println!("\nparameters");
+    }
+    for (name, value) in first.iter().filter(|(name, _)| is_shared(name)) {
+        println!("  {name}: {value}");
+    }
+    for (variant, params) in &variants {
+        let own: Vec<_> = params.iter().filter(|(name, _)| !is_shared(name)).collect();
+        if !own.is_empty() {
+            println!("\nparameters of {variant}");
+        }
+        own.iter().for_each(|(name, value)| println!("  {name}: {value}"));
+    }
 }
 
 /// Most files that are named.

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Stderr, StdoutLock, Write};
 
+use clap::error::{ContextKind, ContextValue};
+
 /// Whether a character controls the terminal, or hides or reorders the text around it. Line breaks and tabs do not count, nor do
 /// the joiners of emoji and scripts.
 pub fn steers(c: char) -> bool {
@@ -153,7 +155,8 @@ fn incomplete_suffix_len(bytes: &[u8]) -> usize {
 /// Parses the command line like [`clap::Parser::parse`]. clap's errors repeat the arguments, which may be names of foreign files
 /// (`triplay pipeline check *`). If an argument contains control characters, the error is printed escaped and without colours.
 pub fn parse_command_line<T: clap::Parser>() -> T {
-    T::try_parse().unwrap_or_else(|error| {
+    T::try_parse().unwrap_or_else(|mut error| {
+        suggest_nested(&mut error, &T::command());
         if !std::env::args_os().any(|word| word.to_string_lossy().contains(steers)) {
             error.exit();
         }
@@ -164,6 +167,16 @@ pub fn parse_command_line<T: clap::Parser>() -> T {
         }
         std::process::exit(error.exit_code())
     })
+}
+
+/// If the unknown subcommand exists one level deeper, as `run` in `pipeline`, suggests it there.
+fn suggest_nested(error: &mut clap::Error, program: &clap::Command) {
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    let groups = program.get_subcommands().filter(|group| group.find_subcommand(wrong).is_some());
+    let nested: Vec<String> = groups.map(|group| format!("{} {wrong}", group.get_name())).collect();
+    if !nested.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(nested));
+    }
 }
 
 /// Prints panics like the standard library, but escaped: a message may quote any text.

@@ -24,6 +24,9 @@ use store::{
 /// The folder of all runs, in the working directory.
 const RESULTS: &str = "results";
 
+/// Most runs that an error names.
+const MOST_NAMED: usize = 5;
+
 /// The files of a run's folder that identify it and record its result.
 pub(super) const RECORD: &str = "run.json";
 pub(super) const NODES: &str = "nodes.jsonl";
@@ -421,12 +424,24 @@ impl Run {
                 bail!("there are no runs in {RESULTS}/ here; `triplay pipeline run FILE` makes one")
             }
             [] => {
-                let newest: Vec<String> = runs.iter().rev().take(5).map(|found| name(&found.path)).collect();
-                bail!("there is no run `{run}`; the newest are {}", newest.join(", "))
+                let names: Vec<String> = runs.iter().rev().map(|found| name(&found.path)).collect();
+                let all: Vec<&str> = names.iter().map(String::as_str).collect();
+                match engine::nearest(run, &all) {
+                    Some(near) => bail!("there is no run `{run}`; did you mean `{near}`?"),
+                    None => bail!(
+                        "there is no run `{run}`; the newest are {}",
+                        all[..all.len().min(MOST_NAMED)].join(", ")
+                    ),
+                }
             }
             _ => {
-                let names: Vec<String> = found.iter().map(|found| found.path.display().to_string()).collect();
-                bail!("`{run}` could be {}; write more of its name", names.join(" or "))
+                let newest = found.iter().rev().take(MOST_NAMED);
+                let names: Vec<String> = newest.map(|found| found.path.display().to_string()).collect();
+                let more = match found.len().saturating_sub(MOST_NAMED) {
+                    0 => String::new(),
+                    more => format!(" or one of {more} older runs"),
+                };
+                bail!("`{run}` could be {}{more}; write more of its name", names.join(" or "))
             }
         }
     }
