@@ -179,7 +179,7 @@ fn of_league(league: &League, of: &str) -> Matrix {
     }
 }
 
-/// The success of attacks of each category on each defense model, at the last common evaluation of all seeds; means over seeds.
+/// The success of attacks of each category on each defender, at the last common evaluation of all seeds; means over seeds.
 /// Models with a different last evaluation have a table of their own.
 pub(crate) fn by_category(book: &MetricIndex) -> Vec<Matrix> {
     let mut found = Vec::new();
@@ -208,7 +208,7 @@ pub(crate) fn by_category(book: &MetricIndex) -> Vec<Matrix> {
         }
         for (phase, cells) in tables.iter().filter(|(_, cells)| !cells.rows.is_empty()) {
             let title = format!(
-                "Success of attacks after {phase}, by category and defense model{}",
+                "Success of attacks after {phase}, by category and defender{}",
                 of(book, column)
             );
             found.push(cells.matrix("coverage", title, ["category", "defender"]));

@@ -151,7 +151,7 @@ pub(crate) fn panels(book: &MetricIndex) -> Vec<Panel> {
     plans.push(Plan {
         section: "evaluation",
         role: "defender",
-        title: "Attacks that succeed, by defense model",
+        title: "Attacks that succeed, by defender",
         unit: "share",
         of: MetricOrigin::Evaluation,
         curves: defenders(book).map(|name| (name.into(), name.into(), "attack_success".into())).collect(),

@@ -42,7 +42,7 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
     assert_eq!((&benchmark["test"], &benchmark["prompts"]), (&"mcnemar".into(), &24.into()));
     assert!(benchmark["interval"]["low"].is_number() && benchmark["detectable"].is_number(), "{benchmark}");
     assert!(benchmark["p_adjusted"].as_f64() >= benchmark["p"].as_f64(), "{benchmark}");
-    // Responses of two defense models to each attack: two attempts.
+    // Responses of two defenders to each attack: two attempts.
     let fresh = metric(&compared, "evaluator accuracy_fresh");
     assert_eq!(fresh["test"], "bootstrap", "{fresh}");
     let of = |key: &str| fresh[key].as_u64().unwrap();

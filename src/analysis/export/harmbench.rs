@@ -1,5 +1,5 @@
 //! Attacks as files of HarmBench: `behaviors.csv` for all, and a folder with `test_cases.json` and `completions.json` for each
-//! evaluation, defense model and measure of success. A behavior is a seed prompt. Its label is 1 if the attack succeeded.
+//! evaluation, defender and measure of success. A behavior is a seed prompt. Its label is 1 if the attack succeeded.
 //! Undetermined completions have no label, as in HarmBench before the classifier has run.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defense model and
+//! Attacks as artifacts of JailbreakBench: `parameters` and `jailbreaks`, one artifact for each evaluation, defender and
 //! measure of success. As in JailbreakBench a behavior appears once, with the first successful attempt or the last one. An
 //! artifact must state for each behavior whether it was broken: undetermined ones are left out, and named in the parameters.
 
