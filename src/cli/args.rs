@@ -16,8 +16,8 @@ pub(crate) struct FileArgs {
     /// Change a parameter of the pipeline, or its seed
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<String>,
-    /// Run this ablation of the pipeline; may be repeated; `all` runs every ablation
-    #[arg(long = "ablation", value_name = "NAME")]
+    /// Run these ablations of the pipeline; `all` runs every ablation
+    #[arg(long = "ablation", value_delimiter = ',', value_name = "NAME,…")]
     pub ablations: Vec<String>,
     /// Run the pipeline once with each of these seeds, in parallel [default: the seeds of the file]
     #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = seed)]
@@ -207,21 +207,21 @@ pub(crate) struct CacheArgs {
 
 #[derive(Args)]
 pub(crate) struct ShowArgs {
-    /// A Parquet file, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
+    /// A file or folder, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
     pub target: String,
-    /// How many rows to show
-    #[arg(long, default_value_t = 20)]
-    pub rows: usize,
-    /// How many rows to skip first
+    /// How many rows, lines or files to show [default: 20 rows of a dataset, all of the others]
+    #[arg(long)]
+    pub rows: Option<usize>,
+    /// How many of them to skip first
     #[arg(long, default_value_t = 0)]
     pub skip: usize,
-    /// Only these columns, in this order
+    /// Of a dataset: only these columns, in this order
     #[arg(long, value_delimiter = ',', value_name = "A,B,…")]
     pub columns: Option<Vec<String>>,
-    /// Show the columns, their types and meanings instead of rows
+    /// Of a dataset: show the columns, their types and meanings instead of rows
     #[arg(long)]
     pub schema: bool,
-    /// Print one JSON object a row, with nothing shortened
+    /// Of a dataset: print one JSON object a row, with nothing shortened
     #[arg(long)]
     pub json: bool,
 }

@@ -12,12 +12,7 @@ use super::pipeline::open;
 use crate::engine::key_of;
 use crate::runs::Run;
 use crate::store::{Digest, Live, Rooted, RunFolderState, Store};
-use output::{eprintln, println, several};
-
-/// A size with its unit, such as 12.3 MB.
-fn size(bytes: u64) -> String {
-    ByteSize::b(bytes).display().si().to_string()
-}
+use output::{eprintln, println, several, size};
 
 /// Opens an existing cache. These commands never make one.
 fn existing(cache: &CacheArgs) -> anyhow::Result<Store> {

@@ -23,8 +23,9 @@ pub(crate) fn command(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    // A new repository counts as empty.
-    let others = entries.flatten().map(|entry| entry.file_name()).filter(|name| name != ".git");
+    // A new repository counts as empty, and so does a folder in which something was planned.
+    let is_own = |name: &std::ffi::OsString| name == ".git" || name == ".triplay";
+    let others = entries.flatten().map(|entry| entry.file_name()).filter(|name| !is_own(name));
     let mut others: Vec<String> = others.map(|name| name.to_string_lossy().into_owned()).collect();
     others.sort();
     ensure!(

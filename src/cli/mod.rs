@@ -5,9 +5,8 @@ mod args;
 mod cache;
 mod compare;
 mod compare_runs;
-mod export;
+mod data;
 mod graph;
-mod import;
 mod init;
 mod judge;
 mod kinds;
@@ -28,7 +27,6 @@ mod results;
 mod runs;
 mod runs_export;
 mod schema;
-mod show;
 mod stopped;
 mod trace;
 mod ui;
@@ -78,7 +76,7 @@ enum Command {
     /// Inspect, verify and clean the cache
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Show, import and export datasets
+    /// Show, copy, import and export datasets and other outputs
     #[command(subcommand)]
     Data(DataCommand),
     /// Use a model at the prompt
@@ -143,12 +141,14 @@ enum CacheCommand {
 
 #[derive(Subcommand)]
 enum DataCommand {
-    /// Show a dataset as a table: a Parquet file, or RUN:NODE (RUN may be `latest`)
+    /// Show an output of a run (RUN:NODE, RUN may be `latest`) or a file: a dataset as a table, a text, the files of a folder
     Show(ShowArgs),
+    /// Copy an output of a run out of the cache: a file or a folder of any type
+    Get(data::get::GetArgs),
     /// Convert files of other datasets to seed prompts, and report duplicates and overlaps
-    Import(import::ImportArgs),
+    Import(data::import::ImportArgs),
     /// Write a dataset as CSV, JSON Lines or Parquet
-    Export(export::ExportArgs),
+    Export(data::export::ExportArgs),
 }
 
 /// Prepares the process to compute; to be called before there are other threads.
@@ -192,9 +192,10 @@ pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
         Command::Cache(CacheCommand::Stats(args)) => cache::stats(&args),
         Command::Cache(CacheCommand::Verify(args)) => cache::verify(&args),
         Command::Cache(CacheCommand::Gc(args)) => cache::gc(&args),
-        Command::Data(DataCommand::Show(args)) => show::command(&args),
-        Command::Data(DataCommand::Import(args)) => import::command(&args),
-        Command::Data(DataCommand::Export(args)) => export::command(&args),
+        Command::Data(DataCommand::Show(args)) => data::show::command(&args),
+        Command::Data(DataCommand::Get(args)) => data::get::command(&args),
+        Command::Data(DataCommand::Import(args)) => data::import::command(&args),
+        Command::Data(DataCommand::Export(args)) => data::export::command(&args),
         #[cfg(feature = "models")]
         Command::Model(command) => model::command(&command),
         Command::Work(args) => work::command(&args),

@@ -44,8 +44,8 @@ pub(crate) struct TableArgs {
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default with --league: latest]
     #[arg(required_unless_present = "league")]
     runs: Vec<String>,
-    /// Show this ablation only; may be repeated
-    #[arg(long = "ablation", value_name = "NAME")]
+    /// Show these ablations only
+    #[arg(long = "ablation", value_delimiter = ',', value_name = "NAME,…")]
     ablations: Vec<String>,
     /// Show the attack success of every attacker against every defender, from `cross_play` stages, with the means of rows and
     /// columns
@@ -76,8 +76,8 @@ pub(crate) struct PlotArgs {
     /// The runs, as an option
     #[arg(long = "runs", value_name = "RUN", num_args = 1.., conflicts_with = "runs")]
     named: Vec<String>,
-    /// Draw this ablation only; may be repeated
-    #[arg(long = "ablation", value_name = "NAME")]
+    /// Draw these ablations only
+    #[arg(long = "ablation", value_delimiter = ',', value_name = "NAME,…")]
     ablations: Vec<String>,
     /// Write this .svg or .png file instead of drawing in the terminal
     #[arg(long, short, value_name = "FILE")]
@@ -182,6 +182,9 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
         let known: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         match engine::nearest(unknown, &known) {
             Some(near) => anyhow::bail!("there is no ablation `{unknown}`; did you mean `{near}`?"),
+            None if known.is_empty() => {
+                anyhow::bail!("there is no ablation `{unknown}`: the pipeline has none")
+            }
             None => anyhow::bail!("there is no ablation `{unknown}`; there are {}", known.join(", ")),
         }
     }

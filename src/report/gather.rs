@@ -178,7 +178,7 @@ fn about_texts(texts: Texts, redacted: bool, sources: &[Source]) -> Vec<String> 
     let harmful = !sources.iter().all(Source::is_sandbox);
     match (texts, redacted) {
         (Texts::BySandbox, true) => vec![
-            "Texts of prompts and models are left out, since not all are of the sandbox's made-up world; \
+            "Texts of prompts and models are left out, since not all are known to be of the sandbox's made-up world; \
              --reveal shows them."
                 .into(),
         ],

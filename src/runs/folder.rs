@@ -224,12 +224,12 @@ pub(super) fn read_in(folder: &Path, name: &str, most: u64) -> anyhow::Result<Ve
     read::bytes(&path, most).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The path of a dataset in a cache, if it is still there. Its content must have the recorded digest.
+/// The path of a file or folder in a cache, if it is still there. Its content must have the recorded digest.
 pub fn recorded_at(path: PathBuf, digest: &Digest) -> anyhow::Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
     }
-    let found = Digest::of_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let found = Digest::of_path(&path).with_context(|| format!("cannot read {}", path.display()))?;
     anyhow::ensure!(
         found == *digest,
         "{} is damaged: its digest differs from the recorded one",
@@ -426,7 +426,13 @@ impl Run {
             [] => {
                 let names: Vec<String> = runs.iter().rev().map(|found| name(&found.path)).collect();
                 let all: Vec<&str> = names.iter().map(String::as_str).collect();
+                let of_pipeline = run_folders(Some(run));
                 match engine::nearest(run, &all) {
+                    _ if !of_pipeline.is_empty() => {
+                        bail!(
+                            "there is no run `{run}`; the newest run of the pipeline `{run}` is `{run}/latest`"
+                        )
+                    }
                     Some(near) => bail!("there is no run `{run}`; did you mean `{near}`?"),
                     None => bail!(
                         "there is no run `{run}`; the newest are {}",
@@ -605,7 +611,9 @@ impl Run {
         };
         let Some(node) = node else {
             let names: Vec<&str> = self.nodes.iter().map(|node| node.node.as_str()).collect();
-            let near = engine::nearest(text, &names).map(|name| format!("; did you mean `{name}`?"));
+            let in_scope = |name: &&&str| name.rsplit_once('/').is_some_and(|(_, last)| last == text);
+            let near = engine::nearest(text, &names).or_else(|| names.iter().rev().find(in_scope).copied());
+            let near = near.map(|name| format!("; did you mean `{name}`?"));
             bail!("run {} has no finished node `{text}`{}", self.record.run, near.unwrap_or_default())
         };
         let found = match output {

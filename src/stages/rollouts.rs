@@ -95,14 +95,14 @@ impl<'a> Rollouts<'a> {
     /// Checks that another turn of the same episodes, `name`, has the same models and sampling.
     pub(crate) fn check_turn(&self, other: &Rollouts, name: &str) -> Result<(), String> {
         let (own, others) = (self.by.queries(), other.by.queries());
-        for ((key, query), (model_mismatch, another)) in own.iter().zip(&others) {
+        for ((key, query), (others_key, another)) in own.iter().zip(&others) {
             if self.upstream.is_same(query.model, other.upstream, another.model) == Some(false) {
                 return Err(format!(
                     "all turns must have the same model, found `{}` in {} and `{}` in {}",
                     query.model.text(),
                     (self.place)(key),
                     another.model.text(),
-                    (other.place)(model_mismatch)
+                    (other.place)(others_key)
                 ));
             }
         }

@@ -20,6 +20,7 @@ mod layers;
 mod league;
 mod method;
 mod models;
+mod outputs;
 mod parity;
 mod places;
 mod preferences;

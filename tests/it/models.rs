@@ -707,7 +707,7 @@ stages:
     group: 2
     sampling: { max_new_tokens: 511 }
   verdicts: { kind: judge, data: responses, model: { path: own }, sampling: { max_new_tokens: 1 } }
-  rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: verdicts } }] }
+  rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: verdicts } }, { overlong: { free: 4, longest: 8 } }] }
   update: { kind: update, model: { path: own }, data: rewards, algorithm: { grpo: { lr: 1e-4 } } }
 ",
     );
@@ -715,4 +715,8 @@ stages:
     let passed = space.path(summary["results"].as_str().unwrap()).join("models/update");
     assert!(passed.join("model.safetensors").exists() && passed.join("chat_template.jinja").exists());
     assert!(!passed.join("README.md").exists() && !passed.join("expected.json").exists());
+    // A completion that no model was asked for has no length either.
+    let components =
+        space.triplay(&["data", "show", "latest:rewards", "--columns", "components", "--json"]).out;
+    assert!(components.lines().all(|row| row.contains(r#"{"name":"overlong","score":null"#)), "{components}");
 }

@@ -10,15 +10,15 @@
 //! stage's struct hides its fields from rustfmt and rust-analyzer. A trait would need an accessor for each key, and no code is
 //! generic over the stages.
 
+mod context_length;
 mod keys;
-mod room;
 
 use std::fmt;
 
 use anyhow::Context as _;
 
+pub(crate) use context_length::{TokenLimit, Trainer};
 pub(crate) use keys::{Chat, Text, TooLong};
-pub(crate) use room::{TokenLimit, Trainer};
 
 use super::artifact::{self, Model};
 use data::Sample;

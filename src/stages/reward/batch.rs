@@ -275,9 +275,15 @@ impl<'a> Batch<'a> {
         self.completions.iter().map(|completion| completion.text).collect()
     }
 
-    /// Scores of which all are known.
-    pub(crate) fn known(&self, scores: impl Iterator<Item = f64>) -> Vec<Option<f64>> {
-        scores.map(Some).collect()
+    /// Scores of the texts of all completions; unknown where no model was asked for a text.
+    pub(crate) fn of_texts(&self, scores: impl IntoIterator<Item = f64>) -> Vec<Option<f64>> {
+        let is_known =
+            |completion: &Completion| completion.sample.was_asked() || !has_no_text(completion.text);
+        self.completions
+            .iter()
+            .zip(scores)
+            .map(|(completion, score)| is_known(completion).then_some(score))
+            .collect()
     }
 
     /// The pool of successful attacks, ready for comparisons.

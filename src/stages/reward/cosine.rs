@@ -36,7 +36,7 @@ impl Term for Cosine {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
         let embeddings = batch.embeddings(&self.embedder)?;
         let likeness = batch.pool(&self.pool)?.cosine(&embeddings, self.neighbours)?;
-        Ok(batch.known(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
+        Ok(batch.of_texts(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
     }
 
     fn scored(&self) -> &'static [CompletionKind] {

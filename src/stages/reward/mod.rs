@@ -61,7 +61,7 @@ pub(crate) struct Reward {
 impl Stage for Reward {
     const KIND: Kind = Kind {
         name: "reward",
-        version: 11,
+        version: 12,
         outputs: &[Output::new("rewards", "rewards")],
         numerics: true,
         draws: true,

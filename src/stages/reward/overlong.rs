@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::batch::Batch;
+use super::batch::{Batch, Completion};
 use super::term::{Scores, Term};
 use engine::CheckError;
 
@@ -20,8 +20,11 @@ pub(crate) struct Overlong {
 
 impl Term for Overlong {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
-        let tokens = batch.completions.iter().map(|completion| completion.sample.completion_ids.len());
-        Ok(batch.known(tokens.map(|tokens| self.score(tokens))).into())
+        let score = |completion: &Completion| {
+            // A completion that no model was asked for has no length.
+            completion.sample.was_asked().then(|| self.score(completion.sample.completion_ids.len()))
+        };
+        Ok(batch.completions.iter().map(score).collect::<Vec<_>>().into())
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -39,7 +42,7 @@ impl Term for Overlong {
 impl Overlong {
     fn score(&self, tokens: usize) -> f64 {
         let over = tokens.saturating_sub(self.free) as f64 / (self.longest - self.free) as f64;
-        -over.min(1.0)
+        0.0 - over.min(1.0)
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn default_sharpness() -> f64 {
 impl Term for SelfBleu {
     fn scores(&self, batch: &Batch) -> anyhow::Result<Scores> {
         let likeness = batch.pool(&self.pool)?.self_bleu(&batch.texts());
-        Ok(batch.known(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
+        Ok(batch.of_texts(likeness.into_iter().map(|likeness| penalty(self.sharpness, likeness))).into())
     }
 
     fn scored(&self) -> &'static [CompletionKind] {

@@ -20,7 +20,7 @@ pub(crate) trait TrainingBatch {
     fn has_signal(&self) -> bool;
     /// The note if there is nothing to learn from.
     fn nothing(&self) -> &'static str;
-    /// The completions, as token ids.
+    /// The completions that a model was asked for, as token ids.
     fn completions(&self) -> Vec<&[u32]>;
     /// Whether the loss needs a reference; guards may need one too.
     fn needs_reference(&self) -> bool;
@@ -69,7 +69,8 @@ impl TrainingBatch for RewardBatch<'_> {
     }
 
     fn completions(&self) -> Vec<&[u32]> {
-        self.rows.iter().map(|row| &row.sample.completion_ids[..]).collect()
+        let asked = self.rows.iter().filter(|row| row.sample.was_asked());
+        asked.map(|row| &row.sample.completion_ids[..]).collect()
     }
 
     fn needs_reference(&self) -> bool {

@@ -74,7 +74,9 @@ pub(crate) fn metrics(rows: &[RewardRow], marks: &ControlTokens, at: &Position) 
         }
     };
     mean("reward", rows.iter().map(|row| row.reward).collect());
-    let all = |of: fn(&RewardRow) -> f64| rows.iter().map(|row| Some(of(row))).collect();
+    // A completion that no model was asked for has no length and no text.
+    let asked = || rows.iter().filter(|row| row.sample.was_asked());
+    let all = |of: fn(&RewardRow) -> f64| asked().map(|row| Some(of(row))).collect();
     mean("completion_tokens", all(|row| row.sample.completion_ids.len() as f64));
     mean("finished", all(|row| share(row.sample.finished)));
     mean("empty", all(|row| share(has_no_text(&row.text))));

@@ -56,7 +56,7 @@ pub(crate) struct Update {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 9,
+        version: 10,
         outputs: &[Output::evictable("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,

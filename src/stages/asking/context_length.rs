@@ -1,7 +1,7 @@
 //! Checks that a prompt and its completion fit into a model's context, as far as lengths are known before anything runs.
 
-use super::super::artifact::Model;
 use super::{ModelQuery, TooLong};
+use crate::artifact::Model;
 use engine::{CheckError, Input, Upstream};
 use model::Checkpoint;
 

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
-use super::show::locate;
+use super::{Content, Target};
 use crate::data::{self, Head, Table};
 use crate::store::read;
 use output::{Destination, Overwrite, println};
@@ -46,10 +46,15 @@ pub(crate) fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             args.out.display()
         );
     };
-    let (path, artifact) = locate(&args.target)?;
-    if artifact.as_deref() == Some("text") {
-        bail!("`{}` must be a table, found a text; `triplay data show` prints it", args.target);
+    let source = Target::find(&args.target)?;
+    if source.content != Content::Table {
+        bail!(
+            "`{}` must be a dataset, found {}; `triplay data get` copies it as it is",
+            args.target,
+            source.describe()
+        );
     }
+    let path = source.path;
     let target = args.out.canonicalize().ok();
     if target.is_some() && path.canonicalize().ok() == target {
         bail!("`--out` must not be the file that is read, found {}; name another file", args.out.display());

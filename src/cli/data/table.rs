@@ -1,74 +1,24 @@
-//! `triplay data show`: prints a Parquet file or a dataset of a run as a table, and a text output unchanged.
+//! Datasets as tables.
 
 use std::collections::BTreeSet;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Context, bail};
-use output::one_line;
+use anyhow::bail;
+use arrow_schema::{DataType, Field};
 use serde_json::Value;
 
-use super::args::ShowArgs;
+use crate::cli::args::ShowArgs;
 use crate::data::{self, Head, Part};
-use crate::runs::{Run, recorded_at};
-use crate::store::read;
-
-pub(crate) fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let (path, artifact) = locate(&args.target)?;
-    let out = &mut BufWriter::new(output::stdout());
-    let mut write = || -> anyhow::Result<()> {
-        if artifact.as_deref() == Some("text") {
-            std::io::copy(&mut read::open(&path)?, out)?;
-        } else {
-            let table = data::head(&path)?;
-            if args.schema { schema(&table, out)? } else { rows(&path, &table, args, out)? }
-        }
-        Ok(out.flush()?)
-    };
-    output::allow_broken_pipe(write())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Finds a file, or an output of a run's node and its type.
-pub(super) fn locate(target: &str) -> anyhow::Result<(PathBuf, Option<String>)> {
-    let path = Path::new(target);
-    if path.exists() {
-        return Ok((path.to_owned(), None));
-    }
-    let Some((run, node)) = target.split_once(':') else {
-        bail!(
-            "there is no file {target}; a dataset of a run is RUN:NODE, such as latest:play[1]/red[01]/attacks"
-        )
-    };
-    let run = Run::find(run)?;
-    let (output, path) = run.output(node)?;
-    if path.is_dir() {
-        bail!("`{node}` must be a dataset, found a {}: {}", output.artifact, path.display());
-    }
-    let found = recorded_at(path, &output.digest).with_context(|| {
-        format!("`{node}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
-    })?;
-    let Some(path) = found else {
-        bail!(
-            "`{node}` is no longer in the cache {}; run the pipeline again to make it",
-            run.record.cache.display()
-        )
-    };
-    Ok((path, Some(output.artifact.clone())))
-}
+use output::one_line;
 
 /// Prints the columns, their types and meanings.
-fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
-    let width = |text: fn(&arrow_schema::Field) -> String| {
-        fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0)
-    };
-    let kind = |field: &arrow_schema::Field| match field.data_type() {
-        arrow_schema::DataType::List(item) => format!("list of {}", item.data_type()),
-        other => other.to_string(),
-    };
-    let name = |field: &arrow_schema::Field| one_line(field.name()).into_owned();
+    let width =
+        |text: fn(&Field) -> String| fields.iter().map(|f| text(f).chars().count()).max().unwrap_or(0);
+    let kind = |field: &Field| kind(field.data_type());
+    let name = |field: &Field| one_line(field.name()).into_owned();
     let (name_width, kind_width) = (width(name), width(kind));
     for field in fields {
         let about = field.metadata().get("description").map(String::as_str).unwrap_or("");
@@ -78,10 +28,26 @@ fn schema(table: &Head, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The name of a type: nested columns by the names of their fields.
+fn kind(data_type: &DataType) -> String {
+    match data_type {
+        DataType::List(item) => format!("list of {}", kind(item.data_type())),
+        DataType::Struct(fields) => {
+            let names: Vec<_> = fields.iter().map(|field| one_line(field.name())).collect();
+            format!("{{{}}}", names.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Rows that are shown if `--rows` does not say how many.
+const ROWS: usize = 20;
+
 /// Most characters shown of a cell.
 const CELL: usize = 60;
 
-fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Prints the chosen rows and columns.
+pub(super) fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let fields = table.schema.fields();
     let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
     let chosen: Vec<usize> = match &args.columns {
@@ -93,7 +59,9 @@ fn rows(path: &Path, table: &Head, args: &ShowArgs, out: &mut dyn Write) -> anyh
     let columns: Vec<usize> = chosen.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let places: Vec<usize> = chosen.iter().filter_map(|column| columns.binary_search(column).ok()).collect();
     let mut cells: Vec<Vec<Value>> = Vec::new();
-    for batch in data::batches(path, &Part { columns: &columns, skip: args.skip, rows: args.rows })? {
+    for batch in
+        data::batches(path, &Part { columns: &columns, skip: args.skip, rows: args.rows.unwrap_or(ROWS) })?
+    {
         let batch = batch?;
         let row = |row| places.iter().map(|&place| data::cell(batch.column(place), row)).collect();
         cells.extend((0..batch.num_rows()).map(row));

@@ -1,0 +1,83 @@
+//! `triplay data get`: copies an output of a run out of the cache.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{Content, Target};
+use crate::store::{Digest, read};
+use output::{Destination, NewFolder, Overwrite, println, several, size};
+
+#[derive(Args)]
+pub(crate) struct GetArgs {
+    /// RUN:NODE or RUN:NODE.OUTPUT, such as `latest:warmup.model`; a file or a folder
+    target: String,
+    /// The file or folder to write
+    #[arg(long, short, value_name = "PATH")]
+    out: PathBuf,
+    /// Link to the cache's files instead of copying them, where both are on one disk: at once, and read-only
+    #[arg(long)]
+    link: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
+}
+
+pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::find(&args.target)?;
+    let mut written = Written::default();
+    if target.content == Content::Folder {
+        NewFolder::new(&args.out)?.make(|new| copy_folder(&target.path, new, args.link, &mut written))?;
+    } else {
+        // An earlier copy may be replaced.
+        let digest = Digest::of_file(&target.path)?;
+        let is_own = move |file: &Path| Digest::of_file(file).is_ok_and(|found| found == digest);
+        let place = Destination::with_force(&args.out, "copy of this output", args.overwrite, is_own)?;
+        place.write(|new| copy_file(&target.path, new, args.link, &mut written))?;
+    }
+    println!("{}: {}, {}", args.out.display(), several(written.files, "file"), size(written.bytes));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was written.
+#[derive(Default)]
+struct Written {
+    files: usize,
+    bytes: u64,
+}
+
+fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
+    fs::create_dir(to)?;
+    for entry in super::entries(from)? {
+        let to = to.join(entry.file_name().unwrap_or_default());
+        match entry.is_dir() {
+            true => copy_folder(&entry, &to, link, written)?,
+            false => copy_file(&entry, &to, link, written)?,
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file without its permissions, except that it may be executed: files of the cache are read-only. The kernel makes the
+/// copy a reflink on file systems that have them.
+fn copy_file(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
+    let context = || format!("cannot copy {}", from.display());
+    written.files += 1;
+    written.bytes += from.metadata().with_context(context)?.len();
+    if link && fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    let copy = || -> std::io::Result<()> {
+        let (mut source, mut copy) = (read::open(from)?, File::create(to)?);
+        std::io::copy(&mut source, &mut copy)?;
+        let mode = copy.metadata()?.permissions().mode();
+        match source.metadata()?.permissions().mode() & 0o100 {
+            0 => Ok(()),
+            _ => copy.set_permissions(Permissions::from_mode(mode | (mode & 0o444) >> 2)),
+        }
+    };
+    copy().with_context(context)
+}

@@ -1,0 +1,123 @@
+//! `triplay data`: shows, copies, imports and exports datasets and the other outputs of runs.
+
+pub(super) mod export;
+mod folder;
+pub(super) mod get;
+pub(super) mod import;
+pub(super) mod show;
+mod table;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::runs::{Run, recorded_at};
+use crate::store::read;
+
+/// A file or folder that a command line names: one of the user's, or an output of a run's node.
+struct Target {
+    path: PathBuf,
+    /// The type of the output.
+    artifact: Option<String>,
+    content: Content,
+}
+
+/// What a target holds, as far as printing it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// A Parquet file.
+    Table,
+    Text,
+    Folder,
+    /// Bytes that are none of these.
+    Binary,
+}
+
+impl Content {
+    /// The content with its article, for errors.
+    fn name(self) -> &'static str {
+        match self {
+            Content::Table => "a dataset",
+            Content::Text => "a text",
+            Content::Folder => "a folder",
+            Content::Binary => "a binary file",
+        }
+    }
+}
+
+impl Target {
+    /// Finds what `text` names; an output of a run must have its recorded content.
+    fn find(text: &str) -> anyhow::Result<Target> {
+        let path = Path::new(text);
+        if path.exists() {
+            return Target::new(path.to_owned(), None);
+        }
+        let Some((run, node)) = text.split_once(':') else {
+            bail!(
+                "there is no file {text}; an output of a run is RUN:NODE, such as latest:play[1]/red[01]/attacks"
+            )
+        };
+        let run = Run::find(run)?;
+        let (output, path) = run.output(node)?;
+        let found = recorded_at(path, &output.digest).with_context(|| {
+            format!("`{node}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
+        })?;
+        match found {
+            Some(path) => Target::new(path, Some(output.artifact.clone())),
+            None if output.passing => bail!(
+                "`{node}` was evicted: its loop keeps only the last of these; with `keep: all` in the loop, the next run of the \
+                 pipeline makes all of them again and keeps them"
+            ),
+            None => bail!(
+                "`{node}` is no longer in the cache {}; run the pipeline again to make it",
+                run.record.cache.display()
+            ),
+        }
+    }
+
+    fn new(path: PathBuf, artifact: Option<String>) -> anyhow::Result<Target> {
+        const PARQUET: &[u8] = b"PAR1";
+        let content = if path.is_dir() {
+            Content::Folder
+        } else {
+            let mut first = Vec::new();
+            let read = read::open(&path).and_then(|file| file.take(SNIFFED).read_to_end(&mut first));
+            read.with_context(|| format!("cannot read {}", path.display()))?;
+            match artifact.as_deref() {
+                Some("text") => Content::Text,
+                _ if first.starts_with(PARQUET) => Content::Table,
+                _ if is_text(&first) => Content::Text,
+                _ => Content::Binary,
+            }
+        };
+        Ok(Target { path, artifact, content })
+    }
+
+    /// What it is, for errors: its type and content.
+    fn describe(&self) -> String {
+        match &self.artifact {
+            Some(artifact) => format!("{} of type `{artifact}`", self.content.name()),
+            None => self.content.name().to_owned(),
+        }
+    }
+}
+
+/// Bytes at the beginning of a file by which texts are recognised.
+const SNIFFED: u64 = 8192;
+
+/// Whether bytes are the beginning of a text in UTF-8, which may be cut within a character.
+fn is_text(bytes: &[u8]) -> bool {
+    let is_whole = |error: std::str::Utf8Error| error.error_len().is_none() && bytes.len() as u64 == SNIFFED;
+    !bytes.contains(&0) && std::str::from_utf8(bytes).map_or_else(is_whole, |_| true)
+}
+
+/// The files and folders in a folder, in the order of their names.
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut entries = read().with_context(|| format!("cannot read {}", folder.display()))?;
+    entries.sort();
+    Ok(entries)
+}

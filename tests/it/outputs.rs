@@ -1,0 +1,90 @@
+//! Outputs of runs outside the cache: shown and copied, whatever their type.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::space::Space;
+
+/// A pipeline with an output of each content.
+const EVERYTHING: &str = r#"pipeline: p
+stages:
+  brew:
+    kind: exec
+    command: >-
+      echo '{"heat": {"first": 0.5}}' > heat.json; printf 'herb,grams\nmoonbane,3\nglowvenom,4\n' > herbs.csv;
+      printf '\000\001\377' > bytes; printf 'brew' > stir.sh; chmod +x stir.sh; mkdir cellar; echo old > cellar/wine
+    outputs:
+      heat: { type: file, path: heat.json }
+      herbs: { type: file, path: herbs.csv }
+      bytes: file
+      stir: { type: file, path: stir.sh }
+      cellar: folder
+  seeds: { kind: sandbox, sft: 20, sft_others: 10, benchmark: 9, pairs: 9, benign: 1 }
+"#;
+
+#[test]
+fn every_output_is_shown_and_copied() {
+    let space = Space::new();
+    space.write("small.yaml", EVERYTHING);
+    space.run(&[]);
+    let show = |output: &str, more: &[&str]| {
+        let target = format!("latest:{output}");
+        space.triplay(&[&["data", "show", &target], more].concat())
+    };
+    assert_eq!(show("brew.heat", &[]).out, "{\"heat\": {\"first\": 0.5}}\n");
+    assert_eq!(show("brew.herbs", &["--skip", "1", "--rows", "1"]).out, "moonbane,3\n");
+    assert!(show("brew.cellar", &[]).out.ends_with(": 1 file, 4 B\n4 B  wine\n"));
+    assert!(show("seeds.seeds", &["--rows", "1"]).out.contains("seed_id"));
+    show("brew.bytes", &[]).fails(
+        2,
+        "error: `latest:brew.bytes` cannot be shown: it is a binary file of type `file` (3 bytes); `triplay data get` copies it",
+    );
+    show("brew.heat", &["--schema"])
+        .fails(2, "error: `latest:brew.heat` must be a dataset for --schema, found a text of type `file`");
+    space.triplay(&["data", "export", "latest:brew.cellar", "-o", "x.csv"]).fails(
+        2,
+        "error: `latest:brew.cellar` must be a dataset, found a folder of type `folder`; `triplay data get`",
+    );
+
+    let get = |output: &str, to: &str, more: &[&str]| {
+        let target = format!("latest:{output}");
+        space.triplay(&[&["data", "get", &target, "-o", to], more].concat())
+    };
+    for (output, to) in
+        [("brew.bytes", "b"), ("brew.stir", "s.sh"), ("brew.cellar", "c"), ("seeds.seeds", "s.parquet")]
+    {
+        let seen = get(output, to, &[]);
+        assert!(
+            seen.code == Some(0) && seen.out.starts_with(&format!("{to}: 1 file, ")),
+            "{}{}",
+            seen.out,
+            seen.err
+        );
+    }
+    assert_eq!(fs::read(space.path("b")).unwrap(), [0, 1, 255]);
+    assert_eq!(fs::read_to_string(space.path("c/wine")).unwrap(), "old\n");
+    let mode = |file: &str| fs::metadata(space.path(file)).unwrap().permissions().mode();
+    assert_eq!((mode("b") & 0o300, mode("s.sh") & 0o300), (0o200, 0o300), "copies are writable");
+
+    // An earlier copy is replaced, another file is not.
+    assert_eq!(get("brew.bytes", "b", &[]).code, Some(0));
+    space.write("b", "mine");
+    get("brew.bytes", "b", &[]).fails(2, "must be new or an earlier copy of this output, found another file");
+    get("brew.cellar", "c", &[]).fails(2, "c must be a new or empty folder, found files in it");
+    assert_eq!(get("brew.bytes", "b", &["--force"]).code, Some(0));
+
+    assert_eq!(get("brew.cellar", "linked", &["--link"]).code, Some(0));
+    let linked = fs::metadata(space.path("linked/wine")).unwrap();
+    assert!(linked.nlink() > 1 && linked.permissions().readonly());
+}
+
+#[test]
+fn an_output_that_is_not_there_says_why() {
+    let space = Space::new();
+    space.write("small.yaml", EVERYTHING);
+    space.run(&[]);
+    let show = |target: &str| space.triplay(&["data", "show", target]);
+    show("latest:brew.wine").fails(2, "`brew` has only the outputs heat, herbs, bytes, stir, cellar, log");
+    show("latest:brw").fails(2, "has no finished node `brw`; did you mean `brew`?");
+    show("nothing").fails(2, "there is no file nothing; an output of a run is RUN:NODE");
+}
