@@ -8,8 +8,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use data::{self, MetricRow, RunMetricRow};
+use data::RunMetricRow;
 use engine::{NodeOutput, NodeReport};
+use runs::stage;
 use store::{Digest, Store};
 
 /// The metrics of all nodes, in the order of the run.
@@ -18,8 +19,8 @@ pub fn collect(nodes: &[NodeReport], store: &Store) -> anyhow::Result<Vec<RunMet
     for node in nodes {
         for output in node.outputs.iter().filter(|output| output.artifact == "metrics") {
             let Some(path) = store.verified(&output.digest)? else { continue };
-            let metrics =
-                data::read::<MetricRow>(&path).with_context(|| format!("metrics of {}", node.node))?;
+            let metrics = data::metrics(&path, stage(&node.node).0)
+                .with_context(|| format!("metrics of {}", node.node))?;
             rows.extend(metrics.into_iter().map(|metric| RunMetricRow { node: node.node.clone(), metric }));
         }
     }

@@ -11,7 +11,9 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for block in blocks(&widths) {
+    for (index, block) in blocks(&widths).into_iter().enumerate() {
+        // An empty line between the parts of a table that was cut.
+        text += if index > 0 { "\n" } else { "" };
         for row in rows {
             let mut line = format!("{:width$}", row[0], width = widths[0]);
             for column in (1..LABELS).chain(block.clone()) {

@@ -1,7 +1,8 @@
 //! The measures that tables show by default, and the headings of their columns.
 
-use super::series::Measure;
-use data::RunMetricRow;
+use super::halted::PHASE as HALTED;
+use super::series::{Measure, TRAINING};
+use data::{MetricRow, RunMetricRow};
 use game::{UNDETERMINED, undetermined};
 
 /// Columns: heading, subject, metric.
@@ -21,6 +22,9 @@ pub(super) const MARKS: (&str, &str, &str) = ("marks", "attacks", "marks_in_text
 
 /// A column that appears if conversations were measured.
 const TURNS: (&str, &str, &str) = ("turn 2", "defender", "attack_success@turn=2");
+
+/// The subject of the metrics of supervised training.
+const SFT: &str = "sft";
 
 /// The columns for these rows.
 pub(super) fn columns(
@@ -47,6 +51,22 @@ pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     };
     let known = columns(rows).filter(|(_, subject, metric)| is_there(subject, metric));
     known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
+}
+
+/// The measures of stages of one's own, in the order of the rows: for runs that have none of the [`usual`] ones.
+pub fn own(rows: &[RunMetricRow]) -> Vec<Measure> {
+    let is_own = |row: &&RunMetricRow| {
+        let MetricRow { phase, subject, .. } = &row.metric;
+        phase != TRAINING && phase != HALTED && subject != SFT
+    };
+    let mut own: Vec<Measure> = Vec::new();
+    for row in rows.iter().filter(is_own) {
+        let measure = Measure { subject: row.metric.subject.clone(), metric: row.metric.metric.clone() };
+        if !own.contains(&measure) {
+            own.push(measure);
+        }
+    }
+    own
 }
 
 /// The heading of a measure's column.

@@ -22,7 +22,7 @@ pub use collect::{collect, link_models, read, write};
 pub use denominator::{Denominator, Span};
 pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{IN_A_ROW, LIMIT, PHASE, halted, halted_line, tripped};
-pub use headings::usual;
+pub use headings::{own, usual};
 pub use league::{League, leagues, leagues_markdown, leagues_text};
 pub use panel::{Panel, panel};
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};

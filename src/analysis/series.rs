@@ -11,7 +11,7 @@ use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
 use engine::nearest;
 use game::{UNDETERMINED, undetermined};
-use runs::variant;
+use runs::{rounds, stage, variant};
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -92,7 +92,7 @@ pub(crate) fn differences(a: &BTreeMap<SampleId, f64>, b: &BTreeMap<SampleId, f6
 pub const SCORE: &str = "_score";
 
 /// The phase of training's own metrics, step by step.
-const TRAINING: &str = "update";
+pub(super) const TRAINING: &str = "update";
 
 /// Selects the rows of a measure. If both evaluations and training report it, such as the attacker's entropy, only evaluations
 /// count, for the rate as for its undetermined share. Rows of guards never count.
@@ -141,15 +141,30 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
                 false => continue,
             };
             let (ablation, seed, _) = variant(&row.node);
+            // The combinations of a matrix are variants, too.
+            let ablation = match stage(&row.node).1 {
+                None => ablation.to_owned(),
+                Some(label) if ablation.is_empty() => label.to_owned(),
+                Some(label) => format!("{ablation}[{label}]"),
+            };
             let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
             if place == found.len() {
-                found.push(Series { ablation: ablation.to_owned(), samples: BTreeMap::new() });
+                found.push(Series { ablation, samples: BTreeMap::new() });
             }
             let values = found[place].samples.entry((run, seed)).or_default();
-            values.push((phase(&row.metric), value));
+            values.push((phase_of(row), value));
         }
     }
     found
+}
+
+/// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
+fn phase_of(row: &RunMetricRow) -> String {
+    match rounds(&row.node)[..] {
+        [round] if row.metric.at.iteration == 0 => format!("{round} {}", row.metric.phase),
+        [round, inner, ..] if row.metric.at.iteration == 0 => format!("{round}.{inner}"),
+        _ => phase(&row.metric),
+    }
 }
 
 /// The phase before a measurement: `warm-up`, `1 red`, or `1.3` for a training step.

@@ -93,7 +93,11 @@ pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary 
                 estimate(&values(&series[of(series, ablation)?], first.map(|first| &series[first])))
             };
             if aspect != Aspect::Difference || index > 0 {
-                let estimates = all.iter().map(value).collect();
+                let estimates: Vec<Option<Estimate>> = all.iter().map(value).collect();
+                // With one evaluation there is no change.
+                if aspect == Aspect::Gain && estimates.iter().all(Option::is_none) {
+                    continue;
+                }
                 lines.push(Line { aspect, ablation: (*ablation).to_owned(), phase: None, estimates });
             }
         }
@@ -163,6 +167,12 @@ impl Summary {
         }
     }
 
+    /// Whether a column is shown in percent. A metric of one's own may have the name of a share and be in percent already.
+    fn is_share(&self, column: usize) -> bool {
+        let mut values = self.lines.iter().filter_map(|line| line.estimates.get(column)?.as_ref());
+        is_share(&self.measures[column].metric) && values.all(|estimate| estimate.mean.abs() <= 1.0)
+    }
+
     /// A title for each part, and its rows of cells, the first of which is the heading.
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
@@ -175,8 +185,8 @@ impl Summary {
                 parts.push((title, vec![row]));
             }
             let seeds = line.estimates.iter().flatten().map(|estimate| estimate.count).max().unwrap_or(0);
-            let cells = self.measures.iter().zip(&line.estimates).map(|(measure, estimate)| {
-                estimate.map_or("-".to_owned(), |estimate| cell(measure, &estimate))
+            let cells = line.estimates.iter().enumerate().map(|(column, estimate)| {
+                estimate.map_or("-".to_owned(), |estimate| cell(self.is_share(column), &estimate))
             });
             let label = line.phase.as_deref().unwrap_or_else(|| name(&line.ablation));
             let row = [label.to_owned(), seeds.to_string()].into_iter().chain(cells).collect();
@@ -220,8 +230,8 @@ fn name(ablation: &str) -> &str {
     if ablation.is_empty() { "as it stands" } else { ablation }
 }
 
-fn cell(measure: &Measure, estimate: &Estimate) -> String {
-    let shown = |value: f64| match is_share(&measure.metric) {
+fn cell(is_share: bool, estimate: &Estimate) -> String {
+    let shown = |value: f64| match is_share {
         true => format!("{:.1}", 100.0 * value),
         false => number(value),
     };

@@ -357,8 +357,9 @@ fn warn_missing(missing: &[String], folder: &Path) {
 /// `cross_play` stages.
 fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
     let mut text = String::new();
-    if graph.variants.iter().any(|variant| variant.seed.is_some()) {
-        let measures = analysis::usual(metrics);
+    let is_own = analysis::usual(metrics).is_empty();
+    if is_own || graph.variants.iter().any(|variant| variant.seed.is_some()) {
+        let measures = super::results::measures(metrics);
         if !measures.is_empty() {
             text += &analysis::summarise(&[metrics.to_vec()], measures).text();
         }

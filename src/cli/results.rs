@@ -101,13 +101,13 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     }
     let runs = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
-        true => analysis::usual(&runs.concat()),
+        true => measures(&runs.concat()),
         false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
     };
     anyhow::ensure!(
         !measures.is_empty(),
-        "these runs have no `evaluate` and no `measure`; --metric SUBJECT.METRIC shows a metric of another stage, \
-         `triplay data show RUN/metrics.parquet` lists them"
+        "these runs have no `evaluate`, no `measure` and no metrics of stages of your own; --metric SUBJECT.METRIC shows a metric of \
+         training, `triplay data show RUN/metrics.parquet` lists them"
     );
     let summary = match args.phases {
         true => analysis::summarise_phases(&runs, measures),
@@ -121,6 +121,12 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         output::print(&summary.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The measures that a table shows by default: the usual ones, or else those of stages of one's own.
+pub(super) fn measures(rows: &[RunMetricRow]) -> Vec<analysis::Measure> {
+    let usual = analysis::usual(rows);
+    if usual.is_empty() { analysis::own(rows) } else { usual }
 }
 
 fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {

@@ -4,6 +4,7 @@ mod cell;
 mod column;
 pub mod import;
 mod lines;
+mod metrics;
 mod parquet;
 mod rows;
 mod scores;
@@ -11,6 +12,7 @@ mod scores;
 pub use cell::cell;
 pub use column::{Column, Row, Sparse};
 pub use lines::write_lines;
+pub use metrics::{metrics, metrics_table};
 pub use parquet::{
     Error, Head, Part, Result, Table, TableWriter, batches, head, is_parquet, open, read, write,
 };

@@ -98,8 +98,8 @@ fn it_seems(found: &Option<String>) -> String {
     found.as_ref().map(|found| format!("; its metadata says that it holds {found}")).unwrap_or_default()
 }
 
-/// Writes rows to a new file.
-pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
+/// Rows as columns, without sparse columns that say nothing.
+fn batch<R: Row>(path: &Path, rows: &[R]) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     R::fields("", "", &mut fields);
     let mut arrays: Vec<ArrayRef> = Vec::new();
@@ -109,10 +109,14 @@ pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
         (!is_sparse || array.null_count() < array.len()).then_some((field, array))
     });
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.unzip();
-    let schema = Arc::new(Schema::new(fields));
     let fail = |error: ArrowError| Error::Write { path: path.to_owned(), cause: error.into() };
-    let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(fail)?;
-    let mut writer = TableWriter::create(path, R::NAME, schema)?;
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(fail)
+}
+
+/// Writes rows to a new file.
+pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<()> {
+    let batch = batch(path, rows)?;
+    let mut writer = TableWriter::create(path, R::NAME, batch.schema())?;
     writer.write(&batch)?;
     writer.close()
 }
@@ -271,6 +275,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// The rows of a file in another format than Parquet.
+    pub(crate) fn of<R: Row>(path: &Path, rows: &[R]) -> Result<Table> {
+        let batch = batch(path, rows)?;
+        Ok(Table { schema: batch.schema(), batches: vec![batch], name: Some(R::NAME.to_owned()) })
+    }
+
     /// The number of rows of all batches.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()

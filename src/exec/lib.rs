@@ -37,8 +37,8 @@ impl ArtifactType for Anything {
 }
 
 /// Checks that a file is what its type says, as far as that can be told without the stage that reads it: datasets are Parquet;
-/// metrics, rewards and preferences have their columns, since runs collect them or training reads them; scores are numbers.
-fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
+/// rewards and preferences have their columns, since training reads them; metrics and scores are numbers.
+fn check(name: &str, artifact: &str, path: &Path) -> anyhow::Result<()> {
     const DATASETS: [&str; 11] = [
         "texts",
         "seeds",
@@ -53,7 +53,7 @@ fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
         "comparisons",
     ];
     if artifact == "metrics" {
-        data::read::<data::MetricRow>(path)?;
+        data::metrics(path, name)?;
     } else if artifact == "rewards" {
         data::read::<data::RewardRow>(path)?;
     } else if artifact == "scores" {
@@ -270,7 +270,7 @@ impl Exec {
                     folder.written()
                 ));
             }
-            check(&output.artifact, &context.output(&output.name))
+            check(&output.name, &output.artifact, &context.output(&output.name))
                 .with_context(|| format!("output `{}` is declared as {}", output.name, output.artifact))?;
         }
         Ok(())

@@ -27,8 +27,8 @@ pub struct Source {
     pub only: Option<String>,
 }
 
-/// Metrics that were read before, by the digest of their file: a live page needs the same ones again and again.
-pub(crate) type Known = HashMap<Digest, Vec<MetricRow>>;
+/// Metrics that were read before, by the digest of their file and the stage: a live page needs the same ones again and again.
+pub(crate) type Known = HashMap<(Digest, String), Vec<MetricRow>>;
 
 impl Source {
     /// The run of a name; `RUN@NAME` selects one ablation, or one seed.
@@ -136,7 +136,8 @@ fn metrics(
     let (mut rows, mut missing) = (Vec::new(), 0);
     for node in &run.nodes {
         for output in node.outputs.iter().filter(|output| output.artifact == "metrics") {
-            let own = match known.entry(output.digest) {
+            let (stage, _) = runs::stage(&node.node);
+            let own = match known.entry((output.digest, stage.to_owned())) {
                 Entry::Occupied(own) => own.into_mut(),
                 Entry::Vacant(place) => {
                     let about = || format!("metrics of {}; {VERIFY}", node.node);
@@ -146,7 +147,7 @@ fn metrics(
                         missing += 1;
                         continue;
                     };
-                    place.insert(data::read::<MetricRow>(&path).with_context(about)?)
+                    place.insert(data::metrics(&path, stage).with_context(about)?)
                 }
             };
             let own = own.iter();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
-use super::variant::variant;
+use super::variant::{stage, variant};
 use super::widen::{CONVERSATION, NOTES, Place, TOKENS, TURN, TURNS, widened};
 use data::{
     self, AttackRow, Column, ComparisonRow, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow,
@@ -402,7 +402,10 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
             missing += 1;
             continue;
         };
-        let rows = data::open(&path).with_context(about)?;
+        let rows = match table.of {
+            ("metrics", _) => data::metrics_table(&path, stage(&node.node).0).with_context(about)?,
+            _ => data::open(&path).with_context(about)?,
+        };
         let place = place(run, node, &output.digest, table, &lineage);
         if let Some((schema, writer)) = writers.get_mut(table.name) {
             for batch in &rows.batches {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Metrics};
+use super::artifact::Metrics;
 use data::MetricRow;
 use engine::{CheckError, Context, DECISION, Input, Kind, Output, Stage, write_decision};
 
@@ -55,7 +55,8 @@ impl Stage for Until {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut values = Vec::with_capacity(self.metric.len());
         for input in &self.metric {
-            let rows = artifact::rows::<MetricRow, _>(context, input)?;
+            let path = &context.input(input)?.path;
+            let rows = data::metrics(path, self.subject.as_deref().unwrap_or_default())?;
             values.push(self.value(&rows).with_context(|| input.text().to_owned())?);
         }
         let (word, bound) = match (self.above, self.below) {

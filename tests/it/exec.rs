@@ -542,19 +542,21 @@ fn a_file_that_changes_under_the_run_is_noticed() {
 #[test]
 fn an_output_that_is_not_what_its_type_says_fails_who_made_it() {
     let space = Space::new();
-    for (stage, expected) in [
+    for (stage, expected, why) in [
         (
             "{ kind: exec, command: 'echo 0.5 > m.json', outputs: { metrics: { type: metrics, path: m.json } } }",
             "error: a: output `metrics` is declared as metrics: ",
+            "there must be a number, found none",
         ),
         (
             "{ kind: exec, command: 'echo moss > t', outputs: { t: texts } }",
             "output `t` is declared as texts: ",
+            "is not a readable Parquet file",
         ),
     ] {
         let seen = play(&space, &format!("  a: {stage}\n"), &[]);
         seen.fails(1, expected);
-        assert!(seen.err.contains("is not a readable Parquet file"), "{}", seen.err);
+        assert!(seen.err.contains(why), "{}", seen.err);
     }
 }
 

@@ -88,3 +88,60 @@ fn an_output_that_is_not_there_says_why() {
     show("latest:brw").fails(2, "has no finished node `brw`; did you mean `brew`?");
     show("nothing").fails(2, "there is no file nothing; an output of a run is RUN:NODE");
 }
+
+/// A matrix of 2 × 3 whose stages write metrics as JSON, and a curve as JSON Lines.
+const TRAINED: &str = r#"pipeline: p
+params: { lr: [0.1, 0.2] }
+stages:
+  train:
+    kind: exec
+    matrix: { lr: $lr, fold: [1, 2, 3] }
+    command: >-
+      echo '{"accuracy": ${lr}, "val": {"loss": ${fold}}, "note": "herbs"}' > m.json;
+      for step in 1 2; do echo '{"step": '$step', "rate": 1.5}'; done > curve.jsonl
+    outputs: { metrics: { type: metrics, path: m.json }, curve: { type: metrics, path: curve.jsonl } }
+"#;
+
+#[test]
+fn metrics_of_ones_own_are_in_every_table() {
+    let space = Space::new();
+    space.write("small.yaml", TRAINED);
+    let ran = space.triplay(&["pipeline", "run", "small.yaml"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for seen in [ran, space.triplay(&["results", "table", "latest"])] {
+        for (label, expected) in [("0.1,1", "  10.0     1.000"), ("0.2,3", "  20.0     3.000")] {
+            let line = seen.out.lines().find(|line| line.starts_with(label));
+            assert!(line.is_some_and(|line| line.contains(expected)), "{label}: {}", seen.out);
+        }
+        assert!(seen.out.contains("train.accuracy  val.loss  train.rate"), "{}", seen.out);
+    }
+    let plot = space.triplay(&["results", "plot", "rate", "latest"]);
+    assert!(plot.out.contains("step 1") && plot.out.contains("step 2"), "{}{}", plot.out, plot.err);
+    assert_eq!(
+        space.triplay(&["data", "show", "latest:train[0.1,1]"]).out,
+        "{\"accuracy\": 0.1, \"val\": {\"loss\": 1}, \"note\": \"herbs\"}\n",
+        "the file stays as it was written"
+    );
+    let wrong =
+        TRAINED.replace("\"accuracy\": ${lr}", "\"accuracy\": ").replace("fold: [1, 2, 3]", "fold: [1]");
+    space.write("small.yaml", &wrong);
+    let seen = space.triplay(&["pipeline", "run", "small.yaml"]);
+    assert_eq!(seen.code, Some(1));
+    assert!(
+        seen.err.contains("output `metrics` is declared as metrics: ") && seen.err.contains("must be JSON"),
+        "{}",
+        seen.err
+    );
+}
+
+#[test]
+#[ignore = "needs triplay-query"]
+fn metrics_of_ones_own_answer_sql() {
+    let space = Space::new();
+    space.write("small.yaml", TRAINED);
+    space.run(&[]);
+    let query =
+        "SELECT node, subject, metric, value FROM metrics WHERE metric = 'loss' AND node LIKE '%0.2,3%'";
+    let seen = space.triplay(&["results", "query", query, "--csv"]);
+    assert_eq!(seen.out, "node,subject,metric,value\n\"train[0.2,3]\",val,loss,3.0\n", "{}", seen.err);
+}

@@ -84,7 +84,7 @@ fn shows_datasets(space: &Space) {
     show(&["latest:play[1]/red[1]/atacks"]).fails(2, "did you mean `play[1]/red[1]/attacks`?");
     show(&["latest:world.seeds", "--columns", "sed_id"])
         .fails(2, "there is no column `sed_id`; did you mean `seed_id`?");
-    show(&["nothing.parquet"]).fails(2, "there is no file nothing.parquet; a dataset of a run is RUN:NODE");
+    show(&["nothing.parquet"]).fails(2, "there is no file nothing.parquet; an output of a run is RUN:NODE");
     show(&["latest:warmup"]).fails(2, "`warmup` must be a dataset, found a model");
 }
 

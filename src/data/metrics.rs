@@ -1,0 +1,235 @@
+//! Metrics that another program wrote: Parquet, JSON or CSV, detected by the content.
+
+use std::path::Path;
+
+use serde_json::{Deserializer, Value};
+
+use super::import::source::Source;
+use super::import::{Error, Result};
+use super::parquet::{Table, is_parquet, open, read};
+use super::rows::{MetricRow, Position};
+use store::read::{MAX_PARTS_BYTES, text};
+
+/// The key or column that numbers the points of a curve.
+const STEP: &str = "step";
+
+/// The columns of a CSV file with a row for each metric; `phase`, `subject`, `count` and `step` may be missing.
+const LONG: [&str; 2] = ["metric", "value"];
+
+/// The phase of metrics without a step.
+const RESULT: &str = "result";
+
+/// Reads a file of metrics. Parquet must have the columns of [`MetricRow`]. JSON is an object of numbers, whose nested keys are
+/// joined by dots, or a list or lines of such objects, each with a `step`. CSV has a metric in each column and a row for each
+/// `step`, or a row for each metric with the columns `metric` and `value`. `subject` is that of metrics that name none.
+pub fn metrics(path: &Path, subject: &str) -> Result<Vec<MetricRow>> {
+    if is_parquet(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })? {
+        return Ok(read::<MetricRow>(path)?);
+    }
+    let content =
+        text(path, MAX_PARTS_BYTES).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
+    let records = match content.trim_start().starts_with(['{', '[']) {
+        true => json(path, &content)?,
+        false => csv(path)?,
+    };
+    let file = || path.display().to_string();
+    if records.len() > 1
+        && let Some(record) = records.iter().find(|record| record.step.is_none() && !record.is_long)
+    {
+        let message =
+            format!("`{STEP}` must be given, since there are {} records; found none", records.len());
+        return Err(wrong(record.place.clone(), message));
+    }
+    let mut rows = Vec::new();
+    for record in &records {
+        for (name, value) in &record.values {
+            let (own, metric) = name.rsplit_once('.').unwrap_or((subject, name));
+            rows.push(MetricRow {
+                phase: record.step.map_or_else(|| record.phase.clone(), |step| format!("{STEP} {step}")),
+                subject: record.subject.clone().unwrap_or_else(|| own.to_owned()),
+                metric: metric.to_owned(),
+                value: *value,
+                count: record.count,
+                at: Position { iteration: 0, step: 0, rng_seed: String::new() },
+            });
+        }
+    }
+    match rows.is_empty() {
+        true => Err(wrong(file(), "there must be a number, found none".into())),
+        false => Ok(rows),
+    }
+}
+
+/// The same as a table of Arrow batches.
+pub fn metrics_table(path: &Path, subject: &str) -> Result<Table> {
+    match is_parquet(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })? {
+        true => Ok(open(path)?),
+        false => Ok(Table::of(path, &metrics(path, subject)?)?),
+    }
+}
+
+fn wrong(place: String, message: String) -> Error {
+    let help = "write {\"loss\": 0.5, \"val\": {\"loss\": 0.6}}, or with `step` an object a line or a row of a CSV file for each step";
+    Error::Wrong { place, message, help: help.into() }
+}
+
+/// What one object or row says.
+struct Record {
+    place: String,
+    step: Option<u64>,
+    phase: String,
+    subject: Option<String>,
+    count: u64,
+    /// Whether it is one metric of several in its phase.
+    is_long: bool,
+    values: Vec<(String, f64)>,
+}
+
+impl Record {
+    fn new(place: String) -> Record {
+        let (phase, values) = (RESULT.to_owned(), Vec::new());
+        Record { place, step: None, phase, subject: None, count: 1, is_long: false, values }
+    }
+}
+
+/// The objects of a file: one, a list, or one after the other.
+fn json(path: &Path, content: &str) -> Result<Vec<Record>> {
+    let mut objects = Vec::new();
+    for (index, value) in Deserializer::from_str(content).into_iter::<Value>().enumerate() {
+        let value = value.map_err(|error| {
+            let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
+            wrong(place, format!("must be JSON, found an error: {error}"))
+        })?;
+        match value {
+            Value::Array(items) if index == 0 => objects.extend(items),
+            other => objects.push(other),
+        }
+    }
+    let record = |(index, value): (usize, Value)| {
+        let place = format!("{}: record {}", path.display(), index + 1);
+        let Value::Object(mut object) = value else {
+            return Err(wrong(place, format!("must be an object of numbers, found {value}")));
+        };
+        let mut record = Record::new(place);
+        if let Some(step) = object.remove(STEP) {
+            let found = step.as_u64().or_else(|| step.as_f64().and_then(|step| whole(&step.to_string())));
+            let place = record.place.clone();
+            let error = || wrong(place, format!("`{STEP}` must be a whole number from 0, found {step}"));
+            record.step = Some(found.ok_or_else(error)?);
+        }
+        flatten("", &Value::Object(object), &mut record.values);
+        Ok(record)
+    };
+    objects.into_iter().enumerate().map(record).collect()
+}
+
+/// The numbers below a value, by their keys. Texts, lists and missing values are no metrics.
+fn flatten(name: &str, value: &Value, numbers: &mut Vec<(String, f64)>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(&name, value, numbers);
+            }
+        }
+        Value::Bool(is) => numbers.push((name.to_owned(), f64::from(u8::from(*is)))),
+        Value::Number(number) => numbers.extend(number.as_f64().map(|value| (name.to_owned(), value))),
+        Value::Null | Value::String(_) | Value::Array(_) => {}
+    }
+}
+
+/// A whole number, also as `12.0`.
+fn whole(text: &str) -> Option<u64> {
+    text.trim().strip_suffix(".0").unwrap_or(text.trim()).parse().ok()
+}
+
+/// The rows of a CSV file.
+fn csv(path: &Path) -> Result<Vec<Record>> {
+    let source = Source::open_as(path, "csv")?;
+    let columns: Vec<&str> = source.columns.iter().map(String::as_str).collect();
+    let is_long = LONG.iter().all(|name| columns.contains(name));
+    let mut records = Vec::new();
+    source.each(&columns, &mut |line, cells| {
+        let place = || format!("{}{line}", source.prefix());
+        let mut record = Record { is_long, ..Record::new(place()) };
+        let mut metric = String::new();
+        for (column, cell) in columns.iter().zip(cells) {
+            let Some(cell) = cell.as_deref().map(str::trim).filter(|cell| !cell.is_empty()) else { continue };
+            let number = |what: &str| {
+                whole(cell).ok_or_else(|| {
+                    wrong(place(), format!("`{what}` must be a whole number from 0, found `{cell}`"))
+                })
+            };
+            match *column {
+                STEP => record.step = Some(number(STEP)?),
+                "metric" if is_long => metric = cell.to_owned(),
+                "phase" if is_long => record.phase = cell.to_owned(),
+                "subject" if is_long => record.subject = Some(cell.to_owned()),
+                "count" if is_long => record.count = number("count")?,
+                "value" if is_long => {
+                    let value = cell.parse();
+                    let error =
+                        |_| wrong(place(), format!("`value` must be a number or empty, found `{cell}`"));
+                    record.values.push((String::new(), value.map_err(error)?));
+                }
+                // A column of texts is no metric.
+                _ => record.values.extend(
+                    cell.parse().ok().filter(|_| !is_long).map(|value| ((*column).to_owned(), value)),
+                ),
+            }
+        }
+        record.values.iter_mut().filter(|_| is_long).for_each(|(name, _)| name.clone_from(&metric));
+        records.push(record);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &str) -> Result<Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m");
+        std::fs::write(&path, content).unwrap();
+        let line = |row: MetricRow| {
+            format!("{}: {}.{} {} {}", row.phase, row.subject, row.metric, row.value, row.count)
+        };
+        Ok(metrics(&path, "own")?.into_iter().map(line).collect())
+    }
+
+    #[test]
+    fn numbers_are_read_from_every_form() {
+        assert_eq!(
+            read(r#"{"loss": 0.5, "model": "m", "val": {"loss": 1e-3, "top": {"k": 2}}, "ok": true, "none": null}"#).unwrap(),
+            ["result: own.loss 0.5 1", "result: val.loss 0.001 1", "result: val.top.k 2 1", "result: own.ok 1 1"]
+        );
+        let curve = ["step 1: own.loss 2 1", "step 2: own.loss 1 1"];
+        assert_eq!(read("{\"step\": 1, \"loss\": 2}\n{\"step\": 2.0, \"loss\": 1}\n").unwrap(), curve);
+        assert_eq!(read(r#"[{"step": 1, "loss": 2}, {"step": 2, "loss": 1}]"#).unwrap(), curve);
+        assert_eq!(read("step,loss,note\n1,2,a\n2,1,\n").unwrap(), curve);
+        assert_eq!(
+            read("metric,value,subject,phase,count\nf1,0.5,en,,20\nf1,0.25,de,late,\n").unwrap(),
+            ["result: en.f1 0.5 20", "late: de.f1 0.25 1"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_metric_is_named_by_its_place() {
+        for (content, expected) in [
+            ("{\"loss\": }", "m:1:10: must be JSON, found an error"),
+            ("{\"model\": \"m\"}", "m: there must be a number, found none"),
+            ("[1, 2]", "m: record 1: must be an object of numbers, found 1"),
+            (
+                "{\"loss\": 1}\n{\"loss\": 2}",
+                "record 1: `step` must be given, since there are 2 records; found none",
+            ),
+            ("{\"step\": -1, \"loss\": 2}", "record 1: `step` must be a whole number from 0, found -1"),
+            ("metric,value\nf1,high\n", "m:2: `value` must be a number or empty, found `high`"),
+        ] {
+            let error = read(content).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
