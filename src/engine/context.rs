@@ -15,7 +15,7 @@ use super::resources::device_name;
 use anyhow::Context as _;
 use store::{Digest, Seed, Store};
 
-/// An artifact on disk: a file or a flat folder, and the digest of its content.
+/// An artifact on disk: a file or a folder, and the digest of its content.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     /// The digest of its content.
@@ -129,7 +129,7 @@ impl Context<'_> {
             .push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
     }
 
-    /// The path of an output: a file, or a flat folder that the stage creates.
+    /// The path of an output: a file, or a folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
     }

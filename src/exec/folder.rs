@@ -8,10 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use engine::Artifact;
-use store::{Digest, unprotect};
+use store::{Digest, dangling, read, unprotect};
 
 /// How many files an error lists.
 const LISTED: usize = 20;
@@ -30,6 +30,15 @@ struct Shared {
     input: String,
     original: PathBuf,
     state: State,
+}
+
+/// A file of an output.
+struct Written {
+    /// Its path in the output; empty if it is the output.
+    name: String,
+    file: PathBuf,
+    /// Whether a link is on the way to it.
+    is_linked: bool,
 }
 
 /// The metadata that changes when a process writes to a file.
@@ -130,44 +139,75 @@ impl Folder {
 
     /// Whether the output at `path` is reached by links, or is a folder with links in it. The targets may be other outputs.
     pub(crate) fn has_links(&self, path: &str) -> bool {
-        let is_link = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_symlink());
-        let mut entries = fs::read_dir(self.path.join(path)).into_iter().flatten();
-        self.is_linked(path) || entries.any(is_link)
+        let (place, mut files) = (self.path.join(path), Vec::new());
+        let _ = files_below(&place, "", true, &mut files);
+        self.is_linked(path) || files.iter().any(|file| place.join(file).is_symlink())
     }
 
-    /// Takes the output at `path`, a file or a flat folder, to `to`. Targets of links are copied, everything else is moved, so
-    /// outputs with links are taken first. Returns false if there is nothing at `path`.
+    /// Takes the output at `path`, a file or a folder, to `to`. Targets of links are copied, everything else is moved, so outputs
+    /// with links are taken first. Folders without a file are left out. Returns false if there is nothing at `path`.
     pub(crate) fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
         let place = self.path.join(path);
-        if !place.exists() {
-            let dangling = place.is_symlink();
-            ensure!(!dangling, "it is a symbolic link whose target does not exist");
+        if !place.exists() && !place.is_symlink() {
             return Ok(false);
         }
-        let real = self.inside(&place)?;
-        let copy = self.is_linked(path);
-        if real.is_file() {
-            take_file(&real, to, copy)?;
-            return Ok(true);
+        let mut files = Vec::new();
+        self.collect(&place, "", self.is_linked(path), &mut Vec::new(), &mut files)?;
+        if place.is_dir() {
+            fs::create_dir(to)?;
         }
-        ensure!(real.is_dir(), "it is neither a file nor a folder");
-        fs::create_dir(to)?;
-        let mut entries = fs::read_dir(&real)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(|entry| !entry.path().is_symlink());
-        for entry in entries {
-            let name = entry.file_name();
-            let file = self.inside(&entry.path()).with_context(|| format!("`{}`", name.display()))?;
-            if file.is_dir() {
-                bail!("it must be a file or a flat folder, found the folder `{}` in it", name.display());
-            }
-            ensure!(file.is_file(), "`{}` is neither a file nor a folder", name.display());
-            take_file(&file, &to.join(&name), copy || entry.path().is_symlink())?;
+        // Before their targets are moved.
+        files.sort_by_key(|file| !file.is_linked);
+        for Written { name, file, is_linked } in files {
+            let to = if name.is_empty() { to.to_owned() } else { to.join(&name) };
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            take_file(&file, &to, is_linked).with_context(|| format!("`{name}`"))?;
         }
         Ok(true)
     }
 
+    /// Adds the file at `path`, or those in the folder there. `name` is its path in the output.
+    fn collect(
+        &self,
+        path: &Path,
+        name: &str,
+        is_linked: bool,
+        above: &mut Vec<PathBuf>,
+        files: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let is_linked = is_linked || path.is_symlink();
+        let look = || {
+            let real = self.inside(path)?;
+            ensure!(!above.contains(&real), "it is a symbolic link to a folder that contains it");
+            if !real.is_dir() {
+                read::open(&real)?;
+            }
+            Ok(real)
+        };
+        let real = match look() {
+            Err(error) if name.is_empty() => return Err(error),
+            looked => looked.with_context(|| format!("`{name}`"))?,
+        };
+        if !real.is_dir() {
+            files.push(Written { name: name.to_owned(), file: real, is_linked });
+            return Ok(());
+        }
+        above.push(real.clone());
+        for entry in fs::read_dir(&real)? {
+            let entry = entry?.file_name();
+            let Some(part) = entry.to_str() else {
+                bail!("the name of each file must be UTF-8, found {:?} in `{name}`", entry)
+            };
+            let name = if name.is_empty() { part.to_owned() } else { format!("{name}/{part}") };
+            self.collect(&real.join(part), &name, is_linked, above, files)?;
+        }
+        above.pop();
+        Ok(())
+    }
+
     /// The target of a path, which must be in this folder.
     fn inside(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        dangling(path).map_or(Ok(()), |message| Err(anyhow!("it {message}")))?;
         let real = fs::canonicalize(path)?;
         let leads_out = !real.starts_with(fs::canonicalize(&self.path)?);
         ensure!(
@@ -325,12 +365,23 @@ mod tests {
         fs::write(at("step_2"), "2").unwrap();
         link("step_2", at("last")).unwrap();
         fs::create_dir_all(at("deep/er")).unwrap();
+        fs::create_dir_all(at("deep/empty")).unwrap();
+        fs::write(at("deep/er/a"), "glowvenom").unwrap();
+        link("er", at("deep/same")).unwrap();
+        fs::create_dir(at("round")).unwrap();
+        link("../round", at("round/again")).unwrap();
         let take = |name: &str| folder.take(name, &outside.path().join("taken"));
-        let error = |name: &str| take(name).unwrap_err().to_string();
+        let error = |name: &str| format!("{:#}", take(name).unwrap_err());
         assert!(error("out").contains("leads out of"));
         assert!(error("dangling").contains("does not exist"));
-        assert!(error("deep").contains("found the folder `er` in it"));
-        fs::remove_dir(outside.path().join("taken")).unwrap();
+        assert_eq!(error("round"), "`again`: it is a symbolic link to a folder that contains it");
+        assert!(take("deep").unwrap());
+        let taken = outside.path().join("taken");
+        for name in ["er/a", "same/a"] {
+            assert_eq!(fs::read(taken.join(name)).unwrap(), b"glowvenom", "{name}");
+        }
+        assert!(!taken.join("same").is_symlink() && !taken.join("empty").exists());
+        fs::remove_dir_all(taken).unwrap();
         assert!(!take("none").unwrap());
         assert!(take("last").unwrap());
         assert_eq!(fs::read(outside.path().join("taken")).unwrap(), b"2");

@@ -42,7 +42,7 @@ use super::records::Records;
 use super::removal::remove;
 use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::{Sharing, create_private};
-use super::tree::{Entry, Hidden, Tree, flat_files};
+use super::tree::{Entry, Hidden, Tree, files_below, folders_of};
 
 /// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -439,7 +439,7 @@ impl Store {
         Ok(Some(place))
     }
 
-    /// Finishes an output, a file or a flat folder of a workspace: it becomes read-only.
+    /// Finishes an output, a file or a folder of a workspace: its files become read-only.
     pub fn freeze(&self, path: &Path) -> Result<Frozen> {
         if !path.is_dir() {
             let freeze = || {
@@ -450,7 +450,7 @@ impl Store {
             return Ok(Frozen { path: path.to_owned(), tree: None, blob });
         }
         let freeze = || {
-            for (_, file) in flat_files(path)? {
+            for (_, file) in files_below(path, Hidden::Included)? {
                 self.protect(&file)?;
             }
             self.tree(path)
@@ -478,8 +478,10 @@ impl Store {
         }
         if let Some(tree) = tree {
             tree.entries.iter().try_for_each(|entry| self.share(&path.join(&entry.name), entry))?;
-            let open = File::open(path).map_err(io_error("read", path))?;
-            self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
+            for folder in folders_of(tree.entries.iter().map(|entry| entry.name.as_str())) {
+                let open = File::open(path.join(folder)).map_err(io_error("read", path))?;
+                self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
+            }
         }
         let target = self.shelved(&blob.digest)?;
         match fail_point("blob.rename").and_then(|()| fs::rename(path, &target)) {
@@ -519,11 +521,14 @@ impl Store {
         let sync = || {
             fail_point("blob.sync")?;
             if path.is_dir() {
-                for (_, file) in flat_files(&path)? {
-                    File::open(file)?.sync_all()?;
+                let files = files_below(&path, Hidden::Included)?;
+                files.iter().try_for_each(|(_, file)| File::open(file)?.sync_all())?;
+                for folder in folders_of(files.iter().map(|(name, _)| name.as_str())) {
+                    File::open(path.join(folder))?.sync_all()?;
                 }
+            } else {
+                File::open(&path)?.sync_all()?;
             }
-            File::open(&path)?.sync_all()?;
             fail_point("blob.shelf")?;
             sync_folder(path.parent().unwrap_or(&self.root))
         };

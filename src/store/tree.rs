@@ -1,5 +1,6 @@
 //! Folders as contents: the list of a folder's files, and the digest of that list.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -215,13 +216,10 @@ fn collect(
     Ok(())
 }
 
-/// The files of a folder that becomes a tree of the cache, by their names, sorted. It must have no subfolders.
-pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let files = files_below(folder, Hidden::Included)?;
-    match files.iter().find(|(name, _)| name.contains('/')) {
-        Some((_, path)) => Err(other(path, "it must not be in a subfolder: artifacts are flat folders")),
-        None => Ok(files),
-    }
+/// The folder of a tree and its subfolders, by their paths in it, from the names of its files. Each comes before those in it.
+pub(super) fn folders_of<'a>(files: impl Iterator<Item = &'a str>) -> BTreeSet<&'a Path> {
+    let around = files.flat_map(|name| Path::new(name).ancestors().skip(1));
+    around.chain([Path::new("")]).collect()
 }
 
 /// Describes a link whose target is missing.

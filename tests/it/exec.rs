@@ -10,19 +10,19 @@ use serde_json::Value;
 use crate::space::{Seen, Space};
 
 /// Runs a pipeline of these stages, with these variables added to triplay's environment.
-fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
+pub(crate) fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
     space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
     let mut command = space.command(&["pipeline", "run", "p.yaml", "--json"]);
     command.envs(variables.iter().copied()).output().unwrap().into()
 }
 
 /// The nodes that a run executed.
-fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
     space.executed(&play(space, stages, variables).json())
 }
 
 /// The text of an output of the latest run.
-fn text(space: &Space, output: &str) -> String {
+pub(crate) fn text(space: &Space, output: &str) -> String {
     let seen = space.triplay(&["data", "show", &format!("latest:{output}")]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     seen.out
@@ -220,8 +220,10 @@ fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
         "the command did not write its output `model` (expected the file model in its folder); it wrote: a, b/c",
     );
     fails("command: ln -s /etc/passwd out, outputs: { out: text }", "leads out of the command's folder");
-    fails("command: mkfifo out, outputs: { out: text }", "output `out`: it is neither a file nor a folder");
-    fails("command: mkdir -p out/in, outputs: { out: folder }", "found the folder `in` in it");
+    fails(
+        "command: mkfifo out, outputs: { out: text }",
+        "output `out`: it must be a regular file, found a pipe",
+    );
     fails(
         "command: [glowvenom]",
         "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the default PATH of a command)",

@@ -8,6 +8,7 @@ mod crash;
 mod docs;
 mod exec;
 mod exports;
+mod folders;
 mod frozen;
 mod graph;
 mod guards;
