@@ -103,7 +103,8 @@ pub struct Exec {
     #[serde(default, serialize_with = "grammar::sorted")]
     #[schemars(with = "Vec<String>")]
     inherit: Vec<InputVariable>,
-    /// Variables that are passed on but are not part of the key: paths and secrets.
+    /// Variables that are passed on but are not part of the key: paths and secrets. `PATH` always is, unless `env` or `inherit`
+    /// has it.
     #[serde(default)]
     pass: Vec<String>,
     /// Exit codes after which the command is run again, as `retry` says; 75 (EX_TEMPFAIL) by default.
@@ -189,7 +190,7 @@ impl Stage for Exec {
             Script::Shell(text) => ("/bin/sh".into(), vec!["sh", "-c", text]),
             Script::Program(words) => {
                 let name = words.first().map_or("", |word| word.0.as_str());
-                let program = process::find_program(name, path, self.declares("PATH"), folder.path())?;
+                let program = process::find_program(name, path, folder.path())?;
                 (program, words.iter().map(|word| word.0.as_str()).collect())
             }
         };
@@ -204,15 +205,10 @@ impl Stage for Exec {
 }
 
 impl Exec {
-    fn declares(&self, name: &str) -> bool {
-        self.env.contains_key(name)
-            || self.pass.iter().any(|passed| passed == name)
-            || self.inherit.iter().any(|inherited| inherited.name() == name)
-    }
-
-    /// The whole environment of the command.
+    /// The whole environment of the command. PATH is that of triplay unless the stage declares it, and does not count for the key.
     fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
-        let mut variables = BTreeMap::from([("PATH".to_owned(), OsString::from(DEFAULT_PATH))]);
+        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let mut variables = BTreeMap::from([("PATH".to_owned(), path)]);
         if self.random {
             let seed = context.seed().stream("exec").next_u64();
             variables.insert(SEED.to_owned(), seed.to_string().into());
