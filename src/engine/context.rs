@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::input::{Input, InputFile, InputVariable, Place};
-use super::job::{Content, Job, Numerics};
+use super::job::{Content, Job, Numerics, Retried};
 use super::memory::Memory;
 use super::progress::Progress;
 use super::resources::device_name;
@@ -145,6 +145,11 @@ impl Context<'_> {
     pub fn take_timeout(&mut self) -> Option<Duration> {
         self.deadline = None;
         self.job.limits.timeout
+    }
+
+    /// The failures after which the stage is tried again.
+    pub fn retried(&self) -> &Retried {
+        &self.job.limits.retry.on
     }
 
     /// An empty path for what a failing stage saves, to be named in its error. It is not a result. What was there before is

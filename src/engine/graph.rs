@@ -172,7 +172,7 @@ pub struct Policy {
     pub resources: BTreeMap<String, u32>,
     /// The time after which an execution fails; `None` is no limit.
     pub timeout: Option<Duration>,
-    /// How often it is tried again after a transient failure.
+    /// How often it is tried again, and after which failures.
     pub retry: Retry,
     /// The process that runs it.
     pub on: On,

@@ -70,19 +70,41 @@ impl Numerics {
     }
 }
 
-/// How often a job is tried again after a transient failure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// How often a job is tried again, and after which failures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     /// The number of further tries.
     pub times: u32,
     /// The wait before the first retry; doubled before each further one.
     pub wait: Duration,
+    /// The failures after which it is tried again.
+    #[serde(default)]
+    pub on: Retried,
 }
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry { times: 3, wait: Duration::from_secs(1) }
+        Retry { times: 3, wait: Duration::from_secs(1), on: Retried::default() }
     }
+}
+
+/// The failures after which a job is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retried {
+    /// Those that the stage marks as [`super::Transient`].
+    #[default]
+    Transient,
+    /// All.
+    Any,
+    /// Those of a command with one of these exit codes, or one of these texts in its log. The stage marks them as
+    /// [`super::Transient`].
+    Of {
+        /// Exit codes.
+        exit: Vec<u8>,
+        /// Texts, each a part of a log.
+        text: Vec<String>,
+    },
 }
 
 /// The content of an input.
@@ -121,7 +143,7 @@ pub struct JobOutput {
 }
 
 /// How long a job may take and how often it is tried. None of it counts for the key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,

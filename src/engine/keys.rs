@@ -33,7 +33,7 @@ pub(crate) fn job_of_node<'a>(
         seed: node.seed,
         position: node.position.to_vec(),
         outputs: outputs.collect(),
-        limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry },
+        limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry.clone() },
         devices: Vec::new(),
     })
 }

@@ -38,7 +38,7 @@ pub use grammar::{
 };
 pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
-pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
+pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, State, Why, digest_of_keys};

@@ -31,6 +31,9 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Keys under which scalars are text, exactly as typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
 
+    /// Whether it runs a command: then `retry` can choose by exit code and by the text of its log.
+    const RUNS_COMMAND: bool = false;
+
     /// The error for parameters with keys of an earlier version, instead of one for unknown keys.
     fn retired(_params: &Value) -> Option<CheckError> {
         None
@@ -169,6 +172,7 @@ pub struct Decoded {
     /// Indexed by their numbers.
     pub uses: Vec<Use>,
     pub draws: bool,
+    pub runs_command: bool,
 }
 
 impl Decoded {
@@ -341,5 +345,12 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
     // The stage that runs is decoded from the job's parameters, here as in a process of its own.
     let stage: S = serde_json::from_value(params.clone()).map_err(defect)?;
     let (outputs, draws) = (stage.outputs(), stage.draws());
-    Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params, uses, draws })
+    Ok(Decoded {
+        stage: Box::new(Erased(stage)),
+        outputs,
+        params,
+        uses,
+        draws,
+        runs_command: S::RUNS_COMMAND,
+    })
 }

@@ -18,12 +18,15 @@ use anyhow::{Context as _, anyhow};
 use rand::RngCore;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::folder::Folder;
 use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
-use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Stage, Transient};
+use engine::{
+    ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
+};
 
 pub use interrupt::on_interrupt;
 pub use process::own_program;
@@ -69,6 +72,9 @@ fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
 /// The last output: standard output and error of the command.
 const LOG: &str = "log";
 
+/// `EX_TEMPFAIL` of `sysexits.h`: the failure that a command without a `retry` is tried again after.
+const TEMPORARY: u8 = 75;
+
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// Advice about processes that a command leaves running.
@@ -107,18 +113,10 @@ pub struct Exec {
     /// has it.
     #[serde(default)]
     pass: Vec<String>,
-    /// Exit codes after which the command is run again, as `retry` says; 75 (EX_TEMPFAIL) by default.
-    #[serde(default = "default_transient")]
-    transient: Vec<u8>,
     /// Whether the command draws random numbers. If so, it gets a seed in TRIPLAY_SEED and runs once for each seed of the
     /// pipeline and each round of a loop, each time with another seed. Otherwise it runs once.
     #[serde(default)]
     random: bool,
-}
-
-/// `EX_TEMPFAIL` of `sysexits.h`.
-fn default_transient() -> Vec<u8> {
-    vec![75]
 }
 
 impl Stage for Exec {
@@ -128,11 +126,20 @@ impl Stage for Exec {
         outputs: &[],
         numerics: false,
         draws: false,
-        excluded_from_key: &["pass", "transient"],
+        excluded_from_key: &["pass"],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
     const VERBATIM: &'static [&'static str] = &["command", "env"];
+    const RUNS_COMMAND: bool = true;
+
+    fn retired(params: &Value) -> Option<CheckError> {
+        let codes = params.get("transient")?;
+        let message = format!(
+            "`transient` is part of `retry` now\n  help: write retry: {{ on: {{ exit: {codes} }} }} in its place"
+        );
+        Some(CheckError::at("transient", message))
+    }
 
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
@@ -153,9 +160,6 @@ impl Stage for Exec {
                     "`command` reads {SEED}, which only a command that draws gets\n  help: add `random: true`"
                 ),
             ));
-        }
-        if self.transient.contains(&0) {
-            return Err("`transient` must list exit codes of failures, found 0".into());
         }
         grammar::check_values(self.env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())))?;
         let inherited = self.inherit.iter().map(InputVariable::name);
@@ -198,7 +202,10 @@ impl Stage for Exec {
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
         let outcome = process::run(&job, |line| context.progress(0, 1, line))?;
-        self.judge(&outcome, &folder, context).map_err(|error| with_log(error, context, &log))?;
+        self.judge(&outcome, &folder, context).map_err(|error| {
+            let error = with_log(error, context, &log);
+            if is_retried(&outcome, &log, context) { Transient::of(error) } else { error }
+        })?;
         context.progress(1, 1, outcome.last_line);
         Ok(())
     }
@@ -249,11 +256,7 @@ impl Exec {
             }
             (Some(why), Some(left)) => Some(anyhow!("{why}\n  still running after its end: {left}{LEFT}")),
         };
-        if let Some(failed) = failed {
-            let transient = |code| u8::try_from(code).is_ok_and(|code| self.transient.contains(&code));
-            let passes = matches!(outcome.ended, Ended::Code(code) if transient(code));
-            return Err(if passes { Transient::of(failed) } else { failed });
-        }
+        failed.map_or(Ok(()), Err)?;
         let (linked, plain): (Vec<_>, Vec<_>) =
             self.outputs.iter().partition(|output| folder.has_links(&output.path));
         for output in linked.into_iter().chain(plain) {
@@ -294,6 +297,18 @@ impl Exec {
     }
 }
 
+/// Whether the command is tried again after a failure, as far as that depends on the failure.
+fn is_retried(outcome: &Outcome, log: &Path, context: &Context) -> bool {
+    match context.retried() {
+        Retried::Transient => outcome.ended.code() == Some(TEMPORARY),
+        Retried::Any => true,
+        Retried::Of { exit, text } => {
+            let code = outcome.ended.code();
+            code.is_some_and(|code| exit.contains(&code)) || log::mentions(log, text).unwrap_or(false)
+        }
+    }
+}
+
 /// Adds to a failure the end of the command's log and the path where the whole log is kept.
 fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
     let tail = log::tail(log).unwrap_or_default();
@@ -307,5 +322,5 @@ fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Erro
         Ok(place) => format!("{tail}\n  the whole log: {place}"),
         Err(error) => format!("{tail}\n  the whole log could not be kept: {error:#}"),
     };
-    if Transient::is(&error) { Transient::of(anyhow!("{error:#}{rest}")) } else { anyhow!("{error:#}{rest}") }
+    anyhow!("{error:#}{rest}")
 }

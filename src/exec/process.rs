@@ -56,6 +56,17 @@ pub(crate) enum Ended {
     TimedOut(Duration),
 }
 
+impl Ended {
+    /// The exit code as a shell gives it: of a command that a signal killed, 128 and the signal's number.
+    pub(crate) fn code(&self) -> Option<u8> {
+        match self {
+            Ended::Code(code) => u8::try_from(*code).ok(),
+            Ended::Signal(signal) => u8::try_from(128 + signal).ok(),
+            Ended::TimedOut(_) => None,
+        }
+    }
+}
+
 /// Runs the command to its end and passes the log's last line to `watch` about once a second. If `watch` unwinds, the command and
 /// its descendants are killed.
 pub(crate) fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {

@@ -368,8 +368,10 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: a, env: { A: }", "`env.A` must be text, found nothing"),
         ("command: a, env: { A: b }, pass: [A]", "`A` must appear only once in `env`, `inherit` and `pass`"),
         ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` must not be listed: triplay sets it"),
-        ("command: a, transient: [0]", "`transient` must list exit codes of failures"),
-        ("command: a, transient: [256]", "`transient.0` must be a whole number from 0 to 255, found 256"),
+        (
+            "command: a, transient: [75, 3]",
+            "`transient` is part of `retry` now\n  help: write retry: { on: { exit: [75,3] } } in its place",
+        ),
     ] {
         let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
         seen.fails(2, expected);

@@ -1,6 +1,7 @@
 //! All tests that use triplay from outside, in one binary, because each binary links everything.
 
 mod agree;
+mod attempts;
 mod bad_input;
 mod commands;
 mod compare;
