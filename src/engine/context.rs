@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::resources::device_name;
 use anyhow::Context as _;
-use store::{Digest, Seed, Store};
+use store::{Digest, Seed, Selection, Store};
 
 /// An artifact on disk: a file or a folder, and the digest of its content.
 #[derive(Clone, Debug)]
@@ -80,6 +80,19 @@ impl Context<'_> {
         matches!(self.content(&input.place), Some(Content::Digest { path: None, .. }))
     }
 
+    /// The files of an input that count, by their paths in it. If it is a file itself, that has an empty path.
+    pub fn files_of<T>(&self, input: &Input<T>) -> anyhow::Result<Vec<(String, PathBuf)>> {
+        let path = &self.input(input)?.path;
+        let selection = match self.content(&input.place) {
+            Some(Content::Digest { path: Some(_), selection, .. }) => Some(selection),
+            _ => None,
+        };
+        match path.is_dir() {
+            true => Ok(store::files_below(path, selection)?),
+            false => Ok(vec![(String::new(), path.clone())]),
+        }
+    }
+
     /// The system's names of the GPUs that the job has to itself, as in `CUDA_VISIBLE_DEVICES`.
     pub fn devices(&self) -> Vec<String> {
         self.job.devices.iter().map(|unit| device_name(*unit)).collect()
@@ -89,7 +102,7 @@ impl Context<'_> {
     pub fn digest_of_file(&self, path: &Path) -> std::io::Result<Digest> {
         match std::fs::canonicalize(path)?.starts_with(self.store.root()) {
             true => self.store.digest_of_part(path),
-            false => self.store.digest_of(path, &[], false),
+            false => self.store.digest_of(path, &Selection::default(), false),
         }
     }
 

@@ -66,12 +66,13 @@ impl Folder {
         &self.path
     }
 
-    /// Places an input under `name`. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
+    /// Places an input under `name`: those of its files that count, by their paths in it. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
     /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
     pub(crate) fn place_input(
         &mut self,
         name: &str,
         artifact: &Artifact,
+        files: Vec<(String, PathBuf)>,
         is_blob: bool,
     ) -> anyhow::Result<()> {
         let to = self.path.join(name);
@@ -86,16 +87,11 @@ impl Folder {
             self.laid.insert(name.to_owned());
             return Ok(());
         }
-        let mut files = Vec::new();
         if artifact.path.is_dir() {
             fs::create_dir_all(&to)?;
-            files_below(&artifact.path, "", is_blob, &mut files)?;
-        } else {
-            files.push(String::new());
         }
         let mut copied = false;
-        for file in files {
-            let original = if file.is_empty() { artifact.path.clone() } else { artifact.path.join(&file) };
+        for (file, original) in files {
             // A link to a link would lead out of the folder.
             let original = fs::canonicalize(&original).with_context(|| original.display().to_string())?;
             let metadata = fs::metadata(&original)?;
@@ -140,7 +136,7 @@ impl Folder {
     /// Whether the output at `path` is reached by links, or is a folder with links in it. The targets may be other outputs.
     pub(crate) fn has_links(&self, path: &str) -> bool {
         let (place, mut files) = (self.path.join(path), Vec::new());
-        let _ = files_below(&place, "", true, &mut files);
+        let _ = files_below(&place, "", &mut files);
         self.is_linked(path) || files.iter().any(|file| place.join(file).is_symlink())
     }
 
@@ -222,7 +218,7 @@ impl Folder {
     pub(crate) fn written(&self) -> String {
         let mut files = Vec::new();
         // Unreadable folders are not listed.
-        let _ = files_below(&self.path, "", true, &mut files);
+        let _ = files_below(&self.path, "", &mut files);
         files.retain(|file| !self.laid.contains(file));
         let more = files.len().saturating_sub(LISTED);
         files.truncate(LISTED);
@@ -252,20 +248,14 @@ fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The files below a folder by their paths in it, sorted. If `hidden` is set, hidden files are listed and folders behind links
-/// are not entered; otherwise the reverse, as in the digests of inputs.
-fn files_below(folder: &Path, prefix: &str, hidden: bool, files: &mut Vec<String>) -> io::Result<()> {
+/// The files below a folder by their paths in it, sorted. Folders behind links are not entered.
+fn files_below(folder: &Path, prefix: &str, files: &mut Vec<String>) -> io::Result<()> {
     let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') && !hidden {
-            continue;
-        }
-        let path = entry.path();
-        let is_folder = if hidden { entry.file_type()?.is_dir() } else { path.is_dir() };
-        match is_folder {
-            true => files_below(&path, &format!("{prefix}{name}/"), hidden, files)?,
+        match entry.file_type()?.is_dir() {
+            true => files_below(&entry.path(), &format!("{prefix}{name}/"), files)?,
             false => files.push(format!("{prefix}{name}")),
         }
     }
@@ -283,6 +273,14 @@ mod tests {
         Artifact { digest: Digest::of_path(path).unwrap(), path: path.to_owned() }
     }
 
+    /// Its files by their paths in it.
+    fn files(path: &Path) -> Vec<(String, PathBuf)> {
+        match path.is_dir() {
+            true => store::files_below(path, None).unwrap(),
+            false => vec![(String::new(), path.to_owned())],
+        }
+    }
+
     fn permit(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
@@ -296,7 +294,7 @@ mod tests {
         permit(&blob.join("a"), 0o444);
         fs::write(blob.join(".hidden"), "").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.place_input("deep/model", &artifact(&blob), true).unwrap();
+        folder.place_input("deep/model", &artifact(&blob), files(&blob), true).unwrap();
         let inside = folder.path().join("deep/model");
         assert_eq!(fs::read_dir(&inside).unwrap().count(), 2, "what is hidden is part of a blob");
         assert_eq!(folder.written(), "no file");
@@ -318,12 +316,12 @@ mod tests {
         fs::write(&script, "glowvenom").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         let known = artifact(&script);
-        folder.place_input("s", &known, false).unwrap();
+        folder.place_input("s", &known, files(&script), false).unwrap();
         fs::write(folder.path().join("s"), "moonbane").unwrap();
         assert_eq!(fs::read(&script).unwrap(), b"glowvenom");
         assert!(folder.changed().is_empty());
         fs::write(&script, "moonbane").unwrap();
-        let error = folder.place_input("t", &known, false).unwrap_err().to_string();
+        let error = folder.place_input("t", &known, files(&script), false).unwrap_err().to_string();
         assert!(error.contains("was changed while the pipeline ran"), "{error}");
     }
 
@@ -333,7 +331,7 @@ mod tests {
         let data = outside.path().join("data");
         fs::File::create(&data).unwrap().set_len(17 << 20).unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.place_input("d", &artifact(&data), false).unwrap();
+        folder.place_input("d", &artifact(&data), files(&data), false).unwrap();
         fs::write(folder.path().join("d"), "moonbane").unwrap();
         assert_eq!(fs::metadata(&data).unwrap().len(), 17 << 20);
         assert!(folder.changed().is_empty());
@@ -347,7 +345,7 @@ mod tests {
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         for (name, mode, links) in [("group", 0o464, 1), ("own", 0o644, 1), ("sealed", 0o440, 2)] {
             permit(&blob, mode);
-            folder.place_input(name, &artifact(&blob), true).unwrap();
+            folder.place_input(name, &artifact(&blob), files(&blob), true).unwrap();
             assert_eq!(fs::metadata(&blob).unwrap().nlink(), links, "{name}");
             assert_eq!(fs::read(folder.path().join(name)).unwrap(), b"glowvenom");
         }

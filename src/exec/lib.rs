@@ -28,6 +28,8 @@ use engine::{
     ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
 };
 
+use store::IgnoreRules;
+
 pub use interrupt::on_interrupt;
 pub use process::own_program;
 pub use supervise::supervise;
@@ -94,6 +96,10 @@ pub struct Exec {
     /// is converted to JSON Lines, an object a row, for programs that read no Parquet.
     #[serde(default)]
     inputs: BTreeMap<String, Input<Anything>>,
+    /// Patterns of files that are left out of your folders among `inputs`, as in `.gitignore`. Hidden files and `__pycache__` are
+    /// left out anyway, unless a pattern with `!` says otherwise.
+    #[serde(default)]
+    ignore: Vec<String>,
     /// The files that the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } if the file has another name. The bare
     /// name of the stage refers to the first.
     #[serde(default, deserialize_with = "grammar::products")]
@@ -126,7 +132,7 @@ impl Stage for Exec {
         outputs: &[],
         numerics: false,
         draws: false,
-        excluded_from_key: &["pass"],
+        excluded_from_key: &["pass", "ignore"],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
@@ -161,6 +167,10 @@ impl Stage for Exec {
                 ),
             ));
         }
+        let ignored = IgnoreRules { folder: None, patterns: self.ignore.clone() };
+        ignored.check().map_err(|error| {
+            CheckError::at("ignore", format!("`ignore` must be patterns as in .gitignore: {error}"))
+        })?;
         grammar::check_values(self.env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())))?;
         let inherited = self.inherit.iter().map(InputVariable::name);
         let names = self.env.keys().map(String::as_str).chain(inherited);
@@ -177,6 +187,10 @@ impl Stage for Exec {
         declared.chain([Output::incidental(LOG, "text")]).collect()
     }
 
+    fn ignored(&self) -> Option<&[String]> {
+        Some(&self.ignore)
+    }
+
     fn draws(&self) -> bool {
         self.random
     }
@@ -184,7 +198,8 @@ impl Stage for Exec {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut folder = Folder::create(context.scratch()).context("cannot create the command's folder")?;
         for (name, input) in &self.inputs {
-            let laid = folder.place_input(name, context.input(input)?, context.is_blob(input));
+            let (artifact, files) = (context.input(input)?, context.files_of(input)?);
+            let laid = folder.place_input(name, artifact, files, context.is_blob(input));
             laid.with_context(|| format!("input `{name}`"))?;
         }
         let variables = self.variables(context);

@@ -40,9 +40,10 @@ use super::publish::{sync_folder, write_durably_as};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::Records;
 use super::removal::remove;
+use super::selection::Selection;
 use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::{Sharing, create_private};
-use super::tree::{Entry, Hidden, Tree, files_below, folders_of};
+use super::tree::{Entry, Tree, files_below, folders_of};
 
 /// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -393,7 +394,7 @@ impl Store {
     }
 
     fn tree(&self, path: &Path) -> io::Result<Tree> {
-        Tree::of_folder(path, Hidden::Included, &mut |file| self.content_of_file(file, &fs::metadata(file)?))
+        Tree::of_folder(path, None, &mut |file| self.content_of_file(file, &fs::metadata(file)?))
     }
 
     fn content_of_file(&self, path: &Path, metadata: &Metadata) -> io::Result<Digest> {
@@ -450,7 +451,7 @@ impl Store {
             return Ok(Frozen { path: path.to_owned(), tree: None, blob });
         }
         let freeze = || {
-            for (_, file) in files_below(path, Hidden::Included)? {
+            for (_, file) in files_below(path, None)? {
                 self.protect(&file)?;
             }
             self.tree(path)
@@ -521,7 +522,7 @@ impl Store {
         let sync = || {
             fail_point("blob.sync")?;
             if path.is_dir() {
-                let files = files_below(&path, Hidden::Included)?;
+                let files = files_below(&path, None)?;
                 files.iter().try_for_each(|(_, file)| File::open(file)?.sync_all())?;
                 for folder in folders_of(files.iter().map(|(name, _)| name.as_str())) {
                     File::open(path.join(folder))?.sync_all()?;
@@ -700,10 +701,10 @@ impl Store {
 
     /// The digest of a file or folder outside the cache, as [`Digest::of_input`]. That of a large file that has not changed since
     /// is remembered; `paranoid` hashes it again.
-    pub fn digest_of(&self, path: &Path, files: &[String], paranoid: bool) -> io::Result<Digest> {
+    pub fn digest_of(&self, path: &Path, selection: &Selection, paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| memo::digest(&self.memo, path, paranoid, self.sharing);
         match path.is_dir() {
-            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut of_file)?.digest()),
+            true => Ok(Tree::of_folder(path, Some(selection), &mut of_file)?.digest()),
             false => of_file(path),
         }
     }

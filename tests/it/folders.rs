@@ -154,3 +154,109 @@ fn what_is_no_file_in_a_nested_folder_is_named_by_its_path() {
     play(&space, "  read: { kind: exec, command: [ls, in], inputs: { in: { path: mine } } }\n", &[])
         .fails(2, "leads out of the folder");
 }
+
+/// A folder of sources with things that no command needs.
+fn write_sources(space: &Space) {
+    for (name, text) in [
+        ("src/a.py", "print(1)\n"),
+        ("src/__pycache__/a.pyc", "1"),
+        ("src/.git/HEAD", "main"),
+        ("src/.ipynb_checkpoints/a.ipynb", "{}"),
+        ("src/deep/b.py", "print(2)\n"),
+        ("src/deep/__pycache__/b.pyc", "2"),
+        ("src/deep/b.log", "1\n"),
+        ("src/notes.txt", "1\n"),
+    ] {
+        fs::create_dir_all(space.path(name).parent().unwrap()).unwrap();
+        space.write(name, text);
+    }
+}
+
+/// Lists its folder.
+fn list(more: &str) -> String {
+    format!(
+        "  list: {{ kind: exec, command: 'find in -type f | sort', inputs: {{ in: {{ path: src }} }}{more} }}\n"
+    )
+}
+
+#[test]
+fn what_is_ignored_neither_counts_nor_reaches_the_command() {
+    let space = Space::new();
+    write_sources(&space);
+    assert_eq!(ran(&space, &list(""), &[]), ["list"]);
+    assert_eq!(text(&space, "list"), "in/a.py\nin/deep/b.log\nin/deep/b.py\nin/notes.txt\n");
+    for name in ["src/__pycache__/a.pyc", "src/deep/__pycache__/c.pyc", "src/.git/HEAD"] {
+        space.write(name, "changed");
+        assert!(ran(&space, &list(""), &[]).is_empty(), "{name} does not count");
+    }
+    let more = ", ignore: ['*.log', /notes.txt]";
+    assert_eq!(ran(&space, &list(more), &[]), ["list"], "the folder has another content for it");
+    assert_eq!(text(&space, "list"), "in/a.py\nin/deep/b.py\n");
+    space.write("src/deep/b.log", "2\n");
+    space.write("src/notes.txt", "2\n");
+    assert!(ran(&space, &list(more), &[]).is_empty());
+    let same = ", ignore: ['*.log', notes.*], on: process";
+    assert!(ran(&space, &list(same), &[]).is_empty(), "the patterns themselves do not count");
+    space.write("src/deep/b.py", "print(3)\n");
+    assert_eq!(ran(&space, &list(same), &[]), ["list"], "in a process of its own too");
+    assert_eq!(text(&space, "list"), "in/a.py\nin/deep/b.py\n");
+}
+
+#[test]
+fn a_file_beside_the_pipeline_ignores_for_all_its_commands_and_a_stage_may_say_otherwise() {
+    let space = Space::new();
+    write_sources(&space);
+    space.write(".triplayignore", "# built\n*.log\n/src/notes.txt\n/deep\n");
+    play(&space, &list(""), &[]).json();
+    assert_eq!(
+        text(&space, "list"),
+        "in/a.py\nin/deep/b.py\n",
+        "paths are relative to the pipeline's folder"
+    );
+    play(&space, &list(", ignore: ['!*.log', '!.git', '!__pycache__', '*.py']"), &[]).json();
+    let listed = "in/.git/HEAD\nin/__pycache__/a.pyc\nin/deep/__pycache__/b.pyc\nin/deep/b.log\n";
+    assert_eq!(text(&space, "list"), listed);
+
+    fs::create_dir(space.path("pipelines")).unwrap();
+    let pipeline = format!("pipeline: p\nstages:\n{}", list(""));
+    space.write("pipelines/p.yaml", &pipeline);
+    space.write("pipelines/.triplayignore", "/src/notes.txt\n*.py\n");
+    assert_eq!(space.triplay(&["pipeline", "run", "pipelines/p.yaml"]).code, Some(0));
+    assert_eq!(text(&space, "list"), "in/deep/b.log\nin/notes.txt\n", "only that beside the pipeline counts");
+
+    space.write(".triplayignore", "*.log\na[\n");
+    let seen = play(&space, &list(""), &[]);
+    seen.fails(2, "/.triplayignore: `[` must have a `]` after it, found `a[`");
+    fs::remove_file(space.path(".triplayignore")).unwrap();
+    symlink("secret[", space.path(".triplayignore")).unwrap();
+    space.write("secret[", "a secret[\n");
+    let seen = play(&space, &list(""), &[]);
+    seen.fails(2, ".triplayignore is a symbolic link, which may lead anywhere: put the file itself there");
+    fs::remove_file(space.path(".triplayignore")).unwrap();
+    let seen = play(&space, &list(", ignore: ['a[']"), &[]);
+    seen.fails(2, "`ignore` must be patterns as in .gitignore: `[` must have a `]` after it, found `a[`");
+    play(&space, &list(", ignore: '*.py'"), &[]).fails(2, "`ignore` must be a list, found text");
+}
+
+#[test]
+fn what_is_ignored_is_said_by_explain() {
+    let space = Space::new();
+    write_sources(&space);
+    let stages = list(", ignore: ['*.log']")
+        + "  plain: { kind: exec, command: a, inputs: { a: { path: small.yaml } } }\n";
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
+    let explain = |node: &str| space.triplay(&["pipeline", "explain", "p.yaml", node]);
+    let line =
+        "ignored in src: .git/, .ipynb_checkpoints/, __pycache__/, deep/__pycache__/, deep/b.log (5)\n";
+    let seen = explain("list");
+    assert!(seen.out.contains(line), "{}{}", seen.out, seen.err);
+    assert!(!explain("plain").out.contains("ignored"));
+    for name in ["x.log", "y.log"] {
+        space.write(&format!("src/{name}"), "");
+    }
+    let seen = explain("list");
+    assert!(seen.out.contains("deep/__pycache__/, deep/b.log and 2 more (7)\n"), "{}", seen.out);
+    let json = space.triplay(&["pipeline", "explain", "p.yaml", "list", "--json"]).json();
+    assert_eq!(json["ignored"][0]["folder"], "src");
+    assert_eq!(json["ignored"][0]["names"].as_array().unwrap().len(), 7);
+}
