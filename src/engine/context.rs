@@ -36,6 +36,8 @@ pub struct Context<'a> {
     pub(super) store: &'a Store,
     /// The run's ID in the cache.
     pub(super) run: &'a str,
+    /// The key that is computed; `None` if it is only checked.
+    pub(super) key: Option<&'a Digest>,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
     /// The time limit of the stage.
@@ -165,6 +167,22 @@ impl Context<'_> {
         &self.job.limits.retry.on
     }
 
+    /// A folder in which a stage leaves something for the next attempt at the same key, whether that is in this run or in another.
+    /// It is removed once an attempt succeeds.
+    pub fn unfinished(&self) -> anyhow::Result<PathBuf> {
+        let Some(key) = self.key else {
+            let folder = self.workspace.join(".unfinished");
+            std::fs::create_dir(&folder)?;
+            return Ok(folder);
+        };
+        Ok(self.store.unfinished(key, self.run)?)
+    }
+
+    /// The node's name, such as `play[1]/red[03]/update`.
+    pub fn node(&self) -> &str {
+        &self.job.name
+    }
+
     /// An empty path for what a failing stage saves, to be named in its error. It is not a result. What was there before is
     /// deleted.
     pub fn failure_path(&self, name: &str) -> anyhow::Result<PathBuf> {
@@ -197,10 +215,22 @@ impl Context<'_> {
 /// Ends a stage from within: see [`Context::progress`].
 pub(super) struct Cancelled;
 
+/// The folder of what a node of a run saves when it fails, and of its log while it is at work. `run` is the run's ID in the cache.
+pub fn failed_folder(cache: &Path, run: &str, node: &str) -> PathBuf {
+    // File systems take names of 255 bytes. A matrix may make longer ones.
+    const LONGEST: usize = 200;
+    let mut name = node.trim_start_matches('.').replace('/', ".");
+    if name.len() > LONGEST {
+        let digest = Digest::of_bytes(node.as_bytes()).short();
+        let end = (0..=LONGEST).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        name = format!("{}-{digest}", &name[..end]);
+    }
+    cache.join("failed").join(run).join(name)
+}
+
 /// An empty path for what a failing job saves: `failed/RUN/NODE/NAME` in the cache, which keeps it as long as the run.
 pub(super) fn failed_place(store: &Store, run: &str, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
-    let plain = |name: &str| name.trim_start_matches('.').replace('/', ".");
-    let place = store.root().join("failed").join(run).join(plain(&job.name)).join(name);
+    let place = failed_folder(store.root(), run, &job.name).join(name);
     let make = || {
         match place.is_dir() {
             true => std::fs::remove_dir_all(&place)?,

@@ -166,6 +166,7 @@ impl Executor<'_> {
             workspace: workspace.path(),
             store: self.store,
             run: self.run(),
+            key: task.check.is_none().then_some(&task.key),
             memory: self.memory,
             progress: self.progress,
             deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
@@ -244,6 +245,7 @@ impl Executor<'_> {
         }
         let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
+        self.store.remove_unfinished(&key)?;
         // Blobs that existed before may have been deleted before they were named.
         if cleaned.may_differ(self.store.cleaned()?) {
             let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));

@@ -29,6 +29,7 @@ mod threads;
 mod upstream;
 mod worker;
 
+pub use context::failed_folder;
 pub use context::{Artifact, Context};
 pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};

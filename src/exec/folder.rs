@@ -117,6 +117,14 @@ impl Folder {
         Ok(())
     }
 
+    /// Places a link to a folder that outlives this one.
+    pub(crate) fn link(&mut self, name: &str, to: &Path) -> io::Result<()> {
+        let place = self.path.join(name);
+        fs::create_dir_all(place.parent().unwrap_or(&self.path))?;
+        self.laid.insert(name.to_owned());
+        std::os::unix::fs::symlink(to, place)
+    }
+
     /// The inputs whose originals were written to. An input that the command replaced by a new file is not among them: the
     /// command has no path to the original.
     pub(crate) fn changed(&self) -> BTreeSet<&str> {

@@ -8,6 +8,7 @@ mod interrupt;
 mod log;
 mod process;
 mod supervise;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,7 @@ use self::folder::Folder;
 use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
+use self::unfinished::{Place, Unfinished};
 use engine::{
     ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
 };
@@ -33,6 +35,7 @@ use store::IgnoreRules;
 pub use interrupt::on_interrupt;
 pub use process::own_program;
 pub use supervise::supervise;
+pub use unfinished::keep_unfinished;
 
 /// An input of any type.
 struct Anything;
@@ -108,6 +111,10 @@ pub struct Exec {
         extend("default" = serde_json::Map::new())
     )]
     outputs: Vec<DeclaredOutput>,
+    /// A folder in which the command finds what earlier attempts at the same key left there, such as checkpoints. It is not an
+    /// output, and is removed once an attempt succeeds.
+    #[serde(default)]
+    keep: Option<String>,
     /// Environment variables with fixed values, taken literally as typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
@@ -132,7 +139,7 @@ impl Stage for Exec {
         outputs: &[],
         numerics: false,
         draws: false,
-        excluded_from_key: &["pass", "ignore"],
+        excluded_from_key: &["pass", "ignore", "keep"],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
@@ -158,6 +165,13 @@ impl Stage for Exec {
                 both.path
             )
             .into());
+        }
+        if let Some(keep) = &self.keep {
+            let outputs = self.outputs.iter().map(|output| &output.path);
+            for other in outputs.chain(self.inputs.keys()) {
+                grammar::check_files("keep", [other, keep].into_iter().map(String::as_str))?;
+            }
+            grammar::check_files("keep", [keep.as_str()].into_iter())?;
         }
         if !self.random && self.command.mentions(SEED) {
             return Err(CheckError::at(
@@ -213,14 +227,22 @@ impl Stage for Exec {
                 (program, words.iter().map(|word| word.0.as_str()).collect())
             }
         };
-        let log = context.output(LOG);
+        if let Some(keep) = &self.keep {
+            folder.link(keep, &context.unfinished()?).with_context(|| format!("`keep`: {keep}"))?;
+        }
+        // There, so that it can be read while the command runs, and stays if triplay is killed.
+        let log = context.failure_path(LOG)?;
+        let unfinished = self.unfinished(&folder, &log, context);
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
         let outcome = process::run(&job, |line| context.progress(0, 1, line))?;
         self.judge(&outcome, &folder, context).map_err(|error| {
-            let error = with_log(error, context, &log);
+            let error = with_log(error, &unfinished.keep(), &log);
             if is_retried(&outcome, &log, context) { Transient::of(error) } else { error }
         })?;
+        fs::rename(&log, context.output(LOG)).context("cannot take the log")?;
+        // Unless an earlier attempt left something there.
+        let _ = log.parent().map(fs::remove_dir);
         context.progress(1, 1, outcome.last_line);
         Ok(())
     }
@@ -248,6 +270,17 @@ impl Exec {
         }));
         variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
         variables.into_iter().collect()
+    }
+
+    /// The outputs, which are kept beside the log unless the command succeeds.
+    fn unfinished(&self, folder: &Folder, log: &Path, context: &Context) -> Unfinished {
+        let place = |output: &DeclaredOutput| Place {
+            name: output.name.clone(),
+            written: folder.path().join(&output.path),
+            taken: context.output(&output.name),
+            kept: log.with_file_name(&output.name),
+        };
+        Unfinished::new(context.node(), folder.path(), self.outputs.iter().map(place).collect())
     }
 
     /// Interprets the end of the command, and takes its outputs if it succeeded.
@@ -324,18 +357,13 @@ fn is_retried(outcome: &Outcome, log: &Path, context: &Context) -> bool {
     }
 }
 
-/// Adds to a failure the end of the command's log and the path where the whole log is kept.
-fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
+/// Adds to a failure the end of the command's log, where the whole log is, and where what it had written is.
+fn with_log(error: anyhow::Error, kept: &[String], log: &Path) -> anyhow::Error {
     let tail = log::tail(log).unwrap_or_default();
-    let keep = || -> anyhow::Result<String> {
-        let place = context.failure_path(LOG)?;
-        fs::copy(log, &place)?;
-        Ok(place.display().to_string())
+    let whole = match tail.is_empty() {
+        true => "its log is empty".to_owned(),
+        false => format!("the whole log: {}", log.display()),
     };
-    let rest = match keep() {
-        Ok(_) if tail.is_empty() => "\n  its log is empty".to_owned(),
-        Ok(place) => format!("{tail}\n  the whole log: {place}"),
-        Err(error) => format!("{tail}\n  the whole log could not be kept: {error:#}"),
-    };
-    anyhow!("{error:#}{rest}")
+    let lines: String = [whole].iter().chain(kept).map(|line| format!("\n  {line}")).collect();
+    anyhow!("{error:#}{tail}{lines}")
 }

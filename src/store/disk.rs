@@ -11,7 +11,8 @@
 //! tmp/ID/            their unfinished files
 //! cleaned            how often the cache was cleaned
 //! quarantine/        damaged blobs and records
-//! failed/            what failing stages saved
+//! failed/            the logs of stages at work, and what failing stages saved
+//! unfinished/KEY/    what a stage that has not succeeded yet keeps for its next attempt
 //! ```
 //!
 //! Order of publication: a run names an output, then places the blob, and writes the record last. So a record that can be read

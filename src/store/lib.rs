@@ -25,6 +25,7 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unfinished;
 mod upkeep;
 
 pub use canonical::canonical_digest;

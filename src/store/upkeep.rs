@@ -247,6 +247,7 @@ impl Store {
                     let _ = remove(&path);
                 }
             }
+            self.collect_unfinished()?;
             let _ = lock(&self.memo).compact(&trash, self.sharing);
             drop(cleaning);
             for doomed in entries(&trash)?.iter().filter(|path| is_collected(path)) {

@@ -1,9 +1,11 @@
 //! What is tried again, and what an attempt leaves for the next one.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
-use crate::exec::{play, text};
-use crate::space::Space;
+use crate::exec::{play, ran, start, text, wait_for};
+use crate::space::{Seen, Space};
 
 /// A command that appends to `diary` each time it runs, and then does `last`.
 fn stage(space: &Space, last: &str, more: &str) -> String {
@@ -78,4 +80,140 @@ fn a_retry_that_is_written_wrong_is_answered_with_the_right_form() {
     }
     let seen = play(&space, "  a: { kind: sandbox, retry: { on: { exit: 3 } } }\n", &[]);
     seen.fails(2, "`on` of `retry` must be left out for the kind sandbox: it has no exit code");
+}
+
+/// The path after `words` in an error.
+fn place_in(err: &str, words: &str) -> PathBuf {
+    let line = err.lines().find_map(|line| line.trim_start().strip_prefix(words));
+    line.unwrap_or_else(|| panic!("`{words}` in {err}")).trim_start_matches(": ").into()
+}
+
+#[test]
+fn what_a_failing_stage_had_written_is_kept_under_its_name_and_goes_with_the_run() {
+    let space = Space::new();
+    let outputs = "outputs: { model: folder, notes: text, last: text, none: text, out: text }";
+    let command = "mkdir -p model/step_1; echo moss > model/step_1/w; ln -s step_1 model/last; echo 1 > notes; \
+                   ln -s notes last; ln -s /etc/hostname out; chmod a-w model; exit 3";
+    for on in ["", ", on: process"] {
+        let stages = format!("  ab: {{ kind: exec, command: '{command}', {outputs}{on} }}\n");
+        let seen = play(&space, &stages, &[]);
+        seen.fails(1, "ab: exit code 3\n  its log is empty\n  what it had written of `model`: ");
+        let model = place_in(&seen.err, "what it had written of `model`");
+        assert!(model.ends_with("ab/model"), "{}", seen.err);
+        assert_eq!(fs::read_to_string(model.join("last/w")).unwrap(), "moss\n");
+        assert_eq!(fs::read_to_string(model.with_file_name("notes")).unwrap(), "1\n");
+        assert!(!seen.err.contains("`none`") && !seen.err.contains("`out`"), "{}", seen.err);
+        assert!(fs::exists("/etc/hostname").unwrap());
+        assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0);
+        space.triplay(&["runs", "rm", "latest"]);
+        space.triplay(&["cache", "gc"]);
+        assert!(!model.exists());
+    }
+    let late = "  a: { kind: exec, command: 'echo 1 > m; sleep 60', outputs: { m: text }, timeout: 300ms }\n";
+    let seen = play(&space, late, &[]);
+    assert!(place_in(&seen.err, "what it had written of `m`").exists(), "{}", seen.err);
+    let wrong = "  a: { kind: exec, command: 'echo moss > t', outputs: { t: texts } }\n";
+    let seen = play(&space, wrong, &[]);
+    assert!(place_in(&seen.err, "what it had written of `t`").exists(), "{}", seen.err);
+    assert_eq!(ran(&space, "  a: { kind: exec, command: 'echo moss' }\n", &[]), ["a"]);
+    let left = fs::read_dir(space.path(".triplay/failed")).unwrap().flatten();
+    assert!(
+        left.filter(|run| fs::read_dir(run.path()).unwrap().count() > 0).count() <= 2,
+        "a success leaves nothing"
+    );
+}
+
+#[test]
+fn what_an_interrupted_stage_had_written_is_kept_too() {
+    for on in ["", ", on: process"] {
+        let space = Space::new();
+        let command = "echo begun; mkdir m; echo moss > m/w; sleep 60";
+        let stages = format!("  a: {{ kind: exec, command: '{command}', outputs: {{ m: folder }}{on} }}\n");
+        let child = start(&space, &stages);
+        wait_for("the output", || find(&space, "m/w").is_some());
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let seen = Seen::from(child.wait_with_output().unwrap());
+        seen.fails(130, "what a had written of `m`: ");
+        let kept = place_in(&seen.err, "what a had written of `m`");
+        assert_eq!(fs::read_to_string(kept.join("w")).unwrap(), "moss\n");
+    }
+}
+
+/// A file of this name in what processes have not finished writing.
+fn find(space: &Space, name: &str) -> Option<PathBuf> {
+    let folders =
+        |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let scratch =
+        folders(space.path(".triplay/tmp")).flat_map(folders).map(|path| path.join(".scratch").join(name));
+    scratch.into_iter().find(|path| path.exists())
+}
+
+/// Goes on from what is in `state`, a step at a time, and fails after each step but the fourth.
+const STEPS: &str = "
+  a:
+    kind: exec
+    command: |
+      test -d state || exit 9
+      echo step >> state/steps; cat state/steps; mkdir -p state/deep
+      test $(wc -l < state/steps) -ge 4 || exit 3
+      cp state/steps out
+    keep: state
+    outputs: { out: text }
+";
+
+#[test]
+fn what_a_stage_keeps_is_given_to_its_next_attempt_until_one_succeeds() {
+    let space = Space::new();
+    let unfinished = || fs::read_dir(space.path(".triplay/unfinished")).into_iter().flatten().count();
+    // Two attempts, then one in another run, then one in a process of its own.
+    play(&space, &format!("{STEPS}    retry: {{ times: 1, wait: 1ms }}\n"), &[])
+        .fails(1, "exit code 3\n  | step\n  | step\n");
+    assert_eq!(unfinished(), 1);
+    space.triplay(&["cache", "gc"]);
+    play(&space, STEPS, &[]).fails(1, "exit code 3\n  | step\n  | step\n  | step\n  the whole log");
+    assert_eq!(ran(&space, &format!("{STEPS}    on: process\n"), &[]), ["a"]);
+    assert_eq!(text(&space, "a"), "step\n".repeat(4));
+    assert_eq!(unfinished(), 0, "it succeeded");
+    let elsewhere = STEPS.replace("state", "other");
+    play(&space, &elsewhere, &[]).fails(1, "exit code 3\n  | step\n  the whole log");
+    assert_eq!(unfinished(), 1, "another command has another key");
+    let seen = space.command(&["pipeline", "run", "p.yaml", "--check", "a"]).output().unwrap();
+    assert_eq!(seen.status.code(), Some(1));
+    for _ in 0..4 {
+        space.triplay(&["runs", "rm", "latest"]);
+    }
+    space.triplay(&["cache", "gc"]);
+    assert_eq!(unfinished(), 0, "no run will go on with it");
+}
+
+#[test]
+fn what_a_killed_stage_keeps_is_there_when_its_run_is_given_again() {
+    let space = Space::new();
+    let stages = "
+  a:
+    kind: exec
+    command: 'test -e ckpt/half && cp ckpt/half out && exit; echo moss > ckpt/half; sleep 60'
+    keep: ckpt
+    outputs: { out: text }
+";
+    let mut child = start(&space, stages);
+    let there = || {
+        let kept = fs::read_dir(space.path(".triplay/unfinished")).into_iter().flatten().flatten();
+        kept.map(|key| key.path().join("content/half")).any(|half| half.exists())
+    };
+    wait_for("the checkpoint", there);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    space.triplay(&["cache", "gc"]);
+    assert_eq!(ran(&space, stages, &[]), ["a"]);
+    assert_eq!(text(&space, "a"), "moss\n");
+    assert!(!there());
+    assert!(ran(&space, &stages.replace("    keep: ckpt\n", ""), &[]).is_empty(), "it does not count");
+    for (keep, expected) in [
+        ("out", "`keep`: `out` and `out` conflict"),
+        ("out/in", "`keep`: `out` and `out/in` conflict"),
+        ("../a", "`keep`: `../a` must be a path within the command's folder"),
+    ] {
+        play(&space, &stages.replace("keep: ckpt", &format!("keep: {keep}")), &[]).fails(2, expected);
+    }
 }

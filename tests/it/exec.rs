@@ -393,7 +393,7 @@ fn marked(marker: &str) -> usize {
     processes(marker).len()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
@@ -410,7 +410,7 @@ fn tree(marker: &str, last: &str) -> String {
     )
 }
 
-fn start(space: &Space, stages: &str) -> Child {
+pub(crate) fn start(space: &Space, stages: &str) -> Child {
     space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
     space.command(&["pipeline", "run", "p.yaml"]).spawn().unwrap()
 }
