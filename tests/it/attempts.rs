@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::exec::{play, ran, start, text, wait_for};
 use crate::space::{Seen, Space};
@@ -136,6 +137,7 @@ fn what_an_interrupted_stage_had_written_is_kept_too() {
         seen.fails(130, "what a had written of `m`: ");
         let kept = place_in(&seen.err, "what a had written of `m`");
         assert_eq!(fs::read_to_string(kept.join("w")).unwrap(), "moss\n");
+        assert_eq!(space.triplay(&["runs", "log", "latest:a"]).out, "begun\n");
     }
 }
 
@@ -216,4 +218,48 @@ fn what_a_killed_stage_keeps_is_there_when_its_run_is_given_again() {
     ] {
         play(&space, &stages.replace("keep: ckpt", &format!("keep: {keep}")), &[]).fails(2, expected);
     }
+}
+
+#[test]
+fn a_log_is_printed_while_the_command_runs_and_afterwards() {
+    let space = Space::new();
+    let go = space.path("go");
+    let stages = format!(
+        "  done: {{ kind: exec, command: echo ready, outputs: {{}} }}\n  \
+         a: {{ kind: exec, command: 'echo one; while test ! -e {}; do sleep 0.05; done; echo two; exit 3' }}\n  \
+         b: {{ kind: exec, command: echo three, inputs: {{ log: a.log }} }}\n",
+        go.display()
+    );
+    let child = start(&space, &stages);
+    let log = |node: &str| space.triplay(&["runs", "log", node]);
+    wait_for("its first line", || log("latest:a").out == "one\n");
+    log("latest:b").fails(2, "has no log of `b`: it has not started; at work: a");
+    let follow = space.command(&["runs", "log", "--follow", "latest:a"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    fs::write(&go, "").unwrap();
+    let followed = Seen::from(follow.wait_with_output().unwrap());
+    assert_eq!((followed.code, followed.out.as_str()), (Some(0), "one\ntwo\n"), "{}", followed.err);
+    Seen::from(child.wait_with_output().unwrap()).fails(1, "a: exit code 3");
+    assert_eq!(log("latest:a").out, "one\ntwo\n");
+    assert_eq!(log("latest:done").out, "ready\n");
+    log("latest:b").fails(2, "has no log of `b`: it has not started");
+    log("a").fails(2, "must be RUN:NODE, such as latest:train, found `a`");
+    assert_eq!(space.triplay(&["runs", "log", "--follow", "latest:a"]).out, "one\ntwo\n");
+}
+
+#[test]
+fn who_follows_a_log_reads_each_attempt_and_the_end_of_a_success() {
+    let space = Space::new();
+    let stage = format!(
+        "  a: {{ kind: exec, command: 'echo begun >> {0}; cat {0}; sleep 0.7; test $(wc -l < {0}) -gt 1', \
+         retry: {{ times: 1, wait: 700ms }} }}\n",
+        space.path("diary").display()
+    );
+    space.write("p.yaml", &format!("pipeline: p\nablations: {{ full: {{}} }}\nstages:\n{stage}"));
+    let child = space.command(&["pipeline", "run", "p.yaml", "--ablation", "full"]).spawn().unwrap();
+    wait_for("its beginning", || space.path("diary").exists());
+    let followed = space.triplay(&["runs", "log", "-f", "latest@full:a"]);
+    assert_eq!(followed.out, "begun\nbegun\nbegun\n", "{}", followed.err);
+    assert_eq!(Seen::from(child.wait_with_output().unwrap()).code, Some(0));
+    assert_eq!(space.triplay(&["runs", "log", "latest@full:a"]).out, "begun\nbegun\n");
 }
