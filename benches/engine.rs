@@ -25,7 +25,7 @@ use triplay::engine::{
     ArtifactType, Context, Input, Kind, LoadOptions, Memory, Output, Plan, Registry, RunOptions, Stage, load,
     run,
 };
-use triplay::store::{Seed, Store};
+use triplay::store::{Seed, Selection, Store};
 
 /// As in the program.
 #[global_allocator]
@@ -386,7 +386,7 @@ fn hash() -> anyhow::Result<()> {
     let cache = folder.path().join("cache");
     let digest = |paranoid: bool| {
         timed(|| {
-            Store::open(&cache)?.digest_of(&file, &[], paranoid)?;
+            Store::open(&cache)?.digest_of(&file, &Selection::default(), paranoid)?;
             Ok(())
         })
     };

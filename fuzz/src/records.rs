@@ -14,7 +14,7 @@ use arbitrary::Arbitrary;
 use serde_json::json;
 
 use engine::{Graph, LoadOptions, NodeId, Plan, State, load};
-use store::{Claimed, Digest, Live, RunFolderState, Store, is_sealed, seal};
+use store::{Claimed, Digest, Live, RunFolderState, Selection, Store, is_sealed, seal};
 
 #[derive(Arbitrary, Debug)]
 pub struct Input {
@@ -283,15 +283,15 @@ fn remembered(cache: &Path) {
     let file = cache.join("files.jsonl");
     let before = read(&file);
     let told = sealed(&before).0.len();
-    let found = store(cache).digest_of(large, &[], false).expect("the large file is hashed");
+    let found = store(cache).digest_of(large, &Selection::default(), false).expect("the large file is hashed");
     if told == 0 {
         assert_eq!(found, *digest);
         let after = read(&file);
         assert_eq!(sealed(&after).0.len(), 1, "it is remembered");
-        assert_eq!(store(cache).digest_of(large, &[], false).expect("it is known"), *digest);
+        assert_eq!(store(cache).digest_of(large, &Selection::default(), false).expect("it is known"), *digest);
         assert_eq!(read(&file), after, "and was not hashed again");
     }
-    assert_eq!(store(cache).digest_of(large, &[], true).expect("the large file is hashed"), *digest);
+    assert_eq!(store(cache).digest_of(large, &Selection::default(), true).expect("the large file is hashed"), *digest);
 }
 
 /// A run that uses the cache is known to do so, whatever else is in `roots/` and whatever its folder is called.

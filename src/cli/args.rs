@@ -131,6 +131,15 @@ pub(crate) struct RunsListArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct RunsLogArgs {
+    /// The node of a run, as RUN:NODE, such as `latest:train`
+    pub target: String,
+    /// Print on until the node has ended
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+#[derive(Args)]
 pub(crate) struct RunsShowArgs {
     /// A run's name, the beginning of it, or `latest`; RUN@NAME for one ablation or seed of it, such as `latest@full-s1`
     #[arg(default_value = "latest")]

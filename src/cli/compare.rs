@@ -32,14 +32,11 @@ fn folders(before: &Path, now: &Path) -> String {
     lines.join("\n")
 }
 
-/// The paths of all files below a folder, relative to it. Hidden files are left out, as in the folder's digest.
+/// The paths of all files below a folder, relative to it.
 fn names(folder: &Path, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
         let path = entry.path();
         let name = format!("{prefix}{name}");
         match path.is_dir() {

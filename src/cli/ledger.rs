@@ -12,7 +12,7 @@ use serde_json::json;
 use super::trace::Trace;
 use crate::engine;
 use crate::engine::progress::{Outcome, Progress};
-use crate::exec::on_interrupt;
+use crate::exec::{keep_unfinished, on_interrupt};
 use crate::runs::{Event, EventLog, RunRecord, write_record};
 use output::{eprintln, println};
 
@@ -137,6 +137,7 @@ impl RunProgress {
                 }
                 Err(error) => eprintln!("interrupted; finished nodes are kept, but: {error:#}"),
             }
+            keep_unfinished().iter().for_each(|line| eprintln!("  {line}"));
             // Jobs in processes of their own outlive a run that is killed, but not one that is interrupted. They are ended
             // last, because the run would count them as failed.
             engine::end_processes();

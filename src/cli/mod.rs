@@ -13,6 +13,7 @@ mod kinds;
 mod league;
 mod ledger;
 mod library;
+mod log;
 mod manual;
 #[cfg(feature = "models")]
 mod model;
@@ -40,7 +41,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::engine::Registry;
 use args::{
-    ExplainArgs, FileArgs, GcArgs, PlanArgs, RunArgs, RunsCompareArgs, RunsListArgs, RunsRmArgs,
+    ExplainArgs, FileArgs, GcArgs, PlanArgs, RunArgs, RunsCompareArgs, RunsListArgs, RunsLogArgs, RunsRmArgs,
     RunsShowArgs, ShowArgs, StatsArgs, WorkArgs,
 };
 
@@ -61,7 +62,7 @@ enum Command {
     /// Run and check pipelines
     #[command(subcommand)]
     Pipeline(PipelineCommand),
-    /// List, show, compare, export and remove runs
+    /// List, show, compare, export and remove runs, and print their logs
     #[command(subcommand)]
     Runs(RunsCommand),
     /// Summarise seeds and ablations in tables and curves, and answer SQL
@@ -121,6 +122,8 @@ enum RunsCommand {
     List(RunsListArgs),
     /// Show a run: its status, parameters, machine and failures
     Show(RunsShowArgs),
+    /// Print what the command of a node printed, also while it runs
+    Log(RunsLogArgs),
     /// Compare runs: where they differ, how that changed their metrics, and whether it may be chance
     Compare(RunsCompareArgs),
     /// Export runs to the formats of other programs, such as Inspect, TensorBoard or MLflow
@@ -182,6 +185,7 @@ pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
         Command::Pipeline(PipelineCommand::Explain(args)) => plan::explain(&args),
         Command::Runs(RunsCommand::List(args)) => runs::list(&args),
         Command::Runs(RunsCommand::Show(args)) => runs::show(&args),
+        Command::Runs(RunsCommand::Log(args)) => log::command(&args),
         Command::Runs(RunsCommand::Compare(args)) => compare_runs::command(&args),
         Command::Runs(RunsCommand::Export(args)) => runs_export::command(&args),
         Command::Runs(RunsCommand::Rm(args)) => runs::rm(&args),

@@ -24,7 +24,7 @@ use crate::engine::{
 };
 use crate::exec::own_program;
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
-use crate::store::{Digest, Store};
+use crate::store::{Digest, Selection, Store};
 use output::{eprintln, println, several};
 
 /// Bytes of loaded models and datasets kept between nodes.
@@ -32,7 +32,7 @@ const MEMORY: usize = 256 << 20;
 
 pub(crate) fn load(
     args: &FileArgs,
-    digest: &dyn Fn(&Path, &[String]) -> std::io::Result<Digest>,
+    digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
     let options = LoadOptions {
         settings: &args.settings,
@@ -76,7 +76,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     // If the file cannot be written, the error comes before anything runs.
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
+    let graph = load(&args.pipeline, &|path, selection| store.digest_of(path, selection, args.paranoid))?;
     print_warnings(&graph);
     if let Some(trace) = &trace {
         trace.phase("load", begun);

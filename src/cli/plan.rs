@@ -1,6 +1,8 @@
 //! `triplay pipeline plan`, `pipeline run --dry-run` and `pipeline explain`: what would run, and why.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -10,18 +12,21 @@ use serde_json::{Value, json};
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
 use super::pipeline::{find, load, open, print_warnings};
 use crate::engine::{
-    Change, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
+    Change, Content, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
 };
 use crate::runs::{self, Run, bare_rounds};
-use crate::store::{Digest, Store};
+use crate::store::{Digest, Store, ignored_below};
 use output::{println, several};
+
+/// Most ignored files of a folder that are named.
+const NAMED: usize = 5;
 
 /// Most nodes that are listed without `--all`.
 const LISTED: usize = 40;
 
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, args.paranoid))?;
+    let graph = load(&args.pipeline, &|path, selection| store.digest_of(path, selection, args.paranoid))?;
     print_warnings(&graph);
     let plan = Plan::new(&graph, &store);
     let told = ExplainedPlan::new(&plan, &store, EarlierRuns::newest(&graph));
@@ -316,7 +321,7 @@ impl<'a> ExplainedPlan<'a> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path, files| store.digest_of(path, files, false))?;
+    let graph = load(&args.pipeline, &|path, selection| store.digest_of(path, selection, false))?;
     let id = find(&graph, &args.node)?;
     let plan = Plan::new(&graph, &store);
     if args.job {
@@ -339,6 +344,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let found = told.past.key(told.name(id)).map(|(_, run)| run.to_owned());
     let against = found.or_else(|| told.past.title.clone());
     let changes = told.changes(id);
+    let ignored = ignored(&plan.job(id).map(|job| job.inputs).unwrap_or_default())?;
     if args.json {
         let why = told.why(id);
         println!(
@@ -346,11 +352,13 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             json!({
                 "node": args.node, "status": status.name(), "key": plan.key(id), "reason": why.json,
                 "against": against, "changes": changes, "manifest": plan.manifest(id),
+                "ignored": ignored.iter().map(Ignored::json).collect::<Vec<_>>(),
             })
         );
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}: {}", args.node, in_words(status));
+    ignored.iter().for_each(|ignored| println!("{ignored}"));
     if let Some(key) = plan.key(id) {
         println!("key: {key}");
     }
@@ -384,6 +392,47 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         },
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Files and folders of a user's folder that a node ignores.
+struct Ignored {
+    folder: PathBuf,
+    /// Their paths in it; those of folders end in `/`.
+    names: Vec<String>,
+}
+
+impl Ignored {
+    fn json(&self) -> Value {
+        json!({ "folder": self.folder, "names": self.names })
+    }
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (folder, names) = (self.folder.display(), &self.names[..self.names.len().min(NAMED)]);
+        write!(f, "ignored in {folder}: {}", names.join(", "))?;
+        match self.names.len() - names.len() {
+            0 => {}
+            more => write!(f, " and {more} more")?,
+        }
+        write!(f, " ({})", self.names.len())
+    }
+}
+
+/// What is ignored in the folders among a node's inputs.
+fn ignored(inputs: &[Content]) -> anyhow::Result<Vec<Ignored>> {
+    let mut found: Vec<Ignored> = Vec::new();
+    for input in inputs {
+        if let Content::Digest { path: Some(folder), selection, .. } = input
+            && folder.is_dir()
+            && !selection.ignore.is_empty()
+            && found.iter().all(|known| known.folder != *folder)
+        {
+            let names = ignored_below(folder, selection)?;
+            found.extend((!names.is_empty()).then(|| Ignored { folder: folder.clone(), names }));
+        }
+    }
+    Ok(found)
 }
 
 /// If the content of an input differs, prints the nodes upstream that caused it, with their own changes.

@@ -2,11 +2,20 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 use super::args::WorkArgs;
 use super::registry::registry;
 use crate::engine::{End, work};
+use crate::exec::{keep_unfinished, on_interrupt};
+use output::eprintln;
 
 pub(crate) fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
+    let listens = on_interrupt(|| {
+        keep_unfinished().iter().for_each(|line| eprintln!("  {line}"));
+        std::process::exit(130);
+    });
+    listens.context("cannot listen for Ctrl-C")?;
     Ok(match work(&args.job, &args.cache.cache, &registry()) {
         End::Recorded | End::Found | End::Elsewhere => ExitCode::SUCCESS,
         End::InputsMissing | End::Failed { .. } => ExitCode::FAILURE,

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::input::{Input, InputFile, InputVariable, Place};
-use super::job::{Content, Job, Numerics};
+use super::job::{Content, Job, Numerics, Retried};
 use super::memory::Memory;
 use super::progress::Progress;
 use super::resources::device_name;
 use anyhow::Context as _;
-use store::{Digest, Seed, Store};
+use store::{Digest, Seed, Selection, Store};
 
-/// An artifact on disk: a file or a flat folder, and the digest of its content.
+/// An artifact on disk: a file or a folder, and the digest of its content.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     /// The digest of its content.
@@ -36,6 +36,8 @@ pub struct Context<'a> {
     pub(super) store: &'a Store,
     /// The run's ID in the cache.
     pub(super) run: &'a str,
+    /// The key that is computed; `None` if it is only checked.
+    pub(super) key: Option<&'a Digest>,
     pub(super) memory: &'a Memory,
     pub(super) progress: &'a dyn Progress,
     /// The time limit of the stage.
@@ -80,6 +82,19 @@ impl Context<'_> {
         matches!(self.content(&input.place), Some(Content::Digest { path: None, .. }))
     }
 
+    /// The files of an input that count, by their paths in it. If it is a file itself, that has an empty path.
+    pub fn files_of<T>(&self, input: &Input<T>) -> anyhow::Result<Vec<(String, PathBuf)>> {
+        let path = &self.input(input)?.path;
+        let selection = match self.content(&input.place) {
+            Some(Content::Digest { path: Some(_), selection, .. }) => Some(selection),
+            _ => None,
+        };
+        match path.is_dir() {
+            true => Ok(store::files_below(path, selection)?),
+            false => Ok(vec![(String::new(), path.clone())]),
+        }
+    }
+
     /// The system's names of the GPUs that the job has to itself, as in `CUDA_VISIBLE_DEVICES`.
     pub fn devices(&self) -> Vec<String> {
         self.job.devices.iter().map(|unit| device_name(*unit)).collect()
@@ -89,7 +104,7 @@ impl Context<'_> {
     pub fn digest_of_file(&self, path: &Path) -> std::io::Result<Digest> {
         match std::fs::canonicalize(path)?.starts_with(self.store.root()) {
             true => self.store.digest_of_part(path),
-            false => self.store.digest_of(path, &[], false),
+            false => self.store.digest_of(path, &Selection::default(), false),
         }
     }
 
@@ -129,7 +144,7 @@ impl Context<'_> {
             .push((output.to_owned(), Box::new(move |memory, digest| memory.put(digest, value, bytes))));
     }
 
-    /// The path of an output: a file, or a flat folder that the stage creates.
+    /// The path of an output: a file, or a folder that the stage creates.
     pub fn output(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
     }
@@ -145,6 +160,27 @@ impl Context<'_> {
     pub fn take_timeout(&mut self) -> Option<Duration> {
         self.deadline = None;
         self.job.limits.timeout
+    }
+
+    /// The failures after which the stage is tried again.
+    pub fn retried(&self) -> &Retried {
+        &self.job.limits.retry.on
+    }
+
+    /// A folder in which a stage leaves something for the next attempt at the same key, whether that is in this run or in another.
+    /// It is removed once an attempt succeeds.
+    pub fn unfinished(&self) -> anyhow::Result<PathBuf> {
+        let Some(key) = self.key else {
+            let folder = self.workspace.join(".unfinished");
+            std::fs::create_dir(&folder)?;
+            return Ok(folder);
+        };
+        Ok(self.store.unfinished(key, self.run)?)
+    }
+
+    /// The node's name, such as `play[1]/red[03]/update`.
+    pub fn node(&self) -> &str {
+        &self.job.name
     }
 
     /// An empty path for what a failing stage saves, to be named in its error. It is not a result. What was there before is
@@ -179,10 +215,22 @@ impl Context<'_> {
 /// Ends a stage from within: see [`Context::progress`].
 pub(super) struct Cancelled;
 
+/// The folder of what a node of a run saves when it fails, and of its log while it is at work. `run` is the run's ID in the cache.
+pub fn failed_folder(cache: &Path, run: &str, node: &str) -> PathBuf {
+    // File systems take names of 255 bytes. A matrix may make longer ones.
+    const LONGEST: usize = 200;
+    let mut name = node.trim_start_matches('.').replace('/', ".");
+    if name.len() > LONGEST {
+        let digest = Digest::of_bytes(node.as_bytes()).short();
+        let end = (0..=LONGEST).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        name = format!("{}-{digest}", &name[..end]);
+    }
+    cache.join("failed").join(run).join(name)
+}
+
 /// An empty path for what a failing job saves: `failed/RUN/NODE/NAME` in the cache, which keeps it as long as the run.
 pub(super) fn failed_place(store: &Store, run: &str, job: &Job, name: &str) -> anyhow::Result<PathBuf> {
-    let plain = |name: &str| name.trim_start_matches('.').replace('/', ".");
-    let place = store.root().join("failed").join(run).join(plain(&job.name)).join(name);
+    let place = failed_folder(store.root(), run, &job.name).join(name);
     let make = || {
         match place.is_dir() {
             true => std::fs::remove_dir_all(&place)?,

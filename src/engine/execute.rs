@@ -18,7 +18,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::report::{Difference, NodeOutput};
 use super::stage::Transient;
-use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Store, Workspace};
+use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Selection, Store, Workspace};
 
 /// What every job needs.
 #[derive(Clone, Copy)]
@@ -126,10 +126,12 @@ impl Executor<'_> {
     /// The inputs with their paths; `None` if one of them is missing or damaged.
     fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
         let mut inputs = Vec::with_capacity(task.job.inputs.len());
-        for (content, used) in task.job.inputs.iter().zip(&task.call.decoded.uses) {
+        for content in &task.job.inputs {
             inputs.push(match content {
-                Content::Digest { digest, path: Some(path) } => self.outside(path, &used.files, *digest)?,
-                Content::Digest { digest, path: None } => match self.store.verified(digest)? {
+                Content::Digest { digest, path: Some(path), selection } => {
+                    self.outside(path, selection, *digest)?
+                }
+                Content::Digest { digest, path: None, .. } => match self.store.verified(digest)? {
                     Some(path) => Artifact { digest: *digest, path },
                     None => return Ok(None),
                 },
@@ -143,8 +145,8 @@ impl Executor<'_> {
     }
 
     /// A file of the user's, which must still be what it was when the plan was made.
-    fn outside(&self, path: &Path, files: &[String], digest: Digest) -> anyhow::Result<Artifact> {
-        let now = self.store.digest_of(path, files, false);
+    fn outside(&self, path: &Path, selection: &Selection, digest: Digest) -> anyhow::Result<Artifact> {
+        let now = self.store.digest_of(path, selection, false);
         let now = now.with_context(|| format!("cannot read {}", path.display()))?;
         anyhow::ensure!(
             now == digest,
@@ -164,6 +166,7 @@ impl Executor<'_> {
             workspace: workspace.path(),
             store: self.store,
             run: self.run(),
+            key: task.check.is_none().then_some(&task.key),
             memory: self.memory,
             progress: self.progress,
             deadline: timeout.and_then(|timeout| begun.checked_add(timeout)),
@@ -242,6 +245,7 @@ impl Executor<'_> {
         }
         let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
+        self.store.remove_unfinished(&key)?;
         // Blobs that existed before may have been deleted before they were named.
         if cleaned.may_differ(self.store.cleaned()?) {
             let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));

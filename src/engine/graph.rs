@@ -12,7 +12,7 @@ use super::resources::{Limit, Needs};
 use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
-use store::{Blob, Digest, Seed};
+use store::{Blob, Digest, Seed, Selection};
 
 /// A node's place in [`Graph::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +45,7 @@ pub struct Graph {
     /// The values that these loops carry.
     pub handed: Vec<CarriedValue>,
     /// Files and folders of the user's.
-    pub files: Vec<(PathBuf, Digest)>,
+    pub files: Vec<UserFile>,
     /// Environment variables that count for keys, as they are set now.
     pub variables: Vec<(String, Option<String>)>,
     /// Warnings of settings that are allowed and yet probably a mistake, with their places.
@@ -165,6 +165,17 @@ impl StageTemplate {
     }
 }
 
+/// A file or folder of the user's.
+#[derive(Clone, Debug)]
+pub struct UserFile {
+    /// Its path, relative to the working directory.
+    pub path: PathBuf,
+    /// What counts of it, if it is a folder.
+    pub selection: Selection,
+    /// The digest of what counts.
+    pub digest: Digest,
+}
+
 /// How a stage is run. None of it counts for the key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -172,7 +183,7 @@ pub struct Policy {
     pub resources: BTreeMap<String, u32>,
     /// The time after which an execution fails; `None` is no limit.
     pub timeout: Option<Duration>,
-    /// How often it is tried again after a transient failure.
+    /// How often it is tried again, and after which failures.
     pub retry: Retry,
     /// The process that runs it.
     pub on: On,

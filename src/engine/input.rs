@@ -9,6 +9,7 @@ use serde::de::{
 };
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Value, json};
+use store::Selection;
 
 /// The key that marks an input in a stage's serialised parameters. Names of parameters never begin with `$`.
 const MARK: &str = "$input";
@@ -291,8 +292,8 @@ impl<'de, T> Visitor<'de> for InputsVisitor<T> {
 pub struct Use {
     pub origin: InputSource,
     pub accepts: Vec<String>,
-    /// As [`ArtifactType::FILES`].
-    pub files: Vec<String>,
+    /// What counts of a user's folder: [`ArtifactType::FILES`] without what the stage ignores.
+    pub selection: Selection,
     /// Keys and indices that lead to it, for finding its place in the file.
     pub path: Vec<String>,
 }
@@ -314,7 +315,8 @@ fn collect(value: &mut Value, path: &mut Vec<String>, found: &mut Vec<Use>) {
         let (accepts, files) = (names("accepts"), names("files"));
         if let Some(place) = Place::of_mark(mark) {
             mark["n"] = json!(found.len());
-            found.push(Use { origin: place.origin, accepts, files, path: path.clone() });
+            let selection = Selection { files, ..Selection::default() };
+            found.push(Use { origin: place.origin, accepts, selection, path: path.clone() });
         }
         return;
     }

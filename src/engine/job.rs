@@ -12,9 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::graph::UserFile;
 use super::input;
 use super::kind::Kind;
-use store::{Digest, Seed, canonical_digest};
+use store::{Digest, Seed, Selection, canonical_digest};
 
 /// Raised when the meaning of keys or records changes.
 const FORMAT: u32 = 3;
@@ -70,19 +71,41 @@ impl Numerics {
     }
 }
 
-/// How often a job is tried again after a transient failure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// How often a job is tried again, and after which failures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     /// The number of further tries.
     pub times: u32,
     /// The wait before the first retry; doubled before each further one.
     pub wait: Duration,
+    /// The failures after which it is tried again.
+    #[serde(default)]
+    pub on: Retried,
 }
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry { times: 3, wait: Duration::from_secs(1) }
+        Retry { times: 3, wait: Duration::from_secs(1), on: Retried::default() }
     }
+}
+
+/// The failures after which a job is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retried {
+    /// Those that the stage marks as [`super::Transient`].
+    #[default]
+    Transient,
+    /// All.
+    Any,
+    /// Those of a command with one of these exit codes, or one of these texts in its log. The stage marks them as
+    /// [`super::Transient`].
+    Of {
+        /// Exit codes.
+        exit: Vec<u8>,
+        /// Texts, each a part of a log.
+        text: Vec<String>,
+    },
 }
 
 /// The content of an input.
@@ -96,6 +119,9 @@ pub enum Content {
         /// Where the user's file or folder is; `None` for outputs of jobs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<PathBuf>,
+        /// What counts of a user's folder.
+        #[serde(default, skip_serializing_if = "is_everything")]
+        selection: Selection,
     },
     /// The value of an environment variable; `None` if it is not set.
     Variable {
@@ -104,6 +130,10 @@ pub enum Content {
         /// Its value, which counts for the key.
         value: Option<String>,
     },
+}
+
+fn is_everything(selection: &Selection) -> bool {
+    *selection == Selection::default()
 }
 
 /// An output to be made.
@@ -121,7 +151,7 @@ pub struct JobOutput {
 }
 
 /// How long a job may take and how often it is tried. None of it counts for the key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
@@ -183,14 +213,18 @@ pub fn in_place(mut counted: Value) -> Value {
 
 /// The content of an input, borrowed.
 pub(super) enum Borrowed<'a> {
-    Digest(Digest, Option<&'a PathBuf>),
+    Digest(Digest, Option<&'a UserFile>),
     Variable(&'a str, Option<&'a str>),
 }
 
 impl Borrowed<'_> {
     pub(crate) fn to_owned(&self) -> Content {
         match self {
-            Borrowed::Digest(digest, path) => Content::Digest { digest: *digest, path: path.cloned() },
+            Borrowed::Digest(digest, file) => Content::Digest {
+                digest: *digest,
+                path: file.map(|file| file.path.clone()),
+                selection: file.map(|file| file.selection.clone()).unwrap_or_default(),
+            },
             Borrowed::Variable(name, value) => {
                 Content::Variable { variable: (*name).to_owned(), value: value.map(str::to_owned) }
             }
@@ -201,7 +235,7 @@ impl Borrowed<'_> {
 impl Content {
     fn borrowed(&self) -> Borrowed<'_> {
         match self {
-            Content::Digest { digest, path } => Borrowed::Digest(*digest, path.as_ref()),
+            Content::Digest { digest, .. } => Borrowed::Digest(*digest, None),
             Content::Variable { variable, value } => Borrowed::Variable(variable, value.as_deref()),
         }
     }

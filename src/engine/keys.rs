@@ -33,7 +33,7 @@ pub(crate) fn job_of_node<'a>(
         seed: node.seed,
         position: node.position.to_vec(),
         outputs: outputs.collect(),
-        limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry },
+        limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry.clone() },
         devices: Vec::new(),
     })
 }
@@ -63,8 +63,8 @@ fn content<'g, 'a>(
     Some(match feed {
         InputBinding::Output { node, output } => Borrowed::Digest(known(node)?.get(output)?.digest, None),
         InputBinding::File(index) => {
-            let (path, digest) = &graph.files[index];
-            Borrowed::Digest(*digest, Some(path))
+            let file = &graph.files[index];
+            Borrowed::Digest(file.digest, Some(file))
         }
         InputBinding::Variable(index) => {
             let (name, value) = &graph.variables[index];

@@ -29,6 +29,7 @@ mod threads;
 mod upstream;
 mod worker;
 
+pub use context::failed_folder;
 pub use context::{Artifact, Context};
 pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};
@@ -38,7 +39,7 @@ pub use grammar::{
 };
 pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
-pub use job::{Content, Job, Numerics, Retry, in_place, key_of};
+pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, State, Why, digest_of_keys};

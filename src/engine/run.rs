@@ -14,6 +14,7 @@ use anyhow::anyhow;
 
 use super::execute::{Executor, JobOutcome, Placed, Task, in_words, named};
 use super::graph::{NodeId, On};
+use super::job::Retried;
 use super::kind::Output;
 use super::memory::Memory;
 use super::plan::{Plan, Reason, State, Why};
@@ -143,7 +144,7 @@ enum Step {
         /// The others that are done by it for the first time.
         new: Vec<NodeId>,
     },
-    /// A transient failure: it is tried again later.
+    /// It failed, and is tried again later.
     Delayed,
 }
 
@@ -525,6 +526,11 @@ impl<'a> Scheduler<'a, '_, '_> {
         let progress = self.executor.progress;
         let name = self.plan.graph.node(id).name.clone();
         let why = self.plan.why(id).unwrap_or(Reason::NoRecord.into());
+        let retry = &self.plan.graph.node(id).call.policy.retry;
+        let ended = match ended {
+            JobOutcome::Failed(error) if retry.on == Retried::Any => JobOutcome::Transient(error),
+            ended => ended,
+        };
         if let JobOutcome::Found
         | JobOutcome::Elsewhere
         | JobOutcome::InputsMissing
@@ -593,7 +599,6 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.evict_after(id)?;
             }
             JobOutcome::Transient(error) => {
-                let retry = self.plan.graph.node(id).call.policy.retry;
                 if why.failed >= retry.times || self.is_stopped() {
                     self.fail_all(id, others, error);
                 } else {
@@ -609,7 +614,7 @@ impl<'a> Scheduler<'a, '_, '_> {
 
     /// Has a node tried again after a wait. Meanwhile it holds neither resources nor its key.
     fn delay(&mut self, id: NodeId, others: Vec<NodeId>, key: Digest, why: Why, error: &anyhow::Error) {
-        let (name, retry) = (&self.plan.graph.node(id).name, self.plan.graph.node(id).call.policy.retry);
+        let (name, retry) = (&self.plan.graph.node(id).name, &self.plan.graph.node(id).call.policy.retry);
         let failed = why.failed + 1;
         let wait =
             retry.wait.saturating_mul(2u32.saturating_pow(failed - 1)).min(retry.wait.max(LONGEST_WAIT));

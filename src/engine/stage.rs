@@ -11,6 +11,7 @@ use super::context::Context;
 use super::input::{self, Use};
 use super::kind::{Kind, KindFacts, Output, Part, Purpose};
 use super::upstream::{Upstream, Views};
+use store::IgnoreRules;
 
 /// A stage: typed parameters, and the function from inputs and seed to outputs.
 ///
@@ -30,6 +31,9 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 
     /// Keys under which scalars are text, exactly as typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
+
+    /// Whether it runs a command: then `retry` can choose by exit code and by the text of its log.
+    const RUNS_COMMAND: bool = false;
 
     /// The error for parameters with keys of an earlier version, instead of one for unknown keys.
     fn retired(_params: &Value) -> Option<CheckError> {
@@ -61,6 +65,12 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// The outputs, if they depend on the parameters. A bare stage name refers to the first.
     fn outputs(&self) -> Vec<Output> {
         Self::KIND.outputs.to_vec()
+    }
+
+    /// Patterns of files of users' folders that it ignores, in the syntax of `.gitignore`: then it reads these folders by
+    /// [`Context::files_of`] alone. `None`: it reads them as they are.
+    fn ignored(&self) -> Option<&[String]> {
+        None
     }
 
     /// Whether it draws, if that depends on the parameters.
@@ -169,6 +179,7 @@ pub struct Decoded {
     /// Indexed by their numbers.
     pub uses: Vec<Use>,
     pub draws: bool,
+    pub runs_command: bool,
 }
 
 impl Decoded {
@@ -337,9 +348,20 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         checked: false,
     };
     let mut params = serde_json::to_value(&stage).map_err(defect)?;
-    let uses = input::number(&mut params);
+    let mut uses = input::number(&mut params);
+    if let Some(patterns) = stage.ignored() {
+        let rules = IgnoreRules { folder: None, patterns: patterns.to_vec() };
+        uses.iter_mut().for_each(|found| found.selection.ignore.push(rules.clone()));
+    }
     // The stage that runs is decoded from the job's parameters, here as in a process of its own.
     let stage: S = serde_json::from_value(params.clone()).map_err(defect)?;
     let (outputs, draws) = (stage.outputs(), stage.draws());
-    Ok(Decoded { stage: Box::new(Erased(stage)), outputs, params, uses, draws })
+    Ok(Decoded {
+        stage: Box::new(Erased(stage)),
+        outputs,
+        params,
+        uses,
+        draws,
+        runs_command: S::RUNS_COMMAND,
+    })
 }

@@ -8,10 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use engine::Artifact;
-use store::{Digest, unprotect};
+use store::{Digest, dangling, read, unprotect};
 
 /// How many files an error lists.
 const LISTED: usize = 20;
@@ -30,6 +30,15 @@ struct Shared {
     input: String,
     original: PathBuf,
     state: State,
+}
+
+/// A file of an output.
+struct Written {
+    /// Its path in the output; empty if it is the output.
+    name: String,
+    file: PathBuf,
+    /// Whether a link is on the way to it.
+    is_linked: bool,
 }
 
 /// The metadata that changes when a process writes to a file.
@@ -57,12 +66,13 @@ impl Folder {
         &self.path
     }
 
-    /// Places an input under `name`. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
+    /// Places an input under `name`: those of its files that count, by their paths in it. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
     /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
     pub(crate) fn place_input(
         &mut self,
         name: &str,
         artifact: &Artifact,
+        files: Vec<(String, PathBuf)>,
         is_blob: bool,
     ) -> anyhow::Result<()> {
         let to = self.path.join(name);
@@ -77,16 +87,11 @@ impl Folder {
             self.laid.insert(name.to_owned());
             return Ok(());
         }
-        let mut files = Vec::new();
         if artifact.path.is_dir() {
             fs::create_dir_all(&to)?;
-            files_below(&artifact.path, "", is_blob, &mut files)?;
-        } else {
-            files.push(String::new());
         }
         let mut copied = false;
-        for file in files {
-            let original = if file.is_empty() { artifact.path.clone() } else { artifact.path.join(&file) };
+        for (file, original) in files {
             // A link to a link would lead out of the folder.
             let original = fs::canonicalize(&original).with_context(|| original.display().to_string())?;
             let metadata = fs::metadata(&original)?;
@@ -112,6 +117,14 @@ impl Folder {
         Ok(())
     }
 
+    /// Places a link to a folder that outlives this one.
+    pub(crate) fn link(&mut self, name: &str, to: &Path) -> io::Result<()> {
+        let place = self.path.join(name);
+        fs::create_dir_all(place.parent().unwrap_or(&self.path))?;
+        self.laid.insert(name.to_owned());
+        std::os::unix::fs::symlink(to, place)
+    }
+
     /// The inputs whose originals were written to. An input that the command replaced by a new file is not among them: the
     /// command has no path to the original.
     pub(crate) fn changed(&self) -> BTreeSet<&str> {
@@ -130,44 +143,75 @@ impl Folder {
 
     /// Whether the output at `path` is reached by links, or is a folder with links in it. The targets may be other outputs.
     pub(crate) fn has_links(&self, path: &str) -> bool {
-        let is_link = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_symlink());
-        let mut entries = fs::read_dir(self.path.join(path)).into_iter().flatten();
-        self.is_linked(path) || entries.any(is_link)
+        let (place, mut files) = (self.path.join(path), Vec::new());
+        let _ = files_below(&place, "", &mut files);
+        self.is_linked(path) || files.iter().any(|file| place.join(file).is_symlink())
     }
 
-    /// Takes the output at `path`, a file or a flat folder, to `to`. Targets of links are copied, everything else is moved, so
-    /// outputs with links are taken first. Returns false if there is nothing at `path`.
+    /// Takes the output at `path`, a file or a folder, to `to`. Targets of links are copied, everything else is moved, so outputs
+    /// with links are taken first. Folders without a file are left out. Returns false if there is nothing at `path`.
     pub(crate) fn take(&self, path: &str, to: &Path) -> anyhow::Result<bool> {
         let place = self.path.join(path);
-        if !place.exists() {
-            let dangling = place.is_symlink();
-            ensure!(!dangling, "it is a symbolic link whose target does not exist");
+        if !place.exists() && !place.is_symlink() {
             return Ok(false);
         }
-        let real = self.inside(&place)?;
-        let copy = self.is_linked(path);
-        if real.is_file() {
-            take_file(&real, to, copy)?;
-            return Ok(true);
+        let mut files = Vec::new();
+        self.collect(&place, "", self.is_linked(path), &mut Vec::new(), &mut files)?;
+        if place.is_dir() {
+            fs::create_dir(to)?;
         }
-        ensure!(real.is_dir(), "it is neither a file nor a folder");
-        fs::create_dir(to)?;
-        let mut entries = fs::read_dir(&real)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(|entry| !entry.path().is_symlink());
-        for entry in entries {
-            let name = entry.file_name();
-            let file = self.inside(&entry.path()).with_context(|| format!("`{}`", name.display()))?;
-            if file.is_dir() {
-                bail!("it must be a file or a flat folder, found the folder `{}` in it", name.display());
-            }
-            ensure!(file.is_file(), "`{}` is neither a file nor a folder", name.display());
-            take_file(&file, &to.join(&name), copy || entry.path().is_symlink())?;
+        // Before their targets are moved.
+        files.sort_by_key(|file| !file.is_linked);
+        for Written { name, file, is_linked } in files {
+            let to = if name.is_empty() { to.to_owned() } else { to.join(&name) };
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            take_file(&file, &to, is_linked).with_context(|| format!("`{name}`"))?;
         }
         Ok(true)
     }
 
+    /// Adds the file at `path`, or those in the folder there. `name` is its path in the output.
+    fn collect(
+        &self,
+        path: &Path,
+        name: &str,
+        is_linked: bool,
+        above: &mut Vec<PathBuf>,
+        files: &mut Vec<Written>,
+    ) -> anyhow::Result<()> {
+        let is_linked = is_linked || path.is_symlink();
+        let look = || {
+            let real = self.inside(path)?;
+            ensure!(!above.contains(&real), "it is a symbolic link to a folder that contains it");
+            if !real.is_dir() {
+                read::open(&real)?;
+            }
+            Ok(real)
+        };
+        let real = match look() {
+            Err(error) if name.is_empty() => return Err(error),
+            looked => looked.with_context(|| format!("`{name}`"))?,
+        };
+        if !real.is_dir() {
+            files.push(Written { name: name.to_owned(), file: real, is_linked });
+            return Ok(());
+        }
+        above.push(real.clone());
+        for entry in fs::read_dir(&real)? {
+            let entry = entry?.file_name();
+            let Some(part) = entry.to_str() else {
+                bail!("the name of each file must be UTF-8, found {:?} in `{name}`", entry)
+            };
+            let name = if name.is_empty() { part.to_owned() } else { format!("{name}/{part}") };
+            self.collect(&real.join(part), &name, is_linked, above, files)?;
+        }
+        above.pop();
+        Ok(())
+    }
+
     /// The target of a path, which must be in this folder.
     fn inside(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        dangling(path).map_or(Ok(()), |message| Err(anyhow!("it {message}")))?;
         let real = fs::canonicalize(path)?;
         let leads_out = !real.starts_with(fs::canonicalize(&self.path)?);
         ensure!(
@@ -182,7 +226,7 @@ impl Folder {
     pub(crate) fn written(&self) -> String {
         let mut files = Vec::new();
         // Unreadable folders are not listed.
-        let _ = files_below(&self.path, "", true, &mut files);
+        let _ = files_below(&self.path, "", &mut files);
         files.retain(|file| !self.laid.contains(file));
         let more = files.len().saturating_sub(LISTED);
         files.truncate(LISTED);
@@ -212,20 +256,14 @@ fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The files below a folder by their paths in it, sorted. If `hidden` is set, hidden files are listed and folders behind links
-/// are not entered; otherwise the reverse, as in the digests of inputs.
-fn files_below(folder: &Path, prefix: &str, hidden: bool, files: &mut Vec<String>) -> io::Result<()> {
+/// The files below a folder by their paths in it, sorted. Folders behind links are not entered.
+fn files_below(folder: &Path, prefix: &str, files: &mut Vec<String>) -> io::Result<()> {
     let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') && !hidden {
-            continue;
-        }
-        let path = entry.path();
-        let is_folder = if hidden { entry.file_type()?.is_dir() } else { path.is_dir() };
-        match is_folder {
-            true => files_below(&path, &format!("{prefix}{name}/"), hidden, files)?,
+        match entry.file_type()?.is_dir() {
+            true => files_below(&entry.path(), &format!("{prefix}{name}/"), files)?,
             false => files.push(format!("{prefix}{name}")),
         }
     }
@@ -243,6 +281,14 @@ mod tests {
         Artifact { digest: Digest::of_path(path).unwrap(), path: path.to_owned() }
     }
 
+    /// Its files by their paths in it.
+    fn files(path: &Path) -> Vec<(String, PathBuf)> {
+        match path.is_dir() {
+            true => store::files_below(path, None).unwrap(),
+            false => vec![(String::new(), path.to_owned())],
+        }
+    }
+
     fn permit(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
@@ -256,7 +302,7 @@ mod tests {
         permit(&blob.join("a"), 0o444);
         fs::write(blob.join(".hidden"), "").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.place_input("deep/model", &artifact(&blob), true).unwrap();
+        folder.place_input("deep/model", &artifact(&blob), files(&blob), true).unwrap();
         let inside = folder.path().join("deep/model");
         assert_eq!(fs::read_dir(&inside).unwrap().count(), 2, "what is hidden is part of a blob");
         assert_eq!(folder.written(), "no file");
@@ -278,12 +324,12 @@ mod tests {
         fs::write(&script, "glowvenom").unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         let known = artifact(&script);
-        folder.place_input("s", &known, false).unwrap();
+        folder.place_input("s", &known, files(&script), false).unwrap();
         fs::write(folder.path().join("s"), "moonbane").unwrap();
         assert_eq!(fs::read(&script).unwrap(), b"glowvenom");
         assert!(folder.changed().is_empty());
         fs::write(&script, "moonbane").unwrap();
-        let error = folder.place_input("t", &known, false).unwrap_err().to_string();
+        let error = folder.place_input("t", &known, files(&script), false).unwrap_err().to_string();
         assert!(error.contains("was changed while the pipeline ran"), "{error}");
     }
 
@@ -293,7 +339,7 @@ mod tests {
         let data = outside.path().join("data");
         fs::File::create(&data).unwrap().set_len(17 << 20).unwrap();
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
-        folder.place_input("d", &artifact(&data), false).unwrap();
+        folder.place_input("d", &artifact(&data), files(&data), false).unwrap();
         fs::write(folder.path().join("d"), "moonbane").unwrap();
         assert_eq!(fs::metadata(&data).unwrap().len(), 17 << 20);
         assert!(folder.changed().is_empty());
@@ -307,7 +353,7 @@ mod tests {
         let mut folder = Folder::create(outside.path().join("folder")).unwrap();
         for (name, mode, links) in [("group", 0o464, 1), ("own", 0o644, 1), ("sealed", 0o440, 2)] {
             permit(&blob, mode);
-            folder.place_input(name, &artifact(&blob), true).unwrap();
+            folder.place_input(name, &artifact(&blob), files(&blob), true).unwrap();
             assert_eq!(fs::metadata(&blob).unwrap().nlink(), links, "{name}");
             assert_eq!(fs::read(folder.path().join(name)).unwrap(), b"glowvenom");
         }
@@ -325,12 +371,23 @@ mod tests {
         fs::write(at("step_2"), "2").unwrap();
         link("step_2", at("last")).unwrap();
         fs::create_dir_all(at("deep/er")).unwrap();
+        fs::create_dir_all(at("deep/empty")).unwrap();
+        fs::write(at("deep/er/a"), "glowvenom").unwrap();
+        link("er", at("deep/same")).unwrap();
+        fs::create_dir(at("round")).unwrap();
+        link("../round", at("round/again")).unwrap();
         let take = |name: &str| folder.take(name, &outside.path().join("taken"));
-        let error = |name: &str| take(name).unwrap_err().to_string();
+        let error = |name: &str| format!("{:#}", take(name).unwrap_err());
         assert!(error("out").contains("leads out of"));
         assert!(error("dangling").contains("does not exist"));
-        assert!(error("deep").contains("found the folder `er` in it"));
-        fs::remove_dir(outside.path().join("taken")).unwrap();
+        assert_eq!(error("round"), "`again`: it is a symbolic link to a folder that contains it");
+        assert!(take("deep").unwrap());
+        let taken = outside.path().join("taken");
+        for name in ["er/a", "same/a"] {
+            assert_eq!(fs::read(taken.join(name)).unwrap(), b"glowvenom", "{name}");
+        }
+        assert!(!taken.join("same").is_symlink() && !taken.join("empty").exists());
+        fs::remove_dir_all(taken).unwrap();
         assert!(!take("none").unwrap());
         assert!(take("last").unwrap());
         assert_eq!(fs::read(outside.path().join("taken")).unwrap(), b"2");

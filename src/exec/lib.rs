@@ -8,6 +8,7 @@ mod interrupt;
 mod log;
 mod process;
 mod supervise;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -18,16 +19,23 @@ use anyhow::{Context as _, anyhow};
 use rand::RngCore;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::folder::Folder;
 use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
-use engine::{ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Stage, Transient};
+use self::unfinished::{Place, Unfinished};
+use engine::{
+    ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
+};
+
+use store::IgnoreRules;
 
 pub use interrupt::on_interrupt;
 pub use process::own_program;
 pub use supervise::supervise;
+pub use unfinished::keep_unfinished;
 
 /// An input of any type.
 struct Anything;
@@ -69,6 +77,9 @@ fn check(name: &str, artifact: &str, path: &Path) -> anyhow::Result<()> {
 /// The last output: standard output and error of the command.
 const LOG: &str = "log";
 
+/// `EX_TEMPFAIL` of `sysexits.h`: the failure that a command without a `retry` is tried again after.
+const TEMPORARY: u8 = 75;
+
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// Advice about processes that a command leaves running.
@@ -88,6 +99,10 @@ pub struct Exec {
     /// is converted to JSON Lines, an object a row, for programs that read no Parquet.
     #[serde(default)]
     inputs: BTreeMap<String, Input<Anything>>,
+    /// Patterns of files that are left out of your folders among `inputs`, as in `.gitignore`. Hidden files and `__pycache__` are
+    /// left out anyway, unless a pattern with `!` says otherwise.
+    #[serde(default)]
+    ignore: Vec<String>,
     /// The files that the command writes: NAME: TYPE, or NAME: { type: TYPE, path: FILE } if the file has another name. The bare
     /// name of the stage refers to the first.
     #[serde(default, deserialize_with = "grammar::products")]
@@ -96,6 +111,10 @@ pub struct Exec {
         extend("default" = serde_json::Map::new())
     )]
     outputs: Vec<DeclaredOutput>,
+    /// A folder in which the command finds what earlier attempts at the same key left there, such as checkpoints. It is not an
+    /// output, and is removed once an attempt succeeds.
+    #[serde(default)]
+    keep: Option<String>,
     /// Environment variables with fixed values, taken literally as typed.
     #[serde(default)]
     env: BTreeMap<String, Word>,
@@ -103,21 +122,14 @@ pub struct Exec {
     #[serde(default, serialize_with = "grammar::sorted")]
     #[schemars(with = "Vec<String>")]
     inherit: Vec<InputVariable>,
-    /// Variables that are passed on but are not part of the key: paths and secrets.
+    /// Variables that are passed on but are not part of the key: paths and secrets. `PATH` always is, unless `env` or `inherit`
+    /// has it.
     #[serde(default)]
     pass: Vec<String>,
-    /// Exit codes after which the command is run again, as `retry` says; 75 (EX_TEMPFAIL) by default.
-    #[serde(default = "default_transient")]
-    transient: Vec<u8>,
     /// Whether the command draws random numbers. If so, it gets a seed in TRIPLAY_SEED and runs once for each seed of the
     /// pipeline and each round of a loop, each time with another seed. Otherwise it runs once.
     #[serde(default)]
     random: bool,
-}
-
-/// `EX_TEMPFAIL` of `sysexits.h`.
-fn default_transient() -> Vec<u8> {
-    vec![75]
 }
 
 impl Stage for Exec {
@@ -127,11 +139,20 @@ impl Stage for Exec {
         outputs: &[],
         numerics: false,
         draws: false,
-        excluded_from_key: &["pass", "transient"],
+        excluded_from_key: &["pass", "ignore", "keep"],
     };
 
     const PARTS: &'static [(&'static str, Part)] = &[("inputs", Part::Subject), ("command", Part::Judge)];
     const VERBATIM: &'static [&'static str] = &["command", "env"];
+    const RUNS_COMMAND: bool = true;
+
+    fn retired(params: &Value) -> Option<CheckError> {
+        let codes = params.get("transient")?;
+        let message = format!(
+            "`transient` is part of `retry` now\n  help: write retry: {{ on: {{ exit: {codes} }} }} in its place"
+        );
+        Some(CheckError::at("transient", message))
+    }
 
     fn check(&self) -> Result<(), CheckError> {
         self.command.check()?;
@@ -145,6 +166,13 @@ impl Stage for Exec {
             )
             .into());
         }
+        if let Some(keep) = &self.keep {
+            let outputs = self.outputs.iter().map(|output| &output.path);
+            for other in outputs.chain(self.inputs.keys()) {
+                grammar::check_files("keep", [other, keep].into_iter().map(String::as_str))?;
+            }
+            grammar::check_files("keep", [keep.as_str()].into_iter())?;
+        }
         if !self.random && self.command.mentions(SEED) {
             return Err(CheckError::at(
                 "command",
@@ -153,9 +181,10 @@ impl Stage for Exec {
                 ),
             ));
         }
-        if self.transient.contains(&0) {
-            return Err("`transient` must list exit codes of failures, found 0".into());
-        }
+        let ignored = IgnoreRules { folder: None, patterns: self.ignore.clone() };
+        ignored.check().map_err(|error| {
+            CheckError::at("ignore", format!("`ignore` must be patterns as in .gitignore: {error}"))
+        })?;
         grammar::check_values(self.env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())))?;
         let inherited = self.inherit.iter().map(InputVariable::name);
         let names = self.env.keys().map(String::as_str).chain(inherited);
@@ -172,6 +201,10 @@ impl Stage for Exec {
         declared.chain([Output::incidental(LOG, "text")]).collect()
     }
 
+    fn ignored(&self) -> Option<&[String]> {
+        Some(&self.ignore)
+    }
+
     fn draws(&self) -> bool {
         self.random
     }
@@ -179,7 +212,8 @@ impl Stage for Exec {
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut folder = Folder::create(context.scratch()).context("cannot create the command's folder")?;
         for (name, input) in &self.inputs {
-            let laid = folder.place_input(name, context.input(input)?, context.is_blob(input));
+            let (artifact, files) = (context.input(input)?, context.files_of(input)?);
+            let laid = folder.place_input(name, artifact, files, context.is_blob(input));
             laid.with_context(|| format!("input `{name}`"))?;
         }
         let variables = self.variables(context);
@@ -189,30 +223,36 @@ impl Stage for Exec {
             Script::Shell(text) => ("/bin/sh".into(), vec!["sh", "-c", text]),
             Script::Program(words) => {
                 let name = words.first().map_or("", |word| word.0.as_str());
-                let program = process::find_program(name, path, self.declares("PATH"), folder.path())?;
+                let program = process::find_program(name, path, folder.path())?;
                 (program, words.iter().map(|word| word.0.as_str()).collect())
             }
         };
-        let log = context.output(LOG);
+        if let Some(keep) = &self.keep {
+            folder.link(keep, &context.unfinished()?).with_context(|| format!("`keep`: {keep}"))?;
+        }
+        // There, so that it can be read while the command runs, and stays if triplay is killed.
+        let log = context.failure_path(LOG)?;
+        let unfinished = self.unfinished(&folder, &log, context);
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
         let outcome = process::run(&job, |line| context.progress(0, 1, line))?;
-        self.judge(&outcome, &folder, context).map_err(|error| with_log(error, context, &log))?;
+        self.judge(&outcome, &folder, context).map_err(|error| {
+            let error = with_log(error, &unfinished.keep(), &log);
+            if is_retried(&outcome, &log, context) { Transient::of(error) } else { error }
+        })?;
+        fs::rename(&log, context.output(LOG)).context("cannot take the log")?;
+        // Unless an earlier attempt left something there.
+        let _ = log.parent().map(fs::remove_dir);
         context.progress(1, 1, outcome.last_line);
         Ok(())
     }
 }
 
 impl Exec {
-    fn declares(&self, name: &str) -> bool {
-        self.env.contains_key(name)
-            || self.pass.iter().any(|passed| passed == name)
-            || self.inherit.iter().any(|inherited| inherited.name() == name)
-    }
-
-    /// The whole environment of the command.
+    /// The whole environment of the command. PATH is that of triplay unless the stage declares it, and does not count for the key.
     fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
-        let mut variables = BTreeMap::from([("PATH".to_owned(), OsString::from(DEFAULT_PATH))]);
+        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let mut variables = BTreeMap::from([("PATH".to_owned(), path)]);
         if self.random {
             let seed = context.seed().stream("exec").next_u64();
             variables.insert(SEED.to_owned(), seed.to_string().into());
@@ -230,6 +270,17 @@ impl Exec {
         }));
         variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
         variables.into_iter().collect()
+    }
+
+    /// The outputs, which are kept beside the log unless the command succeeds.
+    fn unfinished(&self, folder: &Folder, log: &Path, context: &Context) -> Unfinished {
+        let place = |output: &DeclaredOutput| Place {
+            name: output.name.clone(),
+            written: folder.path().join(&output.path),
+            taken: context.output(&output.name),
+            kept: log.with_file_name(&output.name),
+        };
+        Unfinished::new(context.node(), folder.path(), self.outputs.iter().map(place).collect())
     }
 
     /// Interprets the end of the command, and takes its outputs if it succeeded.
@@ -253,11 +304,7 @@ impl Exec {
             }
             (Some(why), Some(left)) => Some(anyhow!("{why}\n  still running after its end: {left}{LEFT}")),
         };
-        if let Some(failed) = failed {
-            let transient = |code| u8::try_from(code).is_ok_and(|code| self.transient.contains(&code));
-            let passes = matches!(outcome.ended, Ended::Code(code) if transient(code));
-            return Err(if passes { Transient::of(failed) } else { failed });
-        }
+        failed.map_or(Ok(()), Err)?;
         let (linked, plain): (Vec<_>, Vec<_>) =
             self.outputs.iter().partition(|output| folder.has_links(&output.path));
         for output in linked.into_iter().chain(plain) {
@@ -298,18 +345,25 @@ impl Exec {
     }
 }
 
-/// Adds to a failure the end of the command's log and the path where the whole log is kept.
-fn with_log(error: anyhow::Error, context: &Context, log: &Path) -> anyhow::Error {
+/// Whether the command is tried again after a failure, as far as that depends on the failure.
+fn is_retried(outcome: &Outcome, log: &Path, context: &Context) -> bool {
+    match context.retried() {
+        Retried::Transient => outcome.ended.code() == Some(TEMPORARY),
+        Retried::Any => true,
+        Retried::Of { exit, text } => {
+            let code = outcome.ended.code();
+            code.is_some_and(|code| exit.contains(&code)) || log::mentions(log, text).unwrap_or(false)
+        }
+    }
+}
+
+/// Adds to a failure the end of the command's log, where the whole log is, and where what it had written is.
+fn with_log(error: anyhow::Error, kept: &[String], log: &Path) -> anyhow::Error {
     let tail = log::tail(log).unwrap_or_default();
-    let keep = || -> anyhow::Result<String> {
-        let place = context.failure_path(LOG)?;
-        fs::copy(log, &place)?;
-        Ok(place.display().to_string())
+    let whole = match tail.is_empty() {
+        true => "its log is empty".to_owned(),
+        false => format!("the whole log: {}", log.display()),
     };
-    let rest = match keep() {
-        Ok(_) if tail.is_empty() => "\n  its log is empty".to_owned(),
-        Ok(place) => format!("{tail}\n  the whole log: {place}"),
-        Err(error) => format!("{tail}\n  the whole log could not be kept: {error:#}"),
-    };
-    if Transient::is(&error) { Transient::of(anyhow!("{error:#}{rest}")) } else { anyhow!("{error:#}{rest}") }
+    let lines: String = [whole].iter().chain(kept).map(|line| format!("\n  {line}")).collect();
+    anyhow!("{error:#}{tail}{lines}")
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use memchr::memmem;
 use store::read;
 
 /// Lines of the log in an error.
@@ -88,6 +89,20 @@ fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
     complete
 }
 
+/// Whether one of these texts is in a log.
+pub(crate) fn mentions(path: &Path, texts: &[String]) -> io::Result<bool> {
+    let longest = texts.iter().map(String::len).max().unwrap_or_default();
+    let (mut file, mut window) = (read::open(path)?, Vec::new());
+    // The end of each piece is read with the next, since a text may begin in it.
+    while (&mut file).take(REACH).read_to_end(&mut window)? > 0 {
+        if texts.iter().any(|text| memmem::find(&window, text.as_bytes()).is_some()) {
+            return Ok(true);
+        }
+        window.drain(..window.len().saturating_sub(longest));
+    }
+    Ok(false)
+}
+
 /// The last lines of a log, each indented; empty for an empty log.
 pub(crate) fn tail(path: &Path) -> io::Result<String> {
     let mut file = read::open(path)?;
@@ -133,6 +148,20 @@ mod tests {
         assert_eq!(last_line(&mut open, b" 10%\r 20%\r 3"), Some(b"20%".to_vec()));
         assert_eq!(last_line(&mut open, &vec![b'x'; 10 * LINE]), None);
         assert_eq!(open.len(), LINE);
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_is_in_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let texts = ["out of memory".to_owned(), "frost".to_owned()];
+        for before in [0, 7, REACH as usize - 5, REACH as usize, 3 * REACH as usize - 1] {
+            let bytes = [vec![b'x'; before], b"out of memory\n".to_vec()].concat();
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(mentions(&path, &texts).unwrap(), "after {before} bytes");
+            std::fs::write(&path, &bytes[..bytes.len() - 2]).unwrap();
+            assert!(!mentions(&path, &texts).unwrap());
+        }
     }
 
     #[test]

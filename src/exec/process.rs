@@ -16,7 +16,7 @@ use rustix::fs::{Access, access};
 use super::log::Log;
 use super::supervise::{End, SupervisorReport, TERMINATE, written};
 
-/// The search path of a command without a PATH of its own.
+/// The search path of a command if triplay has no PATH either.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The interval between reports of the log's last line.
@@ -54,6 +54,17 @@ pub(crate) enum Ended {
     Code(i32),
     Signal(i32),
     TimedOut(Duration),
+}
+
+impl Ended {
+    /// The exit code as a shell gives it: of a command that a signal killed, 128 and the signal's number.
+    pub(crate) fn code(&self) -> Option<u8> {
+        match self {
+            Ended::Code(code) => u8::try_from(*code).ok(),
+            Ended::Signal(signal) => u8::try_from(128 + signal).ok(),
+            Ended::TimedOut(_) => None,
+        }
+    }
 }
 
 /// Runs the command to its end and passes the log's last line to `watch` about once a second. If `watch` unwinds, the command and
@@ -163,12 +174,7 @@ pub fn own_program() -> io::Result<PathBuf> {
 }
 
 /// Finds the file of a program as a shell in `folder` with this PATH would.
-pub(crate) fn find_program(
-    name: &str,
-    path: &OsStr,
-    declared: bool,
-    folder: &Path,
-) -> anyhow::Result<PathBuf> {
+pub(crate) fn find_program(name: &str, path: &OsStr, folder: &Path) -> anyhow::Result<PathBuf> {
     let runnable = |file: &Path| file.is_file() && access(file, Access::EXEC_OK).is_ok();
     if name.contains('/') {
         let file = folder.join(name);
@@ -187,9 +193,11 @@ pub(crate) fn find_program(
     if let Some(file) = folders.map(|place| place.join(name)).find(|file| runnable(file)) {
         return Ok(file);
     }
-    let whose = if declared { "the command's PATH" } else { "the default PATH of a command" };
-    let help = if declared { "" } else { "\n  help: `pass: [PATH]` passes on the PATH of triplay" };
-    bail!("there is no program `{name}` in {} ({whose}){help}", path.display())
+    bail!(
+        "there is no program `{name}` on the command's PATH: {}\n  help: a command has the PATH of triplay, unless `env` \
+         or `inherit` gives it another one",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -199,9 +207,14 @@ mod tests {
     #[test]
     fn programs_are_found_on_the_path_and_in_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let find = |name: &str, path: &str| find_program(name, OsStr::new(path), true, folder.path());
+        let find = |name: &str, path: &str| find_program(name, OsStr::new(path), folder.path());
         assert_eq!(find("sh", "/none:/bin").unwrap(), Path::new("/bin/sh"));
-        assert!(find("sh", "/none").unwrap_err().to_string().contains("no program `sh` in /none"));
+        assert!(
+            find("sh", "/none")
+                .unwrap_err()
+                .to_string()
+                .contains("no program `sh` on the command's PATH: /none")
+        );
         std::fs::write(folder.path().join("tool"), "").unwrap();
         assert!(find("./tool", "").unwrap_err().to_string().contains("not executable"));
         assert!(find("./none", "").unwrap_err().to_string().contains("there is no program `./none`"));

@@ -68,7 +68,7 @@ impl Plan {
         let one = ablations.get(..1).unwrap_or_default();
         let outline =
             engine::outline(&file, &LoadOptions { ablations: one, seeds: &[], ..options }, registry)?;
-        let files = graph.files.iter().map(|(path, _)| path.clone()).collect();
+        let files = graph.files.iter().map(|file| file.path.clone()).collect();
         Ok(Plan { outline, nodes, files })
     }
 

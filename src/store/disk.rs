@@ -11,7 +11,8 @@
 //! tmp/ID/            their unfinished files
 //! cleaned            how often the cache was cleaned
 //! quarantine/        damaged blobs and records
-//! failed/            what failing stages saved
+//! failed/            the logs of stages at work, and what failing stages saved
+//! unfinished/KEY/    what a stage that has not succeeded yet keeps for its next attempt
 //! ```
 //!
 //! Order of publication: a run names an output, then places the blob, and writes the record last. So a record that can be read
@@ -40,9 +41,10 @@ use super::publish::{sync_folder, write_durably_as};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::Records;
 use super::removal::remove;
+use super::selection::Selection;
 use super::session::{Process, Session, Watch, Workspace};
 use super::sharing::{Sharing, create_private};
-use super::tree::{Entry, Hidden, Tree, flat_files};
+use super::tree::{Entry, Tree, files_below, folders_of};
 
 /// A published content: its digest and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -393,7 +395,7 @@ impl Store {
     }
 
     fn tree(&self, path: &Path) -> io::Result<Tree> {
-        Tree::of_folder(path, Hidden::Included, &mut |file| self.content_of_file(file, &fs::metadata(file)?))
+        Tree::of_folder(path, None, &mut |file| self.content_of_file(file, &fs::metadata(file)?))
     }
 
     fn content_of_file(&self, path: &Path, metadata: &Metadata) -> io::Result<Digest> {
@@ -439,7 +441,7 @@ impl Store {
         Ok(Some(place))
     }
 
-    /// Finishes an output, a file or a flat folder of a workspace: it becomes read-only.
+    /// Finishes an output, a file or a folder of a workspace: its files become read-only.
     pub fn freeze(&self, path: &Path) -> Result<Frozen> {
         if !path.is_dir() {
             let freeze = || {
@@ -450,7 +452,7 @@ impl Store {
             return Ok(Frozen { path: path.to_owned(), tree: None, blob });
         }
         let freeze = || {
-            for (_, file) in flat_files(path)? {
+            for (_, file) in files_below(path, None)? {
                 self.protect(&file)?;
             }
             self.tree(path)
@@ -478,8 +480,10 @@ impl Store {
         }
         if let Some(tree) = tree {
             tree.entries.iter().try_for_each(|entry| self.share(&path.join(&entry.name), entry))?;
-            let open = File::open(path).map_err(io_error("read", path))?;
-            self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
+            for folder in folders_of(tree.entries.iter().map(|entry| entry.name.as_str())) {
+                let open = File::open(path.join(folder)).map_err(io_error("read", path))?;
+                self.sharing.set(&open, self.sharing.folder).map_err(io_error("write", path))?;
+            }
         }
         let target = self.shelved(&blob.digest)?;
         match fail_point("blob.rename").and_then(|()| fs::rename(path, &target)) {
@@ -519,11 +523,14 @@ impl Store {
         let sync = || {
             fail_point("blob.sync")?;
             if path.is_dir() {
-                for (_, file) in flat_files(&path)? {
-                    File::open(file)?.sync_all()?;
+                let files = files_below(&path, None)?;
+                files.iter().try_for_each(|(_, file)| File::open(file)?.sync_all())?;
+                for folder in folders_of(files.iter().map(|(name, _)| name.as_str())) {
+                    File::open(path.join(folder))?.sync_all()?;
                 }
+            } else {
+                File::open(&path)?.sync_all()?;
             }
-            File::open(&path)?.sync_all()?;
             fail_point("blob.shelf")?;
             sync_folder(path.parent().unwrap_or(&self.root))
         };
@@ -695,10 +702,10 @@ impl Store {
 
     /// The digest of a file or folder outside the cache, as [`Digest::of_input`]. That of a large file that has not changed since
     /// is remembered; `paranoid` hashes it again.
-    pub fn digest_of(&self, path: &Path, files: &[String], paranoid: bool) -> io::Result<Digest> {
+    pub fn digest_of(&self, path: &Path, selection: &Selection, paranoid: bool) -> io::Result<Digest> {
         let mut of_file = |path: &Path| memo::digest(&self.memo, path, paranoid, self.sharing);
         match path.is_dir() {
-            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut of_file)?.digest()),
+            true => Ok(Tree::of_folder(path, Some(selection), &mut of_file)?.digest()),
             false => of_file(path),
         }
     }

@@ -683,7 +683,7 @@ fn a_folder_with_links_to_itself_has_no_digest_and_says_why() {
     for name in ["a", "b"] {
         std::os::unix::fs::symlink(".", folder.path().join(name)).unwrap();
     }
-    let error = Digest::of_input(folder.path(), &[]).unwrap_err().to_string();
+    let error = Digest::of_input(folder.path(), &Selection::default()).unwrap_err().to_string();
     assert!(
         error.ends_with("it is a symbolic link to a folder that contains it, so following it never ends"),
         "{error}"

@@ -1,5 +1,6 @@
 //! Folders as contents: the list of a folder's files, and the digest of that list.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Digest;
 use super::digest::is_executable;
+use super::selection::{Selected, Selection};
 
 /// Separates the digest of a tree from that of a file with the tree's list as its bytes.
 const CONTEXT: &str = "triplay 2026 tree v1";
@@ -28,64 +30,33 @@ pub(crate) struct Tree {
     pub entries: Vec<Entry>,
 }
 
-/// Whether files and folders whose names begin with a dot count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hidden {
-    /// For the cache: everything that a stage wrote is its output.
-    Included,
-    /// For folders of users: `.git` and the like belong to tools. A link that leads out of the folder is an error: its target
-    /// belongs to the reader, not to the author of the folder.
-    LeftOut,
-}
-
-/// Whether a file, by its path in the folder, is among `files`. Those are names, or `*.` and an extension, which stands for files
-/// directly in the folder. If `files` is empty, every file is.
-pub fn is_among<T: AsRef<str>>(files: &[T], name: &str) -> bool {
-    let is = |file: &str| match file.strip_prefix('*') {
-        Some(ending) => name.ends_with(ending) && !name.contains('/'),
-        None => name == file,
-    };
-    files.is_empty() || files.iter().any(|file| is(file.as_ref()))
-}
-
 impl Digest {
     /// The digest of a file or of a folder with everything in it.
     pub fn of_path(path: &Path) -> io::Result<Digest> {
         match path.is_dir() {
-            true => Ok(Tree::of_folder(path, Hidden::Included, &mut Digest::of_file)?.digest()),
+            true => Ok(Tree::of_folder(path, None, &mut Digest::of_file)?.digest()),
             false => Digest::of_file(path),
         }
     }
 
-    /// The digest of a file or folder of the user's. Hidden files (`.git`, `.cache`) do not count, nor do files that are not
-    /// among `files`: see [`is_among`].
-    pub fn of_input(path: &Path, files: &[String]) -> io::Result<Digest> {
+    /// The digest of a file of the user's, or of those files of a folder that count.
+    pub fn of_input(path: &Path, selection: &Selection) -> io::Result<Digest> {
         match path.is_dir() {
-            true => Ok(Tree::of_files(path, Hidden::LeftOut, files, &mut Digest::of_file)?.digest()),
+            true => Ok(Tree::of_folder(path, Some(selection), &mut Digest::of_file)?.digest()),
             false => Digest::of_file(path),
         }
     }
 }
 
 impl Tree {
-    /// The tree of a folder, with the digests of its files from `of_file`.
+    /// The tree of the files of a folder: see [`files_below`]. `of_file` gives their digests.
     pub(crate) fn of_folder(
         folder: &Path,
-        hidden: Hidden,
-        of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
-    ) -> io::Result<Tree> {
-        Tree::of_files(folder, hidden, &[], of_file)
-    }
-
-    /// The tree of those files of a folder that are among `files`: see [`is_among`].
-    pub(crate) fn of_files(
-        folder: &Path,
-        hidden: Hidden,
-        files: &[String],
+        selection: Option<&Selection>,
         of_file: &mut dyn FnMut(&Path) -> io::Result<Digest>,
     ) -> io::Result<Tree> {
         let mut entries = Vec::new();
-        for (name, path) in files_among(folder, hidden, files)? {
+        for (name, path) in files_below(folder, selection)? {
             // The system's error number tells whether the disk is damaged, so it is kept.
             let about = |error: io::Error| match (error.raw_os_error(), dangling(&path)) {
                 (Some(_), None) if !path.is_symlink() => error,
@@ -118,25 +89,17 @@ impl Tree {
     }
 }
 
-/// The files of a folder and its subfolders, following links, by their paths in it, sorted.
-pub(super) fn files_below(folder: &Path, hidden: Hidden) -> io::Result<Vec<(String, PathBuf)>> {
-    files_among(folder, hidden, &[])
+/// The files of a folder and its subfolders, following links, by their paths in it, sorted. All of them in the cache, where a stage
+/// wrote them. Of a user's folder, those of a selection; a link that counts there must not lead out of the folder, since its
+/// target belongs to the reader, not to the author of the folder.
+pub fn files_below(folder: &Path, selection: Option<&Selection>) -> io::Result<Vec<(String, PathBuf)>> {
+    Walk::of(folder, selection).map(|walk| walk.files)
 }
 
-/// The same, for the files that are among `counting`: see [`is_among`]. Links to files that do not count are not checked.
-fn files_among(folder: &Path, hidden: Hidden, counting: &[String]) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
-    let within = match hidden {
-        Hidden::Included => None,
-        Hidden::LeftOut => Some(own_place(fs::canonicalize(folder)?)),
-    };
-    let counts = |name: &str| {
-        is_among(counting, name) || counting.iter().any(|file| file.starts_with(&format!("{name}/")))
-    };
-    collect(folder, "", within.as_deref(), &counts, &mut Vec::new(), &mut files)?;
-    files.retain(|(name, _)| is_among(counting, name));
-    files.sort();
-    Ok(files)
+/// The files and folders that a selection ignores in a user's folder, by their paths in it, sorted. A folder has a `/` at the end,
+/// and what is in it is not listed.
+pub fn ignored_below(folder: &Path, selection: &Selection) -> io::Result<Vec<String>> {
+    Walk::of(folder, Some(selection)).map(|walk| walk.ignored)
 }
 
 /// Where the links of a folder may lead: into itself; if it is a snapshot in a Hugging Face cache, into that repository, whose
@@ -170,58 +133,74 @@ fn ensure_within(place: &Path, link: &Path) -> io::Result<()> {
     }
 }
 
-/// `within` is where the links of an outside folder may lead. If it is set, hidden files are left out.
-fn collect(
-    folder: &Path,
-    prefix: &str,
-    within: Option<&Path>,
-    counts: &dyn Fn(&str) -> bool,
-    above: &mut Vec<(u64, u64)>,
-    files: &mut Vec<(String, PathBuf)>,
-) -> io::Result<()> {
-    let metadata = fs::metadata(folder)?;
-    let own = (metadata.dev(), metadata.ino());
-    if above.contains(&own) {
-        return Err(other(
-            folder,
-            "it is a symbolic link to a folder that contains it, so following it never ends",
-        ));
-    }
-    above.push(own);
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| other(&path, "its name is not UTF-8"))?;
-        if within.is_some() && name.starts_with('.') {
-            continue;
-        }
-        let name = format!("{prefix}{name}");
-        if !counts(&name) {
-            continue;
-        }
-        if let Some(place) = within
-            && entry.file_type()?.is_symlink()
-        {
-            ensure_within(place, &path)?;
-        }
-        if path.is_dir() {
-            collect(&path, &format!("{name}/"), within, counts, above, files)?;
-        } else {
-            files.push((name, path));
-        }
-    }
-    above.pop();
-    Ok(())
+/// A walk through a folder.
+struct Walk<'a> {
+    /// For a user's folder: what counts, and where links may lead.
+    selected: Option<(Selected<'a>, PathBuf)>,
+    /// Device and inode of the folders around the present place.
+    above: Vec<(u64, u64)>,
+    files: Vec<(String, PathBuf)>,
+    ignored: Vec<String>,
 }
 
-/// The files of a folder that becomes a tree of the cache, by their names, sorted. It must have no subfolders.
-pub(super) fn flat_files(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let files = files_below(folder, Hidden::Included)?;
-    match files.iter().find(|(name, _)| name.contains('/')) {
-        Some((_, path)) => Err(other(path, "it must not be in a subfolder: artifacts are flat folders")),
-        None => Ok(files),
+impl Walk<'_> {
+    fn of<'a>(folder: &Path, selection: Option<&'a Selection>) -> io::Result<Walk<'a>> {
+        let selected = selection.map(|selection| {
+            Ok::<_, io::Error>((
+                Selected::in_folder(selection, folder)?,
+                own_place(fs::canonicalize(folder)?),
+            ))
+        });
+        let (files, ignored) = (Vec::new(), Vec::new());
+        let mut walk = Walk { selected: selected.transpose()?, above: Vec::new(), files, ignored };
+        walk.enter(folder, "")?;
+        walk.files.sort();
+        walk.ignored.sort();
+        Ok(walk)
     }
+
+    fn enter(&mut self, folder: &Path, prefix: &str) -> io::Result<()> {
+        let metadata = fs::metadata(folder)?;
+        let own = (metadata.dev(), metadata.ino());
+        if self.above.contains(&own) {
+            return Err(other(
+                folder,
+                "it is a symbolic link to a folder that contains it, so following it never ends",
+            ));
+        }
+        self.above.push(own);
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| other(&path, "its name is not UTF-8"))?;
+            let (name, is_folder) = (format!("{prefix}{name}"), path.is_dir());
+            if let Some((selected, place)) = &self.selected {
+                if !selected.is_read(&name, is_folder) {
+                    continue;
+                }
+                if selected.is_ignored(&name, is_folder) {
+                    self.ignored.push(if is_folder { name + "/" } else { name });
+                    continue;
+                }
+                if entry.file_type()?.is_symlink() {
+                    ensure_within(place, &path)?;
+                }
+            }
+            match is_folder {
+                true => self.enter(&path, &format!("{name}/"))?,
+                false => self.files.push((name, path)),
+            }
+        }
+        self.above.pop();
+        Ok(())
+    }
+}
+
+/// The folder of a tree and its subfolders, by their paths in it, from the names of its files. Each comes before those in it.
+pub(super) fn folders_of<'a>(files: impl Iterator<Item = &'a str>) -> BTreeSet<&'a Path> {
+    let around = files.flat_map(|name| Path::new(name).ancestors().skip(1));
+    around.chain([Path::new("")]).collect()
 }
 
 /// Describes a link whose target is missing.
@@ -236,13 +215,67 @@ fn other(path: &Path, message: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::selection::IgnoreRules;
     use super::*;
+
+    #[test]
+    fn what_is_ignored_follows_the_rules_of_gitignore() {
+        let project = tempfile::tempdir().unwrap();
+        let folder = project.path().join("src");
+        let files = [
+            "a.py",
+            "a.pyc",
+            "__pycache__/a.pyc",
+            ".env",
+            "deep/.git/config",
+            "deep/a.log",
+            "deep/keep.log",
+            "out/a",
+            "deep/out/a",
+        ];
+        for name in files {
+            fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+            fs::write(folder.join(name), "").unwrap();
+        }
+        let lines = |patterns: &[&str]| patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let rules = |patterns: &[&str]| IgnoreRules { folder: None, patterns: lines(patterns) };
+        let of_project = IgnoreRules {
+            folder: Some(fs::canonicalize(project.path()).unwrap()),
+            patterns: lines(&["# built", "/src/out/", "a.pyc", "/a.py"]),
+        };
+        let counts = |ignore: Vec<IgnoreRules>| {
+            let selection = Selection { files: Vec::new(), ignore };
+            let names = files_below(&folder, Some(&selection)).unwrap().into_iter().map(|(name, _)| name);
+            let left = ignored_below(&folder, &selection).unwrap().join(" ");
+            format!("{} - {left}", names.collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(
+            counts(vec![]),
+            "__pycache__/a.pyc a.py a.pyc deep/a.log deep/keep.log deep/out/a out/a - .env deep/.git/"
+        );
+        assert_eq!(
+            counts(vec![rules(&["*.log", "!keep.log", "/out"]), of_project.clone()]),
+            "a.py deep/keep.log deep/out/a - .env __pycache__/ a.pyc deep/.git/ deep/a.log out/"
+        );
+        assert_eq!(
+            counts(vec![rules(&["!.env", "!__pycache__", "!a.pyc", "deep"]), of_project]),
+            ".env __pycache__/a.pyc a.py a.pyc - deep/ out/"
+        );
+        assert!(
+            rules(&["a[", "b"])
+                .check()
+                .unwrap_err()
+                .to_string()
+                .ends_with("`[` must have a `]` after it, found `a[`")
+        );
+    }
 
     #[test]
     fn of_a_folder_only_what_is_named_counts() {
         let folder = tempfile::tempdir().unwrap();
         let files = ["config.json", "*.safetensors", "1_Pooling/config.json"].map(str::to_owned);
-        let digest = || Digest::of_input(folder.path(), &files).unwrap();
+        let selection = Selection { files: files.to_vec(), ..Selection::default() };
+        let digest = || Digest::of_input(folder.path(), &selection).unwrap();
         let nothing = digest();
         fs::write(folder.path().join("README.md"), "# Own").unwrap();
         fs::create_dir_all(folder.path().join("onnx")).unwrap();
@@ -254,6 +287,6 @@ mod tests {
             fs::write(folder.path().join(name), "{}").unwrap();
             assert_ne!(digest(), before, "{name}");
         }
-        assert_ne!(Digest::of_input(folder.path(), &[]).unwrap(), digest());
+        assert_ne!(Digest::of_input(folder.path(), &Selection::default()).unwrap(), digest());
     }
 }

@@ -21,7 +21,7 @@ use super::fail::fail_point;
 use super::mutex::lock;
 use super::records::{DigestSet, read_what_can_be};
 use super::removal::remove;
-use super::tree::{Hidden, files_below};
+use super::tree::files_below;
 
 /// A blob in the cache.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Store {
             // Another process may drop it meanwhile.
             let Ok(own) = fs::metadata(&path) else { continue };
             let files = match own.is_dir() {
-                true => files_below(&path, Hidden::Included).unwrap_or_default(),
+                true => files_below(&path, None).unwrap_or_default(),
                 false => vec![(String::new(), path)],
             };
             let files = files.iter().map(|(_, file)| file).filter_map(|file| fs::metadata(file).ok());
@@ -247,6 +247,7 @@ impl Store {
                     let _ = remove(&path);
                 }
             }
+            self.collect_unfinished()?;
             let _ = lock(&self.memo).compact(&trash, self.sharing);
             drop(cleaning);
             for doomed in entries(&trash)?.iter().filter(|path| is_collected(path)) {
@@ -361,6 +362,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let files = files_below(folder, Hidden::Included).map_err(io_error("read", folder))?;
+    let files = files_below(folder, None).map_err(io_error("read", folder))?;
     Ok(files.into_iter().map(|(_, file)| file).collect())
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,19 +11,19 @@ use serde_json::Value;
 use crate::space::{Seen, Space};
 
 /// Runs a pipeline of these stages, with these variables added to triplay's environment.
-fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
+pub(crate) fn play(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Seen {
     space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
     let mut command = space.command(&["pipeline", "run", "p.yaml", "--json"]);
     command.envs(variables.iter().copied()).output().unwrap().into()
 }
 
 /// The nodes that a run executed.
-fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn ran(space: &Space, stages: &str, variables: &[(&str, &str)]) -> Vec<String> {
     space.executed(&play(space, stages, variables).json())
 }
 
 /// The text of an output of the latest run.
-fn text(space: &Space, output: &str) -> String {
+pub(crate) fn text(space: &Space, output: &str) -> String {
     let seen = space.triplay(&["data", "show", &format!("latest:{output}")]);
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     seen.out
@@ -95,7 +96,8 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
     pass: [SECRET]
   default: { kind: exec, command: [env, echo, $seed, a b], inherit: [PATH] }
 ";
-    let variables = [("CAULDRON", "iron"), ("SECRET", "one two"), ("STRAY", "no")];
+    let path = "/usr/local/bin:/usr/bin:/bin:/none";
+    let variables = [("CAULDRON", "iron"), ("SECRET", "one two"), ("STRAY", "no"), ("PATH", path)];
     play(&space, stages, &variables).json();
     assert_eq!(text(&space, "list.log"), "deep\ntrain.sh\ndeep/data/part/a\n2\n");
     assert_eq!(text(&space, "default"), "0 a b\n");
@@ -110,12 +112,45 @@ fn a_command_finds_its_inputs_and_its_variables_and_nothing_else() {
         [
             "CAULDRON=iron",
             "NUMBER=4e-4",
-            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "PATH=/usr/local/bin:/usr/bin:/bin:/none",
             "SECRET=one two",
             "TRUE=True",
             "WORD=glowvenom"
         ]
     );
+}
+
+#[test]
+fn a_program_of_a_virtual_environment_is_found_and_where_it_is_does_not_count() {
+    let space = Space::new();
+    for (place, says) in [("venv/bin", "one"), ("other/bin", "two")] {
+        fs::create_dir_all(space.path(place)).unwrap();
+        let program = space.path(place).join("brewer");
+        fs::write(&program, format!("#!/bin/sh\necho {says}\n")).unwrap();
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let at = |place: &str| format!("{}:/usr/bin:/bin", space.path(place).display());
+    let (venv, other) = (at("venv/bin"), at("other/bin"));
+    let stage = |more: &str| {
+        format!(
+            "  list: {{ kind: exec, command: [brewer]{more} }}\n  shell: {{ kind: exec, command: brewer{more} }}\n"
+        )
+    };
+    let ran = |stages: &str, path: &str| {
+        let mut nodes = ran(&space, stages, &[("PATH", path)]);
+        nodes.sort();
+        nodes
+    };
+    assert_eq!(ran(&stage(""), &venv), ["list", "shell"]);
+    assert_eq!(text(&space, "list.log"), "one\n");
+    assert!(ran(&stage(""), &other).is_empty(), "it does not count");
+    assert!(ran(&stage(", pass: [PATH]"), &other).is_empty(), "it is passed on anyway");
+    assert_eq!(ran(&stage(", inherit: [PATH]"), &venv), ["list", "shell"]);
+    assert_eq!(ran(&stage(", inherit: [PATH]"), &other), ["list", "shell"], "it counts");
+    assert_eq!(text(&space, "shell.log"), "two\n");
+    let fixed = stage(&format!(", env: {{ PATH: '{venv}' }}"));
+    assert_eq!(ran(&fixed, &other), ["list", "shell"]);
+    assert_eq!(text(&space, "shell.log"), "one\n", "a fixed value comes before that of triplay");
 }
 
 #[test]
@@ -220,14 +255,15 @@ fn a_failure_says_how_it_ended_what_was_printed_last_and_where_all_of_it_is() {
         "the command did not write its output `model` (expected the file model in its folder); it wrote: a, b/c",
     );
     fails("command: ln -s /etc/passwd out, outputs: { out: text }", "leads out of the command's folder");
-    fails("command: mkfifo out, outputs: { out: text }", "output `out`: it is neither a file nor a folder");
-    fails("command: mkdir -p out/in, outputs: { out: folder }", "found the folder `in` in it");
     fails(
-        "command: [glowvenom]",
-        "there is no program `glowvenom` in /usr/local/bin:/usr/bin:/bin (the default PATH of a command)",
+        "command: mkfifo out, outputs: { out: text }",
+        "output `out`: it must be a regular file, found a pipe",
     );
-    fails("command: [glowvenom]", "help: `pass: [PATH]` passes on the PATH of triplay");
-    fails("command: [glowvenom], env: { PATH: /none }", "`glowvenom` in /none (the command's PATH)");
+    fails("command: [glowvenom]", "there is no program `glowvenom` on the command's PATH: /");
+    fails(
+        "command: [glowvenom], env: { PATH: /none }",
+        "there is no program `glowvenom` on the command's PATH: /none\n  help: a command has the PATH of triplay, unless",
+    );
     fails("command: [./brew]", "there is no program `./brew`\n  help: the command runs in its own folder");
     fails("command: [./brew], inputs: { brew: { path: small.yaml } }", "`./brew` is not executable");
     assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0, "nothing stays behind");
@@ -332,8 +368,10 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: a, env: { A: }", "`env.A` must be text, found nothing"),
         ("command: a, env: { A: b }, pass: [A]", "`A` must appear only once in `env`, `inherit` and `pass`"),
         ("command: a, env: { TRIPLAY_SEED: 1 }", "`TRIPLAY_SEED` must not be listed: triplay sets it"),
-        ("command: a, transient: [0]", "`transient` must list exit codes of failures"),
-        ("command: a, transient: [256]", "`transient.0` must be a whole number from 0 to 255, found 256"),
+        (
+            "command: a, transient: [75, 3]",
+            "`transient` is part of `retry` now\n  help: write retry: { on: { exit: [75,3] } } in its place",
+        ),
     ] {
         let seen = play(&space, &format!("  brew: {{ kind: exec, {stage} }}\n"), &[]);
         seen.fails(2, expected);
@@ -355,7 +393,7 @@ fn marked(marker: &str) -> usize {
     processes(marker).len()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
@@ -372,7 +410,7 @@ fn tree(marker: &str, last: &str) -> String {
     )
 }
 
-fn start(space: &Space, stages: &str) -> Child {
+pub(crate) fn start(space: &Space, stages: &str) -> Child {
     space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
     space.command(&["pipeline", "run", "p.yaml"]).spawn().unwrap()
 }

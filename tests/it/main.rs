@@ -1,6 +1,7 @@
 //! All tests that use triplay from outside, in one binary, because each binary links everything.
 
 mod agree;
+mod attempts;
 mod bad_input;
 mod commands;
 mod compare;
@@ -8,6 +9,7 @@ mod crash;
 mod docs;
 mod exec;
 mod exports;
+mod folders;
 mod frozen;
 mod graph;
 mod guards;

@@ -337,6 +337,13 @@ impl Decoder<'_> {
             let policy = policy::read(self.errors, self.limits, keys);
             let body = substitution.apply(&spec.body)?;
             let decoded = self.decode(spec, &body, verbatim, decode)?;
+            if let Some(tree) =
+                retry.as_ref().and_then(|retry| retry.get("on")).filter(|_| !decoded.runs_command)
+            {
+                let message =
+                    format!("`on` of `retry` must be left out for the kind {kind_name}: it has no exit code");
+                self.errors.at::<()>(tree.at, message);
+            }
             let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
             let paths: Vec<&[String]> = decoded.uses.iter().map(|found| &found.path[..]).collect();
             let mut trees = Vec::with_capacity(paths.len());

@@ -15,10 +15,10 @@ use super::extends::Extension;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
-use crate::graph::{CarriedValue, Graph, GraphVariant, InputBinding};
+use crate::graph::{CarriedValue, Graph, GraphVariant, InputBinding, UserFile};
 use crate::resources::Limit;
 use crate::stage::Registry;
-use store::Digest;
+use store::{Digest, IgnoreRules, Selection};
 
 /// What the command line adds to a pipeline file.
 pub struct LoadOptions<'a> {
@@ -28,8 +28,8 @@ pub struct LoadOptions<'a> {
     pub ablations: &'a [String],
     /// The `--seeds`; without any, those of the file.
     pub seeds: &'a [u64],
-    /// Computes the content digest of a file or folder that the pipeline names; of a folder, only `files` count.
-    pub digest: &'a dyn Fn(&Path, &[String]) -> io::Result<Digest>,
+    /// Computes the content digest of a file that the pipeline names, or of what counts of a folder.
+    pub digest: &'a dyn Fn(&Path, &Selection) -> io::Result<Digest>,
     /// Whether the files that the pipeline names must exist.
     pub look: bool,
     /// Read instead of the file that the pipeline extends: a run keeps a copy of it.
@@ -276,35 +276,48 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         }
         graph.variants.push(variant);
     }
-    hash_files(&mut graph, &outside.files, &errors, options);
+    let ignore = IgnoreRules::beside(path)
+        .map_err(|error| Diagnostic::of_file(path, format!("what it ignores cannot be read: {error}")))?;
+    hash_files(&mut graph, &outside.files, ignore.as_ref(), &errors, options);
     errors.finish()?;
     Ok(graph)
 }
 
 /// Hashes the files that a pipeline names. A folder is hashed once for each selection of its files that counts for a reader
-/// (`ArtifactType::FILES`), directly or through a loop. Feeds then refer to the hashed files instead of to `named`.
-fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, options: &LoadOptions) {
-    let mut hashed: Vec<Vec<(Vec<String>, usize)>> = vec![Vec::new(); named.len()];
+/// (`Use::selection`), directly or through a loop. `ignore` are rules for all stages that ignore files. Feeds then refer to the
+/// hashed files instead of to `named`.
+fn hash_files(
+    graph: &mut Graph,
+    named: &[(PathBuf, At)],
+    ignore: Option<&IgnoreRules>,
+    errors: &Errors,
+    options: &LoadOptions,
+) {
+    let mut hashed: Vec<Vec<(Selection, usize)>> = vec![Vec::new(); named.len()];
     let readers = graph.nodes.iter().flat_map(|node| node.feeds.iter().zip(&node.call.decoded.uses));
     for (feed, used) in readers.filter(|(feed, _)| !matches!(feed, InputBinding::Output { .. })) {
         for feed in graph.alternatives(*feed) {
             if let InputBinding::File(file) = feed
-                && !hashed[file].iter().any(|(files, _)| *files == used.files)
+                && !hashed[file].iter().any(|(selection, _)| *selection == used.selection)
             {
-                hashed[file].push((used.files.clone(), 0));
+                hashed[file].push((used.selection.clone(), 0));
             }
         }
     }
     for ((path, at), choices) in named.iter().zip(&mut hashed) {
         if choices.is_empty() {
             // No node reads it, but it must be readable.
-            choices.push((Vec::new(), 0));
+            choices.push((Selection::default(), 0));
         }
-        for (files, number) in choices {
-            match (options.digest)(path, files) {
+        for (selection, number) in choices {
+            let mut selection = selection.clone();
+            if !selection.ignore.is_empty() {
+                selection.ignore.extend(ignore.cloned());
+            }
+            match (options.digest)(path, &selection) {
                 Ok(digest) => {
                     *number = graph.files.len();
-                    graph.files.push((path.clone(), digest));
+                    graph.files.push(UserFile { path: path.clone(), selection, digest });
                 }
                 Err(error) => {
                     errors.at::<()>(*at, unreadable(path, &error));
@@ -313,21 +326,21 @@ fn hash_files(graph: &mut Graph, named: &[(PathBuf, At)], errors: &Errors, optio
             }
         }
     }
-    let number = |file: usize, files: &[String]| {
-        let choice = hashed[file].iter().find(|(known, _)| *known == files);
+    let number = |file: usize, selection: &Selection| {
+        let choice = hashed[file].iter().find(|(known, _)| known == selection);
         choice.map_or(0, |(_, number)| *number)
     };
     let count = graph.handed.len() as u32;
-    let mut handed: HashMap<Vec<String>, Vec<u32>> = HashMap::new();
+    let mut handed: HashMap<Selection, Vec<u32>> = HashMap::new();
     let mut nodes = std::mem::take(&mut graph.nodes);
     for node in &mut nodes {
         for (feed, used) in node.feeds.iter_mut().zip(&node.call.decoded.uses) {
             match feed {
-                InputBinding::File(file) => *file = number(*file, &used.files),
+                InputBinding::File(file) => *file = number(*file, &used.selection),
                 InputBinding::Carried { value, .. } => {
-                    let values = handed
-                        .entry(used.files.clone())
-                        .or_insert_with(|| hand_on_files(graph, count, &|file| number(file, &used.files)));
+                    let values = handed.entry(used.selection.clone()).or_insert_with(|| {
+                        hand_on_files(graph, count, &|file| number(file, &used.selection))
+                    });
                     *value = values[*value as usize];
                 }
                 _ => {}

@@ -16,7 +16,7 @@ use super::scope::Link;
 use crate::graph::{Graph, InputBinding};
 use crate::kind::Output;
 use crate::stage::Registry;
-use store::Digest;
+use store::{Digest, Selection};
 
 /// Nodes, the frames around them, and edges; each in the order of execution.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +137,7 @@ pub fn outline_unrolled(
     options: &LoadOptions,
     registry: &Registry,
 ) -> Result<Outline, Diagnostics> {
-    let digest = |_: &Path, _: &[String]| Ok(Digest::of_bytes(b"unread"));
+    let digest = |_: &Path, _: &Selection| Ok(Digest::of_bytes(b"unread"));
     let graph = load(path, &LoadOptions { digest: &digest, look: false, ..*options }, registry)?;
     Ok(written_out(&graph))
 }
@@ -368,9 +368,9 @@ fn written_out(graph: &Graph) -> Outline {
     // A folder has one node, whichever of its files count for a reader.
     let mut known: BTreeMap<&Path, usize> = BTreeMap::new();
     let mut files: Vec<usize> = Vec::with_capacity(graph.files.len());
-    for (path, _) in &graph.files {
-        let node = || outline.add_node(path.display().to_string(), None, Shape::File);
-        files.push(*known.entry(path).or_insert_with(node));
+    for file in &graph.files {
+        let node = || outline.add_node(file.path.display().to_string(), None, Shape::File);
+        files.push(*known.entry(&file.path).or_insert_with(node));
     }
     let variables = outline.nodes.len();
     for (name, _) in &graph.variables {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::errors::Errors;
 use super::tree::{Tree, Value};
 use crate::graph::{On, Policy};
-use crate::job::Retry;
+use crate::job::{Retried, Retry};
 use crate::resources::Limit;
 
 /// Resources that every machine has, limited by the pipeline or not.
@@ -121,8 +121,10 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree
     resources
 }
 
+/// Reads `N`, or `{ times: N, wait: TIME, on: { exit: [CODE], text: [TEXT] } }`. Any failure is retried unless `on` says which.
 fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
-    let default = Retry::default();
+    const KEYS: [&str; 3] = ["times", "wait", "on"];
+    let default = Retry { on: Retried::Any, ..Retry::default() };
     let times = |tree: &Tree| match amount(tree) {
         Some(times) => Some(times),
         None => {
@@ -133,16 +135,16 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
     match &tree.value {
         Value::Int(_) => Some(Retry { times: times(tree)?, ..default }),
         Value::Map(entries) => {
-            for (key, _) in entries.iter().filter(|(key, _)| !["times", "wait"].contains(&key.name.as_str()))
-            {
+            for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
                 let error = errors.error(key.at, format!("`retry` has no key `{}`", key.name));
-                errors.add::<()>(error.suggest(&key.name, ["times", "wait"]));
+                errors.add::<()>(error.suggest(&key.name, KEYS));
             }
             Some(Retry {
                 times: tree.get("times").map_or(Some(default.times), times)?,
                 wait: tree
                     .get("wait")
                     .map_or(Some(default.wait), |tree| duration(errors, tree, "wait", 0))?,
+                on: tree.get("on").map_or(Some(default.on), |tree| read_retried(errors, tree))?,
             })
         }
         other => errors.at(
@@ -153,6 +155,47 @@ fn read_retry(errors: &Errors, tree: &Tree) -> Option<Retry> {
             ),
         ),
     }
+}
+
+/// Reads `{ exit: [CODE], text: [TEXT] }`. Either may be left out, and a list of one be written without brackets.
+fn read_retried(errors: &Errors, tree: &Tree) -> Option<Retried> {
+    const KEYS: [&str; 2] = ["exit", "text"];
+    let Value::Map(entries) = &tree.value else {
+        let found = tree.value.describe();
+        let message =
+            format!("`on` must be a map such as {{ exit: [75], text: out of memory }}, found {found}");
+        return errors.at(tree.at, message);
+    };
+    let (mut exit, mut text) = (Vec::new(), Vec::new());
+    for (key, tree) in entries {
+        let each = match &tree.value {
+            Value::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(tree),
+        };
+        for tree in each {
+            let found = tree.value.found();
+            match (key.name.as_str(), &tree.value) {
+                ("exit", Value::Int(code @ 1..=255)) => exit.push(*code as u8),
+                ("exit", _) => {
+                    let message =
+                        format!("`exit` must be exit codes of failures, from 1 to 255, found {found}");
+                    return errors.at(tree.at, message);
+                }
+                ("text", Value::Text(part)) if !part.is_empty() => text.push(part.to_string()),
+                ("text", _) => {
+                    return errors.at(tree.at, format!("`text` must be text of the log, found {found}"));
+                }
+                (name, _) => {
+                    let error = errors.error(key.at, format!("`on` has no key `{name}`"));
+                    return errors.add(error.suggest(name, KEYS));
+                }
+            }
+        }
+    }
+    if exit.is_empty() && text.is_empty() {
+        return errors.at(tree.at, "`on` must have `exit` or `text`, found neither");
+    }
+    Some(Retried::Of { exit, text })
 }
 
 /// A length of time: `90s`, `1h 30m`, or a whole number of seconds.

@@ -213,7 +213,7 @@ fn a_failure_stops_what_has_not_begun_unless_it_is_to_go_on() {
 }
 
 #[test]
-fn a_transient_failure_is_tried_again_and_another_is_not() {
+fn a_transient_failure_is_tried_again_and_any_other_if_the_stage_says_so() {
     let yard = Yard::new();
     let stage = |more: &str| format!("  a: {{ busy, name: a, {more} }}\n");
     let run = |more: &str| {
@@ -223,7 +223,9 @@ fn a_transient_failure_is_tried_again_and_another_is_not() {
     let wait = "retry: { times: 3, wait: 10ms }";
     assert_eq!(run(&format!("failures: 2, transient: true, {wait}")), (None, 3));
     assert_eq!(run(&format!("failures: 8, transient: true, {wait}")), (Some("a: failure 4".into()), 4));
-    assert_eq!(run(&format!("failures: 1, {wait}")), (Some("a: failure 1".into()), 1));
+    assert_eq!(run("failures: 1"), (Some("a: failure 1".into()), 1));
+    assert_eq!(run(&format!("failures: 2, {wait}")), (None, 3));
+    assert_eq!(run("failures: 1, transient: true, retry: 0"), (Some("a: failure 1".into()), 1));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub fn common() -> Value {
         "timeout": { "type": ["number", "string"], "exclusiveMinimum": 0, "pattern": DURATION, "description":
             "The stage fails when it takes longer: seconds, or text such as `90s` or `2h`. No limit by default." },
         "retry": { "$ref": "#/$defs/retry", "description":
-            "How often to retry after a transient failure: a number, or { times, wait }. 3 times by default, after \
+            "How often to retry after a failure: a number, or { times, wait, on }. 3 times by default, after \
              1 second, which doubles each time." },
         "on": { "type": "string", "pattern": r"^(process$|\$)", "description":
             "`process`: the stage runs in a process of its own, so that a crash or a lack of memory costs only this \
@@ -132,7 +132,16 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
                 "times": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER,
                     "description": "How often to retry." },
                 "wait": { "type": ["number", "string"], "minimum": 0, "pattern": DURATION, "description":
-                    "How long to wait before the first retry: seconds, or text such as `30s`; doubled each time." } },
+                    "How long to wait before the first retry: seconds, or text such as `30s`; doubled each time." },
+                "on": { "type": ["object", "string"], "pattern": PARAMETER, "minProperties": 1, "description":
+                    "Which failures of a command to retry; any failure by default.",
+                    "properties": {
+                        "exit": { "type": ["integer", "array", "string"], "minimum": 1, "maximum": 255,
+                            "pattern": PARAMETER, "items": { "type": ["integer", "string"] }, "description":
+                            "Exit codes. A command that a signal killed has 128 and the signal's number." },
+                        "text": { "type": ["string", "array"], "items": { "type": "string" }, "description":
+                            "Texts, one of which is in the command's log." } },
+                    "additionalProperties": false } },
             "additionalProperties": false },
         "input": tidy(AnyInput::json_schema(&mut generator).to_value()),
     });
