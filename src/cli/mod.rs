@@ -30,6 +30,7 @@ mod runs_export;
 mod schema;
 mod show;
 mod stopped;
+mod targets;
 mod trace;
 mod ui;
 mod work;

@@ -207,10 +207,8 @@ pub(crate) fn by_category(book: &MetricIndex) -> Vec<Matrix> {
             }
         }
         for (phase, cells) in tables.iter().filter(|(_, cells)| !cells.rows.is_empty()) {
-            let title = format!(
-                "Success of attacks after {phase}, by category and defender{}",
-                of(book, column)
-            );
+            let title =
+                format!("Success of attacks after {phase}, by category and defender{}", of(book, column));
             found.push(cells.matrix("coverage", title, ["category", "defender"]));
         }
     }

@@ -32,6 +32,7 @@ mod results;
 mod run;
 mod schema;
 mod space;
+mod targets;
 mod terminal;
 mod turns;
 mod undetermined;
