@@ -7,6 +7,7 @@ mod grammar;
 mod interrupt;
 mod log;
 mod process;
+mod shell;
 mod supervise;
 
 use std::collections::BTreeMap;
@@ -174,6 +175,14 @@ impl Stage for Exec {
 
     fn draws(&self) -> bool {
         self.random
+    }
+
+    fn left_to_shell(&self) -> Vec<(&'static str, String)> {
+        let Script::Shell(text) = &self.command else { return Vec::new() };
+        let given = self.env.keys().map(String::as_str).chain(self.inherit.iter().map(InputVariable::name));
+        let given: Vec<&str> = given.chain(self.pass.iter().map(String::as_str)).collect();
+        let read = shell::variables(text).into_iter().filter(|name| !given.contains(&name.as_str()));
+        read.map(|name| ("command", name)).collect()
     }
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {

@@ -35,6 +35,7 @@ mod space;
 mod targets;
 mod terminal;
 mod turns;
+mod typos;
 mod undetermined;
 mod until;
 mod wrap_up;

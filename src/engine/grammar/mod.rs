@@ -29,6 +29,7 @@ mod spec;
 mod syntax;
 mod tree;
 mod unroll;
+mod uses;
 mod wording;
 
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};

@@ -9,6 +9,7 @@ use super::labels::{Labels, Several};
 use super::reference::{Reference, is_path};
 use super::spec::Ablation;
 use super::tree::{Key, Params, Tree, Value};
+use super::uses::Uses;
 
 /// Why a value cannot replace the declared one.
 pub(crate) struct AssignError {
@@ -138,6 +139,8 @@ pub(crate) struct Substitution<'a> {
     pub params: &'a Params,
     /// The parameters of a combination of a matrix. They hide the pipeline's.
     pub axes: &'a [(&'a str, &'a Tree)],
+    /// What is used of the pipeline's parameters, and of the matrix's.
+    pub uses: (&'a Uses, &'a Uses),
     /// The variants of the stages in scope, for `stage[*]`.
     pub labels: &'a Labels<'a>,
     pub budget: &'a Budget,
@@ -287,6 +290,7 @@ impl Substitution<'_> {
             tree = inner;
             walked = format!("{walked}.{step}");
         }
+        (if axis.is_some() { self.uses.1 } else { self.uses.0 }).note(path);
         Some(tree).filter(|tree| !matches!(tree.value, Value::Broken))
     }
 }
