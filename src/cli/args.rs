@@ -13,7 +13,7 @@ pub(crate) const DEFAULT_CACHE: &str = ".triplay";
 pub(crate) struct FileArgs {
     /// The pipeline's YAML file
     pub file: PathBuf,
-    /// Change a parameter of the pipeline, or its seed
+    /// Change a parameter of the pipeline, or its seed; may be repeated; @FILE takes all values of a YAML map
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<String>,
     /// Run this ablation of the pipeline; may be repeated; `all` runs every ablation

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, RunArgs};
@@ -35,6 +35,9 @@ pub(crate) fn load(
     args: &FileArgs,
     digest: &dyn Fn(&Path, &[String]) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
+    if !args.settings.is_empty() && !args.file.exists() {
+        check_stray_setting(&args.file.to_string_lossy())?;
+    }
     let options = LoadOptions {
         settings: &args.settings,
         ablations: &args.ablations,
@@ -45,12 +48,25 @@ pub(crate) fn load(
     Ok(engine::load(&args.file, &options, &registry())?)
 }
 
+/// An error if a word is a setting without its own `--set`. Outside of brackets, no name of a node has a `=`.
+fn check_stray_setting(word: &str) -> anyhow::Result<()> {
+    let is_setting =
+        word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.contains(['[', '/']));
+    ensure!(
+        !is_setting,
+        "each value must have a `--set` of its own, found `{word}` without one\n  help: write --set {}",
+        quoted(word)
+    );
+    Ok(())
+}
+
 /// Loads a pipeline with only these targets and what they need; without targets, with all nodes.
 pub(crate) fn load_selected(
     args: &FileArgs,
     names: &[String],
     digest: &dyn Fn(&Path, &[String]) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
+    names.iter().try_for_each(|name| check_stray_setting(name))?;
     let mut graph = load(args, digest)?;
     if !names.is_empty() {
         let targets = targets(&graph, names)?;
@@ -303,7 +319,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         file: args.pipeline.file.clone(),
         params: params.collect(),
         typed: typed.collect(),
-        settings: args.pipeline.settings.clone(),
+        settings: graph.settings.clone(),
         targets: args.targets.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),

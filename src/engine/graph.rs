@@ -34,6 +34,8 @@ pub struct Graph {
     pub text: String,
     /// The text of the file that it extends, if any.
     pub extends: Option<String>,
+    /// The values that the command line gave to parameters, as `name=value`.
+    pub settings: Vec<String>,
     /// One for each ablation and seed; a single one without both.
     pub variants: Vec<GraphVariant>,
     /// The limits of resources in the pipeline.

@@ -37,22 +37,24 @@ impl ArtifactType for Anything {
     const ACCEPTS: &'static [&'static str] = &["*"];
 }
 
+/// The types of datasets whose columns are checked only by the stage that reads them.
+const DATASETS: [&str; 11] = [
+    "texts",
+    "seeds",
+    "sft",
+    "attacks",
+    "responses",
+    "pairs",
+    "verdicts",
+    "meanings",
+    "labels",
+    "pool",
+    "comparisons",
+];
+
 /// Checks that a file is what its type says, as far as that can be told without the stage that reads it: datasets are Parquet;
 /// metrics, rewards and preferences have their columns, since runs collect them or training reads them; scores are numbers.
 fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 11] = [
-        "texts",
-        "seeds",
-        "sft",
-        "attacks",
-        "responses",
-        "pairs",
-        "verdicts",
-        "meanings",
-        "labels",
-        "pool",
-        "comparisons",
-    ];
     if artifact == "metrics" {
         data::read::<data::MetricRow>(path)?;
     } else if artifact == "rewards" {

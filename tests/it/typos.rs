@@ -81,3 +81,65 @@ fn no_shipped_pipeline_declares_what_it_does_not_use() {
         assert!(!seen.err.contains(" use"), "{}: {}", path.display(), seen.err);
     }
 }
+
+const HERBS: &str = "pipeline: p\nseed: 1\nparams: { herb: moss, fire: { heat: 20, hot: false }, version: 3.10 }\nstages:\n  a: { kind: exec, command: [echo, $herb, $fire, $version] }\n";
+
+#[test]
+fn a_file_of_settings_is_read_like_as_many_settings() {
+    let space = Space::new();
+    space.write("p.yaml", HERBS);
+    space.write("rue.yaml", "herb: \"7\"\nfire: { heat: 1e2 }\nversion: 3.20\nseed: 5\n");
+    let run =
+        |args: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], args].concat()).json();
+    let from_file = run(&["--set", "@rue.yaml"]);
+    let settings = ["herb=\"7\"", "fire={\"heat\":1e2}", "version=3.20", "seed=5"];
+    let record = space.triplay(&["runs", "show", "--json"]).json();
+    assert_eq!(record["run"]["settings"], serde_json::json!(settings));
+    let typed: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+    assert_eq!(run(&typed)["run"], from_file["run"], "nothing to do");
+    assert_eq!(space.triplay(&["data", "show", "latest:a"]).out, "7 {\"heat\":1e2,\"hot\":false} 3.20\n");
+    // What follows overrides.
+    assert_eq!(run(&["--set", "@rue.yaml", "--set", "herb=fern"])["ran"], 1);
+    assert!(space.triplay(&["data", "show", "latest:a"]).out.starts_with("fern "));
+}
+
+#[test]
+fn a_wrong_file_of_settings_is_told_where_and_what() {
+    let space = Space::new();
+    space.write("p.yaml", HERBS);
+    let check = |text: &str| {
+        space.write("rue.yaml", text);
+        space.triplay(&["pipeline", "check", "p.yaml", "--set", "@rue.yaml"])
+    };
+    check("herb: 7\n")
+        .fails(2, "error: rue.yaml:1:7: `herb` must be text, found a whole number\n  |\n1 | herb: 7\n");
+    check("fire:\n  heta: 7\n").fails(2, "error: rue.yaml:2:3: the parameter `fire` has no key `heta`\n");
+    check("hreb: x\n").fails(2, "rue.yaml:1:1: the pipeline has no parameter `hreb`\n  |\n1 | hreb: x\n  | ^^^^\n  help: did you mean `herb`?");
+    check("[herb]\n").fails(
+        2,
+        "p.yaml: --set @rue.yaml: the file must be a YAML map from parameters to values, found a list",
+    );
+    check("herb: [\n").fails(2, "rue.yaml:");
+    space
+        .triplay(&["pipeline", "check", "p.yaml", "--set", "@no.yaml"])
+        .fails(2, "p.yaml: --set @no.yaml: there is no file no.yaml");
+    // A link may lead to any file: none of its lines is shown.
+    std::fs::write(space.path("rue.yaml"), "secret: 7\n").unwrap();
+    std::os::unix::fs::symlink(space.path("rue.yaml"), space.path("link.yaml")).unwrap();
+    let seen = space.triplay(&["pipeline", "check", "p.yaml", "--set", "@link.yaml"]);
+    seen.fails(2, "the pipeline has no parameter `secret`");
+    assert!(!seen.err.contains("1 | "), "{}", seen.err);
+}
+
+#[test]
+fn a_value_without_its_own_set_is_answered_with_the_right_form() {
+    let space = Space::new();
+    space.write("p.yaml", HERBS);
+    let expected = "each value must have a `--set` of its own, found `herb=rue` without one\n  help: write --set herb=rue";
+    for command in ["run", "plan"] {
+        space.triplay(&["pipeline", command, "p.yaml", "--set", "seed=2", "herb=rue"]).fails(2, expected);
+        space.triplay(&["pipeline", command, "--set", "seed=2", "herb=rue", "p.yaml"]).fails(2, expected);
+    }
+    let seen = space.triplay(&["pipeline", "check", "p.yaml", "--set", "seed=2", "herb=rue"]);
+    seen.fails(2, "each value needs a `--set` of its own: --set herb=rue");
+}

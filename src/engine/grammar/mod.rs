@@ -24,6 +24,7 @@ mod producer;
 mod reference;
 pub mod schema;
 mod scope;
+mod settings;
 mod source;
 mod spec;
 mod syntax;

@@ -20,11 +20,16 @@ pub(crate) struct AssignError {
 
 impl AssignError {
     pub(crate) fn report(self, errors: &Errors) {
-        let error = errors.error(self.at, self.message);
-        errors.add::<()>(match self.help {
+        errors.add::<()>(self.diagnostic(|at, message| errors.error(at, message)));
+    }
+
+    /// The error that `error` makes of the place and the message, with the help.
+    pub(crate) fn diagnostic(self, error: impl FnOnce(At, String) -> Diagnostic) -> Diagnostic {
+        let error = error(self.at, self.message);
+        match self.help {
             Some(help) => error.help(help),
             None => error,
-        });
+        }
     }
 }
 
@@ -33,34 +38,6 @@ pub(crate) fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) 
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
             misfit.report(errors);
-        }
-    }
-}
-
-/// Replaces declared values by those of `--set name=value`.
-pub(crate) fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
-    for setting in settings {
-        let fail = |message: String, help: Option<String>| {
-            let error = Diagnostic::of_file(&errors.source.path, format!("--set {setting}: {message}"));
-            errors.add::<()>(match help {
-                Some(help) => error.help(help),
-                None => error,
-            });
-        };
-        let Some((name, text)) = setting.split_once('=') else {
-            fail("expected name=value".into(), None);
-            continue;
-        };
-        let declared = params.get(name.split('.').next().unwrap_or(name));
-        let at = declared.map_or(At::default(), |tree| tree.at);
-        match Tree::parse_value(text) {
-            Err(message) => fail(format!("not a YAML value: {message}"), None),
-            Ok(value) => {
-                let key = Key { name: name.into(), at };
-                if let Err(misfit) = assign(params, &key, &value.moved_to(at)) {
-                    fail(misfit.message, misfit.help);
-                }
-            }
         }
     }
 }
