@@ -100,6 +100,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         params: BTreeMap::from([(String::new(), serde_json::json!({}))]),
         typed: BTreeMap::new(),
         settings: Vec::new(),
+        targets: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
         facts: BTreeMap::new(),

@@ -186,6 +186,7 @@ fn finished(
         typed: BTreeMap::new(),
         params: BTreeMap::from([(ablation.to_owned(), params)]),
         settings: Vec::new(),
+        targets: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
         facts: BTreeMap::new(),

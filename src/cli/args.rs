@@ -13,7 +13,7 @@ pub(crate) const DEFAULT_CACHE: &str = ".triplay";
 pub(crate) struct FileArgs {
     /// The pipeline's YAML file
     pub file: PathBuf,
-    /// Change a parameter of the pipeline, or its seed
+    /// Change a parameter of the pipeline, or its seed; may be repeated; @FILE takes all values of a YAML map
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<String>,
     /// Run these ablations of the pipeline; `all` runs every ablation
@@ -36,6 +36,9 @@ fn seed(text: &str) -> Result<u64, String> {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
+    /// Run only these nodes and what they need: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
+    #[arg(value_name = "NODE")]
+    pub targets: Vec<String>,
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Print one JSON object on standard output, and nothing else there
@@ -69,6 +72,7 @@ impl RunArgs {
     pub(crate) fn of(file: PathBuf, cache: PathBuf) -> RunArgs {
         RunArgs {
             pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
+            targets: Vec::new(),
             cache: CacheArgs { cache },
             json: false,
             jobs: None,
@@ -86,6 +90,9 @@ impl RunArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
+    /// Show only these nodes and what they need: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
+    #[arg(value_name = "NODE")]
+    pub targets: Vec<String>,
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Print one JSON object on standard output, and nothing else there

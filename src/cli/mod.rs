@@ -29,6 +29,7 @@ mod runs;
 mod runs_export;
 mod schema;
 mod stopped;
+mod targets;
 mod trace;
 mod ui;
 mod work;

@@ -1,6 +1,6 @@
 //! `triplay pipeline run` and `check`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, RunArgs};
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
 use super::stopped::stopped;
+use super::targets::targets;
 use super::trace::Trace;
 use super::{compare, progress};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::{
-    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions,
+    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, State,
 };
 use crate::exec::own_program;
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
@@ -34,6 +35,9 @@ pub(crate) fn load(
     args: &FileArgs,
     digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
+    if !args.settings.is_empty() && !args.file.exists() {
+        check_stray_setting(&args.file.to_string_lossy())?;
+    }
     let options = LoadOptions {
         settings: &args.settings,
         ablations: &args.ablations,
@@ -42,6 +46,33 @@ pub(crate) fn load(
         ..LoadOptions::default()
     };
     Ok(engine::load(&args.file, &options, &registry())?)
+}
+
+/// An error if a word is a setting without its own `--set`. Outside of brackets, no name of a node has a `=`.
+fn check_stray_setting(word: &str) -> anyhow::Result<()> {
+    let is_setting =
+        word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.contains(['[', '/']));
+    ensure!(
+        !is_setting,
+        "each value must have a `--set` of its own, found `{word}` without one\n  help: write --set {}",
+        quoted(word)
+    );
+    Ok(())
+}
+
+/// Loads a pipeline with only these targets and what they need; without targets, with all nodes.
+pub(crate) fn load_selected(
+    args: &FileArgs,
+    names: &[String],
+    digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
+) -> anyhow::Result<Graph> {
+    names.iter().try_for_each(|name| check_stray_setting(name))?;
+    let mut graph = load(args, digest)?;
+    if !names.is_empty() {
+        let targets = targets(&graph, names)?;
+        graph.select(&targets);
+    }
+    Ok(graph)
 }
 
 /// Prints the warnings of a pipeline: what is allowed, but probably not meant.
@@ -76,13 +107,17 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     // If the file cannot be written, the error comes before anything runs.
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path, selection| store.digest_of(path, selection, args.paranoid))?;
+    let hash = |path: &Path, selection: &Selection| store.digest_of(path, selection, args.paranoid);
+    let graph = load_selected(&args.pipeline, &args.targets, &hash)?;
     print_warnings(&graph);
     if let Some(trace) = &trace {
         trace.phase("load", begun);
     }
     let planned = Instant::now();
     let check = args.check.iter().map(|name| find(&graph, name)).collect::<anyhow::Result<Vec<NodeId>>>()?;
+    if let Some(id) = check.iter().find(|id| graph.node(**id).left_out) {
+        bail!("--check {}: the targets must need the node, found that they do not", graph.node(*id).name);
+    }
     // Fails for a read-only cache, from which nothing is evicted either.
     let _ = store.begin_session();
     let cleaned = store.cleaned_by_now(waiting)?;
@@ -98,11 +133,13 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     }
     let digest = plan.is_done().then(|| plan.digest_of_all()).flatten();
     if let Some(digest) = digest.filter(|_| check.is_empty())
-        && let Some((folder, record)) = newest.filter(|(_, record)| record.digest == Some(digest))
+        && let Some((folder, record)) = newest.filter(|(folder, record)| {
+            record.digest == Some(digest) || !args.targets.is_empty() && has_all(folder, &plan)
+        })
     {
         warn_trace(trace.as_ref().map_or(Ok(()), Trace::write));
         if !quiet {
-            show_last_run(args, begun, &graph, &folder, record)?;
+            show_last_run(args, begun, &plan, &folder, record)?;
         }
         return Ok((ExitCode::SUCCESS, folder));
     }
@@ -151,9 +188,8 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
     print_phases(&metrics);
-    stopped(&nodes, report.failures.is_empty(), |digest| store.blob_path(digest))
-        .iter()
-        .for_each(|line| eprintln!("{line}"));
+    let is_whole = report.failures.is_empty() && args.targets.is_empty();
+    stopped(&nodes, is_whole, |digest| store.blob_path(digest)).iter().for_each(|line| eprintln!("{line}"));
     for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
         // After a failure the error says why the node was not checked.
         if report.failures.is_empty() {
@@ -223,15 +259,23 @@ fn newest_complete_run(pipeline: &str, store: &Store) -> Option<(PathBuf, RunRec
     (is_whole && digests(&folder).ok()? == record.files).then_some((folder, record))
 }
 
+/// Whether a run has all nodes of a plan, with the same keys.
+fn has_all(folder: &Path, plan: &Plan) -> bool {
+    let Ok((nodes, _)) = Run::read_nodes(folder) else { return false };
+    let known: HashMap<&str, Digest> = nodes.iter().map(|node| (node.node.as_str(), node.key)).collect();
+    let is_known = |id: NodeId| known.get(plan.graph.node(id).name.as_str()).copied() == plan.key(id);
+    plan.graph.selected().filter(|id| plan.state(*id) != State::Unreached).all(is_known)
+}
+
 /// Shows the last run instead of making a new one, because nothing has changed since.
 fn show_last_run(
     args: &RunArgs,
     begun: Instant,
-    graph: &Graph,
+    plan: &Plan,
     folder: &Path,
     record: RunRecord,
 ) -> anyhow::Result<()> {
-    let cached = record.nodes;
+    let cached = plan.graph.selected().count() - plan.unreached();
     let record = RunRecord { ran: 0, again: 0, cached, seconds: begun.elapsed().as_secs_f64(), ..record };
     if args.json {
         println!("{}", summary(&record, folder));
@@ -240,8 +284,10 @@ fn show_last_run(
         let metrics = if path.exists() { analysis::read(&path)? } else { Vec::new() };
         print_phases(&metrics);
         let (nodes, _) = Run::read_nodes(folder)?;
-        stopped(&nodes, true, |digest| record.blob(digest)).iter().for_each(|line| eprintln!("{line}"));
-        output::print(&tables(graph, &metrics))?;
+        stopped(&nodes, record.targets.is_empty(), |digest| record.blob(digest))
+            .iter()
+            .for_each(|line| eprintln!("{line}"));
+        output::print(&tables(plan.graph, &metrics))?;
         println!("{}", last_line(&record, folder));
     }
     Ok(())
@@ -265,15 +311,16 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
     let typed = graph.variants.iter().filter(|variant| !variant.typed.is_empty());
     let typed = typed.map(|variant| (variant.name().unwrap_or_default(), variant.typed.clone()));
     let known = registry();
-    let kinds: BTreeMap<String, u32> =
-        graph.nodes.iter().map(|node| (node.call.kind.name.to_owned(), node.call.kind.version)).collect();
+    let used = graph.selected().map(|id| graph.node(id).call.kind);
+    let kinds: BTreeMap<String, u32> = used.map(|kind| (kind.name.to_owned(), kind.version)).collect();
     RunRecord {
         run,
         pipeline: graph.pipeline.clone(),
         file: args.pipeline.file.clone(),
         params: params.collect(),
         typed: typed.collect(),
-        settings: args.pipeline.settings.clone(),
+        settings: graph.settings.clone(),
+        targets: args.targets.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),
         kinds,
@@ -284,7 +331,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),
-        nodes: graph.nodes.len(),
+        nodes: graph.selected().count(),
         status: RUNNING.into(),
         ran: 0,
         cached: 0,
@@ -416,8 +463,11 @@ fn print_checks(report: &Report, store: &Store) -> bool {
 /// The command that continues this run.
 fn command(args: &RunArgs) -> String {
     let mut command = format!("triplay pipeline run {}", args.pipeline.file.display());
+    for target in &args.targets {
+        command += &format!(" {}", quoted(target));
+    }
     for setting in &args.pipeline.settings {
-        command += &format!(" --set {setting}");
+        command += &format!(" --set {}", quoted(setting));
     }
     for ablation in &args.pipeline.ablations {
         command += &format!(" --ablation {ablation}");
@@ -430,4 +480,13 @@ fn command(args: &RunArgs) -> String {
         command += &format!(" --cache {}", args.cache.cache.display());
     }
     command
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_alphanumeric() || "_-./=:@,+%".contains(char);
+    match word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -10,12 +10,12 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
-use super::pipeline::{find, load, open, print_warnings};
+use super::pipeline::{find, load, load_selected, open, print_warnings};
 use crate::engine::{
     Change, Content, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
 };
 use crate::runs::{self, Run, bare_rounds};
-use crate::store::{Digest, Store, ignored_below};
+use crate::store::{Digest, Selection, Store, ignored_below};
 use output::{println, several};
 
 /// Most ignored files of a folder that are named.
@@ -26,7 +26,8 @@ const LISTED: usize = 40;
 
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
-    let graph = load(&args.pipeline, &|path, selection| store.digest_of(path, selection, args.paranoid))?;
+    let digest = |path: &Path, selection: &Selection| store.digest_of(path, selection, args.paranoid);
+    let graph = load_selected(&args.pipeline, &args.targets, &digest)?;
     print_warnings(&graph);
     let plan = Plan::new(&graph, &store);
     let told = ExplainedPlan::new(&plan, &store, EarlierRuns::newest(&graph));
@@ -37,6 +38,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn dry_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     plan(&PlanArgs {
         pipeline: args.pipeline.clone(),
+        targets: args.targets.clone(),
         cache: args.cache.clone(),
         json: args.json,
         all: false,
@@ -66,7 +68,7 @@ impl Status {
         match plan.state(id) {
             State::Done { .. } => Status::Hit,
             State::Waiting { .. } => Status::Unknown,
-            State::Unreached => Status::Skipped,
+            State::Unreached | State::LeftOut => Status::Skipped,
             _ => Status::Run,
         }
     }
@@ -163,14 +165,15 @@ impl LoopStatus<'_> {
     }
 }
 
-/// The loops that may stop before their last round, without those inside rounds that are not reached.
+/// The loops that may stop before their last round, without those inside rounds that are not reached and those that targets
+/// leave before they end.
 fn loops<'a>(plan: &Plan<'a>) -> Vec<LoopStatus<'a>> {
     let graph: &'a Graph = plan.graph;
-    let reached = graph
-        .loops
-        .iter()
-        .enumerate()
-        .filter(|(_, one)| one.decisions.first().is_none_or(|id| plan.state(*id) != State::Unreached));
+    let is = |id: Option<&NodeId>, state: State| id.is_some_and(|id| plan.state(*id) == state);
+    let reached = graph.loops.iter().enumerate().filter(|(index, one)| {
+        let is_left = plan.stopped(*index).is_none() && is(one.decisions.last(), State::LeftOut);
+        !is_left && !is(one.decisions.first(), State::Unreached)
+    });
     let told = reached.map(|(index, one)| LoopStatus {
         name: &one.name,
         at_most: one.at_most,
@@ -256,9 +259,9 @@ impl<'a> ExplainedPlan<'a> {
         }
     }
 
-    fn show(&self, file: &std::path::Path, view: &View) -> anyhow::Result<ExitCode> {
+    fn show(&self, file: &Path, view: &View) -> anyhow::Result<ExitCode> {
         let ids: Vec<(NodeId, Status)> =
-            self.plan.graph.ids().map(|id| (id, Status::of(self.plan, id))).collect();
+            self.plan.graph.selected().map(|id| (id, Status::of(self.plan, id))).collect();
         let count = |wanted: Status| ids.iter().filter(|(_, status)| *status == wanted).count();
         let [hit, run, unknown, skipped] =
             [Status::Hit, Status::Run, Status::Unknown, Status::Skipped].map(count);

@@ -43,6 +43,9 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
                 variants = vec![several(variants.len(), "variant")];
             }
             changed.extend(variants);
+            if !record.targets.is_empty() {
+                changed.push(format!("only {}", record.targets.join(" ")));
+            }
             [
                 record.run.clone(),
                 record.pipeline.clone(),
@@ -110,6 +113,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     println!("{}  {}", run.title(), record.status);
     println!("{}", run.folder.display());
     println!("pipeline  {} ({})", record.pipeline, record.file.display());
+    if !record.targets.is_empty() {
+        println!("targets   {}", record.targets.join(" "));
+    }
     match record.status.as_str() {
         "running" | "killed" => println!("began     {}", record.began),
         _ => println!("began     {}, took {:.1} s", record.began, record.seconds),
@@ -135,7 +141,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     if run.damaged > 0 {
         println!("damaged   {} lines of nodes.jsonl, which are left out", run.damaged);
     }
-    for line in stopped(&run.nodes, record.status == "done", |digest| record.blob(digest)) {
+    for line in stopped(&run.nodes, record.status == "done" && record.targets.is_empty(), |digest| {
+        record.blob(digest)
+    }) {
         println!("loop      {line}");
     }
     for missing in &record.incomplete {

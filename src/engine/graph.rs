@@ -34,6 +34,8 @@ pub struct Graph {
     pub text: String,
     /// The text of the file that it extends, if any.
     pub extends: Option<String>,
+    /// The values that the command line gave to parameters, as `name=value`.
+    pub settings: Vec<String>,
     /// One for each ablation and seed; a single one without both.
     pub variants: Vec<GraphVariant>,
     /// The limits of resources in the pipeline.
@@ -85,6 +87,8 @@ pub struct Node {
     pub gate: Option<NodeId>,
     /// For a node that decides: the index in [`Graph::loops`], and the round.
     pub decides: Option<(u32, u32)>,
+    /// Whether no target needs it, so that it is not executed.
+    pub left_out: bool,
 }
 
 /// A loop with an `until`, unrolled to `at_most` rounds.
@@ -377,6 +381,29 @@ impl Graph {
     /// The node of this name.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.ids().find(|id| self.node(*id).name == name)
+    }
+
+    /// Limits the graph to these targets and the nodes that they come after; the others are left out. The outputs of targets
+    /// stay on disk.
+    pub fn select(&mut self, targets: &[NodeId]) {
+        let mut needed = vec![false; self.nodes.len()];
+        targets.iter().for_each(|id| needed[id.index()] = true);
+        // Every node comes after its sources.
+        for id in self.ids().rev() {
+            if needed[id.index()] {
+                self.sources(self.node(id)).for_each(|source| needed[source.index()] = true);
+            }
+        }
+        self.nodes.iter_mut().zip(needed).for_each(|(node, needed)| node.left_out = !needed);
+        for id in targets {
+            let node = &mut self.nodes[id.index()];
+            (node.passing, node.kept_by) = (Vec::new(), None);
+        }
+    }
+
+    /// The nodes that are not left out, in the order of [`Graph::nodes`].
+    pub fn selected(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<'_> {
+        self.ids().filter(|id| !self.node(*id).left_out)
     }
 
     /// The edges from each node to those that it feeds.

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! A node of a loop with `until` is `Waiting` until the decision of the round before is known. If that is to stop, the node
-//! becomes `Unreached`, as do the nodes of all later rounds, from `Waiting` and from no other state.
+//! becomes `Unreached`, as do the nodes of all later rounds, from `Waiting` and from no other state. A node that no target
+//! needs is `LeftOut` from the beginning.
 //!
 //! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (NeedsInputs, Ready) or *unknown* (Waiting).
 
@@ -82,6 +83,8 @@ pub enum State {
     Skipped,
     /// Of a round that its loop did not reach: it is never executed and has no key.
     Unreached,
+    /// No target needs it: it is never executed and has no key.
+    LeftOut,
 }
 
 /// Why a node is executed, and how often that was tried.
@@ -234,7 +237,10 @@ impl<'a> Plan<'a> {
         let mut unknown = vec![0; graph.nodes.len()];
         graph.ids().flat_map(|id| edges.neighbors_slice(id.0)).for_each(|fed| unknown[*fed as usize] += 1);
         let slot = |id: NodeId| Slot {
-            state: State::Waiting { unknown: unknown[id.index()] },
+            state: match graph.node(id).left_out {
+                true => State::LeftOut,
+                false => State::Waiting { unknown: unknown[id.index()] },
+            },
             key: None,
             outputs: None,
             is_outdated: false,
@@ -318,7 +324,8 @@ impl<'a> Plan<'a> {
             | State::Done { .. }
             | State::Failed
             | State::Skipped
-            | State::Unreached => None,
+            | State::Unreached
+            | State::LeftOut => None,
         }
     }
 
@@ -413,15 +420,17 @@ impl<'a> Plan<'a> {
     /// The digest of the names and keys of all nodes that are done or to be executed, if all these keys are known.
     pub fn digest_of_all(&self) -> Option<Digest> {
         let both = self.graph.nodes.iter().zip(&self.slots);
-        let reached = || both.clone().filter(|(_, slot)| slot.state != State::Unreached);
+        let is_part = |state: State| !matches!(state, State::Unreached | State::LeftOut);
+        let reached = || both.clone().filter(|(_, slot)| is_part(slot.state));
         let keys = reached().map_while(|(node, slot)| Some((node.name.as_str(), slot.key?)));
         let is_known = reached().all(|(_, slot)| slot.key.is_some());
         is_known.then(|| digest_of_keys(keys))
     }
 
-    /// How many nodes are not done, without those that are known to be unreached.
+    /// How many nodes are not done, without those that are left out or known to be unreached.
     pub fn left(&self) -> usize {
-        let is_left = |slot: &&Slot| !matches!(slot.state, State::Done { .. } | State::Unreached);
+        let is_left =
+            |slot: &&Slot| !matches!(slot.state, State::Done { .. } | State::Unreached | State::LeftOut);
         self.slots.iter().filter(is_left).count()
     }
 
@@ -443,9 +452,10 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether it is undecided if a node's passing outputs stay.
+    /// Whether it is undecided if a node's passing outputs stay, and this run decides it.
     pub fn is_undecided(&self, id: NodeId) -> bool {
-        self.graph.node(id).kept_by.is_some_and(|decision| self.outputs(decision).is_none())
+        let is_open = |id| self.outputs(id).is_none() && self.state(id) != State::LeftOut;
+        self.graph.node(id).kept_by.is_some_and(is_open)
     }
 
     /// The outputs of a node that are evicted once no node needs them; while that is undecided, those that may be.
@@ -781,7 +791,7 @@ impl<'a> Plan<'a> {
             return None;
         }
         let seconds = |id: NodeId| match self.state(id) {
-            State::Done { .. } | State::Failed | State::Skipped | State::Unreached => 0.0,
+            State::Done { .. } | State::Failed | State::Skipped | State::Unreached | State::LeftOut => 0.0,
             _ => known.get(self.graph.node(id).call.kind.name).map_or(0.0, |(sum, count)| sum / count),
         };
         let mut work: HashMap<&str, f64> = HashMap::new();

@@ -61,7 +61,7 @@ pub fn run(
     progress: &dyn Progress,
     observe: &mut Observe,
 ) -> Report {
-    progress.run_started(&plan.graph.pipeline, plan.graph.nodes.len());
+    progress.run_started(&plan.graph.pipeline, plan.graph.selected().count());
     let (events, inbox) = channel();
     let executor = Executor { store, root: Some(root), memory, progress };
     let retention = CheckpointRetention::new(&plan);

@@ -57,6 +57,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Ok(Vec::new())
     }
 
+    /// The `$name`s that the text under a key leaves to a shell, and that the stage does not set: keys and names.
+    fn left_to_shell(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// The traits by which the stages that it feeds can ask for it: see [`Upstream::view`].
     fn views() -> Views {
         Views::default()
@@ -142,6 +147,8 @@ pub trait AnyStage: Send + Sync {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError>;
 
+    fn left_to_shell(&self) -> Vec<(&'static str, String)>;
+
     fn views(&self) -> Views;
 
     fn as_any(&self) -> &dyn Any;
@@ -160,6 +167,10 @@ impl<S: Stage> AnyStage for Erased<S> {
 
     fn agree(&self, upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
         self.0.agree(upstream)
+    }
+
+    fn left_to_shell(&self) -> Vec<(&'static str, String)> {
+        self.0.left_to_shell()
     }
 
     fn views(&self) -> Views {

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{LOG, SEED};
+use super::{DATASETS, LOG, SEED};
 use engine::{InputVariable, is_name};
 
 /// A word of a command or a variable's value: text, or any scalar as it was typed.
@@ -86,12 +86,30 @@ impl DeclaredOutput {
                 "`{LOG}` is always an output, the text that the command prints: give yours another name"
             ));
         }
+        if self.artifact.contains(['.', '/']) {
+            // `metrics: out.parquet`, or { type: out.parquet, path: metrics }.
+            let artifact = [&self.path, &self.name].into_iter().find(|name| is_type(name));
+            return Err(format!(
+                "`outputs` must be NAME: TYPE or NAME: {{ type: TYPE, path: FILE }}, found the file `{1}` as the type of \
+                 `{0}`\n  help: write {0}: {{ type: {2}, path: {1} }}",
+                self.name,
+                self.artifact,
+                artifact.map_or("file", String::as_str)
+            ));
+        }
         if !is_name(&self.artifact) {
             let message = "the type must be a name such as `model`, `metrics`, `text` or `file`";
             return Err(format!("output `{}`: {message}, found `{}`", self.name, self.artifact));
         }
         Ok(())
     }
+}
+
+/// Whether a name is a type that the program knows.
+fn is_type(name: &str) -> bool {
+    const OTHERS: [&str; 8] =
+        ["metrics", "rewards", "scores", "preferences", "model", "tokenizer", "text", "folder"];
+    DATASETS.contains(&name) || OTHERS.contains(&name)
 }
 
 /// Checks the names of files within the folder. No two may conflict.

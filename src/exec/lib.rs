@@ -7,6 +7,7 @@ mod grammar;
 mod interrupt;
 mod log;
 mod process;
+mod shell;
 mod supervise;
 mod unfinished;
 
@@ -44,24 +45,26 @@ impl ArtifactType for Anything {
     const ACCEPTS: &'static [&'static str] = &["*"];
 }
 
+/// The types of datasets whose columns are checked only by the stage that reads them.
+const DATASETS: [&str; 11] = [
+    "texts",
+    "seeds",
+    "sft",
+    "attacks",
+    "responses",
+    "pairs",
+    "verdicts",
+    "meanings",
+    "labels",
+    "pool",
+    "comparisons",
+];
+
 /// Checks that a file is what its type says, as far as that can be told without the stage that reads it: datasets are Parquet;
 /// rewards and preferences have their columns, since training reads them; metrics and scores are numbers.
-fn check(name: &str, artifact: &str, path: &Path) -> anyhow::Result<()> {
-    const DATASETS: [&str; 11] = [
-        "texts",
-        "seeds",
-        "sft",
-        "attacks",
-        "responses",
-        "pairs",
-        "verdicts",
-        "meanings",
-        "labels",
-        "pool",
-        "comparisons",
-    ];
+fn check(artifact: &str, path: &Path) -> anyhow::Result<()> {
     if artifact == "metrics" {
-        data::metrics(path, name)?;
+        data::metrics(path, "")?;
     } else if artifact == "rewards" {
         data::read::<data::RewardRow>(path)?;
     } else if artifact == "scores" {
@@ -209,6 +212,14 @@ impl Stage for Exec {
         self.random
     }
 
+    fn left_to_shell(&self) -> Vec<(&'static str, String)> {
+        let Script::Shell(text) = &self.command else { return Vec::new() };
+        let given = self.env.keys().map(String::as_str).chain(self.inherit.iter().map(InputVariable::name));
+        let given: Vec<&str> = given.chain(self.pass.iter().map(String::as_str)).collect();
+        let read = shell::variables(text).into_iter().filter(|name| !given.contains(&name.as_str()));
+        read.map(|name| ("command", name)).collect()
+    }
+
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let mut folder = Folder::create(context.scratch()).context("cannot create the command's folder")?;
         for (name, input) in &self.inputs {
@@ -317,7 +328,7 @@ impl Exec {
                     folder.written()
                 ));
             }
-            check(&output.name, &output.artifact, &context.output(&output.name))
+            check(&output.artifact, &context.output(&output.name))
                 .with_context(|| format!("output `{}` is declared as {}", output.name, output.artifact))?;
         }
         Ok(())

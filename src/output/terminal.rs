@@ -157,6 +157,7 @@ fn incomplete_suffix_len(bytes: &[u8]) -> usize {
 pub fn parse_command_line<T: clap::Parser>() -> T {
     T::try_parse().unwrap_or_else(|mut error| {
         suggest_nested(&mut error, &T::command());
+        suggest_option(&mut error);
         if !std::env::args_os().any(|word| word.to_string_lossy().contains(steers)) {
             error.exit();
         }
@@ -176,6 +177,16 @@ fn suggest_nested(error: &mut clap::Error, program: &clap::Command) {
     let nested: Vec<String> = groups.map(|group| format!("{} {wrong}", group.get_name())).collect();
     if !nested.is_empty() {
         error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(nested));
+    }
+}
+
+/// If a word such as `b=2` follows `--set a=1`, says that it needs the option too.
+fn suggest_option(error: &mut clap::Error) {
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else { return };
+    let is_value = wrong.contains('=') && !wrong.starts_with('-');
+    if is_value && std::env::args_os().any(|word| word == "--set") {
+        let tip = format!("each value needs a `--set` of its own: --set {wrong}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
 }
 

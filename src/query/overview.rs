@@ -46,6 +46,7 @@ const RUNS: &[ColumnSpec<Run>] = made! { Run:
     skipped, "Nodes that were not reached.", |run| run.record.skipped as u64;
     variants, "Ablations and seeds that it runs side by side; 1 if there are none.", |run| run.record.params.len() as u64;
     settings, "Its `--set` options.", |run| run.record.settings.join(" ");
+    targets, "The nodes that it was asked for; empty if it was asked for all.", |run| run.record.targets.join(" ");
     digest, "Digest of the names and keys of all nodes, once all are done: runs with equal results have equal digests.",
         |run| run.record.digest.map(|digest| digest.to_string());
     triplay, "Version of triplay.", |run| run.record.triplay.clone();

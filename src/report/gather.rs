@@ -209,6 +209,11 @@ fn notices_of(source: &Source, redacted: bool) -> Vec<String> {
     let (record, title) = (source.record(), source.title());
     let done = source.run.nodes.len();
     let mut notices = Vec::new();
+    if !record.targets.is_empty() {
+        let targets = record.targets.join(", ");
+        notices
+            .push(format!("{title} was asked for {targets}: stages that this does not need are left out."));
+    }
     let of = match source.only {
         None => format!("{done} of {} nodes are done", record.nodes),
         Some(_) => format!("{done} of its nodes are done"),

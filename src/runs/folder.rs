@@ -60,6 +60,9 @@ pub struct RunRecord {
     /// The values of `--set`.
     #[serde(default)]
     pub settings: Vec<String>,
+    /// The nodes that the run was asked for, as typed; empty if it was asked for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// The version of triplay.
     pub triplay: String,
     /// The code version of each stage kind that is used.
@@ -89,7 +92,7 @@ pub struct RunRecord {
     /// same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
-    /// The number of nodes; once the run has ended, without those that loops did not reach.
+    /// The number of nodes that its targets need; once the run has ended, without those that loops did not reach.
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; a run that ended without a status is read as `killed`.
     pub status: String,

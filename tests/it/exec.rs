@@ -345,6 +345,22 @@ fn wrong_stages_are_refused_before_anything_runs() {
             "must be a type such as `model`, or { type: text, path: notes.txt }",
         ),
         ("command: a, outputs: { notes: { typ: text } }", "help: did you mean `type`?"),
+        (
+            "command: a, outputs: { metrics: out.parquet }",
+            "found the file `out.parquet` as the type of `metrics`\n  |\n4 |     { kind: exec, command: a, outputs: { metrics: out.parquet } }",
+        ),
+        (
+            "command: a, outputs: { metrics: out.parquet }",
+            "help: write metrics: { type: metrics, path: out.parquet }",
+        ),
+        (
+            "command: a, outputs: { m: { type: out.csv, path: text } }",
+            "help: write m: { type: text, path: out.csv }",
+        ),
+        (
+            "command: a, outputs: { notes: out/notes.txt }",
+            "help: write notes: { type: file, path: out/notes.txt }",
+        ),
         ("command: a, outputs: [model]", "must be a map of names and types"),
         ("command: a, outputs: { log: text }", "`log` is always an output"),
         ("command: a, outputs: { a: { type: text, path: ../a } }", "`outputs`: `../a` must be a path within"),

@@ -77,3 +77,27 @@ fn a_metric_that_is_not_there_is_said_with_those_that_are() {
     let seen = space.triplay(&["pipeline", "run", "p.yaml"]);
     seen.fails(1, "error: learn[02]/until: train.metrics: `until` must name one of its metrics, found none that fits\n  help: there are loss (subject sft, phase step 1), grad_norm");
 }
+
+#[test]
+fn a_target_in_a_round_runs_the_rounds_before_it_and_one_that_is_not_reached_is_skipped() {
+    let space = Space::new();
+    space.write("p.yaml", PIPELINE);
+    let run = |target: &str| space.triplay(&["pipeline", "run", "p.yaml", target, "--json"]);
+    let plan = space.triplay(&["pipeline", "plan", "p.yaml", "learn[2]/train"]);
+    assert!(
+        plan.out.ends_with("p.yaml: 5 nodes: 0 cached, 1 to run, 4 not known until those are done\n"),
+        "{}",
+        plan.out
+    );
+    let second = run("learn[2]/train");
+    assert_eq!(second.json()["ran"], 5);
+    assert!(!second.err.contains("learn ran") && !second.err.contains("learn stopped"), "{}", second.err);
+    let last = run("learn[40]/train");
+    assert!(last.err.contains("learn stopped in round "), "{}", last.err);
+    let summary = last.json();
+    assert_eq!((&summary["status"], &summary["cached"]), (&"done".into(), &5.into()));
+    assert!(!space.executed(&summary).contains(&"learn[40]/train".to_owned()));
+    assert_eq!(run("learn[40]/train").json()["run"], summary["run"], "nothing to do");
+    let whole = space.triplay(&["pipeline", "run", "p.yaml", "--json"]).json();
+    assert_eq!(space.executed(&whole), ["after"]);
+}

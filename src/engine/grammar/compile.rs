@@ -17,6 +17,7 @@ use super::producer::Producer;
 use super::scope::{Binding, CarriedValue, Found, Link, Scope};
 use super::spec::{LoopSpec, Pipeline};
 use super::tree::{Key, Params, Tree, Value};
+use super::uses::UseWarnings;
 use super::wording;
 use crate::graph::StageTemplate;
 use crate::input::InputSource;
@@ -151,7 +152,8 @@ pub(crate) fn compile(
     outside: &mut Outside,
     budget: &Budget,
 ) -> Program {
-    let drafts = decode_all(errors, registry, &spec.resources, &spec.stages, params, budget);
+    let uses = UseWarnings::new(errors.source);
+    let drafts = decode_all(errors, registry, &spec.resources, &spec.stages, params, budget, &uses);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,
         _ => 0,
@@ -170,7 +172,8 @@ pub(crate) fn compile(
     });
     let numerics = Arc::new(Numerics { device, dtype, resolved });
     let file = Rc::new(errors.source.path.clone());
-    let mut compiler = Compiler { errors, file, numerics, outside, warnings: Vec::new() };
+    let warnings = uses.finish(&spec.declared);
+    let mut compiler = Compiler { errors, file, numerics, outside, warnings };
     let (steps, _) = compiler.resolve_all(drafts, Scope::default());
     Program { seed, steps, warnings: compiler.warnings }
 }

@@ -12,6 +12,7 @@ use super::params::Substitution;
 use super::policy;
 use super::spec::{Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
+use super::uses::{UseWarnings, Uses};
 use super::wording::{self, descend_all};
 use crate::graph::Policy;
 use crate::input::InputSource;
@@ -119,8 +120,9 @@ pub(crate) fn decode_all<'a>(
     items: &'a [Item],
     params: &Params,
     budget: &Budget,
+    warnings: &UseWarnings,
 ) -> Vec<Draft<'a>> {
-    Decoder { errors, registry, limits, params, budget }.decode_all(items, &Labels::default())
+    Decoder { errors, registry, limits, params, budget, warnings }.decode_all(items, &Labels::default())
 }
 
 struct Decoder<'a> {
@@ -129,6 +131,7 @@ struct Decoder<'a> {
     limits: &'a BTreeMap<String, Limit>,
     params: &'a Params,
     budget: &'a Budget,
+    warnings: &'a UseWarnings<'a>,
 }
 
 impl Decoder<'_> {
@@ -136,7 +139,7 @@ impl Decoder<'_> {
         let matrices: Vec<Option<Tree>> = items
             .iter()
             .map(|item| match item {
-                Item::Stage(spec) => self.substitute(&[], around).apply(spec.matrix.as_ref()?),
+                Item::Stage(spec) => self.substitution(around).apply(spec.matrix.as_ref()?),
                 _ => None,
             })
             .collect();
@@ -169,14 +172,16 @@ impl Decoder<'_> {
         drafts.collect()
     }
 
-    fn substitute<'s>(&'s self, axes: &'s [(&'s str, &'s Tree)], labels: &'s Labels<'s>) -> Substitution<'s> {
-        Substitution { errors: self.errors, params: self.params, axes, labels, budget: self.budget }
+    /// Replaces the pipeline's parameters.
+    fn substitution<'s>(&'s self, labels: &'s Labels<'s>) -> Substitution<'s> {
+        let (errors, params, budget, used) = (self.errors, self.params, self.budget, &self.warnings.params);
+        Substitution { errors, params, axes: &[], uses: (used, used), labels, budget }
     }
 
     fn rounds(&self, spec: &LoopSpec, around: &Labels) -> Rounds {
         const EXPECTED: &str = "a whole number from 0 to 1000000, or { at_most: N, until: … }";
         let none = Rounds { repeat: 0, until: None };
-        let Some(tree) = self.substitute(&[], around).apply(&spec.repeat) else { return none };
+        let Some(tree) = self.substitution(around).apply(&spec.repeat) else { return none };
         match &tree.value {
             Value::Int(count @ 0..=1_000_000) => Rounds { repeat: *count as usize, until: None },
             Value::Map(_) => self.rounds_until(&tree).unwrap_or(none),
@@ -212,7 +217,7 @@ impl Decoder<'_> {
 
     fn decode_loop<'i>(&self, spec: &'i LoopSpec, rounds: Rounds, around: &Labels) -> Draft<'i> {
         let Rounds { repeat, until } = rounds;
-        let keep = spec.keep.as_ref().and_then(|tree| self.substitute(&[], around).apply(tree));
+        let keep = spec.keep.as_ref().and_then(|tree| self.substitution(around).apply(tree));
         let keep = keep.and_then(|tree| self.keep(&tree)).unwrap_or(Keep::Last);
         let carried = spec.carry.iter().map(|(key, _)| (key.name.as_str(), None));
         let labels = Labels { around: Some(around), names: carried.collect() };
@@ -287,7 +292,7 @@ impl Decoder<'_> {
     }
 
     fn entries<'i>(&self, entries: &'i [(Key, Tree)], labels: &Labels) -> Vec<Entry<'i>> {
-        let substitution = self.substitute(&[], labels);
+        let substitution = self.substitution(labels);
         let value =
             |tree: &Tree| substitution.apply(tree).unwrap_or_else(|| Tree::new(Value::Broken, tree.at));
         entries.iter().map(|(key, tree)| (key, value(tree))).collect()
@@ -328,8 +333,10 @@ impl Decoder<'_> {
             self.errors.add::<()>(error.suggest(kind_name, self.registry.names()));
             return Draft::Broken(&spec.name);
         };
+        let of_matrix = Uses::default();
         let variant = |axes: &[(&str, &Tree)]| {
-            let substitution = self.substitute(axes, labels);
+            let uses = (&self.warnings.params, &of_matrix);
+            let substitution = Substitution { axes, uses, ..self.substitution(labels) };
             let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on];
             let [seed, resources, timeout, retry, on] =
                 common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
@@ -343,6 +350,13 @@ impl Decoder<'_> {
                 let message =
                     format!("`on` of `retry` must be left out for the kind {kind_name}: it has no exit code");
                 self.errors.at::<()>(tree.at, message);
+            }
+            for (key, name) in decoded.stage.left_to_shell() {
+                let is_axis = axes.iter().any(|(axis, _)| *axis == name);
+                if is_axis || self.params.contains_key(&name) {
+                    self.warnings.left_to_shell(body.get(key).map_or(spec.name.at, |tree| tree.at), &name);
+                    (if is_axis { uses.1 } else { uses.0 }).note(&name);
+                }
             }
             let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
             let paths: Vec<&[String]> = decoded.uses.iter().map(|found| &found.path[..]).collect();
@@ -363,6 +377,7 @@ impl Decoder<'_> {
                 });
                 let variants = decoded.collect();
                 self.errors.in_variant(None);
+                spec.matrix.iter().for_each(|matrix| self.warnings.matrix(spec, matrix, &of_matrix));
                 variants
             }
         };

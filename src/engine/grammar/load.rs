@@ -12,6 +12,7 @@ use super::compile::{self, Outside, Program, unreadable};
 use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::extends::Extension;
+use super::settings::Setting;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
@@ -22,7 +23,7 @@ use store::{Digest, IgnoreRules, Selection};
 
 /// What the command line adds to a pipeline file.
 pub struct LoadOptions<'a> {
-    /// The `--set name=value`s.
+    /// The `--set`s: `name=value`, or `@file` with a YAML map of values.
     pub settings: &'a [String],
     /// The `--ablation`s; without any, the pipeline as it stands in the file.
     pub ablations: &'a [String],
@@ -56,6 +57,8 @@ pub(crate) struct Compiled {
     text: String,
     extends: Option<String>,
     resources: BTreeMap<String, Limit>,
+    /// The `--set`s, those of files too, as `name=value`.
+    settings: Vec<String>,
     pub programs: Vec<(Program, GraphVariant)>,
     pub outside: Outside,
 }
@@ -161,7 +164,8 @@ pub(crate) fn compiled(
         }
     }
     let asked = params::chosen(&own_errors, &spec.ablations, &ablations);
-    let sets_seed = options.settings.iter().any(|setting| setting.starts_with("seed="));
+    let settings = Setting::read(&own_errors, options.settings, is_linked);
+    let sets_seed = settings.iter().any(|setting| setting.key.name == "seed");
     if sets_seed && !options.seeds.is_empty() {
         let message = "--set seed=… and --seeds must not be given together";
         own_errors.add::<()>(Diagnostic::of_file(path, message));
@@ -183,7 +187,7 @@ pub(crate) fn compiled(
         budget.take(&errors, at, source.text.len())?;
         let mut params = spec.params.clone();
         ablation.iter().for_each(|ablation| params::ablate(&errors, &mut params, ablation));
-        params::set(&own_errors, &mut params, options.settings);
+        settings.iter().for_each(|setting| setting.put_into(&own_errors, &mut params));
         if let (Some(seed), Some(declared)) = (seed, params.get_mut("seed")) {
             *declared = Tree::new(Value::Int(seed as i64), declared.at);
         }
@@ -235,7 +239,8 @@ pub(crate) fn compiled(
     let text = own.text.clone();
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
-    Ok(Compiled { name, text, extends, resources, programs, outside, source })
+    let settings = settings.into_iter().map(|setting| setting.text).collect();
+    Ok(Compiled { name, text, extends, resources, settings, programs, outside, source })
 }
 
 /// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
@@ -247,7 +252,7 @@ pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, 
 
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, programs, outside } =
+    let Compiled { source, name, text, extends, resources, settings, programs, outside } =
         compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
@@ -258,7 +263,7 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         return Err(too_much(most).into());
     }
     let errors = Errors::new(&source);
-    let mut graph = Graph { pipeline: name, text, extends, resources, ..Graph::default() };
+    let mut graph = Graph { pipeline: name, text, extends, resources, settings, ..Graph::default() };
     let value = |name: String| {
         let value = std::env::var(&name).ok();
         (name, value)

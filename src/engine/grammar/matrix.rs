@@ -39,6 +39,11 @@ impl Axis<'_> {
     }
 }
 
+/// Whether a key of a `matrix` is an axis.
+pub(crate) fn is_axis(key: &Key) -> bool {
+    !["include", "exclude"].contains(&key.name.as_str())
+}
+
 /// The combinations in order, the last axis running fastest. `None` after a reported error.
 pub(crate) fn combinations<'m>(
     errors: &Errors,
@@ -50,9 +55,8 @@ pub(crate) fn combinations<'m>(
             format!("`matrix` must be a map from names to lists of values, found {}", tree.value.describe());
         return errors.at(tree.at, message);
     };
-    let is_axis = |(key, _): &&(Key, Tree)| !["include", "exclude"].contains(&key.name.as_str());
-    let axes: Vec<Option<Axis>> =
-        entries.iter().filter(is_axis).map(|(key, tree)| axis(errors, key, tree)).collect();
+    let axes = entries.iter().filter(|(key, _)| is_axis(key));
+    let axes: Vec<Option<Axis>> = axes.map(|(key, tree)| axis(errors, key, tree)).collect();
     let axes: Vec<Axis> = axes.into_iter().collect::<Option<_>>()?;
     if axes.is_empty() {
         return errors.at(tree.at, "`matrix` must have at least one axis: a name with a list of values");

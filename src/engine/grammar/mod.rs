@@ -24,11 +24,13 @@ mod producer;
 mod reference;
 pub mod schema;
 mod scope;
+mod settings;
 mod source;
 mod spec;
 mod syntax;
 mod tree;
 mod unroll;
+mod uses;
 mod wording;
 
 pub use diagnostic::{Diagnostic, Diagnostics, nearest};

@@ -9,6 +9,7 @@ use super::labels::{Labels, Several};
 use super::reference::{Reference, is_path};
 use super::spec::Ablation;
 use super::tree::{Key, Params, Tree, Value};
+use super::uses::Uses;
 
 /// Why a value cannot replace the declared one.
 pub(crate) struct AssignError {
@@ -19,11 +20,16 @@ pub(crate) struct AssignError {
 
 impl AssignError {
     pub(crate) fn report(self, errors: &Errors) {
-        let error = errors.error(self.at, self.message);
-        errors.add::<()>(match self.help {
+        errors.add::<()>(self.diagnostic(|at, message| errors.error(at, message)));
+    }
+
+    /// The error that `error` makes of the place and the message, with the help.
+    pub(crate) fn diagnostic(self, error: impl FnOnce(At, String) -> Diagnostic) -> Diagnostic {
+        let error = error(self.at, self.message);
+        match self.help {
             Some(help) => error.help(help),
             None => error,
-        });
+        }
     }
 }
 
@@ -32,34 +38,6 @@ pub(crate) fn ablate(errors: &Errors, params: &mut Params, ablation: &Ablation) 
     for (key, value) in &ablation.params {
         if let Err(misfit) = assign(params, key, value) {
             misfit.report(errors);
-        }
-    }
-}
-
-/// Replaces declared values by those of `--set name=value`.
-pub(crate) fn set(errors: &Errors, params: &mut Params, settings: &[String]) {
-    for setting in settings {
-        let fail = |message: String, help: Option<String>| {
-            let error = Diagnostic::of_file(&errors.source.path, format!("--set {setting}: {message}"));
-            errors.add::<()>(match help {
-                Some(help) => error.help(help),
-                None => error,
-            });
-        };
-        let Some((name, text)) = setting.split_once('=') else {
-            fail("expected name=value".into(), None);
-            continue;
-        };
-        let declared = params.get(name.split('.').next().unwrap_or(name));
-        let at = declared.map_or(At::default(), |tree| tree.at);
-        match Tree::parse_value(text) {
-            Err(message) => fail(format!("not a YAML value: {message}"), None),
-            Ok(value) => {
-                let key = Key { name: name.into(), at };
-                if let Err(misfit) = assign(params, &key, &value.moved_to(at)) {
-                    fail(misfit.message, misfit.help);
-                }
-            }
         }
     }
 }
@@ -138,6 +116,8 @@ pub(crate) struct Substitution<'a> {
     pub params: &'a Params,
     /// The parameters of a combination of a matrix. They hide the pipeline's.
     pub axes: &'a [(&'a str, &'a Tree)],
+    /// What is used of the pipeline's parameters, and of the matrix's.
+    pub uses: (&'a Uses, &'a Uses),
     /// The variants of the stages in scope, for `stage[*]`.
     pub labels: &'a Labels<'a>,
     pub budget: &'a Budget,
@@ -287,6 +267,7 @@ impl Substitution<'_> {
             tree = inner;
             walked = format!("{walked}.{step}");
         }
+        (if axis.is_some() { self.uses.1 } else { self.uses.0 }).note(path);
         Some(tree).filter(|tree| !matches!(tree.value, Value::Broken))
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Pipeline {
     pub name: String,
     /// As declared, including `seed`, `device` and `dtype`.
     pub params: Params,
+    /// The entries of `params:`, with the places of their keys.
+    pub declared: Vec<(Key, Tree)>,
     /// The seeds, if the pipeline is unrolled once for each of several.
     pub seeds: Option<Vec<u64>>,
     pub ablations: Vec<Ablation>,
@@ -100,9 +102,11 @@ impl Pipeline {
         reader.known_keys(tree, "a pipeline", &known);
         let entries = |key| tree.get(key).map(|tree| reader.named(tree, key)).unwrap_or_default();
         let stages = reader.required(tree, "a pipeline", "stages").map(|stages| reader.items(stages));
+        let declared = entries("params");
         Pipeline {
             name: reader.pipeline_name(tree),
-            params: reader.params(tree, entries("params")),
+            params: reader.params(tree, declared.clone()),
+            declared,
             seeds: reader.seeds(tree),
             ablations: reader.ablations(entries("ablations")),
             resources: entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect(),

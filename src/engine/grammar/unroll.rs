@@ -167,6 +167,7 @@ impl Unroller<'_> {
                 kept_by: None,
                 gate,
                 decides: None,
+                left_out: false,
             });
             if let Some(frame) = self.frames.last_mut() {
                 frame.nodes.push(id);
@@ -245,6 +246,7 @@ impl Unroller<'_> {
             kept_by: None,
             gate: place.gate,
             decides: Some((deciding.index, round)),
+            left_out: false,
         });
         self.graph.loops[deciding.index as usize].decisions.push(id);
         Some(id)
