@@ -24,6 +24,17 @@ pub(crate) struct FileArgs {
     pub seeds: Vec<u64>,
 }
 
+/// The nodes of a pipeline that are meant.
+#[derive(Args, Clone)]
+pub(crate) struct NodeArgs {
+    /// Take only these nodes and what they need: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
+    #[arg(value_name = "NODE")]
+    pub targets: Vec<String>,
+    /// Run these nodes again even if they are cached, named as above; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub force: Vec<String>,
+}
+
 /// Reads a seed. Numbers in JSON and in tables are signed, hence the limit.
 fn seed(text: &str) -> Result<u64, String> {
     let seed = text.parse().ok().filter(|seed| *seed < 1 << 63);
@@ -36,9 +47,8 @@ fn seed(text: &str) -> Result<u64, String> {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
-    /// Run only these nodes and what they need: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
-    #[arg(value_name = "NODE")]
-    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Print one JSON object on standard output, and nothing else there
@@ -72,7 +82,7 @@ impl RunArgs {
     pub(crate) fn of(file: PathBuf, cache: PathBuf) -> RunArgs {
         RunArgs {
             pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
-            targets: Vec::new(),
+            nodes: NodeArgs { targets: Vec::new(), force: Vec::new() },
             cache: CacheArgs { cache },
             json: false,
             jobs: None,
@@ -90,9 +100,8 @@ impl RunArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: FileArgs,
-    /// Show only these nodes and what they need: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
-    #[arg(value_name = "NODE")]
-    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Print one JSON object on standard output, and nothing else there

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, RunArgs};
+use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
 use super::stopped::stopped;
@@ -60,18 +60,20 @@ fn check_stray_setting(word: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads a pipeline with only these targets and what they need; without targets, with all nodes.
+/// Loads a pipeline with only its targets and what they need, or with all nodes, and with those to force among them.
 pub(crate) fn load_selected(
     args: &FileArgs,
-    names: &[String],
+    nodes: &NodeArgs,
     digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
-    names.iter().try_for_each(|name| check_stray_setting(name))?;
+    nodes.targets.iter().try_for_each(|name| check_stray_setting(name))?;
     let mut graph = load(args, digest)?;
-    if !names.is_empty() {
-        let targets = targets(&graph, names)?;
+    if !nodes.targets.is_empty() {
+        let targets = targets(&graph, &nodes.targets)?;
         graph.select(&targets);
     }
+    let forced = targets(&graph, &nodes.force)?;
+    graph.force(&forced);
     Ok(graph)
 }
 
@@ -108,7 +110,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let trace = args.trace.as_ref().map(|path| Trace::new(path, begun)).transpose()?;
     let store = open(&args.cache)?;
     let hash = |path: &Path, selection: &Selection| store.digest_of(path, selection, args.paranoid);
-    let graph = load_selected(&args.pipeline, &args.targets, &hash)?;
+    let graph = load_selected(&args.pipeline, &args.nodes, &hash)?;
     print_warnings(&graph);
     if let Some(trace) = &trace {
         trace.phase("load", begun);
@@ -134,7 +136,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let digest = plan.is_done().then(|| plan.digest_of_all()).flatten();
     if let Some(digest) = digest.filter(|_| check.is_empty())
         && let Some((folder, record)) = newest.filter(|(folder, record)| {
-            record.digest == Some(digest) || !args.targets.is_empty() && has_all(folder, &plan)
+            record.digest == Some(digest) || !args.nodes.targets.is_empty() && has_all(folder, &plan)
         })
     {
         warn_trace(trace.as_ref().map_or(Ok(()), Trace::write));
@@ -188,7 +190,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
     print_phases(&metrics);
-    let is_whole = report.failures.is_empty() && args.targets.is_empty();
+    let is_whole = report.failures.is_empty() && args.nodes.targets.is_empty();
     stopped(&nodes, is_whole, |digest| store.blob_path(digest)).iter().for_each(|line| eprintln!("{line}"));
     for name in args.check.iter().filter(|name| report.checked.iter().all(|checked| checked.node != **name)) {
         // After a failure the error says why the node was not checked.
@@ -320,7 +322,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         params: params.collect(),
         typed: typed.collect(),
         settings: graph.settings.clone(),
-        targets: args.targets.clone(),
+        targets: args.nodes.targets.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),
         kinds,
@@ -463,8 +465,11 @@ fn print_checks(report: &Report, store: &Store) -> bool {
 /// The command that continues this run.
 fn command(args: &RunArgs) -> String {
     let mut command = format!("triplay pipeline run {}", args.pipeline.file.display());
-    for target in &args.targets {
+    for target in &args.nodes.targets {
         command += &format!(" {}", quoted(target));
+    }
+    for node in &args.nodes.force {
+        command += &format!(" --force {}", quoted(node));
     }
     for setting in &args.pipeline.settings {
         command += &format!(" --set {}", quoted(setting));

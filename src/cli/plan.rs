@@ -27,7 +27,7 @@ const LISTED: usize = 40;
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let store = open(&args.cache)?;
     let digest = |path: &Path, selection: &Selection| store.digest_of(path, selection, args.paranoid);
-    let graph = load_selected(&args.pipeline, &args.targets, &digest)?;
+    let graph = load_selected(&args.pipeline, &args.nodes, &digest)?;
     print_warnings(&graph);
     let plan = Plan::new(&graph, &store);
     let told = ExplainedPlan::new(&plan, &store, EarlierRuns::newest(&graph));
@@ -38,7 +38,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn dry_run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     plan(&PlanArgs {
         pipeline: args.pipeline.clone(),
-        targets: args.targets.clone(),
+        nodes: args.nodes.clone(),
         cache: args.cache.clone(),
         json: args.json,
         all: false,
@@ -244,6 +244,7 @@ impl<'a> ExplainedPlan<'a> {
                     json: json!({ "needed_by": by }),
                 }
             }
+            Some(Reason::Forced) => StatusReason { text: "forced".into(), json: json!({ "forced": true }) },
             Some(Reason::NoRecord | Reason::Check) => match self.changes(id) {
                 None => StatusReason { text: "has not been run".into(), json: json!({ "new": true }) },
                 Some(changes) if changes.is_empty() => StatusReason {

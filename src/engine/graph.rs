@@ -89,6 +89,8 @@ pub struct Node {
     pub decides: Option<(u32, u32)>,
     /// Whether no target needs it, so that it is not executed.
     pub left_out: bool,
+    /// Whether it is executed again if its key is recorded.
+    pub forced: bool,
 }
 
 /// A loop with an `until`, unrolled to `at_most` rounds.
@@ -399,6 +401,11 @@ impl Graph {
             let node = &mut self.nodes[id.index()];
             (node.passing, node.kept_by) = (Vec::new(), None);
         }
+    }
+
+    /// Has these nodes executed again even if their keys are recorded.
+    pub fn force(&mut self, nodes: &[NodeId]) {
+        nodes.iter().for_each(|id| self.nodes[id.index()].forced = true);
     }
 
     /// The nodes that are not left out, in the order of [`Graph::nodes`].

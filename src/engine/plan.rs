@@ -20,12 +20,12 @@
 //!
 //! A node of a loop with `until` is `Waiting` until the decision of the round before is known. If that is to stop, the node
 //! becomes `Unreached`, as do the nodes of all later rounds, from `Waiting` and from no other state. A node that no target
-//! needs is `LeftOut` from the beginning.
+//! needs is `LeftOut` from the beginning. A forced node goes the way of one without a record, until its key was made in this run.
 //!
 //! `pipeline plan` stops after the first look, where a node is *hit* (Done), *run* (NeedsInputs, Ready) or *unknown* (Waiting).
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use petgraph::Directed;
@@ -113,6 +113,8 @@ pub enum Reason {
         /// The node that needs it.
         node: NodeId,
     },
+    /// It is recorded, and executed again because the user says so.
+    Forced,
     /// To check whether its outputs are the same.
     Check,
 }
@@ -161,6 +163,8 @@ pub struct Plan<'a> {
     found: Vec<NodeId>,
     /// The number of unreached nodes.
     unreached: usize,
+    /// The keys of forced nodes that were made since. Other nodes with such a key need not make it again.
+    renewed: HashSet<Digest>,
     blobs: BlobIndex<'a>,
     /// How often the cache had been cleaned when all done nodes were named.
     cleaned: Option<Cleaned>,
@@ -269,6 +273,7 @@ impl<'a> Plan<'a> {
             classes,
             found: Vec::new(),
             unreached: 0,
+            renewed: HashSet::new(),
             blobs: BlobIndex { store, shelves: Some(Box::new([const { None }; 256])) },
             cleaned: None,
         };
@@ -483,6 +488,9 @@ impl<'a> Plan<'a> {
             self.slot_mut(id).key = Some(key);
             match self.recorded(id, &key) {
                 None => self.schedule(id, Reason::NoRecord.into()),
+                Some(_) if node.forced && !self.renewed.contains(&key) => {
+                    self.schedule(id, Reason::Forced.into());
+                }
                 Some((seconds, outputs)) => {
                     self.slot_mut(id).seconds = seconds;
                     self.enter_outputs(id, outputs, &mut open);
@@ -633,6 +641,9 @@ impl<'a> Plan<'a> {
     /// A node's outputs are in the cache: it is done, and nodes that waited for it go on.
     pub fn finish(&mut self, id: NodeId, outputs: Box<[Blob]>, recorded: bool) {
         let mut open = Vec::new();
+        if let Some(key) = self.key(id).filter(|_| self.graph.node(id).forced) {
+            self.renewed.insert(key);
+        }
         self.enter_outputs(id, outputs, &mut open);
         self.set(id, State::Done { recorded });
         self.release_waiting(id);
@@ -703,6 +714,9 @@ impl<'a> Plan<'a> {
     pub fn is_done_by_now(&mut self, id: NodeId) -> bool {
         match self.why(id).map(|why| why.reason) {
             Some(Reason::NoRecord) => self.look_up(id),
+            Some(Reason::Forced) if self.key(id).is_some_and(|key| self.renewed.contains(&key)) => {
+                self.look_up(id)
+            }
             Some(Reason::BlobMissing { .. }) if self.is_whole(id) => {
                 self.finish_with_known_outputs(id);
                 self.found.push(id);

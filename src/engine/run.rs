@@ -90,6 +90,7 @@ pub fn run(
             next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
             retention,
+            replaced: HashMap::new(),
             undecided: Vec::new(),
             unreached: 0,
             report: Report::default(),
@@ -169,6 +170,8 @@ struct Scheduler<'a, 'scope, 'env> {
     /// After a failure nothing more is started.
     stop: Arc<AtomicBool>,
     retention: CheckpointRetention,
+    /// The recorded outputs of forced nodes, to be compared with the new ones.
+    replaced: HashMap<NodeId, Box<[Blob]>>,
     /// Done nodes that are not reported yet, because it is undecided whether their outputs stay; and whether they were cached.
     undecided: Vec<(NodeId, bool)>,
     /// How many nodes were reported as unreached.
@@ -443,7 +446,12 @@ impl<'a> Scheduler<'a, '_, '_> {
             return Ok(());
         };
         let check = self.plan.outputs(id).filter(|_| why.reason == Reason::Check).map(Box::from);
-        let again = self.plan.outputs_before(id).is_some();
+        if why.reason == Reason::Forced
+            && let Some((_, outputs)) = self.plan.recorded_outputs(id)
+        {
+            self.replaced.insert(id, outputs);
+        }
+        let again = self.plan.outputs_before(id).is_some() || why.reason == Reason::Forced;
         job.devices = grant.devices().to_vec();
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
         let task = Task { job, key, call: node.call.clone(), again, check };
@@ -669,9 +677,19 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.fail_all(id, others.to_vec(), error);
             return None;
         }
+        if let Some(before) = self.replaced.remove(&id)
+            && let Some(output) = first_difference(declared, &before, &blobs)
+        {
+            let (name, output) = (&self.plan.graph.node(id).name, &declared[output].name);
+            let text = format!(
+                "{name}: its output `{output}` differs from the recorded one, which earlier runs keep"
+            );
+            self.executor.progress.message(&text);
+        }
         self.plan.set_seconds(id, seconds);
         self.plan.finish(id, blobs.clone(), false);
-        let is_new = |why: Why| matches!(why.reason, Reason::NoRecord | Reason::BlobMissing { .. });
+        let is_new =
+            |why: Why| matches!(why.reason, Reason::NoRecord | Reason::BlobMissing { .. } | Reason::Forced);
         let new = others.iter().filter(|other| self.plan.why(**other).is_some_and(is_new)).copied().collect();
         others.iter().for_each(|other| self.plan.finish(*other, blobs.clone(), false));
         Some(new)

@@ -119,3 +119,53 @@ fn a_target_within_a_phase_keeps_its_checkpoint_and_the_next_run_trains_on() {
     let fresh = space.run(&["--cache", "other"]);
     assert_eq!(space.digests(&whole), space.digests(&fresh));
 }
+
+/// The content of an output of the latest run.
+fn shown(space: &Space, what: &str) -> String {
+    space.triplay(&["data", "show", what]).out
+}
+
+#[test]
+fn a_forced_node_runs_again_and_nothing_that_is_recorded_is_lost() {
+    let space = Space::new();
+    for on in ["", ", on: process"] {
+        space.write(
+            "p.yaml",
+            &format!(
+                "pipeline: p\nstages:\n  vague: {{ kind: exec, command: date +%s%N > out, outputs: {{ out: text }}{on} }}\n  \
+                 copy: {{ kind: exec, command: [cat, in], inputs: {{ in: vague }} }}\n  sure: {{ kind: exec, command: [echo, moss]{on} }}\n"
+            ),
+        );
+        let run = |args: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml"], args].concat());
+        assert_eq!(run(&[]).code, Some(0));
+        let first = space.triplay(&["runs", "list", "--json"]).out;
+        let first: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+        let first = first["run"].as_str().unwrap();
+        let old = shown(&space, &format!("{first}:copy"));
+
+        let plan = space.triplay(&["pipeline", "plan", "p.yaml", "--force", "vague", "--force", "su*"]).out;
+        assert!(
+            plan.contains(
+                "run      vague  forced\nunknown  copy   until vague is done\nrun      sure   forced\n"
+            ),
+            "{plan}"
+        );
+        let same = run(&["--force", "su*"]);
+        assert!(same.out.starts_with("ran 1, cached 2, "), "{}{}", same.out, same.err);
+        let other = run(&["--force", "vague"]);
+        assert!(other.out.starts_with("ran 2, cached 1, "), "{}{}", other.out, other.err);
+        let said = "vague: its output `out` differs from the recorded one, which earlier runs keep";
+        assert!(other.err.contains(said), "{}", other.err);
+        let new = shown(&space, "latest:copy");
+        assert_ne!(new, old);
+
+        // The next run finds the new outputs; the first run keeps its own, also through a gc.
+        assert!(run(&[]).out.starts_with("ran 0, cached 3, "));
+        assert_eq!(space.triplay(&["cache", "gc"]).code, Some(0));
+        assert_eq!(shown(&space, &format!("{first}:copy")), old);
+        assert_eq!(shown(&space, "latest:copy"), new);
+        assert_eq!(space.triplay(&["cache", "verify"]).code, Some(0));
+    }
+    let force = ["pipeline", "run", "p.yaml", "sure", "--force", "vague"];
+    space.triplay(&force).fails(2, "`vague` must name a node or a stage of `p`");
+}

@@ -4,7 +4,8 @@
 //! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
 //! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
-//! [`errors::Errors`] collects all errors on the way, so that they are reported together. [`budget`] limits the size of the
+//! [`settings`] reads `--set`, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
+//! way, so that they are reported together. [`budget`] limits the size of the
 //! expanded pipeline. `outline` shows a pipeline to people, [`schema`] the grammar to editors.
 
 mod budget;

@@ -168,6 +168,7 @@ impl Unroller<'_> {
                 gate,
                 decides: None,
                 left_out: false,
+                forced: false,
             });
             if let Some(frame) = self.frames.last_mut() {
                 frame.nodes.push(id);
@@ -247,6 +248,7 @@ impl Unroller<'_> {
             gate: place.gate,
             decides: Some((deciding.index, round)),
             left_out: false,
+            forced: false,
         });
         self.graph.loops[deciding.index as usize].decisions.push(id);
         Some(id)

@@ -379,6 +379,45 @@ fn what_comes_out_different_when_it_is_made_again_is_said_and_the_next_run_goes_
 }
 
 #[test]
+fn a_forced_node_is_executed_again_and_what_follows_uses_its_new_output() {
+    let yard = Yard::new();
+    let stages = "  sure: { busy, name: sure }\n  vague: { busy, name: vague, random: true, after: [sure] }\n  end: { busy, name: end, after: [vague] }\n  same: { busy, name: same, after: [sure] }\n";
+    let graph = yard.graph("", stages, &[]);
+    let (_, before) = yard.run(&graph, &jobs(1));
+    let original = fs::read_to_string(blob(&yard, &before, "vague")).unwrap();
+    yard.told();
+    let mut forced = yard.graph("", stages, &[]);
+    forced.force(&["sure", "vague"].map(|name| forced.find(name).unwrap()));
+    let (report, after) = yard.run(&forced, &jobs(1));
+    // `sure` gives the same, so `same` is cached; `vague` gives something else, so `end` follows it.
+    assert_eq!((report.ran, report.cached, report.again, report.failures.len()), (3, 1, 0, 0));
+    assert_eq!(yard.began(), ["sure", "vague", "end"]);
+    assert_ne!(fs::read_to_string(blob(&yard, &after, "vague")).unwrap(), original);
+    assert_eq!(
+        fs::read_to_string(blob(&yard, &before, "vague")).unwrap(),
+        original,
+        "the earlier run keeps it"
+    );
+    // Without the force, the next run finds the new outputs.
+    assert_eq!(yard.run(&graph, &jobs(1)).0.cached, 4);
+}
+
+#[test]
+fn a_key_of_several_forced_nodes_is_executed_once() {
+    for most in [1, 4] {
+        let yard = Yard::new();
+        let stages = "  a: { busy, name: x, seed: 1, milliseconds: 20 }\n  b: { busy, name: x, seed: 1, milliseconds: 20 }\n  c: { busy, name: x, seed: 1, milliseconds: 20 }\n";
+        yard.run(&yard.graph("", stages, &[]), &jobs(1));
+        yard.told();
+        let mut graph = yard.graph("", stages, &[]);
+        graph.force(&graph.ids().collect::<Vec<_>>());
+        let (report, nodes) = yard.run(&graph, &jobs(most));
+        assert_eq!((report.ran, report.cached, nodes.len()), (1, 2, 3));
+        assert_eq!(yard.began(), ["x"]);
+    }
+}
+
+#[test]
 fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read_anew() {
     let yard = Yard::new();
     let file = yard.space.folder.path().join("word");
