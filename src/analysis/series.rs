@@ -160,11 +160,12 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
 
 /// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
 fn phase_of(row: &RunMetricRow) -> String {
-    match rounds(&row.node)[..] {
-        [round] if row.metric.at.iteration == 0 => format!("{round} {}", row.metric.phase),
-        [round, inner, ..] if row.metric.at.iteration == 0 => format!("{round}.{inner}"),
-        _ => phase(&row.metric),
+    let rounds = rounds(&row.node);
+    if rounds.is_empty() || row.metric.at.iteration > 0 {
+        return phase(&row.metric);
     }
+    let rounds: Vec<String> = rounds.iter().map(u32::to_string).collect();
+    format!("{} {}", rounds.join("."), row.metric.phase)
 }
 
 /// The phase before a measurement: `warm-up`, `1 red`, or `1.3` for a training step.

@@ -184,7 +184,7 @@ mod tests {
         write("now", ".hidden", "");
         assert_eq!(
             folders(&folder.path().join("before"), &folder.path().join("now")),
-            "gone is missing\ndeep/new is new\ndeep/er/other: 1 bytes differ, the first at 3"
+            "gone is missing\n.hidden is new\ndeep/new is new\ndeep/er/other: 1 bytes differ, the first at 3"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Metrics that another program wrote: Parquet, JSON or CSV, detected by the content.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Deserializer, Value};
@@ -43,10 +44,18 @@ pub fn metrics(path: &Path, subject: &str) -> Result<Vec<MetricRow>> {
     let mut rows = Vec::new();
     for record in &records {
         for (name, value) in &record.values {
-            let (own, metric) = name.rsplit_once('.').unwrap_or((subject, name));
+            let (own, metric) = match &record.subject {
+                Some(own) => (own.as_str(), name.as_str()),
+                None => name.rsplit_once('.').unwrap_or((subject, name)),
+            };
+            let phase = match (record.step, &record.phase) {
+                (Some(step), Some(phase)) => format!("{phase} {STEP} {step}"),
+                (Some(step), None) => format!("{STEP} {step}"),
+                (None, phase) => phase.clone().unwrap_or_else(|| RESULT.to_owned()),
+            };
             rows.push(MetricRow {
-                phase: record.step.map_or_else(|| record.phase.clone(), |step| format!("{STEP} {step}")),
-                subject: record.subject.clone().unwrap_or_else(|| own.to_owned()),
+                phase,
+                subject: own.to_owned(),
                 metric: metric.to_owned(),
                 value: *value,
                 count: record.count,
@@ -77,7 +86,7 @@ fn wrong(place: String, message: String) -> Error {
 struct Record {
     place: String,
     step: Option<u64>,
-    phase: String,
+    phase: Option<String>,
     subject: Option<String>,
     count: u64,
     /// Whether it is one metric of several in its phase.
@@ -87,15 +96,14 @@ struct Record {
 
 impl Record {
     fn new(place: String) -> Record {
-        let (phase, values) = (RESULT.to_owned(), Vec::new());
-        Record { place, step: None, phase, subject: None, count: 1, is_long: false, values }
+        Record { place, step: None, phase: None, subject: None, count: 1, is_long: false, values: Vec::new() }
     }
 }
 
 /// The objects of a file: one, a list, or one after the other.
 fn json(path: &Path, content: &str) -> Result<Vec<Record>> {
     let mut objects = Vec::new();
-    for (index, value) in Deserializer::from_str(content).into_iter::<Value>().enumerate() {
+    for (index, value) in Deserializer::from_str(&without_nan(content)).into_iter::<Value>().enumerate() {
         let value = value.map_err(|error| {
             let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
             wrong(place, format!("must be JSON, found an error: {error}"))
@@ -121,6 +129,37 @@ fn json(path: &Path, content: &str) -> Result<Vec<Record>> {
         Ok(record)
     };
     objects.into_iter().enumerate().map(record).collect()
+}
+
+/// The same text with `null` for the `NaN` and `Infinity` that Python writes outside of texts, padded so that places stay.
+fn without_nan(content: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    if !WORDS.iter().any(|word| content.contains(word)) {
+        return content.into();
+    }
+    let (mut kept, mut rest, mut in_text) = (String::with_capacity(content.len() + 16), content, false);
+    while let Some(next) = rest.chars().next() {
+        let word = WORDS.iter().find(|word| !in_text && rest.starts_with(**word));
+        let length = match (word, next) {
+            (Some(word), _) => {
+                kept += &format!("{:1$}", "null", word.len());
+                word.len()
+            }
+            // An escaped character does not end a text.
+            (None, '\\') if in_text => {
+                let length = 1 + rest.chars().nth(1).map_or(0, char::len_utf8);
+                kept += &rest[..length];
+                length
+            }
+            (None, next) => {
+                in_text ^= next == '"';
+                kept.push(next);
+                next.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    kept.into()
 }
 
 /// The numbers below a value, by their keys. Texts, lists and missing values are no metrics.
@@ -163,7 +202,7 @@ fn csv(path: &Path) -> Result<Vec<Record>> {
             match *column {
                 STEP => record.step = Some(number(STEP)?),
                 "metric" if is_long => metric = cell.to_owned(),
-                "phase" if is_long => record.phase = cell.to_owned(),
+                "phase" if is_long => record.phase = Some(cell.to_owned()),
                 "subject" if is_long => record.subject = Some(cell.to_owned()),
                 "count" if is_long => record.count = number("count")?,
                 "value" if is_long => {
@@ -172,11 +211,16 @@ fn csv(path: &Path) -> Result<Vec<Record>> {
                         |_| wrong(place(), format!("`value` must be a number or empty, found `{cell}`"));
                     record.values.push((String::new(), value.map_err(error)?));
                 }
-                // A column of texts is no metric.
-                _ => record.values.extend(
-                    cell.parse().ok().filter(|_| !is_long).map(|value| ((*column).to_owned(), value)),
-                ),
+                // A column of texts is no metric, and a value that is not finite is not known.
+                _ if !is_long => {
+                    let value = cell.parse().ok().filter(|value: &f64| value.is_finite());
+                    record.values.extend(value.map(|value| ((*column).to_owned(), value)));
+                }
+                _ => {}
             }
+        }
+        if is_long && metric.is_empty() {
+            return Err(wrong(place(), "`metric` must be a name, found none".into()));
         }
         record.values.iter_mut().filter(|_| is_long).for_each(|(name, _)| name.clone_from(&metric));
         records.push(record);
@@ -213,6 +257,17 @@ mod tests {
             read("metric,value,subject,phase,count\nf1,0.5,en,,20\nf1,0.25,de,late,\n").unwrap(),
             ["result: en.f1 0.5 20", "late: de.f1 0.25 1"]
         );
+        assert_eq!(
+            read("metric,value,subject,phase,step\ntrain.loss,1,m,warm,1\nval.loss,9,m,,1\nval.loss,8,,,2\n")
+                .unwrap(),
+            ["warm step 1: m.train.loss 1 1", "step 1: m.val.loss 9 1", "step 2: val.loss 8 1"]
+        );
+        assert_eq!(
+            read(r#"{"loss": NaN, "note": "NaN \" NaN", "bound": -Infinity, "rate": 1}"#).unwrap(),
+            ["result: own.rate 1 1"],
+            "what diverged is not known"
+        );
+        assert_eq!(read("step,loss,note\n1,nan,inf\n2,1,\n").unwrap(), ["step 2: own.loss 1 1"]);
     }
 
     #[test]
@@ -227,6 +282,7 @@ mod tests {
             ),
             ("{\"step\": -1, \"loss\": 2}", "record 1: `step` must be a whole number from 0, found -1"),
             ("metric,value\nf1,high\n", "m:2: `value` must be a number or empty, found `high`"),
+            ("metric,value\n,1\n", "m:2: `metric` must be a name, found none"),
         ] {
             let error = read(content).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

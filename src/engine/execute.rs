@@ -245,7 +245,8 @@ impl Executor<'_> {
         }
         let triplay = env!("CARGO_PKG_VERSION");
         self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
-        self.store.remove_unfinished(&key)?;
+        // The node is recorded, whatever happens to that; gc removes what stays.
+        let _ = self.store.remove_unfinished(&key);
         // Blobs that existed before may have been deleted before they were named.
         if cleaned.may_differ(self.store.cleaned()?) {
             let waiting = |by: &str| self.progress.message(&format!("waiting: {by} cleans the cache"));

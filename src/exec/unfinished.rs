@@ -80,6 +80,8 @@ fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     if to.is_dir() {
         unprotect(to);
         fs::remove_dir_all(to)?;
+    } else if to.exists() {
+        fs::remove_file(to)?;
     }
     if from.is_dir() {
         unprotect(from);

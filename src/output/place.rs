@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -76,8 +77,10 @@ impl Destination {
             File::open(&new)?.sync_all()?;
             // Checked again: a file that somebody put there meanwhile must not be lost.
             if self.check_existing()? {
-                // The new file keeps the permissions of the replaced one, which may be private.
-                fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
+                // The new file keeps the permissions of the replaced one, which may be private. A hard link has those of its file.
+                if fs::metadata(&new)?.nlink() == 1 {
+                    fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
+                }
                 new.persist(&self.path)?;
             } else if let Err(error) = new.persist_noclobber(&self.path) {
                 // Not all file systems support a rename that never replaces a file.

@@ -71,7 +71,8 @@ fn is_name(tokens: &[Token], name: &str) -> bool {
             *is_not != ranges.iter().any(|(from, to)| (from..=to).contains(&c))
         }
     };
-    is_like(tokens, &characters, |token| matches!(token, Token::Star), fits)
+    // A name is never empty; that of a folder elsewhere is, so that no `*` stands for it.
+    !name.is_empty() && is_like(tokens, &characters, |token| matches!(token, Token::Star), fits)
 }
 
 /// Whether all of `items` fit the pattern, where a star stands for any number of them. The last star takes as few as possible: no

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
+use super::claim::Claimed;
 use super::disk::Store;
 use super::error::{Result, io_error};
 use super::read::{self, MAX_TEXT_BYTES};
@@ -33,9 +34,11 @@ impl Store {
     pub(super) fn collect_unfinished(&self) -> Result<()> {
         for entry in fs::read_dir(self.root.join(FOLDER)).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            // Nobody begins to use the folder while this claim is held.
+            let Claimed::Mine(_claim) = self.claim(&name)? else { continue };
             let run = read::text(&path.join(RUN), MAX_TEXT_BYTES).unwrap_or_default();
             let is_recorded = name.parse().is_ok_and(|key| self.record(&key, |_| Some(())).is_some());
-            if (is_recorded || !self.has_root(&run)) && !self.is_claimed(&name)? {
+            if is_recorded || !self.has_root(&run) {
                 self.discard_unfinished(&path)?;
             }
         }

@@ -6,7 +6,7 @@ use crate::space::{Seen, Space};
 /// The first stages of a pipeline: a small model that plays, and its samples.
 const PLAY: &str = "\
 pipeline: p
-params: { group: 4, hot: 0.7, verdict: 0, rounds: 1, attack: 12, positions: 96 }
+params: { PARAMS }
 stages:
   world: { kind: sandbox, sft: 200, sft_others: 10, sft_meaning: 10, benchmark: 9, pairs: 9, benign: 1 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
@@ -27,9 +27,16 @@ fn update(more: &str) -> String {
     )
 }
 
+/// The pipeline with the parameters that it uses.
+fn with_params(yaml: &str) -> String {
+    let params = ["group: 4", "hot: 0.7", "verdict: 0", "rounds: 1", "attack: 12", "positions: 96"];
+    let is_used = |param: &&str| yaml.contains(&format!("${}", param.split(':').next().unwrap()));
+    yaml.replace("PARAMS", &params.into_iter().filter(is_used).collect::<Vec<_>>().join(", "))
+}
+
 fn check(yaml: &str, more: &[&str]) -> Seen {
     let space = Space::new();
-    space.write("p.yaml", yaml);
+    space.write("p.yaml", &with_params(yaml));
     let seen = space.triplay(&[&["pipeline", "check", "p.yaml"], more].concat());
     assert_eq!(seen.code, Some(0), "{}", seen.err);
     seen
@@ -38,7 +45,7 @@ fn check(yaml: &str, more: &[&str]) -> Seen {
 #[test]
 fn the_loss_has_the_temperature_of_sampling_and_counts_as_if_it_were_typed() {
     let space = Space::new();
-    space.write("p.yaml", &update(""));
+    space.write("p.yaml", &with_params(&update("")));
     let run =
         |more: &[&str]| space.triplay(&[&["pipeline", "run", "p.yaml", "--json"], more].concat()).json();
     let job = || {
@@ -47,10 +54,10 @@ fn the_loss_has_the_temperature_of_sampling_and_counts_as_if_it_were_typed() {
     };
     assert_eq!(run(&[])["failed"], 0);
     assert_eq!(job(), 0.7);
-    space.write("p.yaml", &update(", temperature: 0.7"));
+    space.write("p.yaml", &with_params(&update(", temperature: 0.7")));
     assert_eq!(run(&[])["ran"], 0, "typed or taken, it is the same");
     // Greedy sampling: log-probabilities have temperature 1, that of the model itself.
-    space.write("p.yaml", &update(""));
+    space.write("p.yaml", &with_params(&update("")));
     assert_eq!(run(&["--set", "hot=0"])["failed"], 0);
     let greedy =
         space.triplay(&["pipeline", "explain", "p.yaml", "update", "--job", "--set", "hot=0"]).json();
@@ -60,7 +67,7 @@ fn the_loss_has_the_temperature_of_sampling_and_counts_as_if_it_were_typed() {
 #[test]
 fn a_step_that_cannot_learn_is_told_of_by_check_plan_and_run_and_in_the_metrics() {
     let space = Space::new();
-    space.write("p.yaml", &update(""));
+    space.write("p.yaml", &with_params(&update("")));
     let expected = "warning: p.yaml:11:54: nothing is learnt from the rewards: `group` of `responses` (p.yaml:8:88) is 1, and \
                     advantages are relative to the group, so all are 0\n";
     let of = |command: &str| space.triplay(&["pipeline", command, "p.yaml", "--set", "group=1"]);

@@ -347,11 +347,7 @@ fn wrong_stages_are_refused_before_anything_runs() {
         ("command: a, outputs: { notes: { typ: text } }", "help: did you mean `type`?"),
         (
             "command: a, outputs: { metrics: out.parquet }",
-            "found the file `out.parquet` as the type of `metrics`\n  |\n4 |     { kind: exec, command: a, outputs: { metrics: out.parquet } }",
-        ),
-        (
-            "command: a, outputs: { metrics: out.parquet }",
-            "help: write metrics: { type: metrics, path: out.parquet }",
+            "found the file `out.parquet` as the type of `metrics`\n  help: write metrics: { type: metrics, path: out.parquet }",
         ),
         (
             "command: a, outputs: { m: { type: out.csv, path: text } }",

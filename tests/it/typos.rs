@@ -14,7 +14,7 @@ fn warnings(text: &str) -> Vec<String> {
 
 #[test]
 fn a_parameter_that_no_stage_uses_is_a_warning_with_its_place() {
-    let text = "pipeline: p\nparams: { steps: 3, stpes: 4, fire: { heat: 1, minutes: 2 }, whole: { a: 1 } }\nstages:\n  a: { kind: exec, command: [echo, $steps, $fire.heat, $whole] }\n";
+    let text = "pipeline: p\nparams: { steps: 3, stpes: 4, fire: { heat: 1, minutes: 2 }, whole: { a: 1 } }\nstages:\n  a: { kind: exec, command: [echo, $steps, $fire.heat, $whole.a] }\n";
     let expected = [
         "2:21: no stage uses the parameter `stpes`",
         "help: did you mean `steps`?",
@@ -82,7 +82,7 @@ fn no_shipped_pipeline_declares_what_it_does_not_use() {
     }
 }
 
-const HERBS: &str = "pipeline: p\nseed: 1\nparams: { herb: moss, fire: { heat: 20, hot: false }, version: 3.10 }\nstages:\n  a: { kind: exec, command: [echo, $herb, $fire, $version] }\n";
+const HERBS: &str = "pipeline: p\nseed: 1\nparams: { herb: moss, fire: { heat: 20, hot: false }, version: 3.10 }\nstages:\n  a: { kind: exec, command: [echo, $herb, $fire.heat, $fire.hot, $version] }\n";
 
 #[test]
 fn a_file_of_settings_is_read_like_as_many_settings() {
@@ -97,7 +97,7 @@ fn a_file_of_settings_is_read_like_as_many_settings() {
     assert_eq!(record["run"]["settings"], serde_json::json!(settings));
     let typed: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
     assert_eq!(run(&typed)["run"], from_file["run"], "nothing to do");
-    assert_eq!(space.triplay(&["data", "show", "latest:a"]).out, "7 {\"heat\":1e2,\"hot\":false} 3.20\n");
+    assert_eq!(space.triplay(&["data", "show", "latest:a"]).out, "7 1e2 false 3.20\n");
     // What follows overrides.
     assert_eq!(run(&["--set", "@rue.yaml", "--set", "herb=fern"])["ran"], 1);
     assert!(space.triplay(&["data", "show", "latest:a"]).out.starts_with("fern "));

@@ -1,9 +1,10 @@
 //! Folders as lists of their files, and models by their sizes.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::args::ShowArgs;
+use crate::store::files_below;
 use output::{one_line, several, size};
 
 /// Prints the files of a folder with their sizes, in the order of their names; before them, what is known of a model.
@@ -12,9 +13,9 @@ pub(super) fn show(folder: &Path, args: &ShowArgs, out: &mut dyn Write) -> anyho
     if let Some(model) = model(folder) {
         writeln!(out, "{model}")?;
     }
-    let mut files = Vec::new();
-    list(folder, folder, &mut files)?;
-    files.sort();
+    let size_of = |(name, file): (String, PathBuf)| Ok((name, file.metadata()?.len()));
+    let files: Vec<(String, u64)> =
+        files_below(folder, None)?.into_iter().map(size_of).collect::<std::io::Result<_>>()?;
     let total = files.iter().map(|(_, size)| size).sum();
     writeln!(out, "{}: {}, {}", folder.display(), several(files.len(), "file"), size(total))?;
     let chosen = files.iter().skip(args.skip).take(args.rows.unwrap_or(usize::MAX));
@@ -22,20 +23,6 @@ pub(super) fn show(folder: &Path, args: &ShowArgs, out: &mut dyn Write) -> anyho
     let width = chosen.iter().map(|(_, size)| size.chars().count()).max().unwrap_or(0);
     for (name, size) in chosen {
         writeln!(out, "{size:>width$}  {}", one_line(name))?;
-    }
-    Ok(())
-}
-
-/// The files of a folder, by their paths in `root`.
-fn list(root: &Path, folder: &Path, files: &mut Vec<(String, u64)>) -> anyhow::Result<()> {
-    for entry in super::entries(folder)? {
-        match entry.is_dir() {
-            true => list(root, &entry, files)?,
-            false => {
-                let name = entry.strip_prefix(root).unwrap_or(&entry).to_string_lossy().into_owned();
-                files.push((name, entry.metadata()?.len()));
-            }
-        }
     }
     Ok(())
 }

@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::{Content, Target};
-use crate::store::{Digest, read};
+use crate::store::{Digest, files_below, read};
 use output::{Destination, NewFolder, Overwrite, println, several, size};
 
 #[derive(Args)]
@@ -28,8 +28,19 @@ pub(crate) struct GetArgs {
 
 pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let target = Target::find(&args.target)?;
+    ensure!(
+        !args.link || target.artifact.is_some(),
+        "`{}` must be an output of a run for --link, found a file or folder of yours",
+        args.target
+    );
     let mut written = Written::default();
     if target.content == Content::Folder {
+        let (source, place) = (target.path.canonicalize()?, std::path::absolute(&args.out)?);
+        ensure!(
+            !place.starts_with(source),
+            "`--out` must not be in the folder that is copied, found {}",
+            args.out.display()
+        );
         NewFolder::new(&args.out)?.make(|new| copy_folder(&target.path, new, args.link, &mut written))?;
     } else {
         // An earlier copy may be replaced.
@@ -51,12 +62,10 @@ struct Written {
 
 fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
     fs::create_dir(to)?;
-    for entry in super::entries(from)? {
-        let to = to.join(entry.file_name().unwrap_or_default());
-        match entry.is_dir() {
-            true => copy_folder(&entry, &to, link, written)?,
-            false => copy_file(&entry, &to, link, written)?,
-        }
+    for (name, file) in files_below(from, None)? {
+        let to = to.join(name);
+        to.parent().map_or(Ok(()), fs::create_dir_all)?;
+        copy_file(&file, &to, link, written)?;
     }
     Ok(())
 }

@@ -111,13 +111,3 @@ fn is_text(bytes: &[u8]) -> bool {
     let is_whole = |error: std::str::Utf8Error| error.error_len().is_none() && bytes.len() as u64 == SNIFFED;
     !bytes.contains(&0) && std::str::from_utf8(bytes).map_or_else(is_whole, |_| true)
 }
-
-/// The files and folders in a folder, in the order of their names.
-fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let read = || -> std::io::Result<Vec<PathBuf>> {
-        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
-    };
-    let mut entries = read().with_context(|| format!("cannot read {}", folder.display()))?;
-    entries.sort();
-    Ok(entries)
-}

@@ -15,6 +15,8 @@ pub(crate) struct Setting {
     value: Tree,
     /// `NAME=VALUE`, as the record of a run keeps it.
     pub text: String,
+    /// The same for errors, without the value if no line of its file may be shown.
+    shown: String,
     /// The file that it is from. Its lines may be shown.
     file: Option<Rc<Source>>,
 }
@@ -41,7 +43,7 @@ impl Setting {
         let placed = before.and_then(|mut params| assign(&mut params, &self.key, &self.value).err());
         errors.add::<()>(match (&self.file, placed) {
             (Some(file), Some(placed)) => placed.diagnostic(|at, message| file.error(at, message)),
-            _ => error.diagnostic(|_, message| of_setting(errors, &self.text, message)),
+            _ => error.diagnostic(|_, message| of_setting(errors, &self.shown, message)),
         });
     }
 }
@@ -59,7 +61,7 @@ fn from_text(errors: &Errors, typed: &str) -> Option<Setting> {
         Err(message) => errors.add(of_setting(errors, typed, format!("not a YAML value: {message}"))),
         Ok(value) => {
             let key = Key { name: name.into(), at: At::default() };
-            Some(Setting { key, value, text: typed.into(), file: None })
+            Some(Setting { key, value, text: typed.into(), shown: typed.into(), file: None })
         }
     }
 }
@@ -92,7 +94,8 @@ fn from_file(
     let source = Rc::new(source);
     let setting = |(key, value): (Key, Tree)| {
         let text = format!("{}={}", key.name, as_typed(&value));
-        Setting { key, value, text, file: is_shown.then(|| source.clone()) }
+        let shown = if is_shown { text.clone() } else { typed.to_owned() };
+        Setting { key, value, text, shown, file: is_shown.then(|| source.clone()) }
     };
     Some(entries.into_iter().map(setting).collect())
 }
