@@ -21,7 +21,7 @@ pub struct Selection {
     /// Names, or `*.` and an extension: see [`is_among`]. If it is empty, every file counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
-    /// What is ignored; the first rules that have a pattern for a file decide. If it is empty, so is [`ALWAYS`].
+    /// What is ignored; the first rules that have a pattern for a file decide. Unless it is empty, `__pycache__` is too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRules>,
 }
