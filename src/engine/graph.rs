@@ -1,18 +1,17 @@
 //! The unrolled pipeline: a directed acyclic graph with one node for each execution of a stage.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::decision;
-use super::job::{Numerics, Retry};
+use super::job::{Numerics, Retry, UserFile};
 use super::kind::{Kind, Output};
 use super::resources::{Limit, Needs};
 use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
-use store::{Blob, Digest, Seed, Selection};
+use store::{Blob, Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,17 +168,6 @@ impl StageTemplate {
     pub fn outputs(&self) -> &[Output] {
         &self.decoded.outputs
     }
-}
-
-/// A file or folder of the user's.
-#[derive(Clone, Debug)]
-pub struct UserFile {
-    /// Its path, relative to the working directory.
-    pub path: PathBuf,
-    /// What counts of it, if it is a folder.
-    pub selection: Selection,
-    /// The digest of what counts.
-    pub digest: Digest,
 }
 
 /// How a stage is run. None of it counts for the key.

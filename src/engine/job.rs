@@ -12,10 +12,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::graph::UserFile;
 use super::input;
 use super::kind::Kind;
 use store::{Digest, Seed, Selection, canonical_digest};
+
+/// A file or folder of the user's.
+#[derive(Clone, Debug)]
+pub struct UserFile {
+    /// Its path, relative to the working directory.
+    pub path: PathBuf,
+    /// What counts of it, if it is a folder.
+    pub selection: Selection,
+    /// The digest of what counts.
+    pub digest: Digest,
+}
 
 /// Raised when the meaning of keys or records changes.
 const FORMAT: u32 = 3;
