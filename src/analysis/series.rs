@@ -1,6 +1,7 @@
 //! A metric over the evaluations of a run, for each ablation and seed. Nodes are named `ABLATION-s1/play[1]/after_red`, and their
 //! metrics say which phase of which round came before.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::bail;
@@ -143,13 +144,13 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
             let (ablation, seed, _) = variant(&row.node);
             // The combinations of a matrix are variants, too.
             let ablation = match stage(&row.node).1 {
-                None => ablation.to_owned(),
-                Some(label) if ablation.is_empty() => label.to_owned(),
-                Some(label) => format!("{ablation}[{label}]"),
+                None => Cow::Borrowed(ablation),
+                Some(label) if ablation.is_empty() => Cow::Borrowed(label),
+                Some(label) => Cow::Owned(format!("{ablation}[{label}]")),
             };
             let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
             if place == found.len() {
-                found.push(Series { ablation, samples: BTreeMap::new() });
+                found.push(Series { ablation: ablation.into_owned(), samples: BTreeMap::new() });
             }
             let values = found[place].samples.entry((run, seed)).or_default();
             values.push((phase_of(row), value));
@@ -160,12 +161,16 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
 
 /// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
 fn phase_of(row: &RunMetricRow) -> String {
-    let rounds = rounds(&row.node);
-    if rounds.is_empty() || row.metric.at.iteration > 0 {
+    if row.metric.at.iteration > 0 {
         return phase(&row.metric);
     }
-    let rounds: Vec<String> = rounds.iter().map(u32::to_string).collect();
-    format!("{} {}", rounds.join("."), row.metric.phase)
+    match rounds(&row.node)[..] {
+        [] => phase(&row.metric),
+        ref rounds => {
+            let rounds: Vec<String> = rounds.iter().map(u32::to_string).collect();
+            format!("{} {}", rounds.join("."), row.metric.phase)
+        }
+    }
 }
 
 /// The phase before a measurement: `warm-up`, `1 red`, or `1.3` for a training step.

@@ -1,12 +1,11 @@
 //! Describes how two files or folders differ that should be the same.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::data;
-use crate::store::read;
+use crate::store::{files_below, read};
 
 /// The first differences, one a line.
 pub(crate) fn files(before: &Path, now: &Path) -> String {
@@ -19,8 +18,13 @@ pub(crate) fn files(before: &Path, now: &Path) -> String {
     }
 }
 
+const UNREADABLE: &str = "one of them cannot be read";
+
 fn folders(before: &Path, now: &Path) -> String {
-    let (old, new) = (names(before, ""), names(now, ""));
+    let names = |folder| -> io::Result<BTreeSet<String>> {
+        Ok(files_below(folder, None)?.into_iter().map(|(name, _)| name).collect())
+    };
+    let (Ok(old), Ok(new)) = (names(before), names(now)) else { return UNREADABLE.into() };
     let mut lines: Vec<String> = old.difference(&new).map(|name| format!("{name} is missing")).collect();
     lines.extend(new.difference(&old).map(|name| format!("{name} is new")));
     for name in old.intersection(&new) {
@@ -32,27 +36,12 @@ fn folders(before: &Path, now: &Path) -> String {
     lines.join("\n")
 }
 
-/// The paths of all files below a folder, relative to it.
-fn names(folder: &Path, prefix: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = entry.path();
-        let name = format!("{prefix}{name}");
-        match path.is_dir() {
-            true => names.extend(self::names(&path, &format!("{name}/"))),
-            false => _ = names.insert(name),
-        }
-    }
-    names
-}
-
 fn bytes(before: &Path, now: &Path) -> String {
     in_words(Bytes::of(before, now))
 }
 
 fn in_words(bytes: io::Result<Bytes>) -> String {
-    let Ok(Bytes { differing, first, old, new }) = bytes else { return "one of them cannot be read".into() };
+    let Ok(Bytes { differing, first, old, new }) = bytes else { return UNREADABLE.into() };
     let first = first.unwrap_or(old.min(new));
     let lengths = if old == new { String::new() } else { format!(", {old} and {new} bytes long") };
     format!("{differing} bytes differ, the first at {first}{lengths}")
@@ -141,6 +130,8 @@ fn tables(before: &data::Table, now: &data::Table) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn said(old: &[u8], new: &[u8]) -> String {

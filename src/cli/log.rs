@@ -22,7 +22,7 @@ pub(crate) fn command(args: &RunsLogArgs) -> anyhow::Result<ExitCode> {
         bail!("the log to print must be RUN:NODE, such as latest:train, found `{}`", args.target)
     };
     let run = Run::find(name)?;
-    let printed = match run.nodes.iter().find(|known| bare_rounds(&known.node) == bare_rounds(node)) {
+    let printed = match run.node(node) {
         Some(known) => print_output(&run, &known.node),
         None => Follower::of(&run, node).print(args.follow),
     };

@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::engine::{self, Graph, NodeId};
 use crate::runs::bare_rounds;
+use crate::store::is_like;
 
 /// A node's name in the forms in which people write it: without leading zeros in rounds, with and without its variant.
 struct Named {
@@ -34,7 +35,7 @@ impl Named {
 
     /// Whether the whole name, with or without the variant, matches a pattern.
     fn is(&self, pattern: &str) -> bool {
-        is_match(pattern, &self.full) || is_match(pattern, self.own())
+        is_like(pattern, &self.full) || is_like(pattern, self.own())
     }
 
     /// Whether it belongs to a stage, a loop, a round or a variant of this name.
@@ -44,31 +45,6 @@ impl Named {
         };
         starts(&self.full) || self.own().split('/').any(starts) || starts(self.own())
     }
-}
-
-/// Whether a text matches a pattern, in which `*` stands for any text and `?` for one character.
-fn is_match(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut at, mut seen) = (0, 0);
-    // The last `*`, and the text that it stands for at least.
-    let mut star: Option<(usize, usize)> = None;
-    while seen < text.len() {
-        match pattern.get(at) {
-            Some('*') => {
-                star = Some((at, seen));
-                at += 1;
-            }
-            Some(char) if *char == '?' || *char == text[seen] => (at, seen) = (at + 1, seen + 1),
-            _ => match &mut star {
-                Some((before, end)) => {
-                    *end += 1;
-                    (at, seen) = (*before + 1, *end);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at..].iter().all(|char| *char == '*')
 }
 
 /// The nodes that these names and patterns mean, in the order of the graph. One that means no node is an error.
@@ -114,18 +90,6 @@ fn unknown(graph: &Graph, all: &[Named], name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_star_stands_for_any_text_and_a_question_mark_for_one_character() {
-        for (pattern, text) in
-            [("*", ""), ("a*", "a"), ("*b", "aab"), ("a*c*e", "abcde"), ("r[?]/a", "r[1]/a"), ("é?", "éa")]
-        {
-            assert!(is_match(pattern, text), "{pattern} {text}");
-        }
-        for (pattern, text) in [("", "a"), ("a", "ab"), ("?", ""), ("a*b", "abc"), ("r[?]/a", "r[12]/a")] {
-            assert!(!is_match(pattern, text), "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn a_name_stands_for_what_belongs_to_it() {

@@ -600,16 +600,18 @@ impl Run {
         }
     }
 
+    /// The finished node of this name, with or without zeros before its rounds.
+    pub fn node(&self, name: &str) -> Option<&NodeReport> {
+        let bare = bare_rounds(name);
+        self.nodes.iter().find(|node| node.node == name || bare_rounds(&node.node) == bare)
+    }
+
     /// The node and output that `node` or `node.output` names; without an output the first.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
-        let by_name = |name: &str| {
-            let same = |node: &&NodeReport| node.node == name || bare_rounds(&node.node) == bare_rounds(name);
-            self.nodes.iter().find(same)
-        };
-        let (node, output) = match by_name(text) {
+        let (node, output) = match self.node(text) {
             Some(node) => (Some(node), None),
             None => {
-                text.rsplit_once('.').map_or((None, None), |(name, output)| (by_name(name), Some(output)))
+                text.rsplit_once('.').map_or((None, None), |(name, output)| (self.node(name), Some(output)))
             }
         };
         let Some(node) = node else {

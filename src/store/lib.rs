@@ -36,6 +36,7 @@ pub use error::{Error, Result};
 pub use fail::{FAIL_POINTS, FAIL_POINTS_OF_GC};
 pub use line::{is_sealed, is_sealed_file, seal, seal_file, sealed_lines};
 pub use named::{Named, NamedOutput};
+pub use pattern::is_like;
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};
 pub use removal::unprotect;

@@ -54,15 +54,26 @@ impl Pattern {
         let names: Vec<&str> = path.split('/').collect();
         let fits = |part: &Part, name: &&str| match part {
             Part::Folders => false,
-            Part::Name(tokens) => is_name(tokens, name),
+            // A name is never empty; that of a folder elsewhere is, so that no `*` stands for it.
+            Part::Name(tokens) => !name.is_empty() && fit(tokens, name),
         };
         (is_folder || !self.is_of_folders)
-            && is_like(&self.parts, &names, |part| matches!(part, Part::Folders), fits)
+            && starred(&self.parts, &names, |part| matches!(part, Part::Folders), fits)
     }
 }
 
-fn is_name(tokens: &[Token], name: &str) -> bool {
-    let characters: Vec<char> = name.chars().collect();
+/// Whether a text is like a pattern in which `*` stands for any characters, `?` for one, and all others for themselves.
+pub fn is_like(pattern: &str, text: &str) -> bool {
+    let token = |c| match c {
+        '*' => Token::Star,
+        '?' => Token::Any,
+        other => Token::Char(other),
+    };
+    fit(&pattern.chars().map(token).collect::<Vec<_>>(), text)
+}
+
+fn fit(tokens: &[Token], text: &str) -> bool {
+    let characters: Vec<char> = text.chars().collect();
     let fits = |token: &Token, c: &char| match token {
         Token::Star => false,
         Token::Any => true,
@@ -71,13 +82,12 @@ fn is_name(tokens: &[Token], name: &str) -> bool {
             *is_not != ranges.iter().any(|(from, to)| (from..=to).contains(&c))
         }
     };
-    // A name is never empty; that of a folder elsewhere is, so that no `*` stands for it.
-    !name.is_empty() && is_like(tokens, &characters, |token| matches!(token, Token::Star), fits)
+    starred(tokens, &characters, |token| matches!(token, Token::Star), fits)
 }
 
 /// Whether all of `items` fit the pattern, where a star stands for any number of them. The last star takes as few as possible: no
 /// other choice can succeed where that fails, so the time is at most the product of both lengths.
-fn is_like<P, T>(
+fn starred<P, T>(
     pattern: &[P],
     items: &[T],
     is_star: impl Fn(&P) -> bool,
@@ -190,5 +200,17 @@ mod tests {
         }
         let hostile = Pattern::parse(&"*a".repeat(100)).unwrap().unwrap();
         assert!(!hostile.is_of(&format!("{}b", "a".repeat(250)), false), "in no time");
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text_and_a_question_mark_for_one_character() {
+        for (pattern, text) in
+            [("*", ""), ("a*", "a"), ("*b", "aab"), ("a*c*e", "abcde"), ("r[?]/a", "r[1]/a"), ("é?", "éa")]
+        {
+            assert!(is_like(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [("", "a"), ("a", "ab"), ("?", ""), ("a*b", "abc"), ("r[?]/a", "r[12]/a")] {
+            assert!(!is_like(pattern, text), "{pattern} {text}");
+        }
     }
 }

@@ -44,8 +44,9 @@ pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
         NewFolder::new(&args.out)?.make(|new| copy_folder(&target.path, new, args.link, &mut written))?;
     } else {
         // An earlier copy may be replaced.
-        let digest = Digest::of_file(&target.path)?;
-        let is_own = move |file: &Path| Digest::of_file(file).is_ok_and(|found| found == digest);
+        let source = target.path.clone();
+        let digest = |file: &Path| Digest::of_file(file).ok();
+        let is_own = move |file: &Path| digest(file).is_some_and(|found| digest(&source) == Some(found));
         let place = Destination::with_force(&args.out, "copy of this output", args.overwrite, is_own)?;
         place.write(|new| copy_file(&target.path, new, args.link, &mut written))?;
     }

@@ -7,11 +7,12 @@ pub(super) mod import;
 pub(super) mod show;
 mod table;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::data::is_parquet;
 use crate::runs::{Run, recorded_at};
 use crate::store::read;
 
@@ -77,20 +78,8 @@ impl Target {
     }
 
     fn new(path: PathBuf, artifact: Option<String>) -> anyhow::Result<Target> {
-        const PARQUET: &[u8] = b"PAR1";
-        let content = if path.is_dir() {
-            Content::Folder
-        } else {
-            let mut first = Vec::new();
-            let read = read::open(&path).and_then(|file| file.take(SNIFFED).read_to_end(&mut first));
-            read.with_context(|| format!("cannot read {}", path.display()))?;
-            match artifact.as_deref() {
-                Some("text") => Content::Text,
-                _ if first.starts_with(PARQUET) => Content::Table,
-                _ if is_text(&first) => Content::Text,
-                _ => Content::Binary,
-            }
-        };
+        let content = content(&path, artifact.as_deref());
+        let content = content.with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Target { path, artifact, content })
     }
 
@@ -101,6 +90,20 @@ impl Target {
             None => self.content.name().to_owned(),
         }
     }
+}
+
+fn content(path: &Path, artifact: Option<&str>) -> io::Result<Content> {
+    if path.is_dir() {
+        return Ok(Content::Folder);
+    }
+    let mut first = Vec::new();
+    read::open(path)?.take(SNIFFED).read_to_end(&mut first)?;
+    Ok(match artifact {
+        Some("text") => Content::Text,
+        _ if is_parquet(path)? => Content::Table,
+        _ if is_text(&first) => Content::Text,
+        _ => Content::Binary,
+    })
 }
 
 /// Bytes at the beginning of a file by which texts are recognised.

@@ -203,10 +203,6 @@ impl Trainer for Update {
 }
 
 impl Learner for Update {
-    fn model(&self) -> &Input<Model> {
-        &self.model
-    }
-
     fn rollouts<'a>(&self, upstream: Upstream<'a>) -> Option<Rollouts<'a>> {
         if let Some(rewards) = upstream.stage::<Reward, _>(&self.data) {
             return rewards.stage.rollouts(rewards.upstream());
