@@ -32,7 +32,9 @@ pub(crate) fn command(args: &RunsLogArgs) -> anyhow::Result<ExitCode> {
 
 /// Prints the log of a finished node.
 fn print_output(run: &Run, node: &str) -> anyhow::Result<()> {
-    let (output, path) = run.output(&format!("{node}.log"))?;
+    let (output, path) = run
+        .output(&format!("{node}.log"))
+        .with_context(|| format!("`{node}` must be a command (kind exec), which alone has a log"))?;
     let found = recorded_at(path, &output.digest).with_context(|| format!("the log of `{node}`"))?;
     let Some(path) = found else { bail!("the log of `{node}` is no longer in the cache") };
     let mut out = output::stdout();

@@ -87,6 +87,8 @@ fn an_output_that_is_not_there_says_why() {
     show("latest:brew.wine").fails(2, "`brew` has only the outputs heat, herbs, bytes, stir, cellar, log");
     show("latest:brw").fails(2, "has no finished node `brw`; did you mean `brew`?");
     show("nothing").fails(2, "there is no file nothing; an output of a run is RUN:NODE");
+    let log = space.triplay(&["runs", "log", "latest:seeds"]);
+    log.fails(2, "error: `seeds` must be a command (kind exec), which alone has a log: ");
 }
 
 /// A matrix of 2 × 3 whose stages write metrics as JSON, and a curve as JSON Lines.
